@@ -1,0 +1,43 @@
+"""How a fit is computed, never what it computes: a record of records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The outer search over parameters.
+
+    decrement        stop when the Newton decrement ½g'H⁻¹g of the log-likelihood is below this; it is in units of
+                     log-likelihood and does not depend on scale or sample size
+    max_evaluations  of objective and gradient together
+    hessian          False skips the final Hessian: no standard errors, an approximate certificate
+    """
+
+    decrement: float = 1e-6
+    max_evaluations: int = 1000
+    hessian: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Row blocks: their length, and the threads that work on them (0 = one per core, at most 8)."""
+
+    block: int = 8192
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """All that steers the computation of a fit.
+
+    keep      what a fit keeps of the data: None = "rows" for a DataFrame, "source" for a LazyFrame
+    progress  True, False, or None = only for long work at a terminal
+    """
+
+    search: Search = field(default_factory=Search)
+    rows: Rows = field(default_factory=Rows)
+    keep: Literal["rows", "source", "none"] | None = None
+    progress: bool | None = None

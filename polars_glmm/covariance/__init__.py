@@ -1,0 +1,1 @@
+"""θ → factor Λ with Σ = ΛΛ', and nothing else."""

@@ -1,0 +1,77 @@
+"""The columns of a model as arrays: what a likelihood needs, and nothing about frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polars_glmm.typing import CodeVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One random-effects term: columns start..stop of its factor's z, with one covariance matrix.
+
+    structure   name of the covariance structure ("us", "diag")
+    names       of its columns, as in ranef(): "Intercept", "Days", "YEAR[T.96]"
+    """
+
+    start: int
+    stop: int
+    structure: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factor:
+    """One grouping factor and all terms on it, side by side.
+
+    name    "LOCATION", "school:class"
+    z       (r, n) C-contiguous float64; the columns of its terms one after the other
+    codes   (n,) int32, 0 … n_levels − 1; every level occurs
+    """
+
+    name: str
+    terms: tuple[Term, ...]
+    z: Mat
+    codes: CodeVec
+    n_levels: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictor:
+    """Fixed part of one linear predictor: x (p, n) C-contiguous float64 (kept columns only), offset (n,) or None."""
+
+    x: Mat
+    names: tuple[str, ...]
+    offset: Vec | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """All rows of a model that survive missing values, in the order of the frame.
+
+    y           (n,) response; the number of successes for binomial
+    trials      (n,) for binomial with trials, else None (one each)
+    frequency   (n,) counts of identical rows ≥ 0, else None (one each)
+    precision   (n,) > 0, else None (one each); rows of precision 0 are already gone
+    mu          predictor of the mean
+    phi         predictor of log phi, or None where phi is a single number or absent
+    factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
+    """
+
+    y: Vec
+    trials: Vec | None
+    frequency: Vec | None
+    precision: Vec | None
+    mu: Predictor
+    phi: Predictor | None
+    factors: tuple[Factor, ...]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.y)
+
+    @property
+    def n_obs(self) -> int:
+        """Observations the rows stand for: Σ frequency."""
+        return len(self.y) if self.frequency is None else int(self.frequency.sum())

@@ -1,0 +1,84 @@
+"""Everything that can be wrong with a call, as one tree.
+
+    GlmmError
+    ├── FormulaError        (ValueError)  the text of a formula; shows the place
+    ├── ColumnError         (ValueError)  a column is missing or has an unusable dtype or content
+    ├── ResponseError       (ValueError)  the response is outside the family's support
+    ├── ModelError          (ValueError)  parts that are right alone and cannot go together
+    ├── UnknownLevelError   (ValueError)  new data hold a level that the model has not seen
+    ├── IdentifiabilityError(ValueError)  the data cannot determine the model
+    ├── DataChangedError    (ValueError)  a source was read again and is not the same
+    ├── DatasetError        (ValueError)  a shipped data set or a file of data cannot be read
+    └── ConvergenceError    (RuntimeError) a computation did not reach an answer; says what it reached
+FitWarning (UserWarning): one for a fit, whatever the number of its notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class GlmmError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class FormulaError(GlmmError, ValueError):
+    """A formula cannot be read; the message shows the text with the place marked."""
+
+    def __init__(self, message: str, text: str = "", start: int = 0, stop: int | None = None) -> None:
+        self.text, self.start, self.stop = text, start, stop
+        if text:
+            end = stop if stop is not None else start + 1
+            message = f"{message}\n  {text}\n  {' ' * start}{'^' * max(end - start, 1)}"
+        super().__init__(message)
+
+
+class ColumnError(GlmmError, ValueError):
+    """A column is missing, or its dtype or content cannot be used."""
+
+
+class ResponseError(GlmmError, ValueError):
+    """The response has values that the family cannot produce."""
+
+
+class ModelError(GlmmError, ValueError):
+    """Arguments that are right alone cannot go together."""
+
+
+class UnknownLevelError(GlmmError, ValueError):
+    """New data hold a level that the model has not seen."""
+
+
+class IdentifiabilityError(GlmmError, ValueError):
+    """The data cannot determine the model."""
+
+
+class DataChangedError(GlmmError, ValueError):
+    """A lazy source was read again and does not hold the data of the fit."""
+
+
+class DatasetError(GlmmError, ValueError):
+    """A shipped data set, or a file of data, is not there or cannot be read."""
+
+
+class ConvergenceError(GlmmError, RuntimeError):
+    """A computation did not reach an answer."""
+
+
+class FitWarning(UserWarning):
+    """A fit has notes that its reader should see."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean …?' with the nearest known names, or an empty string."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {enumerate_names(near, 'or')}?" if near else ""
+
+
+def enumerate_names(names: Sequence[object], word: str = "and", limit: int = 5) -> str:
+    """`'a', 'b' and 'c'`, cut after `limit` names."""
+    shown = [repr(str(name)) for name in names[:limit]]
+    if len(names) > limit:
+        return ", ".join(shown) + f", … ({len(names)} in all)"
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {word} {shown[-1]}" if shown else ""

@@ -1,0 +1,169 @@
+"""Random effects on a common footing: distinct columns shared by all terms, and the map θ → effective factors.
+
+Every column of every term is a combination of d distinct columns, z_f = T_f'z, so that row sums are taken once per
+distinct product. T_f carries the scale of the columns (θ is then in units of the linear predictor) and their centring
+where a mean is large against the spread: an internal change of basis that leaves each term's model untouched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES, fill
+from polars_glmm.design.records import Factor
+from polars_glmm.typing import IntVec, Mat, Vec
+
+_LARGE_MEAN = 10.0  # |mean| / sd beyond which a column is centred
+
+
+@dataclass(frozen=True, slots=True)
+class TermMap:
+    """Where one term lives: its rows start..stop of the factor's r effects, its slice of θ."""
+
+    start: int
+    stop: int
+    structure: str
+    theta: slice
+    names: tuple[str, ...]
+
+    @property
+    def r(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FactorMap:
+    """One grouping factor: its basis T (d, r) with the scale taken out, scale (r,), terms, and place in the design."""
+
+    name: str
+    basis: Mat
+    scale: Vec
+    terms: tuple[TermMap, ...]
+    n_levels: int
+    codes: IntVec
+    place: int
+
+    @property
+    def r(self) -> int:
+        return len(self.scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Effects:
+    """All random effects of a model; factors in order of elimination (most levels first).
+
+    columns (d, n) distinct columns in the order of the design's rows, or None for one column of ones
+    """
+
+    factors: tuple[FactorMap, ...]
+    columns: Mat | None
+    n_theta: int
+
+    @property
+    def d(self) -> int:
+        return 1 if self.columns is None else len(self.columns)
+
+    def lambdas(self, theta: Vec) -> list[Mat]:
+        """Scaled factors Λ_f (r_f, r_f), block diagonal over the terms of a factor."""
+        return [
+            _block_diagonal([fill(STRUCTURES[t.structure], theta[t.theta], t.r) for t in f.terms])
+            for f in self.factors
+        ]
+
+    def effective(self, lambdas: list[Mat]) -> list[Mat]:
+        """T_f Λ_f (d, r_f): from spherical effects to the coefficients of the distinct columns."""
+        return [f.basis @ lam for f, lam in zip(self.factors, lambdas, strict=True)]
+
+    def inward(self, effective_gradients: list[Mat]) -> list[Mat]:
+        """∂ℓ/∂Λ_f (r_f, r_f) from ∂ℓ/∂(T_f Λ_f)."""
+        return [f.basis.T @ g for f, g in zip(self.factors, effective_gradients, strict=True)]
+
+    def pullback(self, gradients: list[Mat]) -> Vec:
+        """∂ℓ/∂θ from ∂ℓ/∂Λ_f."""
+        out = np.empty(self.n_theta)
+        for f, gradient in zip(self.factors, gradients, strict=True):
+            for t in f.terms:
+                block = gradient[t.start : t.stop, t.start : t.stop]
+                out[t.theta] = block[STRUCTURES[t.structure].entries(t.r)]
+        return out
+
+    def start(self, size: float = 1.0) -> Vec:
+        """θ with Λ = size · I: every variance away from the stationary point at zero."""
+        theta = np.zeros(self.n_theta)
+        for f in self.factors:
+            for t in f.terms:
+                rows, columns = STRUCTURES[t.structure].entries(t.r)
+                theta[t.theta] = np.where(rows == columns, size, 0.0)
+        return theta
+
+
+def _block_diagonal(blocks: list[Mat]) -> Mat:
+    if len(blocks) == 1:
+        return blocks[0]
+    r = sum(len(b) for b in blocks)
+    out = np.zeros((r, r))
+    start = 0
+    for b in blocks:
+        out[start : start + len(b), start : start + len(b)] = b
+        start += len(b)
+    return out
+
+
+def map_effects(factors: tuple[Factor, ...], n_rows: int) -> Effects:
+    """The random effects of a design, factors by falling number of levels."""
+    distinct: list[Mat] = []
+    uses: list[list[int]] = []
+    for factor in factors:
+        use = []
+        for column in factor.z:
+            found = next((i for i, other in enumerate(distinct) if np.array_equal(other, column)), None)
+            if found is None:
+                found = len(distinct)
+                distinct.append(column)
+            use.append(found)
+        uses.append(use)
+    if len(distinct) == 1 and bool((distinct[0] == 1.0).all()):
+        columns, transfer = None, np.eye(1)
+    else:
+        columns, transfer = _centre(distinct, n_rows)
+    sizes, theta = [], 0
+    for factor in factors:
+        terms = []
+        for t in factor.terms:
+            size = len(STRUCTURES[t.structure].entries(t.stop - t.start)[0])
+            terms.append(TermMap(t.start, t.stop, t.structure, slice(theta, theta + size), t.names))
+            theta += size
+        sizes.append(tuple(terms))
+    maps = []
+    for place, (factor, use) in enumerate(zip(factors, uses, strict=True)):
+        scale = np.array([np.sqrt(np.dot(z, z) / len(z)) or 1.0 for z in factor.z])
+        basis = transfer[:, use] / scale
+        codes = factor.codes.astype(np.intp, copy=False)
+        maps.append(FactorMap(factor.name, basis, scale, sizes[place], factor.n_levels, codes, place))
+    maps.sort(key=lambda f: -f.n_levels)
+    return Effects(tuple(maps), columns, theta)
+
+
+def _centre(distinct: list[Mat], n_rows: int) -> tuple[Mat, Mat]:
+    """Columns for computing (ones first where present), and T (d, k) with distinct = T'columns."""
+    means = np.array([c.mean() for c in distinct])
+    spreads = np.array([c.std() for c in distinct])
+    is_constant = (spreads == 0.0) & (means == 1.0)
+    shift = np.where((np.abs(means) > _LARGE_MEAN * spreads) & (spreads > 0.0), means, 0.0)
+    ones = bool(is_constant.any())
+    need_ones = ones or bool(shift.any())
+    columns: list[Mat] = [np.ones(n_rows)] if need_ones else []
+    transfer = np.zeros((len(distinct) + int(need_ones and not ones), len(distinct)))
+    for k, column in enumerate(distinct):
+        if is_constant[k]:
+            transfer[0, k] = 1.0
+            continue
+        transfer[len(columns), k] = 1.0
+        if shift[k]:
+            transfer[0, k] = shift[k]
+            columns.append(column - shift[k])
+        else:
+            columns.append(column)
+    return np.ascontiguousarray(np.array(columns)), transfer[: len(columns)]

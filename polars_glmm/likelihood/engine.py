@@ -1,0 +1,163 @@
+"""Two engines with one face: −ℓ and its gradient at a state, from rows or from cross-products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.likelihood.effects import Effects
+from polars_glmm.likelihood.gaussian import Profile, profile
+from polars_glmm.likelihood.marginal import Information, Marginal, Point, Value
+from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.optimize.search import Evaluation
+from polars_glmm.typing import Cube, Mat, Vec
+
+
+class Gradient(NamedTuple):
+    """ℓ (no constant) with its gradient in beta, F_f (r_f, r_f) and gamma, and what the next evaluation starts from."""
+
+    value: float
+    beta: Vec
+    factors: list[Mat]
+    gamma: Vec | None
+    warm: Any
+    passes: float
+
+
+class Engine(Protocol):
+    """What polishing and reports need of a likelihood."""
+
+    effects: Effects
+
+    def gradient(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any) -> Gradient:
+        """ℓ and its gradient at scaled factors F_f."""
+
+
+def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) -> Mat:
+    """Expected information of θ in the tangent linear mixed model, ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), G = Z'V⁻¹Z per level.
+
+    (Searle, Casella & McCulloch 1992, §6.3, without the covariance between factors: a start for a search.)
+    """
+    out = np.zeros((effects.n_theta, effects.n_theta))
+    for f, lam, g in zip(effects.factors, lambdas, levels, strict=True):
+        d, r = f.basis.shape
+        gw = np.tensordot(f.basis.T, np.tensordot(f.basis.T, g, (1, 1)), (1, 1)) if d > 1 or r > 1 else g * f.basis[0, 0] ** 2
+        for t in f.terms:
+            block = lam[t.start : t.stop, t.start : t.stop]
+            rows, columns = STRUCTURES[t.structure].entries(t.r)
+            own = gw[t.start : t.stop, t.start : t.stop]
+            products = []
+            for i, j in zip(rows, columns, strict=True):
+                change = np.zeros((t.r, t.r))
+                change[i] += block[:, j]
+                change[:, i] += block[:, j]
+                products.append(np.tensordot(change, own, (1, 0)).swapaxes(0, 1))
+            for a, pa in enumerate(products):
+                for b in range(a + 1):
+                    value = 0.5 * float(np.vdot(pa, products[b].swapaxes(0, 1)))
+                    ia, ib = t.theta.start + a, t.theta.start + b
+                    out[ia, ib] = out[ib, ia] = value
+    return out
+
+
+@dataclass(slots=True, eq=False)
+class RowEngine:
+    """Laplace or quadrature over rows. Counts its work; nothing else changes."""
+
+    effects: Effects
+    marginal: Marginal
+    evaluations: int = 0
+    passes: float = 0.0
+
+    def _value(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any, *, information: bool) -> Value:
+        at = Point(beta, self.effects.effective(factors), gamma)
+        value = self.marginal.evaluate(at, warm, information=information)
+        self.evaluations += 1
+        self.passes += value.passes
+        return value
+
+    def gradient(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any) -> Gradient:
+        v = self._value(beta, factors, gamma, warm, information=False)
+        inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
+        return Gradient(v.value, v.beta, inward, v.gamma, v.modes, v.passes)
+
+    def objective(self, p: int, gamma_size: int) -> Any:
+        """−ℓ over [beta, θ, gamma], for the search."""
+        q = self.effects.n_theta
+
+        def call(x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
+            lambdas = self.effects.lambdas(x[p : p + q])
+            gamma = x[p + q :] if gamma_size else None
+            v = self._value(x[:p], lambdas, gamma, warm, information=curvature)
+            if not np.isfinite(v.value):
+                return Evaluation(np.inf, np.zeros_like(x), None, warm)
+            theta = self.effects.pullback(self.effects.inward(v.factors))
+            g = np.concatenate([v.beta, theta, v.gamma if v.gamma is not None else np.empty(0)])
+            b = None
+            if v.information is not None:
+                b = self._curvature(v.information, lambdas, p, gamma_size)
+            return Evaluation(-v.value, -g, b, v.modes)
+
+        return call
+
+    def _curvature(self, info: Information, lambdas: list[Mat], p: int, gamma_size: int) -> Mat:
+        q = self.effects.n_theta
+        b = np.zeros((p + q + gamma_size,) * 2)
+        b[:p, :p] = info.beta
+        if q:
+            b[p : p + q, p : p + q] = theta_information(self.effects, lambdas, info.levels)
+        if info.gamma is not None:
+            b[p + q :, p + q :] = info.gamma
+        return b
+
+
+@dataclass(slots=True, eq=False)
+class ProductEngine:
+    """Exact gaussian ML or REML from cross-products; σ profiled out of the search."""
+
+    effects: Effects
+    stats: CrossProducts
+    reml: bool
+    p: int
+    evaluations: int = 0
+
+    @property
+    def nu(self) -> int:
+        """Degrees of freedom of the residual: n, or n − p under REML."""
+        return self.stats.n - (self.p if self.reml else 0)
+
+    def pieces(self, lambdas: list[Mat], *, gradient: bool = True) -> Profile | None:
+        self.evaluations += 1
+        return profile(self.stats, self.effects.effective(lambdas), gradient=gradient)
+
+    def minus_two(self, pieces: Profile) -> float:
+        """Profiled −2ℓ in the computing basis."""
+        log_m = pieces.log_m if self.reml else 0.0
+        return pieces.log_h + log_m + self.nu * (1.0 + np.log(2.0 * np.pi * pieces.rss / self.nu))
+
+    def gradients(self, pieces: Profile, sigma: float) -> list[Mat]:
+        """∂(−2ℓ)/∂F_f at a given σ."""
+        reml = 1.0 if self.reml else 0.0
+        total = [
+            h + reml * m + r / sigma**2
+            for h, m, r in zip(pieces.d_log_h, pieces.d_log_m, pieces.d_rss, strict=True)
+        ]
+        return self.effects.inward(total)
+
+    def objective(self) -> Any:
+        """Half the profiled −2ℓ over θ, for the search."""
+
+        def call(theta: Vec, warm: Any, *, curvature: bool) -> Evaluation:
+            lambdas = self.effects.lambdas(theta)
+            pieces = self.pieces(lambdas)
+            if pieces is None or not np.isfinite(pieces.rss):
+                return Evaluation(np.inf, np.zeros_like(theta), None, warm)
+            sigma = np.sqrt(pieces.rss / self.nu)
+            g = 0.5 * self.effects.pullback(self.gradients(pieces, sigma))
+            b = theta_information(self.effects, lambdas, pieces.information) if curvature else None
+            return Evaluation(0.5 * self.minus_two(pieces), g, b, None)
+
+        return call

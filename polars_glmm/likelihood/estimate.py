@@ -1,0 +1,85 @@
+"""What a fitted likelihood hands upward: numbers on the scales people report, nothing about frames or searches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polars_glmm.notes import Note
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FactorEstimate:
+    """Random effects of one grouping factor, all its terms side by side.
+
+    name, term_names            as in design.records.Factor: names of all r columns
+    covariances                 one Σ_t (r_t, r_t) per term, absolute scale (gaussian: σ² included), as reported
+    modes                       b̂ (r, G): conditional modes on the scale of the linear predictor
+    mode_covariance             (r, r, G): Var(b | y) given the parameters
+    """
+
+    name: str
+    term_names: tuple[str, ...]
+    covariances: tuple[Mat, ...]
+    structures: tuple[str, ...]
+    modes: Mat
+    mode_covariance: Cube
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Certificate:
+    """Evidence that a fit is an optimum.
+
+    decrement           Newton decrement ½g'H⁻¹g at the end, in units of log-likelihood
+    smallest_curvature  smallest eigenvalue of the Hessian of −ℓ scaled to unit diagonal (null if skipped)
+    exact               False where the Hessian was skipped and the search's own curvature stands in
+    evaluations         of objective and gradient;  row_passes  over the rows (0 for gaussian products)
+    seconds             per stage
+    """
+
+    decrement: float
+    smallest_curvature: float | None
+    exact: bool
+    evaluations: int
+    row_passes: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """A fitted model in numbers.
+
+    beta (p,)                fixed effects of mu, in the columns of Design.mu.names; gamma (s,) of phi (log scale) or empty
+    vcov_fixed (p+s, p+s)    covariance of (beta, gamma) as reported
+    phi                      the constant dispersion on its natural scale (gaussian: σ), None if modelled or absent, inf for
+                             a negative binomial without overdispersion
+    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, phi if constant]; vech = lower triangle by rows
+                             (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances only
+    report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not identified)
+    loglik                   all constants included; restricted under REML
+    loglik_saturated         of the saturated model, or None
+    eta (n,), eta_fixed (n,) linear predictors with and without random effects, rows in the order of Design (None if not kept)
+    """
+
+    beta: Vec
+    gamma: Vec
+    vcov_fixed: Mat
+    phi: float | None
+    factors: tuple[FactorEstimate, ...]
+    report: Vec
+    report_vcov: Mat
+    loglik: float
+    loglik_saturated: float | None
+    n_obs: int
+    df_model: int
+    df_resid: int
+    singular: bool
+    converged: bool
+    df_satterthwaite: Vec | None      # (p,) gaussian REML only
+    vcov_derivative: Cube | None      # (K, p, p): ∂vcov(beta)/∂(covariance parameters), gaussian only
+    covariance_vcov: Mat | None       # (K, K): covariance matrix of those parameters
+    null_loglik: float | None         # same fixed effects and method without random effects (for the LR test)
+    null_df: int
+    certificate: Certificate
+    notes: tuple[Note, ...]
+    not_identified: BoolVec | None = None

@@ -1,0 +1,116 @@
+"""Exact ML and REML of gaussian mixed models from cross-products (Bates et al. 2015, §3), with exact gradients.
+
+At relative factors Λ (Σ = σ²ΛΛ'), with W = [X y], H = Λ'Z'ZΛ + I, B = H⁻¹Λ'Z'W, E = Z'W − Z'ZΛB = Z'V⁻¹W,
+[X y]'V⁻¹[X y] = W'W − (Λ'Z'W)'B, M = X'V⁻¹X, c = (−β̂, 1):
+
+    rss = c'(W'V⁻¹W)c                ∂rss/∂Λ     = −2 Σ (E c)(B c)'
+    log|H|                           ∂log|H|/∂Λ  =  2 Σ Z'ZΛH⁻¹
+    log|M|  (REML)                   ∂log|M|/∂Λ  = −2 Σ E_x M⁻¹ B_x'
+    −2ℓ = log|H| [+ log|M|] + ν log(2πσ²) + rss/σ²,   ν = n (ML), n − p (REML)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg as sl
+
+from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.linalg.elimination import Factorised
+from polars_glmm.linalg.pattern import sum_by
+from polars_glmm.linalg.scaling import scaled_plus_identity, trace_blocks
+from polars_glmm.typing import Cube, Mat, Vec
+
+_TINY_RSS = 1e-20
+"""Share of y'y below which the residual sum of squares is rounding error: the model reproduces its data."""
+
+
+class Profile(NamedTuple):
+    """The pieces of −2ℓ at relative factors, with their derivatives in the effective factors T_fΛ_f (d, r_f).
+
+    beta (p,) in the computing basis;  m_inverse (p, p) = (X'V⁻¹X)⁻¹ at σ = 1;  u per factor (r_f, G_f)
+    b, e as in the module's formulae: (r_f, p+1, G_f), (d, p+1, G_f)
+    """
+
+    log_h: float
+    log_m: float
+    rss: float
+    beta: Vec
+    m_inverse: Mat
+    h: Factorised | None
+    b: list[Cube]
+    e: list[Cube]
+    d_log_h: list[Mat]
+    d_log_m: list[Mat]
+    d_rss: list[Mat]
+    information: list[Cube]
+
+
+def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) -> Profile | None:
+    """All pieces at effective factors T_fΛ_f; None where H or X'V⁻¹X is not positive definite."""
+    p = len(stats.ww) - 1
+    b: list[Cube] = []
+    e: list[Cube] = []
+    h = None
+    core = stats.ww
+    log_h = 0.0
+    if factors:
+        assert stats.eliminator is not None  # noqa: S101  # there are random effects
+        h = stats.eliminator.factorise(scaled_plus_identity(stats.zz, factors))
+        if h is None:
+            return None
+        log_h = h.log_determinant
+        right = [np.einsum("dr,dwG->rwG", lam, zw) for lam, zw in zip(factors, stats.zw, strict=True)]
+        b = h.solve(right)
+        core = core - sum(np.einsum("rvG,rwG->vw", c, s) for c, s in zip(right, b, strict=True))
+    try:
+        low = np.linalg.cholesky(core[:p, :p])
+    except np.linalg.LinAlgError:
+        return None
+    beta = sl.cho_solve((low, True), core[:p, p]) if p else np.empty(0)
+    rss = float(core[p, p] - core[p, :p] @ beta)
+    rss = max(rss, _TINY_RSS * float(stats.ww[p, p]))
+    m_inverse = sl.cho_solve((low, True), np.eye(p)) if p else np.empty((0, 0))
+    log_m = 2.0 * float(np.log(np.diag(low)).sum())
+    if not gradient or h is None:
+        return Profile(log_h, log_m, rss, beta, m_inverse, h, b, e, [], [], [], [])
+    e = _through_v(stats, factors, b)
+    c = np.append(-beta, 1.0)
+    inverse = h.inverse()
+    d_log_h = [2.0 * t for t in trace_blocks(stats.zz, factors, inverse)]
+    d_rss, d_log_m, information = [], [], []
+    for f, (bf, ef) in enumerate(zip(b, e, strict=True)):
+        ec, bc = np.einsum("dwG,w->dG", ef, c), np.einsum("rwG,w->rG", bf, c)
+        d_rss.append(-2.0 * ec @ bc.T)
+        weighted = np.einsum("dpG,pq->dqG", ef[:, :p], m_inverse)
+        d_log_m.append(-2.0 * np.einsum("dqG,rqG->dr", weighted, bf[:, :p]))
+        a, lam = stats.zz.diagonal[f], factors[f]
+        al = np.einsum("jkG,kr->jrG", a, lam)
+        information.append(a - np.einsum("jrG,rsG,ksG->jkG", al, inverse.diagonal[f], al, optimize=True))
+    return Profile(log_h, log_m, rss, beta, m_inverse, h, b, e, d_log_h, d_log_m, d_rss, information)
+
+
+def vcov_derivatives(state: Profile) -> list[Cube]:
+    """∂(X'V⁻¹X)⁻¹/∂(T_fΛ_f) at σ = 1: (d, r_f, p, p) per factor."""
+    p = len(state.beta)
+    out = []
+    for bf, ef in zip(state.b, state.e, strict=True):
+        half = np.einsum("daG,rbG->drab", ef[:, :p], bf[:, :p])
+        change = half + half.swapaxes(2, 3)
+        out.append(np.einsum("ab,drbc,ce->drae", state.m_inverse, change, state.m_inverse))
+    return out
+
+
+def _through_v(stats: CrossProducts, factors: list[Mat], b: list[Cube]) -> list[Cube]:
+    """E = Z'W − Z'ZΛB per factor (d, p+1, G_f)."""
+    lb = [np.einsum("dr,rwG->dwG", lam, bf) for lam, bf in zip(factors, b, strict=True)]
+    out = [
+        zw - np.einsum("jkG,kwG->jwG", a, x) for zw, a, x in zip(stats.zw, stats.zz.diagonal, lb, strict=True)
+    ]
+    for (f, g), block in stats.zz.cross.items():
+        pair = stats.pattern.pairs[f, g]  # type: ignore[union-attr]  # crossed: there is a pattern
+        n = stats.pattern.n_levels  # type: ignore[union-attr]
+        out[f] = out[f] - sum_by(pair.left, np.einsum("jkP,kwP->jwP", block, lb[g][..., pair.right]), n[f])
+        out[g] = out[g] - sum_by(pair.right, np.einsum("kjP,kwP->jwP", block, lb[f][..., pair.left]), n[g])
+    return out

@@ -1,0 +1,286 @@
+"""From where a search ended to an optimum with its Hessian: ranks settled, Newton steps, the certificate's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polars_glmm.likelihood.effects import Effects
+from polars_glmm.likelihood.engine import Gradient, ProductEngine, RowEngine
+from polars_glmm.likelihood.gaussian import Profile
+from polars_glmm.likelihood.state import Rank, State, scaled_sigma, settle
+from polars_glmm.linalg.differences import jacobian, symmetric
+from polars_glmm.typing import Mat, Vec
+
+SNAP_LOSS = 1e-6
+"""Log-likelihood that setting a variance direction to zero may cost."""
+_RANK_TOLERANCE = 1e-8
+"""Eigenvalues of a scaled Σ below this share of the largest, or of the row variance, are zero."""
+_SUSPECT = 1e-3
+"""Eigenvalues below this share are worth trying at zero."""
+_STEP = 1e-4
+_MANY_ROWS = 300_000
+_FLAT = 1e-8
+"""Eigenvalue of a Hessian with unit diagonal below which its direction is not identified."""
+
+
+class Polished(NamedTuple):
+    """An optimum: state, ℓ with gradient there, Hessian of −ℓ in the state's vector (or None), decrement."""
+
+    state: State
+    ranks: list[Rank]
+    gradient: Gradient
+    hessian: Mat | None
+    decrement: float
+
+
+def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, share: float) -> Vec:
+    """Per term: the size of an eigenvalue of its scaled Σ that counts as zero."""
+    out = []
+    for f, lam in zip(effects.factors, lambdas, strict=True):
+        for t in f.terms:
+            largest = float(np.linalg.eigvalsh(scaled_sigma(lam, t))[-1])
+            out.append(share * max(largest, row_variance))
+    return np.array(out)
+
+
+def settle_ranks(
+    effects: Effects,
+    beta: Vec,
+    lambdas: list[Mat],
+    gamma: Vec | None,
+    row_variance: float,
+    loglik: Callable[[State], float],
+) -> tuple[State, list[Rank]]:
+    """The state with all variance directions at zero that ℓ does not miss."""
+    strict = row_tolerances(effects, lambdas, row_variance, _RANK_TOLERANCE)
+    suspect = row_tolerances(effects, lambdas, row_variance, _SUSPECT)
+    plain, ranks = settle(effects, beta, lambdas, gamma, strict)
+    position, doubtful = 0, []
+    for f, lam in zip(effects.factors, lambdas, strict=True):
+        for t in f.terms:
+            values = np.linalg.eigvalsh(scaled_sigma(lam, t))
+            if ((values > strict[position]) & (values <= suspect[position])).any():
+                doubtful.append(position)
+            position += 1
+    if not doubtful:
+        return plain, ranks
+    best = loglik(plain)
+    for chosen in ([doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]):
+        tolerances = strict.copy()
+        tolerances[chosen] = suspect[chosen]
+        snapped, snapped_ranks = settle(effects, beta, lambdas, gamma, tolerances)
+        if loglik(snapped) > best - SNAP_LOSS:
+            return snapped, snapped_ranks
+    return plain, ranks
+
+
+def leaving(effects: Effects, state: State, ranks: list[Rank], row_variance: float, gradient: Callable[[State], Gradient]) -> State | None:
+    """A state off the boundary from which ℓ rises, or None: the one-sided score ∂ℓ/∂Σ on each null space.
+
+    ∂ℓ/∂F = 2(∂ℓ/∂Σ)F, so a small column εn in F shows N'(∂ℓ/∂Σ)n to first order.
+    """
+    size = 1e-3 * np.sqrt(row_variance)
+    for rank in ranks:
+        f = effects.factors[rank.factor]
+        t = f.terms[rank.term]
+        if rank.rank == t.r:
+            continue
+        block = state.factors[rank.factor][t.start : t.stop, t.start : t.stop]
+        if t.structure == "diag":
+            null = np.eye(t.r)[:, ~block.any(1)]
+            free_column = np.flatnonzero(~block.any(1))
+        else:
+            u, s, _ = np.linalg.svd(block)
+            null = u[:, s <= 1e-12 * max(float(s.max(initial=0.0)), 1e-300)] if s.any() else np.eye(t.r)
+            free_column = np.full(null.shape[1], rank.rank)
+        for n, column in zip(null.T, free_column, strict=True):
+            factors = [m.copy() for m in state.factors]
+            factors[rank.factor][t.start : t.stop, t.start + column] += size * n
+            moved = State(state.beta, tuple(factors), state.gamma, state.free)
+            g = gradient(moved)
+            if not np.isfinite(g.value):
+                continue
+            slope = float(n @ g.factors[rank.factor][t.start : t.stop, t.start + column]) / (2.0 * size)
+            if slope * row_variance > 1e-3:  # noqa: PLR2004  # in log-likelihood per unit of relative variance
+                factors[rank.factor][t.start : t.stop, t.start + column] += 0.1 * np.sqrt(row_variance) * n
+                return State(state.beta, tuple(factors), state.gamma, state.free)
+    return None
+
+
+def polish_rows(
+    engine: RowEngine,
+    state: State,
+    ranks: list[Rank],
+    warm: Any,
+    *,
+    scale: float,
+    n_rows: int,
+    hessian: bool,
+    curvature: Mat,
+    held: Vec,
+) -> Polished:
+    """Newton with the exact Hessian on the free entries; `held` marks entries of the vector that stay where they are."""
+
+    def at(s: State, warm: Any) -> Gradient:
+        return engine.gradient(s.beta, list(s.factors), s.gamma, warm)
+
+    now = at(state, warm)
+    x = state.vector()
+    free = ~held
+    if not hessian or not free.any():
+        g = state.pull(now.beta, now.factors, now.gamma)[free]
+        b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
+        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]))
+    steps = _steps(state, scale)
+    h, decrement = np.empty((0, 0)), np.inf
+    for _ in range(3):
+        warm_now = now.warm
+        here = state
+
+        def gradient(v: Vec, here: State = here, warm_now: Any = warm_now) -> Vec:
+            s = here.moved(v)
+            g = at(s, warm_now)
+            return -s.pull(g.beta, g.factors, g.gamma)[free] if np.isfinite(g.value) else np.full(int(free.sum()), np.nan)
+
+        def reduced(z: Vec, x: Vec = x, gradient: Callable[[Vec], Vec] = gradient) -> Vec:
+            full = x.copy()
+            full[free] = z
+            return gradient(full)
+
+        many = n_rows > _MANY_ROWS
+        h = symmetric(jacobian(reduced, x[free], (0.1 if many else 1.0) * steps[free],
+                               -state.pull(now.beta, now.factors, now.gamma)[free] if many else None))
+        if not np.isfinite(h).all():
+            return Polished(state, ranks, now, None, np.inf)
+        for _ in range(4):
+            g = -state.pull(now.beta, now.factors, now.gamma)[free]
+            step, decrement = newton(h, g)
+            if decrement < 1e-11:  # noqa: PLR2004  # rounding of ℓ
+                return Polished(state, ranks, now, h, decrement)
+            trial_x = x.copy()
+            trial_x[free] += step
+            trial_state = state.moved(trial_x)
+            trial = at(trial_state, now.warm)
+            if not trial.value >= now.value - 1e-9 * (1.0 + abs(now.value)):
+                return Polished(state, ranks, now, h, decrement)
+            moved_far = decrement > 1e-3  # noqa: PLR2004  # the Hessian belongs to another point
+            state, x, now = trial_state, trial_x, trial
+            if moved_far:
+                break
+        else:
+            return Polished(state, ranks, now, h, decrement)
+    return Polished(state, ranks, now, h, decrement)
+
+
+def newton(h: Mat, g: Vec) -> tuple[Vec, float]:
+    """−H⁻¹g and ½|g'H⁻¹g|; directions without curvature are left alone."""
+    scale = np.sqrt(np.maximum(np.abs(np.diag(h)), 1e-300))
+    values, vectors = np.linalg.eigh(h / np.outer(scale, scale))
+    use = np.abs(values) > _FLAT
+    projected = vectors.T @ (g / scale)
+    inverse = np.where(use, 1.0 / np.where(use, np.abs(values), 1.0), 0.0)
+    return -(vectors @ (projected * inverse)) / scale, 0.5 * float((projected**2 * inverse).sum())
+
+
+class Inverted(NamedTuple):
+    """(−∂²ℓ)⁻¹ with NaN where not identified; smallest eigenvalue of the Hessian at unit diagonal; flat (P,) marks."""
+
+    vcov: Mat
+    smallest: float
+    flat: Vec
+
+
+def invert(h: Mat) -> Inverted:
+    """Covariance matrix of the parameters; those that load on a flat or wrong direction get NaN."""
+    if not len(h):
+        return Inverted(h, np.inf, np.zeros(0, dtype=bool))
+    diag = np.diag(h)
+    scale = np.sqrt(np.where(diag > 0, diag, 1.0))
+    values, vectors = np.linalg.eigh(h / np.outer(scale, scale))
+    bad = values < _FLAT
+    flat = (np.abs(vectors[:, bad]) > 1e-3).any(1) | ~(diag > 0)
+    inverse = np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, values))
+    vcov = (vectors * inverse) @ vectors.T / np.outer(scale, scale)
+    vcov[flat] = np.nan
+    vcov[:, flat] = np.nan
+    return Inverted(vcov, float(values[0]), flat)
+
+
+def _steps(state: State, scale: float) -> Vec:
+    """Steps of the differences: small against the scale on which ℓ bends."""
+    parts = [np.full(len(state.beta), scale)]
+    for f, e in zip(state.factors, state.free, strict=True):
+        size = np.abs(f).max(initial=0.0) if f.size else 0.0
+        parts.append(np.full(len(e.rows), min(max(size, 1e-2 * scale), scale)))
+    if state.gamma is not None:
+        parts.append(np.ones(len(state.gamma)))
+    return _STEP * np.concatenate(parts)
+
+
+class PolishedProducts(NamedTuple):
+    """A gaussian optimum: state (beta, F; sigma apart), pieces there, Hessian of −ℓ in (free F, σ), decrement."""
+
+    state: State
+    ranks: list[Rank]
+    pieces: Profile
+    sigma: float
+    hessian: Mat | None
+    decrement: float
+
+
+def polish_products(engine: ProductEngine, state: State, ranks: list[Rank], *, hessian: bool) -> PolishedProducts:
+    """Newton on the profiled deviance over the free entries, and the Hessian of the unprofiled one."""
+    pieces = engine.pieces(list(state.factors))
+    assert pieces is not None  # noqa: S101  # the search ended here
+    nu = engine.nu
+    sigma = float(np.sqrt(pieces.rss / nu))
+    state = State(pieces.beta, state.factors, None, state.free)
+    k = sum(len(e.rows) for e in state.free)
+    p = len(state.beta)
+
+    def split(s: State, at: Profile) -> tuple[Vec, Vec, Vec]:
+        """∂log|H|, ∂log|M| (0 under ML), ∂rss in the free entries."""
+        def pull(parts: list[Mat]) -> Vec:
+            return s.pull(np.empty(0), engine.effects.inward(parts), None)
+
+        log_m = pull(at.d_log_m) if engine.reml else np.zeros(k)
+        return pull(at.d_log_h), log_m, pull(at.d_rss)
+
+    if not k:
+        h = np.array([[2.0 * nu / sigma**2]])
+        return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, 0.0)
+    h, decrement = np.empty((0, 0)), np.inf
+    for _ in range(6):
+        base = state
+        z0 = base.vector()[p:]
+
+        def gradient(z: Vec, base: State = base) -> Vec:
+            s = base.moved(np.concatenate([base.beta, z]))
+            at = engine.pieces(list(s.factors))
+            return np.full(2 * k, np.nan) if at is None else np.concatenate([sum(split(s, at)[:2]), split(s, at)[2]])
+
+        steps = _steps(State(np.empty(0), state.factors, None, state.free), max(1.0, max(float(np.abs(f).max()) for f in state.factors)))
+        jac = jacobian(gradient, z0, steps)
+        if not np.isfinite(jac).all():
+            return PolishedProducts(state, ranks, pieces, sigma, None, np.inf)
+        second = symmetric(jac[:, :k]) + symmetric(jac[:, k:]) / sigma**2
+        d_h, d_m, d_r = split(state, pieces)
+        g = 0.5 * (d_h + d_m + d_r / sigma**2)
+        h = np.empty((k + 1, k + 1))
+        h[:k, :k] = 0.5 * second
+        h[:k, k] = h[k, :k] = -d_r / sigma**3
+        h[k, k] = -nu / sigma**2 + 3.0 * pieces.rss / sigma**4
+        step, decrement = newton(h, np.append(g, 0.0))
+        if decrement < 1e-11:  # noqa: PLR2004  # rounding of ℓ
+            break
+        trial_state = state.moved(np.concatenate([state.beta, z0 + step[:k]]))
+        trial = engine.pieces(list(trial_state.factors))
+        if trial is None or not engine.minus_two(trial) <= engine.minus_two(pieces) + 1e-9:
+            break
+        pieces = trial
+        state = State(trial.beta, trial_state.factors, None, trial_state.free)
+        sigma = float(np.sqrt(pieces.rss / nu))
+    return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)

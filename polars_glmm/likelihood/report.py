@@ -1,0 +1,110 @@
+"""From an optimum to the numbers people report: covariances, standard errors, modes, degrees of freedom."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.likelihood.effects import Effects
+from polars_glmm.likelihood.estimate import FactorEstimate
+from polars_glmm.likelihood.gaussian import Profile, vcov_derivatives
+from polars_glmm.likelihood.state import State, natural_sigma
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
+
+
+class Covariances(NamedTuple):
+    """vech of every term's Σ in design order, with its Jacobian in the state's vector (and σ, last, if gaussian)."""
+
+    values: Vec
+    jacobian: Mat
+    null: BoolVec
+
+
+def covariances(effects: Effects, state: State, sigma: float | None) -> Covariances:
+    """Reported variances and covariances; `null` marks those without a standard error (a variance of zero)."""
+    width = len(state.vector()) + (0 if sigma is None else 1)
+    rows: list[tuple[int, int, Vec, Mat, BoolVec]] = []
+    s2 = 1.0 if sigma is None else sigma**2
+    for number, f in enumerate(effects.factors):
+        where = state.factor_slice(number)
+        entries = state.free[number]
+        for place, t in enumerate(f.terms):
+            d = 1.0 / f.scale[t.start : t.stop]
+            block = state.factors[number][t.start : t.stop, t.start : t.stop]
+            cov = natural_sigma(f, t, state.factors[number])
+            i, j = STRUCTURES[t.structure].vech(t.r)
+            jac = np.zeros((len(i), width))
+            for k, (row, column) in enumerate(zip(entries.rows, entries.columns, strict=True)):
+                if not t.start <= row < t.stop:
+                    continue
+                change = np.zeros((t.r, t.r))
+                a, c = row - t.start, column - t.start
+                change[a] += block[:, c]
+                change[:, a] += block[:, c]
+                change *= np.outer(d, d) * s2
+                jac[:, where.start + k] = change[i, j]
+            if sigma is not None:
+                jac[:, -1] = 2.0 * sigma * cov[i, j]
+            zero = ~block.any(1)
+            rows.append((f.place, place, s2 * cov[i, j], jac, zero[i] | zero[j]))
+    rows.sort(key=lambda r: (r[0], r[1]))
+    if not rows:
+        return Covariances(np.empty(0), np.zeros((0, width)), np.zeros(0, dtype=bool))
+    return Covariances(
+        np.concatenate([r[2] for r in rows]), np.concatenate([r[3] for r in rows]), np.concatenate([r[4] for r in rows])
+    )
+
+
+def factor_estimates(
+    effects: Effects, factors: tuple[Mat, ...], u: list[Mat], u_covariance: list[Cube], sigma: float | None
+) -> tuple[FactorEstimate, ...]:
+    """Random effects per grouping factor, in design order: b = S⁻¹Fu and Var(b | y)."""
+    s2 = 1.0 if sigma is None else sigma**2
+    out = []
+    for f, factor, mode, cov in zip(effects.factors, factors, u, u_covariance, strict=True):
+        outward = factor / f.scale[:, None]
+        spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
+        estimate = FactorEstimate(
+            name=f.name,
+            term_names=tuple(name for t in f.terms for name in t.names),
+            covariances=tuple(s2 * natural_sigma(f, t, factor) for t in f.terms),
+            structures=tuple(t.structure for t in f.terms),
+            modes=outward @ mode,
+            mode_covariance=spread,
+        )
+        out.append((f.place, estimate))
+    return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))
+
+
+class Satterthwaite(NamedTuple):
+    """df (p,); ∂vcov(β)/∂(covariance parameters) (K, p, p); covariance matrix of those parameters (K, K)."""
+
+    df: Vec
+    derivative: Cube
+    covariance: Mat
+
+
+def satterthwaite(
+    effects: Effects, state: State, pieces: Profile, sigma: float, outward: Mat, parameter_vcov: Mat
+) -> Satterthwaite:
+    """Degrees of freedom of each fixed effect (Fai & Cornelius 1996; Kuznetsova et al. 2017, eq. 4).
+
+    outward (p, p): β = outward · β_c;  parameter_vcov of (free entries of F, σ); not identified entries count as known
+    """
+    p = len(pieces.beta)
+    per_entry = []
+    for number, (f, d_vcov) in enumerate(zip(effects.factors, vcov_derivatives(pieces), strict=True)):
+        entries = state.free[number]
+        inward = np.tensordot(f.basis.T, d_vcov, (1, 0))
+        per_entry.extend(sigma**2 * inward[i, j] for i, j in zip(entries.rows, entries.columns, strict=True))
+    per_entry.append(2.0 * sigma * pieces.m_inverse)
+    derivative = np.array([outward @ m @ outward.T for m in per_entry]).reshape(-1, p, p)
+    vcov = outward @ (sigma**2 * pieces.m_inverse) @ outward.T
+    known = np.nan_to_num(parameter_vcov, nan=0.0)
+    g = np.einsum("kpp->kp", derivative)
+    spread = np.einsum("kp,kl,lp->p", g, known, g)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = 2.0 * np.diag(vcov) ** 2 / spread
+    return Satterthwaite(df, derivative, known)

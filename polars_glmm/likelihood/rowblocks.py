@@ -1,0 +1,229 @@
+"""Rows sorted by grouping factor and cut into blocks that fit in cache.
+
+A *cell* is a run of rows with the same levels of all factors; a *unit* is a set of whole groups that nothing couples
+to the rest, so its conditional modes can be found while its rows are in cache. One factor: many units of about one
+block. Several factors: one unit with all rows. No factor: one unit a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polars_glmm.design.records import Design
+from polars_glmm.families.base import Rows
+from polars_glmm.likelihood.effects import Effects
+from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
+from polars_glmm.linalg.pattern import Pattern, find_pattern
+from polars_glmm.typing import Cube, IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows of whole cells, everything contiguous by column.
+
+    x (p, m), x_phi (s, m) or None, z (d, m) or None where the only column is ones; offsets (m,) or None
+    starts (C_b,) first row of each cell, counts (C_b,) its rows; single: every cell has one row
+    cells, rows: slices of the unit's cells and of the sorted rows
+    """
+
+    data: Rows
+    frequency: Vec | None
+    x: Mat
+    offset: Vec | None
+    x_phi: Mat | None
+    offset_phi: Vec | None
+    z: Mat | None
+    ones_first: bool
+    starts: IntVec
+    counts: IntVec
+    single: bool
+    cells: slice
+    rows: slice
+
+    def sums(self, v: Cube) -> Cube:
+        """Sums over cells of v (…, m): (…, C_b)."""
+        return v if self.single else np.add.reduceat(v, self.starts, axis=-1)
+
+    def spread(self, v: Cube) -> Cube:
+        """Values of cells (…, C_b) on their rows: (…, m)."""
+        return v if self.single else np.repeat(v, self.counts, axis=-1)
+
+    def combine(self, cell_values: Cube) -> Cube:
+        """z'v for coefficients per cell v (d, …, C_b): (…, m)."""
+        if self.z is None:
+            return self.spread(cell_values[0])
+        total = self.spread(cell_values[0])
+        if not self.ones_first:
+            total = total * self.z[0]
+        for j in range(1, len(self.z)):
+            total = total + self.spread(cell_values[j]) * self.z[j]
+        return total
+
+    def z_sums(self, v: Cube) -> Cube:
+        """Σ z v over cells for v (…, m): (d, …, C_b)."""
+        if self.z is None:
+            return self.sums(v)[None]
+        first = v if self.ones_first else v * self.z[0]
+        return np.array([self.sums(first), *(self.sums(v * z) for z in self.z[1:])])
+
+    def zz_sums(self, v: Vec) -> Cube:
+        """Σ z z' v over cells for v (m,): (d, d, C_b)."""
+        if self.z is None:
+            return self.sums(v)[None, None]
+        d = len(self.z)
+        out = np.empty((d, d, len(self.starts)))
+        for j in range(d):
+            vj = v if j == 0 and self.ones_first else v * self.z[j]
+            for k in range(j + 1):
+                out[j, k] = self.sums(vj if k == 0 and self.ones_first else vj * self.z[k])
+                if k < j:
+                    out[k, j] = out[j, k]
+        return out
+
+    def quadratic(self, k: Cube) -> Vec:
+        """z'Kz for symmetric K per cell (d, d, C_b): (m,)."""
+        if self.z is None:
+            return self.spread(k[0, 0])
+        total: Vec | float = 0.0
+        for j in range(len(self.z)):
+            zj = None if j == 0 and self.ones_first else self.z[j]
+            row = self.spread(k[j, j]) if zj is None else self.spread(k[j, j]) * zj
+            for i in range(j):
+                other = self.spread(2.0 * k[j, i])
+                row = row + (other if i == 0 and self.ones_first else other * self.z[i])
+            total = total + (row if zj is None else row * zj)
+        return np.asarray(total)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """Blocks whose groups are coupled to no others; levels[f] is the slice of factor f's levels."""
+
+    blocks: tuple[Block, ...]
+    n_cells: int
+    pattern: Pattern | None
+    eliminator: Eliminator
+    levels: tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowBlocks:
+    """All units of a model, and the order that sorted its rows (None: already sorted)."""
+
+    units: tuple[Unit, ...]
+    order: IntVec | None
+    n_rows: int
+
+    def unsort(self, v: Vec) -> Vec:
+        """A vector in sorted order, in the order of the design."""
+        if self.order is None:
+            return v
+        out = np.empty_like(v)
+        out[self.order] = v
+        return out
+
+
+def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:
+    """Order that sorts the rows by all factors, the one with most levels first, and the sorted codes."""
+    codes = tuple(f.codes for f in effects.factors)
+    if len(codes) == 1 and bool((codes[0][1:] >= codes[0][:-1]).all()):
+        return None, codes
+    if len(codes) == 1:
+        order = np.argsort(codes[0], kind="stable")
+    else:
+        order = np.lexsort(codes[::-1])
+    return order, tuple(c[order] for c in codes)
+
+
+def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_rows: int) -> RowBlocks:
+    """The rows of a design in blocks; x and x_phi are its fixed columns in the basis used for computing."""
+    n = design.n_rows
+    if not effects.factors:
+        bounds = np.arange(0, n, block_rows)
+        starts = np.arange(n)
+        order, codes = None, ()
+    else:
+        order, codes = _sort(effects)
+        change = np.zeros(n, dtype=bool)
+        change[0] = True
+        for c in codes:
+            change[1:] |= c[1:] != c[:-1]
+        starts = np.flatnonzero(change)
+        bounds = _bounds(starts, n, block_rows)
+
+    def take(v: Mat | None) -> Mat | None:
+        return v if v is None or order is None else np.ascontiguousarray(v[..., order])
+
+    y, trials, precision, frequency = take(design.y), take(design.trials), take(design.precision), take(design.frequency)
+    x_sorted, phi_sorted, z = take(x), take(x_phi), take(effects.columns)
+    offset = take(design.mu.offset)
+    offset_phi = take(design.phi.offset) if design.phi is not None else None
+    ones_first = z is not None and bool((z[0] == 1.0).all())
+    ends = np.append(bounds[1:], n)
+    one_unit = len(codes) > 1
+    blocks: list[list[Block]] = []
+    first_cells = np.searchsorted(starts, bounds)
+    last_cells = np.searchsorted(starts, ends)
+    for b, (r0, r1) in enumerate(zip(bounds, ends, strict=True)):
+        c0, c1 = first_cells[b], last_cells[b]
+        local = starts[c0:c1] - r0
+        counts = np.diff(np.append(local, r1 - r0))
+        base = 0 if one_unit else c0
+        rows = slice(int(r0), int(r1))
+
+        def part(v: Mat | None, rows: slice = rows) -> Mat | None:
+            return None if v is None else np.ascontiguousarray(v[..., rows])
+
+        block = Block(
+            data=Rows(part(y), part(trials), part(precision)),
+            frequency=part(frequency),
+            x=part(x_sorted),
+            offset=part(offset),
+            x_phi=part(phi_sorted),
+            offset_phi=part(offset_phi),
+            z=part(z),
+            ones_first=ones_first,
+            starts=local,
+            counts=counts,
+            single=c1 - c0 == r1 - r0,
+            cells=slice(int(c0 - base), int(c1 - base)),
+            rows=rows,
+        )
+        if one_unit and blocks:
+            blocks[0].append(block)
+        else:
+            blocks.append([block])
+    units = []
+    for members in blocks:
+        n_cells = members[-1].cells.stop
+        if not codes:
+            units.append(Unit(tuple(members), n_cells, None, OneFactor(), ()))
+        elif one_unit:
+            pattern = find_pattern(
+                tuple(c[starts] for c in codes),
+                tuple(f.n_levels for f in effects.factors),
+                tuple(f.r for f in effects.factors),
+            )
+            everything = tuple(slice(0, f.n_levels) for f in effects.factors)
+            units.append(Unit(tuple(members), n_cells, pattern, eliminator(pattern), everything))
+        else:
+            level0 = int(codes[0][members[0].rows.start])
+            units.append(Unit(tuple(members), n_cells, None, OneFactor(), (slice(level0, level0 + n_cells),)))
+    return RowBlocks(tuple(units), order, n)
+
+
+def _bounds(starts: IntVec, n: int, block_rows: int) -> IntVec:
+    """First rows of the blocks: cells are kept whole, about `block_rows` rows each."""
+    bounds = [0]
+    while n - bounds[-1] > block_rows:
+        target = bounds[-1] + block_rows
+        at = int(np.searchsorted(starts, target, side="right")) - 1
+        cut = int(starts[at])
+        if cut <= bounds[-1]:
+            if at + 1 >= len(starts):
+                break
+            cut = int(starts[at + 1])
+        bounds.append(cut)
+    return np.array(bounds, dtype=np.intp)

@@ -1,0 +1,141 @@
+"""Parameters on the way from a search to a report: factors of any rank, and the directions that keep their ranks.
+
+A covariance matrix on the boundary of its cone (a zero variance, a correlation of ±1) is an answer, not a failure; but
+derivatives across the boundary mean nothing. So Λ is replaced by a factor F of Σ of full column rank, rotated so that
+rows in pivoted order are lower trapezoidal, and only its free entries are differentiated: r·k − k(k−1)/2 of them, the
+dimension of the rank-k matrices (Vandereycken, Absil & Vandewalle 2009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg as sl
+
+from polars_glmm.covariance.structures import canonical_factor
+from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
+from polars_glmm.typing import IntVec, Mat, Vec
+
+
+class FreeEntries(NamedTuple):
+    """Free entries of one factor's F (r_f, r_f): rows and columns."""
+
+    rows: IntVec
+    columns: IntVec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """beta and gamma in the computing basis; factors F_f (r_f, r_f) with zero columns beyond their rank; free entries.
+
+    The vector of a state is [beta, free entries of F_1, F_2, …, gamma].
+    """
+
+    beta: Vec
+    factors: tuple[Mat, ...]
+    gamma: Vec | None
+    free: tuple[FreeEntries, ...]
+
+    def vector(self) -> Vec:
+        parts = [self.beta, *(f[e.rows, e.columns] for f, e in zip(self.factors, self.free, strict=True))]
+        return np.concatenate([*parts, np.empty(0) if self.gamma is None else self.gamma])
+
+    def moved(self, x: Vec) -> State:
+        """The state at another vector."""
+        p = len(self.beta)
+        at, factors = p, []
+        for f, e in zip(self.factors, self.free, strict=True):
+            new = f.copy()
+            new[e.rows, e.columns] = x[at : at + len(e.rows)]
+            at += len(e.rows)
+            factors.append(new)
+        return replace(self, beta=x[:p], factors=tuple(factors), gamma=None if self.gamma is None else x[at:])
+
+    def pull(self, beta: Vec, factors: list[Mat], gamma: Vec | None) -> Vec:
+        """Gradient in the vector, from gradients in beta, F_f and gamma."""
+        parts = [beta, *(g[e.rows, e.columns] for g, e in zip(factors, self.free, strict=True))]
+        return np.concatenate([*parts, np.empty(0) if gamma is None else gamma])
+
+    def factor_slice(self, f: int) -> slice:
+        start = len(self.beta) + sum(len(e.rows) for e in self.free[:f])
+        return slice(start, start + len(self.free[f].rows))
+
+
+class Rank(NamedTuple):
+    """Rank of one term's Σ, and which of its effects have no variance."""
+
+    factor: int
+    term: int
+    rank: int
+    zero: IntVec
+
+
+def settle(effects: Effects, beta: Vec, lambdas: list[Mat], gamma: Vec | None, tolerances: Vec) -> tuple[State, list[Rank]]:
+    """The state of given factors, eigenvalues of each term's scaled Σ up to its tolerance set to zero."""
+    factors, free, ranks = [], [], []
+    position = 0
+    for number, (f, lam) in enumerate(zip(effects.factors, lambdas, strict=True)):
+        full = np.zeros_like(lam)
+        rows: list[IntVec] = []
+        columns: list[IntVec] = []
+        for t_number, t in enumerate(f.terms):
+            block, entries, rank = _settle_term(t, lam[t.start : t.stop, t.start : t.stop], tolerances[position])
+            position += 1
+            full[t.start : t.stop, t.start : t.stop] = block
+            rows.append(entries.rows + t.start)
+            columns.append(entries.columns + t.start)
+            zero = np.flatnonzero(~block.any(1))
+            ranks.append(Rank(number, t_number, rank, zero))
+        factors.append(full)
+        free.append(FreeEntries(np.concatenate(rows), np.concatenate(columns)))
+    return State(beta, tuple(factors), gamma, tuple(free)), ranks
+
+
+def _settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntries, int]:
+    r = t.r
+    if t.structure == "diag":
+        diag = np.abs(np.diag(lam)).copy()
+        diag[diag**2 <= tolerance] = 0.0
+        keep = np.flatnonzero(diag)
+        return np.diag(diag), FreeEntries(keep, keep), len(keep)
+    sigma = lam @ lam.T
+    factor, rank = canonical_factor(sigma, tolerance)
+    full = np.zeros((r, r))
+    if rank == 0:
+        return full, FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp)), 0
+    factor[np.abs(factor).max(1) ** 2 <= tolerance] = 0.0
+    live = np.flatnonzero(factor.any(1))
+    if rank == r:
+        order = np.arange(r)
+    else:
+        pivots = sl.qr(factor[live].T, pivoting=True, mode="r")[1]
+        order = live[pivots]
+    rotation = np.linalg.qr(factor[order].T)[0]
+    factor = factor @ rotation
+    lead = order[:rank]
+    signs = np.sign(factor[lead, np.arange(rank)])
+    factor = factor * np.where(signs == 0, 1.0, signs)
+    rows, columns = [], []
+    for place, i in enumerate(order):
+        for j in range(rank):
+            if j <= place:
+                rows.append(i)
+                columns.append(j)
+            else:
+                factor[i, j] = 0.0
+    full[:, :rank] = factor
+    return full, FreeEntries(np.array(rows, np.intp), np.array(columns, np.intp)), rank
+
+
+def scaled_sigma(lam: Mat, t: TermMap) -> Mat:
+    """Σ of a term in units of the linear predictor."""
+    block = lam[t.start : t.stop, t.start : t.stop]
+    return block @ block.T
+
+
+def natural_sigma(f: FactorMap, t: TermMap, factor: Mat) -> Mat:
+    """Σ of a term on the scale of its columns."""
+    block = factor[t.start : t.stop, t.start : t.stop] / f.scale[t.start : t.stop, None]
+    return block @ block.T

@@ -1,0 +1,1 @@
+"""Arrays and factorisations; no statistics."""

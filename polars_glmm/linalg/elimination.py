@@ -1,0 +1,349 @@
+"""Several grouping factors: eliminate the leading one block by block, recurse on the Schur complement.
+
+For H = [[D, C], [C', E]] with D block diagonal: S = E − C'D⁻¹C, log|H| = log|D| + log|S|, and the *selected* inverse
+(the blocks of H⁻¹ on the pattern of H, all that gradients need) follows from that of S:
+(H⁻¹)₁₂ = −D⁻¹C S⁻¹, (H⁻¹)₁₁ = D⁻¹ + D⁻¹C S⁻¹ C'D⁻¹ (Takahashi, Fagan & Chin 1973).
+While the leading factor is nested in all others S keeps the pattern of H; otherwise S is factorised densely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.linalg import lapack
+
+from polars_glmm.linalg import cholesky
+from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern, sum_by
+from polars_glmm.typing import Cube, IntVec, Mat
+
+_GATHER_NS, _FLOP_NS = 15.0, 0.02  # measured cost of one sparse pair and of one dense flop; only their ratio matters
+_PAIR_CHUNK = 4_000_000  # gathered pairs held at once
+
+
+class Factorised(Protocol):
+    """A factorised H: log determinant, solutions, and the selected inverse."""
+
+    log_determinant: float
+
+    def solve(self, b: list[Cube]) -> list[Cube]:
+        """H⁻¹ b for one (r_f, …, G_f) array per factor."""
+
+    def inverse(self) -> Blocks:
+        """H⁻¹ on the pattern of H."""
+
+
+class Eliminator(Protocol):
+    """What is known of a pattern before any numbers."""
+
+    def factorise(self, h: Blocks) -> Factorised | None:
+        """The factorised H, or None where it is not positive definite."""
+
+
+def eliminator(pattern: Pattern) -> Eliminator:
+    """The elimination that suits a pattern."""
+    if pattern.n_factors == 1:
+        return OneFactor()
+    if pattern.nested_lead():
+        return NestedLead(pattern)
+    return DenseRest(pattern)
+
+
+# ----------------------------------------------------------------------------------------------- one factor
+
+
+@dataclass(frozen=True, slots=True)
+class OneFactor:
+    """Block-diagonal H."""
+
+    def factorise(self, h: Blocks) -> OneFactorised | None:
+        low = cholesky.factor(h.diagonal[0])
+        log_det = float(cholesky.log_determinant(low).sum())
+        return OneFactorised(low, log_det) if np.isfinite(log_det) else None
+
+
+@dataclass(frozen=True, slots=True)
+class OneFactorised:
+    low: Cube
+    log_determinant: float
+
+    def solve(self, b: list[Cube]) -> list[Cube]:
+        return [cholesky.solve(self.low, b[0])]
+
+    def inverse(self) -> Blocks:
+        return Blocks([cholesky.inverse(self.low)], {})
+
+
+# ----------------------------------------------------------------------------------------------- nested lead
+
+
+@dataclass(frozen=True, eq=False)
+class NestedLead:
+    """The leading factor is nested in every other: S has the pattern of the rest of H."""
+
+    pattern: Pattern
+
+    @cached_property
+    def parents(self) -> list[IntVec]:
+        """Level of each other factor for every level of the lead; entry 0 is unused."""
+        return [np.empty(0, np.intp), *(self.pattern.pairs[0, g].right for g in range(1, self.pattern.n_factors))]
+
+    @cached_property
+    def parent_pairs(self) -> dict[tuple[int, int], IntVec]:
+        """Index of the pair (parent in g, parent in h) for every level of the lead."""
+        found = {}
+        for (g, h), pair in self.pattern.pairs.items():
+            if g > 0:
+                width = self.pattern.n_levels[h]
+                key = pair.left * width + pair.right
+                found[g, h] = np.searchsorted(key, self.parents[g] * width + self.parents[h])
+        return found
+
+    @cached_property
+    def rest(self) -> Eliminator:
+        pattern = self.pattern
+        pairs = {(g - 1, h - 1): Pairs(p.left, p.right, None) for (g, h), p in pattern.pairs.items() if g > 0}
+        return eliminator(Pattern(pattern.n_levels[1:], pattern.sizes[1:], pattern.codes[1:], pairs))
+
+    def factorise(self, h: Blocks) -> NestedFactorised | None:
+        low = cholesky.factor(h.diagonal[0])
+        log_det = float(cholesky.log_determinant(low).sum())
+        if not np.isfinite(log_det):
+            return None
+        factors = range(1, self.pattern.n_factors)
+        w = {g: cholesky.forward(low, h.cross[0, g]) for g in factors}
+        diagonal = [
+            h.diagonal[g] - sum_by(self.parents[g], np.einsum("iaG,ibG->abG", w[g], w[g]), self.pattern.n_levels[g])
+            for g in factors
+        ]
+        cross = {
+            (f - 1, g - 1): h.cross[f, g]
+            - sum_by(index, np.einsum("iaG,ibG->abG", w[f], w[g]), h.cross[f, g].shape[-1])
+            for (f, g), index in self.parent_pairs.items()
+        }
+        rest = self.rest.factorise(Blocks(diagonal, cross))
+        return None if rest is None else NestedFactorised(self, low, w, rest, log_det + rest.log_determinant)
+
+
+@dataclass(frozen=True, slots=True)
+class NestedFactorised:
+    symbolic: NestedLead
+    low: Cube
+    w: dict[int, Cube]
+    rest: Factorised
+    log_determinant: float
+
+    def solve(self, b: list[Cube]) -> list[Cube]:
+        parents, n_levels = self.symbolic.parents, self.symbolic.pattern.n_levels
+        y = cholesky.forward(self.low, b[0])
+        below = [
+            b[g] - sum_by(parents[g], np.einsum("iaG,i...G->a...G", w, y), n_levels[g]) for g, w in self.w.items()
+        ]
+        x = self.rest.solve(below)
+        for g, w in self.w.items():
+            y = y - np.einsum("iaG,a...G->i...G", w, x[g - 1][..., parents[g]])
+        return [cholesky.backward(self.low, y), *x]
+
+    def inverse(self) -> Blocks:
+        s = self.rest.inverse()
+        parents, pairs = self.symbolic.parents, self.symbolic.parent_pairs
+
+        def s_block(g: int, h: int) -> Cube:
+            if g == h:
+                return s.diagonal[g - 1][..., parents[g]]
+            if g < h:
+                return s.cross[g - 1, h - 1][..., pairs[g, h]]
+            return s.cross[h - 1, g - 1][..., pairs[h, g]].swapaxes(0, 1)
+
+        t = {h: sum(np.einsum("iaG,abG->ibG", w, s_block(g, h)) for g, w in self.w.items()) for h in self.w}
+        lead = cholesky.inverse(self.low)
+        middle = sum(np.einsum("iaG,jaG->ijG", t[g], w) for g, w in self.w.items())
+        half = cholesky.backward(self.low, np.asarray(middle))
+        lead = lead + cholesky.backward(self.low, half.swapaxes(0, 1))
+        cross = {(0, g): -cholesky.backward(self.low, np.asarray(t[g])) for g in t}
+        cross.update({(f + 1, g + 1): block for (f, g), block in s.cross.items()})
+        return Blocks([lead, *s.diagonal], cross)
+
+
+# ----------------------------------------------------------------------------------------------- dense rest
+
+
+@dataclass(frozen=True, eq=False)
+class DenseRest:
+    """The leading factor is crossed with another: S is dense over all remaining levels.
+
+    W = L₁⁻¹C is held by rows (one per random effect of the lead); column numbers run over the remaining factors.
+    """
+
+    pattern: Pattern
+    offsets: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        widths = [g * r for g, r in zip(self.pattern.n_levels, self.pattern.sizes, strict=True)]
+        object.__setattr__(self, "offsets", [0, 0, *np.cumsum(widths[1:]).tolist()])
+
+    @property
+    def width(self) -> int:
+        return self.offsets[-1]
+
+    @cached_property
+    def entries(self) -> tuple[IntVec, IntVec, IntVec, IntVec]:
+        """Order that sorts the entries of W by row, their columns, row pointers, and rows."""
+        rows, columns = [], []
+        lead_levels, lead_size = self.pattern.n_levels[0], self.pattern.sizes[0]
+        for g in range(1, self.pattern.n_factors):
+            pair, size, levels = self.pattern.pairs[0, g], self.pattern.sizes[g], self.pattern.n_levels[g]
+            shape = (lead_size, size, len(pair.left))
+            a, b, _ = np.ogrid[: shape[0], : shape[1], : shape[2]]
+            rows.append(np.broadcast_to(a * lead_levels + pair.left, shape).ravel())
+            columns.append(np.broadcast_to(self.offsets[g] + b * levels + pair.right, shape).ravel())
+        row, column = np.concatenate(rows), np.concatenate(columns)
+        order = np.lexsort((column, row))
+        pointers = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=lead_levels * lead_size))])
+        return order, column[order], pointers, row[order]
+
+    @cached_property
+    def dense_w(self) -> bool:
+        """Whether a dense W'W is cheaper than the pairs of entries that share a row."""
+        counts = np.diff(self.entries[2]).astype(float)
+        return float((counts**2).sum()) * _GATHER_NS > len(counts) * float(self.width) ** 2 * _FLOP_NS
+
+    def positions(self, g: int, h: int) -> tuple[Cube, Cube]:
+        """Row and column numbers in S of the blocks of factors g ≤ h, shaped as those blocks."""
+        n, r = self.pattern.n_levels, self.pattern.sizes
+        if g == h:
+            left = right = np.arange(n[g])
+        else:
+            left, right = self.pattern.pairs[g, h].left, self.pattern.pairs[g, h].right
+        a, b, _ = np.ogrid[: r[g], : r[h], : len(left)]
+        return self.offsets[g] + a * n[g] + left + 0 * b, self.offsets[h] + b * n[h] + right + 0 * a
+
+    @cached_property
+    def rest_positions(self) -> dict[tuple[int, int], tuple[Cube, Cube]]:
+        factors = range(1, self.pattern.n_factors)
+        return {(g, h): self.positions(g, h) for g in factors for h in factors if g <= h}
+
+    def factorise(self, h: Blocks) -> DenseFactorised | None:
+        low = cholesky.factor(h.diagonal[0])
+        log_det = float(cholesky.log_determinant(low).sum())
+        if not np.isfinite(log_det):
+            return None
+        order, columns, pointers, rows = self.entries
+        data = np.concatenate(
+            [
+                cholesky.forward(low[..., self.pattern.pairs[0, g].left], h.cross[0, g]).ravel()
+                for g in range(1, self.pattern.n_factors)
+            ]
+        )[order]
+        shape = (len(pointers) - 1, self.width)
+        w: Mat | sp.csr_matrix
+        if self.dense_w:
+            w = np.zeros(shape)
+            w[rows, columns] = data
+            s = -(w.T @ w)
+        else:
+            w = sp.csr_matrix((data, columns, pointers), shape=shape)
+            s = -(w.T @ w).toarray()
+        for (f, g), (row, column) in self.rest_positions.items():
+            block = h.diagonal[f] if f == g else h.cross[f, g]
+            s[row, column] += block
+            if f != g:
+                s[column, row] += block
+        s_low, failed = lapack.dpotrf(s.T, lower=1, overwrite_a=1, clean=0)
+        if failed:
+            return None
+        log_det += 2.0 * float(np.log(np.diag(s_low)).sum())
+        return DenseFactorised(self, low, w, data, s_low, log_det)
+
+
+@dataclass(frozen=True, slots=True)
+class DenseFactorised:
+    symbolic: DenseRest
+    low: Cube
+    w: Mat | sp.csr_matrix
+    data: Mat
+    s_low: Mat
+    log_determinant: float
+
+    def solve(self, b: list[Cube]) -> list[Cube]:
+        pattern, offsets = self.symbolic.pattern, self.symbolic.offsets
+        middle = b[0].shape[1:-1]
+
+        def flat(x: Cube) -> Mat:
+            return np.moveaxis(x.reshape(len(x), -1, x.shape[-1]), 1, -1).reshape(-1, int(np.prod(middle, dtype=int)))
+
+        def shaped(x: Mat, size: int, levels: int) -> Cube:
+            return np.moveaxis(x.reshape(size, levels, -1), -1, 1).reshape(size, *middle, levels)
+
+        y = flat(cholesky.forward(self.low, b[0]))
+        below = np.concatenate([flat(x) for x in b[1:]]) - self.w.T @ y
+        x, _ = lapack.dpotrs(self.s_low, below, lower=1)
+        y = y - self.w @ x
+        lead = cholesky.backward(self.low, shaped(y, pattern.sizes[0], pattern.n_levels[0]))
+        rest = [
+            shaped(x[offsets[g] : offsets[g + 1]], pattern.sizes[g], pattern.n_levels[g])
+            for g in range(1, pattern.n_factors)
+        ]
+        return [lead, *rest]
+
+    def inverse(self) -> Blocks:
+        symbolic, pattern = self.symbolic, self.symbolic.pattern
+        order, columns, pointers, rows = symbolic.entries
+        s_inv, _ = lapack.dpotri(self.s_low, lower=1)
+        s_inv = np.tril(s_inv)
+        diag = s_inv.diagonal().copy()
+        s_inv = s_inv + s_inv.T
+        np.fill_diagonal(s_inv, diag)
+        if isinstance(self.w, np.ndarray):
+            t_sorted = (self.w @ s_inv)[rows, columns]
+        else:
+            t_sorted = _row_products(self.data, columns, pointers, s_inv)
+        t = np.empty_like(t_sorted)
+        t[order] = t_sorted
+        w_data = np.empty_like(t)
+        w_data[order] = self.data
+        lead = cholesky.inverse(self.low)
+        middle = np.zeros_like(lead)
+        cross: dict[tuple[int, int], Cube] = {}
+        start = 0
+        for g in range(1, pattern.n_factors):
+            pair = pattern.pairs[0, g]
+            shape = (pattern.sizes[0], pattern.sizes[g], len(pair.left))
+            stop = start + int(np.prod(shape))
+            t_g, w_g = t[start:stop].reshape(shape), w_data[start:stop].reshape(shape)
+            start = stop
+            middle += sum_by(pair.left, np.einsum("iaP,jaP->ijP", t_g, w_g), pattern.n_levels[0])
+            cross[0, g] = -cholesky.backward(self.low[..., pair.left], t_g)
+        half = cholesky.backward(self.low, middle)
+        lead = lead + cholesky.backward(self.low, half.swapaxes(0, 1))
+        diagonal = [lead]
+        for (f, g), (row, column) in symbolic.rest_positions.items():
+            if f == g:
+                diagonal.append(s_inv[row, column])
+            else:
+                cross[f, g] = s_inv[row, column]
+        return Blocks(diagonal, cross)
+
+
+def _row_products(data: Mat, columns: IntVec, pointers: IntVec, s_inv: Mat) -> Mat:
+    """(W S⁻¹) at the entries of W: Σ over the n_a entries of a row, n_a² gathers a row, in chunks of rows."""
+    counts = np.diff(pointers)
+    work = np.concatenate([[0], np.cumsum(counts.astype(np.int64) ** 2)])
+    out = np.empty_like(data)
+    row = 0
+    while row < len(counts):
+        last = int(np.searchsorted(work, work[row] + _PAIR_CHUNK, side="right")) - 1
+        last = min(max(last, row + 1), len(counts))
+        first, stop = pointers[row], pointers[last]
+        n = counts[row:last]
+        partners = np.repeat(n, n)
+        starts = np.cumsum(partners) - partners
+        i = np.repeat(np.arange(first, stop), partners)
+        j = np.arange(len(i)) - np.repeat(starts, partners) + np.repeat(np.repeat(pointers[row:last], n), partners)
+        if len(i):
+            out[first:stop] = np.add.reduceat(data[j] * s_inv[columns[j], columns[i]], starts)
+        row = last
+    return out

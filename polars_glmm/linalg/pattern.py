@@ -1,0 +1,87 @@
+"""Which levels of several grouping factors meet: the sparsity of H = Λ'Z'WZΛ + I, found once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.typing import Cube, IntVec
+
+
+class Pairs(NamedTuple):
+    """Pairs of levels of factors f < g that share a row, sorted by (left, right); each (P,).
+
+    of_cell (C,) is the pair of each cell, or None where pairs are the cells themselves.
+    """
+
+    left: IntVec
+    right: IntVec
+    of_cell: IntVec | None
+
+
+class Blocks(NamedTuple):
+    """A symmetric matrix over the levels of F factors.
+
+    diagonal[f] (r_f, r_f, G_f);  cross[f, g] (r_f, r_g, P_fg) for f < g, in the order of the pattern's pairs
+    """
+
+    diagonal: list[Cube]
+    cross: dict[tuple[int, int], Cube]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pattern:
+    """Levels, sizes and meeting pairs of F factors, the first having the most levels.
+
+    n_levels (F,), sizes (F,): random effects per level; codes[f] (C,): level of each cell; pairs as above
+    """
+
+    n_levels: tuple[int, ...]
+    sizes: tuple[int, ...]
+    codes: tuple[IntVec, ...]
+    pairs: dict[tuple[int, int], Pairs]
+
+    @property
+    def n_factors(self) -> int:
+        return len(self.n_levels)
+
+    def nested_lead(self) -> bool:
+        """Whether every level of the first factor meets exactly one level of each other factor."""
+        return all(len(self.pairs[0, g].left) == self.n_levels[0] for g in range(1, self.n_factors))
+
+
+def find_pattern(codes: tuple[IntVec, ...], n_levels: tuple[int, ...], sizes: tuple[int, ...]) -> Pattern:
+    """The pattern of cells given by their level codes (F, C); cells sorted by the first factor."""
+    pairs = {}
+    for f in range(len(codes)):
+        for g in range(f + 1, len(codes)):
+            key = codes[f].astype(np.int64) * n_levels[g] + codes[g]
+            unique, of_cell = np.unique(key, return_inverse=True)
+            same = len(unique) == len(key) and bool((of_cell == np.arange(len(key))).all())
+            left, right = np.divmod(unique, n_levels[g])
+            pairs[f, g] = Pairs(left, right, None if same else of_cell)
+    return Pattern(n_levels, sizes, codes, pairs)
+
+
+def sum_by(index: IntVec, values: Cube, n: int) -> Cube:
+    """Sums of values (…, C) by index (C,) into (…, n)."""
+    lead = values.shape[:-1]
+    flat = values.reshape(-1, values.shape[-1])
+    out = np.empty((len(flat), n))
+    for row, value in enumerate(flat):
+        out[row] = np.bincount(index, value, n)
+    return out.reshape(*lead, n)
+
+
+def gather_blocks(pattern: Pattern, cells: Cube) -> Blocks:
+    """Sums of per-cell matrices (d, d, C) over levels and pairs: A = Z'WZ in blocks."""
+    if pattern.n_factors == 1:
+        return Blocks([cells], {})
+    diagonal = [sum_by(pattern.codes[f], cells, pattern.n_levels[f]) for f in range(pattern.n_factors)]
+    cross = {
+        at: cells if pair.of_cell is None else sum_by(pair.of_cell, cells, len(pair.left))
+        for at, pair in pattern.pairs.items()
+    }
+    return Blocks(diagonal, cross)

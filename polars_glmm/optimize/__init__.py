@@ -1,0 +1,1 @@
+"""An objective → its minimum; no statistics."""

@@ -1,0 +1,131 @@
+"""Quasi-Newton descent with a start curvature, stopped by the Newton decrement and never by a relative change.
+
+scipy's BFGS takes a first step of length about one in the metric of its start matrix, however far the optimum; with a
+curvature that is nearly right that costs most of the evaluations. So: full Newton steps with the curvature the
+objective offers while far away, BFGS updates of it (Nocedal & Wright 2006, eq. 6.19) once near.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from polars_glmm.typing import Mat, Vec
+
+_ARMIJO = 1e-4
+_SHRINK = (0.1, 0.5)
+_SMALLEST_STEP = 1e-10
+_FAR = 0.5
+"""Newton decrement above which the objective's own curvature is asked for at every step."""
+_FLOOR = 1e-10
+"""Eigenvalues of a curvature, scaled to unit diagonal, are not taken to be smaller than this share of the largest."""
+
+
+class Evaluation(NamedTuple):
+    """Value and gradient of the function to be minimised; its approximate curvature; state to start the next one."""
+
+    value: float
+    gradient: Vec
+    curvature: Mat | None
+    state: Any
+
+
+class Objective(Protocol):
+    """A function to be minimised; not-finite values stand outside its domain."""
+
+    def __call__(self, x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
+        """Value, gradient and, where asked for, curvature at x."""
+
+
+class Found(NamedTuple):
+    """Where a search ended: x, its evaluation, the curvature in use, the decrement ½g'B⁻¹g, and what it took."""
+
+    x: Vec
+    evaluation: Evaluation
+    curvature: Mat
+    decrement: float
+    evaluations: int
+    settled: bool
+
+
+def newton_step(curvature: Mat, gradient: Vec) -> tuple[Vec, float]:
+    """−B⁻¹g and ½g'B⁻¹g with B made positive definite by its scaled eigenvalues."""
+    scale = np.sqrt(np.maximum(np.abs(np.diag(curvature)), 1e-300))
+    scale[~(scale > 0)] = 1.0
+    values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
+    values = np.maximum(np.abs(values), _FLOOR * max(float(np.abs(values).max(initial=0.0)), 1e-300))
+    projected = vectors.T @ (gradient / scale)
+    step = -(vectors @ (projected / values)) / scale
+    return step, 0.5 * float((projected**2 / values).sum())
+
+
+def minimise(
+    objective: Objective,
+    x: Vec,
+    *,
+    tolerance: float,
+    max_evaluations: int,
+    curvature: Mat | None = None,
+    warm: Any = None,
+    limit: Vec | None = None,
+) -> Found:
+    """The minimum near x. `limit` bounds the length of a step in each coordinate (inf: free)."""
+    now = objective(x, warm, curvature=curvature is None)
+    count = 1
+    b = now.curvature if curvature is None else curvature
+    if b is None:
+        b = np.eye(len(x)) * max(float(np.abs(now.gradient).max(initial=0.0)), 1.0)
+    own = now.curvature is not None
+    if not len(x):
+        return Found(x, now, b, 0.0, count, settled=True)
+    stalled = False
+    while True:
+        step, decrement = newton_step(b, now.gradient)
+        if decrement < tolerance or count >= max_evaluations:
+            return Found(x, now, b, decrement, count, settled=decrement < tolerance)
+        if limit is not None:
+            step = step * min(1.0, float(np.min(limit / np.maximum(np.abs(step), 1e-300))))
+        slope = float(step @ now.gradient)
+        t, far = 1.0, own and decrement > _FAR
+        while True:
+            trial = objective(x + t * step, now.state, curvature=far and t == 1.0)
+            count += 1
+            rounding = 1e-12 * abs(now.value)
+            if trial.value <= now.value + _ARMIJO * t * slope + rounding:
+                break
+            if count >= max_evaluations or t < _SMALLEST_STEP:
+                trial = None
+                break
+            t *= _shrink(now.value, slope * t, trial.value)
+        if trial is None:
+            if stalled or not own:
+                return Found(x, now, b, decrement, count, settled=False)
+            stalled = True
+            again = objective(x, now.state, curvature=True)
+            count += 1
+            b = again.curvature if again.curvature is not None else b
+            continue
+        stalled = False
+        s, y = t * step, trial.gradient - now.gradient
+        b = trial.curvature if trial.curvature is not None else _bfgs(b, s, y)
+        x, now = x + s, trial
+
+
+def _shrink(f0: float, slope: float, f1: float) -> float:
+    """Share of the step to try next: the minimum of the parabola through what is known."""
+    if not np.isfinite(f1):
+        return 0.25
+    bend = f1 - f0 - slope
+    share = -slope / (2.0 * bend) if bend > 0 else _SHRINK[1]
+    return float(np.clip(share, *_SHRINK))
+
+
+def _bfgs(b: Mat, s: Vec, y: Vec) -> Mat:
+    """The BFGS update of B; skipped where the curvature along s is not positive."""
+    sy = float(s @ y)
+    bs = b @ s
+    sbs = float(s @ bs)
+    if sy <= 1e-8 * abs(sbs) or sbs <= 0:
+        return b
+    return b - np.outer(bs, bs) / sbs + np.outer(y, y) / sy

@@ -1,0 +1,21 @@
+"""The names of array types, and the letters that state their shapes.
+
+n rows · p fixed columns · d distinct random-effect columns · r random effects per level · G levels of a factor ·
+C cells (distinct combinations of levels) · Q quadrature nodes · P parameters.  Trailing axes are batches.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Vec: TypeAlias = npt.NDArray[np.float64]
+Mat: TypeAlias = npt.NDArray[np.float64]
+Cube: TypeAlias = npt.NDArray[np.float64]
+IntVec: TypeAlias = npt.NDArray[np.intp]
+CodeVec: TypeAlias = npt.NDArray[np.int32]
+BoolVec: TypeAlias = npt.NDArray[np.bool_]
+Scalar: TypeAlias = Any
+"""A value of a key column: whatever Polars hands back for its dtype."""
