@@ -12,32 +12,37 @@ from polars_glmm.design.records import Design
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood import polish, report
+from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, flat_note, separation_note, singular_notes
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate
+from polars_glmm.likelihood.identify import Findings, check
 from polars_glmm.likelihood.marginal import Point
 from polars_glmm.likelihood.model import NO_EFFECTS, Model, prepare
+from polars_glmm.likelihood.natural import objective
+from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
-from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Found, minimise
 from polars_glmm.spec.method import REML, Method
 from polars_glmm.typing import BoolVec, Mat, Vec
 
+__all__ = ["estimate", "objective"]
+
 _PRODUCT_TOLERANCE = 1e-9
 """Decrement at which a search over cross-products ends: evaluations cost levels, not rows."""
 _SLOWEST_GAMMA_STEP = 3.0
-_CONVERGED = 1e-6
 
 
 def estimate(design: Design, family: Family, method: Method, control: Control) -> Estimate:
     """The fitted model (exact from cross-products, or by Laplace or quadrature over rows)."""
+    findings = check(design, family)
     model = prepare(design, family, method, control)
-    return estimate_products(model) if model.exact else estimate_rows(model)
+    return estimate_products(model, findings) if model.exact else estimate_rows(model, findings)
 
 
 # ------------------------------------------------------------------------------------------ gaussian, exact
 
 
-def estimate_products(model: Model) -> Estimate:
+def estimate_products(model: Model, findings: Findings) -> Estimate:
     """Gaussian identity-link models."""
     clock = {"start": perf_counter()}
     engine = model.products()
@@ -73,7 +78,8 @@ def estimate_products(model: Model) -> Estimate:
     inner = np.zeros((p + k + 1,) * 2)
     inner[:p, :p] = vcov_beta
     inner[p:, p:] = spread
-    null = np.concatenate([np.zeros(p, dtype=bool), cov.null, [False]])
+    unknown = report.unidentified_rows(effects, findings.unidentified)
+    null = np.concatenate([np.zeros(p, dtype=bool), cov.null | unknown, [False]])
     report_vcov = _propagate(jac, inner, null)
     u = [b @ np.append(-pieces.beta, 1.0) if not b.size else np.einsum("rwG,w->rG", b, np.append(-pieces.beta, 1.0)) for b in pieces.b]
     u_cov = pieces.h.inverse().diagonal if pieces.h is not None else []
@@ -87,8 +93,12 @@ def estimate_products(model: Model) -> Estimate:
         null_loglik = None if bare_pieces is None else _gaussian_loglik(bare, bare_pieces, model)
     n = model.design.n_obs
     df_model = p + effects.n_theta + 1
-    converged = done.decrement < _CONVERGED
-    notes = _convergence_notes(converged, done.decrement)
+    converged = done.decrement < CONVERGED
+    notes = [
+        *findings.notes,
+        *convergence_notes(done.decrement),
+        *singular_notes(effects, state, done.ranks),
+    ]
     return Estimate(
         beta=beta,
         gamma=np.empty(0),
@@ -117,7 +127,7 @@ def estimate_products(model: Model) -> Estimate:
             0.0,
             _seconds(clock),
         ),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -148,7 +158,7 @@ def _gaussian_loglik(engine: ProductEngine, pieces: Any, model: Model) -> float:
 # ------------------------------------------------------------------------------------------ Laplace, quadrature
 
 
-def estimate_rows(model: Model) -> Estimate:
+def estimate_rows(model: Model, findings: Findings) -> Estimate:
     """Everything that needs its rows."""
     clock = {"start": perf_counter()}
     control, effects = model.control, model.effects
@@ -167,7 +177,7 @@ def estimate_rows(model: Model) -> Estimate:
         found = minimise(
             engine.objective(p, s),
             start,
-            tolerance=control.search.decrement,
+            tolerance=1e-3 * control.search.decrement,
             max_evaluations=control.search.max_evaluations,
             limit=limit,
         )
@@ -193,7 +203,7 @@ def estimate_rows(model: Model) -> Estimate:
         hessian=control.search.hessian, curvature=curvature, held=held[: len(state.vector())],
     )  # fmt: skip
     clock["hessian"] = perf_counter()
-    return _report_rows(model, engine, done, constant, null_loglik, clock)
+    return _report_rows(model, engine, done, constant, null_loglik, findings, clock)
 
 
 def _report_rows(
@@ -202,6 +212,7 @@ def _report_rows(
     done: polish.Polished,
     constant: float,
     null_loglik: float | None,
+    findings: Findings,
     clock: dict[str, float],
 ) -> Estimate:
     effects, state = model.effects, done.state
@@ -227,12 +238,23 @@ def _report_rows(
     if phi is not None:
         jac[-1, -1] = phi
     null = np.zeros(size, dtype=bool)
-    null[n_fixed : n_fixed + len(cov.values)] = cov.null
+    null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
     report_vcov = _propagate(jac, spread, null)
     values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
     n = model.design.n_obs
     df_model = p + effects.n_theta + s
-    converged = done.decrement < _CONVERGED
+    converged = done.decrement < CONVERGED
+    std_error = np.sqrt(np.diag(spread)[:p])
+    separated = separated_terms(model.design, model.family, model.x, std_error)
+    notes = [
+        *findings.notes,
+        *convergence_notes(done.decrement),
+        *singular_notes(effects, state, done.ranks),
+        *separation_note(separated),
+    ]
+    if inverted is not None and not separated:
+        fixed_flat = [name for name, flat in zip(model.design.mu.names, inverted.flat, strict=False) if flat]
+        notes += flat_note(fixed_flat)
     return Estimate(
         beta=beta,
         gamma=gamma,
@@ -261,7 +283,7 @@ def _report_rows(
             engine.passes,
             _seconds(clock),
         ),
-        notes=_convergence_notes(converged, done.decrement),
+        notes=tuple(notes),
     )
 
 
@@ -351,12 +373,3 @@ def _propagate(jac: Mat, inner: Mat, null: BoolVec) -> Mat:
 def _seconds(clock: dict[str, float]) -> dict[str, float]:
     names = list(clock)
     return {b: clock[b] - clock[a] for a, b in zip(names, names[1:], strict=False)}
-
-
-def _convergence_notes(converged: bool, decrement: float) -> tuple[Note, ...]:  # noqa: FBT001  # private
-    if converged:
-        return ()
-    text = f"The search stopped at a Newton decrement of {decrement:.2g}; an optimum has less than {_CONVERGED:g}."
-    return (Note("not_converged", text, "Estimates may be off by a share of their standard errors; simplify the model or rescale."),)
-
-

@@ -12,8 +12,13 @@ from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.gaussian import Profile, profile
 from polars_glmm.likelihood.marginal import Information, Marginal, Point, Value
 from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.linalg import cholesky
 from polars_glmm.optimize.search import Evaluation
 from polars_glmm.typing import Cube, Mat, Vec
+
+
+_SMALL_PIVOT = 1e-3
+"""Directions of Λ smaller than this share are left out of the curvature that starts a search."""
 
 
 class Gradient(NamedTuple):
@@ -39,12 +44,13 @@ class Engine(Protocol):
 def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) -> Mat:
     """Expected information of θ in the tangent linear mixed model, ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), G = Z'V⁻¹Z per level.
 
-    (Searle, Casella & McCulloch 1992, §6.3, without the covariance between factors: a start for a search.)
+    (Searle, Casella & McCulloch 1992, §6.3, within levels only: a start for a search.)  levels[f] = I − (H⁻¹)_ff =
+    Λ'GΛ, the share of each spherical effect's prior variance that the data take away, (r_f, r_f, G_f).
     """
     out = np.zeros((effects.n_theta, effects.n_theta))
-    for f, lam, g in zip(effects.factors, lambdas, levels, strict=True):
-        d, r = f.basis.shape
-        gw = np.tensordot(f.basis.T, np.tensordot(f.basis.T, g, (1, 1)), (1, 1)) if d > 1 or r > 1 else g * f.basis[0, 0] ** 2
+    for f, lam, reduction in zip(effects.factors, lambdas, levels, strict=True):
+        back = np.linalg.pinv(lam, rcond=_SMALL_PIVOT)
+        gw = cholesky.quadratic(back, reduction, back)
         for t in f.terms:
             block = lam[t.start : t.stop, t.start : t.stop]
             rows, columns = STRUCTURES[t.structure].entries(t.r)

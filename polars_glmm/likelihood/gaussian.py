@@ -19,7 +19,7 @@ import scipy.linalg as sl
 from polars_glmm.likelihood.products import CrossProducts
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import sum_by
-from polars_glmm.linalg.scaling import scaled_plus_identity, trace_blocks
+from polars_glmm.linalg.scaling import reduction, scaled_plus_identity, trace_blocks
 from polars_glmm.typing import Cube, Mat, Vec
 
 _TINY_RSS = 1e-20
@@ -29,7 +29,7 @@ _TINY_RSS = 1e-20
 class Profile(NamedTuple):
     """The pieces of −2ℓ at relative factors, with their derivatives in the effective factors T_fΛ_f (d, r_f).
 
-    beta (p,) in the computing basis;  m_inverse (p, p) = (X'V⁻¹X)⁻¹ at σ = 1;  u per factor (r_f, G_f)
+    beta (p,) in the computing basis;  m_inverse (p, p) = (X'V⁻¹X)⁻¹ at σ = 1;  core [X y]'V⁻¹[X y];  u per factor (r_f, G_f)
     b, e as in the module's formulae: (r_f, p+1, G_f), (d, p+1, G_f)
     """
 
@@ -38,6 +38,7 @@ class Profile(NamedTuple):
     rss: float
     beta: Vec
     m_inverse: Mat
+    core: Mat
     h: Factorised | None
     b: list[Cube]
     e: list[Cube]
@@ -74,7 +75,7 @@ def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) 
     m_inverse = sl.cho_solve((low, True), np.eye(p)) if p else np.empty((0, 0))
     log_m = 2.0 * float(np.log(np.diag(low)).sum())
     if not gradient or h is None:
-        return Profile(log_h, log_m, rss, beta, m_inverse, h, b, e, [], [], [], [])
+        return Profile(log_h, log_m, rss, beta, m_inverse, core, h, b, e, [], [], [], [])
     e = _through_v(stats, factors, b)
     c = np.append(-beta, 1.0)
     inverse = h.inverse()
@@ -85,10 +86,8 @@ def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) 
         d_rss.append(-2.0 * ec @ bc.T)
         weighted = np.einsum("dpG,pq->dqG", ef[:, :p], m_inverse)
         d_log_m.append(-2.0 * np.einsum("dqG,rqG->dr", weighted, bf[:, :p]))
-        a, lam = stats.zz.diagonal[f], factors[f]
-        al = np.einsum("jkG,kr->jrG", a, lam)
-        information.append(a - np.einsum("jrG,rsG,ksG->jkG", al, inverse.diagonal[f], al, optimize=True))
-    return Profile(log_h, log_m, rss, beta, m_inverse, h, b, e, d_log_h, d_log_m, d_rss, information)
+        information.append(reduction(inverse.diagonal[f]))
+    return Profile(log_h, log_m, rss, beta, m_inverse, core, h, b, e, d_log_h, d_log_m, d_rss, information)
 
 
 def vcov_derivatives(state: Profile) -> list[Cube]:

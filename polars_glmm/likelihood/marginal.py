@@ -30,10 +30,10 @@ from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
 from polars_glmm.linalg.quadrature import Rule
-from polars_glmm.linalg.scaling import scaled_plus_identity, trace_blocks
+from polars_glmm.linalg.scaling import reduction, scaled_plus_identity, trace_blocks
 from polars_glmm.typing import Cube, Mat, Vec
 
-_NEAR = 1e-8
+_NEAR = 1e-10
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic)."""
 _ROUNDING = 1e-11
 """A step may lower J by this share of |J| without being halved."""
@@ -67,7 +67,7 @@ class Value(NamedTuple):
 class Information(NamedTuple):
     """Approximate curvature: beta (p, p) of the profiled linear model at the mode, gamma (s, s) by outer products,
 
-    levels[f] (d, d, G_f): Z'V⁻¹Z per level, from which the curvature in any covariance parameter follows.
+    levels[f] (r_f, r_f, G_f): I − (H⁻¹)_ff, from which the curvature in any covariance parameter follows.
     """
 
     beta: Mat
@@ -268,7 +268,7 @@ class Marginal:
         factors = [
             direct_factors[f] + shift[f] @ u[f].T - trace[f] - 0.5 * (g_levels[f] @ a[f].T) for f in range(len(u))
         ]
-        info = self._information(unit, at, state, observed, levels) if information else None
+        info = self._information(unit, at, state, observed) if information else None
         return UnitValue(value, beta, factors, gamma, u, passes * n_rows, info)
 
     def _mode(
@@ -423,7 +423,7 @@ class Marginal:
                 total += (block.x_phi * square) @ block.x_phi.T
         return total
 
-    def _information(self, unit: Unit, at: Point, state: State, h: Factorised, levels: Blocks) -> Information:
+    def _information(self, unit: Unit, at: Point, state: State, h: Factorised) -> Information:
         """Curvature of the linear mixed model with weights w that is tangent at the mode (w floored at zero)."""
         p = len(at.beta)
         xwx = np.zeros((p, p))
@@ -439,12 +439,7 @@ class Marginal:
         solved = h.solve(right)
         beta = xwx - sum(np.einsum("rpG,rqG->pq", b, s) for b, s in zip(right, solved, strict=True))
         inverse = h.inverse()
-        per_level = []
-        for f, lam in enumerate(at.factors):
-            a = levels.diagonal[f]
-            al = np.einsum("jkG,kr->jrG", a, lam)
-            per_level.append(a - np.einsum("jrG,rsG,ksG->jkG", al, inverse.diagonal[f], al, optimize=True))
-        return Information(beta, per_level, self._gamma_information(unit, at, state))
+        return Information(beta, [reduction(i) for i in inverse.diagonal], self._gamma_information(unit, at, state))
 
 
 class UnitValue(NamedTuple):

@@ -20,7 +20,7 @@ _RANK_TOLERANCE = 1e-8
 """Eigenvalues of a scaled Σ below this share of the largest, or of the row variance, are zero."""
 _SUSPECT = 1e-3
 """Eigenvalues below this share are worth trying at zero."""
-_STEP = 1e-4
+_STEP = 5e-4
 _MANY_ROWS = 300_000
 _FLAT = 1e-8
 """Eigenvalue of a Hessian with unit diagonal below which its direction is not identified."""
@@ -151,7 +151,7 @@ def polish_rows(
             return gradient(full)
 
         many = n_rows > _MANY_ROWS
-        h = symmetric(jacobian(reduced, x[free], (0.1 if many else 1.0) * steps[free],
+        h = symmetric(jacobian(reduced, x[free], (0.02 if many else 1.0) * steps[free],
                                -state.pull(now.beta, now.factors, now.gamma)[free] if many else None))
         if not np.isfinite(h).all():
             return Polished(state, ranks, now, None, np.inf)

@@ -57,6 +57,16 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
     )
 
 
+def unidentified_rows(effects: Effects, marks: tuple[tuple[bool, ...], ...]) -> BoolVec:
+    """Rows of `covariances` that belong to terms marked in the order of the design."""
+    rows: list[BoolVec] = []
+    for f in sorted(effects.factors, key=lambda f: f.place):
+        rows.extend(
+            np.full(len(STRUCTURES[t.structure].vech(t.r)[0]), mark) for t, mark in zip(f.terms, marks[f.place], strict=True)
+        )
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=bool)
+
+
 def factor_estimates(
     effects: Effects, factors: tuple[Mat, ...], u: list[Mat], u_covariance: list[Cube], sigma: float | None
 ) -> tuple[FactorEstimate, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.pattern import Blocks
-from polars_glmm.typing import Mat
+from polars_glmm.typing import Cube, Mat
 
 
 def scaled_plus_identity(a: Blocks, factors: list[Mat]) -> Blocks:
@@ -36,3 +36,11 @@ def _one_trace(a: Mat, lam: Mat, inverse: Mat) -> Mat:
         return lam * float(np.dot(a[0, 0], inverse[0, 0]))
     scaled = np.tensordot(lam, inverse, (1, 0))
     return np.tensordot(a, scaled, ((1, 2), (0, 2)))
+
+
+def reduction(inverse: Cube) -> Cube:
+    """I − H⁻¹ for a stack of diagonal blocks (r, r, G)."""
+    out = -inverse
+    for i in range(len(out)):
+        out[i, i] += 1.0
+    return out

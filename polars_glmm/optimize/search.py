@@ -16,6 +16,8 @@ from polars_glmm.typing import Mat, Vec
 _ARMIJO = 1e-4
 _SHRINK = (0.1, 0.5)
 _SMALLEST_STEP = 1e-10
+_STILL_STEEP, _LONGEST = 0.6, 8.0
+"""A full step that leaves this share of the slope is tried again longer, at most this many times as long."""
 _FAR = 0.5
 """Newton decrement above which the objective's own curvature is asked for at every step."""
 _FLOOR = 1e-10
@@ -107,6 +109,13 @@ def minimise(
             b = again.curvature if again.curvature is not None else b
             continue
         stalled = False
+        ahead = float(step @ trial.gradient)
+        if t == 1.0 and ahead < _STILL_STEEP * slope and trial.curvature is None:
+            reach = min(slope / (slope - ahead), _LONGEST) if ahead > slope else _LONGEST
+            further = objective(x + reach * step, trial.state, curvature=False)
+            count += 1
+            if further.value < trial.value:
+                t, trial = reach, further
         s, y = t * step, trial.gradient - now.gradient
         b = trial.curvature if trial.curvature is not None else _bfgs(b, s, y)
         x, now = x + s, trial

@@ -1,0 +1,110 @@
+"""Mixed-effects models on Polars frames: `df.glmm.fit("y ~ x + (1 | g)")`.
+
+Importing this registers `.glmm` on DataFrame and LazyFrame and costs little more than importing Polars; numerics are
+imported when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from polars_glmm.control import Control, Rows, Search
+from polars_glmm.errors import (
+    ColumnError,
+    ConvergenceError,
+    DataChangedError,
+    FitWarning,
+    FormulaError,
+    GlmmError,
+    IdentifiabilityError,
+    ModelError,
+    ResponseError,
+    UnknownLevelError,
+)
+from polars_glmm.namespace import glmm
+from polars_glmm.notes import Note
+
+if TYPE_CHECKING:
+    from polars_glmm import datasets
+    from polars_glmm.api import anova, augment, explain, fit, objective, predict, simulate, with_ranef
+    from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson
+    from polars_glmm.result import Fit, FitCollection
+    from polars_glmm.spec.method import AGQ, ML, REML, Laplace
+
+    __version__: str
+
+_LAZY = {
+    **dict.fromkeys(
+        ("anova", "augment", "explain", "fit", "objective", "predict", "simulate", "with_ranef"), "polars_glmm.api"
+    ),
+    **dict.fromkeys(
+        ("Binomial", "Gamma", "Gaussian", "InverseGaussian", "NegativeBinomial", "Poisson"), "polars_glmm.families"
+    ),
+    **dict.fromkeys(("AGQ", "ML", "REML", "Laplace"), "polars_glmm.spec.method"),
+    **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
+}
+
+__all__ = [
+    "AGQ",
+    "ML",
+    "REML",
+    "Binomial",
+    "ColumnError",
+    "Control",
+    "ConvergenceError",
+    "DataChangedError",
+    "Fit",
+    "FitCollection",
+    "FitWarning",
+    "FormulaError",
+    "Gamma",
+    "Gaussian",
+    "GlmmError",
+    "IdentifiabilityError",
+    "InverseGaussian",
+    "Laplace",
+    "ModelError",
+    "NegativeBinomial",
+    "Note",
+    "Poisson",
+    "ResponseError",
+    "Rows",
+    "Search",
+    "UnknownLevelError",
+    "__version__",
+    "anova",
+    "augment",
+    "datasets",
+    "explain",
+    "fit",
+    "glmm",
+    "objective",
+    "predict",
+    "simulate",
+    "with_ranef",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what was asked for and keep it, so that the next look-up is an ordinary one."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            value: Any = version("polars-glmm")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            value = "0+unknown"
+    elif name == "datasets":
+        value = import_module("polars_glmm.datasets")
+    elif name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+    else:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

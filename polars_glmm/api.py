@@ -1,0 +1,251 @@
+"""The verbs as typed functions.
+
+fit explain objective: frame → model; predict augment with_ranef simulate: frame, fit → frame; anova: fits → frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack, overload
+
+import polars as pl
+
+from polars_glmm.control import Control
+from polars_glmm.errors import ModelError, suggest
+from polars_glmm.inference.compare import anova as _anova
+from polars_glmm.result.call import Call, FitArguments, Groups, Missing
+from polars_glmm.result.collection import FitCollection, fit_by
+from polars_glmm.result.explanation import Explanation, explain_call
+from polars_glmm.result.fitted import Fit
+from polars_glmm.result.flow import fit_call, objective_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from polars_glmm.families.base import Family
+    from polars_glmm.likelihood.build import NaturalObjective
+    from polars_glmm.spec.method import Method
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+AnyFrame = pl.DataFrame | pl.LazyFrame
+
+_ARGUMENTS = (
+    "groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start",
+    "fixed", "control",
+)  # fmt: skip
+
+
+@overload
+def fit(frame: AnyFrame, *formulas: str, by: None = ..., **arguments: Unpack[FitArguments]) -> Fit: ...
+@overload
+def fit(
+    frame: AnyFrame, *formulas: str, by: str | Sequence[str], **arguments: Unpack[FitArguments]
+) -> FitCollection: ...
+def fit(
+    frame: AnyFrame,
+    *formulas: str,
+    groups: Groups = None,
+    family: str | Family = "gaussian",
+    link: str | None = None,
+    method: str | Method | None = None,
+    trials: str | None = None,
+    offset: str | None = None,
+    frequency: str | None = None,
+    precision: str | None = None,
+    by: str | Sequence[str] | None = None,
+    missing: Missing = "drop",
+    start: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    control: Control | None = None,
+    **unexpected: object,
+) -> Fit | FitCollection:
+    """Fit a linear or generalized linear mixed model to a DataFrame or LazyFrame.
+
+    Parameters
+    ----------
+    frame
+        Data; never changed. Columns are named by string.
+    *formulas
+        First `response ~ fixed + (random | group)`; further ones name a family parameter, as `"phi ~ x"`.
+    groups
+        Shorthand for random effects: `"g"` is `(1 | g)`, a list is several factors, a tuple one composite key,
+        `{"g": "1 + x"}` is `(1 + x | g)`.
+    family, link
+        Name or object: `"poisson"`, `Binomial(link="probit")`.
+    method
+        `"reml"`, `"ml"`, `"laplace"`, or `REML() ML() Laplace(curvature=…) AGQ(nodes=…)`. By default REML for gaussian
+        models with identity link, Laplace for the rest, ML without random effects (gaussian identity: REML).
+    trials
+        Column of binomial trials; the response is the number of successes.
+    offset
+        Column added to the linear predictor of the mean.
+    frequency
+        Column of whole numbers: the row stands for that many identical rows.
+    precision
+        Column by which the variance of the row is divided (gaussian, gamma, inverse gaussian).
+    by
+        Column or columns: one model per key, returned as a FitCollection.
+    missing
+        `"drop"` rows with a null or NaN in a used column (a note counts them), or `"error"`.
+    start, fixed
+        Natural parameters by name to start from, or to hold.
+    control
+        How it is computed: a `Control`.
+
+    Raises
+    ------
+    GlmmError
+        Of the kind that fits: FormulaError, ColumnError, ResponseError, ModelError, IdentifiabilityError.
+
+    Examples
+    --------
+    >>> df.glmm.fit("Reaction ~ Days + (Days | Subject)")
+    >>> df.glmm.fit("TICKS ~ YEAR", groups=["BROOD", "LOCATION"], family="poisson")
+    """
+    if unexpected:
+        _refuse(unexpected, family)
+    call = Call(
+        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, start, fixed
+    )  # fmt: skip
+    chosen = control or Control()
+    if by is not None:
+        return fit_by(_checked(frame), by, call, chosen)
+    return fit_call(_checked(frame), call, chosen)
+
+
+def explain(
+    frame: AnyFrame,
+    *formulas: str,
+    groups: Groups = None,
+    family: str | Family = "gaussian",
+    link: str | None = None,
+    method: str | Method | None = None,
+    trials: str | None = None,
+    offset: str | None = None,
+    frequency: str | None = None,
+    precision: str | None = None,
+    missing: Missing = "drop",
+    **unexpected: object,
+) -> Explanation:
+    """What `fit` would do with the same arguments: rows, columns, levels, the way to the likelihood. Fits nothing."""
+    if unexpected:
+        _refuse(unexpected, family)
+    call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
+    return explain_call(_checked(frame), call)
+
+
+def objective(
+    frame: AnyFrame,
+    *formulas: str,
+    groups: Groups = None,
+    family: str | Family = "gaussian",
+    link: str | None = None,
+    method: str | Method | None = None,
+    trials: str | None = None,
+    offset: str | None = None,
+    frequency: str | None = None,
+    precision: str | None = None,
+    missing: Missing = "drop",
+    control: Control | None = None,
+    **unexpected: object,
+) -> NaturalObjective:
+    """The log-likelihood as a function of natural parameters (fixed effects, sd, correlation, dispersion).
+
+    The result has `.names`, `.loglik(params)` and `.gradient(params)`.
+    """
+    if unexpected:
+        _refuse(unexpected, family)
+    call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
+    return objective_of(_checked(frame), call, control or Control())
+
+
+def anova(*fits: Fit) -> pl.DataFrame:
+    """Likelihood-ratio tests of nested fits, from the smallest to the largest model.
+
+    Columns: model, df_model, loglik, deviance, aic, bic, chisq, df, p_value, distribution. A variance on the boundary
+    is tested against the right mixture of χ² distributions where it is known, else conservatively; `distribution` says
+    which.
+
+    Raises
+    ------
+    ModelError
+        If the fits stand on different data, were made by different methods, are REML fits with different fixed effects,
+        or are visibly not nested.
+    """
+    for k, one in enumerate(fits, start=1):
+        if not isinstance(one, Fit):
+            msg = f"anova compares fits; argument {k} is a {type(one).__name__}."
+            raise ModelError(msg)
+    return _anova(fits)
+
+
+def predict(
+    frame: Frame,
+    fit: Fit,
+    *,
+    kind: str = "response",
+    random: str | Sequence[str] = "all",
+    new_levels: Literal["error", "zero", "null"] = "error",
+    interval: Literal["confidence"] | None = None,
+    conf_level: float = 0.95,
+    std_error: bool = False,
+    name: str = "prediction",
+) -> Frame:
+    """The frame with the prediction as a further column; lazy stays lazy. See `Fit.predict`."""
+    return fit.predict(
+        frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
+        std_error=std_error, name=name,
+    )  # fmt: skip
+
+
+def augment(frame: Frame, fit: Fit, *, prefix: str = "") -> Frame:
+    """The frame with fitted, fixed, resid, resid_pearson and resid_deviance. See `Fit.augment`."""
+    return fit.augment(frame, prefix=prefix)
+
+
+def with_ranef(frame: Frame, fit: Fit, *, prefix: str = "") -> Frame:
+    """The frame with the random effects of each row's levels. See `Fit.with_ranef`."""
+    return fit.with_ranef(frame, prefix=prefix)
+
+
+def simulate(frame: Frame, fit: Fit, *, n: int = 1, rng: np.random.Generator | int | None = None) -> Frame:
+    """The frame with responses drawn from the model, sim_1 … sim_n. See `Fit.simulate`."""
+    return fit.simulate(frame, n=n, rng=rng)
+
+
+def _checked(frame: Any) -> AnyFrame:
+    if isinstance(frame, pl.DataFrame | pl.LazyFrame):
+        return frame
+    kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
+    msg = (
+        f"The data are a {kind}; pass a polars.DataFrame or polars.LazyFrame. "
+        f"Other data become one through pl.DataFrame(data) or pl.from_pandas(data)."
+    )
+    raise ModelError(msg)
+
+
+def _refuse(unexpected: Mapping[str, object], family: str | Family) -> NoReturn:
+    """Raise what an argument that does not exist should have been.
+
+    ModelError for weights=, TypeError for the rest.
+    """
+    if "weights" in unexpected:
+        raise ModelError(_weights_message(family if isinstance(family, str) else family.name))
+    name = next(iter(unexpected))
+    msg = f"fit() has no argument {name!r}.{suggest(name, _ARGUMENTS)}"
+    raise TypeError(msg)
+
+
+def _weights_message(family: str) -> str:
+    """Which precise argument lme4's `weights` is, for this family."""
+    if family in ("gaussian", "gamma", "inverse_gaussian"):
+        meaning = f"For {family}, lme4's weights divide the variance of a row: that is precision=."
+    elif family == "binomial":
+        meaning = "For binomial, lme4's weights are the numbers of trials behind proportions: that is trials=."
+    else:
+        meaning = f"For {family}, lme4's weights count how often a row occurred: that is frequency=."
+    return (
+        f"There is no weights=: the word means different things in different packages. {meaning} "
+        "(precision= divides the variance of a row, frequency= stands for so many identical rows, "
+        "trials= is the number of binomial trials.)"
+    )

@@ -1,0 +1,190 @@
+"""The command line: `polars-glmm fit DATA "FORMULA" …` reads a file, prints the summary, writes the tidy tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import polars as pl
+
+from polars_glmm import datasets
+from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
+
+if TYPE_CHECKING:
+    from polars_glmm.result import Fit, FitCollection
+    from polars_glmm.spec.method import Method
+
+DATASET = "dataset:"
+READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
+    ".csv": pl.scan_csv,
+    ".parquet": pl.scan_parquet,
+    ".pq": pl.scan_parquet,
+    ".ipc": pl.scan_ipc,
+    ".arrow": pl.scan_ipc,
+    ".feather": pl.scan_ipc,
+    ".ndjson": pl.scan_ndjson,
+    ".jsonl": pl.scan_ndjson,
+}
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
+    "parquet": lambda table, path: table.write_parquet(path),
+    "csv": lambda table, path: _flat(table).write_csv(path),
+    "json": lambda table, path: table.write_json(path),
+}
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 after one line on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        _fit(options)
+    except FormulaError as error:
+        return _complain(_one_line_formula(error))
+    except (GlmmError, pl.exceptions.PolarsError, OSError) as error:
+        return _complain(str(error))
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> None:
+    """`fit`: every check that needs no data first, then the model, the summary and the tables."""
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        msg = f"--out {options.out}: this is a file; name a directory."
+        raise DatasetError(msg)
+    method = _method(options.method, options.nodes)
+    frame = read(options.data)
+    import polars_glmm  # numerics are imported only once there is something to fit
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # the summary prints the notes
+        fit = polars_glmm.fit(
+            frame,
+            *options.formulas,
+            groups=options.groups,
+            family=options.family,
+            link=options.link,
+            method=method,
+            trials=options.trials,
+            offset=options.offset,
+            frequency=options.frequency,
+            precision=options.precision,
+            by=options.by,
+        )
+    if options.out is not None:
+        write(tables(fit), options.out, options.format)
+    print(fit)  # noqa: T201  the purpose of the command
+    if isinstance(fit, polars_glmm.FitCollection):
+        print(fit.status())  # noqa: T201
+
+
+def read(name: str) -> pl.DataFrame | pl.LazyFrame:
+    """The data behind `dataset:NAME` (a frame), or behind a path (lazily), by its suffix."""
+    if name.startswith(DATASET):
+        return datasets.load(name.removeprefix(DATASET))
+    path = Path(name)
+    if (reader := READERS.get(path.suffix.lower())) is None:
+        known = enumerate_names(sorted(READERS), limit=len(READERS))
+        msg = f"{name!r}: the suffix says the format; known are {known}, and {DATASET}NAME."
+        raise DatasetError(msg)
+    if not path.is_file():
+        msg = f"{name!r}: there is no such file."
+        raise DatasetError(msg)
+    return reader(path)
+
+
+def tables(fit: Fit | FitCollection) -> dict[str, pl.DataFrame]:
+    """The tidy tables that are written, by file name; of a collection also which fits failed, and why."""
+    frames = {
+        "fixef": fit.fixef(),
+        "varcorr": fit.varcorr(),
+        "dispersion": fit.dispersion(),
+        "ranef": fit.ranef(),
+        "glance": fit.glance(),
+    }
+    return frames if (status := getattr(fit, "status", None)) is None else {**frames, "status": status()}
+
+
+def write(frames: Mapping[str, pl.DataFrame], folder: Path, form: str) -> None:
+    """Write all tables into `folder`: first beside it, then each moved into place, so that none is ever half there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".glmm-", dir=folder) as scratch:
+        files = [(Path(scratch) / f"{name}.{form}", table) for name, table in frames.items()]
+        for path, table in files:
+            WRITERS[form](table, path)
+        for path, _ in files:
+            path.replace(folder / path.name)
+
+
+def _flat(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with nested columns as JSON text, for CSV."""
+    nested = [name for name, dtype in table.schema.items() if dtype.is_nested()]
+    return table.with_columns(
+        pl.Series(name, [json.dumps(value) for value in table[name].to_list()], dtype=pl.String) for name in nested
+    )
+
+
+def _method(name: str | None, nodes: int | None) -> str | Method | None:
+    """The method of `--method` and `--nodes`."""
+    if nodes is None:
+        return name
+    if name not in (None, "agq"):
+        msg = f"--nodes {nodes} belongs to --method agq, not to --method {name}."
+        raise ModelError(msg)
+    from polars_glmm.spec.method import AGQ
+
+    return AGQ(nodes)
+
+
+def _one_line_formula(error: FormulaError) -> str:
+    """A formula error without its second and third line: the marked place is quoted instead."""
+    message = str(error).partition("\n")[0]
+    marked = error.text[error.start : error.stop if error.stop is not None else error.start + 1]
+    return f"{message} (at {marked!r} in {error.text!r})" if error.text and marked else message
+
+
+def _complain(message: str) -> int:
+    """Print one line to standard error; returns the exit code."""
+    line = " ".join(message.split())
+    print(f"polars-glmm: error: {line}", file=sys.stderr)  # noqa: T201
+    return BAD_INPUT
+
+
+class _Parser(argparse.ArgumentParser):
+    """Arguments as argparse reads them, mistakes as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(_complain(f"{message} (see {self.prog} --help)"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The arguments: names and meanings as those of `fit`."""
+    parser = _Parser(prog="polars-glmm", description="Mixed-effects models on Polars frames.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    fit = verbs.add_parser(
+        "fit",
+        help="fit a model, print its summary, write its tables",
+        description="Fit a model to a file or to a shipped data set, print the summary, and write the tidy tables.",
+    )
+    fit.add_argument("data", metavar="DATA", help="csv, parquet, ipc or ndjson file (by suffix), or dataset:NAME")
+    fit.add_argument(
+        "formulas", metavar="FORMULA", nargs="+", help='"y ~ x + (1 | g)"; further ones name a parameter: "phi ~ x"'
+    )
+    add = fit.add_argument
+    add("--groups", action="append", metavar="NAME", help="grouping factor: adds (1 | NAME); may be repeated")
+    add("--family", default="gaussian", help="gaussian, binomial, poisson, gamma, inverse_gaussian, negative_binomial")
+    add("--link", help="link of the mean; each family has a default")
+    add("--method", help="reml, ml, laplace or agq")
+    add("--nodes", type=int, help="quadrature points per random effect, for --method agq")
+    add("--trials", metavar="COLUMN", help="binomial trials; the response is the number of successes")
+    add("--offset", metavar="COLUMN", help="added to the linear predictor")
+    add("--frequency", metavar="COLUMN", help="whole numbers: the row stands for that many identical rows")
+    add("--precision", metavar="COLUMN", help="the variance of the row is divided by it")
+    add("--by", action="append", metavar="COLUMN", help="one model per value; may be repeated")
+    add("--out", type=Path, metavar="DIR", help="write fixef, varcorr, dispersion, ranef and glance there")
+    add("--format", choices=sorted(WRITERS), default="parquet", help="format of those tables (default: parquet)")
+    return parser

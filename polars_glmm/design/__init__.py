@@ -1,0 +1,1 @@
+"""The question met with data: what is learned, and the columns it makes."""

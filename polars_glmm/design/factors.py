@@ -1,0 +1,78 @@
+"""Grouping factors met with data: levels of their keys, and the columns of their random-effects terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from polars_glmm.errors import ColumnError
+from polars_glmm.notes import Note
+from polars_glmm.spec.terms import RandomTerm
+
+from .coding import Column
+from .levels import Levels, combine
+from .nodes import Coded, Node, Product
+from .predictors import learn_columns, matrix
+from .recipe import FactorRecipe, TermRecipe
+from .records import Factor, Term
+from .table import Table
+from .variables import Variables
+
+
+class LearnedFactor(NamedTuple):
+    """One grouping factor as recipe and as arrays."""
+
+    recipe: FactorRecipe
+    factor: Factor
+    notes: tuple[Note, ...]
+
+
+def learn_factors(random: Sequence[RandomTerm], variables: Variables) -> tuple[LearnedFactor, ...]:
+    """One factor for each grouping, in the order of the formula, all its terms side by side."""
+    grouped: dict[frozenset[str], list[RandomTerm]] = {}
+    for term in random:
+        grouped.setdefault(frozenset(term.keys), []).append(term)
+    return tuple(_learn_factor(terms, variables) for terms in grouped.values())
+
+
+def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedFactor:
+    table, keys, name = variables.table, asked[0].keys, asked[0].group
+    levels = _levels(keys, table)
+    columns: list[Column] = []
+    terms: list[Term] = []
+    recipes: list[TermRecipe] = []
+    notes: list[Note] = []
+    for term in asked:
+        own = tuple(column for part in learn_columns(term.design, variables) for column in part)
+        names = tuple(column.name for column in own)
+        terms.append(Term(len(columns), len(columns) + len(own), term.structure, names))
+        recipes.append(TermRecipe(term.structure, own))
+        columns += own
+        if term.structure == "diag" and any(_is_categorical(column.node) for column in own):
+            notes.append(_independent_levels(term))
+    frame = pl.DataFrame([table.at(key, levels.first) for key in keys])
+    recipe = FactorRecipe(name, keys, frame, tuple(recipes))
+    factor = Factor(name, tuple(terms), matrix(columns, table), levels.codes, levels.n_levels)
+    return LearnedFactor(recipe, factor, tuple(notes))
+
+
+def _levels(keys: tuple[str, ...], table: Table) -> Levels:
+    try:
+        return combine([table.levels(key) for key in keys])
+    except TypeError as error:  # values that cannot be sorted or hashed
+        msg = f"columns {', '.join(keys)} cannot be grouped by: {error}"
+        raise ColumnError(msg) from error
+
+
+def _is_categorical(node: Node) -> bool:
+    return isinstance(node, Coded) or (isinstance(node, Product) and any(map(_is_categorical, node.factors)))
+
+
+def _independent_levels(term: RandomTerm) -> Note:
+    text = (
+        f"{term.text} drops all correlations, also those between the levels of a categorical variable "
+        "(lme4 before version 2.0 kept these)."
+    )
+    return Note("double_bar_categorical", text, quiet=True)

@@ -1,0 +1,151 @@
+"""A question met with data: rows chosen, constants learned, columns made, once."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ColumnError, ModelError, enumerate_names
+from polars_glmm.families.base import Rows
+from polars_glmm.notes import Note
+from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.syntax import Name
+from polars_glmm.typing import BoolVec, Vec
+
+from .factors import learn_factors
+from .predictors import learn_predictor
+from .recipe import Recipe
+from .records import Design
+from .response import check_support, learn_response, response_arrays
+from .table import Table, collect, incomplete
+from .variables import Variables
+
+__all__ = ["Learned", "learn", "response_arrays"]
+
+
+class Learned(NamedTuple):
+    """kept (n,): which rows of the frame the design holds, or None for all; n_dropped counts rows with missing values."""
+
+    recipe: Recipe
+    design: Design
+    notes: tuple[Note, ...]
+    n_dropped: int
+    kept: BoolVec | None
+
+
+class _Weights(NamedTuple):
+    frequency: Vec | None
+    precision: Vec | None
+
+
+def learn(
+    spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, *, missing: Literal["drop", "error"] = "drop"
+) -> Learned:
+    """Recipe and design of a model on a frame; a LazyFrame is projected to the columns used and collected once.
+
+    Raises ColumnError, ResponseError, FormulaError or ModelError for whatever in the data cannot be the model's.
+    """
+    names = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
+    spec = spec.resolve(frozenset(names))
+    table = collect(frame, spec.columns())
+    n_rows = table.n_rows
+    table, n_dropped, notes = _complete(table, missing)
+    table, weights = _weigh(spec, table)
+    variables = Variables(table, weights.frequency)
+    response = learn_response(spec, variables)
+    if response.trials is not None and not response.trials.all():
+        tried = response.trials > 0
+        what = f"{int((~tried).sum())} rows without any trial were left out."
+        notes += (Note("rows_without_trials", what, quiet=True),)
+        table, weights = _keep(table, weights, tried)
+        variables = Variables(table, weights.frequency)
+        response = learn_response(spec, variables)
+    rows = Rows(response.y, response.trials, weights.precision)
+    check_support(spec.family, rows, response.recipe.name, table)
+    notes += response.notes
+    made = [learn_predictor(part, spec.offset, variables) for part in spec.predictors]
+    factors = learn_factors(spec.mu.random, variables)
+    recipe = Recipe(
+        spec=spec,
+        response=response.recipe,
+        predictors=tuple(part.recipe for part in made),
+        factors=tuple(made.recipe for made in factors),
+        categoricals=variables.categoricals,
+    )
+    design = Design(
+        y=response.y,
+        trials=response.trials,
+        frequency=weights.frequency,
+        precision=weights.precision,
+        mu=made[0].predictor,
+        phi=made[1].predictor if len(made) > 1 else None,
+        factors=tuple(made.factor for made in factors),
+    )
+    notes += tuple(note for part in (*made, *factors) for note in part.notes)
+    return Learned(recipe, design, notes, n_dropped, _mask(table, n_rows))
+
+
+def _complete(table: Table, missing: str) -> tuple[Table, int, tuple[Note, ...]]:
+    """The rows without missing values; how many had some."""
+    if missing not in ("drop", "error"):
+        msg = f"missing={missing!r}: use 'drop' or 'error'."
+        raise ModelError(msg)
+    mask, where = incomplete(table)
+    if mask is None:
+        return table, 0, ()
+    n = int(mask.sum())
+    if n == table.n_rows:
+        empty = [name for name in where if table.series[name].null_count() == table.n_rows]
+        reason = f"column {enumerate_names(empty)} holds nothing else" if empty else f"in {enumerate_names(where)}"
+        msg = f"Every row has a missing value: {reason}."
+        raise ColumnError(msg)
+    if missing == "error":
+        i = int(np.flatnonzero(mask)[0])
+        msg = f"{n} rows have a missing value in {enumerate_names(where)} (the first is row {i}); missing='drop' leaves them out."
+        raise ColumnError(msg)
+    what = f"{n} of {table.n_rows} rows were left out: missing values in {enumerate_names(where)}."
+    return table.keep(~mask), n, (Note("rows_dropped", what, quiet=True),)
+
+
+def _weigh(spec: ModelSpec, table: Table) -> tuple[Table, _Weights]:
+    """frequency and precision; rows where either is 0 leave the table."""
+    if spec.frequency is None and spec.precision is None:
+        return table, _Weights(None, None)
+    reader = Variables(table)
+    frequency = precision = None
+    keep = np.ones(table.n_rows, dtype=np.bool_)
+    if spec.frequency is not None:
+        frequency = reader.evaluate(reader.arithmetic(Name(spec.frequency)), f"frequency={spec.frequency!r}")
+        _refuse(frequency, (frequency < 0) | (frequency != np.round(frequency)), "frequency", spec.frequency, table)
+        keep &= frequency > 0
+    if spec.precision is not None:
+        precision = reader.evaluate(reader.arithmetic(Name(spec.precision)), f"precision={spec.precision!r}")
+        _refuse(precision, precision < 0, "precision", spec.precision, table)
+        keep &= precision > 0
+    weights = _Weights(frequency, precision)
+    return (table, weights) if keep.all() else _keep(table, weights, keep)
+
+
+def _keep(table: Table, weights: _Weights, keep: BoolVec) -> tuple[Table, _Weights]:
+    if not keep.any():
+        msg = "No row is left: frequency, precision or trials is 0 in all of them."
+        raise ColumnError(msg)
+    return table.keep(keep), _Weights(*(None if values is None else values[keep] for values in weights))
+
+
+def _refuse(values: Vec, bad: BoolVec, argument: str, name: str, table: Table) -> None:
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        rule = "a whole number of at least 0" if argument == "frequency" else "not negative"
+        msg = f"{argument}={name!r} is {values[i]:g} in row {table.row(i)}; it must be {rule}."
+        raise ColumnError(msg)
+
+
+def _mask(table: Table, n_rows: int) -> BoolVec | None:
+    if table.rows is None:
+        return None
+    mask = np.zeros(n_rows, dtype=np.bool_)
+    mask[table.rows] = True
+    return mask

@@ -1,0 +1,181 @@
+"""The two interpreters of design nodes: NumPy arrays, and expressions of a frame engine."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.typing import CodeVec, Vec
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow,
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
+
+_ARRAY_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log10": np.log10,
+    "log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs, "sin": np.sin, "cos": np.cos, "tan": np.tan,
+    "floor": np.floor, "ceil": np.ceil, "round": np.round, "negative": np.negative, "I": np.asarray,
+}  # fmt: skip
+_ENGINE_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "exp": lambda x: x.exp(),
+    "exp2": lambda x: (x * float(np.log(2.0))).exp(),
+    "expm1": lambda x: 2.0 * (x / 2).sinh() * (x / 2).exp() if hasattr(x, "sinh") else x.exp() - 1.0,
+    "log": lambda x: x.log(),
+    "log2": lambda x: x.log(2.0),
+    "log10": lambda x: x.log10() if hasattr(x, "log10") else x.log(10.0),
+    "log1p": lambda x: x.log1p() if hasattr(x, "log1p") else (1.0 + x).log(),
+    "sqrt": lambda x: x.sqrt(),
+    "abs": lambda x: x.abs(),
+    "sin": lambda x: x.sin(),
+    "cos": lambda x: x.cos(),
+    "tan": lambda x: x.tan(),
+    "floor": lambda x: x.floor(),
+    "ceil": lambda x: x.ceil(),
+    "round": lambda x: x.round(0),
+    "negative": lambda x: 0.0 - x,
+    "I": lambda x: x,
+}
+
+
+class Data(Protocol):
+    """Columns of a fit as arrays without missing values."""
+
+    def number(self, column: str) -> Vec: ...
+    def codes(self, column: str) -> tuple[CodeVec, dict[Any, int]]: ...
+
+
+class Arrays:
+    """NumPy: columns come from the rows of a fit; weights of levels are gathered by code."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+    def number(self, column: str) -> Any:
+        return self.data.number(column)
+
+    def constant(self, value: float) -> Any:
+        return value
+
+    def coded(self, column: str, kind: str, levels: tuple[Any, ...], weights: tuple[float, ...]) -> Any:  # noqa: ARG002
+        codes, known = self.data.codes(column)
+        table = np.zeros(len(known))
+        for level, weight in zip(levels, weights, strict=True):
+            if level in known:
+                table[known[level]] = weight
+        return table[codes]
+
+    def function(self, name: str, x: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return _ARRAY_FUNCTIONS[name](x)
+
+    def binary(self, symbol: str, left: Any, right: Any) -> Any:
+        with np.errstate(all="ignore"):
+            if symbol == "**":
+                left = np.asarray(left, dtype=np.float64)  # whole numbers to negative powers
+            elif symbol == "/":
+                left = np.float64(left) if np.isscalar(left) else left
+            value = _OPERATORS[symbol](left, right)
+        return np.asarray(value, dtype=np.float64) if symbol in COMPARISONS else value
+
+    def piecewise(self, x: Any, breaks: tuple[float, ...], pieces: tuple[tuple[float, ...], ...]) -> Any:
+        table = np.array(pieces).T  # (2 + degree + 1, pieces)
+        k = np.searchsorted(np.array(breaks), x, side="right")
+        t = (x - table[0][k]) / table[1][k]
+        value = table[-1][k]
+        for row in table[-2:1:-1]:
+            value = value * t + row[k]
+        return value
+
+    def wrapped(self, x: Any, low: float, high: float) -> Any:
+        period = high - low
+        above = low + np.mod(x - high, period)
+        below = high - np.mod(low - x, period)
+        return np.where(x > high, above, np.where(x < low, below, x))
+
+    def inside(self, x: Any, low: float, high: float, value: Any, otherwise: float | None) -> Any:
+        return np.where((x >= low) & (x <= high), value, np.nan if otherwise is None else otherwise)
+
+
+class Engine:
+    """Expressions of Polars, or of Narwhals for any other engine."""
+
+    def __init__(self, engine: ModuleType | None = None) -> None:
+        self.engine: Any = engine if engine is not None else pl
+
+    def number(self, column: str) -> Any:
+        return self.engine.col(column).cast(self.engine.Float64).fill_nan(None)
+
+    def constant(self, value: float) -> Any:
+        return self.engine.lit(float(value))
+
+    def coded(self, column: str, kind: str, levels: tuple[Any, ...], weights: tuple[float, ...]) -> Any:
+        engine = self.engine
+        value = engine.col(column)
+        if kind == "text":
+            value = value.cast(engine.String)
+        elif kind == "boolean":
+            value = value.cast(engine.Boolean)
+        else:
+            value = value.cast(engine.Float64).fill_nan(None)
+        parts = []
+        for level, weight in zip(levels, weights, strict=True):
+            part = (value == (float(level) if kind == "number" else level)).cast(engine.Float64)
+            parts.append(part if weight == 1.0 else part * weight)
+        if not parts:
+            return self.otherwise_null(value, engine.lit(0.0))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def function(self, name: str, x: Any) -> Any:
+        return _ENGINE_FUNCTIONS[name](x)
+
+    def binary(self, symbol: str, left: Any, right: Any) -> Any:
+        value = _OPERATORS[symbol](left, right)
+        return value.cast(self.engine.Float64) if symbol in COMPARISONS else value
+
+    def piecewise(self, x: Any, breaks: tuple[float, ...], pieces: tuple[tuple[float, ...], ...]) -> Any:
+        value = self.polynomial(x, pieces[-1])
+        for cut, piece in zip(reversed(breaks), reversed(pieces[:-1]), strict=True):
+            value = self.engine.when(x < cut).then(self.polynomial(x, piece)).otherwise(value)
+        return self.otherwise_null(x, value)
+
+    def polynomial(self, x: Any, piece: tuple[float, ...]) -> Any:
+        origin, width, *coefficients = piece
+        while len(coefficients) > 1 and coefficients[-1] == 0.0:
+            coefficients.pop()
+        if len(coefficients) == 1:
+            return self.engine.lit(float(coefficients[0]))
+        t = (x - origin) / width
+        value = t * coefficients[-1] + coefficients[-2]
+        for coefficient in reversed(coefficients[:-2]):
+            value = value * t + coefficient
+        return value
+
+    def wrapped(self, x: Any, low: float, high: float) -> Any:
+        period = high - low
+        above = low + self.remainder(x - high, period)
+        below = high - self.remainder(low - x, period)
+        when = self.engine.when
+        return when(x > high).then(above).otherwise(when(x < low).then(below).otherwise(x))
+
+    def remainder(self, x: Any, period: float) -> Any:
+        return x - (x / period).floor() * period
+
+    def inside(self, x: Any, low: float, high: float, value: Any, otherwise: float | None) -> Any:
+        within = (x >= low) & (x <= high)
+        return self.engine.when(within).then(value).otherwise(
+            self.engine.lit(None) if otherwise is None else self.otherwise_null(x, self.engine.lit(otherwise))
+        )
+
+    def otherwise_null(self, x: Any, value: Any) -> Any:
+        """`value` where x is known, else null: branches without x would hide that it is missing."""
+        return self.engine.when(~x.is_null()).then(value)

@@ -1,0 +1,88 @@
+"""The fixed part of a linear predictor met with data: its columns, the independent ones among them, its offset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.errors import enumerate_names
+from polars_glmm.notes import Note
+from polars_glmm.spec.syntax import Name, render
+from polars_glmm.spec.terms import FixedTerm
+from polars_glmm.spec.terms import Predictor as PredictorSpec
+from polars_glmm.typing import BoolVec, Mat
+
+from .coding import Column, code_terms
+from .nodes import Coded, Node, total
+from .rank import independent
+from .recipe import PredictorRecipe
+from .records import Predictor
+from .table import Table
+from .variables import Variables
+
+
+class LearnedPredictor(NamedTuple):
+    """The recipe with all columns of the formula, and the arrays of those kept."""
+
+    recipe: PredictorRecipe
+    predictor: Predictor
+    notes: tuple[Note, ...]
+
+
+def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variables) -> LearnedPredictor:
+    """Columns, rank and offset of one predictor; `offset` names the column of offset=, which belongs to mu."""
+    terms = learn_columns(part.fixed, variables)
+    columns = tuple(column for term in terms for column in term)
+    x = matrix(columns, variables.table)
+    kept = independent(x, _centred(terms, variables.table))
+    notes: tuple[Note, ...] = ()
+    names = tuple(column.name for column in columns)
+    if not kept.all():
+        notes = (_dropped(part.parameter, [name for name, keep in zip(names, kept, strict=True) if not keep]),)
+        names = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
+        x = np.ascontiguousarray(x[kept])
+    asked = [*part.offsets, *([Name(offset)] if part.parameter == "mu" and offset is not None else [])]
+    node = total(tuple(variables.arithmetic(expression) for expression in asked))
+    values = None if node is None else variables.evaluate(node, "the offset")
+    recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node)
+    return LearnedPredictor(recipe, Predictor(x, names, values), notes)
+
+
+def learn_columns(terms: Sequence[FixedTerm], variables: Variables) -> tuple[tuple[Column, ...], ...]:
+    """The columns of each term, all variables in them learned."""
+    known = {render(factor): variables.learn(factor) for term in terms for factor in term.factors}
+    return code_terms(terms, known)
+
+
+def matrix(columns: Sequence[Column], table: Table) -> Mat:
+    """The columns as rows of one C-contiguous array (p, n)."""
+    x = np.empty((len(columns), table.n_rows))
+    for row, column in zip(x, columns, strict=True):
+        row[:] = table.evaluate(column.node)
+    return x
+
+
+def _dropped(parameter: str, names: list[str]) -> Note:
+    subject = f"columns {enumerate_names(names)} are" if len(names) > 1 else f"column {names[0]!r} is"
+    of = "" if parameter == "mu" else f" of {parameter}"
+    text = f"The {subject} determined by the columns before in the formula{of}: no estimate."
+    return Note("columns_dropped", text, "Leave the redundant terms out of the formula.")
+
+
+def _centred(terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:
+    """Columns to centre for the rank rule: all but those that make the constant; none where nothing makes it."""
+    constant = next((k for k, term in enumerate(terms) if _makes_constant(term, table)), None)
+    return np.array([constant is not None and k != constant for k, term in enumerate(terms) for _ in term], dtype=np.bool_)
+
+
+def _makes_constant(term: tuple[Column, ...], table: Table) -> bool:
+    """The intercept, or one indicator for every level of a column."""
+    nodes: list[Node] = [column.node for column in term]
+    if len(term) == 1 and term[0].name == "Intercept":
+        return True
+    indicators = [node for node in nodes if isinstance(node, Coded) and node.weights == (1.0,)]
+    if not indicators or len(indicators) < len(nodes):
+        return False
+    return len(indicators) == table.levels(indicators[0].column).n_levels

@@ -1,0 +1,94 @@
+"""What data taught a question: every column as a node, every level by its value. Plain data, fit for pickling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from polars_glmm.spec.model import ModelSpec
+
+from .coding import Column
+from .nodes import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical:
+    """A categorical column of a fixed or random design.
+
+    levels   the labels it knows, as a cast to String spells them, in level order
+    dtype    of the column when it was learned
+    """
+
+    column: str
+    levels: tuple[str, ...]
+    dtype: pl.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class TermRecipe:
+    """The columns of one random-effects term and the structure of their covariance ("us", "diag")."""
+
+    structure: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FactorRecipe:
+    """A grouping factor with all its terms.
+
+    levels   key columns under their own names and dtypes, one row for each level in code order
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    levels: pl.DataFrame
+    terms: tuple[TermRecipe, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorRecipe:
+    """The fixed part of one linear predictor.
+
+    columns   all columns of the formula in order; kept marks those that are no combination of earlier ones
+    offset    what is added to the linear predictor, or None
+    """
+
+    parameter: str
+    columns: tuple[Column, ...]
+    kept: tuple[bool, ...]
+    offset: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRecipe:
+    """How y is read from a row.
+
+    success      y, or the number of successes, or (proportion) their share
+    trials       the number of trials, or None: one each, or no binomial
+    proportion   success is a share of trials
+    """
+
+    name: str
+    success: Node
+    trials: Node | None = None
+    proportion: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """A ModelSpec and all that was learned for it."""
+
+    spec: ModelSpec
+    response: ResponseRecipe
+    predictors: tuple[PredictorRecipe, ...]
+    factors: tuple[FactorRecipe, ...]
+    categoricals: Mapping[str, Categorical] = field(default_factory=dict)
+
+    def predictor(self, parameter: str) -> PredictorRecipe:
+        """The predictor of one family parameter. Raises KeyError if it has none of its own."""
+        for found in self.predictors:
+            if found.parameter == parameter:
+                return found
+        raise KeyError(parameter)

@@ -1,0 +1,155 @@
+"""The response of a model: what y is in each row, how many trials it stands for, and whether the family can produce it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ColumnError, ResponseError, enumerate_names
+from polars_glmm.families.base import Family, Rows
+from polars_glmm.notes import Note
+from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.syntax import Name, columns
+from polars_glmm.typing import Vec
+
+from .nodes import Arithmetic, Coded, Node, Reference
+from .recipe import Recipe, ResponseRecipe
+from .table import Table
+from .variables import Variables
+
+_WHOLE = 1e-7
+"""How far a count may lie from a whole number: what one rounding of a ratio leaves, with room for large counts."""
+
+
+class Response(NamedTuple):
+    """y (n,), trials (n,) or None, and how both are read."""
+
+    y: Vec
+    trials: Vec | None
+    recipe: ResponseRecipe
+    notes: tuple[Note, ...]
+
+
+def learn_response(spec: ModelSpec, variables: Variables) -> Response:
+    """y and trials of every row. Raises ColumnError for a dtype, ResponseError for a value, that cannot be a response."""
+    table, text = variables.table, spec.response.text
+    success, notes = _success(spec, variables)
+    y = variables.evaluate(success, f"response {text}")
+    recipe = ResponseRecipe(text, success)
+    trials = None
+    if spec.response.failure is not None:
+        failure = variables.arithmetic(spec.response.failure)
+        failures = variables.evaluate(failure, f"response {text}")
+        _require_counts(y, text, table, "successes")
+        _require_counts(failures, text, table, "failures")
+        trials, recipe = y + failures, ResponseRecipe(text, success, Arithmetic("+", success, failure))
+    elif spec.trials is not None:
+        node = variables.arithmetic(Name(spec.trials))
+        trials = variables.evaluate(node, f"trials={spec.trials!r}")
+        _require_counts(trials, spec.trials, table, "trials")
+        proportion = _is_proportion(y, trials, spec, table)
+        recipe = ResponseRecipe(text, success, node, proportion)
+        if proportion:
+            y = np.round(y * trials)
+            what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
+            notes = (*notes, Note("response_proportion", what, quiet=True))
+    return Response(y, trials, recipe, notes)
+
+
+def _success(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Note, ...]]:
+    node = spec.response.success
+    if not isinstance(node, Name):
+        return variables.arithmetic(node), ()
+    table, name = variables.table, node.name
+    dtype = table.dtype(name)
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return Reference(name), ()
+    if isinstance(dtype, pl.Enum) and spec.family.takes_trials:
+        labels = dtype.categories.to_list()
+        if len(labels) != 2:
+            labels = table.values(name)
+        if len(labels) == 2:
+            what = f"The response {name!r} is {labels[1]!r} (success) or {labels[0]!r}."
+            coded = Coded(name, "text", (labels[1],), (1.0,))
+            return coded, (Note("response_levels", what, quiet=True),)
+        msg = f"response {name!r} has {len(labels)} levels ({enumerate_names(labels)}); a binomial response has two."
+        raise ColumnError(msg)
+    if spec.family.takes_trials:
+        remedy = f"Make it Boolean, as in pl.col({name!r}) == 'yes', or an Enum of two levels, the second the success."
+    else:
+        remedy = f"The {spec.family.name} family needs numbers."
+    msg = f"response {name!r} is {dtype}. {remedy}"
+    raise ColumnError(msg)
+
+
+def _is_proportion(y: Vec, trials: Vec, spec: ModelSpec, table: Table) -> bool:
+    """Whether y is a share of the trials rather than a number of successes."""
+    whole = np.abs(y - np.round(y)) <= _WHOLE
+    name = spec.response.text
+    if whole.all():
+        if y.max(initial=0.0) > 1 or not ((y == 1) & (trials > 1)).any() or _all_integers(spec, table):
+            return False
+        i = int(np.flatnonzero((y == 1) & (trials > 1))[0])
+        msg = (
+            f"response {name} holds only 0 and 1 while trials={spec.trials!r} is larger (row {table.row(i)}): 1 may be one "
+            f"success or all of them. Write cbind({name}, {spec.trials} - {name}) for a number of successes, or make the "
+            "column whole numbers."
+        )
+        raise ResponseError(msg)
+    successes = y * trials
+    bad = (y < 0) | (y > 1) | (np.abs(successes - np.round(successes)) > _WHOLE * np.maximum(1.0, trials))
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        msg = (
+            f"response {name} is {y[i]:g} of {trials[i]:g} trials in row {table.row(i)}: neither a number of successes "
+            "nor a proportion of the trials."
+        )
+        raise ResponseError(msg)
+    return True
+
+
+def _all_integers(spec: ModelSpec, table: Table) -> bool:
+    return all(not table.dtype(column).is_float() for column in columns(spec.response.success))
+
+
+def _require_counts(values: Vec, name: str, table: Table, what: str) -> None:
+    bad = (values < 0) | (np.abs(values - np.round(values)) > _WHOLE * np.maximum(1.0, np.abs(values)))
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        msg = f"{name}: the number of {what} is {values[i]:g} in row {table.row(i)}; it must be whole and not negative."
+        raise ResponseError(msg)
+
+
+def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
+    """Raise ResponseError with an example row where the family cannot produce the response."""
+    outside = family.outside_support(rows)
+    if not outside.any():
+        return
+    bad = np.flatnonzero(outside)
+    y = float(rows.y[bad[0]])
+    of = "" if rows.trials is None else f" of {rows.trials[bad[0]]:g} trials"
+    remedy = ""
+    if family.takes_trials and rows.trials is None:
+        remedy = " Without trials a binomial response is 0 or 1; name the column of the number of trials in trials=."
+    msg = (
+        f"response {name} is {y:g}{of} in row {table.row(int(bad[0]))} ({len(bad)} such rows, counted from 0), "
+        f"which the {family.name} family cannot produce.{remedy}"
+    )
+    raise ResponseError(msg)
+
+
+def response_arrays(recipe: Recipe, frame: pl.DataFrame) -> Rows:
+    """y, trials and precision of the rows of any frame, by the recipe of a fit; NaN where something is missing."""
+    response, spec = recipe.response, recipe.spec
+    wanted = {"y": response.success.to_expr()}
+    if response.trials is not None:
+        wanted["trials"] = response.trials.to_expr()
+    if spec.precision is not None:
+        wanted["precision"] = Reference(spec.precision).to_expr()
+    taken = frame.select(**wanted)
+    arrays = {name: taken[name].cast(pl.Float64).to_numpy() for name in wanted}
+    if response.proportion:
+        arrays["y"] = np.round(arrays["y"] * arrays["trials"])
+    return Rows(arrays["y"], arrays.get("trials"), arrays.get("precision"))

@@ -1,0 +1,224 @@
+"""A factor of a formula met with data: an arithmetic node, or the columns of a variable with all constants learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ColumnError, FormulaError
+from polars_glmm.spec.functions import SIGNATURES
+from polars_glmm.spec.syntax import COMPARISONS, POWERS, Binary, Call, Expression, Flag, Listing, Name, Number, Text, Unary
+from polars_glmm.spec.syntax import render
+from polars_glmm.typing import Vec
+
+from . import contrasts
+from .arguments import bind, constant, constants
+from .coding import Column, Variable
+from .nodes import Arithmetic, Coded, Constant, Function, Node, Reference
+from .recipe import Categorical
+from .table import Table
+from .transforms import Input, Learned, learn_transform
+
+
+@dataclass(slots=True, eq=False)
+class Variables:
+    """The variables of a model by their text, each learned once.
+
+    weights      counts of identical rows, which learned constants respect
+    categoricals the categorical columns met on the way
+    """
+
+    table: Table
+    weights: Vec | None = None
+    known: dict[str, Variable] = field(default_factory=dict)
+    categoricals: dict[str, Categorical] = field(default_factory=dict)
+
+    def learn(self, node: Expression) -> Variable:
+        """The variable of one factor of a term."""
+        text = render(node)
+        if text not in self.known:
+            self.known[text] = self._variable(node, text)
+        return self.known[text]
+
+    def arithmetic(self, node: Expression) -> Node:
+        """A single numeric column. Raises ColumnError for columns without numbers, FormulaError for what is none."""
+        match node:
+            case Name(name):
+                self._require_number(name)
+                return Reference(name)
+            case Number(value):
+                return Constant(float(value))
+            case Unary("-", operand):
+                return Function("negative", self.arithmetic(operand))
+            case Unary(operand=operand):
+                return self.arithmetic(operand)
+            case Binary(operator, left, right):
+                symbol = "**" if operator in POWERS else operator
+                return Arithmetic(symbol, self.arithmetic(left), self.arithmetic(right))
+            case Call() if SIGNATURES[node.function].kind == "elementwise":
+                return self._elementwise(node)
+            case Call() if SIGNATURES[node.function].kind == "learned":
+                learned = self._transform(node)
+                if learned.fields == (None,):
+                    return learned.nodes[0]
+                msg = f"{render(node)} makes several columns and cannot stand inside another function."
+            case Call():
+                msg = f"{render(node)} is not a number: it cannot stand in arithmetic."
+            case Text() | Flag() | Listing():
+                msg = f"{render(node)} cannot stand in arithmetic."
+            case _:
+                msg = f"{render(node, top=False)!r} is no arithmetic."
+        raise FormulaError(msg)
+
+    def evaluate(self, node: Node, text: str) -> Vec:
+        """The values of a node in every row. Raises ColumnError where a function has no finite value."""
+        values = np.asarray(self.table.evaluate(node), dtype=np.float64)
+        if values.ndim == 0:
+            values = np.full(self.table.n_rows, float(values))
+        with np.errstate(all="ignore"):
+            total = float(values.sum())
+        if not np.isfinite(total):
+            self._refuse_not_finite(node, values, text)
+        return values
+
+    def _refuse_not_finite(self, node: Node, values: Vec, text: str) -> None:
+        bad = np.flatnonzero(~np.isfinite(values))
+        if not len(bad):
+            return
+        i = int(bad[0])
+        at = ", ".join(f"{name} = {self.table.series[name][i]!r}" for name in sorted(node.inputs()))
+        value = "not a number" if np.isnan(values[i]) else "infinite"
+        msg = (
+            f"{text} is {value} in row {self.table.row(i)} ({at}); {len(bad)} rows in all, counted from 0. "
+            "Filter these rows, or change the formula."
+        )
+        raise ColumnError(msg)
+
+    def _variable(self, node: Expression, text: str) -> Variable:
+        match node:
+            case Name(name):
+                dtype = self.table.dtype(name)
+                if dtype.is_numeric():
+                    return Variable((Column(text, Reference(name)),), None, name)
+                return self._categorical(name, text, "contr.treatment", {}, None)
+            case Call(function="C"):
+                return self._marked_categorical(node, text)
+            case Call(function="I", arguments=((_, Binary(operator) as comparison),)) if operator in COMPARISONS:
+                return self._comparison(comparison, text)
+            case Call() if SIGNATURES[node.function].kind == "learned":
+                learned = self._transform(node)
+                names = [text if field is None else f"{text}[{field}]" for field in learned.fields]
+                columns = tuple(map(Column, names, learned.nodes))
+                return Variable(columns, columns[1:] if learned.spans else None, text)
+            case _:
+                value = self.arithmetic(node)
+                self.evaluate(value, text)
+                return Variable((Column(text, value),), None, text)
+
+    def _elementwise(self, call: Call) -> Node:
+        inner = self.arithmetic(bind(call)["x"])
+        return inner if call.function == "I" else Function(call.function, inner)
+
+    def _transform(self, call: Call) -> Learned:
+        bound = bind(call)
+        x = self.arithmetic(bound.pop("x"))
+        values = self.evaluate(x, render(call))
+        return learn_transform(Input(call, x, values, self.weights, constants(call, bound)))
+
+    def _require_number(self, name: str) -> None:
+        dtype = self.table.dtype(name)
+        if not (dtype.is_numeric() or dtype == pl.Boolean):
+            msg = f"column {name!r} is {dtype}: arithmetic and functions need numbers."
+            raise ColumnError(msg)
+
+    def _comparison(self, comparison: Binary, text: str) -> Variable:
+        true = self.arithmetic(comparison)
+        values = self.evaluate(true, text)
+        if values.min() == values.max():
+            return Variable((Column(f"{text}[{bool(values[0])}]", Constant(1.0)),), (), text)
+        false = Arithmetic("-", Constant(1.0), true)
+        full = (Column(f"{text}[False]", false), Column(f"{text}[True]", true))
+        return Variable(full, (Column(f"{text}[T.True]", true),), text)
+
+    def _marked_categorical(self, call: Call, text: str) -> Variable:
+        bound = bind(call)
+        column = bound["x"]
+        if not isinstance(column, Name):
+            msg = f"{text}: C() takes a column. Make a column of {render(column)} first."
+            raise FormulaError(msg)
+        contrast, options = "contr.treatment", {}
+        given = bound.get("contrasts")
+        if isinstance(given, Call) and SIGNATURES[given.function].kind == "contrast":
+            contrast, options = given.function, constants(given, bind(given))
+        elif given is not None:
+            msg = f"{text}: contrasts are contr.treatment, contr.sum, contr.helmert, contr.poly, contr.diff or contr.SAS."
+            raise FormulaError(msg)
+        levels = constant(call, bound["levels"]) if "levels" in bound else None
+        if levels is not None and not isinstance(levels, list):
+            msg = f"{text}: levels is a list, as in levels=['low', 'high']."
+            raise FormulaError(msg)
+        return self._categorical(column.name, text, contrast, options, levels)
+
+    def _categorical(
+        self, name: str, text: str, contrast: str, options: dict[str, Any], order: Sequence[Any] | None
+    ) -> Variable:
+        kind = _kind(name, self.table.dtype(name), marked=text != name)
+        values = self.table.values(name)
+        self._remember(name, values)
+        if order is not None:
+            values = _ordered(name, values, order)
+        labels = [str(value) for value in values]
+        keys = tuple(float(value) if kind == "number" else value for value in values)
+        whole = contrasts.full(labels)
+        full = _columns(name, kind, keys, whole, text)
+        if len(labels) == 1:
+            return Variable(full, (), name)
+        return Variable(full, _columns(name, kind, keys, contrasts.reduced(contrast, labels, options), text), name)
+
+    def _remember(self, name: str, values: list[Any]) -> None:
+        dtype = self.table.dtype(name)
+        labels = pl.Series(values, dtype=dtype).cast(pl.String).to_list() if dtype.is_numeric() else map(_label, values)
+        self.categoricals[name] = Categorical(name, tuple(labels), dtype)
+
+
+def _label(value: Any) -> str:
+    """A level as Polars' cast to String spells it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _kind(name: str, dtype: pl.DataType, *, marked: bool) -> Literal["text", "boolean", "number"]:
+    if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
+        return "text"
+    if dtype == pl.Boolean:
+        return "boolean"
+    if dtype.is_numeric() and marked:
+        return "number"
+    msg = (
+        f"column {name!r} is {dtype}: a fixed effect is numeric, Boolean, or categorical (String, Categorical, Enum). "
+        "Cast it first."
+    )
+    raise ColumnError(msg)
+
+
+def _ordered(name: str, values: list[Any], order: Sequence[Any]) -> list[Any]:
+    outside = [value for value in values if value not in order]
+    if outside:
+        msg = f"column {name!r} has the level {outside[0]!r}, which levels= does not list."
+        raise ColumnError(msg)
+    return [value for value in order if value in values]
+
+
+def _columns(
+    name: str, kind: Literal["text", "boolean", "number"], keys: tuple[Any, ...], coding: contrasts.Coding, text: str
+) -> tuple[Column, ...]:
+    columns = []
+    for j, label in enumerate(coding.fields):
+        weights = coding.matrix[:, j]
+        used = np.flatnonzero(weights)
+        node = Coded(name, kind, tuple(keys[k] for k in used), tuple(float(weights[k]) for k in used))
+        columns.append(Column(f"{text}[{label}]", node))
+    return tuple(columns)

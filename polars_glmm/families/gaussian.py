@@ -1,0 +1,96 @@
+"""Gaussian responses; phi is the residual standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from polars_glmm.families import jet
+from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.jet import Jet
+from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision_of
+from polars_glmm.typing import BoolVec, Vec
+
+LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
+
+
+def identity_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:
+    """Gaussian, identity link: f = −½ w r²/σ² − log σ with r = y − eta, everything else a multiple of r."""
+    precision = np.exp(-2.0 * np.asarray(zeta))
+    w = precision if rows.precision is None else precision * rows.precision
+    r = rows.y - eta
+    g = r * w
+    square = r * g
+    f = -0.5 * square
+    f -= zeta
+    if order == 0:
+        return Density(f)
+    f_zeta = square - 1.0 if zeta_parts else None
+    if order == 1:
+        return Density(f, g, f_zeta=f_zeta)
+    w = np.broadcast_to(w, f.shape)
+    dw = np.broadcast_to(np.float64(0.0), f.shape) if order > 2 else None
+    if not zeta_parts:
+        return Density(f, g, w, dw)
+    return Density(f, g, w, dw, f_zeta, -2.0 * g, -2.0 * w if order > 2 else None)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Gaussian(MeanFamily):
+    """log p = −½ w (y − mu)²/phi² − log phi + ½ log w − ½ log 2π; phi = σ, w = precision."""
+
+    name = "gaussian"
+    has_phi = True
+    takes_precision = True
+    phi_definition = "residual standard deviation"
+    links = ("identity", "log", "inverse")
+    canonical_link = "identity"
+    mean_range = "real"
+
+    @property
+    def kernels(self) -> Mapping[str, Kernel]:
+        return {"identity": identity_kernel}
+
+    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+        assert zeta is not None
+        return -0.5 * precision_of(rows) * jet.square(rows.y - mu.value) * jet.exp(-2.0 * zeta) - zeta
+
+    def constant(self, rows: Rows) -> Vec:
+        return 0.5 * np.log(precision_of(rows)) - LOG_ROOT_TWO_PI + np.zeros_like(rows.y)
+
+    def information(self, rows: Rows, eta: Vec, zeta: Vec | float) -> Expected:
+        """w·mu'²/σ²."""
+        _, m1, m2 = self.link.value(eta, 2)
+        precision = precision_of(rows) * np.exp(-2.0 * np.asarray(zeta))
+        w = precision * m1 * m1
+        return Expected(w, 2.0 * precision * m1 * m2, -2.0 * w)
+
+    def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:
+        """phi²; a row with precision w has this over w."""
+        assert phi is not None
+        return np.square(phi) + np.zeros_like(mu)
+
+    def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
+        return precision_of(rows) * (rows.y - mu) ** 2
+
+    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
+        assert phi is not None
+        return rng.normal(mu, phi / np.sqrt(precision_of(rows)))
+
+    def outside_support(self, rows: Rows) -> BoolVec:
+        return ~np.isfinite(rows.y)
+
+    def first_mean(self, rows: Rows) -> Vec:
+        """The response; on the log scale made positive, on the inverse scale kept away from zero."""
+        y = rows.y
+        if self.link.name == "identity":
+            return y
+        least = 0.1 * float(np.mean(np.abs(y))) or 1.0
+        return np.maximum(y, least) if self.link.name == "log" else np.where(np.abs(y) < least, least, y)
+
+    def start_phi(self, rows: Rows, mu: Vec) -> float:
+        """Root mean square residual, kept positive when the fit is perfect."""
+        least = 1e-8 * (float(np.sqrt(np.mean(rows.y**2))) or 1.0)
+        return max(float(np.sqrt(np.mean(precision_of(rows) * (rows.y - mu) ** 2))), least)

@@ -1,0 +1,120 @@
+"""Jets: numbers that carry their derivatives in the two linear predictors, the only chain rule in the house.
+
+A family is defined by its log density; evaluated on jets instead of floats that one line also yields every derivative
+the likelihood asks for.  A jet of order k is a Taylor polynomial in (eta, zeta) truncated at total degree k, linear in
+zeta: nobody needs a second derivative in zeta from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from scipy import special
+
+from polars_glmm.typing import Vec
+
+Degree = tuple[int, int]
+"""(times differentiated in eta, times differentiated in zeta)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Jet:
+    """Partial derivatives by degree, each (…, n); a degree that is missing is zero, or above `order`."""
+
+    parts: dict[Degree, Vec]
+    order: int
+
+    __array_ufunc__ = None  # so that  array * jet  asks the jet
+
+    @property
+    def f(self) -> Vec:
+        return self.parts[0, 0]
+
+    def __add__(self, other: Jet | Vec | float) -> Jet:
+        if not isinstance(other, Jet):
+            return Jet({**self.parts, (0, 0): self.f + other}, self.order)
+        parts = dict(self.parts)
+        for degree, part in other.parts.items():
+            parts[degree] = parts[degree] + part if degree in parts else part
+        return Jet(parts, self.order)
+
+    def __mul__(self, other: Jet | Vec | float) -> Jet:
+        """Leibniz's rule."""
+        if not isinstance(other, Jet):
+            return Jet({degree: part * other for degree, part in self.parts.items()}, self.order)
+        parts: dict[Degree, Vec] = {}
+        for (i, j), a in self.parts.items():
+            for (k, m), b in other.parts.items():
+                if i + j + k + m <= self.order and j + m <= 1:
+                    term = comb(i + k, i) * (a * b)
+                    parts[i + k, j + m] = parts[i + k, j + m] + term if (i + k, j + m) in parts else term
+        return Jet(parts, self.order)
+
+    def __neg__(self) -> Jet:
+        return self * -1.0
+
+    def __sub__(self, other: Jet | Vec | float) -> Jet:
+        return self + -other
+
+    def __rsub__(self, other: Vec | float) -> Jet:
+        return -self + other
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def through(self, *outer: Vec) -> Jet:
+        """g(self), given g and its derivatives g', g'' … at `self.f` up to the order (Faà di Bruno's formula)."""
+        inner = {degree: part for degree, part in self.parts.items() if degree != (0, 0)}
+        rest = Jet(inner, self.order)  # self without its value: nilpotent, so that g(self) = Σ g⁽ᵏ⁾ restᵏ / k!
+        result, power, factorial = Jet({(0, 0): outer[0]}, self.order), rest, 1.0
+        for k, derivative in enumerate(outer[1:], start=1):
+            factorial *= k
+            result = result + power * (derivative / factorial)
+            power = power * rest
+        return result
+
+
+def of_eta(derivatives: Sequence[Vec]) -> Jet:
+    """A function of eta as a jet, from its value and derivatives; their number sets the order."""
+    return Jet({(i, 0): part for i, part in enumerate(derivatives)}, len(derivatives) - 1)
+
+
+def variable_zeta(zeta: Vec | float, order: int) -> Jet:
+    """zeta itself as a jet."""
+    value = np.asarray(zeta, dtype=np.float64)
+    return Jet({(0, 0): value} if order == 0 else {(0, 0): value, (0, 1): np.ones_like(value)}, order)
+
+
+def exp(a: Jet) -> Jet:
+    """exp a."""
+    value = np.exp(a.f)
+    return a.through(*(value,) * (a.order + 1))
+
+
+def log(a: Jet) -> Jet:
+    """log a, for a > 0."""
+    q = 1.0 / a.f
+    return a.through(*(np.log(a.f), q, -q * q, 2.0 * q**3)[: a.order + 1])
+
+
+def square(a: Jet) -> Jet:
+    """a²."""
+    return a * a
+
+
+def softplus(a: Jet) -> Jet:
+    """log(1 + exp a)."""
+    s, c = special.expit(a.f), special.expit(-a.f)
+    return a.through(*(np.logaddexp(0.0, a.f), s, s * c, s * c * (c - s))[: a.order + 1])
+
+
+def lgamma(a: Jet) -> Jet:
+    """log Γ(a), for a > 0."""
+    derivatives = [special.gammaln(a.f)]
+    if a.order:
+        derivatives.append(special.digamma(a.f))
+    derivatives += [special.polygamma(k, a.f) for k in range(1, a.order)]
+    return a.through(*derivatives)

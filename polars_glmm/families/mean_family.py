@@ -1,0 +1,201 @@
+"""What all families share: a log density over jets is the definition, a fused kernel may stand in for it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families import jet
+from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.jet import Jet
+from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
+from polars_glmm.typing import BoolVec, Vec
+
+
+class Kernel(Protocol):
+    """A fused twin of the definition for one family and link."""
+
+    def __call__(self, rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean at eta as jets, each view made when it is asked for."""
+
+    link: Link
+    eta: Vec
+    order: int
+
+    @property
+    def value(self) -> Jet:
+        return jet.of_eta(self.link.value(self.eta, self.order))
+
+    @property
+    def log(self) -> Jet:
+        return jet.of_eta(self.link.log(self.eta, self.order))
+
+    @property
+    def log_complement(self) -> Jet:
+        return jet.of_eta(self.link.log_complement(self.eta, self.order))
+
+    @property
+    def reciprocal(self) -> Jet:
+        return jet.of_eta(self.link.reciprocal(self.eta, self.order))
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class MeanFamily(ABC):
+    """A family with a linear predictor for its mean and, if `has_phi`, one for log phi.
+
+    A subclass states its facts, `log_density` and the moments; `kernels` may hold fused twins by link name.
+    """
+
+    link: Link
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    has_phi = False
+    takes_trials = False
+    takes_precision = False
+    phi_definition = ""
+
+    @property
+    @abstractmethod
+    def links(self) -> tuple[str, ...]:
+        """Names of the links, the default first."""
+
+    @property
+    @abstractmethod
+    def canonical_link(self) -> str | None: ...
+
+    @property
+    @abstractmethod
+    def mean_range(self) -> MeanRange: ...
+
+    @property
+    def kernels(self) -> Mapping[str, Kernel]:
+        return {}
+
+    def __init__(self, link: str | Link | None = None) -> None:
+        name = self.links[0] if link is None else link.name if isinstance(link, Link) else link
+        name = ALIASES.get(name, name)
+        if name not in self.links:
+            raise ModelError(
+                f"{self.name} has no link {name!r}; it has {enumerate_names(self.links, limit=len(self.links))}."
+                + suggest(name, self.links)
+            )
+        object.__setattr__(self, "link", LINKS[name])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(link={self.link.name!r})"
+
+    @property
+    def canonical(self) -> bool:
+        """Observed and expected curvature agree."""
+        return self.link.name == self.canonical_link
+
+    @abstractmethod
+    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+        """log p(y | mu, phi) without `constant`: the definition that everything else is tested against."""
+
+    def definition(self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
+        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
+        eta = np.asarray(eta, dtype=np.float64)
+        outside = self.link.outside(eta, self.mean_range)
+        inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
+        with np.errstate(all="ignore"):
+            log_phi = jet.variable_zeta(_given(zeta, self), order) if self.has_phi else None
+            parts = self.log_density(rows, Mean(self.link, inside, order), log_phi).parts
+        shape = parts[0, 0].shape
+
+        def part(i: int, j: int) -> Vec | None:
+            if i + j > order or (j and not self.has_phi):
+                return None
+            found = np.broadcast_to(parts.get((i, j), np.float64(0.0)), shape)
+            if outside is not None and outside.any():
+                found = np.where(outside, -np.inf if (i, j) == (0, 0) else 0.0, found)
+            return -found if i >= 2 else found
+
+        f = part(0, 0)
+        assert f is not None
+        return Density(f, part(1, 0), part(2, 0), part(3, 0), part(0, 1), part(1, 1), part(2, 1))
+
+    def density(
+        self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int, *, zeta_parts: bool = True
+    ) -> Density:
+        """Log density per row without its constant, and derivatives up to `order`; see `Density`.
+
+        eta (…, n) against rows (n,).  Arrays of the result may share memory or be read-only: do not write to them.
+
+        zeta_parts    False spares the derivatives in zeta (and leaves them None), as a search over eta can
+        """
+        kernel = self.kernels.get(self.link.name)
+        if kernel is None:
+            return self.definition(rows, eta, zeta, order)
+        return kernel(rows, eta, _given(zeta, self) if self.has_phi else 0.0, order, zeta_parts=zeta_parts)
+
+    def expected(self, rows: Rows, eta: Vec, zeta: Vec | float | None) -> Expected:
+        """Expected curvature E[−∂²log p/∂eta²], the working weight of Fisher scoring; 0 outside the link's domain."""
+        eta = np.asarray(eta, dtype=np.float64)
+        outside = self.link.outside(eta, self.mean_range)
+        inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
+        with np.errstate(all="ignore"):
+            found = self.information(rows, inside, _given(zeta, self) if self.has_phi else 0.0)
+        if outside is None or not outside.any():
+            return found
+        w, dw, w_zeta = found
+        inside_only = np.where(outside, 0.0, w), np.where(outside, 0.0, dw)
+        return Expected(*inside_only, None if w_zeta is None else np.where(outside, 0.0, w_zeta))
+
+    @abstractmethod
+    def information(self, rows: Rows, eta: Vec, zeta: Vec | float) -> Expected:
+        """`expected` for eta inside the domain."""
+
+    @abstractmethod
+    def constant(self, rows: Rows) -> Vec: ...
+
+    def saturated(self, rows: Rows) -> Vec | None:  # noqa: ARG002
+        """Log-likelihood per row with the mean at the response, constants included; None where phi leaves it open."""
+        return None
+
+    def mean(self, eta: Vec) -> Vec:
+        return self.link.inverse(np.asarray(eta, dtype=np.float64))
+
+    @abstractmethod
+    def variance(self, mu: Vec, phi: Vec | float | None) -> Vec: ...
+    @abstractmethod
+    def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
+    @abstractmethod
+    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec: ...
+    @abstractmethod
+    def outside_support(self, rows: Rows) -> BoolVec: ...
+
+    def start(self, rows: Rows) -> Vec:
+        """eta where iterations may start: the link of the response, moved inside the range of the mean."""
+        return self.link.forward(self.first_mean(rows))
+
+    @abstractmethod
+    def first_mean(self, rows: Rows) -> Vec:
+        """The response moved inside the range of the mean."""
+
+    def start_phi(self, rows: Rows, mu: Vec) -> float:  # noqa: ARG002
+        """A moment estimate of phi given the means; NaN for families without phi."""
+        return float("nan")
+
+
+def precision_of(rows: Rows) -> Vec:
+    """The precision of the rows; 1, which broadcasts, where none was given."""
+    return np.float64(1.0) if rows.precision is None else rows.precision  # type: ignore[return-value]
+
+
+def _given(zeta: Vec | float | None, family: MeanFamily) -> Vec | float:
+    if zeta is None:
+        raise ModelError(f"{family.name} has a dispersion: its density needs zeta = log phi.")
+    return zeta

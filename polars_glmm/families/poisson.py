@@ -1,0 +1,75 @@
+"""Poisson counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.jet import Jet
+from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
+from polars_glmm.typing import BoolVec, Vec
+
+
+def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:  # noqa: ARG001
+    """Poisson, log link: f = y·eta − exp eta."""
+    mu = np.exp(eta)
+    f = rows.y * eta
+    f -= mu
+    if order == 0:
+        return Density(f)
+    g = rows.y - mu
+    return Density(f, g, mu if order > 1 else None, mu if order > 2 else None)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Poisson(MeanFamily):
+    """Counts with variance mu: log p = y log mu − mu − log y!."""
+
+    name = "poisson"
+    links = ("log", "identity", "sqrt")
+    canonical_link = "log"
+    mean_range = "positive"
+
+    @property
+    def kernels(self) -> Mapping[str, Kernel]:
+        return {"log": log_kernel}
+
+    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
+        return rows.y * mu.log - mu.value
+
+    def constant(self, rows: Rows) -> Vec:
+        return -np.asarray(special.gammaln(rows.y + 1.0), dtype=np.float64)
+
+    def saturated(self, rows: Rows) -> Vec | None:
+        return self.constant(rows) + special.xlogy(rows.y, rows.y) - rows.y
+
+    def information(self, rows: Rows, eta: Vec, zeta: Vec | float) -> Expected:  # noqa: ARG002
+        """mu'²/mu = mu'·(log mu)'."""
+        _, m1, m2 = self.link.value(eta, 2)
+        _, a1, a2 = self.link.log(eta, 2)
+        return Expected(m1 * a1, m2 * a1 + m1 * a2)
+
+    def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
+        return np.asarray(mu, dtype=np.float64)
+
+    def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
+        return np.maximum(2.0 * special.kl_div(rows.y, mu), 0.0)
+
+    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
+        return rng.poisson(mu).astype(np.float64)
+
+    def outside_support(self, rows: Rows) -> BoolVec:
+        return not_counts(rows.y)
+
+    def first_mean(self, rows: Rows) -> Vec:
+        return rows.y + 0.1
+
+
+def not_counts(y: Vec) -> BoolVec:
+    """True where y is not a whole number ≥ 0."""
+    wrong: BoolVec = ~np.isfinite(y) | (y < 0.0) | (y != np.floor(y))
+    return wrong

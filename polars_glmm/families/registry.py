@@ -1,0 +1,61 @@
+"""Names of families and links: the only place where strings become families."""
+
+from __future__ import annotations
+
+from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families.base import Family
+from polars_glmm.families.binomial import Binomial
+from polars_glmm.families.gamma import Gamma
+from polars_glmm.families.gaussian import Gaussian
+from polars_glmm.families.inverse_gaussian import InverseGaussian
+from polars_glmm.families.mean_family import MeanFamily
+from polars_glmm.families.negative_binomial import NegativeBinomial
+from polars_glmm.families.poisson import Poisson
+
+FAMILIES: dict[str, type[MeanFamily]] = {
+    "gaussian": Gaussian,
+    "binomial": Binomial,
+    "poisson": Poisson,
+    "gamma": Gamma,
+    "inverse_gaussian": InverseGaussian,
+    "negative_binomial": NegativeBinomial,
+}
+
+ALIASES = {
+    "normal": "gaussian",
+    "inverse.gaussian": "inverse_gaussian",
+    "nb": "negative_binomial",
+}
+
+ELSEWHERE = {
+    "nbinom2": "nbinom2 is family='negative_binomial'.",
+    "negbin": "Write family='negative_binomial'.",
+    "bernoulli": "Write family='binomial'; without trials= every row is one trial.",
+    "quasi": "A quasi-likelihood has no density; family='gamma' or 'negative_binomial' estimate a dispersion.",
+    "quasibinomial": "A quasi-likelihood has no density; for overdispersion add an observation-level effect (1 | row).",
+    "quasipoisson": "A quasi-likelihood has no density; for overdispersion use family='negative_binomial' "
+    "or add an observation-level effect (1 | row).",
+}
+"""What people ask for by another name, and the nearest thing there is."""
+
+
+def resolve_family(family: str | Family, link: str | None = None) -> Family:
+    """The family of a name or an object, with the named link or its default one.
+
+    Raises ModelError for a name or link that does not exist, and for a link beside an object that has another.
+    """
+    if not isinstance(family, str):
+        if isinstance(family, type):
+            raise ModelError(f"family= got the class {family.__name__}; write {family.__name__}() or its name.")
+        if not isinstance(family, Family):
+            raise ModelError(f"family= needs a name or a family object, not {type(family).__name__}.")
+        if link is None or link == family.link.name:
+            return family
+        raise ModelError(f"link={link!r} given beside {family!r}; give the link in one place.")
+    key = family.strip().lower()
+    key = ALIASES.get(key, key)
+    if key not in FAMILIES:
+        hint = ELSEWHERE.get(key) or suggest(key, [*FAMILIES, *ALIASES]).strip()
+        known = enumerate_names(list(FAMILIES), limit=len(FAMILIES))
+        raise ModelError(f"There is no family {family!r}; there are {known}. {hint}".rstrip())
+    return FAMILIES[key](link)

@@ -1,0 +1,235 @@
+"""Likelihood-ratio tests of nested fits, with the distribution that the boundary calls for."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError
+from polars_glmm.inference.distributions import chi2_p, chi_bar_p
+from polars_glmm.inference.schemas import ANOVA, table
+from polars_glmm.inference.varcorr import components
+
+if TYPE_CHECKING:
+    from polars_glmm.result import Fit
+
+FEW_LEVELS = 10
+"""Below this many levels the asymptotic mixture is a poor guide, and p-values are called approximate."""
+NOT_NESTED = 1e-4
+"""A larger model whose log-likelihood is lower by more than this cannot contain the smaller one."""
+
+
+class LikelihoodRatio(NamedTuple):
+    """A likelihood-ratio statistic, its reference distribution by name, the upper tail, and what limits it.
+
+    reservations   "conservative" and "approximate", where they apply
+    """
+
+    chisq: float
+    df: int
+    p_value: float
+    reference: str
+    reservations: tuple[str, ...] = ()
+
+    @property
+    def distribution(self) -> str:
+        """The reference distribution with its reservations."""
+        return ", ".join((self.reference, *self.reservations))
+
+
+class CovarianceParameters(NamedTuple):
+    """Variances (group, term) and covariances (group, term, other) of a model."""
+
+    variances: frozenset[tuple[str, str]]
+    covariances: frozenset[tuple[str, str, str]]
+
+
+def anova(fits: tuple[Fit, ...]) -> pl.DataFrame:
+    """Compare each fit with the next smaller one by likelihood ratio; rows from the smallest to the largest model.
+
+    distribution   "chi2(k)"; "chibar2(01)" for exactly one more variance; "chibar2(q,q+1)", the equal mixture of both,
+                   for one variance with its q covariances beside a nonsingular smaller model; "chi2(k), conservative"
+                   for several variances at once; ", approximate" below ten levels
+                   (Self & Liang 1987; Stram & Lee 1994)
+    Raises ModelError for fits that cannot be compared: other data, family or method, REML with different fixed
+    effects, models that are not nested.
+    """
+    check_comparable(fits)
+    ordered = sorted(enumerate(fits, start=1), key=lambda pair: (pair[1].estimate.df_model, pair[0]))
+    tests: list[LikelihoodRatio | None] = [None]
+    tests += [compare(small, large) for (_, small), (_, large) in pairwise(ordered)]
+    return table(
+        ANOVA,
+        {
+            "model": [fit.formula for _, fit in ordered],
+            "df_model": [fit.estimate.df_model for _, fit in ordered],
+            "loglik": [fit.loglik for _, fit in ordered],
+            "deviance": [fit.deviance for _, fit in ordered],
+            "aic": [fit.aic for _, fit in ordered],
+            "bic": [fit.bic for _, fit in ordered],
+            "chisq": [test.chisq if test else None for test in tests],
+            "df": [test.df if test else None for test in tests],
+            "p_value": [test.p_value if test else None for test in tests],
+            "distribution": [test.distribution if test else None for test in tests],
+        },
+    )
+
+
+def compare(small: Fit, large: Fit) -> LikelihoodRatio | None:
+    """The test of `small` against `large`; None where both have the same number of parameters.
+
+    Raises ModelError where the models are visibly not nested.
+    """
+    df = large.estimate.df_model - small.estimate.df_model
+    if df == 0:
+        return None
+    _check_nested(small, large)
+    less, more = covariance_parameters(small), covariance_parameters(large)
+    variances, covariances = more.variances - less.variances, more.covariances - less.covariances
+    if len(variances) + len(covariances) < df and len(variances) > 0:
+        mixture = None  # fixed effects or dispersion come on top: no simple mixture
+    else:
+        mixture = _mixture(variances, covariances, nonsingular=not small.estimate.singular)
+    levels = [size.n_levels for size in large.groups if any(group == size.group for group, _ in variances)]
+    chisq = max(2.0 * (large.loglik - small.loglik), 0.0)
+    return likelihood_ratio(chisq, df, mixture, boundary=bool(variances), fewest_levels=min(levels, default=FEW_LEVELS))
+
+
+def null_test(fit: Fit) -> LikelihoodRatio | None:
+    """Test against the model without random effects; None where it was not fitted or there are none."""
+    estimate = fit.estimate
+    if estimate.null_loglik is None or not estimate.factors:
+        return None
+    own = covariance_parameters(fit)
+    df = estimate.df_model - estimate.null_df
+    mixture = (0, 1) if df == 1 and len(own.variances) == 1 else None
+    chisq = max(2.0 * (estimate.loglik - estimate.null_loglik), 0.0)
+    return likelihood_ratio(
+        chisq, df, mixture, boundary=True, fewest_levels=min((size.n_levels for size in fit.groups), default=FEW_LEVELS)
+    )
+
+
+def likelihood_ratio(
+    chisq: float, df: int, mixture: tuple[int, int] | None, *, boundary: bool, fewest_levels: int
+) -> LikelihoodRatio:
+    """The tail of a statistic under χ²_df or an equal mixture; a boundary without a known mixture is conservative."""
+    reservations = ["approximate"] if boundary and fewest_levels < FEW_LEVELS else []
+    if mixture is not None:
+        reference = "chibar2(01)" if mixture == (0, 1) else f"chibar2({mixture[0]},{mixture[1]})"
+        return LikelihoodRatio(chisq, df, chi_bar_p(chisq, mixture), reference, tuple(reservations))
+    if boundary:
+        reservations.insert(0, "conservative")
+    return LikelihoodRatio(chisq, df, chi2_p(chisq, df), f"chi2({df})", tuple(reservations))
+
+
+def covariance_parameters(fit: Fit) -> CovarianceParameters:
+    """Names of all variances and covariances of the random effects."""
+    variances = {(part.group, term) for part in components(fit.estimate) for term in part.terms}
+    covariances = {
+        (part.group, *sorted((part.terms[i], part.terms[j])))
+        for part in components(fit.estimate)
+        for i, j in part.correlated
+    }
+    return CovarianceParameters(frozenset(variances), frozenset((g, a, b) for g, a, b in covariances))
+
+
+def check_comparable(fits: tuple[Fit, ...]) -> None:
+    """Raise ModelError unless all fits are fits of one response by one method."""
+    if len(fits) < 2:
+        msg = "anova compares fits: pass two or more, as in anova(small, large). fit.fixef() tests single terms."
+        raise ModelError(msg)
+    first = fits[0]
+    for fit in fits[1:]:
+        _check_same_data(first, fit)
+        if (fit.family, fit.link) != (first.family, first.link):
+            msg = (
+                f"The fits have different families or links ({first.family}/{first.link} and {fit.family}/{fit.link}): "
+                f"they are not nested. Compare their aic."
+            )
+            raise ModelError(msg)
+    _check_method(fits)
+    if any(fit.method == "reml" for fit in fits):
+        _check_reml(fits)
+
+
+def _check_same_data(first: Fit, fit: Fit) -> None:
+    if first.n_obs != fit.n_obs:
+        msg = (
+            f"The fits stand on different data: {first.n_obs} and {fit.n_obs} observations. "
+            f"Drop the rows with missing values in any used column first, and fit both models to the rest."
+        )
+        raise ModelError(msg)
+    if not np.allclose(first.fingerprint.moments, fit.fingerprint.moments, rtol=1e-10, atol=0.0):
+        msg = (
+            "The fits stand on different data: the values of the response, or its trials, frequency or precision, "
+            "differ. Fit both models to the same rows and the same response."
+        )
+        raise ModelError(msg)
+
+
+def _check_method(fits: tuple[Fit, ...]) -> None:
+    """One method for all; an exact likelihood without random effects goes with any approximation of it."""
+    methods = {fit.spec.method for fit in fits if fit.estimate.factors or fit.method == "reml"}
+    if len(methods) > 1 or ("reml" in {fit.method for fit in fits} and not all(fit.method == "reml" for fit in fits)):
+        names = sorted({repr(fit.spec.method) for fit in fits})
+        remedy = "ml" if any(fit.method == "reml" for fit in fits) else "laplace"
+        msg = (
+            f"The fits were made by different methods ({', '.join(names)}); their log-likelihoods are not comparable. "
+            f'Refit with one method, as in fit.update(method="{remedy}").'
+        )
+        raise ModelError(msg)
+
+
+def _check_reml(fits: tuple[Fit, ...]) -> None:
+    terms = [
+        {column.name for p in fit.recipe.predictors for column, kept in zip(p.columns, p.kept, strict=True) if kept}
+        for fit in fits
+    ]
+    if any(names != terms[0] for names in terms[1:]):
+        msg = (
+            "REML log-likelihoods of models with different fixed effects cannot be compared: the restricted "
+            "likelihood depends on the fixed-effect columns. Refit by maximum likelihood, "
+            'fit.update(method="ml"), and compare those.'
+        )
+        raise ModelError(msg)
+
+
+def _check_nested(small: Fit, large: Fit) -> None:
+    """Columns used by the fixed part must be used by the larger model, and its likelihood must not be lower."""
+    extra = sorted(_inputs(small) - _inputs(large))
+    if extra:
+        msg = (
+            f"The models are not nested: {small.formula!r} uses {extra[0]!r}, which the larger model {large.formula!r} "
+            f"does not. Compare their aic or bic."
+        )
+        raise ModelError(msg)
+    if large.loglik < small.loglik - NOT_NESTED * max(1.0, 1e-4 * abs(small.loglik)):
+        msg = (
+            f"The models are not nested, or one of the searches stopped early: the larger model {large.formula!r} has "
+            f"the lower log-likelihood ({large.loglik:.4f} < {small.loglik:.4f}). Compare their aic, or check "
+            f"fit.diagnose()."
+        )
+        raise ModelError(msg)
+
+
+def _inputs(fit: Fit) -> frozenset[str]:
+    """Columns that the fixed parts read."""
+    columns = [column for predictor in fit.recipe.predictors for column in predictor.columns]
+    return frozenset().union(*(column.node.inputs() for column in columns))
+
+
+def _mixture(
+    variances: frozenset[tuple[str, str]], covariances: frozenset[tuple[str, str, str]], *, nonsingular: bool
+) -> tuple[int, int] | None:
+    """Degrees of freedom of the equal mixture, where one is known."""
+    if len(variances) != 1:
+        return None
+    if not covariances:
+        return (0, 1)
+    ((group, term),) = variances
+    own = all(owner == group and term in pair for owner, *pair in covariances)
+    q = len(covariances)
+    return (q, q + 1) if own and nonsingular else None

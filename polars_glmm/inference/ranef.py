@@ -1,0 +1,118 @@
+"""Conditional modes of the random effects: long for reading, wide for joining, and added to the fixed effects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError, suggest
+from polars_glmm.inference.schemas import RANEF, table
+from polars_glmm.typing import Mat
+
+if TYPE_CHECKING:
+    from polars_glmm.design.recipe import FactorRecipe
+    from polars_glmm.likelihood.estimate import FactorEstimate
+    from polars_glmm.result import Fit
+
+
+def ranef(fit: Fit, group: str | None = None) -> pl.DataFrame:
+    """Long table of all factors, or for one `group` the join-ready table: keys, then `group_term`, `group_term_se`.
+
+    Raises ModelError for a group the model does not have.
+    """
+    if group is None:
+        return _long(fit)
+    recipe, factor = find_factor(fit, group)
+    std_error = conditional_std_error(factor)
+    columns: dict[str, pl.Series] = {}
+    for k, term in enumerate(factor.term_names):
+        columns[f"{group}_{term}"] = pl.Series(factor.modes[k])
+        columns[f"{group}_{term}_se"] = pl.Series(std_error[k], nan_to_null=True)
+    _refuse_clash(recipe, columns, f"fit.ranef({group!r})")
+    return recipe.levels.with_columns(**columns)
+
+
+def coef(fit: Fit, group: str | None = None) -> pl.DataFrame:
+    """Keys of `group`, then one column per fixed effect of mu: the fixed effect plus the level's random effect.
+
+    A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column.
+    """
+    if group is None:
+        group = _only_factor(fit)
+    recipe, factor = find_factor(fit, group)
+    predictor = fit.recipe.predictor("mu")
+    beta = iter(fit.estimate.beta)
+    columns: dict[str, pl.Series] = {}
+    for column, kept in zip(predictor.columns, predictor.kept, strict=True):
+        if not kept:
+            columns[column.name] = pl.Series([None] * recipe.levels.height, dtype=pl.Float64)
+            continue
+        random = [k for k, term in enumerate(factor.term_names) if term == column.name]
+        columns[column.name] = pl.Series(next(beta) + factor.modes[random].sum(axis=0))
+    _refuse_clash(recipe, columns, f"fit.coef({group!r})")
+    return recipe.levels.with_columns(**columns)
+
+
+def find_factor(fit: Fit, group: str) -> tuple[FactorRecipe, FactorEstimate]:
+    """The recipe and the estimate of one grouping factor.
+
+    Raises ModelError, naming the factors there are.
+    """
+    for recipe, factor in zip(fit.recipe.factors, fit.estimate.factors, strict=True):
+        if recipe.name == group:
+            return recipe, factor
+    names = [recipe.name for recipe in fit.recipe.factors]
+    known = f"it has {', '.join(map(repr, names))}" if names else "it has no random effects"
+    msg = f"The model has no grouping factor {group!r}; {known}.{suggest(group, names)}"
+    raise ModelError(msg)
+
+
+def conditional_std_error(factor: FactorEstimate) -> Mat:
+    """√diag Var(b | y) given the parameters, (r, G)."""
+    variance = np.einsum("kkg->kg", factor.mode_covariance)
+    return np.sqrt(np.where(variance >= 0.0, variance, np.nan))
+
+
+def level_labels(recipe: FactorRecipe) -> pl.Series:
+    """One text per level; the parts of a composite key joined by ':'."""
+    keys = [pl.col(key).cast(pl.String) for key in recipe.keys]
+    return recipe.levels.select(pl.concat_str(keys, separator=":").alias("level")).to_series()
+
+
+def _long(fit: Fit) -> pl.DataFrame:
+    blocks = [table(RANEF, {name: [] for name in RANEF})]
+    for recipe, factor in zip(fit.recipe.factors, fit.estimate.factors, strict=True):
+        labels, std_error = level_labels(recipe), conditional_std_error(factor)
+        for k, term in enumerate(factor.term_names):
+            n = len(labels)
+            blocks.append(
+                table(
+                    RANEF,
+                    {
+                        "parameter": pl.repeat("mu", n, eager=True),
+                        "group": pl.repeat(recipe.name, n, eager=True),
+                        "level": labels,
+                        "term": pl.repeat(term, n, eager=True),
+                        "estimate": factor.modes[k],
+                        "std_error": std_error[k],
+                    },
+                )
+            )
+    return pl.concat(blocks)
+
+
+def _only_factor(fit: Fit) -> str:
+    names = [recipe.name for recipe in fit.recipe.factors]
+    if len(names) == 1:
+        return names[0]
+    msg = f"fit.coef() needs the name of a grouping factor: {', '.join(map(repr, names)) or 'this model has none'}."
+    raise ModelError(msg)
+
+
+def _refuse_clash(recipe: FactorRecipe, columns: dict[str, pl.Series], call: str) -> None:
+    clash = [name for name in columns if name in recipe.levels.columns]
+    if clash:
+        msg = f"{call} would have two columns named {clash[0]!r}, a key and an effect: rename the key column and refit."
+        raise ModelError(msg)

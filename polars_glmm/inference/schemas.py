@@ -1,0 +1,119 @@
+"""Columns and dtypes of every table a fit answers with: one definition each, the same for all models.
+
+A table built through `table` has its schema even when it has no rows, so that `pl.concat` over fits always works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+
+Schema: TypeAlias = Mapping[str, Any]
+
+_TEXT, _REAL, _WHOLE, _TRUTH = pl.String(), pl.Float64(), pl.Int64(), pl.Boolean()
+
+FIXEF: Schema = {
+    "parameter": _TEXT,
+    "term": _TEXT,
+    "estimate": _REAL,
+    "std_error": _REAL,
+    "statistic": _REAL,
+    "df": _REAL,
+    "p_value": _REAL,
+    "conf_low": _REAL,
+    "conf_high": _REAL,
+}
+VARCORR: Schema = {
+    "parameter": _TEXT,
+    "group": _TEXT,
+    "term": _TEXT,
+    "other_term": _TEXT,
+    "estimate": _REAL,
+    "std_error": _REAL,
+    "conf_low": _REAL,
+    "conf_high": _REAL,
+    "std_dev": _REAL,
+    "correlation": _REAL,
+    "correlation_low": _REAL,
+    "correlation_high": _REAL,
+}
+DISPERSION: Schema = {
+    "parameter": _TEXT,
+    "estimate": _REAL,
+    "std_error": _REAL,
+    "conf_low": _REAL,
+    "conf_high": _REAL,
+}
+RANEF: Schema = {
+    "parameter": _TEXT,
+    "group": _TEXT,
+    "level": _TEXT,
+    "term": _TEXT,
+    "estimate": _REAL,
+    "std_error": _REAL,
+}
+VCOV: Schema = {
+    "parameter": _TEXT,
+    "term": _TEXT,
+    "other_parameter": _TEXT,
+    "other_term": _TEXT,
+    "covariance": _REAL,
+}
+GROUP_SIZES = pl.Struct({"group": _TEXT, "n_levels": _WHOLE, "smallest": _WHOLE, "largest": _WHOLE})
+GLANCE: Schema = {
+    "formula": _TEXT,
+    "family": _TEXT,
+    "link": _TEXT,
+    "method": _TEXT,
+    "reml": _TRUTH,
+    "n_obs": _WHOLE,
+    "n_dropped": _WHOLE,
+    "groups": pl.List(GROUP_SIZES),
+    "loglik": _REAL,
+    "deviance": _REAL,
+    "deviance_residual": _REAL,
+    "aic": _REAL,
+    "aicc": _REAL,
+    "bic": _REAL,
+    "df_model": _WHOLE,
+    "df_resid": _WHOLE,
+    "dispersion": _REAL,
+    "converged": _TRUTH,
+    "singular": _TRUTH,
+    "seconds": _REAL,
+}
+DIAGNOSE: Schema = {"code": _TEXT, "kind": _TEXT, "text": _TEXT, "advice": _TEXT, "value": _REAL}
+ANOVA: Schema = {
+    "model": _TEXT,
+    "df_model": _WHOLE,
+    "loglik": _REAL,
+    "deviance": _REAL,
+    "aic": _REAL,
+    "bic": _REAL,
+    "chisq": _REAL,
+    "df": _WHOLE,
+    "p_value": _REAL,
+    "distribution": _TEXT,
+}
+STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT}
+
+
+def table(schema: Schema, columns: Mapping[str, Sequence[Any] | Any]) -> pl.DataFrame:
+    """The frame of `columns` in the order and dtypes of `schema`; NaN, which is no answer, becomes null."""
+    return pl.DataFrame(
+        [
+            _real(name, columns[name]) if dtype == _REAL else pl.Series(name, columns[name], dtype=dtype)
+            for name, dtype in schema.items()
+        ]
+    )
+
+
+def _real(name: str, values: Sequence[Any] | Any) -> pl.Series:
+    """A Float64 column without NaN. (Series.fill_nan builds a query: ten of them cost more than a small fit's table.)"""
+    if isinstance(values, np.ndarray):
+        return pl.Series(name, values, dtype=pl.Float64, nan_to_null=True)
+    return pl.Series(name, [None if value is None or isnan(value) else value for value in values], dtype=pl.Float64)

@@ -1,0 +1,287 @@
+"""What a summary says, before it is text or HTML: a title, facts, small tables and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from polars_glmm.inference import numbers
+from polars_glmm.inference.coefficients import fixed_terms, wald_chi2
+from polars_glmm.inference.compare import null_test
+from polars_glmm.inference.dispersion import MEANING
+from polars_glmm.inference.distributions import chi2_p
+from polars_glmm.inference.varcorr import RESIDUAL, components, correlation
+from polars_glmm.prediction.residuals import augment
+
+if TYPE_CHECKING:
+    from polars_glmm.result import Fit
+
+MOST_ROWS = 60
+"""Longer tables are cut, with the call that shows all of them."""
+MOST_CORRELATIONS = 6
+"""The correlation matrix of more fixed effects than this is not shown: fit.vcov() has it."""
+WIDEST_HEADING = 11
+"""Names over a column of correlations are cut to this."""
+MANY_ROWS = 1_000_000
+"""Residuals of more rows are not worth the wait when something is printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a small table: its heading and its cells as text.
+
+    right     numbers stand right, names left
+    optional  left out where the page is too narrow
+    """
+
+    heading: str
+    cells: tuple[str, ...]
+    right: bool = True
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SheetTable:
+    """A small table with its title, and sentences below it."""
+
+    title: str
+    columns: tuple[Column, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A summary: the title, named facts by line, tables, and the notes as (text, advice)."""
+
+    title: str
+    facts: tuple[tuple[tuple[str, str], ...], ...]
+    tables: tuple[SheetTable, ...]
+    notes: tuple[tuple[str, str], ...]
+
+
+def build_sheet(fit: Fit) -> Sheet:
+    """All that print(fit) shows. Nothing here is refitted; residuals only where the rows are kept."""
+    tables = [
+        _group_sizes(fit),
+        _residual_quartiles(fit),
+        _random_effects(fit),
+        *(_fixed_effects(fit, parameter) for parameter in ("mu", "phi")),
+        _correlations(fit),
+    ]
+    return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), _notes(fit))
+
+
+def title(fit: Fit) -> str:
+    """What kind of model."""
+    linear = fit.family == "gaussian" and fit.link == "identity"
+    return ("Linear" if linear else "Generalized linear") + (" mixed model" if fit.estimate.factors else " model")
+
+
+def method_in_words(fit: Fit) -> str:
+    """The method as a reader of a paper would write it."""
+    method = fit.spec.method
+    match method.name:
+        case "reml":
+            return "restricted maximum likelihood (REML)"
+        case "laplace" if fit.estimate.factors:
+            expected = ", expected curvature" if getattr(method, "curvature", "observed") == "expected" else ""
+            return f"maximum likelihood, Laplace approximation{expected}"
+        case "agq" if fit.estimate.factors:
+            nodes = getattr(method, "nodes", 0)
+            return f"maximum likelihood, adaptive Gauss-Hermite quadrature ({nodes} nodes)"
+    return "maximum likelihood"
+
+
+def _facts(fit: Fit) -> tuple[tuple[tuple[str, str], ...], ...]:
+    estimate = fit.estimate
+    dropped = f" ({fit.n_dropped} dropped)" if fit.n_dropped else ""
+    scale = "Log-likelihood (REML)" if fit.method == "reml" else "Log-likelihood"
+    lines = [
+        (("Formula", fit.formula),),
+        (("Family", f"{fit.family} ({fit.link} link)"),),
+        (("Method", method_in_words(fit)),),
+        (
+            ("Observations", f"{estimate.n_obs}{dropped}"),
+            ("Parameters", str(estimate.df_model)),
+            (scale, f"{estimate.loglik:.4f}"),
+        ),
+        (
+            ("AIC", f"{fit.aic:.2f}"),
+            ("BIC", f"{fit.bic:.2f}"),
+            ("Deviance (-2 log-likelihood)", f"{fit.deviance:.2f}"),
+        ),
+    ]
+    return tuple(lines)
+
+
+def _group_sizes(fit: Fit) -> SheetTable | None:
+    if not fit.groups:
+        return None
+    return SheetTable(
+        "Groups",
+        (
+            Column("Group", tuple(size.group for size in fit.groups), right=False),
+            Column("Levels", tuple(str(size.n_levels) for size in fit.groups)),
+            Column("Smallest", tuple(str(size.smallest) for size in fit.groups)),
+            Column("Mean", tuple(f"{size.mean:.1f}" for size in fit.groups)),
+            Column("Largest", tuple(str(size.largest) for size in fit.groups)),
+        ),
+    )
+
+
+def _residual_quartiles(fit: Fit) -> SheetTable | None:
+    """Five numbers of the Pearson residuals at the conditional modes, where the rows are at hand."""
+    if fit.rows is None or fit.rows.height > MANY_ROWS:
+        return None
+    prefix = "__glmm_"
+    residuals = augment(fit.rows, fit, prefix=prefix)[f"{prefix}resid_pearson"].drop_nulls().drop_nans().to_numpy()
+    if not len(residuals):
+        return None
+    values = np.quantile(residuals, [0.0, 0.25, 0.5, 0.75, 1.0])
+    headings = ("Min", "1Q", "Median", "3Q", "Max")
+    columns = (Column(name, (numbers.fixed(value, 4),)) for name, value in zip(headings, values, strict=True))
+    return SheetTable("Scaled residuals (Pearson)", tuple(columns))
+
+
+def _random_effects(fit: Fit) -> SheetTable | None:
+    """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
+    remarks = [_dispersion_remark(fit), _null_test_remark(fit)]
+    if not fit.estimate.factors and not (fit.family == "gaussian" and fit.estimate.phi is not None):
+        return None
+    parts = list(components(fit.estimate))
+    table = fit.varcorr()
+    variances = table.filter(table["other_term"].is_null())
+    names = [(part.group if i == 0 else "", term) for part in parts for i, term in enumerate(part.terms)]
+    if len(names) < variances.height:
+        names.append((RESIDUAL, ""))
+    widest = max((len(part.terms) - 1 for part in parts if part.correlated), default=0)
+    triangle = [
+        [f"{correlation(part, i, j):.3f}" if part.places[i, j] >= 0 else "" for j in range(i)]
+        for part in parts
+        for i in range(len(part.terms))
+    ]
+    triangle += [[]] * (len(names) - len(triangle))
+    columns = [
+        Column("Group", tuple(group for group, _ in names), right=False),
+        Column("Term", tuple(term for _, term in names), right=False),
+        Column("Variance", tuple(numbers.real_column(variances["estimate"].to_list()))),
+        Column("Std. error", tuple(numbers.real_column(variances["std_error"].to_list(), 4)), optional=True),
+        Column("Std. dev.", tuple(numbers.real_column(variances["std_dev"].to_list()))),
+    ]
+    for j in range(widest):
+        cells = tuple(row[j].replace("nan", "") if j < len(row) else "" for row in triangle)
+        columns.append(Column("Corr." if j == 0 else "", cells, optional=j > 0))
+    heading = "Random effects" if fit.estimate.factors else "Residual"
+    return SheetTable(heading, tuple(_cut(columns)), tuple(remark for remark in remarks if remark))
+
+
+def _dispersion_remark(fit: Fit) -> str:
+    """phi in a sentence; the gaussian one stands in the table."""
+    phi = fit.estimate.phi
+    if phi is None or fit.family == "gaussian":
+        return ""
+    row = fit.dispersion().row(0, named=True)
+    error = f" (std. error {numbers.real(row['std_error'], 4)})" if row["std_error"] is not None else ""
+    interval = (
+        f", 95% interval {numbers.real(row['conf_low'], 4)} to {numbers.real(row['conf_high'], 4)}"
+        if row["conf_low"] is not None
+        else ""
+    )
+    name, meaning = MEANING[fit.family]
+    return f"{name} phi = {numbers.real(phi)}{error}{interval}. {meaning}"
+
+
+def _null_test_remark(fit: Fit) -> str:
+    test = null_test(fit)
+    if test is None:
+        return ""
+    reservations = f" ({', '.join(test.reservations)})" if test.reservations else ""
+    result = f"{test.reference} = {test.chisq:.2f}, {numbers.p_statement(test.p_value)}{reservations}"
+    return f"LR test against no random effects: {result}"
+
+
+def _fixed_effects(fit: Fit, parameter: str) -> SheetTable | None:
+    table = fit.fixef()
+    table = table.filter(table["parameter"] == parameter)
+    if not table.height:
+        return None
+    t = table["df"].is_not_null().any()
+    letter = "t" if t else "z"
+    # Digits beyond the fourth of a standard error say nothing about the estimate.
+    beside = table["std_error"].to_list() if table["std_error"].count() else None
+    estimates = numbers.real_column(table["estimate"].to_list(), 4 if beside else 5, beside)
+    columns = [
+        Column("Term", tuple(table["term"].to_list()), right=False),
+        Column("Estimate", tuple(text or "(dropped)" for text in estimates)),
+        Column("Std. error", tuple(numbers.real_column(table["std_error"].to_list(), 4))),
+    ]
+    if t:
+        columns.append(Column("df", tuple(numbers.fixed(df, 1) for df in table["df"].to_list())))
+    columns += [
+        Column(letter, tuple(numbers.fixed(value, 2) for value in table["statistic"].to_list())),
+        Column(f"P>|{letter}|", tuple(numbers.p_value(p) for p in table["p_value"].to_list())),
+        Column("[95% conf.", tuple(numbers.real_column(table["conf_low"].to_list(), 4, beside)), optional=True),
+        Column("interval]", tuple(numbers.real_column(table["conf_high"].to_list(), 4, beside)), optional=True),
+    ]
+    heading = "Fixed effects" if parameter == "mu" else f"Fixed effects of log {parameter}"
+    return SheetTable(heading, tuple(_cut(columns)), _fixed_remarks(fit, parameter))
+
+
+def _fixed_remarks(fit: Fit, parameter: str) -> tuple[str, ...]:
+    if parameter != "mu":
+        name, meaning = MEANING[fit.family]
+        return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)
+    remarks = []
+    if (joint := wald_chi2(fit)) is not None:
+        chisq, df = joint
+        p = numbers.p_statement(chi2_p(chisq, df))
+        remarks.append(f"Joint Wald test of all slopes: chi2({df}) = {chisq:.2f}, {p}")
+    if not fit.estimate.factors:
+        remarks.append(_dispersion_remark(fit))
+    return tuple(remark for remark in remarks if remark)
+
+
+def _correlations(fit: Fit) -> SheetTable | None:
+    """Correlation of the fixed effects of mu, lower triangle, when they are few."""
+    parameters, terms, kept = fixed_terms(fit)
+    names = [term for parameter, term, keep in zip(parameters, terms, kept, strict=True) if keep and parameter == "mu"]
+    p = len(names)
+    vcov = fit.estimate.vcov_fixed[:p, :p]
+    scale = np.sqrt(np.where(np.diag(vcov) > 0.0, np.diag(vcov), np.nan))
+    if not 2 <= p <= MOST_CORRELATIONS or not np.isfinite(scale).all():
+        return None
+    matrix = vcov / np.outer(scale, scale)
+    columns = [Column("", tuple(names[1:]), right=False)]
+    for j in range(p - 1):
+        cells = tuple(f"{matrix[i, j]:.3f}" if i > j else "" for i in range(1, p))
+        columns.append(Column(shorten(names[j], WIDEST_HEADING), cells))
+    return SheetTable("Correlation of fixed effects", tuple(columns))
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut in the middle: the names of levels and columns differ at their ends."""
+    if len(text) <= width:
+        return text
+    head = width // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def _notes(fit: Fit) -> tuple[tuple[str, str], ...]:
+    notes = [(note.text, note.advice) for note in fit.notes]
+    if not fit.converged and not any("converge" in note.code for note in fit.notes):
+        notes.insert(0, ("The search did not converge: the numbers above are where it stopped.", "See fit.diagnose()."))
+    return tuple(notes)
+
+
+def _cut(columns: list[Column]) -> list[Column]:
+    """Rows beyond MOST_ROWS leave one line that says how many there are."""
+    n = len(columns[0].cells)
+    if n <= MOST_ROWS:
+        return columns
+    more = f"… {n - MOST_ROWS + 1} more"
+    return [
+        Column(c.heading, (*c.cells[: MOST_ROWS - 1], more if k == 0 else ""), c.right, c.optional)
+        for k, c in enumerate(columns)
+    ]

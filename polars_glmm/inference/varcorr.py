@@ -1,0 +1,155 @@
+"""Variances, covariances and correlations of the random effects, and the gaussian residual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.inference.distributions import normal_quantile
+from polars_glmm.inference.schemas import VARCORR, table
+from polars_glmm.typing import IntVec, Mat
+
+if TYPE_CHECKING:
+    from polars_glmm.likelihood.estimate import Estimate
+    from polars_glmm.result import Fit
+
+RESIDUAL = "Residual"
+
+
+class Component(NamedTuple):
+    """One covariance matrix of the model and where its entries stand in Estimate.report.
+
+    places (r, r): index of each reported entry, symmetric; −1 where the structure has none.
+    """
+
+    group: str
+    terms: tuple[str, ...]
+    covariance: Mat
+    places: IntVec
+
+    @property
+    def correlated(self) -> list[tuple[int, int]]:
+        """Pairs (i, j), i < j, of terms whose covariance is a parameter."""
+        r = len(self.terms)
+        return [(i, j) for i in range(r) for j in range(i + 1, r) if self.places[i, j] >= 0]
+
+
+def components(estimate: Estimate) -> Iterator[Component]:
+    """All covariance matrices in the order of Estimate.report."""
+    place = len(estimate.beta) + len(estimate.gamma)
+    for factor in estimate.factors:
+        start = 0
+        for covariance, structure in zip(factor.covariances, factor.structures, strict=True):
+            r = len(covariance)
+            places = np.full((r, r), -1, dtype=np.intp)
+            for i in range(r):
+                for j in range(i + 1):
+                    if structure == "diag" and j < i:
+                        continue
+                    places[i, j] = places[j, i] = place
+                    place += 1
+            yield Component(factor.name, factor.term_names[start : start + r], covariance, places)
+            start += r
+
+
+def varcorr(fit: Fit, *, conf_level: float = 0.95) -> pl.DataFrame:
+    """Variance rows, then covariance rows, term by term; last the gaussian residual variance σ².
+
+    Intervals of variances are exp(log v ± z·se/v), as Stata's; those of correlations tanh(atanh ρ ± z·se/(1 − ρ²)).
+    On the boundary, where no standard error exists, both are null.
+    """
+    z = normal_quantile(conf_level)
+    rows: list[dict[str, Any]] = []
+    for component in components(fit.estimate):
+        rows += _variance_rows(component, fit.estimate.report_vcov, z)
+        rows += _covariance_rows(component, fit.estimate.report_vcov, z)
+    if fit.family == "gaussian" and fit.estimate.phi is not None:
+        rows.append(_residual_row(fit.estimate, z))
+    return table(VARCORR, {name: [row.get(name) for row in rows] for name in VARCORR})
+
+
+def _variance_rows(component: Component, vcov: Mat, z: float) -> Iterator[dict[str, Any]]:
+    for i, term in enumerate(component.terms):
+        place = component.places[i, i]
+        variance = float(component.covariance[i, i])
+        yield {"group": component.group, "term": term} | variance_numbers(variance, standard_error(vcov, place), z)
+
+
+def variance_numbers(variance: float, std_error: float, z: float) -> dict[str, Any]:
+    """A variance with its interval by log transformation, and its square root."""
+    low, high = log_interval(variance, std_error, z)
+    return {
+        "parameter": "mu",
+        "estimate": variance,
+        "std_error": std_error,
+        "conf_low": low,
+        "conf_high": high,
+        "std_dev": float(np.sqrt(max(variance, 0.0))),
+    }
+
+
+def _covariance_rows(component: Component, vcov: Mat, z: float) -> Iterator[dict[str, Any]]:
+    for i, j in component.correlated:
+        rho = correlation(component, i, j)
+        low, high = tanh_interval(rho, correlation_error(component, i, j, vcov), z)
+        yield {
+            "parameter": "mu",
+            "group": component.group,
+            "term": component.terms[i],
+            "other_term": component.terms[j],
+            "estimate": float(component.covariance[i, j]),
+            "correlation": rho,
+            "correlation_low": low,
+            "correlation_high": high,
+        }
+
+
+def _residual_row(estimate: Estimate, z: float) -> dict[str, Any]:
+    """σ² with its standard error 2σ·se(σ)."""
+    sigma = float(estimate.phi or 0.0)
+    std_error = 2.0 * sigma * standard_error(estimate.report_vcov, -1)
+    return {"group": RESIDUAL} | variance_numbers(sigma**2, std_error, z)
+
+
+def standard_error(vcov: Mat, place: int) -> float:
+    """Root of a diagonal element; NaN where there is none or it is not positive."""
+    variance = float(vcov[place, place])
+    return float(np.sqrt(variance)) if variance > 0.0 else float("nan")
+
+
+def correlation(component: Component, i: int, j: int) -> float:
+    """Correlation of two terms; NaN where one has no variance."""
+    scale = component.covariance[i, i] * component.covariance[j, j]
+    return float(np.clip(component.covariance[i, j] / np.sqrt(scale), -1.0, 1.0)) if scale > 0.0 else float("nan")
+
+
+def correlation_error(component: Component, i: int, j: int, vcov: Mat) -> float:
+    """Standard error of ρ = c/√(v₁v₂) by the delta method: ∂ρ/∂c = 1/√(v₁v₂), ∂ρ/∂v = −ρ/(2v)."""
+    places = [component.places[i, i], component.places[i, j], component.places[j, j]]
+    variance_i, variance_j = component.covariance[i, i], component.covariance[j, j]
+    if not (variance_i > 0.0 and variance_j > 0.0):
+        return float("nan")
+    rho = correlation(component, i, j)
+    gradient = np.array([-0.5 * rho / variance_i, 1.0 / np.sqrt(variance_i * variance_j), -0.5 * rho / variance_j])
+    squared = float(gradient @ vcov[np.ix_(places, places)] @ gradient)
+    return float(np.sqrt(squared)) if squared > 0.0 else float("nan")
+
+
+def log_interval(value: float, std_error: float, z: float) -> tuple[float, float]:
+    """exp(log v ± z·se/v): an interval that stays positive."""
+    if not (value > 0.0 and np.isfinite(value) and std_error > 0.0):
+        return float("nan"), float("nan")
+    with np.errstate(over="ignore"):
+        ratio = float(np.exp(z * std_error / value))
+    return value / ratio, value * ratio
+
+
+def tanh_interval(rho: float, std_error: float, z: float) -> tuple[float, float]:
+    """tanh(atanh ρ ± z·se/(1 − ρ²)): Fisher's transformation."""
+    if not (abs(rho) < 1.0 and std_error > 0.0):
+        return float("nan"), float("nan")
+    width = z * std_error / (1.0 - rho**2)
+    return float(np.tanh(np.arctanh(rho) - width)), float(np.tanh(np.arctanh(rho) + width))

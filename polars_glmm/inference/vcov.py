@@ -1,0 +1,108 @@
+"""Covariances of the estimates, long: one row per pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.inference.coefficients import fixed_terms
+from polars_glmm.inference.schemas import VCOV, table
+from polars_glmm.inference.varcorr import components, correlation
+from polars_glmm.typing import Mat, Vec
+
+if TYPE_CHECKING:
+    from polars_glmm.result import Fit
+
+
+class Labelled(NamedTuple):
+    """A covariance matrix (k, k) with the parameter and term of each row; each a list of k."""
+
+    parameters: list[str]
+    terms: list[str]
+    matrix: Mat
+
+
+def vcov(fit: Fit, *, full: bool = False) -> pl.DataFrame:
+    """All pairs of fixed effects of all parameters; with `full` also of the variance parameters on the report scales.
+
+    `full` adds, by the delta method, parameter "log_sd" (term "Days | Subject"), "atanh_correlation"
+    (term "Intercept ~ Days | Subject") and "log_dispersion" (term "phi"). Pairs without a covariance are null.
+    """
+    parameters, terms, matrix = _full(fit) if full else _fixed(fit)
+    k = len(terms)
+    return table(
+        VCOV,
+        {
+            "parameter": [parameters[i] for i in range(k) for _ in range(k)],
+            "term": [terms[i] for i in range(k) for _ in range(k)],
+            "other_parameter": parameters * k,
+            "other_term": terms * k,
+            "covariance": matrix.ravel(),
+        },
+    )
+
+
+def _fixed(fit: Fit) -> Labelled:
+    parameters, terms, kept = fixed_terms(fit)
+    chosen = np.flatnonzero(kept)
+    return Labelled([parameters[j] for j in chosen], [terms[j] for j in chosen], fit.estimate.vcov_fixed)
+
+
+def _full(fit: Fit) -> Labelled:
+    """Report scales are a smooth function of Estimate.report; its Jacobian carries Estimate.report_vcov over."""
+    estimate = fit.estimate
+    fixed = _fixed(fit)
+    n_fixed, n_report = len(fixed.terms), len(estimate.report)
+    parameters, terms = list(fixed.parameters), list(fixed.terms)
+    gradients: list[Vec] = list(np.eye(n_fixed, n_report))
+
+    def add(parameter: str, term: str, places: list[int], slopes: list[float]) -> None:
+        gradient = np.zeros(n_report)
+        gradient[places] = slopes
+        parameters.append(parameter)
+        terms.append(term)
+        gradients.append(gradient)
+
+    for component in components(estimate):
+        variance = np.diag(component.covariance)
+        for i, term in enumerate(component.terms):
+            add("log_sd", f"{term} | {component.group}", [component.places[i, i]], [_half_reciprocal(variance[i])])
+        for i, j in component.correlated:
+            name = f"{component.terms[i]} ~ {component.terms[j]} | {component.group}"
+            places = [component.places[i, i], component.places[i, j], component.places[j, j]]
+            add("atanh_correlation", name, places, _atanh_gradient(component.covariance[np.ix_([i, j], [i, j])],
+                                                                   correlation(component, i, j)))  # fmt: skip
+    if estimate.phi is not None:
+        add("log_dispersion", "phi", [n_report - 1], [1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan])
+    jacobian = np.array(gradients).reshape(len(gradients), n_report)
+    matrix = transform_covariance(jacobian, estimate.report_vcov)
+    # The reported covariance of the fixed effects wins where the two differ (gaussian: GLS, given the variances).
+    matrix[:n_fixed, :n_fixed] = fixed.matrix
+    return Labelled(parameters, terms, matrix)
+
+
+def transform_covariance(jacobian: Mat, covariance: Mat) -> Mat:
+    """J V J' in which a NaN spoils only the rows that use it, not, by 0·NaN, the whole product."""
+    missing = np.isnan(np.diag(covariance))
+    clean = np.where(np.isnan(covariance), 0.0, covariance)
+    product = np.nan_to_num(jacobian) @ clean @ np.nan_to_num(jacobian).T
+    spoiled = np.isnan(jacobian).any(axis=1) | (jacobian[:, missing] != 0.0).any(axis=1)
+    product[spoiled] = np.nan
+    product[:, spoiled] = np.nan
+    return np.asarray(product)
+
+
+def _half_reciprocal(variance: float) -> float:
+    """∂ ½ log v / ∂v."""
+    return 0.5 / variance if variance > 0.0 else np.nan
+
+
+def _atanh_gradient(covariance: Mat, rho: float) -> list[float]:
+    """∂ atanh ρ / ∂(v₁, c, v₂)."""
+    variance, other = covariance[0, 0], covariance[1, 1]
+    if not (variance > 0.0 and other > 0.0 and abs(rho) < 1.0):
+        return [np.nan, np.nan, np.nan]
+    inner = 1.0 / (1.0 - rho**2)
+    return [-0.5 * rho / variance * inner, inner / np.sqrt(variance * other), -0.5 * rho / other * inner]

@@ -1,0 +1,83 @@
+"""Notes that a fit earns: what collapsed, what ran away, what was not reached."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
+from polars_glmm.likelihood.state import Rank, State, natural_sigma
+from polars_glmm.notes import Note
+from polars_glmm.typing import Mat
+
+CONVERGED = 1e-6
+"""Newton decrement, in log-likelihood, above which a fit is not called converged."""
+
+
+def convergence_notes(decrement: float) -> list[Note]:
+    """A note where the certificate fails."""
+    if decrement < CONVERGED:
+        return []
+    text = f"The search stopped at a Newton decrement of {decrement:.2g}; an optimum has less than {CONVERGED:g}."
+    advice = "Estimates may be off by a share of their standard errors: simplify the model, rescale columns, or set start=."
+    return [Note("not_converged", text, advice)]
+
+
+def singular_notes(effects: Effects, state: State, ranks: list[Rank]) -> list[Note]:
+    """One note per term whose covariance matrix is on the boundary, naming the direction that collapsed."""
+    notes = []
+    for rank in ranks:
+        f = effects.factors[rank.factor]
+        t = f.terms[rank.term]
+        if rank.rank == t.r:
+            continue
+        sigma = natural_sigma(f, t, state.factors[rank.factor])
+        notes.append(Note("singular", _collapse(f, t, sigma, rank), _ADVICE))
+    return notes
+
+
+_ADVICE = "The fit stands (it is an optimum on the boundary); a smaller random part would fit as well."
+
+
+def _collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
+    zero = [t.names[i] for i in rank.zero]
+    if len(zero) == t.r:
+        what = "variance" if t.r == 1 else "variances"
+        return f"group '{f.name}': the {what} of {_listed(zero)} {'is' if t.r == 1 else 'are'} estimated at zero."
+    if zero:
+        return f"group '{f.name}': the variance of {_listed(zero)} is estimated at zero."
+    sd = np.sqrt(np.diag(sigma))
+    correlation = sigma / np.outer(sd, sd)
+    if t.r == 2:  # noqa: PLR2004  # a pair
+        sign = "+1" if correlation[0, 1] > 0 else "−1"
+        return f"group '{f.name}': the correlation of {_listed(list(t.names))} is estimated at {sign}."
+    values, vectors = np.linalg.eigh(correlation)
+    direction = vectors[:, int(np.argmin(values))] / sd
+    direction = direction / np.abs(direction).max()
+    terms = " ".join(f"{w:+.3g}·{name}" for w, name in zip(direction, t.names, strict=True) if abs(w) > 0.01)  # noqa: PLR2004
+    lost = t.r - rank.rank
+    return (
+        f"group '{f.name}': the covariance matrix of {_listed(list(t.names))} has rank {rank.rank} of {t.r}; "
+        f"{'a combination has' if lost == 1 else f'{lost} combinations have'} no variance, e.g. {terms}."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
+
+
+def separation_note(terms: tuple[str, ...]) -> list[Note]:
+    """A note naming the fixed effects along which the likelihood rises for ever."""
+    if not terms:
+        return []
+    text = f"separation: along {_listed(list(terms))} the response is predicted without error, so estimates run to infinity."
+    advice = "Their estimates and standard errors mean nothing; drop or merge the columns or levels concerned."
+    return [Note("separation", text, advice)]
+
+
+def flat_note(names: list[str]) -> list[Note]:
+    """A note naming parameters in whose direction the likelihood is flat."""
+    if not names:
+        return []
+    text = f"The likelihood is flat in the direction of {_listed(names)}: no standard error."
+    return [Note("flat_direction", text, "The data do not determine these parameters singly; simplify the model.")]

@@ -1,0 +1,77 @@
+"""What a verb may take from a frame and add to it: checks of the schema, and the mark of an incomplete row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import polars as pl
+
+from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names, suggest
+
+INTERNAL = "__glmm_"
+"""Prefix of columns that live only inside a plan."""
+
+FrameT = TypeVar("FrameT", pl.DataFrame, pl.LazyFrame)
+
+
+def apply_plan(frame: FrameT, verb: str, plan: Callable[[pl.LazyFrame, pl.Schema], pl.LazyFrame]) -> FrameT:
+    """Run a lazy plan on a frame and give back the same kind: LazyFrame stays lazy, DataFrame is collected.
+
+    The plan receives the frame's schema, the only thing that is read of a LazyFrame.
+    """
+    if isinstance(frame, pl.LazyFrame):
+        return plan(frame, readable_schema(frame))
+    if isinstance(frame, pl.DataFrame):
+        lazy = frame.lazy()
+        try:
+            return plan(lazy, readable_schema(lazy)).collect()
+        except UnknownLevelError as error:
+            # Polars appends the expression that was running, which says nothing to the caller of an eager verb
+            raise UnknownLevelError(str(error).partition("\n\nThis error occurred")[0]) from None
+    msg = (
+        f"{verb} takes a polars DataFrame or LazyFrame, not {type(frame).__module__}.{type(frame).__name__}. "
+        "Convert it first, e.g. with polars.from_pandas or polars.from_arrow."
+    )
+    raise ModelError(msg)
+
+
+def readable_schema(frame: pl.LazyFrame) -> pl.Schema:
+    """The schema, refused when it holds names reserved for the inside of plans."""
+    schema = frame.collect_schema()
+    reserved = [name for name in schema if name.startswith(INTERNAL)]
+    if reserved:
+        msg = f"the frame has {enumerate_names(reserved)}: names with {INTERNAL!r} in front are reserved. Rename them."
+        raise ColumnError(msg)
+    return schema
+
+
+def require_columns(schema: pl.Schema, needed: Iterable[str], verb: str) -> None:
+    """Raise ColumnError naming every column that the model needs and the frame has not."""
+    absent = sorted(set(needed) - set(schema))
+    if absent:
+        hint = suggest(absent[0], schema.names()) if len(absent) == 1 else ""
+        msg = f"{verb} needs {enumerate_names(absent)}, which the frame does not have.{hint}"
+        raise ColumnError(msg)
+
+
+def refuse_clash(schema: pl.Schema, added: Sequence[str], remedy: str) -> None:
+    """Raise ColumnError if a column to be added exists already; `remedy` names the argument that avoids it."""
+    taken = [name for name in added if name in schema]
+    if taken:
+        msg = f"the frame already has {enumerate_names(taken)}: {remedy}"
+        raise ColumnError(msg)
+    doubled = sorted({name for name in added if added.count(name) > 1})
+    if doubled:
+        msg = f"{enumerate_names(doubled)} would be added twice: {remedy}"
+        raise ColumnError(msg)
+
+
+def is_missing(schema: pl.Schema, columns: Iterable[str]) -> pl.Expr:
+    """Boolean: a null or NaN in any of the columns."""
+    tests: list[pl.Expr] = []
+    for column in sorted(set(columns)):
+        tests.append(pl.col(column).is_null())
+        if schema[column].is_float():
+            tests.append(pl.col(column).is_nan().fill_null(value=False))
+    return pl.any_horizontal(tests) if tests else pl.lit(value=False)

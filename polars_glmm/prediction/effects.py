@@ -1,0 +1,142 @@
+"""Conditional modes as small tables, and the left join that brings them to the rows of a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.prediction.columns import INTERNAL
+from polars_glmm.prediction.guards import Check
+from polars_glmm.prediction.keys import match_key
+
+if TYPE_CHECKING:
+    from polars_glmm.design.nodes import Node
+    from polars_glmm.design.recipe import FactorRecipe
+    from polars_glmm.likelihood.estimate import FactorEstimate
+    from polars_glmm.result import Fit
+    from polars_glmm.typing import Mat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JoinedFactor:
+    """One grouping factor inside a plan: its recipe, its estimate, and the names of its internal columns."""
+
+    recipe: FactorRecipe
+    estimate: FactorEstimate
+    tag: str
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The expressions that the random effects multiply, all terms side by side: r of them."""
+        return tuple(column.node for term in self.recipe.terms for column in term.columns)
+
+    @property
+    def slope_inputs(self) -> frozenset[str]:
+        return frozenset[str]().union(*(node.inputs() for node in self.nodes))
+
+    @property
+    def level_names(self) -> list[str]:
+        return [f"{self.tag}level_{i}" for i in range(len(self.recipe.keys))]
+
+    def mode(self, j: int) -> str:
+        return f"{self.tag}mode_{j}"
+
+    def covariance(self, j: int, k: int) -> str:
+        return f"{self.tag}covariance_{max(j, k)}_{min(j, k)}"
+
+    @property
+    def known(self) -> str:
+        return f"{self.tag}known"
+
+    def attach(self, frame: pl.LazyFrame, schema: pl.Schema, *, covariances: bool = False) -> pl.LazyFrame:
+        """The frame with the modes of each row's level beside it; null where the level is unseen or a key is null."""
+        pairs = [match_key(key, schema[key], dtype) for key, dtype in self.recipe.levels.schema.items()]
+        found = [pair.found.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
+        learned = [pair.learned.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
+        table = self.recipe.levels.lazy().select(learned).with_columns(self._values(covariances=covariances))
+        return frame.with_columns(found).join(
+            table, on=self.level_names, how="left", maintain_order="left"
+        )
+
+    def _values(self, *, covariances: bool) -> list[pl.Series]:
+        """Modes, on request their covariances, and a mark for known levels: one value per level, in code order."""
+        r, n_levels = self.estimate.modes.shape
+        values = [pl.Series(self.known, np.ones(n_levels, dtype=bool))]
+        values += [pl.Series(self.mode(j), self.estimate.modes[j].copy()) for j in range(r)]
+        if covariances:
+            cube = self.estimate.mode_covariance
+            values += [pl.Series(self.covariance(j, k), cube[j, k].copy()) for j in range(r) for k in range(j + 1)]
+        return values
+
+    def effect(self) -> pl.Expr:
+        """z'b̂: Σ_j column_j · mode_j, an unseen level counting zero."""
+        return balanced_sum(node.to_expr() * pl.col(self.mode(j)).fill_null(0.0) for j, node in enumerate(self.nodes))
+
+    def variance(self) -> pl.Expr:
+        """z' Var(b | y) z; for an unseen level Var(b | y) is Σ, the covariance matrix of the random effects."""
+        prior = block_diagonal(self.estimate.covariances)
+        z = [node.to_expr() for node in self.nodes]
+        return balanced_sum(
+            (1.0 if j == k else 2.0) * z[j] * z[k] * pl.col(self.covariance(j, k)).fill_null(float(prior[j, k]))
+            for j in range(len(z))
+            for k in range(j + 1)
+        )
+
+    def unseen(self) -> pl.Expr:
+        return pl.col(self.known).is_null()
+
+    def check(self, missing: pl.Expr, remedy: str) -> Check:
+        """The guard against levels of this factor that the fit does not know."""
+        n_levels = self.recipe.levels.height
+        return Check(~missing & self.unseen(), self.recipe.keys, f"{n_levels} levels", remedy)
+
+
+def factors_of(fit: Fit, random: str | Sequence[str]) -> tuple[JoinedFactor, ...]:
+    """The grouping factors that `random` asks for: "all", "none", or a list of their names."""
+    estimates = {estimate.name: estimate for estimate in fit.estimate.factors}
+    joined = tuple(
+        JoinedFactor(recipe, estimates[recipe.name], f"{INTERNAL}{i}_") for i, recipe in enumerate(fit.recipe.factors)
+    )
+    if isinstance(random, str):
+        if random == "all":
+            return joined
+        if random == "none":
+            return ()
+        hint = f" For one factor write random=[{random!r}]." if random in estimates else ""
+        msg = f"random={random!r} is not known: use 'all', 'none' or a list of grouping factors.{hint}"
+        raise ModelError(msg)
+    for name in random:
+        if name not in estimates:
+            known = f" The model has {enumerate_names(list(estimates))}." if estimates else " The model has none."
+            near = suggest(name, estimates)
+            msg = f"random= names {name!r}, which is not a grouping factor of this model.{known}{near}"
+            raise ModelError(msg)
+    return tuple(factor for factor in joined if factor.recipe.name in set(random))
+
+
+def balanced_sum(terms: Iterable[pl.Expr]) -> pl.Expr:
+    """Sum as a balanced tree: its depth grows with the logarithm of the number of terms, and so does rounding."""
+    level = list(terms)
+    if not level:
+        return pl.lit(0.0)
+    while len(level) > 1:
+        paired = [level[i] + level[i + 1] for i in range(0, len(level) - 1, 2)]
+        level = paired + level[len(paired) * 2 :]
+    return level[0]
+
+
+def block_diagonal(blocks: Sequence[Mat]) -> Mat:
+    """Square matrices along the diagonal of one (r, r) matrix, zero elsewhere."""
+    size = sum(len(block) for block in blocks)
+    whole = np.zeros((size, size))
+    start = 0
+    for block in blocks:
+        stop = start + len(block)
+        whole[start:stop, start:stop] = block
+        start = stop
+    return whole

@@ -1,0 +1,174 @@
+"""The linear predictor of new rows inside a lazy plan: fixed part, random part, their standard error, the guard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ColumnError
+from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
+from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
+from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded
+from polars_glmm.prediction.keys import is_label
+
+if TYPE_CHECKING:
+    from polars_glmm.design.nodes import Node
+    from polars_glmm.design.recipe import Categorical, PredictorRecipe
+    from polars_glmm.result import Fit
+    from polars_glmm.typing import Mat, Vec
+
+NewLevels = Literal["error", "zero", "null"]
+
+MISSING = f"{INTERNAL}missing"
+ETA = f"{INTERNAL}eta"
+FIXED = f"{INTERNAL}fixed"
+STD_ERROR = f"{INTERNAL}std_error"
+
+ZERO_OR_NULL = (
+    'Use new_levels="zero" to predict with its random effect at zero, or new_levels="null" for no prediction.'
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedPart:
+    """Σ β_j column_j + offset of one family parameter: kept columns only.
+
+    coefficients (p,) and vcov (p, p) belong to `nodes`.
+    """
+
+    nodes: tuple[Node, ...]
+    coefficients: Vec
+    vcov: Mat
+    offset: Node | None
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        own = frozenset[str]().union(*(node.inputs() for node in self.nodes))
+        return own if self.offset is None else own | self.offset.inputs()
+
+    def value(self) -> pl.Expr:
+        terms = [node.to_expr() * float(b) for node, b in zip(self.nodes, self.coefficients, strict=True)]
+        if self.offset is not None:
+            terms.append(self.offset.to_expr())
+        return balanced_sum(terms)
+
+    def variance(self) -> pl.Expr:
+        """x' Var(β̂) x, row by row."""
+        vcov = self.vcov
+
+        def quadratic(batch: pl.Series) -> pl.Series:
+            x = batch.struct.unnest().drop("rows").to_numpy()
+            # the rounding of a singular vcov may fall below zero
+            return pl.Series(batch.name, np.maximum(np.einsum("ni,ij,nj->n", x, vcov, x, optimize=True), 0.0))
+
+        # the mark of missing rows gives the struct its length where all columns are constants
+        fields = [pl.col(MISSING).alias("rows")]
+        fields += [node.to_expr().alias(f"x_{j}") for j, node in enumerate(self.nodes)]
+        return pl.struct(fields).map_batches(quadratic, return_dtype=pl.Float64, is_elementwise=True)
+
+
+def fixed_part(fit: Fit, parameter: Literal["mu", "phi"]) -> FixedPart:
+    """The fixed part of a family parameter with its estimates and their covariance matrix."""
+    recipe: PredictorRecipe = fit.recipe.predictor(parameter)
+    nodes = tuple(column.node for column, kept in zip(recipe.columns, recipe.kept, strict=True) if kept)
+    p = len(fit.estimate.beta)
+    own = slice(0, p) if parameter == "mu" else slice(p, None)
+    coefficients = fit.estimate.beta if parameter == "mu" else fit.estimate.gamma
+    return FixedPart(nodes, coefficients, fit.estimate.vcov_fixed[own, own], recipe.offset)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Purpose:
+    """What a linear predictor is wanted for.
+
+    verb        the public function, for messages
+    factors     grouping factors whose random effects are added
+    new_levels  what their unseen levels become; `remedy` is said where they are an error
+    also_used   further columns whose nulls make a row incomplete (the response, in augment)
+    """
+
+    verb: str
+    factors: tuple[JoinedFactor, ...] = ()
+    new_levels: NewLevels = "error"
+    remedy: str = ZERO_OR_NULL
+    also_used: frozenset[str] = frozenset()
+    std_error: bool = False
+
+
+def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, purpose: Purpose) -> pl.LazyFrame:
+    """The frame with internal columns MISSING, FIXED, ETA and, on request, STD_ERROR of the linear predictor of mu.
+
+    MISSING carries the guard: whatever is derived from the others must be made null by it, and so keeps the guard.
+    """
+    fixed, factors = fixed_part(fit, "mu"), purpose.factors
+    designs = fixed.inputs.union(*(factor.slope_inputs for factor in factors))
+    used = designs.union(purpose.also_used, *(factor.recipe.keys for factor in factors))
+    require_columns(schema, used, purpose.verb)
+    require_dtypes(schema, designs, fit)
+
+    frame = frame.with_columns(is_missing(schema, used).alias(MISSING))
+    for factor in factors:
+        frame = factor.attach(frame, schema, covariances=purpose.std_error)
+
+    missing = incomplete = pl.col(MISSING)
+    checks: list[Check] = fixed_level_checks(used_categoricals(fit, designs), missing)
+    if purpose.new_levels == "error":
+        checks += [factor.check(missing, purpose.remedy) for factor in factors]
+    elif purpose.new_levels == "null" and factors:
+        incomplete = pl.any_horizontal(missing, *(factor.unseen() for factor in factors))
+    columns = [
+        guarded(incomplete, checks).alias(MISSING),
+        fixed.value().alias(FIXED),
+        balanced_sum([fixed.value(), *(factor.effect() for factor in factors)]).alias(ETA),
+    ]
+    if purpose.std_error:
+        columns.append(balanced_sum([fixed.variance(), *(f.variance() for f in factors)]).sqrt().alias(STD_ERROR))
+    return frame.with_columns(columns)
+
+
+def add_dispersion_predictor(
+    frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, *, verb: str, std_error: bool = False
+) -> pl.LazyFrame:
+    """The frame with internal columns MISSING, ETA = log phi and, on request, STD_ERROR of log phi."""
+    phi = fit.estimate.phi
+    if phi is not None:
+        # a constant dispersion: its standard error is the last of the report, on the natural scale
+        variance = float(fit.estimate.report_vcov[-1, -1]) if std_error else 0.0
+        return frame.with_columns(
+            pl.lit(value=False).alias(MISSING),
+            pl.lit(np.log(phi)).alias(ETA),
+            pl.lit(np.sqrt(variance) / phi).alias(STD_ERROR),
+        )
+    part = fixed_part(fit, "phi")
+    require_columns(schema, part.inputs, verb)
+    require_dtypes(schema, part.inputs, fit)
+    checks = fixed_level_checks(used_categoricals(fit, part.inputs), pl.col(MISSING))
+    columns = [guarded(pl.col(MISSING), checks).alias(MISSING), part.value().alias(ETA)]
+    if std_error:
+        columns.append(part.variance().sqrt().alias(STD_ERROR))
+    return frame.with_columns(is_missing(schema, part.inputs).alias(MISSING)).with_columns(columns)
+
+
+def used_categoricals(fit: Fit, used: frozenset[str]) -> list[Categorical]:
+    """The categorical variables of the formulas among the used columns."""
+    return [factor for factor in fit.recipe.categoricals.values() if factor.column in used]
+
+
+def require_dtypes(schema: pl.Schema, used: frozenset[str], fit: Fit) -> None:
+    """Raise ColumnError where a column that enters a design has a dtype without the meaning it had in the fit."""
+    learned = {factor.column: factor.dtype for factor in used_categoricals(fit, used)}
+    for column in sorted(used):
+        found, dtype = schema[column], learned.get(column, pl.Float64())
+        if found in (pl.Null, dtype):
+            continue
+        if is_label(dtype):
+            fits = is_label(found) or found.is_integer()
+        else:
+            fits = dtype.is_numeric() and (found.is_numeric() or (found == pl.Boolean and column not in learned))
+        if not fits:
+            what = f"as {dtype}" if column in learned else "as a number"
+            msg = f"column {column!r} is {found} here, but the model uses it {what}. Cast it to {dtype} first."
+            raise ColumnError(msg)

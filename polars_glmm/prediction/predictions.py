@@ -1,0 +1,173 @@
+"""Predictions: a frame with what the model expects of its rows beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import polars as pl
+
+from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.effects import JoinedFactor, factors_of
+from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
+from polars_glmm.prediction.linear_predictor import (
+    ETA,
+    MISSING,
+    STD_ERROR,
+    NewLevels,
+    Purpose,
+    add_dispersion_predictor,
+    add_linear_predictor,
+)
+
+if TYPE_CHECKING:
+    from polars_glmm.families.base import Family
+    from polars_glmm.result import Fit
+
+Interval = Literal["confidence"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What to predict, checked. New columns: `name`; on request `name` with "_std_error", "_low", "_high" behind."""
+
+    kind: str
+    factors: tuple[JoinedFactor, ...]
+    new_levels: NewLevels
+    interval: Interval | None
+    conf_level: float
+    std_error: bool
+    name: str
+
+    @property
+    def uncertain(self) -> bool:
+        return self.std_error or self.interval is not None
+
+    @property
+    def names(self) -> list[str]:
+        errors = [f"{self.name}_std_error"] if self.std_error else []
+        limits = [f"{self.name}_low", f"{self.name}_high"] if self.interval else []
+        return [self.name, *errors, *limits]
+
+
+def predict(  # noqa: PLR0913  the arguments of the public verb
+    frame: FrameT,
+    fit: Fit,
+    *,
+    kind: str = "response",
+    random: str | Sequence[str] = "all",
+    new_levels: NewLevels = "error",
+    interval: Interval | None = None,
+    conf_level: float = 0.95,
+    std_error: bool = False,
+    name: str = "prediction",
+) -> FrameT:
+    """The frame with predictions beside its own columns; a LazyFrame stays lazy and nothing of it is collected.
+
+    Parameters
+    ----------
+    frame
+        Needs the columns of the fixed part, the keys of the grouping factors asked for, and offsets; not the response,
+        trials, frequency or precision. Rows, their order and their columns are kept.
+    kind
+        "response": the mean given the random effects (a probability for binomial); "link": the linear predictor of mu;
+        or a family parameter, "phi" (gaussian: sigma).
+    random
+        "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
+        the unit whose random effects are zero, not the average over the population.
+    new_levels
+        For a level of a grouping factor that the fit has not seen: "error" raises UnknownLevelError (when the plan is
+        collected) naming column and levels; "zero" sets its random effect to zero, where for nested a/b the effect of a
+        known a stays; "null" gives null. An unseen level of a *fixed* factor always raises.
+    std_error, interval, conf_level
+        `std_error=True` adds `<name>_std_error` on the scale of `kind` (delta method). `interval="confidence"` adds
+        `<name>_low`, `<name>_high`: a normal interval on the link scale, transformed back. The variance of the linear
+        predictor is x'Var(β̂)x + Σ_factors z'Var(b|y)z, Var(b|y) given the parameters (for an unseen level: Σ). The
+        covariance of β̂ with b̂, and of the modes of different factors with each other, is not included.
+    name
+        Name of the new column.
+
+    Raises
+    ------
+    ColumnError
+        A needed column is absent or of an unusable dtype, or a new name is taken already.
+    ModelError
+        An argument is not known, or asks for what the model does not have.
+    UnknownLevelError
+        When the plan is collected; see `new_levels`.
+
+    Notes
+    -----
+    A null or NaN in any column used for a row, keys included, gives null.
+    """
+    _check_kind(fit.recipe.spec.family, kind)
+    _check_choice("new_levels", new_levels, get_args(NewLevels))
+    _check_interval(interval, conf_level)
+    request = Request(kind, factors_of(fit, random), new_levels, interval, conf_level, std_error, name)
+    return apply_plan(frame, "predict", lambda lazy, schema: _plan(lazy, schema, fit, request))
+
+
+def _plan(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, request: Request) -> pl.LazyFrame:
+    refuse_clash(schema, request.names, "choose another with name=.")
+    if request.kind in ("response", "link"):
+        link = fit.recipe.spec.family.link.name if request.kind == "response" else "identity"
+        purpose = Purpose("predict", request.factors, request.new_levels, std_error=request.uncertain)
+        frame = add_linear_predictor(frame, schema, fit, purpose)
+    else:
+        link = "log"
+        frame = add_dispersion_predictor(frame, schema, fit, verb="predict", std_error=request.uncertain)
+    outputs = [
+        pl.when(~pl.col(MISSING)).then(value).alias(name)
+        for name, value in zip(request.names, _values(request, link), strict=True)
+    ]
+    return frame.select(*schema.names(), *outputs)
+
+
+def _values(request: Request, link: str) -> list[pl.Expr]:
+    """Prediction, standard error and limits as far as they are asked for, from ETA and STD_ERROR."""
+    eta = pl.col(ETA)
+    values = [mean_of(link, eta)]
+    std_error = pl.col(STD_ERROR).fill_nan(None)  # NaN: the fit has none, at a boundary or without a Hessian
+    if request.std_error:
+        values.append(slope_of(link, eta).abs() * std_error)
+    if request.interval:
+        margin = std_error * _normal_quantile(request.conf_level)
+        ends = [mean_of(link, clip_to_domain(link, end, eta)) for end in (eta - margin, eta + margin)]
+        # some inverse links fall: the smaller end is the lower limit
+        limits = pl.min_horizontal(ends), pl.max_horizontal(ends)
+        values += [pl.when(margin.is_not_null()).then(limit) for limit in limits]
+    return values
+
+
+def _normal_quantile(conf_level: float) -> float:
+    from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
+
+    return float(ndtri(0.5 + conf_level / 2.0))
+
+
+def _check_kind(family: Family, kind: str) -> None:
+    kinds = ["response", "link", *(["phi"] if family.has_phi else [])]
+    if kind not in kinds:
+        hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds)
+        msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"
+        raise ModelError(msg)
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = suggest(str(value), choices)
+        msg = f"{argument}={value!r} is not known: use {enumerate_names(choices, 'or')}.{hint}"
+        raise ModelError(msg)
+
+
+def _check_interval(interval: str | None, conf_level: float) -> None:
+    if interval == "prediction":
+        msg = "interval='prediction' is not available: use interval='confidence', or simulate() for new responses."
+        raise ModelError(msg)
+    if interval is not None:
+        _check_choice("interval", interval, get_args(Interval))
+    if not 0.0 < conf_level < 1.0:
+        msg = f"conf_level={conf_level!r} is not a probability strictly between 0 and 1."
+        raise ModelError(msg)

@@ -1,0 +1,56 @@
+"""Responses and their sizes in new rows: y, trials, precision and phi, as the families' functions take them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.families.base import Rows
+from polars_glmm.prediction.columns import INTERNAL, require_columns
+from polars_glmm.prediction.linear_predictor import fixed_part
+
+if TYPE_CHECKING:
+    from polars_glmm.design.recipe import Recipe
+    from polars_glmm.result import Fit
+
+PHI = f"{INTERNAL}phi"
+
+
+def phi_inputs(fit: Fit) -> frozenset[str]:
+    """Columns that phi depends on: none unless it has a formula."""
+    return fixed_part(fit, "phi").inputs if _modelled(fit) else frozenset()
+
+
+def with_phi(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, *, verb: str) -> pl.LazyFrame:
+    """The frame with phi of every row as the internal column PHI: the constant, or what its formula says."""
+    require_columns(schema, phi_inputs(fit), verb)
+    phi = fixed_part(fit, "phi").value().exp() if _modelled(fit) else pl.lit(fit.estimate.phi, dtype=pl.Float64)
+    return frame.with_columns(phi.alias(PHI))
+
+
+def response_inputs(recipe: Recipe) -> frozenset[str]:
+    """Columns that y, trials and precision of a row are read from."""
+    return recipe.response.success.inputs() | size_inputs(recipe)
+
+
+def size_inputs(recipe: Recipe) -> frozenset[str]:
+    """Columns that trials and precision of a row are read from; with cbind(success, failure) both counts."""
+    trials = frozenset[str]() if recipe.response.trials is None else recipe.response.trials.inputs()
+    return trials if recipe.spec.precision is None else trials | {recipe.spec.precision}
+
+
+def sizes_of(recipe: Recipe, frame: pl.DataFrame) -> Rows:
+    """Trials and precision of complete rows without a response; y is zero."""
+    wanted = {}
+    if recipe.response.trials is not None:
+        wanted["trials"] = recipe.response.trials.to_expr()
+    if recipe.spec.precision is not None:
+        wanted["precision"] = pl.col(recipe.spec.precision).cast(pl.Float64)
+    sizes = {name: values.to_numpy() for name, values in frame.select(**wanted).to_dict(as_series=True).items()}
+    return Rows(np.zeros(frame.height), sizes.get("trials"), sizes.get("precision"))
+
+
+def _modelled(fit: Fit) -> bool:
+    return len(fit.estimate.gamma) > 0

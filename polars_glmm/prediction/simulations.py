@@ -1,0 +1,149 @@
+"""Simulated responses: new data sets from the fitted model, beside the rows they belong to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError
+from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.effects import JoinedFactor, factors_of
+from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.rows import PHI, phi_inputs, size_inputs, sizes_of, with_phi
+
+if TYPE_CHECKING:
+    from polars_glmm.result import Fit
+    from polars_glmm.typing import IntVec, Mat, Vec
+
+_ROW = f"{INTERNAL}row"
+
+
+def simulate(
+    frame: FrameT,
+    fit: Fit,
+    n: int = 1,
+    rng: np.random.Generator | int | None = None,
+    *,
+    random: Literal["new", "conditional"] = "new",
+) -> FrameT:
+    """The frame with `n` simulated responses `sim_1 …` (Float64) beside its own columns.
+
+    Each is one draw of the whole data set: random effects for every level, then responses given them; for binomial the
+    number of successes. Parameters are held at their estimates.
+
+    Parameters
+    ----------
+    frame
+        Needs the columns of a prediction, and trials and precision where the model has them. A LazyFrame gives a
+        LazyFrame, but the columns used are collected at the call: draws depend on all rows of a level.
+    n
+        Number of simulated responses.
+    rng
+        A numpy Generator, a seed, or None for fresh entropy. One seed gives the same draws for the same frame.
+    random
+        "new": every level gets new effects from the fitted covariance: an unconditional parametric simulation,
+        as a bootstrap needs. "conditional": levels that the fit knows keep their modes, others get new ones.
+
+    Raises
+    ------
+    ColumnError, ModelError
+        As in predict().
+    UnknownLevelError
+        For an unseen level of a fixed factor; unseen levels of grouping factors are simply new draws.
+
+    Notes
+    -----
+    A null or NaN in any column used for a row gives null. A row of frequency k gets one draw, not k.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        msg = f"n={n!r}: the number of simulated responses is a whole number of at least 1."
+        raise ModelError(msg)
+    if random not in ("new", "conditional"):
+        msg = f"random={random!r} is not known: use 'new' or 'conditional'."
+        raise ModelError(msg)
+    generator = np.random.default_rng(rng)
+
+    def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
+        names = [f"sim_{i + 1}" for i in range(n)]
+        refuse_clash(schema, names, "rename or drop these columns first.")
+        draws = _draws(_collected(lazy, schema, fit), fit, n, generator, new=random == "new")
+        columns = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
+        return pl.concat([lazy, pl.LazyFrame(columns)], how="horizontal")
+
+    return apply_plan(frame, "simulate", plan)
+
+
+def _collected(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit) -> pl.DataFrame:
+    """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
+    factors = factors_of(fit, "all")
+    sizes = size_inputs(fit.recipe)
+    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fit))
+    frame = add_linear_predictor(with_phi(frame, schema, fit, verb="simulate"), schema, fit, purpose)
+    needed: list[pl.Expr] = [pl.col(MISSING, FIXED, PHI, *sorted(sizes))]
+    for factor in factors:
+        needed.append(pl.col(factor.level_names))
+        needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
+        needed += [node.to_expr().alias(_z(factor, j)) for j, node in enumerate(factor.nodes)]
+    return frame.select(needed).collect()
+
+
+def _draws(rows: pl.DataFrame, fit: Fit, n: int, rng: np.random.Generator, *, new: bool) -> list[Vec]:
+    """n simulated responses, NaN in incomplete rows."""
+    family = fit.recipe.spec.family
+    complete = ~rows[MISSING].to_numpy()
+    used = rows.filter(complete)
+    factors = [_Drawn(factor, used, new=new) for factor in factors_of(fit, "all")]
+    fixed, sizes = used[FIXED].to_numpy(), sizes_of(fit.recipe, used)
+    phi = used[PHI].to_numpy() if family.has_phi else None
+    draws = []
+    for _ in range(n):
+        eta = fixed + sum((factor.effect(rng) for factor in factors), np.zeros(len(fixed)))
+        y = np.full(rows.height, np.nan)
+        y[complete] = family.simulate(rng, family.mean(eta), phi, sizes)
+        draws.append(y)
+    return draws
+
+
+class _Drawn:
+    """Random effects of one factor over the rows of a frame: known modes, or draws from the fitted covariance."""
+
+    def __init__(self, factor: JoinedFactor, rows: pl.DataFrame, *, new: bool) -> None:
+        r = len(factor.nodes)
+        self.z: Mat = np.stack([rows[_z(factor, j)].to_numpy() for j in range(r)])
+        self.codes: IntVec = _codes(rows.select(factor.level_names))
+        self.n_levels = int(self.codes.max(initial=-1)) + 1
+        self.roots = [_root(covariance) for covariance in factor.estimate.covariances]
+        # modes (r, n) of the rows; NaN marks a level that is drawn
+        self.modes: Mat | None = None
+        if not new:
+            self.modes = np.stack([rows[factor.mode(j)].fill_null(np.nan).to_numpy() for j in range(r)])
+
+    def effect(self, rng: np.random.Generator) -> Vec:
+        """z'b (n,) with b ~ N(0, Σ) per level and term."""
+        levels = [root @ rng.standard_normal((len(root), self.n_levels)) for root in self.roots]
+        b = np.concatenate(levels)[:, self.codes]
+        if self.modes is not None:
+            b = np.where(np.isnan(self.modes), b, self.modes)
+        effect: Vec = np.einsum("rn,rn->n", self.z, b)
+        return effect
+
+
+def _codes(levels: pl.DataFrame) -> IntVec:
+    """Whole numbers 0 … of the distinct levels, sorted: the draw of a level does not hang on the order of rows."""
+    table = levels.unique().sort(levels.columns).with_row_index(_ROW)
+    joined = levels.join(table, on=levels.columns, how="left", maintain_order="left")
+    codes: IntVec = joined[_ROW].to_numpy().astype(np.intp)
+    return codes
+
+
+def _root(covariance: Mat) -> Mat:
+    """A symmetric root of a covariance matrix that may be singular."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Mat = vectors * np.sqrt(np.maximum(values, 0.0))
+    return root
+
+
+def _z(factor: JoinedFactor, j: int) -> str:
+    return f"{factor.tag}z_{j}"

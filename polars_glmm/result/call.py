@@ -1,0 +1,107 @@
+"""What was asked of a fit, kept so that it can be asked again with a change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+from polars_glmm.errors import ModelError, enumerate_names, suggest
+
+if TYPE_CHECKING:
+    from polars_glmm.control import Control
+    from polars_glmm.families.base import Family
+    from polars_glmm.spec.method import Method
+    from polars_glmm.spec.model import ModelSpec
+
+Groups: TypeAlias = str | tuple[str, ...] | Sequence[str | tuple[str, ...]] | Mapping[str, str] | None
+Missing: TypeAlias = Literal["drop", "error"]
+
+
+class ModelArguments(TypedDict, total=False):
+    """Keyword arguments that make a model, as `polars_glmm.fit` explains them."""
+
+    groups: Groups
+    family: str | Family
+    link: str | None
+    method: str | Method | None
+    trials: str | None
+    offset: str | None
+    frequency: str | None
+    precision: str | None
+    missing: Missing
+
+
+class FitArguments(ModelArguments, total=False):
+    """Keyword arguments of `fit` besides by."""
+
+    start: Mapping[str, float] | None
+    fixed: Mapping[str, float] | None
+    control: Control | None
+
+
+_DOT = re.compile(r"(?<![\w.`])\.(?![\w.`])")
+"""A dot that stands alone; names may contain dots, as in R."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of `fit` that make a model; what they mean is told there."""
+
+    formulas: tuple[str, ...]
+    groups: Any = None
+    family: str | Family = "gaussian"
+    link: str | None = None
+    method: str | Method | None = None
+    trials: str | None = None
+    offset: str | None = None
+    frequency: str | None = None
+    precision: str | None = None
+    missing: Missing = "drop"
+    start: Mapping[str, float] | None = None
+    fixed: Mapping[str, float] | None = None
+
+    def spec(self) -> ModelSpec:
+        """The question as a ModelSpec; everything that can be wrong without data is raised here."""
+        from polars_glmm.spec.model import ModelSpec
+
+        return ModelSpec.parse(
+            self.formulas,
+            groups=self.groups,
+            family=self.family,
+            link=self.link,
+            method=self.method,
+            trials=self.trials,
+            offset=self.offset,
+            frequency=self.frequency,
+            precision=self.precision,
+        )
+
+    def changed(self, formula: str | None = None, **changes: Any) -> Call:
+        """The same call with other arguments; a lone dot in `formula` stands for that side of the present one.
+
+        Raises ModelError for an argument that `fit` does not have.
+        """
+        known = [field.name for field in fields(self)]
+        unknown = [name for name in changes if name not in known]
+        if unknown:
+            near, all_names = suggest(unknown[0], known), enumerate_names(known, limit=len(known))
+            msg = f"update() has no argument {unknown[0]!r}.{near} It takes {all_names}."
+            raise ModelError(msg)
+        if "family" in changes and "link" not in changes:
+            changes["link"] = None
+        if "family" in changes and "method" not in changes and self.method is not None:
+            changes["method"] = None
+        if formula is not None:
+            changes["formulas"] = (_merge(self.formulas[0], formula), *self.formulas[1:])
+        return replace(self, **changes)
+
+
+def _merge(old: str, new: str) -> str:
+    """`. ~ . + x` against `y ~ a`: `y ~ a + x`."""
+    left, _, right = old.partition("~")
+    new_left, tilde, new_right = new.partition("~")
+    if not tilde:
+        return new
+    return f"{_DOT.sub(left.strip(), new_left).strip() or left.strip()} ~ {_DOT.sub(right.strip(), new_right).strip()}"

@@ -1,0 +1,76 @@
+"""What a fit remembers of its data once the rows are gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from polars_glmm.errors import DataChangedError
+
+if TYPE_CHECKING:
+    from polars_glmm.design.records import Design
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSize:
+    """Observations per level of one grouping factor; frequency counts."""
+
+    group: str
+    n_levels: int
+    smallest: int
+    mean: float
+    largest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Sums that two designs on the same data share: rows, Σf, Σf·y, Σf·y², Σ trials, Σ precision."""
+
+    moments: tuple[float, ...]
+
+
+Reading: TypeAlias = tuple[Fingerprint, tuple[GroupSize, ...]]
+
+
+def group_sizes(design: Design) -> tuple[GroupSize, ...]:
+    """One record per factor, in the order of the formula."""
+    sizes = []
+    for factor in design.factors:
+        counts = np.bincount(factor.codes, weights=design.frequency, minlength=factor.n_levels)
+        sizes.append(
+            GroupSize(factor.name, factor.n_levels, int(counts.min()), float(counts.mean()), int(counts.max()))
+        )
+    return tuple(sizes)
+
+
+def fingerprint(design: Design) -> Fingerprint:
+    """The sums of a design."""
+    y = design.y
+    fy = y if design.frequency is None else design.frequency * y
+    return Fingerprint(
+        (
+            float(design.n_rows),
+            float(design.n_obs),
+            float(fy.sum()),
+            float(fy @ y),
+            0.0 if design.trials is None else float(design.trials.sum()),
+            0.0 if design.precision is None else float(design.precision.sum()),
+        )
+    )
+
+
+def check_unchanged(then: Reading, now: Reading) -> None:
+    """Raise DataChangedError unless both readings of a source agree."""
+    before, after = then[0].moments, now[0].moments
+    if before[1] != after[1]:
+        what = f"it now gives {after[1]:.0f} observations, the fit had {before[1]:.0f}"
+    elif not np.allclose(before, after, rtol=1e-10, atol=0.0):
+        what = f"the sum of the response is now {after[2]:.10g}, the fit had {before[2]:.10g}"
+    elif then[1] != now[1]:
+        what = "the sizes of its groups differ"
+    else:
+        return
+    msg = f"The source of this fit has changed: {what}. Pass the frame you mean, or fit again."
+    raise DataChangedError(msg)

@@ -1,0 +1,251 @@
+"""Fit: a frozen answer. It does not compute; every method is one line into inference/ or prediction/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import polars as pl
+
+from polars_glmm.control import Control
+from polars_glmm.errors import ModelError
+from polars_glmm.inference.coefficients import fixef
+from polars_glmm.inference.dispersion import dispersion
+from polars_glmm.inference.glance import diagnose, glance
+from polars_glmm.inference.html import html
+from polars_glmm.inference.ranef import coef, ranef
+from polars_glmm.inference.summary import summary
+from polars_glmm.inference.varcorr import varcorr
+from polars_glmm.inference.vcov import vcov
+from polars_glmm.prediction.predictions import predict
+from polars_glmm.prediction.ranef_join import with_ranef
+from polars_glmm.prediction.residuals import augment
+from polars_glmm.prediction.simulations import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from polars_glmm.design.recipe import Recipe
+    from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.likelihood.estimate import Certificate, Estimate
+    from polars_glmm.notes import Note
+    from polars_glmm.result.call import Call
+    from polars_glmm.result.data import Fingerprint, GroupSize
+    from polars_glmm.spec.model import ModelSpec
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """A fitted model; print it for a summary, ask it for frames.
+
+    recipe      how to make the model's columns from any frame, with the constants learned from the data
+    estimate    the numbers
+    notes       doubts and remarks, from the data and from the estimation
+    n_dropped   rows left out for missing values
+    seconds     the whole call took
+    groups, fingerprint   sizes and sums that outlive the rows
+    rows, source          the data, if kept; pickling drops both
+    """
+
+    recipe: Recipe
+    estimate: Estimate
+    notes: tuple[Note, ...]
+    n_dropped: int
+    seconds: float
+    control: Control
+    call: Call
+    groups: tuple[GroupSize, ...]
+    fingerprint: Fingerprint
+    rows: pl.DataFrame | None = field(default=None)
+    source: pl.LazyFrame | None = field(default=None)
+
+    # what was asked
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as understood: family, method and terms as objects."""
+        return self.recipe.spec
+
+    @property
+    def formula(self) -> str:
+        """The formula as understood, all random effects included."""
+        return self.spec.formula
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        return self.spec.family.name
+
+    @property
+    def link(self) -> str:
+        """Name of the link of the mean."""
+        return self.spec.family.link.name
+
+    @property
+    def method(self) -> str:
+        """Name of the method: "reml", "ml", "laplace" or "agq"."""
+        return self.spec.method.name
+
+    # how well
+
+    @property
+    def loglik(self) -> float:
+        """Log-likelihood with all constants; restricted under REML."""
+        return self.estimate.loglik
+
+    @property
+    def deviance(self) -> float:
+        """−2 log-likelihood."""
+        return -2.0 * self.estimate.loglik
+
+    @property
+    def aic(self) -> float:
+        """−2 log-likelihood + 2 parameters (Akaike 1974)."""
+        return self.deviance + 2.0 * self.estimate.df_model
+
+    @property
+    def bic(self) -> float:
+        """−2 log-likelihood + log(n_obs) parameters (Schwarz 1978)."""
+        return self.deviance + log(self.estimate.n_obs) * self.estimate.df_model
+
+    @property
+    def n_obs(self) -> int:
+        """Observations: rows used, or the sum of their frequencies."""
+        return self.estimate.n_obs
+
+    @property
+    def converged(self) -> bool:
+        """The search reached an optimum; the certificate says how sharply."""
+        return self.estimate.converged
+
+    @property
+    def singular(self) -> bool:
+        """Some covariance matrix of the random effects has lost rank; a note says which."""
+        return self.estimate.singular
+
+    @property
+    def certificate(self) -> Certificate:
+        """Evidence that this is an optimum."""
+        return self.estimate.certificate
+
+    # frames
+
+    def fixef(
+        self,
+        conf_level: float = 0.95,
+        df: DegreesOfFreedom = None,
+        exponentiate: bool = False,  # noqa: FBT001, FBT002
+    ) -> pl.DataFrame:
+        """Fixed effects with standard errors, tests and intervals, one row per term in the order of the formula.
+
+        df   None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
+             "satterthwaite", or a number
+        """
+        return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate)
+
+    def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
+        """Variances, covariances, standard deviations and correlations of the random effects, with intervals."""
+        return varcorr(self, conf_level=conf_level)
+
+    def dispersion(self, conf_level: float = 0.95) -> pl.DataFrame:
+        """The constant dispersion phi on its natural scale (gaussian: sigma), with a log-scale interval."""
+        return dispersion(self, conf_level=conf_level)
+
+    def ranef(self, group: str | None = None) -> pl.DataFrame:
+        """Conditional modes: long for all factors, or for one `group` a table to join by its key columns."""
+        return ranef(self, group)
+
+    def coef(self, group: str | None = None) -> pl.DataFrame:
+        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only."""
+        return coef(self, group)
+
+    def glance(self) -> pl.DataFrame:
+        """The fit in one row."""
+        return glance(self)
+
+    def vcov(self, full: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
+        """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion."""
+        return vcov(self, full=full)
+
+    def diagnose(self) -> pl.DataFrame:
+        """Notes and certificate as a frame."""
+        return diagnose(self)
+
+    # on other frames
+
+    def predict(
+        self,
+        frame: Frame,
+        *,
+        kind: str = "response",
+        random: str | Sequence[str] = "all",
+        new_levels: Literal["error", "zero", "null"] = "error",
+        interval: Literal["confidence"] | None = None,
+        conf_level: float = 0.95,
+        std_error: bool = False,
+        name: str = "prediction",
+    ) -> Frame:
+        """The frame with the prediction as a further column; lazy stays lazy."""
+        return predict(
+            frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
+            std_error=std_error, name=name,
+        )  # fmt: skip
+
+    def augment(self, frame: Frame, prefix: str = "") -> Frame:
+        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
+        return augment(frame, self, prefix=prefix)
+
+    def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
+        """The frame with the random effects of each row's levels."""
+        return with_ranef(frame, self, prefix=prefix)
+
+    def simulate(self, frame: Frame, n: int = 1, rng: np.random.Generator | int | None = None) -> Frame:
+        """The frame with responses drawn from the model, sim_1 … sim_n."""
+        return simulate(frame, self, n=n, rng=rng)
+
+    def update(
+        self, formula: str | None = None, frame: Frame | None = None, control: Control | None = None, **changes: Any
+    ) -> Fit:
+        """The model fitted again with a change: other arguments of `fit`, or another frame.
+
+        A lone dot in `formula` stands for that side of the present one: `fit.update(". ~ . + x")`.
+        """
+        from polars_glmm.result.flow import fit_call
+
+        data = self.data() if frame is None else frame
+        return fit_call(data, self.call.changed(formula, **changes), control or self.control)
+
+    def data(self) -> pl.DataFrame | pl.LazyFrame:
+        """The frame of the fit: the kept rows, or the source after a check that it still holds the same data.
+
+        Raises ModelError where neither was kept, DataChangedError where the source has changed.
+        """
+        if self.rows is not None:
+            return self.rows
+        if self.source is None:
+            msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
+            raise ModelError(msg)
+        from polars_glmm.result.flow import read_again
+
+        read_again(self, self.source)
+        return self.source
+
+    # on paper
+
+    def summary(self) -> str:
+        """The text that print shows."""
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    def _repr_html_(self) -> str:
+        return html(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"rows": None, "source": None}

@@ -1,0 +1,93 @@
+"""From a call to a fit: ask, learn, estimate, freeze."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from polars_glmm.design.learn import learn
+from polars_glmm.errors import FitWarning
+from polars_glmm.likelihood.build import estimate
+from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
+from polars_glmm.result.fitted import Fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from polars_glmm.control import Control
+    from polars_glmm.likelihood.build import NaturalObjective
+    from polars_glmm.notes import Note
+    from polars_glmm.result.call import Call
+
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
+    """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
+    began = perf_counter()
+    learned = learn(call.spec(), frame, missing=call.missing)
+    design, spec = learned.design, learned.recipe.spec
+    held: dict[str, Any] = {name: given for name in ("start", "fixed") if (given := getattr(call, name))}
+    numbers = estimate(design, spec.family, spec.method, control, **held)
+    rows, source = _kept(frame, control)
+    fit = Fit(
+        recipe=learned.recipe,
+        estimate=numbers,
+        notes=(*learned.notes, *numbers.notes),
+        n_dropped=learned.n_dropped,
+        seconds=perf_counter() - began,
+        control=control,
+        call=call,
+        groups=group_sizes(design),
+        fingerprint=fingerprint(design),
+        rows=rows,
+        source=source,
+    )
+    if warn:
+        warn_once(fit.notes)
+    return fit
+
+
+def read_again(fit: Fit, source: pl.LazyFrame) -> None:
+    """Raise DataChangedError unless `source` still gives the data of the fit."""
+    design = learn(fit.spec, source, missing=fit.call.missing).design
+    check_unchanged((fit.fingerprint, fit.groups), (fingerprint(design), group_sizes(design)))
+
+
+def warn_once(notes: Iterable[Note], heading: str = "") -> None:
+    """One FitWarning with every note that is not quiet, pointing at the caller's line."""
+    texts = [f"{note.text} {note.advice}".strip() for note in notes if not note.quiet]
+    if texts:
+        text = texts[0] if len(texts) == 1 else "".join(f"\n- {line}" for line in texts)
+        warnings.warn(f"{heading}{text}", FitWarning, stacklevel=_outside())
+
+
+def _kept(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.DataFrame | None, pl.LazyFrame | None]:
+    """Rows and source as `control.keep` asks; a clone, because frames can be changed in place."""
+    lazy = isinstance(frame, pl.LazyFrame)
+    keep = control.keep or ("source" if lazy else "rows")
+    if keep == "rows":
+        return (frame.collect() if isinstance(frame, pl.LazyFrame) else frame.clone()), None
+    return None, frame.lazy() if keep == "source" else None
+
+
+def _outside() -> int:
+    """The stack level of the first caller outside this package, counted from `warn_once`."""
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001  the documented way to walk the stack
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def objective_of(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> NaturalObjective:
+    """The log-likelihood of what `call` asks, as a function of natural parameters."""
+    from polars_glmm.likelihood.build import objective
+
+    learned = learn(call.spec(), frame, missing=call.missing)
+    spec = learned.recipe.spec
+    return objective(learned.design, spec.family, spec.method, control)

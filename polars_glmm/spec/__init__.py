@@ -1,0 +1,1 @@
+"""What the user asked, before any data are seen."""

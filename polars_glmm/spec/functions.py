@@ -1,0 +1,76 @@
+"""The functions a formula may call: a whitelist, their arguments, and nothing that could execute."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+Kind: TypeAlias = Literal["elementwise", "learned", "categorical", "contrast", "special"]
+
+
+class Signature(NamedTuple):
+    """kind, and the parameters in order; a name ending in '*' may be left out."""
+
+    kind: Kind
+    parameters: tuple[str, ...]
+
+
+_SPLINE = ("df*", "knots*", "lower_bound*", "upper_bound*", "constraints*")
+SIGNATURES: dict[str, Signature] = {
+    **{
+        name: Signature("elementwise", ("x",))
+        for name in (
+            "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "abs",
+            "sin", "cos", "tan", "floor", "ceil", "round", "I",
+        )
+    },
+    "poly": Signature("learned", ("x", "degree*", "raw*")),
+    "bs": Signature(
+        "learned",
+        ("x", "df*", "knots*", "degree*", "include_intercept*", "lower_bound*", "upper_bound*", "extrapolation*"),
+    ),
+    "ns": Signature("learned", ("x", "df*", "knots*", "include_intercept*", "lower_bound*", "upper_bound*")),
+    "cr": Signature("learned", ("x", *_SPLINE)),
+    "cc": Signature("learned", ("x", *_SPLINE)),
+    "scale": Signature("learned", ("x", "center*", "scale*", "ddof*")),
+    "standardize": Signature("learned", ("x", "center*", "rescale*", "ddof*")),
+    "center": Signature("learned", ("x",)),
+    "C": Signature("categorical", ("x", "contrasts*", "levels*")),
+    "contr.treatment": Signature("contrast", ("base*",)),
+    "contr.SAS": Signature("contrast", ("base*",)),
+    "contr.sum": Signature("contrast", ()),
+    "contr.helmert": Signature("contrast", ("reverse*", "scale*")),
+    "contr.diff": Signature("contrast", ("backward*",)),
+    "contr.poly": Signature("contrast", ("scores*",)),
+    "offset": Signature("special", ("x",)),
+    "cbind": Signature("special", ("success", "failure")),
+}  # fmt: skip
+"""Every function, under its canonical name."""
+
+_ALIASES = {
+    "cs": "cr", "factor": "C", "as.factor": "C", "ceiling": "ceil", "standardise": "standardize",
+    "Treatment": "contr.treatment", "Sum": "contr.sum", "Helmert": "contr.helmert", "Diff": "contr.diff",
+    "Poly": "contr.poly",
+    **{f"np.{name}": name for name in SIGNATURES if SIGNATURES[name].kind == "elementwise" and name != "I"},
+    **{f"numpy.{name}": name for name in SIGNATURES if SIGNATURES[name].kind == "elementwise" and name != "I"},
+}  # fmt: skip
+KEYWORDS = {
+    "intercept": "include_intercept", "Intercept": "include_intercept", "reference": "base", "center": "center",
+}  # fmt: skip
+"""Other names of parameters: R's and patsy's."""
+
+STRUCTURES = ("us", "diag")
+STRUCTURES_TO_COME = (
+    "cs", "homcs", "hetcs", "ar1", "hetar1", "homar1", "toep", "homtoep", "hettoep", "homdiag", "ou", "mat", "gau",
+    "exp", "rr", "propto", "equalto",
+)  # fmt: skip
+
+
+def canonical(name: str) -> str | None:
+    """The canonical name of a function, or None where it is not in the whitelist."""
+    name = _ALIASES.get(name, name)
+    return name if name in SIGNATURES else None
+
+
+def known_functions() -> tuple[str, ...]:
+    """Every name that canonical() understands."""
+    return (*SIGNATURES, *_ALIASES)

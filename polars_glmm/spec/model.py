@@ -1,0 +1,265 @@
+"""The question: everything a call to fit says about the model, before any data are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from polars_glmm.errors import FormulaError, ModelError, suggest
+from polars_glmm.families.base import Family
+from polars_glmm.families.registry import resolve_family
+
+from .groups import Groups, Shorthand, read_groups
+from .method import AGQ, ML, REML, Laplace, Method, resolve_method
+from .parser import Tree, parse_formula
+from .syntax import Bar, Call, Expression, columns, render
+from .terms import Predictor, RandomTerm, summands, predictor, random_terms
+
+_PARAMETERS_TO_COME = {"zi": "zero inflation"}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is modelled: one column or arithmetic on columns; with `cbind(success, failure)` two."""
+
+    success: Expression
+    failure: Expression | None = None
+
+    @property
+    def text(self) -> str:
+        if self.failure is None:
+            return render(self.success, top=False)
+        return f"cbind({render(self.success, top=False)}, {render(self.failure, top=False)})"
+
+    def columns(self) -> Iterator[str]:
+        yield from columns(self.success)
+        if self.failure is not None:
+            yield from columns(self.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as asked for.
+
+    formulas     as understood, random terms of groups= included; reading them again gives the same model
+    predictors   mu first, then phi where it has a formula of its own
+    shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
+    """
+
+    formulas: tuple[str, ...]
+    response: Response
+    family: Family
+    method: Method
+    predictors: tuple[Predictor, ...]
+    trials: str | None = None
+    offset: str | None = None
+    frequency: str | None = None
+    precision: str | None = None
+    shorthands: tuple[Shorthand, ...] = ()
+    asked: Method | None = None
+
+    @property
+    def formula(self) -> str:
+        """The formulas in one line."""
+        return ", ".join(self.formulas)
+
+    @property
+    def mu(self) -> Predictor:
+        return self.predictors[0]
+
+    def predictor(self, parameter: str) -> Predictor | None:
+        return next((found for found in self.predictors if found.parameter == parameter), None)
+
+    def columns(self) -> tuple[str, ...]:
+        """Every column of the frame the model uses, each once."""
+        named = (self.trials, self.offset, self.frequency, self.precision)
+        found = [*self.response.columns()]
+        for part in self.predictors:
+            found += part.columns()
+        return tuple(dict.fromkeys([*found, *(name for name in named if name is not None)]))
+
+    def resolve(self, frame_columns: Collection[str]) -> ModelSpec:
+        """The same question with every entry of groups= settled by the frame's column names."""
+        if not self.shorthands:
+            return self
+        random = [term for entry in self.shorthands for term in entry.terms(frame_columns)]
+        mu = replace(self.mu, random=(*self.mu.random, *random))
+        _refuse_double_terms(mu.random)
+        method = _resolve_method(self.asked, self.family, mu, open_terms=False, dispersion=len(self.predictors) > 1)
+        first = " + ".join([self.formulas[0], *(term.text for term in random)])
+        return replace(
+            self,
+            formulas=(first, *self.formulas[1:]),
+            predictors=(mu, *self.predictors[1:]),
+            method=method,
+            shorthands=(),
+        )
+
+    @classmethod
+    def parse(
+        cls,
+        formulas: tuple[str, ...],
+        *,
+        groups: Groups | None = None,
+        family: str | Family = "gaussian",
+        link: str | None = None,
+        method: str | Method | None = None,
+        trials: str | None = None,
+        offset: str | None = None,
+        frequency: str | None = None,
+        precision: str | None = None,
+    ) -> ModelSpec:
+        """Read the arguments of fit. Raises FormulaError or ModelError for whatever needs no data to be wrong."""
+        if not formulas:
+            msg = "A fit needs a formula, such as 'y ~ x + (1 | g)'."
+            raise FormulaError(msg)
+        resolved = resolve_family(family, link)
+        asked = None if method is None else resolve_method(method)
+        tree = parse_formula(formulas[0])
+        response = _response(tree)
+        mu = predictor(tree, "mu")
+        further = _further(formulas[1:], resolved)
+        shorthands = read_groups(groups)
+        waiting = tuple(entry for entry in shorthands if entry.open)
+        if not waiting:  # nothing needs the frame: settled here
+            mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
+            shorthands = ()
+        _refuse_double_terms(mu.random)
+        spec = cls(
+            formulas=(_understood(tree, response, mu), *(_understood(part, None, None) for _, part in further)),
+            response=response,
+            family=resolved,
+            method=_resolve_method(asked, resolved, mu, open_terms=bool(shorthands), dispersion=bool(further)),
+            predictors=(mu, *(part for part, _ in further)),
+            trials=_column("trials", trials),
+            offset=_column("offset", offset),
+            frequency=_column("frequency", frequency),
+            precision=_column("precision", precision),
+            shorthands=shorthands,
+            asked=asked,
+        )
+        _refuse_misfits(spec)
+        return spec
+
+
+def _response(tree: Tree) -> Response:
+    left = tree.left
+    if left is None:
+        message = "The formula has no response: write 'response ~ terms'."
+        raise FormulaError(message, tree.text, 0, len(tree.text))
+    response = (
+        Response(left.arguments[0][1], left.arguments[1][1])
+        if isinstance(left, Call) and left.function == "cbind"
+        else Response(left)
+    )
+    if not tuple(response.columns()):
+        message = "The response names no column."
+        raise FormulaError(message, tree.text, *left.span)
+    return response
+
+
+def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[Predictor, Tree]]:
+    """Formulas after the first: one per family parameter, named on the left of '~'."""
+    found: list[tuple[Predictor, Tree]] = []
+    for text in formulas:
+        tree = parse_formula(text)
+        parameter = render(tree.left) if tree.left is not None else ""
+        span = tree.left.span if tree.left is not None else (0, 1)
+        if parameter in _PARAMETERS_TO_COME:
+            message = f"A formula for {parameter} ({_PARAMETERS_TO_COME[parameter]}) is not yet available."
+            raise FormulaError(message, tree.text, *span)
+        if parameter != "phi":
+            hint = suggest(parameter, ["phi"])
+            message = f"A further formula names a parameter of the family, 'phi ~ …'; {parameter!r} is none.{hint}"
+            raise FormulaError(message, tree.text, *span)
+        if found:
+            message = "phi has two formulas."
+            raise FormulaError(message, tree.text, *span)
+        if not family.has_phi:
+            message = f"The {family.name} family has no dispersion phi to model."
+            raise FormulaError(message, tree.text, *span)
+        phi = predictor(tree, "phi")
+        if phi.random:
+            message = "Random effects in the formula of phi are not yet available."
+            raise FormulaError(message, tree.text, *tree.right.span)
+        found.append((phi, tree))
+    return found
+
+
+def _understood(tree: Tree, response: Response | None, mu: Predictor | None) -> str:
+    """The formula in normal spelling, nestings written out, terms of groups= at its end."""
+    parts: list[tuple[str, str]] = []
+    own = 0
+    for sign, node in summands(tree.right):
+        if isinstance(node, Bar):
+            terms = random_terms(tree, node)
+            own += len(terms)
+            parts += [("+", term.text) for term in terms]
+        else:
+            parts.append((sign, render(node, top=False)))
+    if mu is not None:
+        parts += [("+", term.text) for term in mu.random[own:]]
+    (sign, first), *rest = parts
+    left = response.text if response is not None else "phi"
+    return f"{left} ~ {'-' if sign == '-' else ''}{first}" + "".join(f" {sign} {text}" for sign, text in rest)
+
+
+def _refuse_double_terms(random: tuple[RandomTerm, ...]) -> None:
+    seen: dict[object, RandomTerm] = {}
+    for term in random:
+        if term.key in seen:
+            msg = f"The random-effects term {term.text} is given twice. Take it out of the formula or of groups=."
+            raise ModelError(msg)
+        seen[term.key] = term
+
+
+def _resolve_method(asked: Method | None, family: Family, mu: Predictor, *, open_terms: bool, dispersion: bool) -> Method:
+    """The method used: the one asked for if it can go with the model, else the default of its kind."""
+    exact = family.name == "gaussian" and family.link.name == "identity" and not dispersion
+    random = bool(mu.random) or open_terms
+    model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")
+    if isinstance(asked, REML) and not exact:
+        msg = f"REML is defined for gaussian models with identity link and one dispersion; here is {model}. Use 'laplace'."
+        raise ModelError(msg)
+    if isinstance(asked, ML) and random and not exact:
+        msg = f"With random effects {model} has no exact likelihood. Use method='laplace' or AGQ(nodes=9)."
+        raise ModelError(msg)
+    if isinstance(asked, AGQ):
+        factors = list(dict.fromkeys(frozenset(term.keys) for term in mu.random))
+        if len(factors) > 1:
+            names = ", ".join(dict.fromkeys(term.group for term in mu.random))
+            msg = f"AGQ works with one grouping factor; this model has {len(factors)} ({names}). Use method='laplace'."
+            raise ModelError(msg)
+    if not random:
+        return asked if isinstance(asked, REML | ML) else REML() if asked is None and exact else ML()
+    if asked is not None:
+        return asked
+    return REML() if exact else Laplace()
+
+
+def _refuse_misfits(spec: ModelSpec) -> None:
+    """Arguments that the family has no use for."""
+    name = spec.family.name
+    if spec.precision is not None and not spec.family.takes_precision:
+        msg = (
+            f"precision= divides the variance of gaussian, gamma and inverse_gaussian rows; {name} has none to divide. "
+            "Use trials= for the number of binomial trials, frequency= for rows that stand for several."
+        )
+        raise ModelError(msg)
+    if spec.trials is not None and not spec.family.takes_trials:
+        msg = f"trials= belongs to the binomial family, not to {name}. For rows that stand for several use frequency=."
+        raise ModelError(msg)
+    if spec.response.failure is not None:
+        if not spec.family.takes_trials:
+            msg = f"cbind(success, failure) is a binomial response; the family is {name}. Say family='binomial'."
+            raise ModelError(msg)
+        if spec.trials is not None:
+            msg = "cbind(success, failure) already says the number of trials: leave out trials=."
+            raise ModelError(msg)
+
+
+def _column(argument: str, name: object) -> str | None:
+    if name is None or isinstance(name, str):
+        return name
+    msg = f"{argument}= names a column by a string, not {type(name).__name__}; make a column of an expression first."
+    raise ModelError(msg)

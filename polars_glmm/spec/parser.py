@@ -1,0 +1,290 @@
+"""Tokens to a tree: precedence climbing (Pratt 1973) over one grammar for formulas and for arithmetic in functions."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from polars_glmm.errors import FormulaError, suggest
+
+from .functions import KEYWORDS, SIGNATURES, STRUCTURES, STRUCTURES_TO_COME, canonical, known_functions
+from .syntax import COMPARISONS, POWERS, Bar, Binary, Call, Expression, Flag, Listing, Name, Number, Text, Unary, binding
+from .tokens import Token, tokenize
+
+_FLAGS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "NULL": None, "None": None}
+_FORMULA_OPERATORS = frozenset({"+", "-", "*", "/", ":", "%in%", "|", "||"}) | POWERS
+_ARITHMETIC_OPERATORS = frozenset({"+", "-", "*", "/"}) | POWERS | COMPARISONS
+_DEPTH = 60  # nested parentheses and calls; far below Python's own limit
+
+
+class Tree:
+    """The two sides of one formula."""
+
+    __slots__ = ("left", "right", "text")
+
+    def __init__(self, text: str, left: Expression | None, right: Expression) -> None:
+        self.text, self.left, self.right = text, left, right
+
+
+@lru_cache(maxsize=256)
+def parse_formula(text: str) -> Tree:
+    """`response ~ terms` as a tree. The left side is arithmetic; a one-sided formula has left None.
+
+    Raises FormulaError with the place marked.
+    """
+    parser = _Parser(text)
+    left = None if parser.at("~") else parser.expression(0, arithmetic=True)
+    parser.expect("~", "A formula is written as 'response ~ terms'")
+    right = parser.expression(0, arithmetic=False)
+    parser.finish()
+    return Tree(text, left, right)
+
+
+@lru_cache(maxsize=256)
+def parse_terms(text: str) -> Tree:
+    """Terms alone, as in groups={"g": "1 + x"}."""
+    parser = _Parser(text)
+    right = parser.expression(0, arithmetic=False)
+    parser.finish()
+    return Tree(text, None, right)
+
+
+class _Parser:
+    """A position in a list of tokens; every method reads forward from it."""
+
+    def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            msg = f"A formula is text such as 'y ~ x + (1 | g)', not {type(text).__name__}."
+            raise FormulaError(msg)
+        if not text.strip():
+            msg = "The formula is empty. Write for example 'y ~ x + (1 | g)'."
+            raise FormulaError(msg)
+        self.text, self.tokens, self.index, self.depth = text, tokenize(text), 0, 0
+
+    @property
+    def token(self) -> Token:
+        return self.tokens[self.index]
+
+    def at(self, *operators: str) -> bool:
+        return self.token.kind == "operator" and self.token.text in operators
+
+    def advance(self) -> Token:
+        token = self.token
+        self.index += 1
+        return token
+
+    def error(self, message: str, token: Token | None = None) -> FormulaError:
+        token = token or self.token
+        return FormulaError(message, self.text, token.start, max(token.stop, token.start + 1))
+
+    def expect(self, operator: str, message: str) -> Token:
+        if not self.at(operator):
+            found = f"found {self.token.text!r}" if self.token.kind != "end" else "the text ends"
+            raise self.error(f"{message}: expected {operator!r}, {found}.")
+        return self.advance()
+
+    def finish(self) -> None:
+        token = self.token
+        if token.kind == "end":
+            return
+        if self.at("~"):
+            raise self.error("A formula has one '~'.")
+        if self.at(")", "]"):
+            raise self.error(f"This {token.text!r} closes nothing.")
+        raise self.error(f"An operator is missing before {token.text!r}.")
+
+    def expression(self, level: int, *, arithmetic: bool) -> Expression:
+        """Everything that binds at least as tightly as `level`."""
+        left = self.prefix(arithmetic=arithmetic)
+        while self.token.kind == "operator":
+            operator = self.token.text
+            if operator not in _FORMULA_OPERATORS | _ARITHMETIC_OPERATORS or binding(operator) < level:
+                break
+            self.check_operator(operator, arithmetic=arithmetic)
+            self.advance()
+            own = binding(operator)
+            right = self.expression(own if operator in POWERS else own + 1, arithmetic=arithmetic)
+            span = left.span[0], right.span[1]
+            if operator in ("|", "||"):
+                left = Bar(left, right, "us" if operator == "|" else "diag", enclosed=False, span=span)
+            else:
+                left = Binary(operator, left, right, span)
+        return left
+
+    def check_operator(self, operator: str, *, arithmetic: bool) -> None:
+        if arithmetic and operator not in _ARITHMETIC_OPERATORS:
+            raise self.error(f"'{operator}' has no meaning inside a function or a response, where arithmetic is read.")
+        if not arithmetic and operator not in _FORMULA_OPERATORS:
+            raise self.error(f"'{operator}' compares values: write it inside I(), as in I(x {operator} 3).")
+
+    def prefix(self, *, arithmetic: bool) -> Expression:
+        if self.at("+", "-"):
+            token = self.advance()
+            # between terms a sign belongs to the whole product, in arithmetic to the number
+            level = binding("/") + 1 if arithmetic else binding("+") + 1
+            operand = self.expression(level, arithmetic=arithmetic)
+            return Unary(token.text, operand, (token.start, operand.span[1]))
+        return self.primary(arithmetic=arithmetic)
+
+    def primary(self, *, arithmetic: bool) -> Expression:
+        token = self.advance()
+        span = token.start, token.stop
+        if token.kind == "number":
+            return Number(float(token.text) if set(token.text) & set(".eE") else int(token.text), span)
+        if token.kind == "text":
+            if not arithmetic:
+                raise self.error("A string is no term. Names with unusual characters stand in backquotes: `a b`.", token)
+            return Text(token.text, span)
+        if token.kind == "name":
+            return self.name(token, arithmetic=arithmetic)
+        if token.kind == "operator" and token.text == "(":
+            return self.enclosed(token, arithmetic=arithmetic)
+        if token.kind == "operator" and token.text == "[" and arithmetic:
+            return self.listing(token, "]", vector=False)
+        if token.kind == "end":
+            raise self.error("The formula ends where a term is expected.", token)
+        raise self.error(f"A term is expected where {token.text!r} stands.", token)
+
+    def enclosed(self, opening: Token, *, arithmetic: bool) -> Expression:
+        self.deepen(opening)
+        if self.at(")"):
+            raise self.error("Nothing stands between the parentheses.", opening)
+        inner = self.expression(0, arithmetic=arithmetic)
+        closing = self.close(opening, ")")
+        self.depth -= 1
+        if isinstance(inner, Bar):
+            return Bar(inner.left, inner.right, inner.structure, enclosed=True, span=(opening.start, closing.stop))
+        return inner
+
+    def deepen(self, token: Token) -> None:
+        self.depth += 1
+        if self.depth > _DEPTH:
+            raise self.error(f"More than {_DEPTH} parentheses are nested here.", token)
+
+    def close(self, opening: Token, closing: str) -> Token:
+        if not self.at(closing):
+            if self.token.kind == "end":
+                raise self.error(f"This {opening.text!r} is not closed.", opening)
+            raise self.error(f"Expected {closing!r} or an operator before {self.token.text!r}.")
+        return self.advance()
+
+    def listing(self, opening: Token, closing: str, *, vector: bool) -> Listing:
+        self.deepen(opening)
+        items: list[Expression] = []
+        while not self.at(closing):
+            items.append(self.expression(0, arithmetic=True))
+            if not self.at(","):
+                break
+            self.advance()
+        end = self.close(opening, closing)
+        self.depth -= 1
+        return Listing(tuple(items), vector, (opening.start, end.stop))
+
+    def name(self, token: Token, *, arithmetic: bool) -> Expression:
+        quoted = self.text[token.start] == "`"
+        if not quoted and self.at("("):
+            return self.call(token, arithmetic=arithmetic)
+        if not quoted and set(token.text) == {"."}:
+            raise self.error("'.' for all other columns is not supported: name the columns.", token)
+        if quoted and not token.text:
+            raise self.error("The backquotes hold no name.", token)
+        if arithmetic and not quoted and token.text in _FLAGS:
+            return Flag(_FLAGS[token.text], token.text, (token.start, token.stop))
+        return Name(token.text, (token.start, token.stop))
+
+    def call(self, token: Token, *, arithmetic: bool) -> Expression:
+        opening = self.advance()
+        if not arithmetic and token.text in (*STRUCTURES, *STRUCTURES_TO_COME) and self.holds_bar():
+            return self.structure(token, opening)
+        if arithmetic and token.text == "c":
+            return self.listing(opening, ")", vector=True)
+        function = canonical(token.text)
+        if function is None:
+            hint = suggest(token.text, known_functions())
+            raise self.error(f"Function {token.text!r} is not one a formula can use.{hint}", token)
+        if function in ("offset", "cbind") and (arithmetic or function == "cbind") and not self.response_start(token):
+            place = "stands alone before '~'" if function == "cbind" else "is a term of its own"
+            raise self.error(f"{function}() {place}.", token)
+        self.deepen(opening)
+        arguments: list[tuple[str, Expression]] = []
+        while not self.at(")"):
+            arguments.append(self.argument(function))
+            if not self.at(","):
+                break
+            self.advance()
+        closing = self.close(opening, ")")
+        self.depth -= 1
+        call = Call(function, token.text, tuple(arguments), span=(token.start, closing.stop))
+        self.check_arguments(call, token)
+        return call
+
+    def response_start(self, token: Token) -> bool:
+        return token is self.tokens[0] and token.text == "cbind"
+
+    def holds_bar(self) -> bool:
+        """Whether the parentheses that were just opened hold a bar of their own."""
+        depth = 1
+        for token in self.tokens[self.index :]:
+            if token.kind != "operator":
+                continue
+            depth += (token.text in "([") - (token.text in ")]")
+            if depth == 0:
+                return False
+            if depth == 1 and token.text in ("|", "||"):
+                return True
+        return False
+
+    def structure(self, name: Token, opening: Token) -> Bar:
+        if name.text not in STRUCTURES:
+            raise self.error(f"The covariance structure {name.text}() is not yet available; us() and diag() are.", name)
+        self.index -= 1
+        inner = self.primary(arithmetic=False)
+        if not isinstance(inner, Bar):
+            raise self.error(f"{name.text}() holds one random-effects term, as in {name.text}(1 + x | g).", opening)
+        if inner.structure == "diag" and name.text == "us":
+            raise self.error("us() asks for correlations and '||' for none.", name)
+        return Bar(inner.left, inner.right, name.text, enclosed=True, span=(name.start, inner.span[1]))
+
+    def argument(self, function: str) -> tuple[str, Expression]:
+        keyword = ""
+        following = self.tokens[self.index + 1] if self.index + 1 < len(self.tokens) else self.token
+        if self.token.kind == "name" and following.kind == "operator" and following.text == "=":
+            token = self.advance()
+            self.advance()
+            keyword = token.text
+            parameters = [name.rstrip("*") for name in SIGNATURES[function].parameters]
+            if KEYWORDS.get(keyword, keyword) not in parameters:
+                raise self.error(f"{function}() has no argument {keyword!r}.{suggest(keyword, parameters)}", token)
+        value: Expression
+        contrast = self.token.kind == "name" and SIGNATURES.get(canonical(self.token.text) or "", None)
+        if function == "C" and contrast and contrast.kind == "contrast":
+            token = self.token
+            if self.tokens[self.index + 1].text == "(":
+                value = self.primary(arithmetic=True)
+            else:
+                self.advance()
+                value = Call(str(canonical(token.text)), token.text, (), bare=True, span=(token.start, token.stop))
+        else:
+            value = self.expression(0, arithmetic=True)
+        if self.at("="):
+            raise self.error("'=' names an argument; to compare write '=='.")
+        return keyword, value
+
+    def check_arguments(self, call: Call, token: Token) -> None:
+        parameters = SIGNATURES[call.function].parameters
+        names = [name.rstrip("*") for name in parameters]
+        given: set[str] = set()
+        keywords = False
+        for position, (keyword, value) in enumerate(call.arguments):
+            if keyword:
+                keywords = True
+            elif keywords or position >= len(names):
+                place = Token("", "", *value.span)
+                reason = "follows a named one" if keywords else f"is one more than {call.written}() takes"
+                raise self.error(f"This argument {reason}.", place)
+            name = KEYWORDS.get(keyword, keyword) if keyword else names[position]
+            if name in given:
+                raise self.error(f"{call.written}() is given {name!r} twice.", token)
+            given.add(name)
+        lacking = [name for name in parameters if not name.endswith("*") and name not in given]
+        if lacking:
+            raise self.error(f"{call.written}() needs its argument {lacking[0]!r}.", token)

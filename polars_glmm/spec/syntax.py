@@ -1,0 +1,196 @@
+"""The tree of a formula: what was written, with its place in the text, and its text in one normal spelling.
+
+The spelling is that of Python's own unparser (`I(x ** 2)`, `poly(x, 2)`), so that column names agree with formulaic's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Span: TypeAlias = tuple[int, int]
+
+POWERS = frozenset({"**", "^"})
+COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
+_UNARY_LEVEL, _ATOM_LEVEL = 60, 100
+_LEVELS = {
+    **dict.fromkeys(("|", "||"), 5),
+    **dict.fromkeys(COMPARISONS, 10),
+    **dict.fromkeys("+-", 20),
+    **dict.fromkeys(("*", "/", "%in%"), 40),
+    ":": 50,
+    **dict.fromkeys(POWERS, 80),
+}
+
+
+def binding(operator: str) -> int:
+    """How strongly an infix operator binds: the larger, the tighter."""
+    return _LEVELS[operator]
+
+
+def _place() -> Span:
+    return field(compare=False, default=(0, 0), repr=False)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A column of the frame."""
+
+    name: str
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    value: int | float
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    value: str
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """TRUE, FALSE, True, False or None, as an argument of a function."""
+
+    value: bool | None
+    written: str
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Several values as one argument: `[1, 2]` or `c(1, 2)`."""
+
+    items: tuple[Expression, ...]
+    vector: bool = False
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A whitelisted function.
+
+    function    its canonical name: `np.log10` is "log10"
+    written     the name in the formula
+    arguments   in the order of the text, with the keyword or an empty string
+    bare        written without parentheses, as a contrast may be: C(f, contr.sum)
+    """
+
+    function: str
+    written: str
+    arguments: tuple[tuple[str, Expression], ...]
+    bare: bool = False
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    operator: str
+    operand: Expression
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    operator: str
+    left: Expression
+    right: Expression
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """`(left | right)`; structure is "us", or "diag" for `||` and `diag()`. enclosed: it stands in parentheses."""
+
+    left: Expression
+    right: Expression
+    structure: str = "us"
+    enclosed: bool = False
+    span: Span = _place()
+
+
+Expression: TypeAlias = Name | Number | Text | Flag | Listing | Call | Unary | Binary | Bar
+
+
+def render(node: Expression, *, top: bool = True) -> str:
+    """The expression in normal spelling. At the top a name stands bare; inside it is backquoted where it must be."""
+    match node:
+        case Name(name):
+            return name if top else quoted(name)
+        case Number(value):
+            return repr(value)
+        case Text(value):
+            return repr(value)
+        case Flag(written=written):
+            return written
+        case Listing(items, vector):
+            inner = ", ".join(render(item, top=False) for item in items)
+            return f"c({inner})" if vector else f"[{inner}]"
+        case Call(written=written, bare=True):
+            return written
+        case Call(written=written, arguments=arguments):
+            inner = ", ".join(
+                f"{keyword}={render(value, top=False)}" if keyword else render(value, top=False)
+                for keyword, value in arguments
+            )
+            return f"{written}({inner})"
+        case Unary(operator, operand):
+            return operator + _within(operand, _UNARY_LEVEL)
+        case Binary(operator, left, right):
+            level = binding(operator)
+            if operator in POWERS:  # binds to the right; a signed exponent is enclosed
+                sides = _within(left, level + 1), _within(right, level)
+            else:
+                sides = _within(left, level), _within(right, level + 1)
+            return f"{sides[0]}:{sides[1]}" if operator == ":" else f"{sides[0]} {operator} {sides[1]}"
+        case Bar(left, right, structure):
+            return f"{render(left, top=False)} {'|' if structure == 'us' else '||'} {render(right, top=False)}"
+
+
+def _within(node: Expression, level: int) -> str:
+    text = render(node, top=False)
+    return text if _level(node) >= level else f"({text})"
+
+
+def _level(node: Expression) -> int:
+    match node:
+        case Binary(operator):
+            return binding(operator)
+        case Unary():
+            return _UNARY_LEVEL
+        case Bar():
+            return binding("|")
+        case _:
+            return _ATOM_LEVEL
+
+
+def quoted(name: str) -> str:
+    """A column name as it must stand in a formula: backquoted unless it is letters, digits, dots and underscores."""
+    plain = name.replace(".", "").replace("_", "")
+    bare = not name[:1].isdigit() and (not plain or plain.isalnum()) and name.strip(".") != ""
+    return name if bare else f"`{name}`"
+
+
+def columns(node: Expression) -> Iterator[str]:
+    """Every column an expression reads, in the order of the text."""
+    match node:
+        case Name(name):
+            yield name
+        case Listing(items):
+            for item in items:
+                yield from columns(item)
+        case Call(arguments=arguments):
+            for _, value in arguments:
+                yield from columns(value)
+        case Unary(operand=operand):
+            yield from columns(operand)
+        case Binary(left=left, right=right) | Bar(left=left, right=right):
+            yield from columns(left)
+            yield from columns(right)
+        case _:
+            return

@@ -1,0 +1,241 @@
+"""A tree as model terms: products of factors for the fixed part, bars for the random part (Wilkinson & Rogers 1973)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
+
+from polars_glmm.errors import FormulaError
+
+from .parser import Tree
+from .syntax import POWERS, Bar, Binary, Call, Expression, Name, Number, Unary, columns, quoted, render
+
+_MOST_TERMS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class FixedTerm:
+    """A product of factors; without any it is the intercept."""
+
+    factors: tuple[Expression, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return ":".join(render(factor) for factor in self.factors) or "1"
+
+    @property
+    def key(self) -> frozenset[str]:
+        """What makes two terms the same: `a:b` is `b:a`."""
+        return frozenset(render(factor) for factor in self.factors)
+
+
+INTERCEPT = FixedTerm()
+
+
+@dataclass(frozen=True, slots=True)
+class RandomTerm:
+    """`structure(design | keys)`: one covariance matrix over the columns of the design for every level of the keys."""
+
+    design: tuple[FixedTerm, ...]
+    keys: tuple[str, ...]
+    structure: str
+    written: str
+
+    @property
+    def group(self) -> str:
+        return ":".join(self.keys)
+
+    @property
+    def text(self) -> str:
+        bar = "||" if self.structure == "diag" else "|"
+        return f"({self.written} {bar} {':'.join(quoted(key) for key in self.keys)})"
+
+    @property
+    def key(self) -> tuple[frozenset[frozenset[str]], frozenset[str]]:
+        return frozenset(term.key for term in self.design), frozenset(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """One linear predictor: its fixed terms in order of degree, its random terms and its offsets."""
+
+    parameter: str
+    fixed: tuple[FixedTerm, ...]
+    random: tuple[RandomTerm, ...] = ()
+    offsets: tuple[Expression, ...] = ()
+
+    def columns(self) -> Iterator[str]:
+        """Every column of the frame that the predictor reads."""
+        for term in (*self.fixed, *(term for random in self.random for term in random.design)):
+            for factor in term.factors:
+                yield from columns(factor)
+        for random in self.random:
+            yield from random.keys
+        for offset in self.offsets:
+            yield from columns(offset)
+
+
+_Terms: TypeAlias = dict[frozenset[str], FixedTerm]
+
+
+def predictor(tree: Tree, parameter: str) -> Predictor:
+    """The right side of a formula as a predictor. Raises FormulaError with the place of what cannot be a term."""
+    fixed: _Terms = {INTERCEPT.key: INTERCEPT}
+    random: list[RandomTerm] = []
+    offsets: list[Expression] = []
+    for sign, node in summands(tree.right):
+        match node:
+            case Bar(enclosed=False, span=span):
+                bar = "'(1 | g)'"
+                message = f"A random-effects term stands in parentheses, as in {bar}."
+                raise FormulaError(message, tree.text, *span)
+            case Bar() | Call(function="offset") if sign == "-":
+                message = "Only fixed terms can be taken out with '-'."
+                raise FormulaError(message, tree.text, *node.span)
+            case Bar():
+                random += random_terms(tree, node)
+            case Call(function="offset", arguments=((_, value),)):
+                offsets.append(value)
+            case _:
+                fixed = _add(fixed, sign, node, tree)
+    return Predictor(parameter, _by_degree(fixed), tuple(random), tuple(offsets))
+
+
+def design_terms(tree: Tree, node: Expression) -> tuple[FixedTerm, ...]:
+    """The left side of a bar as fixed terms, with an intercept unless it is taken out."""
+    fixed: _Terms = {INTERCEPT.key: INTERCEPT}
+    for sign, summand in summands(node):
+        fixed = _add(fixed, sign, summand, tree)
+    if not fixed:
+        message = "This random-effects term has no column left."
+        raise FormulaError(message, tree.text, *node.span)
+    return _by_degree(fixed)
+
+
+def random_terms(tree: Tree, bar: Bar) -> list[RandomTerm]:
+    """One term per grouping factor: `(1 | a/b)` is `(1 | a) + (1 | a:b)`."""
+    design = design_terms(tree, bar.left)
+    return [RandomTerm(design, keys, bar.structure, render(bar.left, top=False)) for keys in _groups(tree, bar.right)]
+
+
+def _groups(tree: Tree, node: Expression) -> list[tuple[str, ...]]:
+    match node:
+        case Name(name):
+            return [(name,)]
+        case Binary(":", left, right):
+            return [_unique(a + b) for a, b in product(_groups(tree, left), _groups(tree, right))]
+        case Binary("/", left, right):
+            outer = _groups(tree, left)
+            return outer + [_unique(outer[-1] + inner) for inner in _groups(tree, right)]
+        case Call(written=written):
+            message = f"A grouping factor is a column: make it one first, instead of {written}()."
+        case _:
+            message = "A grouping factor is a column, or columns joined by ':' or '/'."
+    raise FormulaError(message, tree.text, *node.span)
+
+
+def _unique(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(keys))
+
+
+def summands(node: Expression) -> Iterator[tuple[str, Expression]]:
+    """What is joined by '+' and '-' at the top of a tree, each with its sign."""
+    match node:
+        case Binary("+" | "-" as sign, left, right):
+            yield from summands(left)
+            yield sign, right
+        case Unary(sign, Binary("+" | "-") as operand):
+            for inner, summand in summands(operand):
+                yield ("+" if inner == sign else "-"), summand
+        case Unary(sign, operand):
+            yield sign, operand
+        case _:
+            yield "+", node
+
+
+def _add(terms: _Terms, sign: str, node: Expression, tree: Tree) -> _Terms:
+    if isinstance(node, Unary):
+        return _add(terms, "+" if node.operator == sign else "-", node.operand, tree)
+    if isinstance(node, Number) and node.value == 0:
+        sign, node = "-" if sign == "+" else "+", Number(1, node.span)
+    new = _expand(node, tree)
+    if sign == "-":
+        return {key: term for key, term in terms.items() if key not in new}
+    return terms | {key: term for key, term in new.items() if key not in terms}
+
+
+def _expand(node: Expression, tree: Tree) -> _Terms:
+    """The terms of a subtree, in the order in which they are written."""
+    match node:
+        case Number(value=1):
+            return {INTERCEPT.key: INTERCEPT}
+        case Number(value, span):
+            message = f"The number {value!r} is no term: 1 and 0 switch the intercept; arithmetic stands in I()."
+            raise FormulaError(message, tree.text, *span)
+        case Binary("+" | "-") | Unary():
+            terms: _Terms = {}
+            for sign, summand in summands(node):
+                terms = _add(terms, sign, summand, tree)
+            return terms
+        case Binary(operator, left, right) if operator in POWERS:
+            return _power(_expand(left, tree), right, tree)
+        case Binary("%in%", left, right):
+            return _nested(_expand(right, tree), _expand(left, tree), tree)
+        case Binary("/", left, right):
+            return _nested(_expand(left, tree), _expand(right, tree), tree)
+        case Binary(":", left, right):
+            return _products(_expand(left, tree), _expand(right, tree), tree)
+        case Binary("*", left, right):
+            first, second = _expand(left, tree), _expand(right, tree)
+            return _merged(first, second, _products(first, second, tree))
+        case Bar(span=span) | Call(function="offset", span=span):
+            message = "This stands by itself among the terms, joined by '+'."
+            raise FormulaError(message, tree.text, *span)
+        case _:
+            term = FixedTerm((node,))
+            return {term.key: term}
+
+
+def _merged(*parts: _Terms) -> _Terms:
+    merged: _Terms = {}
+    for part in parts:
+        for key, term in part.items():
+            merged.setdefault(key, term)
+    return merged
+
+
+def _joined(terms: Iterable[FixedTerm]) -> FixedTerm:
+    factors = {render(factor): factor for term in terms for factor in term.factors}
+    return FixedTerm(tuple(factors.values()))
+
+
+def _products(first: _Terms, second: _Terms, tree: Tree) -> _Terms:
+    if len(first) * len(second) > _MOST_TERMS:
+        message = f"The formula expands to more than {_MOST_TERMS} terms."
+        raise FormulaError(message, tree.text, 0, len(tree.text))
+    terms: _Terms = {}
+    for pair in product(first.values(), second.values()):
+        term = _joined(pair)
+        terms.setdefault(term.key, term)
+    return terms
+
+
+def _nested(parents: _Terms, inner: _Terms, tree: Tree) -> _Terms:
+    common = _joined(parents.values())
+    return _merged(parents, _products({common.key: common}, inner, tree))
+
+
+def _power(terms: _Terms, exponent: Expression, tree: Tree) -> _Terms:
+    if not (isinstance(exponent, Number) and isinstance(exponent.value, int) and exponent.value >= 1):
+        message = "The exponent of terms is a whole number of at least 1; a power of a column stands in I(x**2)."
+        raise FormulaError(message, tree.text, *exponent.span)
+    raised = terms
+    for _ in range(min(exponent.value, len(terms)) - 1):  # beyond the number of terms nothing new can appear
+        raised = _products(raised, terms, tree)
+    return raised
+
+
+def _by_degree(terms: _Terms) -> tuple[FixedTerm, ...]:
+    return tuple(sorted(terms.values(), key=lambda term: len(term.factors)))

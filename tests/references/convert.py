@@ -1,0 +1,160 @@
+"""Makes the shipped data, the test data and the reference entries from a reference corpus.
+
+    python tests/references/convert.py FOLDER
+
+FOLDER holds `data/NAME.csv|parquet` with `NAME.schema.json`, and `reference/ID.json` (fitted models of lme4, glmmTMB,
+TMB and nlme). Written: `polars_glmm/data/*.parquet` (published measurements), `tests/data/*.parquet` (simulated and
+derived sets), `tests/references/ID.json` (models this package fits), `tests/references/README.md` (what is left out,
+and why).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+HERE = Path(__file__).resolve().parent
+SHIPPED = HERE.parents[1] / "polars_glmm" / "data"
+TEST_ONLY = HERE.parent / "data"
+
+NOT_REDISTRIBUTED = ("pig", "kubo_seeds", "salamander_mating")
+TEST_PREFIXES = ("sim_", "edge_", "sleepstudy_ext", "sleepstudy_na")
+DTYPES = {"int64": pl.Int64, "float64": pl.Float64, "string": pl.String, "bool": pl.String}
+
+FAMILIES = ("gaussian", "binomial", "poisson", "Gamma", "inverse.gaussian", "nbinom2")
+STRUCTURES = ("us", "diag", "scalar")
+EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
+ENTRY = (
+    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "method", "n_agq", "weights",
+    "contrasts", "design", "what", "table", "by", "by_levels", "fits", "situation", "r_call", "r_behaviour",
+    "recommended_behaviour", "software", "primary_engine", "engines", "results", "tolerance", "seed_reported", "notes",
+)  # fmt: skip
+
+
+def main(source: Path) -> None:
+    """Convert everything below `source`."""
+    for folder in (SHIPPED, TEST_ONLY):
+        folder.mkdir(parents=True, exist_ok=True)
+    excluded: list[tuple[str, str]] = []
+    used: set[str] = set()
+    for path in sorted((source / "reference").glob("*.json")):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        reason = why_not(entry)
+        if reason:
+            excluded.append((entry["id"], reason))
+        else:
+            used.add(entry["dataset"])
+            (HERE / path.name).write_text(layout(trim(entry)), encoding="utf-8")
+    write_readme(excluded)
+    for schema in sorted((source / "data").glob("*.schema.json")):
+        name = schema.name.removesuffix(".schema.json")
+        for_tests = name.startswith(TEST_PREFIXES)
+        if name not in NOT_REDISTRIBUTED and (name in used or not for_tests):
+            folder = TEST_ONLY if for_tests else SHIPPED
+            read(schema).write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=19)
+
+
+def read(schema: Path) -> pl.DataFrame:
+    """One data set with the dtypes of its schema: factors are Enums in the declared order of levels."""
+    described = json.loads(schema.read_text(encoding="utf-8"))
+    file = schema.with_name(described["file"])
+    dtypes = {column["name"]: DTYPES[column["type"]] for column in described["columns"]}
+    if file.suffix == ".parquet":
+        frame = pl.read_parquet(file).with_columns(pl.col(name).cast(dtype) for name, dtype in dtypes.items())
+    else:
+        frame = pl.read_csv(file, schema_overrides=dtypes, null_values=[""])
+    levels = {column["name"]: pl.Enum(column["levels"]) for column in described["columns"] if "levels" in column}
+    logical = [column["name"] for column in described["columns"] if column["type"] == "bool"]
+    return frame.with_columns(pl.col(name).cast(enum) for name, enum in levels.items()).with_columns(
+        pl.col(name).str.to_lowercase() == "true" for name in logical
+    )
+
+
+def why_not(entry: dict[str, Any]) -> str:
+    """Why an entry is outside the models this package fits; empty if it is inside."""
+    kind, family = entry["kind"], entry.get("family")
+    structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
+    if kind in ("ordinal", "nonlinear"):
+        return f"{kind} model"
+    if kind in ("gls", "lmm_residual_structure"):
+        return "residual covariance structure"
+    if entry.get("zi_formula") or entry["id"] == "anova_owls_zi":
+        return "zero inflation or hurdle"
+    if family is not None and family not in FAMILIES:
+        return f"family {family}"
+    if entry.get("dispersion_formula") == "~0":
+        return "no residual variance (dispformula = ~0): a residual covariance structure"
+    if structures - set(STRUCTURES):
+        return f"random-effects structure {', '.join(sorted(structures - set(STRUCTURES)))}"
+    return ""
+
+
+def trim(entry: dict[str, Any]) -> dict[str, Any]:
+    """The parts tests use: everything about the model and its results, and which engines stand behind them."""
+    kept = {key: entry[key] for key in ENTRY if key in entry}
+    kept["engines"] = [
+        {key: engine[key] for key in ("name", "version", "call", "logLik", "se_kind", "note") if key in engine}
+        for engine in entry.get("engines", ())
+    ]
+    kept["fits"] = {
+        level: {key: value for key, value in fit.items() if key != "agreement"}
+        for level, fit in entry.get("fits", {}).items()
+    }
+    kept["extras"] = {key: value for key, value in entry.get("extras", {}).items() if key in EXTRAS}
+    kept.get("design", {}).pop("first_rows", None)
+    return {key: value for key, value in kept.items() if value not in ({}, [])}
+
+
+def layout(entry: dict[str, Any]) -> str:
+    """JSON with one line per key of the entry, and one per key of its results and fits."""
+
+    def line(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    lines = []
+    for key, value in entry.items():
+        if key in ("results", "extras", "fits"):
+            inner = ",\n".join(f"  {line(name)}: {line(item)}" for name, item in value.items())
+            lines.append(f" {line(key)}: {{\n{inner}\n }}")
+        else:
+            lines.append(f" {line(key)}: {line(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write_readme(excluded: list[tuple[str, str]]) -> None:
+    """The page that says what is here and what is left out."""
+    rows = "\n".join(f"| `{name}` | {reason} |" for name, reason in excluded)
+    (HERE / "README.md").write_text(README.format(rows=rows, unsent=", ".join(f"`{n}`" for n in NOT_REDISTRIBUTED)))
+
+
+README = """# Reference fits
+
+One JSON file per model: the call, the engines and their versions, estimates, and the tolerance a test may demand.
+`tests/test_references.py` reads all of them. Software: R 4.2.2, lme4 1.1-31, glmmTMB 1.1.5, nlme 3.1-162, lmerTest
+3.1-3, TMB 1.9.2 ("reftmb" is a model of its own on TMB; "own-AGQ" an adaptive quadrature of its own).
+
+- Log-likelihoods hold every constant; the Laplace approximation is with observed curvature; AGQ is the full
+  log-likelihood (lme4 leaves out the saturated model there).
+- Standard errors: gaussian with identity link σ²(X'V⁻¹X)⁻¹ as lme4, otherwise the joint observed Hessian.
+- Dispersion: gaussian `sigma`; Gamma `sigma` with variance sigma²·mu² (here phi = sigma²); inverse.gaussian `lambda`
+  with variance mu³/lambda (here phi = 1/lambda); nbinom2 `theta` (here phi = theta). Coefficients of a gaussian
+  dispersion formula are for log σ² (here log σ: half of them).
+- Terms carry R's names; `tests/references/translate.py` turns them into this package's.
+- The data of {unsent} may not be redistributed. Their tests read them from the folder named by
+  POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.
+
+`convert.py FOLDER` makes all files here, and the Parquet files of `polars_glmm/data` and `tests/data`, from the corpus.
+
+## Left out
+
+| id | reason |
+|---|---|
+{rows}
+"""
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

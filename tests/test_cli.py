@@ -1,0 +1,155 @@
+"""The command line: every reader and writer, the same numbers as in Python, one line and code 2 on bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import polars_glmm
+from polars_glmm import cli, datasets
+
+TABLES = ("dispersion", "fixef", "glance", "ranef", "varcorr")
+SLEEP = "Reaction ~ Days + (Days | Subject)"
+
+SAVE: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+    "csv": pl.DataFrame.write_csv,
+    "parquet": pl.DataFrame.write_parquet,
+    "ipc": pl.DataFrame.write_ipc,
+    "ndjson": pl.DataFrame.write_ndjson,
+}
+
+
+@pytest.mark.parametrize("suffix", SAVE)
+def test_every_format_is_read_to_the_same_fit(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"sleep.{suffix}"
+    SAVE[suffix](datasets.load("sleepstudy").with_columns(pl.col("Subject").cast(pl.String)), path)
+    assert cli.main(["fit", str(path), SLEEP, "--out", str(tmp_path / "out")]) == 0
+    assert "Subject" in capsys.readouterr().out
+    ours = pl.read_parquet(tmp_path / "out" / "fixef.parquet")
+    expected = polars_glmm.fit(datasets.load("sleepstudy"), SLEEP).fixef()
+    assert ours.schema == expected.schema
+    assert ours["term"].to_list() == expected["term"].to_list()
+    assert ours["estimate"].to_list() == pytest.approx(expected["estimate"].to_list(), rel=1e-8)
+
+
+READ: dict[str, Callable[[Path], pl.DataFrame]] = {
+    "parquet": pl.read_parquet,
+    "csv": pl.read_csv,
+    "json": pl.read_json,
+}
+
+
+@pytest.mark.parametrize("form", READ)
+def test_every_table_is_written_in_every_format(form: str, tmp_path: Path) -> None:
+    call = ["fit", "dataset:cbpp", "incidence ~ period", "--groups", "herd", "--family", "binomial", "--trials", "size"]
+    assert cli.main([*call, "--out", str(tmp_path / "a" / "b"), "--format", form]) == 0
+    written = sorted((tmp_path / "a" / "b").iterdir())
+    assert [path.name for path in written] == [f"{name}.{form}" for name in TABLES]
+    fit = polars_glmm.fit(datasets.load("cbpp"), "incidence ~ period", groups="herd", family="binomial", trials="size")
+    frames = {path.stem: READ[form](path) for path in written if path.stem != "dispersion"}
+    assert frames["glance"]["loglik"].item() == pytest.approx(fit.loglik, abs=1e-6)
+    assert frames["fixef"].columns == fit.fixef().columns
+    assert frames["ranef"].height == fit.ranef().height
+    assert "herd" in str(frames["glance"]["groups"].item())
+
+
+def test_several_formulas_and_every_column_argument(tmp_path: Path) -> None:
+    frame = datasets.load("sleepstudy").with_columns(one=pl.lit(1), zero=pl.lit(0.0), same=pl.lit(1.0))
+    frame.write_parquet(tmp_path / "sleep.parquet")
+    columns = ["--offset", "zero", "--frequency", "one", "--precision", "same"]
+    call = ["fit", str(tmp_path / "sleep.parquet"), "Reaction ~ Days", "phi ~ Days", "--groups", "Subject"]
+    assert cli.main([*call, *columns, "--method", "ml", "--out", str(tmp_path)]) == 0
+    assert pl.read_parquet(tmp_path / "fixef.parquet")["parameter"].to_list() == ["mu", "mu", "phi", "phi"]
+
+
+def test_quadrature_by_nodes(tmp_path: Path) -> None:
+    call = ["fit", "dataset:cbpp", "incidence ~ period", "--groups", "herd", "--family", "binomial", "--trials", "size"]
+    assert cli.main([*call, "--method", "agq", "--nodes", "5", "--out", str(tmp_path)]) == 0
+    loglik = pl.read_parquet(tmp_path / "glance.parquet")["loglik"].item()
+    assert loglik == pytest.approx(-91.98337, abs=1e-4)  # references/cbpp_agq5.json
+
+
+def test_one_model_per_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["fit", "dataset:chickweight", "weight ~ Time + (1 | Chick)", "--method", "ml", "--by", "Diet"]
+    assert cli.main([*call, "--out", str(tmp_path)]) == 0
+    assert "4 models" in capsys.readouterr().out
+    glance = pl.read_parquet(tmp_path / "glance.parquet")
+    assert glance["Diet"].cast(pl.String).to_list() == ["1", "2", "3", "4"]
+    assert glance["loglik"].head(2).to_list() == pytest.approx([-1033.85069, -588.58219], abs=1e-4)  # references
+    assert set(pl.read_parquet(tmp_path / "status.parquet")["status"]) == {"ok"}
+
+
+BAD = {
+    "no such data set": (["dataset:grousetick", "TICKS ~ YEAR"], "grouseticks"),
+    "no such file": (["nowhere.csv", "y ~ x"], "nowhere.csv"),
+    "unknown suffix": (["data.xlsx", "y ~ x"], "parquet"),
+    "formula": (["dataset:sleepstudy", "Reaction ~ Days + (1 | Subject"], "Subject"),
+    "column": (["dataset:sleepstudy", "Reaction ~ Day + (1 | Subject)"], "Days"),
+    "group": (["dataset:sleepstudy", "Reaction ~ Days", "--groups", "subject"], "Subject"),
+    "family": (["dataset:sleepstudy", SLEEP, "--family", "poison"], "poisson"),
+    "method": (["dataset:sleepstudy", SLEEP, "--method", "remel"], "reml"),
+    "nodes": (["dataset:sleepstudy", SLEEP, "--method", "ml", "--nodes", "5"], "agq"),
+    "response": (["dataset:sleepstudy", "Reaction ~ Days", "--groups", "Subject", "--family", "binomial"], "Reaction"),
+    "by": (["dataset:cbpp", "incidence ~ 1 + (1 | obs)", "--by", "heard"], "herd"),
+    "format": (["dataset:sleepstudy", SLEEP, "--format", "xlsx"], "parquet"),
+    "option": (["dataset:sleepstudy", SLEEP, "--familly", "poisson"], "--familly"),
+    "no formula": (["dataset:sleepstudy"], "FORMULA"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_code_2(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, word = BAD[case]
+    out = tmp_path / "out"
+    try:
+        code: object = cli.main(["fit", *arguments, "--out", str(out)])
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert printed.err.startswith("polars-glmm: error: ")
+    assert printed.err.count("\n") == 1
+    assert word in printed.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01not a parquet file"])
+def test_a_broken_file_is_bad_input(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "broken.parquet"
+    path.write_bytes(content)
+    assert cli.main(["fit", str(path), "y ~ x"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_in_the_place_of_the_directory_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert cli.main(["fit", "dataset:sleepstudy", SLEEP, "--out", str(tmp_path / "out")]) == 2
+    assert (tmp_path / "out").read_text() == "mine"
+    assert "directory" in capsys.readouterr().err
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(table: pl.DataFrame, path: Path) -> None:
+        if path.stem == "varcorr":
+            raise OSError(28, "No space left on device")
+        table.write_parquet(path)
+
+    monkeypatch.setitem(cli.WRITERS, "parquet", full)
+    assert cli.main(["fit", "dataset:sleepstudy", SLEEP, "--out", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_module_runs() -> None:
+    """The README's own command, in a process of its own."""
+    call = ["fit", "dataset:grouseticks", "TICKS ~ YEAR", "--groups", "LOCATION", "--family", "poisson"]
+    done = subprocess.run([sys.executable, "-m", "polars_glmm", *call], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "LOCATION" in done.stdout
+    assert "-1149.14" in done.stdout  # references/grouseticks_location.json
+    assert done.stderr == ""

@@ -1,0 +1,318 @@
+"""Every reference fit: our objective at its parameters, our optimum, and each number it reports, within its tolerance.
+
+The entries and their origin are described in `tests/references/README.md`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.testing import assert_allclose
+
+import polars_glmm
+from polars_glmm.errors import FitWarning, GlmmError
+from tests.references import translate
+from tests.references.translate import Entry
+
+MODELS = translate.entries("lmm", "glmm")
+BY_GROUP = translate.entries("by_group")
+TABLES = translate.entries("anova")
+EDGES = translate.entries("edge")
+
+RIDGE = ("grouseticks_overparameterised",)
+"""Only the sum of two covariance matrices is identified: their parts are whatever an engine stopped at."""
+
+pytestmark = pytest.mark.reference
+every_model = pytest.mark.parametrize("name", MODELS)
+models_with = lambda *keys: pytest.mark.parametrize(
+    "name", [name for name, entry in MODELS.items() if any(entry["results"].get(key) for key in keys)]
+)
+
+
+def fit_of(entry: Entry, frame: pl.DataFrame) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        return polars_glmm.fit(frame, *translate.formulas(entry), **translate.arguments(entry))
+
+
+@cache
+def fitted(name: str) -> Any:
+    return fit_of(MODELS[name], translate.data(MODELS[name]))
+
+
+@cache
+def complete(name: str) -> pl.DataFrame:
+    """The rows of the fit: the frame without rows that have a missing value."""
+    return translate.data(MODELS[name]).drop_nulls()
+
+
+def tolerance(entry: Entry, key: str) -> float:
+    return float(entry["tolerance"][key])
+
+
+@every_model
+def test_objective_at_the_reference_parameters(name: str) -> None:
+    entry = MODELS[name]
+    objective = polars_glmm.objective(translate.data(entry), *translate.formulas(entry), **translate.arguments(entry))
+    parameters = translate.parameters(entry, objective.names)
+    assert set(parameters) == set(objective.names)
+    assert objective.loglik(parameters) == pytest.approx(entry["results"]["logLik"], rel=1e-6)
+
+
+@every_model
+def test_optimum_is_at_least_as_good(name: str) -> None:
+    entry = MODELS[name]
+    assert fitted(name).loglik >= entry["results"]["logLik"] - max(1e-4, tolerance(entry, "logLik_abs"))
+
+
+@every_model
+def test_counts_and_criteria(name: str) -> None:
+    results, fit = MODELS[name]["results"], fitted(name)
+    glance = fit.glance().row(0, named=True)
+    assert glance["n_obs"] == results["n_obs"]
+    assert glance["df_model"] == results["n_params"]
+    assert glance["df_resid"] == results["df_residual"]
+    assert {translate.parts_of(g["group"]): g["n_levels"] for g in glance["groups"]} == {
+        translate.parts_of(group): n for group, n in results["n_groups"].items()
+    }
+    assert fit.aic == pytest.approx(results["AIC"], abs=1e-3)
+    assert fit.bic == pytest.approx(results["BIC"], abs=1e-3)
+
+
+@every_model
+@pytest.mark.parametrize("component", ["cond", "disp"])
+def test_fixed_effects(name: str, component: str) -> None:
+    entry = MODELS[name]
+    reference = translate.fixed(entry, component)
+    ours = fitted(name).fixef().filter(pl.col("parameter") == {"cond": "mu", "disp": "phi"}[component])
+    assert set(ours["term"]) == set(reference["term"])
+    both = reference.join(ours, on="term", how="left", suffix="_ours")
+    distance = (both["estimate_ours"] - both["estimate"]) / both["std_error"]
+    assert_allclose(distance, 0, atol=tolerance(entry, "fixed_in_se_units"))
+    assert_allclose(both["std_error_ours"], both["std_error"], rtol=tolerance(entry, "std_error_rel"))
+
+
+@models_with("random")
+def test_variance_components(name: str) -> None:
+    entry = MODELS[name]
+    if name in RIDGE:
+        assert_allclose(_total_covariance(fitted(name)), _reference_total(entry), rtol=1e-3)
+        return
+    table = fitted(name).varcorr()
+    groups = table["group"].unique()
+    for term in entry["results"]["random"]:
+        group, columns = translate.our_group(term["group"], groups), translate.random_terms(term, translate.data(entry))
+        rows = table.filter(pl.col("group") == group)
+        for i, column in enumerate(columns):
+            sd = rows.filter(pl.col("term") == column, pl.col("other_term").is_null())["std_dev"].item()
+            zero = term["sd"][i] < tolerance(entry, "sd_zero_abs")
+            assert sd == pytest.approx(
+                term["sd"][i], rel=tolerance(entry, "sd_rel"), abs=tolerance(entry, "sd_zero_abs") if zero else 0
+            )
+            for j in range(i if term["structure"] == "us" else 0):
+                pair = rows.filter(
+                    pl.col("term").is_in([columns[j], column]), pl.col("other_term").is_in([columns[j], column])
+                )
+                assert pair["correlation"].item() == pytest.approx(
+                    term["correlation"][i][j], abs=tolerance(entry, "correlation_abs")
+                )
+
+
+def _total_covariance(fit: Any) -> list[float]:
+    """Variances of (1|L) + (0+YEAR|L) per year: the sums that are identified."""
+    variances = fit.varcorr().filter(pl.col("other_term").is_null())
+    shared = variances.filter(pl.col("term") == "Intercept")["estimate"].item()
+    return (variances.filter(pl.col("term") != "Intercept")["estimate"] + shared).to_list()
+
+
+def _reference_total(entry: Entry) -> list[float]:
+    shared, years = entry["results"]["random"]
+    return [variance + shared["variance"][0] for variance in years["variance"]]
+
+
+@models_with("variance_component_se")
+def test_standard_errors_of_variance_components(name: str) -> None:
+    """The reference has them for sds, we for variances: se(σ²) = 2σ·se(σ). Boundary values are null here."""
+    entry = MODELS[name]
+    table = fitted(name).varcorr().filter(pl.col("other_term").is_null())
+    errors = iter(entry["results"]["variance_component_se"]["std_error"])
+    for term in entry["results"]["random"]:
+        group, columns = (
+            translate.our_group(term["group"], table["group"].unique()),
+            translate.random_terms(term, translate.data(entry)),
+        )
+        for column, sd in zip(columns, term["sd"], strict=True):
+            se, row = next(errors), table.filter(pl.col("group") == group, pl.col("term") == column)
+            ours = row["std_error"].item()
+            assert ours is None or se is None or ours == pytest.approx(2 * sd * se, rel=_SD_SE)
+        for _ in range(len(columns) * (len(columns) - 1) // 2 if term["structure"] == "us" else 0):
+            next(errors)
+
+
+_SD_SE = 5e-3
+"""Joint Hessians of different engines agree to about 1e-3 in these; README of the references, section on tolerances."""
+
+
+@models_with("dispersion")
+def test_dispersion(name: str) -> None:
+    entry = MODELS[name]
+    table = fitted(name).dispersion()
+    assert table["parameter"].to_list() == ["phi"]
+    powers = {"Gamma": 2}  # phi = sigma²: twice the relative error
+    assert table["estimate"].item() == pytest.approx(
+        translate.phi(entry), rel=powers.get(entry["family"], 1) * tolerance(entry, "sd_rel")
+    )
+
+
+@models_with("ranef")
+def test_conditional_modes(name: str) -> None:
+    entry = MODELS[name]
+    if name in RIDGE:
+        pytest.skip("modes are not identified on the ridge; fitted values are compared")
+    table = fitted(name).ranef()
+    for effects in entry["results"]["ranef"]:
+        group = translate.our_group(effects["group"], table["group"].unique())
+        levels = [translate.our_level(level, effects["group"], group) for level in effects["levels"]]
+        names = dict(zip(effects["terms"], translate.random_terms(effects, translate.data(entry)), strict=True))
+        for term, modes in effects["modes"].items():
+            ours = table.filter(pl.col("group") == group, pl.col("term") == names[term])
+            assert len(ours) == effects["n_levels"]
+            shown = pl.DataFrame({"level": levels}).join(ours, on="level", how="left", maintain_order="left")
+            assert_allclose(
+                shown["estimate"], modes, atol=tolerance(entry, "ranef_abs"), rtol=tolerance(entry, "sd_rel")
+            )
+            if (spread := effects.get("conditional_sd", {}).get(term)) is not None:
+                assert_allclose(
+                    shown["std_error"],
+                    spread,
+                    rtol=5 * tolerance(entry, "sd_rel"),
+                    atol=tolerance(entry, "sd_zero_abs") * 1e-3,
+                )
+            sums = effects["checksum"][term]
+            n, scale = effects["n_levels"], np.sqrt(sums["sum_sq"] / effects["n_levels"])
+            slack = tolerance(entry, "sd_rel") * n
+            assert ours["estimate"].sum() == pytest.approx(sums["sum"], abs=slack * max(scale, 1e-3))
+            assert ours["estimate"].abs().sum() == pytest.approx(sums["sum_abs"], abs=slack * max(scale, 1e-3))
+            assert (ours["estimate"] ** 2).sum() == pytest.approx(sums["sum_sq"], abs=2 * slack * max(scale, 1e-3) ** 2)
+
+
+@models_with("linear_predictor_first10")
+def test_fitted_values(name: str) -> None:
+    entry, fit, frame = MODELS[name], fitted(name), complete(name)
+    results = entry["results"]
+    sums = results["checksums"]
+    link = fit.predict(frame, kind="link")["prediction"]
+    population = fit.predict(frame, kind="link", random="none")["prediction"]
+    mean = fit.augment(frame)["fitted"]
+    size = max(1.0, float(np.sqrt(sums["sum_eta_sq"] / len(link))))
+    close = {"atol": 1e-4 * size}
+    assert_allclose(link.head(10), results["linear_predictor_first10"], **close)
+    assert_allclose(population.head(10), results["linear_predictor_population_first10"], **close)
+    assert_allclose(mean.head(10), results["mu_first10"], rtol=1e-4 * size)
+    slack = 1e-5 * size * len(link)
+    assert link.sum() == pytest.approx(sums["sum_eta"], abs=slack)
+    assert population.sum() == pytest.approx(sums["sum_eta_population"], abs=slack)
+    assert mean.sum() == pytest.approx(sums["sum_mu"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if "tests" in entry.get("extras", {})])
+def test_satterthwaite(name: str) -> None:
+    """Degrees of freedom rest on numerical second derivatives there: 1e-3 relative."""
+    entry = MODELS[name]
+    rows = entry["extras"]["tests"]["satterthwaite"]
+    names = translate.translated([row["term"] for row in rows], translate.data(entry), translate.coding(entry))
+    ours = {row["term"]: row for row in fitted(name).fixef().iter_rows(named=True)}
+    for row in rows:
+        assert ours[names[row["term"]]]["df"] == pytest.approx(row["df"], rel=1e-3)
+        assert ours[names[row["term"]]]["statistic"] == pytest.approx(row["t"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if "predict" in entry.get("extras", {})])
+def test_prediction_on_new_rows(name: str) -> None:
+    entry, fit = MODELS[name], fitted(name)
+    expected = entry["extras"]["predict"]
+    frame = pl.DataFrame(expected["newdata"])
+    size = max(1.0, float(np.abs(expected["population_link"]).max()))
+    for kind in ("link", "response"):
+        for random, part in (("all", "conditional"), ("none", "population")):
+            ours = fit.predict(frame, kind=kind, random=random, new_levels="zero")["prediction"]
+            assert_allclose(ours, expected[f"{part}_{kind}"], atol=1e-4 * size)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [(name, level) for name, entry in BY_GROUP.items() for level in entry["fits"]]
+)
+def test_one_group_at_a_time(name: str, level: str) -> None:
+    whole = BY_GROUP[name]
+    expected = whole["fits"][level]
+    assert expected["status"] in ("ok", "singular")
+    entry = {**whole, "results": expected}
+    frame = translate.data(whole).filter(pl.col(whole["by"]).cast(pl.String) == level)
+    fit = fit_of(entry, frame)
+    assert fit.loglik >= expected["logLik"] - 1e-4
+    assert fit.singular == (expected["status"] == "singular")
+    reference = translate.fixed(entry, "cond")
+    both = reference.join(fit.fixef(), on="term", how="left", suffix="_ours")
+    slack = expected["tolerance"]["fixed_in_se_units"]
+    assert_allclose((both["estimate_ours"] - both["estimate"]) / both["std_error"], 0, atol=slack)
+    sds = fit.varcorr().filter(pl.col("group") != "Residual")["std_dev"]
+    assert_allclose(
+        sds,
+        [sd for term in expected["random"] for sd in term["sd"]],
+        rtol=expected["tolerance"]["sd_rel"],
+        atol=expected["tolerance"]["sd_zero_abs"] if fit.singular else 0,
+    )
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_likelihood_ratio_table(name: str) -> None:
+    rows = TABLES[name]["table"]
+    ours = polars_glmm.anova(*(fitted(row["id"]) for row in rows)).to_dicts()
+    for row, our in zip(rows, ours, strict=True):
+        assert our["df_model"] == row["n_params"]
+        assert our["loglik"] == pytest.approx(row["logLik"], abs=1e-3)
+        assert our["aic"] == pytest.approx(row["AIC"], abs=2e-3)
+        if row.get("chisq") is not None:
+            assert our["chisq"] == pytest.approx(row["chisq"], abs=2e-3)
+            assert our["df"] == row["df"]
+
+
+CLEAR_ERRORS = {
+    "edge_binomial_out_of_range": "trials",
+    "edge_constant_response": "const",
+    "edge_negative_poisson": "negative|support|counts",
+    "edge_obs_level_gaussian": "obs",
+    "edge_single_level_group": "grp1",
+    "edge_too_many_random_effects": "Subject",
+    "edge_unknown_group_variable": "nope",
+}
+FITS_WITH_NOTE = {"edge_collinear_column": "Hours", "edge_missing_values": "7"}
+
+
+def test_every_edge_has_an_expectation() -> None:
+    assert set(EDGES) == set(CLEAR_ERRORS) | set(FITS_WITH_NOTE)
+
+
+@pytest.mark.parametrize("name", CLEAR_ERRORS)
+def test_clear_error(name: str) -> None:
+    with pytest.raises(GlmmError, match=CLEAR_ERRORS[name]):
+        fit_of(EDGES[name], translate.data(EDGES[name]))
+
+
+@pytest.mark.parametrize("name", FITS_WITH_NOTE)
+def test_fit_with_a_note(name: str) -> None:
+    entry = {**EDGES[name], "method": "ML"}
+    expected = entry["r_behaviour"]
+    fit = fit_of(entry, translate.data(entry))
+    assert fit.n_obs == expected["n_obs"]
+    assert fit.loglik == pytest.approx(expected["logLik"], abs=1e-4)
+    assert any(FITS_WITH_NOTE[name] in note.text for note in fit.notes)
+    estimates = dict(fit.fixef()[["term", "estimate"]].drop_nulls().iter_rows())
+    assert estimates == pytest.approx(
+        {k.replace("(Intercept)", "Intercept"): v for k, v in expected["fixed"].items()}, rel=1e-5
+    )
