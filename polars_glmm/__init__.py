@@ -14,6 +14,7 @@ from polars_glmm.errors import (
     ColumnError,
     ConvergenceError,
     DataChangedError,
+    DatasetError,
     FitWarning,
     FormulaError,
     GlmmError,
@@ -27,17 +28,23 @@ from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
     from polars_glmm import datasets
-    from polars_glmm.api import anova, augment, explain, fit, objective, predict, simulate, with_ranef
+    from polars_glmm.api import anova, explain, fit, objective
     from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson
+    from polars_glmm.prediction.predictions import predict
+    from polars_glmm.prediction.ranef_join import with_ranef
+    from polars_glmm.prediction.residuals import augment
+    from polars_glmm.prediction.simulations import simulate
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
 
 _LAZY = {
-    **dict.fromkeys(
-        ("anova", "augment", "explain", "fit", "objective", "predict", "simulate", "with_ranef"), "polars_glmm.api"
-    ),
+    **dict.fromkeys(("anova", "explain", "fit", "objective"), "polars_glmm.api"),
+    "predict": "polars_glmm.prediction.predictions",
+    "with_ranef": "polars_glmm.prediction.ranef_join",
+    "augment": "polars_glmm.prediction.residuals",
+    "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         ("Binomial", "Gamma", "Gaussian", "InverseGaussian", "NegativeBinomial", "Poisson"), "polars_glmm.families"
     ),
@@ -54,6 +61,7 @@ __all__ = [
     "Control",
     "ConvergenceError",
     "DataChangedError",
+    "DatasetError",
     "Fit",
     "FitCollection",
     "FitWarning",

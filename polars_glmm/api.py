@@ -1,12 +1,12 @@
-"""The verbs as typed functions.
+"""The verbs that make or compare models, as typed functions: fit, explain, objective, anova.
 
-fit explain objective: frame → model; predict augment with_ranef simulate: frame, fit → frame; anova: fits → frame.
+Those that work with a fit on a frame (predict, augment, with_ranef, simulate) are functions of prediction/ already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack, overload
 
 import polars as pl
 
@@ -20,13 +20,10 @@ from polars_glmm.result.fitted import Fit
 from polars_glmm.result.flow import fit_call, objective_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from polars_glmm.families.base import Family
-    from polars_glmm.likelihood.build import NaturalObjective
+    from polars_glmm.likelihood.natural import NaturalObjective
     from polars_glmm.spec.method import Method
 
-Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 AnyFrame = pl.DataFrame | pl.LazyFrame
 
 _ARGUMENTS = (
@@ -177,40 +174,6 @@ def anova(*fits: Fit) -> pl.DataFrame:
             msg = f"anova compares fits; argument {k} is a {type(one).__name__}."
             raise ModelError(msg)
     return _anova(fits)
-
-
-def predict(
-    frame: Frame,
-    fit: Fit,
-    *,
-    kind: str = "response",
-    random: str | Sequence[str] = "all",
-    new_levels: Literal["error", "zero", "null"] = "error",
-    interval: Literal["confidence"] | None = None,
-    conf_level: float = 0.95,
-    std_error: bool = False,
-    name: str = "prediction",
-) -> Frame:
-    """The frame with the prediction as a further column; lazy stays lazy. See `Fit.predict`."""
-    return fit.predict(
-        frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-        std_error=std_error, name=name,
-    )  # fmt: skip
-
-
-def augment(frame: Frame, fit: Fit, *, prefix: str = "") -> Frame:
-    """The frame with fitted, fixed, resid, resid_pearson and resid_deviance. See `Fit.augment`."""
-    return fit.augment(frame, prefix=prefix)
-
-
-def with_ranef(frame: Frame, fit: Fit, *, prefix: str = "") -> Frame:
-    """The frame with the random effects of each row's levels. See `Fit.with_ranef`."""
-    return fit.with_ranef(frame, prefix=prefix)
-
-
-def simulate(frame: Frame, fit: Fit, *, n: int = 1, rng: np.random.Generator | int | None = None) -> Frame:
-    """The frame with responses drawn from the model, sim_1 … sim_n. See `Fit.simulate`."""
-    return fit.simulate(frame, n=n, rng=rng)
 
 
 def _checked(frame: Any) -> AnyFrame:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.control import Control
-    from polars_glmm.likelihood.build import NaturalObjective
+    from polars_glmm.likelihood.natural import NaturalObjective
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.call import FitArguments, ModelArguments
     from polars_glmm.result.explanation import Explanation
@@ -60,23 +60,30 @@ class Glmm(Generic[Frame]):
         std_error: bool = False,
         name: str = "prediction",
     ) -> Frame:
-        """The frame with the prediction as a further column; lazy stays lazy."""
+        """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return fit.predict(
             self._frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
             std_error=std_error, name=name,
         )  # fmt: skip
 
-    def augment(self, fit: Fit, *, prefix: str = "") -> Frame:
+    def augment(self, fit: Fit, prefix: str = "") -> Frame:
         """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
         return fit.augment(self._frame, prefix=prefix)
 
-    def with_ranef(self, fit: Fit, *, prefix: str = "") -> Frame:
+    def with_ranef(self, fit: Fit, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels."""
         return fit.with_ranef(self._frame, prefix=prefix)
 
-    def simulate(self, fit: Fit, *, n: int = 1, rng: np.random.Generator | int | None = None) -> Frame:
+    def simulate(
+        self,
+        fit: Fit,
+        n: int = 1,
+        rng: np.random.Generator | int | None = None,
+        *,
+        random: Literal["new", "conditional"] = "new",
+    ) -> Frame:
         """The frame with responses drawn from the model, sim_1 … sim_n."""
-        return fit.simulate(self._frame, n=n, rng=rng)
+        return fit.simulate(self._frame, n, rng, random=random)
 
 
 def glmm(frame: Frame) -> Glmm[Frame]:

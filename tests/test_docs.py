@@ -1,36 +1,58 @@
-"""Every Python block of README.md and docs/ runs, each file from top to bottom in one namespace."""
+"""Every Python block of README.md and docs/ runs and prints what the page says, each file in one namespace."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
-BLOCK = re.compile(r"^```python[ \t]*(?P<flag>[^\n]*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^```python[ \t]*(?P<flag>[^\n]*)\n(?P<code>.*?)^```(?:\s*^```text\n(?P<printed>.*?)^```)?",
+    re.DOTALL | re.MULTILINE,
+)
 
 
-def blocks(page: Path) -> list[tuple[int, str]]:
-    """First line and text of every block that is to run (a flag `no-run` after the language leaves a block out)."""
+class Block(NamedTuple):
+    """An example: where it starts, its code, and what it prints (a ```text block right after it; None: not said)."""
+
+    line: int
+    code: str
+    printed: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The examples of a page; a flag `no-run` after the language leaves one out."""
     text = page.read_text(encoding="utf-8")
     return [
-        (text.count("\n", 0, found.start("code")), found["code"])
+        Block(text.count("\n", 0, found.start("code")), found["code"], found["printed"])
         for found in BLOCK.finditer(text)
         if "no-run" not in found["flag"]
     ]
 
 
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip("\n").splitlines()]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples_run(page: Path, tmp_path: Path) -> None:
+def test_examples_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     before = Path.cwd()
     os.chdir(tmp_path)  # examples may write files
     try:
-        for line, code in blocks(page):
-            exec(compile("\n" * line + code, str(page), "exec"), namespace)  # noqa: S102  our own pages
+        for block in blocks(page):
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile("\n" * block.line + block.code, str(page), "exec"), namespace)  # noqa: S102  our own pages
+            if block.printed is not None:
+                assert lines(output.getvalue()) == lines(block.printed)
     finally:
         os.chdir(before)
 

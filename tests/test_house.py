@@ -130,11 +130,6 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
     assert not modules & functions
 
 
-def test_all_is_said_at_the_front_door_only() -> None:
-    said = [path for path in MODULES if re.search(r"^__all__\b", path.read_text(encoding="utf-8"), flags=re.MULTILINE)]
-    assert {path.name for path in said} <= {"__init__.py"}
-
-
 def test_every_module_opens_with_a_sentence() -> None:
     assert not [str(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
 

@@ -7,6 +7,7 @@ McCullagh & Nelder (1989), salamander mating. `references/*.json` hold the same 
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import cache
 from typing import Any
@@ -110,9 +111,11 @@ def test_quoted_number(name: str) -> None:
     assert ours() == pytest.approx(printed, abs=half_a_digit)
 
 
-@pytest.mark.parametrize("printed", ["25337.5", "472.65", "chibar2(01)"])
-def test_summary_of_pig_prints_the_tests_of_stata(printed: str) -> None:
-    assert printed in str(fitted("pig"))
+@pytest.mark.parametrize(("test", "printed"), [("chi2(1)", 25337.49), ("chibar2(01)", 472.65)])
+def test_summary_of_pig_prints_the_tests_of_stata(test: str, printed: float) -> None:
+    found = re.search(rf"{re.escape(test)} = ([\d.]+)", str(fitted("pig")))
+    assert found is not None
+    assert float(found[1]) == pytest.approx(printed, abs=0.05)
 
 
 LME4_PRINTS = {
@@ -137,4 +140,4 @@ def test_what_lme4_prints_for_grouseticks_is_near_the_optimum_but_not_there() ->
 def test_the_redundant_model_is_named_so() -> None:
     text = " ".join(note.text for note in fitted("ticks redundant").notes)
     assert "LOCATION" in text
-    assert "redundan" in text
+    assert "same model" in text

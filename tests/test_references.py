@@ -24,8 +24,9 @@ BY_GROUP = translate.entries("by_group")
 TABLES = translate.entries("anova")
 EDGES = translate.entries("edge")
 
-RIDGE = ("grouseticks_overparameterised",)
-"""Only the sum of two covariance matrices is identified: their parts are whatever an engine stopped at."""
+RIDGE = {"grouseticks_overparameterised": "grouseticks_year_slope"}
+"""Only the sum of two covariance matrices is identified: their parts are whatever an engine stopped at, and the entry's
+linear predictors count the intercept twice (its modes do not). The entry named is the same model without the ridge."""
 
 pytestmark = pytest.mark.reference
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -137,21 +138,20 @@ def _reference_total(entry: Entry) -> list[float]:
 
 @models_with("variance_component_se")
 def test_standard_errors_of_variance_components(name: str) -> None:
-    """The reference has them for sds, we for variances: se(σ²) = 2σ·se(σ). Boundary values are null here."""
+    """There for sds, in an order of its own; here for variances: se(σ²) = 2σ·se(σ), null at a boundary."""
     entry = MODELS[name]
     table = fitted(name).varcorr().filter(pl.col("other_term").is_null())
-    errors = iter(entry["results"]["variance_component_se"]["std_error"])
+    listed = entry["results"]["variance_component_se"]
+    estimates = np.asarray(listed["estimate"])
     for term in entry["results"]["random"]:
-        group, columns = (
-            translate.our_group(term["group"], table["group"].unique()),
-            translate.random_terms(term, translate.data(entry)),
-        )
-        for column, sd in zip(columns, term["sd"], strict=True):
-            se, row = next(errors), table.filter(pl.col("group") == group, pl.col("term") == column)
-            ours = row["std_error"].item()
-            assert ours is None or se is None or ours == pytest.approx(2 * sd * se, rel=_SD_SE)
-        for _ in range(len(columns) * (len(columns) - 1) // 2 if term["structure"] == "us" else 0):
-            next(errors)
+        group = translate.our_group(term["group"], table["group"].unique())
+        for column, sd in zip(translate.random_terms(term, translate.data(entry)), term["sd"], strict=True):
+            se = listed["std_error"][int(np.argmin(np.abs(estimates - sd)))]
+            ours = table.filter(pl.col("group") == group, pl.col("term") == column)["std_error"].item()
+            if ours is None:
+                assert fitted(name).singular or name in RIDGE
+            elif se is not None:
+                assert ours == pytest.approx(2 * sd * se, rel=_SD_SE)
 
 
 _SD_SE = 5e-3
@@ -203,8 +203,8 @@ def test_conditional_modes(name: str) -> None:
 
 @models_with("linear_predictor_first10")
 def test_fitted_values(name: str) -> None:
-    entry, fit, frame = MODELS[name], fitted(name), complete(name)
-    results = entry["results"]
+    fit, frame = fitted(name), complete(name)
+    results = MODELS[RIDGE.get(name, name)]["results"]
     sums = results["checksums"]
     link = fit.predict(frame, kind="link")["prediction"]
     population = fit.predict(frame, kind="link", random="none")["prediction"]
@@ -278,14 +278,14 @@ def test_likelihood_ratio_table(name: str) -> None:
         assert our["loglik"] == pytest.approx(row["logLik"], abs=1e-3)
         assert our["aic"] == pytest.approx(row["AIC"], abs=2e-3)
         if row.get("chisq") is not None:
-            assert our["chisq"] == pytest.approx(row["chisq"], abs=2e-3)
-            assert our["df"] == row["df"]
+            assert (our["chisq"] or 0.0) == pytest.approx(row["chisq"], abs=2e-3)  # null where nothing is added
+            assert (our["df"] or 0) == row["df"]
 
 
 CLEAR_ERRORS = {
     "edge_binomial_out_of_range": "trials",
     "edge_constant_response": "const",
-    "edge_negative_poisson": "negative|support|counts",
+    "edge_negative_poisson": "Days - 1 is -1",
     "edge_obs_level_gaussian": "obs",
     "edge_single_level_group": "grp1",
     "edge_too_many_random_effects": "Subject",

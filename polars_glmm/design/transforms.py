@@ -179,7 +179,7 @@ def _ns(given: Input) -> Learned:
         count = whole(given.call, "df", given.options["df"], 1 + intercept) - 1 - intercept
     knots = _b_spline_knots(given, 3, count, "extend")
     basis = splines.natural_b_spline(knots, intercept=intercept)
-    return _numbered(given, basis, given.x, 0 if intercept else 1, spans=False)
+    return _numbered(given, basis, given.x, 1)
 
 
 def _cubic(given: Input, *, cyclic: bool) -> Learned:

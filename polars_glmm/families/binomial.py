@@ -66,7 +66,7 @@ class Binomial(MeanFamily):
         deviance: Vec = np.maximum(2.0 * half, 0.0)
         return deviance
 
-    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
+    def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
         """Counts out of `rows.trials`."""
         return rng.binomial(np.asarray(_trials(rows)).astype(np.int64), mu).astype(np.float64)
 

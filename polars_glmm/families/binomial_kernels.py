@@ -49,7 +49,7 @@ def logit_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_pa
 def probit_kernel(  # noqa: PLR0915 one statement is one pass over the rows
     rows: Rows,
     eta: Vec,
-    zeta: Vec | float,
+    zeta: Vec | float,  # noqa: ARG001
     order: int,
     *,
     zeta_parts: bool,  # noqa: ARG001
@@ -121,7 +121,7 @@ def cloglog_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_
     """
     y, n = rows.y, rows.trials
     other = (1.0 if n is None else n) - y
-    t = np.exp(np.minimum(eta, ETA_OVERFLOW))
+    t = np.exp(np.maximum(np.minimum(eta, ETA_OVERFLOW), -ETA_OVERFLOW))
     misses = other * t
     u = np.minimum(t, HAZARD_MOST)
     mu = -np.expm1(-u)

@@ -85,7 +85,7 @@ class Gamma(MeanFamily):
         r = rows.y / mu
         return np.maximum(2.0 * precision_of(rows) * (r - 1.0 - np.log(r)), 0.0)
 
-    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
+    def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
         assert phi is not None
         shape = precision_of(rows) / phi
         return rng.gamma(shape, mu / shape)

@@ -75,7 +75,7 @@ class Gaussian(MeanFamily):
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
         return precision_of(rows) * (rows.y - mu) ** 2
 
-    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
+    def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
         assert phi is not None
         return rng.normal(mu, phi / np.sqrt(precision_of(rows)))
 

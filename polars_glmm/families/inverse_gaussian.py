@@ -89,7 +89,7 @@ class InverseGaussian(MeanFamily):
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
         return precision_of(rows) * (rows.y / mu - 1.0) ** 2 / rows.y
 
-    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
+    def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
         assert phi is not None
         return rng.wald(mu, precision_of(rows) / phi)
 

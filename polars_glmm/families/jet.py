@@ -68,6 +68,8 @@ class Jet:
     def through(self, *outer: Vec) -> Jet:
         """g(self), given g and its derivatives g', g'' … at `self.f` up to the order (Faà di Bruno's formula)."""
         inner = {degree: part for degree, part in self.parts.items() if degree != (0, 0)}
+        if not inner:
+            return Jet({(0, 0): outer[0]}, self.order)
         rest = Jet(inner, self.order)  # self without its value: nilpotent, so that g(self) = Σ g⁽ᵏ⁾ restᵏ / k!
         result, power, factorial = Jet({(0, 0): outer[0]}, self.order), rest, 1.0
         for k, derivative in enumerate(outer[1:], start=1):
@@ -82,10 +84,10 @@ def of_eta(derivatives: Sequence[Vec]) -> Jet:
     return Jet({(i, 0): part for i, part in enumerate(derivatives)}, len(derivatives) - 1)
 
 
-def variable_zeta(zeta: Vec | float, order: int) -> Jet:
-    """zeta itself as a jet."""
+def of_zeta(zeta: Vec | float, order: int, *, varies: bool = True) -> Jet:
+    """zeta itself as a jet, or as a constant if no derivatives in it are wanted."""
     value = np.asarray(zeta, dtype=np.float64)
-    return Jet({(0, 0): value} if order == 0 else {(0, 0): value, (0, 1): np.ones_like(value)}, order)
+    return Jet({(0, 0): value, (0, 1): np.ones_like(value)} if varies and order else {(0, 0): value}, order)
 
 
 def exp(a: Jet) -> Jet:
@@ -114,6 +116,8 @@ def softplus(a: Jet) -> Jet:
 def lgamma(a: Jet) -> Jet:
     """log Γ(a), for a > 0."""
     derivatives = [special.gammaln(a.f)]
+    if len(a.parts) == 1:  # a constant
+        return a.through(*derivatives)
     if a.order:
         derivatives.append(special.digamma(a.f))
     derivatives += [special.polygamma(k, a.f) for k in range(1, a.order)]

@@ -24,7 +24,7 @@ Derivatives = tuple[Vec, ...]
 """A function of eta and its derivatives: order + 1 arrays."""
 
 ETA_OVERFLOW = 700.0
-"""exp of more overflows; beyond it a mean of e^700 answers for all, so that nothing becomes inf − inf."""
+"""exp of more overflows, and of less than its negative underflows: a mean of e^700 answers for all beyond."""
 
 
 HAZARD_MOST = 1000.0
@@ -269,7 +269,7 @@ class CLogLog(Link):
 
     @staticmethod
     def _hazard(eta: Vec) -> Vec:
-        return np.minimum(np.exp(np.minimum(eta, ETA_OVERFLOW)), HAZARD_MOST)
+        return np.minimum(np.exp(np.clip(eta, -ETA_OVERFLOW, ETA_OVERFLOW)), HAZARD_MOST)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,6 +16,13 @@ from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
+MEAN_BOUNDS: dict[MeanRange, tuple[float, float]] = {
+    "real": (-np.finfo(float).max, np.finfo(float).max),
+    "positive": (np.finfo(float).tiny, 1e18),  # above, counts do not fit the generator's integers
+    "unit": (0.0, 1.0),
+}
+"""Means that responses can be drawn from."""
+
 
 class Kernel(Protocol):
     """A fused twin of the definition for one family and link."""
@@ -105,22 +112,27 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
         """log p(y | mu, phi) without `constant`: the definition that everything else is tested against."""
 
-    def definition(self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
+    def definition(
+        self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int, *, zeta_parts: bool = True
+    ) -> Density:
         """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
         eta = np.asarray(eta, dtype=np.float64)
         outside = self.link.outside(eta, self.mean_range)
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
-            log_phi = jet.variable_zeta(_given(zeta, self), order) if self.has_phi else None
+            log_phi = jet.of_zeta(_given(zeta, self), order, varies=zeta_parts) if self.has_phi else None
             parts = self.log_density(rows, Mean(self.link, inside, order), log_phi).parts
         shape = parts[0, 0].shape
+        excluded = None if outside is None or not outside.any() else outside
 
         def part(i: int, j: int) -> Vec | None:
-            if i + j > order or (j and not self.has_phi):
+            if i + j > order or (j and not (self.has_phi and zeta_parts)):
                 return None
-            found = np.broadcast_to(parts.get((i, j), np.float64(0.0)), shape)
-            if outside is not None and outside.any():
-                found = np.where(outside, -np.inf if (i, j) == (0, 0) else 0.0, found)
+            found = parts.get((i, j), _ZERO)
+            if found.shape != shape:
+                found = np.broadcast_to(found, shape)
+            if excluded is not None:
+                found = np.where(excluded, -np.inf if (i, j) == (0, 0) else 0.0, found)
             return -found if i >= 2 else found
 
         f = part(0, 0)
@@ -138,8 +150,10 @@ class MeanFamily(ABC):
         """
         kernel = self.kernels.get(self.link.name)
         if kernel is None:
-            return self.definition(rows, eta, zeta, order)
-        return kernel(rows, eta, _given(zeta, self) if self.has_phi else 0.0, order, zeta_parts=zeta_parts)
+            return self.definition(rows, eta, zeta, order, zeta_parts=zeta_parts)
+        given = _given(zeta, self) if self.has_phi else 0.0
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a search may try any eta
+            return kernel(rows, eta, given, order, zeta_parts=zeta_parts)
 
     def expected(self, rows: Rows, eta: Vec, zeta: Vec | float | None) -> Expected:
         """Expected curvature E[−∂²log p/∂eta²], the working weight of Fisher scoring; 0 outside the link's domain."""
@@ -168,12 +182,23 @@ class MeanFamily(ABC):
     def mean(self, eta: Vec) -> Vec:
         return self.link.inverse(np.asarray(eta, dtype=np.float64))
 
+    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
+        """One response per mean, of the means' shape; NaN where there is no such mean (or it is NaN)."""
+        mu = np.asarray(mu, dtype=np.float64)
+        low, high = MEAN_BOUNDS[self.mean_range]
+        possible = (mu >= low) & (mu <= high)
+        if possible.all():
+            return self.draw(rng, mu, phi, rows)
+        return np.where(possible, self.draw(rng, np.where(possible, mu, 0.5), phi, rows), np.nan)
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
+        """`simulate` for possible means."""
+
     @abstractmethod
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec: ...
     @abstractmethod
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
-    @abstractmethod
-    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec: ...
     @abstractmethod
     def outside_support(self, rows: Rows) -> BoolVec: ...
 
@@ -188,6 +213,9 @@ class MeanFamily(ABC):
     def start_phi(self, rows: Rows, mu: Vec) -> float:  # noqa: ARG002
         """A moment estimate of phi given the means; NaN for families without phi."""
         return float("nan")
+
+
+_ZERO = np.zeros(())
 
 
 def precision_of(rows: Rows) -> Vec:

@@ -116,7 +116,7 @@ class NegativeBinomial(MeanFamily):
         excess = (y - mu) / (mu + phi)
         return np.maximum(2.0 * (special.xlogy(y, y / mu) - (y + phi) * np.log1p(excess)), 0.0)
 
-    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
+    def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
         """Poisson counts with gamma means."""
         assert phi is not None
         if np.all(np.isinf(phi)):

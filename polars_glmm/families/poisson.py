@@ -59,7 +59,7 @@ class Poisson(MeanFamily):
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
         return np.maximum(2.0 * special.kl_div(rows.y, mu), 0.0)
 
-    def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
+    def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
         return rng.poisson(mu).astype(np.float64)
 
     def outside_support(self, rows: Rows) -> BoolVec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families import links
 from polars_glmm.families.base import Family
 from polars_glmm.families.binomial import Binomial
 from polars_glmm.families.gamma import Gamma
@@ -49,7 +50,7 @@ def resolve_family(family: str | Family, link: str | None = None) -> Family:
             raise ModelError(f"family= got the class {family.__name__}; write {family.__name__}() or its name.")
         if not isinstance(family, Family):
             raise ModelError(f"family= needs a name or a family object, not {type(family).__name__}.")
-        if link is None or link == family.link.name:
+        if link is None or links.ALIASES.get(link, link) == family.link.name:
             return family
         raise ModelError(f"link={link!r} given beside {family!r}; give the link in one place.")
     key = family.strip().lower()

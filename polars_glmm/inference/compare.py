@@ -89,10 +89,10 @@ def compare(small: Fit, large: Fit) -> LikelihoodRatio | None:
     _check_nested(small, large)
     less, more = covariance_parameters(small), covariance_parameters(large)
     variances, covariances = more.variances - less.variances, more.covariances - less.covariances
-    if len(variances) + len(covariances) < df and len(variances) > 0:
-        mixture = None  # fixed effects or dispersion come on top: no simple mixture
-    else:
-        mixture = _mixture(variances, covariances, nonsingular=not small.estimate.singular)
+    # A mixture is known only where the new variance and its covariances are all that separates the models.
+    contained = less.variances <= more.variances and less.covariances <= more.covariances
+    alone = contained and len(variances) + len(covariances) == df
+    mixture = _mixture(variances, covariances, nonsingular=not small.estimate.singular) if alone else None
     levels = [size.n_levels for size in large.groups if any(group == size.group for group, _ in variances)]
     chisq = max(2.0 * (large.loglik - small.loglik), 0.0)
     return likelihood_ratio(chisq, df, mixture, boundary=bool(variances), fewest_levels=min(levels, default=FEW_LEVELS))
@@ -105,6 +105,8 @@ def null_test(fit: Fit) -> LikelihoodRatio | None:
         return None
     own = covariance_parameters(fit)
     df = estimate.df_model - estimate.null_df
+    if df < 1:
+        return None  # all variances are held
     mixture = (0, 1) if df == 1 and len(own.variances) == 1 else None
     chisq = max(2.0 * (estimate.loglik - estimate.null_loglik), 0.0)
     return likelihood_ratio(
@@ -198,8 +200,8 @@ def _check_reml(fits: tuple[Fit, ...]) -> None:
 
 
 def _check_nested(small: Fit, large: Fit) -> None:
-    """Columns used by the fixed part must be used by the larger model, and its likelihood must not be lower."""
-    extra = sorted(_inputs(small) - _inputs(large))
+    """The larger model must have the columns of the fixed part and the grouping factors, and no lower likelihood."""
+    extra = sorted(_inputs(small) - _inputs(large)) or sorted(_groups(small) - _groups(large))
     if extra:
         msg = (
             f"The models are not nested: {small.formula!r} uses {extra[0]!r}, which the larger model {large.formula!r} "
@@ -213,6 +215,11 @@ def _check_nested(small: Fit, large: Fit) -> None:
             f"fit.diagnose()."
         )
         raise ModelError(msg)
+
+
+def _groups(fit: Fit) -> frozenset[str]:
+    """Names of the grouping factors."""
+    return frozenset(factor.name for factor in fit.estimate.factors)
 
 
 def _inputs(fit: Fit) -> frozenset[str]:

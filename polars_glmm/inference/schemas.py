@@ -113,7 +113,7 @@ def table(schema: Schema, columns: Mapping[str, Sequence[Any] | Any]) -> pl.Data
 
 
 def _real(name: str, values: Sequence[Any] | Any) -> pl.Series:
-    """A Float64 column without NaN. (Series.fill_nan builds a query: ten of them cost more than a small fit's table.)"""
+    """A Float64 column without NaN; Series.fill_nan would be a query per column, slower than the rest of the table."""
     if isinstance(values, np.ndarray):
         return pl.Series(name, values, dtype=pl.Float64, nan_to_null=True)
     return pl.Series(name, [None if value is None or isnan(value) else value for value in values], dtype=pl.Float64)

@@ -136,7 +136,8 @@ def _residual_quartiles(fit: Fit) -> SheetTable | None:
     if fit.rows is None or fit.rows.height > MANY_ROWS:
         return None
     prefix = "__glmm_"
-    residuals = augment(fit.rows, fit, prefix=prefix)[f"{prefix}resid_pearson"].drop_nulls().drop_nans().to_numpy()
+    rows = fit.rows if fit.kept is None else fit.rows.filter(fit.kept)
+    residuals = augment(rows, fit, prefix=prefix)[f"{prefix}resid_pearson"].drop_nulls().drop_nans().to_numpy()
     if not len(residuals):
         return None
     values = np.quantile(residuals, [0.0, 0.25, 0.5, 0.75, 1.0])

@@ -27,8 +27,8 @@ class Labelled(NamedTuple):
 def vcov(fit: Fit, *, full: bool = False) -> pl.DataFrame:
     """All pairs of fixed effects of all parameters; with `full` also of the variance parameters on the report scales.
 
-    `full` adds, by the delta method, parameter "log_sd" (term "Days | Subject"), "atanh_correlation"
-    (term "Intercept ~ Days | Subject") and "log_dispersion" (term "phi"). Pairs without a covariance are null.
+    `full` adds, by the delta method, parameter "log_sd" (term "Subject: Days"), "atanh_correlation"
+    (term "Subject: Intercept, Days") and "log_dispersion" (term "phi"). Pairs without a covariance are null.
     """
     parameters, terms, matrix = _full(fit) if full else _fixed(fit)
     k = len(terms)
@@ -68,9 +68,9 @@ def _full(fit: Fit) -> Labelled:
     for component in components(estimate):
         variance = np.diag(component.covariance)
         for i, term in enumerate(component.terms):
-            add("log_sd", f"{term} | {component.group}", [component.places[i, i]], [_half_reciprocal(variance[i])])
+            add("log_sd", f"{component.group}: {term}", [component.places[i, i]], [_half_reciprocal(variance[i])])
         for i, j in component.correlated:
-            name = f"{component.terms[i]} ~ {component.terms[j]} | {component.group}"
+            name = f"{component.group}: {component.terms[i]}, {component.terms[j]}"
             places = [component.places[i, i], component.places[i, j], component.places[j, j]]
             add("atanh_correlation", name, places, _atanh_gradient(component.covariance[np.ix_([i, j], [i, j])],
                                                                    correlation(component, i, j)))  # fmt: skip

@@ -81,3 +81,9 @@ def flat_note(names: list[str]) -> list[Note]:
         return []
     text = f"The likelihood is flat in the direction of {_listed(names)}: no standard error."
     return [Note("flat_direction", text, "The data do not determine these parameters singly; simplify the model.")]
+
+
+def no_overdispersion_note() -> Note:
+    """The negative binomial has no finite size."""
+    text = "no overdispersion: the likelihood rises to the Poisson limit, phi = inf, and its log-likelihood is Poisson's."
+    return Note("no_overdispersion", text, "Fit family='poisson'; counts may even be underdispersed.")

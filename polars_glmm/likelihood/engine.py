@@ -90,18 +90,23 @@ class RowEngine:
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
         return Gradient(v.value, v.beta, inward, v.gamma, v.modes, v.passes)
 
-    def objective(self, p: int, gamma_size: int) -> Any:
-        """−ℓ over [beta, θ, gamma], for the search."""
+    def objective(self, p: int, gamma_size: int, gamma_cap: float | None = None) -> Any:
+        """−ℓ over [beta, θ, gamma], for the search; flat in a single gamma beyond its cap."""
         q = self.effects.n_theta
 
         def call(x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
             lambdas = self.effects.lambdas(x[p : p + q])
             gamma = x[p + q :] if gamma_size else None
+            capped = gamma is not None and gamma_cap is not None and gamma[0] > gamma_cap
+            if capped:
+                gamma = np.array([gamma_cap])
             v = self._value(x[:p], lambdas, gamma, warm, information=curvature)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
             theta = self.effects.pullback(self.effects.inward(v.factors))
             g = np.concatenate([v.beta, theta, v.gamma if v.gamma is not None else np.empty(0)])
+            if capped:
+                g[-1] = 0.0
             b = None
             if v.information is not None:
                 b = self._curvature(v.information, lambdas, p, gamma_size)

@@ -159,6 +159,16 @@ class Marginal:
                     covariance[f][..., unit.levels[f]] = block_inverse
         return Conditional(value.modes, covariance, eta, eta_fixed)
 
+    def expected_curvature(self, at: Point) -> Vec:
+        """Expected curvature per sorted row without random effects, (n,)."""
+        with np.errstate(all="ignore"):
+            parts = [
+                self.family.expected(block.data, xb, zeta).w
+                for unit in self.rows.units
+                for block, (xb, zeta) in zip(unit.blocks, _fixed_parts(unit, at), strict=True)
+            ]
+        return np.concatenate(parts)
+
     def _map(self, one):  # type: ignore[no-untyped-def]  # a closure over one evaluation
         units = self.rows.units
         if self.threads == 1 or len(units) == 1:

@@ -40,11 +40,12 @@ class Model:
     x: Basis
     x_phi: Basis | None
     effects: Effects
+    by_rows: bool = False
 
     @property
     def exact(self) -> bool:
         """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-        return self.family.name == "gaussian" and self.family.link.name == "identity" and self.design.phi is None
+        return not self.by_rows and self.family.name == "gaussian" and self.family.link.name == "identity" and self.design.phi is None
 
     @property
     def n_gamma(self) -> int:
@@ -90,7 +91,8 @@ class Model:
         return RowEngine(effects, marginal)
 
 
-def prepare(design: Design, family: Family, method: Method, control: Control) -> Model:
-    """The model of a design."""
+def prepare(design: Design, family: Family, method: Method, control: Control, *, by_rows: bool = False) -> Model:
+    """The model of a design; `by_rows` keeps a gaussian one from its cross-products."""
     x_phi = None if design.phi is None else centred(design.phi.x)
-    return Model(design, family, method, control, centred(design.mu.x), x_phi, map_effects(design.factors, design.n_rows))
+    effects = map_effects(design.factors, design.n_rows)
+    return Model(design, family, method, control, centred(design.mu.x), x_phi, effects, by_rows)

@@ -30,6 +30,25 @@ class Block(NamedTuple):
         return self.term.r * (self.term.r - 1) // 2 if self.term.structure == "us" else 0
 
 
+def parameter_names(model: Model) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    """Names of the natural parameters, and where the covariance parameters of each term stand among them."""
+    names = list(model.design.mu.names)
+    blocks = []
+    factors = model.effects.factors
+    for i in sorted(range(len(factors)), key=lambda i: factors[i].place):
+        f = factors[i]
+        for t in f.terms:
+            blocks.append(Block(i, t, len(names)))
+            names += [f"sd({f.name}: {name})" for name in t.names]
+            if t.structure == "us":
+                names += [f"cor({f.name}: {t.names[k]}, {t.names[j]})" for j in range(t.r) for k in range(j)]
+    if model.design.phi is not None:
+        names += [f"phi: {name}" for name in model.design.phi.names]
+    elif model.family.has_phi:
+        names.append("phi")
+    return tuple(blocks), tuple(names)
+
+
 class NaturalObjective:
     """ℓ(β, sd, correlation, φ) with all constants, and its gradient.
 
@@ -46,22 +65,7 @@ class NaturalObjective:
         self._model = model
         self._engine: ProductEngine | RowEngine = model.products() if model.exact else model.rows(model.effects)
         self._constant = 0.0 if model.exact else model.constant()
-        names = list(model.design.mu.names)
-        blocks = []
-        order = sorted(range(len(model.effects.factors)), key=lambda i: model.effects.factors[i].place)
-        for i in order:
-            f = model.effects.factors[i]
-            for t in f.terms:
-                blocks.append(Block(i, t, len(names)))
-                names += [f"sd({f.name}: {name})" for name in t.names]
-                if t.structure == "us":
-                    names += [f"cor({f.name}: {t.names[k]}, {t.names[j]})" for j in range(t.r) for k in range(j)]
-        self._blocks = tuple(blocks)
-        if model.design.phi is not None:
-            names += [f"phi: {name}" for name in model.design.phi.names]
-        elif model.family.has_phi:
-            names.append("phi")
-        self.names: tuple[str, ...] = tuple(names)
+        self._blocks, self.names = parameter_names(model)
 
     def loglik(self, params: Mapping[str, float] | Sequence[float] | Vec) -> float:
         """ℓ at a point."""

@@ -21,7 +21,14 @@ _RANK_TOLERANCE = 1e-8
 _SUSPECT = 1e-3
 """Eigenvalues below this share are worth trying at zero."""
 _STEP = 5e-4
-_MANY_ROWS = 300_000
+_FORWARD = 0.02
+"""Forward differences take smaller steps than central ones: their error is of first order."""
+_MANY_ROWS, _MANY_LEVELS = 300_000, 1_000
+"""Sizes from which one gradient a column must do."""
+_ROUNDING = 1e-11
+"""Newton decrement that is rounding error of ℓ."""
+_HESSIAN_STALE = 1e-4
+"""A step of a larger decrement than this leaves a Hessian that belongs to another point."""
 _FLAT = 1e-8
 """Eigenvalue of a Hessian with unit diagonal below which its direction is not identified."""
 
@@ -151,14 +158,14 @@ def polish_rows(
             return gradient(full)
 
         many = n_rows > _MANY_ROWS
-        h = symmetric(jacobian(reduced, x[free], (0.02 if many else 1.0) * steps[free],
+        h = symmetric(jacobian(reduced, x[free], (_FORWARD if many else 1.0) * steps[free],
                                -state.pull(now.beta, now.factors, now.gamma)[free] if many else None))
         if not np.isfinite(h).all():
             return Polished(state, ranks, now, None, np.inf)
         for _ in range(4):
             g = -state.pull(now.beta, now.factors, now.gamma)[free]
             step, decrement = newton(h, g)
-            if decrement < 1e-11:  # noqa: PLR2004  # rounding of ℓ
+            if decrement < _ROUNDING:
                 return Polished(state, ranks, now, h, decrement)
             trial_x = x.copy()
             trial_x[free] += step
@@ -166,7 +173,7 @@ def polish_rows(
             trial = at(trial_state, now.warm)
             if not trial.value >= now.value - 1e-9 * (1.0 + abs(now.value)):
                 return Polished(state, ranks, now, h, decrement)
-            moved_far = decrement > 1e-3  # noqa: PLR2004  # the Hessian belongs to another point
+            moved_far = decrement > _HESSIAN_STALE
             state, x, now = trial_state, trial_x, trial
             if moved_far:
                 break
@@ -254,33 +261,56 @@ def polish_products(engine: ProductEngine, state: State, ranks: list[Rank], *, h
         return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, 0.0)
     h, decrement = np.empty((0, 0)), np.inf
     for _ in range(6):
-        base = state
-        z0 = base.vector()[p:]
-
-        def gradient(z: Vec, base: State = base) -> Vec:
-            s = base.moved(np.concatenate([base.beta, z]))
-            at = engine.pieces(list(s.factors))
-            return np.full(2 * k, np.nan) if at is None else np.concatenate([sum(split(s, at)[:2]), split(s, at)[2]])
-
-        steps = _steps(State(np.empty(0), state.factors, None, state.free), max(1.0, max(float(np.abs(f).max()) for f in state.factors)))
-        jac = jacobian(gradient, z0, steps)
-        if not np.isfinite(jac).all():
+        h = _product_hessian(engine, state, pieces, sigma, split)
+        if not np.isfinite(h).all():
             return PolishedProducts(state, ranks, pieces, sigma, None, np.inf)
-        second = symmetric(jac[:, :k]) + symmetric(jac[:, k:]) / sigma**2
-        d_h, d_m, d_r = split(state, pieces)
-        g = 0.5 * (d_h + d_m + d_r / sigma**2)
-        h = np.empty((k + 1, k + 1))
-        h[:k, :k] = 0.5 * second
-        h[:k, k] = h[k, :k] = -d_r / sigma**3
-        h[k, k] = -nu / sigma**2 + 3.0 * pieces.rss / sigma**4
-        step, decrement = newton(h, np.append(g, 0.0))
-        if decrement < 1e-11:  # noqa: PLR2004  # rounding of ℓ
-            break
-        trial_state = state.moved(np.concatenate([state.beta, z0 + step[:k]]))
-        trial = engine.pieces(list(trial_state.factors))
-        if trial is None or not engine.minus_two(trial) <= engine.minus_two(pieces) + 1e-9:
-            break
-        pieces = trial
-        state = State(trial.beta, trial_state.factors, None, trial_state.free)
-        sigma = float(np.sqrt(pieces.rss / nu))
+        before = np.inf
+        while True:
+            d_h, d_m, d_r = split(state, pieces)
+            g = 0.5 * (d_h + d_m + d_r / sigma**2)
+            step, decrement = newton(h, np.append(g, 0.0))
+            if decrement < _ROUNDING or decrement > 0.1 * before:
+                return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)
+            trial_state = state.moved(np.concatenate([state.beta, state.vector()[p:] + step[:k]]))
+            trial = engine.pieces(list(trial_state.factors))
+            if trial is None or not engine.minus_two(trial) <= engine.minus_two(pieces) + 1e-9:
+                return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)
+            before, pieces = decrement, trial
+            state = State(trial.beta, trial_state.factors, None, trial_state.free)
+            sigma = float(np.sqrt(pieces.rss / nu))
+            if before > _HESSIAN_STALE:
+                break
     return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)
+
+
+def _product_hessian(
+    engine: ProductEngine,
+    state: State,
+    pieces: Profile,
+    sigma: float,
+    split: Callable[[State, Profile], tuple[Vec, Vec, Vec]],
+) -> Mat:
+    """Hessian of −ℓ(β̂(F), F, σ) in (free entries of F, σ), by differences of the exact gradient in F."""
+    p = len(state.beta)
+    z0 = state.vector()[p:]
+    k = len(z0)
+
+    def gradient(z: Vec) -> Vec:
+        s = state.moved(np.concatenate([state.beta, z]))
+        at = engine.pieces(list(s.factors))
+        if at is None:
+            return np.full(2 * k, np.nan)
+        d_h, d_m, d_r = split(s, at)
+        return np.concatenate([d_h + d_m, d_r])
+
+    largest = max(float(np.abs(f).max()) for f in state.factors)
+    steps = _steps(State(np.empty(0), state.factors, None, state.free), max(1.0, largest))
+    d_h, d_m, d_r = split(state, pieces)
+    many = sum(engine.stats.pattern.n_levels if engine.stats.pattern else ()) > _MANY_LEVELS
+    here = np.concatenate([d_h + d_m, d_r]) if many else None
+    jac = jacobian(gradient, z0, (_FORWARD if many else 1.0) * steps, here)
+    h = np.empty((k + 1, k + 1))
+    h[:k, :k] = 0.5 * (symmetric(jac[:, :k]) + symmetric(jac[:, k:]) / sigma**2)
+    h[:k, k] = h[k, :k] = -d_r / sigma**3
+    h[k, k] = -engine.nu / sigma**2 + 3.0 * pieces.rss / sigma**4
+    return h

@@ -118,3 +118,20 @@ def satterthwaite(
     with np.errstate(divide="ignore", invalid="ignore"):
         df = 2.0 * np.diag(vcov) ** 2 / spread
     return Satterthwaite(df, derivative, known)
+
+
+def propagate(jac: Mat, inner: Mat, null: BoolVec) -> Mat:
+    """jac · inner · jac', with NaN only where a parameter that matters is NaN, and where `null` says so."""
+    missing = np.isnan(np.diag(inner))
+    known = np.where(np.isnan(inner), 0.0, inner)
+    out = jac @ known @ jac.T
+    affected = null | (np.abs(jac[:, missing]) > 0).any(1)
+    out[affected] = np.nan
+    out[:, affected] = np.nan
+    return out
+
+
+def seconds(clock: dict[str, float]) -> dict[str, float]:
+    """Time between the marks of a clock, by the name of the later one."""
+    names = list(clock)
+    return {b: clock[b] - clock[a] for a, b in zip(names, names[1:], strict=False)}

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg as sl
 
-from polars_glmm.covariance.structures import canonical_factor
+from polars_glmm.covariance.structures import STRUCTURES, canonical_factor
 from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
-from polars_glmm.typing import IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 
 class FreeEntries(NamedTuple):
@@ -57,6 +57,27 @@ class State:
         """Gradient in the vector, from gradients in beta, F_f and gamma."""
         parts = [beta, *(g[e.rows, e.columns] for g, e in zip(factors, self.free, strict=True))]
         return np.concatenate([*parts, np.empty(0) if gamma is None else gamma])
+
+    def held(self, effects: Effects, beta: BoolVec, theta: BoolVec, gamma: BoolVec) -> BoolVec:
+        """Marks on the state's vector from marks on beta, θ and gamma; only diagonal entries of Λ can be held."""
+        marks = [beta]
+        for f, e in zip(effects.factors, self.free, strict=True):
+            mark = np.zeros((f.r, f.r), dtype=bool)
+            for t in f.terms:
+                rows, columns = STRUCTURES[t.structure].entries(t.r)
+                mark[t.start + rows, t.start + columns] = theta[t.theta]
+            marks.append(mark[e.rows, e.columns])
+        return np.concatenate([*marks, gamma])
+
+    def theta(self, effects: Effects) -> Vec:
+        """θ of the same covariances, by Cholesky factors."""
+        out = np.zeros(effects.n_theta)
+        for f, factor in zip(effects.factors, self.factors, strict=True):
+            for t in f.terms:
+                block = factor[t.start : t.stop, t.start : t.stop]
+                triangular = np.linalg.qr(block.T, mode="r").T
+                out[t.theta] = triangular[STRUCTURES[t.structure].entries(t.r)]
+        return out
 
     def factor_slice(self, f: int) -> slice:
         start = len(self.beta) + sum(len(e.rows) for e in self.free[:f])

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern, sum_by
+from polars_glmm.linalg.threads import all_blas_threads
 from polars_glmm.typing import Cube, IntVec, Mat
 
 _GATHER_NS, _FLOP_NS = 15.0, 0.02  # measured cost of one sparse pair and of one dense flop; only their ratio matters
 _PAIR_CHUNK = 4_000_000  # gathered pairs held at once
+_PAIRS_KEPT = 16_000_000  # up to here the pairs are found once and kept, 12 bytes each
 
 
 class Factorised(Protocol):
@@ -206,6 +208,15 @@ class DenseRest:
         return order, column[order], pointers, row[order]
 
     @cached_property
+    def kept_pairs(self) -> RowPairs | None:
+        """All pairs of entries of W that share a row, where they are few enough to keep."""
+        _, columns, pointers, _ = self.entries
+        n = np.diff(pointers)
+        if int((n.astype(np.int64) ** 2).sum()) > _PAIRS_KEPT:
+            return None
+        return _row_pairs(columns, pointers, 0, len(n), self.width)
+
+    @cached_property
     def dense_w(self) -> bool:
         """Whether a dense W'W is cheaper than the pairs of entries that share a row."""
         counts = np.diff(self.entries[2]).astype(float)
@@ -252,7 +263,8 @@ class DenseRest:
             s[row, column] += block
             if f != g:
                 s[column, row] += block
-        s_low, failed = lapack.dpotrf(s.T, lower=1, overwrite_a=1, clean=0)
+        with all_blas_threads(self.width):
+            s_low, failed = lapack.dpotrf(s.T, lower=1, overwrite_a=1, clean=0)
         if failed:
             return None
         log_det += 2.0 * float(np.log(np.diag(s_low)).sum())
@@ -292,15 +304,15 @@ class DenseFactorised:
     def inverse(self) -> Blocks:
         symbolic, pattern = self.symbolic, self.symbolic.pattern
         order, columns, pointers, rows = symbolic.entries
-        s_inv, _ = lapack.dpotri(self.s_low, lower=1)
-        s_inv = np.tril(s_inv)
-        diag = s_inv.diagonal().copy()
-        s_inv = s_inv + s_inv.T
-        np.fill_diagonal(s_inv, diag)
+        with all_blas_threads(symbolic.width):
+            s_inv, _ = lapack.dpotri(self.s_low, lower=1)
+        flat = s_inv.T.ravel()
         if isinstance(self.w, np.ndarray):
-            t_sorted = (self.w @ s_inv)[rows, columns]
+            t_sorted = blas.dsymm(1.0, s_inv, self.w.T, lower=1).T[rows, columns]
+        elif symbolic.kept_pairs is not None:
+            t_sorted = _pair_sums(self.data, symbolic.kept_pairs, flat)
         else:
-            t_sorted = _row_products(self.data, columns, pointers, s_inv)
+            t_sorted = _row_products(self.data, columns, pointers, flat, symbolic.width)
         t = np.empty_like(t_sorted)
         t[order] = t_sorted
         w_data = np.empty_like(t)
@@ -321,29 +333,51 @@ class DenseFactorised:
         lead = lead + cholesky.backward(self.low, half.swapaxes(0, 1))
         diagonal = [lead]
         for (f, g), (row, column) in symbolic.rest_positions.items():
+            block = flat[np.minimum(row, column) * symbolic.width + np.maximum(row, column)]
             if f == g:
-                diagonal.append(s_inv[row, column])
+                diagonal.append(block)
             else:
-                cross[f, g] = s_inv[row, column]
+                cross[f, g] = block
         return Blocks(diagonal, cross)
 
 
-def _row_products(data: Mat, columns: IntVec, pointers: IntVec, s_inv: Mat) -> Mat:
+class RowPairs(NamedTuple):
+    """Pairs (i, j) of entries that share a row, by i: entry j, place of (column i, column j) in S⁻¹, first pair of each i."""
+
+    j: IntVec
+    place: IntVec
+    starts: IntVec
+
+
+def _row_pairs(columns: IntVec, pointers: IntVec, row: int, last: int, width: int) -> RowPairs:
+    """The pairs of rows row … last − 1; S⁻¹ is held by its lower triangle in column order."""
+    first, stop = pointers[row], pointers[last]
+    n = np.diff(pointers[row : last + 1])
+    partners = np.repeat(n, n)
+    starts = np.cumsum(partners) - partners
+    i = np.repeat(np.arange(first, stop), partners)
+    j = np.arange(len(i)) - np.repeat(starts, partners) + np.repeat(np.repeat(pointers[row:last], n), partners)
+    ci, cj = columns[i], columns[j]
+    place = np.minimum(ci, cj).astype(np.int64) * width + np.maximum(ci, cj)
+    return RowPairs(j.astype(np.int32), place, starts)
+
+
+def _pair_sums(data: Mat, pairs: RowPairs, flat: Mat) -> Mat:
+    """Σ_j data_j S⁻¹(column i, column j) for every entry i of the pairs."""
+    if not len(pairs.j):
+        return np.empty(0)
+    return np.add.reduceat(data.take(pairs.j) * flat.take(pairs.place), pairs.starts)
+
+
+def _row_products(data: Mat, columns: IntVec, pointers: IntVec, flat: Mat, width: int) -> Mat:
     """(W S⁻¹) at the entries of W: Σ over the n_a entries of a row, n_a² gathers a row, in chunks of rows."""
-    counts = np.diff(pointers)
-    work = np.concatenate([[0], np.cumsum(counts.astype(np.int64) ** 2)])
+    work = np.concatenate([[0], np.cumsum(np.diff(pointers).astype(np.int64) ** 2)])
     out = np.empty_like(data)
     row = 0
-    while row < len(counts):
+    while row < len(work) - 1:
         last = int(np.searchsorted(work, work[row] + _PAIR_CHUNK, side="right")) - 1
-        last = min(max(last, row + 1), len(counts))
-        first, stop = pointers[row], pointers[last]
-        n = counts[row:last]
-        partners = np.repeat(n, n)
-        starts = np.cumsum(partners) - partners
-        i = np.repeat(np.arange(first, stop), partners)
-        j = np.arange(len(i)) - np.repeat(starts, partners) + np.repeat(np.repeat(pointers[row:last], n), partners)
-        if len(i):
-            out[first:stop] = np.add.reduceat(data[j] * s_inv[columns[j], columns[i]], starts)
+        last = min(max(last, row + 1), len(work) - 1)
+        pairs = _row_pairs(columns, pointers, row, last, width)
+        out[pointers[row] : pointers[last]] = _pair_sums(data, pairs, flat)
         row = last
     return out

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 _ARMIJO = 1e-4
 _SHRINK = (0.1, 0.5)
@@ -49,6 +49,19 @@ class Found(NamedTuple):
     decrement: float
     evaluations: int
     settled: bool
+
+
+def restrict(objective: Objective, x: Vec, free: BoolVec) -> Objective:
+    """The objective over the free coordinates, the others held at x."""
+
+    def call(z: Vec, warm: Any, *, curvature: bool) -> Evaluation:
+        full = x.copy()
+        full[free] = z
+        e = objective(full, warm, curvature=curvature)
+        b = None if e.curvature is None else e.curvature[np.ix_(free, free)]
+        return Evaluation(e.value, e.gradient[free], b, e.state)
+
+    return call
 
 
 def newton_step(curvature: Mat, gradient: Vec) -> tuple[Vec, float]:

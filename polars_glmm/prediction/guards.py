@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import Categorical
 
 
+_SHOWN = 5
+"""Unseen levels that a message names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One question asked of every row, and what to say where the answer is yes.
@@ -31,12 +35,15 @@ class Check:
 
     def error(self, levels: pl.DataFrame) -> UnknownLevelError:
         """The error for the unseen levels found: one row each, the columns in order."""
-        names = [":".join(str(part) for part in row) for row in levels.iter_rows()]
+        names = [":".join(str(part) for part in row) for row in levels.head(_SHOWN).iter_rows()]
         where = "column" if len(self.columns) == 1 else "columns"
-        what = "level" if len(names) == 1 else "levels"
+        has = "has" if len(self.columns) == 1 else "have"
+        what = "level" if levels.height == 1 else "levels"
+        # how many more there are is not known: this is one batch of the rows
+        more = ", …" if levels.height > _SHOWN else ""
         msg = (
-            f"{where} {enumerate_names(self.columns)} {'has' if len(self.columns) == 1 else 'have'} {what} "
-            f"{enumerate_names(names)}, which the model has not seen (it knows {self.known}). {self.remedy}"
+            f"{where} {enumerate_names(self.columns)} {has} {what} {enumerate_names(names)}{more}, "
+            f"which the model has not seen (it knows {self.known}). {self.remedy}"
         )
         return UnknownLevelError(msg)
 

@@ -100,7 +100,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
 
     Notes
     -----
-    A null or NaN in any column used for a row, keys included, gives null.
+    A null or NaN in any column used for a row, keys included, gives null. A value outside the domain of a function of
+    the formula, as the logarithm of a negative number, gives what the function gives: NaN.
     """
     _check_kind(fit.recipe.spec.family, kind)
     _check_choice("new_levels", new_levels, get_args(NewLevels))

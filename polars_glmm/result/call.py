@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.spec import groups as spec_groups
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from polars_glmm.spec.method import Method
     from polars_glmm.spec.model import ModelSpec
 
-Groups: TypeAlias = str | tuple[str, ...] | Sequence[str | tuple[str, ...]] | Mapping[str, str] | None
+Groups: TypeAlias = "spec_groups.Groups | Mapping[str, str] | None"
+"""As in spec.groups, or None; a dict of plain strings is named apart, because a Mapping is invariant in its keys."""
 Missing: TypeAlias = Literal["drop", "error"]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.result.call import Call
     from polars_glmm.result.fitted import Fit
+    from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import Scalar
 
 STATES = ("ok", "singular", "failed")
@@ -125,8 +126,8 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
     Raises what every key would raise, such as a formula that cannot be read, at once.
     """
     columns = _by_columns(frame, by)
-    call.spec()
-    data = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
+    spec = call.spec()
+    data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame
     keyed = data.drop_nulls(columns)
     keys = keyed.select(columns).unique().sort(columns)
     outcomes = tuple(_attempt(part, call, control) for part in _parts(keyed, keys))
@@ -149,6 +150,13 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> 
             msg = f"by={name!r}: the frame has no such column.{suggest(str(name), known)}"
             raise ColumnError(msg)
     return columns
+
+
+def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
+    """The columns that keys and model use, read once; a column that is not there is left to the fit to report."""
+    known = frame.collect_schema().names()
+    used = {*by, *spec.resolve(frozenset(known)).columns()}
+    return frame.select(name for name in known if name in used).collect()
 
 
 def _parts(keyed: pl.DataFrame, keys: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Fingerprint, GroupSize
     from polars_glmm.spec.model import ModelSpec
+    from polars_glmm.typing import BoolVec
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -49,7 +50,8 @@ class Fit:
     n_dropped   rows left out for missing values
     seconds     the whole call took
     groups, fingerprint   sizes and sums that outlive the rows
-    rows, source          the data, if kept; pickling drops both
+    rows, source          the data, if kept: the whole frame, or where to read it again; pickling drops both
+    kept                  (n,) which of the rows the model uses, None for all
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class Fit:
     fingerprint: Fingerprint
     rows: pl.DataFrame | None = field(default=None)
     source: pl.LazyFrame | None = field(default=None)
+    kept: BoolVec | None = field(default=None)
 
     # what was asked
 
@@ -190,7 +193,7 @@ class Fit:
         std_error: bool = False,
         name: str = "prediction",
     ) -> Frame:
-        """The frame with the prediction as a further column; lazy stays lazy."""
+        """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
             std_error=std_error, name=name,
@@ -204,9 +207,16 @@ class Fit:
         """The frame with the random effects of each row's levels."""
         return with_ranef(frame, self, prefix=prefix)
 
-    def simulate(self, frame: Frame, n: int = 1, rng: np.random.Generator | int | None = None) -> Frame:
+    def simulate(
+        self,
+        frame: Frame,
+        n: int = 1,
+        rng: np.random.Generator | int | None = None,
+        *,
+        random: Literal["new", "conditional"] = "new",
+    ) -> Frame:
         """The frame with responses drawn from the model, sim_1 … sim_n."""
-        return simulate(frame, self, n=n, rng=rng)
+        return simulate(frame, self, n, rng, random=random)
 
     def update(
         self, formula: str | None = None, frame: Frame | None = None, control: Control | None = None, **changes: Any
@@ -248,4 +258,4 @@ class Fit:
         return html(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"rows": None, "source": None}
+        return self.__dict__ | {"rows": None, "source": None, "kept": None}

@@ -6,13 +6,14 @@ import sys
 import warnings
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import FitWarning
-from polars_glmm.likelihood.build import estimate
+from polars_glmm.likelihood.build import estimate, objective
+from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
 from polars_glmm.result.fitted import Fit
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from polars_glmm.control import Control
-    from polars_glmm.likelihood.build import NaturalObjective
+    from polars_glmm.likelihood.natural import NaturalObjective
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
 
@@ -32,8 +33,8 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
     began = perf_counter()
     learned = learn(call.spec(), frame, missing=call.missing)
     design, spec = learned.design, learned.recipe.spec
-    held: dict[str, Any] = {name: given for name in ("start", "fixed") if (given := getattr(call, name))}
-    numbers = estimate(design, spec.family, spec.method, control, **held)
+    given = Given(call.start or {}, call.fixed or {})
+    numbers = estimate(design, spec.family, spec.method, control, given)
     rows, source = _kept(frame, control)
     fit = Fit(
         recipe=learned.recipe,
@@ -47,6 +48,7 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
         fingerprint=fingerprint(design),
         rows=rows,
         source=source,
+        kept=None if rows is None else learned.kept,
     )
     if warn:
         warn_once(fit.notes)
@@ -86,8 +88,6 @@ def _outside() -> int:
 
 def objective_of(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> NaturalObjective:
     """The log-likelihood of what `call` asks, as a function of natural parameters."""
-    from polars_glmm.likelihood.build import objective
-
     learned = learn(call.spec(), frame, missing=call.missing)
     spec = learned.recipe.spec
     return objective(learned.design, spec.family, spec.method, control)

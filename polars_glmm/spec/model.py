@@ -12,7 +12,7 @@ from polars_glmm.families.registry import resolve_family
 from .groups import Groups, Shorthand, read_groups
 from .method import AGQ, ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
-from .syntax import Bar, Call, Expression, columns, render
+from .syntax import Bar, Binary, Call, Expression, Unary, columns, render
 from .terms import Predictor, RandomTerm, summands, predictor, random_terms
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
@@ -196,7 +196,8 @@ def _understood(tree: Tree, response: Response | None, mu: Predictor | None) -> 
             own += len(terms)
             parts += [("+", term.text) for term in terms]
         else:
-            parts.append((sign, render(node, top=False)))
+            text = render(node, top=False)
+            parts.append((sign, f"({text})" if isinstance(node, Unary | Binary) and node.operator in "+-" else text))
     if mu is not None:
         parts += [("+", term.text) for term in mu.random[own:]]
     (sign, first), *rest = parts

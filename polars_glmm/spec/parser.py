@@ -59,6 +59,7 @@ class _Parser:
             msg = "The formula is empty. Write for example 'y ~ x + (1 | g)'."
             raise FormulaError(msg)
         self.text, self.tokens, self.index, self.depth = text, tokenize(text), 0, 0
+        self.contrast_allowed = False  # the next call may be a contrast: an argument of C() begins
 
     @property
     def token(self) -> Token:
@@ -204,6 +205,9 @@ class _Parser:
         if function in ("offset", "cbind") and (arithmetic or function == "cbind") and not self.response_start(token):
             place = "stands alone before '~'" if function == "cbind" else "is a term of its own"
             raise self.error(f"{function}() {place}.", token)
+        if SIGNATURES[function].kind == "contrast" and not self.contrast_allowed:
+            raise self.error(f"{token.text}() belongs inside C(), as in C(f, {token.text}).", token)
+        self.contrast_allowed = False
         self.deepen(opening)
         arguments: list[tuple[str, Expression]] = []
         while not self.at(")"):
@@ -254,16 +258,14 @@ class _Parser:
             parameters = [name.rstrip("*") for name in SIGNATURES[function].parameters]
             if KEYWORDS.get(keyword, keyword) not in parameters:
                 raise self.error(f"{function}() has no argument {keyword!r}.{suggest(keyword, parameters)}", token)
+        name = self.token
+        known = SIGNATURES.get(canonical(name.text) or "") if name.kind == "name" and function == "C" else None
         value: Expression
-        contrast = self.token.kind == "name" and SIGNATURES.get(canonical(self.token.text) or "", None)
-        if function == "C" and contrast and contrast.kind == "contrast":
-            token = self.token
-            if self.tokens[self.index + 1].text == "(":
-                value = self.primary(arithmetic=True)
-            else:
-                self.advance()
-                value = Call(str(canonical(token.text)), token.text, (), bare=True, span=(token.start, token.stop))
+        if known is not None and known.kind == "contrast" and self.tokens[self.index + 1].text != "(":
+            self.advance()
+            value = Call(str(canonical(name.text)), name.text, (), bare=True, span=(name.start, name.stop))
         else:
+            self.contrast_allowed = function == "C"
             value = self.expression(0, arithmetic=True)
         if self.at("="):
             raise self.error("'=' names an argument; to compare write '=='.")
@@ -285,6 +287,13 @@ class _Parser:
             if name in given:
                 raise self.error(f"{call.written}() is given {name!r} twice.", token)
             given.add(name)
+            if name == "contrasts" and not _is_contrast(value):
+                choices = "contr.treatment, contr.sum, contr.helmert, contr.poly, contr.diff or contr.SAS"
+                raise self.error(f"A contrast is {choices}.", Token("", "", *value.span))
         lacking = [name for name in parameters if not name.endswith("*") and name not in given]
         if lacking:
             raise self.error(f"{call.written}() needs its argument {lacking[0]!r}.", token)
+
+
+def _is_contrast(node: Expression) -> bool:
+    return isinstance(node, Call) and SIGNATURES[node.function].kind == "contrast"

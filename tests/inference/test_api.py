@@ -236,3 +236,35 @@ def test_agq_and_laplace_are_not_compared() -> None:
     assert laplace.method == "laplace"
     with pytest.raises(ModelError, match="different methods"):
         anova(laplace, agq)
+
+
+def test_rows_without_a_response_do_not_disturb_the_summary(sleep: pl.DataFrame) -> None:
+    """A level that occurs only in dropped rows is unknown to the fit, and no residual is asked of it."""
+    extra = pl.DataFrame(
+        {"Reaction": [None], "Days": [3], "Subject": ["new"]}, schema_overrides={"Reaction": pl.Float64}
+    )
+    frame = pl.concat([sleep.with_columns(pl.col("Subject").cast(pl.String)), extra], how="vertical_relaxed")
+    own = fit(frame, SLEEP)
+    assert own.n_dropped == own.glance()["n_dropped"].item() == 1
+    assert "Scaled residuals" in str(own)
+    assert "(1 dropped)" in str(own)
+
+
+def test_lazy_collections_read_what_they_use(split: pl.DataFrame) -> None:
+    lazy = split.lazy().with_columns(unused=pl.lit("x")).filter(pl.col("site") != "c")
+    many = lazy.glmm.fit("Reaction ~ Days", by="site")
+    eager = split.filter(pl.col("site") != "c").glmm.fit("Reaction ~ Days", by="site")
+    assert many.fixef().equals(eager.fixef())
+
+
+def test_held_parameters_are_held(sleep: pl.DataFrame) -> None:
+    """The log-likelihood with phi held is the objective's at that phi, and phi has no standard error."""
+    held = fit(sleep, "Reaction ~ Days + (1 | Subject)", method="ml", fixed={"phi": 30.0})
+    assert held.dispersion().row(0)[1:] == (30.0, None, None, None)
+    assert held.glance()["df_model"].item() == 3
+    free = fit(sleep, "Reaction ~ Days + (1 | Subject)", method="ml", start={"phi": 60.0})
+    assert_allclose(free.loglik, -897.039321502613)  # lme4 1.1-31
+    assert held.loglik < free.loglik
+    assert "LR test" in str(free)
+    with pytest.raises(ModelError, match="'phi'"):
+        fit(sleep, "Reaction ~ Days + (1 | Subject)", method="ml", fixed={"ph": 30.0})

@@ -118,6 +118,7 @@ def test_unlike_fits_are_refused_with_the_remedy(build: Callable[..., Fit]) -> N
         ((reml[0], ml), "different methods"),
         ((base, model(build, -101.0, CORRELATED)), "not nested"),
         ((model(build, -100.0, fixed=2), other), "not nested.*'x'"),
+        ((model(build, -100.0, SECOND), model(build, -99.0, CORRELATED)), "not nested.*'h'"),
         ((base, "model"), "argument 2 is a str"),
     ]  # fmt: skip
     for fits, words in cases:

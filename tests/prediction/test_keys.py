@@ -67,6 +67,24 @@ def test_moments_match_whatever_their_unit(made, trial):
         predict(days.with_columns(pl.col("d").dt.date()), fit)
 
 
+def test_moments_with_and_without_a_zone_are_not_compared(made, trial):
+    days = trial.with_columns(d=pl.datetime(2024, 1, 1, time_zone="UTC") + pl.duration(days=pl.col("k")))
+    fit = made(days, "y ~ x + (1 | d)")
+    known = predict(days, fit)["prediction"]
+    assert predict(days.with_columns(pl.col("d").dt.convert_time_zone("Asia/Tokyo")), fit)["prediction"].equals(known)
+    with pytest.raises(ColumnError, match=r"'d' is Datetime.*cannot be compared"):
+        predict(days.with_columns(pl.col("d").dt.replace_time_zone(None)), fit)
+
+
+def test_durations_match_whatever_their_unit(made, trial):
+    spans = trial.with_columns(d=pl.duration(seconds=pl.col("k"), time_unit="ms"))
+    fit = made(spans, "y ~ x + (1 | d)")
+    finer = spans.with_columns(pl.col("d").dt.cast_time_unit("us"))
+    assert predict(finer, fit)["prediction"].equals(predict(spans, fit)["prediction"])
+    with pytest.raises(UnknownLevelError, match="'d' has level"):
+        predict(finer.with_columns(pl.col("d") + pl.duration(microseconds=1, time_unit="us")), fit)
+
+
 @pytest.mark.parametrize(
     "values", [[True, False], [date(2024, 1, 1), date(2024, 2, 1)], [b"p", b"q"]], ids=["boolean", "date", "binary"]
 )
@@ -74,3 +92,22 @@ def test_keys_of_other_dtypes(made, trial, values):
     frame = trial.with_columns(key=pl.Series(values * 200))
     fit = made(frame, "y ~ x + (1 | key)")
     assert predict(frame, fit, kind="link")["prediction"].to_list() == pytest.approx(fit.eta.tolist())
+
+
+@pytest.mark.parametrize("learned", NUMBERS, ids=str)
+@pytest.mark.parametrize("found", NUMBERS, ids=str)
+def test_numbers_marked_as_categorical_match_by_value(made, trial, learned, found):
+    fit = made(trial.with_columns(pl.col("k").cast(learned)), "y ~ C(k) + (1 | g)")
+    other = trial.with_columns(pl.col("k").cast(found))
+    assert predict(other, fit, kind="link")["prediction"].to_list() == pytest.approx(fit.eta.tolist())
+    with pytest.raises(UnknownLevelError, match="column 'k' has level"):
+        predict(trial.with_columns(k=pl.lit(7).cast(found)), fit)
+
+
+@pytest.mark.parametrize(
+    ("column", "found"), [("f", pl.Date), ("flag", pl.String), ("k", pl.String), ("f", pl.Float64)]
+)
+def test_a_categorical_of_another_nature_is_refused(made, trial, column, found):
+    fit = made(trial, "y ~ f + flag + C(k) + (1 | g)")
+    with pytest.raises(ColumnError, match=f"column '{column}' is {found}.*Cast it to"):
+        predict(trial.lazy().with_columns(pl.lit(None, dtype=found).alias(column)), fit)

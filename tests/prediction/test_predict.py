@@ -99,6 +99,12 @@ def test_nan_is_missing_as_null_is(made, trial, column):
     assert predict(nan, fit)["prediction"].null_count() == 80
 
 
+def test_a_value_outside_the_domain_of_a_function_is_nan_and_not_null(made, trial):
+    fit = made(trial, "y ~ log(t) + (1 | g)")
+    found = predict(trial.with_columns(t=-pl.col("t")), fit)["prediction"]
+    assert found.is_nan().all()
+
+
 def test_an_all_null_column_of_no_dtype_gives_nulls(made, trial):
     fit = made(trial, "y ~ x + f + (1 | g)")
     for column in ("x", "f", "g"):
@@ -188,6 +194,11 @@ def test_unusable_columns_are_refused_at_the_call(made, trial, change, message):
     for frame in (trial, trial.lazy()):
         with pytest.raises(ColumnError, match=message):
             predict(change(frame), fit)
+
+
+def test_a_model_without_random_effects_says_so(made, trial):
+    with pytest.raises(ModelError, match=r"names 'g'.*has none"):
+        predict(trial, made(trial, "y ~ x"), random=["g"])
 
 
 def test_other_frames_are_refused_with_the_way_to_convert_them(made, trial):

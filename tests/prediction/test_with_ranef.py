@@ -43,5 +43,12 @@ def test_a_clash_raises_and_prefix_is_the_way_out(made, trial):
     assert with_ranef(taken, fit, prefix="second_").columns[-2:] == ["second_g_Intercept", "second_g_Intercept_se"]
 
 
+def test_two_effects_of_one_name_are_refused(made, trial):
+    frame = trial.rename({"h": "g_h", "x": "h_Intercept"})
+    fit = made(frame, "y ~ 1 + (0 + h_Intercept | g) + (1 | g_h)")
+    with pytest.raises(ColumnError, match=r"'g_h_Intercept'.*would be added twice"):
+        with_ranef(frame, fit)
+
+
 def test_without_random_effects_nothing_is_added(made, trial):
     assert_frame_equal(with_ranef(trial, made(trial, "y ~ x")), trial)

@@ -76,6 +76,8 @@ def arguments(entry: Entry) -> dict[str, Any]:
     named = {"family": family, "link": entry.get("link")}
     if (method := entry.get("method")) is not None:
         named["method"] = AGQ(entry["n_agq"]) if method == "AGQ" else method.lower()
+        if "dispersion_formula" in entry and method == "ML":
+            named["method"] = "laplace"  # exact for a gaussian response, whatever its variances
     if (weights := entry.get("weights")) is not None:
         named["trials" if family == "binomial" else "precision"] = weights
     return named
@@ -103,6 +105,7 @@ def translated(names: Sequence[str], frame: pl.DataFrame, contrasts: Mapping[str
         else:
             letter, named = {"contr.sum": ("S", labels[:-1]), "contr.helmert": ("H", labels[1:])}[contrast]
             known |= {f"{column}{k}": f"C({column}, {contrast})[{letter}.{n}]" for k, n in enumerate(named, 1)}
+    known |= {part: part.replace("^", " ^ ") for part in parts if part.startswith("I(")}
     known |= {part: re.sub(r"^(poly\(.*\))(\d+)$", r"\1[\2]", part) for part in parts if part.startswith("poly(")}
     return {name: ":".join(known.get(part, part) for part in name.split(":")) for name in names}
 

@@ -1,0 +1,170 @@
+"""Fitting gaussian identity-link models: a search over relative factors, exact from cross-products."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from polars_glmm.errors import ConvergenceError, IdentifiabilityError
+from polars_glmm.likelihood import polish, report
+from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, singular_notes
+from polars_glmm.likelihood.engine import ProductEngine
+from polars_glmm.likelihood.estimate import Certificate, Estimate
+from polars_glmm.likelihood.gaussian import Profile
+from polars_glmm.likelihood.given import Given, place
+from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.state import State
+from polars_glmm.optimize.search import Found, minimise
+from polars_glmm.spec.method import REML
+
+_TOLERANCE = 1e-9
+"""Decrement at which the search ends: evaluations cost levels, not rows."""
+_LONGEST_STEP = 10.0
+_STRONG = 1e7
+"""Relative standard deviation at which random effects take all they can."""
+PERFECT = 1e-13
+"""Share of the response's sum of squares that counts as nothing."""
+
+
+def estimate_products(model: Model, findings: Findings, given: Given) -> Estimate:
+    """Gaussian identity-link models."""
+    clock = {"start": perf_counter()}
+    engine = model.products()
+    clock["products"] = perf_counter()
+    effects = model.effects
+    tolerance = min(model.control.search.decrement, _TOLERANCE)
+    found = _search(engine, model, tolerance, given)
+    lambdas = effects.lambdas(found.x)
+    clock["search"] = perf_counter()
+
+    def loglik(state: State) -> float:
+        pieces = engine.pieces(list(state.factors), gradient=False)
+        return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
+
+    p = len(model.x.a)
+    state, ranks = polish.settle_ranks(effects, np.zeros(p), lambdas, None, 1.0, loglik)
+    done = polish.polish_products(engine, state, ranks, hessian=model.control.search.hessian)
+    clock["hessian"] = perf_counter()
+    state, pieces, sigma = done.state, done.pieces, done.sigma
+    outward = model.x.a.T
+    vcov_beta = sigma**2 * (outward @ pieces.m_inverse @ outward.T)
+    beta = outward @ pieces.beta
+    if model.x.constant is not None:
+        beta = beta + engine.stats.y_shift * model.x.constant
+    k = sum(len(e.rows) for e in state.free)
+    inverted = polish.invert(done.hessian) if done.hessian is not None else None
+    spread = np.full((k + 1, k + 1), np.nan) if inverted is None else inverted.vcov
+    cov = report.covariances(effects, state, sigma)
+    jac = np.zeros((p + len(cov.values) + 1, p + k + 1))
+    jac[:p, :p] = np.eye(p)
+    jac[p:-1] = cov.jacobian
+    jac[-1, -1] = 1.0
+    inner = np.zeros((p + k + 1,) * 2)
+    inner[:p, :p] = vcov_beta
+    inner[p:, p:] = spread
+    unknown = report.unidentified_rows(effects, findings.unidentified)
+    null = np.concatenate([np.zeros(p, dtype=bool), cov.null | unknown, [False]])
+    report_vcov = report.propagate(jac, inner, null)
+    u = [b @ np.append(-pieces.beta, 1.0) if not b.size else np.einsum("rwG,w->rG", b, np.append(-pieces.beta, 1.0)) for b in pieces.b]
+    u_cov = pieces.h.inverse().diagonal if pieces.h is not None else []
+    satterthwaite = None
+    if isinstance(model.method, REML) and effects.factors and inverted is not None:
+        satterthwaite = report.satterthwaite(effects, state, pieces, sigma, outward, inverted.vcov)
+    null_loglik = None
+    if effects.factors:
+        bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p)
+        bare_pieces = bare.pieces([], gradient=False)
+        null_loglik = None if bare_pieces is None else _gaussian_loglik(bare, bare_pieces, model)
+    n = model.design.n_obs
+    df_model = p + effects.n_theta + 1
+    converged = done.decrement < CONVERGED
+    notes = [
+        *findings.notes,
+        *convergence_notes(done.decrement),
+        *singular_notes(effects, state, done.ranks),
+    ]
+    return Estimate(
+        beta=beta,
+        gamma=np.empty(0),
+        vcov_fixed=vcov_beta,
+        phi=sigma,
+        factors=report.factor_estimates(effects, state.factors, u, u_cov, sigma),
+        report=np.concatenate([beta, cov.values, [sigma]]),
+        report_vcov=report_vcov,
+        loglik=_gaussian_loglik(engine, pieces, model),
+        loglik_saturated=None,
+        n_obs=n,
+        df_model=df_model,
+        df_resid=n - df_model,
+        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        converged=converged,
+        df_satterthwaite=None if satterthwaite is None else satterthwaite.df,
+        vcov_derivative=None if satterthwaite is None else satterthwaite.derivative,
+        covariance_vcov=None if satterthwaite is None else satterthwaite.covariance,
+        null_loglik=null_loglik,
+        null_df=p + 1,
+        certificate=Certificate(
+            done.decrement,
+            None if inverted is None else inverted.smallest,
+            inverted is not None,
+            engine.evaluations,
+            0.0,
+            report.seconds(clock),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _search(engine: ProductEngine, model: Model, tolerance: float, given: Given) -> Found:
+    """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
+    effects, p = model.effects, len(model.x.a)
+    bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
+    _refuse_perfect_fit(engine, bare)
+    start = effects.start(1.0)
+    theta = place(model, given).values[p : p + effects.n_theta]
+    if given.start and bare is not None:
+        sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
+        start = np.where(np.isnan(theta), start, theta / sigma)
+    found = minimise(
+        engine.objective(),
+        start,
+        tolerance=tolerance,
+        max_evaluations=model.control.search.max_evaluations,
+        limit=np.full(effects.n_theta, _LONGEST_STEP),
+    )
+    if not np.isfinite(found.evaluation.value):
+        msg = "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
+        raise ConvergenceError(msg)
+    return found
+
+
+def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
+    """Raise IdentifiabilityError where nothing is left for a residual variance: the likelihood has no bound."""
+    total = float(engine.stats.ww[-1, -1])
+    if total == 0.0:
+        msg = "The response is constant: there is no variance to estimate."
+        raise IdentifiabilityError(msg)
+    rss = total if bare is None else bare.rss
+    what = "fixed effects reproduce"
+    if rss > PERFECT * total and engine.effects.factors:
+        strong = engine.pieces(engine.effects.lambdas(engine.effects.start(_STRONG)), gradient=False)
+        if strong is not None:
+            rss, what = min(rss, strong.rss), "fixed and random effects together reproduce"
+    if rss <= PERFECT * total:
+        msg = (
+            f"The {what} the response exactly, so the residual variance is zero and the likelihood has no bound. "
+            f"Check for a column that is a copy of the response."
+        )
+        raise IdentifiabilityError(msg)
+
+
+def _gaussian_loglik(engine: ProductEngine, pieces: Any, model: Model) -> float:
+    minus_two = engine.minus_two(pieces) - engine.stats.log_weights
+    if engine.reml:
+        minus_two -= 2.0 * model.x.log_determinant
+    return -0.5 * minus_two
+
+

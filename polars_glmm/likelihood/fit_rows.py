@@ -1,0 +1,290 @@
+"""Fitting by Laplace or quadrature: a joint search over fixed effects, factors and dispersion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.errors import ConvergenceError
+from polars_glmm.families.registry import resolve_family
+from polars_glmm.likelihood import polish, report
+from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, flat_note, no_overdispersion_note, separation_note, singular_notes
+from polars_glmm.likelihood.engine import Gradient, RowEngine
+from polars_glmm.likelihood.estimate import Certificate, Estimate
+from polars_glmm.likelihood.given import Given, Placed, place
+from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.marginal import Point
+from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.separation import separated_terms
+from polars_glmm.likelihood.state import State
+from polars_glmm.optimize.search import Found, minimise, restrict
+from polars_glmm.typing import BoolVec, Vec
+
+_SLOWEST_GAMMA_STEP = 3.0
+_SEARCH_SHARE = 1e-3
+"""The search goes on to this share of the decrement that is asked for, so that the Hessian is taken at the optimum."""
+_GLM_TOLERANCE = 1e-10
+_LIMIT_LOSS = 1e-6
+"""Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
+_MOST_LEAVINGS = 3
+
+
+def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
+    """Everything that needs its rows; a negative binomial without overdispersion ends as the Poisson it tends to."""
+    clock = {"start": perf_counter()}
+    constant = model.constant()
+    placed = place(model, given)
+    base = _fit_glm(model, placed)
+    row_variance = _row_variance(model, base)
+    clock["glm"] = perf_counter()
+    found = _search(model, base, row_variance, placed) if model.effects.factors else base
+    clock["search"] = perf_counter()
+    if _at_poisson_limit(model, found, placed):
+        limit = _poisson_limit(model, findings, given, found, constant)
+        if limit is not None:
+            return limit
+    done = _polish(model, found, row_variance, placed)
+    clock["hessian"] = perf_counter()
+    null_loglik = constant - base.found.evaluation.value if model.effects.factors else None
+    return _report_rows(model, found.engine, done, constant, null_loglik, findings, clock)
+
+
+class Searched(NamedTuple):
+    """A finished search and the engine it ran on."""
+
+    engine: RowEngine
+    found: Found
+
+
+def _search(model: Model, base: Searched, row_variance: float, placed: Placed) -> Searched:
+    """The joint search over [β_c, θ, γ], from the model without random effects."""
+    p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
+    engine = model.rows(model.effects)
+    size = _start_size(model, row_variance)
+    x = np.concatenate([base.found.x[:p], model.effects.start(size), base.found.x[p:]])
+    x = np.where(np.isnan(placed.values), x, placed.values)
+    limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, _SLOWEST_GAMMA_STEP)])
+    found = _minimise(model, engine, x, limit, placed.held, _SEARCH_SHARE * model.control.search.decrement)
+    if not np.isfinite(found.evaluation.value):
+        msg = "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
+        raise ConvergenceError(msg)
+    return Searched(engine, found)
+
+
+def _minimise(model: Model, engine: RowEngine, x: Vec, limit: Vec, held: BoolVec, tolerance: float) -> Found:
+    """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
+    objective = engine.objective(len(model.x.a), model.n_gamma, _size_cap(model))
+    most = model.control.search.max_evaluations
+    if not held.any():
+        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit)
+    free = ~held
+    found = minimise(restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free])
+    whole = x.copy()
+    whole[free] = found.x
+    curvature = np.eye(len(x))
+    curvature[np.ix_(free, free)] = found.curvature
+    return found._replace(x=whole, curvature=curvature)
+
+
+def _polish(model: Model, searched: Searched, row_variance: float, placed: Placed) -> polish.Polished:
+    """The optimum with its ranks settled; leaves the boundary where the likelihood rises from it."""
+    effects, p, q = model.effects, len(model.x.a), model.effects.n_theta
+    engine, found = searched
+    for _ in range(_MOST_LEAVINGS):
+        warm = found.evaluation.state
+        gamma = found.x[p + q :] if model.n_gamma else None
+        lambdas = effects.lambdas(found.x[p : p + q])
+
+        def at(state: State, warm: object = warm) -> Gradient:
+            return engine.gradient(state.beta, list(state.factors), state.gamma, warm)
+
+        state, ranks = polish.settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
+        away = polish.leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
+        if away is None:
+            break
+        theta = away.theta(effects)
+        x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
+        found = _minimise(
+            model, engine, x, np.full(len(x), np.inf), placed.held, _SEARCH_SHARE * model.control.search.decrement
+        )
+    scale = min(float(np.sqrt(row_variance)), max(1.0, float(np.abs(found.x[:p]).max(initial=0.0))))
+    held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
+    curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
+    return polish.polish_rows(
+        engine, state, ranks, found.evaluation.state, scale=scale, n_rows=model.design.n_rows,
+        hessian=model.control.search.hessian, curvature=curvature, held=held,
+    )  # fmt: skip
+
+
+def _size_cap(model: Model) -> float | None:
+    """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
+    if model.family.name != "negative_binomial" or model.x_phi is not None:
+        return None
+    return float(np.log(1e8 * max(float((model.design.y**2).sum()), 1.0)))
+
+
+def _at_poisson_limit(model: Model, searched: Searched, placed: Placed) -> bool:
+    cap = _size_cap(model)
+    return cap is not None and not placed.held[-1] and searched.found.x[-1] > 0.5 * cap
+
+
+def _poisson_limit(
+    model: Model, findings: Findings, given: Given, searched: Searched, constant: float
+) -> Estimate | None:
+    """The Poisson fit with phi = inf, if it is as good as the negative binomial one."""
+    poisson = estimate_rows(replace(model, family=resolve_family("poisson", model.family.link.name)), findings, given)
+    if poisson.loglik < constant - searched.found.evaluation.value - _LIMIT_LOSS:
+        return None
+    size = len(poisson.report)
+    spread = np.full((size + 1, size + 1), np.nan)
+    spread[:size, :size] = poisson.report_vcov
+    return replace(
+        poisson,
+        phi=np.inf,
+        report=np.append(poisson.report, np.inf),
+        report_vcov=spread,
+        loglik_saturated=None,
+        df_model=poisson.df_model + 1,
+        df_resid=poisson.df_resid - 1,
+        null_df=poisson.null_df + 1,
+        notes=(*poisson.notes, no_overdispersion_note()),
+    )
+
+
+def _report_rows(
+    model: Model,
+    engine: RowEngine,
+    done: polish.Polished,
+    constant: float,
+    null_loglik: float | None,
+    findings: Findings,
+    clock: dict[str, float],
+) -> Estimate:
+    effects, state = model.effects, done.state
+    p, s = len(model.x.a), model.n_gamma
+    at = Point(state.beta, effects.effective(list(state.factors)), state.gamma)
+    conditional = engine.marginal.conditional(at, done.gradient.warm)
+    width = len(state.vector())
+    inverted = polish.invert(done.hessian) if done.hessian is not None else None
+    spread = np.full((width, width), np.nan) if inverted is None else inverted.vcov
+    cov = report.covariances(effects, state, None)
+    modelled = model.x_phi is not None
+    outward_phi = model.x_phi.a.T if model.x_phi is not None else np.empty((0, 0))
+    beta = model.x.a.T @ state.beta
+    gamma = outward_phi @ state.gamma if modelled and state.gamma is not None else np.empty(0)
+    phi = float(np.exp(state.gamma[0])) if s and not modelled and state.gamma is not None else None
+    n_fixed = p + len(gamma)
+    size = n_fixed + len(cov.values) + (0 if phi is None else 1)
+    jac = np.zeros((size, width))
+    jac[:p, :p] = model.x.a.T
+    if modelled:
+        jac[p:n_fixed, width - s :] = outward_phi
+    jac[n_fixed : n_fixed + len(cov.values)] = cov.jacobian
+    if phi is not None:
+        jac[-1, -1] = phi
+    null = np.zeros(size, dtype=bool)
+    null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
+    report_vcov = report.propagate(jac, spread, null)
+    values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
+    n = model.design.n_obs
+    df_model = p + effects.n_theta + s
+    converged = done.decrement < CONVERGED
+    std_error = np.sqrt(np.diag(spread)[:p])
+    separated = separated_terms(model.design, model.family, model.x, std_error)
+    notes = [
+        *findings.notes,
+        *convergence_notes(done.decrement),
+        *singular_notes(effects, state, done.ranks),
+        *separation_note(separated),
+    ]
+    if inverted is not None and not separated:
+        fixed_flat = [name for name, flat in zip(model.design.mu.names, inverted.flat, strict=False) if flat]
+        notes += flat_note(fixed_flat)
+    return Estimate(
+        beta=beta,
+        gamma=gamma,
+        vcov_fixed=report_vcov[:n_fixed, :n_fixed],
+        phi=phi,
+        factors=report.factor_estimates(effects, state.factors, conditional.modes, conditional.covariance, None),
+        report=values,
+        report_vcov=report_vcov,
+        loglik=done.gradient.value + constant,
+        loglik_saturated=model.saturated(),
+        n_obs=n,
+        df_model=df_model,
+        df_resid=n - df_model,
+        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        converged=converged,
+        df_satterthwaite=None,
+        vcov_derivative=None,
+        covariance_vcov=None,
+        null_loglik=null_loglik,
+        null_df=p + s,
+        certificate=Certificate(
+            done.decrement,
+            None if inverted is None else inverted.smallest,
+            inverted is not None,
+            engine.evaluations,
+            engine.passes,
+            report.seconds(clock),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _fit_glm(model: Model, placed: Placed) -> Searched:
+    """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
+    engine = model.rows(NO_EFFECTS)
+    data, x, p = model.data, model.x.columns, len(model.x.a)
+    eta = model.family.start(data)
+    offset = 0.0 if model.design.mu.offset is None else model.design.mu.offset
+    beta = np.linalg.lstsq(x @ x.T, x @ (eta - offset), rcond=None)[0] if p else np.empty(0)
+    gamma = np.empty(0)
+    if model.n_gamma:
+        mu = model.family.mean(beta @ x + offset if p else np.zeros(len(eta)) + offset)
+        gamma = _constant_gamma(model, float(np.log(model.family.start_phi(data, mu))))
+    starts = [np.concatenate([beta, gamma])]
+    if model.x.constant is not None:
+        flat = model.x.inward(model.x.constant * float(np.mean(eta - offset)))
+        starts.append(np.concatenate([flat, gamma]))
+    at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
+    held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
+    limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, _SLOWEST_GAMMA_STEP)])
+    for start in starts:
+        found = _minimise(model, engine, np.where(np.isnan(at), start, at), limit, held, _GLM_TOLERANCE)
+        if np.isfinite(found.evaluation.value):
+            return Searched(engine, found)
+    msg = (
+        f"No starting values: with the {model.family.link.name} link the fitted means leave the range of the "
+        f"{model.family.name} family. Use another link, or give start=."
+    )
+    raise ConvergenceError(msg)
+
+
+def _constant_gamma(model: Model, level: float) -> Vec:
+    if model.x_phi is None:
+        return np.array([level])
+    constant = model.x_phi.constant
+    if constant is None:
+        return np.zeros(len(model.x_phi.a))
+    return model.x_phi.inward(constant * level)
+
+
+def _row_variance(model: Model, base: Searched) -> float:
+    """1 / mean expected curvature without random effects: the variance of a row on the scale of eta."""
+    p = len(model.x.a)
+    gamma = base.found.x[p:] if model.n_gamma else None
+    w = base.engine.marginal.expected_curvature(Point(base.found.x[:p], [], gamma))
+    w = w[np.isfinite(w)]
+    total = float(w.sum())
+    return len(w) / total if total > 0 else 1.0
+
+
+def _start_size(model: Model, row_variance: float) -> float:
+    """Standard deviation from which the search for random effects starts, in units of the linear predictor."""
+    if model.family.link.name in ("log", "logit", "probit", "cloglog", "cauchit"):
+        return 1.0 if model.family.name == "binomial" else 0.5
+    return 0.5 * float(np.sqrt(row_variance))

@@ -1,0 +1,158 @@
+"""Parameters that the user gives: values to start from, and values to hold.
+
+Held fixed effects leave the design as an offset; held standard deviations and phi stay out of the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.records import Design
+from polars_glmm.errors import ModelError, suggest
+from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.natural import Block, parameter_names
+from polars_glmm.spec.method import REML
+from polars_glmm.typing import BoolVec, Vec
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Natural parameters by name: where to start, what to hold."""
+
+    start: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
+
+    def holds_spread(self, design: Design) -> bool:
+        """Whether anything but fixed effects is held."""
+        return any(name not in design.mu.names for name in self.fixed)
+
+
+NOTHING = Given()
+
+
+class Placed(NamedTuple):
+    """Values for the search vector [β_c, θ, γ], NaN where not given; held marks those that stay."""
+
+    values: Vec
+    held: BoolVec
+
+
+def check_names(model: Model, given: Given, known: tuple[str, ...] = ()) -> None:
+    """Raise ModelError for names that are no parameters, and for what cannot be held."""
+    _, names = parameter_names(model)
+    for name, value in [*given.start.items(), *given.fixed.items()]:
+        if name not in names and name not in known:
+            near = suggest(name, [*names, *known])
+            msg = f"There is no parameter {name!r} to start from or to hold.{near} Parameters: {', '.join(names)}."
+            raise ModelError(msg)
+        if not np.isfinite(value):
+            msg = f"The value given for {name!r} is {value}; it must be finite."
+            raise ModelError(msg)
+        if (name == "phi" or name.startswith("sd(")) and (value < 0 or (name == "phi" and value == 0)):
+            msg = f"The value given for {name!r} is {value}; it must be positive."
+            raise ModelError(msg)
+    spread = [n for n in given.fixed if n in names and n not in model.design.mu.names]
+    if spread and isinstance(model.method, REML):
+        msg = f"fixed= holds {spread[0]!r}, which REML cannot do: use method='ml'."
+        raise ModelError(msg)
+    for name in spread:
+        if name.startswith(("cor(", "phi: ")):
+            msg = f"fixed= cannot hold {name!r}: it holds fixed effects, 'phi' and standard deviations."
+            raise ModelError(msg)
+
+
+def place(model: Model, given: Given) -> Placed:
+    """Given values in the search vector of a model over rows."""
+    p, q, s = len(model.x.a), model.effects.n_theta, model.n_gamma
+    values, held = np.full(p + q + s, np.nan), np.zeros(p + q + s, dtype=bool)
+    blocks, names = parameter_names(model)
+    asked = {**given.start, **given.fixed}
+    beta = [name for name in model.design.mu.names if name in asked]
+    if beta:
+        if len(beta) < p:
+            lacking = next(name for name in model.design.mu.names if name not in asked)
+            msg = f"start= has {beta[0]!r} but not {lacking!r}: give all fixed effects of mu, or none."
+            raise ModelError(msg)
+        values[:p] = model.x.inward(np.array([asked[name] for name in model.design.mu.names]))
+    for block in blocks:
+        _place_block(model, block, names, asked, given.fixed, values[p : p + q], held[p : p + q])
+    if "phi" in asked and s:
+        values[-1] = np.log(asked["phi"])
+        held[-1] = "phi" in given.fixed
+    return Placed(values, held)
+
+
+def _place_block(
+    model: Model,
+    block: Block,
+    names: tuple[str, ...],
+    asked: Mapping[str, float],
+    fixed: Mapping[str, float],
+    values: Vec,
+    held: BoolVec,
+) -> None:
+    """Standard deviations of one term as entries of its scaled Λ."""
+    t = block.term
+    scale = model.effects.factors[block.factor].scale[t.start : t.stop]
+    rows, columns = STRUCTURES[t.structure].entries(t.r)
+    for k in range(t.r):
+        name = names[block.start + k]
+        if name not in asked:
+            continue
+        if name in fixed and t.r > 1 and t.structure == "us":
+            msg = f"fixed= cannot hold {name!r}: its term has correlations. Write the term with || or diag()."
+            raise ModelError(msg)
+        at = t.theta.start + int(np.flatnonzero((rows == k) & (columns == k))[0])
+        values[at] = asked[name] * scale[k]
+        held[at] = name in fixed
+
+
+def hold_fixed_effects(design: Design, fixed: Mapping[str, float]) -> Design:
+    """The design with held fixed effects of mu moved to its offset."""
+    keep = [i for i, name in enumerate(design.mu.names) if name not in fixed]
+    if len(keep) == len(design.mu.names):
+        return design
+    offset = np.zeros(design.n_rows) if design.mu.offset is None else design.mu.offset.copy()
+    for i, name in enumerate(design.mu.names):
+        if name in fixed:
+            offset += fixed[name] * design.mu.x[i]
+    x = np.ascontiguousarray(design.mu.x[keep])
+    mu = replace(design.mu, x=x, names=tuple(design.mu.names[i] for i in keep), offset=offset)
+    return replace(design, mu=mu)
+
+
+def restore_fixed_effects(estimate: Estimate, names: tuple[str, ...], fixed: Mapping[str, float]) -> Estimate:
+    """An estimate with its held fixed effects back in place, without standard errors."""
+    kept = np.array([name not in fixed for name in names])
+    if kept.all():
+        return estimate
+    beta = np.array([fixed.get(name, np.nan) for name in names])
+    beta[kept] = estimate.beta
+    rest = len(estimate.report) - len(estimate.beta)
+    all_kept = np.concatenate([kept, np.ones(rest, dtype=bool)])
+    report = np.concatenate([beta, estimate.report[len(estimate.beta) :]])
+    n_fixed = len(names) + len(estimate.gamma)
+
+    def spread(small: Vec, keep: BoolVec) -> Vec:
+        out = np.full((len(keep),) * 2, np.nan)
+        out[np.ix_(keep, keep)] = small
+        return out
+
+    df = None
+    if estimate.df_satterthwaite is not None:
+        df = np.full(len(names), np.nan)
+        df[kept] = estimate.df_satterthwaite
+    return replace(
+        estimate,
+        beta=beta,
+        report=report,
+        report_vcov=spread(estimate.report_vcov, all_kept),
+        vcov_fixed=spread(estimate.vcov_fixed, all_kept[:n_fixed]),
+        df_satterthwaite=df,
+    )

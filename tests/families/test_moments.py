@@ -1,0 +1,239 @@
+"""Sums, integrals and draws: the density is one, its score is zero on average, its curvature is as expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from polars_glmm.families import Binomial, Gamma, Gaussian, NegativeBinomial, Poisson, Rows
+from polars_glmm.families.mean_family import MeanFamily
+from polars_glmm.typing import Vec
+
+MEANS = {"real": (-1.5, 0.4, 2.0), "positive": (0.3, 1.0, 4.0), "unit": (0.05, 0.5, 0.9)}
+DISPERSED = 0.35
+TRIALS, PRECISION = 7.0, 1.7
+
+
+class Support(NamedTuple):
+    """Rows over the whole support with the weight each point has in a sum or integral."""
+
+    rows: Rows
+    weight: Vec
+
+
+def support(family: MeanFamily) -> Support:
+    """All counts that matter, or a trapezoidal grid (spectrally exact here) on y, or on log y for y > 0."""
+    match family.name:
+        case "binomial":
+            y = np.arange(TRIALS + 1.0)
+            return Support(Rows(y, np.full_like(y, TRIALS)), np.ones_like(y))
+        case "poisson" | "negative_binomial":
+            y = np.arange(600.0)
+            return Support(Rows(y), np.ones_like(y))
+        case "gaussian":
+            y = np.linspace(-12.0, 12.0, 4001)
+            weight = np.full_like(y, y[1] - y[0])
+        case _:
+            log_y = np.linspace(-30.0, 12.0, 20_001)
+            y = np.exp(log_y)
+            weight = y * (log_y[1] - log_y[0])
+    return Support(Rows(y, precision=np.full_like(y, PRECISION)), weight)
+
+
+@pytest.fixture
+def points(family: MeanFamily) -> tuple[Support, Vec, float | None]:
+    """Support, eta (3, 1) at means of the range, zeta."""
+    mu = np.array(MEANS[family.mean_range])
+    if family.name == "gaussian" and family.link.name == "log":
+        mu = np.abs(mu)
+    return support(family), family.link.forward(mu)[:, None], np.log(DISPERSED) if family.has_phi else None
+
+
+def broad(eta: Vec, rows: Rows) -> Vec:
+    return np.broadcast_to(eta, (eta.shape[0], rows.y.size))
+
+
+def probabilities(family: MeanFamily, points: tuple[Support, Vec, float | None]) -> Vec:
+    (rows, weight), eta, zeta = points
+    return np.exp(family.density(rows, broad(eta, rows), zeta, 0).f + family.constant(rows)) * weight
+
+
+def test_the_density_with_its_constant_sums_to_one(family, points):
+    assert_allclose(probabilities(family, points).sum(axis=1), 1.0, rtol=1e-11)
+
+
+def test_mean_and_variance_are_those_of_the_density(family, points):
+    (rows, _), eta, _ = points
+    p = probabilities(family, points)
+    trials = TRIALS if family.takes_trials else 1.0
+    precision = PRECISION if family.takes_precision else 1.0
+    mean = (p * rows.y).sum(axis=1)
+    assert_allclose(mean, trials * family.mean(eta[:, 0]), rtol=1e-10)
+    variance = (p * (rows.y - mean[:, None]) ** 2).sum(axis=1)
+    phi = DISPERSED if family.has_phi else None
+    assert_allclose(variance, trials / precision * family.variance(family.mean(eta[:, 0]), phi), rtol=1e-9)
+
+
+def test_scores_average_to_zero_and_curvature_to_the_expected_one(family, points):
+    (rows, _), eta, zeta = points
+    p = probabilities(family, points)
+    result = family.density(rows, broad(eta, rows), zeta, 2)
+    expected = family.expected(Rows(*(None if part is None else part[:1] for part in rows)), eta, zeta)
+    assert_allclose((p * result.g).sum(axis=1), 0.0, atol=1e-10 * float(np.max(expected.w)) + 1e-12)
+    assert_allclose((p * result.w).sum(axis=1), expected.w[:, 0], rtol=1e-9)
+    assert_allclose((p * result.g**2).sum(axis=1), expected.w[:, 0], rtol=1e-9)
+    if family.has_phi:
+        assert_allclose((p * result.f_zeta).sum(axis=1), 0.0, atol=1e-9)
+    if family.canonical:
+        assert_allclose(result.w, np.broadcast_to(expected.w, result.w.shape), rtol=1e-9)
+
+
+def test_expected_curvature_has_the_derivatives_it_says(family, points):
+    (rows, _), eta, zeta = points
+    one = Rows(*(None if part is None else part[:1] for part in rows))
+    expected = family.expected(one, eta, zeta)
+    h = 1e-3 * np.minimum(np.abs(eta), 0.3)
+
+    def difference(at: Callable[[Vec], Vec], h: Vec) -> Vec:
+        return (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h)
+
+    slope = difference(lambda d: family.expected(one, eta + d, zeta).w, np.where(h == 0.0, 1e-3, h))
+    assert_allclose(expected.dw, slope, rtol=1e-7, atol=1e-9)
+    if family.has_phi:
+        slope = difference(lambda d: family.expected(one, eta, zeta + d).w, np.full_like(eta, 1e-3))
+        assert_allclose(expected.w_zeta, slope, rtol=1e-9)
+    else:
+        assert expected.w_zeta is None
+
+
+SCIPY = {
+    "gaussian": lambda r, mu, phi: stats.norm.logpdf(r.y, mu, phi / np.sqrt(PRECISION)),
+    "binomial": lambda r, mu, phi: stats.binom.logpmf(r.y, TRIALS, mu),
+    "poisson": lambda r, mu, phi: stats.poisson.logpmf(r.y, mu),
+    "gamma": lambda r, mu, phi: stats.gamma.logpdf(r.y, PRECISION / phi, scale=mu * phi / PRECISION),
+    "inverse_gaussian": lambda r, mu, phi: stats.invgauss.logpdf(r.y, mu * phi / PRECISION, scale=PRECISION / phi),
+    "negative_binomial": lambda r, mu, phi: stats.nbinom.logpmf(r.y, phi, phi / (phi + mu)),
+}
+
+
+def test_scipy_has_the_same_log_density_constants_included(family, points):
+    (rows, _), eta, zeta = points
+    middle = slice(rows.y.size // 3, rows.y.size // 3 + 60) if family.takes_precision else slice(0, 60)
+    rows = Rows(*(None if part is None else part[middle] for part in rows))
+    ours = family.density(rows, broad(eta, rows), zeta, 0).f + family.constant(rows)
+    assert_allclose(ours, SCIPY[family.name](rows, family.mean(eta), DISPERSED), rtol=1e-9, atol=1e-10)
+
+
+def test_draws_have_the_mean_and_variance(family, points):
+    _, eta, _ = points
+    n = 60_000
+    mu = np.broadcast_to(family.mean(eta), (3, n))
+    phi = DISPERSED if family.has_phi else None
+    rows = Rows(
+        np.empty(n),
+        np.full(n, TRIALS) if family.takes_trials else None,
+        np.full(n, PRECISION) if family.takes_precision else None,
+    )
+    y = family.simulate(np.random.default_rng(20), mu, phi, rows)
+    assert y.shape == mu.shape
+    assert not family.outside_support(rows._replace(y=y)).any()
+    trials = TRIALS if family.takes_trials else 1.0
+    precision = PRECISION if family.takes_precision else 1.0
+    variance = trials / precision * family.variance(mu[:, 0], phi)
+    assert np.all(np.abs(y.mean(axis=1) - trials * mu[:, 0]) < 4.5 * np.sqrt(variance / n))
+    kurtosis = stats.kurtosis(y, axis=1)
+    assert np.all(np.abs(y.var(axis=1) / variance - 1.0) < 5.0 * np.sqrt((kurtosis + 2.0) / n))
+    if family.has_phi:
+        estimate = family.start_phi(Rows(y[1], None, rows.precision), mu[1])
+        assert abs(estimate / DISPERSED - 1.0) < 0.1
+
+
+def test_deviance_is_twice_the_gap_to_a_mean_at_the_response(family):
+    y = np.array([0.5, 1.0, 2.0, 6.0]) if family.mean_range != "unit" else np.array([1.0, 2.0, 5.0, 6.0])
+    y = y if family.takes_precision else np.ceil(y)
+    n, w = (
+        np.full(4, size) if takes else None
+        for size, takes in ((7.0, family.takes_trials), (1.7, family.takes_precision))
+    )
+    rows = Rows(y, n, w)
+    mu = np.array([0.4, 0.6, 0.7, 0.8])
+    phi = 0.3
+    zeta = np.log(phi) if family.has_phi else None
+
+    def log_density(mean: Vec) -> Vec:
+        return family.density(rows, family.link.forward(mean), zeta, 0).f
+
+    scale = {"gaussian": phi**2, "gamma": phi, "inverse_gaussian": phi}.get(family.name, 1.0)
+    gap = 2.0 * scale * (log_density(y if n is None else y / n) - log_density(mu))
+    assert_allclose(family.unit_deviance(rows, mu, phi), gap, rtol=1e-9, atol=1e-12)
+    saturated = family.saturated(rows)
+    if saturated is not None:
+        assert_allclose(saturated, log_density(y if n is None else y / n) + family.constant(rows), rtol=1e-11)
+
+
+def test_deviance_and_saturated_likelihood_at_the_edges_of_the_support():
+    rows = Rows(np.array([0.0, 7.0]), np.full(2, 7.0))
+    assert_allclose(Binomial().saturated(rows), 0.0, atol=1e-14)
+    assert_allclose(Binomial().unit_deviance(rows, np.array([0.2, 0.2]), None), [-14 * np.log(0.8), -14 * np.log(0.2)])
+    assert_allclose(Binomial().unit_deviance(rows, np.array([0.0, 1.0]), None), 0.0)
+    assert_allclose(Poisson().saturated(Rows(np.zeros(1))), 0.0)
+    assert_allclose(Poisson().unit_deviance(Rows(np.zeros(1)), np.array([1.5]), None), 3.0)
+    assert Gaussian().saturated(rows) is Gamma().saturated(rows) is None
+    y, mu = np.array([0.0, 2.0, 9.0]), np.array([1.0, 2.5, 3.0])
+    poisson = Poisson().unit_deviance(Rows(y), mu, None)
+    assert_allclose(NegativeBinomial().unit_deviance(Rows(y), mu, np.inf), poisson)
+    assert_allclose(NegativeBinomial().unit_deviance(Rows(y), mu, 1e9), poisson, rtol=1e-7)
+
+
+def test_without_a_mean_there_is_no_draw(family):
+    impossible = {"real": np.nan, "positive": -1.0, "unit": 1.5}[family.mean_range]
+    mu = np.array([0.5, impossible, np.nan])
+    rows = Rows(np.ones(3), np.full(3, 7.0) if family.takes_trials else None)
+    y = family.simulate(np.random.default_rng(1), mu, 0.5 if family.has_phi else None, rows)
+    assert np.isnan(y).tolist() == [False, True, True]
+
+
+def test_a_size_without_end_draws_poisson_counts():
+    mu = np.full(40_000, 3.0)
+    y = NegativeBinomial().simulate(np.random.default_rng(3), mu, np.inf, Rows(mu))
+    assert abs(y.var() / 3.0 - 1.0) < 0.04
+    assert_allclose(NegativeBinomial().variance(mu[:2], np.inf), 3.0)
+
+
+def test_starts_are_inside_the_domain(family):
+    y = {"gaussian": [-1.0, 0.0, 3.0], "binomial": [0.0, 3.0, 7.0]}.get(family.name, [0.0, 1.0, 30.0])
+    y = np.array(y) + (0.01 if family.name in {"gamma", "inverse_gaussian"} else 0.0)
+    rows = Rows(y, np.full(3, 7.0) if family.takes_trials else None)
+    eta = family.start(rows)
+    outside = family.link.outside(eta, family.mean_range)
+    assert outside is None or not outside.any()
+    zeta = 0.0 if family.has_phi else None
+    assert all(np.isfinite(part).all() for part in family.density(rows, eta, zeta, 2) if part is not None)
+    phi = family.start_phi(rows, family.mean(eta))
+    assert phi > 0.0 if family.has_phi else np.isnan(phi)
+
+
+IMPOSSIBLE = {
+    "gaussian": [np.nan, np.inf],
+    "binomial": [-1.0, 0.5, 8.0, np.nan],
+    "poisson": [-1.0, 0.5, np.inf, np.nan],
+    "negative_binomial": [-1.0, 0.5, np.inf, np.nan],
+    "gamma": [0.0, -1.0, np.inf, np.nan],
+    "inverse_gaussian": [0.0, -1.0, np.inf, np.nan],
+}
+
+
+def test_impossible_responses_are_known(family):
+    wrong, right = np.array(IMPOSSIBLE[family.name]), np.array([1.0, 2.0, 7.0])
+    y = np.concatenate([wrong, right])
+    rows = Rows(y, np.full(y.size, 7.0) if family.takes_trials else None)
+    assert family.outside_support(rows).tolist() == [True] * wrong.size + [False] * right.size
+
+
+def test_without_trials_a_success_is_one():
+    assert Binomial().outside_support(Rows(np.array([0.0, 1.0, 2.0]))).tolist() == [False, False, True]
