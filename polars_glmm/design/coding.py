@@ -47,7 +47,7 @@ class _Part(NamedTuple):
 
 
 def code_terms(terms: Iterable[FixedTerm], variables: Mapping[str, Variable]) -> tuple[tuple[Column, ...], ...]:
-    """The columns of each term, given the variables by their text. Raises ColumnError where one level has no contrast."""
+    """The columns of each term, given its variables by their text. Raises ColumnError for a contrast of one level."""
     spanned: set[frozenset[_Part]] = set()
     coded = []
     for term in terms:

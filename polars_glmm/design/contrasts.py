@@ -29,7 +29,7 @@ def full(labels: Sequence[str]) -> Coding:
 
 
 def reduced(contrast: str, labels: Sequence[str], options: dict[str, Any]) -> Coding:
-    """The coding that, together with an intercept, spans the levels. Raises FormulaError for options that do not fit."""
+    """The coding that spans the levels together with an intercept. Raises FormulaError for options that do not fit."""
     return _CODINGS[contrast](tuple(labels), options)
 
 

@@ -26,7 +26,7 @@ __all__ = ["Learned", "learn", "response_arrays"]
 
 
 class Learned(NamedTuple):
-    """kept (n,): which rows of the frame the design holds, or None for all; n_dropped counts rows with missing values."""
+    """kept (n,): the rows of the frame that the design holds, or None for all; n_dropped had missing values."""
 
     recipe: Recipe
     design: Design
@@ -71,7 +71,7 @@ def learn(
         spec=spec,
         response=response.recipe,
         predictors=tuple(part.recipe for part in made),
-        factors=tuple(made.recipe for made in factors),
+        factors=tuple(factor.recipe for factor in factors),
         categoricals=variables.categoricals,
     )
     design = Design(
@@ -81,9 +81,10 @@ def learn(
         precision=weights.precision,
         mu=made[0].predictor,
         phi=made[1].predictor if len(made) > 1 else None,
-        factors=tuple(made.factor for made in factors),
+        factors=tuple(factor.factor for factor in factors),
     )
-    notes += tuple(note for part in (*made, *factors) for note in part.notes)
+    notes += tuple(note for part in made for note in part.notes)
+    notes += tuple(note for factor in factors for note in factor.notes)
     return Learned(recipe, design, notes, n_dropped, _mask(table, n_rows))
 
 
@@ -103,7 +104,10 @@ def _complete(table: Table, missing: str) -> tuple[Table, int, tuple[Note, ...]]
         raise ColumnError(msg)
     if missing == "error":
         i = int(np.flatnonzero(mask)[0])
-        msg = f"{n} rows have a missing value in {enumerate_names(where)} (the first is row {i}); missing='drop' leaves them out."
+        msg = (
+            f"{n} rows have a missing value in {enumerate_names(where)} (the first is row {i}, counted from 0). "
+            "missing='drop' leaves them out."
+        )
         raise ColumnError(msg)
     what = f"{n} of {table.n_rows} rows were left out: missing values in {enumerate_names(where)}."
     return table.keep(~mask), n, (Note("rows_dropped", what, quiet=True),)

@@ -1,4 +1,4 @@
-"""Values of key columns as codes 0 … G − 1 in level order: an Enum's own order, labels of text sorted, numbers and dates by value."""
+"""Keys as codes 0 … G − 1 in level order: an Enum's own order, labels of text sorted, numbers and dates by value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Design columns as frozen expression trees with what data taught inside: one definition, read by arrays and by engines.
+"""Design columns as frozen trees with what data taught inside: one definition, read by arrays and by engines.
 
 A node is plain data. `compile` walks it with an interpreter: `Arrays` computes with NumPy on the rows of a fit,
 `Engine` builds an expression of Polars or Narwhals for new rows.
@@ -43,7 +43,7 @@ class Node:
         raise NotImplementedError
 
     def to_expr(self, engine: ModuleType | None = None) -> Any:
-        """The column as an expression of `polars` (the default) or `narwhals`: Float64, null where an input is null or NaN."""
+        """The column as an expression of `polars` (default) or `narwhals`: Float64, null where an input is null or NaN."""
         return self.compile(Engine(engine))
 
     def evaluate(self, arrays: Arrays) -> Value:

@@ -80,7 +80,7 @@ class Arrays:
             if symbol == "**":
                 left = np.asarray(left, dtype=np.float64)  # whole numbers to negative powers
             elif symbol == "/":
-                left = np.float64(left) if np.isscalar(left) else left
+                left = np.asarray(left, dtype=np.float64)  # a number over an array or a number: 1/0 is inf
             value = _OPERATORS[symbol](left, right)
         return np.asarray(value, dtype=np.float64) if symbol in COMPARISONS else value
 
@@ -172,8 +172,12 @@ class Engine:
 
     def inside(self, x: Any, low: float, high: float, value: Any, otherwise: float | None) -> Any:
         within = (x >= low) & (x <= high)
-        return self.engine.when(within).then(value).otherwise(
-            self.engine.lit(None) if otherwise is None else self.otherwise_null(x, self.engine.lit(otherwise))
+        return (
+            self.engine.when(within)
+            .then(value)
+            .otherwise(
+                self.engine.lit(None) if otherwise is None else self.otherwise_null(x, self.engine.lit(otherwise))
+            )
         )
 
     def otherwise_null(self, x: Any, value: Any) -> Any:

@@ -74,7 +74,9 @@ def _dropped(parameter: str, names: list[str]) -> Note:
 def _centred(terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:
     """Columns to centre for the rank rule: all but those that make the constant; none where nothing makes it."""
     constant = next((k for k, term in enumerate(terms) if _makes_constant(term, table)), None)
-    return np.array([constant is not None and k != constant for k, term in enumerate(terms) for _ in term], dtype=np.bool_)
+    return np.array(
+        [constant is not None and k != constant for k, term in enumerate(terms) for _ in term], dtype=np.bool_
+    )
 
 
 def _makes_constant(term: tuple[Column, ...], table: Table) -> bool:

@@ -25,12 +25,12 @@ def independent(x: Mat, centred: BoolVec) -> BoolVec:
     length = np.sqrt(np.einsum("ij,ij->i", x, x))
     unit = x - np.where(centred, x.mean(axis=1), 0.0)[:, None]
     left = np.sqrt(np.einsum("ij,ij->i", unit, unit))
-    alive = left > np.maximum(TOLERANCE * np.where(centred, 0.0, length), _MARGINAL_ROUNDING * length)
+    alive: BoolVec = left > np.maximum(TOLERANCE * np.where(centred, 0.0, length), _MARGINAL_ROUNDING * length)
     unit /= np.where(alive, left, 1.0)[:, None]
     if alive.all() and _comfortable(unit):
         return alive
     kept = np.flatnonzero(alive)
-    r = np.linalg.qr(unit[kept].T, mode="r")
+    r: Mat = np.linalg.qr(unit[kept].T, mode="r")
     while len(kept):
         short = np.flatnonzero(np.abs(np.diagonal(r)) < TOLERANCE)
         short = np.append(short, np.arange(r.shape[0], r.shape[1]))  # more columns than rows

@@ -1,4 +1,4 @@
-"""The response of a model: what y is in each row, how many trials it stands for, and whether the family can produce it."""
+"""The response: what y is in each row, how many trials it stands for, whether the family can produce it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Response(NamedTuple):
 
 
 def learn_response(spec: ModelSpec, variables: Variables) -> Response:
-    """y and trials of every row. Raises ColumnError for a dtype, ResponseError for a value, that cannot be a response."""
+    """y and trials of every row. Raises ColumnError for an unusable dtype, ResponseError for an unusable value."""
     table, text = variables.table, spec.response.text
     success, notes = _success(spec, variables)
     y = variables.evaluate(success, f"response {text}")
@@ -93,9 +93,9 @@ def _is_proportion(y: Vec, trials: Vec, spec: ModelSpec, table: Table) -> bool:
             return False
         i = int(np.flatnonzero((y == 1) & (trials > 1))[0])
         msg = (
-            f"response {name} holds only 0 and 1 while trials={spec.trials!r} is larger (row {table.row(i)}): 1 may be one "
-            f"success or all of them. Write cbind({name}, {spec.trials} - {name}) for a number of successes, or make the "
-            "column whole numbers."
+            f"response {name} holds only 0 and 1 while trials={spec.trials!r} is larger (row {table.row(i)}): 1 may be "
+            f"one success or all of them. Write cbind({name}, {spec.trials} - {name}) for a number of successes, or make "
+            "the column whole numbers."
         )
         raise ResponseError(msg)
     successes = y * trials

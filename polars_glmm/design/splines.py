@@ -5,6 +5,7 @@ A basis is an array (pieces, order, columns): coefficients of ((x − origin)/wi
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Basis(NamedTuple):
         """The design (n, columns) at x."""
         k = np.searchsorted(self.breaks, x, side="right")
         t = ((x - self.origins[k]) / self.widths[k])[:, None]
-        value = self.coefficients[k, -1]
+        value: Mat = self.coefficients[k, -1]
         for j in range(self.coefficients.shape[1] - 2, -1, -1):
             value = value * t + self.coefficients[k, j]
         return value
@@ -43,18 +44,19 @@ class Basis(NamedTuple):
         k = int(np.searchsorted(self.breaks, x, side="left"))
         t, width = (x - self.origins[k]) / self.widths[k], self.widths[k]
         powers = np.polynomial.polynomial.polyder(self.coefficients[k], order)
-        return np.polynomial.polynomial.polyval(t, powers) / width**order
+        value: Vec = np.polynomial.polynomial.polyval(t, powers) / width**order
+        return value
 
 
 def b_spline(knots: Vec, degree: int) -> Basis:
-    """B-splines on a full knot sequence by the Cox–de Boor recursion (de Boor 2001, ch. IX), on polynomials, not values.
+    """B-splines on a full knot sequence: the Cox–de Boor recursion (de Boor 2001, ch. IX), on polynomials, not values.
 
     The outer pieces go on beyond the boundary knots.
     """
     cuts = np.unique(knots)
     n = len(knots) - degree - 1
     coefficients = np.zeros((len(cuts) - 1, degree + 1, n))
-    for piece, (low, high) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for piece, (low, high) in enumerate(pairwise(cuts)):
         width = high - low
         parts = [np.array([1.0]) if knots[i] <= low < knots[i + 1] else np.zeros(1) for i in range(len(knots) - 1)]
         for d in range(1, degree + 1):
@@ -73,7 +75,7 @@ def b_spline(knots: Vec, degree: int) -> Basis:
 
 
 def natural_cubic(knots: Vec) -> Basis:
-    """Natural cubic spline through values at the knots, linear outside (Wood 2017, §5.3.1): columns are those values."""
+    """Natural cubic spline through values at the knots, linear outside (Wood 2017, §5.3.1); columns are the values."""
     h = np.diff(knots)
     n = len(knots)
     bands = np.zeros((n - 2, n - 2))
@@ -156,7 +158,7 @@ def centring(mean: Vec) -> Mat:
 
 
 def quantiles(x: Vec, probabilities: Vec, weights: Vec | None = None) -> Vec:
-    """Quantiles by linear interpolation of order statistics (type 7 of Hyndman & Fan 1996); weights are counts of rows."""
+    """Quantiles by interpolation of order statistics (type 7 of Hyndman & Fan 1996); weights are counts of rows."""
     if weights is None:
         return np.quantile(x, probabilities)
     order = np.argsort(x, kind="stable")
@@ -165,4 +167,5 @@ def quantiles(x: Vec, probabilities: Vec, weights: Vec | None = None) -> Vec:
     low = np.floor(position)
     first = values[np.searchsorted(upto, low, side="right")]
     second = values[np.searchsorted(upto, np.minimum(low + 1.0, upto[-1] - 1.0), side="right")]
-    return first + (position - low) * (second - first)
+    between: Vec = first + (position - low) * (second - first)
+    return between

@@ -113,7 +113,7 @@ def as_float(series: pl.Series) -> Vec:
 def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str]) -> Table:
     """The used columns in memory; a LazyFrame is projected to them and collected once.
 
-    Raises ColumnError for a column the frame does not have, with the names that come near, and for a frame without rows.
+    Raises ColumnError for a column the frame does not have, naming what comes near, and for a frame without rows.
     """
     names = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
     known = set(names)

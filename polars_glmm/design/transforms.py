@@ -122,7 +122,7 @@ def _inner_knots(given: Input, count: int | None, low: float, high: float, value
     return splines.quantiles(values, np.linspace(0.0, 1.0, count + 2)[1:-1], weights)
 
 
-def _numbered(given: Input, basis: splines.Basis, x: Node, start: int, *, spans: bool = False) -> Learned:
+def _numbered(basis: splines.Basis, x: Node, start: int, *, spans: bool = False) -> Learned:
     columns = range(basis.coefficients.shape[2])
     breaks = tuple(basis.breaks.tolist())
     nodes: list[Node] = [Piecewise(x, breaks, basis.column(j)) for j in columns]
@@ -157,7 +157,7 @@ def _bs(given: Input) -> Learned:
     basis = splines.b_spline(_b_spline_knots(given, degree, count, outside), degree)
     if not intercept:
         basis = basis._replace(coefficients=basis.coefficients[:, :, 1:])
-    learned = _numbered(given, basis, given.x, 0 if intercept else 1, spans=intercept)
+    learned = _numbered(basis, given.x, 0 if intercept else 1, spans=intercept)
     return learned._replace(nodes=tuple(_beyond(given, node, outside) for node in learned.nodes))
 
 
@@ -179,7 +179,7 @@ def _ns(given: Input) -> Learned:
         count = whole(given.call, "df", given.options["df"], 1 + intercept) - 1 - intercept
     knots = _b_spline_knots(given, 3, count, "extend")
     basis = splines.natural_b_spline(knots, intercept=intercept)
-    return _numbered(given, basis, given.x, 1)
+    return _numbered(basis, given.x, 1)
 
 
 def _cubic(given: Input, *, cyclic: bool) -> Learned:
@@ -213,7 +213,7 @@ def _cubic(given: Input, *, cyclic: bool) -> Learned:
     if centred:
         mean = np.average(basis.values(values), axis=0, weights=given.weights)
         basis = basis.times(splines.centring(mean))
-    return _numbered(given, basis, x, 1)
+    return _numbered(basis, x, 1)
 
 
 _TRANSFORMS: dict[str, Callable[[Input], Learned]] = {

@@ -11,8 +11,20 @@ import polars as pl
 
 from polars_glmm.errors import ColumnError, FormulaError
 from polars_glmm.spec.functions import SIGNATURES
-from polars_glmm.spec.syntax import COMPARISONS, POWERS, Binary, Call, Expression, Flag, Listing, Name, Number, Text, Unary
-from polars_glmm.spec.syntax import render
+from polars_glmm.spec.syntax import (
+    COMPARISONS,
+    POWERS,
+    Binary,
+    Call,
+    Expression,
+    Flag,
+    Listing,
+    Name,
+    Number,
+    Text,
+    Unary,
+    render,
+)  # fmt: skip
 from polars_glmm.typing import Vec
 
 from . import contrasts

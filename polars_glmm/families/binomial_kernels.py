@@ -27,6 +27,8 @@ def logit_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_pa
     e = np.exp(np.minimum(eta, ETA_OVERFLOW))
     d = e + 1.0
     f = np.log(d)
+    if eta.size and eta.max() > ETA_OVERFLOW:
+        f += np.maximum(eta - ETA_OVERFLOW, 0.0)
     if n is not None:
         f *= n
     np.subtract(y * eta, f, out=f)

@@ -25,9 +25,9 @@ def estimate(design: Design, family: Family, method: Method, control: Control, g
     reached, ModelError for given parameters that do not exist or cannot be held.
     """
     with one_blas_thread():
-        findings = check(design, family)
         reduced = hold_fixed_effects(design, given.fixed)
         model = prepare(reduced, family, method, control, by_rows=given.holds_spread(design))
+        findings = check(reduced, family, model.effects)
         check_names(model, given, known=design.mu.names)
         engine = estimate_products if model.exact else estimate_rows
         found = engine(model, findings, given)

@@ -1,8 +1,9 @@
 """Random effects on a common footing: distinct columns shared by all terms, and the map θ → effective factors.
 
 Every column of every term is a combination of d distinct columns, z_f = T_f'z, so that row sums are taken once per
-distinct product. T_f carries the scale of the columns (θ is then in units of the linear predictor) and their centring
-where a mean is large against the spread: an internal change of basis that leaves each term's model untouched.
+distinct product. T_f carries an internal change of basis that leaves each term's model untouched: the scale of every
+column (θ is then in units of the linear predictor), centring where a mean is large against the spread, and for an
+unstructured term, which any linear map of its columns leaves unstructured, their decorrelation.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg as sl
 
 from polars_glmm.covariance.structures import STRUCTURES, fill
 from polars_glmm.design.records import Factor
 from polars_glmm.typing import IntVec, Mat, Vec
 
+_DEPENDENT = 1e-10
+"""Share of a column that must be its own for a term to be decorrelated."""
 _LARGE_MEAN = 10.0  # |mean| / sd beyond which a column is centred
 
 
@@ -35,11 +39,15 @@ class TermMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactorMap:
-    """One grouping factor: its basis T (d, r) with the scale taken out, scale (r,), terms, and place in the design."""
+    """One grouping factor: its basis T (d, r), the way back to its own columns, its terms, and place in the design.
+
+    basis (d, r): working columns = basis'z, with unit mean square and, within an unstructured term, uncorrelated
+    outward (r, r): b on the columns the user named = outward · b in the working columns; block diagonal over terms
+    """
 
     name: str
     basis: Mat
-    scale: Vec
+    outward: Mat
     terms: tuple[TermMap, ...]
     n_levels: int
     codes: IntVec
@@ -47,7 +55,7 @@ class FactorMap:
 
     @property
     def r(self) -> int:
-        return len(self.scale)
+        return len(self.outward)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +121,8 @@ def _block_diagonal(blocks: list[Mat]) -> Mat:
 
 def map_effects(factors: tuple[Factor, ...], n_rows: int) -> Effects:
     """The random effects of a design, factors by falling number of levels."""
+    if not factors:
+        return Effects((), None, 0)
     distinct: list[Mat] = []
     uses: list[list[int]] = []
     for factor in factors:
@@ -136,14 +146,42 @@ def map_effects(factors: tuple[Factor, ...], n_rows: int) -> Effects:
             terms.append(TermMap(t.start, t.stop, t.structure, slice(theta, theta + size), t.names))
             theta += size
         sizes.append(tuple(terms))
+    root = _root(columns)
     maps = []
     for place, (factor, use) in enumerate(zip(factors, uses, strict=True)):
-        scale = np.array([np.sqrt(np.dot(z, z) / len(z)) or 1.0 for z in factor.z])
-        basis = transfer[:, use] / scale
+        basis, outward = _working(transfer[:, use], root, sizes[place])
         codes = factor.codes.astype(np.intp, copy=False)
-        maps.append(FactorMap(factor.name, basis, scale, sizes[place], factor.n_levels, codes, place))
+        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place))
     maps.sort(key=lambda f: -f.n_levels)
     return Effects(tuple(maps), columns, theta)
+
+
+def _root(columns: Mat | None) -> Mat:
+    """R (d, d) with R'R = the mean of zz'."""
+    if columns is None:
+        return np.eye(1)
+    gram = columns @ columns.T / columns.shape[1]
+    values, vectors = np.linalg.eigh(gram)
+    return (np.sqrt(np.maximum(values, 0.0)) * vectors).T
+
+
+def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat, Mat]:
+    """Basis and outward map of one factor, term by term."""
+    r = transfer.shape[1]
+    basis, outward = np.empty_like(transfer), np.zeros((r, r))
+    for t in terms:
+        own = slice(t.start, t.stop)
+        sizes = np.linalg.norm(root @ transfer[:, own], axis=0)
+        sizes[sizes == 0.0] = 1.0
+        inverse = np.diag(1.0 / sizes)
+        if t.structure == "us" and t.r > 1:
+            triangle = np.linalg.qr(root @ transfer[:, own], mode="r")
+            triangle = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None]
+            if np.diag(triangle).min() > _DEPENDENT * sizes.min():
+                inverse = sl.solve_triangular(triangle, np.eye(t.r))
+        outward[own, own] = inverse
+        basis[:, own] = transfer[:, own] @ inverse
+    return basis, outward
 
 
 def _centre(distinct: list[Mat], n_rows: int) -> tuple[Mat, Mat]:

@@ -168,7 +168,7 @@ def _report_rows(
     at = Point(state.beta, effects.effective(list(state.factors)), state.gamma)
     conditional = engine.marginal.conditional(at, done.gradient.warm)
     width = len(state.vector())
-    inverted = polish.invert(done.hessian) if done.hessian is not None else None
+    inverted = None if done.hessian is None else polish.widen(polish.invert(done.hessian), done.held)
     spread = np.full((width, width), np.nan) if inverted is None else inverted.vcov
     cov = report.covariances(effects, state, None)
     modelled = model.x_phi is not None
@@ -193,7 +193,7 @@ def _report_rows(
     df_model = p + effects.n_theta + s
     converged = done.decrement < CONVERGED
     std_error = np.sqrt(np.diag(spread)[:p])
-    separated = separated_terms(model.design, model.family, model.x, std_error)
+    separated = separated_terms(model.design, model.family, model.x, np.where(done.held[:p], 0.0, std_error))
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),

@@ -97,20 +97,29 @@ def _place_block(
     values: Vec,
     held: BoolVec,
 ) -> None:
-    """Standard deviations of one term as entries of its scaled Λ."""
+    """Standard deviations of one term as entries of its working Λ; correlations start at zero."""
     t = block.term
-    scale = model.effects.factors[block.factor].scale[t.start : t.stop]
-    rows, columns = STRUCTURES[t.structure].entries(t.r)
-    for k in range(t.r):
-        name = names[block.start + k]
-        if name not in asked:
-            continue
-        if name in fixed and t.r > 1 and t.structure == "us":
-            msg = f"fixed= cannot hold {name!r}: its term has correlations. Write the term with || or diag()."
-            raise ModelError(msg)
-        at = t.theta.start + int(np.flatnonzero((rows == k) & (columns == k))[0])
-        values[at] = asked[name] * scale[k]
-        held[at] = name in fixed
+    own = [names[block.start + k] for k in range(t.r)]
+    given = [name for name in own if name in asked]
+    if not given:
+        return
+    lacking = [name for name in own if name not in asked]
+    if lacking and t.structure == "us":
+        msg = f"start= has {given[0]!r} but not {lacking[0]!r}: give all standard deviations of a term, or none."
+        raise ModelError(msg)
+    if t.r > 1 and t.structure == "us" and any(name in fixed for name in own):
+        msg = f"fixed= cannot hold {given[0]!r}: its term has correlations. Write the term with || or diag()."
+        raise ModelError(msg)
+    outward = model.effects.factors[block.factor].outward[t.start : t.stop, t.start : t.stop]
+    sd = np.array([asked.get(name, np.nan) for name in own])
+    if t.structure == "us":
+        working = np.linalg.qr(np.linalg.solve(outward, np.diag(sd)).T, mode="r").T
+        working = working * np.where(np.diag(working) < 0, -1.0, 1.0)
+    else:
+        working = np.diag(sd / np.diag(outward))
+    values[t.theta] = working[STRUCTURES[t.structure].entries(t.r)]
+    if t.r == 1 or t.structure == "diag":
+        held[t.theta] = [name in fixed for name in own]
 
 
 def hold_fixed_effects(design: Design, fixed: Mapping[str, float]) -> Design:

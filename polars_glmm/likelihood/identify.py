@@ -14,8 +14,9 @@ import numpy as np
 from polars_glmm.design.records import Design, Factor
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.families.base import Family
+from polars_glmm.likelihood.effects import Effects, FactorMap
 from polars_glmm.notes import Note
-from polars_glmm.typing import BoolVec, Mat, Vec
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _RANK_TOLERANCE = 1e-9
 
@@ -27,7 +28,7 @@ class Findings(NamedTuple):
     unidentified: tuple[tuple[bool, ...], ...]
 
 
-def check(design: Design, family: Family) -> Findings:
+def check(design: Design, family: Family, effects: Effects) -> Findings:
     """Structural findings of a design; raises IdentifiabilityError where no fit makes sense."""
     n, p = design.n_obs, len(design.mu.names)
     if n <= p and family.has_phi:
@@ -45,7 +46,7 @@ def check(design: Design, family: Family) -> Findings:
     if family.name == "gaussian":
         _refuse_saturated(design)
     for number, factor in enumerate(design.factors):
-        loose = _redundant_terms(design, factor, gaussian=family.name == "gaussian" and design.phi is None)
+        loose = _redundant_terms(design, effects, number, gaussian=family.name == "gaussian" and design.phi is None)
         if any(loose):
             names = " + ".join(_term_text(factor, k) for k, flag in enumerate(loose) if flag)
             text = f"{names}: different covariances of these terms give the same model, so they are not determined singly."
@@ -108,28 +109,31 @@ def _same_partition(a: Factor, b: Factor) -> bool:
     return len(np.unique(key)) == a.n_levels
 
 
-def _level_products(factor: Factor) -> Mat:
-    """S_l = Z_l'Z_l of columns with unit mean square: (r, r, G)."""
-    r = len(factor.z)
-    scale = np.sqrt((factor.z**2).mean(1))
-    z = factor.z / np.where(scale > 0, scale, 1.0)[:, None]
-    out = np.empty((r, r, factor.n_levels))
+def _level_products(effects: Effects, f: FactorMap) -> Cube:
+    """S_l = Z_l'Z_l of the working columns: (r, r, G)."""
+    columns = effects.columns
+    if columns is None:
+        return np.bincount(f.codes, minlength=f.n_levels)[None, None] * (f.basis.T @ f.basis)[:, :, None]
+    z = f.basis.T @ columns
+    r = len(z)
+    out = np.empty((r, r, f.n_levels))
     for j in range(r):
         for k in range(j + 1):
-            out[j, k] = out[k, j] = np.bincount(factor.codes, z[j] * z[k], factor.n_levels)
+            out[j, k] = out[k, j] = np.bincount(f.codes, z[j] * z[k], f.n_levels)
     return out
 
 
-def _redundant_terms(design: Design, factor: Factor, *, gaussian: bool) -> list[bool]:
+def _redundant_terms(design: Design, effects: Effects, number: int, *, gaussian: bool) -> list[bool]:
     """Marks the terms whose covariances the rows cannot determine."""
-    if len(factor.z) == 1:
+    f = next(f for f in effects.factors if f.place == number)
+    if f.r == 1:
         return [False]
-    s = _level_products(factor)
+    s = _level_products(effects, f)
     pairs: list[tuple[int, int, int]] = []
-    for number, t in enumerate(factor.terms):
+    for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):
             others = range(t.start, a + 1) if t.structure == "us" else (a,)
-            pairs.extend((number, a, b) for b in others)
+            pairs.extend((position, a, b) for b in others)
     k = len(pairs)
     gram = np.empty((k + 1, k + 1))
     for i, (_, a, b) in enumerate(pairs):
@@ -140,10 +144,10 @@ def _redundant_terms(design: Design, factor: Factor, *, gaussian: bool) -> list[
     if not gaussian:
         gram = gram[:k, :k]
     null = _null_space(gram)
-    loads: BoolVec = (np.abs(null) > 1e-6).any(1)[:k]
-    marks = [False] * len(factor.terms)
-    for flag, (number, _, _) in zip(loads, pairs, strict=True):
-        marks[number] = marks[number] or bool(flag)
+    loads: BoolVec = (np.abs(null) > 1e-6).any(1)[:k]  # noqa: PLR2004  # rounding of the eigenvectors
+    marks = [False] * len(f.terms)
+    for flag, (position, _, _) in zip(loads, pairs, strict=True):
+        marks[position] = marks[position] or bool(flag)
     return marks
 
 

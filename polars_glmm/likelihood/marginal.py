@@ -184,7 +184,7 @@ class Marginal:
         densities, etas, f, g, w = [], [], [], [], []
         for block, (xb, zeta) in zip(unit.blocks, fixed, strict=True):
             eta = xb if b is None else xb + block.combine(b[:, block.cells])
-            density = self.family.density(block.data, eta, zeta, order)
+            density = self.family.density(block.data, eta, zeta, order, zeta_parts=order > 2)  # noqa: PLR2004
             if block.frequency is not None:
                 density = Density(*(None if part is None else part * block.frequency for part in density))
             densities.append(density)

@@ -113,7 +113,8 @@ class NaturalObjective:
     def _evaluate(self, x: Vec) -> tuple[float, Vec]:
         model, p = self._model, len(self._model.x.a)
         factors, roots = self._factors(x)
-        scaled = [lam * f.scale[:, None] for lam, f in zip(factors, model.effects.factors, strict=True)]
+        inward = [np.linalg.inv(f.outward) for f in model.effects.factors]
+        scaled = [m @ lam for lam, m in zip(factors, inward, strict=True)]
         out = np.zeros(len(x))
         if isinstance(self._engine, ProductEngine):
             value, beta, inner, out[-1] = self._gaussian(x[:p], scaled, float(x[-1]))
@@ -132,8 +133,8 @@ class NaturalObjective:
         out[:p] = np.linalg.solve(model.x.a, beta) if p else beta
         for b, root in zip(self._blocks, roots, strict=True):
             t, r = b.term, b.term.r
-            scale = model.effects.factors[b.factor].scale[t.start : t.stop]
-            g = inner[b.factor][t.start : t.stop, t.start : t.stop] * scale[:, None]
+            own = slice(t.start, t.stop)
+            g = inward[b.factor][own, own].T @ inner[b.factor][own, own]
             sd = x[b.start : b.start + r]
             out[b.start : b.start + r] = (g * root).sum(1)
             if b.n_cor:

@@ -12,7 +12,7 @@ from polars_glmm.likelihood.engine import Gradient, ProductEngine, RowEngine
 from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.state import Rank, State, scaled_sigma, settle
 from polars_glmm.linalg.differences import jacobian, symmetric
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 SNAP_LOSS = 1e-6
 """Log-likelihood that setting a variance direction to zero may cost."""
@@ -41,6 +41,7 @@ class Polished(NamedTuple):
     gradient: Gradient
     hessian: Mat | None
     decrement: float
+    held: BoolVec
 
 
 def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, share: float) -> Vec:
@@ -127,7 +128,7 @@ def polish_rows(
     n_rows: int,
     hessian: bool,
     curvature: Mat,
-    held: Vec,
+    held: BoolVec,
 ) -> Polished:
     """Newton with the exact Hessian on the free entries; `held` marks entries of the vector that stay where they are."""
 
@@ -140,7 +141,7 @@ def polish_rows(
     if not hessian or not free.any():
         g = state.pull(now.beta, now.factors, now.gamma)[free]
         b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
-        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]))
+        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held)
     steps = _steps(state, scale)
     h, decrement = np.empty((0, 0)), np.inf
     for _ in range(3):
@@ -161,25 +162,25 @@ def polish_rows(
         h = symmetric(jacobian(reduced, x[free], (_FORWARD if many else 1.0) * steps[free],
                                -state.pull(now.beta, now.factors, now.gamma)[free] if many else None))
         if not np.isfinite(h).all():
-            return Polished(state, ranks, now, None, np.inf)
+            return Polished(state, ranks, now, None, np.inf, held)
         for _ in range(4):
             g = -state.pull(now.beta, now.factors, now.gamma)[free]
             step, decrement = newton(h, g)
             if decrement < _ROUNDING:
-                return Polished(state, ranks, now, h, decrement)
+                return Polished(state, ranks, now, h, decrement, held)
             trial_x = x.copy()
             trial_x[free] += step
             trial_state = state.moved(trial_x)
             trial = at(trial_state, now.warm)
             if not trial.value >= now.value - 1e-9 * (1.0 + abs(now.value)):
-                return Polished(state, ranks, now, h, decrement)
+                return Polished(state, ranks, now, h, decrement, held)
             moved_far = decrement > _HESSIAN_STALE
             state, x, now = trial_state, trial_x, trial
             if moved_far:
                 break
         else:
-            return Polished(state, ranks, now, h, decrement)
-    return Polished(state, ranks, now, h, decrement)
+            return Polished(state, ranks, now, h, decrement, held)
+    return Polished(state, ranks, now, h, decrement, held)
 
 
 def newton(h: Mat, g: Vec) -> tuple[Vec, float]:
@@ -192,12 +193,24 @@ def newton(h: Mat, g: Vec) -> tuple[Vec, float]:
     return -(vectors @ (projected * inverse)) / scale, 0.5 * float((projected**2 * inverse).sum())
 
 
+def widen(h: Inverted, held: BoolVec) -> Inverted:
+    """The same with held parameters back in place, without variance."""
+    if not held.any():
+        return h
+    free = ~held
+    vcov = np.full((len(held),) * 2, np.nan)
+    vcov[np.ix_(free, free)] = h.vcov
+    flat = np.zeros(len(held), dtype=bool)
+    flat[free] = h.flat
+    return Inverted(vcov, h.smallest, flat)
+
+
 class Inverted(NamedTuple):
     """(−∂²ℓ)⁻¹ with NaN where not identified; smallest eigenvalue of the Hessian at unit diagonal; flat (P,) marks."""
 
     vcov: Mat
     smallest: float
-    flat: Vec
+    flat: BoolVec
 
 
 def invert(h: Mat) -> Inverted:

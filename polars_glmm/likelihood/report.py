@@ -14,6 +14,10 @@ from polars_glmm.likelihood.state import State, natural_sigma
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 
+_NO_VARIANCE = 1e-12
+"""Share of what a term could show that counts as a variance of zero."""
+
+
 class Covariances(NamedTuple):
     """vech of every term's Σ in design order, with its Jacobian in the state's vector (and σ, last, if gaussian)."""
 
@@ -31,7 +35,7 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
         where = state.factor_slice(number)
         entries = state.free[number]
         for place, t in enumerate(f.terms):
-            d = 1.0 / f.scale[t.start : t.stop]
+            outward = f.outward[t.start : t.stop, t.start : t.stop]
             block = state.factors[number][t.start : t.stop, t.start : t.stop]
             cov = natural_sigma(f, t, state.factors[number])
             i, j = STRUCTURES[t.structure].vech(t.r)
@@ -43,11 +47,10 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
                 a, c = row - t.start, column - t.start
                 change[a] += block[:, c]
                 change[:, a] += block[:, c]
-                change *= np.outer(d, d) * s2
-                jac[:, where.start + k] = change[i, j]
+                jac[:, where.start + k] = s2 * (outward @ change @ outward.T)[i, j]
             if sigma is not None:
                 jac[:, -1] = 2.0 * sigma * cov[i, j]
-            zero = ~block.any(1)
+            zero = np.diag(cov) <= _NO_VARIANCE * float(np.abs(outward).max() ** 2 * (block**2).sum())
             rows.append((f.place, place, s2 * cov[i, j], jac, zero[i] | zero[j]))
     rows.sort(key=lambda r: (r[0], r[1]))
     if not rows:
@@ -74,7 +77,7 @@ def factor_estimates(
     s2 = 1.0 if sigma is None else sigma**2
     out = []
     for f, factor, mode, cov in zip(effects.factors, factors, u, u_covariance, strict=True):
-        outward = factor / f.scale[:, None]
+        outward = f.outward @ factor
         spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
         estimate = FactorEstimate(
             name=f.name,

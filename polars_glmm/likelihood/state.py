@@ -158,5 +158,6 @@ def scaled_sigma(lam: Mat, t: TermMap) -> Mat:
 
 def natural_sigma(f: FactorMap, t: TermMap, factor: Mat) -> Mat:
     """Σ of a term on the scale of its columns."""
-    block = factor[t.start : t.stop, t.start : t.stop] / f.scale[t.start : t.stop, None]
+    own = slice(t.start, t.stop)
+    block = f.outward[own, own] @ factor[own, own]
     return block @ block.T

@@ -38,7 +38,7 @@ class Shorthand:
         node = tree.right
         structure = "us"
         if isinstance(node, Bar):
-            msg = f"groups= {self.name!r}: the design {self.design!r} holds a bar; give the columns alone, as in '1 + x'."
+            msg = f"groups= {self.name!r}: the design {self.design!r} holds a bar; give columns alone, as in '1 + x'."
             raise ModelError(msg)
         fixed = design_terms(tree, node)
         written = render(node, top=False)

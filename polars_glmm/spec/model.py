@@ -13,7 +13,7 @@ from .groups import Groups, Shorthand, read_groups
 from .method import AGQ, ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
 from .syntax import Bar, Binary, Call, Expression, Unary, columns, render
-from .terms import Predictor, RandomTerm, summands, predictor, random_terms
+from .terms import Predictor, RandomTerm, predictor, random_terms, summands
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
 
@@ -214,7 +214,9 @@ def _refuse_double_terms(random: tuple[RandomTerm, ...]) -> None:
         seen[term.key] = term
 
 
-def _resolve_method(asked: Method | None, family: Family, mu: Predictor, *, open_terms: bool, dispersion: bool) -> Method:
+def _resolve_method(
+    asked: Method | None, family: Family, mu: Predictor, *, open_terms: bool, dispersion: bool
+) -> Method:
     """The method used: the one asked for if it can go with the model, else the default of its kind."""
     exact = family.name == "gaussian" and family.link.name == "identity" and not dispersion
     random = bool(mu.random) or open_terms

@@ -7,7 +7,21 @@ from functools import lru_cache
 from polars_glmm.errors import FormulaError, suggest
 
 from .functions import KEYWORDS, SIGNATURES, STRUCTURES, STRUCTURES_TO_COME, canonical, known_functions
-from .syntax import COMPARISONS, POWERS, Bar, Binary, Call, Expression, Flag, Listing, Name, Number, Text, Unary, binding
+from .syntax import (
+    COMPARISONS,
+    POWERS,
+    Bar,
+    Binary,
+    Call,
+    Expression,
+    Flag,
+    Listing,
+    Name,
+    Number,
+    Text,
+    Unary,
+    binding,
+)  # fmt: skip
 from .tokens import Token, tokenize
 
 _FLAGS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "NULL": None, "None": None}
@@ -133,7 +147,9 @@ class _Parser:
             return Number(float(token.text) if set(token.text) & set(".eE") else int(token.text), span)
         if token.kind == "text":
             if not arithmetic:
-                raise self.error("A string is no term. Names with unusual characters stand in backquotes: `a b`.", token)
+                raise self.error(
+                    "A string is no term. Names with unusual characters stand in backquotes: `a b`.", token
+                )
             return Text(token.text, span)
         if token.kind == "name":
             return self.name(token, arithmetic=arithmetic)

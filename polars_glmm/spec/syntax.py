@@ -29,28 +29,28 @@ def binding(operator: str) -> int:
     return _LEVELS[operator]
 
 
-def _place() -> Span:
-    return field(compare=False, default=(0, 0), repr=False)  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True, slots=True)
 class Name:
     """A column of the frame."""
 
     name: str
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
+    """A whole number or a decimal."""
+
     value: int | float
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """A string, as an argument of a function."""
+
     value: str
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Flag:
 
     value: bool | None
     written: str
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Listing:
 
     items: tuple[Expression, ...]
     vector: bool = False
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +85,26 @@ class Call:
     written: str
     arguments: tuple[tuple[str, Expression], ...]
     bare: bool = False
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Unary:
+    """A sign."""
+
     operator: str
     operand: Expression
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Binary:
+    """Two expressions joined by an operator: of arithmetic inside functions, of terms outside."""
+
     operator: str
     left: Expression
     right: Expression
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ class Bar:
     right: Expression
     structure: str = "us"
     enclosed: bool = False
-    span: Span = _place()
+    span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
 Expression: TypeAlias = Name | Number | Text | Flag | Listing | Call | Unary | Binary | Bar

@@ -35,7 +35,9 @@ DIFFERENCES = (
         ["Intercept"],
         "A factor with one level cannot be told from the intercept; formulaic lets it vanish without a word.",
     ),
-    Difference("log(`z`)", ["Intercept", "log(z)"], ["Intercept", "log(`z`)"], "Backquotes only where a name needs them."),
+    Difference(
+        "log(`z`)", ["Intercept", "log(z)"], ["Intercept", "log(`z`)"], "Backquotes only where a name needs them."
+    ),
     Difference(
         "log(d.t)", ["Intercept", "log(d.t)"], None, "Names with dots, as in R; Python would read an attribute of `d`."
     ),
@@ -43,10 +45,16 @@ DIFFERENCES = (
     Difference("sqrt(z)", ["Intercept", "sqrt(z)"], None, "Common functions have their plain names, as in R."),
     Difference("I(k^2)", ["Intercept", "I(k ^ 2)"], None, "`^` is a power, as in R; in Python it is exclusive or."),
     Difference(
-        "ns(x, df=3)", [f"ns(x, df=3)[{i}]" for i in (1, 2, 3)], None, "R's natural splines; formulaic has none of that name."
+        "ns(x, df=3)",
+        [f"ns(x, df=3)[{i}]" for i in (1, 2, 3)],
+        None,
+        "R's natural splines; formulaic has none of that name.",
     ),
     Difference(
-        "cr(x, df=2)", [f"cr(x, df=2)[{i}]" for i in (1, 2)], None, "Two knots make a straight line; formulaic fails on them."
+        "cr(x, df=2)",
+        [f"cr(x, df=2)[{i}]" for i in (1, 2)],
+        None,
+        "Two knots make a straight line; formulaic fails on them.",
     ),
     Difference("(0 + x)", ["x"], ["Intercept", "x"], "Parentheses do not change what `0 +` means, as in R."),
     Difference(

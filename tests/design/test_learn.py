@@ -80,7 +80,7 @@ KEYS: dict[str, list[Any]] = {
         pl.Series("duration", [timedelta(hours=h) for h in (3, 1, 2, 0)] * 6),
         pl.Series("float", KEYS["floats"] * 6),
         pl.Series("flag", KEYS["flags"] * 6),
-        pl.Series("decimal", [Decimal("1.5"), Decimal("-2.25"), Decimal("0.1"), Decimal("9")] * 6),
+        pl.Series("decimal", [Decimal("1.5"), Decimal("-2.25"), Decimal("0.1"), Decimal(9)] * 6),
         pl.Series("binary", [b"d", b"b", b"c", b"a"] * 6),
         pl.Series("struct", [{"a": a, "b": b} for a, b in ((2, "x"), (1, "z"), (1, "y"), (3, "a"))] * 6),
     ],
@@ -168,13 +168,16 @@ def test_a_lazy_frame_is_projected_and_collected_once() -> None:
         calls.append(batch.columns)
         return batch
 
-    make("y ~ x + (1 | g)", FRAME.lazy().select("y", "x", "g").map_batches(spy, schema=FRAME.select("y", "x", "g").schema))
+    make(
+        "y ~ x + (1 | g)",
+        FRAME.lazy().select("y", "x", "g").map_batches(spy, schema=FRAME.select("y", "x", "g").schema),
+    )
     assert len(calls) == 1
 
 
 def test_a_recipe_survives_pickling() -> None:
     recipe = make("y ~ bs(x, 4) + C(f, contr.sum) + (x | g)").recipe
-    again = pickle.loads(pickle.dumps(recipe))
+    again = pickle.loads(pickle.dumps(recipe))  # noqa: S301
     assert again.predictors == recipe.predictors
     assert_frame_equal(again.factors[0].levels, recipe.factors[0].levels)
 
@@ -388,7 +391,9 @@ def test_frequency_k_teaches_the_same_constants_as_k_copies(term: str) -> None:
     copied = make(f"y ~ {term}", frame.select(pl.all().repeat_by("c").explode())).recipe.predictor("mu").columns
     new = pl.DataFrame({"x": np.linspace(-1, 1, 7)})
     for one, two in zip(weighted[1:], copied[1:], strict=True):
-        assert_allclose(new.select(v=one.node.to_expr())["v"], new.select(v=two.node.to_expr())["v"], rtol=1e-9, atol=1e-12)
+        assert_allclose(
+            new.select(v=one.node.to_expr())["v"], new.select(v=two.node.to_expr())["v"], rtol=1e-9, atol=1e-12
+        )
 
 
 def test_a_formula_for_phi_has_its_own_predictor() -> None:
@@ -439,7 +444,9 @@ def test_an_expression_is_null_where_an_input_is_null_or_nan(term: str) -> None:
     columns = make(f"y ~ {term}", FRAME).recipe.predictor("mu").columns[1:]
     for column in columns:
         for name in column.node.inputs():
-            hole = FRAME.head(3).with_columns(pl.when(pl.int_range(3) == 1).then(None).otherwise(pl.col(name)).alias(name))
+            hole = FRAME.head(3).with_columns(
+                pl.when(pl.int_range(3) == 1).then(None).otherwise(pl.col(name)).alias(name)
+            )
             value = hole.select(v=column.node.to_expr())["v"]
             assert value.dtype == pl.Float64
             assert value.is_null().to_list() == [False, True, False], column.name

@@ -31,7 +31,9 @@ def _entries() -> list[Any]:
         return [pytest.param({}, marks=pytest.mark.skip(reason=reason), id="absent")]
     # the thresholds of an ordinal model take the place of the intercept: not yet available
     entries = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [pytest.param(entry, id=entry["id"]) for entry in entries if entry.get("design") and entry["kind"] != "ordinal"]
+    return [
+        pytest.param(entry, id=entry["id"]) for entry in entries if entry.get("design") and entry["kind"] != "ordinal"
+    ]
 
 
 def _read(entry: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, str]]:

@@ -268,3 +268,55 @@ def test_held_parameters_are_held(sleep: pl.DataFrame) -> None:
     assert "LR test" in str(free)
     with pytest.raises(ModelError, match="'phi'"):
         fit(sleep, "Reaction ~ Days + (1 | Subject)", method="ml", fixed={"ph": 30.0})
+
+
+@pytest.mark.parametrize(
+    ("formulas", "options", "route", "words"),
+    [
+        (["Reaction ~ Days"], {}, "REML, least squares", "Linear model"),
+        (["count ~ Days"], {"family": "poisson"}, "no random effects", "Generalized linear model"),
+        (
+            ["count ~ Days + (1 | Subject)"],
+            {"family": "poisson", "method": AGQ(nodes=5)},
+            "its levels are solved independently",
+            "adaptive Gauss-Hermite quadrature (5 nodes)",
+        ),
+        (["Reaction ~ Days + (1 | Subject)", "phi ~ Days"], {}, "one factor", "Fixed effects of log phi"),
+        (["Reaction ~ Days + (Days || Subject)"], {}, "cross-products", "Days"),
+        (["Reaction ~ 0 + (1 | Subject)"], {"method": "ml"}, "cross-products", "Random effects"),
+        (["count ~ Days + (1 | Subject) + (1 | Days)"], {"family": "poisson"}, "2 factors", "Days       Intercept"),
+    ],
+)
+def test_every_kind_of_model_explains_and_prints_itself(
+    sleep: pl.DataFrame, formulas: list[str], options: dict[str, Any], route: str, words: str
+) -> None:
+    frame = sleep.with_columns(count=(pl.col("Reaction") / 50).round())
+    assert route in str(polars_glmm.explain(frame, *formulas, **{"family": "gaussian"} | options))
+    text = str(fit(frame, *formulas, **options))
+    assert words in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_modelled_dispersion_has_its_own_rows(sleep: pl.DataFrame) -> None:
+    """glmmTMB 1.1.5, dispformula = ~Days: logLik -891.911879300554."""
+    own = fit(sleep, "Reaction ~ Days + (1 | Subject)", "phi ~ Days")
+    assert_allclose(own.loglik, -891.911879300554, rtol=1e-7)
+    assert own.fixef()["parameter"].to_list() == ["mu", "mu", "phi", "phi"]
+    assert own.dispersion().height == 0
+    assert own.varcorr()["group"].to_list() == ["Subject"]
+    assert own.vcov(full=True).height == 25
+
+
+def test_uncorrelated_slopes_have_no_covariance_row(sleep: pl.DataFrame) -> None:
+    own = fit(sleep, "Reaction ~ Days + (Days || Subject)")
+    assert own.varcorr()["term"].to_list() == ["Intercept", "Days", None]
+    assert own.varcorr()["other_term"].null_count() == 3
+
+
+def test_an_objective_has_the_value_of_the_fit(sleep: pl.DataFrame) -> None:
+    own = fit(sleep, "Reaction ~ Days + (1 | Subject)", method="ml")
+    at = polars_glmm.glmm(sleep).objective("Reaction ~ Days + (1 | Subject)", method="ml")
+    point = [*own.fixef()["estimate"], *own.varcorr()["std_dev"]]
+    assert at.names == ("Intercept", "Days", "sd(Subject: Intercept)", "phi")
+    assert_allclose(at.loglik(point), own.loglik)
+    assert_allclose(at.gradient(point), 0.0, atol=1e-4)

@@ -177,4 +177,4 @@ def test_columns_are_all_that_the_model_reads_once_each() -> None:
         "log(y) ~ x * log(z) + offset(t) + (x + u | g/h)", "phi ~ v + x", precision="w", offset="o", frequency="c"
     )
     assert spec.columns() == ("y", "x", "z", "u", "g", "h", "t", "v", "o", "c", "w")
-    assert pickle.loads(pickle.dumps(spec)) == spec
+    assert pickle.loads(pickle.dumps(spec)) == spec  # noqa: S301
