@@ -43,7 +43,7 @@ class Node:
         raise NotImplementedError
 
     def to_expr(self, engine: ModuleType | None = None) -> Any:
-        """The column as an expression of `polars` (default) or `narwhals`: Float64, null where an input is null or NaN."""
+        """The column as an expression of `polars` (default) or `narwhals`: Float64, null where an input is missing."""
         return self.compile(Engine(engine))
 
     def evaluate(self, arrays: Arrays) -> Value:

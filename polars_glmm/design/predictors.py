@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import enumerate_names
+from polars_glmm.errors import ColumnError, enumerate_names
 from polars_glmm.notes import Note
 from polars_glmm.spec.syntax import Name, render
 from polars_glmm.spec.terms import FixedTerm
@@ -15,7 +15,7 @@ from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.typing import BoolVec, Mat
 
 from .coding import Column, code_terms
-from .nodes import Coded, Node, total
+from .nodes import ONE, Coded, Node, total
 from .rank import independent
 from .recipe import PredictorRecipe
 from .records import Predictor
@@ -39,6 +39,7 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     kept = independent(x, _centred(terms, variables.table))
     notes: tuple[Note, ...] = ()
     names = tuple(column.name for column in columns)
+    _refuse_equal_names(names)
     if not kept.all():
         notes = (_dropped(part.parameter, [name for name, keep in zip(names, kept, strict=True) if not keep]),)
         names = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
@@ -64,6 +65,13 @@ def matrix(columns: Sequence[Column], table: Table) -> Mat:
     return x
 
 
+def _refuse_equal_names(names: tuple[str, ...]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        msg = f"The formula makes two columns called {enumerate_names(twice)}. Rename the column of that name."
+        raise ColumnError(msg)
+
+
 def _dropped(parameter: str, names: list[str]) -> Note:
     subject = f"columns {enumerate_names(names)} are" if len(names) > 1 else f"column {names[0]!r} is"
     of = "" if parameter == "mu" else f" of {parameter}"
@@ -82,7 +90,7 @@ def _centred(terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:
 def _makes_constant(term: tuple[Column, ...], table: Table) -> bool:
     """The intercept, or one indicator for every level of a column."""
     nodes: list[Node] = [column.node for column in term]
-    if len(term) == 1 and term[0].name == "Intercept":
+    if nodes == [ONE]:
         return True
     indicators = [node for node in nodes if isinstance(node, Coded) and node.weights == (1.0,)]
     if not indicators or len(indicators) < len(nodes):

@@ -30,14 +30,14 @@ def independent(x: Mat, centred: BoolVec) -> BoolVec:
     if alive.all() and _comfortable(unit):
         return alive
     kept = np.flatnonzero(alive)
-    r: Mat = np.linalg.qr(unit[kept].T, mode="r")
+    r: Mat = np.asarray(np.linalg.qr(unit[kept].T, mode="r"))
     while len(kept):
         short = np.flatnonzero(np.abs(np.diagonal(r)) < TOLERANCE)
         short = np.append(short, np.arange(r.shape[0], r.shape[1]))  # more columns than rows
         if not len(short):
             break
         kept = np.delete(kept, short[0])
-        r = np.linalg.qr(np.delete(r, short[0], axis=1), mode="r")
+        r = np.asarray(np.linalg.qr(np.delete(r, short[0], axis=1), mode="r"))
     result = np.zeros(p, dtype=np.bool_)
     result[kept] = True
     return result

@@ -94,8 +94,8 @@ def _is_proportion(y: Vec, trials: Vec, spec: ModelSpec, table: Table) -> bool:
         i = int(np.flatnonzero((y == 1) & (trials > 1))[0])
         msg = (
             f"response {name} holds only 0 and 1 while trials={spec.trials!r} is larger (row {table.row(i)}): 1 may be "
-            f"one success or all of them. Write cbind({name}, {spec.trials} - {name}) for a number of successes, or make "
-            "the column whole numbers."
+            f"one success or all of them. Write cbind({name}, {spec.trials} - {name}) for a number of successes, or "
+            "make the column whole numbers."
         )
         raise ResponseError(msg)
     successes = y * trials
@@ -141,13 +141,22 @@ def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
 
 
 def response_arrays(recipe: Recipe, frame: pl.DataFrame) -> Rows:
-    """y, trials and precision of the rows of any frame, by the recipe of a fit; NaN where something is missing."""
+    """y, trials and precision of the rows of any frame, by the recipe of a fit; NaN where something is missing.
+
+    Raises ColumnError for a frame without the columns they are read from.
+    """
     response, spec = recipe.response, recipe.spec
     wanted = {"y": response.success.to_expr()}
     if response.trials is not None:
         wanted["trials"] = response.trials.to_expr()
     if spec.precision is not None:
         wanted["precision"] = Reference(spec.precision).to_expr()
+    nodes = [response.success, *([response.trials] if response.trials is not None else [])]
+    needed = {*(name for node in nodes for name in node.inputs()), *([spec.precision] if spec.precision else [])}
+    absent = sorted(needed - set(frame.columns))
+    if absent:
+        msg = f"The frame has no column {enumerate_names(absent)}, which the response of this model needs."
+        raise ColumnError(msg)
     taken = frame.select(**wanted)
     arrays = {name: taken[name].cast(pl.Float64).to_numpy() for name in wanted}
     if response.proportion:

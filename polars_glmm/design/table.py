@@ -76,6 +76,8 @@ class Table:
         """Codes of a column and the code of each level."""
         if column not in self._codes:
             known = {value: k for k, value in enumerate(self.values(column))}
+            if self.dtypes[column].is_numeric():  # a Decimal of 0.1 is not the float of its name
+                known = {float(value): k for value, k in known.items()}
             self._codes[column] = self.levels(column).codes, known
         return self._codes[column]
 

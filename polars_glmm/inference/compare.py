@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FEW_LEVELS = 10
 """Below this many levels the asymptotic mixture is a poor guide, and p-values are called approximate."""
+NOISE = 1e-5
+"""A statistic below this is zero: a search ends within 1e-6 of its optimum, on either side of the test."""
 NOT_NESTED = 1e-4
 """A larger model whose log-likelihood is lower by more than this cannot contain the smaller one."""
 
@@ -118,6 +120,8 @@ def likelihood_ratio(
     chisq: float, df: int, mixture: tuple[int, int] | None, *, boundary: bool, fewest_levels: int
 ) -> LikelihoodRatio:
     """The tail of a statistic under χ²_df or an equal mixture; a boundary without a known mixture is conservative."""
+    if chisq < NOISE:
+        chisq = 0.0
     reservations = ["approximate"] if boundary and fewest_levels < FEW_LEVELS else []
     if mixture is not None:
         reference = "chibar2(01)" if mixture == (0, 1) else f"chibar2({mixture[0]},{mixture[1]})"

@@ -147,6 +147,8 @@ class Marginal:
         for unit in self.rows.units:
             u = [m[:, s] for m, s in zip(value.modes, unit.levels, strict=True)]
             state = self._state(unit, at, _fixed_parts(unit, at), u, order=2)
+            if u and not self.concave:
+                state = state._replace(w=self._exact_w(unit, state))
             for block, fixed, both in zip(unit.blocks, _fixed_parts(unit, at), state.eta, strict=True):
                 eta[block.rows] = both
                 eta_fixed[block.rows] = fixed[0]

@@ -61,7 +61,9 @@ def resolve_method(method: str | Method) -> Method:
     if not isinstance(method, str):
         if isinstance(method, ML | REML | Laplace | AGQ):
             return method
-        msg = f"method={method!r} is not a method: use 'reml', 'ml', 'laplace' or REML(), ML(), Laplace(), AGQ(nodes=9)."
+        msg = (
+            f"method={method!r} is not a method: use 'reml', 'ml', 'laplace' or REML(), ML(), Laplace(), AGQ(nodes=9)."
+        )
         raise ModelError(msg)
     try:
         return _BY_NAME[method.lower()]

@@ -222,7 +222,7 @@ def _resolve_method(
     random = bool(mu.random) or open_terms
     model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")
     if isinstance(asked, REML) and not exact:
-        msg = f"REML is defined for gaussian models with identity link and one dispersion; here is {model}. Use 'laplace'."
+        msg = f"REML is defined for gaussian models with identity link and one dispersion, not for {model}."
         raise ModelError(msg)
     if isinstance(asked, ML) and random and not exact:
         msg = f"With random effects {model} has no exact likelihood. Use method='laplace' or AGQ(nodes=9)."

@@ -20,6 +20,8 @@ from polars_glmm.errors import ColumnError, GlmmError, ModelError, ResponseError
 from polars_glmm.spec.model import ModelSpec
 
 N = 24
+INF = float("inf")
+TRIALS = {"family": "binomial", "trials": "n"}
 
 
 def make(formula: str = "y ~ x + (1 | g)", frame: pl.DataFrame | pl.LazyFrame | None = None, **options: Any) -> Learned:
@@ -182,7 +184,7 @@ def test_a_recipe_survives_pickling() -> None:
     assert_frame_equal(again.factors[0].levels, recipe.factors[0].levels)
 
 
-# missing values ------------------------------------------------------------------------------------------------------
+# missing values -------------------------------------------------------------------------------------------------------
 
 HOLES = FRAME.with_columns(
     x=pl.when(pl.int_range(N) == 2).then(float("nan")).otherwise("x"),
@@ -224,7 +226,7 @@ def test_levels_are_those_of_the_rows_that_stay() -> None:
     assert make("y ~ x + g + (1 | g)", frame).recipe.factors[0].levels["g"].to_list() == ["b", "c", "d"]
 
 
-# errors ----------------------------------------------------------------------------------------------------------------
+# errors ---------------------------------------------------------------------------------------------------------------
 
 
 def _with(**columns: Any) -> pl.DataFrame:
@@ -243,8 +245,8 @@ def _with(**columns: Any) -> pl.DataFrame:
         ("y ~ x", _with(x=pl.lit(None)), {}, ColumnError, "column 'x' holds nothing else"),
         ("y ~ x + (1 | g)", HOLES, {"missing": "error"}, ColumnError, "2 rows have a missing value in 'x' and 'g'"),
         ("y ~ x", FRAME, {"missing": "raise"}, ModelError, "use 'drop' or 'error'"),
-        ("y ~ x", _with(x=pl.col("x").replace(FRAME["x"][3], float("inf"))), {}, ColumnError, "'x' is infinite in row 3"),
-        ("y ~ x", _with(y=pl.lit(-float("inf"))), {}, ColumnError, "'y' is infinite in row 0 (24 in all"),
+        ("y ~ x", _with(x=pl.col("x").replace(FRAME["x"][3], INF)), {}, ColumnError, "'x' is infinite in row 3 ("),
+        ("y ~ x", _with(y=pl.lit(-INF)), {}, ColumnError, "'y' is infinite in row 0 (24 in all"),
         ("y ~ log(x)", FRAME, {}, ColumnError, "log(x) is not a number in row"),
         ("y ~ log(k)", FRAME, {}, ColumnError, "log(k) is infinite in row 0 (k = 0)"),
         ("y ~ I(1 / k)", FRAME, {}, ColumnError, "I(1 / k) is infinite in row 0"),
@@ -267,6 +269,7 @@ def _with(**columns: Any) -> pl.DataFrame:
         ("y ~ poly(x, 0)", FRAME, {}, GlmmError, "whole number of at least 1"),
         ("y ~ poly(x, z)", FRAME, {}, GlmmError, "'z' is not a constant"),
         ("y ~ log(poly(x, 2))", FRAME, {}, GlmmError, "several columns"),
+        ("y ~ Intercept", _with(Intercept="x"), {}, ColumnError, "two columns called 'Intercept'"),
         ("y ~ bs(x, df=2)", FRAME, {}, GlmmError, "df is a whole number of at least 3"),
         ("y ~ bs(x, knots=99)", FRAME, {}, GlmmError, "knots lie between"),
         ("y ~ bs(x, df=4, knots=[0.])", FRAME, {}, GlmmError, "df or knots, not both"),
@@ -283,10 +286,10 @@ def _with(**columns: Any) -> pl.DataFrame:
         ("y ~ x", FRAME, {"family": "poisson"}, ResponseError, "which the poisson family cannot produce"),
         ("count ~ x", FRAME, {"family": "binomial"}, ResponseError, "trials="),
         ("y ~ x", FRAME, {"family": "gamma"}, ResponseError, "gamma"),
-        ("x ~ z", FRAME, {"family": "binomial", "trials": "n"}, ResponseError, "neither a number of successes"),
-        ("k ~ z", _with(n=3), {"family": "binomial", "trials": "n"}, ResponseError, "4 of 3 trials"),
-        ("k ~ z", _with(n=pl.lit(4.5)), {"family": "binomial", "trials": "n"}, ResponseError, "number of trials is 4.5"),
-        ("zero ~ z", _with(zero=pl.col("b").cast(pl.Float64)), {"family": "binomial", "trials": "n"}, ResponseError, "cbind("),
+        ("x ~ z", FRAME, TRIALS, ResponseError, "neither a number of successes"),
+        ("k ~ z", _with(n=3), TRIALS, ResponseError, "4 of 3 trials"),
+        ("k ~ z", _with(n=pl.lit(4.5)), TRIALS, ResponseError, "number of trials is 4.5"),
+        ("zero ~ z", _with(zero=pl.col("b").cast(pl.Float64)), TRIALS, ResponseError, "cbind("),
         ("cbind(k, x) ~ z", FRAME, {"family": "binomial"}, ResponseError, "the number of failures"),
         ("cbind(k, 3 - k) ~ z", FRAME, {"family": "binomial"}, ResponseError, "failures is -1 in row 4"),
     ],
@@ -305,7 +308,7 @@ def test_rows_are_counted_in_the_users_frame() -> None:
         make("y ~ x + log(k + 1) + (1 | g)".replace("log(k + 1)", "log(k + 1)"), frame)
 
 
-# responses -------------------------------------------------------------------------------------------------------------
+# responses ------------------------------------------------------------------------------------------------------------
 
 
 def test_boolean_and_two_level_enum_responses() -> None:
@@ -339,6 +342,12 @@ def test_trials_take_successes_or_their_proportion() -> None:
         assert_array_equal(again.y, expected)
         assert again.trials is not None
         assert_array_equal(again.trials, 4.0)
+
+
+def test_a_frame_without_the_response_has_no_residuals() -> None:
+    made = make("k/n ~ x", family="binomial", trials="n")
+    with pytest.raises(ColumnError, match="'k' and 'n'"):
+        response_arrays(made.recipe, FRAME.drop("k", "n"))
 
 
 def test_whole_numbers_of_zero_and_one_are_successes() -> None:
@@ -410,7 +419,7 @@ def test_a_model_without_fixed_columns() -> None:
     assert made.design.mu.names == ()
 
 
-# natural splines: R 4.2.2, splines::ns -----------------------------------------------------------------------------------
+# natural splines: R 4.2.2, splines::ns --------------------------------------------------------------------------------
 
 X = [0.1, 0.4, 0.5, 0.9, 1.3, 1.7, 2.2, 2.9, 3.3, 4.1]
 
@@ -432,13 +441,13 @@ def test_ns_is_rs() -> None:
     )  # fmt: skip
 
 
-# expressions -------------------------------------------------------------------------------------------------------------
+# expressions ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "term",
-    ["x", "log(z)", "I(x > 0)", "f", "b", "C(k)", "C(f, contr.sum)", "poly(x, 2)", "bs(x, 4)", "ns(x, 3)", "cc(x, df=4)",
-     "cr(x, df=4)", "scale(x):f", "bs(x, 4, lower_bound=-1, upper_bound=1, extrapolation='zero')"],
+    ["x", "log(z)", "I(x > 0)", "f", "b", "C(k)", "C(f, contr.sum)", "poly(x, 2)", "bs(x, 4)", "ns(x, 3)",
+     "cc(x, df=4)", "cr(x, df=4)", "scale(x):f", "bs(x, 4, lower_bound=-1, upper_bound=1, extrapolation='zero')"],
 )  # fmt: skip
 def test_an_expression_is_null_where_an_input_is_null_or_nan(term: str) -> None:
     columns = make(f"y ~ {term}", FRAME).recipe.predictor("mu").columns[1:]
@@ -463,6 +472,30 @@ def test_text_categorical_and_enum_are_one_to_a_recipe() -> None:
         assert_array_equal(made, (FRAME["f"] == "w").cast(pl.Float64))
 
 
+def test_numbers_as_levels_match_by_value() -> None:
+    frame = _with(tenth=pl.col("k").cast(pl.Decimal(4, 1)) / 10, half=pl.col("k") / 2)
+    for name, level in (("tenth", "0.2"), ("half", "1.0")):
+        made = make(f"y ~ 0 + C({name})", frame)
+        (at,) = [i for i, found in enumerate(made.design.mu.names) if found.startswith(f"C({name})[{level}")]
+        expected = (FRAME["k"] == 2).cast(pl.Float64)
+        assert_array_equal(made.design.mu.x[at], expected)
+        assert_array_equal(frame.select(v=made.recipe.predictor("mu").columns[at].node.to_expr())["v"], expected)
+
+
+@pytest.mark.parametrize("backend", ["polars", "pandas", "pyarrow"])
+def test_narwhals_makes_the_same_columns(backend: str) -> None:
+    nw = pytest.importorskip("narwhals")
+    terms = (
+        "f + b + C(k) + C(f, contr.sum) + poly(x, 2) + bs(x, 4) + cc(x, df=4) + I(x > 0) + log(z) + log1p(z) + expm1(x)"
+    )
+    columns = make(f"y ~ {terms}").recipe.predictor("mu").columns[1:]
+    frame = FRAME.select("f", "b", "k", "x", "z")
+    native = {"polars": lambda: frame, "pandas": frame.to_pandas, "pyarrow": frame.to_arrow}[backend]()
+    made = nw.from_native(native).select(*(column.node.to_expr(nw).alias(f"c{i}") for i, column in enumerate(columns)))
+    own = frame.select(column.node.to_expr().alias(f"c{i}") for i, column in enumerate(columns))
+    assert_allclose(made.to_numpy(), own.to_numpy(), rtol=1e-12, atol=1e-14)
+
+
 def test_recipes_know_their_categorical_columns() -> None:
     made = make("y ~ f + x:b + C(k) + (0 + f | g)")
     known = {name: (found.levels, found.dtype) for name, found in made.recipe.categoricals.items()}
@@ -473,7 +506,7 @@ def test_recipes_know_their_categorical_columns() -> None:
     }
 
 
-# rank --------------------------------------------------------------------------------------------------------------------
+# rank -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

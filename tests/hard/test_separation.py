@@ -14,7 +14,7 @@ import pytest
 
 from polars_glmm import AGQ, Fit
 
-from .attempt import attempt, codes, fixed, names, silent, variance
+from tests.hard.attempt import attempt, codes, fixed, names, silent, variance
 
 G, EACH = 30, 10
 

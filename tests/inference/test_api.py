@@ -260,8 +260,8 @@ def test_lazy_collections_read_what_they_use(split: pl.DataFrame) -> None:
 def test_held_parameters_are_held(sleep: pl.DataFrame) -> None:
     """The log-likelihood with phi held is the objective's at that phi, and phi has no standard error."""
     held = fit(sleep, "Reaction ~ Days + (1 | Subject)", method="ml", fixed={"phi": 30.0})
-    assert held.dispersion().row(0)[1:] == (30.0, None, None, None)
-    assert held.glance()["df_model"].item() == 3
+    assert held.dispersion()["estimate"].item() == pytest.approx(30.0)
+    assert held.dispersion().row(0)[2:] == (None, None, None)
     free = fit(sleep, "Reaction ~ Days + (1 | Subject)", method="ml", start={"phi": 60.0})
     assert_allclose(free.loglik, -897.039321502613)  # lme4 1.1-31
     assert held.loglik < free.loglik
@@ -284,13 +284,13 @@ def test_held_parameters_are_held(sleep: pl.DataFrame) -> None:
         (["Reaction ~ Days + (1 | Subject)", "phi ~ Days"], {}, "one factor", "Fixed effects of log phi"),
         (["Reaction ~ Days + (Days || Subject)"], {}, "cross-products", "Days"),
         (["Reaction ~ 0 + (1 | Subject)"], {"method": "ml"}, "cross-products", "Random effects"),
-        (["count ~ Days + (1 | Subject) + (1 | Days)"], {"family": "poisson"}, "2 factors", "Days       Intercept"),
+        (["count ~ 1 + (1 | Subject) + (1 | Days)"], {"family": "poisson"}, "2 factors", "Std. dev."),
     ],
 )
 def test_every_kind_of_model_explains_and_prints_itself(
     sleep: pl.DataFrame, formulas: list[str], options: dict[str, Any], route: str, words: str
 ) -> None:
-    frame = sleep.with_columns(count=(pl.col("Reaction") / 50).round())
+    frame = sleep.with_columns(count=pl.col("Reaction").round())
     assert route in str(polars_glmm.explain(frame, *formulas, **{"family": "gaussian"} | options))
     text = str(fit(frame, *formulas, **options))
     assert words in text

@@ -141,3 +141,14 @@ def test_pig_has_statas_boundary_test(pig: Fit, sleepstudy: Fit) -> None:
     several = null_test(sleepstudy)
     assert several is not None
     assert several.distribution == "chi2(3), conservative, approximate"
+
+
+@pytest.mark.parametrize("gain", [-1e-5, 0.0, 1e-7])
+def test_no_gain_is_no_evidence(build: Callable[..., Fit], gain: float) -> None:
+    """A variance estimated at zero: the statistic is 0 and p is 1, whatever the last digits of the two searches."""
+    fit = model(build, -100.0 + gain, INTERCEPT, null_loglik=-100.0, null_df=1)
+    test = null_test(fit)
+    assert test is not None
+    assert (test.chisq, test.p_value) == (0.0, 1.0)
+    frame = anova(model(build, -100.0), fit)
+    assert (frame["chisq"][1], frame["p_value"][1]) == (0.0, 1.0)

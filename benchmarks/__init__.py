@@ -1,0 +1,1 @@
+"""Times of polars_glmm beside other packages; see README.md."""

@@ -1,0 +1,186 @@
+"""Laplace and adaptive quadrature: values against integrals, gradients against differences, and invariances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import integrate
+
+from polars_glmm.families.base import Rows
+from polars_glmm.likelihood.engine import RowEngine
+from polars_glmm.likelihood.model import prepare
+from polars_glmm.spec.method import AGQ, Laplace
+from tests.likelihood.models import control, draw
+
+
+def engine_of(design, family, method, **options):
+    model = prepare(design, family, method, control(**options), by_rows=True)
+    return model, model.rows(model.effects)
+
+
+def value_and_gradient(model, engine: RowEngine, x, warm=None):
+    """ℓ and its gradient over [β_c, θ, γ] at x."""
+    p, q = len(model.x.a), model.effects.n_theta
+    e = engine.objective(p, model.n_gamma)(x, warm, curvature=False)
+    assert len(e.gradient) == p + q + model.n_gamma
+    return -e.value, -e.gradient, e.state
+
+
+def point(model, seed=1):
+    rng = np.random.default_rng(seed)
+    level = 3.0 if model.family.link.name == "identity" and model.family.name != "binomial" else 0.2
+    level = {"inverse": 0.8, "inverse_squared": 0.8, "sqrt": 1.8}.get(model.family.link.name, level)
+    if model.family.name == "binomial":
+        level = {"log": -1.2, "identity": 0.5}.get(model.family.link.name, 0.2)
+    size = 0.05 if (model.family.name, model.family.link.name) in _TIGHT else 0.4
+    theta = model.effects.start(size) + rng.normal(size=model.effects.n_theta) * 0.2 * size
+    return np.concatenate([[level, 0.02], theta, [0.4, 0.1][: model.n_gamma]])
+
+
+_TIGHT = {
+    ("binomial", "log"), ("binomial", "identity"), ("poisson", "sqrt"), ("poisson", "identity"), ("gamma", "inverse"),
+    ("gamma", "identity"), ("inverse_gaussian", "inverse"), ("inverse_gaussian", "inverse_squared"),
+    ("inverse_gaussian", "identity"),
+}  # fmt: skip
+
+PAIRS = [
+    ("binomial", "logit"), ("binomial", "probit"), ("binomial", "cloglog"), ("binomial", "cauchit"),
+    ("binomial", "log"), ("binomial", "identity"), ("poisson", "log"), ("poisson", "sqrt"), ("poisson", "identity"),
+    ("gamma", "log"), ("gamma", "inverse"), ("gamma", "identity"), ("inverse_gaussian", "log"),
+    ("inverse_gaussian", "inverse_squared"), ("inverse_gaussian", "inverse"), ("inverse_gaussian", "identity"),
+    ("negative_binomial", "log"), ("gaussian", "identity"),
+]  # fmt: skip
+STRUCTURES = {
+    "scalar": {"r": 1},
+    "vector": {"r": 2},
+    "crossed": {"r": 1, "others": ((7, 1, False),)},
+    "crossed vectors": {"r": 2, "others": ((7, 2, False), (4, 1, False))},
+    "nested": {"r": 1, "others": ((0, 1, True),)},
+}
+
+
+def assert_gradient(model, engine, x):
+    _, gradient, _ = value_and_gradient(model, engine, x)
+    h = 1e-5
+    numeric = []
+    for e in np.eye(len(x)):
+        up, down = (value_and_gradient(model, engine, x + s * h * e)[0] for s in (1, -1))
+        numeric.append((up - down) / (2 * h))
+    assert_allclose(gradient, numeric, rtol=1e-5, atol=2e-7 * max(1.0, np.abs(numeric).max()))
+
+
+@pytest.mark.parametrize("curvature", ["observed", "expected"])
+@pytest.mark.parametrize(("family", "link"), PAIRS)
+def test_laplace_gradient_for_every_family_and_link(family, link, curvature):
+    design, made = draw(family, link, n=80, groups=8)
+    model, engine = engine_of(design, made, Laplace(curvature=curvature))
+    assert_gradient(model, engine, point(model))
+
+
+@pytest.mark.parametrize("curvature", ["observed", "expected"])
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+@pytest.mark.parametrize(("family", "link"), [("binomial", "cloglog"), ("negative_binomial", "log"), ("poisson", "log")])
+def test_laplace_gradient_for_every_structure(family, link, structure, curvature):
+    design, made = draw(family, link, n=120, groups=10, modelled_phi=family == "negative_binomial", **STRUCTURES[structure])
+    model, engine = engine_of(design, made, Laplace(curvature=curvature))
+    assert_gradient(model, engine, point(model))
+
+
+@pytest.mark.parametrize("r", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
+def test_quadrature_gradient_moves_its_nodes(k, r):
+    design, made = draw("binomial", "logit", n=60, groups=12, r=r)
+    model, engine = engine_of(design, made, AGQ(k))
+    assert_gradient(model, engine, point(model))
+
+
+@pytest.mark.parametrize(("family", "link"), [("gamma", "log"), ("negative_binomial", "log"), ("poisson", "sqrt")])
+def test_quadrature_gradient_with_dispersion_and_other_links(family, link):
+    design, made = draw(family, link, n=60, groups=12)
+    model, engine = engine_of(design, made, AGQ(5))
+    assert_gradient(model, engine, point(model))
+
+
+def test_one_node_is_laplace():
+    design, made = draw("poisson", n=80, groups=8, r=2)
+    values = []
+    for method in (AGQ(1), Laplace()):
+        model, engine = engine_of(design, made, method)
+        values.append(value_and_gradient(model, engine, point(model))[0])
+    assert values[0] == values[1]
+
+
+def brute_force(model, x):
+    """Σ_g log ∫ exp(log p(y_g | b)) N(b; 0, Σ) db by nested adaptive quadrature, on the design's own columns."""
+    design, p = model.design, len(model.x.a)
+    lam = model.effects.factors[0].outward @ model.effects.lambdas(x[p : p + model.effects.n_theta])[0]
+    beta = model.x.a.T @ x[:p]
+    f = design.factors[0]
+    total = 0.0
+    for g in range(f.n_levels):
+        rows = f.codes == g
+        xb, z = beta @ design.mu.x[:, rows], f.z[:, rows]
+        data = Rows(design.y[rows])
+
+        def joint(*u, xb=xb, z=z, data=data):
+            eta = xb + (lam @ np.array(u)) @ z
+            f = model.family.density(data, eta, None, 0).f.sum()
+            return np.exp(f - 0.5 * np.dot(u, u) - 0.5 * len(u) * np.log(2 * np.pi))
+
+        if len(lam) == 1:
+            value = integrate.quad(joint, -12, 12, epsabs=1e-14, epsrel=1e-11)[0]
+        else:
+            value = integrate.dblquad(lambda b, a: joint(a, b), -9, 9, -9, 9, epsabs=1e-12, epsrel=1e-9)[0]
+        total += np.log(value)
+    return total
+
+
+@pytest.mark.parametrize(("r", "nodes", "rtol"), [(1, 41, 1e-11), (2, 25, 1e-8)])
+def test_many_nodes_are_the_integral(r, nodes, rtol):
+    """Scalar effects, and a correlated random slope (numerics of Pinheiro & Bates 1995)."""
+    design, made = draw("binomial", "logit", n=24, groups=4, r=r, seed=4)
+    model, engine = engine_of(design, made, AGQ(nodes))
+    x = point(model)
+    assert_allclose(value_and_gradient(model, engine, x)[0], brute_force(model, x), rtol=rtol)
+
+
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+def test_value_and_gradient_do_not_depend_on_blocks_threads_or_start(structure):
+    """Blocks of 7 rows, two threads and a far warm start; thread count changes no bit."""
+    design, made = draw("binomial", "logit", n=150, groups=15, **STRUCTURES[structure])
+    model, engine = engine_of(design, made, Laplace())
+    x = point(model)
+    value, gradient, state = value_and_gradient(model, engine, x)
+    warm_value, warm_gradient, _ = value_and_gradient(model, engine, x, [m + 0.7 for m in state])
+    assert_allclose(warm_value, value, rtol=1e-11)
+    assert_allclose(warm_gradient, gradient, rtol=1e-7, atol=1e-8)
+    _, small = engine_of(design, made, Laplace(), block=7)
+    one_value, one_gradient, _ = value_and_gradient(model, small, x)
+    assert_allclose(one_value, value, rtol=1e-11)
+    assert_allclose(one_gradient, gradient, rtol=1e-7, atol=1e-8)
+    _, two = engine_of(design, made, Laplace(), block=7, threads=2)
+    two_value, two_gradient, _ = value_and_gradient(model, two, x)
+    assert two_value == one_value
+    assert (two_gradient == one_gradient).all()
+
+
+@pytest.mark.parametrize("method", [Laplace(), Laplace(curvature="expected"), AGQ(5)], ids=repr)
+def test_frequency_k_is_k_copies(method):
+    design, made = draw("gamma", n=60, groups=6, frequency=True)
+    copies = design.frequency.astype(int)
+    mu = replace(design.mu, x=np.repeat(design.mu.x, copies, axis=1))
+    factors = tuple(replace(f, z=np.repeat(f.z, copies, axis=1), codes=np.repeat(f.codes, copies)) for f in design.factors)
+    repeated = replace(design, y=np.repeat(design.y, copies), frequency=None, mu=mu, factors=factors)
+    p, at = 2, {"beta": np.array([0.3, 0.1]), "sd": 0.5}
+    values = []
+    for d in (design, repeated):
+        model, engine = engine_of(d, made, method)
+        beta = model.x.inward(at["beta"])
+        theta = np.array([at["sd"] / model.effects.factors[0].outward[0, 0]])
+        v, g, _ = value_and_gradient(model, engine, np.concatenate([beta, theta, [0.2]]))
+        values.append((v + model.constant(), g[p:]))
+    assert_allclose(values[0][0], values[1][0], rtol=1e-11)
+    assert_allclose(values[0][1], values[1][1], rtol=1e-8)

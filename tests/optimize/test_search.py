@@ -1,0 +1,63 @@
+"""The quasi-Newton search on functions with known minima."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from polars_glmm.optimize.search import Evaluation, minimise, newton_step, restrict
+
+
+def quadratic(scales):
+    h = np.diag(np.asarray(scales, dtype=float))
+    return lambda x, warm, *, curvature: Evaluation(0.5 * x @ h @ x, h @ x, h if curvature else None, warm)
+
+
+def rosenbrock(x, warm, *, curvature):
+    value = (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+    gradient = np.array([-2 * (1 - x[0]) - 400 * x[0] * (x[1] - x[0] ** 2), 200 * (x[1] - x[0] ** 2)])
+    return Evaluation(value, gradient, np.diag([800.0, 200.0]) if curvature else None, warm)
+
+
+def test_the_right_curvature_ends_a_quadratic_in_one_step():
+    found = minimise(quadratic([1e6, 1.0, 1e-6]), np.array([1.0, 2.0, -3.0]), tolerance=1e-12, max_evaluations=50)
+    assert found.settled
+    assert found.evaluations == 2
+    assert_allclose(found.x, 0.0, atol=1e-9)
+
+
+def test_a_curved_valley_is_followed_to_its_end():
+    found = minimise(rosenbrock, np.array([-1.2, 1.0]), tolerance=1e-14, max_evaluations=500)
+    assert found.settled
+    assert_allclose(found.x, [1.0, 1.0], atol=1e-6)
+
+
+def test_points_outside_the_domain_are_stepped_back_from():
+    def barrier(x, warm, *, curvature):
+        if x[0] <= 0:
+            return Evaluation(np.inf, np.zeros(1), None, warm)
+        return Evaluation(x[0] - np.log(x[0]), np.array([1 - 1 / x[0]]), np.array([[0.01]]) if curvature else None, warm)
+
+    found = minimise(barrier, np.array([5.0]), tolerance=1e-14, max_evaluations=200)
+    assert_allclose(found.x, [1.0], atol=1e-6)
+
+
+def test_an_exhausted_search_says_so():
+    found = minimise(rosenbrock, np.array([-1.2, 1.0]), tolerance=1e-14, max_evaluations=5)
+    assert not found.settled
+
+
+def test_the_decrement_does_not_depend_on_the_scale_of_the_parameters():
+    h, g = np.array([[4.0, 1.0], [1.0, 2.0]]), np.array([0.5, -1.0])
+    d = np.diag([1e6, 1e-4])
+    assert_allclose(newton_step(h, g)[1], newton_step(d @ h @ d, d @ g)[1], rtol=1e-9)
+    assert_allclose(newton_step(h, g)[1], 0.5 * g @ np.linalg.solve(h, g), rtol=1e-12)
+
+
+@pytest.mark.parametrize("held", [[True, False, False], [False, True, True]])
+def test_held_coordinates_stay(held):
+    free = ~np.array(held)
+    x = np.array([1.0, 2.0, 3.0])
+    found = minimise(restrict(quadratic([1.0, 2.0, 3.0]), x, free), x[free], tolerance=1e-12, max_evaluations=50)
+    assert_allclose(found.x, 0.0, atol=1e-9)
