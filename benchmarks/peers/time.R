@@ -62,7 +62,6 @@ quietly <- function(expression) {
   })
 }
 
-started <- proc.time()
 first <- system.time(fitted <- quietly(call_fit()), gcFirst = FALSE)[["elapsed"]]
 
 # As many warm calls as the time of one allows; the same rule as in worker.py.

@@ -18,7 +18,9 @@ def convergence_notes(decrement: float) -> list[Note]:
     if decrement < CONVERGED:
         return []
     text = f"The search stopped at a Newton decrement of {decrement:.2g}; an optimum has less than {CONVERGED:g}."
-    advice = "Estimates may be off by a share of their standard errors: simplify the model, rescale columns, or set start=."
+    advice = (
+        "Estimates may be off by a share of their standard errors: simplify the model, rescale columns, or set start=."
+    )
     return [Note("not_converged", text, advice)]
 
 
@@ -85,5 +87,7 @@ def flat_note(names: list[str]) -> list[Note]:
 
 def no_overdispersion_note() -> Note:
     """The negative binomial has no finite size."""
-    text = "no overdispersion: the likelihood rises to the Poisson limit, phi = inf, and its log-likelihood is Poisson's."
+    text = (
+        "no overdispersion: the likelihood rises to the Poisson limit, phi = inf, and its log-likelihood is Poisson's."
+    )
     return Note("no_overdispersion", text, "Fit family='poisson'; counts may even be underdispersed.")

@@ -76,8 +76,7 @@ class Effects:
     def lambdas(self, theta: Vec) -> list[Mat]:
         """Scaled factors Λ_f (r_f, r_f), block diagonal over the terms of a factor."""
         return [
-            _block_diagonal([fill(STRUCTURES[t.structure], theta[t.theta], t.r) for t in f.terms])
-            for f in self.factors
+            _block_diagonal([fill(STRUCTURES[t.structure], theta[t.theta], t.r) for t in f.terms]) for f in self.factors
         ]
 
     def effective(self, lambdas: list[Mat]) -> list[Mat]:

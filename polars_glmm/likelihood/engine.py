@@ -10,7 +10,8 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.gaussian import Profile, profile
-from polars_glmm.likelihood.marginal import Information, Marginal, Point, Value
+from polars_glmm.likelihood.marginal import Information, Marginal, Value
+from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.products import CrossProducts
 from polars_glmm.linalg import cholesky
 from polars_glmm.optimize.search import Evaluation
@@ -153,8 +154,7 @@ class ProductEngine:
         """∂(−2ℓ)/∂F_f at a given σ."""
         reml = 1.0 if self.reml else 0.0
         total = [
-            h + reml * m + r / sigma**2
-            for h, m, r in zip(pieces.d_log_h, pieces.d_log_m, pieces.d_rss, strict=True)
+            h + reml * m + r / sigma**2 for h, m, r in zip(pieces.d_log_h, pieces.d_log_m, pieces.d_rss, strict=True)
         ]
         return self.effects.inward(total)
 

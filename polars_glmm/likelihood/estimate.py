@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polars_glmm.notes import Note
-from polars_glmm.typing import BoolVec, Cube, Mat, Vec
+from polars_glmm.typing import Cube, Mat, Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,9 @@ class Estimate:
     report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not identified)
     loglik                   all constants included; restricted under REML
     loglik_saturated         of the saturated model, or None
-    eta (n,), eta_fixed (n,) linear predictors with and without random effects, rows in the order of Design (None if not kept)
+    df_model                 parameters estimated: fixed, covariance (at the boundary or not) and dispersion; held ones do not count
+    df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p) and their vcov (K, K)
+    null_loglik, null_df     the same fixed effects and method without random effects, for the likelihood-ratio test
     """
 
     beta: Vec
@@ -75,11 +77,10 @@ class Estimate:
     df_resid: int
     singular: bool
     converged: bool
-    df_satterthwaite: Vec | None      # (p,) gaussian REML only
-    vcov_derivative: Cube | None      # (K, p, p): ∂vcov(beta)/∂(covariance parameters), gaussian only
-    covariance_vcov: Mat | None       # (K, K): covariance matrix of those parameters
-    null_loglik: float | None         # same fixed effects and method without random effects (for the LR test)
+    df_satterthwaite: Vec | None  # (p,) gaussian REML only
+    vcov_derivative: Cube | None  # (K, p, p): ∂vcov(beta)/∂(covariance parameters), gaussian only
+    covariance_vcov: Mat | None  # (K, K): covariance matrix of those parameters
+    null_loglik: float | None  # same fixed effects and method without random effects (for the LR test)
     null_df: int
     certificate: Certificate
     notes: tuple[Note, ...]
-    not_identified: BoolVec | None = None

@@ -68,7 +68,10 @@ def estimate_products(model: Model, findings: Findings, given: Given) -> Estimat
     unknown = report.unidentified_rows(effects, findings.unidentified)
     null = np.concatenate([np.zeros(p, dtype=bool), cov.null | unknown, [False]])
     report_vcov = report.propagate(jac, inner, null)
-    u = [b @ np.append(-pieces.beta, 1.0) if not b.size else np.einsum("rwG,w->rG", b, np.append(-pieces.beta, 1.0)) for b in pieces.b]
+    u = [
+        b @ np.append(-pieces.beta, 1.0) if not b.size else np.einsum("rwG,w->rG", b, np.append(-pieces.beta, 1.0))
+        for b in pieces.b
+    ]
     u_cov = pieces.h.inverse().diagonal if pieces.h is not None else []
     satterthwaite = None
     if isinstance(model.method, REML) and effects.factors and inverted is not None:
@@ -136,7 +139,9 @@ def _search(engine: ProductEngine, model: Model, tolerance: float, given: Given)
         limit=np.full(effects.n_theta, _LONGEST_STEP),
     )
     if not np.isfinite(found.evaluation.value):
-        msg = "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
+        msg = (
+            "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
+        )
         raise ConvergenceError(msg)
     return found
 
@@ -166,5 +171,3 @@ def _gaussian_loglik(engine: ProductEngine, pieces: Any, model: Model) -> float:
     if engine.reml:
         minus_two -= 2.0 * model.x.log_determinant
     return -0.5 * minus_two
-
-

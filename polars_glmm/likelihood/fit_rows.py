@@ -11,12 +11,19 @@ import numpy as np
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood import polish, report
-from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, flat_note, no_overdispersion_note, separation_note, singular_notes
+from polars_glmm.likelihood.doubts import (
+    CONVERGED,
+    convergence_notes,
+    flat_note,
+    no_overdispersion_note,
+    separation_note,
+    singular_notes,
+)
 from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
-from polars_glmm.likelihood.marginal import Point
+from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
@@ -81,7 +88,9 @@ def _minimise(model: Model, engine: RowEngine, x: Vec, limit: Vec, held: BoolVec
     if not held.any():
         return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit)
     free = ~held
-    found = minimise(restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free])
+    found = minimise(
+        restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free]
+    )
     whole = x.copy()
     whole[free] = found.x
     curvature = np.eye(len(x))
@@ -190,7 +199,7 @@ def _report_rows(
     report_vcov = report.propagate(jac, spread, null)
     values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
     n = model.design.n_obs
-    df_model = p + effects.n_theta + s
+    df_model = p + effects.n_theta + s - int(done.held.sum())
     converged = done.decrement < CONVERGED
     std_error = np.sqrt(np.diag(spread)[:p])
     separated = separated_terms(model.design, model.family, model.x, np.where(done.held[:p], 0.0, std_error))

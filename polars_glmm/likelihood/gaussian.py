@@ -104,9 +104,7 @@ def vcov_derivatives(state: Profile) -> list[Cube]:
 def _through_v(stats: CrossProducts, factors: list[Mat], b: list[Cube]) -> list[Cube]:
     """E = Z'W − Z'ZΛB per factor (d, p+1, G_f)."""
     lb = [np.einsum("dr,rwG->dwG", lam, bf) for lam, bf in zip(factors, b, strict=True)]
-    out = [
-        zw - np.einsum("jkG,kwG->jwG", a, x) for zw, a, x in zip(stats.zw, stats.zz.diagonal, lb, strict=True)
-    ]
+    out = [zw - np.einsum("jkG,kwG->jwG", a, x) for zw, a, x in zip(stats.zw, stats.zz.diagonal, lb, strict=True)]
     for (f, g), block in stats.zz.cross.items():
         pair = stats.pattern.pairs[f, g]  # type: ignore[union-attr]  # crossed: there is a pattern
         n = stats.pattern.n_levels  # type: ignore[union-attr]

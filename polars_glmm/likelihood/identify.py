@@ -49,8 +49,12 @@ def check(design: Design, family: Family, effects: Effects) -> Findings:
         loose = _redundant_terms(design, effects, number, gaussian=family.name == "gaussian" and design.phi is None)
         if any(loose):
             names = " + ".join(_term_text(factor, k) for k, flag in enumerate(loose) if flag)
-            text = f"{names}: different covariances of these terms give the same model, so they are not determined singly."
-            advice = "The likelihood, fixed effects and fitted values stand; drop one of the terms to read its variances."
+            text = (
+                f"{names}: different covariances of these terms give the same model, so they are not determined singly."
+            )
+            advice = (
+                "The likelihood, fixed effects and fitted values stand; drop one of the terms to read its variances."
+            )
             notes.append(Note("redundant_terms", text, advice))
             unidentified[number] = [a or b for a, b in zip(unidentified[number], loose, strict=True)]
         if family.name == "binomial" and _one_trial_per_level(design, factor):

@@ -14,6 +14,7 @@ from polars_glmm.likelihood.basis import Basis, centred
 from polars_glmm.likelihood.effects import Effects, map_effects
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
 from polars_glmm.likelihood.marginal import Marginal
+from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.likelihood.products import cross_products
 from polars_glmm.likelihood.rowblocks import cut_rows
 from polars_glmm.linalg.quadrature import gauss_hermite
@@ -21,7 +22,7 @@ from polars_glmm.spec.method import AGQ, REML, Laplace, Method
 
 _CONCAVE = frozenset({
     ("gaussian", "identity"), ("binomial", "logit"), ("binomial", "probit"), ("binomial", "cloglog"),
-    ("binomial", "log"), ("binomial", "identity"), ("poisson", "log"), ("poisson", "identity"), ("gamma", "log"),
+    ("binomial", "log"), ("binomial", "identity"), ("poisson", "log"), ("poisson", "identity"), ("poisson", "sqrt"), ("gamma", "log"),
     ("gamma", "inverse"), ("negative_binomial", "log"), ("inverse_gaussian", "inverse_squared"),
 })  # fmt: skip
 """Pairs whose log density is concave in eta: one mode, wherever Newton starts."""
@@ -45,7 +46,12 @@ class Model:
     @property
     def exact(self) -> bool:
         """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-        return not self.by_rows and self.family.name == "gaussian" and self.family.link.name == "identity" and self.design.phi is None
+        return (
+            not self.by_rows
+            and self.family.name == "gaussian"
+            and self.family.link.name == "identity"
+            and self.design.phi is None
+        )
 
     @property
     def n_gamma(self) -> int:
@@ -87,7 +93,8 @@ class Model:
         concave = (self.family.name, self.family.link.name) in _CONCAVE
         if len(blocks.units) < 4:  # noqa: PLR2004  # a pool costs more than it saves on a few blocks
             threads = 1
-        marginal = Marginal(blocks, self.family, rule, expected and not self.family.canonical, concave, threads)
+        density = RowDensity(self.family, concave)
+        marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
         return RowEngine(effects, marginal)
 
 

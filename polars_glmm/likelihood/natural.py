@@ -174,8 +174,7 @@ class NaturalObjective:
             for b, e in zip(pieces.b, pieces.e, strict=True)
         ]
         effective = [
-            -0.5 * (h + reml * m + r / sigma**2)
-            for h, m, r in zip(pieces.d_log_h, pieces.d_log_m, d_rss, strict=True)
+            -0.5 * (h + reml * m + r / sigma**2) for h, m, r in zip(pieces.d_log_h, pieces.d_log_m, d_rss, strict=True)
         ]
         d_relative = model.effects.inward(effective)
         d_sigma = -engine.nu / sigma + q / sigma**3

@@ -76,7 +76,7 @@ def settle_ranks(
     if not doubtful:
         return plain, ranks
     best = loglik(plain)
-    for chosen in ([doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]):
+    for chosen in [doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]:
         tolerances = strict.copy()
         tolerances[chosen] = suspect[chosen]
         snapped, snapped_ranks = settle(effects, beta, lambdas, gamma, tolerances)
@@ -85,7 +85,9 @@ def settle_ranks(
     return plain, ranks
 
 
-def leaving(effects: Effects, state: State, ranks: list[Rank], row_variance: float, gradient: Callable[[State], Gradient]) -> State | None:
+def leaving(
+    effects: Effects, state: State, ranks: list[Rank], row_variance: float, gradient: Callable[[State], Gradient]
+) -> State | None:
     """A state off the boundary from which ℓ rises, or None: the one-sided score ∂ℓ/∂Σ on each null space.
 
     ∂ℓ/∂F = 2(∂ℓ/∂Σ)F, so a small column εn in F shows N'(∂ℓ/∂Σ)n to first order.
@@ -151,7 +153,9 @@ def polish_rows(
         def gradient(v: Vec, here: State = here, warm_now: Any = warm_now) -> Vec:
             s = here.moved(v)
             g = at(s, warm_now)
-            return -s.pull(g.beta, g.factors, g.gamma)[free] if np.isfinite(g.value) else np.full(int(free.sum()), np.nan)
+            return (
+                -s.pull(g.beta, g.factors, g.gamma)[free] if np.isfinite(g.value) else np.full(int(free.sum()), np.nan)
+            )
 
         def reduced(z: Vec, x: Vec = x, gradient: Callable[[Vec], Vec] = gradient) -> Vec:
             full = x.copy()
@@ -159,8 +163,14 @@ def polish_rows(
             return gradient(full)
 
         many = n_rows > _MANY_ROWS
-        h = symmetric(jacobian(reduced, x[free], (_FORWARD if many else 1.0) * steps[free],
-                               -state.pull(now.beta, now.factors, now.gamma)[free] if many else None))
+        h = symmetric(
+            jacobian(
+                reduced,
+                x[free],
+                (_FORWARD if many else 1.0) * steps[free],
+                -state.pull(now.beta, now.factors, now.gamma)[free] if many else None,
+            )
+        )
         if not np.isfinite(h).all():
             return Polished(state, ranks, now, None, np.inf, held)
         for _ in range(4):
@@ -263,6 +273,7 @@ def polish_products(engine: ProductEngine, state: State, ranks: list[Rank], *, h
 
     def split(s: State, at: Profile) -> tuple[Vec, Vec, Vec]:
         """∂log|H|, ∂log|M| (0 under ML), ∂rss in the free entries."""
+
         def pull(parts: list[Mat]) -> Vec:
             return s.pull(np.empty(0), engine.effects.inward(parts), None)
 

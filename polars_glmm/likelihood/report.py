@@ -65,7 +65,8 @@ def unidentified_rows(effects: Effects, marks: tuple[tuple[bool, ...], ...]) -> 
     rows: list[BoolVec] = []
     for f in sorted(effects.factors, key=lambda f: f.place):
         rows.extend(
-            np.full(len(STRUCTURES[t.structure].vech(t.r)[0]), mark) for t, mark in zip(f.terms, marks[f.place], strict=True)
+            np.full(len(STRUCTURES[t.structure].vech(t.r)[0]), mark)
+            for t, mark in zip(f.terms, marks[f.place], strict=True)
         )
     return np.concatenate(rows) if rows else np.zeros(0, dtype=bool)
 
@@ -113,7 +114,7 @@ def satterthwaite(
         inward = np.tensordot(f.basis.T, d_vcov, (1, 0))
         per_entry.extend(sigma**2 * inward[i, j] for i, j in zip(entries.rows, entries.columns, strict=True))
     per_entry.append(2.0 * sigma * pieces.m_inverse)
-    derivative = np.array([outward @ m @ outward.T for m in per_entry]).reshape(-1, p, p)
+    derivative = np.array([outward @ m @ outward.T for m in per_entry]).reshape(len(per_entry), p, p)
     vcov = outward @ (sigma**2 * pieces.m_inverse) @ outward.T
     known = np.nan_to_num(parameter_vcov, nan=0.0)
     g = np.einsum("kpp->kp", derivative)

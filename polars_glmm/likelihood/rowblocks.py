@@ -156,7 +156,12 @@ def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_
     def take(v: Mat | None) -> Mat | None:
         return v if v is None or order is None else np.ascontiguousarray(v[..., order])
 
-    y, trials, precision, frequency = take(design.y), take(design.trials), take(design.precision), take(design.frequency)
+    y, trials, precision, frequency = (
+        take(design.y),
+        take(design.trials),
+        take(design.precision),
+        take(design.frequency),
+    )
     x_sorted, phi_sorted, z = take(x), take(x_phi), take(effects.columns)
     offset = take(design.mu.offset)
     offset_phi = take(design.phi.offset) if design.phi is not None else None

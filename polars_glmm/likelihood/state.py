@@ -93,7 +93,9 @@ class Rank(NamedTuple):
     zero: IntVec
 
 
-def settle(effects: Effects, beta: Vec, lambdas: list[Mat], gamma: Vec | None, tolerances: Vec) -> tuple[State, list[Rank]]:
+def settle(
+    effects: Effects, beta: Vec, lambdas: list[Mat], gamma: Vec | None, tolerances: Vec
+) -> tuple[State, list[Rank]]:
     """The state of given factors, eigenvalues of each term's scaled Σ up to its tolerance set to zero."""
     factors, free, ranks = [], [], []
     position = 0

@@ -141,9 +141,7 @@ class NestedFactorised:
     def solve(self, b: list[Cube]) -> list[Cube]:
         parents, n_levels = self.symbolic.parents, self.symbolic.pattern.n_levels
         y = cholesky.forward(self.low, b[0])
-        below = [
-            b[g] - sum_by(parents[g], np.einsum("iaG,i...G->a...G", w, y), n_levels[g]) for g, w in self.w.items()
-        ]
+        below = [b[g] - sum_by(parents[g], np.einsum("iaG,i...G->a...G", w, y), n_levels[g]) for g, w in self.w.items()]
         x = self.rest.solve(below)
         for g, w in self.w.items():
             y = y - np.einsum("iaG,a...G->i...G", w, x[g - 1][..., parents[g]])

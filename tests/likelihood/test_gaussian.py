@@ -89,7 +89,13 @@ def test_the_objective_and_its_gradient_at_a_point(name, method):
     rng = np.random.default_rng(0)
     x = np.array(
         [
-            0.4 if n.startswith("cor(") else rng.uniform(0.5, 1.0) if n.startswith("sd(") else 1.3 if n == "phi" else 0.2
+            0.4
+            if n.startswith("cor(")
+            else rng.uniform(0.5, 1.0)
+            if n.startswith("sd(")
+            else 1.3
+            if n == "phi"
+            else 0.2
             for n in goal.names
         ]
     )

@@ -82,9 +82,13 @@ def test_laplace_gradient_for_every_family_and_link(family, link, curvature):
 
 @pytest.mark.parametrize("curvature", ["observed", "expected"])
 @pytest.mark.parametrize("structure", list(STRUCTURES))
-@pytest.mark.parametrize(("family", "link"), [("binomial", "cloglog"), ("negative_binomial", "log"), ("poisson", "log")])
+@pytest.mark.parametrize(
+    ("family", "link"), [("binomial", "cloglog"), ("negative_binomial", "log"), ("poisson", "log")]
+)
 def test_laplace_gradient_for_every_structure(family, link, structure, curvature):
-    design, made = draw(family, link, n=120, groups=10, modelled_phi=family == "negative_binomial", **STRUCTURES[structure])
+    design, made = draw(
+        family, link, n=120, groups=10, modelled_phi=family == "negative_binomial", **STRUCTURES[structure]
+    )
     model, engine = engine_of(design, made, Laplace(curvature=curvature))
     assert_gradient(model, engine, point(model))
 
@@ -172,7 +176,9 @@ def test_frequency_k_is_k_copies(method):
     design, made = draw("gamma", n=60, groups=6, frequency=True)
     copies = design.frequency.astype(int)
     mu = replace(design.mu, x=np.repeat(design.mu.x, copies, axis=1))
-    factors = tuple(replace(f, z=np.repeat(f.z, copies, axis=1), codes=np.repeat(f.codes, copies)) for f in design.factors)
+    factors = tuple(
+        replace(f, z=np.repeat(f.z, copies, axis=1), codes=np.repeat(f.codes, copies)) for f in design.factors
+    )
     repeated = replace(design, y=np.repeat(design.y, copies), frequency=None, mu=mu, factors=factors)
     p, at = 2, {"beta": np.array([0.3, 0.1]), "sd": 0.5}
     values = []

@@ -37,7 +37,9 @@ def test_points_outside_the_domain_are_stepped_back_from():
     def barrier(x, warm, *, curvature):
         if x[0] <= 0:
             return Evaluation(np.inf, np.zeros(1), None, warm)
-        return Evaluation(x[0] - np.log(x[0]), np.array([1 - 1 / x[0]]), np.array([[0.01]]) if curvature else None, warm)
+        return Evaluation(
+            x[0] - np.log(x[0]), np.array([1 - 1 / x[0]]), np.array([[0.01]]) if curvature else None, warm
+        )
 
     found = minimise(barrier, np.array([5.0]), tolerance=1e-14, max_evaluations=200)
     assert_allclose(found.x, [1.0], atol=1e-6)

@@ -1,0 +1,182 @@
+"""Conditional modes: Newton's method for all groups of a unit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from polars_glmm.families.base import Density, Family
+from polars_glmm.likelihood.rowblocks import Block, Unit
+from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
+from polars_glmm.linalg.scaling import scaled_plus_identity
+from polars_glmm.typing import Cube, Mat, Vec
+
+_NEAR = 1e-10
+"""Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic)."""
+_ROUNDING = 1e-11
+"""A step may lower J by this share of |J| without being halved."""
+_MAX_NEWTON = 200
+_MAX_HALVINGS = 60
+
+Fixed: TypeAlias = list[tuple[Vec, "Vec | float | None"]]
+"""Per block: Xβ + offset (m,), and zeta (a number, a vector, or None)."""
+
+
+class Point(NamedTuple):
+    """Parameters as kernels read them: beta (p,), effective factors T_fΛ_f (d, r_f), zeta coefficients (s,) or None."""
+
+    beta: Vec
+    factors: list[Mat]
+    gamma: Vec | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowDensity:
+    """A family as the kernels use it. concave: its log density is concave in eta, so there is one mode."""
+
+    family: Family
+    concave: bool
+
+    def rows(self, block: Block, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
+        """Densities of a block's rows, times their frequencies."""
+        parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)  # noqa: PLR2004
+        if block.frequency is None:
+            return parts
+        return Density(*(None if part is None else part * block.frequency for part in parts))
+
+
+class State(NamedTuple):
+    """Densities per block; eta per block; sums over cells f (C,), g (d, C), w (d, d, C)."""
+
+    densities: list[Density]
+    eta: list[Vec]
+    f: Vec
+    g: Mat
+    w: Cube
+
+
+def fixed_parts(unit: Unit, at: Point) -> Fixed:
+    """Per block: Xβ + offset, and zeta (a number, a vector, or None)."""
+    out = []
+    for block in unit.blocks:
+        xb = at.beta @ block.x
+        if block.offset is not None:
+            xb = xb + block.offset
+        zeta: Vec | float | None = None
+        if at.gamma is not None:
+            zeta = float(at.gamma[0]) if block.x_phi is None else at.gamma @ block.x_phi
+            if block.offset_phi is not None:
+                zeta = zeta + block.offset_phi
+        out.append((xb, zeta))
+    return out
+
+
+def rows_state(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat], order: int) -> State:
+    """Densities of all rows of a unit at given modes, with their sums over cells."""
+    b = cell_effects(unit, at.factors, u)
+    densities, etas, f, g, w = [], [], [], [], []
+    for block, (xb, zeta) in zip(unit.blocks, fixed, strict=True):
+        eta = xb if b is None else xb + block.combine(b[:, block.cells])
+        parts = density.rows(block, eta, zeta, order)
+        densities.append(parts)
+        etas.append(eta)
+        f.append(block.sums(parts.f))
+        if b is not None:
+            g.append(block.z_sums(parts.g))
+            step_w = parts.w
+            if order == 2 and not density.concave:
+                step_w = np.maximum(step_w, 0.0)
+            w.append(block.zz_sums(step_w))
+    empty = np.empty((0, 0, 0))
+    return State(
+        densities,
+        etas,
+        concatenate(f),
+        concatenate(g) if g else empty,
+        concatenate(w) if w else empty,
+    )
+
+
+def find_modes(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat]) -> tuple[list[Mat], int]:
+    """Newton for all groups of a unit, halving the steps of those groups that J rejects."""
+    passes, previous, last, halvings = 0, None, None, 0
+    for _ in range(_MAX_NEWTON):
+        state = rows_state(density, unit, at, fixed, u, order=2)
+        passes += 1
+        one_factor = len(u) == 1
+        j = (
+            state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0])
+            if one_factor
+            else np.array([state.f.sum() - 0.5 * sum(float(np.vdot(v, v)) for v in u)])
+        )
+        if previous is None and not np.isfinite(j).all():
+            restart = ~np.isfinite(j)
+            if all((v[:, restart] if one_factor else v).any() for v in u):
+                u = [np.where(restart, 0.0, v) for v in u]
+                continue
+            return u, passes
+        if last is not None:
+            rejected = ~(j >= last - _ROUNDING * (1.0 + np.abs(last)))
+            if rejected.any():
+                halvings += 1
+                if halvings > _MAX_HALVINGS:
+                    return previous, passes
+                u = [np.where(rejected, 0.5 * (v + p), v) for v, p in zip(u, previous, strict=True)]
+                continue
+        h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+        if h is None:
+            return u, passes
+        slope = [lam.T @ g - v for lam, g, v in zip(at.factors, to_levels(unit, state.g), u, strict=True)]
+        step = h.solve(slope)
+        decrement = (
+            float(np.einsum("rG,rG->G", slope[0], step[0]).max(initial=0.0))
+            if one_factor
+            else sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))
+        )
+        previous, last, halvings = u, j, 0
+        u = [v + d for v, d in zip(u, step, strict=True)]
+        if not decrement > _NEAR:
+            break
+    return u, passes
+
+
+def exact_w(unit: Unit, state: State) -> Cube:
+    """Σ z z' w over cells with the exact curvature, which a Newton step floors at zero."""
+    return concatenate([b.zz_sums(d.w) for b, d in zip(unit.blocks, state.densities, strict=True)])
+
+
+def concatenate(parts: list[Cube]) -> Cube:
+    """Parts of one axis, the last, side by side."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def cell_effects(unit: Unit, factors: list[Mat], u: list[Mat]) -> Mat | None:
+    """Coefficients of the distinct columns per cell, Σ_f T_fΛ_f u_f (d, C)."""
+    if not u:
+        return None
+    b = [lam @ v for lam, v in zip(factors, u, strict=True)]
+    if unit.pattern is None:
+        return b[0]
+    total = b[0][:, unit.pattern.codes[0]]
+    for f in range(1, len(b)):
+        total = total + b[f][:, unit.pattern.codes[f]]
+    return total
+
+
+def to_levels(unit: Unit, cells: Cube) -> list[Cube]:
+    """Sums over the cells of every level of every factor: (…, C) → (…, G_f)."""
+    if unit.pattern is None:
+        return [cells]
+    return [sum_by(codes, cells, n) for codes, n in zip(unit.pattern.codes, unit.pattern.n_levels, strict=True)]
+
+
+def gather(unit: Unit, w: Cube) -> Blocks:
+    """Sums over cells in blocks over levels and meeting pairs."""
+    return Blocks([w], {}) if unit.pattern is None else gather_blocks(unit.pattern, w)
+
+
+def curvature(unit: Unit, w: Cube, factors: list[Mat]) -> Blocks:
+    """H = Λ'Z'WZΛ + I in blocks, from Σ z z' w over cells."""
+    return scaled_plus_identity(gather(unit, w), factors)
