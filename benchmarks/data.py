@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def load(problem: Problem) -> pl.DataFrame:
     frame = _from_source(problem.source)
     if not frame[problem.response].dtype.is_numeric():
         frame = frame.with_columns(pl.col(problem.response).to_physical().cast(pl.Int8))  # second level = success
-    words = re.findall(r"\w+", problem.formula()) + [problem.trials or "", problem.by or ""]
+    words = [*re.findall(r"\w+", problem.formula()), problem.trials or "", problem.by or ""]
     used = frame.select([column for column in frame.columns if column in words])
     if problem.trials is not None:
         used = used.with_columns(failures=pl.col(problem.trials) - pl.col(problem.response))
@@ -56,7 +57,8 @@ def _from_source(source: str) -> pl.DataFrame:
             return _reference(name)
         case _:
             pairs = (pair.split("=") for pair in ":".join(rest).split(",") if pair)
-            return getattr(generators, name)(**{key: int(value) for key, value in pairs})
+            make: Callable[..., pl.DataFrame] = getattr(generators, name)
+            return make(**{key: int(value) for key, value in pairs})
 
 
 def _reference(name: str) -> pl.DataFrame:

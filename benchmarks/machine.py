@@ -28,5 +28,5 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
-    return f"{fields.get('model name', platform.machine()).strip()} (family {fields.get('cpu family', '?').strip()}, "\
-        f"model {fields.get('model', '?').strip()})"
+    name, family, model = (fields.get(key, "unknown").strip() for key in ("model name", "cpu family", "model"))
+    return f"{name} (family {family}, model {model})"

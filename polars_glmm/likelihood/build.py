@@ -9,13 +9,13 @@ from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.fit_products import estimate_products
 from polars_glmm.likelihood.fit_rows import estimate_rows
 from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, restore_fixed_effects
-from polars_glmm.likelihood.identify import check
-from polars_glmm.likelihood.model import prepare
+from polars_glmm.likelihood.identify import ProductStructure, RowStructure, check
+from polars_glmm.likelihood.model import ProductModel, prepare
 from polars_glmm.likelihood.natural import objective
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 
-__all__ = ["estimate", "objective"]
+__all__ = ["estimate", "estimate_summaries", "objective"]
 
 
 def estimate(design: Design, family: Family, method: Method, control: Control, given: Given = NOTHING) -> Estimate:
@@ -27,8 +27,16 @@ def estimate(design: Design, family: Family, method: Method, control: Control, g
     with one_blas_thread():
         reduced = hold_fixed_effects(design, given.fixed)
         model = prepare(reduced, family, method, control, by_rows=given.holds_spread(design))
-        findings = check(reduced, family, model.effects)
+        findings = check(RowStructure(reduced, model.effects), family, constant_phi=design.phi is None)
         check_names(model, given, known=design.mu.names)
         engine = estimate_products if model.exact else estimate_rows
         found = engine(model, findings, given)
         return restore_fixed_effects(found, design.mu.names, given.fixed)
+
+
+def estimate_summaries(model: ProductModel, given: Given = NOTHING) -> Estimate:
+    """The fitted gaussian model of cross-products alone; fixed effects cannot be held, for no rows are left to shift."""
+    with one_blas_thread():
+        findings = check(ProductStructure(model.stats, model.effects), model.family, constant_phi=True)
+        check_names(model, given)
+        return estimate_products(model, findings, given)

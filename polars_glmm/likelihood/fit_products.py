@@ -15,7 +15,7 @@ from polars_glmm.likelihood.estimate import Certificate, Estimate
 from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
-from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
 from polars_glmm.likelihood.state import State
 from polars_glmm.optimize.search import Found, minimise
 from polars_glmm.spec.method import REML
@@ -29,7 +29,7 @@ PERFECT = 1e-13
 """Share of the response's sum of squares that counts as nothing."""
 
 
-def estimate_products(model: Model, findings: Findings, given: Given) -> Estimate:
+def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Estimate:
     """Gaussian identity-link models."""
     clock = {"start": perf_counter()}
     engine = model.products()
@@ -81,7 +81,7 @@ def estimate_products(model: Model, findings: Findings, given: Given) -> Estimat
         bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p)
         bare_pieces = bare.pieces([], gradient=False)
         null_loglik = None if bare_pieces is None else _gaussian_loglik(bare, bare_pieces, model)
-    n = model.design.n_obs
+    n = model.n_obs
     df_model = p + effects.n_theta + 1
     converged = done.decrement < CONVERGED
     notes = [
@@ -121,7 +121,7 @@ def estimate_products(model: Model, findings: Findings, given: Given) -> Estimat
     )
 
 
-def _search(engine: ProductEngine, model: Model, tolerance: float, given: Given) -> Found:
+def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Given) -> Found:
     """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
@@ -166,7 +166,7 @@ def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
         raise IdentifiabilityError(msg)
 
 
-def _gaussian_loglik(engine: ProductEngine, pieces: Any, model: Model) -> float:
+def _gaussian_loglik(engine: ProductEngine, pieces: Any, model: AnyModel) -> float:
     minus_two = engine.minus_two(pieces) - engine.stats.log_weights
     if engine.reml:
         minus_two -= 2.0 * model.x.log_determinant

@@ -15,7 +15,7 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.model import AnyModel
 from polars_glmm.likelihood.natural import Block, parameter_names
 from polars_glmm.spec.method import REML
 from polars_glmm.typing import BoolVec, Vec
@@ -43,7 +43,7 @@ class Placed(NamedTuple):
     held: BoolVec
 
 
-def check_names(model: Model, given: Given, known: tuple[str, ...] = ()) -> None:
+def check_names(model: AnyModel, given: Given, known: tuple[str, ...] = ()) -> None:
     """Raise ModelError for names that are no parameters, and for what cannot be held."""
     _, names = parameter_names(model)
     for name, value in [*given.start.items(), *given.fixed.items()]:
@@ -57,7 +57,7 @@ def check_names(model: Model, given: Given, known: tuple[str, ...] = ()) -> None
         if (name == "phi" or name.startswith("sd(")) and (value < 0 or (name == "phi" and value == 0)):
             msg = f"The value given for {name!r} is {value}; it must be positive."
             raise ModelError(msg)
-    spread = [n for n in given.fixed if n in names and n not in model.design.mu.names]
+    spread = [n for n in given.fixed if n in names and n not in model.names]
     if spread and isinstance(model.method, REML):
         msg = f"fixed= holds {spread[0]!r}, which REML cannot do: use method='ml'."
         raise ModelError(msg)
@@ -67,19 +67,19 @@ def check_names(model: Model, given: Given, known: tuple[str, ...] = ()) -> None
             raise ModelError(msg)
 
 
-def place(model: Model, given: Given) -> Placed:
+def place(model: AnyModel, given: Given) -> Placed:
     """Given values in the search vector of a model over rows."""
     p, q, s = len(model.x.a), model.effects.n_theta, model.n_gamma
     values, held = np.full(p + q + s, np.nan), np.zeros(p + q + s, dtype=bool)
     blocks, names = parameter_names(model)
     asked = {**given.start, **given.fixed}
-    beta = [name for name in model.design.mu.names if name in asked]
+    beta = [name for name in model.names if name in asked]
     if beta:
         if len(beta) < p:
-            lacking = next(name for name in model.design.mu.names if name not in asked)
+            lacking = next(name for name in model.names if name not in asked)
             msg = f"start= has {beta[0]!r} but not {lacking!r}: give all fixed effects of mu, or none."
             raise ModelError(msg)
-        values[:p] = model.x.inward(np.array([asked[name] for name in model.design.mu.names]))
+        values[:p] = model.x.inward(np.array([asked[name] for name in model.names]))
     for block in blocks:
         _place_block(model, block, names, asked, given.fixed, values[p : p + q], held[p : p + q])
     if "phi" in asked and s:
@@ -89,7 +89,7 @@ def place(model: Model, given: Given) -> Placed:
 
 
 def _place_block(
-    model: Model,
+    model: AnyModel,
     block: Block,
     names: tuple[str, ...],
     asked: Mapping[str, float],

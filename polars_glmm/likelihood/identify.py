@@ -7,14 +7,18 @@ Its Gram matrix over all pairs of rows of a level needs only S_l = Z_l'Z_l: the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.design.records import Design, Factor
+from polars_glmm.design.records import Design
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.effects import Effects, FactorMap
+from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.linalg.cholesky import quadratic
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -28,111 +32,155 @@ class Findings(NamedTuple):
     unidentified: tuple[tuple[bool, ...], ...]
 
 
-def check(design: Design, family: Family, effects: Effects) -> Findings:
+class Structure(Protocol):
+    """What the checks ask of a design, from its rows or from its cross-products."""
+
+    n_obs: int
+    n_fixed: int
+    effects: Effects
+
+    def level_products(self, f: FactorMap) -> Cube:
+        """S_l = Z_l'Z_l of the working columns of a factor: (r, r, G)."""
+
+    def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
+        """Whether two factors divide the rows in the same way."""
+
+    def most_trials(self, f: FactorMap) -> float:
+        """The largest number of trials of a level."""
+
+
+def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findings:
     """Structural findings of a design; raises IdentifiabilityError where no fit makes sense."""
-    n, p = design.n_obs, len(design.mu.names)
+    n, p = structure.n_obs, structure.n_fixed
+    factors = sorted(structure.effects.factors, key=lambda f: f.place)
     if n <= p and family.has_phi:
         msg = f"{n} observations cannot determine {p} fixed effects and a {_spread_name(family)}; use fewer terms."
         raise IdentifiabilityError(msg)
-    for factor in design.factors:
-        if factor.n_levels == 1:
+    for f in factors:
+        if f.n_levels == 1:
             msg = (
-                f"group '{factor.name}' has one level only, so its variance cannot be estimated. "
+                f"group '{f.name}' has one level only, so its variance cannot be estimated. "
                 f"Leave it out, or group by another column."
             )
             raise IdentifiabilityError(msg)
+        if family.name == "gaussian":
+            _refuse_saturated(f, n)
     notes: list[Note] = []
-    unidentified = [[False] * len(f.terms) for f in design.factors]
-    if family.name == "gaussian":
-        _refuse_saturated(design)
-    for number, factor in enumerate(design.factors):
-        loose = _redundant_terms(design, effects, number, gaussian=family.name == "gaussian" and design.phi is None)
+    unidentified = [[False] * len(f.terms) for f in factors]
+    for number, f in enumerate(factors):
+        loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and constant_phi)
         if any(loose):
-            names = " + ".join(_term_text(factor, k) for k, flag in enumerate(loose) if flag)
-            text = (
-                f"{names}: different covariances of these terms give the same model, so they are not determined singly."
-            )
-            advice = (
-                "The likelihood, fixed effects and fitted values stand; drop one of the terms to read its variances."
-            )
+            names = " + ".join(_term_text(f, k) for k, flag in enumerate(loose) if flag)
+            text = f"{names}: different covariances of these terms give the same model, so they are not determined singly."
+            advice = "The likelihood, fixed effects and fitted values stand; drop one of the terms to read its variances."
             notes.append(Note("redundant_terms", text, advice))
-            unidentified[number] = [a or b for a, b in zip(unidentified[number], loose, strict=True)]
-        if family.name == "binomial" and _one_trial_per_level(design, factor):
+            unidentified[number] = loose
+        if family.name == "binomial" and structure.most_trials(f) <= 1.0:
             text = (
-                f"group '{factor.name}' has one Bernoulli trial per level: its variance cannot be told from the data, "
+                f"group '{f.name}' has one Bernoulli trial per level: its variance cannot be told from the data, "
                 f"and its estimate is an artefact of the approximation."
             )
             notes.append(Note("not_identified", text, "Use a group with several trials per level."))
-            unidentified[number] = [True] * len(factor.terms)
-    for a in range(len(design.factors)):
-        for b in range(a):
-            if _same_partition(design.factors[a], design.factors[b]):
-                first, second = design.factors[b].name, design.factors[a].name
-                text = f"groups '{first}' and '{second}' divide the rows in the same way: only the sum of their variances is determined."
-                notes.append(Note("same_partition", text, f"Keep one of '{first}' and '{second}'."))
-                unidentified[a] = [True] * len(design.factors[a].terms)
-                unidentified[b] = [True] * len(design.factors[b].terms)
+            unidentified[number] = [True] * len(f.terms)
+    for a, b in combinations(range(len(factors)), 2):
+        if factors[a].n_levels == factors[b].n_levels and structure.same_partition(factors[a], factors[b]):
+            first, second = factors[a].name, factors[b].name
+            text = f"groups '{first}' and '{second}' divide the rows in the same way: only the sum of their variances is determined."
+            notes.append(Note("same_partition", text, f"Keep one of '{first}' and '{second}'."))
+            unidentified[a] = [True] * len(factors[a].terms)
+            unidentified[b] = [True] * len(factors[b].terms)
     return Findings(tuple(notes), tuple(tuple(u) for u in unidentified))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowStructure:
+    """The structure of a design with rows."""
+
+    design: Design
+    effects: Effects
+
+    @property
+    def n_obs(self) -> int:
+        return self.design.n_obs
+
+    @property
+    def n_fixed(self) -> int:
+        return len(self.design.mu.names)
+
+    def level_products(self, f: FactorMap) -> Cube:
+        columns = self.effects.columns
+        if columns is None:
+            return np.bincount(f.codes, minlength=f.n_levels)[None, None] * (f.basis.T @ f.basis)[:, :, None]
+        z = f.basis.T @ columns
+        out = np.empty((f.r, f.r, f.n_levels))
+        for j in range(f.r):
+            for k in range(j + 1):
+                out[j, k] = out[k, j] = np.bincount(f.codes, z[j] * z[k], f.n_levels)
+        return out
+
+    def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
+        key = a.codes.astype(np.int64) * b.n_levels + b.codes
+        return len(np.unique(key)) == a.n_levels
+
+    def most_trials(self, f: FactorMap) -> float:
+        trials = np.ones(self.design.n_rows) if self.design.trials is None else self.design.trials
+        if self.design.frequency is not None:
+            trials = trials * self.design.frequency
+        return float(np.bincount(f.codes, trials, f.n_levels).max())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProductStructure:
+    """The structure of cross-products; gaussian, so trials are never asked for."""
+
+    stats: CrossProducts
+    effects: Effects
+
+    @property
+    def n_obs(self) -> int:
+        return self.stats.n
+
+    @property
+    def n_fixed(self) -> int:
+        return len(self.stats.ww) - 1
+
+    def level_products(self, f: FactorMap) -> Cube:
+        return quadratic(f.basis, self.stats.zz.diagonal[self.effects.factors.index(f)], f.basis)
+
+    def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
+        i, j = sorted((self.effects.factors.index(a), self.effects.factors.index(b)))
+        return self.stats.pattern is not None and len(self.stats.pattern.pairs[i, j].left) == a.n_levels
+
+    def most_trials(self, f: FactorMap) -> float:  # noqa: ARG002  # the protocol's shape
+        return np.inf
 
 
 def _spread_name(family: Family) -> str:
     return "residual variance" if family.name == "gaussian" else "dispersion"
 
 
-def _term_text(factor: Factor, k: int) -> str:
-    names = ["1" if name == "Intercept" else name for name in factor.terms[k].names]
+def _term_text(f: FactorMap, k: int) -> str:
+    names = ["1" if name == "Intercept" else name for name in f.terms[k].names]
     if "1" not in names:
         names = ["0", *names]
-    return f"({' + '.join(names)} | {factor.name})"
+    return f"({' + '.join(names)} | {f.name})"
 
 
-def _refuse_saturated(design: Design) -> None:
-    n = design.n_obs
-    for factor in design.factors:
-        r = len(factor.z)
-        if factor.n_levels * r >= n:
-            effects = f"{factor.n_levels} levels × {r} effects" if r > 1 else f"{factor.n_levels} levels"
-            msg = (
-                f"group '{factor.name}' has {effects} for {n} observations: its variance and the residual variance "
-                f"cannot be told apart. Use fewer effects per level, or a group with several rows per level."
-            )
-            raise IdentifiabilityError(msg)
+def _refuse_saturated(f: FactorMap, n: int) -> None:
+    if f.n_levels * f.r >= n:
+        effects = f"{f.n_levels} levels × {f.r} effects" if f.r > 1 else f"{f.n_levels} levels"
+        msg = (
+            f"group '{f.name}' has {effects} for {n} observations: its variance and the residual variance "
+            f"cannot be told apart. Use fewer effects per level, or a group with several rows per level."
+        )
+        raise IdentifiabilityError(msg)
 
 
-def _one_trial_per_level(design: Design, factor: Factor) -> bool:
-    trials = np.ones(design.n_rows) if design.trials is None else design.trials
-    if design.frequency is not None:
-        trials = trials * design.frequency
-    return bool(np.bincount(factor.codes, trials, factor.n_levels).max() <= 1.0)
-
-
-def _same_partition(a: Factor, b: Factor) -> bool:
-    if a.n_levels != b.n_levels:
-        return False
-    key = a.codes.astype(np.int64) * b.n_levels + b.codes
-    return len(np.unique(key)) == a.n_levels
-
-
-def _level_products(effects: Effects, f: FactorMap) -> Cube:
-    """S_l = Z_l'Z_l of the working columns: (r, r, G)."""
-    columns = effects.columns
-    if columns is None:
-        return np.bincount(f.codes, minlength=f.n_levels)[None, None] * (f.basis.T @ f.basis)[:, :, None]
-    z = f.basis.T @ columns
-    r = len(z)
-    out = np.empty((r, r, f.n_levels))
-    for j in range(r):
-        for k in range(j + 1):
-            out[j, k] = out[k, j] = np.bincount(f.codes, z[j] * z[k], f.n_levels)
-    return out
-
-
-def _redundant_terms(design: Design, effects: Effects, number: int, *, gaussian: bool) -> list[bool]:
+def _redundant_terms(structure: Structure, f: FactorMap, *, gaussian: bool) -> list[bool]:
     """Marks the terms whose covariances the rows cannot determine."""
-    f = next(f for f in effects.factors if f.place == number)
     if f.r == 1:
         return [False]
-    s = _level_products(effects, f)
+    s = structure.level_products(f)
     pairs: list[tuple[int, int, int]] = []
     for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):
@@ -144,7 +192,7 @@ def _redundant_terms(design: Design, effects: Effects, number: int, *, gaussian:
         for j, (_, c, d) in enumerate(pairs[: i + 1]):
             gram[i, j] = gram[j, i] = float((s[a, c] * s[b, d] + s[a, d] * s[b, c]).sum())
         gram[i, k] = gram[k, i] = 2.0 * float(s[a, b].sum())
-    gram[k, k] = 2.0 * design.n_rows
+    gram[k, k] = 2.0 * structure.n_obs
     if not gaussian:
         gram = gram[:k, :k]
     null = _null_space(gram)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from polars_glmm.likelihood.effects import Effects, map_effects
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
 from polars_glmm.likelihood.marginal import Marginal
 from polars_glmm.likelihood.modes import RowDensity
-from polars_glmm.likelihood.products import cross_products
+from polars_glmm.likelihood.products import CrossProducts, cross_products
 from polars_glmm.likelihood.rowblocks import cut_rows
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.spec.method import AGQ, REML, Laplace, Method
@@ -42,6 +43,20 @@ class Model:
     x_phi: Basis | None
     effects: Effects
     by_rows: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Fixed effects of mu."""
+        return self.design.mu.names
+
+    @property
+    def phi_names(self) -> tuple[str, ...] | None:
+        """Fixed effects of log phi, where phi has a formula."""
+        return None if self.design.phi is None else self.design.phi.names
+
+    @property
+    def n_obs(self) -> int:
+        return self.design.n_obs
 
     @property
     def exact(self) -> bool:
@@ -96,6 +111,37 @@ class Model:
         density = RowDensity(self.family, concave)
         marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
         return RowEngine(effects, marginal)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProductModel:
+    """A gaussian identity-link model of which only cross-products are known: no rows behind it.
+
+    x holds the maps of the fixed columns and no columns; effects know no codes
+    """
+
+    names: tuple[str, ...]
+    family: Family
+    method: Method
+    control: Control
+    x: Basis
+    effects: Effects
+    stats: CrossProducts
+
+    phi_names: ClassVar[None] = None
+    n_gamma: ClassVar[int] = 0
+    exact: ClassVar[bool] = True
+
+    @property
+    def n_obs(self) -> int:
+        return self.stats.n
+
+    def products(self) -> ProductEngine:
+        """The engine over the products."""
+        return ProductEngine(self.effects, self.stats, isinstance(self.method, REML), len(self.x.a))
+
+
+AnyModel: TypeAlias = Model | ProductModel
 
 
 def prepare(design: Design, family: Family, method: Method, control: Control, *, by_rows: bool = False) -> Model:

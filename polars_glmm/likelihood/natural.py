@@ -13,7 +13,7 @@ from polars_glmm.errors import ModelError, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.effects import TermMap
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
-from polars_glmm.likelihood.model import Model, prepare
+from polars_glmm.likelihood.model import AnyModel, Model, prepare
 from polars_glmm.spec.method import Method
 from polars_glmm.typing import Mat, Vec
 
@@ -30,9 +30,9 @@ class Block(NamedTuple):
         return self.term.r * (self.term.r - 1) // 2 if self.term.structure == "us" else 0
 
 
-def parameter_names(model: Model) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+def parameter_names(model: AnyModel) -> tuple[tuple[Block, ...], tuple[str, ...]]:
     """Names of the natural parameters, and where the covariance parameters of each term stand among them."""
-    names = list(model.design.mu.names)
+    names = list(model.names)
     blocks = []
     factors = model.effects.factors
     for i in sorted(range(len(factors)), key=lambda i: factors[i].place):
@@ -42,8 +42,8 @@ def parameter_names(model: Model) -> tuple[tuple[Block, ...], tuple[str, ...]]:
             names += [f"sd({f.name}: {name})" for name in t.names]
             if t.structure == "us":
                 names += [f"cor({f.name}: {t.names[k]}, {t.names[j]})" for j in range(t.r) for k in range(j)]
-    if model.design.phi is not None:
-        names += [f"phi: {name}" for name in model.design.phi.names]
+    if model.phi_names is not None:
+        names += [f"phi: {name}" for name in model.phi_names]
     elif model.family.has_phi:
         names.append("phi")
     return tuple(blocks), tuple(names)
