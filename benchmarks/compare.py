@@ -19,7 +19,7 @@ from benchmarks.problems import PROBLEMS, Problem
 HERE = Path(__file__).resolve().parent
 ABSOLUTE = 1e-3  # a log-likelihood may be this far from the best
 RELATIVE, MANY_ROWS = 1e-6, 10**6  # … or, from so many rows on, this part of it
-CONTENDED = 0.85  # processor time over wall time: below, the process waited for its core
+CONTENDED = 0.85  # processor time of the calls over their mean time: below, the process waited for its core
 
 Entry = dict[str, Any]
 
@@ -49,7 +49,7 @@ def section(name: str, record: dict[str, Any]) -> list[str]:
     by_problem = {p.name: [entry for entry in record["runs"] if entry["problem"] == p.name] for p in problems}
     best = {p.name: best_loglik(p, by_problem[p.name]) for p in problems}
     head = ["problem", "ours", *(f"{t} threads" for t in record["threads"][1:]), "fastest right peer", "its time",
-            "ratio", "other peers: time (× ours)", "aim"]  # fmt: skip
+            "ratio", "ratio of processor time", "other peers: time (× ours)", "aim"]  # fmt: skip
     rows = [ratio_row(p, by_problem[p.name], best[p.name], record["threads"]) for p in problems]
     return [
         f"## {name}", "", *_header(record), "", *_table(head, rows), "",
@@ -109,9 +109,17 @@ def ratio_row(problem: Problem, entries: list[Entry], best: float, threads: list
         fastest["peer"] if fastest else "–",
         duration(fastest["seconds"]) if fastest else "–",
         f"**{own / fastest['seconds']:.2f}**" if own and fastest else "–",
+        _processor_ratio(mine[0], fastest) if own else "–",
         ", ".join(others),
         _aim(problem),
     ]
+
+
+def _processor_ratio(mine: Entry | None, fastest: Entry | None) -> str:
+    """As the ratio of times, but of processor time per call, which a busy machine disturbs less."""
+    if not (mine and fastest and mine["cpu"] and fastest["cpu"]):
+        return "–"
+    return f"{mine['cpu'] / fastest['cpu']:.2f}"
 
 
 def changes(name: str, head: dict[str, Any], base: dict[str, Any]) -> list[str]:
@@ -146,7 +154,8 @@ def _legend() -> list[str]:
             f"right if its log-likelihood is within {ABSOLUTE:g} (relative {RELATIVE:g} from 10⁶ rows) of the best one "
             "that two engines agree on, and a denominator if it also computed its default standard errors."
         ),
-        "- ✗ = not right. † = without its default standard errors. ≈ = stochastic likelihood, never taken for the best.",
+        "- The ratio of processor time is the same of processor seconds per call: a busy machine disturbs it less.",
+        "- ✗ = not right. † = without its default standard errors. ≈ = stochastic likelihood, never the best.",
         *(f"- {name}: {peer.remark}." for name, peer in PEERS.items() if peer.remark),
     ]  # fmt: skip
 
@@ -203,8 +212,8 @@ def _detail(problem: Problem, entry: Entry, best: float) -> list[str]:
         reason = entry.get("failed") or f"not run: {entry['skipped']}"
         return [*head, *[""] * 8, reason.replace("|", "/")]
     remarks = [text.replace("|", "/").replace("\n", " ")[:120] for text in entry.get("remarks", [])]
-    if entry["cpu"] is not None and entry["cpu"] < CONTENDED:
-        remarks.insert(0, f"contended core: cpu/wall {entry['cpu']:.2f}")
+    if entry["cpu"] is not None and (share := entry["cpu"] / entry["mean"]) < CONTENDED:
+        remarks.insert(0, f"contended core: cpu/wall {share:.2f}")
     loaded = f" ({entry['loaded_mb']:.0f})" if entry["loaded_mb"] is not None else ""
     return [
         *head, duration(entry["seconds"]), duration(entry["least"]), str(entry["repeats"]), duration(entry["first"]),

@@ -146,8 +146,9 @@ def _summarised(found: dict[str, Any], ended: process.Ended, load: float) -> dic
     return found | {
         "seconds": statistics.median(times),
         "least": min(times),
+        "mean": statistics.fmean(times),
         "repeats": len(warm),
-        "cpu": found["cpu"] / sum(warm) if warm else None,  # below 1: it waited for the core, or for a disk
+        "cpu": found["cpu"] / len(warm) if warm else None,  # per call; well below its time: it waited for a core
         "process_seconds": ended.seconds - sum(warm),  # start, imports, reading, one fit
         "peak_mb": round(ended.peak_mb, 1),
         "load": load,

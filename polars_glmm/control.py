@@ -30,6 +30,19 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Where the rows of a LazyFrame go that do not fit in memory.
+
+    limit   bytes a fit may use; None = half of what the machine or its container has. Rows that would need more are
+            read once into a temporary folder, sorted by group, and every pass reads them from there
+    spill   the folder in which that one is made; None = the system's place for temporary files
+    """
+
+    limit: int | None = None
+    spill: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """All that steers the computation of a fit.
 
@@ -39,5 +52,6 @@ class Control:
 
     search: Search = field(default_factory=Search)
     rows: Rows = field(default_factory=Rows)
+    memory: Memory = field(default_factory=Memory)
     keep: Literal["rows", "source", "none"] | None = None
     progress: bool | None = None

@@ -9,6 +9,7 @@
     ├── IdentifiabilityError(ValueError)  the data cannot determine the model
     ├── DataChangedError    (ValueError)  a source was read again and is not the same
     ├── DatasetError        (ValueError)  a shipped data set or a file of data cannot be read
+    ├── ResourceError       (RuntimeError) memory or disk does not suffice; says how much would, and what would help
     └── ConvergenceError    (RuntimeError) a computation did not reach an answer; says what it reached
 FitWarning (UserWarning): one for a fit, whatever the number of its notes.
 """
@@ -60,6 +61,10 @@ class DataChangedError(GlmmError, ValueError):
 
 class DatasetError(GlmmError, ValueError):
     """A shipped data set, or a file of data, is not there or cannot be read."""
+
+
+class ResourceError(GlmmError, RuntimeError):
+    """The memory or the disk that may be used does not suffice."""
 
 
 class ConvergenceError(GlmmError, RuntimeError):

@@ -17,7 +17,7 @@ PACKAGE = Path(polars_glmm.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "notes", "control", "typing"}),
+    frozenset({"errors", "notes", "control", "typing", "memory", "progress", "spill"}),
     frozenset({"linalg"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),
@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 """Rooms from the ground up. A room imports rooms of lower floors, and itself."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
-    "numpy": frozenset().union(*FLOORS) - {"errors", "notes", "control", "spec", "cli", "__main__", "namespace"},
+    "numpy": frozenset().union(*FLOORS) - {"errors", "notes", "control", "memory", "progress", "spill", "spec", "cli", "__main__", "namespace"},
     "scipy": frozenset({"linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference"}),
     "threadpoolctl": frozenset({"linalg", "likelihood"}),
     "polars": frozenset(

@@ -32,7 +32,8 @@ def prepare(frame: pl.DataFrame | pl.LazyFrame, problem: Problem, threads: int) 
         arguments["trials"] = problem.trials
     if problem.by is not None:
         arguments["by"] = problem.by
-    return lambda: polars_glmm.fit(frame, problem.formula(), **arguments)
+    fit = polars_glmm.fit  # loads what the lazy front door leaves out: memory "with the data read" includes it
+    return lambda: fit(frame, problem.formula(), **arguments)
 
 
 def answer(fitted: Any) -> Answer:

@@ -13,11 +13,14 @@ from polars_glmm.likelihood.gaussian import Profile, profile
 from polars_glmm.likelihood.marginal import Information, Marginal, Value
 from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.likelihood.state import State
 from polars_glmm.linalg import cholesky
 from polars_glmm.optimize.search import Evaluation
-from polars_glmm.typing import Cube, Mat, Vec
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 
+_SLOPE_SHARE = 0.3
+"""Cost of one direction of the modes' slopes, in row passes."""
 _SMALL_PIVOT = 1e-3
 """Directions of Λ smaller than this share are left out of the curvature that starts a search."""
 
@@ -90,6 +93,22 @@ class RowEngine:
         v = self._value(beta, factors, gamma, warm, information=False)
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
         return Gradient(v.value, v.beta, inward, v.gamma, v.modes, v.passes)
+
+    def mode_slopes(self, state: State, modes: list[Mat], free: BoolVec) -> list[list[Mat]]:
+        """dû along every free coordinate of a state's vector."""
+        at = Point(state.beta, self.effects.effective(list(state.factors)), state.gamma)
+        still = State(
+            np.zeros_like(state.beta),
+            tuple(np.zeros_like(f) for f in state.factors),
+            None if state.gamma is None else np.zeros_like(state.gamma),
+            state.free,
+        )
+        directions = []
+        for e in np.eye(len(free))[free]:
+            d = still.moved(e)
+            directions.append(Point(d.beta, self.effects.effective(list(d.factors)), d.gamma))
+        self.passes += 1 + _SLOPE_SHARE * len(directions)
+        return self.marginal.mode_slopes(at, modes, directions)
 
     def objective(self, p: int, gamma_size: int, gamma_cap: float | None = None) -> Any:
         """−ℓ over [beta, θ, gamma], for the search; flat in a single gamma beyond its cap."""

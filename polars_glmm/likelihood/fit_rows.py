@@ -25,14 +25,18 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.sample import subsample
 from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
 from polars_glmm.optimize.search import Found, minimise, restrict
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 _SLOWEST_GAMMA_STEP = 3.0
 _SEARCH_SHARE = 1e-3
 """The search goes on to this share of the decrement that is asked for, so that the Hessian is taken at the optimum."""
+_SAMPLE_TOLERANCE = 1e-4
+_LARGE_SHARE = 1e3
+"""With many rows the search may stop this much earlier: the Hessian varies less and its Newton step is sure."""
 _GLM_TOLERANCE = 1e-10
 _LIMIT_LOSS = 1e-6
 """Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
@@ -74,19 +78,36 @@ def _search(model: Model, base: Searched, row_variance: float, placed: Placed) -
     x = np.concatenate([base.found.x[:p], model.effects.start(size), base.found.x[p:]])
     x = np.where(np.isnan(placed.values), x, placed.values)
     limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, _SLOWEST_GAMMA_STEP)])
-    found = _minimise(model, engine, x, limit, placed.held, _SEARCH_SHARE * model.control.search.decrement)
+    tolerance, bend = _SEARCH_SHARE * model.control.search.decrement, None
+    part = None if placed.held.any() else subsample(model)
+    if part is not None:
+        sampled = _minimise(part.model, part.model.rows(part.model.effects), x, limit, placed.held, _SAMPLE_TOLERANCE)
+        if np.isfinite(sampled.evaluation.value):
+            x, bend = sampled.x, sampled.curvature * part.scale
+            tolerance *= _LARGE_SHARE
+    found = _minimise(model, engine, x, limit, placed.held, tolerance, bend)
     if not np.isfinite(found.evaluation.value):
         msg = "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
         raise ConvergenceError(msg)
     return Searched(engine, found)
 
 
-def _minimise(model: Model, engine: RowEngine, x: Vec, limit: Vec, held: BoolVec, tolerance: float) -> Found:
+def _minimise(
+    model: Model,
+    engine: RowEngine,
+    x: Vec,
+    limit: Vec,
+    held: BoolVec,
+    tolerance: float,
+    curvature: Mat | None = None,
+) -> Found:
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
     objective = engine.objective(len(model.x.a), model.n_gamma, _size_cap(model))
     most = model.control.search.max_evaluations
     if not held.any():
-        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit)
+        return minimise(
+            objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, curvature=curvature
+        )
     free = ~held
     found = minimise(
         restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free]
@@ -123,7 +144,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
     return polish.polish_rows(
-        engine, state, ranks, found.evaluation.state, scale=scale, n_rows=model.design.n_rows,
+        engine, state, ranks, found.evaluation.state, scale=scale,
         hessian=model.control.search.hessian, curvature=curvature, held=held,
     )  # fmt: skip
 

@@ -170,6 +170,36 @@ class Marginal:
             ]
         return np.concatenate(parts)
 
+    def mode_slopes(self, at: Point, modes: list[Mat], directions: list[Point]) -> list[list[Mat]]:
+        """dû/dt along directions (dβ, dΛ, dγ), from Λ'Z'g(û) = û: H dû = dΛ'Z'g + Λ'Z'(g_ζ dζ − w∘(x dβ + z dΛ û))."""
+        out = [[np.zeros_like(m) for m in modes] for _ in directions]
+        for unit in self.rows.units:
+            u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
+            with np.errstate(all="ignore"):
+                state = rows_state(self.density, unit, at, fixed_parts(unit, at), u, order=3)
+                h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            if h is None:
+                continue
+            g_levels = to_levels(unit, state.g)
+            for d, slopes in zip(directions, out, strict=True):
+                moved = cell_effects(unit, d.factors, u)
+                sums = []
+                for block, density in zip(unit.blocks, state.densities, strict=True):
+                    change = -density.w * (d.beta @ block.x + block.combine(moved[:, block.cells]))
+                    if d.gamma is not None and density.g_zeta is not None:
+                        zeta = d.gamma[0] if block.x_phi is None else d.gamma @ block.x_phi
+                        change = change + density.g_zeta * zeta
+                    sums.append(block.z_sums(change))
+                right = [
+                    lam.T @ c + dlam.T @ g
+                    for lam, dlam, c, g in zip(
+                        at.factors, d.factors, to_levels(unit, concatenate(sums)), g_levels, strict=True
+                    )
+                ]
+                for slope, part, s in zip(slopes, h.solve(right), unit.levels, strict=True):
+                    slope[:, s] = part
+        return out
+
     def _map(self, one):  # type: ignore[no-untyped-def]  # a closure over one evaluation
         units = self.rows.units
         if self.threads == 1 or len(units) == 1:
@@ -182,13 +212,13 @@ class Marginal:
     def _unit(self, unit: Unit, at: Point, u: list[Mat], *, gradient: bool, information: bool) -> UnitValue:
         fixed = fixed_parts(unit, at)
         n_rows = sum(b.rows.stop - b.rows.start for b in unit.blocks)
-        passes = 0
+        order = 3 if gradient else 2
         if u:
-            u, passes = find_modes(self.density, unit, at, fixed, u)
-        state = rows_state(self.density, unit, at, fixed, u, order=3 if gradient else 2)
+            u, state, passes = find_modes(self.density, unit, at, fixed, u, order)
+        else:
+            state, passes = rows_state(self.density, unit, at, fixed, u, order), 1
         if not self.density.concave and not gradient and u:
             state = state._replace(w=exact_w(unit, state))
-        passes += 1
         joint = float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, v)) for v in u)
         bad = UnitValue(-np.inf, np.empty(0), [], None, u, passes * n_rows, None)
         if not np.isfinite(joint):

@@ -15,6 +15,8 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 _NEAR = 1e-10
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic)."""
+_EXACT = 1e-18
+"""Decrement of a mode that needs no step at all: differences over 1e-5 of a scale stay exact to 1e-4."""
 _ROUNDING = 1e-11
 """A step may lower J by this share of |J| without being halved."""
 _MAX_NEWTON = 200
@@ -48,13 +50,14 @@ class RowDensity:
 
 
 class State(NamedTuple):
-    """Densities per block; eta per block; sums over cells f (C,), g (d, C), w (d, d, C)."""
+    """Densities per block, up to `order`; eta per block; sums over cells f (C,), g (d, C), w (d, d, C)."""
 
     densities: list[Density]
     eta: list[Vec]
     f: Vec
     g: Mat
     w: Cube
+    order: int
 
 
 def fixed_parts(unit: Unit, at: Point) -> Fixed:
@@ -96,50 +99,78 @@ def rows_state(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list
         concatenate(f),
         concatenate(g) if g else empty,
         concatenate(w) if w else empty,
+        order,
     )
 
 
-def find_modes(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat]) -> tuple[list[Mat], int]:
-    """Newton for all groups of a unit, halving the steps of those groups that J rejects."""
-    passes, previous, last, halvings = 0, None, None, 0
+class Modes(NamedTuple):
+    """Conditional modes u_f (r_f, G_f), the densities there, and the row passes they took."""
+
+    u: list[Mat]
+    state: State
+    passes: int
+
+
+def find_modes(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat], order: int) -> Modes:
+    """Newton for all groups of a unit, halving the steps of those groups that J rejects.
+
+    The densities come back with derivatives up to `order`. Where the start is a mode already, as when the caller
+    predicted it, one pass is all there is.
+    """
+    warm = any(v.any() for v in u)
+    state = rows_state(density, unit, at, fixed, u, order if warm else 2)
+    passes, previous, last, halvings = 1, u, None, 0
     for _ in range(_MAX_NEWTON):
-        state = rows_state(density, unit, at, fixed, u, order=2)
-        passes += 1
-        one_factor = len(u) == 1
-        j = (
-            state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0])
-            if one_factor
-            else np.array([state.f.sum() - 0.5 * sum(float(np.vdot(v, v)) for v in u)])
-        )
-        if previous is None and not np.isfinite(j).all():
+        j = _joint(state, u)
+        if last is None and not np.isfinite(j).all():
             restart = ~np.isfinite(j)
-            if all((v[:, restart] if one_factor else v).any() for v in u):
-                u = [np.where(restart, 0.0, v) for v in u]
-                continue
-            return u, passes
+            if not warm:
+                return Modes(u, state, passes)
+            warm = False
+            u = [np.where(restart, 0.0, v) for v in u]
+            state = rows_state(density, unit, at, fixed, u, 2)
+            passes += 1
+            continue
         if last is not None:
             rejected = ~(j >= last - _ROUNDING * (1.0 + np.abs(last)))
-            if rejected.any():
+            if rejected.any() and halvings < _MAX_HALVINGS:
                 halvings += 1
-                if halvings > _MAX_HALVINGS:
-                    return previous, passes
                 u = [np.where(rejected, 0.5 * (v + p), v) for v, p in zip(u, previous, strict=True)]
+                state = rows_state(density, unit, at, fixed, u, 2)
+                passes += 1
                 continue
+            if rejected.any():
+                u = previous
+                break
         h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
         if h is None:
-            return u, passes
+            break
         slope = [lam.T @ g - v for lam, g, v in zip(at.factors, to_levels(unit, state.g), u, strict=True)]
         step = h.solve(slope)
-        decrement = (
-            float(np.einsum("rG,rG->G", slope[0], step[0]).max(initial=0.0))
-            if one_factor
-            else sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))
-        )
+        decrement = _decrement(slope, step)
+        if decrement < _EXACT and state.order >= order:
+            return Modes(u, state, passes)
         previous, last, halvings = u, j, 0
         u = [v + d for v, d in zip(u, step, strict=True)]
         if not decrement > _NEAR:
             break
-    return u, passes
+        state = rows_state(density, unit, at, fixed, u, 2)
+        passes += 1
+    return Modes(u, rows_state(density, unit, at, fixed, u, order), passes + 1)
+
+
+def _joint(state: State, u: list[Mat]) -> Vec:
+    """J per group of one factor, (G,), or its total for several, (1,)."""
+    if len(u) == 1:
+        return state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0])
+    return np.array([state.f.sum() - 0.5 * sum(float(np.vdot(v, v)) for v in u)])
+
+
+def _decrement(slope: list[Mat], step: list[Mat]) -> float:
+    """Newton decrement: the largest of all groups of one factor, or that of all factors together."""
+    if len(slope) == 1:
+        return float(np.einsum("rG,rG->G", slope[0], step[0]).max(initial=0.0))
+    return sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))
 
 
 def exact_w(unit: Unit, state: State) -> Cube:

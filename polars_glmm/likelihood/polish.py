@@ -23,8 +23,8 @@ _SUSPECT = 1e-3
 _STEP = 5e-4
 _FORWARD = 0.02
 """Forward differences take smaller steps than central ones: their error is of first order."""
-_MANY_ROWS, _MANY_LEVELS = 300_000, 1_000
-"""Sizes from which one gradient a column must do."""
+_MANY_LEVELS = 1_000
+"""Levels from which one gradient a column must do for cross-products."""
 _ROUNDING = 1e-11
 """Newton decrement that is rounding error of ℓ."""
 _HESSIAN_STALE = 1e-4
@@ -127,7 +127,6 @@ def polish_rows(
     warm: Any,
     *,
     scale: float,
-    n_rows: int,
     hessian: bool,
     curvature: Mat,
     held: BoolVec,
@@ -144,33 +143,9 @@ def polish_rows(
         g = state.pull(now.beta, now.factors, now.gamma)[free]
         b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
         return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held)
-    steps = _steps(state, scale)
     h, decrement = np.empty((0, 0)), np.inf
     for _ in range(3):
-        warm_now = now.warm
-        here = state
-
-        def gradient(v: Vec, here: State = here, warm_now: Any = warm_now) -> Vec:
-            s = here.moved(v)
-            g = at(s, warm_now)
-            return (
-                -s.pull(g.beta, g.factors, g.gamma)[free] if np.isfinite(g.value) else np.full(int(free.sum()), np.nan)
-            )
-
-        def reduced(z: Vec, x: Vec = x, gradient: Callable[[Vec], Vec] = gradient) -> Vec:
-            full = x.copy()
-            full[free] = z
-            return gradient(full)
-
-        many = n_rows > _MANY_ROWS
-        h = symmetric(
-            jacobian(
-                reduced,
-                x[free],
-                (_FORWARD if many else 1.0) * steps[free],
-                -state.pull(now.beta, now.factors, now.gamma)[free] if many else None,
-            )
-        )
+        h = _row_hessian(engine, state, now, free, _steps(state, scale)[free])
         if not np.isfinite(h).all():
             return Polished(state, ranks, now, None, np.inf, held)
         for _ in range(4):
@@ -191,6 +166,28 @@ def polish_rows(
         else:
             return Polished(state, ranks, now, h, decrement, held)
     return Polished(state, ranks, now, h, decrement, held)
+
+
+def _row_hessian(engine: RowEngine, state: State, now: Gradient, free: BoolVec, steps: Vec) -> Mat:
+    """Hessian of −ℓ on the free entries, by forward differences of the exact gradient.
+
+    Every difference starts from modes moved along their own slopes, so that a column costs one row pass; with steps of
+    1e-5 of the scale on which ℓ bends, the error of first order is of that size too.
+    """
+    x = state.vector()
+    here = -state.pull(now.beta, now.factors, now.gamma)[free]
+    slopes = engine.mode_slopes(state, now.warm, free) if now.warm else [[] for _ in steps]
+    rows = []
+    for at, h, slope in zip(np.flatnonzero(free), _FORWARD * steps, slopes, strict=True):
+        moved = x.copy()
+        moved[at] += h
+        warm = [m + h * d for m, d in zip(now.warm, slope, strict=True)]
+        there = state.moved(moved)
+        g = engine.gradient(there.beta, list(there.factors), there.gamma, warm)
+        if not np.isfinite(g.value):
+            return np.full((len(here),) * 2, np.nan)
+        rows.append((-there.pull(g.beta, g.factors, g.gamma)[free] - here) / (moved[at] - x[at]))
+    return symmetric(np.array(rows))
 
 
 def newton(h: Mat, g: Vec) -> tuple[Vec, float]:

@@ -117,7 +117,9 @@ def integral_loglik(family: Counts, y: Array, fixed: Array, codes: Array, sd: fl
 def glm(family: Counts, y: Array, x: Array) -> tuple[Array, float]:
     """β̂ and log-likelihood by Newton's method."""
     mean = np.clip(y, 0.1, None).mean()
-    beta = np.linalg.lstsq(x, np.full(len(y), np.log(mean)), rcond=None)[0] if family is POISSON else np.zeros(x.shape[1])
+    beta = (
+        np.linalg.lstsq(x, np.full(len(y), np.log(mean)), rcond=None)[0] if family is POISSON else np.zeros(x.shape[1])
+    )
     for _ in range(100):
         eta = x @ beta
         step = np.linalg.solve(x.T @ (family.weight(eta)[:, None] * x), x.T @ (y - family.mean(eta)))

@@ -54,7 +54,9 @@ def simulated(family: str, bars: str, seed: int) -> tuple[pl.DataFrame, str, dic
     x = rng.normal(size=n)
     sd = rng.uniform(0.3, 1.0, 3)
     slope = sd[1] * rng.normal(size=n_groups)[g] * x if "x |" in bars else 0.0
-    second = sd[2] * (rng.normal(size=(n_groups, each))[g, h] if nested else rng.normal(size=10)[h]) if "h" in bars else 0.0
+    second = (
+        sd[2] * (rng.normal(size=(n_groups, each))[g, h] if nested else rng.normal(size=10)[h]) if "h" in bars else 0.0
+    )
     eta = 0.5 + 0.5 * x + sd[0] * rng.normal(size=n_groups)[g] + slope + second
     y = {
         "gaussian": lambda: eta + rng.normal(size=n),
@@ -91,15 +93,16 @@ def simulations() -> dict[tuple[str, str, int], tuple[Fit, pl.DataFrame]]:
 
 def unexplained(fit: Fit, frame: pl.DataFrame, *, ridge: bool) -> list[str]:
     """Notes without a reason, and reasons without a note."""
-    used = [name for name in fit.fixef()["term"]]
     table = fit.fixef()
     on_boundary = fit.varcorr().filter(pl.col("group") != "Residual", pl.col("other_term").is_null())
-    collapsed = bool((on_boundary["estimate"] == 0).any()) or bool(
-        (fit.varcorr()["correlation"].abs() > 1 - 1e-6).any()
-    ) or lost_rank(fit)
+    collapsed = (
+        bool((on_boundary["estimate"] == 0).any())
+        or bool((fit.varcorr()["correlation"].abs() > 1 - 1e-6).any())
+        or lost_rank(fit)
+    )
     reasons = {
         "rows_dropped": fit.n_dropped > 0 and frame.null_count().sum_horizontal()[0] > 0,
-        "columns_dropped": bool(table["estimate"].is_null().any()) and len(used) > 0,
+        "columns_dropped": bool(table["estimate"].is_null().any()),
         "singular": collapsed,
         "redundant_terms": ridge,
         "no_overdispersion": bool(fit.dispersion()["estimate"].is_infinite().any()),

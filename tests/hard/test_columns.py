@@ -73,7 +73,9 @@ def test_collinear_columns(
     assert fit.estimate.df_model == rest.estimate.df_model
     table = fit.fixef()
     assert set(table.filter(pl.col("estimate").is_null())["term"]) == set(lost)
-    assert table.filter(pl.col("term").is_in(lost)).drop("parameter", "term").null_count().sum_horizontal()[0] == 7 * len(lost)
+    assert table.filter(pl.col("term").is_in(lost)).drop("parameter", "term").null_count().sum_horizontal()[
+        0
+    ] == 7 * len(lost)
     pairs = [fit.predict(data)["prediction"].to_numpy(), rest.predict(data)["prediction"].to_numpy()]
     assert np.abs(pairs[0] - pairs[1]).max() < 1e-5
 
@@ -104,7 +106,7 @@ def test_empty_cells_of_an_interaction(frame: pl.DataFrame) -> None:
 
 
 def test_declared_levels_without_rows(frame: pl.DataFrame) -> None:
-    """An Enum may declare more than occurs: no column, no random effect, no note; the first level that occurs is the base."""
+    """An Enum may declare more than occurs: no column, no effect, no note; the first level that occurs is the base."""
     enum = pl.Enum(["0", "a", "z", "c", "b"])
     groups = pl.Enum([str(k) for k in range(-5, 40)])
     data = frame.with_columns(f=pl.col("f").cast(enum), g=pl.col("g").cast(pl.String).cast(groups))
@@ -134,7 +136,10 @@ def test_a_factor_with_one_level(frame: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize(("column", "dtype"), [("g", pl.Int64), ("g", pl.String), ("g", pl.Null), ("x", pl.Float64), ("y", pl.Float64), ("f", pl.String)])
+@pytest.mark.parametrize(
+    ("column", "dtype"),
+    [("g", pl.Int64), ("g", pl.String), ("g", pl.Null), ("x", pl.Float64), ("y", pl.Float64), ("f", pl.String)],
+)
 def test_a_column_that_is_all_null(frame: pl.DataFrame, column: str, dtype: Any, *, lazy: bool) -> None:
     """A join that found nothing leaves a column of nulls: the message names it."""
     empty = frame.with_columns(pl.lit(None, dtype=dtype).alias(column))
@@ -159,7 +164,15 @@ def test_a_column_with_some_nulls(frame: pl.DataFrame, column: str, *, lazy: boo
         attempt(holes, "y ~ x + f + (1 | g)", missing="error")
 
 
-@pytest.mark.parametrize(("column", "formula", "family"), [("y", "y ~ x + (1 | g)", "gaussian"), ("c", "c ~ x + (1 | g)", "poisson"), ("x", "y ~ x + (1 | g)", "gaussian"), ("g", "y ~ x + (1 | g)", "gaussian")])
+@pytest.mark.parametrize(
+    ("column", "formula", "family"),
+    [
+        ("y", "y ~ x + (1 | g)", "gaussian"),
+        ("c", "c ~ x + (1 | g)", "poisson"),
+        ("x", "y ~ x + (1 | g)", "gaussian"),
+        ("g", "y ~ x + (1 | g)", "gaussian"),
+    ],
+)
 def test_nan_counts_as_missing(frame: pl.DataFrame, column: str, formula: str, family: str) -> None:
     """NaN is what pandas calls missing."""
     cast = frame.with_columns(pl.col(column).cast(pl.Float64))
@@ -182,7 +195,7 @@ def test_nan_counts_as_missing(frame: pl.DataFrame, column: str, formula: str, f
     ("x", "y ~ w + offset(x) + (1 | g)", "gaussian"),
 ])  # fmt: skip
 def test_infinity_is_refused(frame: pl.DataFrame, column: str, formula: str, family: str, value: float) -> None:
-    """An infinite value is a number gone wrong; the message names the column and the row, whichever part it stands in."""
+    """An infinite value is a number gone wrong; the message names column and row, whichever part it stands in."""
     cast = frame.with_columns(pl.col(column).cast(pl.Float64))
     bad = cast.with_columns(pl.when(pl.int_range(pl.len()) == 5).then(value).otherwise(column).alias(column))
     with refused(GlmmError, column):
@@ -193,7 +206,15 @@ def test_infinity_is_refused(frame: pl.DataFrame, column: str, formula: str, fam
     assert attempt(large, formula, family=family).converged
 
 
-@pytest.mark.parametrize(("formula", "column"), [("log(y) ~ x + (1 | g)", "y"), ("y ~ log(x) + (1 | g)", "x"), ("y ~ I(1 / z) + (1 | g)", "z"), ("c ~ w + offset(log(x)) + (1 | g)", "x")])
+@pytest.mark.parametrize(
+    ("formula", "column"),
+    [
+        ("log(y) ~ x + (1 | g)", "y"),
+        ("y ~ log(x) + (1 | g)", "x"),
+        ("y ~ I(1 / z) + (1 | g)", "z"),
+        ("c ~ w + offset(log(x)) + (1 | g)", "x"),
+    ],
+)
 def test_a_transform_outside_its_domain(frame: pl.DataFrame, formula: str, column: str) -> None:
     """log of a negative number, 1/0: an error, or dropped and counted; never a number."""
     data = frame.with_columns(z=pl.when(pl.int_range(pl.len()) == 5).then(0.0).otherwise(1.0 + pl.col("w").abs()))
@@ -248,7 +269,10 @@ def test_a_response_of_a_wrong_dtype(frame: pl.DataFrame, kind: str, family: str
 
 
 @pytest.mark.parametrize("kind", ["list", "array", "object"])
-@pytest.mark.parametrize("formula", ["y ~ bad + (1 | g)", "y ~ x + (1 | bad)", "y ~ x + (bad | g)", "y ~ x + (1 | g:bad)", "y ~ x + offset(bad)"])
+@pytest.mark.parametrize(
+    "formula",
+    ["y ~ bad + (1 | g)", "y ~ x + (1 | bad)", "y ~ x + (bad | g)", "y ~ x + (1 | g:bad)", "y ~ x + offset(bad)"],
+)
 def test_a_nested_column_anywhere(frame: pl.DataFrame, kind: str, formula: str) -> None:
     with refused(GlmmError, "bad"):
         attempt(frame.with_columns(bad=BAD[kind]), formula)
@@ -268,7 +292,18 @@ def test_an_argument_of_a_wrong_dtype(frame: pl.DataFrame, argument: str, kind: 
         attempt(frame.with_columns(bad=BAD[kind]), "k ~ x + (1 | g)", family=family, **{argument: "bad"})
 
 
-KEYS = [pl.Int8, pl.UInt64, pl.Int128, pl.String, pl.Categorical, pl.Float64, pl.Date, pl.Datetime("us"), pl.Duration("us"), pl.Decimal(10, 2)]
+KEYS = [
+    pl.Int8,
+    pl.UInt64,
+    pl.Int128,
+    pl.String,
+    pl.Categorical,
+    pl.Float64,
+    pl.Date,
+    pl.Datetime("us"),
+    pl.Duration("us"),
+    pl.Decimal(10, 2),
+]
 
 
 @pytest.mark.parametrize("dtype", KEYS, ids=str)
@@ -282,7 +317,9 @@ def test_any_plain_dtype_groups(frame: pl.DataFrame, dtype: Any) -> None:
     assert fit.loglik == pytest.approx(plain.loglik, abs=1e-9)
     joined = data.join(fit.ranef("g"), on="g", how="left")
     assert joined["g_Intercept"].null_count() == 0
-    assert fit.predict(data)["prediction"].to_list() == pytest.approx(plain.predict(frame)["prediction"].to_list(), abs=1e-8)
+    assert fit.predict(data)["prediction"].to_list() == pytest.approx(
+        plain.predict(frame)["prediction"].to_list(), abs=1e-8
+    )
 
 
 NUMBERS = [pl.Float32, pl.Int8, pl.Int128, pl.UInt16, pl.Decimal(12, 4)]
@@ -322,7 +359,9 @@ OUTSIDE = [
 
 @pytest.mark.parametrize(("family", "arguments", "value"), OUTSIDE)
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_response_outside_the_support(frame: pl.DataFrame, family: str, arguments: dict[str, str], value: float, *, lazy: bool) -> None:
+def test_a_response_outside_the_support(
+    frame: pl.DataFrame, family: str, arguments: dict[str, str], value: float, *, lazy: bool
+) -> None:
     """One impossible value among 200: named with its row, before any fitting; the twin without it fits."""
     response = {"poisson": "c", "negative_binomial": "c", "binomial": "k"}.get(family, "p")
     good = frame.with_columns(v=pl.col(response).cast(pl.Float64))
@@ -334,17 +373,31 @@ def test_a_response_outside_the_support(frame: pl.DataFrame, family: str, argume
     assert not codes(attempt(good, "v ~ x + (1 | g)", family=family, **arguments)) - {"singular"}
 
 
-@pytest.mark.parametrize(("argument", "family", "value"), [("frequency", "poisson", -1.0), ("frequency", "poisson", 1.5), ("precision", "gaussian", -1.0), ("trials", "binomial", -1.0), ("trials", "binomial", 2.5)])
+@pytest.mark.parametrize(
+    ("argument", "family", "value"),
+    [
+        ("frequency", "poisson", -1.0),
+        ("frequency", "poisson", 1.5),
+        ("precision", "gaussian", -1.0),
+        ("trials", "binomial", -1.0),
+        ("trials", "binomial", 2.5),
+    ],
+)
 def test_weights_outside_their_range(frame: pl.DataFrame, argument: str, family: str, value: float) -> None:
     data = frame.with_columns(v=pl.when(pl.int_range(pl.len()) == 42).then(value).otherwise(3.0))
     with refused(GlmmError, "v", f"{value:g}", "42"):
         attempt(data, "k ~ x + (1 | g)", family=family, **{argument: "v"})
 
 
-@pytest.mark.parametrize(("argument", "family"), [("frequency", "poisson"), ("precision", "gaussian"), ("trials", "binomial")])
+@pytest.mark.parametrize(
+    ("argument", "family"), [("frequency", "poisson"), ("precision", "gaussian"), ("trials", "binomial")]
+)
 def test_weights_of_zero(frame: pl.DataFrame, argument: str, family: str) -> None:
     """Zero weight drops a row like its absence, and zero everywhere leaves nothing, which is said."""
-    data = frame.with_columns(v=pl.when(pl.int_range(pl.len()) == 42).then(0).otherwise(1), k=pl.when(pl.int_range(pl.len()) == 42).then(0).otherwise("k"))
+    data = frame.with_columns(
+        v=pl.when(pl.int_range(pl.len()) == 42).then(0).otherwise(1),
+        k=pl.when(pl.int_range(pl.len()) == 42).then(0).otherwise("k"),
+    )
     fit = attempt(data, "k ~ x + (1 | g)", family=family, **{argument: "v"})
     rest = attempt(data.filter(pl.col("v") > 0), "k ~ x + (1 | g)", family=family, **{argument: "v"})
     assert fit.loglik == pytest.approx(rest.loglik, abs=1e-9)

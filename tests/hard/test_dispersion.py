@@ -48,8 +48,12 @@ def test_underdispersed_counts(frame: pl.DataFrame, formula: str) -> None:
         assert fixed(fit, term, "std_error") == pytest.approx(fixed(plain, term, "std_error"), rel=1e-3)
     if "g" in formula:
         assert variance(fit, "g") == pytest.approx(variance(plain, "g"), rel=1e-3, abs=1e-8)
-    assert fit.predict(frame)["prediction"].to_list() == pytest.approx(plain.predict(frame)["prediction"].to_list(), rel=1e-4)
-    assert fit.augment(frame)["resid_pearson"].to_list() == pytest.approx(plain.augment(frame)["resid_pearson"].to_list(), rel=1e-3, abs=1e-5)
+    assert fit.predict(frame)["prediction"].to_list() == pytest.approx(
+        plain.predict(frame)["prediction"].to_list(), rel=1e-4
+    )
+    assert fit.augment(frame)["resid_pearson"].to_list() == pytest.approx(
+        plain.augment(frame)["resid_pearson"].to_list(), rel=1e-3, abs=1e-5
+    )
     assert "inf" in str(fit)
     assert fit.simulate(frame, n=1, rng=1)["sim_1"].null_count() == 0
 
@@ -78,7 +82,9 @@ def test_overdispersed_counts(frame: pl.DataFrame, formula: str) -> None:
 
     def loglik(t: np.ndarray) -> float:
         mean, k = np.exp(t[0] + t[1] * x), np.exp(t[2])
-        density = gammaln(y + k) - gammaln(k) - gammaln(y + 1) + k * np.log(k / (k + mean)) + y * np.log(mean / (k + mean))
+        density = (
+            gammaln(y + k) - gammaln(k) - gammaln(y + 1) + k * np.log(k / (k + mean)) + y * np.log(mean / (k + mean))
+        )
         return float(density.sum())
 
     at = [fixed(fit), fixed(fit, "x"), np.log(size)]

@@ -90,7 +90,9 @@ def test_a_bernoulli_trial_per_level_determines_no_variance(rows: pl.DataFrame, 
     columns = ("std_error", "conf_low", "conf_high")
     assert [variance(fit, "row", column=c) for c in columns] == [None] * 3
     assert not codes(fit) & (DOUBTS - {"not_identified"})
-    twin = attempt(rows.with_columns(row=pl.col("row") // 5), "once ~ x + (1 | row)", family="binomial", link=link, method=method)
+    twin = attempt(
+        rows.with_columns(row=pl.col("row") // 5), "once ~ x + (1 | row)", family="binomial", link=link, method=method
+    )
     assert not codes(twin) & DOUBTS
 
 
@@ -98,13 +100,18 @@ def test_trials_make_a_row_effect_identified_and_so_does_frequency(rows: pl.Data
     """One row of 12 trials per level, 12 rows of one trial, or rows with a frequency: the same information."""
     trials = attempt(rows, "success ~ x + (1 | row)", family="binomial", trials="size")
     long = pl.concat(
-        [rows.with_columns(hit=pl.lit(1), times="success"), rows.with_columns(hit=pl.lit(0), times=12 - pl.col("success"))]
+        [
+            rows.with_columns(hit=pl.lit(1), times="success"),
+            rows.with_columns(hit=pl.lit(0), times=12 - pl.col("success")),
+        ]
     )
     counted = attempt(long, "hit ~ x + (1 | row)", family="binomial", frequency="times")
     silent(counted)
     assert fixed(counted, "x") == pytest.approx(fixed(trials, "x"), abs=1e-6)
     assert variance(counted, "row") == pytest.approx(variance(trials, "row"), rel=1e-5)
-    assert variance(counted, "row", column="std_error") == pytest.approx(variance(trials, "row", column="std_error"), rel=1e-4)
+    assert variance(counted, "row", column="std_error") == pytest.approx(
+        variance(trials, "row", column="std_error"), rel=1e-4
+    )
     singles = rows.with_columns(size=1, success="once")
     names(attempt(singles, "success ~ x + (1 | row)", family="binomial", trials="size"), "not_identified", "row")
 
@@ -202,7 +209,12 @@ def test_seed_survival_with_individual_and_pot_effects() -> None:
     eta = 1.5 * rng.normal(size=10)[pot] + 1.5 * rng.normal(size=100)
     frame = pl.DataFrame({"pot": pot, "id": np.arange(100), "y": rng.binomial(8, 1 / (1 + np.exp(-eta))), "n": 8})
     silent(attempt(frame, "y ~ 1 + (1 | pot) + (1 | id)", family="binomial", trials="n"))
-    names(attempt(frame.with_columns(y=(pl.col("y") > 4).cast(int)), "y ~ 1 + (1 | pot) + (1 | id)", family="binomial"), "not_identified", "id", absent=("pot",))
+    names(
+        attempt(frame.with_columns(y=(pl.col("y") > 4).cast(int)), "y ~ 1 + (1 | pot) + (1 | id)", family="binomial"),
+        "not_identified",
+        "id",
+        absent=("pot",),
+    )
 
 
 # ------------------------------------------------------------------------------------------ one level, same levels
@@ -291,7 +303,16 @@ def test_an_intercept_beside_all_levels_is_redundant(blocks: pl.DataFrame, respo
     one_model(corner, whole)
 
 
-@pytest.mark.parametrize("bars", ["(1 | g) + (0 + f || g)", "(1 | g) + (1 | g:f)", "(1 | g) + (0 + x | g)", "(x || g)", "(1 | g) + (0 + f | g:half)"])
+@pytest.mark.parametrize(
+    "bars",
+    [
+        "(1 | g) + (0 + f || g)",
+        "(1 | g) + (1 | g:f)",
+        "(1 | g) + (0 + x | g)",
+        "(x || g)",
+        "(1 | g) + (0 + f | g:half)",
+    ],
+)
 def test_terms_that_only_look_redundant(blocks: pl.DataFrame, bars: str) -> None:
     """Twins: a common covariance beside separate variances, and a slope beside an intercept, are determined."""
     fit = attempt(blocks, f"y ~ f + {bars}")

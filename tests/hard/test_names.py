@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -49,11 +50,12 @@ ASKED: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
     ("contr.smu", "contr.sum", ("TICKS ~ C(YEAR, contr.smu)",), {}),
     ("degre", "degree", ("TICKS ~ poly(HEIGHT, degre=2)",), {}),
     ("ph", "phi", ("TICKS ~ YEAR", "ph ~ YEAR"), {"family": "negative_binomial"}),
-    ("drp", "drop", ("TICKS ~ YEAR",), {"missing": "drp"}),
 ]
 
 
-@pytest.mark.parametrize(("wrong", "right", "formulas", "arguments"), ASKED, ids=[f"{a[0]}-{k}" for k, a in enumerate(ASKED)])
+@pytest.mark.parametrize(
+    ("wrong", "right", "formulas", "arguments"), ASKED, ids=[f"{a[0]}-{k}" for k, a in enumerate(ASKED)]
+)
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_near_name_is_suggested(
     ticks: pl.DataFrame, wrong: str, right: str, formulas: tuple[str, ...], arguments: dict[str, Any], *, lazy: bool
@@ -63,7 +65,7 @@ def test_a_near_name_is_suggested(
         polars_glmm.fit(frame, *formulas, **{"family": "poisson"} | arguments)
     message = str(caught.value)
     assert wrong in message
-    assert right in message.replace(wrong, "")
+    assert re.search(rf"(?<![\w.]){re.escape(right)}(?![\w.])", message)
     assert caught.value.__cause__ is None or isinstance(caught.value.__cause__, GlmmError)
 
 
@@ -81,9 +83,23 @@ OF_A_FIT: list[tuple[str, str, Callable[[Fit, pl.DataFrame], object]]] = [
     ("groustick", "grouseticks", lambda fit, ticks: datasets.load("groustick")),
     ("familly", "family", lambda fit, ticks: polars_glmm.fit(ticks, "TICKS ~ YEAR", familly="poisson")),  # type: ignore[call-overload]
     ("offsett", "offset", lambda fit, ticks: ticks.glmm.fit("TICKS ~ YEAR", offsett="HEIGHT")),  # type: ignore[attr-defined]
-    ("YEAR[T.69]", "YEAR[T.96]", lambda fit, ticks: polars_glmm.objective(ticks, "TICKS ~ YEAR", family="poisson").loglik({"Intercept": 0.0, "YEAR[T.69]": 0.0, "YEAR[T.97]": 0.0})),
-    ("YEAR[T.69]", "YEAR[T.96]", lambda fit, ticks: polars_glmm.fit(ticks, "TICKS ~ YEAR", family="poisson", fixed={"YEAR[T.69]": 0.0})),
-    ("YEAR[T.69]", "YEAR[T.96]", lambda fit, ticks: polars_glmm.fit(ticks, "TICKS ~ YEAR", family="poisson", start={"YEAR[T.69]": 0.0})),
+    (
+        "YEAR[T.69]",
+        "YEAR[T.96]",
+        lambda fit, ticks: polars_glmm.objective(ticks, "TICKS ~ YEAR", family="poisson").loglik(
+            {"Intercept": 0.0, "YEAR[T.69]": 0.0, "YEAR[T.97]": 0.0}
+        ),
+    ),
+    (
+        "YEAR[T.69]",
+        "YEAR[T.96]",
+        lambda fit, ticks: polars_glmm.fit(ticks, "TICKS ~ YEAR", family="poisson", fixed={"YEAR[T.69]": 0.0}),
+    ),
+    (
+        "YEAR[T.69]",
+        "YEAR[T.96]",
+        lambda fit, ticks: polars_glmm.fit(ticks, "TICKS ~ YEAR", family="poisson", start={"YEAR[T.69]": 0.0}),
+    ),
     ("YAER", "YEAR", lambda fit, ticks: fit.update(". ~ . - YEAR + YAER")),
 ]
 
@@ -113,7 +129,9 @@ def test_a_wrong_name_is_found_before_any_data_are_read() -> None:
     def endless(_: pl.DataFrame) -> pl.DataFrame:
         pytest.fail("the data were read")
 
-    lazy = pl.LazyFrame({"y": [1.0, 2.0], "g": ["a", "b"]}).map_batches(endless, schema={"y": pl.Float64, "g": pl.String})
+    lazy = pl.LazyFrame({"y": [1.0, 2.0], "g": ["a", "b"]}).map_batches(
+        endless, schema={"y": pl.Float64, "g": pl.String}
+    )
     for formula, arguments in [
         ("y ~ xx + (1 | g)", {}),
         ("y ~ 1 + (1 | gg)", {}),

@@ -41,7 +41,7 @@ RESPONSES = [("y", "gaussian", "reml"), ("y", "gaussian", "ml"), ("c", "poisson"
 
 @pytest.mark.parametrize(("response", "family", "method"), RESPONSES)
 def test_a_fixed_covariate_far_from_zero(frame: pl.DataFrame, response: str, family: str, method: str | None) -> None:
-    """y ~ x with x = 1e8 + noise: the slope, its error and the likelihood are those of the noise (det of a shift = 1)."""
+    """y ~ x with x = 1e8 + noise: slope, error and likelihood are those of the noise (the shift has determinant 1)."""
     far = attempt(frame, f"{response} ~ far + (1 | g)", family=family, method=method)
     near = attempt(frame, f"{response} ~ near + (1 | g)", family=family, method=method)
     silent(near)
@@ -58,7 +58,7 @@ def test_a_fixed_covariate_far_from_zero(frame: pl.DataFrame, response: str, fam
 
 @pytest.mark.parametrize(("response", "family", "method"), RESPONSES)
 def test_a_correlated_slope_far_from_zero(frame: pl.DataFrame, response: str, family: str, method: str | None) -> None:
-    """(x | g) with x = 1e8 + noise: the model does not change, intercepts and slopes become collinear, none collapses."""
+    """(x | g) with x = 1e8 + noise: the same model; intercepts and slopes become collinear, none collapses."""
     far = attempt(frame, f"{response} ~ far + (far | g)", family=family, method=method)
     near = attempt(frame, f"{response} ~ near + (near | g)", family=family, method=method)
     silent(near)
@@ -133,22 +133,36 @@ def test_a_response_far_from_zero(frame: pl.DataFrame, formula: str, method: str
     assert fixed(far) == pytest.approx(fixed(near) + 1e7, abs=1e-6)
     assert far.varcorr()["estimate"].to_list() == pytest.approx(near.varcorr()["estimate"].to_list(), rel=1e-6)
     assert far.fixef()["std_error"].to_list() == pytest.approx(near.fixef()["std_error"].to_list(), rel=1e-6)
-    assert far.fixef()["df"].to_list() == pytest.approx(near.fixef()["df"].to_list(), rel=1e-3)
+    if method == "reml":
+        assert far.fixef()["df"].to_list() == pytest.approx(near.fixef()["df"].to_list(), rel=1e-3)
 
 
-def test_a_response_far_from_zero_without_an_intercept(frame: pl.DataFrame) -> None:
-    """Without 1 in the span of X a shift is no reparametrisation: dense algebra is the measure."""
-    y, x = frame["y"].to_numpy() + 1e7, frame["near"].to_numpy()
+@pytest.mark.parametrize("mean", [10.0, 1e4, 1e7])
+def test_a_response_far_from_zero_without_an_intercept(frame: pl.DataFrame, mean: float) -> None:
+    """Without 1 in the span of X a shift is no reparametrisation: the groups carry the mean, their variance its square.
+
+    In a balanced design V has the eigenvalues σ² (within groups) and σ² + 8τ² (their means).
+    """
+    y, x = frame["y"].to_numpy() + mean, frame["near"].to_numpy()
     fit = attempt(frame.with_columns(y=y), "y ~ 0 + near + (1 | g)", method="ml")
     silent(fit)
-    spread = independent.effects(np.ones((240, 1)), frame["g"])
-    at = lambda group, residual: independent.gaussian_loglik(
-        y, x[:, None], independent.covariance(spread, np.array([[group]])) + residual * np.eye(240), reml=False
-    )
-    assert variance(fit, "g") == pytest.approx(1e14, rel=1e-4)
-    reached = at(variance(fit, "g"), fit.dispersion()["estimate"][0] ** 2)
-    assert fit.loglik == pytest.approx(reached, abs=1e-4)
-    assert fit.loglik > at(1e14, 1.2) - 1e-4
+    g = frame["g"].to_numpy()
+    means = [np.bincount(g, v) / 8 for v in (x, y)]
+    within = [x - means[0][g], (y - mean) - (means[1] - mean)[g]]
+
+    def loglik(tau2: float, sigma2: float) -> float:
+        between = sigma2 + 8 * tau2
+        xx = within[0] @ within[0] / sigma2 + 8 * means[0] @ means[0] / between
+        xy = within[0] @ within[1] / sigma2 + 8 * means[0] @ means[1] / between
+        b = xy / xx
+        rss = ((within[1] - b * within[0]) ** 2).sum() / sigma2 + 8 * ((means[1] - b * means[0]) ** 2).sum() / between
+        return -0.5 * (240 * np.log(2 * np.pi) + 210 * np.log(sigma2) + 30 * np.log(between) + rss)
+
+    at = [variance(fit, "g"), fit.dispersion()["estimate"][0] ** 2]
+    assert fit.loglik == pytest.approx(loglik(*at), abs=1e-4)
+    assert independent.best(lambda t: loglik(*np.exp(t)), np.log(at)) < fit.loglik + 1e-4
+    slope = within[0] @ within[1] / (within[0] @ within[0])
+    assert fixed(fit, "near") == pytest.approx(slope, rel=0.05 if mean < 100 else 1e-5)
 
 
 # ------------------------------------------------------------------------------------------ huge counts
@@ -196,7 +210,7 @@ def test_a_million_copies_of_a_row() -> None:
     silent(often)
     assert often.n_obs == 6_000_000
     assert often.loglik == pytest.approx(1e6 * once.loglik, rel=1e-9)
-    assert fixed(often, "x") == pytest.approx(fixed(once, "x"), abs=1e-8)
+    assert fixed(often, "x") == pytest.approx(fixed(once, "x"), abs=1e-6)
     assert fixed(often, "x", "std_error") == pytest.approx(fixed(once, "x", "std_error") / 1e3, rel=1e-5)
 
 
@@ -207,7 +221,7 @@ def test_a_million_copies_of_a_row() -> None:
 @pytest.mark.parametrize("method", ["reml", "ml"])
 def test_a_response_that_the_fixed_effects_give_exactly(frame: pl.DataFrame, formula: str, method: str) -> None:
     """No residual: the likelihood has no maximum, and every number after σ → 0 would be rounding."""
-    with refused(IdentifiabilityError, "y", "exact"):
+    with refused(IdentifiabilityError, "response", "exact"):
         attempt(frame.with_columns(y=2 + 3 * pl.col("near")), formula, method=method)
 
 
@@ -215,7 +229,7 @@ def test_a_response_that_the_fixed_effects_give_exactly(frame: pl.DataFrame, for
 def test_a_response_that_the_groups_give_exactly(frame: pl.DataFrame, method: str) -> None:
     """A value per group and a slope: nothing is left within groups."""
     exact = frame.with_columns(y=2 + 3 * pl.col("near") + pl.col("g").cast(float).sqrt())
-    with refused(IdentifiabilityError, "y", "exact"):
+    with refused(IdentifiabilityError, "response", "exact"):
         attempt(exact, "y ~ near + (1 | g)", method=method)
 
 
@@ -243,7 +257,7 @@ def test_a_nearly_perfect_fit_is_right(frame: pl.DataFrame, noise: float, method
 @pytest.mark.parametrize("formula", ["y ~ near", "y ~ near + (1 | g)"])
 def test_a_perfect_fit_of_a_dispersion(frame: pl.DataFrame, family: str, formula: str) -> None:
     """As above, for the families whose dispersion goes to zero."""
-    with refused(IdentifiabilityError, "y", "exact"):
+    with refused(IdentifiabilityError, "response", "exact"):
         attempt(frame.with_columns(y=(1 + 0.3 * pl.col("near")).exp()), formula, family=family)
 
 
@@ -251,9 +265,9 @@ def test_a_perfect_fit_of_a_dispersion(frame: pl.DataFrame, family: str, formula
 @pytest.mark.parametrize("formula", ["y ~ near + (1 | g)", "y ~ 1", "y ~ 1 + (1 | g)"])
 def test_a_constant_response_is_refused(frame: pl.DataFrame, family: str, formula: str) -> None:
     """Nothing varies, so nothing can be estimated; a lone dispersion without variation neither."""
-    with refused(IdentifiabilityError, "response", "y", "constant"):
+    with refused(IdentifiabilityError, "response", "constant"):
         attempt(frame.with_columns(y=pl.lit(3.0)), formula, family=family)
-    with refused(IdentifiabilityError, "response", "y", "constant"):
+    with refused(IdentifiabilityError, "response", "constant"):
         attempt(frame.with_columns(y=pl.lit(3)), formula, family=family)
 
 

@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 
 from polars_glmm import AGQ, Fit
-
 from tests.hard.attempt import attempt, codes, fixed, names, silent, variance
 
 G, EACH = 30, 10
@@ -100,7 +99,12 @@ def test_a_level_with_one_event(frame: pl.DataFrame, column: str, family: str) -
     """Twin: one event at level b. The estimate is far out and its standard error large, but both are there."""
     first = int(frame.with_row_index().filter(pl.col("f") == "b")["index"][0])
     once = frame.with_columns(
-        pl.when(pl.int_range(pl.len()) == first).then(1).when(pl.col("f") == "b").then(0).otherwise(column).alias(column)
+        pl.when(pl.int_range(pl.len()) == first)
+        .then(1)
+        .when(pl.col("f") == "b")
+        .then(0)
+        .otherwise(column)
+        .alias(column)
     )
     fit = attempt(once, f"{column} ~ f + (1 | g)", family=family)
     silent(fit)
@@ -127,7 +131,9 @@ def test_separation_in_an_interaction(frame: pl.DataFrame) -> None:
     silent(attempt(half, "c ~ f * h + (1 | g)", family="poisson"))
 
 
-@pytest.mark.parametrize(("value", "family"), [(0, "poisson"), (0, "binomial"), (1, "binomial"), (0, "negative_binomial")])
+@pytest.mark.parametrize(
+    ("value", "family"), [(0, "poisson"), (0, "binomial"), (1, "binomial"), (0, "negative_binomial")]
+)
 @pytest.mark.parametrize("formula", ["y ~ 1 + (1 | g)", "y ~ 1"])
 def test_nothing_but_zeros(frame: pl.DataFrame, formula: str, value: int, family: str) -> None:
     """A response that never (or always) happens: the intercept runs off and the likelihood goes to 1."""

@@ -1,0 +1,79 @@
+"""A random part of the groups: its optimum, scaled, is where a search over many rows starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.design.records import Predictor
+from polars_glmm.likelihood.model import Model
+from polars_glmm.typing import BoolVec, IntVec, Vec
+
+_MANY_ROWS = 50_000
+_ROWS, _GROUPS = 20_000, 400
+_SEED = 20_240_817
+"""Fixed: a fit is a function of its data."""
+
+
+class Sample(NamedTuple):
+    """The model on some of the groups, and how many times more rows there are in all."""
+
+    model: Model
+    scale: float
+
+
+def subsample(model: Model) -> Sample | None:
+    """The model on random levels of its coarsest factor, where every other is nested in it; None where rows are few.
+
+    About 20,000 rows, at least 400 levels. With crossed factors a part of the levels is another kind of model.
+    """
+    design, factors = model.design, model.effects.factors
+    n = design.n_rows
+    if n < _MANY_ROWS or not factors:
+        return None
+    top = factors[-1]
+    if any(not _nested(f.codes, top.codes, f.n_levels) for f in factors[:-1]):
+        return None
+    share = min(1.0, max(_ROWS / n, min(_GROUPS, top.n_levels / 4) / top.n_levels))
+    levels = int(np.ceil(top.n_levels * share))
+    if 2 * levels >= top.n_levels:
+        return None
+    chosen = np.zeros(top.n_levels, dtype=bool)
+    chosen[np.random.default_rng(_SEED).choice(top.n_levels, levels, replace=False)] = True
+    keep: BoolVec = chosen[top.codes]
+
+    def part(v: Vec | None) -> Vec | None:
+        return None if v is None else np.ascontiguousarray(v[..., keep])
+
+    def predictor(old: Predictor) -> Predictor:
+        return replace(old, x=np.ascontiguousarray(old.x[:, keep]), offset=part(old.offset))
+
+    small = replace(
+        design,
+        y=design.y[keep],
+        trials=part(design.trials),
+        frequency=part(design.frequency),
+        precision=part(design.precision),
+        mu=predictor(design.mu),
+        phi=None if design.phi is None else predictor(design.phi),
+        factors=(),
+    )
+    maps = []
+    for f in factors:
+        present, codes = np.unique(f.codes[keep], return_inverse=True)
+        maps.append(replace(f, codes=codes.astype(np.intp), n_levels=len(present)))
+    effects = replace(model.effects, factors=tuple(maps), columns=part(model.effects.columns))
+    x_phi = model.x_phi
+    if x_phi is not None:
+        x_phi = replace(x_phi, columns=np.ascontiguousarray(x_phi.columns[:, keep]))
+    x = replace(model.x, columns=np.ascontiguousarray(model.x.columns[:, keep]))
+    return Sample(replace(model, design=small, x=x, x_phi=x_phi, effects=effects), n / int(keep.sum()))
+
+
+def _nested(inner: IntVec, outer: IntVec, n_levels: int) -> bool:
+    """Whether every level of `inner` lies in one level of `outer`."""
+    first = np.empty(n_levels, dtype=outer.dtype)
+    first[inner] = outer
+    return bool((first[inner] == outer).all())
