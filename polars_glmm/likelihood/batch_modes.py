@@ -103,6 +103,7 @@ def find_modes(
     warm = bool(u.any())
     state = rows_state(density, unit, at, fixed, zeta, u, order if warm else 2)
     passes, previous, last, halvings = 1, u, None, 0
+    stuck = np.zeros(u.shape[1], dtype=bool)
     for _ in range(_MAX_NEWTON):
         j = state.f - 0.5 * np.einsum("rG,rG->G", u, u)
         if last is None and warm and not np.isfinite(j).all():
@@ -111,24 +112,23 @@ def find_modes(
             state, passes = rows_state(density, unit, at, fixed, zeta, u, 2), passes + 1
             continue
         if last is not None:
-            rejected = ~(j >= last - _ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last)
-            if rejected.any() and halvings < _MAX_HALVINGS:
+            rejected = ~(j >= last - _ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
+            if rejected.any():
                 halvings += 1
-                u = np.where(rejected, 0.5 * (u + previous), u)
+                if halvings > _MAX_HALVINGS:
+                    stuck |= rejected
+                u = np.where(rejected, previous if halvings > _MAX_HALVINGS else 0.5 * (u + previous), u)
                 state, passes = rows_state(density, unit, at, fixed, zeta, u, 2), passes + 1
                 continue
-            if rejected.any():
-                u = np.where(rejected, previous, u)
-                break
         low = cholesky.factor(curvature(at.lam, state.w))
         slope = transposed_times(at.lam, state.g) - u
         step = cholesky.solve(low, slope)
-        each = np.einsum("rG,rG->G", slope, step)
+        each = np.where(stuck, 0.0, np.einsum("rG,rG->G", slope, step))
         decrement = float(np.fmax.reduce(each, initial=0.0))
         if decrement < _EXACT and state.order >= order:
             return UnitModes(u, state, passes)
         previous, last, halvings = u, j, 0
-        u = u + np.where(np.isfinite(each), step, 0.0)
+        u = u + np.where(np.isfinite(each) & ~stuck, step, 0.0)
         if not decrement > _NEAR:
             break
         state, passes = rows_state(density, unit, at, fixed, zeta, u, 2), passes + 1

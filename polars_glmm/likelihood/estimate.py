@@ -16,6 +16,8 @@ class FactorEstimate:
     covariances                 one Σ_t (r_t, r_t) per term, absolute scale (gaussian: σ² included), as reported
     modes                       b̂ (r, G): conditional modes on the scale of the linear predictor
     mode_covariance             (r, r, G): Var(b | y) given the parameters
+    mode_slope                  (r, p, G): ∂b̂/∂beta, or None where it would be large; the variance of a conditional linear
+                                predictor x'β + z'b is z'Var(b|y)z + (x + s'z)'Var(β̂)(x + s'z) with s = mode_slope (r, p)
     """
 
     name: str
@@ -24,6 +26,7 @@ class FactorEstimate:
     structures: tuple[str, ...]
     modes: Mat
     mode_covariance: Cube
+    mode_slope: Cube | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

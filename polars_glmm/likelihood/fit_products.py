@@ -10,7 +10,7 @@ import numpy as np
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood import polish, report
 from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, singular_notes
-from polars_glmm.likelihood.engine import ProductEngine
+from polars_glmm.likelihood.engine import Gradient, ProductEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate
 from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
@@ -19,13 +19,15 @@ from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
 from polars_glmm.likelihood.state import State
 from polars_glmm.optimize.search import Found, minimise
 from polars_glmm.spec.method import REML
+from polars_glmm.typing import Vec
 
 _TOLERANCE = 1e-9
 """Decrement at which the search ends: evaluations cost levels, not rows."""
 _LONGEST_STEP = 10.0
+_MOST_LEAVINGS = 3
 _STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
-PERFECT = 1e-13
+PERFECT = 1e-15
 """Share of the response's sum of squares that counts as nothing."""
 
 
@@ -45,7 +47,13 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
 
     p = len(model.x.a)
-    state, ranks = polish.settle_ranks(effects, np.zeros(p), lambdas, None, 1.0, loglik)
+    for _ in range(_MOST_LEAVINGS):
+        state, ranks = polish.settle_ranks(effects, np.zeros(p), lambdas, None, 1.0, loglik)
+        away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
+        if away is None:
+            break
+        found = _continue(engine, model, tolerance, away.theta(effects))
+        lambdas = effects.lambdas(found.x)
     done = polish.polish_products(engine, state, ranks, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
     state, pieces, sigma = done.state, done.pieces, done.sigma
@@ -68,10 +76,12 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     unknown = report.unidentified_rows(effects, findings.unidentified)
     null = np.concatenate([np.zeros(p, dtype=bool), cov.null | unknown, [False]])
     report_vcov = report.propagate(jac, inner, null)
-    u = [
-        b @ np.append(-pieces.beta, 1.0) if not b.size else np.einsum("rwG,w->rG", b, np.append(-pieces.beta, 1.0))
-        for b in pieces.b
-    ]
+    c = np.append(-pieces.beta, 1.0)
+    u = [np.einsum("rwG,w->rG", b, c) for b in pieces.b]
+    u_slopes = None
+    if sum(b.size for b in pieces.b) <= report.SLOPES_KEPT:
+        inward = np.linalg.inv(outward) if p else outward
+        u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
     u_cov = pieces.h.inverse().diagonal if pieces.h is not None else []
     satterthwaite = None
     if isinstance(model.method, REML) and effects.factors and inverted is not None:
@@ -94,7 +104,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         gamma=np.empty(0),
         vcov_fixed=vcov_beta,
         phi=sigma,
-        factors=report.factor_estimates(effects, state.factors, u, u_cov, sigma),
+        factors=report.factor_estimates(effects, state.factors, u, u_cov, u_slopes, sigma),
         report=np.concatenate([beta, cov.values, [sigma]]),
         report_vcov=report_vcov,
         loglik=_gaussian_loglik(engine, pieces, model),
@@ -121,6 +131,27 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     )
 
 
+def _gradient(engine: ProductEngine, state: State) -> Gradient:
+    """ℓ profiled over β and σ with its gradient in F."""
+    pieces = engine.pieces(list(state.factors))
+    if pieces is None:
+        return Gradient(-np.inf, state.beta, [], None, None, 0.0)
+    sigma = float(np.sqrt(pieces.rss / engine.nu))
+    factors = [-0.5 * g for g in engine.gradients(pieces, sigma)]
+    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, None, 0.0)
+
+
+def _continue(engine: ProductEngine, model: AnyModel, tolerance: float, theta: Vec) -> Found:
+    """The search from θ."""
+    return minimise(
+        engine.objective(),
+        theta,
+        tolerance=tolerance,
+        max_evaluations=model.control.search.max_evaluations,
+        limit=np.full(len(theta), _LONGEST_STEP),
+    )
+
+
 def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Given) -> Found:
     """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
     effects, p = model.effects, len(model.x.a)
@@ -131,13 +162,7 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
         start = np.where(np.isnan(theta), start, theta / sigma)
-    found = minimise(
-        engine.objective(),
-        start,
-        tolerance=tolerance,
-        max_evaluations=model.control.search.max_evaluations,
-        limit=np.full(effects.n_theta, _LONGEST_STEP),
-    )
+    found = _continue(engine, model, tolerance, start)
     if not np.isfinite(found.evaluation.value):
         msg = (
             "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."

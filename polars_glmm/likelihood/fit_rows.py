@@ -29,7 +29,7 @@ from polars_glmm.likelihood.sample import subsample
 from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
 from polars_glmm.optimize.search import Found, minimise, restrict
-from polars_glmm.typing import BoolVec, Mat, Vec
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SLOWEST_GAMMA_STEP = 3.0
 _SEARCH_SHARE = 1e-3
@@ -198,7 +198,10 @@ def _report_rows(
     at = Point(state.beta, effects.effective(list(state.factors)), state.gamma)
     conditional = engine.marginal.conditional(at, done.gradient.warm)
     width = len(state.vector())
-    inverted = None if done.hessian is None else polish.widen(polish.invert(done.hessian), done.held)
+    natural = np.eye(width)
+    natural[:p, :p] = model.x.a.T
+    separated = _separated(model, done)
+    inverted = _invert(done, natural, np.isin(model.names, separated)) if done.hessian is not None else None
     spread = np.full((width, width), np.nan) if inverted is None else inverted.vcov
     cov = report.covariances(effects, state, None)
     modelled = model.x_phi is not None
@@ -209,7 +212,7 @@ def _report_rows(
     n_fixed = p + len(gamma)
     size = n_fixed + len(cov.values) + (0 if phi is None else 1)
     jac = np.zeros((size, width))
-    jac[:p, :p] = model.x.a.T
+    jac[:p, :p] = np.eye(p)
     if modelled:
         jac[p:n_fixed, width - s :] = outward_phi
     jac[n_fixed : n_fixed + len(cov.values)] = cov.jacobian
@@ -222,8 +225,6 @@ def _report_rows(
     n = model.design.n_obs
     df_model = p + effects.n_theta + s - int(done.held.sum())
     converged = done.decrement < CONVERGED
-    std_error = np.sqrt(np.diag(spread)[:p])
-    separated = separated_terms(model.design, model.family, model.x, np.where(done.held[:p], 0.0, std_error))
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
@@ -238,7 +239,9 @@ def _report_rows(
         gamma=gamma,
         vcov_fixed=report_vcov[:n_fixed, :n_fixed],
         phi=phi,
-        factors=report.factor_estimates(effects, state.factors, conditional.modes, conditional.covariance, None),
+        factors=report.factor_estimates(
+            effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, engine, done), None
+        ),
         report=values,
         report_vcov=report_vcov,
         loglik=done.gradient.value + constant,
@@ -263,6 +266,38 @@ def _report_rows(
         ),
         notes=tuple(notes),
     )
+
+
+def _slopes(model: Model, engine: RowEngine, done: polish.Polished) -> list[Cube] | None:
+    """∂û/∂β (r_f, p, G_f) per factor, with beta as named."""
+    p, modes = len(model.x.a), done.gradient.warm
+    if not modes or p * sum(m.size for m in modes) > report.SLOPES_KEPT or not done.state.free:
+        return None
+    free = np.arange(len(done.state.vector())) < p
+    columns = engine.mode_slopes(done.state, modes, free)
+    inward = np.linalg.inv(model.x.a.T)
+    return [np.einsum("krG,kq->rqG", np.array([c[f] for c in columns]), inward) for f in range(len(modes))]
+
+
+def _separated(model: Model, done: polish.Polished) -> tuple[str, ...]:
+    """Fixed effects that run off to infinity; looked for only where a coefficient is loose."""
+    if done.hessian is None:
+        return ()
+    p = len(model.x.a)
+    spread = polish.widen(polish.invert(done.hessian), done.held).vcov
+    std_error = np.where(done.held[:p], 0.0, np.sqrt(np.diag(spread)[:p]))
+    return separated_terms(model.design, model.family, model.x, std_error)
+
+
+def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.Inverted:
+    """Covariance matrix with beta as named: parameters held or at infinity stay without one, and out of the way."""
+    p = len(infinite)
+    out = done.held.copy()
+    out[:p] |= infinite
+    back = np.linalg.inv(natural)[~done.held][:, ~done.held] if done.held.any() else np.linalg.inv(natural)
+    h = back.T @ done.hessian @ back
+    keep = ~out[~done.held]
+    return polish.widen(polish.invert(h[np.ix_(keep, keep)]), out)
 
 
 def _fit_glm(model: Model, placed: Placed) -> Searched:

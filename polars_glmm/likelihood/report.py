@@ -18,6 +18,10 @@ _NO_VARIANCE = 1e-12
 """Share of what a term could show that counts as a variance of zero."""
 
 
+SLOPES_KEPT = 10_000_000
+"""Entries of ∂b̂/∂β up to which a fit keeps them."""
+
+
 class Covariances(NamedTuple):
     """vech of every term's Σ in design order, with its Jacobian in the state's vector (and σ, last, if gaussian)."""
 
@@ -50,7 +54,8 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
                 jac[:, where.start + k] = s2 * (outward @ change @ outward.T)[i, j]
             if sigma is not None:
                 jac[:, -1] = 2.0 * sigma * cov[i, j]
-            zero = np.diag(cov) <= _NO_VARIANCE * float(np.abs(outward).max() ** 2 * (block**2).sum())
+            most = (np.abs(outward) @ np.sqrt((block**2).sum(1))) ** 2
+            zero = np.diag(cov) <= _NO_VARIANCE * most
             rows.append((f.place, place, s2 * cov[i, j], jac, zero[i] | zero[j]))
     rows.sort(key=lambda r: (r[0], r[1]))
     if not rows:
@@ -72,12 +77,18 @@ def unidentified_rows(effects: Effects, marks: tuple[tuple[bool, ...], ...]) -> 
 
 
 def factor_estimates(
-    effects: Effects, factors: tuple[Mat, ...], u: list[Mat], u_covariance: list[Cube], sigma: float | None
+    effects: Effects,
+    factors: tuple[Mat, ...],
+    u: list[Mat],
+    u_covariance: list[Cube],
+    u_slopes: list[Cube] | None,
+    sigma: float | None,
 ) -> tuple[FactorEstimate, ...]:
-    """Random effects per grouping factor, in design order: b = S⁻¹Fu and Var(b | y)."""
+    """Random effects per grouping factor, in design order: b = outward·F·u, Var(b | y), and ∂b̂/∂β from ∂û/∂β."""
     s2 = 1.0 if sigma is None else sigma**2
     out = []
-    for f, factor, mode, cov in zip(effects.factors, factors, u, u_covariance, strict=True):
+    slopes = u_slopes or [None] * len(u)
+    for f, factor, mode, cov, slope in zip(effects.factors, factors, u, u_covariance, slopes, strict=True):
         outward = f.outward @ factor
         spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
         estimate = FactorEstimate(
@@ -87,6 +98,7 @@ def factor_estimates(
             structures=tuple(t.structure for t in f.terms),
             modes=outward @ mode,
             mode_covariance=spread,
+            mode_slope=None if slope is None else np.tensordot(outward, slope, (1, 0)),
         )
         out.append((f.place, estimate))
     return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))

@@ -1,0 +1,110 @@
+"""A recipe met, batch by batch, with the rows it was learned from: each batch's part of the design."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ColumnError, enumerate_names
+from polars_glmm.families.base import Rows
+from polars_glmm.notes import Note
+from polars_glmm.typing import BoolVec, Vec
+
+from .keys import KeyCoder
+from .learn import Weights, require_weights
+from .predictors import matrix
+from .recipe import PredictorRecipe, Recipe, TermRecipe
+from .records import Design, Factor, Predictor, Term
+from .response import check_support, read_response
+from .table import Table, incomplete
+from .variables import Variables
+
+
+class Reader:
+    """Batches in the order of the frame become designs; rows that the model leaves out are counted.
+
+    The designs hold every column of the formulas, also those that are combinations of others.
+
+    n_rows, n_dropped, n_untried   rows read, left out for a missing value, left out for having no trial
+    """
+
+    def __init__(self, recipe: Recipe, *, refuse_missing: bool = False) -> None:
+        self.recipe = recipe
+        self.n_rows = self.n_dropped = self.n_untried = 0
+        self._refuse_missing = refuse_missing
+        self._coders = [KeyCoder(factor) for factor in recipe.factors]
+        self._where: dict[str, None] = {}
+        self._terms = [terms_of(factor.terms) for factor in recipe.factors]
+
+    def read(self, batch: pl.DataFrame) -> Design | None:
+        """The design of a batch, or None where no row of it is used.
+
+        Raises ColumnError, ResponseError for what cannot be the model's, naming the row.
+        """
+        first, self.n_rows = self.n_rows, self.n_rows + batch.height
+        table = Table({one.name: one for one in batch.iter_columns()}, np.arange(first, self.n_rows))
+        mask, where = incomplete(table)
+        if mask is not None:
+            self._drop(mask, where, table)
+            table = table.keep(~mask)
+        if not table.n_rows:
+            return None
+        weights, keep = require_weights(self.recipe.spec, table)
+        table, weights = _some(table, weights, keep)
+        if not table.n_rows:
+            return None
+        y, trials = read_response(self.recipe, Variables(table))
+        if trials is not None and not trials.all():
+            tried = trials > 0
+            self.n_untried += int((~tried).sum())
+            table, weights = _some(table, weights, tried)
+            y, trials = y[tried], trials[tried]
+            if not table.n_rows:
+                return None
+        return self._design(table, weights, y, trials)
+
+    def notes(self) -> tuple[Note, ...]:
+        """What was left out. Raises ColumnError where that was everything."""
+        found = []
+        if self.n_dropped:
+            where = enumerate_names(list(self._where))
+            if self.n_dropped == self.n_rows:
+                msg = f"Every row has a missing value: in {where}."
+                raise ColumnError(msg)
+            what = f"{self.n_dropped} of {self.n_rows} rows were left out: missing values in {where}."
+            found.append(Note("rows_dropped", what, quiet=True))
+        if self.n_untried:
+            what = f"{self.n_untried} rows without any trial were left out."
+            found.append(Note("rows_without_trials", what, quiet=True))
+        return tuple(found)
+
+    def _design(self, table: Table, weights: Weights, y: Vec, trials: Vec | None) -> Design:
+        variables = Variables(table)
+        recipe = self.recipe
+        check_support(recipe.spec.family, Rows(y, trials, weights.precision), recipe.response.name, table)
+        made = [_predictor(part, variables) for part in recipe.predictors]
+        factors = [
+            Factor(
+                factor.name,
+                terms,
+                _columns([column.node for term in factor.terms for column in term.columns], variables),
+                coder.codes(table.series),
+                factor.levels.height,
+            )
+            for factor, terms, coder in zip(recipe.factors, self._terms, self._coders, strict=True)
+        ]
+        phi = made[1] if len(made) > 1 else None
+        return Design(y, trials, weights.frequency, weights.precision, made[0], phi, tuple(factors))
+
+    def _drop(self, mask: BoolVec, where: Sequence[str], table: Table) -> None:
+        if self._refuse_missing:
+            i = int(np.flatnonzero(mask)[0])
+            msg = (
+                f"Rows have a missing value in {enumerate_names(where)} (the first is row {table.row(i)}, counted from "
+                "0). missing='drop' leaves them out."
+            )
+            raise ColumnError(msg)
+        self.n_dropped += int(mask.sum())
+        self._where.update(dict.fromkeys(where))
