@@ -10,8 +10,9 @@ import polars as pl
 from polars_glmm.errors import DataChangedError
 from polars_glmm.typing import CodeVec, IntVec
 
-from .levels import _BEYOND_INT64, combine, code
+from .levels import _BEYOND_INT64, combine
 from .recipe import FactorRecipe
+from .table import Table
 
 _DENSE = 8
 """A table over the range of whole numbers is used where it has at most this many entries a level."""
@@ -31,12 +32,10 @@ class KeyCoder:
 
     def __init__(self, factor: FactorRecipe) -> None:
         self._factor = factor
-        own = [code(factor.levels[key], factor.levels.schema[key]) for key in factor.keys]
+        table = Table({key: factor.levels[key] for key in factor.keys})
+        own = [table.levels(key) for key in factor.keys]
         self._sizes = [part.n_levels for part in own]
-        self._lookups = [
-            _lookup(factor.levels[key][pl.Series(part.first.astype(np.uint32))])
-            for key, part in zip(factor.keys, own, strict=True)
-        ]
+        self._lookups = [_lookup(table.at(key, part.first)) for key, part in zip(factor.keys, own, strict=True)]
         self._pairs: list[IntVec] = []
         combined = own[0]
         for part in own[1:]:

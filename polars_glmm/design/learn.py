@@ -35,7 +35,9 @@ class Learned(NamedTuple):
     kept: BoolVec | None
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
+    """frequency (n,) and precision (n,), or None where nobody asked."""
+
     frequency: Vec | None
     precision: Vec | None
 
@@ -113,10 +115,14 @@ def _complete(table: Table, missing: str) -> tuple[Table, int, tuple[Note, ...]]
     return table.keep(~mask), n, (Note("rows_dropped", what, quiet=True),)
 
 
-def _weigh(spec: ModelSpec, table: Table) -> tuple[Table, _Weights]:
+def _weigh(spec: ModelSpec, table: Table) -> tuple[Table, Weights]:
     """frequency and precision; rows where either is 0 leave the table."""
-    if spec.frequency is None and spec.precision is None:
-        return table, _Weights(None, None)
+    weights, keep = require_weights(spec, table)
+    return (table, weights) if keep.all() else _keep(table, weights, keep)
+
+
+def require_weights(spec: ModelSpec, table: Table) -> tuple[Weights, BoolVec]:
+    """frequency and precision, and the rows where neither is 0. Raises ColumnError for what is no weight."""
     reader = Variables(table)
     frequency = precision = None
     keep = np.ones(table.n_rows, dtype=np.bool_)
@@ -128,15 +134,21 @@ def _weigh(spec: ModelSpec, table: Table) -> tuple[Table, _Weights]:
         precision = reader.evaluate(reader.arithmetic(Name(spec.precision)), f"precision={spec.precision!r}")
         _refuse(precision, precision < 0, "precision", spec.precision, table)
         keep &= precision > 0
-    weights = _Weights(frequency, precision)
-    return (table, weights) if keep.all() else _keep(table, weights, keep)
+    return Weights(frequency, precision), keep
 
 
-def _keep(table: Table, weights: _Weights, keep: BoolVec) -> tuple[Table, _Weights]:
+def _keep(table: Table, weights: Weights, keep: BoolVec) -> tuple[Table, Weights]:
     if not keep.any():
         msg = "No row is left: frequency, precision or trials is 0 in all of them."
         raise ColumnError(msg)
-    return table.keep(keep), _Weights(*(None if values is None else values[keep] for values in weights))
+    return part(table, weights, keep)
+
+
+def part(table: Table, weights: Weights, keep: BoolVec) -> tuple[Table, Weights]:
+    """The rows where `keep` is True, with their weights."""
+    if keep.all():
+        return table, weights
+    return table.keep(keep), Weights(*(None if values is None else values[keep] for values in weights))
 
 
 def _refuse(values: Vec, bad: BoolVec, argument: str, name: str, table: Table) -> None:

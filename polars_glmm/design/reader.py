@@ -10,10 +10,11 @@ import polars as pl
 from polars_glmm.errors import ColumnError, enumerate_names
 from polars_glmm.families.base import Rows
 from polars_glmm.notes import Note
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
+from .coding import Column
 from .keys import KeyCoder
-from .learn import Weights, require_weights
+from .learn import Weights, part, require_weights
 from .predictors import matrix
 from .recipe import PredictorRecipe, Recipe, TermRecipe
 from .records import Design, Factor, Predictor, Term
@@ -52,14 +53,14 @@ class Reader:
         if not table.n_rows:
             return None
         weights, keep = require_weights(self.recipe.spec, table)
-        table, weights = _some(table, weights, keep)
+        table, weights = part(table, weights, keep)
         if not table.n_rows:
             return None
         y, trials = read_response(self.recipe, Variables(table))
         if trials is not None and not trials.all():
             tried = trials > 0
             self.n_untried += int((~tried).sum())
-            table, weights = _some(table, weights, tried)
+            table, weights = part(table, weights, tried)
             y, trials = y[tried], trials[tried]
             if not table.n_rows:
                 return None
@@ -89,7 +90,7 @@ class Reader:
             Factor(
                 factor.name,
                 terms,
-                _columns([column.node for term in factor.terms for column in term.columns], variables),
+                _columns([column for term in factor.terms for column in term.columns], variables),
                 coder.codes(table.series),
                 factor.levels.height,
             )
@@ -108,3 +109,28 @@ class Reader:
             raise ColumnError(msg)
         self.n_dropped += int(mask.sum())
         self._where.update(dict.fromkeys(where))
+
+
+def _predictor(recipe: PredictorRecipe, variables: Variables) -> Predictor:
+    offset = None if recipe.offset is None else variables.evaluate(recipe.offset, "the offset")
+    return Predictor(_columns(recipe.columns, variables), tuple(column.name for column in recipe.columns), offset)
+
+
+def _columns(columns: Sequence[Column], variables: Variables) -> Mat:
+    """The columns (k, m). Raises ColumnError where one is not finite."""
+    x = matrix(columns, variables.table)
+    if not np.isfinite(x.sum()):
+        for column in columns:
+            variables.evaluate(column.node, column.name)
+    return x
+
+
+def terms_of(recipes: Sequence[TermRecipe]) -> tuple[Term, ...]:
+    """Where the columns of each term stand among those of their factor."""
+    terms: list[Term] = []
+    start = 0
+    for recipe in recipes:
+        names = tuple(column.name for column in recipe.columns)
+        terms.append(Term(start, start + len(names), recipe.structure, names))
+        start += len(names)
+    return tuple(terms)

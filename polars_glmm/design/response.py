@@ -12,7 +12,7 @@ from polars_glmm.families.base import Family, Rows
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name, columns
-from polars_glmm.typing import Vec
+from polars_glmm.typing import BoolVec, Vec
 
 from .nodes import Arithmetic, Coded, Node, Reference
 from .recipe import Recipe, ResponseRecipe
@@ -58,6 +58,26 @@ def learn_response(spec: ModelSpec, variables: Variables) -> Response:
     return Response(y, trials, recipe, notes)
 
 
+def read_response(recipe: Recipe, variables: Variables) -> tuple[Vec, Vec | None]:
+    """y and trials of rows by a recipe. Raises ColumnError, ResponseError for an unusable value."""
+    response, spec, table = recipe.response, recipe.spec, variables.table
+    text = response.name
+    y = variables.evaluate(response.success, f"response {text}")
+    if response.trials is None:
+        return y, None
+    trials = variables.evaluate(response.trials, f"response {text}")
+    if spec.trials is None:
+        _require_counts(y, text, table, "successes")
+        _require_counts(trials - y, text, table, "failures")
+        return y, trials
+    _require_counts(trials, spec.trials, table, "trials")
+    if not response.proportion:
+        return y, trials
+    successes = y * trials
+    _refuse_no_share(y, trials, (y < 0) | (y > 1) | _between(successes, trials), text, table)
+    return np.round(successes), trials
+
+
 def _success(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Note, ...]]:
     node = spec.response.success
     if not isinstance(node, Name):
@@ -98,8 +118,16 @@ def _is_proportion(y: Vec, trials: Vec, spec: ModelSpec, table: Table) -> bool:
             "make the column whole numbers."
         )
         raise ResponseError(msg)
-    successes = y * trials
-    bad = (y < 0) | (y > 1) | (np.abs(successes - np.round(successes)) > _WHOLE * np.maximum(1.0, trials))
+    _refuse_no_share(y, trials, (y < 0) | (y > 1) | _between(y * trials, trials), name, table)
+    return True
+
+
+def _between(successes: Vec, trials: Vec) -> BoolVec:
+    """Which numbers of successes are not whole."""
+    return np.asarray(np.abs(successes - np.round(successes)) > _WHOLE * np.maximum(1.0, trials))
+
+
+def _refuse_no_share(y: Vec, trials: Vec, bad: BoolVec, name: str, table: Table) -> None:
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         msg = (
@@ -107,7 +135,6 @@ def _is_proportion(y: Vec, trials: Vec, spec: ModelSpec, table: Table) -> bool:
             "nor a proportion of the trials."
         )
         raise ResponseError(msg)
-    return True
 
 
 def _all_integers(spec: ModelSpec, table: Table) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.gaussian import Profile, profile
 from polars_glmm.likelihood.marginal import Information, Marginal, Value
@@ -23,6 +24,12 @@ _SLOPE_SHARE = 0.3
 """Cost of one direction of the modes' slopes, in row passes."""
 _SMALL_PIVOT = 1e-3
 """Directions of Λ smaller than this share are left out of the curvature that starts a search."""
+
+
+_PERFECT_FIT = (
+    "The model reproduces the response exactly, so its dispersion is zero and the likelihood has no bound. "
+    "Check for a constant response, or a column that is a copy of it."
+)
 
 
 class Gradient(NamedTuple):
@@ -110,16 +117,22 @@ class RowEngine:
         self.passes += 1 + _SLOPE_SHARE * len(directions)
         return self.marginal.mode_slopes(at, modes, directions)
 
-    def objective(self, p: int, gamma_size: int, gamma_cap: float | None = None) -> Any:
-        """−ℓ over [beta, θ, gamma], for the search; flat in a single gamma beyond its cap."""
+    def objective(self, p: int, gamma_size: int, gamma_range: tuple[float, float] | None = None) -> Any:
+        """−ℓ over [beta, θ, gamma], for the search.
+
+        A single gamma has a range: beyond its upper end −ℓ is flat; below its lower end nothing is left of the
+        dispersion, the likelihood has no bound, and IdentifiabilityError says so.
+        """
         q = self.effects.n_theta
 
         def call(x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
             lambdas = self.effects.lambdas(x[p : p + q])
             gamma = x[p + q :] if gamma_size else None
-            capped = gamma is not None and gamma_cap is not None and gamma[0] > gamma_cap
-            if capped:
-                gamma = np.array([gamma_cap])
+            capped = gamma is not None and gamma_range is not None and gamma[0] > gamma_range[1]
+            if gamma is not None and gamma_range is not None:
+                if gamma[0] < gamma_range[0]:
+                    raise IdentifiabilityError(_PERFECT_FIT)
+                gamma = np.minimum(gamma, gamma_range[1])
             v = self._value(x[:p], lambdas, gamma, warm, information=curvature)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)

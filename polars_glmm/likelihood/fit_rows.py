@@ -41,6 +41,8 @@ _GLM_TOLERANCE = 1e-10
 _LIMIT_LOSS = 1e-6
 """Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
 _MOST_LEAVINGS = 3
+_PERFECT = float(np.log(1e-15))
+"""log of the relative dispersion that counts as none."""
 
 
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
@@ -102,7 +104,7 @@ def _minimise(
     curvature: Mat | None = None,
 ) -> Found:
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
-    objective = engine.objective(len(model.x.a), model.n_gamma, _size_cap(model))
+    objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model))
     most = model.control.search.max_evaluations
     if not held.any():
         return minimise(
@@ -154,6 +156,18 @@ def _size_cap(model: Model) -> float | None:
     if model.family.name != "negative_binomial" or model.x_phi is not None:
         return None
     return float(np.log(1e8 * max(float((model.design.y**2).sum()), 1.0)))
+
+
+def _gamma_range(model: Model) -> tuple[float, float] | None:
+    """Range of a constant log phi: up to the Poisson limit, down to a dispersion that is rounding error of y."""
+    if not model.n_gamma or model.x_phi is not None:
+        return None
+    y = model.design.y
+    if model.family.name == "negative_binomial":
+        return -np.inf, _size_cap(model) or np.inf
+    spread = float(np.log(max(float(np.var(y)), float(np.mean(y) ** 2), 1e-300)))
+    smallest = {"gaussian": 0.5 * (_PERFECT + spread), "gamma": _PERFECT, "inverse_gaussian": _PERFECT - 0.5 * spread}
+    return smallest[model.family.name], np.inf
 
 
 def _at_poisson_limit(model: Model, searched: Searched, placed: Placed) -> bool:
@@ -240,7 +254,7 @@ def _report_rows(
         vcov_fixed=report_vcov[:n_fixed, :n_fixed],
         phi=phi,
         factors=report.factor_estimates(
-            effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, engine, done), None
+            effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, done), None
         ),
         report=values,
         report_vcov=report_vcov,
@@ -268,13 +282,12 @@ def _report_rows(
     )
 
 
-def _slopes(model: Model, engine: RowEngine, done: polish.Polished) -> list[Cube] | None:
+def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
     """∂û/∂β (r_f, p, G_f) per factor, with beta as named."""
     p, modes = len(model.x.a), done.gradient.warm
-    if not modes or p * sum(m.size for m in modes) > report.SLOPES_KEPT or not done.state.free:
+    if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
         return None
-    free = np.arange(len(done.state.vector())) < p
-    columns = engine.mode_slopes(done.state, modes, free)
+    columns = done.slopes[:p]
     inward = np.linalg.inv(model.x.a.T)
     return [np.einsum("krG,kq->rqG", np.array([c[f] for c in columns]), inward) for f in range(len(modes))]
 

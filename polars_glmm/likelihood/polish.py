@@ -34,7 +34,10 @@ _FLAT = 1e-8
 
 
 class Polished(NamedTuple):
-    """An optimum: state, ℓ with gradient there, Hessian of −ℓ in the state's vector (or None), decrement."""
+    """An optimum: state, ℓ with gradient there, Hessian of −ℓ over the entries that are not held (or None), decrement.
+
+    slopes    dû along each of those entries, (r_f, G_f) per factor; empty without random effects or Hessian
+    """
 
     state: State
     ranks: list[Rank]
@@ -42,6 +45,7 @@ class Polished(NamedTuple):
     hessian: Mat | None
     decrement: float
     held: BoolVec
+    slopes: list[list[Mat]]
 
 
 def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, share: float) -> Vec:
@@ -142,52 +146,52 @@ def polish_rows(
     if not hessian or not free.any():
         g = state.pull(now.beta, now.factors, now.gamma)[free]
         b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
-        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held)
-    h, decrement = np.empty((0, 0)), np.inf
+        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held, [])
+    h, decrement, slopes = np.empty((0, 0)), np.inf, []
     for _ in range(3):
-        h = _row_hessian(engine, state, now, free, _steps(state, scale)[free])
+        h, slopes = _row_hessian(engine, state, now, free, _steps(state, scale)[free])
         if not np.isfinite(h).all():
-            return Polished(state, ranks, now, None, np.inf, held)
+            return Polished(state, ranks, now, None, np.inf, held, [])
         for _ in range(4):
             g = -state.pull(now.beta, now.factors, now.gamma)[free]
             step, decrement = newton(h, g)
             if decrement < _ROUNDING:
-                return Polished(state, ranks, now, h, decrement, held)
+                return Polished(state, ranks, now, h, decrement, held, slopes)
             trial_x = x.copy()
             trial_x[free] += step
             trial_state = state.moved(trial_x)
             trial = at(trial_state, now.warm)
             if not trial.value >= now.value - 1e-9 * (1.0 + abs(now.value)):
-                return Polished(state, ranks, now, h, decrement, held)
+                return Polished(state, ranks, now, h, decrement, held, slopes)
             moved_far = decrement > _HESSIAN_STALE
             state, x, now = trial_state, trial_x, trial
             if moved_far:
                 break
         else:
-            return Polished(state, ranks, now, h, decrement, held)
-    return Polished(state, ranks, now, h, decrement, held)
+            return Polished(state, ranks, now, h, decrement, held, slopes)
+    return Polished(state, ranks, now, h, decrement, held, slopes)
 
 
-def _row_hessian(engine: RowEngine, state: State, now: Gradient, free: BoolVec, steps: Vec) -> Mat:
-    """Hessian of −ℓ on the free entries, by forward differences of the exact gradient.
+def _row_hessian(engine: RowEngine, state: State, now: Gradient, free: BoolVec, steps: Vec) -> tuple[Mat, list[list[Mat]]]:
+    """Hessian of −ℓ on the free entries and the slopes of the modes along them, by forward differences of the exact gradient.
 
     Every difference starts from modes moved along their own slopes, so that a column costs one row pass; with steps of
     1e-5 of the scale on which ℓ bends, the error of first order is of that size too.
     """
     x = state.vector()
     here = -state.pull(now.beta, now.factors, now.gamma)[free]
-    slopes = engine.mode_slopes(state, now.warm, free) if now.warm else [[] for _ in steps]
+    slopes = engine.mode_slopes(state, now.warm, free) if now.warm else []
     rows = []
-    for at, h, slope in zip(np.flatnonzero(free), _FORWARD * steps, slopes, strict=True):
+    for at, h, slope in zip(np.flatnonzero(free), _FORWARD * steps, slopes or [[]] * len(steps), strict=True):
         moved = x.copy()
         moved[at] += h
         warm = [m + h * d for m, d in zip(now.warm, slope, strict=True)]
         there = state.moved(moved)
         g = engine.gradient(there.beta, list(there.factors), there.gamma, warm)
         if not np.isfinite(g.value):
-            return np.full((len(here),) * 2, np.nan)
+            return np.full((len(here),) * 2, np.nan), []
         rows.append((-there.pull(g.beta, g.factors, g.gamma)[free] - here) / (moved[at] - x[at]))
-    return symmetric(np.array(rows))
+    return symmetric(np.array(rows)), slopes
 
 
 def newton(h: Mat, g: Vec) -> tuple[Vec, float]:

@@ -86,6 +86,19 @@ def minimise(
     limit: Vec | None = None,
 ) -> Found:
     """The minimum near x. `limit` bounds the length of a step in each coordinate (inf: free)."""
+    with np.errstate(all="ignore"):
+        return _descend(objective, x, tolerance, max_evaluations, (curvature, warm, limit))
+
+
+def _descend(
+    objective: Objective,
+    x: Vec,
+    tolerance: float,
+    max_evaluations: int,
+    given: tuple[Mat | None, Any, Vec | None],
+) -> Found:
+    """The descent itself; `given` is the start curvature, the state of the first evaluation, and the step limit."""
+    curvature, warm, limit = given
     now = objective(x, warm, curvature=curvature is None)
     count = 1
     b = now.curvature if curvature is None else curvature

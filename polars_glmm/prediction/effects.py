@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import FactorRecipe
     from polars_glmm.likelihood.estimate import FactorEstimate
     from polars_glmm.result import Fit
-    from polars_glmm.typing import Mat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,49 +45,30 @@ class JoinedFactor:
     def mode(self, j: int) -> str:
         return f"{self.tag}mode_{j}"
 
-    def covariance(self, j: int, k: int) -> str:
-        return f"{self.tag}covariance_{max(j, k)}_{min(j, k)}"
-
     @property
-    def known(self) -> str:
-        return f"{self.tag}known"
+    def code(self) -> str:
+        return f"{self.tag}code"
 
-    def attach(self, frame: pl.LazyFrame, schema: pl.Schema, *, covariances: bool = False) -> pl.LazyFrame:
-        """The frame with the modes of each row's level beside it; null where the level is unseen or a key is null."""
+    def attach(self, frame: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
+        """The frame with code and modes of each row's level beside it; null where it is unseen or a key is null."""
         pairs = [match_key(key, schema[key], dtype) for key, dtype in self.recipe.levels.schema.items()]
         found = [pair.found.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
         learned = [pair.learned.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
-        table = self.recipe.levels.lazy().select(learned).with_columns(self._values(covariances=covariances))
-        return frame.with_columns(found).join(
-            table, on=self.level_names, how="left", maintain_order="left"
-        )
+        table = self.recipe.levels.lazy().select(learned).with_columns(self._values())
+        return frame.with_columns(found).join(table, on=self.level_names, how="left", maintain_order="left")
 
-    def _values(self, *, covariances: bool) -> list[pl.Series]:
-        """Modes, on request their covariances, and a mark for known levels: one value per level, in code order."""
+    def _values(self) -> list[pl.Series]:
+        """The code and the modes of every level, in code order."""
         r, n_levels = self.estimate.modes.shape
-        values = [pl.Series(self.known, np.ones(n_levels, dtype=bool))]
-        values += [pl.Series(self.mode(j), self.estimate.modes[j].copy()) for j in range(r)]
-        if covariances:
-            cube = self.estimate.mode_covariance
-            values += [pl.Series(self.covariance(j, k), cube[j, k].copy()) for j in range(r) for k in range(j + 1)]
-        return values
+        codes = pl.Series(self.code, np.arange(n_levels, dtype=np.int32))
+        return [codes, *(pl.Series(self.mode(j), self.estimate.modes[j].copy()) for j in range(r))]
 
     def effect(self) -> pl.Expr:
         """z'b̂: Σ_j column_j · mode_j, an unseen level counting zero."""
         return balanced_sum(node.to_expr() * pl.col(self.mode(j)).fill_null(0.0) for j, node in enumerate(self.nodes))
 
-    def variance(self) -> pl.Expr:
-        """z' Var(b | y) z; for an unseen level Var(b | y) is Σ, the covariance matrix of the random effects."""
-        prior = block_diagonal(self.estimate.covariances)
-        z = [node.to_expr() for node in self.nodes]
-        return balanced_sum(
-            (1.0 if j == k else 2.0) * z[j] * z[k] * pl.col(self.covariance(j, k)).fill_null(float(prior[j, k]))
-            for j in range(len(z))
-            for k in range(j + 1)
-        )
-
     def unseen(self) -> pl.Expr:
-        return pl.col(self.known).is_null()
+        return pl.col(self.code).is_null()
 
     def check(self, missing: pl.Expr, remedy: str) -> Check:
         """The guard against levels of this factor that the fit does not know."""
@@ -128,15 +108,3 @@ def balanced_sum(terms: Iterable[pl.Expr]) -> pl.Expr:
         paired = [level[i] + level[i + 1] for i in range(0, len(level) - 1, 2)]
         level = paired + level[len(paired) * 2 :]
     return level[0]
-
-
-def block_diagonal(blocks: Sequence[Mat]) -> Mat:
-    """Square matrices along the diagonal of one (r, r) matrix, zero elsewhere."""
-    size = sum(len(block) for block in blocks)
-    whole = np.zeros((size, size))
-    start = 0
-    for block in blocks:
-        stop = start + len(block)
-        whole[start:stop, start:stop] = block
-        start = stop
-    return whole

@@ -13,6 +13,7 @@ from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded
 from polars_glmm.prediction.keys import is_label
+from polars_glmm.prediction.variances import variance
 
 if TYPE_CHECKING:
     from polars_glmm.design.nodes import Node
@@ -54,20 +55,6 @@ class FixedPart:
         if self.offset is not None:
             terms.append(self.offset.to_expr())
         return balanced_sum(terms)
-
-    def variance(self) -> pl.Expr:
-        """x' Var(β̂) x, row by row."""
-        vcov = self.vcov
-
-        def quadratic(batch: pl.Series) -> pl.Series:
-            x = batch.struct.unnest().drop("rows").to_numpy()
-            # the rounding of a singular vcov may fall below zero
-            return pl.Series(batch.name, np.maximum(np.einsum("ni,ij,nj->n", x, vcov, x, optimize=True), 0.0))
-
-        # the mark of missing rows gives the struct its length where all columns are constants
-        fields = [pl.col(MISSING).alias("rows")]
-        fields += [node.to_expr().alias(f"x_{j}") for j, node in enumerate(self.nodes)]
-        return pl.struct(fields).map_batches(quadratic, return_dtype=pl.Float64, is_elementwise=True)
 
 
 def fixed_part(fit: Fit, parameter: Literal["mu", "phi"]) -> FixedPart:
@@ -111,7 +98,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, purpo
 
     frame = frame.with_columns(is_missing(schema, used).alias(MISSING))
     for factor in factors:
-        frame = factor.attach(frame, schema, covariances=purpose.std_error)
+        frame = factor.attach(frame, schema)
 
     missing = incomplete = pl.col(MISSING)
     checks: list[Check] = fixed_level_checks(used_categoricals(fit, designs), missing)
@@ -125,7 +112,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, purpo
         balanced_sum([fixed.value(), *(factor.effect() for factor in factors)]).alias(ETA),
     ]
     if purpose.std_error:
-        columns.append(balanced_sum([fixed.variance(), *(f.variance() for f in factors)]).sqrt().alias(STD_ERROR))
+        columns.append(variance(fixed.nodes, fixed.vcov, factors, pl.col(MISSING)).sqrt().alias(STD_ERROR))
     return frame.with_columns(columns)
 
 
@@ -148,7 +135,7 @@ def add_dispersion_predictor(
     checks = fixed_level_checks(used_categoricals(fit, part.inputs), pl.col(MISSING))
     columns = [guarded(pl.col(MISSING), checks).alias(MISSING), part.value().alias(ETA)]
     if std_error:
-        columns.append(part.variance().sqrt().alias(STD_ERROR))
+        columns.append(variance(part.nodes, part.vcov, (), pl.col(MISSING)).sqrt().alias(STD_ERROR))
     return frame.with_columns(is_missing(schema, part.inputs).alias(MISSING)).with_columns(columns)
 
 

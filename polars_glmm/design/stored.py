@@ -1,0 +1,232 @@
+"""The columns of a model on disk: rows in parts, each all rows of a run of levels, and what their sums tell.
+
+A row is a record of float64: the code of its level, y, what weighs and shifts it, and every distinct column once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from polars_glmm.spill import Spill, SpillFile
+from polars_glmm.typing import IntVec, Mat, Vec
+
+from .records import Design, Factor, Predictor
+
+ONES = -1
+"""The place of a column of ones, which is not stored."""
+_MOST_PARTS = 200
+_SMALLEST_PART = 1 << 16
+_HEAD = ("y", "trials", "frequency", "precision", "offset", "offset_phi")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things stand in a record: the code, then `head`, then the distinct columns.
+
+    mu, phi, z   which distinct column each column of the model is, ONES for one of ones; phi None without formula
+    """
+
+    head: tuple[str, ...]
+    n_columns: int
+    mu: tuple[int, ...]
+    phi: tuple[int, ...] | None
+    z: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return 1 + len(self.head) + self.n_columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnMoments:
+    """Of k columns over n rows: mean (k,), cross (k, k) = Σ (v − mean)(v − mean)'."""
+
+    n: int
+    mean: Vec
+    cross: Mat
+
+    @classmethod
+    def of(cls, v: Mat) -> ColumnMoments:
+        """The moments of columns (k, n)."""
+        mean = v.mean(axis=1)
+        away = v - mean[:, None]
+        return cls(v.shape[1], mean, away @ away.T)
+
+    def __add__(self, other: ColumnMoments) -> ColumnMoments:
+        """Of both sets of rows (Chan, Golub & LeVeque 1983)."""
+        n = self.n + other.n
+        apart = other.mean - self.mean
+        mean = np.where(apart == 0.0, self.mean, self.mean + apart * (other.n / n))
+        return ColumnMoments(n, mean, self.cross + other.cross + np.outer(apart, apart) * (self.n * other.n / n))
+
+    def pick(self, places: tuple[int, ...]) -> ColumnMoments:
+        """Of some columns, ONES among them."""
+        index = np.array(places, dtype=np.intp)
+        if not len(index):
+            return ColumnMoments(self.n, np.empty(0), np.empty((0, 0)))
+        ones = index == ONES
+        mean, cross = np.append(self.mean, 1.0)[index], np.zeros((len(index),) * 2)
+        stored = np.flatnonzero(~ones)
+        cross[np.ix_(stored, stored)] = self.cross[np.ix_(index[stored], index[stored])]
+        return ColumnMoments(self.n, mean, cross)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tally:
+    """Sums over the rows of a design: the moments of `fingerprint`, and rows and observations per level (G,)."""
+
+    n_rows: int
+    n_obs: float
+    fy: float
+    fyy: float
+    trials: float
+    precision: float
+    level_rows: IntVec
+    level_obs: Vec
+
+    @classmethod
+    def of(cls, design: Design) -> Tally:
+        """The sums of a design of one factor or none."""
+        f = design.frequency
+        fy = design.y if f is None else f * design.y
+        rows, obs = np.empty(0, dtype=np.intp), np.empty(0)
+        if design.factors:
+            factor = design.factors[0]
+            rows = np.bincount(factor.codes, minlength=factor.n_levels)
+            obs = rows.astype(float) if f is None else np.bincount(factor.codes, f, factor.n_levels)
+        return cls(
+            design.n_rows,
+            design.n_obs,
+            float(fy.sum()),
+            float(fy @ design.y),
+            0.0 if design.trials is None else float(design.trials.sum()),
+            0.0 if design.precision is None else float(design.precision.sum()),
+            rows,
+            obs,
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        """The sums of both."""
+        mine = (getattr(self, name) for name in self.__slots__)
+        return Tally(*(a + getattr(other, name) for a, name in zip(mine, self.__slots__, strict=True)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredDesign:
+    """A design whose rows are on disk.
+
+    shape    the same design without its rows: names, terms, levels, and which of the optional columns there are
+    tally    sums over the rows;  moments of the distinct columns
+    parts    rows of levels bounds[k] … bounds[k + 1] − 1 in the k-th; without factor, in the order of the frame
+    """
+
+    shape: Design
+    layout: Layout
+    tally: Tally
+    moments: ColumnMoments
+    parts: Parts
+    spill: Spill
+
+    @property
+    def n_rows(self) -> int:
+        return self.tally.n_rows
+
+    @property
+    def n_obs(self) -> int:
+        return int(self.tally.n_obs)
+
+    @property
+    def mu(self) -> Predictor:
+        """Names of the fixed effects of the mean."""
+        return self.shape.mu
+
+    @property
+    def phi(self) -> Predictor | None:
+        """Names of the fixed effects of log phi."""
+        return self.shape.phi
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """Names, terms and number of levels; no codes."""
+        return self.shape.factors
+
+    def drain(self) -> Iterator[Design]:
+        """The rows, part by part and sorted by level; every part leaves the disk once the next is asked for."""
+        for file in self.parts.files:
+            records = np.empty((file.size // (8 * self.layout.width), self.layout.width))
+            if len(records):
+                file.read_into([memoryview(records).cast("B")], 0)
+                yield self._design(records)
+            file.remove()
+
+    def _design(self, records: Mat) -> Design:
+        codes = records[:, 0].astype(np.int32)
+        if self.factors and not bool((codes[1:] >= codes[:-1]).all()):
+            order = np.argsort(codes, kind="stable")
+            codes, records = codes[order], records[order]
+        layout, n = self.layout, len(records)
+        head = {
+            name: np.ascontiguousarray(records[:, k]) for k, name in enumerate(layout.head, start=1)
+        }
+        stored = records[:, 1 + len(layout.head) :]
+
+        def columns(places: tuple[int, ...]) -> Mat:
+            out = np.empty((len(places), n))
+            for row, place in zip(out, places, strict=True):
+                row[:] = 1.0 if place == ONES else stored[:, place]
+            return out
+
+        shape = self.shape
+        return Design(
+            y=head["y"],
+            trials=head.get("trials"),
+            frequency=head.get("frequency"),
+            precision=head.get("precision"),
+            mu=replace(shape.mu, x=columns(layout.mu), offset=head.get("offset")),
+            phi=None
+            if shape.phi is None or layout.phi is None
+            else replace(shape.phi, x=columns(layout.phi), offset=head.get("offset_phi")),
+            factors=tuple(replace(f, z=columns(layout.z), codes=codes) for f in shape.factors),
+        )
+
+
+class Parts:
+    """Files of records, filled batch by batch: each takes the rows of a run of levels."""
+
+    def __init__(self, spill: Spill, layout: Layout, level_rows: IntVec, part_bytes: int) -> None:
+        size = 8 * layout.width * int(level_rows.sum())
+        count = min(_MOST_PARTS, max(1, -(-size // max(part_bytes, _SMALLEST_PART))))
+        ends = np.cumsum(level_rows)
+        part = np.minimum((ends - level_rows) * count // max(int(ends[-1]) if len(ends) else 1, 1), count - 1)
+        self._part_of_level = part.astype(np.uint8)
+        self.files: list[SpillFile] = [spill.create(f"part{k}") for k in range(count)]
+
+    def append(self, records: Mat) -> None:
+        """Records (m, width) to the parts of their levels."""
+        if len(self.files) == 1:
+            self.files[0].append(memoryview(records).cast("B"))
+            return
+        part = self._part_of_level[records[:, 0].astype(np.intp)]
+        order = np.argsort(part, kind="stable")
+        records, ends = records[order], np.cumsum(np.bincount(part, minlength=len(self.files)))
+        start = 0
+        for file, end in zip(self.files, ends.tolist(), strict=True):
+            if end > start:
+                file.append(memoryview(records[start:end]).cast("B"))
+            start = end
+
+
+def head_of(design: Design) -> dict[str, Vec]:
+    """What a record holds besides its columns, in the order of records."""
+    found = {
+        "y": design.y,
+        "trials": design.trials,
+        "frequency": design.frequency,
+        "precision": design.precision,
+        "offset": design.mu.offset,
+        "offset_phi": None if design.phi is None else design.phi.offset,
+    }
+    return {name: found[name] for name in _HEAD if found[name] is not None}  # type: ignore[misc]

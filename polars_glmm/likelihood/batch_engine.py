@@ -1,0 +1,239 @@
+"""Objectives of many small models for the batched search: −ℓ over [β_c, θ, log φ], with and without random effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.records import Term
+from polars_glmm.likelihood.batch_marginal import BatchInformation, BatchMarginal, BatchPoint, BatchValue
+from polars_glmm.likelihood.batch_rows import BatchRows
+from polars_glmm.likelihood.engine import _SMALL_PIVOT
+from polars_glmm.likelihood.modes import RowDensity
+from polars_glmm.optimize.batch_search import BatchEvaluation
+from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchModes:
+    """Modes u (r, G) of all models, where the next evaluation starts; model_levels (M,) how many each has."""
+
+    u: Mat
+    model_levels: IntVec
+
+    def _levels(self, mask: BoolVec) -> BoolVec:
+        return np.repeat(mask, self.model_levels)
+
+    def take(self, keep: BoolVec) -> BatchModes:
+        return BatchModes(self.u[:, self._levels(keep)], self.model_levels[keep])
+
+    def where(self, mask: BoolVec, other: BatchModes) -> BatchModes:
+        """The other's modes where the mask says so."""
+        return replace(self, u=np.where(self._levels(mask), other.u, self.u))
+
+    def put(self, index: IntVec, other: BatchModes) -> BatchModes:
+        """The other's modes, which are those of the models at `index`."""
+        mask = np.zeros(len(self.model_levels), dtype=bool)
+        mask[index] = True
+        u = self.u.copy()
+        u[:, self._levels(mask)] = other.u
+        return replace(self, u=u)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where parameters stand in the search vector [β_c (p), θ (q), γ (s)], and the entries of Λ that θ fills."""
+
+    p: int
+    r: int
+    rows: IntVec
+    columns: IntVec
+    s: int
+
+    @classmethod
+    def of(cls, p: int, terms: tuple[Term, ...], *, has_gamma: bool) -> Layout:
+        rows, columns = [], []
+        for t in terms:
+            i, j = STRUCTURES[t.structure].entries(t.stop - t.start)
+            rows.append(i + t.start)
+            columns.append(j + t.start)
+        r = terms[-1].stop if terms else 0
+        none = np.empty(0, dtype=np.intp)
+        return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma))
+
+    @property
+    def q(self) -> int:
+        return len(self.rows)
+
+    @property
+    def size(self) -> int:
+        return self.p + self.q + self.s
+
+    @property
+    def diagonal(self) -> BoolVec:
+        """Entries of θ on the diagonal of Λ."""
+        return self.rows == self.columns
+
+    def lam(self, theta: Mat) -> Cube:
+        """Λ (r, r, M) of θ (M, q)."""
+        out = np.zeros((self.r, self.r, len(theta)))
+        out[self.rows, self.columns] = theta.T
+        return out
+
+    def point(self, x: Mat) -> BatchPoint:
+        p, q = self.p, self.q
+        zeta = np.ascontiguousarray(x[:, p + q]) if self.s else None
+        return BatchPoint(np.ascontiguousarray(x[:, :p].T), self.lam(x[:, p : p + q]), zeta)
+
+    def pull(self, value: BatchValue) -> Mat:
+        """The gradient in the search vector, (M, P)."""
+        parts = [value.beta, value.lam[self.rows, self.columns]]
+        if value.zeta is not None:
+            parts.append(value.zeta[None])
+        return np.concatenate(parts).T
+
+
+@dataclass(slots=True, eq=False)
+class BatchRowEngine:
+    """Laplace or quadrature over the rows of many models."""
+
+    marginal: BatchMarginal
+    layout: Layout
+    gamma_cap: Vec | None
+    passes: Vec = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.passes):
+            self.passes = np.zeros(self.marginal.rows.n_models)
+
+    def take(self, keep: BoolVec) -> BatchRowEngine:
+        cap = None if self.gamma_cap is None else self.gamma_cap[keep]
+        return BatchRowEngine(self.marginal.take(keep), self.layout, cap, self.passes[keep])
+
+    def evaluate(self, x: Mat, warm: Mat | None, *, information: bool = False) -> BatchValue:
+        value = self.marginal.evaluate(self.layout.point(x), warm, information=information)
+        self.passes += value.passes
+        return value
+
+    def __call__(self, x: Mat, warm: BatchModes | None, *, curvature: bool) -> BatchEvaluation:
+        capped = None
+        if self.gamma_cap is not None:
+            capped = x[:, -1] > self.gamma_cap
+            x = np.column_stack([x[:, :-1], np.minimum(x[:, -1], self.gamma_cap)])
+        v = self.evaluate(x, None if warm is None else warm.u, information=curvature)
+        gradient = -self.layout.pull(v)
+        if capped is not None:
+            gradient[capped, -1] = 0.0
+        out = ~np.isfinite(v.value)
+        gradient[out] = 0.0
+        modes = BatchModes(np.nan_to_num(v.modes), self.marginal.rows.model_levels)
+        b = None if v.information is None else self._curvature(v.information, x)
+        return BatchEvaluation(np.where(out, np.inf, -v.value), gradient, b, modes)
+
+    def _curvature(self, info: BatchInformation, x: Mat) -> Cube:
+        at, n = self.layout, len(x)
+        b = np.zeros((n, at.size, at.size))
+        b[:, : at.p, : at.p] = info.beta.transpose(2, 0, 1)
+        if at.q:
+            theta = slice(at.p, at.p + at.q)
+            b[:, theta, theta] = theta_information(at, at.lam(x[:, theta]), info.levels, self.marginal.rows)
+        if info.gamma is not None:
+            b[:, -1, -1] = info.gamma
+        return b
+
+
+def theta_information(layout: Layout, lam: Cube, reduction: Cube, rows: BatchRows) -> Cube:
+    """As likelihood.engine.theta_information, of every model: ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), (M, q, q)."""
+    r, q = layout.r, layout.q
+    if r == 1:
+        square = rows.level_totals(reduction[0, 0] ** 2)
+        with np.errstate(all="ignore"):
+            value = np.where(lam[0, 0] == 0.0, 0.0, 2.0 * square / lam[0, 0] ** 2)
+        return value[:, None, None]
+    back = np.linalg.pinv(lam.transpose(2, 0, 1), rcond=_SMALL_PIVOT)[rows.of_level]
+    own = back.swapaxes(1, 2) @ reduction.transpose(2, 0, 1) @ back
+    lam_levels = lam.transpose(2, 0, 1)[rows.of_level]
+    products = []
+    for i, j in zip(layout.rows, layout.columns, strict=True):
+        change = np.zeros_like(own)
+        change[:, i] += lam_levels[:, :, j]
+        change[:, :, i] += lam_levels[:, :, j]
+        products.append(change @ own)
+    out = np.empty((rows.n_models, q, q))
+    for a, pa in enumerate(products):
+        for b in range(a + 1):
+            each = 0.5 * np.einsum("gij,gji->g", pa, products[b])
+            out[:, a, b] = out[:, b, a] = rows.level_totals(each)
+    return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoModes:
+    """The state of models without random effects: nothing."""
+
+    def take(self, keep: BoolVec) -> NoModes:  # noqa: ARG002  # the shape of a state
+        return self
+
+    def where(self, mask: BoolVec, other: NoModes) -> NoModes:  # noqa: ARG002
+        return self
+
+    def put(self, index: IntVec, other: NoModes) -> NoModes:  # noqa: ARG002
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchPlain:
+    """−ℓ of many models without random effects over [β_c, γ], with the expected information as curvature."""
+
+    rows: BatchRows
+    density: RowDensity
+    p: int
+    has_gamma: bool
+    gamma_cap: Vec | None
+
+    def take(self, keep: BoolVec) -> BatchPlain:
+        cap = None if self.gamma_cap is None else self.gamma_cap[keep]
+        return replace(self, rows=self.rows.take(keep), gamma_cap=cap)
+
+    def predictors(self, x: Mat) -> tuple[Vec, Vec | None]:
+        """eta and zeta of all rows."""
+        rows = self.rows
+        eta = np.zeros(rows.x.shape[1]) if rows.offset is None else rows.offset.copy()
+        for b, column in zip(x[:, : self.p].T, rows.x, strict=True):
+            eta += rows.per_row(b) * column
+        return eta, rows.per_row(x[:, -1]) if self.has_gamma else None
+
+    def expected(self, x: Mat) -> Vec:
+        """Expected curvature per row, frequencies left out."""
+        with np.errstate(all="ignore"):
+            return self.density.family.expected(self.rows.data, *self.predictors(x)).w
+
+    def __call__(self, x: Mat, warm: NoModes | None, *, curvature: bool) -> BatchEvaluation:  # noqa: ARG002
+        rows, p = self.rows, self.p
+        capped = None
+        if self.gamma_cap is not None:
+            capped = x[:, -1] > self.gamma_cap
+            x = np.column_stack([x[:, :-1], np.minimum(x[:, -1], self.gamma_cap)])
+        with np.errstate(all="ignore"):
+            parts = self.density.family.density(rows.data, *self.predictors(x), 1)
+            value = -rows.totals(parts.f)
+            gradient = [-rows.totals(column * parts.g) for column in rows.x]
+            if self.has_gamma:
+                gradient.append(-rows.totals(parts.f_zeta))
+            b = None
+            if curvature:
+                b = np.zeros((len(x), x.shape[1], x.shape[1]))
+                w = self.expected(x)
+                for i in range(p):
+                    for j in range(i + 1):
+                        b[:, i, j] = b[:, j, i] = rows.totals(rows.x[i] * w * rows.x[j])
+                if self.has_gamma:
+                    b[:, -1, -1] = rows.totals(parts.f_zeta**2)
+        g = np.array(gradient).reshape(-1, len(x)).T.copy()
+        if capped is not None:
+            g[capped, -1] = 0.0
+        out = ~np.isfinite(value)
+        g[out] = 0.0
+        return BatchEvaluation(np.where(out, np.inf, value), g, b, NoModes())
