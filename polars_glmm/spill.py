@@ -38,6 +38,7 @@ class Spill:
     def __init__(self, folder: Path, needed: int = 0) -> None:
         self.folder, self.needed = folder, needed
         self.written = 0
+        self._files: list[SpillFile] = []
 
     def require(self, needed: int) -> None:
         """Raise ResourceError at once where the disk cannot hold so many bytes."""
@@ -48,7 +49,13 @@ class Spill:
 
     def create(self, name: str) -> SpillFile:
         """A new file of the folder."""
-        return SpillFile(self, self.folder / name)
+        self._files.append(SpillFile(self, self.folder / name))
+        return self._files[-1]
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files:
+            file.close()
 
     def no_room(self) -> ResourceError:
         """The error of a write that found the disk full."""
@@ -138,6 +145,7 @@ def spilling(folder: str | None) -> Iterator[Spill]:
         _hold(lock)
         yield spill
     finally:
+        spill.close()
         lock.close()
         shutil.rmtree(own, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, ModelError, enumerate_names
+from polars_glmm.errors import ColumnError
 from polars_glmm.families.base import Rows
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -15,6 +15,7 @@ from polars_glmm.spec.syntax import Name
 from polars_glmm.typing import BoolVec, Vec
 
 from .factors import learn_factors
+from .missing import NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_weight
 from .predictors import learn_predictor
 from .recipe import Recipe
 from .records import Design
@@ -92,27 +93,14 @@ def learn(
 
 def _complete(table: Table, missing: str) -> tuple[Table, int, tuple[Note, ...]]:
     """The rows without missing values; how many had some."""
-    if missing not in ("drop", "error"):
-        msg = f"missing={missing!r}: use 'drop' or 'error'."
-        raise ModelError(msg)
+    check_missing(missing)
     mask, where = incomplete(table)
     if mask is None:
         return table, 0, ()
-    n = int(mask.sum())
-    if n == table.n_rows:
-        empty = [name for name in where if table.series[name].null_count() == table.n_rows]
-        reason = f"column {enumerate_names(empty)} holds nothing else" if empty else f"in {enumerate_names(where)}"
-        msg = f"Every row has a missing value: {reason}."
-        raise ColumnError(msg)
-    if missing == "error":
-        i = int(np.flatnonzero(mask)[0])
-        msg = (
-            f"{n} rows have a missing value in {enumerate_names(where)} (the first is row {i}, counted from 0). "
-            "missing='drop' leaves them out."
-        )
-        raise ColumnError(msg)
-    what = f"{n} of {table.n_rows} rows were left out: missing values in {enumerate_names(where)}."
-    return table.keep(~mask), n, (Note("rows_dropped", what, quiet=True),)
+    empty = tuple(name for name in where if table.series[name].null_count() == table.n_rows)
+    found = Incomplete(int(mask.sum()), table.n_rows, int(np.flatnonzero(mask)[0]), where, empty)
+    note = dropped_rows(found, missing)
+    return table.keep(~mask), found.n, (note,)
 
 
 def _weigh(spec: ModelSpec, table: Table) -> tuple[Table, Weights]:
@@ -139,8 +127,7 @@ def require_weights(spec: ModelSpec, table: Table) -> tuple[Weights, BoolVec]:
 
 def _keep(table: Table, weights: Weights, keep: BoolVec) -> tuple[Table, Weights]:
     if not keep.any():
-        msg = "No row is left: frequency, precision or trials is 0 in all of them."
-        raise ColumnError(msg)
+        raise ColumnError(NO_WEIGHT)
     return part(table, weights, keep)
 
 
@@ -154,9 +141,7 @@ def part(table: Table, weights: Weights, keep: BoolVec) -> tuple[Table, Weights]
 def _refuse(values: Vec, bad: BoolVec, argument: str, name: str, table: Table) -> None:
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
-        rule = "a whole number of at least 0" if argument == "frequency" else "not negative"
-        msg = f"{argument}={name!r} is {values[i]:g} in row {table.row(i)}; it must be {rule}."
-        raise ColumnError(msg)
+        refuse_weight(argument, name, float(values[i]), table.row(i))
 
 
 def _mask(table: Table, n_rows: int) -> BoolVec | None:

@@ -39,16 +39,21 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     kept = independent(x, _centred(terms, variables.table))
     notes: tuple[Note, ...] = ()
     names = tuple(column.name for column in columns)
-    _refuse_equal_names(names)
+    refuse_equal_names(names)
     if not kept.all():
-        notes = (_dropped(part.parameter, [name for name, keep in zip(names, kept, strict=True) if not keep]),)
+        notes = (dropped_columns(part.parameter, [name for name, keep in zip(names, kept, strict=True) if not keep]),)
         names = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
         x = np.ascontiguousarray(x[kept])
-    asked = [*part.offsets, *([Name(offset)] if part.parameter == "mu" and offset is not None else [])]
-    node = total(tuple(variables.arithmetic(expression) for expression in asked))
+    node = offset_node(part, offset, variables)
     values = None if node is None else variables.evaluate(node, "the offset")
     recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node)
     return LearnedPredictor(recipe, Predictor(x, names, values), notes)
+
+
+def offset_node(part: PredictorSpec, offset: str | None, variables: Variables) -> Node | None:
+    """The sum of all offsets of a predictor."""
+    asked = [*part.offsets, *([Name(offset)] if part.parameter == "mu" and offset is not None else [])]
+    return total(tuple(variables.arithmetic(expression) for expression in asked))
 
 
 def learn_columns(terms: Sequence[FixedTerm], variables: Variables) -> tuple[tuple[Column, ...], ...]:
@@ -65,14 +70,16 @@ def matrix(columns: Sequence[Column], table: Table) -> Mat:
     return x
 
 
-def _refuse_equal_names(names: tuple[str, ...]) -> None:
+def refuse_equal_names(names: tuple[str, ...]) -> None:
+    """Raise ColumnError for two columns of one name."""
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         msg = f"The formula makes two columns called {enumerate_names(twice)}. Rename the column of that name."
         raise ColumnError(msg)
 
 
-def _dropped(parameter: str, names: list[str]) -> Note:
+def dropped_columns(parameter: str, names: list[str]) -> Note:
+    """The note about columns that are combinations of others."""
     subject = f"columns {enumerate_names(names)} are" if len(names) > 1 else f"column {names[0]!r} is"
     of = "" if parameter == "mu" else f" of {parameter}"
     text = f"The {subject} determined by the columns before in the formula{of}: no estimate."

@@ -35,7 +35,7 @@ class Response(NamedTuple):
 def learn_response(spec: ModelSpec, variables: Variables) -> Response:
     """y and trials of every row. Raises ColumnError for an unusable dtype, ResponseError for an unusable value."""
     table, text = variables.table, spec.response.text
-    success, notes = _success(spec, variables)
+    success, notes = success_node(spec, variables)
     y = variables.evaluate(success, f"response {text}")
     recipe = ResponseRecipe(text, success)
     trials = None
@@ -78,7 +78,8 @@ def read_response(recipe: Recipe, variables: Variables) -> tuple[Vec, Vec | None
     return np.round(successes), trials
 
 
-def _success(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Note, ...]]:
+def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Note, ...]]:
+    """What is on the left of the formula. Raises ColumnError for a dtype that the family cannot use."""
     node = spec.response.success
     if not isinstance(node, Name):
         return variables.arithmetic(node), ()
@@ -118,7 +119,9 @@ def _is_proportion(y: Vec, trials: Vec, spec: ModelSpec, table: Table) -> bool:
             "make the column whole numbers."
         )
         raise ResponseError(msg)
-    _refuse_no_share(y, trials, (y < 0) | (y > 1) | _between(y * trials, trials), name, table)
+    # beyond 1 the column holds numbers of successes, and what is wrong is the value that is not whole
+    bad = ~whole if y.max() > 1 else (y < 0) | _between(y * trials, trials)
+    _refuse_no_share(y, trials, bad, name, table)
     return True
 
 
@@ -131,10 +134,16 @@ def _refuse_no_share(y: Vec, trials: Vec, bad: BoolVec, name: str, table: Table)
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         msg = (
-            f"response {name} is {y[i]:g} of {trials[i]:g} trials in row {table.row(i)}: neither a number of successes "
-            "nor a proportion of the trials."
+            f"response {name} is {_shown(y[i])} of {trials[i]:g} trials in row {table.row(i)}: neither a number of "
+            "successes nor a proportion of the trials."
         )
         raise ResponseError(msg)
+
+
+def _shown(value: float) -> str:
+    """As short as %g, but never a whole number that the value is not."""
+    short = f"{value:g}"
+    return short if float(short) == value or not float(short).is_integer() else repr(float(value))
 
 
 def _all_integers(spec: ModelSpec, table: Table) -> bool:
@@ -145,7 +154,8 @@ def _require_counts(values: Vec, name: str, table: Table, what: str) -> None:
     bad = (values < 0) | (np.abs(values - np.round(values)) > _WHOLE * np.maximum(1.0, np.abs(values)))
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
-        msg = f"{name}: the number of {what} is {values[i]:g} in row {table.row(i)}; it must be whole and not negative."
+        value = _shown(values[i])
+        msg = f"{name}: the number of {what} is {value} in row {table.row(i)}; it must be whole and not negative."
         raise ResponseError(msg)
 
 
@@ -161,7 +171,7 @@ def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
     if family.takes_trials and rows.trials is None:
         remedy = " Without trials a binomial response is 0 or 1; name the column of the number of trials in trials=."
     msg = (
-        f"response {name} is {y:g}{of} in row {table.row(int(bad[0]))} ({len(bad)} such rows, counted from 0), "
+        f"response {name} is {_shown(y)}{of} in row {table.row(int(bad[0]))} ({len(bad)} such rows, counted from 0), "
         f"which the {family.name} family cannot produce.{remedy}"
     )
     raise ResponseError(msg)

@@ -194,18 +194,28 @@ class StoredDesign:
 
 
 class Parts:
-    """Files of records, filled batch by batch: each takes the rows of a run of levels."""
+    """Files of records, filled batch by batch: each takes the rows of a run of levels, or of the frame in order.
 
-    def __init__(self, spill: Spill, layout: Layout, level_rows: IntVec, part_bytes: int) -> None:
-        size = 8 * layout.width * int(level_rows.sum())
+    level_rows (G,)   about how many rows each level has; empty without factor
+    """
+
+    def __init__(self, spill: Spill, layout: Layout, n_rows: int, level_rows: IntVec, part_bytes: int) -> None:
+        size = 8 * layout.width * n_rows
         count = min(_MOST_PARTS, max(1, -(-size // max(part_bytes, _SMALLEST_PART))))
         ends = np.cumsum(level_rows)
-        part = np.minimum((ends - level_rows) * count // max(int(ends[-1]) if len(ends) else 1, 1), count - 1)
-        self._part_of_level = part.astype(np.uint8)
-        self.files: list[SpillFile] = [spill.create(f"part{k}") for k in range(count)]
+        total = int(ends[-1]) if len(ends) else 0
+        self._part_of_level = np.minimum((ends - level_rows) * count // max(total, 1), count - 1).astype(np.uint8)
+        self._most = -(-size // count)
+        self._spill = spill
+        self.files: list[SpillFile] = [spill.create(f"part{k}") for k in range(count if len(level_rows) else 1)]
 
     def append(self, records: Mat) -> None:
         """Records (m, width) to the parts of their levels."""
+        if not len(self._part_of_level):
+            if self.files[-1].size >= self._most:
+                self.files.append(self._spill.create(f"part{len(self.files)}"))
+            self.files[-1].append(memoryview(records).cast("B"))
+            return
         if len(self.files) == 1:
             self.files[0].append(memoryview(records).cast("B"))
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -118,6 +118,18 @@ def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str]) -> Table:
     Raises ColumnError for a column the frame does not have, naming what comes near, and for a frame without rows.
     """
     names = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
+    require_columns(used, names)
+    taken = frame if isinstance(frame, pl.DataFrame) else frame.select(used).collect()
+    if taken.height == 0:
+        raise ColumnError(NO_ROWS)
+    return Table({name: taken.get_column(name) for name in used})
+
+
+NO_ROWS = "The frame has no rows."
+
+
+def require_columns(used: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ColumnError for a used column that is not among the frame's names."""
     known = set(names)
     absent = [name for name in used if name not in known]
     if absent:
@@ -125,11 +137,6 @@ def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str]) -> Table:
         if not suggest(absent[0], names):
             msg += f" Its columns are {enumerate_names(names, limit=12)}."
         raise ColumnError(msg)
-    taken = frame if isinstance(frame, pl.DataFrame) else frame.select(used).collect()
-    if taken.height == 0:
-        msg = "The frame has no rows."
-        raise ColumnError(msg)
-    return Table({name: taken.get_column(name) for name in used})
 
 
 def incomplete(table: Table) -> tuple[BoolVec | None, tuple[str, ...]]:
@@ -159,11 +166,16 @@ def _missing(series: pl.Series, dtype: pl.DataType) -> BoolVec | None:
             infinite = np.isinf(values)
             if infinite.any():
                 rows = np.flatnonzero(infinite)
-                msg = (
-                    f"column {series.name!r} is infinite in row {rows[0]} ({len(rows)} in all, rows count from 0). "
-                    "Filter these rows or replace the values."
-                )
-                raise ColumnError(msg)
+                refuse_infinite(series.name, int(rows[0]), len(rows))
             nan = np.isnan(values)
             own = nan if nan.any() else own
     return own
+
+
+def refuse_infinite(column: str, row: int, n: int) -> NoReturn:
+    """Raise ColumnError for a column with n infinite values, the first in `row`."""
+    msg = (
+        f"column {column!r} is infinite in row {row} ({n} in all, rows count from 0). "
+        "Filter these rows or replace the values."
+    )
+    raise ColumnError(msg)

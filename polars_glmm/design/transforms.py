@@ -27,14 +27,40 @@ class Learned(NamedTuple):
     spans: bool = False
 
 
+class Spread(NamedTuple):
+    """How many rows, their mean, and their sum of squares about it."""
+
+    count: float
+    mean: float
+    squares: float
+
+
 class Input(NamedTuple):
-    """A call, its argument as a node and as values (n,), counts of identical rows, and its other arguments."""
+    """A call, its argument as a node and as values (n,), counts of identical rows, and its other arguments.
+
+    known   the spread of the values where it is all that is known of them: enough for scale, standardize and center
+    """
 
     call: Call
     x: Node
     values: Vec
     weights: Vec | None
     options: dict[str, Any]
+    known: Spread | None = None
+
+    def spread(self, centre: float | None) -> Spread:
+        """Count, mean, and squares about `centre` (None: about the mean)."""
+        if self.known is not None:
+            count, mean, squares = self.known
+            return Spread(count, mean, squares if centre is None else squares + count * (mean - centre) ** 2)
+        mean = _mean(self.values, self.weights)
+        squares = (self.values - (mean if centre is None else centre)) ** 2
+        count = self.values.size if self.weights is None else float(self.weights.sum())
+        return Spread(count, mean, float(squares.sum() if self.weights is None else squares @ self.weights))
+
+
+SPREAD_SUFFICES = frozenset({"scale", "standardize", "center"})
+"""Transforms that ask for no more than Input.spread."""
 
 
 def learn_transform(given: Input) -> Learned:
@@ -47,12 +73,10 @@ def _mean(values: Vec, weights: Vec | None) -> float:
 
 
 def _scaled(given: Input, centre: Any, scale: Any, ddof: Any) -> Learned:
-    middle = _mean(given.values, given.weights) if centre is True else 0.0 if centre is False else float(centre)
+    spread = given.spread(None if centre is True else float(centre))
+    middle = spread.mean if centre is True else float(centre)
     if scale is True:
-        squares = (given.values - middle) ** 2
-        count = given.values.size if given.weights is None else float(given.weights.sum())
-        total = float(squares.sum() if given.weights is None else squares @ given.weights)
-        width = float(np.sqrt(total / (count - ddof))) if count > ddof else 0.0
+        width = float(np.sqrt(spread.squares / (spread.count - ddof))) if spread.count > ddof else 0.0
         if not width > 64 * np.finfo(float).eps * abs(middle):
             msg = f"{render(given.call)}: the values do not vary, so they cannot be scaled."
             raise ColumnError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import polars as pl
@@ -97,18 +97,18 @@ class Variables:
             self._refuse_not_finite(node, values, text)
         return values
 
+    def bounds(self, node: Node, text: str) -> tuple[float, float]:
+        """Smallest and largest value of a node."""
+        values = self.evaluate(node, text)
+        return float(values.min()), float(values.max())
+
     def _refuse_not_finite(self, node: Node, values: Vec, text: str) -> None:
         bad = np.flatnonzero(~np.isfinite(values))
         if not len(bad):
             return
         i = int(bad[0])
-        at = ", ".join(f"{name} = {self.table.series[name][i]!r}" for name in sorted(node.inputs()))
-        value = "not a number" if np.isnan(values[i]) else "infinite"
-        msg = (
-            f"{text} is {value} in row {self.table.row(i)} ({at}); {len(bad)} rows in all, counted from 0. "
-            "Filter these rows, or change the formula."
-        )
-        raise ColumnError(msg)
+        at = {name: self.table.series[name][i] for name in sorted(node.inputs())}
+        refuse_not_finite(text, float(values[i]), self.table.row(i), at, len(bad))
 
     def _variable(self, node: Expression, text: str) -> Variable:
         match node:
@@ -138,8 +138,11 @@ class Variables:
     def _transform(self, call: Call) -> Learned:
         bound = bind(call)
         x = self.arithmetic(bound.pop("x"))
-        values = self.evaluate(x, render(call))
-        return learn_transform(Input(call, x, values, self.weights, constants(call, bound)))
+        return learn_transform(self.input(call, x, constants(call, bound)))
+
+    def input(self, call: Call, x: Node, options: dict[str, Any]) -> Input:
+        """What a transform learns from."""
+        return Input(call, x, self.evaluate(x, render(call)), self.weights, options)
 
     def _require_number(self, name: str) -> None:
         dtype = self.table.dtype(name)
@@ -149,9 +152,9 @@ class Variables:
 
     def _comparison(self, comparison: Binary, text: str) -> Variable:
         true = self.arithmetic(comparison)
-        values = self.evaluate(true, text)
-        if values.min() == values.max():
-            return Variable((Column(f"{text}[{bool(values[0])}]", Constant(1.0)),), (), text)
+        low, high = self.bounds(true, text)
+        if low == high:
+            return Variable((Column(f"{text}[{bool(low)}]", Constant(1.0)),), (), text)
         false = Arithmetic("-", Constant(1.0), true)
         full = (Column(f"{text}[False]", false), Column(f"{text}[True]", true))
         return Variable(full, (Column(f"{text}[T.True]", true),), text)
@@ -192,6 +195,17 @@ class Variables:
         dtype = self.table.dtype(name)
         labels = pl.Series(values, dtype=dtype).cast(pl.String).to_list() if dtype.is_numeric() else map(_label, values)
         self.categoricals[name] = Categorical(name, tuple(labels), dtype)
+
+
+def refuse_not_finite(text: str, value: float, row: int, at: dict[str, Any], n: int) -> NoReturn:
+    """Raise ColumnError for a function without a finite value in n rows, first in `row` with the columns `at`."""
+    what = "not a number" if np.isnan(value) else "infinite"
+    where = ", ".join(f"{name} = {one!r}" for name, one in at.items())
+    msg = (
+        f"{text} is {what} in row {row} ({where}); {n} rows in all, counted from 0. "
+        "Filter these rows, or change the formula."
+    )
+    raise ColumnError(msg)
 
 
 def _label(value: Any) -> str:

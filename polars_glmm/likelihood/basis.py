@@ -60,6 +60,35 @@ def centred(x: Mat) -> Basis:
     return Basis(columns / scale[:, None], a / scale[:, None], constant)
 
 
+def centred_moments(mean: Vec, second: Mat) -> Basis:
+    """The same basis from means (p,) and second moments about them (p, p), without columns."""
+    p = len(mean)
+    nothing = np.empty((p, 0))
+    if p == 0:
+        return Basis(nothing, np.zeros((0, 0)), None)
+    constant = _constant_of(mean, second)
+    a, square = np.eye(p), np.diag(second) + mean**2
+    if constant is not None:
+        means = np.where(constant != 0.0, 0.0, mean)
+        a -= np.outer(means, constant)
+        square = np.where(constant != 0.0, square, np.diag(second))
+    scale = np.sqrt(square)
+    scale[scale == 0.0] = 1.0
+    return Basis(nothing, a / scale[:, None], constant)
+
+
+def _constant_of(mean: Vec, second: Mat) -> Vec | None:
+    """As `_constant`: weights w with w'x = 1, which w'mean = 1 and no variance of w'x make sure of."""
+    p = len(mean)
+    for j in range(p):
+        if mean[j] == 1.0 and second[j, j] == 0.0:
+            return np.eye(p)[j]
+    weights = np.linalg.lstsq(second + np.outer(mean, mean), mean, rcond=None)[0]
+    weights[np.abs(weights) < _SPAN_TOLERANCE] = 0.0
+    away = abs(float(weights @ mean) - 1.0) + float(weights @ second @ weights)
+    return weights if away < _SPAN_TOLERANCE else None
+
+
 def _constant(x: Mat) -> Vec | None:
     """Weights that make the constant from the columns: an intercept, or e.g. all dummies of one factor."""
     p = len(x)

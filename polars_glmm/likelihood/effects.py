@@ -8,7 +8,9 @@ unstructured term, which any linear map of its columns leaves unstructured, thei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg as sl
@@ -136,7 +138,14 @@ def map_effects(factors: tuple[Factor, ...], n_rows: int) -> Effects:
     if len(distinct) == 1 and bool((distinct[0] == 1.0).all()):
         columns, transfer = None, np.eye(1)
     else:
-        columns, transfer = _centre(distinct, n_rows)
+        means, spreads = np.array([c.mean() for c in distinct]), np.array([c.std() for c in distinct])
+        working = working_columns(means, spreads)
+        columns, transfer = working.made(distinct, n_rows), working.transfer
+    return assemble(factors, uses, transfer, columns, _root(columns))
+
+
+def assemble(factors: tuple[Factor, ...], uses: list[list[int]], transfer: Mat, columns: Mat | None, root: Mat) -> Effects:
+    """The maps of all factors; uses[f] are the distinct columns of factor f, root'root the mean zz' of the working ones."""
     sizes, theta = [], 0
     for factor in factors:
         terms = []
@@ -145,7 +154,6 @@ def map_effects(factors: tuple[Factor, ...], n_rows: int) -> Effects:
             terms.append(TermMap(t.start, t.stop, t.structure, slice(theta, theta + size), t.names))
             theta += size
         sizes.append(tuple(terms))
-    root = _root(columns)
     maps = []
     for place, (factor, use) in enumerate(zip(factors, uses, strict=True)):
         basis, outward = _working(transfer[:, use], root, sizes[place])
@@ -159,7 +167,11 @@ def _root(columns: Mat | None) -> Mat:
     """R (d, d) with R'R = the mean of zz'."""
     if columns is None:
         return np.eye(1)
-    gram = columns @ columns.T / columns.shape[1]
+    return root_of(columns @ columns.T / columns.shape[1])
+
+
+def root_of(gram: Mat) -> Mat:
+    """R (d, d) with R'R = gram."""
     values, vectors = np.linalg.eigh(gram)
     return (np.sqrt(np.maximum(values, 0.0)) * vectors).T
 
@@ -183,24 +195,38 @@ def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat,
     return basis, outward
 
 
-def _centre(distinct: list[Mat], n_rows: int) -> tuple[Mat, Mat]:
-    """Columns for computing (ones first where present), and T (d, k) with distinct = T'columns."""
-    means = np.array([c.mean() for c in distinct])
-    spreads = np.array([c.std() for c in distinct])
+class Working(NamedTuple):
+    """How distinct columns become the ones for computing.
+
+    transfer (d, k)   distinct = transfer'working
+    sources           per working column the distinct one it is made of and what is taken from that; −1: ones
+    """
+
+    transfer: Mat
+    sources: tuple[tuple[int, float], ...]
+
+    def made(self, distinct: Sequence[Vec], n_rows: int) -> Mat:
+        """The working columns (d, n)."""
+        columns = [
+            np.ones(n_rows) if k < 0 else distinct[k] - shift if shift else distinct[k] for k, shift in self.sources
+        ]
+        return np.ascontiguousarray(np.array(columns))
+
+
+def working_columns(means: Vec, spreads: Vec) -> Working:
+    """Ones first where present or needed; a column whose mean is large against its spread is centred."""
     is_constant = (spreads == 0.0) & (means == 1.0)
     shift = np.where((np.abs(means) > _LARGE_MEAN * spreads) & (spreads > 0.0), means, 0.0)
     ones = bool(is_constant.any())
     need_ones = ones or bool(shift.any())
-    columns: list[Mat] = [np.ones(n_rows)] if need_ones else []
-    transfer = np.zeros((len(distinct) + int(need_ones and not ones), len(distinct)))
-    for k, column in enumerate(distinct):
+    sources: list[tuple[int, float]] = [(-1, 0.0)] if need_ones else []
+    transfer = np.zeros((len(means) + int(need_ones and not ones), len(means)))
+    for k in range(len(means)):
         if is_constant[k]:
             transfer[0, k] = 1.0
             continue
-        transfer[len(columns), k] = 1.0
+        transfer[len(sources), k] = 1.0
         if shift[k]:
             transfer[0, k] = shift[k]
-            columns.append(column - shift[k])
-        else:
-            columns.append(column)
-    return np.ascontiguousarray(np.array(columns)), transfer[: len(columns)]
+        sources.append((k, float(shift[k])))
+    return Working(transfer[: len(sources)], tuple(sources))

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg as sl
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
@@ -25,6 +26,7 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.polish import Scale
 from polars_glmm.likelihood.sample import subsample
 from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
@@ -41,6 +43,8 @@ _GLM_TOLERANCE = 1e-10
 _LIMIT_LOSS = 1e-6
 """Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
 _MOST_LEAVINGS = 3
+_UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
+"""Links on whose scale a unit is a large change, whatever the data."""
 _PERFECT = float(np.log(1e-15))
 """log of the relative dispersion that counts as none."""
 
@@ -142,13 +146,21 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         found = _minimise(
             model, engine, x, np.full(len(x), np.inf), placed.held, _SEARCH_SHARE * model.control.search.decrement
         )
-    scale = min(float(np.sqrt(row_variance)), max(1.0, float(np.abs(found.x[:p]).max(initial=0.0))))
+    scale = Scale(float(np.sqrt(row_variance)), _bend(model, found.x))
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
     return polish.polish_rows(
         engine, state, ranks, found.evaluation.state, scale=scale,
         hessian=model.control.search.hessian, curvature=curvature, held=held,
     )  # fmt: skip
+
+
+def _bend(model: Model, x: Vec) -> float:
+    """Change of eta over which derivatives of the log density change by a share of themselves."""
+    if model.family.link.name in _UNIT_LINKS:
+        return 1.0
+    eta = x[: len(model.x.a)] @ model.x.columns
+    return float(np.sqrt(np.mean(eta**2))) or 1.0
 
 
 def _size_cap(model: Model) -> float | None:
@@ -245,9 +257,8 @@ def _report_rows(
         *singular_notes(effects, state, done.ranks),
         *separation_note(separated),
     ]
-    if inverted is not None and not separated:
-        fixed_flat = [name for name, flat in zip(model.design.mu.names, inverted.flat, strict=False) if flat]
-        notes += flat_note(fixed_flat)
+    if inverted is not None and not separated and not findings.notes:
+        notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
     return Estimate(
         beta=beta,
         gamma=gamma,
@@ -289,7 +300,8 @@ def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
         return None
     columns = done.slopes[:p]
     inward = np.linalg.inv(model.x.a.T)
-    return [np.einsum("krG,kq->rqG", np.array([c[f] for c in columns]), inward) for f in range(len(modes))]
+    by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
+    return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]
 
 
 def _separated(model: Model, done: polish.Polished) -> tuple[str, ...]:
@@ -303,14 +315,17 @@ def _separated(model: Model, done: polish.Polished) -> tuple[str, ...]:
 
 
 def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.Inverted:
-    """Covariance matrix with beta as named: parameters held or at infinity stay without one, and out of the way."""
-    p = len(infinite)
-    out = done.held.copy()
-    out[:p] |= infinite
-    back = np.linalg.inv(natural)[~done.held][:, ~done.held] if done.held.any() else np.linalg.inv(natural)
-    h = back.T @ done.hessian @ back
-    keep = ~out[~done.held]
-    return polish.widen(polish.invert(h[np.ix_(keep, keep)]), out)
+    """Covariance matrix with beta as named. Parameters held, or at infinity, are known: they have no variance."""
+    assert done.hessian is not None  # noqa: S101
+    if not infinite.any():
+        inverted = polish.widen(polish.invert(done.hessian), done.held)
+        return inverted._replace(vcov=report.propagate(natural, inverted.vcov, np.zeros(len(natural), dtype=bool)))
+    rows = natural[: len(infinite)][infinite][:, ~done.held]
+    span = sl.null_space(rows)
+    inner = polish.invert(span.T @ done.hessian @ span)
+    vcov = polish.widen(inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool)), done.held)
+    spread = report.propagate(natural, vcov.vcov, np.concatenate([infinite, np.zeros(len(natural) - len(infinite), dtype=bool)]))
+    return vcov._replace(vcov=spread)
 
 
 def _fit_glm(model: Model, placed: Placed) -> Searched:
@@ -356,13 +371,11 @@ def _row_variance(model: Model, base: Searched) -> float:
     p = len(model.x.a)
     gamma = base.found.x[p:] if model.n_gamma else None
     w = base.engine.marginal.expected_curvature(Point(base.found.x[:p], [], gamma))
-    w = w[np.isfinite(w)]
-    total = float(w.sum())
-    return len(w) / total if total > 0 else 1.0
+    return 1.0 / w if w > 0 else 1.0
 
 
 def _start_size(model: Model, row_variance: float) -> float:
     """Standard deviation from which the search for random effects starts, in units of the linear predictor."""
-    if model.family.link.name in ("log", "logit", "probit", "cloglog", "cauchit"):
+    if model.family.link.name in _UNIT_LINKS:
         return 1.0 if model.family.name == "binomial" else 0.5
     return 0.5 * float(np.sqrt(row_variance))

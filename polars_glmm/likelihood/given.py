@@ -14,7 +14,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, suggest
-from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 from polars_glmm.likelihood.model import AnyModel
 from polars_glmm.likelihood.natural import Block, parameter_names
 from polars_glmm.spec.method import REML
@@ -159,9 +159,19 @@ def restore_fixed_effects(estimate: Estimate, names: tuple[str, ...], fixed: Map
         df[kept] = estimate.df_satterthwaite
     return replace(
         estimate,
+        factors=tuple(_with_held(factor, kept) for factor in estimate.factors),
         beta=beta,
         report=report,
         report_vcov=spread(estimate.report_vcov, all_kept),
         vcov_fixed=spread(estimate.vcov_fixed, all_kept[:n_fixed]),
         df_satterthwaite=df,
     )
+
+
+def _with_held(factor: FactorEstimate, kept: BoolVec) -> FactorEstimate:
+    """The slopes of the modes with a zero for each held fixed effect: it does not move."""
+    if factor.mode_slope is None:
+        return factor
+    slope = np.zeros((len(factor.mode_slope), len(kept), factor.mode_slope.shape[2]))
+    slope[:, kept] = factor.mode_slope
+    return replace(factor, mode_slope=slope)

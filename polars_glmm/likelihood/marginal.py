@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm import progress
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.base import Expected
 from polars_glmm.likelihood.modes import (
@@ -77,12 +78,10 @@ class Information(NamedTuple):
 
 
 class Conditional(NamedTuple):
-    """At the modes: covariance of u per level (r_f, r_f, G_f), linear predictors per sorted row."""
+    """Modes u_f (r_f, G_f) and the covariance of u there, per level (r_f, r_f, G_f)."""
 
     modes: list[Mat]
     covariance: list[Cube]
-    eta: Vec
-    eta_fixed: Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +104,7 @@ class Marginal:
         """ℓ at a point; `warm` is where Newton starts and changes the work, not the value."""
         sizes = [lam.shape[1] for lam in at.factors]
         starts = warm if warm is not None and self.density.concave else None
-        n_levels = [max(u.levels[f].stop for u in self.rows.units) for f in range(len(sizes))]
+        n_levels = [max(levels[f].stop for levels in self.rows.levels) for f in range(len(sizes))]
         modes = [np.zeros((r, g)) for r, g in zip(sizes, n_levels, strict=True)]
 
         def one(unit: Unit) -> UnitValue:
@@ -116,8 +115,8 @@ class Marginal:
 
         with np.errstate(all="ignore"):
             parts = self._map(one)
-        for unit, part in zip(self.rows.units, parts, strict=True):
-            for f, s in enumerate(unit.levels):
+        for levels, part in zip(self.rows.levels, parts, strict=True):
+            for f, s in enumerate(levels):
                 modes[f][:, s] = part.modes[f]
         value = float(sum(p.value for p in parts))
         passes = sum(p.row_passes for p in parts) / max(self.rows.n_rows, 1)
@@ -136,39 +135,35 @@ class Marginal:
         )
 
     def conditional(self, at: Point, warm: list[Mat]) -> Conditional:
-        """Modes, Var(u | y) by the observed curvature, and linear predictors, for the tables of a fit."""
+        """Modes and Var(u | y) by the observed curvature, for the tables of a fit."""
         value = self.evaluate(at, warm, gradient=False)
         covariance = [
             np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(at.factors, value.modes, strict=True)
         ]
-        eta = np.empty(self.rows.n_rows)
-        eta_fixed = np.empty(self.rows.n_rows)
-        for unit in self.rows.units:
+        for unit in self.rows.units if at.factors else ():
             u = [m[:, s] for m, s in zip(value.modes, unit.levels, strict=True)]
             state = rows_state(self.density, unit, at, fixed_parts(unit, at), u, order=2)
-            if u and not self.density.concave:
+            if not self.density.concave:
                 state = state._replace(w=exact_w(unit, state))
-            for block, fixed, both in zip(unit.blocks, fixed_parts(unit, at), state.eta, strict=True):
-                eta[block.rows] = both
-                eta_fixed[block.rows] = fixed[0]
-            if u:
-                h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
-                if h is None:
-                    msg = "the curvature at the conditional modes is not positive definite."
-                    raise ConvergenceError(msg)
-                for f, block_inverse in enumerate(h.inverse().diagonal):
-                    covariance[f][..., unit.levels[f]] = block_inverse
-        return Conditional(value.modes, covariance, eta, eta_fixed)
+            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            if h is None:
+                msg = "the curvature at the conditional modes is not positive definite."
+                raise ConvergenceError(msg)
+            for f, block_inverse in enumerate(h.inverse().diagonal):
+                covariance[f][..., unit.levels[f]] = block_inverse
+        return Conditional(value.modes, covariance)
 
-    def expected_curvature(self, at: Point) -> Vec:
-        """Expected curvature per sorted row without random effects, (n,)."""
+    def expected_curvature(self, at: Point) -> float:
+        """Mean expected curvature of a row without random effects, over the rows where it is finite."""
+        total, count = 0.0, 0
         with np.errstate(all="ignore"):
-            parts = [
-                self.density.family.expected(block.data, xb, zeta).w
-                for unit in self.rows.units
-                for block, (xb, zeta) in zip(unit.blocks, fixed_parts(unit, at), strict=True)
-            ]
-        return np.concatenate(parts)
+            for unit in self.rows.units:
+                for block, (xb, zeta) in zip(unit.blocks, fixed_parts(unit, at), strict=True):
+                    w = self.density.family.expected(block.data, xb, zeta).w
+                    finite = np.isfinite(w)
+                    total += float(w[finite].sum())
+                    count += int(finite.sum())
+        return total / max(count, 1)
 
     def mode_slopes(self, at: Point, modes: list[Mat], directions: list[Point]) -> list[list[Mat]]:
         """dû/dt along directions (dβ, dΛ, dγ), from Λ'Z'g(û) = û: H dû = dΛ'Z'g + Λ'Z'(g_ζ dζ − w∘(x dβ + z dΛ û))."""
@@ -201,11 +196,19 @@ class Marginal:
         return out
 
     def _map(self, one):  # type: ignore[no-untyped-def]  # a closure over one evaluation
-        units = self.rows.units
-        if self.threads == 1 or len(units) == 1:
-            return [one(unit) for unit in units]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(one, units))
+        units, found = self.rows.units, []
+        places = range(len(units))  # units may be loaded when asked for: by the worker that needs them
+        with progress.stage("pass", len(units)):
+            if self.threads == 1 or len(units) == 1:
+                for i in places:
+                    found.append(one(units[i]))
+                    progress.advance()
+                return found
+            with ThreadPoolExecutor(self.threads) as pool:
+                for part in pool.map(lambda i: one(units[i]), places):
+                    found.append(part)
+                    progress.advance()
+        return found
 
     # ------------------------------------------------------------------------------------------ one unit
 

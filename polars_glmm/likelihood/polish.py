@@ -20,9 +20,10 @@ _RANK_TOLERANCE = 1e-8
 """Eigenvalues of a scaled Σ below this share of the largest, or of the row variance, are zero."""
 _SUSPECT = 1e-3
 """Eigenvalues below this share are worth trying at zero."""
-_STEP = 5e-4
-_FORWARD = 0.02
-"""Forward differences take smaller steps than central ones: their error is of first order."""
+_CENTRAL = 50.0
+"""Central differences, whose error is of second order, take steps this much longer."""
+_FORWARD, _ERROR_SHARE, _LONGEST = 1e-5, 1e-4, 1e-3
+"""Steps of forward differences as shares of: the scale on which ℓ bends; a standard error, at most that scale."""
 _MANY_LEVELS = 1_000
 """Levels from which one gradient a column must do for cross-products."""
 _ROUNDING = 1e-11
@@ -130,7 +131,7 @@ def polish_rows(
     ranks: list[Rank],
     warm: Any,
     *,
-    scale: float,
+    scale: Scale,
     hessian: bool,
     curvature: Mat,
     held: BoolVec,
@@ -147,9 +148,12 @@ def polish_rows(
         g = state.pull(now.beta, now.factors, now.gamma)[free]
         b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
         return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held, [])
+    loose = None
+    if curvature.shape == (len(x),) * 2:
+        loose = 1.0 / np.sqrt(np.maximum(np.diag(curvature), 1e-300))
     h, decrement, slopes = np.empty((0, 0)), np.inf, []
     for _ in range(3):
-        h, slopes = _row_hessian(engine, state, now, free, _steps(state, scale)[free])
+        h, slopes = _row_hessian(engine, state, now, free, _steps(state, scale, loose)[free])
         if not np.isfinite(h).all():
             return Polished(state, ranks, now, None, np.inf, held, [])
         for _ in range(4):
@@ -182,7 +186,7 @@ def _row_hessian(engine: RowEngine, state: State, now: Gradient, free: BoolVec, 
     here = -state.pull(now.beta, now.factors, now.gamma)[free]
     slopes = engine.mode_slopes(state, now.warm, free) if now.warm else []
     rows = []
-    for at, h, slope in zip(np.flatnonzero(free), _FORWARD * steps, slopes or [[]] * len(steps), strict=True):
+    for at, h, slope in zip(np.flatnonzero(free), steps, slopes or [[]] * len(steps), strict=True):
         moved = x.copy()
         moved[at] += h
         warm = [m + h * d for m, d in zip(now.warm, slope, strict=True)]
@@ -240,15 +244,30 @@ def invert(h: Mat) -> Inverted:
     return Inverted(vcov, float(values[0]), flat)
 
 
-def _steps(state: State, scale: float) -> Vec:
-    """Steps of the differences: small against the scale on which ℓ bends."""
-    parts = [np.full(len(state.beta), scale)]
+class Scale(NamedTuple):
+    """Sizes against which steps of differences are small: spread of a row in eta, and the scale on which ℓ bends."""
+
+    row: float
+    bend: float
+
+
+def _steps(state: State, scale: Scale, std_error: Vec | None) -> Vec:
+    """Steps of forward differences: 1e-5 of the scale on which ℓ bends, more where the data say little.
+
+    A gradient is known to rounding error of its terms, so a step must be worth something in standard errors too.
+    """
+    small = min(scale.row, scale.bend)
+    parts = [np.full(len(state.beta), small)]
     for f, e in zip(state.factors, state.free, strict=True):
-        size = np.abs(f).max(initial=0.0) if f.size else 0.0
-        parts.append(np.full(len(e.rows), min(max(size, 1e-2 * scale), scale)))
+        size = float(np.abs(f).max(initial=0.0)) if f.size else 0.0
+        parts.append(np.full(len(e.rows), min(max(size, 1e-2 * small), scale.bend)))
     if state.gamma is not None:
         parts.append(np.ones(len(state.gamma)))
-    return _STEP * np.concatenate(parts)
+    steps = _FORWARD * np.concatenate(parts)
+    if std_error is None:
+        return steps
+    most = np.full(len(steps), _LONGEST * scale.bend)
+    return np.maximum(steps, np.minimum(_ERROR_SHARE * std_error, most))
 
 
 class PolishedProducts(NamedTuple):
@@ -328,12 +347,12 @@ def _product_hessian(
         d_h, d_m, d_r = split(s, at)
         return np.concatenate([d_h + d_m, d_r])
 
-    largest = max(float(np.abs(f).max()) for f in state.factors)
-    steps = _steps(State(np.empty(0), state.factors, None, state.free), max(1.0, largest))
+    largest = max(1.0, *(float(np.abs(f).max()) for f in state.factors))
+    steps = _steps(State(np.empty(0), state.factors, None, state.free), Scale(largest, largest), None)
     d_h, d_m, d_r = split(state, pieces)
     many = sum(engine.stats.pattern.n_levels if engine.stats.pattern else ()) > _MANY_LEVELS
     here = np.concatenate([d_h + d_m, d_r]) if many else None
-    jac = jacobian(gradient, z0, (_FORWARD if many else 1.0) * steps, here)
+    jac = jacobian(gradient, z0, steps if many else _CENTRAL * steps, here)
     h = np.empty((k + 1, k + 1))
     h[:k, :k] = 0.5 * (symmetric(jac[:, :k]) + symmetric(jac[:, k:]) / sigma**2)
     h[:k, k] = h[k, :k] = -d_r / sigma**3

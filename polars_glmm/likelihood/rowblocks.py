@@ -7,6 +7,7 @@ block. Several factors: one unit with all rows. No factor: one unit a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,11 +111,16 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBlocks:
-    """All units of a model, and the order that sorted its rows (None: already sorted)."""
+    """All units of a model, and the order that sorted its rows (None: already sorted).
 
-    units: tuple[Unit, ...]
+    units    may be loaded when asked for: hold no more than one at a time
+    levels   per unit its slices of levels, known without loading it
+    """
+
+    units: Sequence[Unit]
     order: IntVec | None
     n_rows: int
+    levels: tuple[tuple[slice, ...], ...]
 
     def unsort(self, v: Vec) -> Vec:
         """A vector in sorted order, in the order of the design."""
@@ -216,7 +222,7 @@ def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_
         else:
             level0 = int(codes[0][members[0].rows.start])
             units.append(Unit(tuple(members), n_cells, None, OneFactor(), (slice(level0, level0 + n_cells),)))
-    return RowBlocks(tuple(units), order, n)
+    return RowBlocks(tuple(units), order, n, tuple(unit.levels for unit in units))
 
 
 def _bounds(starts: IntVec, n: int, block_rows: int) -> IntVec:

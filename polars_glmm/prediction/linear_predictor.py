@@ -123,11 +123,11 @@ def add_dispersion_predictor(
     phi = fit.estimate.phi
     if phi is not None:
         # a constant dispersion: its standard error is the last of the report, on the natural scale
-        variance = float(fit.estimate.report_vcov[-1, -1]) if std_error else 0.0
+        squared = float(fit.estimate.report_vcov[-1, -1]) if std_error else 0.0
         return frame.with_columns(
             pl.lit(value=False).alias(MISSING),
             pl.lit(np.log(phi)).alias(ETA),
-            pl.lit(np.sqrt(variance) / phi).alias(STD_ERROR),
+            pl.lit(np.sqrt(squared) / phi).alias(STD_ERROR),
         )
     part = fixed_part(fit, "phi")
     require_columns(schema, part.inputs, verb)

@@ -84,8 +84,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     std_error, interval, conf_level
         `std_error=True` adds `<name>_std_error` on the scale of `kind` (delta method). `interval="confidence"` adds
         `<name>_low`, `<name>_high`: a normal interval on the link scale, transformed back. The variance of the linear
-        predictor is x'Var(β̂)x + Σ_factors z'Var(b|y)z, Var(b|y) given the parameters (for an unseen level: Σ). The
-        covariance of β̂ with b̂, and of the modes of different factors with each other, is not included.
+        predictor is Σ_factors z'Var(b|y)z + a'Var(β̂)a, a = x + Σ_factors (∂b̂/∂β)'z: the modes move against the fixed
+        effects. Var(b|y) is given the parameters; an unseen level has Σ, and a mode that does not move. The covariance
+        of the modes of different factors with each other is not included.
     name
         Name of the new column.
 
@@ -94,7 +95,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     ColumnError
         A needed column is absent or of an unusable dtype, or a new name is taken already.
     ModelError
-        An argument is not known, or asks for what the model does not have.
+        An argument is not known, or asks for what the model does not have, as the standard errors of conditional
+        predictions where there are too many levels to keep the slopes of the modes.
     UnknownLevelError
         When the plan is collected; see `new_levels`.
 

@@ -38,10 +38,11 @@ def variance(nodes: Sequence[Node], vcov: Mat, factors: Sequence[JoinedFactor], 
         for j, own in enumerate(a):
             own[:] = rows[f"x_{j}"].to_numpy()
         total = np.zeros(rows.height)
-        for i, spread in enumerate(spreads):
-            z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
-            total += spread.add(z, rows[f"code_{i}"].to_numpy(), a)
-        total += np.einsum("pn,pn->n", a, vcov @ a)
+        with np.errstate(invalid="ignore", over="ignore"):  # columns that are not finite give NaN
+            for i, spread in enumerate(spreads):
+                z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
+                total += spread.add(z, rows[f"code_{i}"].to_numpy(), a)
+            total += np.einsum("pn,pn->n", a, vcov @ a)
         # the rounding of a singular vcov may fall below zero
         return pl.Series(batch.name, np.maximum(total, 0.0))
 

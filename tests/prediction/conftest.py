@@ -43,7 +43,7 @@ def covariance(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
     return root @ root.T / max(size, 1)
 
 
-def factor_estimate(factor: Any, rng: np.random.Generator, scale: float) -> FactorEstimate:
+def factor_estimate(factor: Any, p: int, rng: np.random.Generator, scale: float) -> FactorEstimate:
     r, n_levels = len(factor.z), factor.n_levels
     roots = rng.normal(size=(n_levels, r, r)) * scale
     return FactorEstimate(
@@ -53,6 +53,7 @@ def factor_estimate(factor: Any, rng: np.random.Generator, scale: float) -> Fact
         structures=tuple(term.structure for term in factor.terms),
         modes=rng.normal(size=(r, n_levels)) * scale,
         mode_covariance=np.ascontiguousarray(np.moveaxis(roots @ roots.transpose(0, 2, 1), 0, 2)),
+        mode_slope=rng.normal(size=(r, p, n_levels)),
     )
 
 
@@ -74,7 +75,7 @@ def made() -> Callable[..., Made]:
             gamma=rng.normal(size=s) * scale,
             vcov_fixed=covariance(rng, p + s, scale),
             phi=0.7 if family.has_phi and s == 0 else None,
-            factors=tuple(factor_estimate(factor, rng, scale) for factor in design.factors),
+            factors=tuple(factor_estimate(factor, p, rng, scale) for factor in design.factors),
             report=np.zeros(1),
             report_vcov=np.array([[0.04]]),
             loglik=0.0,

@@ -1,12 +1,17 @@
-"""Standard errors of predictions are x'Var(beta)x + z'Var(b|y)z, intervals come from the link scale."""
+"""Var(x'beta + z'b) = z'Var(b|y)z + (x + s'z)'Var(beta)(x + s'z), s the slope of the modes; intervals by the link."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose
 
+import polars_glmm
+from polars_glmm import ModelError, datasets
+from polars_glmm.design.learn import learn
 from polars_glmm.prediction.predictions import predict
 
 MODELS = {
@@ -24,13 +29,14 @@ MODELS = {
 
 
 def variances(fit, *, random: bool) -> np.ndarray:
-    """x'Vx + Σ z' Var(b|y) z over the rows of the design."""
-    x, p = fit.design.mu.x, len(fit.estimate.beta)
-    total = np.einsum("pn,pq,qn->n", x, fit.estimate.vcov_fixed[:p, :p], x)
+    """The variance of the linear predictor over the rows of the design, by the formula above."""
+    a, p = fit.design.mu.x.copy(), len(fit.estimate.beta)
+    total = np.zeros(a.shape[1])
     if random:
         for factor, estimate in zip(fit.design.factors, fit.estimate.factors, strict=True):
             total += np.einsum("rn,rsn,sn->n", factor.z, estimate.mode_covariance[:, :, factor.codes], factor.z)
-    return total
+            a += np.einsum("rn,rpn->pn", factor.z, estimate.mode_slope[:, :, factor.codes])
+    return total + np.einsum("pn,pq,qn->n", a, fit.estimate.vcov_fixed[:p, :p], a)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -59,6 +65,72 @@ def test_an_unseen_level_brings_the_covariance_of_the_random_effects(made, trial
     variance = variances(fit, random=False) + np.einsum("rn,rs,sn->n", z, factor.covariances[0], z)
     found = predict(trial.with_columns(g=pl.lit("new")), fit, new_levels="zero", std_error=True)
     assert_allclose(found["prediction_std_error"], np.sqrt(variance), rtol=1e-10)
+
+
+def test_slopes_that_are_not_kept_are_missed_only_where_they_matter(made, trial):
+    fit = made(trial, "y ~ x + (1 | g)")
+    expected = np.sqrt(variances(fit, random=False))
+    bare = tuple(replace(factor, mode_slope=None) for factor in fit.estimate.factors)
+    fit = replace(fit, estimate=replace(fit.estimate, factors=bare))
+    with pytest.raises(ModelError, match=r"as many levels as 'g' has \(20\)\. random=\"none\""):
+        predict(trial.lazy(), fit, std_error=True)
+    assert_allclose(predict(trial, fit, random="none", std_error=True)["prediction_std_error"], expected, rtol=1e-9)
+    assert predict(trial, fit)["prediction"].null_count() == 0
+
+
+LINEAR = {
+    "sleepstudy": "Reaction ~ Days + (Days | Subject)",
+    "pastes": "strength ~ 1 + (1 | batch/cask)",
+    "penicillin": "diameter ~ 1 + (1 | plate) + (1 | sample)",
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_standard_errors_are_those_of_the_mixed_model_equations(name):
+    """C = σ²[X'X X'Z; Z'X Z'Z + σ²G⁻¹]⁻¹ is the covariance of (β̂, b̂ − b) (Henderson 1975)."""
+    frame = datasets.load(name)
+    fit = polars_glmm.fit(frame, LINEAR[name])
+    design = learn(fit.spec, frame).design
+    blocks, penalties = [design.mu.x.T], []
+    for factor, estimate in zip(design.factors, fit.estimate.factors, strict=True):
+        indicator = np.eye(factor.n_levels)[factor.codes]
+        blocks += [column[:, None] * indicator for column in factor.z]
+        penalties.append(np.kron(np.linalg.inv(estimate.covariances[0]), np.eye(factor.n_levels)))
+    w, p = np.hstack(blocks), len(fit.estimate.beta)
+    equations = w.T @ w / fit.estimate.phi**2
+    at = p
+    for penalty in penalties:
+        equations[at : at + len(penalty), at : at + len(penalty)] += penalty
+        at += len(penalty)
+    covariance = np.linalg.inv(equations)
+    one = len(design.factors) == 1
+    if not one:  # modes of different factors with each other are left out
+        starts = np.cumsum([p, *map(len, penalties)])
+        conditional = np.linalg.inv(equations[p:, p:])
+        for i, j in ((0, 1), (1, 0)):
+            own, other = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
+            covariance[own, other] -= conditional[own.start - p : own.stop - p, other.start - p : other.stop - p]
+    expected = np.sqrt(np.einsum("ni,ij,nj->n", w, covariance, w))
+    assert_allclose(fit.predict(frame, std_error=True)["prediction_std_error"], expected, rtol=1e-8)
+
+
+TICKS = "TICKS ~ YEAR + (1 | LOCATION)"
+NEW = pl.DataFrame({"YEAR": ["96"], "LOCATION": ["1"]})
+
+
+def test_a_level_that_was_observed_often_is_known_better_than_its_parts():
+    """glmmTMB 1.1.5: the mean at the first location in 1996 has the standard error 1.797."""
+    fit = polars_glmm.fit(datasets.load("grouseticks"), TICKS, family="poisson")
+    assert_allclose(fit.predict(NEW, std_error=True)["prediction_std_error"], 1.797, atol=5e-4)
+    assert_allclose(fit.predict(NEW, kind="link", std_error=True)["prediction_std_error"], 0.105, atol=5e-4)
+
+
+@pytest.mark.parametrize("fixed", [{"YEAR[T.96]": 0.5}, {"Intercept": 1.0, "YEAR[T.96]": 0.5, "YEAR[T.97]": 0.5}])
+def test_held_fixed_effects_leave_predictions_without_standard_errors(fixed):
+    fit = polars_glmm.fit(datasets.load("grouseticks"), TICKS, family="poisson", fixed=fixed)
+    found = fit.predict(NEW, std_error=True)
+    assert found["prediction_std_error"].null_count() == 1
+    assert found["prediction"].null_count() == 0
 
 
 def test_an_interval_stops_where_the_link_turns(made, trial):

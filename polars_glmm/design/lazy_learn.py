@@ -1,0 +1,276 @@
+"""What a recipe needs of the data besides levels of groups, learned by queries: no row is collected.
+
+Labels of categorical columns and constants of transforms are asked for together, in one scan per depth of nesting; a
+model of plain numeric columns needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ColumnError
+from polars_glmm.notes import Note
+from polars_glmm.spec.functions import SIGNATURES
+from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.syntax import Call, Expression, Name, render
+from polars_glmm.typing import IntVec, Vec
+
+from .arguments import bind
+from .coding import Column
+from .factors import independent_levels
+from .levels import Levels, code
+from .nodes import Node, Reference
+from .predictors import learn_columns, offset_node, refuse_equal_names
+from .recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
+from .response import success_node
+from .source import Source
+from .table import Table
+from .transforms import SPREAD_SUFFICES, Input, Spread
+from .variables import Variables
+
+
+class Outline(NamedTuple):
+    """A recipe whose columns are all known and all still kept, and whose groups have no levels yet.
+
+    checked   expressions that must be finite in every row, with the text an error calls them by
+    scans     how often the source was read for it
+    """
+
+    recipe: Recipe
+    notes: tuple[Note, ...]
+    checked: tuple[tuple[Node, str], ...]
+    scans: int
+
+
+def outline(spec: ModelSpec, source: Source) -> Outline:
+    """The columns of a gaussian model with one residual variance.
+
+    Raises ColumnError, FormulaError or ResponseError as `learn` does, except for what only totals can tell.
+    """
+    variables = LazyVariables(Known(source))
+    variables.ask(_factors(spec))
+    success, notes = success_node(spec, variables)
+    variables.evaluate(success, f"response {spec.response.text}")
+    terms = learn_columns(spec.mu.fixed, variables)
+    columns = tuple(column for term in terms for column in term)
+    refuse_equal_names(tuple(column.name for column in columns))
+    offset = offset_node(spec.mu, spec.offset, variables)
+    if offset is not None:
+        variables.evaluate(offset, "the offset")
+    factors, more = _group_factors(spec, variables)
+    recipe = Recipe(
+        spec=spec,
+        response=ResponseRecipe(spec.response.text, success),
+        predictors=(PredictorRecipe("mu", columns, (True,) * len(columns), offset),),
+        factors=factors,
+        categoricals=variables.categoricals,
+    )
+    return Outline(recipe, notes + more, tuple(variables.checked.items()), variables.scans)
+
+
+def needs_learning(spec: ModelSpec, dtypes: Mapping[str, pl.DataType]) -> bool:
+    """Whether the source must be read once before its products can be taken."""
+    return any(_Asked.of(factor, dtypes) for factor in _factors(spec))
+
+
+@dataclass(slots=True, eq=False)
+class Known(Table):
+    """A table of which only dtypes and the labels of some columns are known."""
+
+    source: Source | None = None
+
+    def __init__(self, source: Source) -> None:
+        Table.__init__(self, {}, None, dict(source.dtypes))
+        self.source = source
+
+    def levels(self, column: str) -> Levels:
+        if column not in self._levels:
+            labels, dtype = self.series[column], self.dtypes[column]
+            physical: IntVec | None = None
+            if isinstance(dtype, pl.Enum) or dtype.is_temporal():
+                physical = labels.to_physical().to_numpy()
+            self._levels[column] = code(labels, dtype, physical)
+        return self._levels[column]
+
+
+@dataclass(slots=True, eq=False)
+class LazyVariables(Variables):
+    """Variables learned from queries.
+
+    checked   nodes that must be finite, which the totals will tell, and their texts
+    """
+
+    checked: dict[Node, str] = field(default_factory=dict)
+    spreads: dict[Node, Spread] = field(default_factory=dict)
+    counts: dict[Node, tuple[Vec, Vec]] = field(default_factory=dict)
+    scans: int = 0
+
+    @property
+    def source(self) -> Source:
+        assert isinstance(self.table, Known)
+        assert self.table.source is not None
+        return self.table.source
+
+    def ask(self, factors: Iterable[Expression]) -> None:
+        """Learn, in one scan, the labels and the arguments of transforms that need nothing learned before."""
+        queries: dict[Any, pl.LazyFrame] = {}
+        for factor in factors:
+            for asked in _Asked.of(factor, self.source.dtypes):
+                if isinstance(asked.of_what, str):
+                    queries[asked.of_what] = self._labels(asked.of_what)
+                elif not asked.nested:
+                    call = asked.of_what
+                    node = self.arithmetic(bind(call)["x"])
+                    queries[node, call.function in SPREAD_SUFFICES] = self._about(node, call.function)
+        if not queries:
+            return
+        found = pl.collect_all(list(queries.values()), engine="streaming")
+        self.scans += 1
+        for what, answer in zip(queries, found, strict=True):
+            if isinstance(what, str):
+                self.table.series[what] = self._some(answer[what], what)
+            else:
+                self._understand(*what, answer)
+
+    def evaluate(self, node: Node, text: str) -> Vec:
+        self.checked.setdefault(node, text)
+        return np.empty(0)
+
+    def input(self, call: Call, x: Node, options: dict[str, Any]) -> Input:
+        self.checked.setdefault(x, render(call))
+        short = call.function in SPREAD_SUFFICES
+        if x not in (self.spreads if short else self.counts):
+            self._understand(x, short, self._about(x, call.function).collect(engine="streaming"))
+            self.scans += 1
+        if short:
+            return Input(call, x, np.empty(0), None, options, self.spreads[x])
+        values, counts = self.counts[x]
+        if not np.isfinite(values.sum()):
+            self.source.refuse_not_finite(x, render(call))
+        weights = None if bool((counts == 1.0).all()) else counts
+        return Input(call, x, values, weights, options)
+
+    def bounds(self, node: Node, text: str) -> tuple[float, float]:
+        self.checked.setdefault(node, text)
+        value = self.source.expression(node)
+        asked = self.source.rows.select(value.min().alias("low"), value.max().alias("high"))
+        low, high = asked.collect(engine="streaming").row(0)
+        self.scans += 1
+        return low, high
+
+    def _labels(self, name: str) -> pl.LazyFrame:
+        return self.source.rows.select(name).unique()
+
+    def _some(self, labels: pl.Series, name: str) -> pl.Series:
+        """Labels that are there. Raises ColumnError where no row is in use."""
+        if not len(labels):
+            self.source.judge_alone()
+            msg = f"column {name!r} has no label in any row in use."
+            raise ColumnError(msg)
+        return labels
+
+    def _about(self, node: Node, function: str) -> pl.LazyFrame:
+        """For the small transforms count, mean and squares about it; for the others every distinct value and its count."""
+        source = self.source
+        rows = source.rows.select(v=source.expression(node), f=self._frequency())
+        if function not in SPREAD_SUFFICES:
+            return rows.group_by("v").agg(pl.sum("f"))
+        near = _near(source, node)
+        away = pl.col("v") - near
+        return rows.select(
+            near=pl.lit(near),
+            count=pl.sum("f"),
+            away=(pl.col("f") * away).sum(),
+            squares=(pl.col("f") * away * away).sum(),
+        )
+
+    def _understand(self, node: Node, short: bool, answer: pl.DataFrame) -> None:  # noqa: FBT001
+        if short:
+            near, count, away, squares = answer.row(0)
+            mean = away / count if count else 0.0
+            self.spreads[node] = Spread(count, near + mean, max(squares - count * mean**2, 0.0))
+        else:
+            ordered = answer.sort("v")
+            self.counts[node] = ordered["v"].to_numpy(), ordered["f"].to_numpy()
+
+    def _frequency(self) -> pl.Expr:
+        name = self.source.frequency
+        return pl.lit(1.0) if name is None else self.source.expression(Reference(name))
+
+
+class _Asked(NamedTuple):
+    """A column whose labels, or a transform whose argument must be known; nested: only after another transform."""
+
+    of_what: str | Call
+    nested: bool = False
+
+    @classmethod
+    def of(cls, factor: Expression, dtypes: Mapping[str, pl.DataType]) -> tuple[_Asked, ...]:
+        """What a factor of a term asks for."""
+        match factor:
+            case Name(name) if name in dtypes and not dtypes[name].is_numeric():
+                return (cls(name),)
+            case Call(function="C", arguments=((_, Name(name)), *_)):
+                return (cls(name),)
+            case Call() if SIGNATURES[factor.function].kind == "learned":
+                inner = bind(factor)["x"]
+                below = cls._calls(inner, dtypes)
+                return (*below, cls(factor, nested=bool(below)))
+            case _:
+                return cls._calls(factor, dtypes)
+
+    @classmethod
+    def _calls(cls, node: Expression, dtypes: Mapping[str, pl.DataType]) -> tuple[_Asked, ...]:
+        """The transforms inside arithmetic."""
+        if isinstance(node, Call):
+            if SIGNATURES[node.function].kind == "learned":
+                return cls.of(node, dtypes)
+            return tuple(found for _, value in node.arguments for found in cls._calls(value, dtypes))
+        parts = [getattr(node, name) for name in ("left", "right", "operand") if hasattr(node, name)]
+        return tuple(found for part in parts for found in cls._calls(part, dtypes))
+
+
+def _factors(spec: ModelSpec) -> list[Expression]:
+    """Every factor of every fixed term and of every design of a random term, and the response."""
+    terms = [*spec.mu.fixed, *(term for random in spec.mu.random for term in random.design)]
+    found = {render(factor): factor for term in terms for factor in term.factors}
+    inside = [spec.response.success, *spec.mu.offsets]
+    return [*found.values(), *(node for node in inside if not isinstance(node, Name))]
+
+
+def _group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[FactorRecipe, ...], tuple[Note, ...]]:
+    grouped: dict[frozenset[str], list[Any]] = {}
+    for term in spec.mu.random:
+        grouped.setdefault(frozenset(term.keys), []).append(term)
+    factors, notes = [], []
+    dtypes = variables.source.dtypes
+    for terms in grouped.values():
+        keys = terms[0].keys
+        for key in keys:
+            _require_key(key, dtypes[key])
+        recipes = []
+        for term in terms:
+            own: tuple[Column, ...] = tuple(c for part in learn_columns(term.design, variables) for c in part)
+            recipes.append(TermRecipe(term.structure, own))
+            notes += independent_levels(term, own)
+        unknown = pl.DataFrame(schema={key: dtypes[key] for key in keys})
+        factors.append(FactorRecipe(terms[0].group, keys, unknown, tuple(recipes)))
+    return tuple(factors), tuple(notes)
+
+
+def _require_key(name: str, dtype: pl.DataType) -> None:
+    if isinstance(dtype, pl.List | pl.Array) or dtype == pl.Object:
+        msg = f"column {name!r} is {dtype}: a grouping factor has one plain value in each row."
+        raise ColumnError(msg)
+
+
+def _near(source: Source, node: Node) -> float:
+    """A number near the mean, from the first rows."""
+    values = source.rows.select(v=source.expression(node)).head(1000).collect()["v"]
+    mean = values.filter(values.is_finite()).mean()
+    return float(mean) if isinstance(mean, int | float) else 0.0

@@ -1,0 +1,55 @@
+"""What is said of rows that cannot be used, however they were read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, NoReturn
+
+from polars_glmm.errors import ColumnError, ModelError, enumerate_names
+from polars_glmm.notes import Note
+
+
+NO_WEIGHT = "No row is left: frequency, precision or trials is 0 in all of them."
+
+
+class Incomplete(NamedTuple):
+    """n of n_rows rows have a missing value, the first of them row `first`; `where` names the columns.
+
+    empty   columns that hold nothing else
+    """
+
+    n: int
+    n_rows: int
+    first: int
+    where: tuple[str, ...]
+    empty: tuple[str, ...] = ()
+
+
+def check_missing(missing: str) -> None:
+    """Raise ModelError for a value that missing= does not have."""
+    if missing not in ("drop", "error"):
+        msg = f"missing={missing!r}: use 'drop' or 'error'."
+        raise ModelError(msg)
+
+
+def dropped_rows(found: Incomplete, missing: str) -> Note:
+    """The note about rows left out. Raises ColumnError where none is left, or where missing="error"."""
+    n, n_rows, first, where, empty = found
+    if n == n_rows:
+        reason = f"column {enumerate_names(empty)} holds nothing else" if empty else f"in {enumerate_names(where)}"
+        msg = f"Every row has a missing value: {reason}."
+        raise ColumnError(msg)
+    if missing == "error":
+        msg = (
+            f"{n} rows have a missing value in {enumerate_names(where)} (the first is row {first}, counted from 0). "
+            "missing='drop' leaves them out."
+        )
+        raise ColumnError(msg)
+    what = f"{n} of {n_rows} rows were left out: missing values in {enumerate_names(where)}."
+    return Note("rows_dropped", what, quiet=True)
+
+
+def refuse_weight(argument: str, name: str, value: float, row: int) -> NoReturn:
+    """Raise ColumnError for a frequency or precision that is none."""
+    rule = "a whole number of at least 0" if argument == "frequency" else "not negative"
+    msg = f"{argument}={name!r} is {value:g} in row {row}; it must be {rule}."
+    raise ColumnError(msg)

@@ -1,0 +1,138 @@
+"""Estimates of many models in arrays, and the Estimate of one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from polars_glmm.likelihood.doubts import CONVERGED
+from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
+from polars_glmm.notes import Note
+from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchEstimate:
+    """M fitted models of one formula; fields as in likelihood.estimate.Estimate, the models on the first axis.
+
+    covariances    one (M, r_t, r_t) per term of the factor
+    modes          (r, G) for the levels of all models one after the other; mode_covariance (r, r, G), mode_slope (r, p, G)
+    model_levels   (M,) how many levels each has
+    df_satterthwaite (M, p), vcov_derivative (M, K, p, p), covariance_vcov (M, K, K): gaussian REML, else None
+    """
+
+    beta: Mat
+    phi: Vec | None
+    report: Mat
+    report_vcov: Cube
+    covariances: tuple[Cube, ...]
+    factor: str | None
+    term_names: tuple[str, ...]
+    structures: tuple[str, ...]
+    modes: Mat
+    mode_covariance: Cube
+    mode_slope: Cube | None
+    model_levels: IntVec
+    loglik: Vec
+    loglik_saturated: Vec | None
+    n_obs: IntVec
+    df_model: int
+    null_df: int
+    null_loglik: Vec | None
+    singular: BoolVec
+    decrement: Vec
+    smallest: Vec | None
+    evaluations: IntVec
+    row_passes: Vec
+    seconds: dict[str, float]
+    df_satterthwaite: Mat | None = None
+    vcov_derivative: Cube | None = None
+    covariance_vcov: Cube | None = None
+
+    @property
+    def n_models(self) -> int:
+        return len(self.beta)
+
+    @property
+    def vcov_fixed(self) -> Cube:
+        """(M, p, p)."""
+        p = self.beta.shape[1]
+        return self.report_vcov[:, :p, :p]
+
+    @property
+    def of_level(self) -> IntVec:
+        """The model of every level, (G,)."""
+        return np.repeat(np.arange(self.n_models), self.model_levels)
+
+    def take(self, keep: BoolVec) -> BatchEstimate:
+        """Some of the models, in the same order."""
+        levels = np.repeat(keep, self.model_levels)
+        by_level = {"modes", "mode_covariance", "mode_slope"}
+        changes: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, np.ndarray):
+                changes[f.name] = value[..., levels] if f.name in by_level else value[keep]
+        return replace(self, covariances=tuple(c[keep] for c in self.covariances), **changes)
+
+    def one(self, k: int) -> Estimate:
+        """The Estimate of model k."""
+        stop = int(self.model_levels[: k + 1].sum())
+        levels = slice(stop - int(self.model_levels[k]), stop)
+        factors = ()
+        if self.factor is not None:
+            slope = None if self.mode_slope is None else self.mode_slope[..., levels]
+            factors = (
+                FactorEstimate(
+                    self.factor, self.term_names, tuple(c[k] for c in self.covariances), self.structures,
+                    self.modes[:, levels], self.mode_covariance[..., levels], slope,
+                ),
+            )  # fmt: skip
+        n = int(self.n_obs[k])
+        return Estimate(
+            beta=self.beta[k],
+            gamma=np.empty(0),
+            vcov_fixed=self.vcov_fixed[k],
+            phi=_at(self.phi, k),
+            factors=factors,
+            report=self.report[k],
+            report_vcov=self.report_vcov[k],
+            loglik=float(self.loglik[k]),
+            loglik_saturated=_at(self.loglik_saturated, k),
+            n_obs=n,
+            df_model=self.df_model,
+            df_resid=n - self.df_model,
+            singular=bool(self.singular[k]),
+            converged=bool(self.decrement[k] < CONVERGED),
+            df_satterthwaite=None if self.df_satterthwaite is None else self.df_satterthwaite[k],
+            vcov_derivative=None if self.vcov_derivative is None else self.vcov_derivative[k],
+            covariance_vcov=None if self.covariance_vcov is None else self.covariance_vcov[k],
+            null_loglik=_at(self.null_loglik, k),
+            null_df=self.null_df,
+            certificate=Certificate(
+                float(self.decrement[k]),
+                _at(self.smallest, k),
+                self.smallest is not None,
+                int(self.evaluations[k]),
+                float(self.row_passes[k]),
+                self.seconds,
+            ),
+            notes=self.notes(k),
+        )
+
+    def notes(self, k: int) -> tuple[Note, ...]:
+        """What the estimation of model k has to remark: nothing, or a variance of zero."""
+        return (self.singular_note(),) if self.singular[k] else ()
+
+    def singular_note(self) -> Note:
+        """The note of a single variance estimated at zero."""
+        from polars_glmm.likelihood.doubts import _ADVICE  # noqa: PLC0415
+
+        text = f"group '{self.factor}': the variance of '{self.term_names[0]}' is estimated at zero."
+        return Note("singular", text, _ADVICE)
+
+
+def _at(values: Vec | None, k: int) -> float | None:
+    return None if values is None else float(values[k])

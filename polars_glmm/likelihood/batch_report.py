@@ -1,0 +1,66 @@
+"""Covariances of many models with their derivatives, and inverted Hessians: likelihood.report for batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.records import Term
+from polars_glmm.likelihood.batch_engine import Layout
+from polars_glmm.likelihood.polish import _FLAT
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
+
+_DOUBTFUL = 10.0
+"""Eigenvalues up to this many times the flat ones are left to the single fit."""
+
+
+class BatchCovariances(NamedTuple):
+    """vech of every term's Σ (M, V), its Jacobian in θ (M, V, q), and the matrices (M, r_t, r_t)."""
+
+    values: Mat
+    jacobian: Cube
+    matrices: tuple[Cube, ...]
+
+
+class BatchInverted(NamedTuple):
+    """(−∂²ℓ)⁻¹ (M, P, P), smallest eigenvalue of the Hessian at unit diagonal (M,), and who has a flat direction."""
+
+    vcov: Cube
+    smallest: Vec
+    flat: BoolVec
+
+
+def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: Cube) -> BatchCovariances:
+    """Reported variances and covariances of Λ (r, r, M), for b = outward · Λ u."""
+    factor = lam.transpose(2, 0, 1)
+    values, jacobians, matrices = [], [], []
+    for t in terms:
+        own = slice(t.start, t.stop)
+        out, block = outward[:, own, own], factor[:, own, own]
+        half = out @ block
+        sigma = half @ half.swapaxes(1, 2)
+        i, j = STRUCTURES[t.structure].vech(t.stop - t.start)
+        jac = np.zeros((len(factor), len(i), at.q))
+        for k, (row, column) in enumerate(zip(at.rows, at.columns, strict=True)):
+            if t.start <= row < t.stop:
+                # ∂Σ/∂Λ_ac = o_a h_c' + h_c o_a' with o_a a column of outward, h_c one of outward · Λ
+                o, h = out[:, :, row - t.start], half[:, :, column - t.start]
+                jac[:, :, k] = o[:, i] * h[:, j] + h[:, i] * o[:, j]
+        values.append(sigma[:, i, j])
+        jacobians.append(jac)
+        matrices.append(sigma)
+    return BatchCovariances(np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices))
+
+
+def inverted(h: Cube) -> BatchInverted:
+    """Covariance matrices of the parameters; meaningless where a direction is flat."""
+    diag = np.einsum("mpp->mp", h)
+    scale = np.sqrt(np.where(diag > 0, diag, 1.0))
+    outer = scale[:, :, None] * scale[:, None, :]
+    values, vectors = np.linalg.eigh(h / outer)
+    flat = (values[:, 0] < _DOUBTFUL * _FLAT) | ~(diag > 0).all(1)
+    inverse = 1.0 / np.where(values > _FLAT, values, 1.0)
+    vcov = (vectors * inverse[:, None, :]) @ vectors.swapaxes(1, 2) / outer
+    return BatchInverted(vcov, values[:, 0], flat)
