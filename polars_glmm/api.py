@@ -14,7 +14,8 @@ from polars_glmm.control import Control
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.call import Call, FitArguments, Groups, Missing
-from polars_glmm.result.collection import FitCollection, fit_by
+from polars_glmm.result.by_key import fit_by
+from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.flow import fit_call, objective_of

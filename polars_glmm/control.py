@@ -23,10 +23,14 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Row blocks: their length, and the threads that work on them (0 = one per core, at most 8)."""
+    """Row blocks: their length, and the threads that work on them (0 = one per core, at most 8).
+
+    compress   count equal rows instead of repeating them, where a look at the data says that it pays
+    """
 
     block: int = 8192
     threads: int = 0
+    compress: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ FLOORS: tuple[frozenset[str], ...] = (
 """Rooms from the ground up. A room imports rooms of lower floors, and itself."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
-    "numpy": frozenset().union(*FLOORS) - {"errors", "notes", "control", "memory", "progress", "spill", "spec", "cli", "__main__", "namespace"},
+    "numpy": frozenset().union(*FLOORS)
+    - {"errors", "notes", "control", "memory", "progress", "spill", "spec", "cli", "__main__", "namespace"},
     "scipy": frozenset({"linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference"}),
     "threadpoolctl": frozenset({"linalg", "likelihood"}),
     "polars": frozenset(

@@ -50,8 +50,7 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
         terms.append(Term(len(columns), len(columns) + len(own), term.structure, names))
         recipes.append(TermRecipe(term.structure, own))
         columns += own
-        if term.structure == "diag" and any(_is_categorical(column.node) for column in own):
-            notes.append(_independent_levels(term))
+        notes += independent_levels(term, own)
     frame = pl.DataFrame([table.at(key, levels.first) for key in keys])
     recipe = FactorRecipe(name, keys, frame, tuple(recipes))
     factor = Factor(name, tuple(terms), matrix(columns, table), levels.codes, levels.n_levels)
@@ -70,9 +69,12 @@ def _is_categorical(node: Node) -> bool:
     return isinstance(node, Coded) or (isinstance(node, Product) and any(map(_is_categorical, node.factors)))
 
 
-def _independent_levels(term: RandomTerm) -> Note:
+def independent_levels(term: RandomTerm, columns: Sequence[Column]) -> list[Note]:
+    """A note where `||` stands between the levels of a categorical variable."""
+    if term.structure != "diag" or not any(_is_categorical(column.node) for column in columns):
+        return []
     text = (
         f"{term.text} drops all correlations, also those between the levels of a categorical variable "
         "(lme4 before version 2.0 kept these)."
     )
-    return Note("double_bar_categorical", text, quiet=True)
+    return [Note("double_bar_categorical", text, quiet=True)]

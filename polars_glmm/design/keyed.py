@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from polars_glmm.typing import IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 from .records import Term
 
@@ -37,3 +37,19 @@ class KeyedDesign:
     @property
     def n_models(self) -> int:
         return len(self.model_rows)
+
+    def sizes_of(self, keep: BoolVec, rows: BoolVec, levels: BoolVec) -> KeyedDesign:
+        """Sizes and frequencies of some models, their other columns left behind; rows (n,) and levels (G,) are theirs."""
+        return replace(
+            self,
+            y=self.y[:0],
+            trials=None,
+            precision=None,
+            offset=None,
+            frequency=None if self.frequency is None else self.frequency[rows],
+            x=self.x[:, :0],
+            z=None,
+            model_rows=self.model_rows[keep],
+            model_levels=self.model_levels[keep],
+            level_rows=self.level_rows[levels],
+        )

@@ -53,6 +53,9 @@ def outline(spec: ModelSpec, source: Source) -> Outline:
     Raises ColumnError, FormulaError or ResponseError as `learn` does, except for what only totals can tell.
     """
     variables = LazyVariables(Known(source))
+    for weight in (spec.frequency, spec.precision):
+        if weight is not None:
+            variables.arithmetic(Name(weight))
     variables.ask(_factors(spec))
     success, notes = success_node(spec, variables)
     variables.evaluate(success, f"response {spec.response.text}")
@@ -62,7 +65,7 @@ def outline(spec: ModelSpec, source: Source) -> Outline:
     offset = offset_node(spec.mu, spec.offset, variables)
     if offset is not None:
         variables.evaluate(offset, "the offset")
-    factors, more = _group_factors(spec, variables)
+    factors, more = group_factors(spec, variables)
     recipe = Recipe(
         spec=spec,
         response=ResponseRecipe(spec.response.text, success),
@@ -78,14 +81,13 @@ def needs_learning(spec: ModelSpec, dtypes: Mapping[str, pl.DataType]) -> bool:
     return any(_Asked.of(factor, dtypes) for factor in _factors(spec))
 
 
-@dataclass(slots=True, eq=False)
 class Known(Table):
     """A table of which only dtypes and the labels of some columns are known."""
 
-    source: Source | None = None
+    __slots__ = ("source",)
 
     def __init__(self, source: Source) -> None:
-        Table.__init__(self, {}, None, dict(source.dtypes))
+        super().__init__({}, None, dict(source.dtypes))
         self.source = source
 
     def levels(self, column: str) -> Levels:
@@ -113,7 +115,6 @@ class LazyVariables(Variables):
     @property
     def source(self) -> Source:
         assert isinstance(self.table, Known)
-        assert self.table.source is not None
         return self.table.source
 
     def ask(self, factors: Iterable[Expression]) -> None:
@@ -133,7 +134,9 @@ class LazyVariables(Variables):
         self.scans += 1
         for what, answer in zip(queries, found, strict=True):
             if isinstance(what, str):
-                self.table.series[what] = self._some(answer[what], what)
+                if not answer.height:
+                    self.source.refuse_empty()
+                self.table.series[what] = answer[what]
             else:
                 self._understand(*what, answer)
 
@@ -165,14 +168,6 @@ class LazyVariables(Variables):
 
     def _labels(self, name: str) -> pl.LazyFrame:
         return self.source.rows.select(name).unique()
-
-    def _some(self, labels: pl.Series, name: str) -> pl.Series:
-        """Labels that are there. Raises ColumnError where no row is in use."""
-        if not len(labels):
-            self.source.judge_alone()
-            msg = f"column {name!r} has no label in any row in use."
-            raise ColumnError(msg)
-        return labels
 
     def _about(self, node: Node, function: str) -> pl.LazyFrame:
         """For the small transforms count, mean and squares about it; for the others every distinct value and its count."""
@@ -243,7 +238,7 @@ def _factors(spec: ModelSpec) -> list[Expression]:
     return [*found.values(), *(node for node in inside if not isinstance(node, Name))]
 
 
-def _group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[FactorRecipe, ...], tuple[Note, ...]]:
+def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[FactorRecipe, ...], tuple[Note, ...]]:
     grouped: dict[frozenset[str], list[Any]] = {}
     for term in spec.mu.random:
         grouped.setdefault(frozenset(term.keys), []).append(term)

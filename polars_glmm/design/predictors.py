@@ -36,7 +36,7 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     terms = learn_columns(part.fixed, variables)
     columns = tuple(column for term in terms for column in term)
     x = matrix(columns, variables.table)
-    kept = independent(x, _centred(terms, variables.table))
+    kept = independent(x, centred_columns(terms, variables.table))
     notes: tuple[Note, ...] = ()
     names = tuple(column.name for column in columns)
     refuse_equal_names(names)
@@ -86,7 +86,7 @@ def dropped_columns(parameter: str, names: list[str]) -> Note:
     return Note("columns_dropped", text, "Leave the redundant terms out of the formula.")
 
 
-def _centred(terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:
+def centred_columns(terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:
     """Columns to centre for the rank rule: all but those that make the constant; none where nothing makes it."""
     constant = next((k for k, term in enumerate(terms) if _makes_constant(term, table)), None)
     return np.array(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from polars_glmm.typing import BoolVec, Mat
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 TOLERANCE = 1e-9
 """A column whose remainder is shorter than this, after the columns before it, is a combination of them."""
@@ -25,12 +27,40 @@ def independent(x: Mat, centred: BoolVec) -> BoolVec:
     length = np.sqrt(np.einsum("ij,ij->i", x, x))
     unit = x - np.where(centred, x.mean(axis=1), 0.0)[:, None]
     left = np.sqrt(np.einsum("ij,ij->i", unit, unit))
-    alive: BoolVec = left > np.maximum(TOLERANCE * np.where(centred, 0.0, length), _MARGINAL_ROUNDING * length)
+    alive = _alive(length, left, centred)
     unit /= np.where(alive, left, 1.0)[:, None]
-    if alive.all() and _comfortable(unit):
+    if alive.all() and _comfortable(unit @ unit.T):
         return alive
     kept = np.flatnonzero(alive)
-    r: Mat = np.asarray(np.linalg.qr(unit[kept].T, mode="r"))
+    return _sequential(kept, np.asarray(np.linalg.qr(unit[kept].T, mode="r")), p)
+
+
+def independent_of_moments(
+    n: int, mean: Vec, cross: Mat, centred: BoolVec, triangle: Callable[[Vec, Vec, IntVec], Mat]
+) -> BoolVec:
+    """The same answer for columns known by their moments: n rows, mean (p,), cross (p, p) about the means.
+
+    triangle(shift, scale, kept)   R of the QR of (x − shift)/scale for the kept columns: asked for only in doubt
+    """
+    p = len(mean)
+    length = np.sqrt(np.diag(cross) + n * mean**2)
+    left = np.where(centred, np.sqrt(np.diag(cross)), length)
+    alive = _alive(length, left, centred)
+    scale = np.where(alive, left, 1.0)
+    raw = np.where(centred, 0.0, mean)
+    if alive.all() and _comfortable((cross + n * np.outer(raw, raw)) / np.outer(scale, scale)):
+        return alive
+    kept = np.flatnonzero(alive)
+    return _sequential(kept, triangle(np.where(centred, mean, 0.0), scale, kept), p)
+
+
+def _alive(length: Vec, left: Vec, centred: BoolVec) -> BoolVec:
+    """Columns of which something is left after centring."""
+    return np.asarray(left > np.maximum(TOLERANCE * np.where(centred, 0.0, length), _MARGINAL_ROUNDING * length))
+
+
+def _sequential(kept: IntVec, r: Mat, p: int) -> BoolVec:
+    """(p,) True for the columns of R that are longer than the tolerance after those before them."""
     while len(kept):
         short = np.flatnonzero(np.abs(np.diagonal(r)) < TOLERANCE)
         short = np.append(short, np.arange(r.shape[0], r.shape[1]))  # more columns than rows
@@ -43,9 +73,8 @@ def independent(x: Mat, centred: BoolVec) -> BoolVec:
     return result
 
 
-def _comfortable(unit: Mat) -> bool:
+def _comfortable(cross: Mat) -> bool:
     """Whether the smallest eigenvalue of the cross-product is above _COMFORTABLE: a shifted Cholesky, no QR of rows."""
-    cross = unit @ unit.T
     cross[np.diag_indices_from(cross)] -= _COMFORTABLE
     try:
         np.linalg.cholesky(cross)

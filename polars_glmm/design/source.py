@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from polars_glmm.errors import ColumnError
 from polars_glmm.spec.model import ModelSpec
 
 from .expressions import Expressions
-from .missing import NO_WEIGHT, Incomplete, refuse_weight
+from .missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
 from .nodes import Node, Reference
 from .table import NO_ROWS, refuse_infinite, require_columns
 from .variables import refuse_not_finite
@@ -55,11 +55,18 @@ class Source:
         return pl.all_horizontal(*known, *(pl.col(name).is_not_nan() for name in self.floats()))
 
     @property
+    def in_use(self) -> pl.Expr:
+        """Complete rows with frequency and precision above 0."""
+        keep = self.complete
+        for name in (self.frequency, self.precision):
+            if name is not None:
+                keep = keep & (self.expression(Reference(name)) > 0)
+        return keep
+
+    @property
     def rows(self) -> pl.LazyFrame:
-        """The rows in use: complete, with frequency and precision above 0."""
-        weights = [name for name in (self.frequency, self.precision) if name is not None]
-        positive = [self.expression(Reference(name)) > 0 for name in weights]
-        return self.frame.filter(self.complete, *positive)
+        """The rows in use."""
+        return self.frame.filter(self.in_use)
 
     def floats(self) -> list[str]:
         """Columns that can hold NaN or infinity."""
@@ -108,7 +115,7 @@ class Source:
         named = sorted(node.inputs())
         found = (
             self.frame.with_row_index(_ROW)
-            .filter(self.rows_in_use() & bad)
+            .filter(self.in_use & bad)
             .select(pl.len().alias("n"), pl.struct(_ROW, *named, value.alias("__glmm_value")).first().alias("first"))
             .collect()
             .row(0, named=True)
@@ -118,16 +125,11 @@ class Source:
             at = {name: first[name] for name in named}
             refuse_not_finite(text, float(first["__glmm_value"]), int(first[_ROW]), at, int(found["n"]))
 
-    def rows_in_use(self) -> pl.Expr:
-        """The filter behind `rows`."""
-        keep = self.complete
-        for name in (self.frequency, self.precision):
-            if name is not None:
-                keep = keep & (self.expression(Reference(name)) > 0)
-        return keep
-
-    def refuse_nothing_left(self) -> None:
-        """Raise ColumnError: all complete rows have weight 0."""
+    def refuse_empty(self) -> NoReturn:
+        """Raise the ColumnError that tells why no row is in use."""
+        found = self.judge(self.census().collect().row(0, named=True))
+        if found is not None and found.n == found.n_rows:
+            dropped_rows(found, "drop")
         raise ColumnError(NO_WEIGHT)
 
     def _bad_weights(self) -> dict[str, pl.Expr]:

@@ -156,40 +156,48 @@ class StoredDesign:
     def drain(self) -> Iterator[Design]:
         """The rows, part by part and sorted by level; every part leaves the disk once the next is asked for."""
         for file in self.parts.files:
-            records = np.empty((file.size // (8 * self.layout.width), self.layout.width))
+            records = self._records(file)
             if len(records):
-                file.read_into([memoryview(records).cast("B")], 0)
                 yield self._design(records)
             file.remove()
+
+    def columns(self, places: tuple[int, ...]) -> Iterator[Mat]:
+        """Some of the distinct columns, ONES among them, (k, m) part by part in no order."""
+        for file in self.parts.files:
+            records = self._records(file)
+            if len(records):
+                yield self._taken(records, places)
+
+    def _records(self, file: SpillFile) -> Mat:
+        records = np.empty((file.size // (8 * self.layout.width), self.layout.width))
+        if len(records):
+            file.read_into([memoryview(records).cast("B")], 0)
+        return records
+
+    def _taken(self, records: Mat, places: tuple[int, ...]) -> Mat:
+        stored = records[:, 1 + len(self.layout.head) :]
+        out = np.empty((len(places), len(records)))
+        for row, place in zip(out, places, strict=True):
+            row[:] = 1.0 if place == ONES else stored[:, place]
+        return out
 
     def _design(self, records: Mat) -> Design:
         codes = records[:, 0].astype(np.int32)
         if self.factors and not bool((codes[1:] >= codes[:-1]).all()):
             order = np.argsort(codes, kind="stable")
             codes, records = codes[order], records[order]
-        layout, n = self.layout, len(records)
-        head = {
-            name: np.ascontiguousarray(records[:, k]) for k, name in enumerate(layout.head, start=1)
-        }
-        stored = records[:, 1 + len(layout.head) :]
-
-        def columns(places: tuple[int, ...]) -> Mat:
-            out = np.empty((len(places), n))
-            for row, place in zip(out, places, strict=True):
-                row[:] = 1.0 if place == ONES else stored[:, place]
-            return out
-
-        shape = self.shape
+        layout, shape = self.layout, self.shape
+        head = {name: np.ascontiguousarray(records[:, k]) for k, name in enumerate(layout.head, start=1)}
         return Design(
             y=head["y"],
             trials=head.get("trials"),
             frequency=head.get("frequency"),
             precision=head.get("precision"),
-            mu=replace(shape.mu, x=columns(layout.mu), offset=head.get("offset")),
+            mu=replace(shape.mu, x=self._taken(records, layout.mu), offset=head.get("offset")),
             phi=None
             if shape.phi is None or layout.phi is None
-            else replace(shape.phi, x=columns(layout.phi), offset=head.get("offset_phi")),
-            factors=tuple(replace(f, z=columns(layout.z), codes=codes) for f in shape.factors),
+            else replace(shape.phi, x=self._taken(records, layout.phi), offset=head.get("offset_phi")),
+            factors=tuple(replace(f, z=self._taken(records, layout.z), codes=codes) for f in shape.factors),
         )
 
 

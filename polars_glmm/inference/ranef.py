@@ -77,8 +77,18 @@ def conditional_std_error(factor: FactorEstimate) -> Mat:
 
 def level_labels(recipe: FactorRecipe) -> pl.Series:
     """One text per level; the parts of a composite key joined by ':'."""
-    keys = [pl.col(key).cast(pl.String) for key in recipe.keys]
+    keys = [_label(key, recipe.levels.schema[key]) for key in recipe.keys]
     return recipe.levels.select(pl.concat_str(keys, separator=":").alias("level")).to_series()
+
+
+def _label(key: str, dtype: pl.DataType) -> pl.Expr:
+    """A key as text: as a cast spells it, and where Polars has no cast, as it is printed."""
+    column = pl.col(key)
+    if isinstance(dtype, pl.Duration):
+        return column.dt.to_string("polars")
+    if dtype == pl.Binary:
+        return column.bin.encode("hex")
+    return column.cast(pl.String)
 
 
 def _long(fit: Fit) -> pl.DataFrame:

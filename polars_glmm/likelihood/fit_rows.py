@@ -11,7 +11,7 @@ import scipy.linalg as sl
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
-from polars_glmm.likelihood import polish, report
+from polars_glmm.likelihood import polish, report, rowsums
 from polars_glmm.likelihood.doubts import (
     CONVERGED,
     convergence_notes,
@@ -159,25 +159,24 @@ def _bend(model: Model, x: Vec) -> float:
     """Change of eta over which derivatives of the log density change by a share of themselves."""
     if model.family.link.name in _UNIT_LINKS:
         return 1.0
-    eta = x[: len(model.x.a)] @ model.x.columns
-    return float(np.sqrt(np.mean(eta**2))) or 1.0
+    return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
 
 
 def _size_cap(model: Model) -> float | None:
     """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
     if model.family.name != "negative_binomial" or model.x_phi is not None:
         return None
-    return float(np.log(1e8 * max(float((model.design.y**2).sum()), 1.0)))
+    return float(np.log(1e8 * max(rowsums.sum_of_squares(model.pieces()), 1.0)))
 
 
 def _gamma_range(model: Model) -> tuple[float, float] | None:
     """Range of a constant log phi: up to the Poisson limit, down to a dispersion that is rounding error of y."""
     if not model.n_gamma or model.x_phi is not None:
         return None
-    y = model.design.y
     if model.family.name == "negative_binomial":
         return -np.inf, _size_cap(model) or np.inf
-    spread = float(np.log(max(float(np.var(y)), float(np.mean(y) ** 2), 1e-300)))
+    mean, variance = rowsums.response_moments(model.pieces())
+    spread = float(np.log(max(variance, mean**2, 1e-300)))
     smallest = {"gaussian": 0.5 * (_PERFECT + spread), "gamma": _PERFECT, "inverse_gaussian": _PERFECT - 0.5 * spread}
     return smallest[model.family.name], np.inf
 
@@ -311,7 +310,7 @@ def _separated(model: Model, done: polish.Polished) -> tuple[str, ...]:
     p = len(model.x.a)
     spread = polish.widen(polish.invert(done.hessian), done.held).vcov
     std_error = np.where(done.held[:p], 0.0, np.sqrt(np.diag(spread)[:p]))
-    return separated_terms(model.design, model.family, model.x, std_error)
+    return separated_terms(model, std_error)
 
 
 def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.Inverted:
@@ -331,17 +330,14 @@ def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.In
 def _fit_glm(model: Model, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
     engine = model.rows(NO_EFFECTS)
-    data, x, p = model.data, model.x.columns, len(model.x.a)
-    eta = model.family.start(data)
-    offset = 0.0 if model.design.mu.offset is None else model.design.mu.offset
-    beta = np.linalg.lstsq(x @ x.T, x @ (eta - offset), rcond=None)[0] if p else np.empty(0)
+    p = len(model.x.a)
+    beta, level = rowsums.first_fit(model.pieces(), model.family, p)
     gamma = np.empty(0)
     if model.n_gamma:
-        mu = model.family.mean(beta @ x + offset if p else np.zeros(len(eta)) + offset)
-        gamma = _constant_gamma(model, float(np.log(model.family.start_phi(data, mu))))
+        gamma = _constant_gamma(model, rowsums.first_log_phi(model.pieces(), model.family, beta))
     starts = [np.concatenate([beta, gamma])]
     if model.x.constant is not None:
-        flat = model.x.inward(model.x.constant * float(np.mean(eta - offset)))
+        flat = model.x.inward(model.x.constant * level)
         starts.append(np.concatenate([flat, gamma]))
     at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
     held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-import numpy as np
-
 from polars_glmm.control import Control
 from polars_glmm.design.records import Design
+from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Family, Rows
+from polars_glmm.likelihood import rowsums
 from polars_glmm.likelihood.basis import Basis, centred
 from polars_glmm.likelihood.effects import Effects, map_effects
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
 from polars_glmm.likelihood.marginal import Marginal
+from polars_glmm.likelihood.merge import merge_rows
 from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.likelihood.products import CrossProducts, cross_products
-from polars_glmm.likelihood.rowblocks import cut_rows
+from polars_glmm.likelihood.rowblocks import RowBlocks, cut_rows
+from polars_glmm.likelihood.rowsums import Piece, WholePiece
+from polars_glmm.likelihood.store import Stored, store
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.spec.method import AGQ, REML, Laplace, Method
 
@@ -33,9 +37,12 @@ NO_EFFECTS = Effects((), None, 0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A design, its family and method, and the columns in the bases used for computing."""
+    """A design, its family and method, and the columns in the bases used for computing.
 
-    design: Design
+    stored   the rows where they are on disk; x, x_phi and effects have no columns then
+    """
+
+    design: Design | StoredDesign
     family: Family
     method: Method
     control: Control
@@ -43,6 +50,7 @@ class Model:
     x_phi: Basis | None
     effects: Effects
     by_rows: bool = False
+    stored: Stored | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,31 +83,34 @@ class Model:
             return 0
         return 1 if self.x_phi is None else len(self.x_phi.a)
 
-    @property
-    def data(self) -> Rows:
-        return Rows(self.design.y, self.design.trials, self.design.precision)
+    def pieces(self) -> Iterator[Piece]:
+        """The rows, all at once or from disk."""
+        if self.stored is not None:
+            return (block for unit in self.stored.rows(effects=False).units for block in unit.blocks)
+        design = self.held_in_memory()
+        data = Rows(design.y, design.trials, design.precision)
+        return iter([WholePiece(data, design.frequency, self.x.columns, design.mu.offset)])
+
+    def held_in_memory(self) -> Design:
+        """The design, where its rows are not on disk."""
+        assert isinstance(self.design, Design)  # noqa: S101  # what is stored has no need of it
+        return self.design
 
     def constant(self) -> float:
         """The parameter-free part of the log-likelihood."""
-        return self._total(self.family.constant(self.data))
+        return rowsums.constant(self.pieces(), self.family)
 
     def saturated(self) -> float | None:
         """Log-likelihood of the saturated model, or None where there is none."""
-        each = self.family.saturated(self.data)
-        return None if each is None else self._total(each)
-
-    def _total(self, each: np.ndarray) -> float:  # type: ignore[type-arg]  # (n,) float64
-        frequency = self.design.frequency
-        return float(each.sum() if frequency is None else (each * frequency).sum())
+        return rowsums.saturated(self.pieces(), self.family)
 
     def products(self) -> ProductEngine:
-        stats = cross_products(self.design, self.x, self.effects, self.control.rows.block)
+        stats = cross_products(self.held_in_memory(), self.x, self.effects, self.control.rows.block)
         return ProductEngine(self.effects, stats, isinstance(self.method, REML), len(self.x.a))
 
     def rows(self, effects: Effects) -> RowEngine:
         """The engine over rows, with the given effects (all of the model's, or none for the GLM it starts from)."""
-        x_phi = None if self.x_phi is None else self.x_phi.columns
-        blocks = cut_rows(self.design, self.x.columns, x_phi, effects, self.control.rows.block)
+        blocks = self._blocks(effects)
         rule = None
         if isinstance(self.method, AGQ) and effects.factors and self.method.nodes > 1:
             rule = gauss_hermite(self.method.nodes, effects.factors[0].r)
@@ -111,6 +122,13 @@ class Model:
         density = RowDensity(self.family, concave)
         marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
         return RowEngine(effects, marginal)
+
+    def _blocks(self, effects: Effects) -> RowBlocks:
+        if self.stored is not None:
+            return self.stored.rows(effects=bool(effects.factors))
+        x_phi = None if self.x_phi is None else self.x_phi.columns
+        made = merge_rows(self.held_in_memory(), self.x.columns, effects, self.family)
+        return cut_rows(made.design, made.x, x_phi, made.effects, self.control.rows.block)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,8 +162,13 @@ class ProductModel:
 AnyModel: TypeAlias = Model | ProductModel
 
 
-def prepare(design: Design, family: Family, method: Method, control: Control, *, by_rows: bool = False) -> Model:
+def prepare(
+    design: Design | StoredDesign, family: Family, method: Method, control: Control, *, by_rows: bool = False
+) -> Model:
     """The model of a design; `by_rows` keeps a gaussian one from its cross-products."""
+    if isinstance(design, StoredDesign):
+        on_disk = store(design, control.rows.block)
+        return Model(design, family, method, control, on_disk.x, on_disk.x_phi, on_disk.effects, True, on_disk)
     x_phi = None if design.phi is None else centred(design.phi.x)
     effects = map_effects(design.factors, design.n_rows)
     return Model(design, family, method, control, centred(design.mu.x), x_phi, effects, by_rows)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.design.records import Predictor
+from polars_glmm.design.records import Design, Predictor
 from polars_glmm.likelihood.model import Model
-from polars_glmm.typing import BoolVec, IntVec, Vec
+from polars_glmm.likelihood.rowblocks import Block
+from polars_glmm.likelihood.store import Stored
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 _MANY_ROWS = 50_000
 _ROWS, _GROUPS = 20_000, 400
@@ -29,8 +32,8 @@ def subsample(model: Model) -> Sample | None:
 
     About 20,000 rows, at least 400 levels. With crossed factors a part of the levels is another kind of model.
     """
-    design, factors = model.design, model.effects.factors
-    n = design.n_rows
+    factors = model.effects.factors
+    n = model.design.n_rows
     if n < _MANY_ROWS or not factors:
         return None
     top = factors[-1]
@@ -42,6 +45,8 @@ def subsample(model: Model) -> Sample | None:
         return None
     chosen = np.zeros(top.n_levels, dtype=bool)
     chosen[np.random.default_rng(_SEED).choice(top.n_levels, levels, replace=False)] = True
+    if model.stored is not None:
+        return _from_disk(model, model.stored, chosen)
     keep: BoolVec = chosen[top.codes]
 
     def part(v: Vec | None) -> Vec | None:
@@ -50,6 +55,7 @@ def subsample(model: Model) -> Sample | None:
     def predictor(old: Predictor) -> Predictor:
         return replace(old, x=np.ascontiguousarray(old.x[:, keep]), offset=part(old.offset))
 
+    design = model.held_in_memory()
     small = replace(
         design,
         y=design.y[keep],
@@ -70,6 +76,51 @@ def subsample(model: Model) -> Sample | None:
         x_phi = replace(x_phi, columns=np.ascontiguousarray(x_phi.columns[:, keep]))
     x = replace(model.x, columns=np.ascontiguousarray(model.x.columns[:, keep]))
     return Sample(replace(model, design=small, x=x, x_phi=x_phi, effects=effects), n / int(keep.sum()))
+
+
+def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
+    """The model on the chosen levels, its rows in memory."""
+    rows = stored.rows(effects=True)
+    kept: list[Block] = []
+    masks: list[BoolVec] = []
+    codes: list[IntVec] = []
+    for i, (own,) in enumerate(rows.levels):
+        if not chosen[own].any():
+            continue
+        (block,) = rows.units[i].blocks
+        kept.append(block)
+        masks.append(np.repeat(chosen[own], block.counts))
+        codes.append(np.repeat(np.flatnonzero(chosen[own]) + own.start, block.counts[chosen[own]]))
+
+    def joined(part: Callable[[Block], Mat | None]) -> Mat | None:
+        parts = [part(block) for block in kept]
+        if parts[0] is None:
+            return None
+        return np.concatenate([p[..., mask] for p, mask in zip(parts, masks, strict=True) if p is not None], axis=-1)
+
+    shape, names = model.design, model.names
+    y, x = joined(lambda b: b.data.y), joined(lambda b: b.x)
+    assert y is not None and x is not None  # noqa: S101, PT018  # every block has these
+    x_phi = None
+    if model.x_phi is not None:
+        x_phi = replace(model.x_phi, columns=joined(lambda b: b.x_phi))
+    small = Design(
+        y=y,
+        trials=joined(lambda b: b.data.trials),
+        frequency=joined(lambda b: b.frequency),
+        precision=joined(lambda b: b.data.precision),
+        mu=Predictor(x, names, joined(lambda b: b.offset)),
+        phi=None if shape.phi is None or x_phi is None
+        else Predictor(x_phi.columns, shape.phi.names, joined(lambda b: b.offset_phi)),
+        factors=(),
+    )  # fmt: skip
+    present, places = np.unique(np.concatenate(codes), return_inverse=True)
+    top = replace(model.effects.factors[0], codes=places.reshape(-1).astype(np.intp), n_levels=len(present))
+    effects = replace(model.effects, factors=(top,), columns=joined(lambda b: b.z))
+    part = replace(
+        model, design=small, x=replace(model.x, columns=x), x_phi=x_phi, effects=effects, stored=None, by_rows=True
+    )
+    return Sample(part, rows.n_rows / len(y))
 
 
 def _nested(inner: IntVec, outer: IntVec, n_levels: int) -> bool:

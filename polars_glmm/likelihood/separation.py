@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from polars_glmm.design.records import Design
-from polars_glmm.families.base import Family
-from polars_glmm.likelihood.basis import Basis
-from polars_glmm.typing import Vec
+from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.rowsums import Piece
+from polars_glmm.typing import Mat, Vec
 
 _COUNTS = ("binomial", "poisson", "negative_binomial")
 _LOOSE = 30.0
 """Standard error of a coefficient of a unit-variance column beyond which separation is looked for."""
 
+_MOST_ROWS = 1_000_000
+"""Distinct rows that the program is given; a direction found from some rows is checked against all."""
+_FLAT = 1e-7
 
-def separated_terms(design: Design, family: Family, basis: Basis, std_error: Vec) -> tuple[str, ...]:
+
+def separated_terms(model: Model, std_error: Vec) -> tuple[str, ...]:
     """Fixed effects along which the likelihood rises for ever; std_error (p,) in the computing basis, NaN if unknown."""
     suspicious = ~(std_error < _LOOSE)
-    if family.name not in _COUNTS or not suspicious.any():
+    if model.family.name not in _COUNTS or not suspicious.any():
         return ()
-    y, trials = design.y, design.trials
-    top = np.ones_like(y) if trials is None else trials
-    upper = (y == top) if family.name == "binomial" else np.zeros(len(y), dtype=bool)
-    lower = y == 0
-    inner = ~(upper | lower)
-    rows = np.unique(np.concatenate([basis.columns, upper[None], lower[None], inner[None]]).T, axis=0)
-    x = rows[:, : len(basis.columns)]
-    up, low, mid = (rows[:, len(basis.columns) + k] > 0 for k in range(3))
+    binomial, p = model.family.name == "binomial", len(model.x.a)
+    rows, all_of_them, gram, n = np.empty((0, p + 3)), True, np.zeros((p, p)), 0
+    for piece in model.pieces():
+        gram += piece.x @ piece.x.T
+        n += piece.x.shape[1]
+        all_of_them = all_of_them and len(rows) < _MOST_ROWS
+        if all_of_them:
+            rows = np.unique(np.concatenate([rows, _marked(piece, binomial=binomial)]), axis=0)
+    x = rows[:, :p]
+    up, low, mid = (rows[:, p + k] > 0 for k in range(3))
     signed = np.concatenate([x[up], -x[low]])
     if not len(signed):
         return ()
     direction = _recession(signed, x[mid])
-    if direction is None:
+    if direction is None or not (all_of_them or _holds(direction, model.pieces(), binomial=binomial)):
         return ()
-    named = basis.a.T @ direction
-    share = np.abs(named) * np.sqrt((design.mu.x**2).mean(1))
-    return tuple(name for name, s in zip(design.mu.names, share, strict=True) if s > 1e-6 * share.max())
+    named = model.x.a.T @ direction
+    back = np.linalg.inv(model.x.a)
+    share = np.abs(named) * np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
+    return tuple(name for name, s in zip(model.names, share, strict=True) if s > 1e-6 * share.max())
+
+
+def _marked(piece: Piece, *, binomial: bool) -> Mat:
+    """Rows (m, p + 3): fixed columns, and whether y is at the top of its range, at the bottom, or between."""
+    y, trials = piece.data.y, piece.data.trials
+    top = np.ones_like(y) if trials is None else trials
+    upper = (y == top) if binomial else np.zeros(len(y), dtype=bool)
+    lower = y == 0
+    inner = ~(upper | lower)
+    return np.concatenate([piece.x, upper[None], lower[None], inner[None]]).T
+
+
+def _holds(direction: Vec, pieces: Iterable[Piece], *, binomial: bool) -> bool:
+    """Whether no row speaks against a direction in which some rows let the likelihood rise for ever."""
+    p = len(direction)
+    for piece in pieces:
+        rows = _marked(piece, binomial=binomial)
+        along, marks = rows[:, :p] @ direction, rows[:, p:] > 0
+        if (along[marks[:, 0]] < -_FLAT).any() or (along[marks[:, 1]] > _FLAT).any():
+            return False
+        if (np.abs(along[marks[:, 2]]) > _FLAT).any():
+            return False
+    return True
 
 
 def _recession(signed: Vec, fixed: Vec) -> Vec | None:

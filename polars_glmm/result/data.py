@@ -26,7 +26,7 @@ class GroupSize:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Sums that two designs on the same data share: rows, Σf, Σf·y, Σf·y², Σ trials, Σ precision."""
+    """Sums that two designs on the same data share, equal rows counted or repeated: Σf and Σf · (y, y², trials, precision)."""
 
     moments: tuple[float, ...]
 
@@ -49,14 +49,14 @@ def fingerprint(design: Design) -> Fingerprint:
     """The sums of a design."""
     y = design.y
     fy = y if design.frequency is None else design.frequency * y
+    f = np.ones_like(y) if design.frequency is None else design.frequency
     return Fingerprint(
         (
-            float(design.n_rows),
             float(design.n_obs),
             float(fy.sum()),
             float(fy @ y),
-            0.0 if design.trials is None else float(design.trials.sum()),
-            0.0 if design.precision is None else float(design.precision.sum()),
+            0.0 if design.trials is None else float(f @ design.trials),
+            0.0 if design.precision is None else float(f @ design.precision),
         )
     )
 
@@ -64,10 +64,10 @@ def fingerprint(design: Design) -> Fingerprint:
 def check_unchanged(then: Reading, now: Reading) -> None:
     """Raise DataChangedError unless both readings of a source agree."""
     before, after = then[0].moments, now[0].moments
-    if before[1] != after[1]:
-        what = f"it now gives {after[1]:.0f} observations, the fit had {before[1]:.0f}"
+    if before[0] != after[0]:
+        what = f"it now gives {after[0]:.0f} observations, the fit had {before[0]:.0f}"
     elif not np.allclose(before, after, rtol=1e-10, atol=0.0):
-        what = f"the sum of the response is now {after[2]:.10g}, the fit had {before[2]:.10g}"
+        what = f"the sum of the response is now {after[1]:.10g}, the fit had {before[1]:.10g}"
     elif then[1] != now[1]:
         what = "the sizes of its groups differ"
     else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.design.learn import learn
+from polars_glmm.design.compress import compress
+from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import FitWarning
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
@@ -31,7 +33,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
     """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
     began = perf_counter()
-    learned = learn(call.spec(), frame, missing=call.missing)
+    learned = _learned(frame, call, control)
     design, spec = learned.design, learned.recipe.spec
     given = Given(call.start or {}, call.fixed or {})
     numbers = estimate(design, spec.family, spec.method, control, given)
@@ -53,6 +55,23 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
     if warn:
         warn_once(fit.notes)
     return fit
+
+
+def _learned(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Learned:
+    """Recipe and design; equal rows are counted first where that saves rows."""
+    spec = call.spec()
+    gaussian = spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
+    counted = None if gaussian or not control.rows.compress else compress(frame, spec, missing=call.missing)
+    if counted is None:
+        return learn(spec, frame, missing=call.missing)
+    learned = learn(counted.spec, counted.frame, missing=call.missing)
+    asked = replace(learned.recipe.spec, frequency=spec.frequency)
+    return learned._replace(
+        recipe=replace(learned.recipe, spec=asked),
+        notes=(*counted.notes, *learned.notes),
+        n_dropped=counted.n_dropped,
+        kept=None,
+    )
 
 
 def read_again(fit: Fit, source: pl.LazyFrame) -> None:

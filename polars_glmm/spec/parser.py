@@ -215,6 +215,9 @@ class _Parser:
         if arithmetic and token.text == "c":
             return self.listing(opening, ")", vector=True)
         function = canonical(token.text)
+        if function is None and not arithmetic and self.holds_bar():
+            hint = suggest(token.text, STRUCTURES) or " There are us() and diag()."
+            raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
             hint = suggest(token.text, known_functions())
             raise self.error(f"Function {token.text!r} is not one a formula can use.{hint}", token)

@@ -233,6 +233,11 @@ def _with(**columns: Any) -> pl.DataFrame:
     return FRAME.with_columns(**columns)
 
 
+def _odd(value: float) -> pl.DataFrame:
+    """A number of successes in `odd`, whole but for one."""
+    return _with(odd=pl.when(pl.int_range(N) == 9).then(value).otherwise(pl.col("k").cast(pl.Float64)))
+
+
 @pytest.mark.parametrize(
     ("formula", "frame", "options", "error", "message"),
     [
@@ -287,9 +292,9 @@ def _with(**columns: Any) -> pl.DataFrame:
         ("count ~ x", FRAME, {"family": "binomial"}, ResponseError, "trials="),
         ("y ~ x", FRAME, {"family": "gamma"}, ResponseError, "gamma"),
         ("x ~ z", FRAME, TRIALS, ResponseError, "neither a number of successes"),
-        ("odd ~ z", _with(odd=_odd(2.5)), TRIALS, ResponseError, "odd is 2.5 of 4 trials in row 9"),
-        ("odd ~ z", _with(odd=_odd(0.5)), TRIALS, ResponseError, "odd is 0.5 of 4 trials in row 9"),
-        ("odd ~ z", _with(odd=_odd(2.000001)), TRIALS, ResponseError, "odd is 2.000001 of 4 trials in row 9"),
+        ("odd ~ z", _odd(2.5), TRIALS, ResponseError, "odd is 2.5 of 4 trials in row 9"),
+        ("odd ~ z", _odd(0.5), TRIALS, ResponseError, "odd is 0.5 of 4 trials in row 9"),
+        ("odd ~ z", _odd(2.000001), TRIALS, ResponseError, "odd is 2.000001 of 4 trials in row 9"),
         ("k ~ z", _with(n=3), TRIALS, ResponseError, "4 of 3 trials"),
         ("k ~ z", _with(n=pl.lit(4.5)), TRIALS, ResponseError, "number of trials is 4.5"),
         ("zero ~ z", _with(zero=pl.col("b").cast(pl.Float64)), TRIALS, ResponseError, "cbind("),

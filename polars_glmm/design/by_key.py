@@ -1,0 +1,314 @@
+"""One question met with the data of many keys at once: rows chosen, columns made, levels coded in a single pass.
+
+Only what is the same for a key alone as for all of them together is learned here. A key where it is not (a level that
+it lacks, a column that depends on the others) is left out, and a question whose columns are learned from the rows
+(poly, scale …) is not batchable at all: those are learned key by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.notes import Note
+from polars_glmm.families.base import Rows
+from polars_glmm.spec.functions import SIGNATURES
+from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.syntax import COMPARISONS, Binary, Call, Expression, Name, Unary
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+from .factors import LearnedFactor, learn_factors
+from .keyed import KeyedDesign
+from .learn import part, require_weights
+from .levels import Levels, code_integers
+from .missing import Incomplete, dropped_rows
+from .predictors import _centred, learn_columns, matrix, offset_node, refuse_equal_names
+from .rank import TOLERANCE
+from .recipe import PredictorRecipe, Recipe
+from .response import check_support, learn_response
+from .table import Table, collect, incomplete
+from .variables import Variables
+
+_COMFORTABLE = 2e-6
+"""Smallest eigenvalue of the cross-product of unit columns above which design.rank keeps all of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dropped:
+    """Rows of each model that were left out: with missing values (and in which columns), without any trial; (M,)."""
+
+    n_rows: IntVec
+    missing: IntVec
+    where: dict[str, BoolVec]
+    untried: IntVec
+
+    def notes(self, k: int) -> tuple[Note, ...]:
+        """The notes of model k, as design.learn words them."""
+        found: tuple[Note, ...] = ()
+        if self.missing[k]:
+            names = tuple(name for name, marks in self.where.items() if marks[k])
+            found += (dropped_rows(Incomplete(int(self.missing[k]), int(self.n_rows[k]), 0, names, ()), "drop"),)
+        if self.untried[k]:
+            what = f"{int(self.untried[k])} rows without any trial were left out."
+            found += (Note("rows_without_trials", what, quiet=True),)
+        return found
+
+    def take(self, keep: BoolVec) -> Dropped:
+        where = {name: marks[keep] for name, marks in self.where.items()}
+        return Dropped(self.n_rows[keep], self.missing[keep], where, self.untried[keep])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyedLearned:
+    """What M of the keys taught.
+
+    keys (M,)       numbers of the keys that are here
+    recipe          common to all; its factor holds the levels of all models one after the other, in code order
+    design          their rows, sorted by model and level
+    notes           common to all, after those of `dropped`
+    moments (M, 6)  sums of result.data.Fingerprint
+    kept (n,)       rows of the frame that some model uses, or None for all
+    """
+
+    keys: IntVec
+    recipe: Recipe
+    design: KeyedDesign
+    notes: tuple[Note, ...]
+    dropped: Dropped
+    moments: Mat
+    kept: BoolVec | None
+
+    def take(self, keep: BoolVec) -> KeyedLearned:
+        """Some of the models, in the same order, without their rows."""
+        rows = np.repeat(keep, self.design.model_rows)
+        levels = np.repeat(keep, self.design.model_levels)
+        factors = tuple(replace(f, levels=f.levels.filter(pl.Series(levels))) for f in self.recipe.factors)
+        return replace(
+            self,
+            keys=self.keys[keep],
+            recipe=replace(self.recipe, factors=factors),
+            design=self.design.sizes_of(keep, rows, levels),
+            dropped=self.dropped.take(keep),
+            moments=self.moments[keep],
+        )
+
+    def renumbered(self, keys: IntVec, places: IntVec, n: int) -> KeyedLearned:
+        """The same for a part of a frame of n rows: its keys are `keys` of the whole, its rows stand at `places`."""
+        kept = np.ones(len(places), dtype=np.bool_) if self.kept is None else self.kept
+        whole = np.zeros(n, dtype=np.bool_)
+        whole[places[kept]] = True
+        return replace(self, keys=keys[self.keys], kept=whole)
+
+
+def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
+    """Whether the columns of a question are the same for a key alone as for all keys together."""
+    if len(spec.predictors) > 1 or len({frozenset(term.keys) for term in spec.mu.random}) != 1:
+        return False
+    success = spec.response.success
+    if isinstance(success, Name):
+        dtype = dtypes.get(success.name)
+        if isinstance(dtype, pl.Enum) and len(dtype.categories) != 2:
+            return False
+    if spec.trials is not None and any(dtypes.get(name, pl.Int64()).is_float() for name in spec.response.columns()):
+        return False  # a proportion or a count: every key decides for itself
+    terms = (*spec.mu.fixed, *(term for random in spec.mu.random for term in random.design))
+    return not any(_learns(factor) for term in terms for factor in term.factors)
+
+
+def _learns(node: Expression) -> bool:
+    """Whether a factor takes constants from the rows, levels of categorical variables apart."""
+    match node:
+        case Call():
+            arguments = [value for _, value in node.arguments]
+            return SIGNATURES[node.function].kind == "learned" or any(map(_learns, arguments))
+        case Binary(operator, left, right):
+            return operator in COMPARISONS or _learns(left) or _learns(right)
+        case Unary(operand=operand):
+            return _learns(operand)
+        case _:
+            return False
+
+
+def learn_by_key(
+    spec: ModelSpec, frame: pl.DataFrame, code: IntVec, n_keys: int, *, missing: Literal["drop", "error"] = "drop"
+) -> KeyedLearned | None:
+    """Recipe and design of a batchable question for the rows of keys 0 … n_keys − 1; None if no key is usual.
+
+    code (n,) numbers the key of each row. Raises the error of some key where design.learn would raise for that key.
+    """
+    table = collect(frame, spec.columns())
+    n = table.n_rows
+    count = np.bincount(code, minlength=n_keys)
+    mask, where = incomplete(table)
+    usual = count > 0
+    lost, marks = np.zeros(n_keys, dtype=np.intp), {}
+    if mask is not None:
+        lost = np.bincount(code[mask], minlength=n_keys)
+        marks = {name: _keys_missing(table, name, code, n_keys) for name in where}
+        usual &= (lost < count) if missing == "drop" else (lost == 0)
+        table = table.keep(~mask)
+        code = code[~mask]
+    weights, used = require_weights(spec, table)
+    table, weights = part(table, weights, used)
+    code = code[used]
+    variables = Variables(table, weights.frequency)
+    response = learn_response(spec, variables)
+    untried = np.zeros(n_keys, dtype=np.intp)
+    if response.trials is not None and not response.trials.all():
+        tried = response.trials > 0
+        untried = np.bincount(code[~tried], minlength=n_keys)
+        table, weights = part(table, weights, tried)
+        code = code[tried]
+        variables = Variables(table, weights.frequency)
+        response = learn_response(spec, variables)
+    rows = Rows(response.y, response.trials, weights.precision)
+    check_support(spec.family, rows, response.recipe.name, table)
+    usual &= np.bincount(code, minlength=n_keys) > 0
+    terms = learn_columns(spec.mu.fixed, variables)
+    columns = tuple(column for term in terms for column in term)
+    names = tuple(column.name for column in columns)
+    refuse_equal_names(names)
+    x = matrix(columns, table)
+    node = offset_node(spec.mu, spec.offset, variables)
+    offset = None if node is None else variables.evaluate(node, "the offset")
+    learned = learn_factors(spec.mu.random, variables)[0]
+    usual &= _has_all_levels(variables, code, n_keys)
+    levels = _own_levels(learned, code)
+    order, starts, present = _sorted(levels, code, usual)
+    if not len(order):
+        return None
+    model_rows, model_levels = starts
+    fine = _independent(x[:, order], _centred(terms, table), model_rows)
+    if not fine.all():
+        usual = usual.copy()
+        usual[present[~fine]] = False
+        order, (model_rows, model_levels), present = _sorted(levels, code, usual)
+        if not len(order):
+            return None
+
+    def take(v: Mat | None) -> Mat | None:
+        return None if v is None else np.take(v, order, axis=-1)
+
+    first = np.flatnonzero(np.diff(levels.codes[order], prepend=-1))
+    level_rows = np.diff(np.append(first, len(order)))
+    design = KeyedDesign(
+        y=np.take(response.y, order), trials=take(response.trials), frequency=take(weights.frequency),
+        precision=take(weights.precision), offset=take(offset), names=names, x=np.take(x, order, axis=1),
+        group=learned.factor.name, terms=learned.factor.terms, z=_take_columns(learned.factor.z, order),
+        model_rows=model_rows, model_levels=model_levels, level_rows=level_rows,
+    )  # fmt: skip
+    recipe = Recipe(
+        spec=spec,
+        response=response.recipe,
+        predictors=(PredictorRecipe("mu", columns, (True,) * len(columns), node),),
+        factors=(replace(learned.recipe, levels=_level_frame(learned, table, order[first])),),
+        categoricals=variables.categoricals,
+    )
+    dropped = Dropped(count, lost, marks, untried).take(_mask(present, n_keys))
+    kept = None if table.rows is None else _mask(table.rows, n)
+    return KeyedLearned(
+        present, recipe, design, (*response.notes, *learned.notes), dropped, _moments(design), kept
+    )
+
+
+def _mask(places: IntVec, n: int) -> BoolVec:
+    out = np.zeros(n, dtype=np.bool_)
+    out[places] = True
+    return out
+
+
+def _keys_missing(table: Table, name: str, code: IntVec, n_keys: int) -> BoolVec:
+    """Keys with a missing value in one column."""
+    own, _ = incomplete(Table({name: table.series[name]}))
+    return np.zeros(n_keys, dtype=np.bool_) if own is None else np.bincount(code[own], minlength=n_keys) > 0
+
+
+def _has_all_levels(variables: Variables, code: IntVec, n_keys: int) -> BoolVec:
+    """Keys in which every categorical variable takes all its levels."""
+    fine = np.ones(n_keys, dtype=np.bool_)
+    for name, categorical in variables.categoricals.items():
+        n = len(categorical.levels)
+        pairs = np.bincount(code * n + variables.table.levels(name).codes, minlength=n_keys * n)
+        fine &= (pairs.reshape(n_keys, n) > 0).all(1)
+    return fine
+
+
+def _own_levels(learned: LearnedFactor, code: IntVec) -> Levels:
+    """The levels of each key, numbered key by key in level order."""
+    return code_integers(code * learned.factor.n_levels + learned.factor.codes)
+
+
+def _sorted(levels: Levels, code: IntVec, usual: BoolVec) -> tuple[IntVec, tuple[IntVec, IntVec], IntVec]:
+    """Rows of usual keys sorted by key and level; rows and levels of each of these keys; the keys."""
+    codes = levels.codes
+    if bool((codes[1:] >= codes[:-1]).all()):
+        order = np.arange(len(codes))
+    else:
+        order = np.argsort(codes, kind="stable")
+    own = usual[code[order]]
+    if not own.all():
+        order = order[own]
+    rows = np.bincount(code[order], minlength=len(usual))
+    level_keys = code[levels.first]
+    per_key = np.bincount(level_keys, minlength=len(usual))
+    present = np.flatnonzero(rows)
+    return order, (rows[present], per_key[present]), present
+
+
+def _independent(x: Mat, centred: BoolVec, model_rows: IntVec) -> BoolVec:
+    """Models in which design.rank would keep all columns without a second thought."""
+    p = len(x)
+    first = np.concatenate([[0], np.cumsum(model_rows)[:-1]]).astype(np.intp)
+    if not p:
+        return np.ones(len(model_rows), dtype=np.bool_)
+    unit, fine = np.empty_like(x), np.ones(len(model_rows), dtype=np.bool_)
+    for j, column in enumerate(x):
+        length = np.sqrt(np.add.reduceat(column * column, first))
+        own = column
+        if centred[j]:
+            own = column - np.repeat(np.add.reduceat(column, first) / model_rows, model_rows)
+        left = np.sqrt(np.add.reduceat(own * own, first))
+        fine &= left > 10.0 * TOLERANCE * length
+        unit[j] = own / np.repeat(np.where(left > 0.0, left, 1.0), model_rows)
+    cross = np.empty((p, p, len(model_rows)))
+    for i in range(p):
+        for j in range(i + 1):
+            cross[i, j] = cross[j, i] = np.add.reduceat(unit[i] * unit[j], first)
+    return fine & (np.linalg.eigvalsh(cross.transpose(2, 0, 1))[:, 0] > _COMFORTABLE)
+
+
+def _take_columns(z: Mat, order: IntVec) -> Mat:
+    if len(z) == 1 and bool((z == 1.0).all()):
+        return np.ones((1, len(order)))
+    return np.take(z, order, axis=1)
+
+
+def _level_frame(learned: LearnedFactor, table: Table, rows: IntVec) -> pl.DataFrame:
+    """The keys of the levels of all models, one after the other."""
+    return pl.DataFrame([table.at(key, rows) for key in learned.recipe.keys])
+
+
+def _moments(design: KeyedDesign) -> Mat:
+    """Rows, Σf, Σf·y, Σf·y², Σ trials, Σ precision of each model, (M, 6)."""
+    first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
+
+    def total(v: Vec | None) -> Vec:
+        return np.zeros(design.n_models) if v is None else np.add.reduceat(v, first)
+
+    fy = design.y if design.frequency is None else design.frequency * design.y
+    n = design.model_rows.astype(float)
+    n_obs = n if design.frequency is None else np.floor(total(design.frequency))
+    return np.column_stack(
+        [n, n_obs, total(fy), total(fy * design.y), total(design.trials), total(design.precision)]
+    )
+
+
+def runs(counts: IntVec) -> Iterator[slice]:
+    """Slices of runs of given lengths."""
+    stops = np.cumsum(counts)
+    for stop, n in zip(stops, counts, strict=True):
+        yield slice(int(stop - n), int(stop))

@@ -1,0 +1,105 @@
+"""Equal rows counted instead of repeated, in the engine, before anything is learned: lossless for every family.
+
+Rows that agree in every column the model uses, the response included, become one row with a frequency. Discrete
+covariates shrink a frame a hundredfold; a continuous one leaves it as it is, which a sample shows at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import polars as pl
+
+from polars_glmm.notes import Note
+from polars_glmm.spec.model import ModelSpec
+
+_FEWEST_ROWS = 20_000
+_SAMPLE, _SLICE = 20_000, 500_000
+_WORTH = 0.5
+"""Share of the rows that may be left for a compression to pay."""
+COUNT = "__glmm_frequency"
+_SUFFICIENT = ("poisson", "binomial")
+"""Families whose rows merge further once counted (likelihood.merge): their response need not repeat."""
+
+
+class Compressed(NamedTuple):
+    """The counted frame, sorted by its keys with the response last; the question with the count as its frequency."""
+
+    frame: pl.DataFrame
+    spec: ModelSpec
+    n_dropped: int
+    notes: tuple[Note, ...]
+
+
+def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: str = "drop") -> Compressed | None:
+    """The counted frame, or None where it would not be worth it (or errors are better told from the rows).
+
+    Two looks decide: 20,000 rows for columns that never repeat, then the number of distinct rows by HyperLogLog
+    (Flajolet et al. 2007), of a part of the frame where that is enough.
+    """
+    lazy = frame.lazy()
+    schema = lazy.collect_schema()
+    spec = spec.resolve(frozenset(schema.names()))
+    columns = [c for c in spec.columns() if c != spec.frequency]
+    if any(c not in schema for c in spec.columns()) or COUNT in schema:
+        return None
+    n_rows = frame.height if isinstance(frame, pl.DataFrame) else lazy.select(pl.len()).collect().item()
+    if n_rows < _FEWEST_ROWS:
+        return None
+    response = [c for c in spec.response.columns() if c not in _groups(spec)]
+    if not _repeats(lazy, schema, spec, columns, response, n_rows):
+        return None
+    gaps = {c: _missing(c, schema) for c in [*columns, *([spec.frequency] if spec.frequency else [])]}
+    incomplete = pl.any_horizontal(gaps.values())
+    seen = lazy.select(incomplete.sum().alias(COUNT), *(gap.sum().alias(c) for c, gap in gaps.items())).collect()
+    n_missing = int(seen[COUNT].item())
+    if n_missing == n_rows or (n_missing and missing != "drop"):
+        return None
+    rows = lazy.filter(~incomplete) if n_missing else lazy
+    count = pl.len() if spec.frequency is None else pl.col(spec.frequency).sum()
+    groups = _groups(spec)
+    keys = [*dict.fromkeys(groups), *(c for c in columns if c not in groups and c not in response), *response]
+    counted = rows.group_by(keys).agg(count.cast(pl.Float64).alias(COUNT)).collect().sort(keys)
+    notes: list[Note] = []
+    if n_missing:
+        where = [c for c in gaps if seen[c].item()]
+        named = ", ".join(repr(c) for c in where)
+        text = f"{n_missing} of {n_rows} rows were left out: missing values in {named}."
+        notes.append(Note("rows_dropped", text, quiet=True))
+    text = f"{n_rows - n_missing} rows are {counted.height} different ones; the fit counts them instead of repeating them."
+    notes.append(Note("rows_compressed", text, quiet=True))
+    return Compressed(counted, replace(spec, frequency=COUNT), n_missing, tuple(notes))
+
+
+def _missing(column: str, schema: pl.Schema) -> pl.Expr:
+    gap = pl.col(column).is_null()
+    return gap | pl.col(column).is_nan() if schema[column].is_float() else gap
+
+
+def _repeats(
+    lazy: pl.LazyFrame,
+    schema: pl.Schema,
+    spec: ModelSpec,
+    columns: list[str],
+    response: list[str],
+    n_rows: int,
+) -> bool:
+    """Whether at most half of the rows are different ones, told from as few of them as will do."""
+    merges = spec.family.name in _SUFFICIENT
+    looked = [c for c in columns if not (merges and c in {*response, spec.trials})] or columns
+    floats = [c for c in looked if schema[c].is_float()]
+    if floats:
+        head = lazy.select(floats).head(_SAMPLE).collect()
+        if any(head[c].n_unique() > _WORTH * head.height for c in floats):
+            return False
+    distinct = pl.struct(looked).hash().approx_n_unique()
+    for size in (_SLICE, n_rows):
+        size = min(size, n_rows)  # noqa: PLW2901  # a share that falls with every further row
+        if lazy.head(size).select(distinct).collect().item() <= _WORTH * size:
+            return True
+    return False
+
+
+def _groups(spec: ModelSpec) -> list[str]:
+    return list(dict.fromkeys(c for term in spec.mu.random for c in term.keys))

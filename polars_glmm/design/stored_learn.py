@@ -1,0 +1,190 @@
+"""A question met with more rows than memory holds: constants learned by queries, rows read once into parts on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm import progress
+from polars_glmm.errors import ColumnError
+from polars_glmm.notes import Note
+from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.syntax import Name
+from polars_glmm.spill import Spill
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+from .lazy_learn import Known, LazyVariables, factors_of, group_factors
+from .levels import combine
+from .missing import check_missing
+from .nodes import Arithmetic, Node
+from .partition import Room, keep_columns, partition
+from .predictors import centred_columns, dropped_columns, learn_columns, offset_node, refuse_equal_names
+from .rank import independent_of_moments
+from .recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe
+from .response import all_integers, success_node
+from .source import Source
+from .stored import StoredDesign
+from .table import Table
+
+_COUNT = "__glmm_count"
+
+
+class StoredLearned(NamedTuple):
+    """Recipe and stored design of a model; n_dropped rows had missing values."""
+
+    recipe: Recipe
+    design: StoredDesign
+    notes: tuple[Note, ...]
+    n_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Predictor:
+    """One predictor with all columns of its formula, and which of them the rank rule centres."""
+
+    recipe: PredictorRecipe
+    centred: BoolVec
+
+
+def learn_stored(
+    spec: ModelSpec,
+    frame: pl.LazyFrame,
+    spill: Spill,
+    *,
+    n_rows: int,
+    part_bytes: int,
+    missing: Literal["drop", "error"] = "drop",
+) -> StoredLearned:
+    """Recipe and stored rows of a model of at most one grouping factor, equal to what `learn` makes of the frame.
+
+    n_rows       about how many rows the frame has
+    part_bytes   what a part of the rows may take; some copies of it are in memory at a time
+    Raises what `learn` raises, ResourceError on a full disk, DataChangedError where the source changes meanwhile.
+    """
+    check_missing(missing)
+    spec = spec.resolve(frozenset(frame.collect_schema().names()))
+    source = Source.of(spec, frame)
+    query = source.frame
+    if (tried := _tried(spec, source)) is not None:
+        source = replace(source, frame=source.frame.filter(source.complete & (source.expression(tried) > 0)))
+    with progress.stage("learning"):
+        variables = LazyVariables(Known(source))
+        variables.ask(factors_of(spec))
+        response, notes = _response(spec, variables)
+        made = [_predictor(part, spec, variables) for part in spec.predictors]
+        factors, more = group_factors(spec, variables)
+        counted = [_levels(factor, source) for factor in factors]
+    recipe = Recipe(
+        spec=spec,
+        response=response,
+        predictors=tuple(part.recipe for part in made),
+        factors=tuple(factor for factor, _ in counted),
+        categoricals=variables.categoricals,
+    )
+    level_rows = counted[0][1] if counted else np.empty(0, dtype=np.int64)
+    room = Room(spill, part_bytes, n_rows, level_rows)
+    stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
+    kept = [_kept(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
+    predictors = tuple(
+        replace(part.recipe, kept=tuple(keep.tolist())) for part, keep in zip(made, kept, strict=True)
+    )
+    for part, keep in zip(predictors, kept, strict=True):
+        if not keep.all():
+            lost = [column.name for column, k in zip(part.columns, keep, strict=True) if not k]
+            notes += (dropped_columns(part.parameter, lost),)
+    stored = keep_columns(stored, kept[0], kept[1] if len(kept) > 1 else None)
+    return StoredLearned(replace(recipe, predictors=predictors), stored, left_out + notes + more, n_dropped)
+
+
+def _tried(spec: ModelSpec, source: Source) -> Node | None:
+    """The number of trials, which is 0 in rows that the model leaves out."""
+    plain = LazyVariables(Known(source))
+    if spec.response.failure is not None:
+        return Arithmetic("+", plain.arithmetic(spec.response.success), plain.arithmetic(spec.response.failure))
+    return None if spec.trials is None else plain.arithmetic(Name(spec.trials))
+
+
+def _response(spec: ModelSpec, variables: LazyVariables) -> tuple[ResponseRecipe, tuple[Note, ...]]:
+    """How the response is read; every value is checked later, row by row."""
+    success, notes = success_node(spec, variables)
+    text, tried = spec.response.text, _tried(spec, variables.source)
+    if tried is None or spec.trials is None:
+        return ResponseRecipe(text, success, tried), notes
+    proportion = _is_share(spec, variables, success, tried)
+    if proportion:
+        what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
+        notes = (*notes, Note("response_proportion", what, quiet=True))
+    return ResponseRecipe(text, success, tried, proportion), notes
+
+
+def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: Node) -> bool:
+    """Whether the response is a share of the trials; where a query raises doubts, the rows in doubt decide."""
+    source = variables.source
+    y, n = source.expression(success), source.expression(trials)
+    asked = source.rows.select(
+        ((y - y.round()).abs() > 1e-7).any().alias("share"),
+        y.max().alias("most"),
+        ((y == 1) & (n > 1)).any().alias("doubt"),
+    )
+    found = asked.collect(engine="streaming").row(0, named=True)
+    if found["share"]:
+        return True
+    if found["most"] is not None and found["most"] <= 1 and found["doubt"] and not all_integers(spec, variables.table):
+        name = spec.response.text
+        msg = (
+            f"response {name} holds only 0 and 1 while trials={spec.trials!r} is larger: 1 may be one success or all "
+            f"of them. Write cbind({name}, {spec.trials} - {name}) for a number of successes, or make the column whole "
+            "numbers."
+        )
+        raise ResponseError(msg)
+    return False
+
+
+def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -> _Predictor:
+    terms = learn_columns(part.fixed, variables)
+    columns = tuple(column for term in terms for column in term)
+    refuse_equal_names(tuple(column.name for column in columns))
+    offset = offset_node(part, spec.offset, variables)
+    recipe = PredictorRecipe(part.parameter, columns, (True,) * len(columns), offset)
+    return _Predictor(recipe, centred_columns(terms, variables.table))
+
+
+def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:
+    """The factor with its levels in code order, and the rows of each."""
+    keys = list(factor.keys)
+    found = source.rows.group_by(keys).agg(pl.len().alias(_COUNT)).collect(engine="streaming")
+    if not found.height:
+        source.refuse_empty()
+    table = Table({key: found[key] for key in keys})
+    try:
+        order = combine([table.levels(key) for key in keys]).first
+    except TypeError as error:  # values that cannot be sorted or hashed
+        msg = f"columns {', '.join(keys)} cannot be grouped by: {error}"
+        raise ColumnError(msg) from error
+    sorted_levels = found[pl.Series(order.astype(np.uint32))]
+    return replace(factor, levels=sorted_levels.select(keys)), sorted_levels[_COUNT].to_numpy().astype(np.int64)
+
+
+def _places(stored: StoredDesign) -> list[tuple[int, ...]]:
+    layout = stored.layout
+    return [layout.mu] if layout.phi is None else [layout.mu, layout.phi]
+
+
+def _kept(stored: StoredDesign, places: tuple[int, ...], centred: BoolVec) -> BoolVec:
+    """The columns that are no combination of those before them."""
+    if not places:
+        return np.ones(0, dtype=np.bool_)
+    own = stored.moments.pick(places)
+
+    def triangle(shift: Vec, scale: Vec, kept: IntVec) -> Mat:
+        chosen = tuple(places[k] for k in kept)
+        r = np.empty((0, len(kept)))
+        for columns in stored.columns(chosen):
+            rows = ((columns - shift[kept][:, None]) / scale[kept][:, None]).T
+            r = np.asarray(np.linalg.qr(np.concatenate([r, rows]), mode="r"))
+        return r
+
+    return independent_of_moments(own.n, own.mean, own.cross, centred, triangle)

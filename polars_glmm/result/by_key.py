@@ -1,0 +1,160 @@
+"""`by=`: one model per key, most of them fitted together, the unusual ones singly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm import progress
+from polars_glmm.design.by_key import KeyedLearned, batchable, learn_by_key
+from polars_glmm.design.levels import code_integers
+from polars_glmm.errors import ColumnError, GlmmError, ModelError, suggest
+from polars_glmm.likelihood.batch_build import answers, estimate_batch
+from polars_glmm.result.collection import FitCollection, collected_notes
+from polars_glmm.result.flow import fit_call, warn_once
+from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
+
+if TYPE_CHECKING:
+    from polars_glmm.control import Control
+    from polars_glmm.result.call import Call
+    from polars_glmm.spec.model import ModelSpec
+    from polars_glmm.typing import IntVec
+
+FEWEST = 4
+"""Keys from which they are fitted together."""
+LARGEST = 20_000
+"""Rows beyond which a model gains nothing from company."""
+
+
+class _Keyed(NamedTuple):
+    """The rows that have a key: their frame, the number of each one's key (n,), and the keys."""
+
+    frame: pl.DataFrame
+    code: IntVec
+    keys: pl.DataFrame
+
+
+def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Call, control: Control) -> FitCollection:
+    """One model per key of the columns `by`; a key whose fit raises keeps its error.
+
+    Raises what every key would raise, such as a formula that cannot be read, at once.
+    """
+    began = perf_counter()
+    columns = _by_columns(frame, by)
+    spec = call.spec()
+    data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
+    keyed = _keyed(data, columns)
+    n_keys = keyed.keys.height
+    rows = KeyedRows.of(keyed.frame, keyed.code, n_keys)
+    spec = spec.resolve(frozenset(data.columns))
+    batches: list[Batch] = []
+    with progress.listening(control.progress):
+        if n_keys >= FEWEST and not call.start and not call.fixed and batchable(spec, data.schema) and answers(spec):
+            small = np.flatnonzero(np.diff(rows.starts) <= LARGEST)
+            for learned in _learned(spec, keyed, rows, small, call.missing):
+                batch = _batch(learned, rows, call, control, perf_counter() - began)
+                batches += [] if batch is None else [batch]
+        done = np.concatenate([np.empty(0, np.intp), *(batch.keys for batch in batches)])
+        rest = np.setdiff1d(np.arange(n_keys), done)
+        singles: dict[int, Outcome] = {}
+        with progress.stage("models", len(rest)):
+            for k in rest.tolist():
+                singles[k] = _attempt(rows.part(k), call, control)
+                progress.advance()
+    failures = [outcome for outcome in singles.values() if isinstance(outcome, GlmmError)]
+    if failures and len(failures) == n_keys and len({str(error) for error in failures}) == 1:
+        raise failures[0]
+    collection = FitCollection(keyed.keys, Outcomes(n_keys, tuple(batches), singles), data.height - len(keyed.code))
+    warn_once(collected_notes(collection), "Models with notes (collection.status() lists them): ")
+    return collection
+
+
+def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> list[str]:
+    columns = [by] if isinstance(by, str) else list(by)
+    known = frame.collect_schema().names()
+    if not columns:
+        msg = "by=[] names no column: name one or several, or leave by= out."
+        raise ModelError(msg)
+    for name in columns:
+        if name not in known:
+            msg = f"by={name!r}: the frame has no such column.{suggest(str(name), known)}"
+            raise ColumnError(msg)
+    return columns
+
+
+def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
+    """The columns that keys and model use, read once; a column that is not there is left to the fit to report."""
+    known = frame.collect_schema().names()
+    used = {*by, *spec.resolve(frozenset(known)).columns()}
+    return frame.select(name for name in known if name in used).collect()
+
+
+def _keyed(data: pl.DataFrame, columns: list[str]) -> _Keyed:
+    """Rows with a key, numbered by the sorted keys."""
+    if len(columns) == 1 and data.schema[columns[0]].is_integer() and data.height and not data[columns[0]].null_count():
+        levels = code_integers(data[columns[0]].to_numpy())
+        keys = data.select(columns)[levels.first]
+        return _Keyed(data, levels.codes.astype(np.intp), keys)
+    frame = data.drop_nulls(columns)
+    keys = frame.select(columns).unique().sort(columns)
+    place = "__glmm_key"
+    numbered = frame.select(columns).join(
+        keys.with_row_index(place), on=columns, how="left", maintain_order="left", nulls_equal=True
+    )
+    return _Keyed(frame, numbered[place].to_numpy().astype(np.intp), keys)
+
+
+def _learned(
+    spec: ModelSpec, keyed: _Keyed, rows: KeyedRows, keys: IntVec, missing: str
+) -> Iterator[KeyedLearned]:
+    """What the keys taught, together; where one of them cannot be learned from, in halves, and few not at all."""
+    if len(keys) < FEWEST:
+        return
+    try:
+        if len(keys) == keyed.keys.height:
+            found = learn_by_key(spec, keyed.frame, keyed.code, len(keys), missing=missing)
+        else:
+            places = np.sort(np.concatenate([rows.places(int(k)) for k in keys]))
+            code = np.searchsorted(keys, keyed.code[places])
+            found = learn_by_key(spec, keyed.frame[places], code, len(keys), missing=missing)
+            if found is not None:
+                found = found.renumbered(keys, places, len(keyed.code))
+    except GlmmError:
+        half = len(keys) // 2
+        yield from _learned(spec, keyed, rows, keys[:half], missing)
+        yield from _learned(spec, keyed, rows, keys[half:], missing)
+        return
+    if found is not None:
+        yield found
+
+
+def _batch(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Control, before: float) -> Batch | None:
+    """The models of what was learned that can be answered for together."""
+    began = perf_counter()
+    spec = learned.recipe.spec
+    answer = estimate_batch(learned.design, spec.family, spec.method, control)
+    if answer is None:
+        return None
+    if not answer.answered.all():
+        learned = learned.take(answer.answered)
+    seconds = (before + perf_counter() - began) / len(learned.keys)
+    sizes = learned.design.level_rows
+    if learned.design.frequency is not None:
+        first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
+        sizes = np.add.reduceat(learned.design.frequency, first).astype(np.intp)
+    return Batch(
+        learned.keys, learned.recipe, answer.estimate, learned.notes, learned.dropped, learned.moments, sizes,
+        learned.kept, rows, control, call, seconds,
+    )  # fmt: skip
+
+
+def _attempt(part: pl.DataFrame, call: Call, control: Control) -> Outcome:
+    """The fit, or the error of this package that stopped it; other exceptions are bugs and pass."""
+    try:
+        return fit_call(part, call, control, warn=False)
+    except GlmmError as error:
+        return error.with_traceback(None)
