@@ -26,7 +26,7 @@ from .keyed import KeyedDesign
 from .learn import part, require_weights
 from .levels import Levels, code_integers
 from .missing import Incomplete, dropped_rows
-from .predictors import _centred, learn_columns, matrix, offset_node, refuse_equal_names
+from .predictors import centred_columns, learn_columns, matrix, offset_node, refuse_equal_names
 from .rank import TOLERANCE
 from .recipe import PredictorRecipe, Recipe
 from .response import check_support, learn_response
@@ -182,7 +182,7 @@ def learn_by_key(
     if not len(order):
         return None
     model_rows, model_levels = starts
-    fine = _independent(x[:, order], _centred(terms, table), model_rows)
+    fine = _independent(x[:, order], centred_columns(terms, table), model_rows)
     if not fine.all():
         usual = usual.copy()
         usual[present[~fine]] = False

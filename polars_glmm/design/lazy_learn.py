@@ -56,7 +56,7 @@ def outline(spec: ModelSpec, source: Source) -> Outline:
     for weight in (spec.frequency, spec.precision):
         if weight is not None:
             variables.arithmetic(Name(weight))
-    variables.ask(_factors(spec))
+    variables.ask(factors_of(spec))
     success, notes = success_node(spec, variables)
     variables.evaluate(success, f"response {spec.response.text}")
     terms = learn_columns(spec.mu.fixed, variables)
@@ -78,7 +78,7 @@ def outline(spec: ModelSpec, source: Source) -> Outline:
 
 def needs_learning(spec: ModelSpec, dtypes: Mapping[str, pl.DataType]) -> bool:
     """Whether the source must be read once before its products can be taken."""
-    return any(_Asked.of(factor, dtypes) for factor in _factors(spec))
+    return any(_Asked.of(factor, dtypes) for factor in factors_of(spec))
 
 
 class Known(Table):
@@ -230,11 +230,12 @@ class _Asked(NamedTuple):
         return tuple(found for part in parts for found in cls._calls(part, dtypes))
 
 
-def _factors(spec: ModelSpec) -> list[Expression]:
+def factors_of(spec: ModelSpec) -> list[Expression]:
     """Every factor of every fixed term and of every design of a random term, and the response."""
-    terms = [*spec.mu.fixed, *(term for random in spec.mu.random for term in random.design)]
+    fixed = [term for part in spec.predictors for term in part.fixed]
+    terms = [*fixed, *(term for random in spec.mu.random for term in random.design)]
     found = {render(factor): factor for term in terms for factor in term.factors}
-    inside = [spec.response.success, *spec.mu.offsets]
+    inside = [spec.response.success, *(offset for part in spec.predictors for offset in part.offsets)]
     return [*found.values(), *(node for node in inside if not isinstance(node, Name))]
 
 

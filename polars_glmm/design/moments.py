@@ -37,6 +37,21 @@ class LevelMoments:
     def n_levels(self) -> int:
         return len(self.weight)
 
+    def taken(self, order: IntVec) -> LevelMoments:
+        """The levels in another order."""
+        return replace(
+            self,
+            weight=self.weight[order],
+            count=self.count[order],
+            mean=self.mean[:, order],
+            second=self.second[:, :, order],
+        )
+
+    def transposed(self, order: IntVec) -> LevelMoments:
+        """`left` and `right` exchanged, the levels in another order."""
+        other = replace(self, left=self.right, right=self.left, second=self.second.swapaxes(0, 1))
+        return other.taken(order)
+
 
 class PairMoments(NamedTuple):
     """Moments at the pairs of levels of two factors that share a row, sorted by (left, right): codes (P,) each."""

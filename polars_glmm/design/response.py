@@ -110,7 +110,7 @@ def _is_proportion(y: Vec, trials: Vec, spec: ModelSpec, table: Table) -> bool:
     whole = np.abs(y - np.round(y)) <= _WHOLE
     name = spec.response.text
     if whole.all():
-        if y.max(initial=0.0) > 1 or not ((y == 1) & (trials > 1)).any() or _all_integers(spec, table):
+        if y.max(initial=0.0) > 1 or not ((y == 1) & (trials > 1)).any() or all_integers(spec, table):
             return False
         i = int(np.flatnonzero((y == 1) & (trials > 1))[0])
         msg = (
@@ -146,7 +146,8 @@ def _shown(value: float) -> str:
     return short if float(short) == value or not float(short).is_integer() else repr(float(value))
 
 
-def _all_integers(spec: ModelSpec, table: Table) -> bool:
+def all_integers(spec: ModelSpec, table: Table) -> bool:
+    """Whether every column of the response holds whole numbers by its dtype."""
     return all(not table.dtype(column).is_float() for column in columns(spec.response.success))
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, ResponseError
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name
+from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.spill import Spill
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 

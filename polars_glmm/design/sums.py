@@ -201,7 +201,7 @@ class _Plan:
                 left, right = (each if h == finer else _codes(levels[finer], levels[h]) for h in (f, g))
                 own = _pair_of(parts[finer], self.pair_layout(f, g))
             order = np.lexsort((right, left))
-            pairs[f, g] = PairMoments(left[order], right[order], _taken(own, order))
+            pairs[f, g] = PairMoments(left[order], right[order], own.taken(order))
         everything = np.arange(self.k)
         whole = pl.DataFrame([totals])
         total = self._level_moments(whole, MomentLayout(everything, everything, everything))
@@ -335,17 +335,6 @@ def _codes(frame: pl.DataFrame, levels: pl.DataFrame) -> IntVec:
     placed = levels.with_row_index("__glmm_code")
     joined = frame.select(levels.columns).join(placed, on=levels.columns, how="left", maintain_order="left")
     return joined["__glmm_code"].to_numpy().astype(np.intp)
-
-
-def _taken(part: LevelMoments, order: IntVec) -> LevelMoments:
-    """The levels in another order."""
-    return replace(
-        part,
-        weight=part.weight[order],
-        count=part.count[order],
-        mean=part.mean[:, order],
-        second=part.second[:, :, order],
-    )
 
 
 def _only(part: LevelMoments, layout: MomentLayout) -> LevelMoments:

@@ -6,7 +6,7 @@ moments of a level about the overall means: M_11 = W, M_1j = W m_j, M_ij = S_ij 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -43,47 +43,115 @@ def product_model(
     """The gaussian model that the moments describe."""
     basis, rows, shift = _fixed(design, moments)
     effects, z_rows = _effects(design, moments)
-    ww = _product(rows, moments.total, moments, rows)[:, :, 0]
-    ww = 0.5 * (ww + ww.T)
-    used = [np.flatnonzero(np.abs(f.basis).sum(axis=1)) for f in effects.factors]
-    d, m = len(z_rows), len(rows)
-    diagonal: list[Cube] = []
-    zw: list[Cube] = []
-    for f, own in zip(effects.factors, used, strict=True):
-        part = moments.factors[f.place]
-        block, right = np.zeros((d, d, part.n_levels)), np.zeros((d, m, part.n_levels))
-        block[np.ix_(own, own)] = _product(z_rows[own], part, moments, z_rows[own])
-        right[own] = _product(z_rows[own], part, moments, rows)
-        diagonal.append(block)
-        zw.append(right)
-    cross: dict[tuple[int, int], Cube] = {}
-    pairs: dict[tuple[int, int], Pairs] = {}
-    for i, f in enumerate(effects.factors):
-        for j, g in enumerate(effects.factors[i + 1 :], start=i + 1):
-            low, high = sorted((f.place, g.place))
-            met = moments.pairs[low, high]
-            block = np.zeros((d, d, len(met.left)))
-            block[np.ix_(used[effects.factors.index(_at(effects, low))], used[effects.factors.index(_at(effects, high))])] = (
-                _product(z_rows[_used(effects, used, low)], met.moments, moments, z_rows[_used(effects, used, high)])
-            )
-            left, right_codes = met.left, met.right
-            if f.place != low:
-                left, right_codes, block = right_codes, left, block.swapaxes(0, 1)
-                order = np.lexsort((right_codes, left))
-                left, right_codes, block = left[order], right_codes[order], block[:, :, order]
-            cross[i, j], pairs[i, j] = block, Pairs(left, right_codes, None)
-    pattern = None
-    if effects.factors:
-        levels, sizes = (tuple(getattr(f, name) for f in effects.factors) for name in ("n_levels", "r"))
-        pattern = Pattern(levels, sizes, (), pairs)
+    ww = _product(rows, moments.total, rows, moments)[:, :, 0]
+    pattern, zz, zw = _blocks(effects, z_rows, rows, moments)
     stats = CrossProducts(
         pattern=pattern,
         eliminator=None if pattern is None else eliminator(pattern),
-        zz=Blocks(diagonal, cross),
+        zz=zz,
         zw=zw,
-        ww=ww,
+        ww=0.5 * (ww + ww.T),
         n=moments.n_obs,
         log_weights=moments.log_weights,
         y_shift=shift,
     )
     return ProductModel(design.names, family, method, control, basis, effects, stats)
+
+
+def _coordinates(place: IntVec, level: Vec, k: int) -> Mat:
+    """Rows in (1, v − mean): level of the constant, and 1 at the column's place (none for −1)."""
+    rows = np.zeros((len(place), 1 + k))
+    rows[:, 0] = level
+    real = np.flatnonzero(place >= 0)
+    rows[real, 1 + place[real]] = 1.0
+    return rows
+
+
+def _fixed(design: MomentDesign, moments: Moments) -> tuple[Basis, Mat, float]:
+    """The basis of the fixed columns, the rows of [x_c, y_c], and what was taken from y."""
+    place, k = design.fixed, len(moments.centre)
+    mean = np.where(place < 0, 1.0, moments.mean[place])
+    inner = _coordinates(place, np.zeros(len(place)), k)[:, 1:]
+    second = inner @ moments.second @ inner.T
+    basis = centred_moments(mean, second / moments.total.weight[0])
+    centred = np.zeros(len(place), dtype=np.bool_) if basis.constant is None else basis.constant == 0.0
+    x = _coordinates(place, np.where(centred, 0.0, mean), k) * np.diag(basis.a)[:, None]
+    shift = 0.0 if basis.constant is None else float(moments.mean[-1])
+    y = _coordinates(np.array([k - 1]), moments.mean[-1:] - shift, k)
+    return basis, np.concatenate([x, y]), shift
+
+
+def _effects(design: MomentDesign, moments: Moments) -> tuple[Effects, Mat]:
+    """The maps of the random effects, and the rows of their working columns."""
+    k = len(moments.centre)
+    distinct = list(dict.fromkeys(int(place) for _, _, own in design.factors for place in own))
+    if not distinct:
+        return Effects((), None, 0), np.zeros((0, 1 + k))
+    place = np.array(distinct, dtype=np.intp)
+    uses = [[distinct.index(int(one)) for one in own] for _, _, own in design.factors]
+    factors = tuple(
+        Factor(name, terms, np.empty((len(own), 0)), np.empty(0, dtype=np.int32), moments.factors[f].n_levels)
+        for f, (name, terms, own) in enumerate(design.factors)
+    )
+    if distinct == [-1]:
+        return assemble(factors, uses, np.eye(1), None, np.eye(1)), _coordinates(place, np.ones(1), k)
+    weight = moments.total.weight[0]
+    means = np.where(place < 0, 1.0, moments.mean[place])
+    spreads = np.where(place < 0, 0.0, np.sqrt(np.maximum(np.diag(moments.second)[place], 0.0) / weight))
+    working = working_columns(means, spreads)
+    sources = np.array([-1 if source < 0 else place[source] for source, _ in working.sources], dtype=np.intp)
+    levels = np.array([1.0 if source < 0 else means[source] - shift for source, shift in working.sources])
+    rows = _coordinates(sources, levels, k)
+    root = root_of(_product(rows, moments.total, rows, moments)[:, :, 0] / weight)
+    return assemble(factors, uses, working.transfer, np.empty((len(rows), 0)), root), rows
+
+
+def _blocks(effects: Effects, z: Mat, w: Mat, moments: Moments) -> tuple[Pattern | None, Blocks, list[Cube]]:
+    """Z'Z and Z'W over levels and meeting pairs; what no term of a factor uses stays zero."""
+    used = [np.flatnonzero(f.basis.any(axis=1)) for f in effects.factors]
+    d = len(z)
+    diagonal, zw = [], []
+    for f, own in zip(effects.factors, used, strict=True):
+        part = moments.factors[f.place]
+        diagonal.append(_placed(_product(z[own], part, z[own], moments), own, own, d))
+        right = np.zeros((d, len(w), part.n_levels))
+        right[own] = _product(z[own], part, w, moments)
+        zw.append(right)
+    cross: dict[tuple[int, int], Cube] = {}
+    pairs: dict[tuple[int, int], Pairs] = {}
+    for i, j in combinations(range(len(used)), 2):
+        f, g = effects.factors[i].place, effects.factors[j].place
+        if f < g:
+            left, right_codes, part = moments.pairs[f, g]
+        else:
+            right_codes, left, turned = moments.pairs[g, f]
+            order = np.lexsort((right_codes, left))
+            left, right_codes, part = left[order], right_codes[order], turned.transposed(order)
+        cross[i, j] = _placed(_product(z[used[i]], part, z[used[j]], moments), used[i], used[j], d)
+        pairs[i, j] = Pairs(left, right_codes, None)
+    if not effects.factors:
+        return None, Blocks([], {}), []
+    levels, sizes = tuple(f.n_levels for f in effects.factors), tuple(f.r for f in effects.factors)
+    return Pattern(levels, sizes, (), pairs), Blocks(diagonal, cross), zw
+
+
+def _placed(block: Cube, rows: IntVec, columns: IntVec, d: int) -> Cube:
+    if len(rows) == len(columns) == d:
+        return block
+    out = np.zeros((d, d, block.shape[-1]))
+    out[np.ix_(rows, columns)] = block
+    return out
+
+
+def _product(left: Mat, part: LevelMoments, right: Mat, moments: Moments) -> Cube:
+    """R M R' per level for rows R of two sets of columns whose products the part knows: (a, b, G)."""
+    away = part.mean - moments.total.mean[part.columns]
+    a, b = away[part.left], away[part.right]
+    m = np.empty((1 + len(a), 1 + len(b), part.n_levels))
+    m[0, 0] = part.weight
+    m[0, 1:] = part.weight * b
+    m[1:, 0] = part.weight * a
+    m[1:, 1:] = part.second + part.weight * (a[:, None] * b)
+    first = left[:, np.append(0, 1 + part.columns[part.left])]
+    second = right[:, np.append(0, 1 + part.columns[part.right])]
+    return np.asarray(second @ np.tensordot(first, m, (1, 0)))
