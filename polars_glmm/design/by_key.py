@@ -7,7 +7,6 @@ it lacks, a column that depends on the others) is left out, and a question whose
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -70,7 +69,7 @@ class KeyedLearned:
     recipe          common to all; its factor holds the levels of all models one after the other, in code order
     design          their rows, sorted by model and level
     notes           common to all, after those of `dropped`
-    moments (M, 6)  sums of result.data.Fingerprint
+    moments (M, 5)  sums of result.data.Fingerprint
     kept (n,)       rows of the frame that some model uses, or None for all
     """
 
@@ -293,22 +292,16 @@ def _level_frame(learned: LearnedFactor, table: Table, rows: IntVec) -> pl.DataF
 
 
 def _moments(design: KeyedDesign) -> Mat:
-    """Rows, Σf, Σf·y, Σf·y², Σ trials, Σ precision of each model, (M, 6)."""
+    """Σf and Σf · (y, y², trials, precision) of each model, (M, 5)."""
     first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
+    f = design.frequency
 
     def total(v: Vec | None) -> Vec:
-        return np.zeros(design.n_models) if v is None else np.add.reduceat(v, first)
+        if v is None:
+            return np.zeros(design.n_models)
+        return np.asarray(np.add.reduceat(v if f is None else f * v, first), dtype=float)
 
-    fy = design.y if design.frequency is None else design.frequency * design.y
-    n = design.model_rows.astype(float)
-    n_obs = n if design.frequency is None else np.floor(total(design.frequency))
+    n_obs = design.model_rows.astype(float) if f is None else np.floor(np.add.reduceat(f, first))
     return np.column_stack(
-        [n, n_obs, total(fy), total(fy * design.y), total(design.trials), total(design.precision)]
+        [n_obs, total(design.y), total(design.y**2), total(design.trials), total(design.precision)]
     )
-
-
-def runs(counts: IntVec) -> Iterator[slice]:
-    """Slices of runs of given lengths."""
-    stops = np.cumsum(counts)
-    for stop, n in zip(stops, counts, strict=True):
-        yield slice(int(stop - n), int(stop))

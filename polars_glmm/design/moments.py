@@ -62,7 +62,7 @@ class PairMoments(NamedTuple):
 
 
 class Checks(NamedTuple):
-    """Sums that tell whether data are the same: Σ f y, Σ f y², Σ precision, of the response without offset."""
+    """Sums that tell whether data are the same: Σ f y, Σ f y², Σ f precision, of the response without offset."""
 
     y: float
     y_squared: float

@@ -58,7 +58,7 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: Room, *, refuse_missing
             head = head_of(design)
             if layout is None or parts is None:
                 layout = columns.layout(tuple(head))
-                room.spill.require(8 * room.n_rows * layout.width)
+                room.spill.require(8 * room.n_rows * layout.widest)
                 parts = Parts(room.spill, layout, room.n_rows, room.level_rows, room.part_bytes)
             distinct = columns.of(design)
             parts.append(_records(design, list(head.values()), distinct))

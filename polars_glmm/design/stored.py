@@ -5,7 +5,7 @@ A row is a record of float64: the code of its level, y, what weighs and shifts i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,14 @@ class Layout:
 
     @property
     def width(self) -> int:
+        """Numbers in a record."""
         return 1 + len(self.head) + self.n_columns
+
+    @property
+    def widest(self) -> int:
+        """Numbers a row takes, at most, while records become blocks, where columns are not shared."""
+        columns = [*self.mu, *(self.phi or ()), *self.z]
+        return max(self.width, 1 + len(self.head) + sum(place != ONES for place in columns))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +127,8 @@ class StoredDesign:
 
     shape    the same design without its rows: names, terms, levels, and which of the optional columns there are
     tally    sums over the rows;  moments of the distinct columns
-    parts    rows of levels bounds[k] … bounds[k + 1] − 1 in the k-th; without factor, in the order of the frame
+    parts    the rows
+    held     distinct columns whose coefficient in mu is given: they are part of the offset
     """
 
     shape: Design
@@ -129,6 +137,12 @@ class StoredDesign:
     moments: ColumnMoments
     parts: Parts
     spill: Spill
+    held: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """What the designs hold besides columns."""
+        return tuple(name for name in _HEAD if name in self.layout.head or (name == "offset" and self.held))
 
     @property
     def n_rows(self) -> int:
@@ -152,6 +166,17 @@ class StoredDesign:
     def factors(self) -> tuple[Factor, ...]:
         """Names, terms and number of levels; no codes."""
         return self.shape.factors
+
+    def with_held(self, fixed: Mapping[str, float]) -> StoredDesign:
+        """The design with the fixed effects of mu that are named moved to its offset."""
+        named = list(zip(self.shape.mu.names, self.layout.mu, strict=True))
+        names = tuple(name for name, _ in named if name not in fixed)
+        mu = replace(self.shape.mu, names=names, x=np.empty((len(names), 0)))
+        places = tuple(place for name, place in named if name not in fixed)
+        held = tuple((place, fixed[name]) for name, place in named if name in fixed)
+        return replace(
+            self, shape=replace(self.shape, mu=mu), layout=replace(self.layout, mu=places), held=(*self.held, *held)
+        )
 
     def drain(self) -> Iterator[Design]:
         """The rows, part by part and sorted by level; every part leaves the disk once the next is asked for."""
@@ -188,6 +213,9 @@ class StoredDesign:
             codes, records = codes[order], records[order]
         layout, shape = self.layout, self.shape
         head = {name: np.ascontiguousarray(records[:, k]) for k, name in enumerate(layout.head, start=1)}
+        if self.held:
+            places, values = zip(*self.held, strict=True)
+            head["offset"] = head.get("offset", 0.0) + np.array(values) @ self._taken(records, places)
         return Design(
             y=head["y"],
             trials=head.get("trials"),

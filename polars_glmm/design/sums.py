@@ -287,7 +287,6 @@ class _Plan:
         f = pl.col("f") if self.source.frequency is not None else pl.lit(1.0)
         if self.source.precision is not None:
             asked.append((f * pl.col("precision").log()).sum().alias("log_weights"))
-            asked.append(pl.sum("precision").alias("precision_sum"))
         if self._raw_response:
             asked += [(f * pl.col("y")).sum().alias("fy"), (f * pl.col("y") * pl.col("y")).sum().alias("fyy")]
         return asked
@@ -307,7 +306,8 @@ class _Plan:
 
     def _checks(self, overall: Mapping[str, float], total: LevelMoments, shift: Vec) -> Checks:
         if self._raw_response:
-            return Checks(overall["fy"], overall["fyy"], overall.get("precision_sum", 0.0))
+            precision = 0.0 if self.source.precision is None else float(total.weight[0])
+            return Checks(overall["fy"], overall["fyy"], precision)
         n, mean = float(total.weight[0]), float(shift[-1] + total.mean[-1, 0])
         return Checks(n * mean, float(total.second[-1, -1, 0]) + n * mean**2, 0.0)
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from polars_glmm.control import Control
 from polars_glmm.design.records import Design
+from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.fit_products import estimate_products
 from polars_glmm.likelihood.fit_rows import estimate_rows
 from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, restore_fixed_effects
-from polars_glmm.likelihood.identify import ProductStructure, RowStructure, check
-from polars_glmm.likelihood.model import ProductModel, prepare
+from polars_glmm.likelihood.identify import ProductStructure, RowStructure, Structure, check
+from polars_glmm.likelihood.model import Model, ProductModel, prepare
 from polars_glmm.likelihood.natural import objective
+from polars_glmm.likelihood.stored_structure import StoredStructure
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 
 __all__ = ["estimate", "estimate_summaries", "objective"]
 
 
-def estimate(design: Design, family: Family, method: Method, control: Control, given: Given = NOTHING) -> Estimate:
-    """The fitted model: exact from cross-products, or by Laplace or quadrature over rows.
+def estimate(
+    design: Design | StoredDesign, family: Family, method: Method, control: Control, given: Given = NOTHING
+) -> Estimate:
+    """The fitted model: exact from cross-products, or by Laplace or quadrature over rows, in memory or on disk.
 
     Raises IdentifiabilityError where the design cannot determine the model, ConvergenceError where no answer was
     reached, ModelError for given parameters that do not exist or cannot be held.
@@ -27,11 +31,17 @@ def estimate(design: Design, family: Family, method: Method, control: Control, g
     with one_blas_thread():
         reduced = hold_fixed_effects(design, given.fixed)
         model = prepare(reduced, family, method, control, by_rows=given.holds_spread(design))
-        findings = check(RowStructure(reduced, model.effects), family, constant_phi=design.phi is None)
+        findings = check(_structure(model), family, constant_phi=design.phi is None)
         check_names(model, given, known=design.mu.names)
         engine = estimate_products if model.exact else estimate_rows
         found = engine(model, findings, given)
         return restore_fixed_effects(found, design.mu.names, given.fixed)
+
+
+def _structure(model: Model) -> Structure:
+    if model.stored is not None:
+        return StoredStructure(model.stored, model.n_obs, len(model.names), model.effects)
+    return RowStructure(model.held_in_memory(), model.effects)
 
 
 def estimate_summaries(model: ProductModel, given: Given = NOTHING) -> Estimate:

@@ -99,7 +99,7 @@ class RowEngine:
     def gradient(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any) -> Gradient:
         v = self._value(beta, factors, gamma, warm, information=False)
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
-        return Gradient(v.value, v.beta, inward, v.gamma, v.modes, v.passes)
+        return Gradient(v.value, v.beta, inward, v.gamma, v.warm, v.passes)
 
     def mode_slopes(self, state: State, modes: list[Mat], free: BoolVec) -> list[list[Mat]]:
         """dû along every free coordinate of a state's vector."""
@@ -143,7 +143,7 @@ class RowEngine:
             b = None
             if v.information is not None:
                 b = self._curvature(v.information, lambdas, p, gamma_size)
-            return Evaluation(-v.value, -g, b, v.modes)
+            return Evaluation(-v.value, -g, b, v.warm)
 
         return call
 

@@ -294,7 +294,7 @@ def _report_rows(
 
 def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
     """∂û/∂β (r_f, p, G_f) per factor, with beta as named."""
-    p, modes = len(model.x.a), done.gradient.warm
+    p, modes = len(model.x.a), done.gradient.warm.modes
     if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
         return None
     columns = done.slopes[:p]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
+from polars_glmm.design.stored import StoredDesign
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 from polars_glmm.likelihood.model import AnyModel
@@ -28,12 +29,13 @@ class Given:
     start: Mapping[str, float] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
 
-    def holds_spread(self, design: Design) -> bool:
+    def holds_spread(self, design: Design | StoredDesign) -> bool:
         """Whether anything but fixed effects is held."""
         return any(name not in design.mu.names for name in self.fixed)
 
 
 NOTHING = Given()
+AnyDesign = TypeVar("AnyDesign", Design, StoredDesign)
 
 
 class Placed(NamedTuple):
@@ -122,11 +124,13 @@ def _place_block(
         held[t.theta] = [name in fixed for name in own]
 
 
-def hold_fixed_effects(design: Design, fixed: Mapping[str, float]) -> Design:
+def hold_fixed_effects(design: AnyDesign, fixed: Mapping[str, float]) -> AnyDesign:
     """The design with held fixed effects of mu moved to its offset."""
     keep = [i for i, name in enumerate(design.mu.names) if name not in fixed]
     if len(keep) == len(design.mu.names):
         return design
+    if isinstance(design, StoredDesign):
+        return design.with_held(fixed)
     offset = np.zeros(design.n_rows) if design.mu.offset is None else design.mu.offset.copy()
     for i, name in enumerate(design.mu.names):
         if name in fixed:

@@ -31,6 +31,7 @@ from polars_glmm.likelihood.modes import (
     Point,
     RowDensity,
     State,
+    Warm,
     cell_effects,
     concatenate,
     curvature,
@@ -52,7 +53,7 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 
 class Value(NamedTuple):
-    """ℓ and its gradient at a point; modes u_f (r_f, G_f) for the next start.
+    """ℓ and its gradient at a point; where the next evaluation may start.
 
     factors   ∂ℓ/∂(T_fΛ_f) per factor;  information  expected-type curvature of −ℓ, or None: (beta, G_f, gamma)
     """
@@ -61,7 +62,7 @@ class Value(NamedTuple):
     beta: Vec
     factors: list[Mat]
     gamma: Vec | None
-    modes: list[Mat]
+    warm: Warm
     passes: float
     information: Information | None
 
@@ -100,18 +101,19 @@ class Marginal:
 
     # ------------------------------------------------------------------------------------------ over units
 
-    def evaluate(self, at: Point, warm: list[Mat] | None, *, gradient: bool = True, information: bool = False) -> Value:
+    def evaluate(self, at: Point, warm: Warm | None, *, gradient: bool = True, information: bool = False) -> Value:
         """ℓ at a point; `warm` is where Newton starts and changes the work, not the value."""
         sizes = [lam.shape[1] for lam in at.factors]
         starts = warm if warm is not None and self.density.concave else None
+        stale = None if starts is None else starts.factor
         n_levels = [max(levels[f].stop for levels in self.rows.levels) for f in range(len(sizes))]
         modes = [np.zeros((r, g)) for r, g in zip(sizes, n_levels, strict=True)]
 
         def one(unit: Unit) -> UnitValue:
             u0 = [np.zeros((r, s.stop - s.start)) for r, s in zip(sizes, unit.levels, strict=True)]
             if starts is not None:
-                u0 = [m[:, s] for m, s in zip(starts, unit.levels, strict=True)]
-            return self._unit(unit, at, u0, gradient=gradient, information=information)
+                u0 = [m[:, s] for m, s in zip(starts.modes, unit.levels, strict=True)]
+            return self._unit(unit, at, Warm(u0, stale), gradient=gradient, information=information)
 
         with np.errstate(all="ignore"):
             parts = self._map(one)
@@ -120,28 +122,29 @@ class Marginal:
                 modes[f][:, s] = part.modes[f]
         value = float(sum(p.value for p in parts))
         passes = sum(p.row_passes for p in parts) / max(self.rows.n_rows, 1)
+        after = Warm(modes, parts[0].factor if len(parts) == 1 else None)
         if not gradient or not np.isfinite(value):
             none: list[Mat] = []
-            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), none, None, modes, passes, None)
+            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), none, None, after, passes, None)
         gamma = None if at.gamma is None else _total([p.gamma for p in parts])
         return Value(
             value,
             _total([p.beta for p in parts]),
             [_total([p.factors[f] for p in parts]) for f in range(len(sizes))],
             gamma,
-            modes,
+            after,
             passes,
             _join([p.information for p in parts]) if information else None,
         )
 
-    def conditional(self, at: Point, warm: list[Mat]) -> Conditional:
+    def conditional(self, at: Point, warm: Warm) -> Conditional:
         """Modes and Var(u | y) by the observed curvature, for the tables of a fit."""
         value = self.evaluate(at, warm, gradient=False)
         covariance = [
-            np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(at.factors, value.modes, strict=True)
+            np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(at.factors, value.warm.modes, strict=True)
         ]
         for unit in self.rows.units if at.factors else ():
-            u = [m[:, s] for m, s in zip(value.modes, unit.levels, strict=True)]
+            u = [m[:, s] for m, s in zip(value.warm.modes, unit.levels, strict=True)]
             state = rows_state(self.density, unit, at, fixed_parts(unit, at), u, order=2)
             if not self.density.concave:
                 state = state._replace(w=exact_w(unit, state))
@@ -151,7 +154,7 @@ class Marginal:
                 raise ConvergenceError(msg)
             for f, block_inverse in enumerate(h.inverse().diagonal):
                 covariance[f][..., unit.levels[f]] = block_inverse
-        return Conditional(value.modes, covariance)
+        return Conditional(value.warm.modes, covariance)
 
     def expected_curvature(self, at: Point) -> float:
         """Mean expected curvature of a row without random effects, over the rows where it is finite."""
@@ -212,18 +215,19 @@ class Marginal:
 
     # ------------------------------------------------------------------------------------------ one unit
 
-    def _unit(self, unit: Unit, at: Point, u: list[Mat], *, gradient: bool, information: bool) -> UnitValue:
+    def _unit(self, unit: Unit, at: Point, start: Warm, *, gradient: bool, information: bool) -> UnitValue:
+        u = start.modes
         fixed = fixed_parts(unit, at)
         n_rows = sum(b.rows.stop - b.rows.start for b in unit.blocks)
         order = 3 if gradient else 2
         if u:
-            u, state, passes = find_modes(self.density, unit, at, fixed, u, order)
+            u, state, passes, _ = find_modes(self.density, unit, at, fixed, u, order, start.factor)
         else:
             state, passes = rows_state(self.density, unit, at, fixed, u, order), 1
         if not self.density.concave and not gradient and u:
             state = state._replace(w=exact_w(unit, state))
         joint = float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, v)) for v in u)
-        bad = UnitValue(-np.inf, np.empty(0), [], None, u, passes * n_rows, None)
+        bad = UnitValue(-np.inf, np.empty(0), [], None, u, passes * n_rows, None, None)
         if not np.isfinite(joint):
             return bad
         if not u:
@@ -286,7 +290,8 @@ class Marginal:
             direct_factors[f] + shift[f] @ u[f].T - trace[f] - 0.5 * (g_levels[f] @ a[f].T) for f in range(len(u))
         ]
         info = self._information(unit, at, state, observed) if information else None
-        return UnitValue(value, beta, factors, gamma, u, passes * n_rows, info)
+        kept = observed if unit.eliminator.costly else None
+        return UnitValue(value, beta, factors, gamma, u, passes * n_rows, info, kept)
 
     def _expected(self, unit: Unit, fixed: Fixed, state: State) -> ExpectedCells:
         rows, cells = [], []
@@ -321,7 +326,7 @@ class Marginal:
             w_rows = [e.w for e in self._expected(unit, fixed, state).rows]
             xwx = sum(((b.x * w) @ b.x.T for b, w in zip(unit.blocks, w_rows, strict=True)), np.zeros((len(beta),) * 2))
             info = Information(xwx, [], self._gamma_information(unit, at, state))
-        return UnitValue(value, beta, [], gamma, [], n_rows, info)
+        return UnitValue(value, beta, [], gamma, [], n_rows, info, None)
 
     def _gamma_information(self, unit: Unit, at: Point, state: State) -> Mat | None:
         if at.gamma is None:
@@ -366,6 +371,7 @@ class UnitValue(NamedTuple):
     modes: list[Mat]
     row_passes: int
     information: Information | None
+    factor: Factorised | None
 
 
 class ExpectedCells(NamedTuple):

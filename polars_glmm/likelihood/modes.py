@@ -9,12 +9,15 @@ import numpy as np
 
 from polars_glmm.families.base import Density, Family
 from polars_glmm.likelihood.rowblocks import Block, Unit
+from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
 from polars_glmm.linalg.scaling import scaled_plus_identity
 from polars_glmm.typing import Cube, Mat, Vec
 
 _NEAR = 1e-10
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic)."""
+_NEAR_BY_CHORD, _CHORD_GAIN = 1e-14, 0.25
+"""The same for steps with a stale factor, which gain a share at a time; and the share above which it is renewed."""
 _EXACT = 1e-18
 """Decrement of a mode that needs no step at all: differences over 1e-5 of a scale stay exact to 1e-4."""
 _ROUNDING = 1e-11
@@ -103,22 +106,35 @@ def rows_state(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list
     )
 
 
+class Warm(NamedTuple):
+    """Where the next evaluation may start: modes u_f (r_f, G_f), and a factorised curvature near them, if costly."""
+
+    modes: list[Mat]
+    factor: Factorised | None = None
+
+
 class Modes(NamedTuple):
-    """Conditional modes u_f (r_f, G_f), the densities there, and the row passes they took."""
+    """Conditional modes u_f (r_f, G_f), the densities there, the row passes they took, and the last factor used."""
 
     u: list[Mat]
     state: State
     passes: int
+    factor: Factorised | None = None
 
 
-def find_modes(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat], order: int) -> Modes:
+def find_modes(
+    density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat], order: int, stale: Factorised | None = None
+) -> Modes:
     """Newton for all groups of a unit, halving the steps of those groups that J rejects.
 
     The densities come back with derivatives up to `order`. Where the start is a mode already, as when the caller
-    predicted it, one pass is all there is.
+    predicted it, one pass is all there is. A costly curvature is factorised again only when steps with the stale
+    factor stop gaining (chord method): then a step costs one solution.
     """
     warm = any(v.any() for v in u)
     state = rows_state(density, unit, at, fixed, u, order if warm else 2)
+    chord = unit.eliminator.costly
+    h, gained = (stale if chord and warm else None), np.inf
     passes, previous, last, halvings = 1, u, None, 0
     for _ in range(_MAX_NEWTON):
         j = _joint(state, u)
@@ -126,7 +142,7 @@ def find_modes(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list
             restart = ~np.isfinite(j)
             if not warm:
                 return Modes(u, state, passes)
-            warm = False
+            warm, h = False, None
             u = [np.where(restart, 0.0, v) for v in u]
             state = rows_state(density, unit, at, fixed, u, 2)
             passes += 1
@@ -142,21 +158,30 @@ def find_modes(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list
             if rejected.any():
                 u = previous
                 break
-        h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
-        if h is None:
-            break
         slope = [lam.T @ g - v for lam, g, v in zip(at.factors, to_levels(unit, state.g), u, strict=True)]
+        fresh = not chord or h is None or halvings > 0
+        if fresh:
+            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            if h is None:
+                break
         step = h.solve(slope)
         decrement = _decrement(slope, step)
+        if not fresh and decrement > _CHORD_GAIN * gained:
+            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            if h is None:
+                break
+            step, fresh = h.solve(slope), True
+            decrement = _decrement(slope, step)
         if decrement < _EXACT and state.order >= order:
-            return Modes(u, state, passes)
+            return Modes(u, state, passes, h)
+        gained = decrement
         previous, last, halvings = u, j, 0
         u = [v + d for v, d in zip(u, step, strict=True)]
-        if not decrement > _NEAR:
+        if not decrement > (_NEAR if fresh else _NEAR_BY_CHORD):
             break
         state = rows_state(density, unit, at, fixed, u, 2)
         passes += 1
-    return Modes(u, rows_state(density, unit, at, fixed, u, order), passes + 1)
+    return Modes(u, rows_state(density, unit, at, fixed, u, order), passes + 1, h)
 
 
 def _joint(state: State, u: list[Mat]) -> Vec:

@@ -184,12 +184,12 @@ def _row_hessian(engine: RowEngine, state: State, now: Gradient, free: BoolVec, 
     """
     x = state.vector()
     here = -state.pull(now.beta, now.factors, now.gamma)[free]
-    slopes = engine.mode_slopes(state, now.warm, free) if now.warm else []
+    slopes = engine.mode_slopes(state, now.warm.modes, free) if now.warm.modes else []
     rows = []
     for at, h, slope in zip(np.flatnonzero(free), steps, slopes or [[]] * len(steps), strict=True):
         moved = x.copy()
         moved[at] += h
-        warm = [m + h * d for m, d in zip(now.warm, slope, strict=True)]
+        warm = now.warm._replace(modes=[m + h * d for m, d in zip(now.warm.modes, slope, strict=True)])
         there = state.moved(moved)
         g = engine.gradient(there.beta, list(there.factors), there.gamma, warm)
         if not np.isfinite(g.value):

@@ -170,7 +170,7 @@ def store(design: StoredDesign, block_rows: int) -> Stored:
     effects, working, distinct = _effects(design)
     z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
     marks = BlockLayout(
-        layout.head,
+        design.head,
         _ones(x, moments.pick(layout.mu).mean, moments.pick(layout.mu).cross),
         None if x_phi is None or layout.phi is None
         else _ones(x_phi, moments.pick(layout.phi).mean, moments.pick(layout.phi).cross),

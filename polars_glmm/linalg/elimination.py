@@ -22,6 +22,7 @@ from polars_glmm.linalg.threads import all_blas_threads
 from polars_glmm.typing import Cube, IntVec, Mat
 
 _GATHER_NS, _FLOP_NS = 15.0, 0.02  # measured cost of one sparse pair and of one dense flop; only their ratio matters
+_COSTLY = 150  # order of a dense remainder from which a factorisation costs far more than a solution
 _PAIR_CHUNK = 4_000_000  # gathered pairs held at once
 _PAIRS_KEPT = 16_000_000  # up to here the pairs are found once and kept, 12 bytes each
 
@@ -39,7 +40,10 @@ class Factorised(Protocol):
 
 
 class Eliminator(Protocol):
-    """What is known of a pattern before any numbers."""
+    """What is known of a pattern before any numbers. costly: a factorisation is worth many solutions."""
+
+    @property
+    def costly(self) -> bool: ...
 
     def factorise(self, h: Blocks) -> Factorised | None:
         """The factorised H, or None where it is not positive definite."""
@@ -60,6 +64,8 @@ def eliminator(pattern: Pattern) -> Eliminator:
 @dataclass(frozen=True, slots=True)
 class OneFactor:
     """Block-diagonal H."""
+
+    costly = False
 
     def factorise(self, h: Blocks) -> OneFactorised | None:
         low = cholesky.factor(h.diagonal[0])
@@ -87,6 +93,10 @@ class NestedLead:
     """The leading factor is nested in every other: S has the pattern of the rest of H."""
 
     pattern: Pattern
+
+    @property
+    def costly(self) -> bool:
+        return self.rest.costly
 
     @cached_property
     def parents(self) -> list[IntVec]:
@@ -189,6 +199,10 @@ class DenseRest:
     def width(self) -> int:
         return self.offsets[-1]
 
+    @property
+    def costly(self) -> bool:
+        return self.width > _COSTLY
+
     @cached_property
     def entries(self) -> tuple[IntVec, IntVec, IntVec, IntVec]:
         """Order that sorts the entries of W by row, their columns, row pointers, and rows."""
@@ -213,6 +227,17 @@ class DenseRest:
         if int((n.astype(np.int64) ** 2).sum()) > _PAIRS_KEPT:
             return None
         return _row_pairs(columns, pointers, 0, len(n), self.width)
+
+    @cached_property
+    def kept_halves(self) -> tuple[IntVec, IntVec, IntVec] | None:
+        """The same pairs once each, j ≤ i: entries i and j, and their place in the lower triangle of S."""
+        pairs = self.kept_pairs
+        if pairs is None:
+            return None
+        counts = np.diff(np.append(pairs.starts, len(pairs.j)))
+        i = np.repeat(np.arange(len(pairs.starts), dtype=np.int32), counts)
+        lower = pairs.j <= i
+        return i[lower], pairs.j[lower], pairs.place[lower]
 
     @cached_property
     def dense_w(self) -> bool:
@@ -253,6 +278,11 @@ class DenseRest:
             w = np.zeros(shape)
             w[rows, columns] = data
             s = -(w.T @ w)
+        elif self.kept_halves is not None:
+            w = sp.csr_matrix((data, columns, pointers), shape=shape)
+            i, j, place = self.kept_halves
+            products = np.bincount(place, data.take(i) * data.take(j), self.width**2)
+            s = np.negative(products, out=products).reshape(self.width, self.width)
         else:
             w = sp.csr_matrix((data, columns, pointers), shape=shape)
             s = -(w.T @ w).toarray()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FEWEST = 4
 """Keys from which they are fitted together."""
-LARGEST = 20_000
+LARGEST = 10_000
 """Rows beyond which a model gains nothing from company."""
 
 

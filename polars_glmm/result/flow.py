@@ -18,6 +18,7 @@ from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.summaries import collected_note, fit_summaries, obstacle, read_summary, rows_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,20 +29,44 @@ if TYPE_CHECKING:
     from polars_glmm.result.call import Call
 
 _PACKAGE = str(Path(__file__).parents[1])
+MANY_ROWS = 200_000
+"""Rows of a DataFrame from which aggregation queries are quicker than arrays."""
 
 
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
     """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
+    fit = fit_from_sums(frame, call, control) or _fit_from_rows(frame, call, control)
+    if warn:
+        warn_once(fit.notes)
+    return fit
+
+
+def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | None:
+    """The fit of a lazy or large frame by aggregation queries, or None where that is not the way."""
+    lazy = isinstance(frame, pl.LazyFrame)
+    if not lazy and frame.height < MANY_ROWS:
+        return None
+    if lazy and control.keep == "rows":
+        return fit_from_sums(frame.collect(), call, control)
+    if obstacle(call.spec(), call) is not None:
+        return None
+    fit = fit_summaries(frame.lazy(), call, control)
+    rows, source = _kept(frame, control)
+    return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
+
+
+def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:
     began = perf_counter()
     learned = _learned(frame, call, control)
     design, spec = learned.design, learned.recipe.spec
     given = Given(call.start or {}, call.fixed or {})
     numbers = estimate(design, spec.family, spec.method, control, given)
     rows, source = _kept(frame, control)
-    fit = Fit(
+    found = obstacle(spec, call) if isinstance(frame, pl.LazyFrame) else None
+    return Fit(
         recipe=learned.recipe,
         estimate=numbers,
-        notes=(*learned.notes, *numbers.notes),
+        notes=(*learned.notes, *collected_note(found), *numbers.notes),
         n_dropped=learned.n_dropped,
         seconds=perf_counter() - began,
         control=control,
@@ -52,9 +77,6 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
         source=source,
         kept=None if rows is None else learned.kept,
     )
-    if warn:
-        warn_once(fit.notes)
-    return fit
 
 
 def _learned(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Learned:
@@ -76,6 +98,10 @@ def _learned(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -
 
 def read_again(fit: Fit, source: pl.LazyFrame) -> None:
     """Raise DataChangedError unless `source` still gives the data of the fit."""
+    if obstacle(fit.spec, fit.call) is None:
+        now = read_summary(fit.spec, source, fit.call.missing)
+        check_unchanged((fit.fingerprint, fit.groups), now)
+        return
     design = learn(fit.spec, source, missing=fit.call.missing).design
     check_unchanged((fit.fingerprint, fit.groups), (fingerprint(design), group_sizes(design)))
 

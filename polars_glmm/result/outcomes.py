@@ -65,7 +65,7 @@ class Batch:
     recipe               common to all, with the levels of all models one after the other
     estimate             the numbers
     notes                common to all; dropped: those of each
-    moments (M, 6)       of the fingerprints;  level_sizes (G,) observations per level
+    moments (M, 5)       of the fingerprints;  level_sizes (G,) observations per level
     kept (n,)            rows of the frame that the models use, or None for all of them
     """
 

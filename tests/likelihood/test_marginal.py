@@ -158,7 +158,9 @@ def test_value_and_gradient_do_not_depend_on_blocks_threads_or_start(structure):
     model, engine = engine_of(design, made, Laplace())
     x = point(model)
     value, gradient, state = value_and_gradient(model, engine, x)
-    warm_value, warm_gradient, _ = value_and_gradient(model, engine, x, [m + 0.7 for m in state])
+    warm_value, warm_gradient, _ = value_and_gradient(
+        model, engine, x, state._replace(modes=[m + 0.7 for m in state.modes])
+    )
     assert_allclose(warm_value, value, rtol=1e-11)
     assert_allclose(warm_gradient, gradient, rtol=1e-7, atol=1e-8)
     _, small = engine_of(design, made, Laplace(), block=7)

@@ -1,0 +1,43 @@
+"""What the checks of identifiability ask of a design, answered by its blocks on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polars_glmm.likelihood.effects import Effects, FactorMap
+from polars_glmm.likelihood.store import Stored
+from polars_glmm.linalg.cholesky import quadratic
+from polars_glmm.typing import Cube
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredStructure:
+    """The structure of stored rows, which have one factor at most."""
+
+    stored: Stored
+    n_obs: int
+    n_fixed: int
+    effects: Effects
+
+    def level_products(self, f: FactorMap) -> Cube:
+        parts = [
+            block.zz_sums(np.ones(len(block.data.y)))
+            for unit in self.stored.rows(effects=True).units
+            for block in unit.blocks
+        ]
+        return quadratic(f.basis, np.concatenate(parts, axis=-1), f.basis)
+
+    def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
+        return a is b
+
+    def most_trials(self, f: FactorMap) -> float:  # noqa: ARG002  # the protocol's shape
+        most = 0.0
+        for unit in self.stored.rows(effects=True).units:
+            for block in unit.blocks:
+                trials = np.ones(len(block.data.y)) if block.data.trials is None else block.data.trials
+                if block.frequency is not None:
+                    trials = trials * block.frequency
+                most = max(most, float(block.sums(trials).max()))
+        return most

@@ -1,0 +1,136 @@
+"""A gaussian fit from a lazy frame: moments by aggregation queries, everything else from them; no row is collected."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm import progress
+from polars_glmm.design.lazy_learn import factors_of, outline
+from polars_glmm.design.reader import terms_of
+from polars_glmm.design.settle import remainder_of, settle
+from polars_glmm.design.source import Source
+from polars_glmm.design.sums import columns_of, places, summarise
+from polars_glmm.likelihood.build import estimate_summaries
+from polars_glmm.likelihood.from_moments import MomentDesign, product_model
+from polars_glmm.likelihood.given import Given
+from polars_glmm.notes import Note
+from polars_glmm.result.data import Fingerprint, GroupSize, Reading
+from polars_glmm.result.fitted import Fit
+from polars_glmm.spec.syntax import Call as FormulaCall
+from polars_glmm.spec.syntax import Text
+
+if TYPE_CHECKING:
+    from polars_glmm.control import Control
+    from polars_glmm.design.moments import Moments
+    from polars_glmm.design.recipe import Recipe
+    from polars_glmm.likelihood.estimate import Estimate
+    from polars_glmm.result.call import Call
+    from polars_glmm.spec.model import ModelSpec
+    from polars_glmm.typing import BoolVec
+
+
+class Obstacle(NamedTuple):
+    """Why a model is not fitted from sums alone; text is empty where nobody would have expected it."""
+
+    text: str
+
+
+def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
+    """What keeps a model from being fitted by aggregation queries, or None."""
+    family = spec.family
+    if family.name != "gaussian" or family.link.name != "identity" or len(spec.predictors) > 1:
+        return Obstacle("")
+    if call.fixed:
+        return Obstacle("fixed= holds parameters")
+    if any(_nowhere(factor) for factor in factors_of(spec)):
+        return Obstacle("extrapolation='na' leaves values open")
+    return None
+
+
+def collected_note(found: Obstacle | None) -> tuple[Note, ...]:
+    """A note where a lazy frame was collected although its model has exact sums."""
+    if found is None or not found.text:
+        return ()
+    what = f"The rows in use were collected: {found.text}, which sums by group cannot express."
+    return (Note("rows_collected", what, quiet=True),)
+
+
+def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit:
+    """The fit of a gaussian model; its data are `frame`, which later questions may read again."""
+    began = perf_counter()
+    spec = call.spec().resolve(frozenset(frame.collect_schema().names()))
+    with progress.stage("reading"):
+        source = Source.of(spec, frame)
+        summary = summarise(outline(spec, source), source, call.missing)
+        recipe, notes = settle(summary.recipe, summary.moments, remainder_of(summary.recipe, summary.moments, source))
+    numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
+    return Fit(
+        recipe=recipe,
+        estimate=numbers,
+        notes=(*summary.notes, *notes, *numbers.notes),
+        n_dropped=summary.n_dropped,
+        seconds=perf_counter() - began,
+        control=control,
+        call=call,
+        groups=sizes_of(recipe, summary.moments),
+        fingerprint=fingerprint_of(summary.moments),
+    )
+
+
+def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: Given) -> Estimate:
+    """The numbers of a model whose columns to keep are settled."""
+    fixed, random = places(columns_of(recipe), recipe)
+    mu = recipe.predictor("mu")
+    kept = np.array(mu.kept, dtype=np.bool_)
+    design = MomentDesign(
+        tuple(column.name for column, keep in zip(mu.columns, mu.kept, strict=True) if keep),
+        fixed[kept],
+        tuple((f.name, terms_of(f.terms), own) for f, own in zip(recipe.factors, random, strict=True)),
+    )
+    spec = recipe.spec
+    return estimate_summaries(product_model(design, moments, spec.family, spec.method, control), given)
+
+
+def read_summary(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Reading:
+    """What a source that is read again holds."""
+    source = Source.of(spec, frame)
+    found = summarise(outline(spec, source), source, missing)
+    return fingerprint_of(found.moments), sizes_of(found.recipe, found.moments)
+
+
+def rows_in_use(fit: Fit, frame: pl.DataFrame) -> BoolVec | None:
+    """(n,) which rows of a frame the model uses, None for all."""
+    source = Source.of(fit.spec, frame.lazy())
+    if not fit.n_dropped and source.weight() is None:
+        return None
+    used = frame.select(source.in_use.fill_null(value=False)).to_series()
+    return None if used.all() else used.to_numpy()
+
+
+def sizes_of(recipe: Recipe, moments: Moments) -> tuple[GroupSize, ...]:
+    """One record per factor, in the order of the formula."""
+    return tuple(
+        GroupSize(
+            factor.name, part.n_levels, int(part.count.min()), float(part.count.mean()), int(part.count.max())
+        )
+        for factor, part in zip(recipe.factors, moments.factors, strict=True)
+    )
+
+
+def fingerprint_of(moments: Moments) -> Fingerprint:
+    """The sums that `data.fingerprint` takes of a design."""
+    y, y_squared, precision = moments.checks
+    return Fingerprint((float(moments.n_obs), y, y_squared, 0.0, precision))
+
+
+def _nowhere(node: object) -> bool:
+    """Whether a formula asks for columns that are null where the data are not."""
+    if isinstance(node, FormulaCall):
+        if any(keyword == "extrapolation" and value == Text("na") for keyword, value in node.arguments):
+            return True
+        return any(_nowhere(value) for _, value in node.arguments)
+    return any(_nowhere(getattr(node, name)) for name in ("left", "right", "operand") if hasattr(node, name))

@@ -1,0 +1,137 @@
+"""The law of `by=`: collection[key] is the fit on the filtered frame, whichever route the key took."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.testing import assert_allclose
+
+from polars_glmm import AGQ, Fit, FitCollection, fit
+from polars_glmm.errors import FitWarning, GlmmError
+
+from tests.batch.frames import many, spoiled
+
+SAME = 1e-6
+ROUTES: list[tuple[str, dict[str, Any]]] = [
+    ("count ~ x + (1 | group)", {"family": "poisson"}),
+    ("count ~ 0 + f + x + (1 | group)", {"family": "poisson"}),
+    ("count ~ x + f + w + (1 | group)", {"family": "poisson", "method": AGQ(nodes=5)}),
+    ("count ~ x + (1 + t | group)", {"family": "poisson"}),
+    ("count ~ x + (1 + t || group)", {"family": "poisson", "method": AGQ(nodes=3)}),
+    ("count ~ log(exposure) + I(x * t) + (0 + t | group)", {"family": "poisson"}),
+    ("count ~ x + offset(log(exposure)) + (1 | group)", {"family": "poisson", "frequency": "weight"}),
+    ("count ~ poly(x, 2) + (1 | group)", {"family": "poisson"}),
+    ("count ~ x + (1 | group) + (1 | f)", {"family": "poisson"}),
+    ("count ~ x", {"family": "poisson"}),
+    ("over ~ x + (1 | group)", {"family": "negative_binomial"}),
+    ("size ~ x + w + (1 | group)", {"family": "gamma", "precision": "precision"}),
+    ("size ~ x + (1 | group)", {"family": "inverse_gaussian"}),
+    ("hit ~ x + (1 | group)", {"family": "binomial"}),
+    ("hit ~ x + f + (1 | group)", {"family": "binomial", "link": "probit", "method": AGQ(nodes=4)}),
+    ("wins ~ x * f + (1 | group)", {"family": "binomial", "trials": "trials"}),
+    ("cbind(wins, trials - wins) ~ x + (1 | group:f)", {"family": "binomial", "link": "cloglog"}),
+    ("size ~ x + (1 | group)", {"family": "gaussian", "link": "log"}),
+    ("level ~ x + w + (1 | group)", {}),
+    ("level ~ x + (1 + t | group)", {"method": "ml", "precision": "precision"}),
+    ("level ~ x + f", {}),
+]
+
+
+def ids(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def together(frame: pl.DataFrame, formula: str, options: dict[str, Any]) -> FitCollection:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        return fit(frame, formula, by="key", **options)
+
+
+def alone(frame: pl.DataFrame, key: int, formula: str, options: dict[str, Any]) -> Fit | GlmmError:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        try:
+            return fit(frame.filter(key=key), formula, **options)
+        except GlmmError as error:
+            return error
+
+
+def assert_same_table(one: pl.DataFrame, other: pl.DataFrame, rtol: float, atol: float) -> None:
+    assert one.schema == other.schema
+    assert one.height == other.height
+    for name, dtype in one.schema.items():
+        if dtype == pl.Float64:
+            a, b = one[name].fill_null(np.nan).to_numpy(), other[name].fill_null(np.nan).to_numpy()
+            assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=name)
+        else:
+            assert one[name].to_list() == other[name].to_list(), name
+
+
+def assert_same_fit(one: Fit, other: Fit) -> None:
+    """Everything a fit says, but the time it took."""
+    assert_allclose(one.loglik, other.loglik, rtol=1e-9)
+    scale = float(np.nanmax(np.sqrt(np.diag(other.estimate.vcov_fixed)), initial=0.0)) or 1.0
+    assert_same_table(one.fixef(), other.fixef(), 2e-5, SAME * scale)
+    assert_same_table(one.varcorr(), other.varcorr(), 5e-5, SAME)
+    assert_same_table(one.dispersion(), other.dispersion(), 2e-5, SAME)
+    assert_same_table(one.ranef(), other.ranef(), 1e-5, SAME)
+    assert_same_table(one.glance().drop("seconds"), other.glance().drop("seconds"), SAME, SAME)
+    assert_same_table(one.vcov(full=True), other.vcov(full=True), 2e-4, SAME)
+    assert one.notes == other.notes
+    assert one.groups == other.groups
+    assert_allclose(one.fingerprint.moments, other.fingerprint.moments, rtol=1e-12)
+    assert one.recipe.predictors == other.recipe.predictors
+    assert dict(one.recipe.categoricals) == dict(other.recipe.categoricals)
+    for a, b in zip(one.recipe.factors, other.recipe.factors, strict=True):
+        assert a.levels.equals(b.levels)
+        assert a.terms == b.terms
+    a, b = one.certificate, other.certificate
+    assert a.exact == b.exact
+    assert a.decrement < 1e-6 or b.decrement >= 1e-6
+    if b.smallest_curvature is not None:
+        assert_allclose(a.smallest_curvature, b.smallest_curvature, rtol=1e-4)
+    for a, b in zip(one.estimate.factors, other.estimate.factors, strict=True):
+        assert (a.mode_slope is None) == (b.mode_slope is None)
+        if a.mode_slope is not None:
+            assert_allclose(a.mode_slope, b.mode_slope, rtol=1e-3, atol=1e-4)
+    if other.estimate.null_loglik is not None:
+        assert_allclose(one.estimate.null_loglik, other.estimate.null_loglik, rtol=1e-9)
+
+
+@pytest.mark.parametrize("frame", [many(), spoiled()], ids=["regular", "spoiled"])
+@pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
+def test_every_key_is_the_fit_of_its_rows(frame: pl.DataFrame, formula: str, options: dict[str, Any]) -> None:
+    collection = together(frame, formula, options)
+    assert len(collection) == frame["key"].n_unique()
+    status = collection.status()
+    for key in frame["key"].unique().sort():
+        own = alone(frame, key, formula, options)
+        state = status.row(by_predicate=pl.col("key") == key, named=True)
+        if isinstance(own, GlmmError):
+            assert state["status"] == "failed"
+            with pytest.raises(type(own)) as caught:
+                collection[key]
+            assert str(caught.value) == str(own)
+            continue
+        assert state["status"] == ("singular" if own.singular else "ok")
+        assert_same_fit(collection[key], own)
+
+
+@pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
+def test_the_tables_of_a_collection_are_those_of_its_fits(formula: str, options: dict[str, Any]) -> None:
+    collection = together(spoiled(), formula, options)
+    for verb in ("fixef", "varcorr", "dispersion", "ranef", "glance"):
+        whole = getattr(collection, verb)()
+        parts = [getattr(one, verb)().insert_column(0, pl.lit(key).alias("key")) for key, one in collection]
+        own = pl.concat(parts).with_columns(pl.col("key").cast(whole.schema["key"]))
+        assert_same_table(whole, own, 1e-12, 1e-14)
+    again = pickle.loads(pickle.dumps(collection))  # noqa: S301
+    for (key, one), (other, two) in zip(collection, again, strict=True):
+        assert key == other
+        assert one.fixef().equals(two.fixef())
+        assert two.rows is None
