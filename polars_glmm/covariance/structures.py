@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,14 @@ class Structure(Protocol):
         """Rows and columns of Σ that are free and therefore reported."""
 
 
+@lru_cache(maxsize=64)
+def _lower_triangle(r: int) -> tuple[IntVec, IntVec]:
+    rows, columns = np.tril_indices(r)
+    rows.setflags(write=False)
+    columns.setflags(write=False)
+    return rows, columns
+
+
 @dataclass(frozen=True, slots=True)
 class Unstructured:
     """Any covariance matrix: the lower triangle of Λ by rows."""
@@ -33,10 +42,10 @@ class Unstructured:
     name = "us"
 
     def entries(self, r: int) -> tuple[IntVec, IntVec]:
-        return np.tril_indices(r)
+        return _lower_triangle(r)
 
     def vech(self, r: int) -> tuple[IntVec, IntVec]:
-        return np.tril_indices(r)
+        return _lower_triangle(r)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from polars_glmm.notes import Note
 from polars_glmm.spec.terms import RandomTerm
 
 from .coding import Column
+from .extent import require_effects
 from .levels import Levels, combine
 from .nodes import Coded, Node, Product
 from .predictors import learn_columns, matrix
@@ -46,6 +47,7 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
     notes: list[Note] = []
     for term in asked:
         own = tuple(column for part in learn_columns(term.design, variables) for column in part)
+        require_effects(term.text, len(own), table.n_rows)
         names = tuple(column.name for column in own)
         terms.append(Term(len(columns), len(columns) + len(own), term.structure, names))
         recipes.append(TermRecipe(term.structure, own))

@@ -113,6 +113,10 @@ class LazyVariables(Variables):
     scans: int = 0
 
     @property
+    def n_rows(self) -> None:
+        return None
+
+    @property
     def source(self) -> Source:
         assert isinstance(self.table, Known)
         return self.table.source

@@ -15,6 +15,7 @@ from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.typing import BoolVec, Mat
 
 from .coding import Column, code_terms
+from .extent import require_columns
 from .nodes import ONE, Coded, Node, total
 from .rank import independent
 from .recipe import PredictorRecipe
@@ -35,6 +36,7 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     """Columns, rank and offset of one predictor; `offset` names the column of offset=, which belongs to mu."""
     terms = learn_columns(part.fixed, variables)
     columns = tuple(column for term in terms for column in term)
+    require_columns(len(columns), variables.table.n_rows, _largest(part.fixed, terms))
     x = matrix(columns, variables.table)
     kept = independent(x, centred_columns(terms, variables.table))
     notes: tuple[Note, ...] = ()
@@ -48,6 +50,11 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     values = None if node is None else variables.evaluate(node, "the offset")
     recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node)
     return LearnedPredictor(recipe, Predictor(x, names, values), notes)
+
+
+def _largest(asked: Sequence[FixedTerm], terms: Sequence[tuple[Column, ...]]) -> str:
+    """The term with the most columns."""
+    return max(zip(asked, terms, strict=True), key=lambda pair: len(pair[1]))[0].text if terms else ""
 
 
 def offset_node(part: PredictorSpec, offset: str | None, variables: Variables) -> Node | None:

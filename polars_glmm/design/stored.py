@@ -83,10 +83,10 @@ class ColumnMoments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """Sums over the rows of a design: the moments of `fingerprint`, and rows and observations per level (G,)."""
+    """Sums over the rows of a design: Σf, Σfy, Σfy², Σf·trials, Σf·precision; rows and Σf per level (G,)."""
 
     n_rows: int
-    n_obs: float
+    n_obs: int
     fy: float
     fyy: float
     trials: float
@@ -109,8 +109,8 @@ class Tally:
             design.n_obs,
             float(fy.sum()),
             float(fy @ design.y),
-            0.0 if design.trials is None else float(design.trials.sum()),
-            0.0 if design.precision is None else float(design.precision.sum()),
+            0.0 if design.trials is None else float((design.trials if f is None else f * design.trials).sum()),
+            0.0 if design.precision is None else float((design.precision if f is None else f * design.precision).sum()),
             rows,
             obs,
         )
@@ -150,7 +150,7 @@ class StoredDesign:
 
     @property
     def n_obs(self) -> int:
-        return int(self.tally.n_obs)
+        return self.tally.n_obs
 
     @property
     def mu(self) -> Predictor:

@@ -34,12 +34,13 @@ _COUNT = "__glmm_count"
 
 
 class StoredLearned(NamedTuple):
-    """Recipe and stored design of a model; n_dropped rows had missing values."""
+    """Recipe and stored design of a model; n_dropped rows had missing values. Which rows are used is not kept."""
 
     recipe: Recipe
     design: StoredDesign
     notes: tuple[Note, ...]
     n_dropped: int
+    kept: None = None
 
 
 @dataclass(frozen=True, slots=True)

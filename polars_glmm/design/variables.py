@@ -30,6 +30,7 @@ from polars_glmm.typing import Vec
 from . import contrasts
 from .arguments import bind, constant, constants
 from .coding import Column, Variable
+from .extent import require_levels
 from .nodes import Arithmetic, Coded, Constant, Function, Node, Reference
 from .recipe import Categorical
 from .table import Table
@@ -48,6 +49,11 @@ class Variables:
     weights: Vec | None = None
     known: dict[str, Variable] = field(default_factory=dict)
     categoricals: dict[str, Categorical] = field(default_factory=dict)
+
+    @property
+    def n_rows(self) -> int | None:
+        """Rows of the table, where they are known."""
+        return self.table.n_rows
 
     def learn(self, node: Expression) -> Variable:
         """The variable of one factor of a term."""
@@ -179,6 +185,7 @@ class Variables:
         self, name: str, text: str, contrast: str, options: dict[str, Any], order: Sequence[Any] | None
     ) -> Variable:
         kind = _kind(name, self.table.dtype(name), marked=text != name)
+        require_levels(name, self.table.levels(name).n_levels, self.n_rows)
         values = self.table.values(name)
         self._remember(name, values)
         if order is not None:

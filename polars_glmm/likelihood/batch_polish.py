@@ -106,7 +106,7 @@ def polish(
     if not hessian:
         h = _fill(curvature, zero, at)
         return BatchPolished(x, now, None, newton_steps(h, gradient)[1], None, evaluations, regular)
-    h, slopes = _hessian(engine, x, now, gradient, _steps(at, x, scale, curvature))
+    h, slopes = _hessian(engine, x, now, gradient, _steps(at, x, scale, curvature, zero))
     evaluations += at.size
     h = _fill(h, zero, at)
     regular &= np.isfinite(h).all((1, 2))
@@ -159,7 +159,7 @@ def _fill(h: Cube, zero: BoolVec, at: Layout) -> Cube:
     return h
 
 
-def _steps(at: Layout, x: Mat, scale: BatchScale, curvature: Cube) -> Mat:
+def _steps(at: Layout, x: Mat, scale: BatchScale, curvature: Cube, zero: BoolVec) -> Mat:
     """Steps of the differences, (M, P): small against the scale on which ℓ bends, more where the data say little."""
     small = np.minimum(scale.row, scale.bend)
     out = np.ones_like(x)
@@ -167,6 +167,7 @@ def _steps(at: Layout, x: Mat, scale: BatchScale, curvature: Cube) -> Mat:
     size = np.abs(x[:, at.p : at.p + at.q]).max(1)
     out[:, at.p : at.p + at.q] = np.minimum(np.maximum(size, 1e-2 * small), scale.bend)[:, None]
     std_error = 1.0 / np.sqrt(np.maximum(np.einsum("mpp->mp", curvature), 1e-300))
+    std_error[zero] = 0.0  # the search's curvature is of another model, as in the single fit
     return np.maximum(_FORWARD * out, np.minimum(_ERROR_SHARE * std_error, _LONGEST * scale.bend[:, None]))
 
 

@@ -27,8 +27,8 @@ _LONGEST_STEP = 10.0
 _MOST_LEAVINGS = 3
 _STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
-PERFECT = 1e-15
-"""Share of the response's sum of squares that counts as nothing."""
+_PERFECT, _ROUNDING = 1e-15, 1e-26
+"""Shares of the response's sum of squares that count as nothing, where it comes by subtraction and where it does not."""
 
 
 def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Estimate:
@@ -59,7 +59,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     state, pieces, sigma = done.state, done.pieces, done.sigma
     outward = model.x.a.T
     vcov_beta = sigma**2 * (outward @ pieces.m_inverse @ outward.T)
-    beta = outward @ pieces.beta
+    beta = outward @ (pieces.beta if engine.stats.start is None else pieces.beta + engine.stats.start)
     if model.x.constant is not None:
         beta = beta + engine.stats.y_shift * model.x.constant
     k = sum(len(e.rows) for e in state.free)
@@ -148,7 +148,7 @@ def _continue(engine: ProductEngine, model: AnyModel, tolerance: float, theta: V
         theta,
         tolerance=tolerance,
         max_evaluations=model.control.search.max_evaluations,
-        limit=np.full(len(theta), _LONGEST_STEP),
+        limit=np.maximum(_LONGEST_STEP, np.abs(theta)),
     )
 
 
@@ -157,7 +157,7 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     _refuse_perfect_fit(engine, bare)
-    start = effects.start(1.0)
+    start = effects.start(_first_size(engine))
     theta = place(model, given).values[p : p + effects.n_theta]
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
@@ -173,22 +173,35 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
 
 def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
     """Raise IdentifiabilityError where nothing is left for a residual variance: the likelihood has no bound."""
-    total = float(engine.stats.ww[-1, -1])
-    if total == 0.0:
+    stats = engine.stats
+    total = float(stats.ww[-1, -1])
+    if total == 0.0 and stats.left_over == 1.0:
         msg = "The response is constant: there is no variance to estimate."
         raise IdentifiabilityError(msg)
     rss = total if bare is None else bare.rss
     what = "fixed effects reproduce"
-    if rss > PERFECT * total and engine.effects.factors:
+    perfect = rss * stats.left_over <= _ROUNDING * total
+    if not perfect and engine.effects.factors:
         strong = engine.pieces(engine.effects.lambdas(engine.effects.start(_STRONG)), gradient=False)
         if strong is not None:
-            rss, what = min(rss, strong.rss), "fixed and random effects together reproduce"
-    if rss <= PERFECT * total:
+            what = "fixed and random effects together reproduce"
+            perfect = strong.rss <= (_PERFECT if stats.within is None else _ROUNDING) * total
+    if perfect:
         msg = (
             f"The {what} the response exactly, so the residual variance is zero and the likelihood has no bound. "
             f"Check for a column that is a copy of the response."
         )
         raise IdentifiabilityError(msg)
+
+
+def _first_size(engine: ProductEngine) -> float:
+    """Relative standard deviation to start from: 1, or the ratio of spreads between and within levels if that is large."""
+    within = engine.stats.within
+    if within is None:
+        return 1.0
+    inside, all_of_it = float(within.rr[-1, -1]), float(engine.stats.ww[-1, -1])
+    return max(1.0, float(np.sqrt((all_of_it - inside) / max(inside, 1e-300))))
+
 
 
 def _gaussian_loglik(engine: ProductEngine, pieces: Any, model: AnyModel) -> float:

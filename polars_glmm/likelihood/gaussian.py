@@ -16,13 +16,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg as sl
 
-from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.likelihood.products import CrossProducts, Within
+from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import sum_by
 from polars_glmm.linalg.scaling import reduction, scaled_plus_identity, trace_blocks
 from polars_glmm.typing import Cube, Mat, Vec
 
-_TINY_RSS = 1e-20
+_SMALLEST = 1e-300
+_TINY_RSS = 1e-28
 """Share of y'y below which the residual sum of squares is rounding error: the model reproduces its data."""
 
 
@@ -63,20 +65,24 @@ def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) 
             return None
         log_h = h.log_determinant
         right = [np.einsum("dr,dwG->rwG", lam, zw) for lam, zw in zip(factors, stats.zw, strict=True)]
-        b = h.solve(right)
-        core = core - sum(np.einsum("rvG,rwG->vw", c, s) for c, s in zip(right, b, strict=True))
+        if stats.within is not None:
+            b, e, core = _split(stats.within, factors[0])
+        else:
+            b = h.solve(right)
+            core = core - sum(np.einsum("rvG,rwG->vw", c, s) for c, s in zip(right, b, strict=True))
     try:
         low = np.linalg.cholesky(core[:p, :p])
     except np.linalg.LinAlgError:
         return None
     beta = sl.cho_solve((low, True), core[:p, p]) if p else np.empty(0)
     rss = float(core[p, p] - core[p, :p] @ beta)
-    rss = max(rss, _TINY_RSS * float(stats.ww[p, p]))
+    rss = max(rss, _TINY_RSS * float(stats.ww[p, p]), _SMALLEST)
     m_inverse = sl.cho_solve((low, True), np.eye(p)) if p else np.empty((0, 0))
     log_m = 2.0 * float(np.log(np.diag(low)).sum())
     if not gradient or h is None:
         return Profile(log_h, log_m, rss, beta, m_inverse, core, h, b, e, [], [], [], [])
-    e = _through_v(stats, factors, b)
+    if not e:
+        e = _through_v(stats, factors, b)
     c = np.append(-beta, 1.0)
     inverse = h.inverse()
     d_log_h = [2.0 * t for t in trace_blocks(stats.zz, factors, inverse)]
@@ -99,6 +105,24 @@ def vcov_derivatives(state: Profile) -> list[Cube]:
         change = half + half.swapaxes(2, 3)
         out.append(np.einsum("ab,drbc,ce->drae", state.m_inverse, change, state.m_inverse))
     return out
+
+
+def _split(within: Within, factor: Mat) -> tuple[list[Cube], list[Cube], Mat]:
+    """B, E and [X y]'V⁻¹[X y] as sums of squares: Z'V⁻¹Z = LM⁻¹L' with M = I + L'ΛΛ'L and LL' = Z'Z, so
+
+    E = LM⁻¹L'C, B = Λ'E, W'V⁻¹W = R'R + K'K with K = M^(−½)L'C: nothing is subtracted.
+    """
+    low, c, rr = within
+    d = len(low)
+    spread = np.einsum("jiG,jk,klG->ilG", low, factor @ factor.T, low, optimize=True)
+    for j in range(d):
+        spread[j, j] += 1.0
+    m_low = cholesky.factor(spread)
+    lc = np.einsum("jiG,jwG->iwG", low, c)
+    k = cholesky.forward(m_low, lc)
+    e = np.einsum("ijG,jwG->iwG", low, cholesky.backward(m_low, k))
+    b = np.einsum("dr,dwG->rwG", factor, e)
+    return [b], [e], rr + np.einsum("jvG,jwG->vw", k, k)
 
 
 def _through_v(stats: CrossProducts, factors: list[Mat], b: list[Cube]) -> list[Cube]:

@@ -154,6 +154,8 @@ class NaturalObjective:
         stats, p = engine.stats, len(beta)
         shift = 0.0 if model.x.constant is None else stats.y_shift * model.x.constant
         beta_c = model.x.inward(beta - shift)
+        if stats.start is not None:
+            beta_c = beta_c - stats.start
         relative = [lam / sigma for lam in absolute]
         pieces = engine.pieces(relative)
         if pieces is None:

@@ -7,16 +7,33 @@ so that means of 1e7 cost no digits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from polars_glmm.design.records import Design
 from polars_glmm.likelihood.basis import Basis
 from polars_glmm.likelihood.effects import Effects
-from polars_glmm.likelihood.rowblocks import cut_rows
+from polars_glmm.likelihood.rowblocks import RowBlocks, cut_rows
+from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Eliminator, eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
-from polars_glmm.typing import Cube, Mat
+from polars_glmm.typing import Cube, Mat, Vec
+
+
+_NEARLY_ALL = 1e-6
+"""Share of the response left by fixed effects, or by the levels of one factor, below which it is computed from rows."""
+
+
+class Within(NamedTuple):
+    """One factor's products without cancellation: W = ZC + R with Z'R = 0 in every level.
+
+    low (d, d, G) Cholesky factor of Z'Z;  c (d, p+1, G) = (Z'Z)⁻¹Z'W;  rr (p+1, p+1) = R'R from rows
+    """
+
+    low: Cube
+    c: Cube
+    rr: Mat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +44,9 @@ class CrossProducts:
     zw[f]     (d, p+1, G_f) per level of factor f
     ww        (p+1, p+1)
     n         Σ frequency;  log_weights Σ frequency · log precision;  y_shift what was taken from y
+    within    the same split into between and within levels, for one factor that takes nearly all of the response
+    start     (p,) coefficients in the computing basis whose fit was taken from y, or None
+    left_over share of the (centred) sum of squares of y that this fit left
     """
 
     pattern: Pattern | None
@@ -37,6 +57,9 @@ class CrossProducts:
     n: int
     log_weights: float
     y_shift: float
+    within: Within | None = None
+    start: Vec | None = None
+    left_over: float = 1.0
 
 
 def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: int) -> CrossProducts:
@@ -50,11 +73,18 @@ def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: i
         weights = design.frequency if weights is None else weights * design.frequency
     y = design.y if design.mu.offset is None else design.y - design.mu.offset
     shift = float(y.mean()) if basis.constant is not None else 0.0
-    w = np.concatenate([basis.columns, (y - shift)[None]])
+    y = y - shift
+    start = _nearly_fixed(basis.columns, y, weights)
+    left_over = 1.0
+    if start is not None:
+        total = float(y @ y)
+        y = y - start @ basis.columns
+        left_over = float(y @ y) / total
+    w = np.concatenate([basis.columns, y[None]])
     m = len(w)
     if not effects.factors:
         ww = (w if weights is None else w * weights) @ w.T
-        return CrossProducts(None, None, Blocks([], {}), [], ww, design.n_obs, log_weights, shift)
+        return CrossProducts(None, None, Blocks([], {}), [], ww, design.n_obs, log_weights, shift, None, start, left_over)
     rows = cut_rows(design, w, None, effects, block_rows)
     sorted_weights = weights if rows.order is None or weights is None else weights[rows.order]
     ww = np.zeros((m, m))
@@ -70,7 +100,9 @@ def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: i
             first = block.rows.start + block.starts
             cell_codes.append([c[first] for c in codes])
     zz_cells, zw_cells = np.concatenate(zz_parts, axis=-1), np.concatenate(zw_parts, axis=-1)
+    within = None
     if len(codes) == 1:
+        within = _within(rows, zz_cells, zw_cells, ww, sorted_weights)
         pattern = Pattern((effects.factors[0].n_levels,), (effects.factors[0].r,), (), {})
         zz, zw = Blocks([zz_cells], {}), [zw_cells]
     else:
@@ -79,4 +111,32 @@ def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: i
         pattern = find_pattern(of_cell, tuple(f.n_levels for f in effects.factors), sizes)
         zz = gather_blocks(pattern, zz_cells)
         zw = [sum_by(c, zw_cells, g) for c, g in zip(of_cell, pattern.n_levels, strict=True)]
-    return CrossProducts(pattern, eliminator(pattern), zz, zw, ww, design.n_obs, log_weights, shift)
+    return CrossProducts(pattern, eliminator(pattern), zz, zw, ww, design.n_obs, log_weights, shift, within, start, left_over)
+
+
+def _nearly_fixed(x: Mat, y: Vec, weights: Vec | None) -> Vec | None:
+    """Least-squares coefficients, where they leave so little of y that products of y itself would lose it."""
+    if not len(x):
+        return None
+    xw = x if weights is None else x * weights
+    beta = np.linalg.lstsq(xw @ x.T, xw @ y, rcond=None)[0]
+    e = y - beta @ x
+    return beta if float(e @ e) < _NEARLY_ALL * float(y @ y) else None
+
+
+def _within(rows: RowBlocks, zz: Cube, zw: Cube, ww: Mat, weights: Vec | None) -> Within | None:
+    """The split into between and within levels, where levels take nearly all of y and each determines its own fit."""
+    low = cholesky.factor(zz)
+    pivots = np.einsum("jjG->jG", low)
+    if not (pivots > 1e-6 * np.sqrt(np.einsum("jjG->jG", zz))).all():  # noqa: PLR2004  # a level with too few rows
+        return None
+    c = cholesky.solve(low, zw)
+    left = float(ww[-1, -1] - np.vdot(c[:, -1], zw[:, -1]))
+    if left > _NEARLY_ALL * float(ww[-1, -1]):
+        return None
+    rr = np.zeros_like(ww)
+    for unit, levels in zip(rows.units, rows.levels, strict=True):
+        for block in unit.blocks:
+            r = block.x - block.combine(c[..., levels[0]][..., block.cells])
+            rr += (r if weights is None else r * weights[block.rows]) @ r.T
+    return Within(low, c, rr)

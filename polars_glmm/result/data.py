@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from polars_glmm.design.stored import StoredDesign
 from polars_glmm.errors import DataChangedError
 
 if TYPE_CHECKING:
@@ -35,19 +36,25 @@ class Fingerprint:
 Reading: TypeAlias = tuple[Fingerprint, tuple[GroupSize, ...]]
 
 
-def group_sizes(design: Design) -> tuple[GroupSize, ...]:
+def group_sizes(design: Design | StoredDesign) -> tuple[GroupSize, ...]:
     """One record per factor, in the order of the formula."""
     sizes = []
     for factor in design.factors:
-        counts = np.bincount(factor.codes, weights=design.frequency, minlength=factor.n_levels)
+        if isinstance(design, StoredDesign):
+            counts = design.tally.level_obs
+        else:
+            counts = np.bincount(factor.codes, weights=design.frequency, minlength=factor.n_levels)
         sizes.append(
             GroupSize(factor.name, factor.n_levels, int(counts.min()), float(counts.mean()), int(counts.max()))
         )
     return tuple(sizes)
 
 
-def fingerprint(design: Design) -> Fingerprint:
+def fingerprint(design: Design | StoredDesign) -> Fingerprint:
     """The sums of a design."""
+    if isinstance(design, StoredDesign):
+        tally = design.tally
+        return Fingerprint((float(tally.n_obs), tally.fy, tally.fyy, tally.trials, tally.precision))
     y = design.y
     fy = y if design.frequency is None else design.frequency * y
     f = np.ones_like(y) if design.frequency is None else design.frequency

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.design.compress import compress
+from polars_glmm import progress
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import FitWarning
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.route import learned_rows
 from polars_glmm.result.summaries import collected_note, fit_summaries, obstacle, read_summary, rows_in_use
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ MANY_ROWS = 200_000
 
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
     """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
-    fit = fit_from_sums(frame, call, control) or _fit_from_rows(frame, call, control)
+    with progress.listening(control.progress):
+        fit = fit_from_sums(frame, call, control) or _fit_from_rows(frame, call, control)
     if warn:
         warn_once(fit.notes)
     return fit
@@ -57,12 +59,14 @@ def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contr
 
 def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:
     began = perf_counter()
-    learned = _learned(frame, call, control)
-    design, spec = learned.design, learned.recipe.spec
     given = Given(call.start or {}, call.fixed or {})
-    numbers = estimate(design, spec.family, spec.method, control, given)
+    with learned_rows(frame, call, control) as learned:
+        design, spec = learned.design, learned.recipe.spec
+        with progress.stage("fitting"):
+            numbers = estimate(design, spec.family, spec.method, control, given)
+        groups, sums = group_sizes(design), fingerprint(design)
     rows, source = _kept(frame, control)
-    found = obstacle(spec, call) if isinstance(frame, pl.LazyFrame) else None
+    found = obstacle(spec, call) if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
     return Fit(
         recipe=learned.recipe,
         estimate=numbers,
@@ -71,28 +75,11 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         seconds=perf_counter() - began,
         control=control,
         call=call,
-        groups=group_sizes(design),
-        fingerprint=fingerprint(design),
+        groups=groups,
+        fingerprint=sums,
         rows=rows,
         source=source,
         kept=None if rows is None else learned.kept,
-    )
-
-
-def _learned(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Learned:
-    """Recipe and design; equal rows are counted first where that saves rows."""
-    spec = call.spec()
-    gaussian = spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
-    counted = None if gaussian or not control.rows.compress else compress(frame, spec, missing=call.missing)
-    if counted is None:
-        return learn(spec, frame, missing=call.missing)
-    learned = learn(counted.spec, counted.frame, missing=call.missing)
-    asked = replace(learned.recipe.spec, frequency=spec.frequency)
-    return learned._replace(
-        recipe=replace(learned.recipe, spec=asked),
-        notes=(*counted.notes, *learned.notes),
-        n_dropped=counted.n_dropped,
-        kept=None,
     )
 
 
@@ -102,8 +89,9 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
         now = read_summary(fit.spec, source, fit.call.missing)
         check_unchanged((fit.fingerprint, fit.groups), now)
         return
-    design = learn(fit.spec, source, missing=fit.call.missing).design
-    check_unchanged((fit.fingerprint, fit.groups), (fingerprint(design), group_sizes(design)))
+    with learned_rows(source, fit.call, fit.control) as learned:
+        now = fingerprint(learned.design), group_sizes(learned.design)
+    check_unchanged((fit.fingerprint, fit.groups), now)
 
 
 def warn_once(notes: Iterable[Note], heading: str = "") -> None:

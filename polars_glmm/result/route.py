@@ -36,7 +36,7 @@ def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     if counted is not None:
         yield counted
         return
-    n_rows = _rows_beyond(spec, frame, call, control) if isinstance(frame, pl.LazyFrame) else None
+    n_rows = _rows_beyond(spec, frame, control) if isinstance(frame, pl.LazyFrame) else None
     if n_rows is None or not isinstance(frame, pl.LazyFrame):
         yield learn(spec, frame, missing=call.missing)
         return
@@ -47,7 +47,7 @@ def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
 
 def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Learned | None:
     """Equal rows counted first, where that saves rows."""
-    if _products_suffice(spec, call):
+    if _products_suffice(spec):
         return None
     found = compress(frame, spec, missing=call.missing)
     if found is None:
@@ -62,12 +62,12 @@ def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) ->
     )
 
 
-def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, call: Call, control: Control) -> int | None:
+def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> int | None:
     """The number of rows of a frame whose fit would need more memory than allowed; None where it would not.
 
     Raises ResourceError where such a fit has to be in memory.
     """
-    if _products_suffice(spec, call) and not call.fixed:
+    if _products_suffice(spec):
         return None
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
     limit = memory_limit(control.memory.limit)
@@ -88,7 +88,7 @@ def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, call: Call, control: Cont
     return n_rows
 
 
-def _products_suffice(spec: ModelSpec, call: Call) -> bool:  # noqa: ARG001
+def _products_suffice(spec: ModelSpec) -> bool:
     """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
     return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
 

@@ -1,0 +1,62 @@
+"""What it means that two fits are the same: every table a user can ask for, number by number."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.testing import assert_allclose
+from polars.testing import assert_frame_equal
+
+import polars_glmm
+from polars_glmm import Fit, FitWarning
+
+
+def quietly(frame: pl.DataFrame | pl.LazyFrame, *formulas: str, **arguments: Any) -> Fit:
+    """The fit, whatever notes it has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        return polars_glmm.fit(frame, *formulas, **arguments)
+
+
+def assert_same(one: Fit, other: Fit, rtol: float = 1e-8) -> None:
+    """Numbers equal to `rtol` of themselves or of their standard errors; texts, counts, levels and notes equal.
+
+    Numbers that rest on differences of the log-likelihood (variances of variances) may differ a hundred times as much.
+    """
+    assert_allclose(other.loglik, one.loglik, rtol=rtol)
+    assert one.formula == other.formula
+    assert (one.method, one.n_obs, one.n_dropped) == (other.method, other.n_obs, other.n_dropped)
+    assert [note for note in one.notes if note.code != "rows_collected"] == [*other.notes]
+    assert one.groups == other.groups
+    assert_allclose(other.fingerprint.moments, one.fingerprint.moments, rtol=1e-10, atol=1e-9)
+    scale = np.sqrt(np.diag(one.estimate.vcov_fixed))
+    assert_allclose(other.estimate.beta, one.estimate.beta, rtol=rtol, atol=rtol * max(scale.max(initial=0.0), 1e-300))
+    assert_close(one.fixef().drop("df", "p_value", "conf_low", "conf_high"), other.fixef(), rtol)
+    assert_close(one.varcorr().select("parameter", "group", "term", "other_term", "estimate"), other.varcorr(), rtol)
+    for table in ("fixef", "varcorr", "dispersion"):
+        assert_close(getattr(one, table)(), getattr(other, table)(), 100 * rtol)
+    for name in [group.group for group in one.groups]:
+        assert one.ranef(name).schema == other.ranef(name).schema
+        assert_close(one.ranef(name), other.ranef(name), 10 * rtol)
+        assert_close(one.coef(name), other.coef(name), 10 * rtol)
+    assert_close(one.glance().drop("seconds", "groups", "deviance_residual"), other.glance(), rtol)
+    assert one.glance()["groups"].to_list() == other.glance()["groups"].to_list()
+
+
+def assert_close(one: pl.DataFrame, other: pl.DataFrame, rtol: float) -> None:
+    """The columns of `one` are those of `other` of the same name; numbers are held against the largest in theirs."""
+    assert one.height == other.height
+    for name, dtype in one.schema.items():
+        a, b = one[name], other[name]
+        if not dtype.is_float():
+            assert_frame_equal(one.select(name), other.select(name))
+            continue
+        assert a.is_null().to_list() == b.is_null().to_list()
+        x, y = a.drop_nulls().to_numpy(), b.drop_nulls().to_numpy()
+        finite = np.isfinite(x)
+        assert (np.isfinite(y) == finite).all()
+        size = np.abs(x[finite]).max(initial=0.0)
+        assert_allclose(y[finite], x[finite], rtol=rtol, atol=rtol * size + 1e-300, err_msg=name)
