@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as combinations
+from math import prod
 from typing import NamedTuple
 
 from polars_glmm.errors import ColumnError
@@ -56,6 +57,12 @@ def code_terms(terms: Iterable[FixedTerm], variables: Mapping[str, Variable]) ->
         spanned.update(frozenset(span) for span in own)
         coded.append(tuple(column for span in _merge(own) for column in _columns(span, variables)))
     return tuple(coded)
+
+
+def fewest_columns(term: FixedTerm, variables: Mapping[str, Variable]) -> int:
+    """Columns of a term whose categorical variables are all coded as contrasts."""
+    parts = (variables[render(factor)] for factor in term.factors)
+    return prod(len(part.full if part.reduced is None else part.reduced) for part in parts)
 
 
 def _spans(names: Sequence[str], variables: Mapping[str, Variable]) -> list[tuple[_Part, ...]]:

@@ -154,11 +154,11 @@ class LazyVariables(Variables):
         if x not in (self.spreads if short else self.counts):
             self._understand(x, short, self._about(x, call.function).collect(engine="streaming"))
             self.scans += 1
-        if short:
-            return Input(call, x, np.empty(0), None, options, self.spreads[x])
-        values, counts = self.counts[x]
+        values, counts = (np.array(self.spreads[x]), np.empty(0)) if short else self.counts[x]
         if not np.isfinite(values.sum()):
             self.source.refuse_not_finite(x, render(call))
+        if short:
+            return Input(call, x, np.empty(0), None, options, self.spreads[x])
         weights = None if bool((counts == 1.0).all()) else counts
         return Input(call, x, values, weights, options)
 
@@ -192,7 +192,7 @@ class LazyVariables(Variables):
         if short:
             near, count, away, squares = answer.row(0)
             mean = away / count if count else 0.0
-            self.spreads[node] = Spread(count, near + mean, max(squares - count * mean**2, 0.0))
+            self.spreads[node] = Spread(count, near + mean, float(np.maximum(squares - count * mean**2, 0.0)))
         else:
             ordered = answer.sort("v")
             self.counts[node] = ordered["v"].to_numpy(), ordered["f"].to_numpy()

@@ -14,7 +14,7 @@ from polars_glmm.spec.terms import FixedTerm
 from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.typing import BoolVec, Mat
 
-from .coding import Column, code_terms
+from .coding import Column, code_terms, fewest_columns
 from .extent import require_columns
 from .nodes import ONE, Coded, Node, total
 from .rank import independent
@@ -36,7 +36,6 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     """Columns, rank and offset of one predictor; `offset` names the column of offset=, which belongs to mu."""
     terms = learn_columns(part.fixed, variables)
     columns = tuple(column for term in terms for column in term)
-    require_columns(len(columns), variables.table.n_rows, _largest(part.fixed, terms))
     x = matrix(columns, variables.table)
     kept = independent(x, centred_columns(terms, variables.table))
     notes: tuple[Note, ...] = ()
@@ -52,11 +51,6 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     return LearnedPredictor(recipe, Predictor(x, names, values), notes)
 
 
-def _largest(asked: Sequence[FixedTerm], terms: Sequence[tuple[Column, ...]]) -> str:
-    """The term with the most columns."""
-    return max(zip(asked, terms, strict=True), key=lambda pair: len(pair[1]))[0].text if terms else ""
-
-
 def offset_node(part: PredictorSpec, offset: str | None, variables: Variables) -> Node | None:
     """The sum of all offsets of a predictor."""
     asked = [*part.offsets, *([Name(offset)] if part.parameter == "mu" and offset is not None else [])]
@@ -64,8 +58,14 @@ def offset_node(part: PredictorSpec, offset: str | None, variables: Variables) -
 
 
 def learn_columns(terms: Sequence[FixedTerm], variables: Variables) -> tuple[tuple[Column, ...], ...]:
-    """The columns of each term, all variables in them learned."""
+    """The columns of each term, all variables in them learned.
+
+    Raises IdentifiabilityError or ResourceError, before they are made, where they are too many.
+    """
     known = {render(factor): variables.learn(factor) for term in terms for factor in term.factors}
+    sizes = [fewest_columns(term, known) for term in terms]
+    if terms:
+        require_columns(sum(sizes), variables.n_rows, terms[int(np.argmax(sizes))].text)
     return code_terms(terms, known)
 
 

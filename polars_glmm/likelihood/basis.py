@@ -12,6 +12,9 @@ import numpy as np
 from polars_glmm.typing import Mat, Vec
 
 _SPAN_TOLERANCE = 1e-9
+_NO_VARIANCE = 1e-13
+"""Smallest eigenvalue of a correlation matrix that rounding leaves of a combination without variance."""
+_NO_SHARE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,15 +81,20 @@ def centred_moments(mean: Vec, second: Mat) -> Basis:
 
 
 def _constant_of(mean: Vec, second: Mat) -> Vec | None:
-    """As `_constant`: weights w with w'x = 1, which w'mean = 1 and no variance of w'x make sure of."""
+    """As `_constant`: the combination without variance, scaled to mean 1."""
     p = len(mean)
     for j in range(p):
         if mean[j] == 1.0 and second[j, j] == 0.0:
             return np.eye(p)[j]
-    weights = np.linalg.lstsq(second + np.outer(mean, mean), mean, rcond=None)[0]
-    weights[np.abs(weights) < _SPAN_TOLERANCE] = 0.0
-    away = abs(float(weights @ mean) - 1.0) + float(weights @ second @ weights)
-    return weights if away < _SPAN_TOLERANCE else None
+    spread = np.sqrt(np.diag(second))
+    if not spread.all():
+        return None
+    values, vectors = np.linalg.eigh(second / np.outer(spread, spread))
+    if values[0] > _NO_VARIANCE:
+        return None
+    weights = np.where(np.abs(vectors[:, 0]) < _NO_SHARE, 0.0, vectors[:, 0]) / spread
+    total = float(weights @ mean)
+    return weights / total if abs(total) > _NO_SHARE * float(np.abs(weights) @ np.abs(mean)) else None
 
 
 def _constant(x: Mat) -> Vec | None:

@@ -182,10 +182,14 @@ def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
     what = "fixed effects reproduce"
     perfect = rss * stats.left_over <= _ROUNDING * total
     if not perfect and engine.effects.factors:
-        strong = engine.pieces(engine.effects.lambdas(engine.effects.start(_STRONG)), gradient=False)
-        if strong is not None:
-            what = "fixed and random effects together reproduce"
-            perfect = strong.rss <= (_PERFECT if stats.within is None else _ROUNDING) * total
+        what = "fixed and random effects together reproduce"
+        if stats.within is not None:
+            rr = stats.within.rr
+            beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]
+            perfect = float(rr[-1, -1] - beta @ rr[:-1, -1]) <= _ROUNDING * total
+        else:
+            strong = engine.pieces(engine.effects.lambdas(engine.effects.start(_STRONG)), gradient=False)
+            perfect = strong is not None and strong.rss <= _PERFECT * total
     if perfect:
         msg = (
             f"The {what} the response exactly, so the residual variance is zero and the likelihood has no bound. "

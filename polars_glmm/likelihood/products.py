@@ -63,7 +63,18 @@ class CrossProducts:
 
 
 def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: int) -> CrossProducts:
-    """The products of a design's rows, block by block."""
+    """The products of a design's rows; where the model takes nearly all of y, of what a first fit leaves of it."""
+    found = _products(design, basis, effects, block_rows, None)
+    if len(effects.factors) != 1 or not len(basis.a):
+        return found
+    start = _within_start(found)
+    return found if start is None else _products(design, basis, effects, block_rows, start)
+
+
+def _products(
+    design: Design, basis: Basis, effects: Effects, block_rows: int, start: Vec | None
+) -> CrossProducts:
+    """The products, block by block, of y less the fit of `start` (or of least squares, where that is nearly all)."""
     weights, log_weights = None, 0.0
     if design.precision is not None:
         weights = design.precision
@@ -74,7 +85,8 @@ def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: i
     y = design.y if design.mu.offset is None else design.y - design.mu.offset
     shift = float(y.mean()) if basis.constant is not None else 0.0
     y = y - shift
-    start = _nearly_fixed(basis.columns, y, weights)
+    if start is None:
+        start = _nearly_fixed(basis.columns, y, weights)
     left_over = 1.0
     if start is not None:
         total = float(y @ y)
@@ -122,6 +134,24 @@ def _nearly_fixed(x: Mat, y: Vec, weights: Vec | None) -> Vec | None:
     beta = np.linalg.lstsq(xw @ x.T, xw @ y, rcond=None)[0]
     e = y - beta @ x
     return beta if float(e @ e) < _NEARLY_ALL * float(y @ y) else None
+
+
+def _within_start(stats: CrossProducts) -> Vec | None:
+    """Fixed effects within levels, where they and the levels leave next to nothing of y."""
+    a, zw = stats.zz.diagonal[0], stats.zw[0]
+    low = cholesky.factor(a)
+    if stats.within is not None or not np.isfinite(low).all():
+        return None
+    left = stats.ww - np.einsum("jvG,jwG->vw", zw, cholesky.solve(low, zw))
+    x, y = left[:-1, :-1], left[:-1, -1]
+    scale = np.diag(stats.ww)[:-1]
+    seen = np.diag(x) > _NEARLY_ALL * scale
+    beta = np.zeros(len(x))
+    beta[seen] = np.linalg.lstsq(x[np.ix_(seen, seen)], y[seen], rcond=None)[0]
+    remains = float(left[-1, -1] - beta @ y)
+    if remains > _NEARLY_ALL * float(stats.ww[-1, -1]):
+        return None
+    return beta if stats.start is None else beta + stats.start
 
 
 def _within(rows: RowBlocks, zz: Cube, zw: Cube, ww: Mat, weights: Vec | None) -> Within | None:

@@ -29,10 +29,11 @@ def factor(a: Cube) -> Cube:
 
 
 def log_determinant(low: Cube) -> Vec:
-    """log|LL'| per system, (…)."""
-    if len(low) == 1:
-        return 2.0 * np.log(low[0, 0])
-    return 2.0 * np.log(np.einsum("ii...->i...", low)).sum(0)
+    """log|LL'| per system, (…); −∞ where a pivot is 0."""
+    with np.errstate(divide="ignore"):
+        if len(low) == 1:
+            return 2.0 * np.log(low[0, 0])
+        return np.asarray(2.0 * np.log(np.einsum("ii...->i...", low)).sum(0))
 
 
 def forward(low: Cube, b: Cube) -> Cube:

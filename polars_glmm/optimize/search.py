@@ -85,7 +85,7 @@ def minimise(
     warm: Any = None,
     limit: Vec | None = None,
 ) -> Found:
-    """The minimum near x. `limit` bounds the length of a step in each coordinate (inf: free)."""
+    """The minimum near x. `limit` bounds a step in each coordinate that it would more than double (inf: free)."""
     with np.errstate(all="ignore"):
         return _descend(objective, x, tolerance, max_evaluations, (curvature, warm, limit))
 
@@ -113,7 +113,8 @@ def _descend(
         if decrement < tolerance or count >= max_evaluations:
             return Found(x, now, b, decrement, count, settled=decrement < tolerance)
         if limit is not None:
-            step = step * min(1.0, float(np.min(limit / np.maximum(np.abs(step), 1e-300))))
+            room = np.maximum(limit, np.abs(x))
+            step = step * min(1.0, float(np.min(room / np.maximum(np.abs(step), 1e-300))))
         slope = float(step @ now.gradient)
         t, far = 1.0, own and decrement > _FAR
         while True:
