@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from polars_glmm.control import Control, Rows, Search
+from polars_glmm.control import Control, Memory, Rows, Search
 from polars_glmm.errors import (
     ColumnError,
     ConvergenceError,
@@ -20,6 +20,7 @@ from polars_glmm.errors import (
     GlmmError,
     IdentifiabilityError,
     ModelError,
+    ResourceError,
     ResponseError,
     UnknownLevelError,
 )
@@ -72,10 +73,12 @@ __all__ = [
     "IdentifiabilityError",
     "InverseGaussian",
     "Laplace",
+    "Memory",
     "ModelError",
     "NegativeBinomial",
     "Note",
     "Poisson",
+    "ResourceError",
     "ResponseError",
     "Rows",
     "Search",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polars_glmm.errors import IdentifiabilityError, ResourceError
 from polars_glmm.memory import memory_limit, readable
+from polars_glmm.spec.syntax import quoted
 
 _SATURATED = 100
 """Rows up to which a column may have a level for each: the saturated model of a table of counts."""
@@ -20,7 +21,7 @@ def require_levels(column: str, n_levels: int, n_rows: int | None) -> None:
 
     IdentifiabilityError where every row has its own, ResourceError where so many effects do not fit in memory.
     """
-    remedy = f"Use it as a grouping factor, (1 | {column}), or leave it out."
+    remedy = f"Use it as a grouping factor, (1 | {quoted(column)}), or leave it out."
     if n_rows is not None and n_levels >= n_rows > _SATURATED:
         msg = (
             f"column {column!r} has {n_levels} levels in {n_rows} rows: an effect of every level leaves nothing to "

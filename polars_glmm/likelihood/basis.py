@@ -103,6 +103,7 @@ def _constant(x: Mat) -> Vec | None:
     for j in range(p):
         if x[j, 0] == 1.0 and x[j, -1] == 1.0 and (x[j] == 1.0).all():
             return np.eye(p)[j]
-    weights = np.linalg.lstsq(x @ x.T, x.sum(1), rcond=None)[0]
-    weights[np.abs(weights) < _SPAN_TOLERANCE] = 0.0
-    return weights if bool((np.abs(weights @ x - 1.0) < _SPAN_TOLERANCE).all()) else None
+    mean = x.mean(1)
+    away = x - mean[:, None]
+    weights = _constant_of(mean, away @ away.T)
+    return weights if weights is not None and bool((np.abs(weights @ x - 1.0) < _SPAN_TOLERANCE).all()) else None

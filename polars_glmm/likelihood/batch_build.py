@@ -5,21 +5,23 @@ from __future__ import annotations
 from polars_glmm.control import Control
 from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.batch_fit import BatchAnswer, estimate_rows_batch
+from polars_glmm.likelihood.batch_estimate import BatchAnswer
+from polars_glmm.likelihood.batch_fit import estimate_rows_batch
+from polars_glmm.likelihood.batch_products import estimate_products_batch
 from polars_glmm.spec.method import Laplace, Method
 from polars_glmm.spec.model import ModelSpec
 
 
 def answers(spec: ModelSpec) -> bool:
     """Whether there is a batched engine for the family and method of a question."""
-    if _exact(spec.family):
-        return False
     expected = isinstance(spec.method, Laplace) and spec.method.curvature == "expected"
     return spec.family.canonical or not expected
 
 
 def estimate_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> BatchAnswer | None:
     """Estimates of the models of a design; None where all of them want a fit of their own."""
+    if _exact(family):
+        return estimate_products_batch(design, family, method, control)
     return estimate_rows_batch(design, family, method, control)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
 from polars_glmm.likelihood.batch_marginal import BatchInformation, BatchMarginal, BatchPoint, BatchValue
-from polars_glmm.likelihood.batch_rows import BatchRows
+from polars_glmm.likelihood.batch_rows import BatchLevels, BatchRows
 from polars_glmm.likelihood.engine import _SMALL_PIVOT
 from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.optimize.batch_search import BatchEvaluation
@@ -108,6 +108,11 @@ class BatchRowEngine:
         if not len(self.passes):
             self.passes = np.zeros(self.marginal.rows.n_models)
 
+    @property
+    def of_level(self) -> IntVec:
+        """The model of every level, (G,)."""
+        return self.marginal.rows.of_level
+
     def take(self, keep: BoolVec) -> BatchRowEngine:
         cap = None if self.gamma_cap is None else self.gamma_cap[keep]
         return BatchRowEngine(self.marginal.take(keep), self.layout, cap, self.passes[keep])
@@ -138,34 +143,34 @@ class BatchRowEngine:
         b[:, : at.p, : at.p] = info.beta.transpose(2, 0, 1)
         if at.q:
             theta = slice(at.p, at.p + at.q)
-            b[:, theta, theta] = theta_information(at, at.lam(x[:, theta]), info.levels, self.marginal.rows)
+            b[:, theta, theta] = theta_information(at, at.lam(x[:, theta]), info.levels, self.marginal.rows.levels)
         if info.gamma is not None:
             b[:, -1, -1] = info.gamma
         return b
 
 
-def theta_information(layout: Layout, lam: Cube, reduction: Cube, rows: BatchRows) -> Cube:
+def theta_information(layout: Layout, lam: Cube, reduction: Cube, levels: BatchLevels) -> Cube:
     """As likelihood.engine.theta_information, of every model: ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), (M, q, q)."""
     r, q = layout.r, layout.q
     if r == 1:
-        square = rows.level_totals(reduction[0, 0] ** 2)
+        square = levels.level_totals(reduction[0, 0] ** 2)
         with np.errstate(all="ignore"):
             value = np.where(lam[0, 0] == 0.0, 0.0, 2.0 * square / lam[0, 0] ** 2)
         return value[:, None, None]
-    back = np.linalg.pinv(lam.transpose(2, 0, 1), rcond=_SMALL_PIVOT)[rows.of_level]
+    back = np.linalg.pinv(lam.transpose(2, 0, 1), rcond=_SMALL_PIVOT)[levels.of_level]
     own = back.swapaxes(1, 2) @ reduction.transpose(2, 0, 1) @ back
-    lam_levels = lam.transpose(2, 0, 1)[rows.of_level]
+    lam_levels = lam.transpose(2, 0, 1)[levels.of_level]
     products = []
     for i, j in zip(layout.rows, layout.columns, strict=True):
         change = np.zeros_like(own)
         change[:, i] += lam_levels[:, :, j]
         change[:, :, i] += lam_levels[:, :, j]
         products.append(change @ own)
-    out = np.empty((rows.n_models, q, q))
+    out = np.empty((levels.n_models, q, q))
     for a, pa in enumerate(products):
         for b in range(a + 1):
             each = 0.5 * np.einsum("gij,gji->g", pa, products[b])
-            out[:, a, b] = out[:, b, a] = rows.level_totals(each)
+            out[:, a, b] = out[:, b, a] = levels.level_totals(each)
     return out
 
 

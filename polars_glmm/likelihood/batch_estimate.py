@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.doubts import CONVERGED
+from polars_glmm.likelihood.doubts import _ADVICE, CONVERGED
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
@@ -77,6 +77,15 @@ class BatchEstimate:
                 changes[f.name] = value[..., levels] if f.name in by_level else value[keep]
         return replace(self, covariances=tuple(c[keep] for c in self.covariances), **changes)
 
+    def _free(self, values: Cube | None, k: int) -> Cube | None:
+        """Covariance parameters of model k: a variance at zero is none."""
+        if values is None:
+            return None
+        own = values[k]
+        if not self.singular[k]:
+            return own
+        return own[1:, 1:] if values is self.covariance_vcov else own[1:]
+
     def one(self, k: int) -> Estimate:
         """The Estimate of model k."""
         stop = int(self.model_levels[: k + 1].sum())
@@ -107,8 +116,8 @@ class BatchEstimate:
             singular=bool(self.singular[k]),
             converged=bool(self.decrement[k] < CONVERGED),
             df_satterthwaite=None if self.df_satterthwaite is None else self.df_satterthwaite[k],
-            vcov_derivative=None if self.vcov_derivative is None else self.vcov_derivative[k],
-            covariance_vcov=None if self.covariance_vcov is None else self.covariance_vcov[k],
+            vcov_derivative=self._free(self.vcov_derivative, k),
+            covariance_vcov=self._free(self.covariance_vcov, k),
             null_loglik=_at(self.null_loglik, k),
             null_df=self.null_df,
             certificate=Certificate(
@@ -128,10 +137,15 @@ class BatchEstimate:
 
     def singular_note(self) -> Note:
         """The note of a single variance estimated at zero."""
-        from polars_glmm.likelihood.doubts import _ADVICE  # noqa: PLC0415
-
         text = f"group '{self.factor}': the variance of '{self.term_names[0]}' is estimated at zero."
         return Note("singular", text, _ADVICE)
+
+
+class BatchAnswer(NamedTuple):
+    """Estimates of the models marked in `answered` (M,); the others want a fit of their own."""
+
+    estimate: BatchEstimate
+    answered: BoolVec
 
 
 def _at(values: Vec | None, k: int) -> float | None:

@@ -20,7 +20,7 @@ from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood import report
 from polars_glmm.likelihood.batch_engine import BatchPlain, BatchRowEngine, Layout
-from polars_glmm.likelihood.batch_estimate import BatchEstimate
+from polars_glmm.likelihood.batch_estimate import BatchAnswer, BatchEstimate
 from polars_glmm.likelihood.batch_marginal import BatchMarginal
 from polars_glmm.likelihood.batch_model import BatchModel, prepare_batch
 from polars_glmm.likelihood.batch_polish import BatchPolished, BatchScale, polish, settle
@@ -42,13 +42,6 @@ _GAMMA_MARGIN = 0.5
 """A log dispersion beyond this share of the way to its limit is left to the single fit."""
 _SHARP = float(np.log(1e-10))
 """log of a share of the response's size: with a smaller dispersion the single fit asks whether the fit is perfect."""
-
-
-class BatchAnswer(NamedTuple):
-    """Estimates of the models marked in `answered` (M,); the others want a fit of their own."""
-
-    estimate: BatchEstimate
-    answered: BoolVec
 
 
 class _Question(NamedTuple):

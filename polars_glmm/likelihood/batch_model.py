@@ -207,8 +207,8 @@ def _redundant(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: boo
     gram = np.empty((k + 1, k + 1, rows.n_models))
     for i, (a, b) in enumerate(pairs):
         for j, (c, d) in enumerate(pairs[: i + 1]):
-            gram[i, j] = gram[j, i] = rows.level_totals(s[a, c] * s[b, d] + s[a, d] * s[b, c])
-        gram[i, k] = gram[k, i] = 2.0 * rows.level_totals(s[a, b])
+            gram[i, j] = gram[j, i] = rows.levels.level_totals(s[a, c] * s[b, d] + s[a, d] * s[b, c])
+        gram[i, k] = gram[k, i] = 2.0 * rows.levels.level_totals(s[a, b])
     gram[k, k] = 2.0 * n
     if not gaussian:
         gram = gram[:k, :k]

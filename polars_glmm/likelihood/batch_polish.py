@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.likelihood.batch_engine import BatchRowEngine, Layout
+from polars_glmm.likelihood.batch_gaussian import BatchProductEngine
 from polars_glmm.likelihood.batch_marginal import BatchValue
 from polars_glmm.likelihood.polish import (
     _ERROR_SHARE,
@@ -56,7 +57,7 @@ class BatchPolished(NamedTuple):
     regular: BoolVec
 
 
-def settle(engine: BatchRowEngine, x: Mat, modes: Mat, row_variance: Vec) -> BatchSettled:
+def settle(engine: BatchRowEngine | BatchProductEngine, x: Mat, modes: Mat, row_variance: Vec) -> BatchSettled:
     """Ranks of all models: one variance may be zero; anything else near the boundary is left to the single fit."""
     at = engine.layout
     x = x.copy()
@@ -79,7 +80,7 @@ def settle(engine: BatchRowEngine, x: Mat, modes: Mat, row_variance: Vec) -> Bat
     zero = variance <= _RANK_TOLERANCE * largest
     doubtful = ~zero & (variance <= _SUSPECT * largest)
     if doubtful.any():
-        some, warm = engine.take(doubtful), modes[:, doubtful[engine.marginal.rows.of_level]]
+        some, warm = engine.take(doubtful), modes[:, doubtful[engine.of_level]]
         at_zero = x[doubtful]
         at_zero[:, at.p] = 0.0
         gain = some.evaluate(x[doubtful], warm).value - some.evaluate(at_zero, warm).value
@@ -104,11 +105,11 @@ def polish(
     evaluations = np.ones(len(x), dtype=np.intp)
     gradient = _free(-at.pull(now), zero, at)
     if not hessian:
-        h = _fill(curvature, zero, at)
+        h = fill_zero(curvature, zero, at.p)
         return BatchPolished(x, now, None, newton_steps(h, gradient)[1], None, evaluations, regular)
     h, slopes = _hessian(engine, x, now, gradient, _steps(at, x, scale, curvature, zero))
     evaluations += at.size
-    h = _fill(h, zero, at)
+    h = fill_zero(h, zero, at.p)
     regular &= np.isfinite(h).all((1, 2))
     h[~regular] = np.eye(at.size)
     step, decrement = newton_steps(h, gradient)
@@ -123,7 +124,7 @@ def polish(
         worse = ~(trial.value >= now.value - 1e-9 * (1.0 + np.abs(now.value)))
         taken = ~done & ~worse
         x = np.where(taken[:, None], trial_x, x)
-        now = _merge(now, trial, taken, engine.marginal.rows.of_level)
+        now = _merge(now, trial, taken, engine.of_level)
         step, after = newton_steps(h, _free(-at.pull(now), zero, at))
         decrement = np.where(taken, after, decrement)
         done |= worse | (decrement < _ROUNDING)
@@ -149,13 +150,13 @@ def _free(gradient: Mat, zero: BoolVec, at: Layout) -> Mat:
     return gradient
 
 
-def _fill(h: Cube, zero: BoolVec, at: Layout) -> Cube:
-    """Hessians with 1 for a variance at zero."""
+def fill_zero(h: Cube, zero: BoolVec, place: int) -> Cube:
+    """Hessians with 1 for a variance at zero, and nothing beside it."""
     h = h.copy()
     if zero.any():
-        h[zero, at.p] = 0.0
-        h[zero, :, at.p] = 0.0
-        h[zero, at.p, at.p] = 1.0
+        h[zero, place] = 0.0
+        h[zero, :, place] = 0.0
+        h[zero, place, place] = 1.0
     return h
 
 
@@ -176,7 +177,7 @@ def _hessian(engine: BatchRowEngine, x: Mat, now: BatchValue, gradient: Mat, ste
     at, n = engine.layout, len(x)
     directions = [at.point(np.tile(e, (n, 1))) for e in np.eye(at.size)]
     slopes = engine.marginal.mode_slopes(at.point(x), now.modes, directions)
-    of_level = engine.marginal.rows.of_level
+    of_level = engine.of_level
     columns = []
     for k in range(at.size):
         moved = x.copy()

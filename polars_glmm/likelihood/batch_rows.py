@@ -47,6 +47,33 @@ class BatchUnit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BatchLevels:
+    """The levels of M models, one model's after the other's: model_levels (M,) how many each has."""
+
+    model_levels: IntVec
+
+    @property
+    def n_models(self) -> int:
+        return len(self.model_levels)
+
+    @property
+    def n_levels(self) -> int:
+        return int(self.model_levels.sum())
+
+    @property
+    def of_level(self) -> IntVec:
+        """The model of every level, (G,)."""
+        return np.repeat(np.arange(self.n_models), self.model_levels)
+
+    def level_totals(self, v: Cube) -> Cube:
+        """Sums over the levels of each model, (…, M)."""
+        return np.add.reduceat(v, starts(self.model_levels), axis=-1)
+
+    def take(self, keep: BoolVec) -> BatchLevels:
+        return BatchLevels(self.model_levels[keep])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchRows:
     """Rows of M models, each with at least one row, sorted by model and level.
 
@@ -72,6 +99,10 @@ class BatchRows:
         return len(self.level_rows)
 
     @property
+    def levels(self) -> BatchLevels:
+        return BatchLevels(self.model_levels)
+
+    @property
     def first_row(self) -> IntVec:
         return starts(self.model_rows)
 
@@ -82,7 +113,7 @@ class BatchRows:
     @property
     def of_level(self) -> IntVec:
         """The model of every level, (G,)."""
-        return np.repeat(np.arange(self.n_models), self.model_levels)
+        return self.levels.of_level
 
     def per_row(self, v: Vec) -> Vec:
         """A value of each model (…, M) on its rows."""
@@ -91,10 +122,6 @@ class BatchRows:
     def row_totals(self, v: Cube) -> Cube:
         """Sums over the rows of each model, (…, M)."""
         return np.add.reduceat(v, self.first_row, axis=-1)
-
-    def level_totals(self, v: Cube) -> Cube:
-        """Sums over the levels of each model, (…, M)."""
-        return np.add.reduceat(v, self.first_level, axis=-1)
 
     def totals(self, v: Vec) -> Vec:
         """Sums over the rows of each model, a row counted as often as it stands for, (M,)."""

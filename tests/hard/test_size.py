@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from polars_glmm import IdentifiabilityError
+from polars_glmm import IdentifiabilityError, ResourceError
 from tests.hard import independent
 from tests.hard.attempt import attempt, codes, fixed, names, refused, silent, variance
 
@@ -69,10 +69,64 @@ def test_fifty_thousand_groups_of_two(frame: pl.DataFrame) -> None:
     assert fixed(gaussian, "x") == pytest.approx(0.4, abs=0.02)
 
 
-def test_as_many_levels_as_rows_in_a_fixed_factor() -> None:
-    """A key put among the fixed effects by mistake is refused, and soon."""
-    frame = pl.DataFrame({"id": [f"i{k}" for k in range(2_000)], "y": np.random.default_rng(1).normal(size=2_000)})
+@pytest.fixture(scope="module")
+def wide() -> pl.DataFrame:
+    n = 40_000
+    return pl.DataFrame(
+        {
+            "id": [f"i{k}" for k in range(n)],
+            "the id": np.arange(n),
+            "a": np.arange(n) % 205,
+            "b": np.arange(n) % 201,
+            "g": np.arange(n) % 8,
+            "x": np.arange(n) / n,
+            "c": np.arange(n) % 3,
+        }
+    )
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("family", ["gaussian", "poisson"])
+@pytest.mark.parametrize(
+    ("formula", "told"),
+    [
+        ("c ~ id", ("'id' has 40000 levels", "(1 | id)")),
+        ("c ~ x + C(`the id`)", ("'the id' has 40000 levels", "(1 | `the id`)")),
+        ("c ~ x:id + (1 | g)", ("'id' has 40000 levels", "(1 | id)")),
+        ("c ~ x + (id | g)", ("'id' has 40000 levels", "(1 | id)")),
+        ("c ~ C(a) * C(b)", ("make 41205 columns", "'C(a):C(b)'")),
+        ("c ~ x + (C(a):C(b) | g)", ("columns", "'C(a):C(b)'")),
+    ],
+)
+def test_columns_for_every_row_are_refused_before_they_are_made(
+    wide: pl.DataFrame, formula: str, told: tuple[str, ...], family: str, *, lazy: bool
+) -> None:
+    """A key put among the effects by mistake: told by name with its levels and the remedy, at once and in little memory.
+
+    How many rows a lazy frame has is not known yet: there it is the memory that the effects would need.
+    """
     began = perf_counter()
-    with refused(IdentifiabilityError, "2000 observations", "2000 fixed effects"):
-        attempt(frame, "y ~ id")
-    assert perf_counter() - began < 10
+    with refused(ResourceError if lazy else IdentifiabilityError, *told):
+        attempt(wide.lazy() if lazy else wide, formula, family=family)
+    assert perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "formula", "told"),
+    [
+        (2_000, "c ~ id", ("'id' has 2000 levels in 2000 rows",)),
+        (101, "c ~ id", ("'id' has 101 levels in 101 rows",)),
+        (60, "x ~ id", ("60 observations", "60 fixed effects")),
+        (60, "c ~ x + (id | g)", ("(id | g) has 60 effects", "60 rows")),
+    ],
+)
+def test_as_many_levels_as_rows(wide: pl.DataFrame, rows: int, formula: str, told: tuple[str, ...]) -> None:
+    with refused(IdentifiabilityError, *told):
+        attempt(wide.head(rows), formula, family="gaussian" if formula.startswith("x") else "poisson")
+
+
+def test_a_small_table_of_counts_may_be_saturated(wide: pl.DataFrame) -> None:
+    """Twin: each count is fitted by its own effect."""
+    frame = wide.head(12).with_columns(c=pl.int_range(1, 13))
+    fit = attempt(frame, "c ~ id", family="poisson")
+    assert fit.predict(frame)["prediction"].to_list() == pytest.approx(list(range(1, 13)))
