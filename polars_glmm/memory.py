@@ -22,7 +22,7 @@ def memory_limit(asked: int | None) -> int:
 def readable(size: float) -> str:
     """1536 as '1.5 KiB'."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:  # noqa: PLR2004
+        if size < 1024:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"

@@ -35,9 +35,14 @@ class Progress(Protocol):
 class Silent:
     """Nobody listens."""
 
-    def begin(self, stage: str, total: float | None) -> None: ...
-    def advance(self, steps: float) -> None: ...
-    def end(self) -> None: ...
+    def begin(self, stage: str, total: float | None) -> None:
+        """Nothing."""
+
+    def advance(self, steps: float) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
 
 
 class Line:
@@ -55,16 +60,19 @@ class Line:
         self._shown = False
 
     def begin(self, stage: str, total: float | None) -> None:
+        """Show the stage behind those it is part of."""
         self._stages.append((stage, total))
         self._done.append(0.0)
         self._draw()
 
     def advance(self, steps: float) -> None:
+        """Move the innermost stage on."""
         if self._done:
             self._done[-1] += steps
         self._draw()
 
     def end(self) -> None:
+        """Forget the innermost stage."""
         self._stages.pop()
         self._done.pop()
 
@@ -91,7 +99,8 @@ class Line:
             self._next = float("inf")
 
 
-_listener: ContextVar[Progress] = ContextVar("polars_glmm_progress", default=Silent())
+_SILENT = Silent()
+_listener: ContextVar[Progress] = ContextVar("polars_glmm_progress", default=_SILENT)
 
 
 @contextmanager

@@ -119,6 +119,7 @@ class SpillFile:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Close, and leave deleting to the folder's end."""
         self._file.close()
 
 

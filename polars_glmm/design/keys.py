@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import DataChangedError
-from polars_glmm.typing import CodeVec, IntVec
+from polars_glmm.typing import BoolVec, CodeVec, IntVec
 
 from .levels import _BEYOND_INT64, combine
 from .recipe import FactorRecipe
@@ -98,9 +98,7 @@ class _Whole:
             return _search(self._levels, values)
         place = values - self._low
         inside = (place >= 0) & (place < len(self._table))
-        if inside.all():
-            return self._table[place]
-        return np.where(inside, self._table[np.where(inside, place, 0)], -1)
+        return _gather(self._table, place, inside)
 
 
 class _Labels:
@@ -115,8 +113,7 @@ class _Labels:
 
     def __call__(self, series: pl.Series) -> IntVec:
         physical = series.cast(pl.String).cast(self._dtype).to_physical().to_numpy().astype(np.int64)
-        inside = physical < len(self._place)
-        return self._place[physical] if inside.all() else np.where(inside, self._place[np.where(inside, physical, 0)], -1)
+        return _gather(self._place, physical, physical < len(self._place))
 
 
 class _Joined:
@@ -129,6 +126,13 @@ class _Joined:
         keys = series.rename("__glmm_key").to_frame()
         found = keys.join(self._levels, on="__glmm_key", how="left", maintain_order="left")["__glmm_code"]
         return found.cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _gather(table: CodeVec, place: IntVec, inside: BoolVec) -> IntVec:
+    """table[place], −1 where the place is outside."""
+    if inside.all():
+        return table[place].astype(np.int64)
+    return np.where(inside, table[np.where(inside, place, 0)], -1).astype(np.int64)
 
 
 def _search(levels: IntVec, values: IntVec) -> IntVec:

@@ -6,7 +6,7 @@ model of plain numeric columns needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,12 +47,12 @@ class Outline(NamedTuple):
     scans: int
 
 
-def outline(spec: ModelSpec, source: Source) -> Outline:
-    """The columns of a gaussian model with one residual variance.
+def outline(spec: ModelSpec, source: Source, declared: Mapping[str, Sequence[Any]] | None = None) -> Outline:
+    """The columns of a gaussian model with one residual variance; `declared` labels count as if rows had them.
 
     Raises ColumnError, FormulaError or ResponseError as `learn` does, except for what only totals can tell.
     """
-    variables = LazyVariables(Known(source))
+    variables = LazyVariables(Known(source), declared=declared or {})
     for weight in (spec.frequency, spec.precision):
         if weight is not None:
             variables.arithmetic(Name(weight))
@@ -104,9 +104,11 @@ class Known(Table):
 class LazyVariables(Variables):
     """Variables learned from queries.
 
+    declared  labels of categorical columns that other rows have
     checked   nodes that must be finite, which the totals will tell, and their texts
     """
 
+    declared: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     checked: dict[Node, str] = field(default_factory=dict)
     spreads: dict[Node, Spread] = field(default_factory=dict)
     counts: dict[Node, tuple[Vec, Vec]] = field(default_factory=dict)
@@ -140,7 +142,7 @@ class LazyVariables(Variables):
             if isinstance(what, str):
                 if not answer.height:
                     self.source.refuse_empty()
-                self.table.series[what] = answer[what]
+                self.table.series[what] = self._with_declared(answer[what])
             else:
                 self._understand(*what, answer)
 
@@ -169,6 +171,18 @@ class LazyVariables(Variables):
         low, high = asked.collect(engine="streaming").row(0)
         self.scans += 1
         return low, high
+
+    def _with_declared(self, labels: pl.Series) -> pl.Series:
+        """Labels found and declared. Raises ColumnError for a declared one that the column cannot hold."""
+        if labels.name not in self.declared:
+            return labels
+        given = list(self.declared[labels.name])
+        try:
+            more = pl.Series(labels.name, given, dtype=labels.dtype)
+        except (TypeError, pl.exceptions.PolarsError) as error:
+            msg = f"levels= of column {labels.name!r}: {given!r} are no values of {labels.dtype}."
+            raise ColumnError(msg) from error
+        return pl.concat([labels, more]).unique()
 
     def _labels(self, name: str) -> pl.LazyFrame:
         return self.source.rows.select(name).unique()

@@ -13,7 +13,7 @@ from polars_glmm import progress
 from polars_glmm.errors import DataChangedError
 from polars_glmm.notes import Note
 from polars_glmm.spill import Spill
-from polars_glmm.typing import IntVec, Mat
+from polars_glmm.typing import BoolVec, IntVec, Mat
 
 from .batches import batches
 from .nodes import ONE, Node
@@ -75,15 +75,15 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: Room, *, refuse_missing
     return Partitioned(StoredDesign(_shape(recipe), layout, tally, moments, parts, room.spill), notes, reader.n_dropped)
 
 
-def keep_columns(stored: StoredDesign, mu: Mat, phi: Mat | None) -> StoredDesign:
+def keep_columns(stored: StoredDesign, mu: BoolVec, phi: BoolVec | None) -> StoredDesign:
     """The design with the marked columns of its formulas only."""
     shape, layout = stored.shape, stored.layout
 
-    def predictor(old: Predictor, keep: Mat) -> Predictor:
+    def predictor(old: Predictor, keep: BoolVec) -> Predictor:
         names = tuple(name for name, k in zip(old.names, keep, strict=True) if k)
         return replace(old, x=np.empty((len(names), 0)), names=names)
 
-    def places(old: tuple[int, ...], keep: Mat) -> tuple[int, ...]:
+    def places(old: tuple[int, ...], keep: BoolVec) -> tuple[int, ...]:
         return tuple(place for place, k in zip(old, keep, strict=True) if k)
 
     shape = replace(shape, mu=predictor(shape.mu, mu))

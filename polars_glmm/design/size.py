@@ -15,7 +15,7 @@ from .table import require_columns
 
 _NUMBER = 8
 _COPIES = 4.5
-"""Of every design column at the worst moment: as learned, in the computing basis, sorted, in blocks, and while moving."""
+"""Of every design column at the worst moment: as learned, for computing, sorted, in blocks, and while moving."""
 _HEAD = 6.0
 """Numbers a row takes besides: response, codes, order, offsets."""
 _SPLINE = 4

@@ -99,11 +99,12 @@ class Tally:
         """The sums of a design of one factor or none."""
         f = design.frequency
         fy = design.y if f is None else f * design.y
-        rows, obs = np.empty(0, dtype=np.intp), np.empty(0)
+        rows: IntVec = np.empty(0, dtype=np.intp)
+        obs: Vec = np.empty(0)
         if design.factors:
             factor = design.factors[0]
             rows = np.bincount(factor.codes, minlength=factor.n_levels)
-            obs = rows.astype(float) if f is None else np.bincount(factor.codes, f, factor.n_levels)
+            obs = np.bincount(factor.codes, f, factor.n_levels).astype(np.float64, copy=False)
         return cls(
             design.n_rows,
             design.n_obs,
@@ -196,7 +197,7 @@ class StoredDesign:
     def _records(self, file: SpillFile) -> Mat:
         records = np.empty((file.size // (8 * self.layout.width), self.layout.width))
         if len(records):
-            file.read_into([memoryview(records).cast("B")], 0)
+            file.read_into([records.data.cast("B")], 0)
         return records
 
     def _taken(self, records: Mat, places: tuple[int, ...]) -> Mat:
@@ -250,10 +251,10 @@ class Parts:
         if not len(self._part_of_level):
             if self.files[-1].size >= self._most:
                 self.files.append(self._spill.create(f"part{len(self.files)}"))
-            self.files[-1].append(memoryview(records).cast("B"))
+            self.files[-1].append(records.data.cast("B"))
             return
         if len(self.files) == 1:
-            self.files[0].append(memoryview(records).cast("B"))
+            self.files[0].append(records.data.cast("B"))
             return
         part = self._part_of_level[records[:, 0].astype(np.intp)]
         order = np.argsort(part, kind="stable")
@@ -261,7 +262,7 @@ class Parts:
         start = 0
         for file, end in zip(self.files, ends.tolist(), strict=True):
             if end > start:
-                file.append(memoryview(records[start:end]).cast("B"))
+                file.append(records[start:end].data.cast("B"))
             start = end
 
 

@@ -45,7 +45,7 @@ class Gaussian(MeanFamily):
     has_phi = True
     takes_precision = True
     phi_definition = "residual standard deviation"
-    links = ("identity", "log", "inverse")
+    links = ("identity", "log")
     canonical_link = "identity"
     mean_range = "real"
 
@@ -83,12 +83,12 @@ class Gaussian(MeanFamily):
         return ~np.isfinite(rows.y)
 
     def first_mean(self, rows: Rows) -> Vec:
-        """The response; on the log scale made positive, on the inverse scale kept away from zero."""
+        """The response; on the log scale made positive."""
         y = rows.y
         if self.link.name == "identity":
             return y
         least = 0.1 * float(np.mean(np.abs(y))) or 1.0
-        return np.maximum(y, least) if self.link.name == "log" else np.where(np.abs(y) < least, least, y)
+        return np.maximum(y, least)
 
     def start_phi(self, rows: Rows, mu: Vec) -> float:
         """Root mean square residual, kept positive when the fit is perfect."""

@@ -7,9 +7,8 @@ from math import floor, isfinite, isnan, log10
 
 SMALLEST_P = 1e-4
 """p-values below this are shown as "<0.0001": the digits beyond carry no information."""
-MOST_DECIMALS = 6
-FEWEST_DIGITS = 3
-"""Significant digits of the smallest number of a column, where MOST_DECIMALS allow them."""
+FEWEST_DIGITS = 4
+"""Significant digits of the smallest number of a column."""
 WIDEST = 11
 """A column whose widest number needs more characters than this is written with %g instead."""
 
@@ -30,11 +29,9 @@ def real_column(
     if not sizes:
         return [fixed(value, 1) if value == 0.0 else _special(value) for value in values]
     # All digits for the lower quartile, fewer for the smallest: one estimate near zero should not swell all others.
-    wanted = max(digits - 1 - sizes[len(sizes) // 4], FEWEST_DIGITS - 1 - sizes[0])
-    decimals = min(max(wanted, 0), MOST_DECIMALS)
+    decimals = max(digits - 1 - sizes[len(sizes) // 4], FEWEST_DIGITS - 1 - sizes[0], 0)
     texts = [fixed(value, decimals) for value in values]
-    crushed = any(v is not None and isfinite(v) and v != 0.0 and abs(v) < 0.5 * 10.0**-decimals for v in values)
-    if (crushed and beside is None) or max(map(len, texts)) > WIDEST:
+    if max(map(len, texts)) > WIDEST:
         return [_special(value) if value is None or not isfinite(value) else f"{value:.{digits}g}" for value in values]
     return texts
 

@@ -24,6 +24,8 @@ MOST_CORRELATIONS = 6
 """The correlation matrix of more fixed effects than this is not shown: fit.vcov() has it."""
 WIDEST_HEADING = 11
 """Names over a column of correlations are cut to this."""
+SMALL_STATISTIC = 0.005
+"""A statistic below this is not zero, and two decimals would say so."""
 MANY_ROWS = 1_000_000
 """Residuals of more rows are not worth the wait when something is printed."""
 
@@ -199,7 +201,8 @@ def _null_test_remark(fit: Fit) -> str:
     if test is None:
         return ""
     reservations = f" ({', '.join(test.reservations)})" if test.reservations else ""
-    result = f"{test.reference} = {test.chisq:.2f}, {numbers.p_statement(test.p_value)}{reservations}"
+    chisq = f"{test.chisq:.1g}" if 0.0 < test.chisq < SMALL_STATISTIC else f"{test.chisq:.2f}"
+    result = f"{test.reference} = {chisq}, {numbers.p_statement(test.p_value)}{reservations}"
     return f"LR test against no random effects: {result}"
 
 

@@ -144,8 +144,10 @@ def map_effects(factors: tuple[Factor, ...], n_rows: int) -> Effects:
     return assemble(factors, uses, transfer, columns, _root(columns))
 
 
-def assemble(factors: tuple[Factor, ...], uses: list[list[int]], transfer: Mat, columns: Mat | None, root: Mat) -> Effects:
-    """The maps of all factors; uses[f] are the distinct columns of factor f, root'root the mean zz' of the working ones."""
+def assemble(
+    factors: tuple[Factor, ...], uses: list[list[int]], transfer: Mat, columns: Mat | None, root: Mat
+) -> Effects:
+    """The maps of all factors; uses[f] are its distinct columns, root'root the mean zz' of the working columns."""
     sizes, theta = [], 0
     for factor in factors:
         terms = []
@@ -173,7 +175,7 @@ def _root(columns: Mat | None) -> Mat:
 def root_of(gram: Mat) -> Mat:
     """R (d, d) with R'R = gram."""
     values, vectors = np.linalg.eigh(gram)
-    return (np.sqrt(np.maximum(values, 0.0)) * vectors).T
+    return np.asarray((np.sqrt(np.maximum(values, 0.0)) * vectors).T)
 
 
 def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat, Mat]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg as sl
+from scipy.linalg import lapack
 
 from polars_glmm.likelihood.products import CrossProducts, Within
 from polars_glmm.linalg import cholesky
@@ -70,15 +70,16 @@ def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) 
         else:
             b = h.solve(right)
             core = core - sum(np.einsum("rvG,rwG->vw", c, s) for c, s in zip(right, b, strict=True))
-    try:
-        low = np.linalg.cholesky(core[:p, :p])
-    except np.linalg.LinAlgError:
-        return None
-    beta = sl.cho_solve((low, True), core[:p, p]) if p else np.empty(0)
+    log_m, beta, m_inverse = 0.0, np.empty(0), np.empty((0, 0))
+    if p:
+        low, failed = lapack.dpotrf(core[:p, :p], lower=1, clean=1)
+        if failed:
+            return None
+        log_m = 2.0 * float(np.log(np.diag(low)).sum())
+        beta = lapack.dpotrs(low, core[:p, p], lower=1)[0]
+        m_inverse = lapack.dpotrs(low, np.eye(p), lower=1)[0]
     rss = float(core[p, p] - core[p, :p] @ beta)
     rss = max(rss, _TINY_RSS * float(stats.ww[p, p]), _SMALLEST)
-    m_inverse = sl.cho_solve((low, True), np.eye(p)) if p else np.empty((0, 0))
-    log_m = 2.0 * float(np.log(np.diag(low)).sum())
     if not gradient or h is None:
         return Profile(log_h, log_m, rss, beta, m_inverse, core, h, b, e, [], [], [], [])
     if not e:

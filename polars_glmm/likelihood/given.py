@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,6 @@ class Given:
 
 
 NOTHING = Given()
-AnyDesign = TypeVar("AnyDesign", Design, StoredDesign)
 
 
 class Placed(NamedTuple):
@@ -124,7 +123,7 @@ def _place_block(
         held[t.theta] = [name in fixed for name in own]
 
 
-def hold_fixed_effects(design: AnyDesign, fixed: Mapping[str, float]) -> AnyDesign:
+def hold_fixed_effects(design: Design | StoredDesign, fixed: Mapping[str, float]) -> Design | StoredDesign:
     """The design with held fixed effects of mu moved to its offset."""
     keep = [i for i, name in enumerate(design.mu.names) if name not in fixed]
     if len(keep) == len(design.mu.names):

@@ -35,9 +35,12 @@ class Findings(NamedTuple):
 class Structure(Protocol):
     """What the checks ask of a design, from its rows or from its cross-products."""
 
-    n_obs: int
-    n_fixed: int
-    effects: Effects
+    @property
+    def n_obs(self) -> int: ...
+    @property
+    def n_fixed(self) -> int: ...
+    @property
+    def effects(self) -> Effects: ...
 
     def level_products(self, f: FactorMap) -> Cube:
         """S_l = Z_l'Z_l of the working columns of a factor: (r, r, G)."""

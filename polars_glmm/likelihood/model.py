@@ -93,7 +93,7 @@ class Model:
 
     def held_in_memory(self) -> Design:
         """The design, where its rows are not on disk."""
-        assert isinstance(self.design, Design)  # noqa: S101  # what is stored has no need of it
+        assert isinstance(self.design, Design)  # what is stored has no need of it
         return self.design
 
     def constant(self) -> float:
@@ -117,7 +117,7 @@ class Model:
         expected = isinstance(self.method, Laplace) and self.method.curvature == "expected"
         threads = self.control.rows.threads or min(os.cpu_count() or 1, 8)
         concave = (self.family.name, self.family.link.name) in _CONCAVE
-        if len(blocks.units) < 4:  # noqa: PLR2004  # a pool costs more than it saves on a few blocks
+        if len(blocks.units) < 4:  # a pool costs more than it saves on a few blocks
             threads = 1
         density = RowDensity(self.family, concave)
         marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
@@ -168,7 +168,8 @@ def prepare(
     """The model of a design; `by_rows` keeps a gaussian one from its cross-products."""
     if isinstance(design, StoredDesign):
         on_disk = store(design, control.rows.block)
-        return Model(design, family, method, control, on_disk.x, on_disk.x_phi, on_disk.effects, True, on_disk)
+        x, x_phi, effects = on_disk.x, on_disk.x_phi, on_disk.effects
+        return Model(design, family, method, control, x, x_phi, effects, by_rows=True, stored=on_disk)
     x_phi = None if design.phi is None else centred(design.phi.x)
     effects = map_effects(design.factors, design.n_rows)
     return Model(design, family, method, control, centred(design.mu.x), x_phi, effects, by_rows)

@@ -74,7 +74,7 @@ def first_fit(pieces: Iterable[Piece], family: Family, p: int) -> FirstFit:
         right += piece.x @ eta
         total += float(eta.sum())
         n += len(eta)
-    beta = np.linalg.lstsq(gram, right, rcond=None)[0] if p else np.empty(0)
+    beta: Vec = np.asarray(np.linalg.lstsq(gram, right, rcond=None)[0], dtype=np.float64) if p else np.empty(0)
     return FirstFit(beta, total / n)
 
 

@@ -100,10 +100,10 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
 
     shape, names = model.design, model.names
     y, x = joined(lambda b: b.data.y), joined(lambda b: b.x)
-    assert y is not None and x is not None  # noqa: S101, PT018  # every block has these
+    assert y is not None and x is not None  # noqa: PT018  # every block has these
     x_phi = None
-    if model.x_phi is not None:
-        x_phi = replace(model.x_phi, columns=joined(lambda b: b.x_phi))
+    if model.x_phi is not None and (phi_columns := joined(lambda b: b.x_phi)) is not None:
+        x_phi = replace(model.x_phi, columns=phi_columns)
     small = Design(
         y=y,
         trials=joined(lambda b: b.data.trials),

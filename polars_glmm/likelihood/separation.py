@@ -20,7 +20,10 @@ _FLAT = 1e-7
 
 
 def separated_terms(model: Model, std_error: Vec) -> tuple[str, ...]:
-    """Fixed effects along which the likelihood rises for ever; std_error (p,) in the computing basis, NaN if unknown."""
+    """Fixed effects along which the likelihood rises for ever.
+
+    std_error (p,)   in the computing basis, NaN if unknown
+    """
     suspicious = ~(std_error < _LOOSE)
     if model.family.name not in _COUNTS or not suspicious.any():
         return ()
@@ -82,6 +85,6 @@ def _recession(signed: Vec, fixed: Vec) -> Vec | None:
         bounds=[(-1.0, 1.0)] * signed.shape[1],
         method="highs",
     )
-    if found.status != 0 or -found.fun < 1e-7 * len(signed):
+    if found.status != 0 or found.fun is None or found.x is None or -found.fun < 1e-7 * len(signed):
         return None
-    return np.where(np.abs(found.x) < 1e-7, 0.0, found.x)  # noqa: PLR2004  # rounding of the solver
+    return np.where(np.abs(found.x) < 1e-7, 0.0, found.x)  # rounding of the solver

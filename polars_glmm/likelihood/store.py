@@ -12,7 +12,6 @@ from typing import overload
 import numpy as np
 
 from polars_glmm import progress
-from polars_glmm.design.records import Design, Factor
 from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.basis import Basis, centred_moments
@@ -104,7 +103,7 @@ class StoredUnits(Sequence[Unit]):
 
         def vector() -> Vec:
             out = np.empty(m)
-            to_read.append(memoryview(out).cast("B"))
+            to_read.append(out.data.cast("B"))
             return out
 
         def columns(ones: BoolVec | None) -> Mat | None:
@@ -115,7 +114,7 @@ class StoredUnits(Sequence[Unit]):
                 if one:
                     row[:] = 1.0
                 else:
-                    to_read.append(memoryview(row).cast("B"))
+                    to_read.append(row.data.cast("B"))
             return out
 
         head = {name: vector() for name in layout.head}
@@ -124,7 +123,7 @@ class StoredUnits(Sequence[Unit]):
         self._file.read_into(to_read, first * width)
         if i + 1 < len(self):
             self._file.expect(end * width, (int(self._rows[i + 2]) - end) * width)
-        assert x is not None  # noqa: S101  # the mean has columns, if no more than none
+        assert x is not None  # the mean has columns, if no more than none
         low, high = int(self._ends[i]), int(self._ends[i + 1])
         counts = self._level_rows[low:high] if len(self._level_rows) else np.ones(m, dtype=np.intp)
         block = Block(
@@ -190,7 +189,7 @@ def store(design: StoredDesign, block_rows: int) -> Stored:
             blocks = cut_rows(part, _inward(x, part.mu.x), phi_columns, own, block_rows)
             for unit in blocks.units:
                 (block,) = unit.blocks
-                file.append(memoryview(_numbers(block, marks)).cast("B"))
+                file.append(_numbers(block, marks).data.cast("B"))
                 row_ends.append(first_row + block.rows.stop)
                 if effects.factors:
                     level_rows.append(block.counts)
@@ -260,7 +259,7 @@ def _numbers(block: Block, layout: BlockLayout) -> Vec:
         "offset": block.offset,
         "offset_phi": block.offset_phi,
     }
-    parts = [head[name] for name in layout.head]
+    parts = [v for name in layout.head if (v := head[name]) is not None]
     for columns, ones in ((block.x, layout.x), (block.x_phi, layout.x_phi), (block.z, layout.z)):
         if columns is not None and ones is not None:
             parts += [row for row, one in zip(columns, ones, strict=True) if not one]

@@ -34,8 +34,13 @@ def _one_trace(a: Mat, lam: Mat, inverse: Mat) -> Mat:
     """Σ_P a(j, k, P) Λ(k, s) i(s, r, P): (d, r)."""
     if len(lam) == 1 and lam.shape[1] == 1:
         return lam * float(np.dot(a[0, 0], inverse[0, 0]))
-    scaled = np.tensordot(lam, inverse, (1, 0))
-    return np.tensordot(a, scaled, ((1, 2), (0, 2)))
+    d, r = lam.shape[0], inverse.shape[1]
+    scaled = (lam @ inverse.reshape(len(inverse), -1)).reshape(d, r, -1)
+    out = np.empty((len(a), r))
+    for j in range(len(a)):
+        for k in range(r):
+            out[j, k] = np.vdot(a[j], scaled[:, k])
+    return out
 
 
 def reduction(inverse: Cube) -> Cube:

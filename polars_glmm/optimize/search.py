@@ -144,7 +144,7 @@ def _descend(
             if further.value < trial.value:
                 t, trial = reach, further
         s, y = t * step, trial.gradient - now.gradient
-        b = trial.curvature if trial.curvature is not None else _bfgs(b, s, y)
+        b = _bfgs(b, s, y) if trial.curvature is None else trial.curvature
         x, now = x + s, trial
 
 

@@ -40,10 +40,11 @@ def group_sizes(design: Design | StoredDesign) -> tuple[GroupSize, ...]:
     """One record per factor, in the order of the formula."""
     sizes = []
     for factor in design.factors:
+        counts: Vec
         if isinstance(design, StoredDesign):
             counts = design.tally.level_obs
         else:
-            counts = np.bincount(factor.codes, weights=design.frequency, minlength=factor.n_levels)
+            counts = np.bincount(factor.codes, design.frequency, factor.n_levels).astype(np.float64, copy=False)
         sizes.append(
             GroupSize(factor.name, factor.n_levels, int(counts.min()), float(counts.mean()), int(counts.max()))
         )

@@ -72,7 +72,7 @@ def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> int 
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
     limit = memory_limit(control.memory.limit)
     n_rows = int(frame.select(pl.len()).collect().item())
-    needed = n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1))
+    needed: int = n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1))
     if needed <= limit:
         return None
     factors = {frozenset(term.keys): term.group for term in spec.mu.random}
@@ -95,5 +95,5 @@ def _products_suffice(spec: ModelSpec) -> bool:
 
 def _rounded(size: int) -> int:
     """A size a little above, with two digits, to be typed."""
-    unit = 10 ** max(len(str(size)) - 2, 0)
+    unit = int(10 ** max(len(str(size)) - 2, 0))
     return -(-size // unit) * unit

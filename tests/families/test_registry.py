@@ -33,6 +33,7 @@ WRONG = [
     ("quasipoisson", None, "no density; .*'negative_binomial'"),
     ("bernoulli", None, "family='binomial'"),
     ("binomial", "probti", "binomial has no link 'probti'; it has 'logit', .* Did you mean 'probit'"),
+    ("gaussian", "inverse", "gaussian has no link 'inverse'; it has 'identity' and 'log'"),
     ("poisson", "logit", "poisson has no link 'logit'; it has 'log', 'identity' and 'sqrt'"),
     (Poisson(), "sqrt", "link='sqrt' given beside Poisson"),
     (Poisson, None, r"got the class Poisson; write Poisson\(\)"),

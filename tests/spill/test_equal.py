@@ -18,7 +18,7 @@ from polars_glmm import AGQ, FitWarning
 from polars_glmm.control import Control, Memory, Rows
 from polars_glmm.design.learn import learn
 from polars_glmm.design.stored_learn import learn_stored
-from polars_glmm.errors import GlmmError
+from polars_glmm.errors import GlmmError, ResourceError
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.modes import Point
 from polars_glmm.result import route
@@ -49,8 +49,7 @@ def both(frame: pl.DataFrame, *formulas: str, control: Control = SPILL, **argume
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)
-            for data in (frame, frame.lazy()):
-                found.append(polars_glmm.fit(data, *formulas, control=control, **arguments))
+            found += [polars_glmm.fit(data, *formulas, control=control, **arguments) for data in (frame, frame.lazy())]
     finally:
         route.learn_stored = spilled
     assert calls == [1]
@@ -175,7 +174,7 @@ KEYS: dict[str, pl.Expr] = {
     "text": G.replace_strict(dict(enumerate(NAMES)), return_dtype=pl.String),
     "categorical": G.replace_strict(dict(enumerate(NAMES)), return_dtype=pl.String).cast(pl.Categorical),
     "enum": G.replace_strict(dict(enumerate(NAMES)), return_dtype=pl.Enum([*NAMES[::-1], "unused"])),
-    "boolean": G > 19,  # noqa: PLR2004
+    "boolean": G > 19,
     "float": G / 7 - 2,
     "date": pl.lit(date(1969, 12, 20)) + pl.duration(days=G),
     "datetime": pl.lit(datetime(2020, 1, 1)) + pl.duration(seconds=G),  # noqa: DTZ001
@@ -193,7 +192,8 @@ def test_dtypes_of_keys(dtype: str) -> None:
 
 @pytest.mark.parametrize("keys", [("text", "small"), ("enum", "boolean"), ("date", "float")])
 def test_composite_keys(keys: tuple[str, str]) -> None:
-    frame = DATA.with_columns(KEYS[keys[0]].alias("a"), (pl.col("h") if keys[1] == "small" else KEYS[keys[1]]).alias("b"))
+    second = pl.col("h") if keys[1] == "small" else KEYS[keys[1]]
+    frame = DATA.with_columns(KEYS[keys[0]].alias("a"), second.alias("b"))
     assert_same(*both(frame, "count ~ x", groups=[("a", "b")], family="poisson"))
 
 
@@ -261,7 +261,7 @@ BAD: tuple[tuple[str, str, dict[str, Any]], ...] = (
 def test_errors_are_the_same(formula: str, arguments: dict[str, Any]) -> None:
     frame = DATA.with_columns(
         bad=pl.col("count") - 1,
-        far=pl.when(pl.int_range(pl.len()) == 8).then(float("inf")).otherwise(pl.col("x")),  # noqa: PLR2004
+        far=pl.when(pl.int_range(pl.len()) == 8).then(float("inf")).otherwise(pl.col("x")),
         same=pl.lit("one"),
         gone=pl.lit(None, dtype=pl.Float64),
         truth=pl.col("yes").cast(pl.Float64),
@@ -288,7 +288,7 @@ def test_the_source_can_be_read_again() -> None:
 
 
 def test_several_factors_that_do_not_fit_are_refused_with_numbers() -> None:
-    with pytest.raises(polars_glmm.errors.ResourceError, match=r"400 rows with 2 grouping factors .* need about .* KiB"):
+    with pytest.raises(ResourceError, match=r"400 rows with 2 grouping factors .* need about .* KiB"):
         polars_glmm.fit(DATA.lazy(), "count ~ x + (1 | g) + (1 | h)", family="poisson", control=SPILL)
 
 

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,9 @@ from polars_glmm.likelihood.marginal import Marginal
 from polars_glmm.spill import PREFIX, SpillFile, spilling
 
 RNG = np.random.default_rng(3)
-DATA = pl.DataFrame({"y": RNG.poisson(2.0, 300), "x": RNG.normal(size=300), "g": RNG.integers(0, 20, 300)})
+LEVEL = RNG.integers(0, 20, 300)
+COUNT = RNG.poisson(np.exp(0.5 + RNG.normal(size=20))[LEVEL])
+DATA = pl.DataFrame({"y": COUNT, "x": RNG.normal(size=300), "g": LEVEL})
 FULL = Path("/dev/full")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 
@@ -153,15 +155,14 @@ def test_a_full_disk_names_folder_bytes_and_remedy(tmp_path: Path, monkeypatch: 
 
 
 def test_a_disk_that_will_be_full_is_refused_before_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")(10**9, 10**9, 100)
-    monkeypatch.setattr(spill.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(spill.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(ResourceError, match=r"needs 7\.0 KiB there .* has room for 100 bytes"):
         fit(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ResourceError, match="No temporary files can be written to .*file"):
+    with pytest.raises(ResourceError, match=r"No temporary files can be written to .*file"):
         fit(tmp_path / "file")
 
 

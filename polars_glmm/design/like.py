@@ -1,0 +1,93 @@
+"""A recipe met with other rows of the same kind: the same columns and constants, groups of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
+
+from .coding import Column
+from .lazy_learn import Outline
+from .nodes import Node
+from .recipe import Recipe
+from .source import Source
+
+
+def outline_like(recipe: Recipe, source: Source) -> Outline:
+    """The outline of `recipe` for a source. Raises UnknownLevelError for labels of fixed factors it does not know."""
+    for name, known in recipe.categoricals.items():
+        found = source.rows.select(pl.col(name).cast(pl.String).unique()).collect(engine="streaming")[name]
+        unseen = sorted(set(found) - set(known.levels))
+        if unseen:
+            msg = (
+                f"column {name!r} has the level {enumerate_names(unseen)}, which the recipe does not know. Name all "
+                f"levels when the first part is made: levels={{{name!r}: [...]}}."
+            )
+            raise UnknownLevelError(msg)
+    factors = tuple(
+        replace(factor, levels=pl.DataFrame(schema={key: source.dtypes[key] for key in factor.keys}))
+        for factor in recipe.factors
+    )
+    mu = recipe.predictor("mu")
+    checked: dict[Node, str] = {recipe.response.success: f"response {recipe.response.name}"}
+    for column in (*mu.columns, *_random(recipe)):
+        checked.setdefault(column.node, column.name)
+    if mu.offset is not None:
+        checked.setdefault(mu.offset, "the offset")
+    every = replace(mu, kept=(True,) * len(mu.columns))
+    met = replace(recipe, factors=factors, predictors=(every,))
+    return Outline(met, (), tuple(checked.items()), int(bool(recipe.categoricals)))
+
+
+def require_like(one: Recipe, other: Recipe) -> None:
+    """Raise ModelError with the reason where two recipes differ in more than the levels of their groups."""
+    remedy = "Make every part from the first one's recipe: products(frame, like=first)."
+    for what, a, b in (
+        ("formula", one.spec.formula, other.spec.formula),
+        *((f"{name}=", getattr(one.spec, name), getattr(other.spec, name)) for name in ("frequency", "precision")),
+        ("response", one.response.success, other.response.success),
+        ("offset", one.predictor("mu").offset, other.predictor("mu").offset),
+    ):
+        if a != b:
+            msg = f"The parts differ in their {what}: {a} and {b}. Parts of one model answer one question."
+            raise ModelError(msg)
+    for name, known in one.categoricals.items():
+        if (unlike := other.categoricals[name].levels) != known.levels:
+            msg = (
+                f"column {name!r} has the levels {enumerate_names(known.levels)} in one part and "
+                f"{enumerate_names(unlike)} in the other, so its columns differ. {remedy}"
+            )
+            raise ModelError(msg)
+    pairs = zip((*one.predictor("mu").columns, *_random(one)), (*other.predictor("mu").columns, *_random(other)), strict=True)
+    for a, b in pairs:
+        if a != b:
+            msg = f"column {a.name!r} was learned with other constants in the two parts. {remedy}"
+            raise ModelError(msg)
+
+
+def common_levels(one: pl.DataFrame, other: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The levels of both parts. Raises ModelError for keys that cannot stand in one column."""
+    try:
+        return pl.concat([one, other], how="vertical_relaxed").unique()
+    except pl.exceptions.PolarsError as error:
+        msg = (
+            f"group {name!r} has keys of {_dtypes(one)} in one part and of {_dtypes(other)} in the other. "
+            "Cast the column before making the parts."
+        )
+        raise ModelError(msg) from error
+
+
+def _dtypes(levels: pl.DataFrame) -> str:
+    return enumerate_names([str(dtype) for dtype in levels.dtypes])
+
+
+def _random(recipe: Recipe) -> Sequence[Column]:
+    return [column for factor in recipe.factors for term in factor.terms for column in term.columns]
+
+
+Declared = Mapping[str, Sequence[Any]]
+"""Labels of categorical columns that some part has."""

@@ -1,0 +1,231 @@
+"""Products: all that a gaussian mixed model needs of its rows, as a record that can be added, stored and fitted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.control import Control
+from polars_glmm.design.codec import decode, encode
+from polars_glmm.design.lazy_learn import outline
+from polars_glmm.design.like import Declared, common_levels, outline_like, require_like
+from polars_glmm.design.moments import Checks, LevelMoments, Moments, PairMoments, joined
+from polars_glmm.design.settle import settle
+from polars_glmm.design.source import Source
+from polars_glmm.design.sums import codes_of, in_order, pair_layout, summarise
+from polars_glmm.errors import DatasetError, ModelError
+from polars_glmm.likelihood.given import Given
+from polars_glmm.notes import Note
+from polars_glmm.result.call import Call
+from polars_glmm.result.fitted import Fit
+from polars_glmm.result.flow import warn_once
+from polars_glmm.result.summaries import estimate_moments, fingerprint_of, obstacle, sizes_of
+from polars_glmm.spec.method import resolve_method
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from polars_glmm.design.recipe import Recipe
+    from polars_glmm.spec.method import Method
+    from polars_glmm.typing import IntVec
+
+_VERSION = 1
+_KEY, _DTYPE = "key:", "dtype:"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Products:
+    """Cross-products of the columns of one gaussian model over some rows, level by level.
+
+    recipe    the columns, with the constants learned from the rows, and the levels of the groups
+    moments   of the columns as they stand in the formula: means, and squares about them (design.moments)
+    notes, n_dropped   what was said of the rows, and how many had missing values
+    `a + b` is what the rows of both would give, whatever levels each has.
+    """
+
+    recipe: Recipe
+    moments: Moments
+    notes: tuple[Note, ...] = ()
+    n_dropped: int = 0
+
+    @property
+    def formula(self) -> str:
+        """The formula as understood."""
+        return self.recipe.spec.formula
+
+    @property
+    def n_obs(self) -> int:
+        """Observations: rows used, or the sum of their frequencies."""
+        return self.moments.n_obs
+
+    def __add__(self, other: Products) -> Products:
+        """The products of the rows of both. Raises ModelError with the reason where the recipes are unlike."""
+        if not isinstance(other, Products):
+            return NotImplemented
+        require_like(self.recipe, other.recipe)
+        factors, codes = [], []
+        for a, b in zip(self.recipe.factors, other.recipe.factors, strict=True):
+            levels = in_order(common_levels(a.levels, b.levels, a.name), a.keys)
+            own = a.levels.cast(dict(levels.schema)), b.levels.cast(dict(levels.schema))
+            factors.append(replace(a, levels=levels))
+            codes.append((codes_of(own[0], levels), codes_of(own[1], levels)))
+        moments = joined(self.moments, other.moments, tuple(codes), tuple(f.levels.height for f in factors))
+        notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
+        return Products(
+            replace(self.recipe, factors=tuple(factors)), moments, notes, self.n_dropped + other.n_dropped
+        )
+
+    def fit(
+        self,
+        method: str | Method | None = None,
+        *,
+        start: Mapping[str, float] | None = None,
+        control: Control | None = None,
+    ) -> Fit:
+        """The fit of the rows behind the products; its tables need no rows, and it keeps none.
+
+        method   "reml" or "ml"; None: the one the products were made with
+        Raises IdentifiabilityError, ConvergenceError as `fit` does.
+        """
+        began = perf_counter()
+        chosen, spec = control or Control(), self.recipe.spec
+        if method is not None:
+            asked = resolve_method(method)
+            if asked.name not in ("reml", "ml"):
+                msg = f"Products are fitted by 'reml' or 'ml', not by {asked.name!r}."
+                raise ModelError(msg)
+            spec = replace(spec, method=asked)
+        recipe, notes = settle(replace(self.recipe, spec=spec), self.moments)
+        numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}))
+        call = Call(
+            spec.formulas, None, "gaussian", None, spec.method, None, spec.offset, spec.frequency, spec.precision
+        )  # fmt: skip
+        fit = Fit(
+            recipe=recipe,
+            estimate=numbers,
+            notes=(*self.notes, *notes, *numbers.notes),
+            n_dropped=self.n_dropped,
+            seconds=perf_counter() - began,
+            control=chosen,
+            call=call,
+            groups=sizes_of(recipe, self.moments),
+            fingerprint=fingerprint_of(self.moments),
+        )
+        warn_once(fit.notes)
+        return fit
+
+    def write_parquet(self, path: str | Path) -> None:
+        """Store as one Parquet file, to be read by `polars_glmm.read_products`."""
+        _to_frame(self).write_parquet(path)
+
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{f.name}: {f.levels.height} levels" for f in self.recipe.factors)
+        return f"Products of {self.formula}\n{self.n_obs} observations" + (f"; {groups}" if groups else "")
+
+
+def make_products(
+    frame: pl.DataFrame | pl.LazyFrame, call: Call, *, like: Products | None = None, levels: Declared | None = None
+) -> Products:
+    """The products of what `call` asks, or of the recipe of `like`, over a frame read by aggregation queries."""
+    lazy = frame.lazy()
+    if like is not None:
+        source = Source.of(like.recipe.spec, lazy)
+        sketch = outline_like(like.recipe, source)
+    else:
+        spec = call.spec().resolve(frozenset(lazy.collect_schema().names()))
+        found = obstacle(spec, call)
+        if found is not None:
+            why = found.text or "products hold all there is to know of gaussian models with identity link and one dispersion only"
+            msg = f"{spec.formula} cannot be summed up in products: {why}."
+            raise ModelError(msg)
+        source = Source.of(spec, lazy)
+        sketch = outline(spec, source, levels)
+    summary = summarise(sketch, source, call.missing)
+    return Products(summary.recipe, summary.moments, summary.notes, summary.n_dropped)
+
+
+def read_stored(path: str | Path) -> Products:
+    """Products from the file that `Products.write_parquet` made. Raises DatasetError for any other file."""
+    frame = pl.read_parquet(path)
+    if "recipe" not in frame.columns or "set" not in frame.columns:
+        msg = f"{path} holds no products: it was not written by Products.write_parquet."
+        raise DatasetError(msg)
+    return _from_frame(frame, path)
+
+
+def _to_frame(products: Products) -> pl.DataFrame:
+    """One row for the totals, one per level of every factor, one per meeting pair of levels."""
+    moments, recipe = products.moments, products.recipe
+    head = {
+        "version": _VERSION,
+        "recipe": encode(recipe),
+        "centre": moments.centre.tolist(),
+        "n_rows": moments.n_rows,
+        "n_obs": moments.n_obs,
+        "log_weights": moments.log_weights,
+        "checks": list(moments.checks),
+        "notes": [[note.code, note.text, note.advice, note.quiet] for note in products.notes],
+        "n_dropped": products.n_dropped,
+    }
+    dtypes = pl.DataFrame(schema={_DTYPE + name: known.dtype for name, known in recipe.categoricals.items()})
+    parts = [_rows("total", moments.total).with_columns(recipe=pl.lit(json.dumps(head))), dtypes]
+    for f, (factor, part) in enumerate(zip(recipe.factors, moments.factors, strict=True)):
+        keys = factor.levels.rename({key: _KEY + key for key in factor.keys})
+        parts.append(_rows(f"factor:{f}", part).hstack(keys))
+    for (f, g), met in moments.pairs.items():
+        places = pl.DataFrame({"left": met.left.astype(np.int64), "right": met.right.astype(np.int64)})
+        parts.append(_rows(f"pair:{f},{g}", met.moments).hstack(places))
+    return pl.concat(parts, how="diagonal_relaxed")
+
+
+def _rows(name: str, part: LevelMoments) -> pl.DataFrame:
+    n = part.n_levels
+    second = part.second.reshape(-1, n).T
+    return pl.DataFrame(
+        {
+            "set": pl.repeat(name, n, eager=True),
+            "weight": part.weight,
+            "count": part.count,
+            "mean": pl.Series(part.mean.T.tolist(), dtype=pl.List(pl.Float64)),
+            "second": pl.Series(second.tolist(), dtype=pl.List(pl.Float64)),
+        }
+    )
+
+
+def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
+    sets = {name: frame.filter(pl.col("set") == name) for name in frame["set"].unique()}
+    head = json.loads(sets["total"]["recipe"][0])
+    if head["version"] != _VERSION:
+        msg = f"{path} was written in version {head['version']} of the format; this package reads version {_VERSION}."
+        raise DatasetError(msg)
+    text: dict[str, Any] = head["recipe"]
+    levels = tuple(
+        sets[f"factor:{f}"].select(pl.col(_KEY + key).alias(key) for key in factor["keys"])
+        for f, factor in enumerate(text["factors"])
+    )
+    recipe = decode(text, levels, {name: frame.schema[_DTYPE + name] for name in text["categoricals"]})
+    total, factors = moment_layouts(recipe)
+    count = len(levels)
+    pairs = {}
+    for f in range(count):
+        for g in range(f + 1, count):
+            own = sets[f"pair:{f},{g}"]
+            left, right = (own[name].to_numpy().astype(np.intp) for name in ("left", "right"))
+            pairs[f, g] = PairMoments(left, right, _moments(own, pair_layout(recipe, f, g)))
+    moments = Moments(
+        centre=np.array(head["centre"]),
+        total=_moments(sets["total"], total),
+        factors=tuple(_moments(sets[f"factor:{f}"], factors[f]) for f in range(count)),
+        pairs=pairs,
+        n_rows=head["n_rows"],
+        n_obs=head["n_obs"],
+        log_weights=head["log_weights"],
+        checks=Checks(*head["checks"]),
+    )
+    return Products(recipe, moments, tuple(Note(*note) for note in head["notes"]), head["n_dropped"])
