@@ -29,19 +29,20 @@ from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
     from polars_glmm import datasets
-    from polars_glmm.api import anova, explain, fit, objective
+    from polars_glmm.api import anova, explain, fit, objective, products, read_products
     from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson
     from polars_glmm.prediction.predictions import predict
     from polars_glmm.prediction.ranef_join import with_ranef
     from polars_glmm.prediction.residuals import augment
     from polars_glmm.prediction.simulations import simulate
     from polars_glmm.result import Fit, FitCollection
+    from polars_glmm.result.products import Products
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
 
 _LAZY = {
-    **dict.fromkeys(("anova", "explain", "fit", "objective"), "polars_glmm.api"),
+    **dict.fromkeys(("anova", "explain", "fit", "objective", "products", "read_products"), "polars_glmm.api"),
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
@@ -51,6 +52,7 @@ _LAZY = {
     ),
     **dict.fromkeys(("AGQ", "ML", "REML", "Laplace"), "polars_glmm.spec.method"),
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
+    "Products": "polars_glmm.result.products",
 }
 
 __all__ = [
@@ -92,6 +94,8 @@ __all__ = [
     "glmm",
     "objective",
     "predict",
+    "products",
+    "read_products",
     "simulate",
     "with_ranef",
 ]

@@ -6,6 +6,7 @@ Those that work with a fit on a frame (predict, augment, with_ranef, simulate) a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, overload
 
 import polars as pl
@@ -19,6 +20,7 @@ from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.flow import fit_call, objective_of
+from polars_glmm.result.products import Products, make_products, read_stored
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -155,6 +157,61 @@ def objective(
         _refuse(unexpected, family)
     call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
     return objective_of(_checked(frame), call, control or Control())
+
+
+def products(
+    frame: AnyFrame,
+    *formulas: str,
+    groups: Groups = None,
+    method: str | Method | None = None,
+    offset: str | None = None,
+    frequency: str | None = None,
+    precision: str | None = None,
+    missing: Missing = "drop",
+    like: Products | None = None,
+    levels: Mapping[str, Sequence[Any]] | None = None,
+    **unexpected: object,
+) -> Products:
+    """The cross-products of a gaussian model over the rows of a frame: a small record that can be added and stored.
+
+    `a + b` is the products of the rows of both, whatever levels their groups have; `.fit()` is the fit of those rows,
+    `.write_parquet(path)` and `polars_glmm.read_products(path)` keep it. So a year can be fitted from its months, and a
+    model from the parts of data that never meet. The frame is read by aggregation queries; no row is collected.
+
+    Parameters
+    ----------
+    frame, formulas, groups, method, offset, frequency, precision, missing
+        As in `fit`.
+    like
+        Products whose recipe to use instead of a formula: the same columns with the same constants. Parts can only be
+        added if their recipes agree in all but the levels of the groups.
+    levels
+        All labels of categorical fixed effects, by column, where this frame may not have every one of them.
+
+    Raises
+    ------
+    GlmmError
+        As `fit`; ModelError for a model that is not gaussian with identity link and one dispersion; UnknownLevelError
+        for a label of a fixed effect that the recipe of `like` does not know.
+
+    Examples
+    --------
+    >>> january = polars_glmm.products(pl.scan_parquet("january.parquet"), "y ~ x + (x | g)")
+    >>> february = polars_glmm.products(pl.scan_parquet("february.parquet"), like=january)
+    >>> (january + february).fit()
+    """
+    if unexpected:
+        _refuse(unexpected, "gaussian")
+    if like is not None and (formulas or groups or offset or frequency or precision or levels):
+        msg = "like= brings its own formula, offset, weights and levels: leave out the others."
+        raise ModelError(msg)
+    call = Call(formulas, groups, "gaussian", None, method, None, offset, frequency, precision, missing)
+    return make_products(_checked(frame), call, like=like, levels=levels)
+
+
+def read_products(path: str | Path) -> Products:
+    """Products from a file that `Products.write_parquet` wrote. Raises DatasetError for any other file."""
+    return read_stored(path)
 
 
 def anova(*fits: Fit) -> pl.DataFrame:

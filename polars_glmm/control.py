@@ -28,7 +28,7 @@ class Rows:
     compress   count equal rows instead of repeating them, where a look at the data says that it pays
     """
 
-    block: int = 8192
+    block: int = 32768
     threads: int = 0
     compress: bool = True
 

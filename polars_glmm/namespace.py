@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, 
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
     from polars_glmm.control import Control
     from polars_glmm.likelihood.natural import NaturalObjective
     from polars_glmm.result import Fit, FitCollection
-    from polars_glmm.result.call import FitArguments, ModelArguments
+    from polars_glmm.result.call import FitArguments, ModelArguments, ProductArguments
     from polars_glmm.result.explanation import Explanation
+    from polars_glmm.result.products import Products
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -50,7 +51,7 @@ class Glmm(Generic[Frame]):
 
     def predict(
         self,
-        fit: Fit,
+        fit: Fit | FitCollection,
         *,
         kind: str = "response",
         random: str | Sequence[str] = "all",
@@ -66,11 +67,11 @@ class Glmm(Generic[Frame]):
             std_error=std_error, name=name,
         )  # fmt: skip
 
-    def augment(self, fit: Fit, prefix: str = "") -> Frame:
+    def augment(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:
         """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
         return fit.augment(self._frame, prefix=prefix)
 
-    def with_ranef(self, fit: Fit, prefix: str = "") -> Frame:
+    def with_ranef(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels."""
         return fit.with_ranef(self._frame, prefix=prefix)
 

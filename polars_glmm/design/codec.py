@@ -83,14 +83,14 @@ def _plain(value: Any) -> Any:
     """A node as a dict with its kind, tuples as lists, numbers and texts as they are."""
     if isinstance(value, nodes.Node):
         named = {one.name: _plain(getattr(value, one.name)) for one in fields(value)}  # type: ignore[arg-type]  # all kinds are dataclasses
-        return {"kind": type(value).__name__, **named}
+        return {"node": type(value).__name__, **named}
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _node(value: Any) -> Any:
     if isinstance(value, dict):
-        named = {name: _node(one) for name, one in value.items() if name != "kind"}
-        return _KINDS[value["kind"]](**named)
+        named = {name: _node(one) for name, one in value.items() if name != "node"}
+        return _KINDS[value["node"]](**named)
     return tuple(_node(one) for one in value) if isinstance(value, list) else value
 
 

@@ -71,14 +71,20 @@ def require_like(one: Recipe, other: Recipe) -> None:
 
 def common_levels(one: pl.DataFrame, other: pl.DataFrame, name: str) -> pl.DataFrame:
     """The levels of both parts. Raises ModelError for keys that cannot stand in one column."""
-    try:
+    if all(map(_joinable, one.dtypes, other.dtypes)):
         return pl.concat([one, other], how="vertical_relaxed").unique()
-    except pl.exceptions.PolarsError as error:
-        msg = (
-            f"group {name!r} has keys of {_dtypes(one)} in one part and of {_dtypes(other)} in the other. "
-            "Cast the column before making the parts."
-        )
-        raise ModelError(msg) from error
+    msg = (
+        f"group {name!r} has keys of {_dtypes(one)} in one part and of {_dtypes(other)} in the other. "
+        "Cast the column before making the parts."
+    )
+    raise ModelError(msg)
+
+
+def _joinable(one: pl.DataType, other: pl.DataType) -> bool:
+    """Equal, both whole numbers, both floats, or labels of open sets."""
+    if one == other or (one.is_integer() and other.is_integer()) or (one.is_float() and other.is_float()):
+        return True
+    return all(dtype == pl.String or isinstance(dtype, pl.Categorical) for dtype in (one, other))
 
 
 def _dtypes(levels: pl.DataFrame) -> str:

@@ -22,7 +22,7 @@ from .predictors import dropped_columns
 from .rank import TOLERANCE
 from .recipe import Recipe
 from .source import Source
-from .sums import columns_of, places
+from .moment_columns import columns_of, places
 
 _BLUNT = 1e-12
 """Squared share of a column below which its products do not tell whether anything of it is left."""

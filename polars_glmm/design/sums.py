@@ -19,10 +19,11 @@ from polars_glmm.notes import Note
 from polars_glmm.typing import IntVec, Mat, Vec
 
 from .lazy_learn import Outline
+from .level_frames import codes_of, in_order
 from .missing import check_missing, dropped_rows
-from .moments import Checks, LevelMoments, Moments, PairMoments, about_means, pooled
-from .moments import Layout as MomentLayout
-from .nodes import ONE, Arithmetic, Node, Reference
+from .moment_columns import Layouts, columns_of, layouts_of
+from .moments import Checks, Layout, LevelMoments, Moments, PairMoments, about_means, pooled
+from .nodes import Node, Reference
 from .recipe import Recipe
 from .source import Source
 
@@ -42,25 +43,6 @@ class Summary(NamedTuple):
     notes: tuple[Note, ...]
     n_dropped: int
     scans: int
-
-
-def columns_of(recipe: Recipe) -> tuple[Node, ...]:
-    """The distinct columns of fixed and random effects that are not 1, then the response less its offset."""
-    mu = recipe.predictor("mu")
-    nodes = [column.node for column in mu.columns]
-    nodes += [column.node for factor in recipe.factors for term in factor.terms for column in term.columns]
-    response = recipe.response.success
-    if mu.offset is not None:
-        response = Arithmetic("-", response, mu.offset)
-    return (*dict.fromkeys(node for node in nodes if node != ONE), response)
-
-
-def places(nodes: Sequence[Node], recipe: Recipe) -> tuple[IntVec, tuple[IntVec, ...]]:
-    """Where the fixed columns, and those of each factor, stand among the columns; −1 for the column of ones."""
-    at = {node: k for k, node in enumerate(nodes[:-1])} | {ONE: -1}
-    fixed = [at[column.node] for column in recipe.predictor("mu").columns]
-    random = [[at[column.node] for term in factor.terms for column in term.columns] for factor in recipe.factors]
-    return np.array(fixed, dtype=np.intp), tuple(np.array(own, dtype=np.intp) for own in random)
 
 
 def summarise(sketch: Outline, source: Source, missing: str = "drop") -> Summary:
@@ -101,42 +83,30 @@ class _Answers(NamedTuple):
 class _Plan:
     """Which sums are asked of which query.
 
-    slopes       per factor the columns of its terms that are not 1
-    hosts        per factor the finer one from whose levels its own follow, or None
+    hosts   per factor the finer one from whose levels its own follow, or None
     """
 
     recipe: Recipe
     source: Source
     nodes: tuple[Node, ...]
-    slopes: tuple[IntVec, ...]
+    layouts: Layouts
     hosts: tuple[int | None, ...]
 
     @classmethod
     def of(cls, recipe: Recipe, source: Source) -> _Plan:
-        nodes = columns_of(recipe)
-        slopes = tuple(np.unique(own[own >= 0]) for own in places(nodes, recipe)[1])
+        layouts = layouts_of(recipe)
+        slopes = layouts.slopes
         keys = [frozenset(factor.keys) for factor in recipe.factors]
 
         def host(f: int) -> int | None:
             finer = [g for g in range(len(keys)) if keys[f] < keys[g] and set(slopes[f]) <= set(slopes[g])]
             return max(finer, key=lambda g: len(keys[g]), default=None)
 
-        return cls(recipe, source, nodes, slopes, tuple(host(f) for f in range(len(keys))))
+        return cls(recipe, source, columns_of(recipe), layouts, tuple(host(f) for f in range(len(keys))))
 
     @property
     def k(self) -> int:
         return len(self.nodes)
-
-    def layout(self, f: int) -> MomentLayout:
-        """The moments of a factor: all columns, and the products of its slopes with all."""
-        everything = np.arange(self.k)
-        return MomentLayout(everything, self.slopes[f], everything)
-
-    def pair_layout(self, f: int, g: int) -> MomentLayout:
-        """The moments of a pair of factors: of their slopes only."""
-        columns = np.union1d(self.slopes[f], self.slopes[g])
-        left, right = (np.searchsorted(columns, self.slopes[h]) for h in (f, g))
-        return MomentLayout(columns, left, right)
 
     def shift(self) -> Vec:
         """Numbers near the means (k,), from the first rows; 0 where the mean is small against the spread."""
@@ -159,16 +129,16 @@ class _Plan:
         for f, factor in enumerate(self.recipe.factors):
             if self.hosts[f] is None:
                 keys = [_KEY + name for name in factor.keys]
-                queries[f"factor:{f}"] = base.group_by(keys).agg(self._sums(self.layout(f)))
-        asked = [(f, g) for f, g in combinations(range(len(self.slopes)), 2) if self._finer(f, g) is None]
+                queries[f"factor:{f}"] = base.group_by(keys).agg(self._sums(self.layouts.factors[f]))
+        asked = [(f, g) for f, g in combinations(range(len(self.hosts)), 2) if self._finer(f, g) is None]
         for f, g in asked:
             keys = list(dict.fromkeys(_KEY + name for h in (f, g) for name in self.recipe.factors[h].keys))
-            queries[f"pair:{f},{g}"] = base.group_by(keys).agg(self._sums(self.pair_layout(f, g)))
+            queries[f"pair:{f},{g}"] = base.group_by(keys).agg(self._sums(self.layouts.pairs[f, g]))
         found = dict(zip(queries, pl.collect_all(list(queries.values()), engine="streaming"), strict=True))
         return _Answers(
             found["census"].row(0, named=True),
             found["overall"].row(0, named=True),
-            {f: found[f"factor:{f}"] for f in range(len(self.slopes)) if self.hosts[f] is None},
+            {f: found[f"factor:{f}"] for f in range(len(self.hosts)) if self.hosts[f] is None},
             {(f, g): found[f"pair:{f},{g}"] for f, g in asked},
         )
 
@@ -178,36 +148,35 @@ class _Plan:
         parts: dict[int, LevelMoments] = {}
         totals = dict(answers.overall)
         for f, frame in answers.factors.items():
-            ordered = _in_order(frame, self.recipe.factors[f].keys)
-            levels[f] = _keys(ordered, self.recipe.factors[f].keys)
-            parts[f] = self._level_moments(ordered, self.layout(f))
+            names = self.recipe.factors[f].keys
+            ordered = in_order(frame, [_KEY + name for name in names])
+            levels[f] = _keys(ordered, names)
+            parts[f] = self._level_moments(ordered, self.layouts.factors[f])
             sums = frame.select(pl.exclude(f"^{_KEY}.*$").cast(pl.Float64).sum())
             totals |= sums.row(0, named=True)
         for f, host in enumerate(self.hosts):
             if host is not None:
                 keys = self.recipe.factors[f].keys
-                levels[f] = _in_order(levels[host].select(keys).unique(), keys, prefix="")
-                fine = pooled(parts[host], _codes(levels[host], levels[f]), levels[f].height)
-                parts[f] = _only(fine, self.layout(f))
+                levels[f] = in_order(levels[host].select(keys).unique(), keys)
+                fine = pooled(parts[host], codes_of(levels[host], levels[f]), levels[f].height)
+                parts[f] = _only(fine, self.layouts.factors[f])
         pairs = {}
-        for f, g in combinations(range(len(self.slopes)), 2):
+        for f, g in combinations(range(len(self.hosts)), 2):
             finer = self._finer(f, g)
             if finer is None:
                 frame = answers.pairs[f, g]
-                left, right = (_codes(_keys(frame, self.recipe.factors[h].keys), levels[h]) for h in (f, g))
-                own = self._level_moments(frame, self.pair_layout(f, g))
+                left, right = (codes_of(_keys(frame, self.recipe.factors[h].keys), levels[h]) for h in (f, g))
+                own = self._level_moments(frame, self.layouts.pairs[f, g])
             else:
                 each = np.arange(levels[finer].height)
-                left, right = (each if h == finer else _codes(levels[finer], levels[h]) for h in (f, g))
-                own = _pair_of(parts[finer], self.pair_layout(f, g))
+                left, right = (each if h == finer else codes_of(levels[finer], levels[h]) for h in (f, g))
+                own = _pair_of(parts[finer], self.layouts.pairs[f, g])
             order = np.lexsort((right, left))
             pairs[f, g] = PairMoments(left[order], right[order], own.taken(order))
-        everything = np.arange(self.k)
-        whole = pl.DataFrame([totals])
-        total = self._level_moments(whole, MomentLayout(everything, everything, everything))
+        total = self._level_moments(pl.DataFrame([totals]), self.layouts.total)
         n_obs = round(float(total.count[0]))
         checks = self._checks(answers.overall, total, shift)
-        count = len(self.slopes)
+        count = len(self.hosts)
         return tuple(levels[f] for f in range(count)), Moments(
             centre=shift,
             total=total,
@@ -257,7 +226,7 @@ class _Plan:
         """Whether the fingerprint of the response does not follow from the moments."""
         return self.recipe.predictor("mu").offset is not None or self.source.precision is not None
 
-    def _sums(self, layout: MomentLayout) -> list[pl.Expr]:
+    def _sums(self, layout: Layout) -> list[pl.Expr]:
         columns = layout.columns
         products = {
             _pair(columns[a], columns[b]) for a in layout.left for b in layout.right
@@ -279,10 +248,10 @@ class _Plan:
 
     def _overall(self) -> list[pl.Expr]:
         """Totals that no factor's sums give, and what a fingerprint needs."""
-        covered = {_pair(a, b) for own in self.slopes for a in own for b in range(self.k)}
+        covered = {_pair(a, b) for own in self.layouts.slopes for a in own for b in range(self.k)}
         every = {_pair(a, b) for a in range(self.k) for b in range(a, self.k)}
         asked = [pl.len().alias("n_rows"), *(pl.sum(name) for name in sorted(every - covered))]
-        if not self.slopes:
+        if not self.hosts:
             asked += [*self._counts(), *self._firsts(np.arange(self.k))]
         f = pl.col("f") if self.source.frequency is not None else pl.lit(1.0)
         if self.source.precision is not None:
@@ -291,7 +260,7 @@ class _Plan:
             asked += [(f * pl.col("y")).sum().alias("fy"), (f * pl.col("y") * pl.col("y")).sum().alias("fyy")]
         return asked
 
-    def _level_moments(self, frame: pl.DataFrame, layout: MomentLayout) -> LevelMoments:
+    def _level_moments(self, frame: pl.DataFrame, layout: Layout) -> LevelMoments:
         columns = layout.columns
 
         def take(name: str) -> Vec:
@@ -320,30 +289,13 @@ def _keys(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return frame.select(pl.col(_KEY + name).alias(name) for name in keys)
 
 
-def _in_order(frame: pl.DataFrame, keys: Sequence[str], prefix: str = _KEY) -> pl.DataFrame:
-    """Level order: labels of text by letters, an Enum's own order, everything else by value."""
-    by = [
-        pl.col(prefix + name).cast(pl.String) if isinstance(frame.schema[prefix + name], pl.Categorical)
-        else pl.col(prefix + name)
-        for name in keys
-    ]  # fmt: skip
-    return frame.sort(by)
-
-
-def _codes(frame: pl.DataFrame, levels: pl.DataFrame) -> IntVec:
-    """The place among levels of every row's keys."""
-    placed = levels.with_row_index("__glmm_code")
-    joined = frame.select(levels.columns).join(placed, on=levels.columns, how="left", maintain_order="left")
-    return joined["__glmm_code"].to_numpy().astype(np.intp)
-
-
-def _only(part: LevelMoments, layout: MomentLayout) -> LevelMoments:
+def _only(part: LevelMoments, layout: Layout) -> LevelMoments:
     """The moments of a factor with fewer slopes."""
     rows = np.searchsorted(part.left, layout.left)
     return LevelMoments(*layout, part.weight, part.count, part.mean, part.second[rows])
 
 
-def _pair_of(part: LevelMoments, layout: MomentLayout) -> LevelMoments:
+def _pair_of(part: LevelMoments, layout: Layout) -> LevelMoments:
     """The moments of pairs that are the levels of the finer factor."""
     known = {int(a): row for row, a in enumerate(part.left)}
     left, right = layout.columns[layout.left], layout.columns[layout.right]

@@ -82,10 +82,12 @@ def level_labels(recipe: FactorRecipe) -> pl.Series:
 
 
 def _label(key: str, dtype: pl.DataType) -> pl.Expr:
-    """A key as text: as a cast spells it, and where Polars has no cast, as it is printed."""
+    """A key as text: as a cast spells it, but where Polars has none (Duration, bytes) or one that loses digits (Time)."""
     column = pl.col(key)
     if isinstance(dtype, pl.Duration):
         return column.dt.to_string("polars")
+    if dtype == pl.Time:
+        return column.dt.to_string("%H:%M:%S%.f")
     if dtype == pl.Binary:
         return column.bin.encode("hex")
     return column.cast(pl.String)

@@ -11,16 +11,9 @@ import numpy as np
 
 from polars_glmm.families.base import Density
 from polars_glmm.likelihood.batch_rows import BatchUnit
-from polars_glmm.likelihood.modes import RowDensity
+from polars_glmm.likelihood.modes import _EXACT, _MAX_HALVINGS, _MAX_NEWTON, _NEAR, _ROUNDING, RowDensity
 from polars_glmm.linalg import cholesky
 from polars_glmm.typing import Cube, Mat, Vec
-
-_NEAR = 1e-10
-_EXACT = 1e-18
-_ROUNDING = 1e-11
-_MAX_NEWTON = 200
-_MAX_HALVINGS = 60
-"""As in likelihood.modes."""
 
 
 class UnitPoint(NamedTuple):

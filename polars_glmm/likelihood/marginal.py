@@ -323,7 +323,9 @@ class Marginal:
                 gamma += _zeta_sums(block, density.f_zeta)
         info = None
         if information:
-            w_rows = [e.w for e in self._expected(unit, fixed, state).rows]
+            canonical = self.density.family.canonical
+            rows = state.densities if canonical else self._expected(unit, fixed, state).rows
+            w_rows = [d.w for d in rows]
             xwx = sum(((b.x * w) @ b.x.T for b, w in zip(unit.blocks, w_rows, strict=True)), np.zeros((len(beta),) * 2))
             info = Information(xwx, [], self._gamma_information(unit, at, state))
         return UnitValue(value, beta, [], gamma, [], n_rows, info, None)

@@ -24,7 +24,7 @@ from polars_glmm.prediction.linear_predictor import (
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
-    from polars_glmm.result import Fit
+    from polars_glmm.result import Fit, FitCollection
 
 Interval = Literal["confidence"]
 
@@ -54,7 +54,7 @@ class Request:
 
 def predict(  # noqa: PLR0913  the arguments of the public verb
     frame: FrameT,
-    fit: Fit,
+    fit: Fit | FitCollection,
     *,
     kind: str = "response",
     random: str | Sequence[str] = "all",
@@ -105,6 +105,11 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     A null or NaN in any column used for a row, keys included, gives null. A value outside the domain of a function of
     the formula, as the logarithm of a negative number, gives what the function gives: NaN.
     """
+    if not hasattr(fit, "recipe"):  # a collection: every key by its own model
+        return fit.predict(
+            frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
+            std_error=std_error, name=name,
+        )  # fmt: skip
     _check_kind(fit.recipe.spec.family, kind)
     _check_choice("new_levels", new_levels, get_args(NewLevels))
     _check_interval(interval, conf_level)

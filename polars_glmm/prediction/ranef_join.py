@@ -11,16 +11,18 @@ from polars_glmm.prediction.effects import factors_of
 from polars_glmm.prediction.keys import match_key
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.result import Fit, FitCollection
 
 
-def with_ranef(frame: FrameT, fit: Fit, prefix: str = "") -> FrameT:
+def with_ranef(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT:
     """The frame with `fit.ranef(group)` of every grouping factor joined on: modes and their conditional SDs.
 
     Columns are those of the wide tables ("LOCATION_Intercept", "LOCATION_Intercept_se", …) with `prefix` in front.
     Rows, their order and their columns are kept; a level that the fit has not seen and a null key give nulls. A
     LazyFrame stays lazy. Raises ColumnError for an absent key, one of an unusable dtype, or a name taken already.
     """
+    if not hasattr(fit, "recipe"):  # a collection: every key by its own model
+        return fit.with_ranef(frame, prefix)
     return apply_plan(frame, "with_ranef", lambda lazy, schema: _plan(lazy, schema, fit, prefix))
 
 

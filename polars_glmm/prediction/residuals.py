@@ -16,7 +16,7 @@ from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_p
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family, Rows
-    from polars_glmm.result import Fit
+    from polars_glmm.result import Fit, FitCollection
     from polars_glmm.typing import Vec
 
 COLUMNS = ("fitted", "fixed", "resid", "resid_pearson", "resid_deviance")
@@ -25,7 +25,7 @@ _RESIDUAL = f"{INTERNAL}residual"
 _REMEDY = 'Residuals are of levels with an effect: drop these rows, or use predict() with new_levels="zero".'
 
 
-def augment(frame: FrameT, fit: Fit, prefix: str = "") -> FrameT:
+def augment(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT:
     """The frame with fitted values and residuals beside every row, in its order; a LazyFrame stays lazy.
 
     fitted          mean given the random effects (binomial: probability), offset included
@@ -38,6 +38,8 @@ def augment(frame: FrameT, fit: Fit, prefix: str = "") -> FrameT:
     names. Raises ColumnError for an absent column or a name taken already, and UnknownLevelError (when the plan is
     collected) for a level that the fit has not seen.
     """
+    if not hasattr(fit, "recipe"):  # a collection: every key by its own model
+        return fit.augment(frame, prefix)
     return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fit, prefix))
 
 

@@ -21,18 +21,23 @@ Groups: TypeAlias = "spec_groups.Groups | Mapping[str, str] | None"
 Missing: TypeAlias = Literal["drop", "error"]
 
 
-class ModelArguments(TypedDict, total=False):
-    """Keyword arguments that make a model, as `polars_glmm.fit` explains them."""
+class ProductArguments(TypedDict, total=False):
+    """Keyword arguments that make a gaussian model, as `polars_glmm.fit` explains them."""
 
     groups: Groups
-    family: str | Family
-    link: str | None
     method: str | Method | None
-    trials: str | None
     offset: str | None
     frequency: str | None
     precision: str | None
     missing: Missing
+
+
+class ModelArguments(ProductArguments, total=False):
+    """Keyword arguments that make a model."""
+
+    family: str | Family
+    link: str | None
+    trials: str | None
 
 
 class FitArguments(ModelArguments, total=False):

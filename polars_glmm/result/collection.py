@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,8 @@ from polars_glmm.inference import stacked
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
 from polars_glmm.notes import Note
+from polars_glmm.prediction.residuals import COLUMNS as RESIDUAL_COLUMNS
+from polars_glmm.result.keyed_prediction import KeyedVerb, apply_by_key
 from polars_glmm.result.outcomes import Batch, Outcome, Outcomes
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.result.fitted import Fit
     from polars_glmm.typing import Scalar
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 STATES = ("ok", "singular", "failed")
 MOST_NAMED = 3
@@ -100,6 +104,52 @@ class FitCollection:
     def glance(self) -> pl.DataFrame:
         """One row per fit."""
         return self._stack(GLANCE, lambda fit: fit.glance(), stacked.glance_all)
+
+    # on other frames
+
+    def predict(
+        self,
+        frame: Frame,
+        *,
+        kind: str = "response",
+        random: str | Sequence[str] = "all",
+        new_levels: Literal["error", "zero", "null"] = "error",
+        interval: Literal["confidence"] | None = None,
+        conf_level: float = 0.95,
+        std_error: bool = False,
+        name: str = "prediction",
+    ) -> Frame:
+        """The frame with each row's prediction by the model of its key. Arguments as `polars_glmm.predict`.
+
+        Rows of a key whose model failed get null; a key without any model follows `new_levels`: "error" raises
+        UnknownLevelError, "zero" and "null" give null.
+        """
+        options = {
+            "kind": kind, "random": random, "new_levels": new_levels, "interval": interval, "conf_level": conf_level,
+            "std_error": std_error, "name": name,
+        }  # fmt: skip
+        names = [name, *([f"{name}_std_error"] if std_error else [])]
+        names += [f"{name}_low", f"{name}_high"] if interval is not None else []
+        remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
+        verb = KeyedVerb("predict", lambda rows, fit: fit.predict(rows, **options), lambda _: names, remedy)  # type: ignore[arg-type]
+        return apply_by_key(frame, self, verb)
+
+    def augment(self, frame: Frame, prefix: str = "") -> Frame:
+        """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
+        names = [f"{prefix}{column}" for column in RESIDUAL_COLUMNS]
+        verb = KeyedVerb("augment", lambda rows, fit: fit.augment(rows, prefix), lambda _: names, "Drop these rows.")
+        return apply_by_key(frame, self, verb)
+
+    def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
+        """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
+
+        def names(fit: Fit) -> list[str]:
+            factors = zip(fit.recipe.factors, fit.estimate.factors, strict=True)
+            both = [(recipe.name, term) for recipe, estimate in factors for term in estimate.term_names]
+            return [f"{prefix}{group}_{term}{end}" for group, term in both for end in ("", "_se")]
+
+        verb = KeyedVerb("with_ranef", lambda rows, fit: fit.with_ranef(rows, prefix), names, None)
+        return apply_by_key(frame, self, verb)
 
     def __repr__(self) -> str:
         states = [state for state, _, _ in self._states()]

@@ -13,7 +13,7 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.errors import FitWarning
+from polars_glmm.errors import DataChangedError, FitWarning
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from polars_glmm.likelihood.natural import NaturalObjective
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
+    from polars_glmm.result.data import Reading
 
 _PACKAGE = str(Path(__file__).parents[1])
 MANY_ROWS = 200_000
@@ -85,13 +86,23 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
 
 def read_again(fit: Fit, source: pl.LazyFrame) -> None:
     """Raise DataChangedError unless `source` still gives the data of the fit."""
-    if obstacle(fit.spec, fit.call) is None:
-        now = read_summary(fit.spec, source, fit.call.missing)
-        check_unchanged((fit.fingerprint, fit.groups), now)
-        return
-    with learned_rows(source, fit.call, fit.control) as learned:
-        now = fingerprint(learned.design), group_sizes(learned.design)
+    try:
+        now = _reading(fit, source)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        # Polars takes a file to be as it was when it was scanned, and fails in many ways where it is not
+        msg = (
+            "The source of this fit can no longer be read, as where a file was written over or removed. Pass the frame "
+            "you mean, or fit again."
+        )
+        raise DataChangedError(msg) from error
     check_unchanged((fit.fingerprint, fit.groups), now)
+
+
+def _reading(fit: Fit, source: pl.LazyFrame) -> Reading:
+    if obstacle(fit.spec, fit.call) is None:
+        return read_summary(fit.spec, source, fit.call.missing)
+    with learned_rows(source, fit.call, fit.control) as learned:
+        return fingerprint(learned.design), group_sizes(learned.design)
 
 
 def warn_once(notes: Iterable[Note], heading: str = "") -> None:

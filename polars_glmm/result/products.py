@@ -15,10 +15,12 @@ from polars_glmm.control import Control
 from polars_glmm.design.codec import decode, encode
 from polars_glmm.design.lazy_learn import outline
 from polars_glmm.design.like import Declared, common_levels, outline_like, require_like
-from polars_glmm.design.moments import Checks, LevelMoments, Moments, PairMoments, joined
+from polars_glmm.design.level_frames import codes_of, in_order
+from polars_glmm.design.moment_columns import layouts_of
+from polars_glmm.design.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
 from polars_glmm.design.settle import settle
 from polars_glmm.design.source import Source
-from polars_glmm.design.sums import codes_of, in_order, pair_layout, summarise
+from polars_glmm.design.sums import summarise
 from polars_glmm.errors import DatasetError, ModelError
 from polars_glmm.likelihood.given import Given
 from polars_glmm.notes import Note
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.spec.method import Method
-    from polars_glmm.typing import IntVec
+    from polars_glmm.typing import Mat
 
 _VERSION = 1
 _KEY, _DTYPE = "key:", "dtype:"
@@ -210,18 +212,18 @@ def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
         for f, factor in enumerate(text["factors"])
     )
     recipe = decode(text, levels, {name: frame.schema[_DTYPE + name] for name in text["categoricals"]})
-    total, factors = moment_layouts(recipe)
+    layouts = layouts_of(recipe)
     count = len(levels)
     pairs = {}
     for f in range(count):
         for g in range(f + 1, count):
             own = sets[f"pair:{f},{g}"]
             left, right = (own[name].to_numpy().astype(np.intp) for name in ("left", "right"))
-            pairs[f, g] = PairMoments(left, right, _moments(own, pair_layout(recipe, f, g)))
+            pairs[f, g] = PairMoments(left, right, _moments(own, layouts.pairs[f, g]))
     moments = Moments(
         centre=np.array(head["centre"]),
-        total=_moments(sets["total"], total),
-        factors=tuple(_moments(sets[f"factor:{f}"], factors[f]) for f in range(count)),
+        total=_moments(sets["total"], layouts.total),
+        factors=tuple(_moments(sets[f"factor:{f}"], layouts.factors[f]) for f in range(count)),
         pairs=pairs,
         n_rows=head["n_rows"],
         n_obs=head["n_obs"],
@@ -229,3 +231,14 @@ def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
         checks=Checks(*head["checks"]),
     )
     return Products(recipe, moments, tuple(Note(*note) for note in head["notes"]), head["n_dropped"])
+
+
+def _moments(frame: pl.DataFrame, layout: Layout) -> LevelMoments:
+    n, shape = frame.height, (len(layout.left), len(layout.right))
+
+    def flat(name: str, width: int) -> Mat:
+        return np.ascontiguousarray(frame[name].explode().drop_nulls().to_numpy().reshape(n, width).T)
+
+    second = flat("second", shape[0] * shape[1]).reshape(*shape, n)
+    weight, count = frame["weight"].to_numpy(), frame["count"].to_numpy()
+    return LevelMoments(*layout, weight, count, flat("mean", len(layout.columns)), second)

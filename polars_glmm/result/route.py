@@ -26,6 +26,8 @@ AnyLearned: TypeAlias = Learned | StoredLearned
 
 _PART = 1 / 16
 """Share of the memory limit that one part of stored rows may take: a dozen copies of some of its columns are made."""
+_LARGEST_PART = 1 << 24
+"""Bytes beyond which sorting a part leaves the cache of any machine."""
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     if n_rows is None or not isinstance(frame, pl.LazyFrame):
         yield learn(spec, frame, missing=call.missing)
         return
-    part_bytes = int(_PART * memory_limit(control.memory.limit))
+    part_bytes = min(int(_PART * memory_limit(control.memory.limit)), _LARGEST_PART)
     with spilling(control.memory.spill) as spill:
         yield learn_stored(spec, frame, spill, n_rows=n_rows, part_bytes=part_bytes, missing=call.missing)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import weakref
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -126,6 +127,59 @@ def test_a_source_that_changed_is_refused(sleep: pl.DataFrame) -> None:
         data["frame"] = changed
         with pytest.raises(DataChangedError, match=words):
             lazy.update(method="ml")
+
+
+@pytest.mark.parametrize("family", ["gaussian", "poisson"])
+@pytest.mark.parametrize("spoil", ["longer", "other columns", "text", "gone"])
+def test_a_file_that_was_written_over_is_a_source_that_changed(tmp_path: Path, family: str, spoil: str) -> None:
+    """Polars takes the file to be as it was when it was scanned, and has its own words for each way in which it is not."""
+    rows = pl.int_range(200, eager=True)
+    frame = pl.DataFrame({"y": rows * rows % 7 + 2 * (rows // 10 % 5), "x": rows % 11, "g": rows // 10})
+    file = tmp_path / "data.parquet"
+    frame.write_parquet(file)
+    made = fit(pl.scan_parquet(file), "y ~ x + (1 | g)", family=family)
+    if spoil == "gone":
+        file.unlink()
+    else:
+        text = frame.with_columns(x=pl.col("x").cast(pl.String) + " or so, and more than before" * 9)
+        later = {"longer": pl.concat([frame] * 9), "other columns": frame.rename({"x": "z"}), "text": text}[spoil]
+        later.write_parquet(file, compression="uncompressed")
+    with pytest.raises(DataChangedError):
+        made.update(". ~ . + I(x**2)")
+
+
+KEYS = {
+    "Duration": pl.Series([3, 1, 2], dtype=pl.Duration("ms")),
+    "Datetime": pl.Series([3, 1, 2], dtype=pl.Datetime("us", "UTC")),
+    "Time": pl.Series([3, 1, 2], dtype=pl.Time),
+    "Binary": pl.Series([b"\xff", b"\x01", b"a"]),
+    "Decimal": pl.Series(["0.30", "0.10", "0.20"]).str.to_decimal(scale=2),
+    "Struct": pl.Series([{"a": 3}, {"a": 1}, {"a": 2}]),
+    "UInt64": pl.Series([2**64 - 1, 1, 2], dtype=pl.UInt64),
+    "Boolean": pl.Series([True, False, True]),
+}
+
+
+@pytest.mark.parametrize("dtype", KEYS)
+def test_levels_of_any_dtype_have_labels(dtype: str) -> None:
+    rows = pl.int_range(120, eager=True)
+    frame = pl.DataFrame({"g": KEYS[dtype][rows % 3], "x": rows % 7, "y": rows * rows % 11 + 9 * (rows % 3 % 2)})
+    made = fit(frame, "y ~ x + (1 | g)")
+    modes = made.ranef()
+    assert modes["level"].n_unique() == frame["g"].n_unique() == modes.height
+    assert modes["level"].null_count() == 0
+    assert made.predict(frame)["prediction"].null_count() == 0
+    assert dtype in str(made.ranef("g").schema["g"])
+
+
+def test_simulate_passes_on_what_becomes_of_the_random_effects(sleep: pl.DataFrame) -> None:
+    made = fit(sleep, "Reaction ~ Days + (1 | Subject)")
+    new, known = (polars_glmm.simulate(sleep, made, 2, 1, random=random) for random in ("new", "conditional"))
+    assert not new.equals(known)
+    for random, expected in (("new", new), ("conditional", known)):
+        assert made.simulate(sleep, 2, 1, random=random).equals(expected)
+        assert sleep.glmm.simulate(made, 2, 1, random=random).equals(expected)
+        assert polars_glmm.glmm(sleep.lazy()).simulate(made, 2, 1, random=random).collect().equals(expected)
 
 
 def test_the_accessor_keeps_no_frame_alive(sleep: pl.DataFrame) -> None:

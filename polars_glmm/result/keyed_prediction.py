@@ -1,0 +1,131 @@
+"""Verbs of a fit on the rows of each key: every row is answered by the model of its own key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
+from polars_glmm.prediction.columns import INTERNAL, readable_schema, refuse_clash, require_columns
+from polars_glmm.prediction.keys import match_key
+
+if TYPE_CHECKING:
+    from polars_glmm.result.collection import FitCollection
+    from polars_glmm.result.fitted import Fit
+    from polars_glmm.typing import IntVec
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+_PLACE = f"{INTERNAL}key"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedVerb:
+    """A verb of one fit, to be applied key by key.
+
+    name      of the public function, for messages
+    one       the verb on the rows of one key
+    added     names of the columns it adds for one fit
+    remedy    what is said of rows with a key that has no model at all; None: they get nulls
+    """
+
+    name: str
+    one: Callable[[pl.DataFrame, Fit], pl.DataFrame]
+    added: Callable[[Fit], list[str]]
+    remedy: str | None
+
+
+def apply_by_key(frame: Frame, collection: FitCollection, verb: KeyedVerb) -> Frame:
+    """The frame with the verb's columns; null where a key is null or failed, rows and their order kept.
+
+    A LazyFrame stays lazy, its rows passing through one Python function. Raises what the verb raises for the schema,
+    and UnknownLevelError (when a lazy plan is collected) for keys that the collection does not have.
+    """
+    if not isinstance(frame, pl.DataFrame | pl.LazyFrame):
+        kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
+        msg = f"{verb.name} takes a polars DataFrame or LazyFrame, not {kind}."
+        raise ModelError(msg)
+    schema = readable_schema(frame.lazy())
+    require_columns(schema, collection.keys.columns, verb.name)
+    added = _added(schema, collection, verb)
+    if isinstance(frame, pl.DataFrame):
+        return _answer(frame, collection, verb, added)
+    whole = pl.Schema({**schema, **dict.fromkeys(added, pl.Float64())})
+    return frame.map_batches(
+        lambda rows: _answer(rows, collection, verb, added),
+        schema=whole, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False,
+    )  # fmt: skip
+
+
+def _added(schema: pl.Schema, collection: FitCollection, verb: KeyedVerb) -> list[str]:
+    """New columns of all fits together; the verb is tried on no rows at all, so that it can refuse the schema."""
+    names: dict[str, None] = {}
+    first = True
+    for fit in _representatives(collection):
+        names |= dict.fromkeys(verb.added(fit))
+        if first:
+            verb.one(pl.DataFrame(schema=schema), fit)
+            first = False
+    if first:
+        msg = f"{verb.name}: none of the models was fitted; collection.status() says why."
+        raise ModelError(msg)
+    refuse_clash(schema, list(names), "rename these columns first.")
+    return list(names)
+
+
+def _representatives(collection: FitCollection) -> Iterator[Fit]:
+    """A fit of every kind: those fitted together add the same columns."""
+    for batch in collection.outcomes.batches:
+        yield batch.fit(0)
+    yield from collection.outcomes.single_fits().values()
+
+
+def _answer(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb, added: list[str]) -> pl.DataFrame:
+    place = _places(frame, collection, verb)
+    fitted = collection.outcomes.fitted
+    answered = place >= 0
+    answered[answered] = fitted[place[answered]]
+    rows = np.flatnonzero(answered)
+    rows = rows[np.argsort(place[rows], kind="stable")]
+    ends = np.flatnonzero(np.diff(place[rows], append=-1)) + 1
+    values = np.full((len(added), frame.height), np.nan)
+    missing = np.ones((len(added), frame.height), dtype=np.bool_)
+    sorted_frame, start = frame[rows], 0
+    for end in ends.tolist():
+        fit = collection.outcomes[int(place[rows[start]])]
+        made = verb.one(sorted_frame.slice(start, end - start), fit)  # type: ignore[arg-type]  # fitted: no error
+        for i, name in enumerate(added):
+            if name in made.columns:
+                values[i, rows[start:end]] = made[name].to_numpy()
+                missing[i, rows[start:end]] = made[name].is_null().to_numpy()
+        start = end
+    columns = [
+        pl.select(pl.when(~pl.Series(gone)).then(pl.Series(value)).alias(name)).to_series()
+        for name, value, gone in zip(added, values, missing, strict=True)
+    ]
+    return frame.with_columns(columns)
+
+
+def _places(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb) -> IntVec:
+    """The number of each row's key, −1 where it is null or not known. Raises UnknownLevelError where that is an error."""
+    keys = collection.keys
+    pairs = {name: match_key(name, frame.schema[name], keys.schema[name]) for name in keys.columns}
+    found = frame.select(pair.found.alias(name) for name, pair in pairs.items())
+    learned = keys.select(pair.learned.alias(name) for name, pair in pairs.items()).with_row_index(_PLACE)
+    place = found.join(learned, on=keys.columns, how="left", maintain_order="left")[_PLACE]
+    if verb.remedy is not None:
+        unknown = frame.select(keys.columns).filter(place.is_null()).drop_nulls()
+        if unknown.height:
+            shown = unknown.unique(maintain_order=True)
+            names = [":".join(map(str, row)) for row in shown.head(_SHOWN).iter_rows()]
+            more = ", …" if shown.height > _SHOWN else ""
+            msg = (
+                f"{enumerate_names(keys.columns)} has {enumerate_names(names)}{more}, for which there is no model "
+                f"(there are {keys.height}). {verb.remedy}"
+            )
+            raise UnknownLevelError(msg)
+    return place.fill_null(-1).cast(pl.Int64).to_numpy().astype(np.intp)
