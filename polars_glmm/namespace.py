@@ -49,6 +49,16 @@ class Glmm(Generic[Frame]):
         """The log-likelihood as a function of natural parameters."""
         return cast("NaturalObjective", _api().objective(self._frame, *formulas, control=control, **arguments))
 
+    def products(
+        self,
+        *formulas: str,
+        like: Products | None = None,
+        levels: Mapping[str, Sequence[Any]] | None = None,
+        **arguments: Unpack[ProductArguments],
+    ) -> Products:
+        """Cross-products of a gaussian model, to be added, stored and fitted. Arguments as `polars_glmm.products`."""
+        return cast("Products", _api().products(self._frame, *formulas, like=like, levels=levels, **arguments))
+
     def predict(
         self,
         fit: Fit | FitCollection,

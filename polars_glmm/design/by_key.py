@@ -181,7 +181,7 @@ def learn_by_key(
     if not len(order):
         return None
     model_rows, model_levels = starts
-    fine = _independent(x[:, order], centred_columns(terms, table), model_rows)
+    fine = _independent(_taken(x, order), centred_columns(terms, table), model_rows)
     if not fine.all():
         usual = usual.copy()
         usual[present[~fine]] = False
@@ -190,14 +190,14 @@ def learn_by_key(
             return None
 
     def take(v: Mat | None) -> Mat | None:
-        return None if v is None else np.take(v, order, axis=-1)
+        return None if v is None else _taken(v, order)
 
     first = np.flatnonzero(np.diff(levels.codes[order], prepend=-1))
     level_rows = np.diff(np.append(first, len(order)))
     design = KeyedDesign(
-        y=np.take(response.y, order), trials=take(response.trials), frequency=take(weights.frequency),
-        precision=take(weights.precision), offset=take(offset), names=names, x=np.take(x, order, axis=1),
-        group=learned.factor.name, terms=learned.factor.terms, z=_take_columns(learned.factor.z, order),
+        y=_taken(response.y, order), trials=take(response.trials), frequency=take(weights.frequency),
+        precision=take(weights.precision), offset=take(offset), names=names, x=_taken(x, order),
+        group=learned.factor.name, terms=learned.factor.terms, z=_taken(learned.factor.z, order),
         model_rows=model_rows, model_levels=model_levels, level_rows=level_rows,
     )  # fmt: skip
     recipe = Recipe(
@@ -266,6 +266,9 @@ def _independent(x: Mat, centred: BoolVec, model_rows: IntVec) -> BoolVec:
         return np.ones(len(model_rows), dtype=np.bool_)
     unit, fine = np.empty_like(x), np.ones(len(model_rows), dtype=np.bool_)
     for j, column in enumerate(x):
+        if not centred[j] and bool((column == 1.0).all()):
+            unit[j] = np.repeat(1.0 / np.sqrt(model_rows), model_rows)
+            continue
         length = np.sqrt(np.add.reduceat(column * column, first))
         own = column
         if centred[j]:
@@ -280,10 +283,12 @@ def _independent(x: Mat, centred: BoolVec, model_rows: IntVec) -> BoolVec:
     return fine & (np.linalg.eigvalsh(cross.transpose(2, 0, 1))[:, 0] > _COMFORTABLE)
 
 
-def _take_columns(z: Mat, order: IntVec) -> Mat:
-    if len(z) == 1 and bool((z == 1.0).all()):
-        return np.ones((1, len(order)))
-    return np.take(z, order, axis=1)
+def _taken(v: Mat, order: IntVec) -> Mat:
+    """Rows in an order; nothing is copied where they are in it already."""
+    n = v.shape[-1]
+    if len(order) == n and order[0] == 0 and order[-1] == n - 1 and bool((np.diff(order) == 1).all()):
+        return v
+    return np.take(v, order, axis=-1)
 
 
 def _level_frame(learned: LearnedFactor, table: Table, rows: IntVec) -> pl.DataFrame:

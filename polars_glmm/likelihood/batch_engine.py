@@ -1,4 +1,4 @@
-"""Objectives of many small models for the batched search: −ℓ over [β_c, θ, log φ], with and without random effects."""
+"""Objectives of many small models for the batched search: −ℓ over [β_c, θ, log φ], with random effects."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
 from polars_glmm.likelihood.batch_marginal import BatchInformation, BatchMarginal, BatchPoint, BatchValue
-from polars_glmm.likelihood.batch_rows import BatchLevels, BatchRows
+from polars_glmm.likelihood.batch_rows import BatchLevels
 from polars_glmm.likelihood.engine import _SMALL_PIVOT
-from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.optimize.batch_search import BatchEvaluation
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -172,73 +171,3 @@ def theta_information(layout: Layout, lam: Cube, reduction: Cube, levels: BatchL
             each = 0.5 * np.einsum("gij,gji->g", pa, products[b])
             out[:, a, b] = out[:, b, a] = levels.level_totals(each)
     return out
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NoModes:
-    """The state of models without random effects: nothing."""
-
-    def take(self, keep: BoolVec) -> NoModes:  # noqa: ARG002  # the shape of a state
-        return self
-
-    def where(self, mask: BoolVec, other: NoModes) -> NoModes:  # noqa: ARG002
-        return self
-
-    def put(self, index: IntVec, other: NoModes) -> NoModes:  # noqa: ARG002
-        return self
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchPlain:
-    """−ℓ of many models without random effects over [β_c, γ], with the expected information as curvature."""
-
-    rows: BatchRows
-    density: RowDensity
-    p: int
-    has_gamma: bool
-    gamma_cap: Vec | None
-
-    def take(self, keep: BoolVec) -> BatchPlain:
-        cap = None if self.gamma_cap is None else self.gamma_cap[keep]
-        return replace(self, rows=self.rows.take(keep), gamma_cap=cap)
-
-    def predictors(self, x: Mat) -> tuple[Vec, Vec | None]:
-        """eta and zeta of all rows."""
-        rows = self.rows
-        eta = np.zeros(rows.x.shape[1]) if rows.offset is None else rows.offset.copy()
-        for b, column in zip(x[:, : self.p].T, rows.x, strict=True):
-            eta += rows.per_row(b) * column
-        return eta, rows.per_row(x[:, -1]) if self.has_gamma else None
-
-    def expected(self, x: Mat) -> Vec:
-        """Expected curvature per row, frequencies left out."""
-        with np.errstate(all="ignore"):
-            return self.density.family.expected(self.rows.data, *self.predictors(x)).w
-
-    def __call__(self, x: Mat, warm: NoModes | None, *, curvature: bool) -> BatchEvaluation:  # noqa: ARG002
-        rows, p = self.rows, self.p
-        capped = None
-        if self.gamma_cap is not None:
-            capped = x[:, -1] > self.gamma_cap
-            x = np.column_stack([x[:, :-1], np.minimum(x[:, -1], self.gamma_cap)])
-        with np.errstate(all="ignore"):
-            parts = self.density.family.density(rows.data, *self.predictors(x), 1)
-            value = -rows.totals(parts.f)
-            gradient = [-rows.totals(column * parts.g) for column in rows.x]
-            if self.has_gamma:
-                gradient.append(-rows.totals(parts.f_zeta))
-            b = None
-            if curvature:
-                b = np.zeros((len(x), x.shape[1], x.shape[1]))
-                w = self.expected(x)
-                for i in range(p):
-                    for j in range(i + 1):
-                        b[:, i, j] = b[:, j, i] = rows.totals(rows.x[i] * w * rows.x[j])
-                if self.has_gamma:
-                    b[:, -1, -1] = rows.totals(parts.f_zeta**2)
-        g = np.array(gradient).reshape(-1, len(x)).T.copy()
-        if capped is not None:
-            g[capped, -1] = 0.0
-        out = ~np.isfinite(value)
-        g[out] = 0.0
-        return BatchEvaluation(np.where(out, np.inf, value), g, b, NoModes())

@@ -19,10 +19,11 @@ from polars_glmm.control import Control
 from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood import report
-from polars_glmm.likelihood.batch_engine import BatchPlain, BatchRowEngine, Layout
+from polars_glmm.likelihood.batch_engine import BatchRowEngine, Layout
 from polars_glmm.likelihood.batch_estimate import BatchAnswer, BatchEstimate
 from polars_glmm.likelihood.batch_marginal import BatchMarginal
 from polars_glmm.likelihood.batch_model import BatchModel, prepare_batch
+from polars_glmm.likelihood.batch_plain import BatchPlain
 from polars_glmm.likelihood.batch_polish import BatchPolished, BatchScale, polish, settle
 from polars_glmm.likelihood.batch_rows import BatchRows
 from polars_glmm.likelihood.batch_report import covariance_report, inverted
@@ -195,10 +196,7 @@ def _bend(question: _Question, x: Mat) -> Vec:
     if question.family.link.name in _UNIT_LINKS:
         return np.ones(len(x))
     rows = question.model.rows
-    p = question.model.a.shape[1]
-    eta = np.zeros(len(rows.data.y))
-    for b, column in zip(x[:, :p].T, rows.x, strict=True):
-        eta += rows.per_row(b) * column
+    eta = _eta(rows, x[:, : len(rows.x)])
     size = np.sqrt(rows.row_totals(eta**2) / rows.model_rows)
     return np.where(size > 0.0, size, 1.0)
 
@@ -212,11 +210,10 @@ def _fit_glm(question: _Question, s: int) -> _Base:
     gram = np.array([[rows.row_totals(a * b) for b in rows.x] for a in rows.x]).reshape(p, p, -1).transpose(2, 0, 1)
     right = np.array([rows.row_totals(a * eta) for a in rows.x]).reshape(p, -1).T
     beta = np.linalg.solve(gram, right[..., None])[..., 0] if p else np.zeros((rows.n_models, 0))
-    plain = BatchPlain(rows.without_effects(), question.density, p, bool(s), _gamma_range(question)[1])
+    plain = BatchPlain.of(rows, question.density, question.pool, _BLOCK_ROWS, _gamma_range(question)[1])
     gamma = np.zeros((rows.n_models, s))
     if s:
-        free = BatchPlain(rows.without_effects(), question.density, p, has_gamma=False, gamma_cap=None)
-        mu = family.mean(free.predictors(beta)[0])
+        mu = family.mean(_eta(rows, beta) + (0.0 if rows.offset is None else rows.offset))
         gamma[:, 0] = [np.log(family.start_phi(data, mu[own])) for own, data in rows.pieces()]
     x = np.concatenate([beta, gamma], axis=1)
     if model.constant is not None:
@@ -230,12 +227,17 @@ def _fit_glm(question: _Question, s: int) -> _Base:
     most = question.control.search.max_evaluations
     found, _ = minimise_all(plain, x, tolerance=_GLM_TOLERANCE, max_evaluations=most, limit=limit)
     fine = np.isfinite(found.value)
-    w = plain.expected(found.x)
-    usable = np.isfinite(w)
-    total = rows.row_totals(np.where(usable, w, 0.0))
-    count = rows.row_totals(usable.astype(float))
-    row_variance = np.where(total > 0.0, count / np.where(total > 0.0, total, 1.0), 1.0)
+    w = plain.mean_curvature(found.x)
+    row_variance = np.where(w > 0.0, 1.0 / np.where(w > 0.0, w, 1.0), 1.0)
     return _Base(found.x, found.value, row_variance, fine)
+
+
+def _eta(rows: BatchRows, beta: Mat) -> Vec:
+    """Xβ per row for beta (M, p)."""
+    eta = np.zeros(len(rows.data.y))
+    for b, column in zip(beta.T, rows.x, strict=True):
+        eta += rows.per_row(b) * column
+    return eta
 
 
 def _start_eta(family: Family, rows: BatchRows) -> Vec:

@@ -97,26 +97,21 @@ class BatchMarginal:
             warm = np.zeros((len(at.lam), self.rows.n_levels))
 
         def one(unit: BatchUnit) -> BatchValue:
-            point = UnitPoint(
-                at.beta[:, unit.models],
-                at.lam[..., unit.models][..., unit.of_level],
-                None if at.zeta is None else at.zeta[unit.models],
-            )
-            return self._unit(unit, point, warm[:, unit.levels], information=information)
+            return self._unit(unit, at, warm[:, unit.levels], information=information)
 
-        parts = self._map(one)
+        parts = over_units(self.pool, self.units, one)
         info = None
         if information:
             found = [p.information for p in parts if p.information is not None]
-            gamma = None if at.zeta is None else _along([i.gamma for i in found if i.gamma is not None])
-            info = BatchInformation(_along([i.beta for i in found]), gamma, _along([i.levels for i in found]))
+            gamma = None if at.zeta is None else along([i.gamma for i in found if i.gamma is not None])
+            info = BatchInformation(along([i.beta for i in found]), gamma, along([i.levels for i in found]))
         return BatchValue(
-            _along([p.value for p in parts]),
-            _along([p.beta for p in parts]),
-            _along([p.lam for p in parts]),
-            None if at.zeta is None else _along([p.zeta for p in parts if p.zeta is not None]),
-            _along([p.modes for p in parts]),
-            _along([p.passes for p in parts]),
+            along([p.value for p in parts]),
+            along([p.beta for p in parts]),
+            along([p.lam for p in parts]),
+            None if at.zeta is None else along([p.zeta for p in parts if p.zeta is not None]),
+            along([p.modes for p in parts]),
+            along([p.passes for p in parts]),
             info,
         )
 
@@ -129,8 +124,8 @@ class BatchMarginal:
             u, state, _ = find_modes(self.density, unit, point, fixed, zeta, u0, 3)
             return BatchConditional(u, cholesky.inverse(cholesky.factor(curvature(point.lam, state.w))))
 
-        parts = self._map(one)
-        return BatchConditional(_along([p.modes for p in parts]), _along([p.covariance for p in parts]))
+        parts = over_units(self.pool, self.units, one)
+        return BatchConditional(along([p.modes for p in parts]), along([p.covariance for p in parts]))
 
     def mode_slopes(self, at: BatchPoint, modes: Mat, directions: list[BatchPoint]) -> list[Mat]:
         """dû/dt along directions, (r, G) each: H dû = dΛ'Z'g + Λ'Z'(g_ζ dζ − w∘(x dβ + z dΛ û))."""
@@ -152,8 +147,8 @@ class BatchMarginal:
                 out.append(np.nan_to_num(cholesky.solve(low, right)))
             return out
 
-        parts = self._map(one)
-        return [_along([part[i] for part in parts]) for i in range(len(directions))]
+        parts = over_units(self.pool, self.units, one)
+        return [along([part[i] for part in parts]) for i in range(len(directions))]
 
     def _place(self, unit: BatchUnit, at: BatchPoint) -> tuple[UnitPoint, Vec, Vec | None]:
         point = UnitPoint(
@@ -161,20 +156,11 @@ class BatchMarginal:
             at.lam[..., unit.models][..., unit.of_level],
             None if at.zeta is None else at.zeta[unit.models],
         )
-        return point, *_predictors(unit, point)
+        return point, *predictors(unit, point)
 
-    def _map(self, one: Callable[[BatchUnit], T]) -> list[T]:
-        def quiet(unit: BatchUnit) -> T:
-            with np.errstate(all="ignore"):  # per thread
-                return one(unit)
-
-        if self.pool is None or len(self.units) == 1:
-            return [quiet(unit) for unit in self.units]
-        return list(self.pool.map(quiet, self.units))
-
-    def _unit(self, unit: BatchUnit, at: UnitPoint, u: Mat, *, information: bool) -> BatchValue:
+    def _unit(self, unit: BatchUnit, point: BatchPoint, u: Mat, *, information: bool) -> BatchValue:
         block = unit.block
-        fixed, zeta = _predictors(unit, at)
+        at, fixed, zeta = self._place(unit, point)
         u, state, passes = find_modes(self.density, unit, at, fixed, zeta, u, 3)
         density, w = state.density, state.w
         low = cholesky.factor(curvature(at.lam, w))
@@ -237,6 +223,18 @@ class BatchMarginal:
         return BatchInformation(beta, gamma, reduction(cholesky.inverse(low)))
 
 
+def over_units(pool: Executor | None, units: tuple[BatchUnit, ...], one: Callable[[BatchUnit], T]) -> list[T]:
+    """`one` of every unit, in their order, whoever computes it."""
+
+    def quiet(unit: BatchUnit) -> T:
+        with np.errstate(all="ignore"):  # per thread
+            return one(unit)
+
+    if pool is None or len(units) == 1:
+        return [quiet(unit) for unit in units]
+    return list(pool.map(quiet, units))
+
+
 def weighted_products(unit: BatchUnit, xw: Mat) -> Cube:
     """X'WX per model, (p, p, m), from X and its product with the weights."""
     x = unit.block.x
@@ -257,7 +255,7 @@ def _fixed(unit: BatchUnit, beta: Mat) -> Vec:
     return total
 
 
-def _predictors(unit: BatchUnit, at: UnitPoint) -> tuple[Vec, Vec | None]:
+def predictors(unit: BatchUnit, at: UnitPoint) -> tuple[Vec, Vec | None]:
     """Xβ + offset, and zeta, per row."""
     fixed = _fixed(unit, at.beta)
     if unit.block.offset is not None:
@@ -277,6 +275,6 @@ def _trace(w: Cube, lam: Cube, hat: Cube) -> Cube:
     return np.einsum("jkG,ksG,srG->jrG", w, lam, hat, optimize=True)
 
 
-def _along(parts: list[Cube]) -> Cube:
+def along(parts: list[Cube]) -> Cube:
     """Parts side by side on the last axis."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,8 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("y ~ x", {}),
     ("y ~ x + (x | g)", {}),
     ("y ~ x + (x || g_text)", {"method": "ml"}),
-    ("y ~ f * x + fe + C(year) + flag + (1 | g_cat)", {}),
+    ("y ~ fe * x + flag + (1 | g_cat)", {}),
+    ("y ~ C(year, contr.sum) + poly(x, 2, raw=TRUE) + (f | g)", {}),
     ("y ~ x + (1 | g) + (z | h)", {}),
     ("y ~ x + (x | g_date) + (1 | h) + (1 | inner)", {}),
     ("y ~ x + (1 | g/inner)", {}),
@@ -71,10 +73,9 @@ def test_parts_added_are_the_whole(formula: str, arguments: dict[str, Any], by_g
         assert_allclose(fit.estimate.report, whole.estimate.report, rtol=1e-6, atol=1e-6)
         assert fit.groups == whole.groups
         for group in whole.groups:
-            if group.group != "g_cat":  # Polars may give categories of a file their own dtype
-                assert fit.ranef(group.group).select(whole.recipe.factors[0].keys[:0]).schema == {}
             one, other = (f.ranef(group.group) for f in (whole, fit))
-            assert one.columns == other.columns
+            assert one.schema == other.schema
+            assert one.select(~cs.float()).equals(other.select(~cs.float()))
             assert_allclose(other[:, -1], one[:, -1], rtol=1e-5)
         assert str(fit.summary())
         assert fit.predict(data).height == data.height
