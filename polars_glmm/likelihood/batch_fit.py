@@ -38,7 +38,7 @@ from polars_glmm.optimize.batch_search import minimise_all
 from polars_glmm.spec.method import AGQ, Method
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
-_BLOCK_ROWS = 16_384
+_BLOCK_ROWS = 32_768
 _GAMMA_MARGIN = 0.5
 """A log dispersion beyond this share of the way to its limit is left to the single fit."""
 _SHARP = float(np.log(1e-10))
