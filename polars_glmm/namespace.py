@@ -39,9 +39,11 @@ class Glmm(Generic[Frame]):
         """Fit a mixed model; a Fit, or with `by=` a FitCollection. Arguments as `polars_glmm.fit`."""
         return cast("Fit | FitCollection", _api().fit(self._frame, *formulas, **arguments))
 
-    def explain(self, *formulas: str, **arguments: Unpack[ModelArguments]) -> Explanation:
-        """What `fit` would do with these arguments, without fitting."""
-        return cast("Explanation", _api().explain(self._frame, *formulas, **arguments))
+    def explain(
+        self, *formulas: str, control: Control | None = None, **arguments: Unpack[ModelArguments]
+    ) -> Explanation:
+        """What `fit` would do with these arguments, and what it would cost, without fitting."""
+        return cast("Explanation", _api().explain(self._frame, *formulas, control=control, **arguments))
 
     def objective(
         self, *formulas: str, control: Control | None = None, **arguments: Unpack[ModelArguments]

@@ -35,6 +35,11 @@ def _lower_triangle(r: int) -> tuple[IntVec, IntVec]:
     return rows, columns
 
 
+def _diagonal(r: int) -> tuple[IntVec, IntVec]:
+    rows, columns = np.diag_indices(r)
+    return rows, columns
+
+
 @dataclass(frozen=True, slots=True)
 class Unstructured:
     """Any covariance matrix: the lower triangle of Λ by rows."""
@@ -55,10 +60,10 @@ class Diagonal:
     name = "diag"
 
     def entries(self, r: int) -> tuple[IntVec, IntVec]:
-        return np.diag_indices(r)
+        return _diagonal(r)
 
     def vech(self, r: int) -> tuple[IntVec, IntVec]:
-        return np.diag_indices(r)
+        return _diagonal(r)
 
 
 STRUCTURES: dict[str, Structure] = {"us": Unstructured(), "diag": Diagonal()}

@@ -39,7 +39,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
             {
                 "name": factor.name,
                 "keys": factor.keys,
-                "terms": [[term.structure, [_plain_column(column) for column in term.columns]] for term in factor.terms],
+                "terms": [[term.structure, [_plain_column(one) for one in term.columns]] for term in factor.terms],
             }
             for factor in recipe.factors
         ],
@@ -82,7 +82,8 @@ def decode(
 def _plain(value: Any) -> Any:
     """A node as a dict with its kind, tuples as lists, numbers and texts as they are."""
     if isinstance(value, nodes.Node):
-        named = {one.name: _plain(getattr(value, one.name)) for one in fields(value)}  # type: ignore[arg-type]  # all kinds are dataclasses
+        slots = fields(value)  # type: ignore[arg-type]  # every kind is a dataclass
+        named = {one.name: _plain(getattr(value, one.name)) for one in slots}
         return {"node": type(value).__name__, **named}
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 

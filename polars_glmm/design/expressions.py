@@ -11,7 +11,7 @@ from .operators import Engine
 
 
 class Expressions(Engine):
-    """As `Engine` for Polars, without what only new rows need: NaN stays NaN, labels are compared as they are stored."""
+    """As `Engine` for Polars, without what only new rows need: NaN stays NaN, labels are compared as stored."""
 
     def __init__(self, dtypes: Mapping[str, pl.DataType]) -> None:
         super().__init__()

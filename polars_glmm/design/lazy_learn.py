@@ -125,26 +125,27 @@ class LazyVariables(Variables):
 
     def ask(self, factors: Iterable[Expression]) -> None:
         """Learn, in one scan, the labels and the arguments of transforms that need nothing learned before."""
-        queries: dict[Any, pl.LazyFrame] = {}
+        labels: dict[str, pl.LazyFrame] = {}
+        values: dict[tuple[Node, bool], pl.LazyFrame] = {}
         for factor in factors:
             for asked in _Asked.of(factor, self.source.dtypes):
                 if isinstance(asked.of_what, str):
-                    queries[asked.of_what] = self._labels(asked.of_what)
+                    labels[asked.of_what] = self._labels(asked.of_what)
                 elif not asked.nested:
                     call = asked.of_what
                     node = self.arithmetic(bind(call)["x"])
-                    queries[node, call.function in SPREAD_SUFFICES] = self._about(node, call.function)
-        if not queries:
+                    values[node, call.function in SPREAD_SUFFICES] = self._about(node, call.function)
+        if not labels and not values:
             return
-        found = pl.collect_all(list(queries.values()), engine="streaming")
+        found = iter(pl.collect_all([*labels.values(), *values.values()], engine="streaming"))
         self.scans += 1
-        for what, answer in zip(queries, found, strict=True):
-            if isinstance(what, str):
-                if not answer.height:
-                    self.source.refuse_empty()
-                self.table.series[what] = self._with_declared(answer[what])
-            else:
-                self._understand(*what, answer)
+        for name in labels:
+            series = next(found)[name]
+            if not len(series):
+                self.source.refuse_empty()
+            self.table.series[name] = self._with_declared(series)
+        for node, short in values:
+            self._understand(node, next(found), short=short)
 
     def evaluate(self, node: Node, text: str) -> Vec:
         self.checked.setdefault(node, text)
@@ -154,7 +155,7 @@ class LazyVariables(Variables):
         self.checked.setdefault(x, render(call))
         short = call.function in SPREAD_SUFFICES
         if x not in (self.spreads if short else self.counts):
-            self._understand(x, short, self._about(x, call.function).collect(engine="streaming"))
+            self._understand(x, self._about(x, call.function).collect(engine="streaming"), short=short)
             self.scans += 1
         values, counts = (np.array(self.spreads[x]), np.empty(0)) if short else self.counts[x]
         if not np.isfinite(values.sum()):
@@ -188,7 +189,7 @@ class LazyVariables(Variables):
         return self.source.rows.select(name).unique()
 
     def _about(self, node: Node, function: str) -> pl.LazyFrame:
-        """For the small transforms count, mean and squares about it; for the others every distinct value and its count."""
+        """For the small transforms count, mean and squares; for the others every distinct value and its count."""
         source = self.source
         rows = source.rows.select(v=source.expression(node), f=self._frequency())
         if function not in SPREAD_SUFFICES:
@@ -202,7 +203,7 @@ class LazyVariables(Variables):
             squares=(pl.col("f") * away * away).sum(),
         )
 
-    def _understand(self, node: Node, short: bool, answer: pl.DataFrame) -> None:  # noqa: FBT001
+    def _understand(self, node: Node, answer: pl.DataFrame, *, short: bool) -> None:
         if short:
             near, count, away, squares = answer.row(0)
             mean = away / count if count else 0.0
@@ -258,6 +259,7 @@ def factors_of(spec: ModelSpec) -> list[Expression]:
 
 
 def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[FactorRecipe, ...], tuple[Note, ...]]:
+    """The factors of all random terms, their levels still unknown."""
     grouped: dict[frozenset[str], list[Any]] = {}
     for term in spec.mu.random:
         grouped.setdefault(frozenset(term.keys), []).append(term)

@@ -34,7 +34,7 @@ def outline_like(recipe: Recipe, source: Source) -> Outline:
     )
     mu = recipe.predictor("mu")
     checked: dict[Node, str] = {recipe.response.success: f"response {recipe.response.name}"}
-    for column in (*mu.columns, *_random(recipe)):
+    for column in _columns(recipe):
         checked.setdefault(column.node, column.name)
     if mu.offset is not None:
         checked.setdefault(mu.offset, "the offset")
@@ -62,8 +62,7 @@ def require_like(one: Recipe, other: Recipe) -> None:
                 f"{enumerate_names(unlike)} in the other, so its columns differ. {remedy}"
             )
             raise ModelError(msg)
-    pairs = zip((*one.predictor("mu").columns, *_random(one)), (*other.predictor("mu").columns, *_random(other)), strict=True)
-    for a, b in pairs:
+    for a, b in zip(_columns(one), _columns(other), strict=True):
         if a != b:
             msg = f"column {a.name!r} was learned with other constants in the two parts. {remedy}"
             raise ModelError(msg)
@@ -91,8 +90,10 @@ def _dtypes(levels: pl.DataFrame) -> str:
     return enumerate_names([str(dtype) for dtype in levels.dtypes])
 
 
-def _random(recipe: Recipe) -> Sequence[Column]:
-    return [column for factor in recipe.factors for term in factor.terms for column in term.columns]
+def _columns(recipe: Recipe) -> Sequence[Column]:
+    """All columns, fixed and random."""
+    random = [column for factor in recipe.factors for term in factor.terms for column in term.columns]
+    return [*recipe.predictor("mu").columns, *random]
 
 
 Declared = Mapping[str, Sequence[Any]]

@@ -7,7 +7,6 @@ from typing import NamedTuple, NoReturn
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.notes import Note
 
-
 NO_WEIGHT = "No row is left: frequency, precision or trials is 0 in all of them."
 
 

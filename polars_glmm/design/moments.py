@@ -76,14 +76,13 @@ class Moments:
     centre (k,)      what all means are counted from; columns as they stand in the formula, neither centred nor scaled
     total            moments over all rows, as one level, with all products
     factors, pairs   per grouping factor, and per pair f < g of factors, in the order of the formula
-    n_rows, n_obs    rows and Σ frequency;  log_weights Σ frequency · log precision
+    n_obs            Σ frequency;  log_weights Σ frequency · log precision
     """
 
     centre: Vec
     total: LevelMoments
     factors: tuple[LevelMoments, ...]
     pairs: dict[tuple[int, int], PairMoments]
-    n_rows: int
     n_obs: int
     log_weights: float
     checks: Checks
@@ -120,7 +119,7 @@ def moved(part: LevelMoments, shift: Vec) -> LevelMoments:
 
 
 def pooled(part: LevelMoments, into: IntVec, n_levels: int) -> LevelMoments:
-    """Moments of the unions of levels: level l of `part` goes to into[l] (the formula of Chan et al. for many parts)."""
+    """Moments of unions of levels: level l of `part` goes to into[l] (the formula of Chan et al. for many parts)."""
 
     def add(values: Cube) -> Cube:
         out = np.empty((*values.shape[:-1], n_levels))
@@ -155,7 +154,7 @@ def stacked(first: LevelMoments, second: LevelMoments, codes: tuple[IntVec, IntV
 def joined(
     first: Moments,
     second: Moments,
-    codes: tuple[tuple[tuple[IntVec, IntVec], ...]],
+    codes: tuple[tuple[IntVec, IntVec], ...],
     n_levels: tuple[int, ...],
 ) -> Moments:
     """Moments of the rows of both; codes[f] place the levels of each part's factor f among n_levels[f] common ones."""
@@ -182,7 +181,6 @@ def joined(
         total=total,
         factors=factors,
         pairs=pairs,
-        n_rows=first.n_rows + second.n_rows,
         n_obs=first.n_obs + second.n_obs,
         log_weights=first.log_weights + second.log_weights,
         checks=Checks(*(x + y for x, y in zip(first.checks, second.checks, strict=True))),

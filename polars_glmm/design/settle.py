@@ -16,13 +16,13 @@ import polars as pl
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
+from .moment_columns import columns_of, places
 from .moments import Moments
 from .nodes import ONE, Coded
 from .predictors import dropped_columns
 from .rank import TOLERANCE
 from .recipe import Recipe
 from .source import Source
-from .moment_columns import columns_of, places
 
 _BLUNT = 1e-12
 """Squared share of a column below which its products do not tell whether anything of it is left."""

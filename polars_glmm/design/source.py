@@ -87,7 +87,7 @@ class Source:
         return self.frame.select(asked)
 
     def judge(self, census: Mapping[str, Any]) -> Incomplete | None:
-        """What a census says of missing values. Raises ColumnError for infinite values and for weights that are none."""
+        """What a census says of missing values. Raises ColumnError for infinite values and weights that are none."""
         if not census["rows"]:
             raise ColumnError(NO_ROWS)
         for name in self.floats():

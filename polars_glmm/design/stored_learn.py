@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.errors import ColumnError, ResponseError
+from polars_glmm.errors import ColumnError, ResourceError, ResponseError
+from polars_glmm.memory import readable
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name
@@ -31,6 +32,16 @@ from .stored import StoredDesign
 from .table import Table
 
 _COUNT = "__glmm_count"
+_WORKING = 20
+"""Numbers a row takes while its group is worked on, besides its columns: densities, derivatives and their products."""
+
+
+class Sizes(NamedTuple):
+    """About how many rows there are; bytes that one part of the rows, and one group while it is fitted, may take."""
+
+    n_rows: int
+    part_bytes: int
+    group_bytes: int
 
 
 class StoredLearned(NamedTuple):
@@ -55,16 +66,14 @@ def learn_stored(
     spec: ModelSpec,
     frame: pl.LazyFrame,
     spill: Spill,
+    sizes: Sizes,
     *,
-    n_rows: int,
-    part_bytes: int,
     missing: Literal["drop", "error"] = "drop",
 ) -> StoredLearned:
     """Recipe and stored rows of a model of at most one grouping factor, equal to what `learn` makes of the frame.
 
-    n_rows       about how many rows the frame has
-    part_bytes   what a part of the rows may take; some copies of it are in memory at a time
-    Raises what `learn` raises, ResourceError on a full disk, DataChangedError where the source changes meanwhile.
+    Raises what `learn` raises, ResourceError on a full disk or for a group too large to be worked on in memory,
+    DataChangedError where the source changes meanwhile.
     """
     check_missing(missing)
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
@@ -87,7 +96,8 @@ def learn_stored(
         categoricals=variables.categoricals,
     )
     level_rows = counted[0][1] if counted else np.empty(0, dtype=np.int64)
-    room = Room(spill, part_bytes, n_rows, level_rows)
+    _require_groups_fit(recipe, level_rows, sizes.group_bytes)
+    room = Room(spill, sizes.part_bytes, sizes.n_rows, level_rows)
     stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
     kept = [_kept(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
     predictors = tuple(
@@ -99,6 +109,25 @@ def learn_stored(
             notes += (dropped_columns(part.parameter, lost),)
     stored = keep_columns(stored, kept[0], kept[1] if len(kept) > 1 else None)
     return StoredLearned(replace(recipe, predictors=predictors), stored, left_out + notes + more, n_dropped)
+
+
+def _require_groups_fit(recipe: Recipe, level_rows: IntVec, allowed: int) -> None:
+    """Raise ResourceError for a level whose rows, which are worked on together, are too many."""
+    if not len(level_rows):
+        return
+    columns = sum(len(part.columns) for part in recipe.predictors)
+    columns += sum(len(term.columns) for factor in recipe.factors for term in factor.terms)
+    k = int(np.argmax(level_rows))
+    needed = 8 * int(level_rows[k]) * (columns + _WORKING)
+    if needed > allowed:
+        factor = recipe.factors[0]
+        level = ", ".join(str(value) for value in factor.levels.row(k))
+        msg = (
+            f"group {factor.name!r} has {int(level_rows[k]):,} rows at level {level}; they are worked on together, which "
+            f"takes about {readable(needed)} of memory, more than the {readable(allowed)} that may be used. Allow more "
+            "with control=Control(memory=Memory(limit=…)), or group by something finer."
+        )
+        raise ResourceError(msg)
 
 
 def _tried(spec: ModelSpec, source: Source) -> Node | None:

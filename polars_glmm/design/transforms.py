@@ -30,7 +30,7 @@ class Learned(NamedTuple):
 class Spread(NamedTuple):
     """How many rows, their mean, and their sum of squares about it."""
 
-    count: float
+    size: float
     mean: float
     squares: float
 
@@ -51,12 +51,13 @@ class Input(NamedTuple):
     def spread(self, centre: float | None) -> Spread:
         """Count, mean, and squares about `centre` (None: about the mean)."""
         if self.known is not None:
-            count, mean, squares = self.known
-            return Spread(count, mean, squares if centre is None else squares + count * (mean - centre) ** 2)
+            size, mean, squares = self.known
+            return Spread(size, mean, squares if centre is None else squares + size * (mean - centre) ** 2)
         mean = _mean(self.values, self.weights)
-        squares = (self.values - (mean if centre is None else centre)) ** 2
-        count = self.values.size if self.weights is None else float(self.weights.sum())
-        return Spread(count, mean, float(squares.sum() if self.weights is None else squares @ self.weights))
+        away = (self.values - (mean if centre is None else centre)) ** 2
+        if self.weights is None:
+            return Spread(self.values.size, mean, float(away.sum()))
+        return Spread(float(self.weights.sum()), mean, float(away @ self.weights))
 
 
 SPREAD_SUFFICES = frozenset({"scale", "standardize", "center"})
@@ -76,7 +77,7 @@ def _scaled(given: Input, centre: Any, scale: Any, ddof: Any) -> Learned:
     spread = given.spread(None if centre is True else float(centre))
     middle = spread.mean if centre is True else float(centre)
     if scale is True:
-        width = float(np.sqrt(spread.squares / (spread.count - ddof))) if spread.count > ddof else 0.0
+        width = float(np.sqrt(spread.squares / (spread.size - ddof))) if spread.size > ddof else 0.0
         if not width > 64 * np.finfo(float).eps * abs(middle):
             msg = f"{render(given.call)}: the values do not vary, so they cannot be scaled."
             raise ColumnError(msg)

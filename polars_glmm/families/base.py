@@ -49,6 +49,7 @@ class Family(Protocol):
 
     has_phi           phi is a parameter (gaussian: sigma; gamma, inverse_gaussian: dispersion; negative_binomial: size)
     canonical         observed and expected curvature agree
+    log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
     phi_definition    what phi is, in words; empty without phi
     density           zeta_parts=False spares (and leaves None) the derivatives in zeta; do not write to its arrays
     variance          of y given the mean, precision 1 (binomial: of one trial; its mean is a probability)
@@ -69,6 +70,8 @@ class Family(Protocol):
     def takes_precision(self) -> bool: ...
     @property
     def canonical(self) -> bool: ...
+    @property
+    def log_concave(self) -> bool: ...
     @property
     def phi_definition(self) -> str: ...
 

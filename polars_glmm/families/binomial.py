@@ -27,6 +27,7 @@ class Binomial(MeanFamily):
     takes_trials = True
     links = ("logit", "probit", "cloglog", "cauchit", "log", "identity")
     canonical_link = "logit"
+    concave_links = frozenset({"logit", "probit", "cloglog", "log", "identity"})
     mean_range = "unit"
 
     @property

@@ -54,6 +54,7 @@ class Gamma(MeanFamily):
     phi_definition = "dispersion: variance phi·mu²"
     links = ("log", "inverse", "identity")
     canonical_link = "inverse"
+    concave_links = frozenset({"log", "inverse"})
     mean_range = "positive"
 
     @property

@@ -47,6 +47,7 @@ class Gaussian(MeanFamily):
     phi_definition = "residual standard deviation"
     links = ("identity", "log")
     canonical_link = "identity"
+    concave_links = frozenset({"identity"})
     mean_range = "real"
 
     @property

@@ -84,6 +84,11 @@ class MeanFamily(ABC):
 
     @property
     @abstractmethod
+    def concave_links(self) -> frozenset[str]:
+        """Names of the links in whose eta the log density is concave, whatever the response."""
+
+    @property
+    @abstractmethod
     def mean_range(self) -> MeanRange: ...
 
     @property
@@ -107,6 +112,11 @@ class MeanFamily(ABC):
     def canonical(self) -> bool:
         """Observed and expected curvature agree."""
         return self.link.name == self.canonical_link
+
+    @property
+    def log_concave(self) -> bool:
+        """The log density is concave in eta: one mode, wherever a search starts."""
+        return self.link.name in self.concave_links
 
     @abstractmethod
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:

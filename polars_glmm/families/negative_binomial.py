@@ -76,6 +76,7 @@ class NegativeBinomial(MeanFamily):
     phi_definition = "size: variance mu + mu²/phi; larger is less dispersed"
     links = ("log",)
     canonical_link = None
+    concave_links = frozenset({"log"})
     mean_range = "positive"
 
     @property

@@ -32,6 +32,7 @@ class Poisson(MeanFamily):
     name = "poisson"
     links = ("log", "identity", "sqrt")
     canonical_link = "log"
+    concave_links = frozenset({"log", "identity", "sqrt"})
     mean_range = "positive"
 
     @property

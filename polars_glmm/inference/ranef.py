@@ -82,7 +82,7 @@ def level_labels(recipe: FactorRecipe) -> pl.Series:
 
 
 def _label(key: str, dtype: pl.DataType) -> pl.Expr:
-    """A key as text: as a cast spells it, but where Polars has none (Duration, bytes) or one that loses digits (Time)."""
+    """A key as text: as a cast spells it, where there is one (not for Duration, bytes) that keeps all digits (Time)."""
     column = pl.col(key)
     if isinstance(dtype, pl.Duration):
         return column.dt.to_string("polars")

@@ -14,7 +14,7 @@ from polars_glmm.inference.coefficients import DegreesOfFreedom, degrees_of_free
 from polars_glmm.inference.distributions import normal_quantile, quantile, two_sided_p
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, GROUP_SIZES, RANEF, VARCORR, table
-from polars_glmm.inference.varcorr import RESIDUAL
+from polars_glmm.inference.varcorr import INTERIOR, RESIDUAL
 from polars_glmm.likelihood.doubts import CONVERGED
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
@@ -136,7 +136,7 @@ def _covariance(covariance: Cube, vcov: Cube, pair: tuple[int, int], places: Int
         own = [places[i, i], places[i, j], places[j, j]]
         squared = np.einsum("mi,mij,mj->m", gradient, vcov[:, own][:, :, own], gradient)
         width = z * np.where(squared > 0.0, np.sqrt(squared), np.nan) / (1.0 - rho**2)
-        fine = (np.abs(rho) < 1.0) & (width > 0.0)
+        fine = (np.abs(rho) < INTERIOR) & (width > 0.0)
         low, high = np.tanh(np.arctanh(rho) - width), np.tanh(np.arctanh(rho) + width)
     return {
         "estimate": c, "correlation": rho, "correlation_low": np.where(fine, low, np.nan),
@@ -205,7 +205,7 @@ def glance_all(batch: Batch) -> Stacked:
         "df_resid": e.n_obs - e.df_model,
         "dispersion": np.full(n, np.nan) if e.phi is None else e.phi,
         "converged": e.decrement < CONVERGED,
-        "singular": e.singular,
+        "singular": pl.repeat(e.singular, n, eager=True),
         "seconds": np.full(n, batch.seconds),
     }
     return Stacked(table(GLANCE, columns), np.ones(n, dtype=np.intp))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from polars_glmm.result import Fit
 
 RESIDUAL = "Residual"
+INTERIOR = 1.0 - 1e-9
+"""A correlation beyond this is ±1 up to rounding: on the boundary, without an interval."""
 
 
 class Component(NamedTuple):
@@ -149,7 +151,7 @@ def log_interval(value: float, std_error: float, z: float) -> tuple[float, float
 
 def tanh_interval(rho: float, std_error: float, z: float) -> tuple[float, float]:
     """tanh(atanh ρ ± z·se/(1 − ρ²)): Fisher's transformation."""
-    if not (abs(rho) < 1.0 and std_error > 0.0):
+    if not (abs(rho) < INTERIOR and std_error > 0.0):
         return float("nan"), float("nan")
     width = z * std_error / (1.0 - rho**2)
     return float(np.tanh(np.arctanh(rho) - width)), float(np.tanh(np.arctanh(rho) + width))

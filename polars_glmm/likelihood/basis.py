@@ -85,7 +85,7 @@ def _constant_of(mean: Vec, second: Mat) -> Vec | None:
     p = len(mean)
     for j in range(p):
         if mean[j] == 1.0 and second[j, j] == 0.0:
-            return np.eye(p)[j]
+            return np.asarray(np.eye(p)[j])
     spread = np.sqrt(np.diag(second))
     if not spread.all():
         return None
@@ -94,7 +94,8 @@ def _constant_of(mean: Vec, second: Mat) -> Vec | None:
         return None
     weights = np.where(np.abs(vectors[:, 0]) < _NO_SHARE, 0.0, vectors[:, 0]) / spread
     total = float(weights @ mean)
-    return weights / total if abs(total) > _NO_SHARE * float(np.abs(weights) @ np.abs(mean)) else None
+    seen = abs(total) > _NO_SHARE * float(np.abs(weights) @ np.abs(mean))
+    return np.asarray(weights / total) if seen else None
 
 
 def _constant(x: Mat) -> Vec | None:
@@ -102,7 +103,7 @@ def _constant(x: Mat) -> Vec | None:
     p = len(x)
     for j in range(p):
         if x[j, 0] == 1.0 and x[j, -1] == 1.0 and (x[j] == 1.0).all():
-            return np.eye(p)[j]
+            return np.asarray(np.eye(p)[j])
     mean = x.mean(1)
     away = x - mean[:, None]
     weights = _constant_of(mean, away @ away.T)

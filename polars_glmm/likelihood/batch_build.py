@@ -18,8 +18,8 @@ def answers(spec: ModelSpec) -> bool:
     return spec.family.canonical or not expected
 
 
-def estimate_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> BatchAnswer | None:
-    """Estimates of the models of a design; None where all of them want a fit of their own."""
+def estimate_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
+    """Estimates of the models of a design, in groups; a model that is in none wants a fit of its own."""
     if _exact(family):
         return estimate_products_batch(design, family, method, control)
     return estimate_rows_batch(design, family, method, control)

@@ -121,6 +121,16 @@ class BatchRowEngine:
         self.passes += value.passes
         return value
 
+    def at_factors(self, models: BoolVec, x: Mat, factors: Cube, modes: Mat | None) -> BatchValue:
+        """ℓ and its gradient for some of the models at factors (r, r, m) that need not be of the layout."""
+        some = self.marginal if models.all() else self.marginal.take(models)
+        warm = None if modes is None else modes[:, models[self.of_level]]
+        return some.evaluate(self.layout.point(x)._replace(lam=factors), warm)
+
+    def of_group(self, models: BoolVec, layout: Layout) -> BatchRowEngine:
+        """The engine of some of the models in another layout."""
+        return replace(self if models.all() else self.take(models), layout=layout)
+
     def __call__(self, x: Mat, warm: BatchModes | None, *, curvature: bool) -> BatchEvaluation:
         capped = None
         if self.gamma_cap is not None:

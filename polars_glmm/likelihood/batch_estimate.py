@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.doubts import _ADVICE, CONVERGED
+from polars_glmm.likelihood.doubts import _ADVICE, _collapse, CONVERGED
+from polars_glmm.likelihood.effects import FactorMap, TermMap
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
+from polars_glmm.likelihood.state import Rank
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -20,6 +22,8 @@ class BatchEstimate:
     covariances    one (M, r_t, r_t) per term of the factor
     modes          (r, G) for the levels of all models one after the other; mode_covariance (r, r, G), mode_slope (r, p, G)
     model_levels   (M,) how many levels each has
+    rank           of all covariance matrices: less than the number of effects where they are singular
+    notes          of every model, besides that of a singular covariance matrix
     df_satterthwaite (M, p), vcov_derivative (M, K, p, p), covariance_vcov (M, K, K): gaussian REML, else None
     """
 
@@ -41,7 +45,8 @@ class BatchEstimate:
     df_model: int
     null_df: int
     null_loglik: Vec | None
-    singular: BoolVec
+    rank: int
+    notes: tuple[Note, ...]
     decrement: Vec
     smallest: Vec | None
     evaluations: IntVec
@@ -77,14 +82,10 @@ class BatchEstimate:
                 changes[f.name] = value[..., levels] if f.name in by_level else value[keep]
         return replace(self, covariances=tuple(c[keep] for c in self.covariances), **changes)
 
-    def _free(self, values: Cube | None, k: int) -> Cube | None:
-        """Covariance parameters of model k: a variance at zero is none."""
-        if values is None:
-            return None
-        own = values[k]
-        if not self.singular[k]:
-            return own
-        return own[1:, 1:] if values is self.covariance_vcov else own[1:]
+    @property
+    def singular(self) -> bool:
+        """Every one of the models is on the boundary (or none is)."""
+        return self.rank < len(self.term_names)
 
     def one(self, k: int) -> Estimate:
         """The Estimate of model k."""
@@ -113,11 +114,11 @@ class BatchEstimate:
             n_obs=n,
             df_model=self.df_model,
             df_resid=n - self.df_model,
-            singular=bool(self.singular[k]),
+            singular=self.singular,
             converged=bool(self.decrement[k] < CONVERGED),
             df_satterthwaite=None if self.df_satterthwaite is None else self.df_satterthwaite[k],
-            vcov_derivative=self._free(self.vcov_derivative, k),
-            covariance_vcov=self._free(self.covariance_vcov, k),
+            vcov_derivative=None if self.vcov_derivative is None else self.vcov_derivative[k],
+            covariance_vcov=None if self.covariance_vcov is None else self.covariance_vcov[k],
             null_loglik=_at(self.null_loglik, k),
             null_df=self.null_df,
             certificate=Certificate(
@@ -128,24 +129,52 @@ class BatchEstimate:
                 float(self.row_passes[k]),
                 self.seconds,
             ),
-            notes=self.notes(k),
+            notes=self.notes_of(k),
         )
 
-    def notes(self, k: int) -> tuple[Note, ...]:
-        """What the estimation of model k has to remark: nothing, or a variance of zero."""
-        return (self.singular_note(),) if self.singular[k] else ()
+    def without_dispersion(self, phi: float, note: Note) -> BatchEstimate:
+        """The same with a dispersion that is no estimate but a limit, and a note that says so."""
+        n, size = self.report.shape
+        vcov = np.full((n, size + 1, size + 1), np.nan)
+        vcov[:, :size, :size] = self.report_vcov
+        return replace(
+            self,
+            phi=np.full(n, phi),
+            report=np.column_stack([self.report, np.full(n, phi)]),
+            report_vcov=vcov,
+            loglik_saturated=None,
+            df_model=self.df_model + 1,
+            null_df=self.null_df + 1,
+            notes=(*self.notes, note),
+        )
 
-    def singular_note(self) -> Note:
-        """The note of a single variance estimated at zero."""
-        text = f"group '{self.factor}': the variance of '{self.term_names[0]}' is estimated at zero."
-        return Note("singular", text, _ADVICE)
+    def notes_of(self, k: int) -> tuple[Note, ...]:
+        """What the estimation of model k has to remark."""
+        return (self.singular_note(k), *self.notes) if self.singular else self.notes
+
+    def singular_note(self, k: int) -> Note:
+        """The note of a covariance matrix on the boundary, in the words of likelihood.doubts."""
+        r = len(self.term_names)
+        t = TermMap(0, r, self.structures[0], slice(0, 0), self.term_names)
+        sigma = self.covariances[0][k]
+        zero = np.flatnonzero(~sigma.any(1))
+        nothing = np.empty((0, 0))
+        f = FactorMap(str(self.factor), nothing, nothing, (t,), 0, np.empty(0, np.intp), 0)
+        return Note("singular", _collapse(f, t, sigma, Rank(0, 0, self.rank, zero)), _ADVICE)
 
 
 class BatchAnswer(NamedTuple):
-    """Estimates of the models marked in `answered` (M,); the others want a fit of their own."""
+    """Estimates of the models marked in `answered` (M,)."""
 
     estimate: BatchEstimate
     answered: BoolVec
+
+
+def among(models: BoolVec, some: BoolVec) -> BoolVec:
+    """Marks over all of those among `models` that `some` marks."""
+    out = models.copy()
+    out[models] = some
+    return out
 
 
 def _at(values: Vec | None, k: int) -> float | None:

@@ -8,7 +8,7 @@ fits them singly.
 from __future__ import annotations
 
 import os
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from time import perf_counter
 from typing import NamedTuple
@@ -18,41 +18,35 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood import report
+from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood.batch_engine import BatchRowEngine, Layout
-from polars_glmm.likelihood.batch_estimate import BatchAnswer, BatchEstimate
+from polars_glmm.likelihood.batch_estimate import BatchAnswer, among
 from polars_glmm.likelihood.batch_marginal import BatchMarginal
-from polars_glmm.likelihood.batch_model import BatchModel, prepare_batch
+from polars_glmm.likelihood.batch_model import prepare_batch
 from polars_glmm.likelihood.batch_plain import BatchPlain
-from polars_glmm.likelihood.batch_polish import BatchPolished, BatchScale, polish, settle
+from polars_glmm.likelihood.batch_polish import BatchScale, polish
+from polars_glmm.likelihood.batch_question import Question, report_rows
 from polars_glmm.likelihood.batch_rows import BatchRows
-from polars_glmm.likelihood.batch_report import covariance_report, inverted
-from polars_glmm.likelihood.doubts import CONVERGED
-from polars_glmm.likelihood.fit_rows import _GLM_TOLERANCE, _SEARCH_SHARE, _SLOWEST_GAMMA_STEP, _UNIT_LINKS
-from polars_glmm.likelihood.model import _CONCAVE
-from polars_glmm.likelihood.modes import RowDensity
-from polars_glmm.likelihood.separation import _COUNTS, _LOOSE
+from polars_glmm.likelihood.batch_settle import settle
+from polars_glmm.likelihood.doubts import no_overdispersion_note
+from polars_glmm.likelihood.fit_rows import (
+    _GLM_TOLERANCE,
+    _LIMIT_LOSS,
+    _SEARCH_SHARE,
+    _SLOWEST_GAMMA_STEP,
+    _UNIT_LINKS,
+)
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.optimize.batch_search import minimise_all
+from polars_glmm.optimize.batch_search import PATIENCE, minimise_all
 from polars_glmm.spec.method import AGQ, Method
-from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 _BLOCK_ROWS = 32_768
 _GAMMA_MARGIN = 0.5
-"""A log dispersion beyond this share of the way to its limit is left to the single fit."""
+"""A log size beyond this share of its limit is the Poisson limit."""
 _SHARP = float(np.log(1e-10))
 """log of a share of the response's size: with a smaller dispersion the single fit asks whether the fit is perfect."""
-
-
-class _Question(NamedTuple):
-    model: BatchModel
-    family: Family
-    method: Method
-    control: Control
-    density: RowDensity
-    pool: Executor | None
-    group: str | None
 
 
 class _Base(NamedTuple):
@@ -64,29 +58,26 @@ class _Base(NamedTuple):
     fine: BoolVec
 
 
-def estimate_rows_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> BatchAnswer | None:
-    """The models of a keyed design; None where all of them want a fit of their own."""
+def estimate_rows_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
+    """Answers for the models of a keyed design, by the rank of their covariances; what none marks wants a single fit."""
     threads = control.rows.threads or min(os.cpu_count() or 1, 8)
     with one_blas_thread(), ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         clock = {"start": perf_counter()}
         model = prepare_batch(design, family)
-        answered = model.regular.copy()
-        if not answered.any():
-            return None
-        if not answered.all():
-            model = model.take(answered)
-        density = RowDensity(family, (family.name, family.link.name) in _CONCAVE)
-        question = _Question(model, family, method, control, density, pool, design.group)
+        usual = model.regular
+        if not usual.any():
+            return []
+        model = model if usual.all() else model.take(usual)
+        question = Question(model, family, method, control, pool, design.group)
         with np.errstate(all="ignore"):
-            estimate, fine = _fit(question, clock)
-    answered[np.flatnonzero(answered)[~fine]] = False
-    return BatchAnswer(estimate.take(fine), answered) if fine.any() else None
+            answers = _fit(question, clock)
+    return [BatchAnswer(estimate, among(usual, models)) for estimate, models in answers]
 
 
-def _fit(question: _Question, clock: dict[str, float]) -> tuple[BatchEstimate, BoolVec]:
+def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
     model, control = question.model, question.control
-    p, s = model.a.shape[1], int(question.family.has_phi)
-    base = _fit_glm(question, s)
+    p, s = question.p, question.s
+    base = _fit_glm(question)
     clock["glm"] = perf_counter()
     layout = Layout.of(p, model.terms, has_gamma=bool(s))
     low, high = _gamma_range(question)
@@ -102,96 +93,50 @@ def _fit(question: _Question, clock: dict[str, float]) -> tuple[BatchEstimate, B
     limit[:, p + layout.q :] = _SLOWEST_GAMMA_STEP
     found, modes = minimise_all(
         engine, x, tolerance=_SEARCH_SHARE * control.search.decrement,
-        max_evaluations=control.search.max_evaluations, limit=limit,
+        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=limit,
     )  # fmt: skip
     fine = base.fine & np.isfinite(found.value) & found.settled
+    at_limit = np.zeros_like(fine)
+    if low is not None:
+        at_limit = fine & (high is not None) & (found.x[:, -1] > _GAMMA_MARGIN * (np.inf if high is None else high))
+        fine &= (found.x[:, -1] > low) & ~at_limit
     clock["search"] = perf_counter()
     scale = BatchScale(np.sqrt(base.row_variance), _bend(question, found.x))
-    settled = settle(engine, found.x, modes.u, base.row_variance)
-    done = polish(engine, settled, modes.u, found.curvature, scale, hessian=control.search.hessian)
-    if low is not None:
-        fine &= (done.x[:, -1] > low) & (high is None or done.x[:, -1] < _GAMMA_MARGIN * high)
-    fine &= done.regular & np.isfinite(done.value.value) & (done.decrement < CONVERGED)
-    clock["hessian"] = perf_counter()
-    counts = found.evaluations + done.evaluations
-    return _report(question, engine, base, done, _Marks(settled.zero, fine, counts), clock)
+    answers = []
+    for group in settle(engine, model.terms, found.x, modes.u, base.row_variance):
+        models = group.models
+        own = engine.of_group(models, group.layout)
+        curvature = None if group.singular else found.curvature[models]
+        done = polish(
+            own, group.x, modes.u[:, models[engine.of_level]], curvature,
+            BatchScale(scale.row[models], scale.bend[models]), hessian=control.search.hessian,
+        )  # fmt: skip
+        done = done._replace(evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models])
+        clock["hessian"] = perf_counter()
+        of_group = question._replace(model=model if models.all() else model.take(models))
+        estimate, stands = report_rows(of_group, own, done, base.value[models], (layout.q, group.rank), clock)
+        if stands.any():
+            answers.append(BatchAnswer(estimate.take(stands), among(models, stands)))
+    if at_limit.any():
+        answers += _poisson_limits(question, at_limit, found.value)
+    return answers
 
 
-class _Marks(NamedTuple):
-    """Per model: a variance at zero, an answer that stands, evaluations."""
-
-    zero: BoolVec
-    fine: BoolVec
-    evaluations: IntVec
-
-
-def _report(
-    question: _Question, engine: BatchRowEngine, base: _Base, done: BatchPolished, marks: _Marks, clock: dict[str, float]
-) -> tuple[BatchEstimate, BoolVec]:
-    model, family, at = question.model, question.family, engine.layout
-    rows, p, s = model.rows, at.p, at.s
-    conditional = engine.marginal.conditional(at.point(done.x), done.value.modes)
-    fine = marks.fine.copy()
-    spread, smallest = None, None
-    if done.hessian is not None:
-        found = inverted(done.hessian)
-        spread, smallest = found.vcov, found.smallest
-        fine &= ~found.flat
-        if family.name in _COUNTS:
-            fine &= (np.sqrt(np.einsum("mpp->mp", found.vcov)[:, :p]) < _LOOSE).all(1)
-    lam = at.lam(done.x[:, p : p + at.q])
-    cov = covariance_report(at, model.terms, lam, model.outward)
-    beta = np.einsum("mpq,mp->mq", model.a, done.x[:, :p])
-    phi = np.exp(done.x[:, -1]) if s else None
-    values = np.concatenate([beta, cov.values, *([] if phi is None else [phi[:, None]])], axis=1)
-    jac = np.zeros((len(beta), values.shape[1], at.size))
-    jac[:, :p, :p] = model.a.swapaxes(1, 2)
-    jac[:, p : p + cov.values.shape[1], p : p + at.q] = cov.jacobian
-    if phi is not None:
-        jac[:, -1, -1] = phi
-    report_vcov = np.full((*values.shape, values.shape[1]), np.nan)
-    if spread is not None:
-        report_vcov = jac @ spread @ jac.swapaxes(1, 2)
-        report_vcov[marks.zero, p : p + 1] = np.nan
-        report_vcov[marks.zero, :, p : p + 1] = np.nan
-    constant = rows.totals(family.constant(rows.data))
-    saturated = family.saturated(rows.data)
-    to_b = np.einsum("mij,jkm->ikm", model.outward, lam)[..., rows.of_level]
-    slope = None
-    if done.slopes is not None and done.slopes.size <= report.SLOPES_KEPT:
-        inward = np.linalg.inv(model.a.swapaxes(1, 2)).transpose(1, 2, 0)[..., rows.of_level]
-        slope = np.einsum("irG,krG,kqG->iqG", to_b, done.slopes, inward, optimize=True)
-    clock["report"] = perf_counter()
-    estimate = BatchEstimate(
-        beta=beta,
-        phi=phi,
-        report=values,
-        report_vcov=report_vcov,
-        covariances=cov.matrices,
-        factor=question.group,
-        term_names=tuple(name for t in model.terms for name in t.names),
-        structures=tuple(t.structure for t in model.terms),
-        modes=np.einsum("irG,rG->iG", to_b, conditional.modes),
-        mode_covariance=np.einsum("irG,rsG,jsG->ijG", to_b, conditional.covariance, to_b, optimize=True),
-        mode_slope=slope,
-        model_levels=rows.model_levels,
-        loglik=done.value.value + constant,
-        loglik_saturated=None if saturated is None else rows.totals(saturated),
-        n_obs=rows.observations(),
-        df_model=p + at.q + s,
-        null_df=p + s,
-        null_loglik=constant - base.value,
-        singular=marks.zero,
-        decrement=done.decrement,
-        smallest=smallest,
-        evaluations=marks.evaluations,
-        row_passes=engine.passes,
-        seconds={name: each / len(beta) for name, each in report.seconds(clock).items()},
-    )
-    return estimate, fine
+def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[BatchAnswer]:
+    """Negative binomials without overdispersion: the Poisson fits with phi = inf, where they are as good."""
+    model = question.model.take(at_limit)
+    poisson = question._replace(model=model, family=resolve_family("poisson", question.family.link.name))
+    asked = model.rows.totals(question.family.constant(model.rows.data)) - value[at_limit] - _LIMIT_LOSS
+    answers = []
+    for estimate, models in _fit(poisson, {"start": perf_counter()}):
+        good = estimate.loglik >= asked[models]
+        if good.any():
+            kept = estimate.take(good).without_dispersion(np.inf, no_overdispersion_note())
+            answers.append(BatchAnswer(kept, among(at_limit, among(models, good))))
+    return answers
 
 
-def _bend(question: _Question, x: Mat) -> Vec:
+def _bend(question: Question, x: Mat) -> Vec:
     """As likelihood.fit_rows._bend, per model."""
     if question.family.link.name in _UNIT_LINKS:
         return np.ones(len(x))
@@ -201,11 +146,10 @@ def _bend(question: _Question, x: Mat) -> Vec:
     return np.where(size > 0.0, size, 1.0)
 
 
-def _fit_glm(question: _Question, s: int) -> _Base:
+def _fit_glm(question: Question) -> _Base:
     """The models without random effects: where the search starts, and the null of the likelihood-ratio tests."""
     model, family = question.model, question.family
-    rows = model.rows
-    p = model.a.shape[1]
+    rows, p, s = model.rows, question.p, question.s
     eta = _start_eta(family, rows) - (0.0 if rows.offset is None else rows.offset)
     gram = np.array([[rows.row_totals(a * b) for b in rows.x] for a in rows.x]).reshape(p, p, -1).transpose(2, 0, 1)
     right = np.array([rows.row_totals(a * eta) for a in rows.x]).reshape(p, -1).T
@@ -224,9 +168,9 @@ def _fit_glm(question: _Question, s: int) -> _Base:
             x[lost, :p] = flat[lost]
     limit = np.full_like(x, np.inf)
     limit[:, p:] = _SLOWEST_GAMMA_STEP
-    most = question.control.search.max_evaluations
+    most = min(PATIENCE, question.control.search.max_evaluations)
     found, _ = minimise_all(plain, x, tolerance=_GLM_TOLERANCE, max_evaluations=most, limit=limit)
-    fine = np.isfinite(found.value)
+    fine = np.isfinite(found.value) & found.settled
     w = plain.mean_curvature(found.x)
     row_variance = np.where(w > 0.0, 1.0 / np.where(w > 0.0, w, 1.0), 1.0)
     return _Base(found.x, found.value, row_variance, fine)
@@ -254,7 +198,7 @@ def _start_size(family: Family, row_variance: Vec) -> Vec:
     return 0.5 * np.sqrt(row_variance)
 
 
-def _gamma_range(question: _Question) -> tuple[Vec | None, Vec | None]:
+def _gamma_range(question: Question) -> tuple[Vec | None, Vec | None]:
     """Per model the log dispersions that the batch answers for: clear of perfect fits and of the Poisson limit."""
     if not question.family.has_phi:
         return None, None

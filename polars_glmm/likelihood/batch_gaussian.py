@@ -120,7 +120,7 @@ def profile_all(stats: BatchProducts, lam: Cube) -> BatchProfile:
         b=b,
         e=e,
         h_inverse=h_inverse,
-        d_log_h=2.0 * at.level_totals(np.einsum("jkG,ksG,srG->jrG", stats.zz, lam_levels, h_inverse, optimize=True)),
+        d_log_h=2.0 * at.level_totals(np.einsum("jkG,krG->jrG", stats.zz, times(lam_levels, h_inverse))),
         d_log_m=-2.0 * at.level_totals(np.einsum("dqG,rqG->drG", weighted, b[:, :p])),
         d_rss=-2.0 * at.level_totals(ec[:, None] * bc[None]),
     )
@@ -171,15 +171,19 @@ class BatchProductEngine:
         reml = 1.0 if self.reml else 0.0
         return pieces.d_log_h + reml * pieces.d_log_m + pieces.d_rss * (self.nu / pieces.rss)
 
-    def evaluate(self, x: Mat, warm: Mat | None) -> BatchValue:  # noqa: ARG002  # the face of an engine over rows
-        """ℓ profiled over β and σ, with its gradient in Λ."""
-        pieces = self.pieces(x)
-        value = -0.5 * self.minus_two(pieces)
-        none = np.empty((0, len(x)))
-        modes = np.zeros((self.layout.r, self.stats.levels.n_levels))
+    def at_factors(self, models: BoolVec, x: Mat, factors: Cube, modes: Mat | None) -> BatchValue:  # noqa: ARG002
+        """ℓ profiled over β and σ, with its gradient in Λ, for some of the models at any factors (r, r, m)."""
+        some = self if models.all() else self.take(models)
+        pieces = profile_all(some.stats, factors)
+        value = -0.5 * some.minus_two(pieces)
+        none = np.empty((0, len(value)))
         return BatchValue(
-            np.where(np.isfinite(value), value, -np.inf), none, -0.5 * self.gradients(pieces), None, modes, none, None
+            np.where(np.isfinite(value), value, -np.inf), none, -0.5 * some.gradients(pieces), None, none, none, None
         )
+
+    def of_group(self, models: BoolVec, layout: Layout) -> BatchProductEngine:
+        """The engine of some of the models in another layout."""
+        return replace(self if models.all() else self.take(models), layout=layout)
 
     def __call__(self, x: Mat, warm: BatchModes | None, *, curvature: bool) -> BatchEvaluation:  # noqa: ARG002
         at = self.layout

@@ -272,7 +272,7 @@ def _trace(w: Cube, lam: Cube, hat: Cube) -> Cube:
     """WΛĤ per level."""
     if len(w) == 1:
         return w * lam * hat
-    return np.einsum("jkG,ksG,srG->jrG", w, lam, hat, optimize=True)
+    return np.einsum("jkG,krG->jrG", w, np.einsum("ksG,srG->krG", lam, hat))
 
 
 def along(parts: list[Cube]) -> Cube:

@@ -61,7 +61,7 @@ def curvature(lam: Cube, w: Cube) -> Cube:
     """H = Λ'WΛ + I per level."""
     if len(lam) == 1:
         return lam * lam * w + 1.0
-    h = np.einsum("drG,deG,esG->rsG", lam, w, lam, optimize=True)
+    h = np.einsum("drG,dsG->rsG", lam, np.einsum("deG,esG->dsG", w, lam))
     for i in range(len(h)):
         h[i, i] += 1.0
     return h
@@ -71,7 +71,7 @@ def outer(lam: Cube, hat: Cube) -> Cube:
     """ΛĤΛ' per level."""
     if len(lam) == 1:
         return lam * lam * hat
-    return np.einsum("drG,rsG,esG->deG", lam, hat, lam, optimize=True)
+    return np.einsum("drG,reG->deG", lam, np.einsum("rsG,esG->reG", hat, lam))
 
 
 def rows_state(

@@ -15,7 +15,7 @@ from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood import report
 from polars_glmm.likelihood.batch_engine import Layout
-from polars_glmm.likelihood.batch_estimate import BatchAnswer, BatchEstimate
+from polars_glmm.likelihood.batch_estimate import BatchAnswer, BatchEstimate, among
 from polars_glmm.likelihood.batch_gaussian import (
     BatchProductEngine,
     BatchProducts,
@@ -24,13 +24,13 @@ from polars_glmm.likelihood.batch_gaussian import (
     least_squares,
 )
 from polars_glmm.likelihood.batch_model import BatchModel, prepare_batch
-from polars_glmm.likelihood.batch_polish import fill_zero, settle
-from polars_glmm.likelihood.batch_report import BatchInverted, covariance_report, inverted
+from polars_glmm.likelihood.batch_report import BatchInverted, covariance_report, inverted, without_errors
+from polars_glmm.likelihood.batch_settle import settle
 from polars_glmm.likelihood.doubts import CONVERGED
 from polars_glmm.likelihood.fit_products import _LONGEST_STEP, _STRONG, _TOLERANCE
 from polars_glmm.likelihood.polish import _CENTRAL, _FORWARD, _HESSIAN_STALE, _MANY_LEVELS, _ROUNDING
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.optimize.batch_search import minimise_all, newton_steps
+from polars_glmm.optimize.batch_search import PATIENCE, minimise_all, newton_steps
 from polars_glmm.spec.method import REML, Method
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -39,18 +39,17 @@ _SHARP = 1e-5
 _MOST_STEPS = 10
 
 
-def estimate_products_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> BatchAnswer | None:
-    """The models of a keyed design; None where all of them want a fit of their own."""
+def estimate_products_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
+    """Answers for the models of a keyed design, by the rank of their covariances; what none marks wants a single fit."""
     with one_blas_thread(), np.errstate(all="ignore"):
         clock = {"start": perf_counter()}
         model = prepare_batch(design, family)
-        answered = model.regular & (design.model_levels <= _MANY_LEVELS)
-        if not answered.any():
-            return None
-        model = model if answered.all() else model.take(answered)
-        estimate, fine = _fit(model, design.group, method, control, clock)
-    answered[np.flatnonzero(answered)[~fine]] = False
-    return BatchAnswer(estimate.take(fine), answered) if fine.any() else None
+        usual = model.regular & (design.model_levels <= _MANY_LEVELS)
+        if not usual.any():
+            return []
+        model = model if usual.all() else model.take(usual)
+        answers = _fit(model, design.group, method, control, clock)
+    return [BatchAnswer(estimate, among(usual, models)) for estimate, models in answers]
 
 
 class _Polished(NamedTuple):
@@ -65,8 +64,8 @@ class _Polished(NamedTuple):
 
 
 def _fit(
-    model: BatchModel, group: str | None, method: Method, control: Control, clock: dict[str, float]
-) -> tuple[BatchEstimate, BoolVec]:
+    model: BatchModel, group_name: str | None, method: Method, control: Control, clock: dict[str, float]
+) -> list[BatchAnswer]:
     stats = batch_products(model)
     layout = Layout.of(0, model.terms, has_gamma=False)
     engine = BatchProductEngine(stats, layout, isinstance(method, REML))
@@ -76,17 +75,23 @@ def _fit(
     start = np.tile(layout.diagonal.astype(float), (n, 1))
     found, _ = minimise_all(
         engine, start, tolerance=min(control.search.decrement, _TOLERANCE),
-        max_evaluations=control.search.max_evaluations, limit=np.full_like(start, _LONGEST_STEP),
+        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=np.full_like(start, _LONGEST_STEP),
     )  # fmt: skip
     fine &= np.isfinite(found.value) & found.settled
     clock["search"] = perf_counter()
     nothing = np.zeros((layout.r, stats.levels.n_levels))
-    settled = settle(engine, np.nan_to_num(found.x), nothing, np.ones(n))
-    done = _polish(engine, settled.x, settled.zero, hessian=control.search.hessian)
-    fine &= settled.regular & done.regular & (done.decrement < CONVERGED) & np.isfinite(done.pieces.rss)
-    clock["hessian"] = perf_counter()
-    done = done._replace(evaluations=done.evaluations + found.evaluations)
-    return _report(model, group, engine, done, settled.zero, fine, clock)
+    answers = []
+    for group in settle(engine, model.terms, found.x, nothing, np.ones(n)):
+        models = group.models
+        own = engine.of_group(models, group.layout)
+        done = _polish(own, group.x, hessian=control.search.hessian)
+        done = done._replace(evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models])
+        clock["hessian"] = perf_counter()
+        of_group = model if models.all() else model.take(models)
+        estimate, stands = _report(of_group, group_name, own, done, (layout.q, group.rank), clock)
+        if stands.any():
+            answers.append(BatchAnswer(estimate.take(stands), among(models, stands)))
+    return answers
 
 
 def _leaves_something(engine: BatchProductEngine) -> BoolVec:
@@ -98,18 +103,18 @@ def _leaves_something(engine: BatchProductEngine) -> BoolVec:
     return np.asarray((bare > _SHARP * total) & (strong > _SHARP * total))
 
 
-def _polish(engine: BatchProductEngine, theta: Mat, zero: BoolVec, *, hessian: bool) -> _Polished:
+def _polish(engine: BatchProductEngine, theta: Mat, *, hessian: bool) -> _Polished:
     """Newton on the profiled deviances, and the Hessians of the unprofiled ones."""
     pieces = engine.pieces(theta)
-    h = _hessian(engine, theta, pieces, zero)
+    h = _hessian(engine, theta, pieces)
     regular = np.isfinite(h).all((1, 2))
     h[~regular] = np.eye(h.shape[1])
     evaluations = np.full(len(theta), 1 + 2 * engine.layout.q)
     before = np.full(len(theta), np.inf)
-    done = ~regular | zero
+    done = ~regular | np.full(len(theta), not engine.layout.q)
     decrement = np.zeros(len(theta))
     for _ in range(_MOST_STEPS):
-        step, each = newton_steps(h, _gradient(engine, pieces, zero))
+        step, each = newton_steps(h, _gradient(engine, pieces))
         decrement = np.where(done, decrement, each)
         done |= (decrement < _ROUNDING) | (decrement > 0.1 * before)
         if done.all():
@@ -122,7 +127,7 @@ def _polish(engine: BatchProductEngine, theta: Mat, zero: BoolVec, *, hessian: b
         theta = np.where(done[:, None], theta, trial_theta)
         pieces = _merge(pieces, trial, ~done, engine.of_level)
         before = np.where(done, before, decrement)
-    return _Polished(theta, pieces, h if hessian else None, decrement, evaluations, regular)
+    return _Polished(theta, pieces, h if hessian else None, decrement, evaluations, np.asarray(regular))
 
 
 def _merge(old: BatchProfile, new: BatchProfile, taken: BoolVec, of_level: IntVec) -> BatchProfile:
@@ -136,15 +141,14 @@ def _merge(old: BatchProfile, new: BatchProfile, taken: BoolVec, of_level: IntVe
     )
 
 
-def _gradient(engine: BatchProductEngine, pieces: BatchProfile, zero: BoolVec) -> Mat:
+def _gradient(engine: BatchProductEngine, pieces: BatchProfile) -> Mat:
     """Gradient of half the profiled −2ℓ in θ, and 0 for σ."""
     at = engine.layout
     g = 0.5 * engine.gradients(pieces)[at.rows, at.columns].T
-    g[zero] = 0.0
     return np.column_stack([g, np.zeros(len(g))])
 
 
-def _hessian(engine: BatchProductEngine, theta: Mat, pieces: BatchProfile, zero: BoolVec) -> Cube:
+def _hessian(engine: BatchProductEngine, theta: Mat, pieces: BatchProfile) -> Cube:
     """Hessians of −ℓ(β̂(F), F, σ) in (θ, σ), by central differences of the exact gradient in θ."""
     at, q = engine.layout, engine.layout.q
     reml = 1.0 if engine.reml else 0.0
@@ -153,7 +157,7 @@ def _hessian(engine: BatchProductEngine, theta: Mat, pieces: BatchProfile, zero:
         log = x.d_log_h + reml * x.d_log_m
         return log[at.rows, at.columns].T, x.d_rss[at.rows, at.columns].T
 
-    size = np.abs(theta).max(1)
+    size = np.abs(theta).max(1, initial=0.0)
     largest = np.maximum(size, 1.0)
     step = _CENTRAL * _FORWARD * np.clip(size, 1e-2 * largest, largest)
     variance = pieces.rss / engine.nu
@@ -170,7 +174,7 @@ def _hessian(engine: BatchProductEngine, theta: Mat, pieces: BatchProfile, zero:
     h[:, :q, :q] = 0.25 * (inner + inner.swapaxes(1, 2))
     h[:, :q, q] = h[:, q, :q] = -split(pieces)[1] / variance[:, None] ** 1.5
     h[:, q, q] = -engine.nu / variance + 3.0 * pieces.rss / variance**2
-    return fill_zero(h, zero, 0)
+    return h
 
 
 def _report(
@@ -178,11 +182,13 @@ def _report(
     group: str | None,
     engine: BatchProductEngine,
     done: _Polished,
-    zero: BoolVec,
-    fine: BoolVec,
+    sizes: tuple[int, int],
     clock: dict[str, float],
 ) -> tuple[BatchEstimate, BoolVec]:
+    """Estimates of all models, and which of them stand; sizes: covariance parameters in all, and the rank."""
     at, stats, pieces = engine.layout, engine.stats, done.pieces
+    fine = done.regular & (done.decrement < CONVERGED) & np.isfinite(pieces.rss)
+    n_theta, rank = sizes
     p, of_level = len(stats.ww) - 1, engine.of_level
     sigma = np.sqrt(pieces.rss / engine.nu)
     outward = model.a.swapaxes(1, 2)
@@ -207,15 +213,15 @@ def _report(
     report_vcov = np.zeros((*values.shape, values.shape[1]))
     report_vcov[:, :p, :p] = vcov_beta
     report_vcov[:, p:, p:] = jac @ spread @ jac.swapaxes(1, 2)
-    report_vcov[zero, p] = np.nan
-    report_vcov[zero, :, p] = np.nan
+    null = np.zeros(values.shape, dtype=bool)
+    null[:, p:-1] = cov.null
     to_b = np.einsum("mij,jkm->ikm", model.outward, lam)[..., of_level]
     c = np.concatenate([-pieces.beta, np.ones((1, len(sigma)))])[:, of_level]
     slope = None
     if pieces.b.size <= report.SLOPES_KEPT:
         inward = np.linalg.inv(outward).transpose(1, 2, 0)[..., of_level]
         slope = -np.einsum("irG,rpG,pqG->iqG", to_b, pieces.b[:, :p], inward, optimize=True)
-    free = None if found is None or not engine.reml else _satterthwaite(engine, pieces, model, sigma, found, zero)
+    free = None if found is None or not engine.reml else _satterthwaite(engine, pieces, model, sigma, found)
     bare_m, bare_rss = least_squares(stats.ww)[2:]
     bare = (bare_m if engine.reml else 0.0) + engine.nu * (1.0 + np.log(2.0 * np.pi * bare_rss / engine.nu))
     constant = stats.log_weights + (2.0 * np.linalg.slogdet(model.a)[1] if engine.reml and p else 0.0)
@@ -224,7 +230,7 @@ def _report(
         beta=beta,
         phi=sigma,
         report=values,
-        report_vcov=report_vcov,
+        report_vcov=without_errors(report_vcov, null),
         covariances=tuple(sigma[:, None, None] ** 2 * m for m in cov.matrices),
         factor=group,
         term_names=tuple(name for t in model.terms for name in t.names),
@@ -236,10 +242,11 @@ def _report(
         loglik=-0.5 * (engine.minus_two(pieces) - constant),
         loglik_saturated=None,
         n_obs=stats.n,
-        df_model=p + at.q + 1,
+        df_model=p + n_theta + 1,
         null_df=p + 1,
         null_loglik=-0.5 * (bare - constant),
-        singular=zero,
+        rank=rank,
+        notes=(),
         decrement=done.decrement,
         smallest=None if found is None else found.smallest,
         evaluations=done.evaluations,
@@ -253,7 +260,7 @@ def _report(
 
 
 class _Satterthwaite(NamedTuple):
-    """As likelihood.report.Satterthwaite with the models in front; a variance at zero has no derivative."""
+    """As likelihood.report.Satterthwaite with the models in front."""
 
     df: Mat
     derivative: Cube
@@ -266,7 +273,6 @@ def _satterthwaite(
     model: BatchModel,
     sigma: Vec,
     found: BatchInverted,
-    zero: BoolVec,
 ) -> _Satterthwaite:
     """Degrees of freedom of each fixed effect (Fai & Cornelius 1996), from the free entries of F and σ."""
     at, levels, p = engine.layout, engine.stats.levels, len(pieces.beta)
@@ -274,7 +280,6 @@ def _satterthwaite(
     inner = (half + half.swapaxes(2, 3))[at.rows, at.columns].transpose(3, 0, 1, 2)  # (M, q, p, p)
     m_inverse = pieces.m_inverse.transpose(2, 0, 1)[:, None]
     by_entry = (sigma**2)[:, None, None, None] * (m_inverse @ inner @ m_inverse)
-    by_entry[zero] = 0.0
     by_sigma = (2.0 * sigma)[:, None, None, None] * m_inverse
     a = model.a[:, None]
     derivative = a.swapaxes(2, 3) @ np.concatenate([by_entry, by_sigma], axis=1) @ a

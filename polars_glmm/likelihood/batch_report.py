@@ -10,6 +10,7 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
 from polars_glmm.likelihood.batch_engine import Layout
 from polars_glmm.likelihood.polish import _FLAT
+from polars_glmm.likelihood.report import _NO_VARIANCE
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _DOUBTFUL = 10.0
@@ -17,11 +18,15 @@ _DOUBTFUL = 10.0
 
 
 class BatchCovariances(NamedTuple):
-    """vech of every term's Σ (M, V), its Jacobian in θ (M, V, q), and the matrices (M, r_t, r_t)."""
+    """vech of every term's Σ (M, V), its Jacobian in θ (M, V, q), and the matrices (M, r_t, r_t).
+
+    null (M, V) marks those without a standard error: a variance of zero
+    """
 
     values: Mat
     jacobian: Cube
     matrices: tuple[Cube, ...]
+    null: BoolVec
 
 
 class BatchInverted(NamedTuple):
@@ -35,7 +40,7 @@ class BatchInverted(NamedTuple):
 def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: Cube) -> BatchCovariances:
     """Reported variances and covariances of Λ (r, r, M), for b = outward · Λ u."""
     factor = lam.transpose(2, 0, 1)
-    values, jacobians, matrices = [], [], []
+    values, jacobians, matrices, null = [], [], [], []
     for t in terms:
         own = slice(t.start, t.stop)
         out, block = outward[:, own, own], factor[:, own, own]
@@ -51,11 +56,23 @@ def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: C
         values.append(sigma[:, i, j])
         jacobians.append(jac)
         matrices.append(sigma)
-    return BatchCovariances(np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices))
+        most = np.einsum("mij,mj->mi", np.abs(out), np.sqrt((block**2).sum(2))) ** 2
+        zero = np.einsum("mii->mi", sigma) <= _NO_VARIANCE * most
+        null.append(zero[:, i] | zero[:, j])
+    return BatchCovariances(
+        np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices), np.concatenate(null, axis=1)
+    )
+
+
+def without_errors(vcov: Cube, null: BoolVec) -> Cube:
+    """Covariance matrices of a report (M, R, R) with NaN in the rows and columns marked in `null` (M, R)."""
+    return np.where(null[:, :, None] | null[:, None, :], np.nan, vcov)
 
 
 def inverted(h: Cube) -> BatchInverted:
     """Covariance matrices of the parameters; meaningless where a direction is flat."""
+    if not h.shape[1]:
+        return BatchInverted(h, np.full(len(h), np.inf), np.zeros(len(h), dtype=bool))
     diag = np.einsum("mpp->mp", h)
     scale = np.sqrt(np.where(diag > 0, diag, 1.0))
     outer = scale[:, :, None] * scale[:, None, :]

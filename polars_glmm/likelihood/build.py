@@ -45,7 +45,7 @@ def _structure(model: Model) -> Structure:
 
 
 def estimate_summaries(model: ProductModel, given: Given = NOTHING) -> Estimate:
-    """The fitted gaussian model of cross-products alone; fixed effects cannot be held, for no rows are left to shift."""
+    """The fitted gaussian model of cross-products alone; fixed effects cannot be held: no rows are left to shift."""
     with one_blas_thread():
         findings = check(ProductStructure(model.stats, model.effects), model.family, constant_phi=True)
         check_names(model, given)

@@ -49,13 +49,13 @@ def _collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
         return f"group '{f.name}': the variance of {_listed(zero)} is estimated at zero."
     sd = np.sqrt(np.diag(sigma))
     correlation = sigma / np.outer(sd, sd)
-    if t.r == 2:  # noqa: PLR2004  # a pair
+    if t.r == 2:  # a pair
         sign = "+1" if correlation[0, 1] > 0 else "−1"
         return f"group '{f.name}': the correlation of {_listed(list(t.names))} is estimated at {sign}."
     values, vectors = np.linalg.eigh(correlation)
     direction = vectors[:, int(np.argmin(values))] / sd
     direction = direction / np.abs(direction).max()
-    terms = " ".join(f"{w:+.3g}·{name}" for w, name in zip(direction, t.names, strict=True) if abs(w) > 0.01)  # noqa: PLR2004
+    terms = " ".join(f"{w:+.3g}·{name}" for w, name in zip(direction, t.names, strict=True) if abs(w) > 0.01)
     lost = t.r - rank.rank
     return (
         f"group '{f.name}': the covariance matrix of {_listed(list(t.names))} has rank {rank.rank} of {t.r}; "
@@ -72,7 +72,10 @@ def separation_note(terms: tuple[str, ...]) -> list[Note]:
     """A note naming the fixed effects along which the likelihood rises for ever."""
     if not terms:
         return []
-    text = f"separation: along {_listed(list(terms))} the response is predicted without error, so estimates run to infinity."
+    text = (
+        f"separation: along {_listed(list(terms))} the response is predicted without error, "
+        f"so estimates run to infinity."
+    )
     advice = "Their estimates and standard errors mean nothing; drop or merge the columns or levels concerned."
     return [Note("separation", text, advice)]
 

@@ -188,7 +188,7 @@ def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat,
         sizes[sizes == 0.0] = 1.0
         inverse = np.diag(1.0 / sizes)
         if t.structure == "us" and t.r > 1:
-            triangle = np.linalg.qr(root @ transfer[:, own], mode="r")
+            triangle = np.asarray(np.linalg.qr(root @ transfer[:, own], mode="r"))
             triangle = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None]
             if np.diag(triangle).min() > _DEPENDENT * sizes.min():
                 inverse = sl.solve_triangular(triangle, np.eye(t.r))

@@ -11,14 +11,15 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.gaussian import Profile, profile
-from polars_glmm.likelihood.marginal import Information, Marginal, Value
+from polars_glmm.likelihood.information import Information
+from polars_glmm.likelihood.marginal import Marginal, Value
 from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.likelihood.slopes import mode_slopes
 from polars_glmm.likelihood.state import State
 from polars_glmm.linalg import cholesky
 from polars_glmm.optimize.search import Evaluation
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
-
 
 _SLOPE_SHARE = 0.3
 """Cost of one direction of the modes' slopes, in row passes."""
@@ -60,7 +61,7 @@ def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) 
     """
     out = np.zeros((effects.n_theta, effects.n_theta))
     for f, lam, reduction in zip(effects.factors, lambdas, levels, strict=True):
-        back = np.linalg.pinv(lam, rcond=_SMALL_PIVOT)
+        back: Mat = np.asarray(np.linalg.pinv(lam, rcond=_SMALL_PIVOT), dtype=np.float64)
         gw = cholesky.quadratic(back, reduction, back)
         for t in f.terms:
             block = lam[t.start : t.stop, t.start : t.stop]
@@ -115,7 +116,7 @@ class RowEngine:
             d = still.moved(e)
             directions.append(Point(d.beta, self.effects.effective(list(d.factors)), d.gamma))
         self.passes += 1 + _SLOPE_SHARE * len(directions)
-        return self.marginal.mode_slopes(at, modes, directions)
+        return mode_slopes(self.marginal, at, modes, directions)
 
     def objective(self, p: int, gamma_size: int, gamma_range: tuple[float, float] | None = None) -> Any:
         """−ℓ over [beta, θ, gamma], for the search.
@@ -180,7 +181,7 @@ class ProductEngine:
     def minus_two(self, pieces: Profile) -> float:
         """Profiled −2ℓ in the computing basis."""
         log_m = pieces.log_m if self.reml else 0.0
-        return pieces.log_h + log_m + self.nu * (1.0 + np.log(2.0 * np.pi * pieces.rss / self.nu))
+        return float(pieces.log_h + log_m + self.nu * (1.0 + np.log(2.0 * np.pi * pieces.rss / self.nu)))
 
     def gradients(self, pieces: Profile, sigma: float) -> list[Mat]:
         """∂(−2ℓ)/∂F_f at a given σ."""

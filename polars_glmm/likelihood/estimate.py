@@ -16,8 +16,9 @@ class FactorEstimate:
     covariances                 one Σ_t (r_t, r_t) per term, absolute scale (gaussian: σ² included), as reported
     modes                       b̂ (r, G): conditional modes on the scale of the linear predictor
     mode_covariance             (r, r, G): Var(b | y) given the parameters
-    mode_slope                  (r, p, G): ∂b̂/∂beta, or None where it would be large; the variance of a conditional linear
-                                predictor x'β + z'b is z'Var(b|y)z + (x + s'z)'Var(β̂)(x + s'z) with s = mode_slope (r, p)
+    mode_slope                  (r, p, G): ∂b̂/∂beta, or None where it would be large; the variance of a conditional
+                                linear predictor x'β + z'b is z'Var(b|y)z + (x + s'z)'Var(β̂)(x + s'z) with s its
+                                slope (r, p)
     """
 
     name: str
@@ -54,15 +55,17 @@ class Estimate:
 
     beta (p,)                fixed effects of mu, in the columns of Design.mu.names; gamma (s,) of phi (log scale) or empty
     vcov_fixed (p+s, p+s)    covariance of (beta, gamma) as reported
-    phi                      the constant dispersion on its natural scale (gaussian: σ), None if modelled or absent, inf for
-                             a negative binomial without overdispersion
-    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, phi if constant]; vech = lower triangle by rows
-                             (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances only
-    report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not identified)
+    phi                      the constant dispersion on its natural scale (gaussian: σ), None if modelled or absent,
+                             inf for a negative binomial without overdispersion
+    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, phi if constant]; vech = lower triangle by
+                             rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances only
+    report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not
+                             identified)
     loglik                   all constants included; restricted under REML
     loglik_saturated         of the saturated model, or None
-    df_model                 parameters estimated: fixed, covariance (at the boundary or not) and dispersion; held ones do not count
-    df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p) and their vcov (K, K)
+    df_model                 parameters estimated: fixed, covariance (at the boundary or not) and dispersion; held ones
+                             do not count
+    df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p), their vcov (K, K)
     null_loglik, null_df     the same fixed effects and method without random effects, for the likelihood-ratio test
     """
 

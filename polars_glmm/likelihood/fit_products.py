@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
-from polars_glmm.likelihood.state import State
+from polars_glmm.likelihood.state import Rank, State
 from polars_glmm.optimize.search import Found, minimise
 from polars_glmm.spec.method import REML
-from polars_glmm.typing import Vec
+from polars_glmm.typing import Mat, Vec
 
 _TOLERANCE = 1e-9
 """Decrement at which the search ends: evaluations cost levels, not rows."""
@@ -28,7 +27,7 @@ _MOST_LEAVINGS = 3
 _STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
 _PERFECT, _ROUNDING = 1e-15, 1e-26
-"""Shares of the response's sum of squares that count as nothing, where it comes by subtraction and where it does not."""
+"""Shares of the response's sum of squares that count as nothing: where it comes by subtraction, where it does not."""
 
 
 def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Estimate:
@@ -38,22 +37,10 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     clock["products"] = perf_counter()
     effects = model.effects
     tolerance = min(model.control.search.decrement, _TOLERANCE)
-    found = _search(engine, model, tolerance, given)
-    lambdas = effects.lambdas(found.x)
+    lambdas = effects.lambdas(_search(engine, model, tolerance, given).x)
     clock["search"] = perf_counter()
-
-    def loglik(state: State) -> float:
-        pieces = engine.pieces(list(state.factors), gradient=False)
-        return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
-
     p = len(model.x.a)
-    for _ in range(_MOST_LEAVINGS):
-        state, ranks = polish.settle_ranks(effects, np.zeros(p), lambdas, None, 1.0, loglik)
-        away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
-        if away is None:
-            break
-        found = _continue(engine, model, tolerance, away.theta(effects))
-        lambdas = effects.lambdas(found.x)
+    state, ranks = _settle(engine, model, tolerance, lambdas)
     done = polish.polish_products(engine, state, ranks, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
     state, pieces, sigma = done.state, done.pieces, done.sigma
@@ -86,11 +73,6 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     satterthwaite = None
     if isinstance(model.method, REML) and effects.factors and inverted is not None:
         satterthwaite = report.satterthwaite(effects, state, pieces, sigma, outward, inverted.vcov)
-    null_loglik = None
-    if effects.factors:
-        bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p)
-        bare_pieces = bare.pieces([], gradient=False)
-        null_loglik = None if bare_pieces is None else _gaussian_loglik(bare, bare_pieces, model)
     n = model.n_obs
     df_model = p + effects.n_theta + 1
     converged = done.decrement < CONVERGED
@@ -117,7 +99,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         df_satterthwaite=None if satterthwaite is None else satterthwaite.df,
         vcov_derivative=None if satterthwaite is None else satterthwaite.derivative,
         covariance_vcov=None if satterthwaite is None else satterthwaite.covariance,
-        null_loglik=null_loglik,
+        null_loglik=_null_loglik(engine, model),
         null_df=p + 1,
         certificate=Certificate(
             done.decrement,
@@ -129,6 +111,32 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         ),
         notes=tuple(notes),
     )
+
+
+def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, lambdas: list[Mat]) -> tuple[State, list[Rank]]:
+    """The state with its ranks settled; leaves the boundary where the likelihood rises from it."""
+    effects, beta = model.effects, np.zeros(len(model.x.a))
+
+    def loglik(state: State) -> float:
+        pieces = engine.pieces(list(state.factors), gradient=False)
+        return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
+
+    for _ in range(_MOST_LEAVINGS):
+        state, ranks = polish.settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
+        away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
+        if away is None:
+            break
+        lambdas = effects.lambdas(_continue(engine, model, tolerance, away.theta(effects)).x)
+    return state, ranks
+
+
+def _null_loglik(engine: ProductEngine, model: AnyModel) -> float | None:
+    """ℓ of the model without random effects, where there are any."""
+    if not model.effects.factors:
+        return None
+    bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p)
+    pieces = bare.pieces([], gradient=False)
+    return None if pieces is None else _gaussian_loglik(bare, pieces, model)
 
 
 def _gradient(engine: ProductEngine, state: State) -> Gradient:
@@ -199,7 +207,7 @@ def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
 
 
 def _first_size(engine: ProductEngine) -> float:
-    """Relative standard deviation to start from: 1, or the ratio of spreads between and within levels if that is large."""
+    """Relative standard deviation to start from: 1, or the ratio of spreads between and within levels if larger."""
     within = engine.stats.within
     if within is None:
         return 1.0
@@ -207,8 +215,7 @@ def _first_size(engine: ProductEngine) -> float:
     return max(1.0, float(np.sqrt((all_of_it - inside) / max(inside, 1e-300))))
 
 
-
-def _gaussian_loglik(engine: ProductEngine, pieces: Any, model: AnyModel) -> float:
+def _gaussian_loglik(engine: ProductEngine, pieces: Profile, model: AnyModel) -> float:
     minus_two = engine.minus_two(pieces) - engine.stats.log_weights
     if engine.reml:
         minus_two -= 2.0 * model.x.log_determinant

@@ -24,8 +24,8 @@ from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
-from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.polish import Scale
 from polars_glmm.likelihood.sample import subsample
 from polars_glmm.likelihood.separation import separated_terms
@@ -40,6 +40,8 @@ _SAMPLE_TOLERANCE = 1e-4
 _LARGE_SHARE = 1e3
 """With many rows the search may stop this much earlier: the Hessian varies less and its Newton step is sure."""
 _GLM_TOLERANCE = 1e-10
+_THIN_ROWS, _THIN_BEYOND, _THIN_TOLERANCE = 100_000, 4, 1e-2
+"""The model without random effects begins on so many rows where there are several times as many."""
 _LIMIT_LOSS = 1e-6
 """Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
 _MOST_LEAVINGS = 3
@@ -65,8 +67,15 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
             return limit
     done = _polish(model, found, row_variance, placed)
     clock["hessian"] = perf_counter()
-    null_loglik = constant - base.found.evaluation.value if model.effects.factors else None
-    return _report_rows(model, found.engine, done, constant, null_loglik, findings, clock)
+    null = constant - base.found.evaluation.value if model.effects.factors else None
+    return _report_rows(model, found.engine, done, _Levels(constant, null), findings, clock)
+
+
+class _Levels(NamedTuple):
+    """The parameter-free part of ℓ, and ℓ of the model without random effects."""
+
+    constant: float
+    null: float | None
 
 
 class Searched(NamedTuple):
@@ -84,36 +93,37 @@ def _search(model: Model, base: Searched, row_variance: float, placed: Placed) -
     x = np.concatenate([base.found.x[:p], model.effects.start(size), base.found.x[p:]])
     x = np.where(np.isnan(placed.values), x, placed.values)
     limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, _SLOWEST_GAMMA_STEP)])
+    bounds = _Bounds(limit, placed.held)
     tolerance, bend = _SEARCH_SHARE * model.control.search.decrement, None
     part = None if placed.held.any() else subsample(model)
     if part is not None:
-        sampled = _minimise(part.model, part.model.rows(part.model.effects), x, limit, placed.held, _SAMPLE_TOLERANCE)
+        sampled = _minimise(part.model, part.model.rows(part.model.effects), x, bounds, _SAMPLE_TOLERANCE)
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
-    found = _minimise(model, engine, x, limit, placed.held, tolerance, bend)
+    found = _minimise(model, engine, x, bounds, tolerance, bend)
     if not np.isfinite(found.evaluation.value):
         msg = "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
         raise ConvergenceError(msg)
     return Searched(engine, found)
 
 
+class _Bounds(NamedTuple):
+    """Per coordinate of a search: the longest step it takes, and whether it stays where it is."""
+
+    limit: Vec
+    held: BoolVec
+
+
 def _minimise(
-    model: Model,
-    engine: RowEngine,
-    x: Vec,
-    limit: Vec,
-    held: BoolVec,
-    tolerance: float,
-    curvature: Mat | None = None,
+    model: Model, engine: RowEngine, x: Vec, bounds: _Bounds, tolerance: float, curvature: Mat | None = None
 ) -> Found:
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
+    limit, held = bounds
     objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model))
     most = model.control.search.max_evaluations
     if not held.any():
-        return minimise(
-            objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, curvature=curvature
-        )
+        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, curvature=curvature)
     free = ~held
     found = minimise(
         restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free]
@@ -143,16 +153,13 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
             break
         theta = away.theta(effects)
         x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
-        found = _minimise(
-            model, engine, x, np.full(len(x), np.inf), placed.held, _SEARCH_SHARE * model.control.search.decrement
-        )
+        bounds = _Bounds(np.full(len(x), np.inf), placed.held)
+        found = _minimise(model, engine, x, bounds, _SEARCH_SHARE * model.control.search.decrement)
     scale = Scale(float(np.sqrt(row_variance)), _bend(model, found.x))
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
-    return polish.polish_rows(
-        engine, state, ranks, found.evaluation.state, scale=scale,
-        hessian=model.control.search.hessian, curvature=curvature, held=held,
-    )  # fmt: skip
+    settled = polish.Settled(state, ranks, found.evaluation.state, curvature, held)
+    return polish.polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
 
 
 def _bend(model: Model, x: Vec) -> float:
@@ -213,8 +220,7 @@ def _report_rows(
     model: Model,
     engine: RowEngine,
     done: polish.Polished,
-    constant: float,
-    null_loglik: float | None,
+    levels: _Levels,
     findings: Findings,
     clock: dict[str, float],
 ) -> Estimate:
@@ -268,7 +274,7 @@ def _report_rows(
         ),
         report=values,
         report_vcov=report_vcov,
-        loglik=done.gradient.value + constant,
+        loglik=done.gradient.value + levels.constant,
         loglik_saturated=model.saturated(),
         n_obs=n,
         df_model=df_model,
@@ -278,7 +284,7 @@ def _report_rows(
         df_satterthwaite=None,
         vcov_derivative=None,
         covariance_vcov=None,
-        null_loglik=null_loglik,
+        null_loglik=levels.null,
         null_df=p + s,
         certificate=Certificate(
             done.decrement,
@@ -315,16 +321,17 @@ def _separated(model: Model, done: polish.Polished) -> tuple[str, ...]:
 
 def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.Inverted:
     """Covariance matrix with beta as named. Parameters held, or at infinity, are known: they have no variance."""
-    assert done.hessian is not None  # noqa: S101
+    assert done.hessian is not None
     if not infinite.any():
         inverted = polish.widen(polish.invert(done.hessian), done.held)
         return inverted._replace(vcov=report.propagate(natural, inverted.vcov, np.zeros(len(natural), dtype=bool)))
     rows = natural[: len(infinite)][infinite][:, ~done.held]
     span = sl.null_space(rows)
     inner = polish.invert(span.T @ done.hessian @ span)
-    vcov = polish.widen(inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool)), done.held)
-    spread = report.propagate(natural, vcov.vcov, np.concatenate([infinite, np.zeros(len(natural) - len(infinite), dtype=bool)]))
-    return vcov._replace(vcov=spread)
+    inside = inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))
+    whole = polish.widen(inside, done.held)
+    null = np.concatenate([infinite, np.zeros(len(natural) - len(infinite), dtype=bool)])
+    return whole._replace(vcov=report.propagate(natural, whole.vcov, null))
 
 
 def _fit_glm(model: Model, placed: Placed) -> Searched:
@@ -342,8 +349,14 @@ def _fit_glm(model: Model, placed: Placed) -> Searched:
     at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
     held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
     limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, _SLOWEST_GAMMA_STEP)])
+    bounds, rows = _Bounds(limit, held), engine.marginal.rows
     for start in starts:
-        found = _minimise(model, engine, np.where(np.isnan(at), start, at), limit, held, _GLM_TOLERANCE)
+        x = np.where(np.isnan(at), start, at)
+        if rows.n_rows > _THIN_BEYOND * _THIN_ROWS:
+            thin = RowEngine(NO_EFFECTS, replace(engine.marginal, rows=rows.thinned(_THIN_ROWS)))
+            near = _minimise(model, thin, x, bounds, _THIN_TOLERANCE)
+            x = near.x if np.isfinite(near.evaluation.value) else x
+        found = _minimise(model, engine, x, bounds, _GLM_TOLERANCE)
         if np.isfinite(found.evaluation.value):
             return Searched(engine, found)
     msg = (

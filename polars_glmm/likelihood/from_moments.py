@@ -120,11 +120,11 @@ def _blocks(effects: Effects, z: Mat, w: Mat, moments: Moments) -> tuple[Pattern
     cross: dict[tuple[int, int], Cube] = {}
     pairs: dict[tuple[int, int], Pairs] = {}
     for i, j in combinations(range(len(used)), 2):
-        f, g = effects.factors[i].place, effects.factors[j].place
-        if f < g:
-            left, right_codes, part = moments.pairs[f, g]
+        first, second = effects.factors[i].place, effects.factors[j].place
+        if first < second:
+            left, right_codes, part = moments.pairs[first, second]
         else:
-            right_codes, left, turned = moments.pairs[g, f]
+            right_codes, left, turned = moments.pairs[second, first]
             order = np.lexsort((right_codes, left))
             left, right_codes, part = left[order], right_codes[order], turned.transposed(order)
         cross[i, j] = _placed(_product(z[used[i]], part, z[used[j]], moments), used[i], used[j], d)

@@ -31,7 +31,7 @@ _TINY_RSS = 1e-28
 class Profile(NamedTuple):
     """The pieces of −2ℓ at relative factors, with their derivatives in the effective factors T_fΛ_f (d, r_f).
 
-    beta (p,) in the computing basis;  m_inverse (p, p) = (X'V⁻¹X)⁻¹ at σ = 1;  core [X y]'V⁻¹[X y];  u per factor (r_f, G_f)
+    beta (p,) in the computing basis;  m_inverse (p, p) = (X'V⁻¹X)⁻¹ at σ = 1;  core [X y]'V⁻¹[X y]
     b, e as in the module's formulae: (r_f, p+1, G_f), (d, p+1, G_f)
     """
 
@@ -59,7 +59,7 @@ def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) 
     core = stats.ww
     log_h = 0.0
     if factors:
-        assert stats.eliminator is not None  # noqa: S101  # there are random effects
+        assert stats.eliminator is not None  # there are random effects
         h = stats.eliminator.factorise(scaled_plus_identity(stats.zz, factors))
         if h is None:
             return None

@@ -29,6 +29,11 @@ class Given:
     start: Mapping[str, float] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> dict[str, float]:
+        """Both together; what is held counts."""
+        return {**self.start, **self.fixed}
+
     def holds_spread(self, design: Design | StoredDesign) -> bool:
         """Whether anything but fixed effects is held."""
         return any(name not in design.mu.names for name in self.fixed)
@@ -73,7 +78,7 @@ def place(model: AnyModel, given: Given) -> Placed:
     p, q, s = len(model.x.a), model.effects.n_theta, model.n_gamma
     values, held = np.full(p + q + s, np.nan), np.zeros(p + q + s, dtype=bool)
     blocks, names = parameter_names(model)
-    asked = {**given.start, **given.fixed}
+    asked = given.asked
     beta = [name for name in model.names if name in asked]
     if beta:
         if len(beta) < p:
@@ -82,7 +87,7 @@ def place(model: AnyModel, given: Given) -> Placed:
             raise ModelError(msg)
         values[:p] = model.x.inward(np.array([asked[name] for name in model.names]))
     for block in blocks:
-        _place_block(model, block, names, asked, given.fixed, values[p : p + q], held[p : p + q])
+        _place_block(model, block, names, given, values[p : p + q], held[p : p + q])
     if "phi" in asked and s:
         values[-1] = np.log(asked["phi"])
         held[-1] = "phi" in given.fixed
@@ -93,34 +98,34 @@ def _place_block(
     model: AnyModel,
     block: Block,
     names: tuple[str, ...],
-    asked: Mapping[str, float],
-    fixed: Mapping[str, float],
+    given: Given,
     values: Vec,
     held: BoolVec,
 ) -> None:
     """Standard deviations of one term as entries of its working Λ; correlations start at zero."""
     t = block.term
     own = [names[block.start + k] for k in range(t.r)]
-    given = [name for name in own if name in asked]
-    if not given:
+    asked = given.asked
+    named = [name for name in own if name in asked]
+    if not named:
         return
     lacking = [name for name in own if name not in asked]
     if lacking and t.structure == "us":
-        msg = f"start= has {given[0]!r} but not {lacking[0]!r}: give all standard deviations of a term, or none."
+        msg = f"start= has {named[0]!r} but not {lacking[0]!r}: give all standard deviations of a term, or none."
         raise ModelError(msg)
-    if t.r > 1 and t.structure == "us" and any(name in fixed for name in own):
-        msg = f"fixed= cannot hold {given[0]!r}: its term has correlations. Write the term with || or diag()."
+    if t.r > 1 and t.structure == "us" and any(name in given.fixed for name in own):
+        msg = f"fixed= cannot hold {named[0]!r}: its term has correlations. Write the term with || or diag()."
         raise ModelError(msg)
     outward = model.effects.factors[block.factor].outward[t.start : t.stop, t.start : t.stop]
     sd = np.array([asked.get(name, np.nan) for name in own])
     if t.structure == "us":
-        working = np.linalg.qr(np.linalg.solve(outward, np.diag(sd)).T, mode="r").T
+        working = np.asarray(np.linalg.qr(np.linalg.solve(outward, np.diag(sd)).T, mode="r")).T
         working = working * np.where(np.diag(working) < 0, -1.0, 1.0)
     else:
         working = np.diag(sd / np.diag(outward))
     values[t.theta] = working[STRUCTURES[t.structure].entries(t.r)]
     if t.r == 1 or t.structure == "diag":
-        held[t.theta] = [name in fixed for name in own]
+        held[t.theta] = [name in given.fixed for name in own]
 
 
 def hold_fixed_effects(design: Design | StoredDesign, fixed: Mapping[str, float]) -> Design | StoredDesign:

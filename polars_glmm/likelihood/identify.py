@@ -1,8 +1,8 @@
 """Which parts of a model the design can determine, found before any fitting: a certificate cannot tell.
 
-For terms t on one factor, the covariance of rows i, j of a level is Σ_t z_ti'Σ_t z_tj, linear in the entries of all Σ_t.
-Its Gram matrix over all pairs of rows of a level needs only S_l = Z_l'Z_l: the pair (a, b) against the pair (c, d) gives
-Σ_l S_ac S_bd + S_ad S_bc. A null vector of it is a change of the Σ_t that no data could show.
+For terms t on one factor, the covariance of rows i, j of a level is Σ_t z_ti'Σ_t z_tj, linear in the entries of all
+Σ_t. Its Gram matrix over all pairs of rows of a level needs only S_l = Z_l'Z_l: the pair (a, b) against the pair (c, d)
+gives Σ_l S_ac S_bd + S_ad S_bc. A null vector of it is a change of the Σ_t that no data could show.
 """
 
 from __future__ import annotations
@@ -74,8 +74,12 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
         loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and constant_phi)
         if any(loose):
             names = " + ".join(_term_text(f, k) for k, flag in enumerate(loose) if flag)
-            text = f"{names}: different covariances of these terms give the same model, so they are not determined singly."
-            advice = "The likelihood, fixed effects and fitted values stand; drop one of the terms to read its variances."
+            text = (
+                f"{names}: different covariances of these terms give the same model, so they are not determined singly."
+            )
+            advice = (
+                "The likelihood, fixed effects and fitted values stand; drop one of the terms to read its variances."
+            )
             notes.append(Note("redundant_terms", text, advice))
             unidentified[number] = loose
         if family.name == "binomial" and structure.most_trials(f) <= 1.0:
@@ -88,7 +92,10 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
     for a, b in combinations(range(len(factors)), 2):
         if factors[a].n_levels == factors[b].n_levels and structure.same_partition(factors[a], factors[b]):
             first, second = factors[a].name, factors[b].name
-            text = f"groups '{first}' and '{second}' divide the rows in the same way: only the sum of their variances is determined."
+            text = (
+                f"groups '{first}' and '{second}' divide the rows in the same way: "
+                f"only the sum of their variances is determined."
+            )
             notes.append(Note("same_partition", text, f"Keep one of '{first}' and '{second}'."))
             unidentified[a] = [True] * len(factors[a].terms)
             unidentified[b] = [True] * len(factors[b].terms)
@@ -199,7 +206,7 @@ def _redundant_terms(structure: Structure, f: FactorMap, *, gaussian: bool) -> l
     if not gaussian:
         gram = gram[:k, :k]
     null = _null_space(gram)
-    loads: BoolVec = (np.abs(null) > 1e-6).any(1)[:k]  # noqa: PLR2004  # rounding of the eigenvectors
+    loads: BoolVec = np.asarray((np.abs(null) > 1e-6).any(1))[:k]  # rounding of the eigenvectors
     marks = [False] * len(f.terms)
     for flag, (position, _, _) in zip(loads, pairs, strict=True):
         marks[position] = marks[position] or bool(flag)

@@ -25,13 +25,6 @@ from polars_glmm.likelihood.store import Stored, store
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.spec.method import AGQ, REML, Laplace, Method
 
-_CONCAVE = frozenset({
-    ("gaussian", "identity"), ("binomial", "logit"), ("binomial", "probit"), ("binomial", "cloglog"),
-    ("binomial", "log"), ("binomial", "identity"), ("poisson", "log"), ("poisson", "identity"), ("poisson", "sqrt"), ("gamma", "log"),
-    ("gamma", "inverse"), ("negative_binomial", "log"), ("inverse_gaussian", "inverse_squared"),
-})  # fmt: skip
-"""Pairs whose log density is concave in eta: one mode, wherever Newton starts."""
-
 NO_EFFECTS = Effects((), None, 0)
 
 
@@ -116,10 +109,9 @@ class Model:
             rule = gauss_hermite(self.method.nodes, effects.factors[0].r)
         expected = isinstance(self.method, Laplace) and self.method.curvature == "expected"
         threads = self.control.rows.threads or min(os.cpu_count() or 1, 8)
-        concave = (self.family.name, self.family.link.name) in _CONCAVE
         if len(blocks.units) < 4:  # a pool costs more than it saves on a few blocks
             threads = 1
-        density = RowDensity(self.family, concave)
+        density = RowDensity(self.family)
         marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
         return RowEngine(effects, marginal)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from polars_glmm.families.base import Density, Family
+from polars_glmm.families.base import Density, Expected, Family
 from polars_glmm.likelihood.rowblocks import Block, Unit
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
@@ -39,17 +39,30 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowDensity:
-    """A family as the kernels use it. concave: its log density is concave in eta, so there is one mode."""
+    """A family as the kernels use it."""
 
     family: Family
-    concave: bool
+
+    @property
+    def concave(self) -> bool:
+        """The log density is concave in eta, so there is one mode."""
+        return self.family.log_concave
 
     def rows(self, block: Block, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
         """Densities of a block's rows, times their frequencies."""
-        parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)  # noqa: PLR2004
+        parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)
         if block.frequency is None:
             return parts
-        return Density(*(None if part is None else part * block.frequency for part in parts))
+        f, *slopes = parts
+        return Density(f * block.frequency, *(None if part is None else part * block.frequency for part in slopes))
+
+    def expected(self, block: Block, eta: Vec, zeta: Vec | float | None) -> Expected:
+        """Expected curvatures of a block's rows, times their frequencies."""
+        e = self.family.expected(block.data, eta, zeta)
+        if block.frequency is None:
+            return e
+        w_zeta = None if e.w_zeta is None else e.w_zeta * block.frequency
+        return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
 
 
 class State(NamedTuple):
@@ -79,8 +92,23 @@ def fixed_parts(unit: Unit, at: Point) -> Fixed:
     return out
 
 
-def rows_state(density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat], order: int) -> State:
+class UnitAt(NamedTuple):
+    """A unit at a point: all that a search for its modes holds fixed."""
+
+    density: RowDensity
+    unit: Unit
+    at: Point
+    fixed: Fixed
+
+
+def unit_at(density: RowDensity, unit: Unit, at: Point) -> UnitAt:
+    """A unit at a point, its fixed parts computed."""
+    return UnitAt(density, unit, at, fixed_parts(unit, at))
+
+
+def rows_state(here: UnitAt, u: list[Mat], order: int) -> State:
     """Densities of all rows of a unit at given modes, with their sums over cells."""
+    density, unit, at, fixed = here
     b = cell_effects(unit, at.factors, u)
     densities, etas, f, g, w = [], [], [], [], []
     for block, (xb, zeta) in zip(unit.blocks, fixed, strict=True):
@@ -119,32 +147,31 @@ class Modes(NamedTuple):
     u: list[Mat]
     state: State
     passes: int
-    factor: Factorised | None = None
+    factor: Factorised | None
 
 
-def find_modes(
-    density: RowDensity, unit: Unit, at: Point, fixed: Fixed, u: list[Mat], order: int, stale: Factorised | None = None
-) -> Modes:
+def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
     """Newton for all groups of a unit, halving the steps of those groups that J rejects.
 
     The densities come back with derivatives up to `order`. Where the start is a mode already, as when the caller
     predicted it, one pass is all there is. A costly curvature is factorised again only when steps with the stale
     factor stop gaining (chord method): then a step costs one solution.
     """
+    unit, at, u = here.unit, here.at, start.modes
     warm = any(v.any() for v in u)
-    state = rows_state(density, unit, at, fixed, u, order if warm else 2)
+    state = rows_state(here, u, order if warm else 2)
     chord = unit.eliminator.costly
-    h, gained = (stale if chord and warm else None), np.inf
-    passes, previous, last, halvings = 1, u, None, 0
+    h, gained = (start.factor if chord and warm else None), np.inf
+    passes, previous, halvings = 1, u, 0
+    last: Vec | None = None
     for _ in range(_MAX_NEWTON):
         j = _joint(state, u)
         if last is None and not np.isfinite(j).all():
-            restart = ~np.isfinite(j)
             if not warm:
-                return Modes(u, state, passes)
+                return Modes(u, state, passes, None)
             warm, h = False, None
-            u = [np.where(restart, 0.0, v) for v in u]
-            state = rows_state(density, unit, at, fixed, u, 2)
+            u = [np.where(np.isfinite(j), v, 0.0) for v in u]
+            state = rows_state(here, u, 2)
             passes += 1
             continue
         if last is not None:
@@ -152,25 +179,23 @@ def find_modes(
             if rejected.any() and halvings < _MAX_HALVINGS:
                 halvings += 1
                 u = [np.where(rejected, 0.5 * (v + p), v) for v, p in zip(u, previous, strict=True)]
-                state = rows_state(density, unit, at, fixed, u, 2)
+                state = rows_state(here, u, 2)
                 passes += 1
                 continue
             if rejected.any():
                 u = previous
                 break
         slope = [lam.T @ g - v for lam, g, v in zip(at.factors, to_levels(unit, state.g), u, strict=True)]
-        fresh = not chord or h is None or halvings > 0
+        fresh = True
+        if chord and h is not None and halvings == 0:
+            step = h.solve(slope)
+            decrement = _decrement(slope, step)
+            fresh = decrement > _CHORD_GAIN * gained
         if fresh:
             h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
             if h is None:
                 break
-        step = h.solve(slope)
-        decrement = _decrement(slope, step)
-        if not fresh and decrement > _CHORD_GAIN * gained:
-            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
-            if h is None:
-                break
-            step, fresh = h.solve(slope), True
+            step = h.solve(slope)
             decrement = _decrement(slope, step)
         if decrement < _EXACT and state.order >= order:
             return Modes(u, state, passes, h)
@@ -179,15 +204,16 @@ def find_modes(
         u = [v + d for v, d in zip(u, step, strict=True)]
         if not decrement > (_NEAR if fresh else _NEAR_BY_CHORD):
             break
-        state = rows_state(density, unit, at, fixed, u, 2)
+        state = rows_state(here, u, 2)
         passes += 1
-    return Modes(u, rows_state(density, unit, at, fixed, u, order), passes + 1, h)
+    return Modes(u, rows_state(here, u, order), passes + 1, h)
 
 
 def _joint(state: State, u: list[Mat]) -> Vec:
     """J per group of one factor, (G,), or its total for several, (1,)."""
     if len(u) == 1:
-        return state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0])
+        squares: Vec = np.einsum("rG,rG->G", u[0], u[0])
+        return state.f - 0.5 * squares
     return np.array([state.f.sum() - 0.5 * sum(float(np.vdot(v, v)) for v in u)])
 
 

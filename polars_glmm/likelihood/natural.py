@@ -14,6 +14,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.likelihood.effects import TermMap
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
 from polars_glmm.likelihood.model import AnyModel, Model, prepare
+from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 from polars_glmm.typing import Mat, Vec
 
@@ -69,11 +70,13 @@ class NaturalObjective:
 
     def loglik(self, params: Mapping[str, float] | Sequence[float] | Vec) -> float:
         """ℓ at a point."""
-        return self._evaluate(self._vector(params))[0]
+        with one_blas_thread():
+            return self._evaluate(self._vector(params))[0]
 
     def gradient(self, params: Mapping[str, float] | Sequence[float] | Vec) -> Vec:
         """∂ℓ/∂params at a point, (P,)."""
-        return self._evaluate(self._vector(params))[1]
+        with one_blas_thread():
+            return self._evaluate(self._vector(params))[1]
 
     def _vector(self, params: Mapping[str, float] | Sequence[float] | Vec) -> Vec:
         if isinstance(params, Mapping):
@@ -150,7 +153,7 @@ class NaturalObjective:
     def _gaussian(self, beta: Vec, absolute: list[Mat], sigma: float) -> tuple[float, Vec, list[Mat], float]:
         """ℓ with gradients in β_c, the absolute factors and σ (module likelihood.gaussian, at any β)."""
         model, engine = self._model, self._engine
-        assert isinstance(engine, ProductEngine)  # noqa: S101
+        assert isinstance(engine, ProductEngine)
         stats, p = engine.stats, len(beta)
         shift = 0.0 if model.x.constant is None else stats.y_shift * model.x.constant
         beta_c = model.x.inward(beta - shift)
@@ -190,14 +193,14 @@ def _root(correlation: Mat) -> Mat | None:
     low = np.zeros((r, r))
     for j in range(r):
         pivot = correlation[j, j] - low[j, :j] @ low[j, :j]
-        if pivot < -1e-8:  # noqa: PLR2004  # rounding of a semidefinite matrix
+        if pivot < -1e-8:  # rounding of a semidefinite matrix
             return None
         low[j, j] = np.sqrt(max(pivot, 0.0))
         for i in range(j + 1, r):
             rest = correlation[i, j] - low[i, :j] @ low[j, :j]
-            if low[j, j] > 1e-8:  # noqa: PLR2004
+            if low[j, j] > 1e-8:
                 low[i, j] = rest / low[j, j]
-            elif abs(rest) > 1e-6:  # noqa: PLR2004
+            elif abs(rest) > 1e-6:
                 return None
     return low
 

@@ -119,28 +119,33 @@ def leaving(
             if not np.isfinite(g.value):
                 continue
             slope = float(n @ g.factors[rank.factor][t.start : t.stop, t.start + column]) / (2.0 * size)
-            if slope * row_variance > 1e-3:  # noqa: PLR2004  # in log-likelihood per unit of relative variance
+            if slope * row_variance > 1e-3:  # in log-likelihood per unit of relative variance
                 factors[rank.factor][t.start : t.stop, t.start + column] += 0.1 * np.sqrt(row_variance) * n
                 return State(state.beta, tuple(factors), state.gamma, state.free)
     return None
 
 
-def polish_rows(
-    engine: RowEngine,
-    state: State,
-    ranks: list[Rank],
-    warm: Any,
-    *,
-    scale: Scale,
-    hessian: bool,
-    curvature: Mat,
-    held: BoolVec,
-) -> Polished:
-    """Newton with the exact Hessian on the free entries; `held` marks entries of the vector that stay where they are."""
+class Settled(NamedTuple):
+    """Where a search ended, its ranks settled.
+
+    warm        where the evaluation may start;  curvature of the search, in the state's vector if the shapes agree
+    held        marks entries of the state's vector that stay where they are
+    """
+
+    state: State
+    ranks: list[Rank]
+    warm: Any
+    curvature: Mat
+    held: BoolVec
+
+
+def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: bool) -> Polished:
+    """Newton with the exact Hessian on the entries that are not held."""
 
     def at(s: State, warm: Any) -> Gradient:
         return engine.gradient(s.beta, list(s.factors), s.gamma, warm)
 
+    state, ranks, warm, curvature, held = settled
     now = at(state, warm)
     x = state.vector()
     free = ~held
@@ -151,7 +156,8 @@ def polish_rows(
     loose = None
     if curvature.shape == (len(x),) * 2:
         loose = 1.0 / np.sqrt(np.maximum(np.diag(curvature), 1e-300))
-    h, decrement, slopes = np.empty((0, 0)), np.inf, []
+    h, decrement = np.empty((0, 0)), np.inf
+    slopes: list[list[Mat]] = []
     for _ in range(3):
         h, slopes = _row_hessian(engine, state, now, free, _steps(state, scale, loose)[free])
         if not np.isfinite(h).all():
@@ -176,8 +182,10 @@ def polish_rows(
     return Polished(state, ranks, now, h, decrement, held, slopes)
 
 
-def _row_hessian(engine: RowEngine, state: State, now: Gradient, free: BoolVec, steps: Vec) -> tuple[Mat, list[list[Mat]]]:
-    """Hessian of −ℓ on the free entries and the slopes of the modes along them, by forward differences of the exact gradient.
+def _row_hessian(
+    engine: RowEngine, state: State, now: Gradient, free: BoolVec, steps: Vec
+) -> tuple[Mat, list[list[Mat]]]:
+    """Hessian of −ℓ on the free entries, by forward differences of the exact gradient, and the slopes of modes.
 
     Every difference starts from modes moved along their own slopes, so that a column costs one row pass; with steps of
     1e-5 of the scale on which ℓ bends, the error of first order is of that size too.
@@ -267,7 +275,8 @@ def _steps(state: State, scale: Scale, std_error: Vec | None) -> Vec:
     if std_error is None:
         return steps
     most = np.full(len(steps), _LONGEST * scale.bend)
-    return np.maximum(steps, np.minimum(_ERROR_SHARE * std_error, most))
+    enough: Vec = np.minimum(_ERROR_SHARE * std_error, most)
+    return np.asarray(np.maximum(steps, enough))
 
 
 class PolishedProducts(NamedTuple):
@@ -284,7 +293,7 @@ class PolishedProducts(NamedTuple):
 def polish_products(engine: ProductEngine, state: State, ranks: list[Rank], *, hessian: bool) -> PolishedProducts:
     """Newton on the profiled deviance over the free entries, and the Hessian of the unprofiled one."""
     pieces = engine.pieces(list(state.factors))
-    assert pieces is not None  # noqa: S101  # the search ended here
+    assert pieces is not None  # the search ended here
     nu = engine.nu
     sigma = float(np.sqrt(pieces.rss / nu))
     state = State(pieces.beta, state.factors, None, state.free)

@@ -1,7 +1,7 @@
 """Cross-products [Z X y]'D[Z X y]: all that a gaussian mixed model needs of its rows.
 
-D = precision · frequency. Columns are centred and scaled before they are squared (likelihood.basis, likelihood.effects),
-so that means of 1e7 cost no digits.
+D = precision · frequency. Columns are centred and scaled before they are squared (likelihood.basis,
+likelihood.effects), so that means of 1e7 cost no digits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Eliminator, eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
 from polars_glmm.typing import Cube, Mat, Vec
-
 
 _NEARLY_ALL = 1e-6
 """Share of the response left by fixed effects, or by the levels of one factor, below which it is computed from rows."""
@@ -71,9 +70,7 @@ def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: i
     return found if start is None else _products(design, basis, effects, block_rows, start)
 
 
-def _products(
-    design: Design, basis: Basis, effects: Effects, block_rows: int, start: Vec | None
-) -> CrossProducts:
+def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, start: Vec | None) -> CrossProducts:
     """The products, block by block, of y less the fit of `start` (or of least squares, where that is nearly all)."""
     weights, log_weights = None, 0.0
     if design.precision is not None:
@@ -96,7 +93,9 @@ def _products(
     m = len(w)
     if not effects.factors:
         ww = (w if weights is None else w * weights) @ w.T
-        return CrossProducts(None, None, Blocks([], {}), [], ww, design.n_obs, log_weights, shift, None, start, left_over)
+        return CrossProducts(
+            None, None, Blocks([], {}), [], ww, design.n_obs, log_weights, shift, None, start, left_over
+        )
     rows = cut_rows(design, w, None, effects, block_rows)
     sorted_weights = weights if rows.order is None or weights is None else weights[rows.order]
     ww = np.zeros((m, m))
@@ -123,7 +122,9 @@ def _products(
         pattern = find_pattern(of_cell, tuple(f.n_levels for f in effects.factors), sizes)
         zz = gather_blocks(pattern, zz_cells)
         zw = [sum_by(c, zw_cells, g) for c, g in zip(of_cell, pattern.n_levels, strict=True)]
-    return CrossProducts(pattern, eliminator(pattern), zz, zw, ww, design.n_obs, log_weights, shift, within, start, left_over)
+    return CrossProducts(
+        pattern, eliminator(pattern), zz, zw, ww, design.n_obs, log_weights, shift, within, start, left_over
+    )
 
 
 def _nearly_fixed(x: Mat, y: Vec, weights: Vec | None) -> Vec | None:
@@ -131,7 +132,7 @@ def _nearly_fixed(x: Mat, y: Vec, weights: Vec | None) -> Vec | None:
     if not len(x):
         return None
     xw = x if weights is None else x * weights
-    beta = np.linalg.lstsq(xw @ x.T, xw @ y, rcond=None)[0]
+    beta: Vec = np.asarray(np.linalg.lstsq(xw @ x.T, xw @ y, rcond=None)[0], dtype=np.float64)
     e = y - beta @ x
     return beta if float(e @ e) < _NEARLY_ALL * float(y @ y) else None
 
@@ -158,7 +159,7 @@ def _within(rows: RowBlocks, zz: Cube, zw: Cube, ww: Mat, weights: Vec | None) -
     """The split into between and within levels, where levels take nearly all of y and each determines its own fit."""
     low = cholesky.factor(zz)
     pivots = np.einsum("jjG->jG", low)
-    if not (pivots > 1e-6 * np.sqrt(np.einsum("jjG->jG", zz))).all():  # noqa: PLR2004  # a level with too few rows
+    if not (pivots > 1e-6 * np.sqrt(np.einsum("jjG->jG", zz))).all():  # a level with too few rows
         return None
     c = cholesky.solve(low, zw)
     left = float(ww[-1, -1] - np.vdot(c[:, -1], zw[:, -1]))

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.modes import Fixed, Point, RowDensity
-from polars_glmm.likelihood.rowblocks import Unit
+from polars_glmm.likelihood.modes import UnitAt
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import OneFactorised
 from polars_glmm.linalg.quadrature import Rule
@@ -30,11 +29,9 @@ class NodeValue(NamedTuple):
     hat: Cube
 
 
-def integrate_nodes(
-    density: RowDensity, rule: Rule, unit: Unit, at: Point, fixed: Fixed, u: list[Mat], h: OneFactorised
-) -> NodeValue:
+def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], h: OneFactorised) -> NodeValue:
     """The quadrature of one factor, with the derivatives of ℓ in û and H."""
-    low, lam = h.low, at.factors[0]
+    low, lam = h.low, here.at.factors[0]
     r, n_groups = u[0].shape
     z = rule.nodes
     spread = cholesky.backward(low, np.broadcast_to(z[:, :, None], (*z.shape, n_groups)))
@@ -43,9 +40,9 @@ def integrate_nodes(
     densities = []
     f = np.empty((z.shape[1], n_groups))
     g = np.empty((lam.shape[0], z.shape[1], n_groups))
-    for block, (xb, zeta) in zip(unit.blocks, fixed, strict=True):
+    for block, (xb, zeta) in zip(here.unit.blocks, here.fixed, strict=True):
         eta = xb + block.combine(b[..., block.cells])
-        parts = density.rows(block, eta, zeta, 1)
+        parts = here.density.rows(block, eta, zeta, 1)
         densities.append(parts)
         f[:, block.cells] = block.sums(parts.f)
         g[..., block.cells] = block.z_sums(parts.g)
@@ -72,7 +69,7 @@ def integrate_nodes(
     hat = cholesky.backward(low, cholesky.backward(low, q).swapaxes(0, 1))
     direct = np.einsum("qG,dqG,rqG->dr", posterior, np.where(seen, g, 0.0), v, optimize=True)
     g_rows, f_zeta = [], []
-    for block, parts in zip(unit.blocks, densities, strict=True):
+    for block, parts in zip(here.unit.blocks, densities, strict=True):
         weight = block.spread(posterior[:, block.cells])
         use = weight > 0.0
         g_rows.append((weight * np.where(use, parts.g, 0.0)).sum(0))

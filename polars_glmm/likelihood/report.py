@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +15,8 @@ from polars_glmm.likelihood.gaussian import Profile, vcov_derivatives
 from polars_glmm.likelihood.state import State, natural_sigma
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
-
 _NO_VARIANCE = 1e-12
 """Share of what a term could show that counts as a variance of zero."""
-
 
 SLOPES_KEPT = 10_000_000
 """Entries of ∂b̂/∂β up to which a fit keeps them."""
@@ -87,7 +87,7 @@ def factor_estimates(
     """Random effects per grouping factor, in design order: b = outward·F·u, Var(b | y), and ∂b̂/∂β from ∂û/∂β."""
     s2 = 1.0 if sigma is None else sigma**2
     out = []
-    slopes = u_slopes or [None] * len(u)
+    slopes: Sequence[Cube | None] = u_slopes or [None] * len(u)
     for f, factor, mode, cov, slope in zip(effects.factors, factors, u, u_covariance, slopes, strict=True):
         outward = f.outward @ factor
         spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
@@ -120,7 +120,7 @@ def satterthwaite(
     outward (p, p): β = outward · β_c;  parameter_vcov of (free entries of F, σ); not identified entries count as known
     """
     p = len(pieces.beta)
-    per_entry = []
+    per_entry: list[Mat] = []
     for number, (f, d_vcov) in enumerate(zip(effects.factors, vcov_derivatives(pieces), strict=True)):
         entries = state.free[number]
         inward = np.tensordot(f.basis.T, d_vcov, (1, 0))
@@ -149,5 +149,4 @@ def propagate(jac: Mat, inner: Mat, null: BoolVec) -> Mat:
 
 def seconds(clock: dict[str, float]) -> dict[str, float]:
     """Time between the marks of a clock, by the name of the later one."""
-    names = list(clock)
-    return {b: clock[b] - clock[a] for a, b in zip(names, names[1:], strict=False)}
+    return {b: clock[b] - clock[a] for a, b in pairwise(clock)}

@@ -7,7 +7,7 @@ block. Several factors: one unit with all rows. No factor: one unit a block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +122,14 @@ class RowBlocks:
     n_rows: int
     levels: tuple[tuple[slice, ...], ...]
 
+    def thinned(self, n_rows: int) -> RowBlocks:
+        """About n_rows rows in units spread evenly over all; for rows that nothing couples."""
+        count = max(1, min(len(self.units), -(-n_rows * len(self.units) // self.n_rows)))
+        places = np.linspace(0, len(self.units) - 1, count).astype(np.intp)
+        units = tuple(self.units[int(i)] for i in places)
+        rows = sum(block.rows.stop - block.rows.start for unit in units for block in unit.blocks)
+        return RowBlocks(units, None, rows, ((),) * count)
+
     def unsort(self, v: Vec) -> Vec:
         """A vector in sorted order, in the order of the design."""
         if self.order is None:
@@ -136,20 +144,18 @@ def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:
     codes = tuple(f.codes for f in effects.factors)
     if len(codes) == 1 and bool((codes[0][1:] >= codes[0][:-1]).all()):
         return None, codes
-    if len(codes) == 1:
-        order = np.argsort(codes[0], kind="stable")
-    else:
-        order = np.lexsort(codes[::-1])
+    order = np.argsort(codes[0], kind="stable") if len(codes) == 1 else np.lexsort(codes[::-1])
     return order, tuple(c[order] for c in codes)
 
 
 def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_rows: int) -> RowBlocks:
     """The rows of a design in blocks; x and x_phi are its fixed columns in the basis used for computing."""
     n = design.n_rows
+    order: IntVec | None = None
+    codes: tuple[IntVec, ...] = ()
     if not effects.factors:
         bounds = np.arange(0, n, block_rows)
         starts = np.arange(n)
-        order, codes = None, ()
     else:
         order, codes = _sort(effects)
         change = np.zeros(n, dtype=bool)
@@ -159,18 +165,15 @@ def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_
         starts = np.flatnonzero(change)
         bounds = _bounds(starts, n, block_rows)
 
-    def take(v: Mat | None) -> Mat | None:
-        return v if v is None or order is None else np.ascontiguousarray(v[..., order])
+    def take(v: Mat) -> Mat:
+        return v if order is None else np.ascontiguousarray(v[..., order])
 
-    y, trials, precision, frequency = (
-        take(design.y),
-        take(design.trials),
-        take(design.precision),
-        take(design.frequency),
-    )
-    x_sorted, phi_sorted, z = take(x), take(x_phi), take(effects.columns)
-    offset = take(design.mu.offset)
-    offset_phi = take(design.phi.offset) if design.phi is not None else None
+    y, x_sorted = take(design.y), take(x)
+    trials, precision = _if_any(take, design.trials), _if_any(take, design.precision)
+    frequency = _if_any(take, design.frequency)
+    phi_sorted, z = _if_any(take, x_phi), _if_any(take, effects.columns)
+    offset = _if_any(take, design.mu.offset)
+    offset_phi = None if design.phi is None else _if_any(take, design.phi.offset)
     ones_first = z is not None and bool((z[0] == 1.0).all())
     ends = np.append(bounds[1:], n)
     one_unit = len(codes) > 1
@@ -184,17 +187,17 @@ def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_
         base = 0 if one_unit else c0
         rows = slice(int(r0), int(r1))
 
-        def part(v: Mat | None, rows: slice = rows) -> Mat | None:
-            return None if v is None else np.ascontiguousarray(v[..., rows])
+        def part(v: Mat, rows: slice = rows) -> Mat:
+            return np.ascontiguousarray(v[..., rows])
 
         block = Block(
-            data=Rows(part(y), part(trials), part(precision)),
-            frequency=part(frequency),
+            data=Rows(part(y), _if_any(part, trials), _if_any(part, precision)),
+            frequency=_if_any(part, frequency),
             x=part(x_sorted),
-            offset=part(offset),
-            x_phi=part(phi_sorted),
-            offset_phi=part(offset_phi),
-            z=part(z),
+            offset=_if_any(part, offset),
+            x_phi=_if_any(part, phi_sorted),
+            offset_phi=_if_any(part, offset_phi),
+            z=_if_any(part, z),
             ones_first=ones_first,
             starts=local,
             counts=counts,
@@ -223,6 +226,10 @@ def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_
             level0 = int(codes[0][members[0].rows.start])
             units.append(Unit(tuple(members), n_cells, None, OneFactor(), (slice(level0, level0 + n_cells),)))
     return RowBlocks(tuple(units), order, n, tuple(unit.levels for unit in units))
+
+
+def _if_any(change: Callable[[Mat], Mat], v: Mat | None) -> Mat | None:
+    return None if v is None else change(v)
 
 
 def _bounds(starts: IntVec, n: int, block_rows: int) -> IntVec:

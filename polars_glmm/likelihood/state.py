@@ -75,7 +75,7 @@ class State:
         for f, factor in zip(effects.factors, self.factors, strict=True):
             for t in f.terms:
                 block = factor[t.start : t.stop, t.start : t.stop]
-                triangular = np.linalg.qr(block.T, mode="r").T
+                triangular = np.asarray(np.linalg.qr(block.T, mode="r")).T
                 out[t.theta] = triangular[STRUCTURES[t.structure].entries(t.r)]
         return out
 

@@ -32,15 +32,18 @@ def log_determinant(low: Cube) -> Vec:
     """log|LL'| per system, (…); −∞ where a pivot is 0."""
     with np.errstate(divide="ignore"):
         if len(low) == 1:
-            return 2.0 * np.log(low[0, 0])
-        return np.asarray(2.0 * np.log(np.einsum("ii...->i...", low)).sum(0))
+            only: Vec = low[0, 0]
+            return 2.0 * np.log(only)
+        pivots: Mat = np.einsum("ii...->i...", low)
+        return np.asarray(2.0 * np.log(pivots).sum(0))
 
 
 def forward(low: Cube, b: Cube) -> Cube:
     """L⁻¹ b for b (r, …, G) against L (r, r, G)."""
     r = len(low)
     if r == 1:
-        return b / low[0, 0]
+        pivot: Vec = low[0, 0]
+        return b / pivot
     x = np.empty_like(b)
     for i in range(r):
         rest = b[i]
@@ -54,7 +57,8 @@ def backward(low: Cube, b: Cube) -> Cube:
     """L⁻ᵀ b for b (r, …, G) against L (r, r, G)."""
     r = len(low)
     if r == 1:
-        return b / low[0, 0]
+        pivot: Vec = low[0, 0]
+        return b / pivot
     x = np.empty_like(b)
     for i in range(r - 1, -1, -1):
         rest = b[i]
@@ -67,7 +71,8 @@ def backward(low: Cube, b: Cube) -> Cube:
 def solve(low: Cube, b: Cube) -> Cube:
     """(LL')⁻¹ b for b (r, …, G)."""
     if len(low) == 1:
-        return b / (low[0, 0] * low[0, 0])
+        pivot: Vec = low[0, 0]
+        return b / (pivot * pivot)
     return backward(low, forward(low, b))
 
 
@@ -80,16 +85,18 @@ def inverse(low: Cube) -> Cube:
     for i in range(r):
         eye[i, i] = 1.0
     half = forward(low, eye)
-    return np.einsum("ki...,kj...->ij...", half, half)
+    out: Cube = np.einsum("ki...,kj...->ij...", half, half)
+    return out
 
 
 def quadratic(left: Mat, middle: Cube, right: Mat) -> Cube:
     """left' · middle · right for left (d, r), middle (d, e, G), right (e, s): (r, s, G)."""
     if middle.shape[0] == 1 and middle.shape[1] == 1:
-        return np.multiply.outer(left.T @ right, middle[0, 0])
+        single: Cube = np.multiply.outer(left.T @ right, middle[0, 0])
+        return single
     d, e, g = middle.shape
     half = (left.T @ middle.reshape(d, e * g)).reshape(-1, e, g)
-    return np.matmul(right.T, half)
+    return right.T @ half
 
 
 def rows_of_pairs(d: int) -> list[tuple[int, int]]:

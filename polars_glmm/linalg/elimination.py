@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,19 +18,20 @@ from scipy.linalg import blas, lapack
 
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern, sum_by
+from polars_glmm.linalg.row_pairs import RowPairs, pair_sums, row_pairs, row_products
 from polars_glmm.linalg.threads import all_blas_threads
-from polars_glmm.typing import Cube, IntVec, Mat
+from polars_glmm.typing import CodeVec, Cube, IntVec, Mat
 
 _GATHER_NS, _FLOP_NS = 15.0, 0.02  # measured cost of one sparse pair and of one dense flop; only their ratio matters
 _COSTLY = 150  # order of a dense remainder from which a factorisation costs far more than a solution
-_PAIR_CHUNK = 4_000_000  # gathered pairs held at once
-_PAIRS_KEPT = 16_000_000  # up to here the pairs are found once and kept, 12 bytes each
+_PAIRS_KEPT = 40_000_000  # up to here the pairs are found once and kept, 12 bytes each
 
 
 class Factorised(Protocol):
     """A factorised H: log determinant, solutions, and the selected inverse."""
 
-    log_determinant: float
+    @property
+    def log_determinant(self) -> float: ...
 
     def solve(self, b: list[Cube]) -> list[Cube]:
         """H⁻¹ b for one (r_f, …, G_f) array per factor."""
@@ -75,6 +76,8 @@ class OneFactor:
 
 @dataclass(frozen=True, slots=True)
 class OneFactorised:
+    """H = LL' level by level."""
+
     low: Cube
     log_determinant: float
 
@@ -142,6 +145,8 @@ class NestedLead:
 
 @dataclass(frozen=True, slots=True)
 class NestedFactorised:
+    """L of the lead's block, W_g = L⁻¹C for the columns of each other factor g, and the factorised Schur complement."""
+
     symbolic: NestedLead
     low: Cube
     w: dict[int, Cube]
@@ -226,10 +231,10 @@ class DenseRest:
         n = np.diff(pointers)
         if int((n.astype(np.int64) ** 2).sum()) > _PAIRS_KEPT:
             return None
-        return _row_pairs(columns, pointers, 0, len(n), self.width)
+        return row_pairs(columns, pointers, 0, len(n), self.width)
 
     @cached_property
-    def kept_halves(self) -> tuple[IntVec, IntVec, IntVec] | None:
+    def kept_halves(self) -> tuple[CodeVec, CodeVec, IntVec] | None:
         """The same pairs once each, j ≤ i: entries i and j, and their place in the lower triangle of S."""
         pairs = self.kept_pairs
         if pairs is None:
@@ -301,6 +306,8 @@ class DenseRest:
 
 @dataclass(frozen=True, slots=True)
 class DenseFactorised:
+    """L of the lead's block, W = L⁻¹C with its entries row by row in `data`, and the Cholesky factor of S."""
+
     symbolic: DenseRest
     low: Cube
     w: Mat | sp.csr_matrix
@@ -338,9 +345,9 @@ class DenseFactorised:
         if isinstance(self.w, np.ndarray):
             t_sorted = blas.dsymm(1.0, s_inv, self.w.T, lower=1).T[rows, columns]
         elif symbolic.kept_pairs is not None:
-            t_sorted = _pair_sums(self.data, symbolic.kept_pairs, flat)
+            t_sorted = pair_sums(self.data, symbolic.kept_pairs, flat)
         else:
-            t_sorted = _row_products(self.data, columns, pointers, flat, symbolic.width)
+            t_sorted = row_products(self.data, columns, pointers, flat, symbolic.width)
         t = np.empty_like(t_sorted)
         t[order] = t_sorted
         w_data = np.empty_like(t)
@@ -367,45 +374,3 @@ class DenseFactorised:
             else:
                 cross[f, g] = block
         return Blocks(diagonal, cross)
-
-
-class RowPairs(NamedTuple):
-    """Pairs (i, j) of entries that share a row, by i: entry j, place of (column i, column j) in S⁻¹, first pair of each i."""
-
-    j: IntVec
-    place: IntVec
-    starts: IntVec
-
-
-def _row_pairs(columns: IntVec, pointers: IntVec, row: int, last: int, width: int) -> RowPairs:
-    """The pairs of rows row … last − 1; S⁻¹ is held by its lower triangle in column order."""
-    first, stop = pointers[row], pointers[last]
-    n = np.diff(pointers[row : last + 1])
-    partners = np.repeat(n, n)
-    starts = np.cumsum(partners) - partners
-    i = np.repeat(np.arange(first, stop), partners)
-    j = np.arange(len(i)) - np.repeat(starts, partners) + np.repeat(np.repeat(pointers[row:last], n), partners)
-    ci, cj = columns[i], columns[j]
-    place = np.minimum(ci, cj).astype(np.int64) * width + np.maximum(ci, cj)
-    return RowPairs(j.astype(np.int32), place, starts)
-
-
-def _pair_sums(data: Mat, pairs: RowPairs, flat: Mat) -> Mat:
-    """Σ_j data_j S⁻¹(column i, column j) for every entry i of the pairs."""
-    if not len(pairs.j):
-        return np.empty(0)
-    return np.add.reduceat(data.take(pairs.j) * flat.take(pairs.place), pairs.starts)
-
-
-def _row_products(data: Mat, columns: IntVec, pointers: IntVec, flat: Mat, width: int) -> Mat:
-    """(W S⁻¹) at the entries of W: Σ over the n_a entries of a row, n_a² gathers a row, in chunks of rows."""
-    work = np.concatenate([[0], np.cumsum(np.diff(pointers).astype(np.int64) ** 2)])
-    out = np.empty_like(data)
-    row = 0
-    while row < len(work) - 1:
-        last = int(np.searchsorted(work, work[row] + _PAIR_CHUNK, side="right")) - 1
-        last = min(max(last, row + 1), len(work) - 1)
-        pairs = _row_pairs(columns, pointers, row, last, width)
-        out[pointers[row] : pointers[last]] = _pair_sums(data, pairs, flat)
-        row = last
-    return out

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from os import cpu_count
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 LARGE = 1500
 """Order of a dense matrix from which its factorisation is given all cores."""

@@ -14,6 +14,8 @@ import numpy as np
 from polars_glmm.optimize.search import _ARMIJO, _FAR, _FLOOR, _LONGEST, _SHRINK, _SMALLEST_STEP, _STILL_STEEP
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
+PATIENCE = 40
+"""Evaluations that most searches need no more than: who does is better off alone than holding up the others."""
 _RECUT = 0.75
 """The objective is cut anew when fewer than this share of its functions are still searched."""
 _STEP, _REACH, _AGAIN = 0, 1, 2

@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
 class Objective(Protocol):
     """A function to be minimised; not-finite values stand outside its domain."""
 
-    def __call__(self, x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
+    def __call__(self, x: Vec, warm: Any, /, *, curvature: bool) -> Evaluation:
         """Value, gradient and, where asked for, curvature at x."""
 
 
@@ -82,26 +82,34 @@ def minimise(
     tolerance: float,
     max_evaluations: int,
     curvature: Mat | None = None,
-    warm: Any = None,
     limit: Vec | None = None,
 ) -> Found:
-    """The minimum near x. `limit` bounds a step in each coordinate that it would more than double (inf: free)."""
+    """The minimum near x, from a curvature given or the objective's own. `limit` bounds a step in each coordinate that it would more than double (inf: free)."""
     with np.errstate(all="ignore"):
-        return _descend(objective, x, tolerance, max_evaluations, (curvature, warm, limit))
+        return _descend(objective, x, curvature, _Bounds(tolerance, max_evaluations, limit))
 
 
-def _descend(
-    objective: Objective,
-    x: Vec,
-    tolerance: float,
-    max_evaluations: int,
-    given: tuple[Mat | None, Any, Vec | None],
-) -> Found:
-    """The descent itself; `given` is the start curvature, the state of the first evaluation, and the step limit."""
-    curvature, warm, limit = given
-    now = objective(x, warm, curvature=curvature is None)
+class _Bounds(NamedTuple):
+    """What ends a search, and how far a step may go."""
+
+    tolerance: float
+    max_evaluations: int
+    limit: Vec | None
+
+    def shorten(self, x: Vec, step: Vec) -> Vec:
+        """The step, as a whole within the limit of every coordinate."""
+        if self.limit is None:
+            return step
+        room = np.maximum(self.limit, np.abs(x))
+        return step * min(1.0, float(np.min(room / np.maximum(np.abs(step), 1e-300))))
+
+
+def _descend(objective: Objective, x: Vec, b: Mat | None, bounds: _Bounds) -> Found:
+    """The descent itself, from the curvature b."""
+    now = objective(x, None, curvature=b is None)
     count = 1
-    b = now.curvature if curvature is None else curvature
+    if b is None:
+        b = now.curvature
     if b is None:
         b = np.eye(len(x)) * max(float(np.abs(now.gradient).max(initial=0.0)), 1.0)
     own = now.curvature is not None
@@ -110,24 +118,13 @@ def _descend(
     stalled = False
     while True:
         step, decrement = newton_step(b, now.gradient)
-        if decrement < tolerance or count >= max_evaluations:
-            return Found(x, now, b, decrement, count, settled=decrement < tolerance)
-        if limit is not None:
-            room = np.maximum(limit, np.abs(x))
-            step = step * min(1.0, float(np.min(room / np.maximum(np.abs(step), 1e-300))))
-        slope = float(step @ now.gradient)
-        t, far = 1.0, own and decrement > _FAR
-        while True:
-            trial = objective(x + t * step, now.state, curvature=far and t == 1.0)
-            count += 1
-            rounding = 1e-12 * abs(now.value)
-            if trial.value <= now.value + _ARMIJO * t * slope + rounding:
-                break
-            if count >= max_evaluations or t < _SMALLEST_STEP:
-                trial = None
-                break
-            t *= _shrink(now.value, slope * t, trial.value)
-        if trial is None:
+        if decrement < bounds.tolerance or count >= bounds.max_evaluations:
+            return Found(x, now, b, decrement, count, settled=decrement < bounds.tolerance)
+        step = bounds.shorten(x, step)
+        most = bounds.max_evaluations - count
+        line = _backtrack(objective, x, step, now, far=own and decrement > _FAR, most=most)
+        count += line.evaluations
+        if line.trial is None:
             if stalled or not own:
                 return Found(x, now, b, decrement, count, settled=False)
             stalled = True
@@ -136,16 +133,40 @@ def _descend(
             b = again.curvature if again.curvature is not None else b
             continue
         stalled = False
-        ahead = float(step @ trial.gradient)
-        if t == 1.0 and ahead < _STILL_STEEP * slope and trial.curvature is None:
-            reach = min(slope / (slope - ahead), _LONGEST) if ahead > slope else _LONGEST
-            further = objective(x + reach * step, trial.state, curvature=False)
-            count += 1
-            if further.value < trial.value:
-                t, trial = reach, further
-        s, y = t * step, trial.gradient - now.gradient
-        b = _bfgs(b, s, y) if trial.curvature is None else trial.curvature
-        x, now = x + s, trial
+        s, y = line.t * step, line.trial.gradient - now.gradient
+        b = _bfgs(b, s, y) if line.trial.curvature is None else line.trial.curvature
+        x, now = x + s, line.trial
+
+
+class _Line(NamedTuple):
+    """The share t of a step that was taken, the evaluation there (None: no share will do), and what it took."""
+
+    t: float
+    trial: Evaluation | None
+    evaluations: int
+
+
+def _backtrack(objective: Objective, x: Vec, step: Vec, now: Evaluation, *, far: bool, most: int) -> _Line:
+    """The first share of a step that lowers the value enough (Armijo); a full one that ends steep is made longer."""
+    slope = float(step @ now.gradient)
+    t, count = 1.0, 0
+    while True:
+        trial = objective(x + t * step, now.state, curvature=far and t == 1.0)
+        count += 1
+        rounding = 1e-12 * abs(now.value)
+        if trial.value <= now.value + _ARMIJO * t * slope + rounding:
+            break
+        if count >= most or t < _SMALLEST_STEP:
+            return _Line(t, None, count)
+        t *= _shrink(now.value, slope * t, trial.value)
+    ahead = float(step @ trial.gradient)
+    if t == 1.0 and ahead < _STILL_STEEP * slope and trial.curvature is None:
+        reach = min(slope / (slope - ahead), _LONGEST) if ahead > slope else _LONGEST
+        further = objective(x + reach * step, trial.state, curvature=False)
+        count += 1
+        if further.value < trial.value:
+            return _Line(reach, further, count)
+    return _Line(t, trial, count)
 
 
 def _shrink(f0: float, slope: float, f1: float) -> float:

@@ -62,8 +62,8 @@ class _Spread:
         for j, zj in enumerate(z):
             for k, zk in enumerate(z[: j + 1]):
                 total += (1.0 if j == k else 2.0) * zj * zk * self.covariance[j, k][codes]
-            for own, slope in zip(a, self.slope[j], strict=True):
-                own += zj * slope[codes]
+            for i, slope in enumerate(self.slope[j]):
+                a[i] += zj * slope[codes]
         return total
 
 
@@ -74,8 +74,8 @@ def _spread(factor: JoinedFactor, vcov: Mat) -> _Spread:
     if slope is None:
         if np.isfinite(vcov).any():
             msg = (
-                f"Standard errors of predictions given the random effects are not kept for as many levels as "
-                f"{estimate.name!r} has ({n_levels}). random=\"none\" gives those of the fixed part."
+                "Standard errors of predictions given the random effects are not kept for as many levels as "
+                f'{estimate.name!r} has ({n_levels}). random="none" gives those of the fixed part.'
             )
             raise ModelError(msg)
         slope = np.zeros((r, len(vcov), n_levels))  # there are no standard errors at all

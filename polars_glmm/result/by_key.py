@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,8 +57,10 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
         if n_keys >= FEWEST and not call.start and not call.fixed and batchable(spec, data.schema) and answers(spec):
             small = np.flatnonzero(np.diff(rows.starts) <= LARGEST)
             for learned in _learned(spec, keyed, rows, small, call.missing):
-                batch = _batch(learned, rows, call, control, perf_counter() - began)
-                batches += [] if batch is None else [batch]
+                batches += _batches(learned, rows, call, control)
+        together = sum(len(batch) for batch in batches)
+        each = (perf_counter() - began) / max(together, 1)
+        batches = [replace(batch, seconds=each) for batch in batches]
         done = np.concatenate([np.empty(0, np.intp), *(batch.keys for batch in batches)])
         rest = np.setdiff1d(np.arange(n_keys), done)
         singles: dict[int, Outcome] = {}
@@ -132,24 +135,18 @@ def _learned(
         yield found
 
 
-def _batch(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Control, before: float) -> Batch | None:
+def _batches(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Control) -> Iterator[Batch]:
     """The models of what was learned that can be answered for together."""
-    began = perf_counter()
     spec = learned.recipe.spec
-    answer = estimate_batch(learned.design, spec.family, spec.method, control)
-    if answer is None:
-        return None
-    if not answer.answered.all():
-        learned = learned.take(answer.answered)
-    seconds = (before + perf_counter() - began) / len(learned.keys)
-    sizes = learned.design.level_rows
-    if learned.design.frequency is not None:
-        first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
-        sizes = np.add.reduceat(learned.design.frequency, first).astype(np.intp)
-    return Batch(
-        learned.keys, learned.recipe, answer.estimate, learned.notes, learned.dropped, learned.moments, sizes,
-        learned.kept, rows, control, call, seconds,
-    )  # fmt: skip
+    for estimate, models in estimate_batch(learned.design, spec.family, spec.method, control):
+        own = learned.take(models)
+        sizes = own.design.level_rows
+        if own.design.frequency is not None:
+            first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
+            sizes = np.add.reduceat(own.design.frequency, first).astype(np.intp)
+        yield Batch(
+            own.keys, own.recipe, estimate, own.notes, own.dropped, own.moments, sizes, own.kept, rows, control, call, 0.0
+        )
 
 
 def _attempt(part: pl.DataFrame, call: Call, control: Control) -> Outcome:

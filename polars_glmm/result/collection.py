@@ -173,9 +173,8 @@ class FitCollection:
         for k, outcome in self.outcomes.singles.items():
             found[k] = _status(outcome)
         for batch in self.outcomes.batches:
-            plain, singular = (_batch_status(batch, singular=mark) for mark in (False, True))
-            for k, mark in zip(batch.keys.tolist(), batch.estimate.singular.tolist(), strict=True):
-                found[k] = singular if mark else plain
+            for place, k in enumerate(batch.keys.tolist()):
+                found[k] = _batch_status(batch, place)
         return found
 
     def _stack(
@@ -208,10 +207,9 @@ def _status(outcome: Outcome) -> tuple[str, str | None, str | None]:
     return _remark(outcome.notes, singular=outcome.singular)
 
 
-def _batch_status(batch: Batch, *, singular: bool) -> tuple[str, str | None, str | None]:
-    """The status of those models of a batch that are singular, or of those that are not."""
-    own = (batch.estimate.singular_note(),) if singular else ()
-    return _remark((*batch.common, *own), singular=singular)
+def _batch_status(batch: Batch, place: int) -> tuple[str, str | None, str | None]:
+    """The status of one model of a batch."""
+    return _remark((*batch.common, *batch.estimate.notes_of(place)), singular=batch.estimate.singular)
 
 
 def _remark(notes: tuple[Note, ...], *, singular: bool) -> tuple[str, str | None, str | None]:
@@ -234,10 +232,10 @@ def collected_notes(collection: FitCollection) -> list[Note]:
         for code in codes:
             found.setdefault(code, []).append(k)
     for batch in collection.outcomes.batches:
-        for code in {note.code for note in batch.common if not note.quiet}:
+        notes = (*batch.common, *batch.estimate.notes)
+        codes = {note.code for note in notes if not note.quiet} | ({"singular"} if batch.estimate.singular else set())
+        for code in codes:
             found.setdefault(code, []).extend(batch.keys.tolist())
-        if batch.estimate.singular.any():
-            found.setdefault("singular", []).extend(batch.keys[batch.estimate.singular].tolist())
 
     def named(places: list[int]) -> str:
         rows = [collection.keys.row(k) for k in sorted(places)[: MOST_NAMED + 1]]

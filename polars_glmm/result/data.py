@@ -28,7 +28,10 @@ class GroupSize:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Sums that two designs on the same data share, equal rows counted or repeated: Σf and Σf · (y, y², trials, precision)."""
+    """Sums that two designs on the same data share, equal rows counted or repeated.
+
+    moments   Σf, and Σf times y, y², trials, precision
+    """
 
     moments: tuple[float, ...]
 

@@ -3,89 +3,229 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from polars_glmm.design.learn import learn
+from polars_glmm.design.compress import COUNT, Compressed, compress
+from polars_glmm.design.size import row_bytes
 from polars_glmm.inference.schemas import Schema, table
+from polars_glmm.memory import memory_limit, readable
+from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
+from polars_glmm.result.flow import MANY_ROWS
+from polars_glmm.result.look import FactorLook, Look, look_at_arrays, look_by_queries
+from polars_glmm.result.summaries import obstacle
 
 if TYPE_CHECKING:
-    from polars_glmm.design.records import Design, Factor
+    from polars_glmm.control import Control
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.spec.model import ModelSpec
 
-EXPLANATION: Schema = {"part": pl.String(), "name": pl.String(), "columns": pl.List(pl.String()), "size": pl.Int64()}
-DENSE_COMFORT = 5_000
-"""Levels left to a dense factorisation that are still comfortable."""
-
-
+EXPLANATION: Schema = {
+    "part": pl.String(),
+    "name": pl.String(),
+    "columns": pl.List(pl.String()),
+    "size": pl.Int64(),
+    "smallest": pl.Int64(),
+    "largest": pl.Int64(),
+}
 METHODS = {
     "reml": "REML",
     "ml": "maximum likelihood",
     "laplace": "Laplace approximation",
     "agq": "adaptive quadrature",
 }
+_MANY_NAMES = 12
+
+
+class Plan(NamedTuple):
+    """The way from the frame to the likelihood.
+
+    route    "sums" (aggregation queries), "products" (cross-products of arrays), "rows" (passes over blocks in memory),
+             or "disk" (passes over blocks on disk)
+    cells    rows after equal ones are counted, or None where that would not pay
+    scans    how often the source is read from one end to the other
+    fits     False where the rows need more memory than may be used, and cannot go to disk
+    """
+
+    route: str
+    cells: int | None
+    scans: int
+    cost: Cost
+    fits: bool = True
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
-    """The plan of a fit.
+    """The plan of a fit: print it, or take `frame`.
 
-    text   for reading
-    frame  part ("rows", "dropped", "fixed", "random", "route"), name, columns, size
-    notes  what the data already give reason to say
+    frame         part ("rows", "fixed", "random", "route", "elimination", "scans", "memory", "passes"), name, columns,
+                  size, and for groups the observations in the smallest and the largest
+    notes         what the data already give reason to say
+    plan          route, cells, scans and cost;  elimination of the random effects
     """
 
     text: str
     frame: pl.DataFrame
     notes: tuple[Note, ...]
+    plan: Plan
+    elimination: Elimination
 
     def __repr__(self) -> str:
         return self.text
 
 
-def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Explanation:
-    """Read the data once, learn levels and constants, and say what the likelihood will be made of."""
-    learned = learn(call.spec(), frame, missing=call.missing)
-    design, spec = learned.design, learned.recipe.spec
-    way = route(spec, design)
-    predictors = [("mu", design.mu)] + ([("phi", design.phi)] if design.phi is not None else [])
-    rows: list[tuple[str, str, list[str], int]] = [
-        ("rows", "used", [], design.n_rows),
-        ("rows", "dropped", [], learned.n_dropped),
-        *(("fixed", parameter, list(predictor.names), len(predictor.names)) for parameter, predictor in predictors),
-        *(("random", f.name, _names(f), f.n_levels) for f in design.factors),
-        ("route", way, [], design.n_obs),
+def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Explanation:
+    """Count rows, levels and columns, and say what the likelihood will be made of and what it will cost.
+
+    A DataFrame of ordinary size is learned as for a fit; a large or lazy one is counted by queries.
+    """
+    spec = call.spec()
+    if isinstance(frame, pl.DataFrame) and frame.height < MANY_ROWS:
+        look = look_at_arrays(spec, frame, call.missing)
+    else:
+        look = look_by_queries(spec, frame.lazy(), call.missing)
+    plan, gone = make_plan(frame, look, call, control), elimination(look)
+    columns = {name: [row[k] for row in _rows(look, plan, gone)] for k, name in enumerate(EXPLANATION)}
+    text = "\n".join(_lines(look, plan, gone))
+    return Explanation(text, table(EXPLANATION, columns), look.notes, plan, gone)
+
+
+def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, control: Control) -> Plan:
+    """The decisions of a fit, taken without it."""
+    spec, lazy = look.spec, isinstance(frame, pl.LazyFrame)
+    if _exact(spec):
+        by_queries = obstacle(spec, call) is None and (lazy or look.n_rows + look.n_dropped >= MANY_ROWS)
+        scans = 1 + look.learning if by_queries else 1
+        return Plan("sums" if by_queries else "products", None, scans, products_cost(look, scans if lazy else 0))
+    nodes = getattr(spec.method, "nodes", 1) ** sum(len(factor.columns) for factor in look.factors)
+    counted = compress(frame, spec, missing=call.missing) if control.rows.compress else None
+    if counted is not None:
+        cells = _passed_over(counted)
+        memory = counted.frame.height * _row_bytes(counted.spec, counted.frame.lazy())
+        return Plan("rows", cells, 3, passes_cost(look, cells, memory, nodes))
+    memory, limit = look.n_rows * _row_bytes(spec, frame.lazy()), memory_limit(control.memory.limit)
+    if lazy and memory > limit:
+        several = len(look.factors) > 1
+        cost = passes_cost(look, look.n_rows, memory if several else limit, nodes)
+        return Plan("disk", None, look.learning + 2, cost, fits=not several)
+    return Plan("rows", None, 1, passes_cost(look, look.n_rows, memory, nodes))
+
+
+def _exact(spec: ModelSpec) -> bool:
+    """Whether cross-products hold all there is to know."""
+    return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
+
+
+def _row_bytes(spec: ModelSpec, frame: pl.LazyFrame) -> int:
+    return row_bytes(spec, frame, most=1 << 62)
+
+
+def _passed_over(counted: Compressed) -> int:
+    """Rows that passes go over: a Poisson or binomial response is summed where the rest of a row repeats."""
+    spec = counted.spec
+    if spec.family.name not in ("poisson", "binomial"):
+        return counted.frame.height
+    summed = {COUNT, *spec.response.columns(), *([spec.trials] if spec.trials is not None else [])}
+    kept = [name for name in counted.frame.columns if name not in summed]
+    return counted.frame.select(kept).n_unique() if kept else 1
+
+
+# ------------------------------------------------------------------------------------------------------- in words
+
+
+def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
+    spec = look.spec
+    observations = f" ({look.n_obs:,} observations)" if look.n_obs != look.n_rows else ""
+    unit = "observation" if observations else "row"
+    return [
+        spec.formula,
+        f"{spec.family.name} ({spec.family.link.name} link), {_way(look, plan)}",
+        f"{look.n_rows:,} rows used{observations}, {look.n_dropped:,} dropped",
+        *([f"{plan.cells:,} different rows, which are counted instead of repeated"] if plan.cells is not None else []),
+        *(f"fixed effects of {name}: {_listed(columns)}" for name, columns in look.predictors),
+        *(
+            f"random effects on {f.name}: {_listed(f.columns)} ({f.n_levels:,} levels of {_rows_each(f, unit)})"
+            for f in look.factors
+        ),
+        *_eliminated(gone),
+        *_costs(look, plan),
+        *(f"note: {note.text}" for note in look.notes),
     ]
-    lines = [
-        f"{spec.formula}",
-        f"{spec.family.name} ({spec.family.link.name} link), {way}",
-        f"{design.n_rows} rows used, {learned.n_dropped} dropped",
-        *(f"fixed effects of {name}: {', '.join(p.names) or 'none'}" for name, p in predictors),
-        *(f"random effects on {f.name}: {', '.join(_names(f))} ({f.n_levels} levels)" for f in design.factors),
-        *(f"note: {note.text}" for note in learned.notes),
-    ]  # fmt: skip
-    columns = {name: [row[k] for row in rows] for k, name in enumerate(EXPLANATION)}
-    return Explanation("\n".join(lines), table(EXPLANATION, columns), learned.notes)
 
 
-def _names(factor: Factor) -> list[str]:
-    """Names of all random-effect columns of a factor."""
-    return [name for term in factor.terms for name in term.names]
-
-
-def route(spec: ModelSpec, design: Design) -> str:
-    """The way to the likelihood, in words."""
-    exact = spec.family.name == "gaussian" and spec.family.link.name == "identity" and design.phi is None
-    method = METHODS[spec.method.name]
-    if not design.factors:
-        return f"{method}, least squares" if exact else "maximum likelihood, no random effects"
-    if exact:
+def _way(look: Look, plan: Plan) -> str:
+    method, n = METHODS[look.spec.method.name], len(look.factors)
+    if not n:
+        return f"{method}, least squares" if _exact(look.spec) else "maximum likelihood, no random effects"
+    if plan.route == "sums":
+        return f"{method} from cross-products, summed by queries: no row is kept"
+    if plan.route == "products":
         return f"{method} from cross-products: rows are read once"
-    if len(design.factors) == 1:
-        return f"{method}, one factor: its levels are solved independently"
-    rest = sum(factor.n_levels * len(factor.z) for factor in sorted(design.factors, key=lambda f: -f.n_levels)[1:])
-    size = "" if rest <= DENSE_COMFORT else f", up to {rest} unknowns left to a dense factor"
-    return f"{method}, {len(design.factors)} factors: the largest is eliminated level by level{size}"
+    where = "on disk" if plan.route == "disk" else "in memory"
+    return f"{method} in passes over blocks of rows {where}, {n} {'factor' if n == 1 else 'factors'}"
+
+
+def _eliminated(gone: Elimination) -> list[str]:
+    names = ", then ".join(map(repr, gone.lead))
+    match gone.kind:
+        case "none":
+            return []
+        case "levels":
+            return ["elimination: the levels are solved independently"]
+        case "nested":
+            return [f"elimination: nested, level by level: {names}"]
+    return [
+        f"elimination: {names} level by level, then a dense matrix of order {gone.order:,} ({readable(gone.memory)})"
+    ]
+
+
+def _costs(look: Look, plan: Plan) -> list[str]:
+    cost, times = plan.cost, {1: "once", 2: "twice"}.get(plan.scans, f"{plan.scans} times")
+    rows = look.n_rows if plan.cells is None else plan.cells
+    passes = f"{_span(*cost.passes)} passes over {rows:,} rows, " if cost.passes[1] else ""
+    lines = [f"cost: source read {times}, {passes}{_seconds(*cost.seconds)}, {readable(cost.memory)} of memory"]
+    if not plan.fits:
+        lines.append("This does not fit in memory, and only models of one factor can be fitted from disk.")
+    return lines
+
+
+def _seconds(low: float, high: float) -> str:
+    if high < 0.1:
+        return "less than 0.1 s"
+    text = f"{low:.2g}" if high < 1.1 * low else f"{low:.2g} to {high:.2g}"
+    return f"about {text} s on one core"
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _rows_each(factor: FactorLook, unit: str) -> str:
+    return f"{_span(factor.smallest, factor.largest)} {unit}{'s' if factor.largest > 1 else ''}"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_MANY_NAMES]) or "none"
+    return shown if len(names) <= _MANY_NAMES else f"{shown}, … ({len(names)} in all)"
+
+
+def _rows(look: Look, plan: Plan, gone: Elimination) -> list[tuple[Any, ...]]:
+    """The lines of the table."""
+    cells: list[tuple[Any, ...]] = []
+    if plan.cells is not None:
+        cells.append(("rows", "cells", [], plan.cells, None, None))
+    return [
+        ("rows", "used", [], look.n_rows, None, None),
+        ("rows", "dropped", [], look.n_dropped, None, None),
+        ("rows", "observations", [], look.n_obs, None, None),
+        *cells,
+        *(("fixed", name, list(columns), len(columns), None, None) for name, columns in look.predictors),
+        *(("random", f.name, list(f.columns), f.n_levels, f.smallest, f.largest) for f in look.factors),
+        ("route", plan.route, [], None, None, None),
+        ("elimination", gone.kind, list(gone.lead), gone.order, None, None),
+        ("scans", "source", [], plan.scans, None, None),
+        ("memory", "bytes", [], plan.cost.memory, None, None),
+        ("passes", "rows", [], None, *plan.cost.passes),
+    ]

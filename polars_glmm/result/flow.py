@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Reading
+    from polars_glmm.spec.terms import RandomTerm
 
 _PACKAGE = str(Path(__file__).parents[1])
-MANY_ROWS = 200_000
-"""Rows of a DataFrame from which aggregation queries are quicker than arrays."""
+MANY_ROWS = (30_000, 200_000)
+"""Rows of a DataFrame from which queries are quicker than arrays: with one grouping factor, with several."""
 
 
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
@@ -46,16 +47,20 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
 
 def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | None:
     """The fit of a lazy or large frame by aggregation queries, or None where that is not the way."""
-    lazy = isinstance(frame, pl.LazyFrame)
-    if not lazy and frame.height < MANY_ROWS:
+    spec = call.spec()
+    if obstacle(spec, call) is not None:
         return None
-    if lazy and control.keep == "rows":
-        return fit_from_sums(frame.collect(), call, control)
-    if obstacle(call.spec(), call) is not None:
+    if isinstance(frame, pl.LazyFrame) and control.keep == "rows":
+        return fit_call(frame.collect(), call, control, warn=False)
+    if isinstance(frame, pl.DataFrame) and frame.height < MANY_ROWS[len({*map(_keys_of, spec.mu.random)}) > 1]:
         return None
     fit = fit_summaries(frame.lazy(), call, control)
     rows, source = _kept(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
+
+
+def _keys_of(term: RandomTerm) -> frozenset[str]:
+    return frozenset(term.keys)
 
 
 def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:

@@ -95,7 +95,7 @@ class Batch:
 
     def notes(self, k: int) -> tuple[Note, ...]:
         """All notes of model k: from the data, then from the estimation."""
-        return (*self.dropped.notes(k), *self.common, *self.estimate.notes(k))
+        return (*self.dropped.notes(k), *self.common, *self.estimate.notes_of(k))
 
     def fit(self, k: int) -> Fit:
         """Model k as a fit of its own."""

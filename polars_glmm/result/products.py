@@ -14,8 +14,8 @@ import polars as pl
 from polars_glmm.control import Control
 from polars_glmm.design.codec import decode, encode
 from polars_glmm.design.lazy_learn import outline
-from polars_glmm.design.like import Declared, common_levels, outline_like, require_like
 from polars_glmm.design.level_frames import codes_of, in_order
+from polars_glmm.design.like import Declared, common_levels, outline_like, require_like
 from polars_glmm.design.moment_columns import layouts_of
 from polars_glmm.design.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
 from polars_glmm.design.settle import settle
@@ -74,9 +74,9 @@ class Products:
         factors, codes = [], []
         for a, b in zip(self.recipe.factors, other.recipe.factors, strict=True):
             levels = in_order(common_levels(a.levels, b.levels, a.name), a.keys)
-            own = a.levels.cast(dict(levels.schema)), b.levels.cast(dict(levels.schema))
             factors.append(replace(a, levels=levels))
-            codes.append((codes_of(own[0], levels), codes_of(own[1], levels)))
+            one, two = (part.levels.cast(levels.schema) for part in (a, b))  # type: ignore[arg-type]  # a Schema casts
+            codes.append((codes_of(one, levels), codes_of(two, levels)))
         moments = joined(self.moments, other.moments, tuple(codes), tuple(f.levels.height for f in factors))
         notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
         return Products(
@@ -143,7 +143,7 @@ def make_products(
         spec = call.spec().resolve(frozenset(lazy.collect_schema().names()))
         found = obstacle(spec, call)
         if found is not None:
-            why = found.text or "products hold all there is to know of gaussian models with identity link and one dispersion only"
+            why = found.text or "that takes a gaussian model with identity link and one dispersion"
             msg = f"{spec.formula} cannot be summed up in products: {why}."
             raise ModelError(msg)
         source = Source.of(spec, lazy)
@@ -168,7 +168,6 @@ def _to_frame(products: Products) -> pl.DataFrame:
         "version": _VERSION,
         "recipe": encode(recipe),
         "centre": moments.centre.tolist(),
-        "n_rows": moments.n_rows,
         "n_obs": moments.n_obs,
         "log_weights": moments.log_weights,
         "checks": list(moments.checks),
@@ -225,7 +224,6 @@ def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
         total=_moments(sets["total"], layouts.total),
         factors=tuple(_moments(sets[f"factor:{f}"], layouts.factors[f]) for f in range(count)),
         pairs=pairs,
-        n_rows=head["n_rows"],
         n_obs=head["n_obs"],
         log_weights=head["log_weights"],
         checks=Checks(*head["checks"]),

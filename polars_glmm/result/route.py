@@ -12,7 +12,7 @@ import polars as pl
 from polars_glmm.design.compress import compress
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.size import row_bytes
-from polars_glmm.design.stored_learn import StoredLearned, learn_stored
+from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
 from polars_glmm.errors import ResourceError
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.spill import spilling
@@ -29,6 +29,9 @@ _PART = 1 / 16
 _LARGEST_PART = 1 << 24
 """Bytes beyond which sorting a part leaves the cache of any machine."""
 
+_LEAST = 1 << 28
+"""Bytes that the libraries alone take, about: no limit below this says anything about a single group."""
+
 
 @contextmanager
 def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Iterator[AnyLearned]:
@@ -42,9 +45,10 @@ def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     if n_rows is None or not isinstance(frame, pl.LazyFrame):
         yield learn(spec, frame, missing=call.missing)
         return
-    part_bytes = min(int(_PART * memory_limit(control.memory.limit)), _LARGEST_PART)
+    limit = memory_limit(control.memory.limit)
+    sizes = Sizes(n_rows, min(int(_PART * limit), _LARGEST_PART), max(limit, _LEAST))
     with spilling(control.memory.spill) as spill:
-        yield learn_stored(spec, frame, spill, n_rows=n_rows, part_bytes=part_bytes, missing=call.missing)
+        yield learn_stored(spec, frame, spill, sizes, missing=call.missing)
 
 
 def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Learned | None:

@@ -10,10 +10,10 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.design.lazy_learn import factors_of, outline
+from polars_glmm.design.moment_columns import columns_of, places
 from polars_glmm.design.reader import terms_of
 from polars_glmm.design.settle import remainder_of, settle
 from polars_glmm.design.source import Source
-from polars_glmm.design.moment_columns import columns_of, places
 from polars_glmm.design.sums import summarise
 from polars_glmm.likelihood.build import estimate_summaries
 from polars_glmm.likelihood.from_moments import MomentDesign, product_model

@@ -101,7 +101,7 @@ def wide() -> pl.DataFrame:
 def test_columns_for_every_row_are_refused_before_they_are_made(
     wide: pl.DataFrame, formula: str, told: tuple[str, ...], family: str, *, lazy: bool
 ) -> None:
-    """A key put among the effects by mistake: told by name with its levels and the remedy, at once and in little memory.
+    """A key put among the effects by mistake: told by name with its levels and the remedy, at once and in no memory.
 
     How many rows a lazy frame has is not known yet: there it is the memory that the effects would need.
     """

@@ -132,7 +132,7 @@ def test_a_source_that_changed_is_refused(sleep: pl.DataFrame) -> None:
 @pytest.mark.parametrize("family", ["gaussian", "poisson"])
 @pytest.mark.parametrize("spoil", ["longer", "other columns", "text", "gone"])
 def test_a_file_that_was_written_over_is_a_source_that_changed(tmp_path: Path, family: str, spoil: str) -> None:
-    """Polars takes the file to be as it was when it was scanned, and has its own words for each way in which it is not."""
+    """Polars takes a file to be as it was when it was scanned, and fails in many ways where it is not."""
     rows = pl.int_range(200, eager=True)
     frame = pl.DataFrame({"y": rows * rows % 7 + 2 * (rows // 10 % 5), "x": rows % 11, "g": rows // 10})
     file = tmp_path / "data.parquet"
@@ -332,10 +332,10 @@ def test_held_parameters_are_held(sleep: pl.DataFrame) -> None:
         (
             ["count ~ Days + (1 | Subject)"],
             {"family": "poisson", "method": AGQ(nodes=5)},
-            "its levels are solved independently",
+            "the levels are solved independently",
             "adaptive Gauss-Hermite quadrature (5 nodes)",
         ),
-        (["Reaction ~ Days + (1 | Subject)", "phi ~ Days"], {}, "one factor", "Fixed effects of log phi"),
+        (["Reaction ~ Days + (1 | Subject)", "phi ~ Days"], {}, "1 factor", "Fixed effects of log phi"),
         (["Reaction ~ Days + (Days || Subject)"], {}, "cross-products", "Days"),
         (["Reaction ~ 0 + (1 | Subject)"], {"method": "ml"}, "cross-products", "Random effects"),
         (["count ~ 1 + (1 | Subject) + (1 | Days)"], {"family": "poisson"}, "2 factors", "Std. dev."),

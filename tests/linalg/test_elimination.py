@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.linalg import elimination
+from polars_glmm.linalg import elimination, row_pairs
 from polars_glmm.linalg.elimination import DenseRest, NestedLead, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Blocks, find_pattern, sum_by
 
@@ -57,7 +57,7 @@ def test_elimination_is_dense_algebra(name, how, monkeypatch):
     codes, sizes, kind = designs()[name]
     monkeypatch.setattr(elimination, "_FLOP_NS", 0.0 if how == "dense rows" else 1e9)
     monkeypatch.setattr(elimination, "_PAIRS_KEPT", 10**9 if how == "kept pairs" else 0)
-    monkeypatch.setattr(elimination, "_PAIR_CHUNK", 500)
+    monkeypatch.setattr(row_pairs, "_PAIR_CHUNK", 500)
     pattern, blocks, h, starts = dense_case(codes, sizes)
     solver = eliminator(pattern)
     assert isinstance(solver, kind)

@@ -17,7 +17,7 @@ import polars_glmm
 from polars_glmm import AGQ, FitWarning
 from polars_glmm.control import Control, Memory, Rows
 from polars_glmm.design.learn import learn
-from polars_glmm.design.stored_learn import learn_stored
+from polars_glmm.design.stored_learn import Sizes, learn_stored
 from polars_glmm.errors import GlmmError, ResourceError
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.modes import Point
@@ -206,7 +206,7 @@ def test_objective_is_the_same_at_a_point(parts: int, monkeypatch: pytest.Monkey
     memory = learn(spec, DATA)
     with spilling(None) as spill:
         size = -(-N * 8 * 5 // parts)  # code, y, x and two indicators
-        disk = learn_stored(spec, DATA.lazy(), spill, n_rows=N, part_bytes=size)
+        disk = learn_stored(spec, DATA.lazy(), spill, Sizes(N, size, 1 << 30))
         assert len(disk.design.parts.files) == parts
         values = []
         for design in (memory.design, disk.design):
@@ -290,6 +290,12 @@ def test_the_source_can_be_read_again() -> None:
 def test_several_factors_that_do_not_fit_are_refused_with_numbers() -> None:
     with pytest.raises(ResourceError, match=r"400 rows with 2 grouping factors .* need about .* KiB"):
         polars_glmm.fit(DATA.lazy(), "count ~ x + (1 | g) + (1 | h)", family="poisson", control=SPILL)
+
+
+def test_a_group_that_does_not_fit_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "_LEAST", 1)
+    with pytest.raises(ResourceError, match=r"group 'h' has \d+ rows at level \d; .* about .* KiB of memory"):
+        polars_glmm.fit(DATA.lazy(), "count ~ x + (1 | h)", family="poisson", control=SPILL)
 
 
 def test_rows_that_fit_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

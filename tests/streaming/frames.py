@@ -11,7 +11,7 @@ LABELS = ["low", "mid", "high"]
 
 
 def frame(rows: int = 400, seed: int = 0, mean: float = 0.0) -> pl.DataFrame:
-    """y with effects of x, f, g and h; keys of all dtypes with the partition of g; weights, offset; no value missing."""
+    """y with effects of x, f, g and h; keys of all dtypes with the partition of g; weights, offset; nothing missing."""
     rng = np.random.default_rng(seed)
     x, z = rng.normal(size=rows), rng.normal(3.0, 2.0, size=rows)
     g, h = rng.integers(0, 12, rows), rng.integers(0, 7, rows)
@@ -22,6 +22,7 @@ def frame(rows: int = 400, seed: int = 0, mean: float = 0.0) -> pl.DataFrame:
     y = 1.0 + 0.5 * x - 0.3 * z + 0.4 * (f == 1) + b[g, 0] + b[g, 1] * x + 0.7 * rng.normal(size=7)[h]
     y += 0.5 * rng.normal(size=(12, 3))[g, inner] + np.sqrt(1.0 / t) * rng.normal(size=rows) + mean
     labels = np.array(LABELS)[f]
+    order = pl.Enum([f"e{k}" for k in (5, 3, 11, *range(3), 4, *range(6, 11), 99)])
     return pl.DataFrame(
         {
             "y": y, "x": x, "z": z, "w": t, "o": 2.0 * rng.normal(size=rows),
@@ -35,9 +36,10 @@ def frame(rows: int = 400, seed: int = 0, mean: float = 0.0) -> pl.DataFrame:
             "g": g, "h": h, "inner": inner,
             "g_text": pl.Series([f"g{10 * k}" for k in g]),
             "g_cat": pl.Series([f"k{97 * k % 11}{k}" for k in g], dtype=pl.Categorical),
-            "g_enum": pl.Series([f"e{k}" for k in g], dtype=pl.Enum([f"e{k}" for k in (5, 3, 11, *range(3), 4, *range(6, 11), 99)])),
+            "g_enum": pl.Series([f"e{k}" for k in g], dtype=order),
             "g_float": g * 0.5 - 1.0, "g_date": [date(2020, 1, 1) + timedelta(days=int(k)) for k in g],
-            "g_bool": g < 6, "g_wide": pl.Series(g.astype(np.uint64) + 2**63), "g_small": pl.Series(g.astype(np.int8) - 6),
+            "g_bool": g < 6, "g_wide": pl.Series(g.astype(np.uint64) + 2**63),
+            "g_small": pl.Series(g.astype(np.int8) - 6),
         }
     )  # fmt: skip
 

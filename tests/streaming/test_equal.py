@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from polars_glmm import GlmmError
-from polars_glmm.design import sums
+from polars_glmm.design.sum_queries import SumQueries
 from polars_glmm.errors import ColumnError, IdentifiabilityError
 from tests.references import translate
 from tests.streaming.frames import frame, with_missing
@@ -75,7 +75,7 @@ FORMULAS = [
     "y ~ f + fe + (1 | g)",
     "count ~ x + (1 | g)",
     "flag ~ x + (1 | g)",
-    *(f"y ~ x + (x | {key})" for key in ("g_text", "g_cat", "g_enum", "g_float", "g_date", "g_bool", "g_wide", "g_small")),
+    *(f"y ~ x + (x | g_{dtype})" for dtype in ["text", "cat", "enum", "float", "date", "bool", "wide", "small"]),
     "y ~ x + (1 | g_cat:inner) + (1 | g_cat)",
     "y ~ x + (1 | inner:g_enum)",
 ]
@@ -134,7 +134,7 @@ def test_large_means_cost_no_digits(formula: str, mean: float) -> None:
 def test_first_rows_that_mislead_cost_a_scan_and_no_digits(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     data = frame(seed=8, mean=50.0)
     one = quietly(data, "y ~ x + (x | g)")
-    monkeypatch.setattr(sums._Plan, "shift", lambda plan: np.full(plan.k, wrong))
+    monkeypatch.setattr(SumQueries, "shift", lambda queries: np.full(queries.k, wrong))
     assert_same(one, quietly(data.lazy(), "y ~ x + (x | g)"))
 
 
@@ -169,8 +169,7 @@ MESSAGES = [
     (lambda d: d.head(0), "y ~ x + (1 | g)", {}, "no rows"),
     (lambda d: d.head(0), "y ~ f + (1 | g)", {}, "no rows"),
     (lambda d: d.with_columns(x=pl.lit(None, dtype=pl.Float64)), "y ~ x + f + (1 | g)", {}, "holds nothing else"),
-    (lambda d: d.with_columns(x=pl.when(pl.col("x") > 0).then(pl.lit(float("inf"))).otherwise("x")), "y ~ x + (1 | g)", {},
-     "infinite in row"),
+    (lambda d: d.with_columns(pl.col("x").replace(d["x"][7], float("inf"))), "y ~ x + (1 | g)", {}, "infinite in row 7"),
     (lambda d: d, "y ~ log(x) + (1 | g)", {}, "not a number in row"),
     (lambda d: d, "log(count) ~ x + (1 | g)", {}, "in row"),
     (lambda d: d, "y ~ poly(log(x), 2) + (1 | g)", {}, "in row"),

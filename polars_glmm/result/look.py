@@ -1,0 +1,136 @@
+"""What a model's rows look like before they are fitted: counted by queries, or in the arrays of a small frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.design.lazy_learn import Known, LazyVariables, factors_of, group_factors
+from polars_glmm.design.learn import learn
+from polars_glmm.design.missing import check_missing, dropped_rows
+from polars_glmm.design.nodes import Reference
+from polars_glmm.design.predictors import learn_columns
+from polars_glmm.design.source import Source
+from polars_glmm.result.data import group_sizes
+
+if TYPE_CHECKING:
+    from polars_glmm.design.recipe import FactorRecipe
+    from polars_glmm.notes import Note
+    from polars_glmm.spec.model import ModelSpec
+
+_COUNT = "__glmm_count"
+
+
+class FactorLook(NamedTuple):
+    """A grouping factor: its random-effects columns, its levels, and observations in the smallest and largest."""
+
+    name: str
+    columns: tuple[str, ...]
+    n_levels: int
+    smallest: int
+    largest: int
+
+
+class Look(NamedTuple):
+    """What is known of the rows of a model.
+
+    n_rows, n_dropped, n_obs   rows used, rows with missing values, observations (Σ frequency)
+    predictors                 (parameter, columns) of each fixed part; by queries also those that will prove redundant
+    factors                    in the order of the formula
+    pairs                      (i, j), i < j: how many pairs of levels of factors i and j share a row
+    learning                   scans of the source for labels and constants of transforms
+    """
+
+    spec: ModelSpec
+    n_rows: int
+    n_dropped: int
+    n_obs: int
+    predictors: tuple[tuple[str, tuple[str, ...]], ...]
+    factors: tuple[FactorLook, ...]
+    pairs: Mapping[tuple[int, int], int]
+    learning: int
+    notes: tuple[Note, ...]
+
+
+def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
+    """From the design itself."""
+    check_missing(missing)
+    learned = learn(spec, frame, missing="error" if missing == "error" else "drop")
+    design = learned.design
+    predictors = [("mu", design.mu.names), *([("phi", design.phi.names)] if design.phi is not None else [])]
+    names = [tuple(name for term in factor.terms for name in term.names) for factor in design.factors]
+    sizes = group_sizes(design)
+    return Look(
+        spec=learned.recipe.spec,
+        n_rows=design.n_rows,
+        n_dropped=learned.n_dropped,
+        n_obs=design.n_obs,
+        predictors=tuple(predictors),
+        factors=tuple(
+            FactorLook(size.group, columns, size.n_levels, size.smallest, size.largest)
+            for size, columns in zip(sizes, names, strict=True)
+        ),
+        pairs={
+            (i, j): len(np.unique(a.codes.astype(np.int64) * b.n_levels + b.codes))
+            for (i, a), (j, b) in combinations(enumerate(design.factors), 2)
+        },
+        learning=0,
+        notes=learned.notes,
+    )
+
+
+def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
+    """From aggregations in the streaming engine; no row is collected."""
+    check_missing(missing)
+    spec = spec.resolve(frozenset(frame.collect_schema().names()))
+    source = Source.of(spec, frame)
+    variables = LazyVariables(Known(source))
+    variables.ask(factors_of(spec))
+    predictors = tuple(
+        (part.parameter, tuple(column.name for term in learn_columns(part.fixed, variables) for column in term))
+        for part in spec.predictors
+    )
+    factors, notes = group_factors(spec, variables)
+    census, totals, *counted = pl.collect_all(_questions(factors, source), engine="streaming")
+    incomplete = source.judge(census.row(0, named=True))
+    n_rows, n_obs = totals.row(0)
+    if not n_rows:
+        source.refuse_empty()
+    sizes, pairs = counted[: len(factors)], counted[len(factors) :]
+    return Look(
+        spec=spec,
+        n_rows=n_rows,
+        n_dropped=0 if incomplete is None else incomplete.n,
+        n_obs=int(n_obs),
+        predictors=predictors,
+        factors=tuple(
+            FactorLook(factor.name, _columns(factor), *map(int, size.row(0)))
+            for factor, size in zip(factors, sizes, strict=True)
+        ),
+        pairs={at: int(pair.item()) for at, pair in zip(combinations(range(len(factors)), 2), pairs, strict=True)},
+        learning=variables.scans,
+        notes=notes if incomplete is None else (dropped_rows(incomplete, missing), *notes),
+    )
+
+
+def _questions(factors: tuple[FactorRecipe, ...], source: Source) -> list[pl.LazyFrame]:
+    """Missing values; rows and observations; levels and sizes of every factor; meeting pairs of every two."""
+    name = source.frequency
+    observations = pl.len() if name is None else source.expression(Reference(name)).sum()
+    rows, count = source.rows, pl.col(_COUNT)
+    asked = [source.census(), rows.select(pl.len().alias("rows"), observations.alias(_COUNT))]
+    for factor in factors:
+        levels = rows.group_by(factor.keys).agg(observations.alias(_COUNT))
+        asked.append(levels.select(pl.len(), count.min().alias("smallest"), count.max().alias("largest")))
+    for one, other in combinations(factors, 2):
+        keys = list(dict.fromkeys((*one.keys, *other.keys)))
+        asked.append(rows.select(keys).unique().select(pl.len()))
+    return asked
+
+
+def _columns(factor: FactorRecipe) -> tuple[str, ...]:
+    return tuple(column.name for term in factor.terms for column in term.columns)

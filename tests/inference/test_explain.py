@@ -1,0 +1,124 @@
+"""explain(): what is counted is right, and what is announced is what a fit does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polars_glmm
+from polars_glmm import AGQ, Control, Memory, datasets
+from polars_glmm.result import costs
+from polars_glmm.result.explanation import EXPLANATION
+
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "slopes": ("sleepstudy", "Reaction ~ poly(Days, 2) + (Days | Subject)", {}),
+    "nested": ("pastes", "strength ~ 1 + (1 | batch/cask)", {}),
+    "crossed": ("pastes", "strength ~ 1 + (1 | batch) + (1 | cask)", {}),
+    "three factors": (
+        "grouseticks", "TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)", {"family": "poisson"},
+    ),
+    "quadrature": ("grouseticks", "TICKS ~ YEAR + (1 | LOCATION)", {"family": "poisson", "method": AGQ(7)}),
+    "trials": ("cbpp", "incidence ~ period + (1 | herd)", {"family": "binomial", "trials": "size"}),
+    "dispersion": ("sleepstudy", "Reaction ~ Days + (1 | Subject)", {"family": "gamma"}),
+    "no groups": ("sleepstudy", "Reaction ~ Days", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_lazy_frame_is_counted_as_its_rows_are(model: str) -> None:
+    """By queries alone, and by the arrays of a fit: the same rows, columns, levels, sizes and elimination."""
+    name, formula, options = MODELS[model]
+    frame = datasets.load(name)
+    used = polars_glmm.explain(frame, formula, **options).frame.filter(pl.col("part") == "fixed")["columns"].explode()
+    hole = pl.when(pl.int_range(pl.len()) == 3).then(None).otherwise(formula.split()[0]).alias(formula.split()[0])
+    for rows in (frame, frame.with_columns(hole)):
+        eager, lazy = (polars_glmm.explain(data, formula, **options) for data in (rows, rows.lazy()))
+        looked = pl.col("part").is_in(["rows", "fixed", "random", "elimination"])
+        assert lazy.frame.filter(looked).equals(eager.frame.filter(looked))
+        assert dict(eager.frame.schema) == dict(EXPLANATION)
+        assert [note.text for note in lazy.notes] == [note.text for note in eager.notes]
+    fit = polars_glmm.fit(rows, formula, **options)
+    assert fit.fixef()["term"].to_list() == used.to_list()
+    groups = eager.frame.filter(part="random")
+    assert groups["name"].to_list() == [size.group for size in fit.groups]
+    assert groups["size"].to_list() == [size.n_levels for size in fit.groups]
+    assert eager.elimination == lazy.elimination
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "order", "lead"),
+    [
+        ("no groups", "none", 0, ()),
+        ("slopes", "levels", 0, ("Subject",)),
+        ("nested", "nested", 0, ("batch:cask", "batch")),
+        ("three factors", "nested", 0, ("INDEX", "BROOD", "LOCATION")),
+        ("crossed", "dense", 3, ("batch",)),
+    ],
+)
+def test_nested_factors_leave_no_dense_matrix(model: str, kind: str, order: int, lead: tuple[str, ...]) -> None:
+    name, formula, options = MODELS[model]
+    found = polars_glmm.explain(datasets.load(name), formula, **options)
+    assert found.elimination == costs.Elimination(kind, order, 8 * order**2, lead)
+
+
+@pytest.fixture(scope="module")
+def large() -> pl.DataFrame:
+    rng = np.random.default_rng(11)
+    n = 50_000
+    return pl.DataFrame(
+        {
+            "y": rng.poisson(2.0, n),
+            "x": rng.normal(size=n),
+            "f": rng.integers(0, 4, n),
+            "g": np.arange(n) % 40,
+            "h": np.arange(n) % 60,
+            "times": np.arange(n) % 3,
+        }
+    )
+
+
+def test_the_route_is_that_of_the_fit(large: pl.DataFrame) -> None:
+    """Sums by queries, cross-products of arrays, equal rows counted, blocks in memory, blocks on disk, or nowhere."""
+    tight = Control(memory=Memory(limit=1_000_000))
+
+    def plan(frame: pl.DataFrame | pl.LazyFrame, formula: str, **options: Any) -> Any:
+        return polars_glmm.explain(frame, formula, **options).plan
+
+    assert plan(large, "y ~ x + (1 | g)").route == "products"
+    lazy = plan(large.lazy(), "y ~ x + (1 | g)")
+    assert (lazy.route, lazy.scans) == ("sums", 1)
+    learned = plan(large.lazy(), "y ~ scale(x) + C(f) + (1 | g)")
+    assert (learned.route, learned.scans) == ("sums", 2)
+    counted = plan(large, "y ~ C(f) + (1 | g)", family="poisson")
+    assert (counted.route, counted.cells) == ("rows", 160)
+    assert plan(large, "y ~ x + (1 | g)", family="poisson").cells is None
+    disk = plan(large.lazy(), "y ~ x + (1 | g)", family="poisson", control=tight)
+    assert (disk.route, disk.fits) == ("disk", True)
+    assert disk.cost.memory == 1_000_000
+    both = polars_glmm.explain(large.lazy(), "y ~ x + (1 | g) + (1 | h)", family="poisson", control=tight)
+    assert not both.plan.fits
+    assert "does not fit in memory" in str(both)
+    assert plan(large, "y ~ x + (1 | g)", family="poisson", control=tight).route == "rows"
+
+
+def test_frequencies_are_observations(large: pl.DataFrame) -> None:
+    found = [polars_glmm.explain(f, "y ~ x + (1 | g)", frequency="times") for f in (large, large.lazy())]
+    rows = large.filter(pl.col("times") > 0)
+    for one in found:
+        assert f"{rows.height:,} rows used ({rows['times'].sum():,} observations)" in str(one)
+    sizes = [one.frame.filter(part="random").select("smallest", "largest").row(0) for one in found]
+    expected = rows.group_by("g").agg(pl.col("times").sum())["times"]
+    assert sizes[0] == sizes[1] == (expected.min(), expected.max())
+
+
+def test_costs_follow_their_laws(large: pl.DataFrame) -> None:
+    """m unknowns left: m² · 8 bytes; k nodes: k times the work of one; the passes are over the rows."""
+    crossed = polars_glmm.explain(large, "y ~ x + (1 | g) + (x | h)", family="poisson", control=Control())
+    assert crossed.elimination == costs.Elimination("dense", 40, 8 * 40**2, ("h",))
+    one, many = (polars_glmm.explain(large, "y ~ x + (1 | g)", family="poisson", method=AGQ(k)) for k in (1, 15))
+    assert many.plan.cost.seconds[1] == pytest.approx(15 * one.plan.cost.seconds[1])
+    assert one.plan.cost.seconds[0] == pytest.approx(10 * large.height * 30e-9)
+    assert "10 to 40 passes over 50,000 rows" in str(one)
