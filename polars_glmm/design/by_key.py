@@ -8,13 +8,13 @@ it lacks, a column that depends on the others) is left out, and a question whose
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.notes import Note
 from polars_glmm.families.base import Rows
+from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import COMPARISONS, Binary, Call, Expression, Name, Unary
@@ -22,13 +22,13 @@ from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 from .factors import LearnedFactor, learn_factors
 from .keyed import KeyedDesign
-from .learn import part, require_weights
+from .learn import Weights, part, require_weights
 from .levels import Levels, code_integers
 from .missing import Incomplete, dropped_rows
 from .predictors import centred_columns, learn_columns, matrix, offset_node, refuse_equal_names
 from .rank import TOLERANCE
 from .recipe import PredictorRecipe, Recipe
-from .response import check_support, learn_response
+from .response import Response, check_support, learn_response
 from .table import Table, collect, incomplete
 from .variables import Variables
 
@@ -141,32 +141,11 @@ def learn_by_key(
     """
     table = collect(frame, spec.columns())
     n = table.n_rows
-    count = np.bincount(code, minlength=n_keys)
-    mask, where = incomplete(table)
-    usual = count > 0
-    lost, marks = np.zeros(n_keys, dtype=np.intp), {}
-    if mask is not None:
-        lost = np.bincount(code[mask], minlength=n_keys)
-        marks = {name: _keys_missing(table, name, code, n_keys) for name in where}
-        usual &= (lost < count) if missing == "drop" else (lost == 0)
-        table = table.keep(~mask)
-        code = code[~mask]
-    weights, used = require_weights(spec, table)
-    table, weights = part(table, weights, used)
-    code = code[used]
-    variables = Variables(table, weights.frequency)
-    response = learn_response(spec, variables)
-    untried = np.zeros(n_keys, dtype=np.intp)
-    if response.trials is not None and not response.trials.all():
-        tried = response.trials > 0
-        untried = np.bincount(code[~tried], minlength=n_keys)
-        table, weights = part(table, weights, tried)
-        code = code[tried]
-        variables = Variables(table, weights.frequency)
-        response = learn_response(spec, variables)
+    rest = _usable(spec, table, code, n_keys, missing)
+    table, code, usual, weights, response = rest.table, rest.code, rest.usual, rest.weights, rest.response
+    variables = rest.variables
     rows = Rows(response.y, response.trials, weights.precision)
     check_support(spec.family, rows, response.recipe.name, table)
-    usual &= np.bincount(code, minlength=n_keys) > 0
     terms = learn_columns(spec.mu.fixed, variables)
     columns = tuple(column for term in terms for column in term)
     names = tuple(column.name for column in columns)
@@ -207,11 +186,49 @@ def learn_by_key(
         factors=(replace(learned.recipe, levels=_level_frame(learned, table, order[first])),),
         categoricals=variables.categoricals,
     )
-    dropped = Dropped(count, lost, marks, untried).take(_mask(present, n_keys))
+    dropped = rest.dropped.take(_mask(present, n_keys))
     kept = None if table.rows is None else _mask(table.rows, n)
-    return KeyedLearned(
-        present, recipe, design, (*response.notes, *learned.notes), dropped, _moments(design), kept
-    )
+    return KeyedLearned(present, recipe, design, (*response.notes, *learned.notes), dropped, _moments(design), kept)
+
+
+class _Usable(NamedTuple):
+    """The rows that models use, the key of each, the keys that may go on, and what was read and dropped."""
+
+    table: Table
+    code: IntVec
+    usual: BoolVec
+    weights: Weights
+    variables: Variables
+    response: Response
+    dropped: Dropped
+
+
+def _usable(spec: ModelSpec, table: Table, code: IntVec, n_keys: int, missing: str) -> _Usable:
+    """Rows without missing values, with weight and with trials, as design.learn chooses them."""
+    count = np.bincount(code, minlength=n_keys)
+    mask, where = incomplete(table)
+    usual = count > 0
+    lost, marks = np.zeros(n_keys, dtype=np.intp), {}
+    if mask is not None:
+        lost = np.bincount(code[mask], minlength=n_keys)
+        marks = {name: _keys_missing(table, name, code, n_keys) for name in where}
+        usual &= (lost < count) if missing == "drop" else (lost == 0)
+        table, code = table.keep(~mask), code[~mask]
+    weights, used = require_weights(spec, table)
+    table, weights = part(table, weights, used)
+    code = code[used]
+    variables = Variables(table, weights.frequency)
+    response = learn_response(spec, variables)
+    untried = np.zeros(n_keys, dtype=np.intp)
+    if response.trials is not None and not response.trials.all():
+        tried = response.trials > 0
+        untried = np.bincount(code[~tried], minlength=n_keys)
+        table, weights = part(table, weights, tried)
+        code = code[tried]
+        variables = Variables(table, weights.frequency)
+        response = learn_response(spec, variables)
+    usual &= np.bincount(code, minlength=n_keys) > 0
+    return _Usable(table, code, usual, weights, variables, response, Dropped(count, lost, marks, untried))
 
 
 def _mask(places: IntVec, n: int) -> BoolVec:
@@ -244,10 +261,8 @@ def _own_levels(learned: LearnedFactor, code: IntVec) -> Levels:
 def _sorted(levels: Levels, code: IntVec, usual: BoolVec) -> tuple[IntVec, tuple[IntVec, IntVec], IntVec]:
     """Rows of usual keys sorted by key and level; rows and levels of each of these keys; the keys."""
     codes = levels.codes
-    if bool((codes[1:] >= codes[:-1]).all()):
-        order = np.arange(len(codes))
-    else:
-        order = np.argsort(codes, kind="stable")
+    in_order = bool((codes[1:] >= codes[:-1]).all())
+    order = np.arange(len(codes)) if in_order else np.argsort(codes, kind="stable")
     own = usual[code[order]]
     if not own.all():
         order = order[own]
@@ -307,6 +322,4 @@ def _moments(design: KeyedDesign) -> Mat:
         return np.asarray(np.add.reduceat(v if f is None else f * v, first), dtype=float)
 
     n_obs = design.model_rows.astype(float) if f is None else np.floor(np.add.reduceat(f, first))
-    return np.column_stack(
-        [n_obs, total(design.y), total(design.y**2), total(design.trials), total(design.precision)]
-    )
+    return np.column_stack([n_obs, total(design.y), total(design.y**2), total(design.trials), total(design.precision)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from polars_glmm.errors import IdentifiabilityError, ResourceError
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.spec.syntax import quoted
@@ -16,29 +18,31 @@ _NUMBER = 8
 """Bytes."""
 
 
-def require_levels(column: str, n_levels: int, n_rows: int | None) -> None:
-    """Raise where a column has too many levels for an effect of each; n_rows None: not known.
+def require_levels(column: str, n_levels: int, count_rows: Callable[[], int]) -> None:
+    """Raise where a column has too many levels for an effect of each; rows are counted only where levels are many.
 
     IdentifiabilityError where every row has its own, ResourceError where so many effects do not fit in memory.
     """
     remedy = f"Use it as a grouping factor, (1 | {quoted(column)}), or leave it out."
-    if n_rows is not None and n_levels >= n_rows > _SATURATED:
+    n_rows = count_rows() if n_levels > _SATURATED else 0
+    if n_levels >= n_rows > _SATURATED:
         msg = (
             f"column {column!r} has {n_levels} levels in {n_rows} rows: an effect of every level leaves nothing to "
             f"tell it by. {remedy}"
         )
         raise IdentifiabilityError(msg)
-    _require_memory(f"column {column!r} has {n_levels} levels", n_levels, n_rows, remedy)
+    _require_memory(f"column {column!r} has {n_levels} levels", n_levels, remedy)
 
 
-def require_columns(n_columns: int, n_rows: int | None, largest: str) -> None:
+def require_columns(n_columns: int, count_rows: Callable[[], int], largest: str) -> None:
     """Raise where terms, `largest` the largest of them, make more columns than rows can tell apart or memory holds."""
     subject = f"The terms of the formula make {n_columns} columns, most of them {largest!r}"
     remedy = "Make one column of its variables and use it as a grouping factor, behind a bar, or leave it out."
-    if n_rows is not None and n_columns > max(n_rows, _MANY):
+    n_rows = count_rows() if n_columns > _MANY else 0
+    if n_columns > n_rows > 0:
         msg = f"{subject}: {n_rows} rows cannot tell them apart. {remedy}"
         raise IdentifiabilityError(msg)
-    _require_memory(subject, n_columns, n_rows, remedy)
+    _require_memory(subject, n_columns, remedy)
 
 
 def require_effects(term: str, n_columns: int, n_rows: int) -> None:
@@ -51,8 +55,8 @@ def require_effects(term: str, n_columns: int, n_rows: int) -> None:
         raise IdentifiabilityError(msg)
 
 
-def _require_memory(subject: str, n_columns: int, n_rows: int | None, remedy: str) -> None:
-    need, limit = _NUMBER * n_columns * max(_SQUARES * n_columns, n_rows or 0), memory_limit(None)
+def _require_memory(subject: str, n_columns: int, remedy: str) -> None:
+    need, limit = _NUMBER * _SQUARES * n_columns**2, memory_limit(None)
     if need > limit:
         msg = f"{subject}: as many effects take {readable(need)}, and a fit may use {readable(limit)}. {remedy}"
         raise ResourceError(msg)

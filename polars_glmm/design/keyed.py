@@ -39,7 +39,7 @@ class KeyedDesign:
         return len(self.model_rows)
 
     def sizes_of(self, keep: BoolVec, rows: BoolVec, levels: BoolVec) -> KeyedDesign:
-        """Sizes and frequencies of some models, their other columns left behind; rows (n,) and levels (G,) are theirs."""
+        """Sizes and frequencies of some models without their columns; rows (n,) and levels (G,) are theirs."""
         return replace(
             self,
             y=self.y[:0],

@@ -114,9 +114,8 @@ class LazyVariables(Variables):
     counts: dict[Node, tuple[Vec, Vec]] = field(default_factory=dict)
     scans: int = 0
 
-    @property
-    def n_rows(self) -> None:
-        return None
+    def count_rows(self) -> int:
+        return int(self.source.frame.select(pl.len()).collect().item())
 
     @property
     def source(self) -> Source:

@@ -65,7 +65,7 @@ def learn_columns(terms: Sequence[FixedTerm], variables: Variables) -> tuple[tup
     known = {render(factor): variables.learn(factor) for term in terms for factor in term.factors}
     sizes = [fewest_columns(term, known) for term in terms]
     if terms:
-        require_columns(sum(sizes), variables.n_rows, terms[int(np.argmax(sizes))].text)
+        require_columns(sum(sizes), variables.count_rows, terms[int(np.argmax(sizes))].text)
     return code_terms(terms, known)
 
 

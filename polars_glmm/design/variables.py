@@ -50,9 +50,8 @@ class Variables:
     known: dict[str, Variable] = field(default_factory=dict)
     categoricals: dict[str, Categorical] = field(default_factory=dict)
 
-    @property
-    def n_rows(self) -> int | None:
-        """Rows of the table, where they are known."""
+    def count_rows(self) -> int:
+        """Rows that the variables stand for, or a few more."""
         return self.table.n_rows
 
     def learn(self, node: Expression) -> Variable:
@@ -185,7 +184,7 @@ class Variables:
         self, name: str, text: str, contrast: str, options: dict[str, Any], order: Sequence[Any] | None
     ) -> Variable:
         kind = _kind(name, self.table.dtype(name), marked=text != name)
-        require_levels(name, self.table.levels(name).n_levels, self.n_rows)
+        require_levels(name, self.table.levels(name).n_levels, self.count_rows)
         values = self.table.values(name)
         self._remember(name, values)
         if order is not None:

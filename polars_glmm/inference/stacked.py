@@ -5,6 +5,7 @@ Every function gives the rows of all models, model after model, and how many row
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -231,6 +232,6 @@ def _same(text: str, n: int) -> pl.Series:
     return pl.repeat(text, n, dtype=pl.String, eager=True)
 
 
-def _cycle(values: list[str | None], n: int) -> pl.Series:
+def _cycle(values: Sequence[str | None], n: int) -> pl.Series:
     """The values one after the other, n times over."""
     return pl.Series(values, dtype=pl.String)[np.tile(np.arange(len(values)), n)]

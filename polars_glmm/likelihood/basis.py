@@ -31,7 +31,7 @@ class Basis:
 
     def inward(self, beta: Vec) -> Vec:
         """Coefficients in this basis."""
-        return np.linalg.solve(self.a.T, beta) if len(beta) else beta
+        return np.asarray(np.linalg.solve(self.a.T, beta), dtype=np.float64) if len(beta) else beta
 
     def outward_covariance(self, vcov_c: Mat) -> Mat:
         return self.a.T @ vcov_c @ self.a

@@ -73,7 +73,7 @@ class Layout:
     @property
     def diagonal(self) -> BoolVec:
         """Entries of θ on the diagonal of Λ."""
-        return self.rows == self.columns
+        return np.asarray(self.rows == self.columns)
 
     def lam(self, theta: Mat) -> Cube:
         """Λ (r, r, M) of θ (M, q)."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.doubts import _ADVICE, _collapse, CONVERGED
+from polars_glmm.likelihood.doubts import _ADVICE, CONVERGED, _collapse
 from polars_glmm.likelihood.effects import FactorMap, TermMap
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
 from polars_glmm.likelihood.state import Rank
@@ -20,7 +20,7 @@ class BatchEstimate:
     """M fitted models of one formula; fields as in likelihood.estimate.Estimate, the models on the first axis.
 
     covariances    one (M, r_t, r_t) per term of the factor
-    modes          (r, G) for the levels of all models one after the other; mode_covariance (r, r, G), mode_slope (r, p, G)
+    modes          (r, G) for all levels of all models; mode_covariance (r, r, G), mode_slope (r, p, G)
     model_levels   (M,) how many levels each has
     rank           of all covariance matrices: less than the number of effects where they are singular
     notes          of every model, besides that of a singular covariance matrix
@@ -91,7 +91,7 @@ class BatchEstimate:
         """The Estimate of model k."""
         stop = int(self.model_levels[: k + 1].sum())
         levels = slice(stop - int(self.model_levels[k]), stop)
-        factors = ()
+        factors: tuple[FactorEstimate, ...] = ()
         if self.factor is not None:
             slope = None if self.mode_slope is None else self.mode_slope[..., levels]
             factors = (

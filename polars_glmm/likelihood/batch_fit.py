@@ -50,7 +50,7 @@ _SHARP = float(np.log(1e-10))
 
 
 class _Base(NamedTuple):
-    """Models without random effects: search vectors [β_c, γ], values of −ℓ, 1 / mean expected curvature, who is fine."""
+    """Models without random effects: vectors [β_c, γ], values of −ℓ, 1 / mean expected curvature, who is fine."""
 
     x: Mat
     value: Vec
@@ -59,7 +59,7 @@ class _Base(NamedTuple):
 
 
 def estimate_rows_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
-    """Answers for the models of a keyed design, by the rank of their covariances; what none marks wants a single fit."""
+    """Answers for the models of a keyed design, by rank of covariances; what none marks wants a single fit."""
     threads = control.rows.threads or min(os.cpu_count() or 1, 8)
     with one_blas_thread(), ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         clock = {"start": perf_counter()}
@@ -111,7 +111,9 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
             own, group.x, modes.u[:, models[engine.of_level]], curvature,
             BatchScale(scale.row[models], scale.bend[models]), hessian=control.search.hessian,
         )  # fmt: skip
-        done = done._replace(evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models])
+        done = done._replace(
+            evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models]
+        )
         clock["hessian"] = perf_counter()
         of_group = question._replace(model=model if models.all() else model.take(models))
         estimate, stands = report_rows(of_group, own, done, base.value[models], (layout.q, group.rank), clock)

@@ -66,9 +66,8 @@ def batch_products(model: BatchModel) -> BatchProducts:
     weighted = w if weights is None else [c * weights for c in w]
     ww = _symmetric([[rows.row_totals(weighted[i] * w[j]) for j in range(i + 1)] for i in range(len(w))])
     zw = np.array([[level_sums(c if rows.z is None else c * k) for c in weighted] for k in z])
-    zz = _symmetric(
-        [[level_sums(z[i] * z[j] if weights is None else z[i] * z[j] * weights) for j in range(i + 1)] for i in range(len(z))]
-    )
+    heavy = z if weights is None else [c * weights for c in z]
+    zz = _symmetric([[level_sums(heavy[i] * z[j]) for j in range(i + 1)] for i in range(len(z))])
     return BatchProducts(BatchLevels(rows.model_levels), zz, zw, ww, rows.observations(), log_weights, shift)
 
 
@@ -153,7 +152,7 @@ class BatchProductEngine:
     @property
     def nu(self) -> Vec:
         """Degrees of freedom of the residuals: n, or n − p under REML."""
-        return self.stats.n - (len(self.stats.ww) - 1.0 if self.reml else 0.0)
+        return np.asarray(self.stats.n - (len(self.stats.ww) - 1.0 if self.reml else 0.0), dtype=float)
 
     def take(self, keep: BoolVec) -> BatchProductEngine:
         return replace(self, stats=self.stats.take(keep))

@@ -1,6 +1,6 @@
-"""Marginal likelihoods of many small models at once: likelihood.marginal for one factor, a Λ and a β for every model.
+"""Marginal likelihoods of many small models at once: likelihood.unit_value for one factor, a Λ and a β for every model.
 
-The formulae are those of likelihood.marginal; sums end at the models instead of the whole. A model that is not finite
+The formulae are those of likelihood.unit_value; sums end at the models instead of the whole. A model that is not finite
 has the value −∞ and spoils no other.
 """
 
@@ -43,7 +43,7 @@ class BatchPoint(NamedTuple):
 
 
 class BatchInformation(NamedTuple):
-    """As likelihood.marginal.Information: beta (p, p, M), gamma (M,) or None, levels (r, r, G) = I − H⁻¹."""
+    """As likelihood.information.Information: beta (p, p, M), gamma (M,) or None, levels (r, r, G) = I − H⁻¹."""
 
     beta: Cube
     gamma: Vec | None
@@ -119,9 +119,9 @@ class BatchMarginal:
         """Modes and Var(u | y) by the observed curvature, for the tables of the fits."""
 
         def one(unit: BatchUnit) -> BatchConditional:
-            point, fixed, zeta = self._place(unit, at)
+            point = _place(unit, at)
             u0 = warm[:, unit.levels] if self.density.concave else np.zeros_like(warm[:, unit.levels])
-            u, state, _ = find_modes(self.density, unit, point, fixed, zeta, u0, 3)
+            u, state, _ = find_modes(self.density, unit, point, u0, 3)
             return BatchConditional(u, cholesky.inverse(cholesky.factor(curvature(point.lam, state.w))))
 
         parts = over_units(self.pool, self.units, one)
@@ -131,9 +131,8 @@ class BatchMarginal:
         """dû/dt along directions, (r, G) each: H dû = dΛ'Z'g + Λ'Z'(g_ζ dζ − w∘(x dβ + z dΛ û))."""
 
         def one(unit: BatchUnit) -> list[Mat]:
-            point, fixed, zeta = self._place(unit, at)
-            block, u = unit.block, modes[:, unit.levels]
-            state = rows_state(self.density, unit, point, fixed, zeta, u, 3)
+            point, block, u = _place(unit, at), unit.block, modes[:, unit.levels]
+            state = rows_state(self.density, unit, point, u, 3)
             low = cholesky.factor(curvature(point.lam, state.w))
             out = []
             for direction in directions:
@@ -150,18 +149,9 @@ class BatchMarginal:
         parts = over_units(self.pool, self.units, one)
         return [along([part[i] for part in parts]) for i in range(len(directions))]
 
-    def _place(self, unit: BatchUnit, at: BatchPoint) -> tuple[UnitPoint, Vec, Vec | None]:
-        point = UnitPoint(
-            at.beta[:, unit.models],
-            at.lam[..., unit.models][..., unit.of_level],
-            None if at.zeta is None else at.zeta[unit.models],
-        )
-        return point, *predictors(unit, point)
-
     def _unit(self, unit: BatchUnit, point: BatchPoint, u: Mat, *, information: bool) -> BatchValue:
-        block = unit.block
-        at, fixed, zeta = self._place(unit, point)
-        u, state, passes = find_modes(self.density, unit, at, fixed, zeta, u, 3)
+        block, at = unit.block, _place(unit, point)
+        u, state, passes = find_modes(self.density, unit, at, u, 3)
         density, w = state.density, state.w
         low = cholesky.factor(curvature(at.lam, w))
         nodes = None
@@ -170,7 +160,7 @@ class BatchMarginal:
             value = joint - 0.5 * cholesky.log_determinant(low)
             hat = cholesky.inverse(low)
         else:
-            nodes = integrate_nodes(self.density, self.rule, unit, at, fixed, zeta, u, low)
+            nodes = integrate_nodes(self.density, self.rule, unit, at, u, low)
             value, hat = nodes.value, nodes.hat
             passes += self.rule.nodes.shape[1]
         c = block.quadratic(outer(at.lam, hat))
@@ -255,24 +245,31 @@ def _fixed(unit: BatchUnit, beta: Mat) -> Vec:
     return total
 
 
-def predictors(unit: BatchUnit, at: UnitPoint) -> tuple[Vec, Vec | None]:
-    """Xβ + offset, and zeta, per row."""
-    fixed = _fixed(unit, at.beta)
+def predictors(unit: BatchUnit, beta: Mat, zeta: Vec | None) -> tuple[Vec, Vec | None]:
+    """Xβ + offset, and zeta, per row of a unit, from beta (p, m) and zeta (m,) of its models."""
+    fixed = _fixed(unit, beta)
     if unit.block.offset is not None:
         fixed = fixed + unit.block.offset
-    return fixed, None if at.zeta is None else unit.per_row(at.zeta)
+    return fixed, None if zeta is None else unit.per_row(zeta)
+
+
+def _place(unit: BatchUnit, at: BatchPoint) -> UnitPoint:
+    """A point where the kernels of a unit read it."""
+    zeta = None if at.zeta is None else at.zeta[unit.models]
+    lam = at.lam[..., unit.models][..., unit.of_level]
+    return UnitPoint(lam, *predictors(unit, at.beta[:, unit.models], zeta))
 
 
 def _products(a: Mat, b: Mat) -> Cube:
     """ab' per level, (r, s, G)."""
-    return a[:, None] * b[None, :]
+    return np.asarray(a[:, None] * b[None, :])
 
 
 def _trace(w: Cube, lam: Cube, hat: Cube) -> Cube:
     """WΛĤ per level."""
     if len(w) == 1:
-        return w * lam * hat
-    return np.einsum("jkG,krG->jrG", w, np.einsum("ksG,srG->krG", lam, hat))
+        return np.asarray(w * lam * hat)
+    return np.asarray(np.einsum("jkG,krG->jrG", w, np.einsum("ksG,srG->krG", lam, hat)))
 
 
 def along(parts: list[Cube]) -> Cube:

@@ -56,7 +56,7 @@ def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
         return np.repeat(v, design.model_rows, axis=-1)
 
     def mean(v: Mat) -> Mat:
-        return np.add.reduceat(v, first, axis=-1) / n
+        return np.asarray(np.add.reduceat(v, first, axis=-1) / n)
 
     constant = _constant(design.x)
     regular = np.ones(design.n_models, dtype=bool)
@@ -85,7 +85,7 @@ def _constant(x: Mat) -> Vec | None:
         return None
     weights = np.linalg.lstsq(x @ x.T, x.sum(1), rcond=None)[0]
     weights[np.abs(weights) < 1e-9] = 0.0
-    return weights if bool((np.abs(weights @ x - 1.0) < 1e-9).all()) else None
+    return np.asarray(weights) if bool((np.abs(weights @ x - 1.0) < 1e-9).all()) else None
 
 
 def _own_constant(x: Mat, mean) -> BoolVec:  # type: ignore[no-untyped-def]  # a closure over the models
@@ -94,7 +94,7 @@ def _own_constant(x: Mat, mean) -> BoolVec:  # type: ignore[no-untyped-def]  # a
     gram = np.array([[mean(x[i] * x[j]) for j in range(p)] for i in range(p)]).transpose(2, 0, 1)
     sums = mean(x).T
     share = np.einsum("mp,mp->m", sums, np.linalg.solve(gram, sums[..., None])[..., 0])
-    return ~(share < 1.0 - _SPAN_TOLERANCE)
+    return np.asarray(~(share < 1.0 - _SPAN_TOLERANCE))
 
 
 def _centred(x: Mat, constant: Vec | None, per_row, mean) -> tuple[Cube, Mat]:  # type: ignore[no-untyped-def]
@@ -194,7 +194,7 @@ def _level_sums(v: Mat, level_rows: IntVec) -> Mat:
 
 def _redundant(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: bool) -> BoolVec:
     """Models in which the Gram matrix of likelihood.identify is near a null space."""
-    assert rows.z is not None  # noqa: S101  # several random columns
+    assert rows.z is not None  # several random columns
     r = len(rows.z)
     s = np.array([[_level_sums(rows.z[i] * rows.z[j], rows.level_rows) for j in range(r)] for i in range(r)])
     pairs = [

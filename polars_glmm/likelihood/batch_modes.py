@@ -17,10 +17,10 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 
 class UnitPoint(NamedTuple):
-    """Parameters of a unit's models: beta (p, m), Λ per level (r, r, G), zeta (m,) or None."""
+    """Parameters of a unit's models where kernels read them: Λ per level (r, r, G); Xβ + offset and zeta per row."""
 
-    beta: Mat
     lam: Cube
+    fixed: Vec
     zeta: Vec | None
 
 
@@ -46,55 +46,51 @@ class UnitModes(NamedTuple):
 def times(lam: Cube, v: Cube) -> Cube:
     """Λv per level: (d, r, G) by (r, …, G)."""
     if len(v) == 1:
-        return lam[:, 0] * v if v.ndim == 2 else lam[:, 0, None] * v
-    return np.einsum("drG,r...G->d...G", lam, v)
+        return np.asarray(lam[:, 0] * v if v.ndim == 2 else lam[:, 0, None] * v)
+    return np.asarray(np.einsum("drG,r...G->d...G", lam, v))
 
 
 def transposed_times(lam: Cube, v: Cube) -> Cube:
     """Λ'v per level: (d, r, G) by (d, …, G)."""
     if len(v) == 1:
-        return lam[0] * v if v.ndim == 2 else lam[0][:, None] * v
-    return np.einsum("drG,d...G->r...G", lam, v)
+        return np.asarray(lam[0] * v if v.ndim == 2 else lam[0][:, None] * v)
+    return np.asarray(np.einsum("drG,d...G->r...G", lam, v))
 
 
 def curvature(lam: Cube, w: Cube) -> Cube:
     """H = Λ'WΛ + I per level."""
     if len(lam) == 1:
-        return lam * lam * w + 1.0
+        return np.asarray(lam * lam * w + 1.0)
     h = np.einsum("drG,dsG->rsG", lam, np.einsum("deG,esG->dsG", w, lam))
     for i in range(len(h)):
         h[i, i] += 1.0
-    return h
+    return np.asarray(h)
 
 
 def outer(lam: Cube, hat: Cube) -> Cube:
     """ΛĤΛ' per level."""
     if len(lam) == 1:
         return lam * lam * hat
-    return np.einsum("drG,reG->deG", lam, np.einsum("rsG,esG->reG", hat, lam))
+    return np.asarray(np.einsum("drG,reG->deG", lam, np.einsum("rsG,esG->reG", hat, lam)))
 
 
-def rows_state(
-    density: RowDensity, unit: BatchUnit, at: UnitPoint, fixed: Vec, zeta: Vec | None, u: Mat, order: int
-) -> UnitState:
+def rows_state(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, order: int) -> UnitState:
     """Densities of all rows of a unit at given modes, with their sums over levels."""
     block = unit.block
-    eta = fixed + block.combine(times(at.lam, u))
-    parts = density.rows(block, eta, zeta, order)
+    eta = at.fixed + block.combine(times(at.lam, u))
+    parts = density.rows(block, eta, at.zeta, order)
     w = np.maximum(parts.w, 0.0) if order == 2 and not density.concave else parts.w
     return UnitState(parts, eta, block.sums(parts.f), block.z_sums(parts.g), block.zz_sums(w), order)
 
 
-def find_modes(
-    density: RowDensity, unit: BatchUnit, at: UnitPoint, fixed: Vec, zeta: Vec | None, u: Mat, order: int
-) -> UnitModes:
+def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, order: int) -> UnitModes:
     """Newton for all levels of a unit, halving the steps of those that J rejects.
 
     Where the start is a mode already, as when the caller predicted it, one pass is all there is. Levels without a
     finite J, or whose curvature is not positive definite, stay as they are and spoil their own model only.
     """
     warm = bool(u.any())
-    state = rows_state(density, unit, at, fixed, zeta, u, order if warm else 2)
+    state = rows_state(density, unit, at, u, order if warm else 2)
     passes, previous, last, halvings = 1, u, None, 0
     stuck = np.zeros(u.shape[1], dtype=bool)
     for _ in range(_MAX_NEWTON):
@@ -102,7 +98,7 @@ def find_modes(
         if last is None and warm and not np.isfinite(j).all():
             warm = False
             u = np.where(np.isfinite(j), u, 0.0)
-            state, passes = rows_state(density, unit, at, fixed, zeta, u, 2), passes + 1
+            state, passes = rows_state(density, unit, at, u, 2), passes + 1
             continue
         if last is not None:
             rejected = ~(j >= last - _ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
@@ -111,7 +107,7 @@ def find_modes(
                 if halvings > _MAX_HALVINGS:
                     stuck |= rejected
                 u = np.where(rejected, previous if halvings > _MAX_HALVINGS else 0.5 * (u + previous), u)
-                state, passes = rows_state(density, unit, at, fixed, zeta, u, 2), passes + 1
+                state, passes = rows_state(density, unit, at, u, 2), passes + 1
                 continue
         low = cholesky.factor(curvature(at.lam, state.w))
         slope = transposed_times(at.lam, state.g) - u
@@ -124,5 +120,5 @@ def find_modes(
         u = u + np.where(np.isfinite(each) & ~stuck, step, 0.0)
         if not decrement > _NEAR:
             break
-        state, passes = rows_state(density, unit, at, fixed, zeta, u, 2), passes + 1
-    return UnitModes(u, rows_state(density, unit, at, fixed, zeta, u, order), passes + 1)
+        state, passes = rows_state(density, unit, at, u, 2), passes + 1
+    return UnitModes(u, rows_state(density, unit, at, u, order), passes + 1)

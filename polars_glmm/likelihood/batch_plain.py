@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polars_glmm.likelihood.batch_marginal import UnitPoint, along, over_units, predictors, weighted_products
+from polars_glmm.likelihood.batch_marginal import along, over_units, predictors, weighted_products
 from polars_glmm.likelihood.batch_rows import BatchRows, BatchUnit
 from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.optimize.batch_search import BatchEvaluation
@@ -18,7 +18,7 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 class NoModes:
     """The state of models without random effects: nothing."""
 
-    def take(self, keep: BoolVec) -> NoModes:  # noqa: ARG002  # the shape of a state
+    def take(self, keep: BoolVec) -> NoModes:  # noqa: ARG002  # the shape of a state  # the shape of a state
         return self
 
     def where(self, mask: BoolVec, other: NoModes) -> NoModes:  # noqa: ARG002
@@ -59,12 +59,12 @@ class BatchPlain:
         """Mean expected curvature of a row of each model, over the rows where it is finite, (M,)."""
 
         def one(unit: BatchUnit) -> Mat:
-            w = self._expected(unit, *predictors(unit, self._point(unit, x)))
+            w = self._expected(unit, *self._predictors(unit, x))
             usable = np.isfinite(w)
             return unit.row_totals(np.array([np.where(usable, w, 0.0), usable.astype(float)]))
 
         total, count = along(over_units(self.pool, self.units, one))
-        return total / np.maximum(count, 1.0)
+        return np.asarray(total / np.maximum(count, 1.0))
 
     def __call__(self, x: Mat, warm: NoModes | None, *, curvature: bool) -> BatchEvaluation:  # noqa: ARG002
         capped = None
@@ -81,16 +81,15 @@ class BatchPlain:
         b = along([part[2] for part in parts]).transpose(2, 0, 1) if curvature else None
         return BatchEvaluation(np.where(out, np.inf, value), g, b, NoModes())
 
-    def _point(self, unit: BatchUnit, x: Mat) -> UnitPoint:
+    def _predictors(self, unit: BatchUnit, x: Mat) -> tuple[Vec, Vec | None]:
         own = x[unit.models]
         zeta = np.ascontiguousarray(own[:, -1]) if self.has_gamma else None
-        beta = np.ascontiguousarray(own[:, : len(self.rows.x)].T)
-        return UnitPoint(beta, np.empty((0, 0, 0)), zeta)
+        return predictors(unit, np.ascontiguousarray(own[:, : len(self.rows.x)].T), zeta)
 
     def _unit(self, unit: BatchUnit, x: Mat, *, curvature: bool) -> tuple[Vec, Mat, Cube]:
         """ℓ, its gradient and −its expected curvature for the models of a unit: (m,), (P, m), (P, P, m)."""
         block, p = unit.block, len(self.rows.x)
-        eta, zeta = predictors(unit, self._point(unit, x))
+        eta, zeta = self._predictors(unit, x)
         canonical = self.density.family.canonical and not self.has_gamma
         parts = self.density.rows(block, eta, zeta, 2 if canonical and curvature else 1)
         gradient = np.empty((p + self.has_gamma, len(unit.rows_of)))

@@ -100,7 +100,7 @@ def _steps(at: Layout, x: Mat, scale: BatchScale, curvature: Cube | None) -> Mat
     if curvature is None:
         return _FORWARD * out
     std_error = 1.0 / np.sqrt(np.maximum(np.einsum("mpp->mp", curvature), 1e-300))
-    return np.maximum(_FORWARD * out, np.minimum(_ERROR_SHARE * std_error, _LONGEST * scale.bend[:, None]))
+    return np.asarray(np.maximum(_FORWARD * out, np.minimum(_ERROR_SHARE * std_error, _LONGEST * scale.bend[:, None])))
 
 
 def _hessian(engine: BatchRowEngine, x: Mat, now: BatchValue, gradient: Mat, steps: Mat) -> tuple[Cube, Cube | None]:

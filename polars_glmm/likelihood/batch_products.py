@@ -18,7 +18,6 @@ from polars_glmm.likelihood.batch_engine import Layout
 from polars_glmm.likelihood.batch_estimate import BatchAnswer, BatchEstimate, among
 from polars_glmm.likelihood.batch_gaussian import (
     BatchProductEngine,
-    BatchProducts,
     BatchProfile,
     batch_products,
     least_squares,
@@ -40,7 +39,7 @@ _MOST_STEPS = 10
 
 
 def estimate_products_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
-    """Answers for the models of a keyed design, by the rank of their covariances; what none marks wants a single fit."""
+    """Answers for the models of a keyed design, by rank of covariances; what none marks wants a single fit."""
     with one_blas_thread(), np.errstate(all="ignore"):
         clock = {"start": perf_counter()}
         model = prepare_batch(design, family)
@@ -85,7 +84,9 @@ def _fit(
         models = group.models
         own = engine.of_group(models, group.layout)
         done = _polish(own, group.x, hessian=control.search.hessian)
-        done = done._replace(evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models])
+        done = done._replace(
+            evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models]
+        )
         clock["hessian"] = perf_counter()
         of_group = model if models.all() else model.take(models)
         estimate, stands = _report(of_group, group_name, own, done, (layout.q, group.rank), clock)
@@ -236,7 +237,8 @@ def _report(
         term_names=tuple(name for t in model.terms for name in t.names),
         structures=tuple(t.structure for t in model.terms),
         modes=np.einsum("irG,rwG,wG->iG", to_b, pieces.b, c, optimize=True),
-        mode_covariance=sigma[of_level] ** 2 * np.einsum("irG,rsG,jsG->ijG", to_b, pieces.h_inverse, to_b, optimize=True),
+        mode_covariance=sigma[of_level] ** 2
+        * np.einsum("irG,rsG,jsG->ijG", to_b, pieces.h_inverse, to_b, optimize=True),
         mode_slope=slope,
         model_levels=stats.levels.model_levels,
         loglik=-0.5 * (engine.minus_two(pieces) - constant),

@@ -25,15 +25,13 @@ class LevelNodes(NamedTuple):
     hat: Cube
 
 
-def integrate_nodes(
-    density: RowDensity, rule: Rule, unit: BatchUnit, at: UnitPoint, fixed: Vec, zeta: Vec | None, u: Mat, low: Cube
-) -> LevelNodes:
+def integrate_nodes(density: RowDensity, rule: Rule, unit: BatchUnit, at: UnitPoint, u: Mat, low: Cube) -> LevelNodes:
     """The quadrature of every level, with the derivatives of ℓ in û and H."""
     block, z = unit.block, rule.nodes
     r, n_levels = u.shape
     spread = cholesky.backward(low, np.broadcast_to(z[:, :, None], (*z.shape, n_levels)))
     v = u[:, None, :] + spread
-    parts = density.rows(block, fixed + block.combine(times(at.lam, v)), zeta, 1)
+    parts = density.rows(block, at.fixed + block.combine(times(at.lam, v)), at.zeta, 1)
     f, g = block.sums(parts.f), block.z_sums(parts.g)
     terms = f - 0.5 * np.einsum("rqG,rqG->qG", v, v) + rule.log_weights[:, None]
     terms = np.where(np.isnan(terms), -np.inf, terms)

@@ -17,7 +17,6 @@ from polars_glmm.likelihood.batch_model import BatchModel
 from polars_glmm.likelihood.batch_polish import BatchPolished
 from polars_glmm.likelihood.batch_report import covariance_report, inverted, without_errors
 from polars_glmm.likelihood.doubts import CONVERGED
-from polars_glmm.likelihood.model import _CONCAVE
 from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.likelihood.separation import _COUNTS, _LOOSE
 from polars_glmm.spec.method import Method
@@ -36,7 +35,7 @@ class Question(NamedTuple):
 
     @property
     def p(self) -> int:
-        return self.model.a.shape[1]
+        return int(self.model.a.shape[1])
 
     @property
     def s(self) -> int:
@@ -45,7 +44,7 @@ class Question(NamedTuple):
 
     @property
     def density(self) -> RowDensity:
-        return RowDensity(self.family, (self.family.name, self.family.link.name) in _CONCAVE)
+        return RowDensity(self.family)
 
 
 def report_rows(

@@ -6,14 +6,18 @@ the other: (…, M), (…, G), (…, n). A unit is one block of rows of whole mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.rowblocks import Block
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+Array = TypeVar("Array", Vec, BoolVec)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +119,7 @@ class BatchRows:
         """The model of every level, (G,)."""
         return self.levels.of_level
 
-    def per_row(self, v: Vec) -> Vec:
+    def per_row(self, v: Array) -> Array:
         """A value of each model (…, M) on its rows."""
         return np.repeat(v, self.model_rows, axis=-1)
 
@@ -135,7 +139,7 @@ class BatchRows:
         """Per model the slice of its rows, and its data."""
         for start, n in zip(self.first_row, self.model_rows, strict=True):
             own = slice(int(start), int(start + n))
-            yield own, Rows(*(None if v is None else v[own] for v in self.data))
+            yield own, data_of(self.data, partial(_at, own))
 
     def without_effects(self) -> BatchRows:
         """The same rows for models without random effects."""
@@ -150,8 +154,8 @@ class BatchRows:
             return None if v is None else np.take(v, rows, axis=-1)
 
         return BatchRows(
-            Rows(*map(part, self.data)), part(self.frequency), part(self.offset), np.take(self.x, rows, axis=-1),
-            part(self.z), self.model_rows[keep], self.model_levels[keep], self.level_rows[keep[self.of_level]],
+            data_of(self.data, lambda v: np.take(v, rows, axis=-1)), part(self.frequency), part(self.offset),
+            np.take(self.x, rows, axis=-1), part(self.z), self.model_rows[keep], self.model_levels[keep], self.level_rows[keep[self.of_level]],
         )  # fmt: skip
 
     def cut(self, block_rows: int) -> tuple[BatchUnit, ...]:
@@ -164,17 +168,19 @@ class BatchRows:
             start = int(ends[first] - self.model_rows[first])
             last = max(int(np.searchsorted(ends, start + block_rows, side="right")), first + 1)
             levels = slice(int(level_ends[first] - self.model_levels[first]), int(level_ends[last - 1]))
-            units.append(self._unit(slice(first, last), levels, slice(start, int(ends[last - 1])), ones_first))
+            units.append(
+                self._unit(slice(first, last), levels, slice(start, int(ends[last - 1])), ones_first=ones_first)
+            )
             first = last
         return tuple(units)
 
-    def _unit(self, models: slice, levels: slice, rows: slice, ones_first: bool) -> BatchUnit:  # noqa: FBT001
+    def _unit(self, models: slice, levels: slice, rows: slice, *, ones_first: bool) -> BatchUnit:
         def part(v: Mat | None) -> Mat | None:
             return None if v is None else np.ascontiguousarray(v[..., rows])
 
         counts = self.level_rows[levels]
         block = Block(
-            data=Rows(*map(part, self.data)),
+            data=data_of(self.data, lambda v: np.ascontiguousarray(v[rows])),
             frequency=part(self.frequency),
             x=np.ascontiguousarray(self.x[:, rows]),
             offset=part(self.offset),
@@ -190,9 +196,17 @@ class BatchRows:
         )
         of_level = np.repeat(np.arange(models.stop - models.start), self.model_levels[models])
         rows_of = self.model_rows[models]
-        return BatchUnit(
-            block, models, levels, of_level, rows_of, starts(rows_of), starts(self.model_levels[models])
-        )
+        return BatchUnit(block, models, levels, of_level, rows_of, starts(rows_of), starts(self.model_levels[models]))
+
+
+def _at(rows: slice, v: Vec) -> Vec:
+    return v[rows]
+
+
+def data_of(data: Rows, part: Callable[[Vec], Vec]) -> Rows:
+    """The data of some of the rows."""
+    y, trials, precision = data
+    return Rows(part(y), None if trials is None else part(trials), None if precision is None else part(precision))
 
 
 def starts(counts: IntVec) -> IntVec:

@@ -79,6 +79,7 @@ def _boundary(
     snapped = [_settle_term(t, lam[..., i], _SUSPECT * largest[k]) for i, k in enumerate(where)]
     own = values[beside]
     doubtful = ((own > _RANK_TOLERANCE * largest[beside, None]) & (own <= _SUSPECT * largest[beside, None])).any(1)
+    doubtful = np.asarray(doubtful)
     plain_factors = np.array([s[0] for s in strict]).transpose(1, 2, 0)
     snapped_factors = np.array([s[0] for s in snapped]).transpose(1, 2, 0)
     if doubtful.any():
@@ -108,9 +109,7 @@ def _boundary(
     return groups
 
 
-def _rises(
-    engine: Evaluating, t: TermMap, x: Mat, factors: Cube, judged: tuple[BoolVec, IntVec, Vec]
-) -> BoolVec:
+def _rises(engine: Evaluating, t: TermMap, x: Mat, factors: Cube, judged: tuple[BoolVec, IntVec, Vec]) -> BoolVec:
     """Models on whose boundary ℓ rises into the interior, as likelihood.polish.leaving finds them."""
     beside, ranks, row_variance = judged
     size = 1e-3 * np.sqrt(row_variance[beside])

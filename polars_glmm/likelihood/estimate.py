@@ -53,7 +53,8 @@ class Certificate:
 class Estimate:
     """A fitted model in numbers.
 
-    beta (p,)                fixed effects of mu, in the columns of Design.mu.names; gamma (s,) of phi (log scale) or empty
+    beta (p,)                fixed effects of mu, in the columns of Design.mu.names
+    gamma (s,)               those of phi on its log scale, or empty
     vcov_fixed (p+s, p+s)    covariance of (beta, gamma) as reported
     phi                      the constant dispersion on its natural scale (gaussian: σ), None if modelled or absent,
                              inf for a negative binomial without overdispersion

@@ -92,9 +92,7 @@ class StoredUnits(Sequence[Unit]):
 
     def without_effects(self) -> StoredUnits:
         """The same rows, coupled by nothing."""
-        return StoredUnits(
-            self._file, self._layout, self._rows[1:], self._ends[1:], self._level_rows, effects=False
-        )
+        return StoredUnits(self._file, self._layout, self._rows[1:], self._ends[1:], self._level_rows, effects=False)
 
     def _load(self, i: int) -> Unit:
         first, end = int(self._rows[i]), int(self._rows[i + 1])

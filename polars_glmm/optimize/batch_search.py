@@ -115,7 +115,7 @@ def _cholesky(a: Cube) -> tuple[Cube, BoolVec]:
         low[:, j, j] = np.sqrt(np.where(definite, pivot, 1.0))
         rest = a[:, j + 1 :, j] - np.einsum("mik,mk->mi", low[:, j + 1 :, :j], low[:, j, :j])
         low[:, j + 1 :, j] = rest / low[:, j, j][:, None]
-    return low, definite
+    return low, np.asarray(definite)
 
 
 def _forward(low: Cube, b: Mat) -> Mat:
@@ -135,7 +135,7 @@ def _backward(low: Cube, b: Mat) -> Mat:
 def minimise_all(
     objective: BatchObjective, x: Mat, *, tolerance: float, max_evaluations: int, limit: Mat
 ) -> tuple[BatchFound, Any]:
-    """The minimum of each function near its x (M, P), and the state there. `limit` (M, P) bounds single steps."""
+    """The minimum of each function near its x (M, P), and the state there. `limit` (M, P) bounds steps as there."""
     n, p = x.shape
     now = objective(x, None, curvature=True)
     assert now.curvature is not None
@@ -182,7 +182,8 @@ def _aim(at: _Places, tolerance: float, max_evaluations: int) -> None:
     at.decrement[new] = decrement
     at.settled[new] = decrement < tolerance
     at.done[new] = at.settled[new] | (at.count[new] >= max_evaluations)
-    share = (at.limit[new] / np.maximum(np.abs(step), 1e-300)).min(1)
+    room = np.maximum(at.limit[new], np.abs(at.x[new]))
+    share = (room / np.maximum(np.abs(step), 1e-300)).min(1)
     at.step[new] = step * np.minimum(1.0, share)[:, None]
     at.slope[new] = np.einsum("mp,mp->m", at.step[new], at.gradient[new])
     at.t[new] = 1.0
@@ -217,12 +218,12 @@ def _decide(at: _Places, e: BatchEvaluation, max_evaluations: int) -> BoolVec:
         at.phase[longer] = _REACH
         at.trial_value[longer] = e.value[longer]
         at.trial_gradient[longer] = e.gradient[longer]
-        rest = np.where(ahead > at.slope, at.slope - ahead, -1.0)
-        at.reach[longer] = np.where(rest < 0.0, np.minimum(at.slope / rest, _LONGEST), _LONGEST)[longer]
-        at.reach[longer & ~(ahead > at.slope)] = _LONGEST
+        turning = longer & (ahead > at.slope)
+        at.reach[longer] = _LONGEST
+        at.reach[turning] = np.minimum(at.slope[turning] / (at.slope - ahead)[turning], _LONGEST)
     if rejected.any():
         _retry(at, rejected, e, max_evaluations)
-    return moved
+    return np.asarray(moved)
 
 
 def _move(at: _Places, moved: BoolVec, e: BatchEvaluation, t: Vec) -> None:

@@ -84,7 +84,10 @@ def minimise(
     curvature: Mat | None = None,
     limit: Vec | None = None,
 ) -> Found:
-    """The minimum near x, from a curvature given or the objective's own. `limit` bounds a step in each coordinate that it would more than double (inf: free)."""
+    """The minimum near x, from a curvature given or the objective's own.
+
+    `limit` bounds a step in each coordinate that it would more than double (inf: free).
+    """
     with np.errstate(all="ignore"):
         return _descend(objective, x, curvature, _Bounds(tolerance, max_evaluations, limit))
 

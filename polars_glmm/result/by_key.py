@@ -21,7 +21,7 @@ from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
-    from polars_glmm.result.call import Call
+    from polars_glmm.result.call import Call, Missing
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import IntVec
 
@@ -111,9 +111,7 @@ def _keyed(data: pl.DataFrame, columns: list[str]) -> _Keyed:
     return _Keyed(frame, numbered[place].to_numpy().astype(np.intp), keys)
 
 
-def _learned(
-    spec: ModelSpec, keyed: _Keyed, rows: KeyedRows, keys: IntVec, missing: str
-) -> Iterator[KeyedLearned]:
+def _learned(spec: ModelSpec, keyed: _Keyed, rows: KeyedRows, keys: IntVec, missing: Missing) -> Iterator[KeyedLearned]:
     """What the keys taught, together; where one of them cannot be learned from, in halves, and few not at all."""
     if len(keys) < FEWEST:
         return
@@ -145,7 +143,18 @@ def _batches(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Contro
             first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
             sizes = np.add.reduceat(own.design.frequency, first).astype(np.intp)
         yield Batch(
-            own.keys, own.recipe, estimate, own.notes, own.dropped, own.moments, sizes, own.kept, rows, control, call, 0.0
+            own.keys,
+            own.recipe,
+            estimate,
+            own.notes,
+            own.dropped,
+            own.moments,
+            sizes,
+            own.kept,
+            rows,
+            control,
+            call,
+            0.0,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -232,8 +232,9 @@ def collected_notes(collection: FitCollection) -> list[Note]:
         for code in codes:
             found.setdefault(code, []).append(k)
     for batch in collection.outcomes.batches:
-        notes = (*batch.common, *batch.estimate.notes)
-        codes = {note.code for note in notes if not note.quiet} | ({"singular"} if batch.estimate.singular else set())
+        codes = {note.code for note in (*batch.common, *batch.estimate.notes) if not note.quiet} | (
+            {"singular"} if batch.estimate.singular else set()
+        )
         for code in codes:
             found.setdefault(code, []).extend(batch.keys.tolist())
 

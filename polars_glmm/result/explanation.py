@@ -12,7 +12,7 @@ from polars_glmm.design.size import row_bytes
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
-from polars_glmm.result.flow import MANY_ROWS
+from polars_glmm.result.flow import queries_pay
 from polars_glmm.result.look import FactorLook, Look, look_at_arrays, look_by_queries
 from polars_glmm.result.summaries import obstacle
 
@@ -37,6 +37,8 @@ METHODS = {
     "agq": "adaptive quadrature",
 }
 _MANY_NAMES = 12
+_LARGE = 200_000
+"""Rows of a DataFrame from which it is counted rather than learned."""
 
 
 class Plan(NamedTuple):
@@ -82,7 +84,7 @@ def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     A DataFrame of ordinary size is learned as for a fit; a large or lazy one is counted by queries.
     """
     spec = call.spec()
-    if isinstance(frame, pl.DataFrame) and frame.height < MANY_ROWS:
+    if isinstance(frame, pl.DataFrame) and frame.height < _LARGE:
         look = look_at_arrays(spec, frame, call.missing)
     else:
         look = look_by_queries(spec, frame.lazy(), call.missing)
@@ -96,7 +98,9 @@ def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, contro
     """The decisions of a fit, taken without it."""
     spec, lazy = look.spec, isinstance(frame, pl.LazyFrame)
     if _exact(spec):
-        by_queries = obstacle(spec, call) is None and (lazy or look.n_rows + look.n_dropped >= MANY_ROWS)
+        by_queries = obstacle(spec, call) is None and (
+            not isinstance(frame, pl.DataFrame) or queries_pay(frame.height, spec)
+        )
         scans = 1 + look.learning if by_queries else 1
         return Plan("sums" if by_queries else "products", None, scans, products_cost(look, scans if lazy else 0))
     nodes = getattr(spec.method, "nodes", 1) ** sum(len(factor.columns) for factor in look.factors)

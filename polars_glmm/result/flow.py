@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Reading
-    from polars_glmm.spec.terms import RandomTerm
+    from polars_glmm.spec.model import ModelSpec
 
 _PACKAGE = str(Path(__file__).parents[1])
 MANY_ROWS = (30_000, 200_000)
@@ -52,15 +52,17 @@ def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contr
         return None
     if isinstance(frame, pl.LazyFrame) and control.keep == "rows":
         return fit_call(frame.collect(), call, control, warn=False)
-    if isinstance(frame, pl.DataFrame) and frame.height < MANY_ROWS[len({*map(_keys_of, spec.mu.random)}) > 1]:
+    if isinstance(frame, pl.DataFrame) and not queries_pay(frame.height, spec):
         return None
     fit = fit_summaries(frame.lazy(), call, control)
     rows, source = _kept(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
 
 
-def _keys_of(term: RandomTerm) -> frozenset[str]:
-    return frozenset(term.keys)
+def queries_pay(n_rows: int, spec: ModelSpec) -> bool:
+    """Whether a DataFrame has so many rows that queries are quicker than arrays."""
+    factors = {frozenset(term.keys) for term in spec.mu.random}
+    return n_rows >= MANY_ROWS[len(factors) > 1]
 
 
 def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:

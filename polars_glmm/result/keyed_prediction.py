@@ -111,7 +111,7 @@ def _answer(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb, add
 
 
 def _places(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb) -> IntVec:
-    """The number of each row's key, −1 where it is null or not known. Raises UnknownLevelError where that is an error."""
+    """The number of each row's key, −1 where it is null or not known; UnknownLevelError where that is an error."""
     keys = collection.keys
     pairs = {name: match_key(name, frame.schema[name], keys.schema[name]) for name in keys.columns}
     found = frame.select(pair.found.alias(name) for name, pair in pairs.items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.lazy_learn import Known, LazyVariables, factors_of, group_factors
+from polars_glmm.design.lazy_learn import Known, LazyVariables, factors_of, group_factors, needs_learning
 from polars_glmm.design.learn import learn
 from polars_glmm.design.missing import check_missing, dropped_rows
 from polars_glmm.design.nodes import Reference
@@ -78,7 +78,7 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
             (i, j): len(np.unique(a.codes.astype(np.int64) * b.n_levels + b.codes))
             for (i, a), (j, b) in combinations(enumerate(design.factors), 2)
         },
-        learning=0,
+        learning=int(needs_learning(learned.recipe.spec, frame.schema)),
         notes=learned.notes,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
@@ -28,7 +28,7 @@ Outcome: TypeAlias = Fit | GlmmError
 
 @dataclass(frozen=True, eq=False)
 class KeyedRows:
-    """The rows of a frame by key: those of key k are order[starts[k] : starts[k + 1]]; without a frame after pickling."""
+    """The rows of a frame by key: order[starts[k] : starts[k + 1]] are those of key k; no frame after pickling."""
 
     frame: pl.DataFrame | None
     order: IntVec
@@ -107,9 +107,7 @@ class Batch:
         for factor in recipe.factors:
             factors.append(replace(factor, levels=factor.levels[own]))
             sizes = self.level_sizes[own]
-            groups.append(
-                GroupSize(factor.name, len(sizes), int(sizes.min()), float(sizes.mean()), int(sizes.max()))
-            )
+            groups.append(GroupSize(factor.name, len(sizes), int(sizes.min()), float(sizes.mean()), int(sizes.max())))
         rows = source = kept = None
         if self.rows.frame is not None and self.control.keep != "none":
             key = int(self.keys[k])
@@ -163,7 +161,7 @@ class Outcomes(Sequence["Outcome"]):
     def __getitem__(self, k: slice) -> Sequence[Outcome]: ...
     def __getitem__(self, k: int | slice) -> Outcome | Sequence[Outcome]:
         if isinstance(k, slice):
-            return [cast("Outcome", self[i]) for i in range(*k.indices(self.n))]
+            return [self[i] for i in range(*k.indices(self.n))]
         k = range(self.n)[k]
         i = int(self.batch_of[k])
         return self.singles[k] if i < 0 else self.batches[i].fit(int(self.place_of[k]))

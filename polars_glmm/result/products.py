@@ -75,7 +75,7 @@ class Products:
         for a, b in zip(self.recipe.factors, other.recipe.factors, strict=True):
             levels = in_order(common_levels(a.levels, b.levels, a.name), a.keys)
             factors.append(replace(a, levels=levels))
-            one, two = (part.levels.cast(levels.schema) for part in (a, b))  # type: ignore[arg-type]  # a Schema casts
+            one, two = (part.levels.cast(levels.schema) for part in (a, b))
             codes.append((codes_of(one, levels), codes_of(two, levels)))
         moments = joined(self.moments, other.moments, tuple(codes), tuple(f.levels.height for f in factors))
         notes = tuple(dict.fromkeys((*self.notes, *other.notes)))

@@ -13,13 +13,12 @@ from numpy.testing import assert_allclose
 
 from polars_glmm import AGQ, Fit, FitCollection, fit
 from polars_glmm.errors import FitWarning, GlmmError
-
 from tests.batch.frames import many, spoiled
 
 SAME = 1e-6
 """Of the estimates, in standard errors."""
 SAME_ERROR = 5e-5
-"""Of variances and covariances of estimates: forward differences of gradients at modes exact to 1e-9 know them to that."""
+"""Of variances of estimates: forward differences of gradients at modes that are exact to 1e-9 know them to that."""
 ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("count ~ x + (1 | group)", {"family": "poisson"}),
     ("count ~ 0 + f + x + (1 | group)", {"family": "poisson"}),

@@ -12,7 +12,6 @@ from polars.testing import assert_frame_equal
 import polars_glmm
 from polars_glmm import FitCollection, fit
 from polars_glmm.errors import ColumnError, FitWarning, UnknownLevelError
-
 from tests.batch.frames import many, spoiled
 
 VERBS: list[tuple[str, dict[str, Any]]] = [

@@ -101,14 +101,20 @@ def wide() -> pl.DataFrame:
 def test_columns_for_every_row_are_refused_before_they_are_made(
     wide: pl.DataFrame, formula: str, told: tuple[str, ...], family: str, *, lazy: bool
 ) -> None:
-    """A key put among the effects by mistake: told by name with its levels and the remedy, at once and in no memory.
-
-    How many rows a lazy frame has is not known yet: there it is the memory that the effects would need.
-    """
+    """A key put among the effects by mistake: told by name with its levels and the remedy, at once and in no memory."""
     began = perf_counter()
-    with refused(ResourceError if lazy else IdentifiabilityError, *told):
+    with refused(IdentifiabilityError, *told):
         attempt(wide.lazy() if lazy else wide, formula, family=family)
     assert perf_counter() - began < 5
+
+
+def test_effects_beyond_memory_are_refused_before_they_are_made(wide: pl.DataFrame) -> None:
+    """Half of the rows have a level of their own: it could be told, where matrices of that order had room."""
+    frame = wide.with_columns(half=pl.int_range(pl.len()) // 2)
+    many = pl.concat([frame.with_columns(half=pl.col("half") + 20_000 * k) for k in range(20)])
+    for data in (many, many.lazy()):
+        with refused(ResourceError, "'half' has 400000 levels", "(1 | half)"):
+            attempt(data, "c ~ x + C(half)", family="poisson")
 
 
 @pytest.mark.parametrize(

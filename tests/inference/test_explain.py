@@ -87,7 +87,9 @@ def test_the_route_is_that_of_the_fit(large: pl.DataFrame) -> None:
     def plan(frame: pl.DataFrame | pl.LazyFrame, formula: str, **options: Any) -> Any:
         return polars_glmm.explain(frame, formula, **options).plan
 
-    assert plan(large, "y ~ x + (1 | g)").route == "products"
+    assert plan(large.head(20_000), "y ~ x + (1 | g)").route == "products"
+    assert plan(large, "y ~ x + (1 | g) + (1 | h)").route == "products"
+    assert plan(large, "y ~ x + (1 | g)").route == "sums"
     lazy = plan(large.lazy(), "y ~ x + (1 | g)")
     assert (lazy.route, lazy.scans) == ("sums", 1)
     learned = plan(large.lazy(), "y ~ scale(x) + C(f) + (1 | g)")

@@ -129,7 +129,7 @@ def test_means_of_1e7_cost_no_digits():
 def test_a_covariate_of_1e8_plus_noise_fits_as_its_noise_does():
     design = designs()["(1+x|g)"]
     shift = 1e8
-    x = design.mu.x + [[0.0], [shift]]
+    x = design.mu.x + np.array([[0.0], [shift]])
     far = replace(design, mu=replace(design.mu, x=x), factors=(replace(design.factors[0], z=x),))
     noise = x[1] - shift
     near_x = np.array([np.ones_like(noise), noise])

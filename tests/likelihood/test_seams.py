@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.linalg.differences import jacobian
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.given import Given
 from polars_glmm.likelihood.model import prepare
+from polars_glmm.linalg.differences import jacobian
 from polars_glmm.spec.method import REML, Laplace
 from tests.likelihood.models import control, draw
 
