@@ -52,7 +52,7 @@ def estimate_products_batch(design: KeyedDesign, family: Family, method: Method,
 
 
 class _Polished(NamedTuple):
-    """Optima θ (M, q) with the pieces there, Hessians of −ℓ in (θ, σ) or None, decrements, evaluations, who is usual."""
+    """Optima θ (M, q) with the pieces there, Hessians of −ℓ in (θ, σ) or None, decrements, evaluations, who stands."""
 
     theta: Mat
     pieces: BatchProfile

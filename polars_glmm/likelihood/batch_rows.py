@@ -154,9 +154,15 @@ class BatchRows:
             return None if v is None else np.take(v, rows, axis=-1)
 
         return BatchRows(
-            data_of(self.data, lambda v: np.take(v, rows, axis=-1)), part(self.frequency), part(self.offset),
-            np.take(self.x, rows, axis=-1), part(self.z), self.model_rows[keep], self.model_levels[keep], self.level_rows[keep[self.of_level]],
-        )  # fmt: skip
+            data=data_of(self.data, lambda v: np.take(v, rows)),
+            frequency=part(self.frequency),
+            offset=part(self.offset),
+            x=np.take(self.x, rows, axis=-1),
+            z=part(self.z),
+            model_rows=self.model_rows[keep],
+            model_levels=self.model_levels[keep],
+            level_rows=self.level_rows[keep[self.of_level]],
+        )
 
     def cut(self, block_rows: int) -> tuple[BatchUnit, ...]:
         """Units of about `block_rows` rows; a model larger than that is a unit of its own."""

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from polars_glmm import AGQ, Fit, FitCollection, fit
 from polars_glmm.errors import FitWarning, GlmmError
-from tests.batch.frames import many, spoiled
+from tests.batch.frames import N_KEYS, many, spoiled
 
 SAME = 1e-6
 """Of the estimates, in standard errors."""
@@ -129,6 +129,16 @@ def test_every_key_is_the_fit_of_its_rows(frame: pl.DataFrame, formula: str, opt
             continue
         assert state["status"] == ("singular" if own.singular else "ok")
         assert_same_fit(collection[key], own)
+
+
+ALONE = ("count ~ poly(x, 2) + (1 | group)", "count ~ x + (1 | group) + (1 | f)", "count ~ x", "level ~ x + f")
+"""Formulas whose keys are fitted one by one."""
+
+
+@pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
+def test_what_is_usual_is_fitted_together(formula: str, options: dict[str, Any]) -> None:
+    together_with = int((together(many(), formula, options).outcomes.batch_of >= 0).sum())
+    assert together_with == 0 if formula in ALONE else together_with >= N_KEYS - 1
 
 
 @pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
