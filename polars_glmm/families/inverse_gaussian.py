@@ -59,7 +59,7 @@ class InverseGaussian(MeanFamily):
     phi_definition = "dispersion: variance phi·mu³"
     links = ("log", "inverse_squared", "inverse", "identity")
     canonical_link = "inverse_squared"
-    concave_links = frozenset({"inverse_squared"})
+    concave_links = frozenset({"inverse_squared", "inverse"})
     mean_range = "positive"
 
     @property
