@@ -80,12 +80,12 @@ def _constant(x: Mat) -> Vec | None:
     p = len(x)
     for j in range(p):
         if x[j, 0] == 1.0 and x[j, -1] == 1.0 and (x[j] == 1.0).all():
-            return np.eye(p)[j]
+            return np.asarray(np.eye(p)[j])
     if not p:
         return None
-    weights = np.linalg.lstsq(x @ x.T, x.sum(1), rcond=None)[0]
+    weights: Vec = np.asarray(np.linalg.lstsq(x @ x.T, x.sum(1), rcond=None)[0])
     weights[np.abs(weights) < 1e-9] = 0.0
-    return np.asarray(weights) if bool((np.abs(weights @ x - 1.0) < 1e-9).all()) else None
+    return weights if bool((np.abs(weights @ x - 1.0) < 1e-9).all()) else None
 
 
 def _own_constant(x: Mat, mean) -> BoolVec:  # type: ignore[no-untyped-def]  # a closure over the models

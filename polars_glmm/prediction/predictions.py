@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.effects import JoinedFactor, factors_of
 from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import (
@@ -105,7 +105,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     A null or NaN in any column used for a row, keys included, gives null. A value outside the domain of a function of
     the formula, as the logarithm of a negative number, gives what the function gives: NaN.
     """
-    if not hasattr(fit, "recipe"):  # a collection: every key by its own model
+    if is_collection(fit):  # every key is answered by its own model
         return fit.predict(
             frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
             std_error=std_error, name=name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash, require_columns
+from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash, require_columns
 from polars_glmm.prediction.effects import factors_of
 from polars_glmm.prediction.keys import match_key
 
@@ -21,7 +21,7 @@ def with_ranef(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> Fra
     Rows, their order and their columns are kept; a level that the fit has not seen and a null key give nulls. A
     LazyFrame stays lazy. Raises ColumnError for an absent key, one of an unusable dtype, or a name taken already.
     """
-    if not hasattr(fit, "recipe"):  # a collection: every key by its own model
+    if is_collection(fit):  # every key is answered by its own model
         return fit.with_ranef(frame, prefix)
     return apply_plan(frame, "with_ranef", lambda lazy, schema: _plan(lazy, schema, fit, prefix))
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.design.response import response_arrays
-from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.effects import factors_of
 from polars_glmm.prediction.inverse_links import mean_of
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
@@ -38,7 +38,7 @@ def augment(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT
     names. Raises ColumnError for an absent column or a name taken already, and UnknownLevelError (when the plan is
     collected) for a level that the fit has not seen.
     """
-    if not hasattr(fit, "recipe"):  # a collection: every key by its own model
+    if is_collection(fit):  # every key is answered by its own model
         return fit.augment(frame, prefix)
     return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fit, prefix))
 
