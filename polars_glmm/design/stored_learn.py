@@ -100,9 +100,7 @@ def learn_stored(
     room = Room(spill, sizes.part_bytes, sizes.n_rows, level_rows)
     stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
     kept = [_kept(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
-    predictors = tuple(
-        replace(part.recipe, kept=tuple(keep.tolist())) for part, keep in zip(made, kept, strict=True)
-    )
+    predictors = tuple(replace(part.recipe, kept=tuple(keep.tolist())) for part, keep in zip(made, kept, strict=True))
     for part, keep in zip(predictors, kept, strict=True):
         if not keep.all():
             lost = [column.name for column, k in zip(part.columns, keep, strict=True) if not k]
@@ -123,9 +121,9 @@ def _require_groups_fit(recipe: Recipe, level_rows: IntVec, allowed: int) -> Non
         factor = recipe.factors[0]
         level = ", ".join(str(value) for value in factor.levels.row(k))
         msg = (
-            f"group {factor.name!r} has {int(level_rows[k]):,} rows at level {level}; they are worked on together, which "
-            f"takes about {readable(needed)} of memory, more than the {readable(allowed)} that may be used. Allow more "
-            "with control=Control(memory=Memory(limit=…)), or group by something finer."
+            f"group {factor.name!r} has {int(level_rows[k]):,} rows at level {level}; they are worked on together, "
+            f"which takes about {readable(needed)} of memory, more than the {readable(allowed)} allowed. Allow "
+            "more with control=Control(memory=Memory(limit=…)), or group by something finer."
         )
         raise ResourceError(msg)
 

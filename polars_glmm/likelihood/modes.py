@@ -18,7 +18,7 @@ _NEAR = 1e-10
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic)."""
 _NEAR_BY_CHORD, _CHORD_GAIN = 1e-14, 0.25
 """The same for steps with a stale factor, which gain a share at a time; and the share above which it is renewed."""
-_EXACT = 1e-18
+_EXACT = 1e-20
 """Decrement of a mode that needs no step at all: differences over 1e-5 of a scale stay exact to 1e-4."""
 _ROUNDING = 1e-11
 """A step may lower J by this share of |J| without being halved."""
