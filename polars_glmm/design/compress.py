@@ -67,7 +67,9 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
         named = ", ".join(repr(c) for c in where)
         text = f"{n_missing} of {n_rows} rows were left out: missing values in {named}."
         notes.append(Note("rows_dropped", text, quiet=True))
-    text = f"{n_rows - n_missing} rows are {counted.height} different ones; the fit counts them instead of repeating them."
+    text = (
+        f"{n_rows - n_missing} rows are {counted.height} different ones; the fit counts them instead of repeating them."
+    )
     notes.append(Note("rows_compressed", text, quiet=True))
     return Compressed(counted, replace(spec, frequency=COUNT), n_missing, tuple(notes))
 

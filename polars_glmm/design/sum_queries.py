@@ -26,6 +26,7 @@ _HEAD = 1000
 _NEAR = 3.0
 """A mean of so few standard deviations costs a digit: not worth a subtraction in every row."""
 _RIDERS = 4
+_SCATTERED = 0.3 * _HEAD
 KEY = "key:"
 
 
@@ -36,6 +37,21 @@ class Answers(NamedTuple):
     totals: Mapping[str, float]
     factors: dict[int, pl.DataFrame]
     pairs: dict[tuple[int, int], pl.DataFrame]
+
+
+class Look(NamedTuple):
+    """From the first rows: numbers near the means (k,), 0 where a mean is small against the spread; and their groups.
+
+    groups   distinct levels of the factor that has most of them
+    """
+
+    shift: Vec
+    groups: int
+
+    @property
+    def scattered(self) -> bool:
+        """Whether almost every row meets another level: many levels, in no order."""
+        return self.groups > _SCATTERED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,19 +97,26 @@ class SumQueries:
         a, b = (set(self.recipe.factors[h].keys) for h in (f, g))
         return g if a < b else f if b < a else None
 
-    def shift(self) -> Vec:
-        """Numbers near the means (k,), from the first rows; 0 where the mean is small against the spread."""
+    def look(self) -> Look:
+        """What the first rows in use tell."""
         asked = [self.source.expression(node).alias(f"v{j}") for j, node in enumerate(self.nodes)]
-        head = self.source.rows.select(asked).head(_HEAD).collect()
-        out = np.zeros(self.k)
-        for j, series in enumerate(head.iter_columns()):
-            values = series.filter(series.is_finite()).to_numpy()
+        keys = dict.fromkeys(name for factor in self.recipe.factors for name in factor.keys)
+        head = self.source.rows.select(*asked, *(pl.col(name).alias(KEY + name) for name in keys)).head(_HEAD).collect()
+        shift = np.zeros(self.k)
+        for j in range(self.k):
+            values = head[f"v{j}"].filter(head[f"v{j}"].is_finite()).to_numpy()
             if len(values):
                 mean, spread = float(values.mean()), float(values.std())
                 if values.min() == values.max():
                     mean, spread = float(values[0]), 0.0
-                out[j] = mean if abs(mean) > _NEAR * spread else 0.0
-        return out
+                shift[j] = mean if abs(mean) > _NEAR * spread else 0.0
+        groups = [head.select(KEY + name for name in self.recipe.factors[f].keys).n_unique() for f in self.factors]
+        return Look(shift, max(groups, default=0))
+
+    def row_bytes(self) -> int:
+        """Bytes of all sums that one row adds to."""
+        layouts = [*(self.layouts.factors[f] for f in self.factors), *(self.layouts.pairs[pair] for pair in self.pairs)]
+        return sum(8 * (2 + len(own.columns) + len(own.left) * len(own.right)) for own in layouts)
 
     def collect(self, shift: Vec) -> Answers:
         """All sums, of columns counted from `shift`."""
@@ -168,7 +191,7 @@ class SumQueries:
     def _counts(self) -> list[pl.Expr]:
         """weight = Σ w, and count = Σ f where that is something else."""
         if self.source.weight() is None:
-            return [pl.len().alias("weight")]
+            return [pl.len().cast(pl.Float64).alias("weight")]
         weight = [pl.sum("w").alias("weight")]
         if self.source.precision is None:
             return weight

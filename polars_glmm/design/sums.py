@@ -24,6 +24,7 @@ from .missing import check_missing, dropped_rows
 from .moments import Checks, Layout, LevelMoments, Moments, PairMoments, about_means, pooled
 from .recipe import Recipe
 from .source import Source
+from .sum_parts import way
 from .sum_queries import KEY, Answers, SumQueries, product_name
 
 _FAR = 1e3
@@ -47,9 +48,9 @@ def summarise(sketch: Outline, source: Source, missing: str = "drop") -> Summary
     """The moments of the rows in use. Raises ColumnError for rows that cannot be used, as `learn` does."""
     check_missing(missing)
     queries = SumQueries.of(sketch.recipe, source)
-    shift = queries.shift()
+    shift, collect = way(queries)
     for scans in range(1, _MOST_SCANS + 1):  # noqa: B007  # counted for the summary
-        answers = queries.collect(shift)
+        answers = collect(shift)
         incomplete = source.judge(answers.census)
         notes = () if incomplete is None else (dropped_rows(incomplete, missing),)
         if not answers.totals["weight"]:

@@ -13,6 +13,7 @@ from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood import rowsums
 from polars_glmm.likelihood.basis import Basis, centred
+from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
 from polars_glmm.likelihood.effects import Effects, map_effects
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
 from polars_glmm.likelihood.marginal import Marginal
@@ -99,6 +100,8 @@ class Model:
 
     def products(self) -> ProductEngine:
         stats = cross_products(self.held_in_memory(), self.x, self.effects, self.control.rows.block)
+        if stats.eliminator is not None:
+            refuse_beyond_memory(stats.eliminator, self.effects, self.control)
         return ProductEngine(self.effects, stats, isinstance(self.method, REML), len(self.x.a))
 
     def rows(self, effects: Effects) -> RowEngine:
@@ -120,7 +123,10 @@ class Model:
             return self.stored.rows(effects=bool(effects.factors))
         x_phi = None if self.x_phi is None else self.x_phi.columns
         made = merge_rows(self.held_in_memory(), self.x.columns, effects, self.family)
-        return cut_rows(made.design, made.x, x_phi, made.effects, self.control.rows.block)
+        blocks = cut_rows(made.design, made.x, x_phi, made.effects, self.control.rows.block)
+        if len(effects.factors) > 1:
+            refuse_beyond_memory(blocks.units[0].eliminator, effects, self.control)
+        return blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,6 +154,8 @@ class ProductModel:
 
     def products(self) -> ProductEngine:
         """The engine over the products."""
+        if self.stats.eliminator is not None:
+            refuse_beyond_memory(self.stats.eliminator, self.effects, self.control)
         return ProductEngine(self.effects, self.stats, isinstance(self.method, REML), len(self.x.a))
 
 

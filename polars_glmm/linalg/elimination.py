@@ -46,6 +46,10 @@ class Eliminator(Protocol):
     @property
     def costly(self) -> bool: ...
 
+    @property
+    def order(self) -> int:
+        """Order of the dense matrix that is left; 0 where none is."""
+
     def factorise(self, h: Blocks) -> Factorised | None:
         """The factorised H, or None where it is not positive definite."""
 
@@ -67,6 +71,7 @@ class OneFactor:
     """Block-diagonal H."""
 
     costly = False
+    order = 0
 
     def factorise(self, h: Blocks) -> OneFactorised | None:
         low = cholesky.factor(h.diagonal[0])
@@ -100,6 +105,10 @@ class NestedLead:
     @property
     def costly(self) -> bool:
         return self.rest.costly
+
+    @property
+    def order(self) -> int:
+        return self.rest.order
 
     @cached_property
     def parents(self) -> list[IntVec]:
@@ -203,6 +212,10 @@ class DenseRest:
     @property
     def width(self) -> int:
         return self.offsets[-1]
+
+    @property
+    def order(self) -> int:
+        return self.width
 
     @property
     def costly(self) -> bool:

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from polars_glmm import GlmmError
-from polars_glmm.design.sum_queries import SumQueries
+from polars_glmm.design import sum_parts, sums
+from polars_glmm.design.sum_queries import Look, SumQueries
 from polars_glmm.errors import ColumnError, IdentifiabilityError
 from tests.references import translate
 from tests.streaming.frames import frame, with_missing
@@ -134,7 +135,7 @@ def test_large_means_cost_no_digits(formula: str, mean: float) -> None:
 def test_first_rows_that_mislead_cost_a_scan_and_no_digits(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     data = frame(seed=8, mean=50.0)
     one = quietly(data, "y ~ x + (x | g)")
-    monkeypatch.setattr(SumQueries, "shift", lambda queries: np.full(queries.k, wrong))
+    monkeypatch.setattr(SumQueries, "look", lambda queries: Look(np.full(queries.k, wrong), 0))
     assert_same(one, quietly(data.lazy(), "y ~ x + (x | g)"))
 
 
@@ -169,7 +170,12 @@ MESSAGES = [
     (lambda d: d.head(0), "y ~ x + (1 | g)", {}, "no rows"),
     (lambda d: d.head(0), "y ~ f + (1 | g)", {}, "no rows"),
     (lambda d: d.with_columns(x=pl.lit(None, dtype=pl.Float64)), "y ~ x + f + (1 | g)", {}, "holds nothing else"),
-    (lambda d: d.with_columns(pl.col("x").replace(d["x"][7], float("inf"))), "y ~ x + (1 | g)", {}, "infinite in row 7"),
+    (
+        lambda d: d.with_columns(pl.col("x").replace(d["x"][7], float("inf"))),
+        "y ~ x + (1 | g)",
+        {},
+        "infinite in row 7",
+    ),
     (lambda d: d, "y ~ log(x) + (1 | g)", {}, "not a number in row"),
     (lambda d: d, "log(count) ~ x + (1 | g)", {}, "in row"),
     (lambda d: d, "y ~ poly(log(x), 2) + (1 | g)", {}, "in row"),
@@ -206,3 +212,17 @@ def test_more_columns_than_rows() -> None:
     for rows in (data, data.lazy()):
         with pytest.raises((IdentifiabilityError, ColumnError)):
             quietly(rows, "y ~ x + z + positive + o + w + x:z + x:o + (1 | g_bool)")
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + f + (x | g)", "y ~ x + (1 | g_cat) + (z | h)", "y ~ x + (1 | g/inner)", "y ~ x"])
+@pytest.mark.parametrize("weights", [{}, {"frequency": "n", "precision": "w"}], ids=["", "weighted"])
+def test_rows_in_parts(formula: str, weights: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many levels in no order the rows go by in parts of bounded size."""
+    data = with_missing(frame(rows=1000, seed=13), {"x": 9})
+    one = quietly(data, formula, **weights)
+    monkeypatch.setattr(sum_parts, "_PART", 150)
+    monkeypatch.setattr(sum_parts, "_BATCH", 40)
+    monkeypatch.setattr(sum_parts, "way", lambda queries: (queries.look().shift, lambda shift: in_parts(queries, shift)))
+    in_parts = sum_parts.collect_in_parts
+    monkeypatch.setattr(sums, "way", sum_parts.way)
+    assert_same(one, quietly(data.lazy(), formula, **weights), rtol=1e-5 if weights else 1e-8)
