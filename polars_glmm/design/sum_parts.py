@@ -3,13 +3,15 @@
 Polars' streaming group_by keeps what it sets aside for levels it meets again and again: with many levels in no order
 its memory grows with the rows (1e8 rows, 1e6 levels: 4.6 GiB; in parts 0.6). So beyond some size the rows go by in
 parts of a few million. With few levels, or rows in the order of groups, one query holds little and is quickest.
+
+Many columns have too many products for a query: they too go by in parts, and their products are one matrix product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import polars as pl
 
@@ -17,10 +19,12 @@ from polars_glmm import progress
 from polars_glmm.typing import Vec
 
 from .batches import batches
-from .sum_queries import KEY, Answers, SumQueries
+from .sum_queries import KEY, Answers, SumQueries, product_name
 
 MOST_BYTES = 1 << 30
 """What sums set aside for later may take before rows go by in parts."""
+MANY_COLUMNS = 32
+"""Columns beyond which a matrix product is quicker than a query of all products."""
 _PART = 1 << 22
 _BATCH = 1 << 19
 _SLACK = 3
@@ -30,6 +34,8 @@ Collect: TypeAlias = Callable[[Vec], Answers]
 def way(queries: SumQueries) -> tuple[Vec, Collect]:
     """Where to count columns from, and how to sum: in one query, or in parts."""
     look = queries.look()
+    if queries.k > MANY_COLUMNS:
+        return look.shift, lambda shift: collect_in_parts(queries, shift)
     if look.scattered:
         n_rows = int(queries.source.frame.select(pl.len()).collect().item())
         if n_rows * queries.row_bytes() > MOST_BYTES:
@@ -40,22 +46,35 @@ def way(queries: SumQueries) -> tuple[Vec, Collect]:
 def collect_in_parts(queries: SumQueries, shift: Vec, n_rows: int | None = None) -> Answers:
     """What `queries.collect` gives, at no time with more than some million rows and a few sums per level."""
     total: _Total | None = None
+    dense = queries.k > MANY_COLUMNS
+    rows = max(_PART * MANY_COLUMNS // queries.k // 4, 1) if dense else _PART
     with progress.stage("reading", n_rows):
-        for part in _parts(queries.source.frame):
-            own = replace(queries, source=replace(queries.source, frame=part.lazy())).collect(shift)
+        for part in _parts(queries.source.frame, rows):
+            own = replace(queries, source=replace(queries.source, frame=part.lazy()))
+            answers = _multiplied(own, shift) if dense else own.collect(shift)
             progress.advance(part.height)
             if total is None:
-                total = _Total(own)
+                total = _Total(answers)
             else:
-                total.add(own)
+                total.add(answers)
     return queries.collect(shift) if total is None else total.answers()
 
 
-def _parts(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def _multiplied(queries: SumQueries, shift: Vec) -> Answers:
+    """The answers of rows in memory, the products in total by one matrix product."""
+    base = queries.base(shift).collect()
+    answers = queries.sums(base.lazy(), queries.extras())
+    v = base.select(f"v{j}" for j in range(queries.k)).to_numpy()
+    gram = v.T @ (v if "w" not in base.columns else v * base["w"].to_numpy()[:, None])
+    products = {product_name(a, b): float(gram[a, b]) for a in range(queries.k) for b in range(a, queries.k)}
+    return answers._replace(totals={**answers.totals, **products})
+
+
+def _parts(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
     waiting: list[pl.DataFrame] = []
-    for batch in batches(frame, _BATCH):
+    for batch in batches(frame, min(_BATCH, rows)):
         waiting.append(batch)
-        if sum(one.height for one in waiting) >= _PART:
+        if sum(one.height for one in waiting) >= rows:
             yield pl.concat(waiting)
             waiting = []
     if waiting:
@@ -88,7 +107,7 @@ class _Total:
         )
 
 
-def _add(mine: dict[str, float], other: Mapping[str, float]) -> None:
+def _add(mine: dict[str, Any], other: Mapping[str, Any]) -> None:
     """Sums and counts add; of flags one is enough."""
     for name, value in other.items():
         before = mine[name]

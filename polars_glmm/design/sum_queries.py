@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -33,7 +33,7 @@ KEY = "key:"
 class Answers(NamedTuple):
     """What the queries gave: a census, totals by name, and a frame per factor and pair asked for, sums beside keys."""
 
-    census: Mapping[str, int]
+    census: Mapping[str, Any]
     totals: Mapping[str, float]
     factors: dict[int, pl.DataFrame]
     pairs: dict[tuple[int, int], pl.DataFrame]
@@ -120,8 +120,10 @@ class SumQueries:
 
     def collect(self, shift: Vec) -> Answers:
         """All sums, of columns counted from `shift`."""
-        base = self._base(shift)
-        riders = self._riders()
+        return self.sums(self.base(shift), self.products_in_total() | self.extras())
+
+    def sums(self, base: pl.LazyFrame, riders: Mapping[str, pl.Expr]) -> Answers:
+        """All sums of the columns of `base`, and of others that are asked for in total only."""
         queries = {"census": self.source.census()}
         ride = bool(self.factors) and len(riders) <= _RIDERS
         if not ride:
@@ -153,7 +155,7 @@ class SumQueries:
         made = base.with_columns(value.alias(name) for name, value in products.items()) if products else base
         return made.group_by(list(keys)).agg(*self._counts(), *self._firsts(columns), *map(pl.sum, products))
 
-    def _base(self, shift: Vec) -> pl.LazyFrame:
+    def base(self, shift: Vec) -> pl.LazyFrame:
         """Keys, columns v0 …, w·v as x0 … where rows are weighted, and what weighs them."""
         source = self.source
         values = [
@@ -200,17 +202,21 @@ class SumQueries:
     def _firsts(self, columns: IntVec) -> list[pl.Expr]:
         return [pl.sum(f"{self._x}{j}").alias(f"s{j}") for j in columns]
 
-    def _riders(self) -> dict[str, pl.Expr]:
-        """Whose totals no factor's sums give: products of columns without random effects, and of a fingerprint."""
+    def products_in_total(self) -> dict[str, pl.Expr]:
+        """Products whose totals no factor's sums give: of columns without random effects."""
         covered = {int(a) for f in self.factors for a in self.layouts.slopes[f]}
         rest = [a for a in range(self.k) if a not in covered]
-        riders = self._products((a, b) for a in rest for b in rest if a <= b)
+        return self._products((a, b) for a in rest for b in rest if a <= b)
+
+    def extras(self) -> dict[str, pl.Expr]:
+        """What constants and fingerprint need, where they do not follow from the moments."""
         f = pl.col("f") if self.source.frequency is not None else pl.lit(1.0)
+        extras = {}
         if self.source.precision is not None:
-            riders["log_weights"] = f * pl.col("precision").log()
+            extras["log_weights"] = f * pl.col("precision").log()
         if self.raw_response:
-            riders |= {"fy": f * pl.col("y"), "fyy": f * pl.col("y") * pl.col("y")}
-        return riders
+            extras |= {"fy": f * pl.col("y"), "fyy": f * pl.col("y") * pl.col("y")}
+        return extras
 
 
 def product_name(a: int, b: int) -> str:

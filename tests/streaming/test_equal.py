@@ -214,15 +214,26 @@ def test_more_columns_than_rows() -> None:
             quietly(rows, "y ~ x + z + positive + o + w + x:z + x:o + (1 | g_bool)")
 
 
-@pytest.mark.parametrize("formula", ["y ~ x + f + (x | g)", "y ~ x + (1 | g_cat) + (z | h)", "y ~ x + (1 | g/inner)", "y ~ x"])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    "formula", ["y ~ x + f + (x | g)", "y ~ x + (1 | g_cat) + (z | h)", "y ~ x + (1 | g/inner)", "y ~ x"]
+)
 @pytest.mark.parametrize("weights", [{}, {"frequency": "n", "precision": "w"}], ids=["", "weighted"])
-def test_rows_in_parts(formula: str, weights: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many levels in no order the rows go by in parts of bounded size."""
+def test_rows_in_parts(
+    formula: str, weights: dict[str, str], dense: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many levels in no order, and with many columns, the rows go by in parts of bounded size."""
     data = with_missing(frame(rows=1000, seed=13), {"x": 9})
     one = quietly(data, formula, **weights)
     monkeypatch.setattr(sum_parts, "_PART", 150)
     monkeypatch.setattr(sum_parts, "_BATCH", 40)
-    monkeypatch.setattr(sum_parts, "way", lambda queries: (queries.look().shift, lambda shift: in_parts(queries, shift)))
-    in_parts = sum_parts.collect_in_parts
-    monkeypatch.setattr(sums, "way", sum_parts.way)
+    monkeypatch.setattr(sum_parts, "MANY_COLUMNS", 1 if dense else 100)
+    way = lambda queries: (queries.look().shift, lambda shift: sum_parts.collect_in_parts(queries, shift))
+    monkeypatch.setattr(sums, "way", way)
     assert_same(one, quietly(data.lazy(), formula, **weights), rtol=1e-5 if weights else 1e-8)
+
+
+def test_many_columns() -> None:
+    data = frame(rows=3000, seed=14)
+    data = data.with_columns(label=pl.format("l{}", pl.int_range(pl.len()) * 7919 % 45))
+    assert_same(quietly(data, "y ~ x + label + (x | g)"), quietly(data.lazy(), "y ~ x + label + (x | g)"))
