@@ -80,6 +80,7 @@ __all__ = [
     "NegativeBinomial",
     "Note",
     "Poisson",
+    "Products",
     "ResourceError",
     "ResponseError",
     "Rows",
