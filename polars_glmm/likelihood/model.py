@@ -26,6 +26,8 @@ from polars_glmm.likelihood.store import Stored, store
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.spec.method import AGQ, REML, Laplace, Method
 
+_FEWEST_UNITS = 8
+"""Blocks from which a pool of threads saves more than it costs."""
 NO_EFFECTS = Effects((), None, 0)
 
 
@@ -112,7 +114,7 @@ class Model:
             rule = gauss_hermite(self.method.nodes, effects.factors[0].r)
         expected = isinstance(self.method, Laplace) and self.method.curvature == "expected"
         threads = self.control.rows.threads or min(os.cpu_count() or 1, 8)
-        if len(blocks.units) < 4:  # a pool costs more than it saves on a few blocks
+        if len(blocks.units) < _FEWEST_UNITS:  # a pool costs more than it saves on a few blocks
             threads = 1
         density = RowDensity(self.family)
         marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)

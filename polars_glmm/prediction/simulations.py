@@ -70,7 +70,7 @@ def simulate(
         refuse_clash(schema, names, "rename or drop these columns first.")
         draws = _draws(_collected(lazy, schema, fit), fit, n, generator, new=random == "new")
         columns = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
-        return pl.concat([lazy, pl.LazyFrame(columns)], how="horizontal")
+        return lazy.with_columns(columns)
 
     return apply_plan(frame, "simulate", plan)
 

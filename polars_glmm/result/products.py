@@ -235,7 +235,7 @@ def _moments(frame: pl.DataFrame, layout: Layout) -> LevelMoments:
     n, shape = frame.height, (len(layout.left), len(layout.right))
 
     def flat(name: str, width: int) -> Mat:
-        return np.ascontiguousarray(frame[name].explode().drop_nulls().to_numpy().reshape(n, width).T)
+        return np.ascontiguousarray(frame[name].list.to_array(width).to_numpy().reshape(n, width).T)
 
     second = flat("second", shape[0] * shape[1]).reshape(*shape, n)
     weight, count = frame["weight"].to_numpy(), frame["count"].to_numpy()
