@@ -21,6 +21,10 @@ from polars_glmm.typing import IntVec, Mat, Vec
 
 _DEPENDENT = 1e-10
 """Share of a column that must be its own for a term to be decorrelated."""
+_LEAST_SHARE, _MOST_TIMES = 0.03, 1e3
+"""Share of itself that a standard deviation keeps in one step of the covariances, and how many times it may become."""
+_SMALL_PIVOT = 1e-3
+"""Share of the largest pivot of Λ below which relative steps mean nothing."""
 _LARGE_MEAN = 10.0  # |mean| / sd beyond which a column is centred
 
 
@@ -98,6 +102,18 @@ class Effects:
                 out[t.theta] = block[STRUCTURES[t.structure].entries(t.r)]
         return out
 
+    def along(self, theta: Vec, step: Vec) -> Vec:
+        """θ after a step δ taken in the covariances: Σ = ΛΛ' + Λδ' + δΛ'.
+
+        In Σ the likelihood is nearly quadratic, so that one scoring step from anywhere is near (the MINQUE estimate;
+        Rao 1971); in Λ it halves the distance. No direction of Λ keeps less than a share of its size.
+        """
+        out = theta.copy()
+        for f in self.factors:
+            for t in f.terms:
+                out[t.theta] = _along(t, theta[t.theta], step[t.theta])
+        return out
+
     def start(self, size: float = 1.0) -> Vec:
         """θ with Λ = size · I: every variance away from the stationary point at zero."""
         theta = np.zeros(self.n_theta)
@@ -106,6 +122,22 @@ class Effects:
                 rows, columns = STRUCTURES[t.structure].entries(t.r)
                 theta[t.theta] = np.where(rows == columns, size, 0.0)
         return theta
+
+
+def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
+    """One term of Effects.along; where Λ is nearly singular, θ + δ."""
+    if t.structure == "diag" or t.r == 1:
+        times = np.sqrt(np.clip(1.0 + 2.0 * step / np.where(theta == 0.0, 1.0, theta), _LEAST_SHARE**2, _MOST_TIMES**2))
+        return np.where(theta == 0.0, step, theta * times)
+    structure = STRUCTURES[t.structure]
+    factor, change = fill(structure, theta, t.r), fill(structure, step, t.r)
+    pivots = np.abs(np.diag(factor))
+    if pivots.min() <= _SMALL_PIVOT * pivots.max():
+        return theta + step
+    relative = sl.solve_triangular(factor, change, lower=True)
+    values, vectors = np.linalg.eigh(np.eye(t.r) + relative + relative.T)
+    moved = (vectors * np.clip(values, _LEAST_SHARE**2, _MOST_TIMES**2)) @ vectors.T
+    return np.asarray((factor @ np.linalg.cholesky(moved))[structure.entries(t.r)])
 
 
 def _block_diagonal(blocks: list[Mat]) -> Mat:

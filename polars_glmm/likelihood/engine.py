@@ -9,6 +9,7 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import IdentifiabilityError
+from polars_glmm.likelihood.average_information import average_information
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.gaussian import Profile, profile
 from polars_glmm.likelihood.information import Information
@@ -18,13 +19,18 @@ from polars_glmm.likelihood.products import CrossProducts
 from polars_glmm.likelihood.slopes import mode_slopes
 from polars_glmm.likelihood.state import State
 from polars_glmm.linalg import cholesky
-from polars_glmm.optimize.search import Evaluation
+from polars_glmm.linalg.scaling import reduction
+from polars_glmm.optimize.search import Evaluation, at_least, newton_step
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SLOPE_SHARE = 0.3
 """Cost of one direction of the modes' slopes, in row passes."""
 _SMALL_PIVOT = 1e-3
 """Directions of Λ smaller than this share are left out of the curvature that starts a search."""
+_LEAST_INFORMATION = 0.1
+"""Share of the expected information within levels that is granted to any direction, identified or not."""
+_AVERAGE_BELOW = 10.0
+"""Newton decrement below which the average information is trusted: far away it is worse than the expected one."""
 
 
 _PERFECT_FIT = (
@@ -60,9 +66,9 @@ def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) 
     Λ'GΛ, the share of each spherical effect's prior variance that the data take away, (r_f, r_f, G_f).
     """
     out = np.zeros((effects.n_theta, effects.n_theta))
-    for f, lam, reduction in zip(effects.factors, lambdas, levels, strict=True):
+    for f, lam, taken in zip(effects.factors, lambdas, levels, strict=True):
         back: Mat = np.asarray(np.linalg.pinv(lam, rcond=_SMALL_PIVOT), dtype=np.float64)
-        gw = cholesky.quadratic(back, reduction, back)
+        gw = cholesky.quadratic(back, taken, back)
         for t in f.terms:
             block = lam[t.start : t.stop, t.start : t.stop]
             rows, columns = STRUCTURES[t.structure].entries(t.r)
@@ -201,7 +207,30 @@ class ProductEngine:
                 return Evaluation(np.inf, np.zeros_like(theta), None, warm)
             sigma = np.sqrt(pieces.rss / self.nu)
             g = 0.5 * self.effects.pullback(self.gradients(pieces, sigma))
-            b = theta_information(self.effects, lambdas, pieces.information) if curvature else None
-            return Evaluation(0.5 * self.minus_two(pieces), g, b, None)
+            b = (
+                theta_information(self.effects, lambdas, [reduction(i) for i in pieces.h_inverse])
+                if curvature
+                else None
+            )
+            return Evaluation(0.5 * self.minus_two(pieces), g, b, pieces)
 
         return call
+
+    def near_curvature(self, theta: Vec, at: Evaluation) -> Mat | None:
+        """The curvature from which a search goes on, near the optimum: the average information.
+
+        No direction gets less than a share of the information within levels (a sum of variances may be identified
+        where they are not), and a variance on its way to zero bends as it does there: g/θ.
+        """
+        if at.curvature is None or newton_step(at.curvature, at.gradient)[1] > _AVERAGE_BELOW:
+            return at.curvature
+        lambdas = self.effects.lambdas(theta)
+        average = average_information(self.effects, self.stats, lambdas, at.state, self.nu)
+        b = at_least(average, at.curvature, _LEAST_INFORMATION)
+        for f in self.effects.factors:
+            for t in f.terms:
+                if t.structure == "diag" or t.r == 1:
+                    own = theta[t.theta]
+                    bend = np.divide(at.gradient[t.theta], own, out=np.zeros(t.r), where=own != 0.0)
+                    b[t.theta, t.theta] += np.diag(np.maximum(bend, 0.0))
+        return b

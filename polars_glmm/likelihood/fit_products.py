@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood import polish, report
 from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, singular_notes
+from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import Gradient, ProductEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate
 from polars_glmm.likelihood.gaussian import Profile
@@ -16,18 +19,25 @@ from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
 from polars_glmm.likelihood.state import Rank, State
-from polars_glmm.optimize.search import Found, minimise
+from polars_glmm.linalg.elimination import OneFactor
+from polars_glmm.linalg.pattern import Blocks
+from polars_glmm.optimize.approach import approach
+from polars_glmm.optimize.search import Begin, Found, minimise
 from polars_glmm.spec.method import REML
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.typing import Vec
 
 _TOLERANCE = 1e-9
 """Decrement at which the search ends: evaluations cost levels, not rows."""
+_ROUGH, _ROUGH_MOST = 1.0, 20
+"""Decrement, and evaluations, at which the search for one factor alone ends."""
 _LONGEST_STEP = 10.0
 _MOST_LEAVINGS = 3
 _STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
 _PERFECT, _ROUNDING = 1e-15, 1e-26
 """Shares of the response's sum of squares that count as nothing: where it comes by subtraction, where it does not."""
+_NEXT_TO_NOTHING = 1e-6
+"""Share left by the model found from which it is asked whether the whole response can be reproduced."""
 
 
 def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Estimate:
@@ -37,13 +47,13 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     clock["products"] = perf_counter()
     effects = model.effects
     tolerance = min(model.control.search.decrement, _TOLERANCE)
-    lambdas = effects.lambdas(_search(engine, model, tolerance, given).x)
+    found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     p = len(model.x.a)
-    state, ranks = _settle(engine, model, tolerance, lambdas)
-    done = polish.polish_products(engine, state, ranks, hessian=model.control.search.hessian)
+    settled = _settle(engine, model, tolerance, found)
+    done = polish.polish_products(engine, *settled, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
-    state, pieces, sigma = done.state, done.pieces, done.sigma
+    state, ranks, pieces, sigma = done.state, done.ranks, done.pieces, done.sigma
     outward = model.x.a.T
     vcov_beta = sigma**2 * (outward @ pieces.m_inverse @ outward.T)
     beta = outward @ (pieces.beta if engine.stats.start is None else pieces.beta + engine.stats.start)
@@ -69,7 +79,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     if sum(b.size for b in pieces.b) <= report.SLOPES_KEPT:
         inward = np.linalg.inv(outward) if p else outward
         u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
-    u_cov = pieces.h.inverse().diagonal if pieces.h is not None else []
+    u_cov = pieces.h.inverse_diagonal() if pieces.h is not None else []
     satterthwaite = None
     if isinstance(model.method, REML) and effects.factors and inverted is not None:
         satterthwaite = report.satterthwaite(effects, state, pieces, sigma, outward, inverted.vcov)
@@ -79,7 +89,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
-        *singular_notes(effects, state, done.ranks),
+        *singular_notes(effects, state, ranks),
     ]
     return Estimate(
         beta=beta,
@@ -94,7 +104,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         n_obs=n,
         df_model=df_model,
         df_resid=n - df_model,
-        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in ranks),
         converged=converged,
         df_satterthwaite=None if satterthwaite is None else satterthwaite.df,
         vcov_derivative=None if satterthwaite is None else satterthwaite.derivative,
@@ -113,7 +123,15 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     )
 
 
-def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, lambdas: list[Mat]) -> tuple[State, list[Rank]]:
+class _Settled(NamedTuple):
+    """A state, its ranks, and the profile there where it is known."""
+
+    state: State
+    ranks: list[Rank]
+    pieces: Profile | None
+
+
+def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Found) -> _Settled:
     """The state with its ranks settled; leaves the boundary where the likelihood rises from it."""
     effects, beta = model.effects, np.zeros(len(model.x.a))
 
@@ -122,12 +140,14 @@ def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, lambdas: l
         return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
 
     for _ in range(_MOST_LEAVINGS):
+        lambdas = effects.lambdas(found.x)
         state, ranks = polish.settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
         away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if away is None:
             break
-        lambdas = effects.lambdas(_continue(engine, model, tolerance, away.theta(effects)).x)
-    return state, ranks
+        found = _continue(engine, model, tolerance, away.theta(effects))
+    same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
+    return _Settled(state, ranks, found.evaluation.state if same else None)
 
 
 def _null_loglik(engine: ProductEngine, model: AnyModel) -> float | None:
@@ -150,14 +170,41 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
 
 
 def _continue(engine: ProductEngine, model: AnyModel, tolerance: float, theta: Vec) -> Found:
-    """The search from θ."""
+    """The search from θ; with many levels, where every evaluation is dear, after scoring steps in the covariances."""
+    objective = engine.objective()
+    begin = None
+    if _costly(engine):
+        near = approach(objective, theta, model.effects.along)
+        theta, begin = near.x, Begin(engine.near_curvature(near.x, near.evaluation), near.evaluation)
     return minimise(
-        engine.objective(),
+        objective,
         theta,
         tolerance=tolerance,
         max_evaluations=model.control.search.max_evaluations,
         limit=np.maximum(_LONGEST_STEP, np.abs(theta)),
+        begin=begin,
     )
+
+
+def _costly(engine: ProductEngine) -> bool:
+    return engine.stats.eliminator is not None and engine.stats.eliminator.costly
+
+
+def _alone(engine: ProductEngine) -> Vec:
+    """θ of every factor in a model with no other: next to nothing beside one evaluation with all of them."""
+    effects, stats = engine.effects, engine.stats
+    theta = effects.start()
+    for f, zz, zw in zip(effects.factors, stats.zz.diagonal, stats.zw, strict=True):
+        first = f.terms[0].theta.start
+        own = slice(first, f.terms[-1].theta.stop)
+        terms = tuple(replace(t, theta=slice(t.theta.start - first, t.theta.stop - first)) for t in f.terms)
+        one = Effects((replace(f, terms=terms),), effects.columns, own.stop - own.start)
+        products = replace(stats, pattern=None, eliminator=OneFactor(), zz=Blocks([zz], {}), zw=[zw])
+        objective = ProductEngine(one, products, engine.reml, engine.p).objective()
+        found = minimise(objective, one.start(), tolerance=_ROUGH, max_evaluations=_ROUGH_MOST)
+        if np.isfinite(found.evaluation.value):
+            theta[own] = found.x
+    return theta
 
 
 def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Given) -> Found:
@@ -165,7 +212,7 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     _refuse_perfect_fit(engine, bare)
-    start = effects.start(_first_size(engine))
+    start = _alone(engine) if _costly(engine) else effects.start(_first_size(engine))
     theta = place(model, given).values[p : p + effects.n_theta]
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
@@ -176,6 +223,8 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
             "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
         )
         raise ConvergenceError(msg)
+    if found.evaluation.state.rss <= _NEXT_TO_NOTHING * float(engine.stats.ww[-1, -1]):
+        _refuse_saturation(engine)
     return found
 
 
@@ -187,23 +236,29 @@ def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
         msg = "The response is constant: there is no variance to estimate."
         raise IdentifiabilityError(msg)
     rss = total if bare is None else bare.rss
-    what = "fixed effects reproduce"
-    perfect = rss * stats.left_over <= _ROUNDING * total
-    if not perfect and engine.effects.factors:
-        what = "fixed and random effects together reproduce"
-        if stats.within is not None:
-            rr = stats.within.rr
-            beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]
-            perfect = float(rr[-1, -1] - beta @ rr[:-1, -1]) <= _ROUNDING * total
-        else:
-            strong = engine.pieces(engine.effects.lambdas(engine.effects.start(_STRONG)), gradient=False)
-            perfect = strong is not None and strong.rss <= _PERFECT * total
-    if perfect:
-        msg = (
-            f"The {what} the response exactly, so the residual variance is zero and the likelihood has no bound. "
-            f"Check for a column that is a copy of the response."
-        )
-        raise IdentifiabilityError(msg)
+    if rss * stats.left_over <= _ROUNDING * total:
+        raise IdentifiabilityError(_reproduced("fixed effects reproduce"))
+    if stats.within is not None:
+        rr = stats.within.rr
+        beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]
+        if float(rr[-1, -1] - beta @ rr[:-1, -1]) <= _ROUNDING * total:
+            raise IdentifiabilityError(_reproduced("fixed and random effects together reproduce"))
+
+
+def _refuse_saturation(engine: ProductEngine) -> None:
+    """Raise IdentifiabilityError where random effects that take all they can leave nothing of the response."""
+    if not engine.effects.factors or engine.stats.within is not None:
+        return
+    strong = engine.pieces(engine.effects.lambdas(engine.effects.start(_STRONG)), gradient=False)
+    if strong is not None and strong.rss <= _PERFECT * float(engine.stats.ww[-1, -1]):
+        raise IdentifiabilityError(_reproduced("fixed and random effects together reproduce"))
+
+
+def _reproduced(what: str) -> str:
+    return (
+        f"The {what} the response exactly, so the residual variance is zero and the likelihood has no bound. "
+        f"Check for a column that is a copy of the response."
+    )
 
 
 def _first_size(engine: ProductEngine) -> float:

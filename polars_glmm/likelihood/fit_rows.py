@@ -30,7 +30,7 @@ from polars_glmm.likelihood.polish import Scale
 from polars_glmm.likelihood.sample import subsample
 from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
-from polars_glmm.optimize.search import Found, minimise, restrict
+from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SLOWEST_GAMMA_STEP = 3.0
@@ -123,7 +123,8 @@ def _minimise(
     objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model))
     most = model.control.search.max_evaluations
     if not held.any():
-        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, curvature=curvature)
+        begin = Begin(curvature)
+        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin)
     free = ~held
     found = minimise(
         restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free]

@@ -19,11 +19,13 @@ from scipy.linalg import lapack
 from polars_glmm.likelihood.products import CrossProducts, Within
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
-from polars_glmm.linalg.pattern import sum_by
+from polars_glmm.linalg.pattern import times
 from polars_glmm.linalg.scaling import reduction, scaled_plus_identity, trace_blocks
 from polars_glmm.typing import Cube, Mat, Vec
 
 _SMALLEST = 1e-300
+_REGULAR = 1e-3
+"""Singular value of Λ, relative to the residual, above which I − H⁻¹ loses no digits that matter."""
 _TINY_RSS = 1e-28
 """Share of y'y below which the residual sum of squares is rounding error: the model reproduces its data."""
 
@@ -32,7 +34,7 @@ class Profile(NamedTuple):
     """The pieces of −2ℓ at relative factors, with their derivatives in the effective factors T_fΛ_f (d, r_f).
 
     beta (p,) in the computing basis;  m_inverse (p, p) = (X'V⁻¹X)⁻¹ at σ = 1;  core [X y]'V⁻¹[X y]
-    b, e as in the module's formulae: (r_f, p+1, G_f), (d, p+1, G_f)
+    b, e as in the module's formulae: (r_f, p+1, G_f), (d, p+1, G_f);  h_inverse (r_f, r_f, G_f) over single levels
     """
 
     log_h: float
@@ -47,7 +49,7 @@ class Profile(NamedTuple):
     d_log_h: list[Mat]
     d_log_m: list[Mat]
     d_rss: list[Mat]
-    information: list[Cube]
+    h_inverse: list[Cube]
 
 
 def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) -> Profile | None:
@@ -85,16 +87,29 @@ def profile(stats: CrossProducts, factors: list[Mat], *, gradient: bool = True) 
     if not e:
         e = _through_v(stats, factors, b)
     c = np.append(-beta, 1.0)
-    inverse = h.inverse()
-    d_log_h = [2.0 * t for t in trace_blocks(stats.zz, factors, inverse)]
-    d_rss, d_log_m, information = [], [], []
-    for f, (bf, ef) in enumerate(zip(b, e, strict=True)):
+    diagonal, d_log_h = _inverse_and_traces(stats, factors, h)
+    d_rss, d_log_m = [], []
+    for bf, ef in zip(b, e, strict=True):
         ec, bc = np.einsum("dwG,w->dG", ef, c), np.einsum("rwG,w->rG", bf, c)
         d_rss.append(-2.0 * ec @ bc.T)
         weighted = np.einsum("dpG,pq->dqG", ef[:, :p], m_inverse)
         d_log_m.append(-2.0 * np.einsum("dqG,rqG->dr", weighted, bf[:, :p]))
-        information.append(reduction(inverse.diagonal[f]))
-    return Profile(log_h, log_m, rss, beta, m_inverse, core, h, b, e, d_log_h, d_log_m, d_rss, information)
+    return Profile(log_h, log_m, rss, beta, m_inverse, core, h, b, e, d_log_h, d_log_m, d_rss, diagonal)
+
+
+def _inverse_and_traces(stats: CrossProducts, factors: list[Mat], h: Factorised) -> tuple[list[Cube], list[Mat]]:
+    """The diagonal blocks of H⁻¹, and ∂log|H|/∂Λ.
+
+    As Λ'Z'ZΛH⁻¹ = I − H⁻¹, the blocks over single levels are enough where Λ has an inverse; that saves work where the
+    others are many.
+    """
+    assert stats.eliminator is not None  # there are random effects
+    if stats.eliminator.costly and all(np.linalg.svd(f, compute_uv=False).min() > _REGULAR for f in factors):
+        diagonal = h.inverse_diagonal()
+        sums = [reduction(block).sum(-1) for block in diagonal]
+        return diagonal, [2.0 * np.linalg.pinv(f.T) @ total for f, total in zip(factors, sums, strict=True)]
+    inverse = h.inverse()
+    return inverse.diagonal, [2.0 * t for t in trace_blocks(stats.zz, factors, inverse)]
 
 
 def vcov_derivatives(state: Profile) -> list[Cube]:
@@ -129,10 +144,5 @@ def _split(within: Within, factor: Mat) -> tuple[list[Cube], list[Cube], Mat]:
 def _through_v(stats: CrossProducts, factors: list[Mat], b: list[Cube]) -> list[Cube]:
     """E = Z'W − Z'ZΛB per factor (d, p+1, G_f)."""
     lb = [np.einsum("dr,rwG->dwG", lam, bf) for lam, bf in zip(factors, b, strict=True)]
-    out = [zw - np.einsum("jkG,kwG->jwG", a, x) for zw, a, x in zip(stats.zw, stats.zz.diagonal, lb, strict=True)]
-    for (f, g), block in stats.zz.cross.items():
-        pair = stats.pattern.pairs[f, g]  # type: ignore[union-attr]  # crossed: there is a pattern
-        n = stats.pattern.n_levels  # type: ignore[union-attr]
-        out[f] = out[f] - sum_by(pair.left, np.einsum("jkP,kwP->jwP", block, lb[g][..., pair.right]), n[f])
-        out[g] = out[g] - sum_by(pair.right, np.einsum("kjP,kwP->jwP", block, lb[f][..., pair.left]), n[g])
-    return out
+    taken = times(stats.zz, stats.pattern, lb)
+    return [zw - x for zw, x in zip(stats.zw, taken, strict=True)]

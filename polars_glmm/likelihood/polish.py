@@ -290,9 +290,15 @@ class PolishedProducts(NamedTuple):
     decrement: float
 
 
-def polish_products(engine: ProductEngine, state: State, ranks: list[Rank], *, hessian: bool) -> PolishedProducts:
-    """Newton on the profiled deviance over the free entries, and the Hessian of the unprofiled one."""
-    pieces = engine.pieces(list(state.factors))
+def polish_products(
+    engine: ProductEngine, state: State, ranks: list[Rank], pieces: Profile | None, *, hessian: bool
+) -> PolishedProducts:
+    """Newton on the profiled deviance over the free entries, and the Hessian of the unprofiled one.
+
+    pieces at the state, where they are known
+    """
+    if pieces is None:
+        pieces = engine.pieces(list(state.factors))
     assert pieces is not None  # the search ended here
     nu = engine.nu
     sigma = float(np.sqrt(pieces.rss / nu))

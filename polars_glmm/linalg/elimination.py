@@ -8,23 +8,16 @@ While the leading factor is nested in all others S keeps the pattern of H; other
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.linalg import blas, lapack
 
 from polars_glmm.linalg import cholesky
+from polars_glmm.linalg.dense_rest import DenseRest
 from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern, sum_by
-from polars_glmm.linalg.row_pairs import RowPairs, pair_sums, row_pairs, row_products
-from polars_glmm.linalg.threads import all_blas_threads
-from polars_glmm.typing import CodeVec, Cube, IntVec, Mat
-
-_GATHER_NS, _FLOP_NS = 15.0, 0.02  # measured cost of one sparse pair and of one dense flop; only their ratio matters
-_COSTLY = 150  # order of a dense remainder from which a factorisation costs far more than a solution
-_PAIRS_KEPT = 40_000_000  # up to here the pairs are found once and kept, 12 bytes each
+from polars_glmm.typing import Cube, IntVec
 
 
 class Factorised(Protocol):
@@ -38,6 +31,9 @@ class Factorised(Protocol):
 
     def inverse(self) -> Blocks:
         """H⁻¹ on the pattern of H."""
+
+    def inverse_diagonal(self) -> list[Cube]:
+        """The blocks of H⁻¹ over single levels, (r_f, r_f, G_f) per factor: less work than `inverse`."""
 
 
 class Eliminator(Protocol):
@@ -90,7 +86,10 @@ class OneFactorised:
         return [cholesky.solve(self.low, b[0])]
 
     def inverse(self) -> Blocks:
-        return Blocks([cholesky.inverse(self.low)], {})
+        return Blocks(self.inverse_diagonal(), {})
+
+    def inverse_diagonal(self) -> list[Cube]:
+        return [cholesky.inverse(self.low)]
 
 
 # ----------------------------------------------------------------------------------------------- nested lead
@@ -191,199 +190,5 @@ class NestedFactorised:
         cross.update({(f + 1, g + 1): block for (f, g), block in s.cross.items()})
         return Blocks([lead, *s.diagonal], cross)
 
-
-# ----------------------------------------------------------------------------------------------- dense rest
-
-
-@dataclass(frozen=True, eq=False)
-class DenseRest:
-    """The leading factor is crossed with another: S is dense over all remaining levels.
-
-    W = L₁⁻¹C is held by rows (one per random effect of the lead); column numbers run over the remaining factors.
-    """
-
-    pattern: Pattern
-    offsets: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        widths = [g * r for g, r in zip(self.pattern.n_levels, self.pattern.sizes, strict=True)]
-        object.__setattr__(self, "offsets", [0, 0, *np.cumsum(widths[1:]).tolist()])
-
-    @property
-    def width(self) -> int:
-        return self.offsets[-1]
-
-    @property
-    def order(self) -> int:
-        return self.width
-
-    @property
-    def costly(self) -> bool:
-        return self.width > _COSTLY
-
-    @cached_property
-    def entries(self) -> tuple[IntVec, IntVec, IntVec, IntVec]:
-        """Order that sorts the entries of W by row, their columns, row pointers, and rows."""
-        rows, columns = [], []
-        lead_levels, lead_size = self.pattern.n_levels[0], self.pattern.sizes[0]
-        for g in range(1, self.pattern.n_factors):
-            pair, size, levels = self.pattern.pairs[0, g], self.pattern.sizes[g], self.pattern.n_levels[g]
-            shape = (lead_size, size, len(pair.left))
-            a, b, _ = np.ogrid[: shape[0], : shape[1], : shape[2]]
-            rows.append(np.broadcast_to(a * lead_levels + pair.left, shape).ravel())
-            columns.append(np.broadcast_to(self.offsets[g] + b * levels + pair.right, shape).ravel())
-        row, column = np.concatenate(rows), np.concatenate(columns)
-        order = np.lexsort((column, row))
-        pointers = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=lead_levels * lead_size))])
-        return order, column[order], pointers, row[order]
-
-    @cached_property
-    def kept_pairs(self) -> RowPairs | None:
-        """All pairs of entries of W that share a row, where they are few enough to keep."""
-        _, columns, pointers, _ = self.entries
-        n = np.diff(pointers)
-        if int((n.astype(np.int64) ** 2).sum()) > _PAIRS_KEPT:
-            return None
-        return row_pairs(columns, pointers, 0, len(n), self.width)
-
-    @cached_property
-    def kept_halves(self) -> tuple[CodeVec, CodeVec, IntVec] | None:
-        """The same pairs once each, j ≤ i: entries i and j, and their place in the lower triangle of S."""
-        pairs = self.kept_pairs
-        if pairs is None:
-            return None
-        counts = np.diff(np.append(pairs.starts, len(pairs.j)))
-        i = np.repeat(np.arange(len(pairs.starts), dtype=np.int32), counts)
-        lower = pairs.j <= i
-        return i[lower], pairs.j[lower], pairs.place[lower]
-
-    @cached_property
-    def dense_w(self) -> bool:
-        """Whether a dense W'W is cheaper than the pairs of entries that share a row."""
-        counts = np.diff(self.entries[2]).astype(float)
-        return float((counts**2).sum()) * _GATHER_NS > len(counts) * float(self.width) ** 2 * _FLOP_NS
-
-    def positions(self, g: int, h: int) -> tuple[Cube, Cube]:
-        """Row and column numbers in S of the blocks of factors g ≤ h, shaped as those blocks."""
-        n, r = self.pattern.n_levels, self.pattern.sizes
-        if g == h:
-            left = right = np.arange(n[g])
-        else:
-            left, right = self.pattern.pairs[g, h].left, self.pattern.pairs[g, h].right
-        a, b, _ = np.ogrid[: r[g], : r[h], : len(left)]
-        return self.offsets[g] + a * n[g] + left + 0 * b, self.offsets[h] + b * n[h] + right + 0 * a
-
-    @cached_property
-    def rest_positions(self) -> dict[tuple[int, int], tuple[Cube, Cube]]:
-        factors = range(1, self.pattern.n_factors)
-        return {(g, h): self.positions(g, h) for g in factors for h in factors if g <= h}
-
-    def factorise(self, h: Blocks) -> DenseFactorised | None:
-        low = cholesky.factor(h.diagonal[0])
-        log_det = float(cholesky.log_determinant(low).sum())
-        if not np.isfinite(log_det):
-            return None
-        order, columns, pointers, rows = self.entries
-        data = np.concatenate(
-            [
-                cholesky.forward(low[..., self.pattern.pairs[0, g].left], h.cross[0, g]).ravel()
-                for g in range(1, self.pattern.n_factors)
-            ]
-        )[order]
-        shape = (len(pointers) - 1, self.width)
-        w: Mat | sp.csr_matrix
-        if self.dense_w:
-            w = np.zeros(shape)
-            w[rows, columns] = data
-            s = -(w.T @ w)
-        elif self.kept_halves is not None:
-            w = sp.csr_matrix((data, columns, pointers), shape=shape)
-            i, j, place = self.kept_halves
-            products = np.bincount(place, data.take(i) * data.take(j), self.width**2)
-            s = np.negative(products, out=products).reshape(self.width, self.width)
-        else:
-            w = sp.csr_matrix((data, columns, pointers), shape=shape)
-            s = -(w.T @ w).toarray()
-        for (f, g), (row, column) in self.rest_positions.items():
-            block = h.diagonal[f] if f == g else h.cross[f, g]
-            s[row, column] += block
-            if f != g:
-                s[column, row] += block
-        with all_blas_threads(self.width):
-            s_low, failed = lapack.dpotrf(s.T, lower=1, overwrite_a=1, clean=0)
-        if failed:
-            return None
-        log_det += 2.0 * float(np.log(np.diag(s_low)).sum())
-        return DenseFactorised(self, low, w, data, s_low, log_det)
-
-
-@dataclass(frozen=True, slots=True)
-class DenseFactorised:
-    """L of the lead's block, W = L⁻¹C with its entries row by row in `data`, and the Cholesky factor of S."""
-
-    symbolic: DenseRest
-    low: Cube
-    w: Mat | sp.csr_matrix
-    data: Mat
-    s_low: Mat
-    log_determinant: float
-
-    def solve(self, b: list[Cube]) -> list[Cube]:
-        pattern, offsets = self.symbolic.pattern, self.symbolic.offsets
-        middle = b[0].shape[1:-1]
-
-        def flat(x: Cube) -> Mat:
-            return np.moveaxis(x.reshape(len(x), -1, x.shape[-1]), 1, -1).reshape(-1, int(np.prod(middle, dtype=int)))
-
-        def shaped(x: Mat, size: int, levels: int) -> Cube:
-            return np.moveaxis(x.reshape(size, levels, -1), -1, 1).reshape(size, *middle, levels)
-
-        y = flat(cholesky.forward(self.low, b[0]))
-        below = np.concatenate([flat(x) for x in b[1:]]) - self.w.T @ y
-        x, _ = lapack.dpotrs(self.s_low, below, lower=1)
-        y = y - self.w @ x
-        lead = cholesky.backward(self.low, shaped(y, pattern.sizes[0], pattern.n_levels[0]))
-        rest = [
-            shaped(x[offsets[g] : offsets[g + 1]], pattern.sizes[g], pattern.n_levels[g])
-            for g in range(1, pattern.n_factors)
-        ]
-        return [lead, *rest]
-
-    def inverse(self) -> Blocks:
-        symbolic, pattern = self.symbolic, self.symbolic.pattern
-        order, columns, pointers, rows = symbolic.entries
-        with all_blas_threads(symbolic.width):
-            s_inv, _ = lapack.dpotri(self.s_low, lower=1)
-        flat = s_inv.T.ravel()
-        if isinstance(self.w, np.ndarray):
-            t_sorted = blas.dsymm(1.0, s_inv, self.w.T, lower=1).T[rows, columns]
-        elif symbolic.kept_pairs is not None:
-            t_sorted = pair_sums(self.data, symbolic.kept_pairs, flat)
-        else:
-            t_sorted = row_products(self.data, columns, pointers, flat, symbolic.width)
-        t = np.empty_like(t_sorted)
-        t[order] = t_sorted
-        w_data = np.empty_like(t)
-        w_data[order] = self.data
-        lead = cholesky.inverse(self.low)
-        middle = np.zeros_like(lead)
-        cross: dict[tuple[int, int], Cube] = {}
-        start = 0
-        for g in range(1, pattern.n_factors):
-            pair = pattern.pairs[0, g]
-            shape = (pattern.sizes[0], pattern.sizes[g], len(pair.left))
-            stop = start + int(np.prod(shape))
-            t_g, w_g = t[start:stop].reshape(shape), w_data[start:stop].reshape(shape)
-            start = stop
-            middle += sum_by(pair.left, np.einsum("iaP,jaP->ijP", t_g, w_g), pattern.n_levels[0])
-            cross[0, g] = -cholesky.backward(self.low[..., pair.left], t_g)
-        half = cholesky.backward(self.low, middle)
-        lead = lead + cholesky.backward(self.low, half.swapaxes(0, 1))
-        diagonal = [lead]
-        for (f, g), (row, column) in symbolic.rest_positions.items():
-            block = flat[np.minimum(row, column) * symbolic.width + np.maximum(row, column)]
-            if f == g:
-                diagonal.append(block)
-            else:
-                cross[f, g] = block
-        return Blocks(diagonal, cross)
+    def inverse_diagonal(self) -> list[Cube]:
+        return self.inverse().diagonal

@@ -85,3 +85,14 @@ def gather_blocks(pattern: Pattern, cells: Cube) -> Blocks:
         for at, pair in pattern.pairs.items()
     }
     return Blocks(diagonal, cross)
+
+
+def times(a: Blocks, pattern: Pattern | None, x: list[Cube]) -> list[Cube]:
+    """A x for one (d, w, G_f) array per factor; a single factor needs no pattern."""
+    out: list[Cube] = [np.einsum("jkG,kwG->jwG", block, own) for block, own in zip(a.diagonal, x, strict=True)]
+    for (f, g), block in a.cross.items():
+        assert pattern is not None  # crossed factors have one
+        pair, n = pattern.pairs[f, g], pattern.n_levels
+        out[f] = out[f] + sum_by(pair.left, np.einsum("jkP,kwP->jwP", block, x[g][..., pair.right]), n[f])
+        out[g] = out[g] + sum_by(pair.right, np.einsum("kjP,kwP->jwP", block, x[f][..., pair.left]), n[g])
+    return out

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import scipy.linalg as sl
+from scipy.linalg import lapack
 
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -38,6 +40,13 @@ class Objective(Protocol):
 
     def __call__(self, x: Vec, warm: Any, /, *, curvature: bool) -> Evaluation:
         """Value, gradient and, where asked for, curvature at x."""
+
+
+class Begin(NamedTuple):
+    """What is known where a search begins: a curvature for it, and the evaluation there."""
+
+    curvature: Mat | None = None
+    evaluation: Evaluation | None = None
 
 
 class Found(NamedTuple):
@@ -75,21 +84,32 @@ def newton_step(curvature: Mat, gradient: Vec) -> tuple[Vec, float]:
     return step, 0.5 * float((projected**2 / values).sum())
 
 
+def at_least(curvature: Mat, base: Mat, share: float) -> Mat:
+    """The curvature, its eigenvalues relative to `base` raised to a share; `base` itself if not positive definite."""
+    low, failed = lapack.dpotrf(base, lower=1, clean=1)
+    if failed:
+        return base
+    half = sl.solve_triangular(low, curvature, lower=True)
+    values, vectors = np.linalg.eigh(sl.solve_triangular(low, half.T, lower=True))
+    back = low @ vectors
+    return np.asarray((back * np.maximum(values, share)) @ back.T)
+
+
 def minimise(
     objective: Objective,
     x: Vec,
     *,
     tolerance: float,
     max_evaluations: int,
-    curvature: Mat | None = None,
     limit: Vec | None = None,
+    begin: Begin | None = None,
 ) -> Found:
     """The minimum near x, from a curvature given or the objective's own.
 
     `limit` bounds a step in each coordinate that it would more than double (inf: free).
     """
     with np.errstate(all="ignore"):
-        return _descend(objective, x, curvature, _Bounds(tolerance, max_evaluations, limit))
+        return _descend(objective, x, begin or Begin(), _Bounds(tolerance, max_evaluations, limit))
 
 
 class _Bounds(NamedTuple):
@@ -107,10 +127,12 @@ class _Bounds(NamedTuple):
         return step * min(1.0, float(np.min(room / np.maximum(np.abs(step), 1e-300))))
 
 
-def _descend(objective: Objective, x: Vec, b: Mat | None, bounds: _Bounds) -> Found:
-    """The descent itself, from the curvature b."""
-    now = objective(x, None, curvature=b is None)
-    count = 1
+def _descend(objective: Objective, x: Vec, begin: Begin, bounds: _Bounds) -> Found:
+    """The descent itself."""
+    b, now = begin.curvature, begin.evaluation
+    count = 0
+    if now is None:
+        now, count = objective(x, None, curvature=b is None), 1
     if b is None:
         b = now.curvature
     if b is None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.linalg import elimination, row_pairs
-from polars_glmm.linalg.elimination import DenseRest, NestedLead, OneFactor, eliminator
-from polars_glmm.linalg.pattern import Blocks, find_pattern, sum_by
+from polars_glmm.linalg import dense_rest, row_pairs
+from polars_glmm.linalg.dense_rest import DenseRest
+from polars_glmm.linalg.elimination import NestedLead, OneFactor, eliminator
+from polars_glmm.linalg.pattern import Blocks, find_pattern, sum_by, times
 
 
 def dense_case(codes, sizes, seed=3):
@@ -55,8 +56,8 @@ def designs():
 def test_elimination_is_dense_algebra(name, how, monkeypatch):
     """log|H|, H⁻¹b and the selected inverse, whichever way the Schur complement is formed."""
     codes, sizes, kind = designs()[name]
-    monkeypatch.setattr(elimination, "_FLOP_NS", 0.0 if how == "dense rows" else 1e9)
-    monkeypatch.setattr(elimination, "_PAIRS_KEPT", 10**9 if how == "kept pairs" else 0)
+    monkeypatch.setattr(dense_rest, "_FLOP_NS", 0.0 if how == "dense rows" else 1e9)
+    monkeypatch.setattr(dense_rest, "_PAIRS_KEPT", 10**9 if how == "kept pairs" else 0)
     monkeypatch.setattr(row_pairs, "_PAIR_CHUNK", 500)
     pattern, blocks, h, starts = dense_case(codes, sizes)
     solver = eliminator(pattern)
@@ -78,6 +79,8 @@ def test_elimination_is_dense_algebra(name, how, monkeypatch):
     for f, block in enumerate(inverse.diagonal):
         every = np.arange(pattern.n_levels[f])
         assert_allclose(block, part(f, f, every, every), atol=1e-11)
+    for block, alone in zip(inverse.diagonal, done.inverse_diagonal(), strict=True):
+        assert_allclose(alone, block, atol=1e-11)
     for (f, g), block in inverse.cross.items():
         assert_allclose(block, part(f, g, pattern.pairs[f, g].left, pattern.pairs[f, g].right), atol=1e-11)
 
@@ -89,3 +92,16 @@ def test_an_indefinite_matrix_is_reported_not_factorised(name):
     last = blocks.diagonal[-1].copy()
     last[0, 0, 0] = -1e6
     assert eliminator(pattern).factorise(Blocks([*blocks.diagonal[:-1], last], blocks.cross)) is None
+
+
+@pytest.mark.parametrize("name", ["one", "crossed"])  # A has the same columns in every factor
+def test_a_product_in_blocks_is_the_dense_product(name):
+    codes, sizes, _ = designs()[name]
+    pattern, blocks, h, _ = dense_case(codes, sizes)
+    rng = np.random.default_rng(2)
+    x = [rng.normal(size=(r, 2, g)) for r, g in zip(pattern.sizes, pattern.n_levels, strict=True)]
+
+    def flat(parts):
+        return np.concatenate([v.transpose(0, 2, 1).reshape(-1, 2) for v in parts])
+
+    assert_allclose(flat(times(blocks, pattern, x)), h @ flat(x), atol=1e-11)
