@@ -27,7 +27,7 @@ from polars_glmm.likelihood.batch_report import BatchInverted, covariance_report
 from polars_glmm.likelihood.batch_settle import settle
 from polars_glmm.likelihood.doubts import CONVERGED
 from polars_glmm.likelihood.fit_products import _LONGEST_STEP, _STRONG, _TOLERANCE
-from polars_glmm.likelihood.polish import _CENTRAL, _FORWARD, _HESSIAN_STALE, _MANY_LEVELS, _ROUNDING
+from polars_glmm.likelihood.polish import _CENTRAL, _FORWARD, _HESSIAN_STALE, _MANY_LEVELS, _SETTLED
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.optimize.batch_search import PATIENCE, minimise_all, newton_steps
 from polars_glmm.spec.method import REML, Method
@@ -117,7 +117,7 @@ def _polish(engine: BatchProductEngine, theta: Mat, *, hessian: bool) -> _Polish
     for _ in range(_MOST_STEPS):
         step, each = newton_steps(h, _gradient(engine, pieces))
         decrement = np.where(done, decrement, each)
-        done |= (decrement < _ROUNDING) | (decrement > 0.1 * before)
+        done |= (decrement < _SETTLED) | (decrement > 0.1 * before)
         if done.all():
             break
         regular &= done | (decrement <= _HESSIAN_STALE)

@@ -21,8 +21,10 @@ from polars_glmm.typing import IntVec, Mat, Vec
 
 _DEPENDENT = 1e-10
 """Share of a column that must be its own for a term to be decorrelated."""
-_LEAST_SHARE, _MOST_TIMES = 0.03, 1e3
+_LEAST_SHARE, _MOST_TIMES = 0.2, 1e3
 """Share of itself that a standard deviation keeps in one step of the covariances, and how many times it may become."""
+_NOTICEABLE = 0.1
+"""Standard deviation from which a search may start: at zero the likelihood is flat in it."""
 _SMALL_PIVOT = 1e-3
 """Share of the largest pivot of Λ below which relative steps mean nothing."""
 _LARGE_MEAN = 10.0  # |mean| / sd beyond which a column is centred
@@ -114,6 +116,15 @@ class Effects:
                 out[t.theta] = _along(t, theta[t.theta], step[t.theta])
         return out
 
+    def apart(self, theta: Vec) -> Vec:
+        """θ of independent effects with the same standard deviations, none of them next to nothing."""
+        out = np.zeros(self.n_theta)
+        for f, lam in zip(self.factors, self.lambdas(theta), strict=True):
+            for t in f.terms:
+                sizes = np.linalg.norm(lam[t.start : t.stop, t.start : t.stop], axis=1)
+                out[t.theta] = np.diag(np.maximum(sizes, _NOTICEABLE))[STRUCTURES[t.structure].entries(t.r)]
+        return out
+
     def start(self, size: float = 1.0) -> Vec:
         """θ with Λ = size · I: every variance away from the stationary point at zero."""
         theta = np.zeros(self.n_theta)
@@ -125,7 +136,7 @@ class Effects:
 
 
 def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
-    """One term of Effects.along; where Λ is nearly singular, θ + δ."""
+    """One term of Effects.along; where Λ is nearly singular θ + δ, no entry by more than the largest pivot."""
     if t.structure == "diag" or t.r == 1:
         times = np.sqrt(np.clip(1.0 + 2.0 * step / np.where(theta == 0.0, 1.0, theta), _LEAST_SHARE**2, _MOST_TIMES**2))
         return np.where(theta == 0.0, step, theta * times)
@@ -133,7 +144,7 @@ def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
     factor, change = fill(structure, theta, t.r), fill(structure, step, t.r)
     pivots = np.abs(np.diag(factor))
     if pivots.min() <= _SMALL_PIVOT * pivots.max():
-        return theta + step
+        return theta + step * min(1.0, float(pivots.max() / max(np.abs(step).max(), 1e-300)))
     relative = sl.solve_triangular(factor, change, lower=True)
     values, vectors = np.linalg.eigh(np.eye(t.r) + relative + relative.T)
     moved = (vectors * np.clip(values, _LEAST_SHARE**2, _MOST_TIMES**2)) @ vectors.T

@@ -87,6 +87,24 @@ def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) 
     return out
 
 
+def bending(effects: Effects, lambdas: list[Mat], gradients: list[Mat]) -> Mat:
+    """What ∂²/∂θ² has beyond ∂²/∂Σ², from gradients in Λ_f (r_f, r_f): tr(S ∂²Σ), S = ∂/∂Σ, its positive part.
+
+    With Σ = ΛΛ' the gradient in Λ is 2SΛ and the entries (i, j), (k, l) of Λ get 2 S_ik where j = l. At an optimum
+    inside S is zero; on the boundary it is all the curvature that is left.
+    """
+    out = np.zeros((effects.n_theta, effects.n_theta))
+    for f, lam, gradient in zip(effects.factors, lambdas, gradients, strict=True):
+        for t in f.terms:
+            own = slice(t.start, t.stop)
+            half = 0.5 * gradient[own, own] @ np.linalg.pinv(lam[own, own])
+            values, vectors = np.linalg.eigh(0.5 * (half + half.T))
+            score = (vectors * np.maximum(values, 0.0)) @ vectors.T
+            rows, columns = STRUCTURES[t.structure].entries(t.r)
+            out[t.theta, t.theta] = 2.0 * score[np.ix_(rows, rows)] * (columns[:, None] == columns)
+    return out
+
+
 @dataclass(slots=True, eq=False)
 class RowEngine:
     """Laplace or quadrature over rows. Counts its work; nothing else changes."""
@@ -197,8 +215,11 @@ class ProductEngine:
         ]
         return self.effects.inward(total)
 
-    def objective(self) -> Any:
-        """Half the profiled −2ℓ over θ, for the search."""
+    def objective(self, *, scoring: bool = False) -> Any:
+        """Half the profiled −2ℓ over θ, for the search; its curvature is for quasi-Newton or, if asked, for scoring.
+
+        For scoring: the expected information, right for steps in the covariances from however far. Otherwise `nearby`.
+        """
 
         def call(theta: Vec, warm: Any, *, curvature: bool) -> Evaluation:
             lambdas = self.effects.lambdas(theta)
@@ -207,30 +228,28 @@ class ProductEngine:
                 return Evaluation(np.inf, np.zeros_like(theta), None, warm)
             sigma = np.sqrt(pieces.rss / self.nu)
             g = 0.5 * self.effects.pullback(self.gradients(pieces, sigma))
-            b = (
-                theta_information(self.effects, lambdas, [reduction(i) for i in pieces.h_inverse])
-                if curvature
-                else None
-            )
-            return Evaluation(0.5 * self.minus_two(pieces), g, b, pieces)
+            at = Evaluation(0.5 * self.minus_two(pieces), g, None, pieces)
+            if not curvature:
+                return at
+            expected = theta_information(self.effects, lambdas, [reduction(block) for block in pieces.h_inverse])
+            at = at._replace(curvature=expected)
+            return at if scoring else at._replace(curvature=self.nearby(theta, at))
 
         return call
 
-    def near_curvature(self, theta: Vec, at: Evaluation) -> Mat | None:
-        """The curvature from which a search goes on, near the optimum: the average information.
+    def nearby(self, theta: Vec, at: Evaluation) -> Mat:
+        """The curvature with which a search goes on from an evaluation for scoring: average information and `bending`.
 
-        No direction gets less than a share of the information within levels (a sum of variances may be identified
-        where they are not), and a variance on its way to zero bends as it does there: g/θ.
+        No direction gets less than a share of the information within levels: a sum of variances may be identified
+        where they are not.
         """
-        if at.curvature is None or newton_step(at.curvature, at.gradient)[1] > _AVERAGE_BELOW:
-            return at.curvature
+        b = at.curvature
+        assert b is not None  # an evaluation for scoring has one
+        if not len(theta):
+            return b
         lambdas = self.effects.lambdas(theta)
-        average = average_information(self.effects, self.stats, lambdas, at.state, self.nu)
-        b = at_least(average, at.curvature, _LEAST_INFORMATION)
-        for f in self.effects.factors:
-            for t in f.terms:
-                if t.structure == "diag" or t.r == 1:
-                    own = theta[t.theta]
-                    bend = np.divide(at.gradient[t.theta], own, out=np.zeros(t.r), where=own != 0.0)
-                    b[t.theta, t.theta] += np.diag(np.maximum(bend, 0.0))
-        return b
+        if newton_step(b, at.gradient)[1] <= _AVERAGE_BELOW:
+            average = average_information(self.effects, self.stats, lambdas, at.state, self.nu)
+            b = at_least(average, b, _LEAST_INFORMATION)
+        slopes = self.gradients(at.state, float(np.sqrt(at.state.rss / self.nu)))
+        return b + bending(self.effects, lambdas, [0.5 * g for g in slopes])

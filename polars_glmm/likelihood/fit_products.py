@@ -26,8 +26,8 @@ from polars_glmm.optimize.search import Begin, Found, minimise
 from polars_glmm.spec.method import REML
 from polars_glmm.typing import Vec
 
-_TOLERANCE = 1e-9
-"""Decrement at which the search ends: evaluations cost levels, not rows."""
+_TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
+"""Decrement at which the search ends: evaluations cost levels, not rows; and where each takes a dense inverse."""
 _ROUGH, _ROUGH_MOST = 1.0, 20
 """Decrement, and evaluations, at which the search for one factor alone ends."""
 _LONGEST_STEP = 10.0
@@ -46,7 +46,8 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     engine = model.products()
     clock["products"] = perf_counter()
     effects = model.effects
-    tolerance = min(model.control.search.decrement, _TOLERANCE)
+    costly = engine.stats.eliminator is not None and engine.stats.eliminator.costly
+    tolerance = min(model.control.search.decrement, _COSTLY_TOLERANCE if costly else _TOLERANCE)
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     p = len(model.x.a)
@@ -170,28 +171,24 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
 
 
 def _continue(engine: ProductEngine, model: AnyModel, tolerance: float, theta: Vec) -> Found:
-    """The search from θ; with many levels, where every evaluation is dear, after scoring steps in the covariances."""
-    objective = engine.objective()
+    """The search from θ: scoring steps in the covariances, then quasi-Newton."""
+    near = approach(engine.objective(scoring=True), theta, model.effects.along)
     begin = None
-    if _costly(engine):
-        near = approach(objective, theta, model.effects.along)
-        theta, begin = near.x, Begin(engine.near_curvature(near.x, near.evaluation), near.evaluation)
+    if near.evaluation.curvature is not None:
+        with np.errstate(all="ignore"):
+            begin = Begin(engine.nearby(near.x, near.evaluation), near.evaluation)
     return minimise(
-        objective,
-        theta,
+        engine.objective(),
+        near.x,
         tolerance=tolerance,
         max_evaluations=model.control.search.max_evaluations,
-        limit=np.maximum(_LONGEST_STEP, np.abs(theta)),
+        limit=np.maximum(_LONGEST_STEP, np.abs(near.x)),
         begin=begin,
     )
 
 
-def _costly(engine: ProductEngine) -> bool:
-    return engine.stats.eliminator is not None and engine.stats.eliminator.costly
-
-
 def _alone(engine: ProductEngine) -> Vec:
-    """θ of every factor in a model with no other: next to nothing beside one evaluation with all of them."""
+    """Standard deviations of every factor in a model with no other: that costs little beside one with all."""
     effects, stats = engine.effects, engine.stats
     theta = effects.start()
     for f, zz, zw in zip(effects.factors, stats.zz.diagonal, stats.zw, strict=True):
@@ -200,10 +197,10 @@ def _alone(engine: ProductEngine) -> Vec:
         terms = tuple(replace(t, theta=slice(t.theta.start - first, t.theta.stop - first)) for t in f.terms)
         one = Effects((replace(f, terms=terms),), effects.columns, own.stop - own.start)
         products = replace(stats, pattern=None, eliminator=OneFactor(), zz=Blocks([zz], {}), zw=[zw])
-        objective = ProductEngine(one, products, engine.reml, engine.p).objective()
+        objective = ProductEngine(one, products, engine.reml, engine.p).objective(scoring=True)
         found = minimise(objective, one.start(), tolerance=_ROUGH, max_evaluations=_ROUGH_MOST)
         if np.isfinite(found.evaluation.value):
-            theta[own] = found.x
+            theta[own] = one.apart(found.x)
     return theta
 
 
@@ -212,7 +209,8 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     _refuse_perfect_fit(engine, bare)
-    start = _alone(engine) if _costly(engine) else effects.start(_first_size(engine))
+    several = len(effects.factors) > 1
+    start = _alone(engine) if several else effects.start(_first_size(engine))
     theta = place(model, given).values[p : p + effects.n_theta]
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))

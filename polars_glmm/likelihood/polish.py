@@ -28,6 +28,8 @@ _MANY_LEVELS = 1_000
 """Levels from which one gradient a column must do for cross-products."""
 _ROUNDING = 1e-11
 """Newton decrement that is rounding error of ℓ."""
+_SETTLED = 1e-14
+"""The same from cross-products, where an evaluation costs little."""
 _HESSIAN_STALE = 1e-4
 """A step of a larger decrement than this leaves a Hessian that belongs to another point."""
 _FLAT = 1e-8
@@ -318,6 +320,8 @@ def polish_products(
     if not k:
         h = np.array([[2.0 * nu / sigma**2]])
         return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, 0.0)
+    stats = engine.stats
+    enough = _ROUNDING if stats.eliminator is not None and stats.eliminator.costly else _SETTLED
     h, decrement = np.empty((0, 0)), np.inf
     for _ in range(6):
         h = _product_hessian(engine, state, pieces, sigma, split)
@@ -328,7 +332,7 @@ def polish_products(
             d_h, d_m, d_r = split(state, pieces)
             g = 0.5 * (d_h + d_m + d_r / sigma**2)
             step, decrement = newton(h, np.append(g, 0.0))
-            if decrement < _ROUNDING or decrement > 0.1 * before:
+            if decrement < enough or decrement > 0.1 * before:
                 return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)
             trial_state = state.moved(np.concatenate([state.beta, state.vector()[p:] + step[:k]]))
             trial = engine.pieces(list(trial_state.factors))

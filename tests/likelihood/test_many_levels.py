@@ -87,7 +87,7 @@ def test_a_step_in_the_covariances(structure):
             expected = np.diag(np.diag(expected))
         assert_allclose(new @ new.T, expected, atol=1e-12)
     for lam, new in zip(effects.lambdas(theta), effects.lambdas(effects.along(theta, -9 * theta)), strict=True):
-        assert_allclose(new @ new.T, 0.03**2 * lam @ lam.T, rtol=1e-9, atol=1e-15)
+        assert_allclose(new @ new.T, 0.2**2 * lam @ lam.T, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
@@ -114,6 +114,15 @@ def test_gradients_from_the_diagonal_of_the_inverse_are_the_others(monkeypatch):
         assert_allclose(other, one, rtol=1e-9)
     for one, other in zip(whole.h_inverse, short.h_inverse, strict=True):
         assert_allclose(other, one, rtol=1e-9)
+
+
+def test_standard_deviations_without_their_correlations():
+    effects = map_effects(crossed("us").factors, 300)
+    theta = np.array([0.8, -0.6, 0.0, 0.02])
+    (first, second), (one, other) = effects.lambdas(theta), effects.lambdas(effects.apart(theta))
+    assert_allclose(one, np.diag(np.sqrt(np.diag(first @ first.T))))
+    assert_allclose(second, 0.02)
+    assert_allclose(other, 0.1)
 
 
 def test_a_factor_alone_starts_where_its_own_model_ends():
