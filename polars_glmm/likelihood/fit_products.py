@@ -80,7 +80,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     if sum(b.size for b in pieces.b) <= report.SLOPES_KEPT:
         inward = np.linalg.inv(outward) if p else outward
         u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
-    u_cov = pieces.h.inverse_diagonal() if pieces.h is not None else []
+    u_cov = pieces.h_inverse
     satterthwaite = None
     if isinstance(model.method, REML) and effects.factors and inverted is not None:
         satterthwaite = report.satterthwaite(effects, state, pieces, sigma, outward, inverted.vcov)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,25 +11,13 @@ from scipy.linalg import blas, lapack
 
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.pattern import Blocks, Pattern, sum_by
-from polars_glmm.linalg.row_pairs import RowPairs, pair_sums, row_pairs, row_products
+from polars_glmm.linalg.row_pairs import Halves, RowPairs, pair_sums, row_halves, row_pairs, row_products
 from polars_glmm.linalg.threads import all_blas_threads
-from polars_glmm.typing import CodeVec, Cube, IntVec, Mat, Vec
+from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 _GATHER_NS, _FLOP_NS = 15.0, 0.02  # measured cost of one sparse pair and of one dense flop; only their ratio matters
 _COSTLY = 150  # order of a dense remainder from which a factorisation costs far more than a solution
 _PAIRS_KEPT = 40_000_000  # up to here the pairs are found once and kept, 12 bytes each
-
-
-class Halves(NamedTuple):
-    """Pairs of entries of W that share a row, once each, by i.
-
-    i, j entries, j ≤ i;  place in the lower triangle of S;  first pair of each row
-    """
-
-    i: CodeVec
-    j: CodeVec
-    place: IntVec
-    first: IntVec
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,26 +63,21 @@ class DenseRest:
         return order, column[order], pointers, row[order]
 
     @cached_property
-    def kept_pairs(self) -> RowPairs | None:
-        """All pairs of entries of W that share a row, where they are few enough to keep."""
-        _, columns, pointers, _ = self.entries
-        n = np.diff(pointers)
-        if int((n.astype(np.int64) ** 2).sum()) > _PAIRS_KEPT:
-            return None
-        return row_pairs(columns, pointers, 0, len(n), self.width)
+    def keeps_pairs(self) -> bool:
+        """Whether the pairs of entries of W that share a row are few enough to be found once and kept."""
+        return int((np.diff(self.entries[2]).astype(np.int64) ** 2).sum()) <= _PAIRS_KEPT
 
     @cached_property
-    def kept_halves(self) -> Halves | None:
+    def pairs(self) -> RowPairs:
+        """All pairs of entries of W that share a row."""
+        _, columns, pointers, _ = self.entries
+        return row_pairs(columns, pointers, 0, len(pointers) - 1, self.width)
+
+    @cached_property
+    def halves(self) -> Halves:
         """The same pairs once each."""
-        pairs = self.kept_pairs
-        if pairs is None:
-            return None
-        counts = np.diff(np.append(pairs.starts, len(pairs.j)))
-        i = np.repeat(np.arange(len(pairs.starts), dtype=np.int32), counts)
-        lower = pairs.j <= i
-        entries = np.diff(self.entries[2])
-        rows = np.cumsum(entries * (entries + 1) // 2) - entries * (entries + 1) // 2
-        return Halves(i[lower], pairs.j[lower], pairs.place[lower], rows)
+        _, columns, pointers, _ = self.entries
+        return row_halves(columns, pointers, self.width)
 
     @cached_property
     def dense_w(self) -> bool:
@@ -137,9 +119,9 @@ class DenseRest:
             w = np.zeros(shape)
             w[rows, columns] = data
             s = -(w.T @ w)
-        elif self.kept_halves is not None:
+        elif self.keeps_pairs:
             w = sp.csr_matrix((data, columns, pointers), shape=shape)
-            i, j, place, _ = self.kept_halves
+            i, j, place, _ = self.halves
             products = data.take(i) * data.take(j)
             sums = np.bincount(place, products, self.width**2)
             s = np.negative(sums, out=sums).reshape(self.width, self.width)
@@ -163,7 +145,7 @@ class DenseRest:
 class DenseFactorised:
     """L of the lead's block, W = L⁻¹C with its entries row by row in `data`, and the Cholesky factor of S.
 
-    products of the entries that share a row, in the order of DenseRest.kept_halves, where those are kept
+    products of the entries that share a row, in the order of DenseRest.halves, where those are kept
     """
 
     symbolic: DenseRest
@@ -202,11 +184,11 @@ class DenseFactorised:
 
     def inverse_diagonal(self) -> list[Cube]:
         symbolic = self.symbolic
-        if self.products is None or symbolic.kept_halves is None or symbolic.pattern.sizes[0] > 1:
+        if self.products is None or symbolic.pattern.sizes[0] > 1:
             return self.inverse().diagonal
         flat = self._rest_inverse().T.ravel()
         columns, pointers = symbolic.entries[1:3]
-        _, _, place, first = symbolic.kept_halves
+        _, _, place, first = symbolic.halves
         squares = self.data**2 * flat.take(columns * (symbolic.width + 1))
         norms = 2.0 * np.add.reduceat(self.products * flat.take(place), first)
         norms -= np.add.reduceat(squares, pointers[:-1])
@@ -221,8 +203,8 @@ class DenseFactorised:
         flat = s_inv.T.ravel()
         if isinstance(self.w, np.ndarray):
             t_sorted = blas.dsymm(1.0, s_inv, self.w.T, lower=1).T[rows, columns]
-        elif symbolic.kept_pairs is not None:
-            t_sorted = pair_sums(self.data, symbolic.kept_pairs, flat)
+        elif symbolic.keeps_pairs:
+            t_sorted = pair_sums(self.data, symbolic.pairs, flat)
         else:
             t_sorted = row_products(self.data, columns, pointers, flat, symbolic.width)
         t = np.empty_like(t_sorted)

@@ -35,6 +35,30 @@ def row_pairs(columns: IntVec, pointers: IntVec, row: int, last: int, width: int
     return RowPairs(j.astype(np.int32), place, starts)
 
 
+class Halves(NamedTuple):
+    """Pairs of entries that share a row, once each, by i.
+
+    i, j entries, j ≤ i;  place of (column i, column j) in S;  first pair of each row
+    """
+
+    i: CodeVec
+    j: CodeVec
+    place: IntVec
+    first: IntVec
+
+
+def row_halves(columns: IntVec, pointers: IntVec, width: int) -> Halves:
+    """The pairs of all rows once each, in the lower triangle in column order; columns rise within a row."""
+    n = np.diff(pointers)
+    of_row = np.repeat(pointers[:-1], n)
+    partners = np.arange(len(columns)) - of_row + 1
+    starts = np.cumsum(partners) - partners
+    i = np.repeat(np.arange(len(columns), dtype=np.int32), partners)
+    j = np.arange(len(i)) - np.repeat(starts - of_row, partners)
+    place = columns[j].astype(np.int64, copy=False) * width + columns[i]
+    return Halves(i, j.astype(np.int32), place, starts[pointers[:-1]])
+
+
 def pair_sums(data: Mat, pairs: RowPairs, flat: Mat) -> Mat:
     """Σ_j data_j S⁻¹(column i, column j) for every entry i of the pairs."""
     if not len(pairs.j):
