@@ -197,6 +197,7 @@ class BatchRows:
             starts=starts(counts),
             counts=counts,
             single=bool((counts == 1).all()),
+            repeats=None,
             cells=slice(0, len(counts)),
             rows=rows,
         )

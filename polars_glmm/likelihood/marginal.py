@@ -103,7 +103,9 @@ class Marginal:
         )
 
     def conditional(self, at: Point, warm: Warm) -> Conditional:
-        """Modes and Var(u | y) by the observed curvature, for the tables of a fit."""
+        """Modes and Var(u | y) by the observed curvature, for the tables of a fit; `warm` is of an evaluation there."""
+        if warm.factor is not None:  # costly, and known
+            return Conditional(warm.modes, warm.factor.inverse().diagonal)
         value = self.evaluate(at, warm, gradient=False)
         covariance = [
             np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(at.factors, value.warm.modes, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,28 @@ from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Pattern, find_pattern
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
+_FEW = 0.1
+"""Share of rows that repeat a cell up to which they are added one by one; measured, 5 times as fast at a hundredth."""
+
+
+class Repeats(NamedTuple):
+    """Rows that are not the first of their cell, and their cells."""
+
+    rows: IntVec
+    cells: IntVec
+
+
+def few_repeats(starts: IntVec, counts: IntVec) -> Repeats | None:
+    """The repeats of a block, or None where they are so many that sums over runs of rows are quicker."""
+    m = len(starts)
+    n = int(counts.sum())
+    if n == m or n - m > n * _FEW:
+        return None
+    first = np.zeros(n, dtype=bool)
+    first[starts] = True
+    rows = np.flatnonzero(~first)
+    return Repeats(rows, np.searchsorted(starts, rows, side="right") - 1)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
@@ -26,6 +49,7 @@ class Block:
 
     x (p, m), x_phi (s, m) or None, z (d, m) or None where the only column is ones; offsets (m,) or None
     starts (C_b,) first row of each cell, counts (C_b,) its rows; single: every cell has one row
+    repeats: the rows that are not the first of their cell, where they are few
     cells, rows: slices of the unit's cells and of the sorted rows
     """
 
@@ -40,12 +64,20 @@ class Block:
     starts: IntVec
     counts: IntVec
     single: bool
+    repeats: Repeats | None
     cells: slice
     rows: slice
 
     def sums(self, v: Cube) -> Cube:
         """Sums over cells of v (…, m): (…, C_b)."""
-        return v if self.single else np.add.reduceat(v, self.starts, axis=-1)
+        if self.single:
+            return v
+        if self.repeats is None:
+            return np.add.reduceat(v, self.starts, axis=-1)
+        total = v.take(self.starts, axis=-1)
+        later = v.take(self.repeats.rows, axis=-1)
+        np.add.at(np.moveaxis(total, -1, 0), self.repeats.cells, np.moveaxis(later, -1, 0))
+        return total
 
     def spread(self, v: Cube) -> Cube:
         """Values of cells (…, C_b) on their rows: (…, m)."""
@@ -202,6 +234,7 @@ def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_
             starts=local,
             counts=counts,
             single=c1 - c0 == r1 - r0,
+            repeats=few_repeats(local, counts),
             cells=slice(int(c0 - base), int(c1 - base)),
             rows=rows,
         )

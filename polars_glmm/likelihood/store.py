@@ -136,6 +136,7 @@ class StoredUnits(Sequence[Unit]):
             starts=np.cumsum(counts) - counts,
             counts=counts,
             single=len(counts) == m,
+            repeats=None,
             cells=slice(0, len(counts)),
             rows=slice(first, end),
         )

@@ -141,7 +141,7 @@ class DenseRest:
         return DenseFactorised(self, low, w, data, products, s_low, log_det)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class DenseFactorised:
     """L of the lead's block, W = L⁻¹C with its entries row by row in `data`, and the Cholesky factor of S.
 
@@ -197,6 +197,10 @@ class DenseFactorised:
         return [(1.0 + norms) / self.low**2, *rest]
 
     def inverse(self) -> Blocks:
+        return self._inverse
+
+    @cached_property
+    def _inverse(self) -> Blocks:
         symbolic, pattern = self.symbolic, self.symbolic.pattern
         order, columns, pointers, rows = symbolic.entries
         s_inv = self._rest_inverse()
