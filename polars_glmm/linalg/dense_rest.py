@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import finalize
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,7 +12,7 @@ from scipy.linalg import blas, lapack
 
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.pattern import Blocks, Pattern, sum_by
-from polars_glmm.linalg.row_pairs import Halves, RowPairs, pair_sums, row_halves, row_pairs, row_products
+from polars_glmm.linalg.row_pairs import Pairs, at_entries, gram, products_in_passing, row_norms, row_pairs
 from polars_glmm.linalg.threads import all_blas_threads
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
@@ -29,6 +30,7 @@ class DenseRest:
 
     pattern: Pattern
     offsets: list[int] = field(init=False)
+    _spare: list[Vec] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         widths = [g * r for g, r in zip(self.pattern.n_levels, self.pattern.sizes, strict=True)]
@@ -68,16 +70,24 @@ class DenseRest:
         return int((np.diff(self.entries[2]).astype(np.int64) ** 2).sum()) <= _PAIRS_KEPT
 
     @cached_property
-    def pairs(self) -> RowPairs:
-        """All pairs of entries of W that share a row."""
+    def pairs(self) -> Pairs:
+        """Those pairs."""
         _, columns, pointers, _ = self.entries
-        return row_pairs(columns, pointers, 0, len(pointers) - 1, self.width)
+        return row_pairs(columns, pointers, self.width)
 
     @cached_property
-    def halves(self) -> Halves:
-        """The same pairs once each."""
-        _, columns, pointers, _ = self.entries
-        return row_halves(columns, pointers, self.width)
+    def on_diagonal(self) -> IntVec:
+        """Place in S of (c, c) for the column c of every entry of W."""
+        return self.entries[1] * (self.width + 1)
+
+    def buffer(self) -> Vec:
+        """Room for S: that of a factorisation nobody needs any more, or fresh."""
+        return self._spare.pop() if self._spare else np.empty(self.width**2)
+
+    @cached_property
+    def room(self) -> Mat:
+        """Room for S⁻¹, one at a time."""
+        return np.empty((self.width, self.width), order="F")
 
     @cached_property
     def dense_w(self) -> bool:
@@ -114,20 +124,18 @@ class DenseRest:
         )[order]
         shape = (len(pointers) - 1, self.width)
         w: Mat | sp.csr_matrix
-        products = None
+        room = self.buffer()
+        s, products = room.reshape(self.width, self.width), None
         if self.dense_w:
             w = np.zeros(shape)
             w[rows, columns] = data
-            s = -(w.T @ w)
-        elif self.keeps_pairs:
-            w = sp.csr_matrix((data, columns, pointers), shape=shape)
-            i, j, place, _ = self.halves
-            products = data.take(i) * data.take(j)
-            sums = np.bincount(place, products, self.width**2)
-            s = np.negative(sums, out=sums).reshape(self.width, self.width)
+            np.negative(np.matmul(w.T, w, out=s), out=s)
         else:
             w = sp.csr_matrix((data, columns, pointers), shape=shape)
-            s = -(w.T @ w).toarray()
+            if self.keeps_pairs:
+                products = gram(data, self.pairs, room)
+            else:
+                s[:] = -(w.T @ w).toarray()
         for (f, g), (row, column) in self.rest_positions.items():
             block = h.diagonal[f] if f == g else h.cross[f, g]
             s[row, column] += block
@@ -136,16 +144,19 @@ class DenseRest:
         with all_blas_threads(self.width):
             s_low, failed = lapack.dpotrf(s.T, lower=1, overwrite_a=1, clean=0)
         if failed:
+            self._spare.append(room)
             return None
         log_det += 2.0 * float(np.log(np.diag(s_low)).sum())
-        return DenseFactorised(self, low, w, data, products, s_low, log_det)
+        done = DenseFactorised(self, low, w, data, products, s_low, log_det)
+        finalize(done, self._spare.append, room).atexit = False
+        return done
 
 
 @dataclass(frozen=True, eq=False)
 class DenseFactorised:
     """L of the lead's block, W = L⁻¹C with its entries row by row in `data`, and the Cholesky factor of S.
 
-    products of the entries that share a row, in the order of DenseRest.halves, where those are kept
+    products of the entries that share a row, where they are few
     """
 
     symbolic: DenseRest
@@ -177,23 +188,22 @@ class DenseFactorised:
         ]
         return [lead, *rest]
 
-    def _rest_inverse(self) -> Mat:
-        """S⁻¹: its lower triangle, columns first."""
+    def _rest_inverse(self) -> Vec:
+        """S⁻¹ by rows (width²,), the upper triangle; valid until the next one is asked for."""
+        room = self.symbolic.room
+        room[:] = self.s_low
         with all_blas_threads(self.symbolic.width):
-            return np.asarray(lapack.dpotri(self.s_low, lower=1)[0])
+            inverse, _ = lapack.dpotri(room, lower=1, overwrite_c=1)
+        return np.asarray(inverse.T.reshape(-1))
 
     def inverse_diagonal(self) -> list[Cube]:
         symbolic = self.symbolic
-        if self.products is None or symbolic.pattern.sizes[0] > 1:
+        if isinstance(self.w, np.ndarray) or not symbolic.keeps_pairs or symbolic.pattern.sizes[0] > 1:
             return self.inverse().diagonal
-        flat = self._rest_inverse().T.ravel()
-        columns, pointers = symbolic.entries[1:3]
-        _, _, place, first = symbolic.halves
-        squares = self.data**2 * flat.take(columns * (symbolic.width + 1))
-        norms = 2.0 * np.add.reduceat(self.products * flat.take(place), first)
-        norms -= np.add.reduceat(squares, pointers[:-1])
-        own = [(g, *symbolic.rest_positions[g, g]) for g in range(1, symbolic.pattern.n_factors)]
-        rest = [flat[np.minimum(i, j) * symbolic.width + np.maximum(i, j)] for _, i, j in own]
+        flat, pointers = self._rest_inverse(), symbolic.entries[2]
+        norms = row_norms(self.data, symbolic.pairs, flat, symbolic.on_diagonal, pointers, self.products)
+        own = [symbolic.rest_positions[g, g] for g in range(1, symbolic.pattern.n_factors)]
+        rest = [flat[np.minimum(i, j) * symbolic.width + np.maximum(i, j)] for i, j in own]
         return [(1.0 + norms) / self.low**2, *rest]
 
     def inverse(self) -> Blocks:
@@ -203,14 +213,14 @@ class DenseFactorised:
     def _inverse(self) -> Blocks:
         symbolic, pattern = self.symbolic, self.symbolic.pattern
         order, columns, pointers, rows = symbolic.entries
-        s_inv = self._rest_inverse()
-        flat = s_inv.T.ravel()
+        flat = self._rest_inverse()
         if isinstance(self.w, np.ndarray):
+            s_inv = flat.reshape(symbolic.width, symbolic.width).T
             t_sorted = blas.dsymm(1.0, s_inv, self.w.T, lower=1).T[rows, columns]
         elif symbolic.keeps_pairs:
-            t_sorted = pair_sums(self.data, symbolic.pairs, flat)
+            t_sorted = at_entries(self.data, symbolic.pairs, flat, symbolic.on_diagonal)
         else:
-            t_sorted = row_products(self.data, columns, pointers, flat, symbolic.width)
+            t_sorted = products_in_passing(self.data, columns, pointers, flat, symbolic.width)
         t = np.empty_like(t_sorted)
         t[order] = t_sorted
         w_data = np.empty_like(t)

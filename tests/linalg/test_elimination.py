@@ -59,6 +59,7 @@ def test_elimination_is_dense_algebra(name, how, monkeypatch):
     monkeypatch.setattr(dense_rest, "_FLOP_NS", 0.0 if how == "dense rows" else 1e9)
     monkeypatch.setattr(dense_rest, "_PAIRS_KEPT", 10**9 if how == "kept pairs" else 0)
     monkeypatch.setattr(row_pairs, "_PAIR_CHUNK", 500)
+    monkeypatch.setattr(row_pairs, "_SLAB", 40)
     pattern, blocks, h, starts = dense_case(codes, sizes)
     solver = eliminator(pattern)
     assert isinstance(solver, kind)
