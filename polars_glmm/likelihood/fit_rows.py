@@ -56,10 +56,11 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     clock = {"start": perf_counter()}
     constant = model.constant()
     placed = place(model, given)
-    base = _fit_glm(model, placed)
+    engine = model.rows()
+    base = _fit_glm(model, model.bare(engine), placed)
     row_variance = _row_variance(model, base)
     clock["glm"] = perf_counter()
-    found = _search(model, base, row_variance, placed) if model.effects.factors else base
+    found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
     clock["search"] = perf_counter()
     if _at_poisson_limit(model, found, placed):
         limit = _poisson_limit(model, findings, given, found, constant)
@@ -85,19 +86,18 @@ class Searched(NamedTuple):
     found: Found
 
 
-def _search(model: Model, base: Searched, row_variance: float, placed: Placed) -> Searched:
-    """The joint search over [β_c, θ, γ], from the model without random effects."""
+def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, placed: Placed) -> Searched:
+    """The joint search over [β_c, θ, γ], from the estimates without random effects."""
     p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
-    engine = model.rows(model.effects)
     size = _start_size(model, row_variance)
-    x = np.concatenate([base.found.x[:p], model.effects.start(size), base.found.x[p:]])
+    x = np.concatenate([base[:p], model.effects.start(size), base[p:]])
     x = np.where(np.isnan(placed.values), x, placed.values)
     limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, _SLOWEST_GAMMA_STEP)])
     bounds = _Bounds(limit, placed.held)
     tolerance, bend = _SEARCH_SHARE * model.control.search.decrement, None
     part = None if placed.held.any() else subsample(model)
     if part is not None:
-        sampled = _minimise(part.model, part.model.rows(part.model.effects), x, bounds, _SAMPLE_TOLERANCE)
+        sampled = _minimise(part.model, part.model.rows(), x, bounds, _SAMPLE_TOLERANCE)
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
@@ -335,9 +335,8 @@ def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.In
     return whole._replace(vcov=report.propagate(natural, whole.vcov, null))
 
 
-def _fit_glm(model: Model, placed: Placed) -> Searched:
+def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
-    engine = model.rows(NO_EFFECTS)
     p = len(model.x.a)
     beta, level = rowsums.first_fit(model.pieces(), model.family, p)
     gamma = np.empty(0)

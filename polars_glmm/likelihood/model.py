@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from polars_glmm.control import Control
@@ -106,9 +106,9 @@ class Model:
             refuse_beyond_memory(stats.eliminator, self.effects, self.control)
         return ProductEngine(self.effects, stats, isinstance(self.method, REML), len(self.x.a))
 
-    def rows(self, effects: Effects) -> RowEngine:
-        """The engine over rows, with the given effects (all of the model's, or none for the GLM it starts from)."""
-        blocks = self._blocks(effects)
+    def rows(self) -> RowEngine:
+        """The engine over rows."""
+        effects, blocks = self.effects, self._blocks()
         rule = None
         if isinstance(self.method, AGQ) and effects.factors and self.method.nodes > 1:
             rule = gauss_hermite(self.method.nodes, effects.factors[0].r)
@@ -120,7 +120,14 @@ class Model:
         marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
         return RowEngine(effects, marginal)
 
-    def _blocks(self, effects: Effects) -> RowBlocks:
+    def bare(self, engine: RowEngine) -> RowEngine:
+        """The engine without random effects, over the same rows: for the GLM that a search starts from."""
+        whole = engine.marginal
+        rows = whole.rows.uncoupled() if self.stored is None else self.stored.rows(effects=False)
+        return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None))
+
+    def _blocks(self) -> RowBlocks:
+        effects = self.effects
         if self.stored is not None:
             return self.stored.rows(effects=bool(effects.factors))
         x_phi = None if self.x_phi is None else self.x_phi.columns

@@ -64,7 +64,7 @@ class NaturalObjective:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._engine: ProductEngine | RowEngine = model.products() if model.exact else model.rows(model.effects)
+        self._engine: ProductEngine | RowEngine = model.products() if model.exact else model.rows()
         self._constant = 0.0 if model.exact else model.constant()
         self._blocks, self.names = parameter_names(model)
 

@@ -18,7 +18,7 @@ from tests.likelihood.models import control, draw
 
 def engine_of(design, family, method, **options):
     model = prepare(design, family, method, control(**options), by_rows=True)
-    return model, model.rows(model.effects)
+    return model, model.rows()
 
 
 def value_and_gradient(model, engine: RowEngine, x, warm=None):

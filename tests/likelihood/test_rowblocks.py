@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polars_glmm.likelihood.effects import map_effects
-from polars_glmm.likelihood.rowblocks import cut_rows
+from polars_glmm.likelihood.rowblocks import counted_order, cut_rows
 from tests.likelihood.models import draw, factor
 
 
@@ -29,3 +29,20 @@ def test_sums_over_cells_are_those_of_their_rows(levels):
         assert_allclose(block.sums(v[0, 0]), expected[0, 0], rtol=1e-14)
     assert ways <= {4: {(False, True)}, 60: {(False, True), (False, False)}, 4000: {(True, True)}}[levels]
     assert levels != 60 or (False, False) in ways
+
+
+def test_counting_is_the_stable_order():
+    codes = np.random.default_rng(1).integers(0, 40, 1000)
+    assert (counted_order(codes, 45) == np.argsort(codes, kind="stable")).all()
+    assert len(counted_order(codes[:0], 45)) == 0
+
+
+@pytest.mark.parametrize("others", [(), ((6, 1, False),)], ids=["one factor", "crossed"])
+def test_uncoupled_rows_are_the_same_rows(others):
+    """The model without random effects sees each row once, whatever order the others sorted them in."""
+    design, _ = draw("poisson", n=300, others=others, frequency=True)
+    blocks = cut_rows(design, design.mu.x, None, map_effects(design.factors, 300), 64)
+    parts = [block for unit in blocks.uncoupled().units for block in unit.blocks]
+    seen = np.concatenate([np.vstack([b.data.y, b.frequency, b.x]) for b in parts], axis=1)
+    whole = np.vstack([design.y, design.frequency, design.mu.x])
+    assert (seen[:, np.lexsort(seen)] == whole[:, np.lexsort(whole)]).all()
