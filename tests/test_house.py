@@ -140,6 +140,18 @@ def test_no_file_needs_a_table_of_contents() -> None:
     assert not {name: length for name, length in lengths.items() if length > 400}
 
 
+def test_private_names_stay_in_their_module() -> None:
+    taken = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {alias.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert not taken
+
+
 MACHINE = re.compile(r"(?<![\w.~)\]}])/(?:root|home|tmp|work|Users|mnt|opt)/")
 TEXT = {".py", ".md", ".toml", ".json", ".yml", ".yaml", ".txt", ".R", ""}
 

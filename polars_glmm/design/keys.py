@@ -10,7 +10,7 @@ import polars as pl
 from polars_glmm.errors import DataChangedError
 from polars_glmm.typing import BoolVec, CodeVec, IntVec
 
-from .levels import _BEYOND_INT64, combine
+from .levels import BEYOND_INT64, combine
 from .recipe import FactorRecipe
 from .table import Table
 
@@ -70,7 +70,7 @@ def _lookup(levels: pl.Series) -> Lookup:
         return _Labels(levels)
     if dtype == pl.Boolean or isinstance(dtype, pl.Enum) or dtype.is_temporal():
         return _Whole(_physical(levels))
-    if dtype.is_integer() and dtype not in _BEYOND_INT64:
+    if dtype.is_integer() and dtype not in BEYOND_INT64:
         return _Whole(levels.to_numpy())
     return _Joined(levels)
 

@@ -10,7 +10,7 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
 from polars_glmm.likelihood.batch_marginal import BatchInformation, BatchMarginal, BatchPoint, BatchValue
 from polars_glmm.likelihood.batch_rows import BatchLevels
-from polars_glmm.likelihood.engine import _SMALL_PIVOT
+from polars_glmm.likelihood.engine import SMALL_PIVOT
 from polars_glmm.optimize.batch_search import BatchEvaluation
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -166,7 +166,7 @@ def theta_information(layout: Layout, lam: Cube, reduction: Cube, levels: BatchL
         with np.errstate(all="ignore"):
             value = np.where(lam[0, 0] == 0.0, 0.0, 2.0 * square / lam[0, 0] ** 2)
         return value[:, None, None]
-    back = np.linalg.pinv(lam.transpose(2, 0, 1), rcond=_SMALL_PIVOT)[levels.of_level]
+    back = np.linalg.pinv(lam.transpose(2, 0, 1), rcond=SMALL_PIVOT)[levels.of_level]
     own = back.swapaxes(1, 2) @ reduction.transpose(2, 0, 1) @ back
     lam_levels = lam.transpose(2, 0, 1)[levels.of_level]
     products = []

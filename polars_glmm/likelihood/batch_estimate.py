@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.doubts import _ADVICE, CONVERGED, _collapse
+from polars_glmm.likelihood.doubts import ADVICE, CONVERGED, collapse
 from polars_glmm.likelihood.effects import FactorMap, TermMap
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
 from polars_glmm.likelihood.state import Rank
@@ -160,7 +160,7 @@ class BatchEstimate:
         zero = np.flatnonzero(~sigma.any(1))
         nothing = np.empty((0, 0))
         f = FactorMap(str(self.factor), nothing, nothing, (t,), 0, np.empty(0, np.intp), 0)
-        return Note("singular", _collapse(f, t, sigma, Rank(0, 0, self.rank, zero)), _ADVICE)
+        return Note("singular", collapse(f, t, sigma, Rank(0, 0, self.rank, zero)), ADVICE)
 
 
 class BatchAnswer(NamedTuple):

@@ -30,11 +30,11 @@ from polars_glmm.likelihood.batch_rows import BatchRows
 from polars_glmm.likelihood.batch_settle import settle
 from polars_glmm.likelihood.doubts import no_overdispersion_note
 from polars_glmm.likelihood.fit_rows import (
-    _GLM_TOLERANCE,
-    _LIMIT_LOSS,
-    _SEARCH_SHARE,
-    _SLOWEST_GAMMA_STEP,
-    _UNIT_LINKS,
+    GLM_TOLERANCE,
+    LIMIT_LOSS,
+    SEARCH_SHARE,
+    SLOWEST_GAMMA_STEP,
+    UNIT_LINKS,
 )
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.linalg.threads import one_blas_thread
@@ -90,9 +90,9 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
     x = np.concatenate([base.x[:, :p], np.where(layout.diagonal, size, 0.0), base.x[:, p:]], axis=1)
     limit = np.full_like(x, np.inf)
     limit[:, p : p + layout.q] = 3.0 * size
-    limit[:, p + layout.q :] = _SLOWEST_GAMMA_STEP
+    limit[:, p + layout.q :] = SLOWEST_GAMMA_STEP
     found, modes = minimise_all(
-        engine, x, tolerance=_SEARCH_SHARE * control.search.decrement,
+        engine, x, tolerance=SEARCH_SHARE * control.search.decrement,
         max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=limit,
     )  # fmt: skip
     fine = base.fine & np.isfinite(found.value) & found.settled
@@ -128,7 +128,7 @@ def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[B
     """Negative binomials without overdispersion: the Poisson fits with phi = inf, where they are as good."""
     model = question.model.take(at_limit)
     poisson = question._replace(model=model, family=resolve_family("poisson", question.family.link.name))
-    asked = model.rows.totals(question.family.constant(model.rows.data)) - value[at_limit] - _LIMIT_LOSS
+    asked = model.rows.totals(question.family.constant(model.rows.data)) - value[at_limit] - LIMIT_LOSS
     answers = []
     for estimate, models in _fit(poisson, {"start": perf_counter()}):
         good = estimate.loglik >= asked[models]
@@ -140,7 +140,7 @@ def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[B
 
 def _bend(question: Question, x: Mat) -> Vec:
     """As likelihood.fit_rows._bend, per model."""
-    if question.family.link.name in _UNIT_LINKS:
+    if question.family.link.name in UNIT_LINKS:
         return np.ones(len(x))
     rows = question.model.rows
     eta = _eta(rows, x[:, : len(rows.x)])
@@ -169,9 +169,9 @@ def _fit_glm(question: Question) -> _Base:
             flat = np.linalg.solve(model.a.swapaxes(1, 2), (model.constant * level[:, None])[..., None])[..., 0]
             x[lost, :p] = flat[lost]
     limit = np.full_like(x, np.inf)
-    limit[:, p:] = _SLOWEST_GAMMA_STEP
+    limit[:, p:] = SLOWEST_GAMMA_STEP
     most = min(PATIENCE, question.control.search.max_evaluations)
-    found, _ = minimise_all(plain, x, tolerance=_GLM_TOLERANCE, max_evaluations=most, limit=limit)
+    found, _ = minimise_all(plain, x, tolerance=GLM_TOLERANCE, max_evaluations=most, limit=limit)
     fine = np.isfinite(found.value) & found.settled
     w = plain.mean_curvature(found.x)
     row_variance = np.where(w > 0.0, 1.0 / np.where(w > 0.0, w, 1.0), 1.0)
@@ -195,7 +195,7 @@ def _start_eta(family: Family, rows: BatchRows) -> Vec:
 
 def _start_size(family: Family, row_variance: Vec) -> Vec:
     """As likelihood.fit_rows._start_size, per model."""
-    if family.link.name in _UNIT_LINKS:
+    if family.link.name in UNIT_LINKS:
         return np.full(len(row_variance), 1.0 if family.name == "binomial" else 0.5)
     return 0.5 * np.sqrt(row_variance)
 

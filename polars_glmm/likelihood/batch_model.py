@@ -14,7 +14,7 @@ from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.design.records import Term
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood.batch_rows import BatchRows
-from polars_glmm.likelihood.identify import _RANK_TOLERANCE
+from polars_glmm.likelihood.identify import RANK_TOLERANCE
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 _SPAN_TOLERANCE = 1e-7
@@ -214,4 +214,4 @@ def _redundant(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: boo
         gram = gram[:k, :k]
     diag = np.sqrt(np.maximum(np.einsum("kkm->km", gram), 1e-300))
     values = np.linalg.eigvalsh((gram / (diag[:, None] * diag[None])).transpose(2, 0, 1))
-    return np.asarray(values[:, 0] < 10.0 * _RANK_TOLERANCE * values[:, -1])
+    return np.asarray(values[:, 0] < 10.0 * RANK_TOLERANCE * values[:, -1])

@@ -11,7 +11,7 @@ import numpy as np
 
 from polars_glmm.families.base import Density
 from polars_glmm.likelihood.batch_rows import BatchUnit
-from polars_glmm.likelihood.modes import _EXACT, _MAX_HALVINGS, _MAX_NEWTON, _NEAR, _ROUNDING, RowDensity
+from polars_glmm.likelihood.modes import EXACT, MAX_HALVINGS, MAX_NEWTON, NEAR, ROUNDING, RowDensity
 from polars_glmm.linalg import cholesky
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -93,7 +93,7 @@ def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, orde
     state = rows_state(density, unit, at, u, order if warm else 2)
     passes, previous, last, halvings = 1, u, None, 0
     stuck = np.zeros(u.shape[1], dtype=bool)
-    for _ in range(_MAX_NEWTON):
+    for _ in range(MAX_NEWTON):
         j = state.f - 0.5 * np.einsum("rG,rG->G", u, u)
         if last is None and warm and not np.isfinite(j).all():
             warm = False
@@ -101,12 +101,12 @@ def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, orde
             state, passes = rows_state(density, unit, at, u, 2), passes + 1
             continue
         if last is not None:
-            rejected = ~(j >= last - _ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
+            rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
             if rejected.any():
                 halvings += 1
-                if halvings > _MAX_HALVINGS:
+                if halvings > MAX_HALVINGS:
                     stuck |= rejected
-                u = np.where(rejected, previous if halvings > _MAX_HALVINGS else 0.5 * (u + previous), u)
+                u = np.where(rejected, previous if halvings > MAX_HALVINGS else 0.5 * (u + previous), u)
                 state, passes = rows_state(density, unit, at, u, 2), passes + 1
                 continue
         low = cholesky.factor(curvature(at.lam, state.w))
@@ -114,11 +114,11 @@ def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, orde
         step = cholesky.solve(low, slope)
         each = np.where(stuck, 0.0, np.einsum("rG,rG->G", slope, step))
         decrement = float(np.fmax.reduce(each, initial=0.0))
-        if decrement < _EXACT and state.order >= order:
+        if decrement < EXACT and state.order >= order:
             return UnitModes(u, state, passes)
         previous, last, halvings = u, j, 0
         u = u + np.where(np.isfinite(each) & ~stuck, step, 0.0)
-        if not decrement > _NEAR:
+        if not decrement > NEAR:
             break
         state, passes = rows_state(density, unit, at, u, 2), passes + 1
     return UnitModes(u, rows_state(density, unit, at, u, order), passes + 1)

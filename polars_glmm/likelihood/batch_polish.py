@@ -9,11 +9,11 @@ import numpy as np
 from polars_glmm.likelihood.batch_engine import BatchRowEngine, Layout
 from polars_glmm.likelihood.batch_marginal import BatchValue
 from polars_glmm.likelihood.polish import (
-    _ERROR_SHARE,
-    _FORWARD,
-    _HESSIAN_STALE,
-    _LONGEST,
-    _ROUNDING,
+    ERROR_SHARE,
+    FORWARD,
+    HESSIAN_STALE,
+    LONGEST,
+    ROUNDING,
 )
 from polars_glmm.optimize.batch_search import newton_steps
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
@@ -60,11 +60,11 @@ def polish(
     regular &= np.isfinite(h).all((1, 2))
     h[~regular] = np.eye(at.size)
     step, decrement = newton_steps(h, gradient)
-    done = (decrement < _ROUNDING) | ~regular
+    done = (decrement < ROUNDING) | ~regular
     for _ in range(_MOST_STEPS):
         if done.all():
             break
-        regular &= done | (decrement <= _HESSIAN_STALE)
+        regular &= done | (decrement <= HESSIAN_STALE)
         trial_x = np.where(done[:, None], x, x + step)
         trial = engine.evaluate(trial_x, now.modes)
         evaluations[~done] += 1
@@ -74,7 +74,7 @@ def polish(
         now = _merge(now, trial, taken, engine.of_level)
         step, after = newton_steps(h, -at.pull(now))
         decrement = np.where(taken, after, decrement)
-        done |= worse | (decrement < _ROUNDING)
+        done |= worse | (decrement < ROUNDING)
     return BatchPolished(x, now, h, decrement, slopes, evaluations, regular)
 
 
@@ -98,9 +98,9 @@ def _steps(at: Layout, x: Mat, scale: BatchScale, curvature: Cube | None) -> Mat
     size = np.abs(x[:, at.p : at.p + at.q]).max(1, initial=0.0)
     out[:, at.p : at.p + at.q] = np.minimum(np.maximum(size, 1e-2 * small), scale.bend)[:, None]
     if curvature is None:
-        return _FORWARD * out
+        return FORWARD * out
     std_error = 1.0 / np.sqrt(np.maximum(np.einsum("mpp->mp", curvature), 1e-300))
-    return np.asarray(np.maximum(_FORWARD * out, np.minimum(_ERROR_SHARE * std_error, _LONGEST * scale.bend[:, None])))
+    return np.asarray(np.maximum(FORWARD * out, np.minimum(ERROR_SHARE * std_error, LONGEST * scale.bend[:, None])))
 
 
 def _hessian(engine: BatchRowEngine, x: Mat, now: BatchValue, gradient: Mat, steps: Mat) -> tuple[Cube, Cube | None]:

@@ -26,8 +26,8 @@ from polars_glmm.likelihood.batch_model import BatchModel, prepare_batch
 from polars_glmm.likelihood.batch_report import BatchInverted, covariance_report, inverted, without_errors
 from polars_glmm.likelihood.batch_settle import settle
 from polars_glmm.likelihood.doubts import CONVERGED
-from polars_glmm.likelihood.fit_products import _LONGEST_STEP, _STRONG, _TOLERANCE
-from polars_glmm.likelihood.polish import _CENTRAL, _FORWARD, _HESSIAN_STALE, _MANY_LEVELS, _SETTLED
+from polars_glmm.likelihood.fit_products import LONGEST_STEP, STRONG, TOLERANCE
+from polars_glmm.likelihood.polish import CENTRAL, FORWARD, HESSIAN_STALE, MANY_LEVELS, SETTLED
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.optimize.batch_search import PATIENCE, minimise_all, newton_steps
 from polars_glmm.spec.method import REML, Method
@@ -43,7 +43,7 @@ def estimate_products_batch(design: KeyedDesign, family: Family, method: Method,
     with one_blas_thread(), np.errstate(all="ignore"):
         clock = {"start": perf_counter()}
         model = prepare_batch(design, family)
-        usual = model.regular & (design.model_levels <= _MANY_LEVELS)
+        usual = model.regular & (design.model_levels <= MANY_LEVELS)
         if not usual.any():
             return []
         model = model if usual.all() else model.take(usual)
@@ -73,8 +73,8 @@ def _fit(
     n = stats.levels.n_models
     start = np.tile(layout.diagonal.astype(float), (n, 1))
     found, _ = minimise_all(
-        engine, start, tolerance=min(control.search.decrement, _TOLERANCE),
-        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=np.full_like(start, _LONGEST_STEP),
+        engine, start, tolerance=min(control.search.decrement, TOLERANCE),
+        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=np.full_like(start, LONGEST_STEP),
     )  # fmt: skip
     fine &= np.isfinite(found.value) & found.settled
     clock["search"] = perf_counter()
@@ -100,7 +100,7 @@ def _leaves_something(engine: BatchProductEngine) -> BoolVec:
     stats, at = engine.stats, engine.layout
     total = stats.ww[-1, -1]
     bare = least_squares(stats.ww)[3]
-    strong = engine.pieces(np.tile(at.diagonal * _STRONG, (len(total), 1))).rss
+    strong = engine.pieces(np.tile(at.diagonal * STRONG, (len(total), 1))).rss
     return np.asarray((bare > _SHARP * total) & (strong > _SHARP * total))
 
 
@@ -117,10 +117,10 @@ def _polish(engine: BatchProductEngine, theta: Mat, *, hessian: bool) -> _Polish
     for _ in range(_MOST_STEPS):
         step, each = newton_steps(h, _gradient(engine, pieces))
         decrement = np.where(done, decrement, each)
-        done |= (decrement < _SETTLED) | (decrement > 0.1 * before)
+        done |= (decrement < SETTLED) | (decrement > 0.1 * before)
         if done.all():
             break
-        regular &= done | (decrement <= _HESSIAN_STALE)
+        regular &= done | (decrement <= HESSIAN_STALE)
         trial_theta = np.where(done[:, None], theta, theta + step[:, :-1])
         trial = engine.pieces(trial_theta)
         evaluations[~done] += 1
@@ -160,7 +160,7 @@ def _hessian(engine: BatchProductEngine, theta: Mat, pieces: BatchProfile) -> Cu
 
     size = np.abs(theta).max(1, initial=0.0)
     largest = np.maximum(size, 1.0)
-    step = _CENTRAL * _FORWARD * np.clip(size, 1e-2 * largest, largest)
+    step = CENTRAL * FORWARD * np.clip(size, 1e-2 * largest, largest)
     variance = pieces.rss / engine.nu
     h = np.empty((len(theta), q + 1, q + 1))
     logs, squares = np.empty((len(theta), q, q)), np.empty((len(theta), q, q))

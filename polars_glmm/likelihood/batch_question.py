@@ -18,7 +18,7 @@ from polars_glmm.likelihood.batch_polish import BatchPolished
 from polars_glmm.likelihood.batch_report import covariance_report, inverted, without_errors
 from polars_glmm.likelihood.doubts import CONVERGED
 from polars_glmm.likelihood.modes import RowDensity
-from polars_glmm.likelihood.separation import _COUNTS, _LOOSE
+from polars_glmm.likelihood.separation import COUNTS, LOOSE
 from polars_glmm.spec.method import Method
 from polars_glmm.typing import BoolVec, Cube, Vec
 
@@ -69,8 +69,8 @@ def report_rows(
         found = inverted(done.hessian)
         spread, smallest = found.vcov, found.smallest
         fine &= ~found.flat
-        if family.name in _COUNTS:
-            fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < _LOOSE).all(1)
+        if family.name in COUNTS:
+            fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
     lam = at.lam(done.x[:, p : p + at.q])
     cov = covariance_report(at, model.terms, lam, model.outward)
     beta = np.einsum("mpq,mp->mq", model.a, done.x[:, :p])

@@ -9,8 +9,8 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
 from polars_glmm.likelihood.batch_engine import Layout
-from polars_glmm.likelihood.polish import _FLAT
-from polars_glmm.likelihood.report import _NO_VARIANCE
+from polars_glmm.likelihood.polish import FLAT
+from polars_glmm.likelihood.report import NO_VARIANCE
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _DOUBTFUL = 10.0
@@ -57,7 +57,7 @@ def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: C
         jacobians.append(jac)
         matrices.append(sigma)
         most = np.einsum("mij,mj->mi", np.abs(out), np.sqrt((block**2).sum(2))) ** 2
-        zero = np.einsum("mii->mi", sigma) <= _NO_VARIANCE * most
+        zero = np.einsum("mii->mi", sigma) <= NO_VARIANCE * most
         null.append(zero[:, i] | zero[:, j])
     return BatchCovariances(
         np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices), np.concatenate(null, axis=1)
@@ -77,7 +77,7 @@ def inverted(h: Cube) -> BatchInverted:
     scale = np.sqrt(np.where(diag > 0, diag, 1.0))
     outer = scale[:, :, None] * scale[:, None, :]
     values, vectors = np.linalg.eigh(h / outer)
-    flat = (values[:, 0] < _DOUBTFUL * _FLAT) | ~(diag > 0).all(1)
-    inverse = 1.0 / np.where(values > _FLAT, values, 1.0)
+    flat = (values[:, 0] < _DOUBTFUL * FLAT) | ~(diag > 0).all(1)
+    inverse = 1.0 / np.where(values > FLAT, values, 1.0)
     vcov = (vectors * inverse[:, None, :]) @ vectors.swapaxes(1, 2) / outer
     return BatchInverted(vcov, values[:, 0], flat)

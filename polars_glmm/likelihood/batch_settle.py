@@ -16,8 +16,8 @@ from polars_glmm.likelihood.batch_engine import Layout
 from polars_glmm.likelihood.batch_estimate import among
 from polars_glmm.likelihood.batch_marginal import BatchValue
 from polars_glmm.likelihood.effects import TermMap
-from polars_glmm.likelihood.polish import _RANK_TOLERANCE, _SUSPECT, SNAP_LOSS
-from polars_glmm.likelihood.state import _settle_term
+from polars_glmm.likelihood.polish import RANK_TOLERANCE, SNAP_LOSS, SUSPECT
+from polars_glmm.likelihood.state import settle_term
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 _RISES = 1e-3
@@ -53,7 +53,7 @@ def settle(engine: Evaluating, terms: tuple[Term, ...], x: Mat, modes: Mat, row_
     lam = at.lam(x[:, theta])
     values = np.linalg.eigvalsh(np.einsum("drm,erm->mde", lam, lam))
     largest = np.maximum(values[:, -1], row_variance)
-    inside = values[:, 0] > _SUSPECT * largest
+    inside = values[:, 0] > SUSPECT * largest
     groups = []
     if inside.any():
         signs = np.sign(np.einsum("rrm->rm", lam))
@@ -75,10 +75,10 @@ def _boundary(
     at, where = engine.layout, np.flatnonzero(beside)
     t = TermMap(term.start, term.stop, term.structure, slice(0, at.q), term.names)
     lam = at.lam(x[beside, at.p : at.p + at.q])
-    strict = [_settle_term(t, lam[..., i], _RANK_TOLERANCE * largest[k]) for i, k in enumerate(where)]
-    snapped = [_settle_term(t, lam[..., i], _SUSPECT * largest[k]) for i, k in enumerate(where)]
+    strict = [settle_term(t, lam[..., i], RANK_TOLERANCE * largest[k]) for i, k in enumerate(where)]
+    snapped = [settle_term(t, lam[..., i], SUSPECT * largest[k]) for i, k in enumerate(where)]
     own = values[beside]
-    doubtful = ((own > _RANK_TOLERANCE * largest[beside, None]) & (own <= _SUSPECT * largest[beside, None])).any(1)
+    doubtful = ((own > RANK_TOLERANCE * largest[beside, None]) & (own <= SUSPECT * largest[beside, None])).any(1)
     doubtful = np.asarray(doubtful)
     plain_factors = np.array([s[0] for s in strict]).transpose(1, 2, 0)
     snapped_factors = np.array([s[0] for s in snapped]).transpose(1, 2, 0)

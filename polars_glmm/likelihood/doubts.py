@@ -33,14 +33,15 @@ def singular_notes(effects: Effects, state: State, ranks: list[Rank]) -> list[No
         if rank.rank == t.r:
             continue
         sigma = natural_sigma(f, t, state.factors[rank.factor])
-        notes.append(Note("singular", _collapse(f, t, sigma, rank), _ADVICE))
+        notes.append(Note("singular", collapse(f, t, sigma, rank), ADVICE))
     return notes
 
 
-_ADVICE = "The fit stands (it is an optimum on the boundary); a smaller random part would fit as well."
+ADVICE = "The fit stands (it is an optimum on the boundary); a smaller random part would fit as well."
 
 
-def _collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
+def collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
+    """What a covariance matrix of lower rank means, in words."""
     zero = [t.names[i] for i in rank.zero]
     if len(zero) == t.r:
         what = "variance" if t.r == 1 else "variances"

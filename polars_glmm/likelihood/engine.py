@@ -25,7 +25,7 @@ from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SLOPE_SHARE = 0.3
 """Cost of one direction of the modes' slopes, in row passes."""
-_SMALL_PIVOT = 1e-3
+SMALL_PIVOT = 1e-3
 """Directions of Λ smaller than this share are left out of the curvature that starts a search."""
 _LEAST_INFORMATION = 0.1
 """Share of the expected information within levels that is granted to any direction, identified or not."""
@@ -67,7 +67,7 @@ def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) 
     """
     out = np.zeros((effects.n_theta, effects.n_theta))
     for f, lam, taken in zip(effects.factors, lambdas, levels, strict=True):
-        back: Mat = np.asarray(np.linalg.pinv(lam, rcond=_SMALL_PIVOT), dtype=np.float64)
+        back: Mat = np.asarray(np.linalg.pinv(lam, rcond=SMALL_PIVOT), dtype=np.float64)
         gw = cholesky.quadratic(back, taken, back)
         for t in f.terms:
             block = lam[t.start : t.stop, t.start : t.stop]

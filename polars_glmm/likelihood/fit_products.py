@@ -26,13 +26,13 @@ from polars_glmm.optimize.search import Begin, Found, minimise
 from polars_glmm.spec.method import REML
 from polars_glmm.typing import Vec
 
-_TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
+TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
 """Decrement at which the search ends: evaluations cost levels, not rows; and where each takes a dense inverse."""
 _ROUGH, _ROUGH_MOST = 1.0, 20
 """Decrement, and evaluations, at which the search for one factor alone ends."""
-_LONGEST_STEP = 10.0
+LONGEST_STEP = 10.0
 _MOST_LEAVINGS = 3
-_STRONG = 1e7
+STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
 _PERFECT, _ROUNDING = 1e-15, 1e-26
 """Shares of the response's sum of squares that count as nothing: where it comes by subtraction, where it does not."""
@@ -47,7 +47,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     clock["products"] = perf_counter()
     effects = model.effects
     costly = engine.stats.eliminator is not None and engine.stats.eliminator.costly
-    tolerance = min(model.control.search.decrement, _COSTLY_TOLERANCE if costly else _TOLERANCE)
+    tolerance = min(model.control.search.decrement, _COSTLY_TOLERANCE if costly else TOLERANCE)
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     p = len(model.x.a)
@@ -182,7 +182,7 @@ def _continue(engine: ProductEngine, model: AnyModel, tolerance: float, theta: V
         near.x,
         tolerance=tolerance,
         max_evaluations=model.control.search.max_evaluations,
-        limit=np.maximum(_LONGEST_STEP, np.abs(near.x)),
+        limit=np.maximum(LONGEST_STEP, np.abs(near.x)),
         begin=begin,
     )
 
@@ -247,7 +247,7 @@ def _refuse_saturation(engine: ProductEngine) -> None:
     """Raise IdentifiabilityError where random effects that take all they can leave nothing of the response."""
     if not engine.effects.factors or engine.stats.within is not None:
         return
-    strong = engine.pieces(engine.effects.lambdas(engine.effects.start(_STRONG)), gradient=False)
+    strong = engine.pieces(engine.effects.lambdas(engine.effects.start(STRONG)), gradient=False)
     if strong is not None and strong.rss <= _PERFECT * float(engine.stats.ww[-1, -1]):
         raise IdentifiabilityError(_reproduced("fixed and random effects together reproduce"))
 

@@ -33,19 +33,19 @@ from polars_glmm.likelihood.state import State
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
-_SLOWEST_GAMMA_STEP = 3.0
-_SEARCH_SHARE = 1e-3
+SLOWEST_GAMMA_STEP = 3.0
+SEARCH_SHARE = 1e-3
 """The search goes on to this share of the decrement that is asked for, so that the Hessian is taken at the optimum."""
 _SAMPLE_TOLERANCE = 1e-4
 _LARGE_SHARE = 1e3
 """With many rows the search may stop this much earlier: the Hessian varies less and its Newton step is sure."""
-_GLM_TOLERANCE = 1e-10
+GLM_TOLERANCE = 1e-10
 _THIN_ROWS, _THIN_BEYOND, _THIN_TOLERANCE = 100_000, 4, 1e-2
 """The model without random effects begins on so many rows where there are several times as many."""
-_LIMIT_LOSS = 1e-6
+LIMIT_LOSS = 1e-6
 """Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
 _MOST_LEAVINGS = 3
-_UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
+UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
 """Links on whose scale a unit is a large change, whatever the data."""
 _PERFECT = float(np.log(1e-15))
 """log of the relative dispersion that counts as none."""
@@ -92,9 +92,9 @@ def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, pla
     size = _start_size(model, row_variance)
     x = np.concatenate([base[:p], model.effects.start(size), base[p:]])
     x = np.where(np.isnan(placed.values), x, placed.values)
-    limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, _SLOWEST_GAMMA_STEP)])
+    limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, SLOWEST_GAMMA_STEP)])
     bounds = _Bounds(limit, placed.held)
-    tolerance, bend = _SEARCH_SHARE * model.control.search.decrement, None
+    tolerance, bend = SEARCH_SHARE * model.control.search.decrement, None
     part = None if placed.held.any() else subsample(model)
     if part is not None:
         sampled = _minimise(part.model, part.model.rows(), x, bounds, _SAMPLE_TOLERANCE)
@@ -155,7 +155,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         theta = away.theta(effects)
         x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
         bounds = _Bounds(np.full(len(x), np.inf), placed.held)
-        found = _minimise(model, engine, x, bounds, _SEARCH_SHARE * model.control.search.decrement)
+        found = _minimise(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
     scale = Scale(float(np.sqrt(row_variance)), _bend(model, found.x))
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
@@ -165,7 +165,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
 
 def _bend(model: Model, x: Vec) -> float:
     """Change of eta over which derivatives of the log density change by a share of themselves."""
-    if model.family.link.name in _UNIT_LINKS:
+    if model.family.link.name in UNIT_LINKS:
         return 1.0
     return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
 
@@ -199,7 +199,7 @@ def _poisson_limit(
 ) -> Estimate | None:
     """The Poisson fit with phi = inf, if it is as good as the negative binomial one."""
     poisson = estimate_rows(replace(model, family=resolve_family("poisson", model.family.link.name)), findings, given)
-    if poisson.loglik < constant - searched.found.evaluation.value - _LIMIT_LOSS:
+    if poisson.loglik < constant - searched.found.evaluation.value - LIMIT_LOSS:
         return None
     size = len(poisson.report)
     spread = np.full((size + 1, size + 1), np.nan)
@@ -348,7 +348,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
         starts.append(np.concatenate([flat, gamma]))
     at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
     held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
-    limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, _SLOWEST_GAMMA_STEP)])
+    limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, SLOWEST_GAMMA_STEP)])
     bounds, rows = _Bounds(limit, held), engine.marginal.rows
     for start in starts:
         x = np.where(np.isnan(at), start, at)
@@ -356,7 +356,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
             thin = RowEngine(NO_EFFECTS, replace(engine.marginal, rows=rows.thinned(_THIN_ROWS)))
             near = _minimise(model, thin, x, bounds, _THIN_TOLERANCE)
             x = near.x if np.isfinite(near.evaluation.value) else x
-        found = _minimise(model, engine, x, bounds, _GLM_TOLERANCE)
+        found = _minimise(model, engine, x, bounds, GLM_TOLERANCE)
         if np.isfinite(found.evaluation.value):
             return Searched(engine, found)
     msg = (
@@ -385,6 +385,6 @@ def _row_variance(model: Model, base: Searched) -> float:
 
 def _start_size(model: Model, row_variance: float) -> float:
     """Standard deviation from which the search for random effects starts, in units of the linear predictor."""
-    if model.family.link.name in _UNIT_LINKS:
+    if model.family.link.name in UNIT_LINKS:
         return 1.0 if model.family.name == "binomial" else 0.5
     return 0.5 * float(np.sqrt(row_variance))

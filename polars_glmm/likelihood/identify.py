@@ -22,7 +22,7 @@ from polars_glmm.linalg.cholesky import quadratic
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
-_RANK_TOLERANCE = 1e-9
+RANK_TOLERANCE = 1e-9
 
 
 class Findings(NamedTuple):
@@ -216,4 +216,4 @@ def _redundant_terms(structure: Structure, f: FactorMap, *, gaussian: bool) -> l
 def _null_space(gram: Mat) -> Mat:
     scale: Vec = np.sqrt(np.maximum(np.diag(gram), 1e-300))
     values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
-    return vectors[:, values < _RANK_TOLERANCE * values[-1]]
+    return vectors[:, values < RANK_TOLERANCE * values[-1]]

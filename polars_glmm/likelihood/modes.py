@@ -14,16 +14,16 @@ from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
 from polars_glmm.linalg.scaling import scaled_plus_identity
 from polars_glmm.typing import Cube, Mat, Vec
 
-_NEAR = 1e-10
+NEAR = 1e-10
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic)."""
 _NEAR_BY_CHORD, _CHORD_GAIN = 1e-14, 0.25
 """The same for steps with a stale factor, which gain a share at a time; and the share above which it is renewed."""
-_EXACT = 1e-20
+EXACT = 1e-20
 """Decrement of a mode that needs no step at all: differences over 1e-5 of a scale stay exact to 1e-4."""
-_ROUNDING = 1e-11
+ROUNDING = 1e-11
 """A step may lower J by this share of |J| without being halved."""
-_MAX_NEWTON = 200
-_MAX_HALVINGS = 60
+MAX_NEWTON = 200
+MAX_HALVINGS = 60
 
 Fixed: TypeAlias = list[tuple[Vec, "Vec | float | None"]]
 """Per block: Xβ + offset (m,), and zeta (a number, a vector, or None)."""
@@ -164,7 +164,7 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
     h, gained = (start.factor if chord and warm else None), np.inf
     passes, previous, halvings = 1, u, 0
     last: Vec | None = None
-    for _ in range(_MAX_NEWTON):
+    for _ in range(MAX_NEWTON):
         j = _joint(state, u)
         if last is None and not np.isfinite(j).all():
             if not warm:
@@ -175,8 +175,8 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
             passes += 1
             continue
         if last is not None:
-            rejected = ~(j >= last - _ROUNDING * (1.0 + np.abs(last)))
-            if rejected.any() and halvings < _MAX_HALVINGS:
+            rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last)))
+            if rejected.any() and halvings < MAX_HALVINGS:
                 halvings += 1
                 u = [np.where(rejected, 0.5 * (v + p), v) for v, p in zip(u, previous, strict=True)]
                 state = rows_state(here, u, 2)
@@ -197,12 +197,12 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
                 break
             step = h.solve(slope)
             decrement = _decrement(slope, step)
-        if decrement < _EXACT and state.order >= order:
+        if decrement < EXACT and state.order >= order:
             return Modes(u, state, passes, h)
         gained = decrement
         previous, last, halvings = u, j, 0
         u = [v + d for v, d in zip(u, step, strict=True)]
-        if not decrement > (_NEAR if fresh else _NEAR_BY_CHORD):
+        if not decrement > (NEAR if fresh else _NEAR_BY_CHORD):
             break
         state = rows_state(here, u, 2)
         passes += 1

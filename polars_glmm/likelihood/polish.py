@@ -16,23 +16,23 @@ from polars_glmm.typing import BoolVec, Mat, Vec
 
 SNAP_LOSS = 1e-6
 """Log-likelihood that setting a variance direction to zero may cost."""
-_RANK_TOLERANCE = 1e-8
+RANK_TOLERANCE = 1e-8
 """Eigenvalues of a scaled Σ below this share of the largest, or of the row variance, are zero."""
-_SUSPECT = 1e-3
+SUSPECT = 1e-3
 """Eigenvalues below this share are worth trying at zero."""
-_CENTRAL = 50.0
+CENTRAL = 50.0
 """Central differences, whose error is of second order, take steps this much longer."""
-_FORWARD, _ERROR_SHARE, _LONGEST = 1e-5, 1e-4, 1e-3
+FORWARD, ERROR_SHARE, LONGEST = 1e-5, 1e-4, 1e-3
 """Steps of forward differences as shares of: the scale on which ℓ bends; a standard error, at most that scale."""
-_MANY_LEVELS = 1_000
+MANY_LEVELS = 1_000
 """Levels from which one gradient a column must do for cross-products."""
-_ROUNDING = 1e-11
+ROUNDING = 1e-11
 """Newton decrement that is rounding error of ℓ."""
-_SETTLED = 1e-14
+SETTLED = 1e-14
 """The same from cross-products, where an evaluation costs little."""
-_HESSIAN_STALE = 1e-4
+HESSIAN_STALE = 1e-4
 """A step of a larger decrement than this leaves a Hessian that belongs to another point."""
-_FLAT = 1e-8
+FLAT = 1e-8
 """Eigenvalue of a Hessian with unit diagonal below which its direction is not identified."""
 
 
@@ -70,8 +70,8 @@ def settle_ranks(
     loglik: Callable[[State], float],
 ) -> tuple[State, list[Rank]]:
     """The state with all variance directions at zero that ℓ does not miss."""
-    strict = row_tolerances(effects, lambdas, row_variance, _RANK_TOLERANCE)
-    suspect = row_tolerances(effects, lambdas, row_variance, _SUSPECT)
+    strict = row_tolerances(effects, lambdas, row_variance, RANK_TOLERANCE)
+    suspect = row_tolerances(effects, lambdas, row_variance, SUSPECT)
     plain, ranks = settle(effects, beta, lambdas, gamma, strict)
     position, doubtful = 0, []
     for f, lam in zip(effects.factors, lambdas, strict=True):
@@ -167,7 +167,7 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
         for _ in range(4):
             g = -state.pull(now.beta, now.factors, now.gamma)[free]
             step, decrement = newton(h, g)
-            if decrement < _ROUNDING:
+            if decrement < ROUNDING:
                 return Polished(state, ranks, now, h, decrement, held, slopes)
             trial_x = x.copy()
             trial_x[free] += step
@@ -175,7 +175,7 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
             trial = at(trial_state, now.warm)
             if not trial.value >= now.value - 1e-9 * (1.0 + abs(now.value)):
                 return Polished(state, ranks, now, h, decrement, held, slopes)
-            moved_far = decrement > _HESSIAN_STALE
+            moved_far = decrement > HESSIAN_STALE
             state, x, now = trial_state, trial_x, trial
             if moved_far:
                 break
@@ -212,7 +212,7 @@ def newton(h: Mat, g: Vec) -> tuple[Vec, float]:
     """−H⁻¹g and ½|g'H⁻¹g|; directions without curvature are left alone."""
     scale = np.sqrt(np.maximum(np.abs(np.diag(h)), 1e-300))
     values, vectors = np.linalg.eigh(h / np.outer(scale, scale))
-    use = np.abs(values) > _FLAT
+    use = np.abs(values) > FLAT
     projected = vectors.T @ (g / scale)
     inverse = np.where(use, 1.0 / np.where(use, np.abs(values), 1.0), 0.0)
     return -(vectors @ (projected * inverse)) / scale, 0.5 * float((projected**2 * inverse).sum())
@@ -245,7 +245,7 @@ def invert(h: Mat) -> Inverted:
     diag = np.diag(h)
     scale = np.sqrt(np.where(diag > 0, diag, 1.0))
     values, vectors = np.linalg.eigh(h / np.outer(scale, scale))
-    bad = values < _FLAT
+    bad = values < FLAT
     flat = (np.abs(vectors[:, bad]) > 1e-3).any(1) | ~(diag > 0)
     inverse = np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, values))
     vcov = (vectors * inverse) @ vectors.T / np.outer(scale, scale)
@@ -273,11 +273,11 @@ def _steps(state: State, scale: Scale, std_error: Vec | None) -> Vec:
         parts.append(np.full(len(e.rows), min(max(size, 1e-2 * small), scale.bend)))
     if state.gamma is not None:
         parts.append(np.ones(len(state.gamma)))
-    steps = _FORWARD * np.concatenate(parts)
+    steps = FORWARD * np.concatenate(parts)
     if std_error is None:
         return steps
-    most = np.full(len(steps), _LONGEST * scale.bend)
-    enough: Vec = np.minimum(_ERROR_SHARE * std_error, most)
+    most = np.full(len(steps), LONGEST * scale.bend)
+    enough: Vec = np.minimum(ERROR_SHARE * std_error, most)
     return np.asarray(np.maximum(steps, enough))
 
 
@@ -321,7 +321,7 @@ def polish_products(
         h = np.array([[2.0 * nu / sigma**2]])
         return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, 0.0)
     stats = engine.stats
-    enough = _ROUNDING if stats.eliminator is not None and stats.eliminator.costly else _SETTLED
+    enough = ROUNDING if stats.eliminator is not None and stats.eliminator.costly else SETTLED
     h, decrement = np.empty((0, 0)), np.inf
     for _ in range(6):
         h = _product_hessian(engine, state, pieces, sigma, split)
@@ -341,7 +341,7 @@ def polish_products(
             before, pieces = decrement, trial
             state = State(trial.beta, trial_state.factors, None, trial_state.free)
             sigma = float(np.sqrt(pieces.rss / nu))
-            if before > _HESSIAN_STALE:
+            if before > HESSIAN_STALE:
                 break
     return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)
 
@@ -369,9 +369,9 @@ def _product_hessian(
     largest = max(1.0, *(float(np.abs(f).max()) for f in state.factors))
     steps = _steps(State(np.empty(0), state.factors, None, state.free), Scale(largest, largest), None)
     d_h, d_m, d_r = split(state, pieces)
-    many = sum(engine.stats.pattern.n_levels if engine.stats.pattern else ()) > _MANY_LEVELS
+    many = sum(engine.stats.pattern.n_levels if engine.stats.pattern else ()) > MANY_LEVELS
     here = np.concatenate([d_h + d_m, d_r]) if many else None
-    jac = jacobian(gradient, z0, steps if many else _CENTRAL * steps, here)
+    jac = jacobian(gradient, z0, steps if many else CENTRAL * steps, here)
     h = np.empty((k + 1, k + 1))
     h[:k, :k] = 0.5 * (symmetric(jac[:, :k]) + symmetric(jac[:, k:]) / sigma**2)
     h[:k, k] = h[k, :k] = -d_r / sigma**3

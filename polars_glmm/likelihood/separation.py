@@ -10,8 +10,8 @@ from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rowsums import Piece
 from polars_glmm.typing import Mat, Vec
 
-_COUNTS = ("binomial", "poisson", "negative_binomial")
-_LOOSE = 30.0
+COUNTS = ("binomial", "poisson", "negative_binomial")
+LOOSE = 30.0
 """Standard error of a coefficient of a unit-variance column beyond which separation is looked for."""
 
 _MOST_ROWS = 1_000_000
@@ -24,8 +24,8 @@ def separated_terms(model: Model, std_error: Vec) -> tuple[str, ...]:
 
     std_error (p,)   in the computing basis, NaN if unknown
     """
-    suspicious = ~(std_error < _LOOSE)
-    if model.family.name not in _COUNTS or not suspicious.any():
+    suspicious = ~(std_error < LOOSE)
+    if model.family.name not in COUNTS or not suspicious.any():
         return ()
     binomial, p = model.family.name == "binomial", len(model.x.a)
     rows, all_of_them, gram, n = np.empty((0, p + 3)), True, np.zeros((p, p)), 0

@@ -104,7 +104,7 @@ def settle(
         rows: list[IntVec] = []
         columns: list[IntVec] = []
         for t_number, t in enumerate(f.terms):
-            block, entries, rank = _settle_term(t, lam[t.start : t.stop, t.start : t.stop], tolerances[position])
+            block, entries, rank = settle_term(t, lam[t.start : t.stop, t.start : t.stop], tolerances[position])
             position += 1
             full[t.start : t.stop, t.start : t.stop] = block
             rows.append(entries.rows + t.start)
@@ -116,7 +116,8 @@ def settle(
     return State(beta, tuple(factors), gamma, tuple(free)), ranks
 
 
-def _settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntries, int]:
+def settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntries, int]:
+    """F (r, r) of one term's Λ, its free entries, and its rank."""
     r = t.r
     if t.structure == "diag":
         diag = np.abs(np.diag(lam)).copy()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.optimize.search import _ARMIJO, _FAR, _FLOOR, _LONGEST, _SHRINK, _SMALLEST_STEP, _STILL_STEEP
+from polars_glmm.optimize.search import ARMIJO, FAR, FLOOR, LONGEST, SHRINK, SMALLEST_STEP, STILL_STEEP
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 PATIENCE = 40
@@ -97,7 +97,7 @@ def newton_steps(curvature: Cube, gradient: Mat) -> tuple[Mat, Vec]:
     decrement = 0.5 * (half**2).sum(1)
     for m in np.flatnonzero(~definite):
         values, vectors = np.linalg.eigh(np.nan_to_num(scaled[m]))
-        values = np.maximum(np.abs(values), _FLOOR * max(float(np.abs(values).max(initial=0.0)), 1e-300))
+        values = np.maximum(np.abs(values), FLOOR * max(float(np.abs(values).max(initial=0.0)), 1e-300))
         projected = vectors.T @ g[m]
         step[m] = -(vectors @ (projected / values)) / scale[m]
         decrement[m] = 0.5 * float((projected**2 / values).sum())
@@ -187,7 +187,7 @@ def _aim(at: _Places, tolerance: float, max_evaluations: int) -> None:
     at.step[new] = step * np.minimum(1.0, share)[:, None]
     at.slope[new] = np.einsum("mp,mp->m", at.step[new], at.gradient[new])
     at.t[new] = 1.0
-    at.want[new] = decrement > _FAR
+    at.want[new] = decrement > FAR
     at.phase[new] = _STEP
     at.fresh[new] = False
 
@@ -196,10 +196,10 @@ def _decide(at: _Places, e: BatchEvaluation, max_evaluations: int) -> BoolVec:
     """What the evaluated points mean; marks the functions that moved to theirs."""
     live = ~at.done
     stepping = live & (at.phase == _STEP)
-    fine = e.value <= at.value + _ARMIJO * at.t * at.slope + 1e-12 * np.abs(at.value)
+    fine = e.value <= at.value + ARMIJO * at.t * at.slope + 1e-12 * np.abs(at.value)
     good = stepping & fine
     ahead = np.einsum("mp,mp->m", at.step, e.gradient)
-    longer = good & (at.t == 1.0) & (ahead < _STILL_STEEP * at.slope) & ~at.want
+    longer = good & (at.t == 1.0) & (ahead < STILL_STEEP * at.slope) & ~at.want
     reached = live & (at.phase == _REACH)
     better = reached & (e.value < at.trial_value)
     again = live & (at.phase == _AGAIN)
@@ -219,8 +219,8 @@ def _decide(at: _Places, e: BatchEvaluation, max_evaluations: int) -> BoolVec:
         at.trial_value[longer] = e.value[longer]
         at.trial_gradient[longer] = e.gradient[longer]
         turning = longer & (ahead > at.slope)
-        at.reach[longer] = _LONGEST
-        at.reach[turning] = np.minimum(at.slope[turning] / (at.slope - ahead)[turning], _LONGEST)
+        at.reach[longer] = LONGEST
+        at.reach[turning] = np.minimum(at.slope[turning] / (at.slope - ahead)[turning], LONGEST)
     if rejected.any():
         _retry(at, rejected, e, max_evaluations)
     return np.asarray(moved)
@@ -245,7 +245,7 @@ def _move(at: _Places, moved: BoolVec, e: BatchEvaluation, t: Vec) -> None:
 
 def _retry(at: _Places, rejected: BoolVec, e: BatchEvaluation, max_evaluations: int) -> None:
     """Shorter steps; where they are too short a fresh curvature once, then the end."""
-    spent = rejected & ((at.count >= max_evaluations) | (at.t < _SMALLEST_STEP))
+    spent = rejected & ((at.count >= max_evaluations) | (at.t < SMALLEST_STEP))
     at.done |= spent & at.stalled
     once = spent & ~at.stalled
     at.stalled |= once
@@ -255,7 +255,7 @@ def _retry(at: _Places, rejected: BoolVec, e: BatchEvaluation, max_evaluations: 
     slope = at.slope * at.t
     with np.errstate(all="ignore"):
         bend = e.value - at.value - slope
-        share = np.clip(np.where(bend > 0, -slope / (2.0 * bend), _SHRINK[1]), *_SHRINK)
+        share = np.clip(np.where(bend > 0, -slope / (2.0 * bend), SHRINK[1]), *SHRINK)
     at.t[shorter] *= np.where(np.isfinite(e.value), share, 0.25)[shorter]
     at.want[shorter] = False
 

@@ -15,14 +15,14 @@ from scipy.linalg import lapack
 
 from polars_glmm.typing import BoolVec, Mat, Vec
 
-_ARMIJO = 1e-4
-_SHRINK = (0.1, 0.5)
-_SMALLEST_STEP = 1e-10
-_STILL_STEEP, _LONGEST = 0.6, 8.0
+ARMIJO = 1e-4
+SHRINK = (0.1, 0.5)
+SMALLEST_STEP = 1e-10
+STILL_STEEP, LONGEST = 0.6, 8.0
 """A full step that leaves this share of the slope is tried again longer, at most this many times as long."""
-_FAR = 0.5
+FAR = 0.5
 """Newton decrement above which the objective's own curvature is asked for at every step."""
-_FLOOR = 1e-10
+FLOOR = 1e-10
 """Eigenvalues of a curvature, scaled to unit diagonal, are not taken to be smaller than this share of the largest."""
 
 
@@ -78,7 +78,7 @@ def newton_step(curvature: Mat, gradient: Vec) -> tuple[Vec, float]:
     scale = np.sqrt(np.maximum(np.abs(np.diag(curvature)), 1e-300))
     scale[~(scale > 0)] = 1.0
     values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
-    values = np.maximum(np.abs(values), _FLOOR * max(float(np.abs(values).max(initial=0.0)), 1e-300))
+    values = np.maximum(np.abs(values), FLOOR * max(float(np.abs(values).max(initial=0.0)), 1e-300))
     projected = vectors.T @ (gradient / scale)
     step = -(vectors @ (projected / values)) / scale
     return step, 0.5 * float((projected**2 / values).sum())
@@ -147,7 +147,7 @@ def _descend(objective: Objective, x: Vec, begin: Begin, bounds: _Bounds) -> Fou
             return Found(x, now, b, decrement, count, settled=decrement < bounds.tolerance)
         step = bounds.shorten(x, step)
         most = bounds.max_evaluations - count
-        line = _backtrack(objective, x, step, now, far=own and decrement > _FAR, most=most)
+        line = _backtrack(objective, x, step, now, far=own and decrement > FAR, most=most)
         count += line.evaluations
         if line.trial is None:
             if stalled or not own:
@@ -179,14 +179,14 @@ def _backtrack(objective: Objective, x: Vec, step: Vec, now: Evaluation, *, far:
         trial = objective(x + t * step, now.state, curvature=far and t == 1.0)
         count += 1
         rounding = 1e-12 * abs(now.value)
-        if trial.value <= now.value + _ARMIJO * t * slope + rounding:
+        if trial.value <= now.value + ARMIJO * t * slope + rounding:
             break
-        if count >= most or t < _SMALLEST_STEP:
+        if count >= most or t < SMALLEST_STEP:
             return _Line(t, None, count)
         t *= _shrink(now.value, slope * t, trial.value)
     ahead = float(step @ trial.gradient)
-    if t == 1.0 and ahead < _STILL_STEEP * slope and trial.curvature is None:
-        reach = min(slope / (slope - ahead), _LONGEST) if ahead > slope else _LONGEST
+    if t == 1.0 and ahead < STILL_STEEP * slope and trial.curvature is None:
+        reach = min(slope / (slope - ahead), LONGEST) if ahead > slope else LONGEST
         further = objective(x + reach * step, trial.state, curvature=False)
         count += 1
         if further.value < trial.value:
@@ -199,8 +199,8 @@ def _shrink(f0: float, slope: float, f1: float) -> float:
     if not np.isfinite(f1):
         return 0.25
     bend = f1 - f0 - slope
-    share = -slope / (2.0 * bend) if bend > 0 else _SHRINK[1]
-    return float(np.clip(share, *_SHRINK))
+    share = -slope / (2.0 * bend) if bend > 0 else SHRINK[1]
+    return float(np.clip(share, *SHRINK))
 
 
 def _bfgs(b: Mat, s: Vec, y: Vec) -> Mat:

@@ -55,7 +55,7 @@ def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contr
     if isinstance(frame, pl.DataFrame) and not queries_pay(frame.height, spec):
         return None
     fit = fit_summaries(frame.lazy(), call, control)
-    rows, source = _kept(frame, control)
+    rows, source = kept_rows(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
 
 
@@ -73,7 +73,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         with progress.stage("fitting"):
             numbers = estimate(design, spec.family, spec.method, control, given)
         groups, sums = group_sizes(design), fingerprint(design)
-    rows, source = _kept(frame, control)
+    rows, source = kept_rows(frame, control)
     found = obstacle(spec, call) if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
     return Fit(
         recipe=learned.recipe,
@@ -120,7 +120,7 @@ def warn_once(notes: Iterable[Note], heading: str = "") -> None:
         warnings.warn(f"{heading}{text}", FitWarning, stacklevel=_outside())
 
 
-def _kept(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.DataFrame | None, pl.LazyFrame | None]:
+def kept_rows(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.DataFrame | None, pl.LazyFrame | None]:
     """Rows and source as `control.keep` asks; a clone, because frames can be changed in place."""
     lazy = isinstance(frame, pl.LazyFrame)
     keep = control.keep or ("source" if lazy else "rows")

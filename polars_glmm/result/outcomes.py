@@ -99,7 +99,7 @@ class Batch:
 
     def fit(self, k: int) -> Fit:
         """Model k as a fit of its own."""
-        from polars_glmm.result.flow import _kept
+        from polars_glmm.result.flow import kept_rows
 
         own = self.levels(k)
         recipe = self.recipe
@@ -111,7 +111,7 @@ class Batch:
         rows = source = kept = None
         if self.rows.frame is not None and self.control.keep != "none":
             key = int(self.keys[k])
-            rows, source = _kept(self.rows.part(key), self.control)
+            rows, source = kept_rows(self.rows.part(key), self.control)
             if rows is not None and self.kept is not None:
                 kept = self.kept[self.rows.places(key)]
                 kept = None if kept.all() else kept
