@@ -141,14 +141,14 @@ def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Fou
         return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
 
     for _ in range(_MOST_LEAVINGS):
-        lambdas = effects.lambdas(found.x)
+        lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
         state, ranks = polish.settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
         away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if away is None:
             break
         found = _continue(engine, model, tolerance, away.theta(effects))
     same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
-    return _Settled(state, ranks, found.evaluation.state if same else None)
+    return _Settled(state, ranks, pieces if same else None)
 
 
 def _null_loglik(engine: ProductEngine, model: AnyModel) -> float | None:
@@ -209,8 +209,7 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     _refuse_perfect_fit(engine, bare)
-    several = len(effects.factors) > 1
-    start = _alone(engine) if several else effects.start(_first_size(engine))
+    start = _alone(engine) if len(effects.factors) > 1 else effects.start(_first_size(engine))
     theta = place(model, given).values[p : p + effects.n_theta]
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
