@@ -8,8 +8,8 @@ from polars_glmm.likelihood.effects import Effects
 from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.memory import memory_limit, readable
 
-_COPIES = 3
-"""Matrices of that order held at once: the factor, its inverse, and room to make one from the other."""
+_COPIES = 4
+"""Matrices of that order held at once: two factors, a stale one that still serves, and room for an inverse."""
 
 
 def refuse_beyond_memory(solver: Eliminator, effects: Effects, control: Control) -> None:
