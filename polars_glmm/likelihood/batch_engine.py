@@ -11,7 +11,7 @@ from polars_glmm.design.records import Term
 from polars_glmm.likelihood.batch_marginal import BatchInformation, BatchMarginal, BatchPoint, BatchValue
 from polars_glmm.likelihood.batch_rows import BatchLevels
 from polars_glmm.likelihood.engine import SMALL_PIVOT
-from polars_glmm.optimize.batch_search import BatchEvaluation
+from polars_glmm.optimize.batch_search import BatchEvaluation, newton_steps
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 
@@ -43,13 +43,17 @@ class BatchModes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Where parameters stand in the search vector [β_c (p), θ (q), γ (s)], and the entries of Λ that θ fills."""
+    """Where parameters stand in the search vector [β_c (p), θ (q), γ (s)], and the entries of Λ that θ fills.
+
+    terms: the rows of Λ that belong to each
+    """
 
     p: int
     r: int
     rows: IntVec
     columns: IntVec
     s: int
+    terms: tuple[slice, ...] = ()
 
     @classmethod
     def of(cls, p: int, terms: tuple[Term, ...], *, has_gamma: bool) -> Layout:
@@ -60,7 +64,8 @@ class Layout:
             columns.append(j + t.start)
         r = terms[-1].stop if terms else 0
         none = np.empty(0, dtype=np.intp)
-        return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma))
+        own = tuple(slice(t.start, t.stop) for t in terms)
+        return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma), own)
 
     @property
     def q(self) -> int:
@@ -143,7 +148,13 @@ class BatchRowEngine:
         out = ~np.isfinite(v.value)
         gradient[out] = 0.0
         modes = BatchModes(np.nan_to_num(v.modes), self.marginal.rows.model_levels)
-        b = None if v.information is None else self._curvature(v.information, x)
+        b = None
+        if v.information is not None:
+            b = self._curvature(v.information, x)
+            own = slice(self.layout.p, self.layout.p + self.layout.q)
+            if self.layout.q:
+                step = newton_steps(b, gradient)[0][:, own]
+                b[:, own, own] += bending(self.layout, self.layout.lam(x[:, own]), -v.lam, step)
         return BatchEvaluation(np.where(out, np.inf, -v.value), gradient, b, modes)
 
     def _curvature(self, info: BatchInformation, x: Mat) -> Cube:
@@ -156,6 +167,24 @@ class BatchRowEngine:
         if info.gamma is not None:
             b[:, -1, -1] = info.gamma
         return b
+
+
+def bending(layout: Layout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
+    """As likelihood.engine.bending, of every model: lam and gradient (r, r, M), step (M, q); (M, q, q)."""
+    out = np.zeros((lam.shape[-1], layout.q, layout.q))
+    change = layout.lam(step)
+    for own in layout.terms:
+        mine = np.flatnonzero((layout.rows >= own.start) & (layout.rows < own.stop))
+        back = np.linalg.pinv(np.nan_to_num(lam[own, own]).transpose(2, 0, 1))
+        relative = back @ np.nan_to_num(change[own, own]).transpose(2, 0, 1)
+        leaving = np.linalg.eigvalsh(np.eye(own.stop - own.start) + relative + relative.swapaxes(1, 2))[:, 0] <= 0.0
+        half = 0.5 * np.nan_to_num(gradient[own, own]).transpose(2, 0, 1) @ back
+        values, vectors = np.linalg.eigh(0.5 * (half + half.swapaxes(1, 2)))
+        score = (vectors * np.maximum(values, 0.0)[:, None]) @ vectors.swapaxes(1, 2)
+        rows, columns = layout.rows[mine] - own.start, layout.columns[mine]
+        block = 2.0 * score[:, rows[:, None], rows] * (columns[:, None] == columns)
+        out[:, mine[:, None], mine] = block * leaving[:, None, None]
+    return out
 
 
 def theta_information(layout: Layout, lam: Cube, reduction: Cube, levels: BatchLevels) -> Cube:

@@ -87,17 +87,24 @@ def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) 
     return out
 
 
-def bending(effects: Effects, lambdas: list[Mat], gradients: list[Mat]) -> Mat:
+def bending(effects: Effects, lambdas: list[Mat], gradients: list[Mat], step: Vec | None = None) -> Mat:
     """What ∂²/∂θ² has beyond ∂²/∂Σ², from gradients in Λ_f (r_f, r_f): tr(S ∂²Σ), S = ∂/∂Σ, its positive part.
 
     With Σ = ΛΛ' the gradient in Λ is 2SΛ and the entries (i, j), (k, l) of Λ get 2 S_ik where j = l. At an optimum
-    inside S is zero; on the boundary it is all the curvature that is left.
+    inside S is zero; on the boundary it is all the curvature that is left. With a `step` in θ only the terms whose Σ
+    would lose a direction by it: far from the boundary bending shortens steps that are right without.
     """
+    changes = [None] * len(lambdas) if step is None else effects.lambdas(step)
     out = np.zeros((effects.n_theta, effects.n_theta))
-    for f, lam, gradient in zip(effects.factors, lambdas, gradients, strict=True):
+    for f, lam, gradient, change in zip(effects.factors, lambdas, gradients, changes, strict=True):
         for t in f.terms:
             own = slice(t.start, t.stop)
-            half = 0.5 * gradient[own, own] @ np.linalg.pinv(lam[own, own])
+            back = np.linalg.pinv(lam[own, own])
+            if change is not None:
+                relative = back @ change[own, own]
+                if float(np.linalg.eigvalsh(np.eye(t.r) + relative + relative.T)[0]) > 0.0:
+                    continue
+            half = 0.5 * gradient[own, own] @ back
             values, vectors = np.linalg.eigh(0.5 * (half + half.T))
             score = (vectors * np.maximum(values, 0.0)) @ vectors.T
             rows, columns = STRUCTURES[t.structure].entries(t.r)
@@ -168,6 +175,9 @@ class RowEngine:
             b = None
             if v.information is not None:
                 b = self._curvature(v.information, lambdas, p, gamma_size)
+                step = newton_step(b, -g)[0][p : p + q]
+                slopes = [-f for f in self.effects.inward(v.factors)]
+                b[p : p + q, p : p + q] += bending(self.effects, lambdas, slopes, step)
             return Evaluation(-v.value, -g, b, v.warm)
 
         return call

@@ -26,7 +26,7 @@ FORWARD, ERROR_SHARE, LONGEST = 1e-5, 1e-4, 1e-3
 """Steps of forward differences as shares of: the scale on which ℓ bends; a standard error, at most that scale."""
 MANY_LEVELS = 1_000
 """Levels from which one gradient a column must do for cross-products."""
-ROUNDING = 1e-11
+ROUNDING = 1e-13
 """Newton decrement that is rounding error of ℓ."""
 SETTLED = 1e-14
 """The same from cross-products, where an evaluation costs little."""

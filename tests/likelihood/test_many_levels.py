@@ -14,7 +14,7 @@ from polars_glmm.likelihood.average_information import average_information
 from polars_glmm.likelihood.basis import centred
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.effects import map_effects
-from polars_glmm.likelihood.engine import ProductEngine
+from polars_glmm.likelihood.engine import ProductEngine, bending
 from polars_glmm.likelihood.products import cross_products
 from polars_glmm.linalg import dense_rest
 from polars_glmm.spec.method import ML, REML
@@ -114,6 +114,27 @@ def test_gradients_from_the_diagonal_of_the_inverse_are_the_others(monkeypatch):
         assert_allclose(other, one, rtol=1e-9)
     for one, other in zip(whole.h_inverse, short.h_inverse, strict=True):
         assert_allclose(other, one, rtol=1e-9)
+
+
+@pytest.mark.parametrize("structure", ["us", "diag"])
+def test_bending_is_the_hessian_of_a_linear_function_of_the_covariances(structure):
+    """Of tr(SΣ), Σ = ΛΛ', S ≥ 0; nothing of −tr(SΣ), and nothing where a step stays inside the cone."""
+    effects = map_effects(crossed(structure).factors, 300)
+    rng = np.random.default_rng(6)
+    theta = effects.start() + 0.1 * rng.normal(size=effects.n_theta)
+    scores = [m @ m.T if structure == "us" else np.diag(np.diag(m) ** 2) for m in (rng.normal(size=(2, 2)), np.eye(1))]
+
+    def value(theta):
+        return sum(float(np.vdot(s, lam @ lam.T)) for s, lam in zip(scores, effects.lambdas(theta), strict=True))
+
+    unit = 0.1 * np.eye(len(theta))
+    expected = [[value(theta + a + b) - value(theta + a) - value(theta + b) + value(theta) for a in unit] for b in unit]
+    lambdas = effects.lambdas(theta)
+    slopes = [2.0 * s @ lam for s, lam in zip(scores, lambdas, strict=True)]
+    assert_allclose(bending(effects, lambdas, slopes), np.array(expected) / 0.01, atol=1e-9)
+    assert_allclose(bending(effects, lambdas, [-s for s in slopes]), 0.0, atol=1e-12)
+    assert not bending(effects, lambdas, slopes, 0.1 * theta).any()
+    assert_allclose(bending(effects, lambdas, slopes, -0.9 * theta), bending(effects, lambdas, slopes))
 
 
 def test_standard_deviations_without_their_correlations():
