@@ -175,6 +175,12 @@ def bending(layout: Layout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
     change = layout.lam(step)
     for own in layout.terms:
         mine = np.flatnonzero((layout.rows >= own.start) & (layout.rows < own.stop))
+        if len(mine) == 1:
+            with np.errstate(all="ignore"):
+                value = gradient[own.start, own.start] / lam[own.start, own.start]
+                leaves = 1.0 + 2.0 * step[:, mine[0]] / lam[own.start, own.start] <= 0.0
+            out[:, mine[0], mine[0]] = np.where(leaves & (value > 0.0) & np.isfinite(value), value, 0.0)
+            continue
         back = np.linalg.pinv(np.nan_to_num(lam[own, own]).transpose(2, 0, 1))
         relative = back @ np.nan_to_num(change[own, own]).transpose(2, 0, 1)
         leaving = np.linalg.eigvalsh(np.eye(own.stop - own.start) + relative + relative.swapaxes(1, 2))[:, 0] <= 0.0

@@ -99,6 +99,11 @@ def bending(effects: Effects, lambdas: list[Mat], gradients: list[Mat], step: Ve
     for f, lam, gradient, change in zip(effects.factors, lambdas, gradients, changes, strict=True):
         for t in f.terms:
             own = slice(t.start, t.stop)
+            if t.r == 1:
+                at, slope = float(lam[t.start, t.start]), float(gradient[t.start, t.start])
+                leaves = change is None or (at != 0.0 and 1.0 + 2.0 * float(change[t.start, t.start]) / at <= 0.0)
+                out[t.theta, t.theta] = max(slope / at, 0.0) if leaves and at != 0.0 else 0.0
+                continue
             back = np.linalg.pinv(lam[own, own])
             if change is not None:
                 relative = back @ change[own, own]
