@@ -43,7 +43,6 @@ DIFFERENCES = (
     ),
     Difference("abs(x)", ["Intercept", "abs(x)"], None, "Common functions have their plain names, as in R."),
     Difference("sqrt(z)", ["Intercept", "sqrt(z)"], None, "Common functions have their plain names, as in R."),
-    Difference("I(k^2)", ["Intercept", "I(k ^ 2)"], None, "`^` is a power, as in R; in Python it is exclusive or."),
     Difference(
         "ns(x, df=3)",
         [f"ns(x, df=3)[{i}]" for i in (1, 2, 3)],

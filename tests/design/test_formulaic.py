@@ -140,6 +140,7 @@ def test_the_listed_differences_are_as_described(difference: Difference) -> None
 
 
 def test_a_hat_is_a_power_of_the_column() -> None:
+    """In formulaic it is Python's exclusive or, or an error: that depends on the version of narwhals below it."""
     assert_allclose(ours("I(k^2)", FRAME).values[:, 1], FRAME["k"].to_numpy() ** 2)
 
 
