@@ -95,7 +95,7 @@ def ratio_row(problem: Problem, entries: list[Entry], best: float, threads: list
     """Our time, the fastest right peer's, their ratio, and every other peer's."""
     mine = [_find(entries, "ours", t) for t in threads]
     peers = [entry for entry in entries if entry["peer"] != "ours" and "seconds" in entry]
-    counted = [e for e in peers if is_right(problem, e, best) and PEERS[e["peer"]].defaults]
+    counted = [e for e in peers if is_right(problem, e, best) and PEERS[e["peer"]].alike]
     fastest = min(counted, key=lambda entry: entry["seconds"], default=None)
     own = mine[0]["seconds"] if mine[0] and is_right(problem, mine[0], best) else None
     others = [
@@ -152,10 +152,10 @@ def _legend() -> list[str]:
         (
             "- **ratio** = our time on one thread / that of the fastest right peer; below 1 we are faster. A peer is "
             f"right if its log-likelihood is within {ABSOLUTE:g} (relative {RELATIVE:g} from 10⁶ rows) of the best one "
-            "that two engines agree on, and a denominator if it also computed its default standard errors."
+            "that two engines agree on, and a denominator if it also got the rows and its default standard errors."
         ),
         "- The ratio of processor time is the same of processor seconds per call: a busy machine disturbs it less.",
-        "- ✗ = not right. † = without its default standard errors. ≈ = stochastic likelihood, never the best.",
+        "- ✗ = not right. † = other work: see its line. ≈ = stochastic likelihood, never the best.",
         *(f"- {name}: {peer.remark}." for name, peer in PEERS.items() if peer.remark),
     ]  # fmt: skip
 
@@ -193,7 +193,7 @@ def _label(problem: Problem, entry: Entry, best: float) -> str:
         mark
         for mark, holds in (
             ("✗", not is_right(problem, entry, best)),
-            ("†", not PEERS[entry["peer"]].defaults),
+            ("†", not PEERS[entry["peer"]].alike),
             ("≈", not _exact(problem, entry)),
         )
         if holds

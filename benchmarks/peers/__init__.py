@@ -31,13 +31,13 @@ class Peer:
 
     engine      the package: two adapters of one engine do not confirm each other
     exact       its log-likelihood is computed, not sampled
-    defaults    it computes its default standard errors; only then may it be the denominator of a ratio
+    alike       it gets the rows and computes default standard errors; only then may it be a denominator
     """
 
     engine: str
     language: str = "python"
     exact: bool = True
-    defaults: bool = True
+    alike: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     remark: str = ""
 
@@ -46,7 +46,10 @@ PEERS = {
     "ours": Peer("ours"),
     "glmm": Peer("glmm"),
     "glmm-lean": Peer(
-        "glmm", defaults=False, options={"lean": True}, remark="no exact Hessian, no Satterthwaite, no LRT refits"
+        "glmm", alike=False, options={"lean": True}, remark="no exact Hessian, no Satterthwaite, no LRT refits"
+    ),
+    "glmm-by-hand": Peer(
+        "glmm", alike=False, options={"aggregate": True}, remark="Poisson counts added up by hand first, in the time"
     ),
     "mixedlm": Peer("mixedlm"),
     "gpboost": Peer(
