@@ -1,6 +1,6 @@
 """How time and peak memory of our own fits grow with rows, levels and columns.
 
-python -m benchmarks.scaling [--laws rows_bernoulli …] [--factor 10]
+python -m benchmarks.scaling [--laws rows_binomial …] [--factor 10]
 Every size is fitted in a process of its own; the exponent is the slope of log time on log size.
 """
 
@@ -57,19 +57,20 @@ class Law:
         )  # fmt: skip
 
 
+ROWS, LEVELS, COLUMNS = (100_000, 300_000, 1_000_000), (1000, 10_000, 100_000), (4, 16, 64)
+USERS = (2500, 7500, 22_500)  # and a fifth of that many items: the order of the dense remainder
 LAWS = {
-    "rows_gaussian": Law("one_factor", "gaussian", "rows", (10_000, 30_000, 100_000), {"levels": 500, "columns": 4}),
-    "rows_binomial": Law("one_factor", "binomial", "rows", (10_000, 30_000, 100_000), {"levels": 500, "columns": 4}),
-    "rows_poisson": Law("one_factor", "poisson", "rows", (10_000, 30_000, 100_000), {"levels": 500, "columns": 4}),
-    "levels_gaussian": Law("one_factor", "gaussian", "levels", (300, 3000, 30_000), {"rows": 100_000, "columns": 4}),
-    "levels_binomial": Law("one_factor", "binomial", "levels", (300, 3000, 30_000), {"rows": 100_000, "columns": 4}),
-    "columns_gaussian": Law("one_factor", "gaussian", "columns", (4, 16, 64), {"rows": 30_000, "levels": 500}),
-    "columns_binomial": Law("one_factor", "binomial", "columns", (4, 16, 64), {"rows": 30_000, "levels": 500}),
-    "crossed_rows_gaussian": Law(
-        "crossed", "gaussian", "rows", (10_000, 30_000, 100_000), {"users": 1000, "items": 200}
-    ),
-    "crossed_levels_gaussian": Law("crossed", "gaussian", "users+items/5", (500, 1500, 4500), {"rows": 50_000}),
-    "crossed_levels_poisson": Law("crossed", "poisson", "users+items/5", (500, 1500, 4500), {"rows": 50_000}),
+    "rows_gaussian": Law("one_factor", "gaussian", "rows", ROWS, {"levels": 5000, "columns": 4}),
+    "rows_binomial": Law("one_factor", "binomial", "rows", ROWS, {"levels": 5000, "columns": 4}),
+    "rows_poisson": Law("one_factor", "poisson", "rows", ROWS, {"levels": 5000, "columns": 4}),
+    "levels_gaussian": Law("one_factor", "gaussian", "levels", LEVELS, {"rows": 300_000, "columns": 4}),
+    "levels_binomial": Law("one_factor", "binomial", "levels", LEVELS, {"rows": 300_000, "columns": 4}),
+    "columns_gaussian": Law("one_factor", "gaussian", "columns", COLUMNS, {"rows": 100_000, "levels": 5000}),
+    "columns_binomial": Law("one_factor", "binomial", "columns", COLUMNS, {"rows": 100_000, "levels": 5000}),
+    "crossed_rows_gaussian": Law("crossed", "gaussian", "rows", ROWS, {"users": 5000, "items": 1000}),
+    "crossed_rows_poisson": Law("crossed", "poisson", "rows", ROWS, {"users": 5000, "items": 1000}),
+    "crossed_levels_gaussian": Law("crossed", "gaussian", "users+items/5", USERS, {"rows": 200_000}),
+    "crossed_levels_poisson": Law("crossed", "poisson", "users+items/5", USERS, {"rows": 200_000}),
 }
 
 

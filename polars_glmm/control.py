@@ -23,7 +23,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Row blocks: their length, and the threads that work on them (0 = one per core, at most 8).
+    """Row blocks: their length, and the threads that work on them (0 = one per core that the process may use, at most 8).
 
     compress   count equal rows instead of repeating them, where a look at the data says that it pays
     """

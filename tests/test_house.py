@@ -17,7 +17,7 @@ PACKAGE = Path(polars_glmm.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "notes", "control", "typing", "memory", "progress"}),
+    frozenset({"errors", "notes", "control", "typing", "memory", "cores", "progress"}),
     frozenset({"linalg", "spill"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),
@@ -35,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 
 LIBRARIES: dict[str, frozenset[str]] = {
     "numpy": frozenset().union(*FLOORS)
-    - {"errors", "notes", "control", "memory", "progress", "spill", "spec", "cli", "__main__", "namespace"},
+    - {"errors", "notes", "control", "memory", "cores", "progress", "spill", "spec", "cli", "__main__", "namespace"},
     "scipy": frozenset({"linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference"}),
     "threadpoolctl": frozenset({"linalg", "likelihood"}),
     "polars": frozenset(

@@ -7,7 +7,6 @@ fits them singly.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from time import perf_counter
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.control import Control
+from polars_glmm.cores import workers
 from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import resolve_family
@@ -60,7 +60,7 @@ class _Base(NamedTuple):
 
 def estimate_rows_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
     """Answers for the models of a keyed design, by rank of covariances; what none marks wants a single fit."""
-    threads = control.rows.threads or min(os.cpu_count() or 1, 8)
+    threads = workers(control.rows.threads)
     with one_blas_thread(), ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         clock = {"start": perf_counter()}
         model = prepare_batch(design, family)

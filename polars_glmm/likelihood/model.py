@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from polars_glmm.control import Control
+from polars_glmm.cores import workers
 from polars_glmm.design.records import Design
 from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Family, Rows
@@ -113,7 +113,7 @@ class Model:
         if isinstance(self.method, AGQ) and effects.factors and self.method.nodes > 1:
             rule = gauss_hermite(self.method.nodes, effects.factors[0].r)
         expected = isinstance(self.method, Laplace) and self.method.curvature == "expected"
-        threads = self.control.rows.threads or min(os.cpu_count() or 1, 8)
+        threads = workers(self.control.rows.threads)
         if len(blocks.units) < _FEWEST_UNITS:  # a pool costs more than it saves on a few blocks
             threads = 1
         density = RowDensity(self.family)

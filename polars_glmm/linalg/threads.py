@@ -1,38 +1,52 @@
-"""How many threads BLAS may use: one for small work, all for large factorisations.
+"""How many threads BLAS may use: one for small work, all it was given for large factorisations.
 
-Two BLAS threads on many small solves spin against each other: measured, a fit of 3 s took 62.
+Two BLAS threads on many small solves spin against each other: measured, a fit of 3 s took 62. More threads than cores
+are as bad on large matrices: measured, two on one core took 40 times as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
-from os import cpu_count
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
+from polars_glmm.cores import usable_cores
+
 LARGE = 1500
-"""Order of a dense matrix from which its factorisation is given all cores."""
+"""Order of a dense matrix from which its factorisation is given more than one thread."""
+
+_given: ContextVar[int] = ContextVar("threads BLAS had before it was held to one", default=1)
 
 
 @lru_cache(maxsize=1)
 def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas")
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """BLAS with one thread; the caller's setting comes back on leaving."""
-    with _controller().limit(limits=1, user_api="blas"):
-        yield
+    had = min((library.num_threads for library in _controller().lib_controllers), default=1)
+    token = _given.set(max(_given.get(), had))
+    try:
+        with _controller().limit(limits=1):
+            yield
+    finally:
+        _given.reset(token)
 
 
 @contextmanager
 def all_blas_threads(order: int) -> Iterator[None]:
-    """BLAS with all cores, for a dense matrix of this order; nothing changes for small ones."""
-    if order < LARGE:
+    """For a dense matrix of this order: as many threads as BLAS had before `one_blas_thread`, but no more than cores.
+
+    Nothing changes for small ones.
+    """
+    threads = min(_given.get(), usable_cores()) if order >= LARGE else 1
+    if threads == 1:
         yield
         return
-    with _controller().limit(limits=cpu_count() or 1, user_api="blas"):
+    with _controller().limit(limits=threads):
         yield
