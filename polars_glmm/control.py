@@ -23,8 +23,9 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Row blocks: their length, and the threads that work on them (0 = one per core that the process may use, at most 8).
+    """Row blocks: their length, and the threads that work on them.
 
+    threads    0 = one for each core that the process may use, at most 8
     compress   count equal rows instead of repeating them, where a look at the data says that it pays
     """
 
