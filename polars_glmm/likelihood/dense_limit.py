@@ -14,7 +14,7 @@ _COPIES = 4
 
 def refuse_beyond_memory(solver: Eliminator, effects: Effects, control: Control) -> None:
     """Raise ResourceError where the dense remainder needs more than a fit may use."""
-    needed = _COPIES * 8 * solver.order**2
+    needed = _COPIES * 8 * solver.dense_entries
     limit = memory_limit(control.memory.limit)
     if needed <= limit:
         return

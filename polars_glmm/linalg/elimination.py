@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from polars_glmm.linalg import cholesky
-from polars_glmm.linalg.dense_rest import DenseRest
+from polars_glmm.linalg.crossed_lead import CrossedLead
 from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern, sum_by
 from polars_glmm.typing import Cube, IntVec
 
@@ -44,7 +44,11 @@ class Eliminator(Protocol):
 
     @property
     def order(self) -> int:
-        """Order of the dense matrix that is left; 0 where none is."""
+        """Order of the largest dense matrix that is left; 0 where none is."""
+
+    @property
+    def dense_entries(self) -> int:
+        """Entries of all dense matrices that are left."""
 
     def factorise(self, h: Blocks) -> Factorised | None:
         """The factorised H, or None where it is not positive definite."""
@@ -56,7 +60,7 @@ def eliminator(pattern: Pattern) -> Eliminator:
         return OneFactor()
     if pattern.nested_lead():
         return NestedLead(pattern)
-    return DenseRest(pattern)
+    return CrossedLead(pattern)
 
 
 # ----------------------------------------------------------------------------------------------- one factor
@@ -68,6 +72,7 @@ class OneFactor:
 
     costly = False
     order = 0
+    dense_entries = 0
 
     def factorise(self, h: Blocks) -> OneFactorised | None:
         low = cholesky.factor(h.diagonal[0])
@@ -108,6 +113,10 @@ class NestedLead:
     @property
     def order(self) -> int:
         return self.rest.order
+
+    @property
+    def dense_entries(self) -> int:
+        return self.rest.dense_entries
 
     @cached_property
     def parents(self) -> list[IntVec]:

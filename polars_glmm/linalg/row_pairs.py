@@ -1,4 +1,4 @@
-"""Sums over pairs of entries of a sparse W that share a row: W'W, and W S⁻¹ at the entries of W for a dense S.
+"""Narrow rows of a sparse W: sums over pairs of entries that share a row, for W'W and W S⁻¹ at the entries of W.
 
 Work goes in slabs of S: what is gathered and scattered at a time stays near the processor, and temporary arrays stay
 small enough for their memory to be used again (fresh pages can cost more than the arithmetic).
@@ -7,23 +7,27 @@ small enough for their memory to be used again (fresh pages can cost more than t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
+from polars_glmm.linalg.remainder import Remainder
 from polars_glmm.typing import CodeVec, IntVec, Vec
 
-_SLAB = 4_000_000  # entries of S in a slab, about
+_SLAB = 4_000_000  # places of S in a slab, about
 _PAIR_CHUNK = 2_000_000  # pairs held at once
 
 
-class Pairs(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class RowPairs:
     """Pairs of entries of W that share a row, once each, by slabs of S.
 
-    i, j       entries, j ≤ i
-    place      of (column j, column i) within its slab; S is symmetric, held by rows, and only j ≤ i is looked at
-    bounds     (B+1,) first pair of each slab;  slab entries of S in one
-    first      of each row, where all pairs are one run
+    i, j         entries, j ≤ i
+    place        of (column j, column i) within its slab
+    bounds       (B+1,) first pair of each slab;  slab places of S in one, size in all
+    first        pair of each row, where all pairs are one run
+    pointers     (n+1,) first entry of each row, none of them empty
+    on_diagonal  place of (column, column) for each entry
     """
 
     i: CodeVec
@@ -31,7 +35,10 @@ class Pairs(NamedTuple):
     place: IntVec
     bounds: IntVec
     slab: int
+    size: int
     first: IntVec | None
+    pointers: IntVec
+    on_diagonal: IntVec
 
     @property
     def one_run(self) -> bool:
@@ -44,86 +51,69 @@ class Pairs(NamedTuple):
             for first in range(int(low), int(high), _PAIR_CHUNK):
                 yield slice(first, min(first + _PAIR_CHUNK, int(high))), b * self.slab
 
+    def gram(self, data: Vec, out: Vec) -> Vec | None:
+        """−W'W into `out`, its entries (a, b) with a ≤ b; the products, where they are one run."""
+        if self.one_run:
+            products: Vec = data.take(self.i) * data.take(self.j)
+            np.negative(np.bincount(self.place, products, len(out)), out=out)
+            return products
+        out[:] = 0.0
+        for run, base in self.chunks():
+            part = out[base : base + self.slab]
+            part -= np.bincount(self.place[run], data.take(self.i[run]) * data.take(self.j[run]), len(part))
+        return None
 
-def row_pairs(columns: IntVec, pointers: IntVec, width: int) -> Pairs:
-    """The pairs of W (rows by pointers, columns rising within a row); S has order `width`."""
+    def at_entries(self, data: Vec, inverse: Vec) -> Vec:
+        """W S⁻¹ at the entries of W."""
+        out = -data * inverse.take(self.on_diagonal)  # a pair of an entry with itself is met from both ends
+        for run, base in self.chunks():
+            i, j = self.i[run], self.j[run]
+            met = inverse[base : base + self.slab].take(self.place[run])
+            out += np.bincount(i, met * data.take(j), len(data))
+            out += np.bincount(j, met * data.take(i), len(data))
+        return out
+
+    def row_norms(self, data: Vec, inverse: Vec, products: Vec | None) -> Vec:
+        """w S⁻¹ w' of every row w of W; `products` as `gram` returned them."""
+        own: Vec = np.add.reduceat(data**2 * inverse.take(self.on_diagonal), self.pointers[:-1])
+        if products is not None and self.first is not None:
+            return np.asarray(2.0 * np.add.reduceat(products * inverse.take(self.place), self.first) - own)
+        n = len(self.pointers) - 1
+        rows = np.repeat(np.arange(n), np.diff(self.pointers))
+        out = np.zeros(n)
+        for run, base in self.chunks():
+            met = inverse[base : base + self.slab].take(self.place[run])
+            met *= data.take(self.i[run])
+            met *= data.take(self.j[run])
+            out += np.asarray(np.bincount(rows.take(self.i[run]), met, n))
+        return np.asarray(2.0 * out - own)
+
+
+def row_pairs(columns: IntVec, pointers: IntVec, s: Remainder) -> RowPairs:
+    """The pairs of W (rows by pointers, columns rising within a row)."""
+    i, j, first = _partners(pointers)
+    place, on_diagonal = s.place(columns[j], columns[i]), s.place(columns, columns)
+    if s.size <= _SLAB:
+        return RowPairs(i, j, place, np.array([0, len(i)]), s.size, s.size, first, pointers, on_diagonal)
+    which = (place // _SLAB).astype(np.int16)
+    order = np.argsort(which, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(which, minlength=-(-s.size // _SLAB)))])
+    place = (place - which * np.int64(_SLAB))[order]
+    return RowPairs(i[order], j[order], place, bounds, _SLAB, s.size, None, pointers, on_diagonal)
+
+
+def distinct_places(columns: IntVec, pointers: IntVec, width: int) -> IntVec:
+    """row·width + column of all (row ≤ column) at which W'W has an entry, sorted."""
+    i, j, _ = _partners(pointers)
+    return np.unique(columns[j].astype(np.int64) * width + columns[i])
+
+
+def _partners(pointers: IntVec) -> tuple[CodeVec, CodeVec, IntVec]:
+    """Entries i and j ≤ i of the same row, all of them, and the first such pair of each row."""
     n = np.diff(pointers)
     of_row = np.repeat(pointers[:-1], n)
-    partners = np.arange(len(columns)) - of_row + 1
+    partners = np.arange(int(n.sum())) - of_row + 1
     starts = np.cumsum(partners) - partners
-    i = np.repeat(np.arange(len(columns), dtype=np.int32), partners)
+    i = np.repeat(np.arange(len(partners), dtype=np.int32), partners)
     j = (np.arange(len(i)) - np.repeat(starts - of_row, partners)).astype(np.int32)
-    tall = max(1, _SLAB // max(width, 1))
-    above, across = columns[j], columns[i]
-    if width <= tall:
-        bounds = np.array([0, len(i)])
-        return Pairs(i, j, above * width + across, bounds, width * width, starts[pointers[:-1]])
-    which = (above // tall).astype(np.int16)
-    order = np.argsort(which, kind="stable")
-    place = (above % tall) * width + across
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(which, minlength=-(-width // tall)))])
-    return Pairs(i[order], j[order], place[order], bounds, tall * width, None)
-
-
-def gram(data: Vec, pairs: Pairs, out: Vec) -> Vec | None:
-    """−W'W (width²,) by rows into `out`, its entries (a, b) with a ≤ b; the products, where they are one run."""
-    if pairs.one_run:
-        products: Vec = data.take(pairs.i) * data.take(pairs.j)
-        np.negative(np.bincount(pairs.place, products, len(out)), out=out)
-        return products
-    out[:] = 0.0
-    for run, base in pairs.chunks():
-        part = out[base : base + pairs.slab]
-        part -= np.bincount(pairs.place[run], data.take(pairs.i[run]) * data.take(pairs.j[run]), len(part))
-    return None
-
-
-def at_entries(data: Vec, pairs: Pairs, inverse: Vec, on_diagonal: IntVec) -> Vec:
-    """W S⁻¹ at the entries of W; `inverse` (width²,) by rows, on_diagonal the place of each entry's own column."""
-    out = -data * inverse.take(on_diagonal)  # a pair of an entry with itself is met from both ends
-    for run, base in pairs.chunks():
-        i, j = pairs.i[run], pairs.j[run]
-        met = inverse[base : base + pairs.slab].take(pairs.place[run])
-        out += np.bincount(i, met * data.take(j), len(data))
-        out += np.bincount(j, met * data.take(i), len(data))
-    return out
-
-
-def row_norms(
-    data: Vec, pairs: Pairs, inverse: Vec, on_diagonal: IntVec, pointers: IntVec, products: Vec | None
-) -> Vec:
-    """w S⁻¹ w' of every row w of W, none of them empty; `products` as `gram` returned them."""
-    own: Vec = np.add.reduceat(data**2 * inverse.take(on_diagonal), pointers[:-1])
-    if products is not None and pairs.first is not None:
-        return np.asarray(2.0 * np.add.reduceat(products * inverse.take(pairs.place), pairs.first) - own)
-    n = len(pointers) - 1
-    rows = np.repeat(np.arange(n), np.diff(pointers))
-    out = np.zeros(n)
-    for run, base in pairs.chunks():
-        met = inverse[base : base + pairs.slab].take(pairs.place[run])
-        met *= data.take(pairs.i[run])
-        met *= data.take(pairs.j[run])
-        out += np.asarray(np.bincount(rows.take(pairs.i[run]), met, n))
-    return np.asarray(2.0 * out - own)
-
-
-def products_in_passing(data: Vec, columns: IntVec, pointers: IntVec, inverse: Vec, width: int) -> Vec:
-    """As `at_entries` where the pairs are too many to keep: found anew for some rows at a time."""
-    work = np.concatenate([[0], np.cumsum(np.diff(pointers).astype(np.int64) ** 2)])
-    out = np.empty_like(data)
-    row = 0
-    while row < len(work) - 1:
-        last = int(np.searchsorted(work, work[row] + _PAIR_CHUNK, side="right")) - 1
-        last = min(max(last, row + 1), len(work) - 1)
-        first, stop = pointers[row], pointers[last]
-        n = np.diff(pointers[row : last + 1])
-        partners = np.repeat(n, n)
-        starts = np.cumsum(partners) - partners
-        i = np.repeat(np.arange(first, stop), partners)
-        j = np.arange(len(i)) - np.repeat(starts, partners) + np.repeat(np.repeat(pointers[row:last], n), partners)
-        ci, cj = columns[i], columns[j]
-        met = data.take(j) * inverse.take(np.minimum(ci, cj).astype(np.int64) * width + np.maximum(ci, cj))
-        if len(met):
-            out[first:stop] = np.add.reduceat(met, starts)
-        row = last
-    return out
+    return i, j, starts[pointers[:-1]]

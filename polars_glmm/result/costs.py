@@ -22,16 +22,19 @@ _NUMBER = 8
 
 
 class Elimination(NamedTuple):
-    """How the random effects are eliminated: "none", "levels" (one factor), "nested" or "dense".
+    """How the random effects are eliminated: "none", "levels" (one factor), "nested", "sparse" or "dense".
 
-    order, memory   of the dense remainder: m unknowns, m² · 8 bytes
-    lead            factors eliminated level by level before it, in order
+    order, memory   of each dense matrix that remains: m unknowns, m² · 8 bytes; "sparse": the unknowns that remain, few
+                    of which meet, and 0
+    lead            factors eliminated level by level before, in order
+    blocks          number of dense matrices: one, or one for each level of a factor in which all others are nested
     """
 
     kind: str
     order: int
     memory: int
     lead: tuple[str, ...]
+    blocks: int
 
 
 class Cost(NamedTuple):
@@ -43,7 +46,10 @@ class Cost(NamedTuple):
 
 
 def elimination(look: Look) -> Elimination:
-    """The factor with the most levels goes first, and the next as long as the first is nested in all others."""
+    """The factor with the most levels goes first, and the next as long as the first is nested in all others.
+
+    Where the first meets hardly more levels of the others than it has itself, what remains is sparse.
+    """
     left = sorted(range(len(look.factors)), key=lambda i: -look.factors[i].n_levels)
     lead: list[str] = []
 
@@ -53,11 +59,23 @@ def elimination(look: Look) -> Elimination:
     while len(left) > 1 and nested(left[0]):
         lead.append(look.factors[left.pop(0)].name)
     if not left:
-        return Elimination("none", 0, 0, ())
+        return Elimination("none", 0, 0, (), 0)
     lead.append(look.factors[left[0]].name)
     order = sum(look.factors[i].n_levels * len(look.factors[i].columns) for i in left[1:])
-    kind = "dense" if order else "nested" if len(lead) > 1 else "levels"
-    return Elimination(kind, order, _NUMBER * order**2, tuple(lead))
+    if not order:
+        return Elimination("nested" if len(lead) > 1 else "levels", 0, 0, tuple(lead), 0)
+    first, *others = left
+    met = sum(look.pairs[min(first, j), max(first, j)] * len(look.factors[j].columns) for j in others)
+    if met - len(others) * look.factors[first].n_levels <= order:
+        return Elimination("sparse", order, 0, tuple(lead), 0)
+    sites = [
+        look.factors[top].n_levels
+        for top in others
+        if all(look.pairs[min(i, top), max(i, top)] == look.factors[i].n_levels for i in left if i != top)
+    ]
+    blocks = max(sites, default=1)
+    order = -(-order // blocks)
+    return Elimination("dense", order, _NUMBER * order**2, tuple(lead), blocks)
 
 
 def products_cost(look: Look, scans: int) -> Cost:
@@ -74,16 +92,16 @@ def products_cost(look: Look, scans: int) -> Cost:
     reading = look.n_rows * (row + _DECODE * scans)
     dense = elimination(look)
     low, high = (reading + times * _dense_seconds(dense) for times in _PASSES)
-    return Cost(memory + 3 * dense.memory, (0, 0), (low, high))
+    return Cost(memory + 3 * dense.blocks * dense.memory, (0, 0), (low, high))
 
 
 def passes_cost(look: Look, rows: int, memory: int, nodes: int) -> Cost:
     """A likelihood computed in passes over `rows` rows, `nodes` values in each; memory is that of the rows."""
     dense = elimination(look)
     low, high = (times * (_PASS * rows * nodes + _dense_seconds(dense)) for times in _PASSES)
-    return Cost(memory + 3 * dense.memory, _PASSES, (low, high))
+    return Cost(memory + 3 * dense.blocks * dense.memory, _PASSES, (low, high))
 
 
 def _dense_seconds(dense: Elimination) -> float:
     """A gradient on a dense remainder: m³/3 operations to factorise, twice that for the selected inverse."""
-    return _FLOP * float(dense.order) ** 3
+    return _FLOP * dense.blocks * float(dense.order) ** 3

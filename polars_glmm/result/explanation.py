@@ -180,9 +180,11 @@ def _eliminated(gone: Elimination) -> list[str]:
             return ["elimination: the levels are solved independently"]
         case "nested":
             return [f"elimination: nested, level by level: {names}"]
-    return [
-        f"elimination: {names} level by level, then a dense matrix of order {gone.order:,} ({readable(gone.memory)})"
-    ]
+        case "sparse":
+            return [f"elimination: {names} level by level, then {gone.order:,} unknowns of which few meet, in stages"]
+    size = f"of order {gone.order:,} ({readable(gone.memory)})"
+    matrices = f"a dense matrix {size}" if gone.blocks == 1 else f"{gone.blocks:,} dense matrices {size} or so"
+    return [f"elimination: {names} level by level, then {matrices}"]
 
 
 def _costs(look: Look, plan: Plan) -> list[str]:

@@ -62,7 +62,24 @@ def test_a_lazy_frame_is_counted_as_its_rows_are(model: str) -> None:
 def test_nested_factors_leave_no_dense_matrix(model: str, kind: str, order: int, lead: tuple[str, ...]) -> None:
     name, formula, options = MODELS[model]
     found = polars_glmm.explain(datasets.load(name), formula, **options)
-    assert found.elimination == costs.Elimination(kind, order, 8 * order**2, lead)
+    assert found.elimination == costs.Elimination(kind, order, 8 * order**2, lead, int(kind == "dense"))
+
+
+def test_what_remains_is_sparse_or_apart_where_factors_are_nearly_nested_or_nested_in_sites() -> None:
+    rng = np.random.default_rng(2)
+    pupil = np.repeat(np.arange(3000), 3)
+    at = np.repeat(np.arange(300), 30)
+    at[rng.choice(len(at), 60, replace=False)] = rng.integers(0, 300, 60)
+    frame = pl.DataFrame({"y": rng.normal(size=len(at)), "pupil": pupil, "class": at})
+    nearly = polars_glmm.explain(frame, "y ~ (1 | pupil) + (1 | class)")
+    assert nearly.elimination == costs.Elimination("sparse", 300, 0, ("pupil",), 0)
+    assert "300 unknowns of which few meet, in stages" in str(nearly)
+    site = rng.integers(0, 10, 4000)
+    user, item = site * 30 + rng.integers(0, 30, 4000), site * 20 + rng.integers(0, 20, 4000)
+    frame = pl.DataFrame({"y": rng.normal(size=4000), "user": user, "item": item, "site": site})
+    apart = polars_glmm.explain(frame, "y ~ (1 | user) + (1 | item) + (1 | site)")
+    assert apart.elimination == costs.Elimination("dense", 21, 8 * 21**2, ("user",), 10)
+    assert "10 dense matrices of order 21" in str(apart)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +137,7 @@ def test_frequencies_are_observations(large: pl.DataFrame) -> None:
 def test_costs_follow_their_laws(large: pl.DataFrame) -> None:
     """m unknowns left: m² · 8 bytes; k nodes: k times the work of one; the passes are over the rows."""
     crossed = polars_glmm.explain(large, "y ~ x + (1 | g) + (x | h)", family="poisson", control=Control())
-    assert crossed.elimination == costs.Elimination("dense", 40, 8 * 40**2, ("h",))
+    assert crossed.elimination == costs.Elimination("dense", 40, 8 * 40**2, ("h",), 1)
     one, many = (polars_glmm.explain(large, "y ~ x + (1 | g)", family="poisson", method=AGQ(k)) for k in (1, 15))
     assert many.plan.cost.seconds[1] == pytest.approx(15 * one.plan.cost.seconds[1])
     assert one.plan.cost.seconds[0] == pytest.approx(10 * large.height * 30e-9)

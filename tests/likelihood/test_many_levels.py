@@ -16,7 +16,7 @@ from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.effects import map_effects
 from polars_glmm.likelihood.engine import ProductEngine, bending
 from polars_glmm.likelihood.products import cross_products
-from polars_glmm.linalg import dense_rest
+from polars_glmm.linalg import remainder
 from polars_glmm.spec.method import ML, REML
 from tests.likelihood.models import control, dense_rows, draw, factor
 
@@ -96,7 +96,7 @@ def test_a_step_in_the_covariances(structure):
 def test_the_dear_route_ends_where_the_cheap_one_does(structure, sizes, method, monkeypatch):
     design = crossed(structure, sizes=sizes)
     cheap = estimate(design, GAUSSIAN, method, control())
-    monkeypatch.setattr(dense_rest, "_COSTLY", 0)
+    monkeypatch.setattr(remainder, "COSTLY", 0)
     dear = estimate(design, GAUSSIAN, method, control())
     assert_allclose(dear.loglik, cheap.loglik, rtol=1e-10)
     assert_allclose(dear.beta, cheap.beta, rtol=1e-5, atol=1e-7)
@@ -108,7 +108,7 @@ def test_gradients_from_the_diagonal_of_the_inverse_are_the_others(monkeypatch):
     here, effects = engine(crossed(), reml=False)
     lambdas = effects.lambdas(effects.start(0.7))
     whole = here.pieces(lambdas)
-    monkeypatch.setattr(dense_rest, "_COSTLY", 0)
+    monkeypatch.setattr(remainder, "COSTLY", 0)
     short = here.pieces(lambdas)
     for one, other in zip(effects.inward(whole.d_log_h), effects.inward(short.d_log_h), strict=True):
         assert_allclose(other, one, rtol=1e-9)

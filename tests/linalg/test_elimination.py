@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.linalg import dense_rest, row_pairs
-from polars_glmm.linalg.dense_rest import DenseRest
+from polars_glmm.linalg import crossed_lead, passing_rows, row_pairs, row_products, stages, wide_rows
+from polars_glmm.linalg.crossed_lead import CrossedLead
 from polars_glmm.linalg.elimination import NestedLead, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Blocks, find_pattern, sum_by, times
 
@@ -40,26 +40,43 @@ def designs():
     n = 240
     a = np.unique(rng.integers(0, 50, n), return_inverse=True)[1]
     b = np.unique(rng.integers(0, 9, n), return_inverse=True)[1]
-    row = np.arange(n)
+    row, a_in_site = np.arange(n), np.unique(a * 3 + b % 3, return_inverse=True)[1]
     return {
         "one": ([a], [2], OneFactor),
         "nested": ([a, a // 4], [2, 1], NestedLead),
         "nested three deep": ([row, a, a // 6], [1, 2, 1], NestedLead),
-        "crossed": ([a, b], [1, 1], DenseRest),
-        "crossed vectors": ([a, b, b % 3], [2, 1, 2], DenseRest),
+        "crossed": ([a, b], [1, 1], CrossedLead),
+        "crossed vectors": ([a, b, b % 3], [2, 1, 2], CrossedLead),
+        "crossed in three sites": ([a_in_site, b], [1, 1], CrossedLead),
+        "crossed vectors in three sites": ([a_in_site, b, b % 3], [1, 2, 1], CrossedLead),
         "row level over crossed": ([row, a, b], [1, 1, 2], NestedLead),
     }
 
 
-@pytest.mark.parametrize("how", ["dense rows", "kept pairs", "pairs in chunks"])
+WAYS = {
+    "pairs kept": {(row_products, "_SQUARE_NS"): 1e9},
+    "pairs in slabs": {(row_products, "_SQUARE_NS"): 1e9, (row_pairs, "_PAIR_CHUNK"): 500, (row_pairs, "_SLAB"): 40},
+    "pairs in passing": {
+        (row_products, "_SQUARE_NS"): 1e9, (row_products, "PAIRS_KEPT"): 0, (passing_rows, "_CHUNK"): 40,
+        (passing_rows, "_STRIPE"): 3,
+    },
+    "wide rows": {(row_products, "_SQUARE_NS"): 0.0, (wide_rows, "_SLAB"): 40},
+    "wide and narrow rows": {(row_products, "_SQUARE_NS"): 2.0},
+    "wide rows and pairs in passing": {(row_products, "_SQUARE_NS"): 2.0, (row_products, "PAIRS_KEPT"): 0},
+    "stages": {
+        (crossed_lead, "_WORTH"): np.inf, (stages, "PAIR_NS"): 1.0, (stages, "_STAGE_NS"): 0.0,
+        (row_pairs, "_PAIR_CHUNK"): 500,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", list(WAYS))
 @pytest.mark.parametrize("name", list(designs()))
 def test_elimination_is_dense_algebra(name, how, monkeypatch):
     """log|H|, H⁻¹b and the selected inverse, whichever way the Schur complement is formed."""
     codes, sizes, kind = designs()[name]
-    monkeypatch.setattr(dense_rest, "_FLOP_NS", 0.0 if how == "dense rows" else 1e9)
-    monkeypatch.setattr(dense_rest, "_PAIRS_KEPT", 10**9 if how == "kept pairs" else 0)
-    monkeypatch.setattr(row_pairs, "_PAIR_CHUNK", 500)
-    monkeypatch.setattr(row_pairs, "_SLAB", 40)
+    for (module, name_of), value in WAYS[how].items():
+        monkeypatch.setattr(module, name_of, value)
     pattern, blocks, h, starts = dense_case(codes, sizes)
     solver = eliminator(pattern)
     assert isinstance(solver, kind)
