@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import DataChangedError
+from polars_glmm.linalg.pattern import distinct
 from polars_glmm.typing import BoolVec, CodeVec, IntVec
 
 from .levels import BEYOND_INT64, combine
@@ -40,7 +41,7 @@ class KeyCoder:
         combined = own[0]
         for part in own[1:]:
             pairs = combined.codes.astype(np.int64) * part.n_levels + part.codes
-            self._pairs.append(np.unique(pairs))
+            self._pairs.append(distinct(pairs))
             combined = combine([combined, part])
 
     def codes(self, series: dict[str, pl.Series]) -> CodeVec:

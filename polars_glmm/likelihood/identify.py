@@ -129,8 +129,9 @@ class RowStructure:
         return out
 
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
-        key = a.codes.astype(np.int64) * b.n_levels + b.codes
-        return len(np.unique(key)) == a.n_levels
+        met = np.zeros(a.n_levels, dtype=b.codes.dtype)
+        met[a.codes] = b.codes  # one of those that the level meets; all of them, if there is one
+        return bool((met[a.codes] == b.codes).all())
 
     def most_trials(self, f: FactorMap) -> float:
         trials = np.ones(self.design.n_rows) if self.design.trials is None else self.design.trials

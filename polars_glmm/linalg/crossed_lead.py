@@ -10,15 +10,18 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from polars_glmm.linalg import cholesky
-from polars_glmm.linalg.pattern import Blocks, Pattern, sum_by
+from polars_glmm.linalg.pattern import Blocks, Pattern, distinct, sum_by
 from polars_glmm.linalg.remainder import BlockRemainder, FactorisedRemainder, Remainder
-from polars_glmm.linalg.row_pairs import distinct_places
 from polars_glmm.linalg.row_products import PAIRS_KEPT, RowProducts, pairs_within
-from polars_glmm.linalg.stages import PAIR_NS, Graph, StagedRemainder
+from polars_glmm.linalg.stages import Graph, StagedRemainder
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
+_SPARSE, _FEW = 1.0 / 34.0, 20
+"""Share of S, or pairs for each unknown, that may meet where stages are thought of: beyond, not even the first pays."""
+_LOOK = 3
+"""So many times that number of pairs are looked at before all are."""
 _WORTH = 0.5
-"""Share of the cost of dense blocks below which stages are worth their analysis."""
+"""Share of the cost of dense blocks below which stages are worth it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +69,22 @@ class CrossedLead:
     @cached_property
     def remainder(self) -> Remainder:
         """S: dense within the components of its graph, or sparse where elimination in stages is cheaper."""
-        dense = BlockRemainder(self.components)
-        counts = np.diff(self.entries[2])
-        pairs = pairs_within(counts)
-        within = np.bincount(dense.component[self.entries[1][self.entries[2][:-1]]], pairs, len(dense.sizes))
-        meeting = np.minimum(within, 0.5 * np.square(np.array(dense.sizes, dtype=float))).sum()
-        if pairs.sum() > PAIRS_KEPT or PAIR_NS * meeting > _WORTH * dense.nanoseconds:
+        dense, width = BlockRemainder(self.components), self.offsets[-1]
+        limit = max(int(_SPARSE * dense.size), _FEW * width)
+        pairs = pairs_within(np.diff(self.entries[2]))
+        some = np.random.default_rng(0).permutation(len(pairs))
+        some = some[: int(np.searchsorted(np.cumsum(pairs[some]), _LOOK * limit)) + 1]
+        if pairs.sum() > PAIRS_KEPT or self._meeting(some).nnz // 2 > limit:
             return dense
         staged = StagedRemainder(self.graph)
         return staged if staged.nanoseconds < _WORTH * dense.nanoseconds else dense
+
+    def _meeting(self, rows: IntVec | slice) -> sp.csr_matrix:
+        """Which remaining effects meet in these rows of W, both triangles."""
+        _, columns, pointers = self.entries
+        there = np.ones(len(columns), dtype=bool)
+        w = sp.csr_matrix((there, columns, pointers), shape=(len(pointers) - 1, self.offsets[-1]))[rows]
+        return sp.csr_matrix(w.T @ w)
 
     @property
     def components(self) -> IntVec:
@@ -89,11 +99,10 @@ class CrossedLead:
     @property
     def graph(self) -> Graph:
         """Which remaining effects meet in S."""
-        _, columns, pointers = self.entries
-        width = self.offsets[-1]
-        keys = [distinct_places(columns, pointers, width)]
+        width, meeting = self.offsets[-1], self._meeting(slice(None)).tocoo()
+        keys = [meeting.row.astype(np.int64) * width + meeting.col]
         keys += [np.minimum(i, j).ravel() * width + np.maximum(i, j).ravel() for i, j in self._positions.values()]
-        left, right = np.divmod(np.unique(np.concatenate(keys)), width)
+        left, right = np.divmod(distinct(np.concatenate(keys)), width)
         return Graph(width, left[left < right], right[left < right])
 
     @cached_property

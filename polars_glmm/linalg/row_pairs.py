@@ -102,12 +102,6 @@ def row_pairs(columns: IntVec, pointers: IntVec, s: Remainder) -> RowPairs:
     return RowPairs(i[order], j[order], place, bounds, _SLAB, s.size, None, pointers, on_diagonal)
 
 
-def distinct_places(columns: IntVec, pointers: IntVec, width: int) -> IntVec:
-    """row·width + column of all (row ≤ column) at which W'W has an entry, sorted."""
-    i, j, _ = _partners(pointers)
-    return np.unique(columns[j].astype(np.int64) * width + columns[i])
-
-
 def _partners(pointers: IntVec) -> tuple[CodeVec, CodeVec, IntVec]:
     """Entries i and j ≤ i of the same row, all of them, and the first such pair of each row."""
     n = np.diff(pointers)

@@ -16,11 +16,12 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from polars_glmm.linalg.pattern import distinct
 from polars_glmm.linalg.remainder import CALL_NS, CUBE_NS, BlockFactor, BlockRemainder
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
-_SLACK = 8
-"""Degree that is eliminated at any time; above, only up to twice the least degree."""
+_SLACK, _MEAN = 8, 0.75
+"""Degree that is eliminated at any time; above, only up to twice the least or this part of the mean degree."""
 PAIR_NS, _STAGE_NS = 60.0, 300_000.0
 """Measured: a pair carried through a stage with its share of the analysis, and the calls of a stage."""
 
@@ -86,7 +87,7 @@ def next_stage(graph: Graph, goes: BoolVec) -> tuple[Stage, Graph]:
     kept = np.flatnonzero(~(left_goes | right_goes))
     key_kept = number[graph.left[kept]] * n + number[graph.right[kept]]
     key_joined = rim[b] * n + rim[a]
-    keys = np.unique(np.concatenate([key_kept, key_joined]))
+    keys = distinct(np.concatenate([key_kept, key_joined]))
     joins, to = np.searchsorted(keys, key_joined), np.searchsorted(keys, key_kept)
     left, right = np.divmod(keys, max(n, 1))
     return Stage(pivots, others, spokes, hub, rim, a, b, joins, kept, to, len(keys)), Graph(n, left, right)
@@ -101,7 +102,7 @@ def plan(graph: Graph) -> tuple[list[Stage], Graph, IntVec]:
     active = np.ones(int(component.max(initial=-1)) + 1, dtype=bool)
     stages: list[Stage] = []
     while True:
-        goes = _independent(graph, active[component])
+        goes = _independent(graph, component, active)
         saved = _saved(graph, goes, component, len(active))
         active &= saved > 0.0
         if saved[active].sum() <= _STAGE_NS:
@@ -112,17 +113,18 @@ def plan(graph: Graph) -> tuple[list[Stage], Graph, IntVec]:
         stages.append(stage)
 
 
-def _independent(graph: Graph, active: BoolVec) -> BoolVec:
+def _independent(graph: Graph, component: IntVec, active: BoolVec) -> BoolVec:
     """Unknowns of low degree that come before all whom they meet, by degree and then by a fixed shuffle."""
-    degree = graph.degree
+    degree, n = graph.degree, len(active)
     rank = np.empty(graph.n, dtype=np.intp)
     rank[np.lexsort((np.random.default_rng(0).permutation(graph.n), degree))] = np.arange(graph.n)
-    if not active.any():
-        return active
-    goes = active & (degree <= max(_SLACK, 2 * int(degree[active].min())))
+    least = np.full(n, graph.n)
+    np.minimum.at(least, component, degree)
+    mean = np.bincount(component, degree, n) / np.maximum(np.bincount(component, minlength=n), 1)
+    goes = active[component] & (degree <= np.maximum(np.maximum(_SLACK, 2 * least), _MEAN * mean)[component])
     eager = np.where(goes, rank, graph.n)
     goes[np.where(eager[graph.left] < eager[graph.right], graph.right, graph.left)] = False
-    return goes
+    return np.asarray(goes)
 
 
 def _saved(graph: Graph, goes: BoolVec, component: IntVec, n: int) -> Vec:

@@ -15,6 +15,7 @@ from polars_glmm.design.missing import check_missing, dropped_rows
 from polars_glmm.design.nodes import Reference
 from polars_glmm.design.predictors import learn_columns
 from polars_glmm.design.source import Source
+from polars_glmm.linalg.pattern import distinct
 from polars_glmm.result.data import group_sizes
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
             for size, columns in zip(sizes, names, strict=True)
         ),
         pairs={
-            (i, j): len(np.unique(a.codes.astype(np.int64) * b.n_levels + b.codes))
+            (i, j): len(distinct(a.codes.astype(np.int64) * b.n_levels + b.codes))
             for (i, a), (j, b) in combinations(enumerate(design.factors), 2)
         },
         learning=int(needs_learning(learned.recipe.spec, frame.schema)),
