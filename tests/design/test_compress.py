@@ -77,3 +77,16 @@ def test_a_continuous_covariate_is_left_alone(frame):
 def test_a_missing_value_can_still_be_an_error(frame):
     with pytest.raises(pg.errors.ColumnError, match="'m'"):
         frame.glmm.fit("k ~ m + (1 | g)", family="poisson", missing="error")
+
+
+def test_what_is_counted_is_a_group_by_with_every_column_as_it_was(frame):
+    from polars_glmm.design.compress import COUNT, compress  # noqa: PLC0415
+    from polars_glmm.spec.model import ModelSpec  # noqa: PLC0415
+
+    data = frame.with_columns(t=pl.format("t{}", pl.col("g") * 7 + pl.col("h")), u=pl.format("u{}", "g"))
+    spec = ModelSpec.parse(("k ~ a + b + t + (1 | u)",), family="poisson")
+    found = compress(data, spec)
+    assert found is not None
+    keys = ["u", "a", "b", "t", "k"]
+    expected = data.group_by(keys).agg(pl.len().cast(pl.Float64).alias(COUNT)).sort(keys)
+    assert_frame_equal(found.frame, expected)
