@@ -29,7 +29,7 @@ class Rows:
     compress   count equal rows instead of repeating them, where a look at the data says that it pays
     """
 
-    block: int = 32768
+    block: int = 65536
     threads: int = 0
     compress: bool = True
 

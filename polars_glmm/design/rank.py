@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from polars_glmm.linalg.columns import cross_products_about
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 TOLERANCE = 1e-9
@@ -24,15 +25,13 @@ def independent(x: Mat, centred: BoolVec) -> BoolVec:
     p, n = x.shape
     if p == 0 or n == 0:
         return np.ones(p, dtype=np.bool_)
-    length = np.sqrt(np.einsum("ij,ij->i", x, x))
-    unit = x - np.where(centred, x.mean(axis=1), 0.0)[:, None]
-    left = np.sqrt(np.einsum("ij,ij->i", unit, unit))
-    alive = _alive(length, left, centred)
-    unit /= np.where(alive, left, 1.0)[:, None]
-    if alive.all() and _comfortable(unit @ unit.T):
-        return alive
-    kept = np.flatnonzero(alive)
-    return _sequential(kept, np.asarray(np.linalg.qr(unit[kept].T, mode="r")), p)
+    mean = x.mean(axis=1)
+
+    def triangle(shift: Vec, scale: Vec, kept: IntVec) -> Mat:
+        unit = (x[kept] - shift[kept, None]) / scale[kept, None]
+        return np.asarray(np.linalg.qr(unit.T, mode="r"))
+
+    return independent_of_moments(n, mean, cross_products_about(x, mean), centred, triangle)
 
 
 def independent_of_moments(

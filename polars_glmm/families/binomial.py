@@ -45,7 +45,9 @@ class Binomial(MeanFamily):
         return np.asarray(-np.log1p(n) - special.betaln(n - y + 1.0, y + 1.0), dtype=np.float64)
 
     def saturated(self, rows: Rows) -> Vec | None:
-        n, y = _trials(rows), rows.y
+        if rows.trials is None:  # one trial, fitted exactly
+            return np.zeros_like(rows.y)
+        n, y = rows.trials, rows.y
         p = y / n
         return np.asarray(self.constant(rows) + special.xlogy(y, p) + special.xlog1py(n - y, -p), dtype=np.float64)
 

@@ -1,15 +1,17 @@
 """The columns of X in a basis fit for computing: centred where the constant is in their span, and scaled.
 
-x_c = A x, so β = A'β_c; the change is exact and undone exactly (numerics: means of 1e8 cost no digits).
+x_c = A x, so β = A'β_c; the change is exact and undone exactly (numerics: means of 1e8 cost no digits). The columns are
+made for the rows that are worked on: a second array of the size of X would cost more than making them again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.linalg.columns import cross_products_about, stretches
+from polars_glmm.typing import IntVec, Mat, Vec
 
 _SPAN_TOLERANCE = 1e-9
 _NO_VARIANCE = 1e-13
@@ -19,11 +21,34 @@ _NO_SHARE = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """columns (p, n) = a · x;  a (p, p);  constant (p,) with constant'x = 1, or None."""
+    """x_c = a·x = (x − shift)/scale, with constant'x = 1 or None.
 
-    columns: Mat
+    x (p, n), as the user named them; empty where only moments are known;  shift, scale, constant (p,);  a (p, p)
+    """
+
+    x: Mat
+    shift: Vec
+    scale: Vec
     a: Mat
     constant: Vec | None
+
+    def columns(self, rows: slice | IntVec) -> Mat:
+        """The columns in this basis for some rows: (p, m), contiguous, not to be written to."""
+        x = self.x[:, rows] if isinstance(rows, slice) else self.x.take(rows, axis=1)
+        if self._as_they_stand:
+            return np.ascontiguousarray(x)
+        made = x - self.shift[:, None]
+        made /= self.scale[:, None]
+        return made
+
+    @property
+    def _as_they_stand(self) -> bool:
+        return bool((self.scale == 1.0).all()) and not self.shift.any()
+
+    def holding(self, columns: Mat) -> Basis:
+        """The same basis for rows of which the columns in it are given."""
+        nothing = plain(columns)
+        return replace(self, x=columns, shift=nothing.shift, scale=nothing.scale)
 
     def outward(self, beta_c: Vec) -> Vec:
         """Coefficients of the columns the user named."""
@@ -42,25 +67,29 @@ class Basis:
         return float(np.linalg.slogdet(self.a)[1])
 
 
+def plain(x: Mat) -> Basis:
+    """The columns x (p, n) as they stand."""
+    p = len(x)
+    return Basis(x, np.zeros(p), np.ones(p), np.eye(p), None)
+
+
 def centred(x: Mat) -> Basis:
     """The columns of x (p, n), centred on their means where possible, with unit root mean square."""
     p, n = x.shape
     if p == 0:
-        return Basis(x, np.zeros((0, 0)), None)
+        return plain(x)
     constant = _constant(x)
-    a = np.eye(p)
-    columns = x
+    a, means = np.eye(p), np.zeros(p)
     if constant is not None:
-        means = x.mean(1)
-        means[constant != 0.0] = 0.0
-        if means.any():
-            a -= np.outer(means, constant)
-            columns = x - means[:, None]
-    scale = np.sqrt(np.einsum("pn,pn->p", columns, columns) / n)
+        means = np.where(constant != 0.0, 0.0, x.mean(1))
+        a -= np.outer(means, constant)
+    square = np.zeros(p)
+    for rows in stretches(n):
+        part = x[:, rows] - means[:, None]
+        square += np.einsum("pn,pn->p", part, part)
+    scale = np.sqrt(square / n)
     scale[scale == 0.0] = 1.0
-    if (scale == 1.0).all():
-        return Basis(columns, a, constant)
-    return Basis(columns / scale[:, None], a / scale[:, None], constant)
+    return Basis(x, means, scale, a / scale[:, None], constant)
 
 
 def centred_moments(mean: Vec, second: Mat) -> Basis:
@@ -68,16 +97,16 @@ def centred_moments(mean: Vec, second: Mat) -> Basis:
     p = len(mean)
     nothing = np.empty((p, 0))
     if p == 0:
-        return Basis(nothing, np.zeros((0, 0)), None)
+        return plain(nothing)
     constant = _constant_of(mean, second)
-    a, square = np.eye(p), np.diag(second) + mean**2
+    a, shift, square = np.eye(p), np.zeros(p), np.diag(second) + mean**2
     if constant is not None:
-        means = np.where(constant != 0.0, 0.0, mean)
-        a -= np.outer(means, constant)
+        shift = np.where(constant != 0.0, 0.0, mean)
+        a -= np.outer(shift, constant)
         square = np.where(constant != 0.0, square, np.diag(second))
     scale = np.sqrt(square)
     scale[scale == 0.0] = 1.0
-    return Basis(nothing, a / scale[:, None], constant)
+    return Basis(nothing, shift, scale, a / scale[:, None], constant)
 
 
 def _constant_of(mean: Vec, second: Mat) -> Vec | None:
@@ -105,6 +134,5 @@ def _constant(x: Mat) -> Vec | None:
         if x[j, 0] == 1.0 and x[j, -1] == 1.0 and (x[j] == 1.0).all():
             return np.asarray(np.eye(p)[j])
     mean = x.mean(1)
-    away = x - mean[:, None]
-    weights = _constant_of(mean, away @ away.T)
+    weights = _constant_of(mean, cross_products_about(x, mean))
     return weights if weights is not None and bool((np.abs(weights @ x - 1.0) < _SPAN_TOLERANCE).all()) else None

@@ -27,6 +27,7 @@ from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.polish import Scale
+from polars_glmm.likelihood.rowblocks import RowBlocks
 from polars_glmm.likelihood.sample import subsample
 from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
@@ -337,8 +338,9 @@ def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.In
 
 def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
-    p = len(model.x.a)
-    beta, level = rowsums.first_fit(model.pieces(), model.family, p)
+    p, rows = len(model.x.a), engine.marginal.rows
+    thin = _thin(rows)
+    beta, level = rowsums.first_fit(model.pieces() if thin is None else thin.blocks(), model.family, p)
     gamma = np.empty(0)
     if model.n_gamma:
         gamma = _constant_gamma(model, rowsums.first_log_phi(model.pieces(), model.family, beta))
@@ -349,12 +351,12 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
     held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
     limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, SLOWEST_GAMMA_STEP)])
-    bounds, rows = _Bounds(limit, held), engine.marginal.rows
+    bounds = _Bounds(limit, held)
     for start in starts:
         x = np.where(np.isnan(at), start, at)
-        if rows.n_rows > _THIN_BEYOND * _THIN_ROWS:
-            thin = RowEngine(NO_EFFECTS, replace(engine.marginal, rows=rows.thinned(_THIN_ROWS)))
-            near = _minimise(model, thin, x, bounds, _THIN_TOLERANCE)
+        if thin is not None:
+            part = RowEngine(NO_EFFECTS, replace(engine.marginal, rows=thin))
+            near = _minimise(model, part, x, bounds, _THIN_TOLERANCE)
             x = near.x if np.isfinite(near.evaluation.value) else x
         found = _minimise(model, engine, x, bounds, GLM_TOLERANCE)
         if np.isfinite(found.evaluation.value):
@@ -375,11 +377,20 @@ def _constant_gamma(model: Model, level: float) -> Vec:
     return model.x_phi.inward(constant * level)
 
 
+def _thin(rows: RowBlocks) -> RowBlocks | None:
+    """Some of many rows that nothing couples; None where they are few."""
+    return rows.thinned(_THIN_ROWS) if rows.n_rows > _THIN_BEYOND * _THIN_ROWS else None
+
+
 def _row_variance(model: Model, base: Searched) -> float:
-    """1 / mean expected curvature without random effects: the variance of a row on the scale of eta."""
-    p = len(model.x.a)
+    """1 / mean expected curvature without random effects: the variance of a row on the scale of eta.
+
+    It is a scale, of which some rows tell enough.
+    """
+    p, marginal = len(model.x.a), base.engine.marginal
     gamma = base.found.x[p:] if model.n_gamma else None
-    w = base.engine.marginal.expected_curvature(Point(base.found.x[:p], [], gamma))
+    some = replace(marginal, rows=_thin(marginal.rows) or marginal.rows)
+    w = some.expected_curvature(Point(base.found.x[:p], [], gamma))
     return 1.0 / w if w > 0 else 1.0
 
 

@@ -13,21 +13,22 @@ import numpy as np
 
 from polars_glmm.design.records import Design, Predictor
 from polars_glmm.families.base import Family
+from polars_glmm.likelihood.basis import Basis
 from polars_glmm.likelihood.effects import Effects
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.typing import Vec
 
 _WORTH = 0.8
 
 
 class Merged(NamedTuple):
-    """Rows to compute with: a design, its fixed columns in the computing basis, and random effects."""
+    """Rows to compute with: a design, its fixed columns with the computing basis, and random effects."""
 
     design: Design
-    x: Mat
+    x: Basis
     effects: Effects
 
 
-def merge_rows(design: Design, x: Mat, effects: Effects, family: Family) -> Merged:
+def merge_rows(design: Design, x: Basis, effects: Effects, family: Family) -> Merged:
     """Neighbouring rows with equal linear predictors merged; the same where that saves little.
 
     A counted frame comes sorted by its keys with the response last, so that equal predictors are neighbours.
@@ -36,7 +37,7 @@ def merge_rows(design: Design, x: Mat, effects: Effects, family: Family) -> Merg
     if family.name not in ("poisson", "binomial") or design.frequency is None:
         return same
     change = np.ones(design.n_rows, dtype=bool)
-    change[1:] = (x[:, 1:] != x[:, :-1]).any(0)
+    change[1:] = (x.x[:, 1:] != x.x[:, :-1]).any(0)
     for f in effects.factors:
         change[1:] |= f.codes[1:] != f.codes[:-1]
     if effects.columns is not None:
@@ -58,8 +59,9 @@ def merge_rows(design: Design, x: Mat, effects: Effects, family: Family) -> Merg
         y, kept = successes, None
     offset = None if design.mu.offset is None else design.mu.offset[starts]
     names = design.mu.names
-    mu = Predictor(np.ascontiguousarray(design.mu.x[:, starts]), names, offset)
+    fixed = replace(x, x=np.ascontiguousarray(x.x[:, starts]))
+    mu = Predictor(fixed.x, names, offset)
     maps = tuple(replace(f, codes=f.codes[starts]) for f in effects.factors)
     columns = None if effects.columns is None else np.ascontiguousarray(effects.columns[:, starts])
     small = replace(design, y=y, trials=trials, frequency=kept, mu=mu, factors=())
-    return Merged(small, np.ascontiguousarray(x[:, starts]), replace(effects, factors=maps, columns=columns))
+    return Merged(small, fixed, replace(effects, factors=maps, columns=columns))

@@ -10,7 +10,7 @@ from polars_glmm.control import Control
 from polars_glmm.cores import workers
 from polars_glmm.design.records import Design
 from polars_glmm.design.stored import StoredDesign
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood import rowsums
 from polars_glmm.likelihood.basis import Basis, centred
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
@@ -21,8 +21,9 @@ from polars_glmm.likelihood.merge import merge_rows
 from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.likelihood.products import CrossProducts, cross_products
 from polars_glmm.likelihood.rowblocks import RowBlocks, cut_rows
-from polars_glmm.likelihood.rowsums import Piece, WholePiece
+from polars_glmm.likelihood.rowsums import Piece, Stretch
 from polars_glmm.likelihood.store import Stored, store
+from polars_glmm.linalg.columns import stretches
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.spec.method import AGQ, REML, Laplace, Method
 
@@ -80,12 +81,12 @@ class Model:
         return 1 if self.x_phi is None else len(self.x_phi.a)
 
     def pieces(self) -> Iterator[Piece]:
-        """The rows, all at once or from disk."""
+        """The rows, a stretch at a time that fits in cache, or from disk."""
         if self.stored is not None:
-            return (block for unit in self.stored.rows(effects=False).units for block in unit.blocks)
+            return self.stored.rows(effects=False).blocks()
         design = self.held_in_memory()
-        data = Rows(design.y, design.trials, design.precision)
-        return iter([WholePiece(data, design.frequency, self.x.columns, design.mu.offset)])
+        stretch = stretches(design.n_rows, self.control.rows.block)
+        return (Stretch(design, self.x, rows) for rows in stretch)
 
     def held_in_memory(self) -> Design:
         """The design, where its rows are not on disk."""
@@ -130,9 +131,8 @@ class Model:
         effects = self.effects
         if self.stored is not None:
             return self.stored.rows(effects=bool(effects.factors))
-        x_phi = None if self.x_phi is None else self.x_phi.columns
-        made = merge_rows(self.held_in_memory(), self.x.columns, effects, self.family)
-        blocks = cut_rows(made.design, made.x, x_phi, made.effects, self.control.rows.block)
+        made = merge_rows(self.held_in_memory(), self.x, effects, self.family)
+        blocks = cut_rows(made.design, made.x, self.x_phi, made.effects, self.control.rows.block)
         if len(effects.factors) > 1:
             refuse_beyond_memory(blocks.units[0].eliminator, effects, self.control)
         return blocks
@@ -142,7 +142,7 @@ class Model:
 class ProductModel:
     """A gaussian identity-link model of which only cross-products are known: no rows behind it.
 
-    x holds the maps of the fixed columns and no columns; effects know no codes
+    x holds the basis of the fixed columns and no columns; effects know no codes
     """
 
     names: tuple[str, ...]

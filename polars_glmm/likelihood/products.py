@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.design.records import Design
-from polars_glmm.likelihood.basis import Basis
+from polars_glmm.likelihood.basis import Basis, plain
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.rowblocks import RowBlocks, cut_rows
 from polars_glmm.linalg import cholesky
+from polars_glmm.linalg.columns import stretches
 from polars_glmm.linalg.elimination import Eliminator, eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
 from polars_glmm.typing import Cube, Mat, Vec
@@ -82,21 +83,25 @@ def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, s
     y = design.y if design.mu.offset is None else design.y - design.mu.offset
     shift = float(y.mean()) if basis.constant is not None else 0.0
     y = y - shift
+    m = len(basis.a) + 1
+    w = np.empty((m, design.n_rows))
+    for part in stretches(design.n_rows):
+        w[:-1, part] = basis.columns(part)
+    x = w[:-1]
     if start is None:
-        start = _nearly_fixed(basis.columns, y, weights)
+        start = _nearly_fixed(x, y, weights)
     left_over = 1.0
     if start is not None:
         total = float(y @ y)
-        y = y - start @ basis.columns
+        y = y - start @ x
         left_over = float(y @ y) / total
-    w = np.concatenate([basis.columns, y[None]])
-    m = len(w)
+    w[-1] = y
     if not effects.factors:
         ww = (w if weights is None else w * weights) @ w.T
         return CrossProducts(
             None, None, Blocks([], {}), [], ww, design.n_obs, log_weights, shift, None, start, left_over
         )
-    rows = cut_rows(design, w, None, effects, block_rows)
+    rows = cut_rows(design, plain(w), None, effects, block_rows)
     sorted_weights = weights if rows.order is None or weights is None else weights[rows.order]
     ww = np.zeros((m, m))
     zz_parts, zw_parts, cell_codes = [], [], []

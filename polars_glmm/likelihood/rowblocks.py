@@ -7,7 +7,7 @@ block. Several factors: one unit with all rows. No factor: one unit a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
+from polars_glmm.likelihood.basis import Basis
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Pattern, find_pattern
@@ -163,11 +164,13 @@ class RowBlocks:
         rows = sum(block.rows.stop - block.rows.start for unit in units for block in unit.blocks)
         return RowBlocks(units, None, rows, ((),) * count)
 
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, unit by unit."""
+        return (block for unit in self.units for block in unit.blocks)
+
     def uncoupled(self) -> RowBlocks:
         """The same rows in units that nothing couples, one a block: for the model without random effects."""
-        units = tuple(
-            Unit((block,), len(block.starts), None, OneFactor(), ()) for unit in self.units for block in unit.blocks
-        )
+        units = tuple(Unit((block,), len(block.starts), None, OneFactor(), ()) for block in self.blocks())
         return RowBlocks(units, None, self.n_rows, ((),) * len(units))
 
     def unsort(self, v: Vec) -> Vec:
@@ -184,8 +187,8 @@ def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:
     codes = tuple(f.codes for f in effects.factors)
     if len(codes) == 1 and bool((codes[0][1:] >= codes[0][:-1]).all()):
         return None, codes
-    order = np.arange(len(codes[0]))
-    for c, f in zip(codes[::-1], effects.factors[::-1], strict=True):
+    order = counted_order(codes[-1], effects.factors[-1].n_levels)
+    for c, f in zip(codes[-2::-1], effects.factors[-2::-1], strict=True):
         order = order[counted_order(c[order], f.n_levels)]
     return order, tuple(c[order] for c in codes)
 
@@ -193,13 +196,14 @@ def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:
 def counted_order(codes: IntVec, n_levels: int) -> IntVec:
     """The stable order of codes below n_levels by counting: linear in the rows, ten times as fast as sorting them."""
     n = len(codes)
-    indices, pointers, ones = codes.astype(np.int64), np.arange(n + 1, dtype=np.int64), np.ones(n, np.int8)
-    by_level = sp.csc_matrix((ones, indices, pointers), shape=(n_levels, n)).tocsr()
+    index: type[np.signedinteger] = np.int32 if n < np.iinfo(np.int32).max else np.int64
+    pointers, ones = np.arange(n + 1, dtype=index), np.ones(n, np.int8)
+    by_level = sp.csc_matrix((ones, codes.astype(index), pointers), shape=(n_levels, n)).tocsr()
     return np.asarray(by_level.indices, dtype=np.intp)
 
 
-def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_rows: int) -> RowBlocks:
-    """The rows of a design in blocks; x and x_phi are its fixed columns in the basis used for computing."""
+def cut_rows(design: Design, x: Basis, x_phi: Basis | None, effects: Effects, block_rows: int) -> RowBlocks:
+    """The rows of a design in blocks; x and x_phi are its fixed columns and the basis used for computing."""
     n = design.n_rows
     order: IntVec | None = None
     codes: tuple[IntVec, ...] = ()
@@ -228,16 +232,17 @@ def cut_rows(design: Design, x: Mat, x_phi: Mat | None, effects: Effects, block_
         counts = np.diff(np.append(local, r1 - r0))
         base = 0 if one_unit else c0
         rows = slice(int(r0), int(r1))
+        places = rows if order is None else order[rows]
 
-        def part(v: Mat, rows: slice = rows) -> Mat:
-            return np.ascontiguousarray(v[..., rows]) if order is None else v.take(order[rows], axis=-1)
+        def part(v: Mat, places: slice | IntVec = places) -> Mat:
+            return np.ascontiguousarray(v[..., places]) if isinstance(places, slice) else v.take(places, axis=-1)
 
         block = Block(
             data=Rows(part(design.y), _if_any(part, design.trials), _if_any(part, design.precision)),
             frequency=_if_any(part, design.frequency),
-            x=part(x),
+            x=x.columns(places),
             offset=_if_any(part, design.mu.offset),
-            x_phi=_if_any(part, x_phi),
+            x_phi=None if x_phi is None else x_phi.columns(places),
             offset_phi=_if_any(part, offset_phi),
             z=_if_any(part, effects.columns),
             ones_first=ones_first,

@@ -1,16 +1,19 @@
 """Sums over the rows of a model that no search is needed for: constants, and where a search begins.
 
-Rows come in pieces, all of them in memory or block by block from disk: the same sums.
+Rows come in pieces that fit in cache, as views of arrays in memory or block by block from disk: the same sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family, Rows
+from polars_glmm.likelihood.basis import Basis
 from polars_glmm.typing import Mat, Vec
 
 
@@ -27,13 +30,33 @@ class Piece(Protocol):
     def offset(self) -> Vec | None: ...
 
 
-class WholePiece(NamedTuple):
-    """All rows at once."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Rows of a design that follow each other: views, and fixed columns made when they are asked for."""
 
-    data: Rows
-    frequency: Vec | None
-    x: Mat
-    offset: Vec | None
+    design: Design
+    basis: Basis
+    rows: slice
+
+    @property
+    def data(self) -> Rows:
+        design = self.design
+        return Rows(design.y[self.rows], self._part(design.trials), self._part(design.precision))
+
+    @property
+    def frequency(self) -> Vec | None:
+        return self._part(self.design.frequency)
+
+    @property
+    def x(self) -> Mat:
+        return self.basis.columns(self.rows)
+
+    @property
+    def offset(self) -> Vec | None:
+        return self._part(self.design.mu.offset)
+
+    def _part(self, v: Vec | None) -> Vec | None:
+        return None if v is None else v[self.rows]
 
 
 def constant(pieces: Iterable[Piece], family: Family) -> float:
@@ -70,8 +93,9 @@ def first_fit(pieces: Iterable[Piece], family: Family, p: int) -> FirstFit:
         eta = family.start(piece.data)
         if piece.offset is not None:
             eta = eta - piece.offset
-        gram += piece.x @ piece.x.T
-        right += piece.x @ eta
+        x = piece.x
+        gram += x @ x.T
+        right += x @ eta
         total += float(eta.sum())
         n += len(eta)
     beta: Vec = np.asarray(np.linalg.lstsq(gram, right, rcond=None)[0], dtype=np.float64) if p else np.empty(0)

@@ -72,9 +72,9 @@ def subsample(model: Model) -> Sample | None:
         maps.append(replace(f, codes=codes.astype(np.intp), n_levels=len(present)))
     effects = replace(model.effects, factors=tuple(maps), columns=part(model.effects.columns))
     x_phi = model.x_phi
-    if x_phi is not None:
-        x_phi = replace(x_phi, columns=np.ascontiguousarray(x_phi.columns[:, keep]))
-    x = replace(model.x, columns=np.ascontiguousarray(model.x.columns[:, keep]))
+    if x_phi is not None and small.phi is not None:
+        x_phi = replace(x_phi, x=small.phi.x)
+    x = replace(model.x, x=small.mu.x)
     return Sample(replace(model, design=small, x=x, x_phi=x_phi, effects=effects), n / int(keep.sum()))
 
 
@@ -103,7 +103,7 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
     assert y is not None and x is not None  # noqa: PT018  # every block has these
     x_phi = None
     if model.x_phi is not None and (phi_columns := joined(lambda b: b.x_phi)) is not None:
-        x_phi = replace(model.x_phi, columns=phi_columns)
+        x_phi = model.x_phi.holding(phi_columns)
     small = Design(
         y=y,
         trials=joined(lambda b: b.data.trials),
@@ -111,14 +111,14 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
         precision=joined(lambda b: b.data.precision),
         mu=Predictor(x, names, joined(lambda b: b.offset)),
         phi=None if shape.phi is None or x_phi is None
-        else Predictor(x_phi.columns, shape.phi.names, joined(lambda b: b.offset_phi)),
+        else Predictor(x_phi.x, shape.phi.names, joined(lambda b: b.offset_phi)),
         factors=(),
     )  # fmt: skip
     present, places = np.unique(np.concatenate(codes), return_inverse=True)
     top = replace(model.effects.factors[0], codes=places.reshape(-1).astype(np.intp), n_levels=len(present))
     effects = replace(model.effects, factors=(top,), columns=joined(lambda b: b.z))
     part = replace(
-        model, design=small, x=replace(model.x, columns=x), x_phi=x_phi, effects=effects, stored=None, by_rows=True
+        model, design=small, x=model.x.holding(x), x_phi=x_phi, effects=effects, stored=None, by_rows=True
     )
     return Sample(part, rows.n_rows / len(y))
 

@@ -16,6 +16,7 @@ LOOSE = 30.0
 
 _MOST_ROWS = 1_000_000
 """Distinct rows that the program is given; a direction found from some rows is checked against all."""
+_FEW_ROWS = 100_000
 _FLAT = 1e-7
 
 
@@ -29,12 +30,17 @@ def separated_terms(model: Model, std_error: Vec) -> tuple[str, ...]:
         return ()
     binomial, p = model.family.name == "binomial", len(model.x.a)
     rows, all_of_them, gram, n = np.empty((0, p + 3)), True, np.zeros((p, p)), 0
+    waiting: list[Mat] = []
     for piece in model.pieces():
-        gram += piece.x @ piece.x.T
-        n += piece.x.shape[1]
+        x = piece.x
+        gram += x @ x.T
+        n += x.shape[1]
         all_of_them = all_of_them and len(rows) < _MOST_ROWS
         if all_of_them:
-            rows = np.unique(np.concatenate([rows, _marked(piece, binomial=binomial)]), axis=0)
+            waiting.append(_marked(piece, binomial=binomial))
+            if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
+                rows, waiting = np.unique(np.concatenate([rows, *waiting]), axis=0), []
+    rows = np.unique(np.concatenate([rows, *waiting]), axis=0)
     x = rows[:, :p]
     up, low, mid = (rows[:, p + k] > 0 for k in range(3))
     signed = np.concatenate([x[up], -x[low]])

@@ -184,8 +184,8 @@ def store(design: StoredDesign, block_rows: int) -> Stored:
                 columns = working.made([part.factors[0].z[k] for k in distinct], part.n_rows)
             codes = tuple(replace(f, codes=part.factors[0].codes.astype(np.intp)) for f in effects.factors)
             own = replace(effects, factors=codes, columns=columns)
-            phi_columns = None if x_phi is None or part.phi is None else _inward(x_phi, part.phi.x)
-            blocks = cut_rows(part, _inward(x, part.mu.x), phi_columns, own, block_rows)
+            own_phi = None if x_phi is None or part.phi is None else replace(x_phi, x=part.phi.x)
+            blocks = cut_rows(part, replace(x, x=part.mu.x), own_phi, own, block_rows)
             for unit in blocks.units:
                 (block,) = unit.blocks
                 file.append(_numbers(block, marks).data.cast("B"))
@@ -210,16 +210,6 @@ def store(design: StoredDesign, block_rows: int) -> Stored:
 def _basis(design: StoredDesign, places: tuple[int, ...]) -> Basis:
     own = design.moments.pick(places)
     return centred_moments(own.mean, own.cross / own.n)
-
-
-def _inward(basis: Basis, x: Mat) -> Mat:
-    """The columns a·x of a basis that only centres and scales, centred first: large means cost no digits."""
-    scale = np.diag(basis.a)[:, None]
-    if basis.constant is None:
-        return x * scale
-    j = int(np.argmax(np.abs(basis.constant)))
-    shift = np.where(basis.constant == 0.0, basis.a[:, j] / basis.constant[j], 0.0)
-    return (x + shift[:, None] / scale) * scale
 
 
 def _ones(basis: Basis, mean: Vec, cross: Mat) -> BoolVec:
