@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.schemas import RANEF, table
-from polars_glmm.typing import Mat
+from polars_glmm.likelihood.estimate import conditional_std_error
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import FactorRecipe
@@ -25,7 +24,7 @@ def ranef(fit: Fit, group: str | None = None) -> pl.DataFrame:
     if group is None:
         return _long(fit)
     recipe, factor = find_factor(fit, group)
-    std_error = conditional_std_error(factor)
+    std_error = conditional_std_error(factor.mode_covariance)
     columns: dict[str, pl.Series] = {}
     for k, term in enumerate(factor.term_names):
         columns[f"{group}_{term}"] = pl.Series(factor.modes[k])
@@ -69,12 +68,6 @@ def find_factor(fit: Fit, group: str) -> tuple[FactorRecipe, FactorEstimate]:
     raise ModelError(msg)
 
 
-def conditional_std_error(factor: FactorEstimate) -> Mat:
-    """√diag Var(b | y) given the parameters, (r, G)."""
-    variance = np.einsum("kkg->kg", factor.mode_covariance)
-    return np.sqrt(np.where(variance >= 0.0, variance, np.nan))
-
-
 def level_labels(recipe: FactorRecipe) -> pl.Series:
     """One text per level; the parts of a composite key joined by ':'."""
     keys = [_label(key, recipe.levels.schema[key]) for key in recipe.keys]
@@ -96,7 +89,7 @@ def _label(key: str, dtype: pl.DataType) -> pl.Expr:
 def _long(fit: Fit) -> pl.DataFrame:
     blocks = [table(RANEF, {name: [] for name in RANEF})]
     for recipe, factor in zip(fit.recipe.factors, fit.estimate.factors, strict=True):
-        labels, std_error = level_labels(recipe), conditional_std_error(factor)
+        labels, std_error = level_labels(recipe), conditional_std_error(factor.mode_covariance)
         for k, term in enumerate(factor.term_names):
             n = len(labels)
             blocks.append(

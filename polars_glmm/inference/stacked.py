@@ -17,6 +17,7 @@ from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, GROUP_SIZES, RANEF, VARCORR, table
 from polars_glmm.inference.varcorr import INTERIOR, RESIDUAL
 from polars_glmm.likelihood.doubts import CONVERGED
+from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ def ranef_all(batch: Batch) -> Stacked:
     """As inference.ranef.ranef without a group: per model term by term, level by level."""
     e = batch.estimate
     r = len(e.term_names)
-    variance = np.einsum("kkg->kg", e.mode_covariance)
-    std_error = np.sqrt(np.where(variance >= 0.0, variance, np.nan))
+    std_error = conditional_std_error(e.mode_covariance)
     n_levels = e.modes.shape[1]
     order = np.argsort(np.tile(e.of_level, r), kind="stable")  # term after term within each model
     levels = level_labels(batch.recipe.factors[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from polars_glmm.notes import Note
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -28,6 +30,12 @@ class FactorEstimate:
     modes: Mat
     mode_covariance: Cube
     mode_slope: Cube | None = None
+
+
+def conditional_std_error(mode_covariance: Cube) -> Mat:
+    """√diag Var(b | y) given the parameters, (r, G), from (r, r, G)."""
+    variance = np.einsum("kkg->kg", mode_covariance)
+    return np.sqrt(np.where(variance >= 0.0, variance, np.nan))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,32 +7,24 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg as sl
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
-from polars_glmm.likelihood import polish, report, rowsums
-from polars_glmm.likelihood.doubts import (
-    CONVERGED,
-    convergence_notes,
-    flat_note,
-    no_overdispersion_note,
-    separation_note,
-    singular_notes,
-)
+from polars_glmm.likelihood import polish, rowsums
+from polars_glmm.likelihood.doubts import no_overdispersion_note
 from polars_glmm.likelihood.engine import Gradient, RowEngine
-from polars_glmm.likelihood.estimate import Certificate, Estimate
+from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.modes import Point
 from polars_glmm.likelihood.polish import Scale
+from polars_glmm.likelihood.report_rows import Levels, report_rows
 from polars_glmm.likelihood.rowblocks import RowBlocks
 from polars_glmm.likelihood.sample import subsample
-from polars_glmm.likelihood.separation import separated_terms
 from polars_glmm.likelihood.state import State
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
-from polars_glmm.typing import BoolVec, Cube, Mat, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 SLOWEST_GAMMA_STEP = 3.0
 SEARCH_SHARE = 1e-3
@@ -70,14 +62,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     done = _polish(model, found, row_variance, placed)
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
-    return _report_rows(model, found.engine, done, _Levels(constant, null), findings, clock)
-
-
-class _Levels(NamedTuple):
-    """The parameter-free part of ℓ, and ℓ of the model without random effects."""
-
-    constant: float
-    null: float | None
+    return report_rows(model, found.engine, done, Levels(constant, null), findings, clock)
 
 
 class Searched(NamedTuple):
@@ -216,124 +201,6 @@ def _poisson_limit(
         null_df=poisson.null_df + 1,
         notes=(*poisson.notes, no_overdispersion_note()),
     )
-
-
-def _report_rows(
-    model: Model,
-    engine: RowEngine,
-    done: polish.Polished,
-    levels: _Levels,
-    findings: Findings,
-    clock: dict[str, float],
-) -> Estimate:
-    effects, state = model.effects, done.state
-    p, s = len(model.x.a), model.n_gamma
-    at = Point(state.beta, effects.effective(list(state.factors)), state.gamma)
-    conditional = engine.marginal.conditional(at, done.gradient.warm)
-    width = len(state.vector())
-    natural = np.eye(width)
-    natural[:p, :p] = model.x.a.T
-    separated = _separated(model, done)
-    inverted = _invert(done, natural, np.isin(model.names, separated)) if done.hessian is not None else None
-    spread = np.full((width, width), np.nan) if inverted is None else inverted.vcov
-    cov = report.covariances(effects, state, None)
-    modelled = model.x_phi is not None
-    outward_phi = model.x_phi.a.T if model.x_phi is not None else np.empty((0, 0))
-    beta = model.x.a.T @ state.beta
-    gamma = outward_phi @ state.gamma if modelled and state.gamma is not None else np.empty(0)
-    phi = float(np.exp(state.gamma[0])) if s and not modelled and state.gamma is not None else None
-    n_fixed = p + len(gamma)
-    size = n_fixed + len(cov.values) + (0 if phi is None else 1)
-    jac = np.zeros((size, width))
-    jac[:p, :p] = np.eye(p)
-    if modelled:
-        jac[p:n_fixed, width - s :] = outward_phi
-    jac[n_fixed : n_fixed + len(cov.values)] = cov.jacobian
-    if phi is not None:
-        jac[-1, -1] = phi
-    null = np.zeros(size, dtype=bool)
-    null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
-    report_vcov = report.propagate(jac, spread, null)
-    values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
-    n = model.design.n_obs
-    df_model = p + effects.n_theta + s - int(done.held.sum())
-    converged = done.decrement < CONVERGED
-    notes = [
-        *findings.notes,
-        *convergence_notes(done.decrement),
-        *singular_notes(effects, state, done.ranks),
-        *separation_note(separated),
-    ]
-    if inverted is not None and not separated and not findings.notes:
-        notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
-    return Estimate(
-        beta=beta,
-        gamma=gamma,
-        vcov_fixed=report_vcov[:n_fixed, :n_fixed],
-        phi=phi,
-        factors=report.factor_estimates(
-            effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, done), None
-        ),
-        report=values,
-        report_vcov=report_vcov,
-        loglik=done.gradient.value + levels.constant,
-        loglik_saturated=model.saturated(),
-        n_obs=n,
-        df_model=df_model,
-        df_resid=n - df_model,
-        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
-        converged=converged,
-        df_satterthwaite=None,
-        vcov_derivative=None,
-        covariance_vcov=None,
-        null_loglik=levels.null,
-        null_df=p + s,
-        certificate=Certificate(
-            done.decrement,
-            None if inverted is None else inverted.smallest,
-            inverted is not None,
-            engine.evaluations,
-            engine.passes,
-            report.seconds(clock),
-        ),
-        notes=tuple(notes),
-    )
-
-
-def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
-    """∂û/∂β (r_f, p, G_f) per factor, with beta as named."""
-    p, modes = len(model.x.a), done.gradient.warm.modes
-    if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
-        return None
-    columns = done.slopes[:p]
-    inward = np.linalg.inv(model.x.a.T)
-    by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
-    return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]
-
-
-def _separated(model: Model, done: polish.Polished) -> tuple[str, ...]:
-    """Fixed effects that run off to infinity; looked for only where a coefficient is loose."""
-    if done.hessian is None:
-        return ()
-    p = len(model.x.a)
-    spread = polish.widen(polish.invert(done.hessian), done.held).vcov
-    std_error = np.where(done.held[:p], 0.0, np.sqrt(np.diag(spread)[:p]))
-    return separated_terms(model, std_error)
-
-
-def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.Inverted:
-    """Covariance matrix with beta as named. Parameters held, or at infinity, are known: they have no variance."""
-    assert done.hessian is not None
-    if not infinite.any():
-        inverted = polish.widen(polish.invert(done.hessian), done.held)
-        return inverted._replace(vcov=report.propagate(natural, inverted.vcov, np.zeros(len(natural), dtype=bool)))
-    rows = natural[: len(infinite)][infinite][:, ~done.held]
-    span = sl.null_space(rows)
-    inner = polish.invert(span.T @ done.hessian @ span)
-    inside = inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))
-    whole = polish.widen(inside, done.held)
-    null = np.concatenate([infinite, np.zeros(len(natural) - len(infinite), dtype=bool)])
-    return whole._replace(vcov=report.propagate(natural, whole.vcov, null))
 
 
 def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:

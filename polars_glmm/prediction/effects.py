@@ -17,17 +17,32 @@ from polars_glmm.prediction.keys import match_key
 if TYPE_CHECKING:
     from polars_glmm.design.nodes import Node
     from polars_glmm.design.recipe import FactorRecipe
-    from polars_glmm.likelihood.estimate import FactorEstimate
-    from polars_glmm.result import Fit
+    from polars_glmm.typing import Cube, IntVec, Mat
+
+MODEL = f"{INTERNAL}model"
+"""Internal column: which of many fits answers for a row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JoinedFactor:
-    """One grouping factor inside a plan: its recipe, its estimate, and the names of its internal columns."""
+    """One grouping factor inside a plan: its recipe, its estimates, and the names of its internal columns.
+
+    tag            in front of the internal columns
+    term_names … mode_slope   as in likelihood.estimate.FactorEstimate, for the levels of all fits
+    covariances    one (M, r_t, r_t) per term, fit by fit
+    of_level (G,)  the fit of every level, where there are many
+    by             the columns that tell fits by key apart
+    """
 
     recipe: FactorRecipe
-    estimate: FactorEstimate
     tag: str
+    term_names: tuple[str, ...]
+    modes: Mat
+    mode_covariance: Cube
+    mode_slope: Cube | None
+    covariances: tuple[Cube, ...]
+    of_level: IntVec | None = None
+    by: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -51,17 +66,23 @@ class JoinedFactor:
 
     def attach(self, frame: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         """The frame with code and modes of each row's level beside it; null where it is unseen or a key is null."""
+        return self.join(frame, schema, self._values())
+
+    def join(self, frame: pl.LazyFrame, schema: pl.Schema, values: Sequence[pl.Series]) -> pl.LazyFrame:
+        """The frame with values of each level, (G,) in code order, on its rows."""
         pairs = [match_key(key, schema[key], dtype) for key, dtype in self.recipe.levels.schema.items()]
         found = [pair.found.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
         learned = [pair.learned.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
-        table = self.recipe.levels.lazy().select(learned).with_columns(self._values())
-        return frame.with_columns(found).join(table, on=self.level_names, how="left", maintain_order="left")
+        table, on = self.recipe.levels.lazy().select(learned).with_columns(values), self.level_names
+        if self.of_level is not None:
+            table, on = table.with_columns(pl.Series(MODEL, self.of_level.astype(np.int32))), [*on, MODEL]
+        return frame.with_columns(found).join(table, on=on, how="left", maintain_order="left")
 
     def _values(self) -> list[pl.Series]:
         """The code and the modes of every level, in code order."""
-        r, n_levels = self.estimate.modes.shape
+        r, n_levels = self.modes.shape
         codes = pl.Series(self.code, np.arange(n_levels, dtype=np.int32))
-        return [codes, *(pl.Series(self.mode(j), self.estimate.modes[j].copy()) for j in range(r))]
+        return [codes, *(pl.Series(self.mode(j), self.modes[j].copy()) for j in range(r))]
 
     def effect(self) -> pl.Expr:
         """z'b̂: Σ_j column_j · mode_j, an unseen level counting zero."""
@@ -72,31 +93,30 @@ class JoinedFactor:
 
     def check(self, missing: pl.Expr, remedy: str) -> Check:
         """The guard against levels of this factor that the fit does not know."""
-        n_levels = self.recipe.levels.height
-        return Check(~missing & self.unseen(), self.recipe.keys, f"{n_levels} levels", remedy)
+        known = f"{self.recipe.levels.height} levels"
+        if self.of_level is not None:
+            known = f"{known} in {self.covariances[0].shape[0]} models"
+        columns = tuple(dict.fromkeys((*self.by, *self.recipe.keys)))
+        return Check(~missing & self.unseen(), columns, known, remedy)
 
 
-def factors_of(fit: Fit, random: str | Sequence[str]) -> tuple[JoinedFactor, ...]:
+def chosen(factors: tuple[JoinedFactor, ...], random: str | Sequence[str]) -> tuple[JoinedFactor, ...]:
     """The grouping factors that `random` asks for: "all", "none", or a list of their names."""
-    estimates = {estimate.name: estimate for estimate in fit.estimate.factors}
-    joined = tuple(
-        JoinedFactor(recipe, estimates[recipe.name], f"{INTERNAL}{i}_") for i, recipe in enumerate(fit.recipe.factors)
-    )
+    known = [factor.recipe.name for factor in factors]
     if isinstance(random, str):
         if random == "all":
-            return joined
+            return factors
         if random == "none":
             return ()
-        hint = f" For one factor write random=[{random!r}]." if random in estimates else ""
+        hint = f" For one factor write random=[{random!r}]." if random in known else ""
         msg = f"random={random!r} is not known: use 'all', 'none' or a list of grouping factors.{hint}"
         raise ModelError(msg)
     for name in random:
-        if name not in estimates:
-            known = f" The model has {enumerate_names(list(estimates))}." if estimates else " The model has none."
-            near = suggest(name, estimates)
-            msg = f"random= names {name!r}, which is not a grouping factor of this model.{known}{near}"
+        if name not in known:
+            has = f" The model has {enumerate_names(known)}." if known else " The model has none."
+            msg = f"random= names {name!r}, which is not a grouping factor of this model.{has}{suggest(name, known)}"
             raise ModelError(msg)
-    return tuple(factor for factor in joined if factor.recipe.name in set(random))
+    return tuple(factor for factor in factors if factor.recipe.name in set(random))
 
 
 def balanced_sum(terms: Iterable[pl.Expr]) -> pl.Expr:

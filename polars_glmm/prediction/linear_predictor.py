@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ColumnError
@@ -16,10 +15,8 @@ from polars_glmm.prediction.keys import is_label
 from polars_glmm.prediction.variances import variance
 
 if TYPE_CHECKING:
-    from polars_glmm.design.nodes import Node
-    from polars_glmm.design.recipe import Categorical, PredictorRecipe
-    from polars_glmm.result import Fit
-    from polars_glmm.typing import Mat, Vec
+    from polars_glmm.design.recipe import Categorical, Recipe
+    from polars_glmm.prediction.parameters import Parameters
 
 NewLevels = Literal["error", "zero", "null"]
 
@@ -31,40 +28,6 @@ STD_ERROR = f"{INTERNAL}std_error"
 ZERO_OR_NULL = (
     'Use new_levels="zero" to predict with its random effect at zero, or new_levels="null" for no prediction.'
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FixedPart:
-    """Σ β_j column_j + offset of one family parameter: kept columns only.
-
-    coefficients (p,) and vcov (p, p) belong to `nodes`.
-    """
-
-    nodes: tuple[Node, ...]
-    coefficients: Vec
-    vcov: Mat
-    offset: Node | None
-
-    @property
-    def inputs(self) -> frozenset[str]:
-        own = frozenset[str]().union(*(node.inputs() for node in self.nodes))
-        return own if self.offset is None else own | self.offset.inputs()
-
-    def value(self) -> pl.Expr:
-        terms = [node.to_expr() * float(b) for node, b in zip(self.nodes, self.coefficients, strict=True)]
-        if self.offset is not None:
-            terms.append(self.offset.to_expr())
-        return balanced_sum(terms)
-
-
-def fixed_part(fit: Fit, parameter: Literal["mu", "phi"]) -> FixedPart:
-    """The fixed part of a family parameter with its estimates and their covariance matrix."""
-    recipe: PredictorRecipe = fit.recipe.predictor(parameter)
-    nodes = tuple(column.node for column, kept in zip(recipe.columns, recipe.kept, strict=True) if kept)
-    p = len(fit.estimate.beta)
-    own = slice(0, p) if parameter == "mu" else slice(p, None)
-    coefficients = fit.estimate.beta if parameter == "mu" else fit.estimate.gamma
-    return FixedPart(nodes, coefficients, fit.estimate.vcov_fixed[own, own], recipe.offset)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,23 +48,23 @@ class Purpose:
     std_error: bool = False
 
 
-def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, purpose: Purpose) -> pl.LazyFrame:
+def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose) -> pl.LazyFrame:
     """The frame with internal columns MISSING, FIXED, ETA and, on request, STD_ERROR of the linear predictor of mu.
 
     MISSING carries the guard: whatever is derived from the others must be made null by it, and so keeps the guard.
     """
-    fixed, factors = fixed_part(fit, "mu"), purpose.factors
+    fixed, factors = fitted.fixed("mu"), purpose.factors
     designs = fixed.inputs.union(*(factor.slope_inputs for factor in factors))
     used = designs.union(purpose.also_used, *(factor.recipe.keys for factor in factors))
     require_columns(schema, used, purpose.verb)
-    require_dtypes(schema, designs, fit)
+    require_dtypes(schema, designs, fitted.recipe)
 
-    frame = frame.with_columns(is_missing(schema, used).alias(MISSING))
+    frame = fitted.attach(frame).with_columns(is_missing(schema, used).alias(MISSING))
     for factor in factors:
         frame = factor.attach(frame, schema)
 
     missing = incomplete = pl.col(MISSING)
-    checks: list[Check] = fixed_level_checks(used_categoricals(fit, designs), missing)
+    checks: list[Check] = fixed_level_checks(used_categoricals(fitted.recipe, designs), missing)
     if purpose.new_levels == "error":
         checks += [factor.check(missing, purpose.remedy) for factor in factors]
     elif purpose.new_levels == "null" and factors:
@@ -112,41 +75,40 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, purpo
         balanced_sum([fixed.value(), *(factor.effect() for factor in factors)]).alias(ETA),
     ]
     if purpose.std_error:
-        columns.append(variance(fixed.nodes, fixed.vcov, factors, pl.col(MISSING)).sqrt().alias(STD_ERROR))
+        many = fitted.model is not None
+        columns.append(variance(fixed, factors, pl.col(MISSING), many=many).sqrt().alias(STD_ERROR))
     return frame.with_columns(columns)
 
 
 def add_dispersion_predictor(
-    frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, *, verb: str, std_error: bool = False
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb: str, std_error: bool = False
 ) -> pl.LazyFrame:
     """The frame with internal columns MISSING, ETA = log phi and, on request, STD_ERROR of log phi."""
-    phi = fit.estimate.phi
-    if phi is not None:
-        # a constant dispersion: its standard error is the last of the report, on the natural scale
-        squared = float(fit.estimate.report_vcov[-1, -1]) if std_error else 0.0
-        return frame.with_columns(
-            pl.lit(value=False).alias(MISSING),
-            pl.lit(np.log(phi)).alias(ETA),
-            pl.lit(np.sqrt(squared) / phi).alias(STD_ERROR),
-        )
-    part = fixed_part(fit, "phi")
+    frame = fitted.attach(frame)
+    if not fitted.models_phi:
+        phi = fitted.constant_phi()
+        columns = [pl.lit(value=False).alias(MISSING), phi.log().alias(ETA)]
+        if std_error:
+            columns.append((fitted.constant_phi_error() / phi).alias(STD_ERROR))
+        return frame.with_columns(columns)
+    part = fitted.fixed("phi")
     require_columns(schema, part.inputs, verb)
-    require_dtypes(schema, part.inputs, fit)
-    checks = fixed_level_checks(used_categoricals(fit, part.inputs), pl.col(MISSING))
+    require_dtypes(schema, part.inputs, fitted.recipe)
+    checks = fixed_level_checks(used_categoricals(fitted.recipe, part.inputs), pl.col(MISSING))
     columns = [guarded(pl.col(MISSING), checks).alias(MISSING), part.value().alias(ETA)]
     if std_error:
-        columns.append(variance(part.nodes, part.vcov, (), pl.col(MISSING)).sqrt().alias(STD_ERROR))
+        columns.append(variance(part, (), pl.col(MISSING), many=fitted.model is not None).sqrt().alias(STD_ERROR))
     return frame.with_columns(is_missing(schema, part.inputs).alias(MISSING)).with_columns(columns)
 
 
-def used_categoricals(fit: Fit, used: frozenset[str]) -> list[Categorical]:
+def used_categoricals(recipe: Recipe, used: frozenset[str]) -> list[Categorical]:
     """The categorical variables of the formulas among the used columns."""
-    return [factor for factor in fit.recipe.categoricals.values() if factor.column in used]
+    return [factor for factor in recipe.categoricals.values() if factor.column in used]
 
 
-def require_dtypes(schema: pl.Schema, used: frozenset[str], fit: Fit) -> None:
+def require_dtypes(schema: pl.Schema, used: frozenset[str], recipe: Recipe) -> None:
     """Raise ColumnError where a column that enters a design has a dtype without the meaning it had in the fit."""
-    learned = {factor.column: factor.dtype for factor in used_categoricals(fit, used)}
+    learned = {factor.column: factor.dtype for factor in used_categoricals(recipe, used)}
     for column in sorted(used):
         found, dtype = schema[column], learned.get(column, pl.Float64())
         if found in (pl.Null, dtype):

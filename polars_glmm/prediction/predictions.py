@@ -10,7 +10,7 @@ import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash
-from polars_glmm.prediction.effects import JoinedFactor, factors_of
+from polars_glmm.prediction.effects import JoinedFactor, chosen
 from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import (
     ETA,
@@ -21,6 +21,7 @@ from polars_glmm.prediction.linear_predictor import (
     add_dispersion_predictor,
     add_linear_predictor,
 )
+from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -110,22 +111,42 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
             frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
             std_error=std_error, name=name,
         )  # fmt: skip
-    _check_kind(fit.recipe.spec.family, kind)
+    return predict_from(
+        frame, of_fit(fit), kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
+        std_error=std_error, name=name,
+    )  # fmt: skip
+
+
+def predict_from(  # noqa: PLR0913  the arguments of the public verb
+    frame: FrameT,
+    fitted: Parameters,
+    *,
+    kind: str,
+    random: str | Sequence[str],
+    new_levels: NewLevels,
+    interval: Interval | None,
+    conf_level: float,
+    std_error: bool,
+    name: str,
+) -> FrameT:
+    """`predict` from the parameters of one fit or of many."""
+    _check_kind(fitted.recipe.spec.family, kind)
     _check_choice("new_levels", new_levels, get_args(NewLevels))
     _check_interval(interval, conf_level)
-    request = Request(kind, factors_of(fit, random), new_levels, interval, conf_level, std_error, name)
-    return apply_plan(frame, "predict", lambda lazy, schema: _plan(lazy, schema, fit, request))
+    factors = chosen(fitted.factors, random)
+    request = Request(kind, factors, new_levels, interval, conf_level, std_error, name)
+    return apply_plan(frame, "predict", lambda lazy, schema: _plan(lazy, schema, fitted, request))
 
 
-def _plan(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, request: Request) -> pl.LazyFrame:
+def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     refuse_clash(schema, request.names, "choose another with name=.")
     if request.kind in ("response", "link"):
-        link = fit.recipe.spec.family.link.name if request.kind == "response" else "identity"
+        link = fitted.recipe.spec.family.link.name if request.kind == "response" else "identity"
         purpose = Purpose("predict", request.factors, request.new_levels, std_error=request.uncertain)
-        frame = add_linear_predictor(frame, schema, fit, purpose)
+        frame = add_linear_predictor(frame, schema, fitted, purpose)
     else:
         link = "log"
-        frame = add_dispersion_predictor(frame, schema, fit, verb="predict", std_error=request.uncertain)
+        frame = add_dispersion_predictor(frame, schema, fitted, verb="predict", std_error=request.uncertain)
     outputs = [
         pl.when(~pl.col(MISSING)).then(value).alias(name)
         for name, value in zip(request.names, _values(request, link), strict=True)

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash, require_columns
-from polars_glmm.prediction.effects import factors_of
-from polars_glmm.prediction.keys import match_key
+from polars_glmm.prediction.effects import JoinedFactor
+from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
+
+ERROR = "_se"
+"""Behind the name of a column of modes: their conditional SDs."""
 
 
 def with_ranef(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT:
@@ -23,22 +27,34 @@ def with_ranef(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> Fra
     """
     if is_collection(fit):  # every key is answered by its own model
         return fit.with_ranef(frame, prefix)
-    return apply_plan(frame, "with_ranef", lambda lazy, schema: _plan(lazy, schema, fit, prefix))
+    return with_ranef_from(frame, of_fit(fit), prefix)
 
 
-def _plan(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, prefix: str) -> pl.LazyFrame:
-    added: list[str] = []
-    for factor in factors_of(fit, "all"):
-        keys = factor.recipe.keys
-        require_columns(schema, keys, "with_ranef")
-        wide = fit.ranef(factor.recipe.name)
-        pairs = {key: match_key(key, schema[key], wide.schema[key]) for key in keys}
-        names = dict(zip(keys, factor.level_names, strict=True))
-        learned = [pair.learned.alias(names[key]) for key, pair in pairs.items()]
-        found = [pair.found.alias(names[key]) for key, pair in pairs.items()]
-        values = [pl.col(column).alias(f"{prefix}{column}") for column in wide.columns if column not in keys]
-        added += [f"{prefix}{column}" for column in wide.columns if column not in keys]
-        refuse_clash(schema, added, "set them apart with prefix=.")
-        table = wide.lazy().select(*learned, *values)
-        frame = frame.with_columns(found).join(table, on=factor.level_names, how="left", maintain_order="left")
+def with_ranef_from(frame: FrameT, fitted: Parameters, prefix: str) -> FrameT:
+    """`with_ranef` from the parameters of one fit or of many."""
+    return apply_plan(frame, "with_ranef", lambda lazy, schema: _plan(lazy, schema, fitted, prefix))
+
+
+def ranef_columns(fitted: Parameters, prefix: str) -> list[str]:
+    """Names of the columns that `with_ranef` adds."""
+    return [name for factor in fitted.factors for name in _names(factor, prefix)]
+
+
+def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: str) -> pl.LazyFrame:
+    added = ranef_columns(fitted, prefix)
+    require_columns(schema, [key for factor in fitted.factors for key in factor.recipe.keys], "with_ranef")
+    refuse_clash(schema, added, "set them apart with prefix=.")
+    frame = fitted.attach(frame)
+    for factor in fitted.factors:
+        std_error = conditional_std_error(factor.mode_covariance)
+        both = [value for k, mode in enumerate(factor.modes) for value in (mode.copy(), std_error[k])]
+        values = [
+            pl.Series(name, value, nan_to_null=name.endswith(ERROR))
+            for name, value in zip(_names(factor, prefix), both, strict=True)
+        ]
+        frame = factor.join(frame, schema, values)
     return frame.select(*schema.names(), *added)
+
+
+def _names(factor: JoinedFactor, prefix: str) -> list[str]:
+    return [f"{prefix}{factor.recipe.name}_{term}{end}" for term in factor.term_names for end in ("", ERROR)]

@@ -9,9 +9,9 @@ import polars as pl
 
 from polars_glmm.design.response import response_arrays
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
-from polars_glmm.prediction.effects import factors_of
 from polars_glmm.prediction.inverse_links import mean_of
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_phi
 
 if TYPE_CHECKING:
@@ -40,17 +40,22 @@ def augment(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT
     """
     if is_collection(fit):  # every key is answered by its own model
         return fit.augment(frame, prefix)
-    return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fit, prefix))
+    return augment_from(frame, of_fit(fit), prefix)
 
 
-def _plan(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, prefix: str) -> pl.LazyFrame:
+def augment_from(frame: FrameT, fitted: Parameters, prefix: str) -> FrameT:
+    """`augment` from the parameters of one fit or of many."""
+    return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fitted, prefix))
+
+
+def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: str) -> pl.LazyFrame:
     names = [f"{prefix}{column}" for column in COLUMNS]
     refuse_clash(schema, names, "set them apart with prefix=.")
-    family = fit.recipe.spec.family
-    response = response_inputs(fit.recipe)
-    used = response | phi_inputs(fit)
-    purpose = Purpose("augment", factors_of(fit, "all"), remedy=_REMEDY, also_used=used)
-    frame = add_linear_predictor(with_phi(frame, schema, fit, verb="augment"), schema, fit, purpose)
+    family = fitted.recipe.spec.family
+    response = response_inputs(fitted.recipe)
+    used = response | phi_inputs(fitted)
+    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used)
+    frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="augment")
 
     def residuals(batch: pl.Series) -> pl.Series:
         rows = batch.struct.unnest()
@@ -59,7 +64,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, prefix: str) -> pl.L
         values = np.full((3, rows.height), np.nan)
         if used.height:
             mu, phi = family.mean(used[ETA].to_numpy()), used[PHI].to_numpy() if family.has_phi else None
-            values[:, complete] = _residuals(family, response_arrays(fit.recipe, used), mu, phi)
+            values[:, complete] = _residuals(family, response_arrays(fitted.recipe, used), mu, phi)
         columns = [pl.Series(name, values[i], nan_to_null=True) for i, name in enumerate(_RESIDUALS)]
         return pl.DataFrame(columns).to_struct(batch.name)
 

@@ -9,24 +9,23 @@ import polars as pl
 
 from polars_glmm.families.base import Rows
 from polars_glmm.prediction.columns import INTERNAL, require_columns
-from polars_glmm.prediction.linear_predictor import fixed_part
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
-    from polars_glmm.result import Fit
+    from polars_glmm.prediction.parameters import Parameters
 
 PHI = f"{INTERNAL}phi"
 
 
-def phi_inputs(fit: Fit) -> frozenset[str]:
+def phi_inputs(fitted: Parameters) -> frozenset[str]:
     """Columns that phi depends on: none unless it has a formula."""
-    return fixed_part(fit, "phi").inputs if _modelled(fit) else frozenset()
+    return fitted.fixed("phi").inputs if fitted.models_phi else frozenset()
 
 
-def with_phi(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit, *, verb: str) -> pl.LazyFrame:
-    """The frame with phi of every row as the internal column PHI: the constant, or what its formula says."""
-    require_columns(schema, phi_inputs(fit), verb)
-    phi = fixed_part(fit, "phi").value().exp() if _modelled(fit) else pl.lit(fit.estimate.phi, dtype=pl.Float64)
+def with_phi(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb: str) -> pl.LazyFrame:
+    """A frame with a linear predictor, and with phi of every row as PHI: the constant, or what its formula says."""
+    require_columns(schema, phi_inputs(fitted), verb)
+    phi = fitted.fixed("phi").value().exp() if fitted.models_phi else fitted.constant_phi()
     return frame.with_columns(phi.alias(PHI))
 
 
@@ -50,7 +49,3 @@ def sizes_of(recipe: Recipe, frame: pl.DataFrame) -> Rows:
         wanted["precision"] = pl.col(recipe.spec.precision).cast(pl.Float64)
     sizes = {name: values.to_numpy() for name, values in frame.select(**wanted).to_dict(as_series=True).items()}
     return Rows(np.zeros(frame.height), sizes.get("trials"), sizes.get("precision"))
-
-
-def _modelled(fit: Fit) -> bool:
-    return len(fit.estimate.gamma) > 0

@@ -9,8 +9,9 @@ import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
-from polars_glmm.prediction.effects import JoinedFactor, factors_of
+from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.rows import PHI, phi_inputs, size_inputs, sizes_of, with_phi
 
 if TYPE_CHECKING:
@@ -63,24 +64,23 @@ def simulate(
     if random not in ("new", "conditional"):
         msg = f"random={random!r} is not known: use 'new' or 'conditional'."
         raise ModelError(msg)
-    generator = np.random.default_rng(rng)
+    generator, fitted = np.random.default_rng(rng), of_fit(fit)
 
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         names = [f"sim_{i + 1}" for i in range(n)]
         refuse_clash(schema, names, "rename or drop these columns first.")
-        draws = _draws(_collected(lazy, schema, fit), fit, n, generator, new=random == "new")
+        draws = _draws(_collected(lazy, schema, fitted), fitted, n, generator, new=random == "new")
         columns = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
         return lazy.with_columns(columns)
 
     return apply_plan(frame, "simulate", plan)
 
 
-def _collected(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit) -> pl.DataFrame:
+def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
-    factors = factors_of(fit, "all")
-    sizes = size_inputs(fit.recipe)
-    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fit))
-    frame = add_linear_predictor(with_phi(frame, schema, fit, verb="simulate"), schema, fit, purpose)
+    factors, sizes = fitted.factors, size_inputs(fitted.recipe)
+    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted))
+    frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="simulate")
     needed: list[pl.Expr] = [pl.col(MISSING, FIXED, PHI, *sorted(sizes))]
     for factor in factors:
         needed.append(pl.col(factor.level_names))
@@ -89,13 +89,13 @@ def _collected(frame: pl.LazyFrame, schema: pl.Schema, fit: Fit) -> pl.DataFrame
     return frame.select(needed).collect()
 
 
-def _draws(rows: pl.DataFrame, fit: Fit, n: int, rng: np.random.Generator, *, new: bool) -> list[Vec]:
+def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Generator, *, new: bool) -> list[Vec]:
     """n simulated responses, NaN in incomplete rows."""
-    family = fit.recipe.spec.family
+    family = fitted.recipe.spec.family
     complete = ~rows[MISSING].to_numpy()
     used = rows.filter(complete)
-    factors = [_Drawn(factor, used, new=new) for factor in factors_of(fit, "all")]
-    fixed, sizes = used[FIXED].to_numpy(), sizes_of(fit.recipe, used)
+    factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
+    fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
     phi = used[PHI].to_numpy() if family.has_phi else None
     draws = []
     for _ in range(n):
@@ -114,7 +114,7 @@ class _Drawn:
         self.z: Mat = np.stack([rows[_z(factor, j)].to_numpy() for j in range(r)])
         self.codes: IntVec = _codes(rows.select(factor.level_names))
         self.n_levels = int(self.codes.max(initial=-1)) + 1
-        self.roots = [_root(covariance) for covariance in factor.estimate.covariances]
+        self.roots = [_root(covariance[0]) for covariance in factor.covariances]
         # modes (r, n) of the rows; NaN marks a level that is drawn
         self.modes: Mat | None = None
         if not new:

@@ -14,7 +14,10 @@ from polars_glmm.inference import stacked
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
 from polars_glmm.notes import Note
+from polars_glmm.prediction.predictions import predict_from
+from polars_glmm.prediction.ranef_join import ranef_columns, with_ranef_from
 from polars_glmm.prediction.residuals import COLUMNS as RESIDUAL_COLUMNS
+from polars_glmm.prediction.residuals import augment_from
 from polars_glmm.result.keyed_prediction import KeyedVerb, apply_by_key
 from polars_glmm.result.outcomes import Batch, Outcome, Outcomes
 
@@ -131,24 +134,24 @@ class FitCollection:
         names = [name, *([f"{name}_std_error"] if std_error else [])]
         names += [f"{name}_low", f"{name}_high"] if interval is not None else []
         remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
-        verb = KeyedVerb("predict", lambda rows, fit: fit.predict(rows, **options), lambda _: names, remedy)  # type: ignore[arg-type]
+        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, **options), lambda _: names, remedy)  # type: ignore[arg-type]
         return apply_by_key(frame, self, verb)
 
     def augment(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
         names = [f"{prefix}{column}" for column in RESIDUAL_COLUMNS]
-        verb = KeyedVerb("augment", lambda rows, fit: fit.augment(rows, prefix), lambda _: names, "Drop these rows.")
+        remedy = "Drop these rows."
+        verb = KeyedVerb("augment", lambda rows, own: augment_from(rows, own, prefix), lambda _: names, remedy)
         return apply_by_key(frame, self, verb)
 
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
-
-        def names(fit: Fit) -> list[str]:
-            factors = zip(fit.recipe.factors, fit.estimate.factors, strict=True)
-            both = [(recipe.name, term) for recipe, estimate in factors for term in estimate.term_names]
-            return [f"{prefix}{group}_{term}{end}" for group, term in both for end in ("", "_se")]
-
-        verb = KeyedVerb("with_ranef", lambda rows, fit: fit.with_ranef(rows, prefix), names, None)
+        verb = KeyedVerb(
+            "with_ranef",
+            lambda rows, own: with_ranef_from(rows, own, prefix),
+            lambda own: ranef_columns(own, prefix),
+            None,
+        )
         return apply_by_key(frame, self, verb)
 
     def __repr__(self) -> str:

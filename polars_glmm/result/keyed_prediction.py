@@ -1,4 +1,4 @@
-"""Verbs of a fit on the rows of each key: every row is answered by the model of its own key."""
+"""Verbs of a fit on rows of many keys: every row is answered by the model of its own key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import polars as pl
 from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, refuse_clash, require_columns
 from polars_glmm.prediction.keys import match_key
+from polars_glmm.prediction.parameters import Parameters, of_batch, of_fit
 
 if TYPE_CHECKING:
     from polars_glmm.result.collection import FitCollection
-    from polars_glmm.result.fitted import Fit
     from polars_glmm.typing import IntVec
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -25,17 +25,17 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class KeyedVerb:
-    """A verb of one fit, to be applied key by key.
+    """A verb of a fit, for rows of many keys.
 
     name      of the public function, for messages
-    one       the verb on the rows of one key
-    added     names of the columns it adds for one fit
+    answer    the verb on rows, from the parameters of their fits
+    added     names of the columns it adds for these fits
     remedy    what is said of rows with a key that has no model at all; None: they get nulls
     """
 
     name: str
-    one: Callable[[pl.DataFrame, Fit], pl.DataFrame]
-    added: Callable[[Fit], list[str]]
+    answer: Callable[[pl.DataFrame, Parameters], pl.DataFrame]
+    added: Callable[[Parameters], list[str]]
     remedy: str | None
 
 
@@ -64,50 +64,57 @@ def apply_by_key(frame: Frame, collection: FitCollection, verb: KeyedVerb) -> Fr
 def _added(schema: pl.Schema, collection: FitCollection, verb: KeyedVerb) -> list[str]:
     """New columns of all fits together; the verb is tried on no rows at all, so that it can refuse the schema."""
     names: dict[str, None] = {}
-    first = True
-    for fit in _representatives(collection):
-        names |= dict.fromkeys(verb.added(fit))
-        if first:
-            verb.one(pl.DataFrame(schema=schema), fit)
-            first = False
-    if first:
+    tried = False
+    for fitted in _representatives(collection):
+        if not tried:
+            verb.answer(pl.DataFrame(schema=schema), fitted)
+            tried = True
+        names |= dict.fromkeys(verb.added(fitted))
+    if not tried:
         msg = f"{verb.name}: none of the models was fitted; collection.status() says why."
         raise ModelError(msg)
     refuse_clash(schema, list(names), "rename these columns first.")
     return list(names)
 
 
-def _representatives(collection: FitCollection) -> Iterator[Fit]:
+def _representatives(collection: FitCollection) -> Iterator[Parameters]:
     """A fit of every kind: those fitted together add the same columns."""
     for batch in collection.outcomes.batches:
-        yield batch.fit(0)
-    yield from collection.outcomes.single_fits().values()
+        yield of_fit(batch.fit(0))
+    for fit in collection.outcomes.single_fits().values():
+        yield of_fit(fit)
 
 
 def _answer(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb, added: list[str]) -> pl.DataFrame:
-    place = _places(frame, collection, verb)
-    fitted = collection.outcomes.fitted
-    answered = place >= 0
-    answered[answered] = fitted[place[answered]]
-    rows = np.flatnonzero(answered)
-    rows = rows[np.argsort(place[rows], kind="stable")]
-    ends = np.flatnonzero(np.diff(place[rows], append=-1)) + 1
     values = np.full((len(added), frame.height), np.nan)
     missing = np.ones((len(added), frame.height), dtype=np.bool_)
-    sorted_frame, start = frame[rows], 0
-    for end in ends.tolist():
-        fit = collection.outcomes[int(place[rows[start]])]
-        made = verb.one(sorted_frame.slice(start, end - start), fit)  # type: ignore[arg-type]  # fitted: no error
+    for rows, fitted in _shares(_places(frame, collection, verb), collection):
+        made = verb.answer(frame[rows], fitted)
         for i, name in enumerate(added):
             if name in made.columns:
-                values[i, rows[start:end]] = made[name].to_numpy()
-                missing[i, rows[start:end]] = made[name].is_null().to_numpy()
-        start = end
+                values[i, rows] = made[name].to_numpy()
+                missing[i, rows] = made[name].is_null().to_numpy()
     columns = [
         pl.select(pl.when(~pl.Series(gone)).then(pl.Series(value)).alias(name)).to_series()
         for name, value, gone in zip(added, values, missing, strict=True)
     ]
     return frame.with_columns(columns)
+
+
+def _shares(place: IntVec, collection: FitCollection) -> Iterator[tuple[IntVec, Parameters]]:
+    """Rows with the parameters that answer for them: those of a batch at once, those of single fits key by key."""
+    outcomes, known, keys = collection.outcomes, place >= 0, tuple(collection.keys.columns)
+    batch_of = np.where(known, outcomes.batch_of[place], -1)
+    for i, batch in enumerate(outcomes.batches):
+        rows = np.flatnonzero(batch_of == i)
+        if len(rows):
+            yield rows, of_batch(batch, outcomes.place_of[place[rows]], keys)
+    alone = np.flatnonzero(known & (batch_of < 0))
+    alone = alone[np.argsort(place[alone], kind="stable")]
+    fits = outcomes.single_fits()
+    for rows in np.split(alone, np.flatnonzero(np.diff(place[alone])) + 1):
+        if len(rows) and (fit := fits.get(int(place[rows[0]]))) is not None:
+            yield rows, of_fit(fit, keys)
 
 
 def _places(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb) -> IntVec:

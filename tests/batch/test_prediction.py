@@ -46,7 +46,7 @@ def test_every_row_is_answered_by_its_own_model(formula: str, verb: str, options
         else:
             own = getattr(collection[key], verb)(frame.filter(key=key), **options)
             own = own.with_columns(pl.lit(None, pl.Float64).alias(n) for n in added if n not in own.columns)
-            assert_frame_equal(part, own.select(added), check_exact=True)
+            assert_frame_equal(part, own.select(added), rel_tol=1e-12, abs_tol=0.0)
     assert_frame_equal(getattr(collection, verb)(frame.lazy(), **options).collect(), whole)
     assert_frame_equal(getattr(frame.glmm, verb)(collection, **options), whole)
     assert_frame_equal(getattr(polars_glmm, verb)(frame, collection, **options), whole)
@@ -69,3 +69,33 @@ def test_keys_without_a_model_follow_new_levels() -> None:
         collection.predict(frame.drop("key"))
     with pytest.raises(ColumnError, match="'x'"):
         collection.predict(frame.drop("x"))
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("new_levels", ["zero", "null"])
+def test_a_level_unseen_in_its_own_model_is_new_wherever_else_it_is_known(formula: str, new_levels: str) -> None:
+    frame = many()
+    gone = pl.concat_str(pl.lit("g"), pl.col("key") % 2)
+    collection = fitted(frame.filter(pl.col("group") != gone), formula)
+    options: dict[str, Any] = {"new_levels": new_levels, "std_error": True}
+    told = collection.predict(frame, **options)
+    for key in frame["key"].unique():
+        own = collection[key].predict(frame.filter(key=key), **options)
+        assert_frame_equal(told.filter(key=key), own, rel_tol=1e-12, abs_tol=0.0)
+    with pytest.raises(UnknownLevelError, match=r"columns 'key' and 'group' have level"):
+        collection.predict(frame)
+
+
+@pytest.mark.parametrize("family", ["gamma", "gaussian"])
+def test_the_dispersion_of_every_row_is_that_of_its_own_model(family: str) -> None:
+    frame = many().with_columns(time=pl.col("count") + 0.5 + pl.col("x").abs())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        collection = fit(frame, "time ~ x + (1 | group)", family=family, by="key")
+    options: dict[str, Any] = {"kind": "phi", "std_error": True}
+    told, shown = collection.predict(frame, **options), collection.augment(frame)
+    assert told["prediction"].n_unique() > 1
+    for key in frame["key"].unique():
+        rows = frame.filter(key=key)
+        assert_frame_equal(told.filter(key=key), collection[key].predict(rows, **options), rel_tol=1e-12, abs_tol=0.0)
+        assert_frame_equal(shown.filter(key=key), collection[key].augment(rows), rel_tol=1e-12, abs_tol=0.0)
