@@ -205,6 +205,9 @@ def products(
     >>> february = polars_glmm.products(pl.scan_parquet("february.parquet"), like=january)
     >>> (january + february).fit()
     """
+    if "family" in unexpected or "link" in unexpected:
+        msg = "products() are of gaussian models with identity link: leave out family= and link=."
+        raise ModelError(msg)
     if unexpected:
         _refuse(unexpected, "gaussian")
     if like is not None and (formulas or groups or offset or frequency or precision or levels):
@@ -258,6 +261,9 @@ def _refuse(unexpected: Mapping[str, object], family: str | Family) -> NoReturn:
     if "weights" in unexpected:
         raise ModelError(_weights_message(family if isinstance(family, str) else family.name))
     name = next(iter(unexpected))
+    if name in _ARGUMENTS:
+        msg = f"{name}= is an argument of fit(), not of this function."
+        raise TypeError(msg)
     msg = f"fit() has no argument {name!r}.{suggest(name, _ARGUMENTS)}"
     raise TypeError(msg)
 

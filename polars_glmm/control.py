@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral, Real
+from typing import Literal, NoReturn
+
+from polars_glmm.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,12 @@ class Search:
     max_evaluations: int = 1000
     hessian: bool = True
 
+    def __post_init__(self) -> None:
+        if not (_is_number(self.decrement) and self.decrement > 0):
+            _refuse("Search(decrement", self.decrement, "a number above 0, in units of log-likelihood")
+        if not _is_whole(self.max_evaluations, 1):
+            _refuse("Search(max_evaluations", self.max_evaluations, "a whole number of at least 1")
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -33,6 +42,12 @@ class Rows:
     threads: int = 0
     compress: bool = True
 
+    def __post_init__(self) -> None:
+        if not _is_whole(self.block, 1):
+            _refuse("Rows(block", self.block, "a whole number of rows, at least 1")
+        if not _is_whole(self.threads, 0):
+            _refuse("Rows(threads", self.threads, "a whole number, 0 for as many as there are cores")
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -45,6 +60,10 @@ class Memory:
 
     limit: int | None = None
     spill: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not _is_whole(self.limit, 0):
+            _refuse("Memory(limit", self.limit, "a whole number of bytes, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +79,23 @@ class Control:
     memory: Memory = field(default_factory=Memory)
     keep: Literal["rows", "source", "none"] | None = None
     progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep not in (None, "rows", "source", "none"):
+            _refuse("Control(keep", self.keep, "'rows', 'source', 'none' or None")
+        for name, kind in (("search", Search), ("rows", Rows), ("memory", Memory)):
+            if not isinstance(getattr(self, name), kind):
+                _refuse(f"Control({name}", getattr(self, name), f"a {kind.__name__}(…)")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _refuse(place: str, value: object, wanted: str) -> NoReturn:
+    msg = f"{place}={value!r}) is not possible: give {wanted}."
+    raise ModelError(msg)

@@ -17,7 +17,8 @@ PACKAGE = Path(polars_glmm.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "notes", "control", "typing", "memory", "cores", "progress"}),
+    frozenset({"errors", "typing"}),
+    frozenset({"notes", "control", "memory", "cores", "progress"}),
     frozenset({"linalg", "spill"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),

@@ -114,8 +114,11 @@ def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
             return False
     if spec.trials is not None and any(dtypes.get(name, pl.Int64()).is_float() for name in spec.response.columns()):
         return False  # a proportion or a count: every key decides for itself
+    if spec.trials is not None and not isinstance(success, Name):
+        return False  # whole numbers by their values, not by the dtypes of their columns
     terms = (*spec.mu.fixed, *(term for random in spec.mu.random for term in random.design))
-    return not any(_learns(factor) for term in terms for factor in term.factors)
+    others = [success, *spec.mu.offsets, *([] if spec.response.failure is None else [spec.response.failure])]
+    return not any(map(_learns, [*(factor for term in terms for factor in term.factors), *others]))
 
 
 def _learns(node: Expression) -> bool:

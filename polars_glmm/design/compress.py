@@ -14,11 +14,13 @@ import polars as pl
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
+from .missing import Incomplete, dropped_rows
+
 _FEWEST_ROWS = 20_000
 _SAMPLE, _SLICE = 20_000, 500_000
 _WORTH = 0.5
 """Share of the rows that may be left for a compression to pay."""
-COUNT = "__glmm_frequency"
+COUNT, _WRONG = "__glmm_frequency", "__glmm_wrong"
 _FEW_TEXTS = 100
 _SUFFICIENT = ("poisson", "binomial")
 """Families whose rows merge further once counted (likelihood.merge): their response need not repeat."""
@@ -42,20 +44,21 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     lazy = frame.lazy()
     schema = lazy.collect_schema()
     spec = spec.resolve(frozenset(schema.names()))
-    columns = [c for c in spec.columns() if c != spec.frequency]
-    if any(c not in schema for c in spec.columns()) or COUNT in schema:
+    columns = list(dict.fromkeys(replace(spec, frequency=None).columns()))
+    if any(c not in schema for c in spec.columns()) or COUNT in schema or not _countable(spec, schema, columns):
         return None
     n_rows = frame.height if isinstance(frame, pl.DataFrame) else lazy.select(pl.len()).collect().item()
     if n_rows < _FEWEST_ROWS:
         return None
-    response = [c for c in spec.response.columns() if c not in _groups(spec)]
+    response = [c for c in dict.fromkeys(spec.response.columns()) if c not in _groups(spec)]
     if not _repeats(lazy, schema, spec, columns, response, n_rows):
         return None
     gaps = {c: _missing(c, schema) for c in [*columns, *([spec.frequency] if spec.frequency else [])]}
     incomplete = pl.any_horizontal(gaps.values())
-    seen = lazy.select(incomplete.sum().alias(COUNT), *(gap.sum().alias(c) for c, gap in gaps.items())).collect()
+    asked = [incomplete.sum().alias(COUNT), *(gap.sum().alias(c) for c, gap in gaps.items())]
+    seen = lazy.select(*asked, _wrong_counts(spec, incomplete).alias(_WRONG)).collect()
     n_missing = int(seen[COUNT].item())
-    if n_missing == n_rows or (n_missing and missing != "drop"):
+    if n_missing == n_rows or (n_missing and missing != "drop") or seen[_WRONG].item():
         return None
     rows = lazy.filter(~incomplete) if n_missing else lazy
     count = pl.len() if spec.frequency is None else pl.col(spec.frequency).sum()
@@ -68,14 +71,27 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     notes: list[Note] = []
     if n_missing:
         where = [c for c in gaps if seen[c].item()]
-        named = ", ".join(repr(c) for c in where)
-        text = f"{n_missing} of {n_rows} rows were left out: missing values in {named}."
-        notes.append(Note("rows_dropped", text, quiet=True))
+        notes.append(dropped_rows(Incomplete(n_missing, n_rows, 0, tuple(where)), missing))
     text = (
         f"{n_rows - n_missing} rows are {counted.height} different ones; the fit counts them instead of repeating them."
     )
     notes.append(Note("rows_compressed", text, quiet=True))
     return Compressed(counted, replace(spec, frequency=COUNT), n_missing, tuple(notes))
+
+
+def _countable(spec: ModelSpec, schema: pl.Schema, columns: list[str]) -> bool:
+    """Whether the frequency of rows, if there is one, is a number that means nothing else to the model."""
+    if spec.frequency is None:
+        return True
+    return schema[spec.frequency].is_numeric() and spec.frequency not in columns
+
+
+def _wrong_counts(spec: ModelSpec, incomplete: pl.Expr) -> pl.Expr:
+    """Whether some row has a frequency that is none: sums would hide it."""
+    if spec.frequency is None:
+        return pl.lit(value=False)
+    f = pl.col(spec.frequency).cast(pl.Float64)
+    return (~incomplete & ((f < 0.0) | (f != f.floor()) | f.is_infinite())).any()
 
 
 def _short_texts(lazy: pl.LazyFrame, columns: list[str]) -> list[str]:

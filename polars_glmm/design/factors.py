@@ -15,7 +15,7 @@ from .coding import Column
 from .extent import require_effects
 from .levels import Levels, combine
 from .nodes import Coded, Node, Product
-from .predictors import learn_columns, matrix
+from .predictors import learn_columns, matrix, require_finite
 from .recipe import FactorRecipe, TermRecipe
 from .records import Factor, Term
 from .table import Table
@@ -55,7 +55,9 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
         notes += independent_levels(term, own)
     frame = pl.DataFrame([table.at(key, levels.first) for key in keys])
     recipe = FactorRecipe(name, keys, frame, tuple(recipes))
-    factor = Factor(name, tuple(terms), matrix(columns, table), levels.codes, levels.n_levels)
+    z = matrix(columns, table)
+    require_finite(z, columns, variables)
+    factor = Factor(name, tuple(terms), z, levels.codes, levels.n_levels)
     return LearnedFactor(recipe, factor, tuple(notes))
 
 

@@ -19,7 +19,7 @@ from .missing import NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_
 from .predictors import learn_predictor
 from .recipe import Recipe
 from .records import Design
-from .response import check_support, learn_response, response_arrays
+from .response import check_support, check_untried, learn_response, response_arrays
 from .table import Table, collect, incomplete
 from .variables import Variables
 
@@ -60,6 +60,7 @@ def learn(
     response = learn_response(spec, variables)
     if response.trials is not None and not response.trials.all():
         tried = response.trials > 0
+        check_untried(response, table)
         what = f"{int((~tried).sum())} rows without any trial were left out."
         notes += (Note("rows_without_trials", what, quiet=True),)
         table, weights = _keep(table, weights, tried)

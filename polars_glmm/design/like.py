@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
+from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names, suggest
 
 from .coding import Column
 from .lazy_learn import Outline
@@ -19,6 +19,7 @@ from .source import Source
 
 def outline_like(recipe: Recipe, source: Source) -> Outline:
     """The outline of `recipe` for a source. Raises UnknownLevelError for labels of fixed factors it does not know."""
+    _require_dtypes(recipe, source)
     for name, known in recipe.categoricals.items():
         found = source.rows.select(pl.col(name).cast(pl.String).unique()).collect(engine="streaming")[name]
         unseen = sorted(set(found) - set(known.levels))
@@ -41,6 +42,48 @@ def outline_like(recipe: Recipe, source: Source) -> Outline:
     every = replace(mu, kept=(True,) * len(mu.columns))
     met = replace(recipe, factors=factors, predictors=(every,))
     return Outline(met, (), tuple(checked.items()), int(bool(recipe.categoricals)))
+
+
+def _require_dtypes(recipe: Recipe, source: Source) -> None:
+    """Raise ColumnError for a column that does not mean here what it meant where the recipe was made."""
+    nodes = [recipe.response.success, *(column.node for column in _columns(recipe))]
+    offset = recipe.predictor("mu").offset
+    used = {name for node in [*nodes, *([] if offset is None else [offset])] for name in node.inputs()}
+    used |= {name for name in (recipe.spec.frequency, recipe.spec.precision) if name is not None}
+    for name in sorted(used):
+        found, known = source.dtypes[name], recipe.categoricals.get(name)
+        numeric = known is None or known.dtype.is_numeric()
+        fits = found.is_numeric() or (known is None and found == pl.Boolean)
+        if not numeric and known is not None:
+            fits = found == known.dtype or (_is_label(found) and _is_label(known.dtype))
+        if not fits:
+            what = "a number" if numeric or known is None else str(known.dtype)
+            msg = f"column {name!r} is {found} here, and {what} in the recipe of like=. Cast it first."
+            raise ColumnError(msg)
+
+
+def _is_label(dtype: pl.DataType) -> bool:
+    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
+
+
+def check_declared(declared: object, names: Sequence[str]) -> None:
+    """Raise ModelError for levels= that are no lists of labels by column, ColumnError for a column there is not."""
+    fine = declared is None or (
+        isinstance(declared, Mapping)
+        and all(
+            isinstance(labels, Sequence) and not isinstance(labels, str) and None not in labels
+            for labels in declared.values()
+        )
+    )
+    if not fine:
+        msg = "levels= takes a dict from columns to lists of their labels, as levels={'country': ['DE', 'FR']}."
+        raise ModelError(msg)
+    absent = [str(name) for name in (declared if isinstance(declared, Mapping) else ()) if name not in names]
+    if absent:
+        msg = f"levels= names {enumerate_names(absent)}, which the frame does not have.{suggest(absent[0], names)}"
+        raise ColumnError(msg)
+
+
 
 
 def require_like(one: Recipe, other: Recipe) -> None:

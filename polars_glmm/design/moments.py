@@ -109,7 +109,8 @@ class Layout(NamedTuple):
 def about_means(layout: Layout, weight: Vec, count: Vec, sums: Mat, products: Cube) -> LevelMoments:
     """Level moments from sums of columns (m, G) and of their products (a, b, G), all counted from one centre."""
     mean = sums / weight
-    second = products - weight * (mean[layout.left][:, None] * mean[layout.right])
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever asked refuses what is not finite
+        second = products - weight * (mean[layout.left][:, None] * mean[layout.right])
     return LevelMoments(*layout, weight, count, mean, second)
 
 

@@ -37,6 +37,7 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     terms = learn_columns(part.fixed, variables)
     columns = tuple(column for term in terms for column in term)
     x = matrix(columns, variables.table)
+    require_finite(x, columns, variables)
     kept = independent(x, centred_columns(terms, variables.table))
     notes: tuple[Note, ...] = ()
     names = tuple(column.name for column in columns)
@@ -75,6 +76,18 @@ def matrix(columns: Sequence[Column], table: Table) -> Mat:
     for row, column in zip(x, columns, strict=True):
         row[:] = table.evaluate(column.node)
     return x
+
+
+def require_finite(x: Mat, columns: Sequence[Column], variables: Variables) -> None:
+    """Raise ColumnError for a column that has no value in some row, or whose squares no number can hold."""
+    with np.errstate(all="ignore"):
+        sizes = np.einsum("pn,pn->p", x, x)
+    for j in np.flatnonzero(~np.isfinite(sizes)).tolist():
+        variables.evaluate(columns[j].node, columns[j].name)
+        raise ColumnError(TOO_LARGE.format(columns[j].name))
+
+
+TOO_LARGE = "The squares of {} are too large for floating-point numbers: rescale it."
 
 
 def refuse_equal_names(names: tuple[str, ...]) -> None:

@@ -164,6 +164,7 @@ def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
     """Raise ResponseError with an example row where the family cannot produce the response."""
     outside = family.outside_support(rows)
     if not outside.any():
+        check_scale(max(float(rows.y.max(initial=0.0)), -float(rows.y.min(initial=0.0))), name)
         return
     bad = np.flatnonzero(outside)
     y = float(rows.y[bad[0]])
@@ -176,6 +177,26 @@ def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
         f"which the {family.name} family cannot produce.{remedy}"
     )
     raise ResponseError(msg)
+
+
+def check_untried(response: Response, table: Table) -> None:
+    """Raise ResponseError for a row that has successes without a trial."""
+    assert response.trials is not None  # asked where some are 0
+    bad = np.flatnonzero((response.trials == 0) & (response.y != 0))
+    if len(bad):
+        i = int(bad[0])
+        msg = f"response {response.recipe.name} is {_shown(response.y[i])} of 0 trials in row {table.row(i)}."
+        raise ResponseError(msg)
+
+
+_LARGEST, _SMALLEST = 1e75, 1e-75
+
+
+def check_scale(largest: float, name: str) -> None:
+    """Raise ResponseError where products of a response so large would leave the range of floating-point numbers."""
+    if largest > _LARGEST or 0.0 < largest < _SMALLEST:
+        msg = f"response {name} is of the size {largest:.0e}, whose squares no number can hold: rescale it."
+        raise ResponseError(msg)
 
 
 def response_arrays(recipe: Recipe, frame: pl.DataFrame) -> Rows:

@@ -27,12 +27,14 @@ class Source:
 
     frame                  projected to the columns in use;  dtypes of these
     frequency, precision   names of the columns that weigh rows, or None
+    tried                  the number of trials, without which a row is not used, or None
     """
 
     frame: pl.LazyFrame
     dtypes: Mapping[str, pl.DataType]
     frequency: str | None = None
     precision: str | None = None
+    tried: Node | None = None
 
     @classmethod
     def of(cls, spec: ModelSpec, frame: pl.LazyFrame) -> Source:
@@ -56,12 +58,12 @@ class Source:
 
     @property
     def in_use(self) -> pl.Expr:
-        """Complete rows with frequency and precision above 0."""
+        """Complete rows with frequency, precision and trials above 0."""
         keep = self.complete
         for name in (self.frequency, self.precision):
             if name is not None:
                 keep = keep & (self.expression(Reference(name)) > 0)
-        return keep
+        return keep if self.tried is None else keep & (self.expression(self.tried) > 0)
 
     @property
     def rows(self) -> pl.LazyFrame:

@@ -79,7 +79,7 @@ def learn_stored(
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
     source = Source.of(spec, frame)
     query = source.frame
-    if (tried := _tried(spec, source)) is not None:
+    if (tried := trials_of(spec, source)) is not None:
         source = replace(source, frame=source.frame.filter(source.complete & (source.expression(tried) > 0)))
     with progress.stage("learning"):
         variables = LazyVariables(Known(source))
@@ -128,7 +128,7 @@ def _require_groups_fit(recipe: Recipe, level_rows: IntVec, allowed: int) -> Non
         raise ResourceError(msg)
 
 
-def _tried(spec: ModelSpec, source: Source) -> Node | None:
+def trials_of(spec: ModelSpec, source: Source) -> Node | None:
     """The number of trials, which is 0 in rows that the model leaves out."""
     plain = LazyVariables(Known(source))
     if spec.response.failure is not None:
@@ -139,7 +139,7 @@ def _tried(spec: ModelSpec, source: Source) -> Node | None:
 def _response(spec: ModelSpec, variables: LazyVariables) -> tuple[ResponseRecipe, tuple[Note, ...]]:
     """How the response is read; every value is checked later, row by row."""
     success, notes = success_node(spec, variables)
-    text, tried = spec.response.text, _tried(spec, variables.source)
+    text, tried = spec.response.text, trials_of(spec, variables.source)
     if tried is None or spec.trials is None:
         return ResponseRecipe(text, success, tried), notes
     proportion = _is_share(spec, variables, success, tried)

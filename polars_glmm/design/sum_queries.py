@@ -106,7 +106,8 @@ class SumQueries:
         for j in range(self.k):
             values = head[f"v{j}"].filter(head[f"v{j}"].is_finite()).to_numpy()
             if len(values):
-                mean, spread = float(values.mean()), float(values.std())
+                with np.errstate(over="ignore"):  # squares too large are refused when they are summed
+                    mean, spread = float(values.mean()), float(values.std())
                 if values.min() == values.max():
                     mean, spread = float(values[0]), 0.0
                 shift[j] = mean if abs(mean) > _NEAR * spread else 0.0
@@ -197,7 +198,7 @@ class SumQueries:
         weight = [pl.sum("w").alias("weight")]
         if self.source.precision is None:
             return weight
-        return [*weight, (pl.len() if self.source.frequency is None else pl.sum("f")).alias("count")]
+        return [*weight, (pl.len().cast(pl.Float64) if self.source.frequency is None else pl.sum("f")).alias("count")]
 
     def _firsts(self, columns: IntVec) -> list[pl.Expr]:
         return [pl.sum(f"{self._x}{j}").alias(f"s{j}") for j in columns]

@@ -191,6 +191,12 @@ class Variables:
             values = _ordered(name, values, order)
         labels = [str(value) for value in values]
         keys = tuple(float(value) if kind == "number" else value for value in values)
+        if len(set(keys)) < len(keys):
+            msg = (
+                f"column {name!r} has whole numbers that floating-point numbers cannot tell apart (beyond 2^53). "
+                f"Cast it to String: pl.col({name!r}).cast(pl.String)."
+            )
+            raise ColumnError(msg)
         whole = contrasts.full(labels)
         full = _columns(name, kind, keys, whole, text)
         if len(labels) == 1:

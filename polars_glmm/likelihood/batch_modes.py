@@ -11,7 +11,7 @@ import numpy as np
 
 from polars_glmm.families.base import Density
 from polars_glmm.likelihood.batch_rows import BatchUnit
-from polars_glmm.likelihood.modes import EXACT, MAX_HALVINGS, MAX_NEWTON, NEAR, ROUNDING, RowDensity
+from polars_glmm.likelihood.modes import EXACT, MAX_HALVINGS, MAX_NEWTON, NEAR, NEAR_FLOORED, ROUNDING, RowDensity
 from polars_glmm.linalg import cholesky
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -118,7 +118,7 @@ def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, orde
             return UnitModes(u, state, passes)
         previous, last, halvings = u, j, 0
         u = u + np.where(np.isfinite(each) & ~stuck, step, 0.0)
-        if not decrement > NEAR:
+        if not decrement > (NEAR if density.concave else NEAR_FLOORED):
             break
         state, passes = rows_state(density, unit, at, u, 2), passes + 1
     return UnitModes(u, rows_state(density, unit, at, u, order), passes + 1)

@@ -7,10 +7,12 @@ import numpy as np
 from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
 from polars_glmm.likelihood.state import Rank, State, natural_sigma
 from polars_glmm.notes import Note
-from polars_glmm.typing import Mat
+from polars_glmm.typing import IntVec, Mat
 
 CONVERGED = 1e-6
 """Newton decrement, in log-likelihood, above which a fit is not called converged."""
+_ROUNDING = 1e-10
+"""Share of what an effect's standard deviation could be that counts as zero."""
 
 
 def convergence_notes(decrement: float) -> list[Note]:
@@ -33,8 +35,17 @@ def singular_notes(effects: Effects, state: State, ranks: list[Rank]) -> list[No
         if rank.rank == t.r:
             continue
         sigma = natural_sigma(f, t, state.factors[rank.factor])
-        notes.append(Note("singular", collapse(f, t, sigma, rank), ADVICE))
+        named = rank._replace(zero=_without_variance(f, t, state.factors[rank.factor]))
+        notes.append(Note("singular", collapse(f, t, sigma, named), ADVICE))
     return notes
+
+
+def _without_variance(f: FactorMap, t: TermMap, factor: Mat) -> IntVec:
+    """The effects of a term, as the user named them, that do not vary (those of the working columns are others)."""
+    own = slice(t.start, t.stop)
+    block = f.outward[own, own] @ factor[own, own]
+    reach = np.linalg.norm(f.outward[own, own], axis=1) * np.linalg.norm(factor[own, own])
+    return np.flatnonzero(np.linalg.norm(block, axis=1) <= _ROUNDING * reach)
 
 
 ADVICE = "The fit stands (it is an optimum on the boundary); a smaller random part would fit as well."
@@ -58,9 +69,9 @@ def collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
     direction = direction / np.abs(direction).max()
     terms = " ".join(f"{w:+.3g}·{name}" for w, name in zip(direction, t.names, strict=True) if abs(w) > 0.01)
     lost = t.r - rank.rank
+    what = f"a combination has no variance, {terms}" if lost == 1 else f"{lost} combinations have no variance"
     return (
-        f"group '{f.name}': the covariance matrix of {_listed(list(t.names))} has rank {rank.rank} of {t.r}; "
-        f"{'a combination has' if lost == 1 else f'{lost} combinations have'} no variance, e.g. {terms}."
+        f"group '{f.name}': the covariance matrix of {_listed(list(t.names))} has rank {rank.rank} of {t.r}; {what}."
     )
 
 

@@ -27,6 +27,8 @@ _NOTICEABLE = 0.1
 """Standard deviation from which a search may start: at zero the likelihood is flat in it."""
 _SMALL_PIVOT = 1e-3
 """Share of the largest pivot of Λ below which relative steps mean nothing."""
+_CONSTANT = 1e-14
+"""Spread, as a share of the mean, that is rounding error of a column that does not vary."""
 _LARGE_MEAN = 10.0  # |mean| / sd beyond which a column is centred
 
 
@@ -233,7 +235,7 @@ def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat,
         if t.structure == "us" and t.r > 1:
             triangle = np.asarray(np.linalg.qr(root @ transfer[:, own], mode="r"))
             triangle = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None]
-            if np.diag(triangle).min() > _DEPENDENT * sizes.min():
+            if len(triangle) == t.r and np.diag(triangle).min() > _DEPENDENT * sizes.min():
                 inverse = sl.solve_triangular(triangle, np.eye(t.r))
         outward[own, own] = inverse
         basis[:, own] = transfer[:, own] @ inverse
@@ -260,7 +262,8 @@ class Working(NamedTuple):
 
 def working_columns(means: Vec, spreads: Vec) -> Working:
     """Ones first where present or needed; a column whose mean is large against its spread is centred."""
-    is_constant = (spreads == 0.0) & (means == 1.0)
+    spreads = np.where(spreads <= _CONSTANT * np.abs(means), 0.0, spreads)
+    is_constant = (spreads == 0.0) & (means != 0.0)
     shift = np.where((np.abs(means) > _LARGE_MEAN * spreads) & (spreads > 0.0), means, 0.0)
     ones = bool(is_constant.any())
     need_ones = ones or bool(shift.any())
@@ -268,7 +271,7 @@ def working_columns(means: Vec, spreads: Vec) -> Working:
     transfer = np.zeros((len(means) + int(need_ones and not ones), len(means)))
     for k in range(len(means)):
         if is_constant[k]:
-            transfer[0, k] = 1.0
+            transfer[0, k] = means[k]
             continue
         transfer[len(sources), k] = 1.0
         if shift[k]:

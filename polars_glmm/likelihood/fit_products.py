@@ -31,6 +31,8 @@ TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
 _ROUGH, _ROUGH_MOST = 1.0, 20
 """Decrement, and evaluations, at which the search for one factor alone ends."""
 LONGEST_STEP = 10.0
+_FAR_START = 1e3
+"""Relative standard deviation of the second start, where there is one, at least."""
 _MOST_LEAVINGS = 3
 STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
@@ -215,6 +217,11 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
         start = np.where(np.isnan(theta), start, theta / sigma)
     found = _continue(engine, model, tolerance, start)
+    if model.x.constant is None and p and effects.factors and not given.start:
+        # without an intercept the random effects may have to bear the mean: another hill, far away
+        far = 1.0 if bare is None else float(np.sqrt(engine.stats.ww[-1, -1] / bare.rss))
+        other = _continue(engine, model, tolerance, effects.start(max(far, _FAR_START)))
+        found = other if other.evaluation.value < found.evaluation.value else found
     if not np.isfinite(found.evaluation.value):
         msg = (
             "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
@@ -233,7 +240,8 @@ def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
         msg = "The response is constant: there is no variance to estimate."
         raise IdentifiabilityError(msg)
     rss = total if bare is None else bare.rss
-    if rss * stats.left_over <= _ROUNDING * total:
+    written = stats.n * (np.finfo(np.float64).eps * stats.y_shift) ** 2  # a large response is itself rounded
+    if rss * stats.left_over <= _ROUNDING * total or rss <= written:
         raise IdentifiabilityError(_reproduced("fixed effects reproduce"))
     if stats.within is not None:
         rr = stats.within.rr

@@ -37,6 +37,8 @@ _THIN_ROWS, _THIN_BEYOND, _THIN_TOLERANCE = 100_000, 4, 1e-2
 """The model without random effects begins on so many rows where there are several times as many."""
 LIMIT_LOSS = 1e-6
 """Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
+_START_SHARES = (1.0, 0.1, 0.01)
+"""Shares of the first size of random effects: modes of large ones may lie outside the domain of a link."""
 _MOST_LEAVINGS = 3
 UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
 """Links on whose scale a unit is a large change, whatever the data."""
@@ -74,8 +76,18 @@ class Searched(NamedTuple):
 
 def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, placed: Placed) -> Searched:
     """The joint search over [β_c, θ, γ], from the estimates without random effects."""
-    p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
     size = _start_size(model, row_variance)
+    for shorter in _START_SHARES:
+        found = _search_from(model, engine, base, shorter * size, placed)
+        if np.isfinite(found.evaluation.value):
+            return Searched(engine, found)
+    msg = "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
+    raise ConvergenceError(msg)
+
+
+def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed: Placed) -> Found:
+    """The search from random effects of a given size, in units of the linear predictor."""
+    p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
     x = np.concatenate([base[:p], model.effects.start(size), base[p:]])
     x = np.where(np.isnan(placed.values), x, placed.values)
     limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, SLOWEST_GAMMA_STEP)])
@@ -87,11 +99,7 @@ def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, pla
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
-    found = _minimise(model, engine, x, bounds, tolerance, bend)
-    if not np.isfinite(found.evaluation.value):
-        msg = "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
-        raise ConvergenceError(msg)
-    return Searched(engine, found)
+    return _minimise(model, engine, x, bounds, tolerance, bend)
 
 
 class _Bounds(NamedTuple):

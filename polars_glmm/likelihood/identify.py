@@ -189,9 +189,11 @@ def _refuse_saturated(f: FactorMap, n: int) -> None:
 
 def _redundant_terms(structure: Structure, f: FactorMap, *, gaussian: bool) -> list[bool]:
     """Marks the terms whose covariances the rows cannot determine."""
-    if f.r == 1:
+    if f.r == 1 and structure.effects.columns is None:
         return [False]
     s = structure.level_products(f)
+    if f.r == 1:  # a column of zeros says nothing of its variance
+        return [not s.any()]
     pairs: list[tuple[int, int, int]] = []
     for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):

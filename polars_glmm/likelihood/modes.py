@@ -14,8 +14,9 @@ from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
 from polars_glmm.linalg.scaling import scaled_plus_identity
 from polars_glmm.typing import Cube, Mat, Vec
 
-NEAR = 1e-10
-"""Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic)."""
+NEAR, NEAR_FLOORED = 1e-10, 1e-18
+"""Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic); the
+same where curvatures of rows may be floored at zero, which makes convergence linear."""
 _NEAR_BY_CHORD, _CHORD_GAIN = 1e-14, 0.25
 """The same for steps with a stale factor, which gain a share at a time; and the share above which it is renewed."""
 EXACT = 1e-20
@@ -202,7 +203,8 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
         gained = decrement
         previous, last, halvings = u, j, 0
         u = [v + d for v, d in zip(u, step, strict=True)]
-        if not decrement > (NEAR if fresh else _NEAR_BY_CHORD):
+        near = NEAR if here.density.concave else NEAR_FLOORED
+        if not decrement > (near if fresh else min(near, _NEAR_BY_CHORD)):
             break
         state = rows_state(here, u, 2)
         passes += 1

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import Gradient, ProductEngine, RowEngine
 from polars_glmm.likelihood.gaussian import Profile
@@ -149,6 +150,9 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
 
     state, ranks, warm, curvature, held = settled
     now = at(state, warm)
+    if not np.isfinite(now.value):
+        msg = "The likelihood is not finite at the point that the search found. Use another link, or give start=."
+        raise ConvergenceError(msg)
     x = state.vector()
     free = ~held
     if not hessian or not free.any():

@@ -146,7 +146,7 @@ def _within_start(stats: CrossProducts) -> Vec | None:
     """Fixed effects within levels, where they and the levels leave next to nothing of y."""
     a, zw = stats.zz.diagonal[0], stats.zw[0]
     low = cholesky.factor(a)
-    if stats.within is not None or not np.isfinite(low).all():
+    if stats.within is not None or not (np.einsum("jjG->jG", low) > 0.0).all():  # nor NaN
         return None
     left = stats.ww - np.einsum("jvG,jwG->vw", zw, cholesky.solve(low, zw))
     x, y = left[:-1, :-1], left[:-1, -1]

@@ -20,8 +20,8 @@ from polars_glmm.likelihood.estimate import Certificate, Estimate
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.modes import Point
-from polars_glmm.likelihood.separation import separated_terms
-from polars_glmm.typing import BoolVec, Cube, Mat
+from polars_glmm.likelihood.separation import Separation, separation
+from polars_glmm.typing import Cube, Mat
 
 
 class Levels(NamedTuple):
@@ -48,7 +48,7 @@ def report_rows(
     natural = np.eye(width)
     natural[:p, :p] = model.x.a.T
     separated = _separated(model, done)
-    inverted = _invert(done, natural, np.isin(model.names, separated)) if done.hessian is not None else None
+    inverted = None if done.hessian is None else _invert(done, natural, separated, model.names)
     spread = np.full((width, width), np.nan) if inverted is None else inverted.vcov
     cov = report.covariances(effects, state, None)
     modelled = model.x_phi is not None
@@ -76,7 +76,7 @@ def report_rows(
         *findings.notes,
         *convergence_notes(done.decrement),
         *singular_notes(effects, state, done.ranks),
-        *separation_note(separated),
+        *separation_note(() if separated is None else separated.terms),
     ]
     if inverted is not None and not separated and not findings.notes:
         notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
@@ -125,26 +125,33 @@ def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]
 
 
-def _separated(model: Model, done: polish.Polished) -> tuple[str, ...]:
+def _separated(model: Model, done: polish.Polished) -> Separation | None:
     """Fixed effects that run off to infinity; looked for only where a coefficient is loose."""
     if done.hessian is None:
-        return ()
+        return None
     p = len(model.x.a)
     spread = polish.widen(polish.invert(done.hessian), done.held).vcov
     std_error = np.where(done.held[:p], 0.0, np.sqrt(np.diag(spread)[:p]))
-    return separated_terms(model, std_error)
+    return separation(model, std_error)
 
 
-def _invert(done: polish.Polished, natural: Mat, infinite: BoolVec) -> polish.Inverted:
-    """Covariance matrix with beta as named. Parameters held, or at infinity, are known: they have no variance."""
+def _invert(
+    done: polish.Polished, natural: Mat, separated: Separation | None, names: tuple[str, ...]
+) -> polish.Inverted:
+    """Covariance matrix with beta as named; held parameters have no variance, those at infinity none that is known.
+
+    The likelihood does not bend along directions at infinity: what is estimated stands across them.
+    """
     assert done.hessian is not None
-    if not infinite.any():
+    if separated is None:
         inverted = polish.widen(polish.invert(done.hessian), done.held)
         return inverted._replace(vcov=report.propagate(natural, inverted.vcov, np.zeros(len(natural), dtype=bool)))
-    rows = natural[: len(infinite)][infinite][:, ~done.held]
-    span = sl.null_space(rows)
+    p = len(names)
+    along = np.zeros((separated.directions.shape[1], len(natural)))
+    along[:, :p] = separated.directions.T
+    span = sl.null_space(along[:, ~done.held])
     inner = polish.invert(span.T @ done.hessian @ span)
     inside = inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))
     whole = polish.widen(inside, done.held)
-    null = np.concatenate([infinite, np.zeros(len(natural) - len(infinite), dtype=bool)])
+    null = np.concatenate([np.isin(names, separated.terms), np.zeros(len(natural) - p, dtype=bool)])
     return whole._replace(vcov=report.propagate(natural, whole.vcov, null))

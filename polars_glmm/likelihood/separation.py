@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,24 +18,34 @@ LOOSE = 30.0
 _MOST_ROWS = 1_000_000
 """Distinct rows that the program is given; a direction found from some rows is checked against all."""
 _FEW_ROWS = 100_000
+_NO_SHARE = 1e-10
+"""Mean square along a direction of unit length that is rounding error: columns have unit mean square."""
 _FLAT = 1e-7
 
 
-def separated_terms(model: Model, std_error: Vec) -> tuple[str, ...]:
-    """Fixed effects along which the likelihood rises for ever.
+class Separation(NamedTuple):
+    """Names of the fixed effects that run off to infinity, and the directions (p, k) in the computing basis that do.
+
+    Only combinations across the directions are estimated: they have the same variance as without the rows that the
+    directions predict without error.
+    """
+
+    terms: tuple[str, ...]
+    directions: Mat
+
+
+def separation(model: Model, std_error: Vec) -> Separation | None:
+    """Along what the likelihood rises for ever, or None.
 
     std_error (p,)   in the computing basis, NaN if unknown
     """
     suspicious = ~(std_error < LOOSE)
     if model.family.name not in COUNTS or not suspicious.any():
-        return ()
+        return None
     binomial, p = model.family.name == "binomial", len(model.x.a)
-    rows, all_of_them, gram, n = np.empty((0, p + 3)), True, np.zeros((p, p)), 0
+    rows, all_of_them = np.empty((0, p + 3)), True
     waiting: list[Mat] = []
     for piece in model.pieces():
-        x = piece.x
-        gram += x @ x.T
-        n += x.shape[1]
         all_of_them = all_of_them and len(rows) < _MOST_ROWS
         if all_of_them:
             waiting.append(_marked(piece, binomial=binomial))
@@ -44,15 +55,33 @@ def separated_terms(model: Model, std_error: Vec) -> tuple[str, ...]:
     x = rows[:, :p]
     up, low, mid = (rows[:, p + k] > 0 for k in range(3))
     signed = np.concatenate([x[up], -x[low]])
-    if not len(signed):
-        return ()
-    direction = _recession(signed, x[mid])
-    if direction is None or not (all_of_them or _holds(direction, model.pieces(), binomial=binomial)):
-        return ()
-    named = model.x.a.T @ direction
+    found: list[Vec] = []
+    while len(signed):
+        direction = _recession(signed, x[mid])
+        if direction is None or not (all_of_them or _holds(direction, found, model.pieces(), binomial=binomial)):
+            break
+        found.append(direction)
+        signed = signed[signed @ direction <= _FLAT]
+    return _separation(model, np.array(found).T) if found else None
+
+
+def _separation(model: Model, found: Mat) -> Separation:
+    """All directions that the rows cannot tell apart that those found (p, f) leave undecided."""
+    p = len(found)
+    gram, rest, n = np.zeros((p, p)), np.zeros((p, p)), 0
+    for piece in model.pieces():
+        x = piece.x
+        kept = x[:, (np.abs(found.T @ x) <= _FLAT).all(0)]
+        gram += x @ x.T
+        rest += kept @ kept.T
+        n += x.shape[1]
+    values, vectors = np.linalg.eigh(rest / n)
+    directions = vectors[:, values <= _NO_SHARE * max(float(values[-1]), 1.0)]
+    named = model.x.a.T @ directions
     back = np.linalg.inv(model.x.a)
-    share = np.abs(named) * np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
-    return tuple(name for name, s in zip(model.names, share, strict=True) if s > 1e-6 * share.max())
+    share = np.abs(named).max(1) * np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
+    names = tuple(name for name, s in zip(model.names, share, strict=True) if s > 1e-6 * share.max())
+    return Separation(names, directions)
 
 
 def _marked(piece: Piece, *, binomial: bool) -> Mat:
@@ -65,11 +94,16 @@ def _marked(piece: Piece, *, binomial: bool) -> Mat:
     return np.concatenate([piece.x, upper[None], lower[None], inner[None]]).T
 
 
-def _holds(direction: Vec, pieces: Iterable[Piece], *, binomial: bool) -> bool:
-    """Whether no row speaks against a direction in which some rows let the likelihood rise for ever."""
+def _holds(direction: Vec, before: Sequence[Vec], pieces: Iterable[Piece], *, binomial: bool) -> bool:
+    """Whether no row speaks against a direction in which some rows let the likelihood rise for ever.
+
+    Rows that the directions before it predict without error have nothing to say.
+    """
     p = len(direction)
     for piece in pieces:
         rows = _marked(piece, binomial=binomial)
+        for other in before:
+            rows = rows[np.abs(rows[:, :p] @ other) <= _FLAT]
         along, marks = rows[:, :p] @ direction, rows[:, p:] > 0
         if (along[marks[:, 0]] < -_FLAT).any() or (along[marks[:, 1]] > _FLAT).any():
             return False

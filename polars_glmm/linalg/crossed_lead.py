@@ -184,12 +184,13 @@ class CrossedFactorised:
     def solve(self, b: list[Cube]) -> list[Cube]:
         pattern, offsets = self.symbolic.pattern, self.symbolic.offsets
         middle = b[0].shape[1:-1]
+        right = int(np.prod(middle, dtype=int))
 
         def flat(x: Cube) -> Mat:
-            return np.moveaxis(x.reshape(len(x), -1, x.shape[-1]), 1, -1).reshape(-1, int(np.prod(middle, dtype=int)))
+            return np.moveaxis(x.reshape(len(x), right, x.shape[-1]), 1, -1).reshape(len(x) * x.shape[-1], right)
 
         def shaped(x: Mat, size: int, levels: int) -> Cube:
-            return np.moveaxis(x.reshape(size, levels, -1), -1, 1).reshape(size, *middle, levels)
+            return np.moveaxis(x.reshape(size, levels, right), -1, 1).reshape(size, *middle, levels)
 
         y = flat(cholesky.forward(self.low, b[0]))
         x = self.rest.solve(np.concatenate([flat(x) for x in b[1:]]) - self.w.T @ y)

@@ -29,12 +29,16 @@ def _controller() -> ThreadpoolController:
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """BLAS with one thread; the caller's setting comes back on leaving."""
-    had = min((library.num_threads for library in _controller().lib_controllers), default=1)
-    token = _given.set(max(_given.get(), had))
-    try:
-        with _controller().limit(limits=1):
-            yield
+    libraries = _controller().lib_controllers
+    had = [library.num_threads or 1 for library in libraries]
+    token = _given.set(max(_given.get(), min(had, default=1)))
+    try:  # before anything is changed: an interrupt may come at any line
+        for library in libraries:
+            library.set_num_threads(1)
+        yield
     finally:
+        for library, threads in zip(libraries, had, strict=True):
+            library.set_num_threads(threads)
         _given.reset(token)
 
 

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.optimize.search import ARMIJO, FAR, FLOOR, LONGEST, SHRINK, SMALLEST_STEP, STILL_STEEP
+from polars_glmm.optimize.search import (
+    ARMIJO,
+    FAR,
+    LONGEST,
+    SHRINK,
+    SMALLEST_STEP,
+    STILL_STEEP,
+    newton_step,
+    positive_eigen,
+)
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 PATIENCE = 40
@@ -96,11 +105,7 @@ def newton_steps(curvature: Cube, gradient: Mat) -> tuple[Mat, Vec]:
     step = -_backward(low, half) / scale
     decrement = 0.5 * (half**2).sum(1)
     for m in np.flatnonzero(~definite):
-        values, vectors = np.linalg.eigh(np.nan_to_num(scaled[m]))
-        values = np.maximum(np.abs(values), FLOOR * max(float(np.abs(values).max(initial=0.0)), 1e-300))
-        projected = vectors.T @ g[m]
-        step[m] = -(vectors @ (projected / values)) / scale[m]
-        decrement[m] = 0.5 * float((projected**2 / values).sum())
+        step[m], decrement[m] = newton_step(np.nan_to_num(curvature[m]), gradient[m])
     return step, decrement
 
 
@@ -261,7 +266,11 @@ def _retry(at: _Places, rejected: BoolVec, e: BatchEvaluation, max_evaluations: 
 
 
 def _bfgs(b: Cube, s: Mat, y: Mat) -> Cube:
-    """The BFGS update of each B; skipped where the curvature along s is not positive."""
+    """The BFGS update of each B, made positive definite as its step had it; skipped where s'y is not positive."""
+    scale = np.sqrt(np.maximum(np.abs(np.einsum("mpp->mp", b)), 1e-300))
+    for m in np.flatnonzero(~_cholesky(b / (scale[:, :, None] * scale[:, None, :]))[1]):
+        own, values, vectors = positive_eigen(np.nan_to_num(b[m]))
+        b[m] = (vectors * values) @ vectors.T * np.outer(own, own)
     sy = np.einsum("mp,mp->m", s, y)
     bs = np.einsum("mpq,mq->mp", b, s)
     sbs = np.einsum("mp,mp->m", s, bs)

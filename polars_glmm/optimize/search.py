@@ -75,13 +75,19 @@ def restrict(objective: Objective, x: Vec, free: BoolVec) -> Objective:
 
 def newton_step(curvature: Mat, gradient: Vec) -> tuple[Vec, float]:
     """−B⁻¹g and ½g'B⁻¹g with B made positive definite by its scaled eigenvalues."""
+    scale, values, vectors = positive_eigen(curvature)
+    projected = vectors.T @ (gradient / scale)
+    step = -(vectors @ (projected / values)) / scale
+    return step, 0.5 * float((projected**2 / values).sum())
+
+
+def positive_eigen(curvature: Mat) -> tuple[Vec, Vec, Mat]:
+    """Scale of the coordinates, eigenvalues at unit diagonal made positive, and eigenvectors."""
     scale = np.sqrt(np.maximum(np.abs(np.diag(curvature)), 1e-300))
     scale[~(scale > 0)] = 1.0
     values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
     values = np.maximum(np.abs(values), FLOOR * max(float(np.abs(values).max(initial=0.0)), 1e-300))
-    projected = vectors.T @ (gradient / scale)
-    step = -(vectors @ (projected / values)) / scale
-    return step, 0.5 * float((projected**2 / values).sum())
+    return scale, values, vectors
 
 
 def at_least(curvature: Mat, base: Mat, share: float) -> Mat:
@@ -204,7 +210,10 @@ def _shrink(f0: float, slope: float, f1: float) -> float:
 
 
 def _bfgs(b: Mat, s: Vec, y: Vec) -> Mat:
-    """The BFGS update of B; skipped where the curvature along s is not positive."""
+    """The BFGS update of B, made positive definite as the step had it; skipped where s'y is not positive."""
+    if lapack.dpotrf(b, lower=1)[1]:
+        scale, values, vectors = positive_eigen(b)
+        b = (vectors * values) @ vectors.T * np.outer(scale, scale)
     sy = float(s @ y)
     bs = b @ s
     sbs = float(s @ bs)

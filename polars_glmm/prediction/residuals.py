@@ -86,8 +86,8 @@ def _residuals(family: Family, rows: Rows, mu: Vec, phi: Vec | None) -> tuple[Ve
     """Response, Pearson and deviance residuals of complete rows; each (n,)."""
     trials = 1.0 if rows.trials is None else rows.trials
     precision = 1.0 if rows.precision is None else rows.precision
-    resid = rows.y / trials - mu
-    with np.errstate(all="ignore"):  # a mean at the edge of its range: infinite residuals, without a warning
+    with np.errstate(all="ignore"):  # no trial, or a mean at the edge of its range: without a warning
+        resid = rows.y / trials - mu
         variance = family.variance(mu, phi) / (trials * precision)
         deviance = np.maximum(family.unit_deviance(rows, mu, phi), 0.0)
         return resid, resid / np.sqrt(variance), np.sign(resid) * np.sqrt(deviance)

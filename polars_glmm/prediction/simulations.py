@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
-from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
@@ -58,6 +58,9 @@ def simulate(
     -----
     A null or NaN in any column used for a row gives null. A row of frequency k gets one draw, not k.
     """
+    if is_collection(fit):
+        msg = "simulate() takes one fit: choose it by its key, as in collection[key], and the rows of that key."
+        raise ModelError(msg)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         msg = f"n={n!r}: the number of simulated responses is a whole number of at least 1."
         raise ModelError(msg)

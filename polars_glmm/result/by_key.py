@@ -12,9 +12,11 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.design.by_key import KeyedLearned, batchable, learn_by_key
-from polars_glmm.design.levels import code_integers
+from polars_glmm.design.levels import BEYOND_INT64, code_integers
+from polars_glmm.design.table import require_columns
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, suggest
 from polars_glmm.likelihood.batch_build import answers, estimate_batch
+from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.result.collection import FitCollection, collected_notes
 from polars_glmm.result.flow import fit_call, warn_once
 from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
@@ -46,14 +48,15 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
     """
     began = perf_counter()
     columns = _by_columns(frame, by)
-    spec = call.spec()
+    spec, known = call.spec(), frame.collect_schema().names()
+    require_columns(spec.resolve(frozenset(known)).columns(), known)
     data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
     keyed = _keyed(data, columns)
     n_keys = keyed.keys.height
     rows = KeyedRows.of(keyed.frame, keyed.code, n_keys)
     spec = spec.resolve(frozenset(data.columns))
     batches: list[Batch] = []
-    with progress.listening(control.progress):
+    with progress.listening(control.progress), one_blas_thread():
         if n_keys >= FEWEST and not call.start and not call.fixed and batchable(spec, data.schema) and answers(spec):
             small = np.flatnonzero(np.diff(rows.starts) <= LARGEST)
             for learned in _learned(spec, keyed, rows, small, call.missing):
@@ -77,6 +80,9 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
 
 
 def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> list[str]:
+    if not isinstance(by, str | Sequence):
+        msg = f"by= takes the name of a column or a list of names, not {type(by).__name__}: make the column first."
+        raise ModelError(msg)
     columns = [by] if isinstance(by, str) else list(by)
     known = frame.collect_schema().names()
     if not columns:
@@ -86,11 +92,14 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> 
         if name not in known:
             msg = f"by={name!r}: the frame has no such column.{suggest(str(name), known)}"
             raise ColumnError(msg)
+    if len(set(columns)) < len(columns):
+        msg = f"by={by!r} names a column twice."
+        raise ModelError(msg)
     return columns
 
 
 def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
-    """The columns that keys and model use, read once; a column that is not there is left to the fit to report."""
+    """The columns that keys and model use, read once."""
     known = frame.collect_schema().names()
     used = {*by, *spec.resolve(frozenset(known)).columns()}
     return frame.select(name for name in known if name in used).collect()
@@ -98,7 +107,9 @@ def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
 
 def _keyed(data: pl.DataFrame, columns: list[str]) -> _Keyed:
     """Rows with a key, numbered by the sorted keys."""
-    if len(columns) == 1 and data.schema[columns[0]].is_integer() and data.height and not data[columns[0]].null_count():
+    dtype = data.schema[columns[0]]
+    quick = len(columns) == 1 and dtype.is_integer() and dtype not in BEYOND_INT64
+    if quick and data.height and not data[columns[0]].null_count():
         levels = code_integers(data[columns[0]].to_numpy())
         keys = data.select(columns)[levels.first]
         return _Keyed(data, levels.codes.astype(np.intp), keys)

@@ -60,19 +60,23 @@ class FitCollection:
     def __getitem__(self, key: Scalar) -> Fit:
         wanted = key if isinstance(key, tuple) else (key,)
         for k, row in enumerate(self.keys.iter_rows()):
-            if row == wanted:
+            if len(row) == len(wanted) and all(map(_same, row, wanted)):
                 outcome = self.outcomes[k]
                 if isinstance(outcome, GlmmError):
                     raise outcome
                 return outcome
         names = [str(_scalar(row)) for row in self.keys.rows()]
-        msg = f"No model has the key {key!r} of {enumerate_names(self.keys.columns)}.{suggest(str(key), names)}"
+        near = suggest(str(key), names)
+        if str(key) in names:
+            near = f" The key is {enumerate_names([str(dtype) for dtype in self.keys.dtypes])}, not text."
+        msg = f"No model has the key {key!r} of {enumerate_names(self.keys.columns)}.{near}"
         raise KeyError(msg)
 
     def status(self) -> pl.DataFrame:
         """Key columns, status ("ok", "singular", "failed"), and code and text of the first note or the error."""
         rows = self._states()
         columns = {name: [row[k] for row in rows] for k, name in enumerate(STATUS)}
+        self._refuse_clash(STATUS)
         return self.keys.hstack(table(STATUS, columns))
 
     def fixef(
@@ -170,6 +174,12 @@ class FitCollection:
                 assert not isinstance(outcome, GlmmError)
                 yield row, outcome
 
+    def _refuse_clash(self, schema: Schema) -> None:
+        clash = [name for name in self.keys.columns if name in schema]
+        if clash:
+            msg = f"The key column {clash[0]!r} has the name of a column of this table: rename it before fitting."
+            raise ColumnError(msg)
+
     def _states(self) -> list[tuple[str, str | None, str | None]]:
         """Status, code and text of every key."""
         found: list[tuple[str, str | None, str | None]] = [("", None, None)] * len(self)
@@ -184,10 +194,7 @@ class FitCollection:
         self, schema: Schema, make: Callable[[Fit], pl.DataFrame], make_all: Callable[[Batch], Stacked]
     ) -> pl.DataFrame:
         """The tables of all fits one under the other, keys in front; a key column that a table also has is refused."""
-        clash = [name for name in self.keys.columns if name in schema]
-        if clash:
-            msg = f"The key column {clash[0]!r} has the name of a column of this table: rename it before fitting."
-            raise ColumnError(msg)
+        self._refuse_clash(schema)
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
         for batch in self.outcomes.batches:
             rows, counts = make_all(batch)
@@ -202,6 +209,11 @@ class FitCollection:
             order = np.argsort(place, kind="stable")
             body, place = body[order], place[order]
         return self.keys[place].hstack(body)
+
+
+def _same(a: Scalar, b: Scalar) -> bool:
+    """Equal, NaN with itself too: it is a value that a key can have."""
+    return bool(a == b or (a != a and b != b))  # noqa: PLR0124
 
 
 def _status(outcome: Outcome) -> tuple[str, str | None, str | None]:

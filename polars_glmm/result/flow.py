@@ -19,7 +19,14 @@ from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.route import learned_rows
-from polars_glmm.result.summaries import collected_note, fit_summaries, obstacle, read_summary, rows_in_use
+from polars_glmm.result.summaries import (
+    Obstacle,
+    collected_note,
+    fit_summaries,
+    obstacle,
+    read_summary,
+    rows_in_use,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,22 +46,26 @@ MANY_ROWS = (30_000, 200_000)
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
     """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
     with progress.listening(control.progress):
-        fit = fit_from_sums(frame, call, control) or _fit_from_rows(frame, call, control)
+        fit = fit_from_sums(frame, call, control)
+        if isinstance(fit, Obstacle):
+            fit = _fit_from_rows(frame, call, control, fit)
     if warn:
         warn_once(fit.notes)
     return fit
 
 
-def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | None:
-    """The fit of a lazy or large frame by aggregation queries, or None where that is not the way."""
+def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:
+    """The fit of a lazy or large frame by aggregation queries, or why that is not the way."""
     spec = call.spec()
-    if obstacle(spec, call) is not None:
-        return None
+    if (found := obstacle(spec, call)) is not None:
+        return found
     if isinstance(frame, pl.LazyFrame) and control.keep == "rows":
         return fit_call(frame.collect(), call, control, warn=False)
     if isinstance(frame, pl.DataFrame) and not queries_pay(frame.height, spec):
-        return None
+        return Obstacle("")
     fit = fit_summaries(frame.lazy(), call, control)
+    if isinstance(fit, Obstacle):
+        return fit
     rows, source = kept_rows(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
 
@@ -65,7 +76,7 @@ def queries_pay(n_rows: int, spec: ModelSpec) -> bool:
     return n_rows >= MANY_ROWS[len(factors) > 1]
 
 
-def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:
+def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, why: Obstacle) -> Fit:
     began = perf_counter()
     given = Given(call.start or {}, call.fixed or {})
     with learned_rows(frame, call, control) as learned:
@@ -74,7 +85,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
             numbers = estimate(design, spec.family, spec.method, control, given)
         groups, sums = group_sizes(design), fingerprint(design)
     rows, source = kept_rows(frame, control)
-    found = obstacle(spec, call) if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
+    found = why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
     return Fit(
         recipe=learned.recipe,
         estimate=numbers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ from polars_glmm.design.missing import check_missing, dropped_rows
 from polars_glmm.design.nodes import Reference
 from polars_glmm.design.predictors import learn_columns
 from polars_glmm.design.source import Source
+from polars_glmm.design.stored_learn import trials_of
 from polars_glmm.linalg.pattern import distinct
 from polars_glmm.result.data import group_sizes
 
@@ -89,6 +91,7 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
     check_missing(missing)
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
     source = Source.of(spec, frame)
+    source = replace(source, tried=trials_of(spec, source))
     variables = LazyVariables(Known(source))
     variables.ask(factors_of(spec))
     predictors = tuple(

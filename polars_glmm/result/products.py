@@ -15,7 +15,13 @@ from polars_glmm.control import Control
 from polars_glmm.design.codec import decode, encode
 from polars_glmm.design.lazy_learn import outline
 from polars_glmm.design.level_frames import codes_of, in_order
-from polars_glmm.design.like import Declared, common_levels, outline_like, require_like
+from polars_glmm.design.like import (
+    Declared,
+    check_declared,
+    common_levels,
+    outline_like,
+    require_like,
+)
 from polars_glmm.design.moment_columns import layouts_of
 from polars_glmm.design.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
 from polars_glmm.design.settle import settle
@@ -27,7 +33,14 @@ from polars_glmm.notes import Note
 from polars_glmm.result.call import Call
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.flow import warn_once
-from polars_glmm.result.summaries import estimate_moments, fingerprint_of, obstacle, sizes_of
+from polars_glmm.result.summaries import (
+    estimate_moments,
+    fingerprint_of,
+    obstacle,
+    require_digits,
+    residual_share,
+    sizes_of,
+)
 from polars_glmm.spec.method import resolve_method
 
 if TYPE_CHECKING:
@@ -79,9 +92,7 @@ class Products:
             codes.append((codes_of(one, levels), codes_of(two, levels)))
         moments = joined(self.moments, other.moments, tuple(codes), tuple(f.levels.height for f in factors))
         notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
-        return Products(
-            replace(self.recipe, factors=tuple(factors)), moments, notes, self.n_dropped + other.n_dropped
-        )
+        return Products(replace(self.recipe, factors=tuple(factors)), moments, notes, self.n_dropped + other.n_dropped)
 
     def fit(
         self,
@@ -105,6 +116,7 @@ class Products:
             spec = replace(spec, method=asked)
         recipe, notes = settle(replace(self.recipe, spec=spec), self.moments)
         numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}))
+        require_digits(residual_share(numbers, self.moments))
         call = Call(
             spec.formulas, None, "gaussian", None, spec.method, None, spec.offset, spec.frequency, spec.precision
         )  # fmt: skip
@@ -137,6 +149,9 @@ def make_products(
     """The products of what `call` asks, or of the recipe of `like`, over a frame read by aggregation queries."""
     lazy = frame.lazy()
     if like is not None:
+        if not isinstance(like, Products):
+            msg = f"like= takes the products of another part, not {type(like).__name__}."
+            raise ModelError(msg)
         source = Source.of(like.recipe.spec, lazy)
         sketch = outline_like(like.recipe, source)
     else:
@@ -147,6 +162,7 @@ def make_products(
             msg = f"{spec.formula} cannot be summed up in products: {why}."
             raise ModelError(msg)
         source = Source.of(spec, lazy)
+        check_declared(levels, lazy.collect_schema().names())
         sketch = outline(spec, source, levels)
     summary = summarise(sketch, source, call.missing)
     return Products(summary.recipe, summary.moments, summary.notes, summary.n_dropped)
@@ -154,7 +170,11 @@ def make_products(
 
 def read_stored(path: str | Path) -> Products:
     """Products from the file that `Products.write_parquet` made. Raises DatasetError for any other file."""
-    frame = pl.read_parquet(path)
+    try:
+        frame = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        msg = f"{path} is no Parquet file: products are written by Products.write_parquet."
+        raise DatasetError(msg) from error
     if "recipe" not in frame.columns or "set" not in frame.columns:
         msg = f"{path} holds no products: it was not written by Products.write_parquet."
         raise DatasetError(msg)

@@ -13,7 +13,7 @@ from polars_glmm.design.compress import compress
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.size import row_bytes
 from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
-from polars_glmm.errors import ResourceError
+from polars_glmm.errors import GlmmError, ResourceError
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.spill import spilling
 
@@ -52,13 +52,18 @@ def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
 
 
 def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Learned | None:
-    """Equal rows counted first, where that saves rows."""
+    """Equal rows counted first, where that saves rows; None too where something is to be said of single rows."""
     if _products_suffice(spec):
         return None
     found = compress(frame, spec, missing=call.missing)
     if found is None:
         return None
-    learned = learn(found.spec, found.frame, missing=call.missing)
+    try:
+        learned = learn(found.spec, found.frame, missing=call.missing)
+    except GlmmError:  # to be raised again from the rows that the user knows
+        return None
+    if any(note.code == "rows_without_trials" for note in learned.notes):
+        return None
     asked = replace(learned.recipe.spec, frequency=spec.frequency)
     return learned._replace(
         recipe=replace(learned.recipe, spec=asked),

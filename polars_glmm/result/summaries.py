@@ -12,12 +12,16 @@ from polars_glmm import progress
 from polars_glmm.design.lazy_learn import factors_of, outline
 from polars_glmm.design.moment_columns import columns_of, places
 from polars_glmm.design.reader import terms_of
+from polars_glmm.design.response import check_scale
 from polars_glmm.design.settle import remainder_of, settle
+from polars_glmm.design.size import row_bytes
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
+from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood.build import estimate_summaries
 from polars_glmm.likelihood.from_moments import MomentDesign, product_model
 from polars_glmm.likelihood.given import Given
+from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
 from polars_glmm.result.data import Fingerprint, GroupSize, Reading
 from polars_glmm.result.fitted import Fit
@@ -46,29 +50,66 @@ def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
     if family.name != "gaussian" or family.link.name != "identity" or len(spec.predictors) > 1:
         return Obstacle("")
     if call.fixed:
-        return Obstacle("fixed= holds parameters")
+        return Obstacle("fixed= holds parameters, which sums by group cannot express")
     if any(_nowhere(factor) for factor in factors_of(spec)):
-        return Obstacle("extrapolation='na' leaves values open")
+        return Obstacle("extrapolation='na' leaves values open, which sums by group cannot express")
     return None
+
+
+_FEW_DIGITS, _TOO_FEW = 1e-6, 1e-10
+"""Share of the response's sum of squares left by a model below which rows tell more of it than differences of sums,
+and below which these tell next to nothing."""
+
+
+def residual_share(numbers: Estimate, moments: Moments) -> float:
+    """The residual part of the response's sum of squares about the centre of the sums: their digits, spent."""
+    if numbers.phi is None:
+        return 1.0
+    weight, second, mean = moments.total.weight[0], moments.second[-1, -1], moments.total.mean[-1, 0]
+    total = float(second + weight * mean**2)
+    return float(numbers.phi**2 * weight / total) if total > 0.0 else 1.0
+
+
+def require_digits(share: float) -> None:
+    """Raise IdentifiabilityError where sums hold next to nothing of what the model leaves of the response."""
+    if share < _TOO_FEW:
+        msg = (
+            f"The model leaves about {share:.0e} of the response's sum of squares, and sums of all rows have 16 "
+            "digits: too few for the rest. Take from the response what is known of it, as the means of its levels, or "
+            "fit the rows themselves."
+        )
+        raise IdentifiabilityError(msg)
 
 
 def collected_note(found: Obstacle | None) -> tuple[Note, ...]:
     """A note where a lazy frame was collected although its model has exact sums."""
     if found is None or not found.text:
         return ()
-    what = f"The rows in use were collected: {found.text}, which sums by group cannot express."
+    what = f"The rows in use were collected: {found.text}."
     return (Note("rows_collected", what, quiet=True),)
 
 
-def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit:
-    """The fit of a gaussian model; its data are `frame`, which later questions may read again."""
+def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:
+    """The fit of a gaussian model; its data are `frame`, which later questions may read again.
+
+    An Obstacle where sums hold too few digits of what the model leaves of the response.
+    """
     began = perf_counter()
     spec = call.spec().resolve(frozenset(frame.collect_schema().names()))
     with progress.stage("reading"):
         source = Source.of(spec, frame)
         summary = summarise(outline(spec, source), source, call.missing)
         recipe, notes = settle(summary.recipe, summary.moments, remainder_of(summary.recipe, summary.moments, source))
-    numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
+    try:
+        numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
+    except (IdentifiabilityError, ConvergenceError):
+        if not rows_fit(spec, frame, control):
+            raise
+        return Obstacle("from sums alone no answer was reached")
+    share = residual_share(numbers, summary.moments)
+    if share < _FEW_DIGITS and rows_fit(spec, frame, control):
+        return Obstacle("the model leaves so little of the response that differences of sums lose its digits")
+    require_digits(share)
     return Fit(
         recipe=recipe,
         estimate=numbers,
@@ -82,8 +123,17 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit:
     )
 
 
+def rows_fit(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> bool:
+    """Whether the rows of a frame may be collected."""
+    limit = memory_limit(control.memory.limit)
+    n_rows = int(frame.select(pl.len()).collect().item())
+    return n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)) <= limit
+
+
 def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: Given) -> Estimate:
     """The numbers of a model whose columns to keep are settled."""
+    mean_square = moments.second[-1, -1] / moments.total.weight[0] + moments.mean[-1] ** 2
+    check_scale(float(np.sqrt(max(mean_square, 0.0))), recipe.response.name)
     fixed, random = places(columns_of(recipe), recipe)
     mu = recipe.predictor("mu")
     kept = np.array(mu.kept, dtype=np.bool_)

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 from numpy.testing import assert_allclose
 
+import polars_glmm
 from polars_glmm import AGQ, Fit, FitCollection, fit
-from polars_glmm.errors import FitWarning, GlmmError
+from polars_glmm.errors import ColumnError, FitWarning, GlmmError, ModelError
 from tests.batch.frames import N_KEYS, many, spoiled
 
 SAME = 1e-6
@@ -155,3 +156,79 @@ def test_the_tables_of_a_collection_are_those_of_its_fits(formula: str, options:
         assert one.fixef().equals(two.fixef())
         assert one.ranef().equals(two.ranef())
         assert two.rows is None
+
+
+@pytest.mark.parametrize(
+    ("formula", "options"),
+    [
+        ("count ~ x + offset(scale(t)) + (1 | group)", {"family": "poisson"}),
+        ("level ~ x + offset(center(t)) + (1 | group)", {}),
+        ("scale(level) ~ x + (1 | group)", {}),
+        ("I(wins / trials) ~ x + (1 | group)", {"family": "binomial", "trials": "trials"}),
+        ("cbind(wins, trials - wins) ~ x + (1 | group)", {"family": "binomial"}),
+    ],
+)
+def test_whatever_learns_from_rows_learns_from_those_of_its_key(formula: str, options: dict[str, Any]) -> None:
+    """In the offset and in the response too."""
+    frame = many()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        together = fit(frame, formula, by="key", **options)
+        for key in (0, 5):
+            alone = fit(frame.filter(key=key), formula, **options)
+            assert together[key].loglik == pytest.approx(alone.loglik, abs=1e-6)
+            assert_allclose(together[key].fixef()["estimate"], alone.fixef()["estimate"], atol=1e-5)
+
+
+def test_modes_of_a_density_that_is_not_concave_are_found_to_rounding() -> None:
+    """Floored curvatures make Newton's method linear: the log-likelihood of both engines is that of the exact modes."""
+    rng = np.random.default_rng(11)
+    keys, groups, rows = 8, 5, 8
+    k, g = np.repeat(np.arange(keys), groups * rows), np.tile(np.repeat(np.arange(groups), rows), keys)
+    x = rng.normal(size=len(k))
+    y = rng.gamma(3.0, np.exp(0.3 + 0.4 * x + 0.7 * rng.normal(size=(keys, groups))[k, g]) / 3.0)
+    frame = pl.DataFrame({"k": k, "g": g, "x": x, "y": y})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        together = fit(frame, "y ~ 1 + (0 + x | g)", family="inverse_gaussian", by="k")
+        for key in range(keys):
+            alone = fit(frame.filter(k=key), "y ~ 1 + (0 + x | g)", family="inverse_gaussian")
+            assert together[key].loglik == pytest.approx(alone.loglik, abs=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_keys_that_no_signed_64_bits_hold() -> None:
+    frame = many()
+    plain = fit(frame, "level ~ x + (1 | group)", by="key")
+    for dtype, shift in ((pl.UInt64, 2**63), (pl.Int128, 2**100)):
+        shifted = pl.Series("key", [shift + key for key in range(N_KEYS)], dtype=dtype).gather(frame["key"])
+        moved = fit(frame.with_columns(shifted), "level ~ x + (1 | group)", by="key")
+        assert moved.keys["key"].dtype == dtype
+        assert_allclose(moved.glance()["loglik"], plain.glance()["loglik"], rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_a_key_that_is_not_a_number_can_be_asked_for() -> None:
+    frame = many().with_columns(pl.when(pl.col("key") == 3).then(float("nan")).otherwise("key").alias("key"))
+    together = fit(frame, "level ~ x + (1 | group)", by="key")
+    assert together[float("nan")].n_obs == frame["key"].is_nan().sum()
+    with pytest.raises(KeyError, match="not text"):
+        together["5.0"]
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_arguments_that_do_not_fit_are_refused_in_words() -> None:
+    frame = many()
+    for by, told in ((["key", "key"], "twice"), (pl.col("key"), "make the column first"), (3, "make the column first")):
+        with pytest.raises(ModelError, match=told):
+            fit(frame, "level ~ x + (1 | group)", by=by)  # type: ignore[call-overload]
+    for data in (frame, frame.lazy(), frame.clear()):
+        with pytest.raises(ColumnError, match="Did you mean 'x'"):
+            fit(data, "level ~ xx + (1 | group)", by="key")
+    renamed = fit(frame.rename({"key": "status"}), "level ~ x + (1 | group)", by="status")
+    with pytest.raises(ColumnError, match="rename it before fitting"):
+        renamed.status()
+    with pytest.raises(ModelError, match="takes one fit"):
+        polars_glmm.simulate(frame, renamed)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"by= is an argument of fit\(\)"):
+        polars_glmm.explain(frame, "level ~ x + (1 | group)", by="key")

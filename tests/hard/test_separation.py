@@ -167,3 +167,48 @@ def test_cloglog_and_identity_know_no_separation_below(frame: pl.DataFrame) -> N
     """Poisson with identity link: a cell of zeros has mean 0 on the border of the domain, not a slope to infinity."""
     empty = frame.with_columns(c=pl.when(pl.col("f") == "b").then(1).otherwise(pl.col("c") + 1))
     silent(attempt(empty, "c ~ f", family="poisson", link="identity"))
+
+
+def test_what_separation_leaves_is_estimated_whatever_the_reference_level() -> None:
+    """One empty cell of two by two: its coefficient is infinite, all contrasts of the other cells are known.
+
+    Without variance between groups the standard error of a log ratio of two Poisson means is √(1/Σy₁ + 1/Σy₂).
+    """
+    rng = np.random.default_rng(0)
+    cells = [(f"p{p}", h, r) for p in range(12) for h in "AX" for r in "AH"]
+    mean = {"AA": 6.0, "XA": 3.0, "AH": 0.0, "XH": 3.0}
+    counts = [int(rng.poisson(mean[h + r])) for _, h, r in cells]
+    frame = pl.DataFrame(cells, schema=["p", "h", "r"], orient="row").with_columns(y=pl.Series(counts))
+    other = frame.with_columns(pl.col("h").replace({"A": "Z"}))  # now X comes first
+    sums = dict(frame.group_by(pl.concat_str("h", "r")).agg(pl.sum("y")).iter_rows())
+    one, two = (attempt(data, "y ~ h * r + (1 | p)", family="poisson") for data in (frame, other))
+    assert one.loglik == pytest.approx(two.loglik, abs=1e-6)
+    contrast = np.sqrt(1.0 / sums["AA"] + 1.0 / sums["XA"])
+    assert fixed(one, "h[T.X]", "std_error") == pytest.approx(contrast, rel=1e-3)
+    assert fixed(two, "h[T.Z]", "std_error") == pytest.approx(contrast, rel=1e-3)
+    assert fixed(two, "r[T.H]", "std_error") == pytest.approx(np.sqrt(1.0 / sums["XH"] + 1.0 / sums["XA"]), rel=1e-3)
+    for fit, infinite in ((one, ["r[T.H]", "h[T.X]:r[T.H]"]), (two, ["h[T.Z]:r[T.H]"])):
+        names(fit, "separation", infinite[0])
+        for term in infinite:
+            assert fixed(fit, term, "std_error") is None
+
+
+def test_two_empty_levels_are_two_directions(frame: pl.DataFrame) -> None:
+    """What remains is the fit without their rows."""
+    empty = frame.with_columns(c=pl.when(pl.col("f").is_in(["b", "d"])).then(0).otherwise("c"))
+    fit = attempt(empty, "c ~ f + (1 | g)", family="poisson")
+    rest = attempt(empty.filter(~pl.col("f").is_in(["b", "d"])), "c ~ f + (1 | g)", family="poisson")
+    for lost in ("f[T.b]", "f[T.d]"):
+        same_as_without(fit, rest, lost)
+
+
+def test_an_empty_reference_level_leaves_differences_of_the_others(frame: pl.DataFrame) -> None:
+    """Intercept and all levels are infinite together; no standard error is made up for any of them."""
+    empty = frame.with_columns(c=pl.when(pl.col("f") == "a").then(0).otherwise("c"))
+    fit = attempt(empty, "c ~ f + (1 | g)", family="poisson")
+    rest = attempt(empty.filter(pl.col("f") != "a"), "c ~ f + (1 | g)", family="poisson")
+    assert fit.loglik == pytest.approx(rest.loglik, abs=1e-5)
+    assert fit.fixef()["std_error"].null_count() == 5
+    for level in "cde":
+        difference = fixed(fit, f"f[T.{level}]") - fixed(fit, "f[T.b]")
+        assert difference == pytest.approx(fixed(rest, f"f[T.{level}]"), abs=1e-3)
