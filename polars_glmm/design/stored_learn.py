@@ -78,9 +78,7 @@ def learn_stored(
     check_missing(missing)
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
     source = Source.of(spec, frame)
-    query = source.frame
-    if (tried := trials_of(spec, source)) is not None:
-        source = replace(source, frame=source.frame.filter(source.complete & (source.expression(tried) > 0)))
+    query, source = source.frame, replace(source, tried=trials_of(spec, source))
     with progress.stage("learning"):
         variables = LazyVariables(Known(source))
         variables.ask(factors_of(spec))

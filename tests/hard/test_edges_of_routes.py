@@ -261,3 +261,14 @@ def test_the_variance_of_a_slope_of_zeros_has_a_note_and_no_standard_error() -> 
     fit = quietly(frame, "y ~ x + (0 + v | g)")
     assert "redundant_terms" in {note.code for note in fit.notes}
     assert fit.varcorr()["std_error"][0] is None
+
+
+def test_rows_on_disk_are_counted_from_those_of_the_user() -> None:
+    """Rows without trials are passed over, not renumbered."""
+    frame = grouped(400).with_columns(
+        n=pl.when(PLACE < 50).then(0).otherwise(3), s=pl.when(PLACE < 50).then(0).otherwise(pl.col("g") % 4),
+        p=pl.when(PLACE == 150).then(-1.0).otherwise(pl.col("x").abs() + 1.0),
+    )  # fmt: skip
+    for data, control in ((frame, Control()), (frame.lazy(), Control(memory=Memory(limit=1)))):
+        with pytest.raises(ColumnError, match="in row 150 "):
+            quietly(data, "s ~ scale(log(p)) + (1 | g)", family="binomial", trials="n", control=control)
