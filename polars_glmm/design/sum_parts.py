@@ -72,7 +72,7 @@ def _multiplied(queries: SumQueries, shift: Vec) -> Answers:
 
 def _parts(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
     waiting: list[pl.DataFrame] = []
-    for batch in batches(frame, min(_BATCH, rows)):
+    for batch in batches(frame, min(_BATCH, rows), contiguous=False):
         waiting.append(batch)
         if sum(one.height for one in waiting) >= rows:
             yield pl.concat(waiting)
