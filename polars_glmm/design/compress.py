@@ -15,6 +15,7 @@ from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
 from .missing import Incomplete, dropped_rows
+from .source import no_frequency
 
 _FEWEST_ROWS = 20_000
 _SAMPLE, _SLICE = 20_000, 500_000
@@ -91,7 +92,7 @@ def _wrong_counts(spec: ModelSpec, incomplete: pl.Expr) -> pl.Expr:
     if spec.frequency is None:
         return pl.lit(value=False)
     f = pl.col(spec.frequency).cast(pl.Float64)
-    return (~incomplete & ((f < 0.0) | (f != f.floor()) | f.is_infinite())).any()
+    return (~incomplete & (no_frequency(f) | f.is_infinite())).any()
 
 
 def _short_texts(lazy: pl.LazyFrame, columns: list[str]) -> list[str]:

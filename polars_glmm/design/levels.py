@@ -106,3 +106,8 @@ def _code_any(series: pl.Series) -> Levels:
     levels = keys.group_by(name).agg(pl.col("__glmm_row").min()).sort(name).with_row_index("__glmm_code")
     codes = keys.join(levels.select(name, "__glmm_code"), on=name, how="left", maintain_order="left")["__glmm_code"]
     return Levels(codes.to_numpy().astype(np.int32), levels["__glmm_row"].to_numpy().astype(np.intp))
+
+
+def is_label(dtype: pl.DataType) -> bool:
+    """Whether values of this dtype are text labels."""
+    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)

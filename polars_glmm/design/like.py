@@ -12,6 +12,7 @@ from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enume
 
 from .coding import Column
 from .lazy_learn import Outline
+from .levels import is_label
 from .nodes import Node
 from .recipe import Recipe
 from .source import Source
@@ -55,35 +56,30 @@ def _require_dtypes(recipe: Recipe, source: Source) -> None:
         numeric = known is None or known.dtype.is_numeric()
         fits = found.is_numeric() or (known is None and found == pl.Boolean)
         if not numeric and known is not None:
-            fits = found == known.dtype or (_is_label(found) and _is_label(known.dtype))
+            fits = found == known.dtype or (is_label(found) and is_label(known.dtype))
         if not fits:
             what = "a number" if numeric or known is None else str(known.dtype)
             msg = f"column {name!r} is {found} here, and {what} in the recipe of like=. Cast it first."
             raise ColumnError(msg)
 
 
-def _is_label(dtype: pl.DataType) -> bool:
-    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
-
-
 def check_declared(declared: object, names: Sequence[str]) -> None:
     """Raise ModelError for levels= that are no lists of labels by column, ColumnError for a column there is not."""
-    fine = declared is None or (
-        isinstance(declared, Mapping)
-        and all(
-            isinstance(labels, Sequence) and not isinstance(labels, str) and None not in labels
-            for labels in declared.values()
-        )
-    )
-    if not fine:
+    if declared is None:
+        return
+    if not isinstance(declared, Mapping) or not all(map(_is_list_of_labels, declared.values())):
         msg = "levels= takes a dict from columns to lists of their labels, as levels={'country': ['DE', 'FR']}."
         raise ModelError(msg)
-    absent = [str(name) for name in (declared if isinstance(declared, Mapping) else ()) if name not in names]
+    absent = [str(name) for name in declared if name not in names]
     if absent:
         msg = f"levels= names {enumerate_names(absent)}, which the frame does not have.{suggest(absent[0], names)}"
         raise ColumnError(msg)
 
 
+
+
+def _is_list_of_labels(labels: object) -> bool:
+    return isinstance(labels, Sequence) and not isinstance(labels, str) and None not in labels
 
 
 def require_like(one: Recipe, other: Recipe) -> None:

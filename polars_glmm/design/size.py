@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 import polars as pl
 
@@ -19,6 +20,19 @@ _COPIES = 4.5
 _HEAD = 6.0
 """Numbers a row takes besides: response, codes, order, offsets."""
 _SPLINE = 4
+
+
+class Room(NamedTuple):
+    """How many rows a frame has, and the bytes they take at the worst moment (beyond `limit` a lower bound may do)."""
+
+    n_rows: int
+    needed: int
+
+
+def room_for(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> Room:
+    """The rows of a frame and what they need; raises ColumnError for a column that the frame does not have."""
+    n_rows = int(frame.select(pl.len()).collect().item())
+    return Room(n_rows, n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)))
 
 
 def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:

@@ -138,7 +138,7 @@ class Source:
         bad = {}
         if self.frequency is not None:
             f = self.expression(Reference(self.frequency))
-            bad["frequency"] = (f < 0) | (f != f.round())
+            bad["frequency"] = no_frequency(f)
         if self.precision is not None:
             bad["precision"] = self.expression(Reference(self.precision)) < 0
         return bad
@@ -161,3 +161,8 @@ class Source:
         """The first row that satisfies a condition, and the value of a column there."""
         taken = self.frame.with_row_index(_ROW).filter(where).select(_ROW, *([name] if name else [])).head(1).collect()
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
+
+
+def no_frequency(f: pl.Expr) -> pl.Expr:
+    """Where a number cannot say how many rows a row stands for."""
+    return (f < 0) | (f != f.round())

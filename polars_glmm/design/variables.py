@@ -31,6 +31,7 @@ from . import contrasts
 from .arguments import bind, constant, constants
 from .coding import Column, Variable
 from .extent import require_levels
+from .levels import is_label
 from .nodes import Arithmetic, Coded, Constant, Function, Node, Reference
 from .recipe import Categorical
 from .table import Table
@@ -226,7 +227,7 @@ def _label(value: Any) -> str:
 
 
 def _kind(name: str, dtype: pl.DataType, *, marked: bool) -> Literal["text", "boolean", "number"]:
-    if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
+    if is_label(dtype):
         return "text"
     if dtype == pl.Boolean:
         return "boolean"

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 
 import polars as pl
 
+from polars_glmm.design.levels import is_label
 from polars_glmm.errors import ColumnError
 
 TimeUnit = Literal["ms", "us", "ns"]
@@ -48,11 +49,6 @@ def match_key(column: str, found: pl.DataType, learned: pl.DataType) -> KeyPair:
         f"they cannot be compared. Cast the column to {learned} first."
     )
     raise ColumnError(msg)
-
-
-def is_label(dtype: pl.DataType) -> bool:
-    """Whether values of this dtype are text labels."""
-    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
 
 
 def _match_numbers(key: pl.Expr, found: pl.DataType, learned: pl.DataType) -> KeyPair:

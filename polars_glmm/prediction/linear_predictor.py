@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from polars_glmm.design.levels import is_label
 from polars_glmm.errors import ColumnError
 from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded
-from polars_glmm.prediction.keys import is_label
 from polars_glmm.prediction.variances import variance
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
         balanced_sum([fixed.value(), *(factor.effect() for factor in factors)]).alias(ETA),
     ]
     if purpose.std_error:
-        many = fitted.model is not None
-        columns.append(variance(fixed, factors, pl.col(MISSING), many=many).sqrt().alias(STD_ERROR))
+        columns.append(variance(fixed, factors, pl.col(MISSING)).sqrt().alias(STD_ERROR))
     return frame.with_columns(columns)
 
 
@@ -97,7 +96,7 @@ def add_dispersion_predictor(
     checks = fixed_level_checks(used_categoricals(fitted.recipe, part.inputs), pl.col(MISSING))
     columns = [guarded(pl.col(MISSING), checks).alias(MISSING), part.value().alias(ETA)]
     if std_error:
-        columns.append(variance(part, (), pl.col(MISSING), many=fitted.model is not None).sqrt().alias(STD_ERROR))
+        columns.append(variance(part, (), pl.col(MISSING)).sqrt().alias(STD_ERROR))
     return frame.with_columns(is_missing(schema, part.inputs).alias(MISSING)).with_columns(columns)
 
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash
-from polars_glmm.prediction.effects import JoinedFactor, chosen
+from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import (
     ETA,
@@ -32,10 +32,10 @@ Interval = Literal["confidence"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What to predict, checked. New columns: `name`; on request `name` with "_std_error", "_low", "_high" behind."""
+    """What to predict. New columns: `name`; on request `name` with "_std_error", "_low", "_high" behind."""
 
     kind: str
-    factors: tuple[JoinedFactor, ...]
+    random: str | Sequence[str]
     new_levels: NewLevels
     interval: Interval | None
     conf_level: float
@@ -111,30 +111,15 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
             frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
             std_error=std_error, name=name,
         )  # fmt: skip
-    return predict_from(
-        frame, of_fit(fit), kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-        std_error=std_error, name=name,
-    )  # fmt: skip
+    return predict_from(frame, of_fit(fit), Request(kind, random, new_levels, interval, conf_level, std_error, name))
 
 
-def predict_from(  # noqa: PLR0913  the arguments of the public verb
-    frame: FrameT,
-    fitted: Parameters,
-    *,
-    kind: str,
-    random: str | Sequence[str],
-    new_levels: NewLevels,
-    interval: Interval | None,
-    conf_level: float,
-    std_error: bool,
-    name: str,
-) -> FrameT:
+def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     """`predict` from the parameters of one fit or of many."""
-    _check_kind(fitted.recipe.spec.family, kind)
-    _check_choice("new_levels", new_levels, get_args(NewLevels))
-    _check_interval(interval, conf_level)
-    factors = chosen(fitted.factors, random)
-    request = Request(kind, factors, new_levels, interval, conf_level, std_error, name)
+    _check_kind(fitted.recipe.spec.family, request.kind)
+    _check_choice("new_levels", request.new_levels, get_args(NewLevels))
+    _check_interval(request.interval, request.conf_level)
+    chosen(fitted.factors, request.random)  # refused before the frame is looked at
     return apply_plan(frame, "predict", lambda lazy, schema: _plan(lazy, schema, fitted, request))
 
 
@@ -142,7 +127,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     refuse_clash(schema, request.names, "choose another with name=.")
     if request.kind in ("response", "link"):
         link = fitted.recipe.spec.family.link.name if request.kind == "response" else "identity"
-        purpose = Purpose("predict", request.factors, request.new_levels, std_error=request.uncertain)
+        factors = chosen(fitted.factors, request.random)
+        purpose = Purpose("predict", factors, request.new_levels, std_error=request.uncertain)
         frame = add_linear_predictor(frame, schema, fitted, purpose)
     else:
         link = "log"

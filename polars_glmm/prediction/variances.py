@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
-def variance(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr, *, many: bool) -> pl.Expr:
+def variance(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr) -> pl.Expr:
     """Σ_f z_f'Var(b_f | y)z_f + a'Var(β̂)a with a = x + Σ_f s_f'z_f (Kass & Steffey 1989; Booth & Hobert 1998).
 
     s_f = ∂b̂_f/∂β: where β̂ moves, the modes move against it, so a level that was observed often pins down the sum of
     fixed and random effects better than either. An unseen level has s = 0, and Σ for Var(b | y). `fixed`
     makes x and has Var(β̂); `missing` marks incomplete rows (any column that is there in every row would do: it gives
-    the length); `many`: the column MODEL says which of many fits answers for a row. Raises ModelError where the fit
-    does not keep the slopes s.
+    the length). Of several fits the column MODEL says which answers for a row. Raises ModelError where the fit does
+    not keep the slopes s.
     """
     nodes, vcov = fixed.nodes, fixed.vcov
+    many = len(vcov) > 1
     spreads = [_spread(factor, vcov) for factor in factors]
     fields = [missing.alias("rows")]
     if many:

@@ -14,7 +14,7 @@ from polars_glmm.inference import stacked
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
 from polars_glmm.notes import Note
-from polars_glmm.prediction.predictions import predict_from
+from polars_glmm.prediction.predictions import Request, predict_from
 from polars_glmm.prediction.ranef_join import ranef_columns, with_ranef_from
 from polars_glmm.prediction.residuals import COLUMNS as RESIDUAL_COLUMNS
 from polars_glmm.prediction.residuals import augment_from
@@ -131,14 +131,9 @@ class FitCollection:
         Rows of a key whose model failed get null; a key without any model follows `new_levels`: "error" raises
         UnknownLevelError, "zero" and "null" give null.
         """
-        options = {
-            "kind": kind, "random": random, "new_levels": new_levels, "interval": interval, "conf_level": conf_level,
-            "std_error": std_error, "name": name,
-        }  # fmt: skip
-        names = [name, *([f"{name}_std_error"] if std_error else [])]
-        names += [f"{name}_low", f"{name}_high"] if interval is not None else []
+        request = Request(kind, random, new_levels, interval, conf_level, std_error, name)
         remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
-        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, **options), lambda _: names, remedy)  # type: ignore[arg-type]
+        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
         return apply_by_key(frame, self, verb)
 
     def augment(self, frame: Frame, prefix: str = "") -> Frame:

@@ -11,7 +11,7 @@ import polars as pl
 
 from polars_glmm.design.compress import compress
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.design.size import row_bytes
+from polars_glmm.design.size import room_for
 from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
 from polars_glmm.errors import GlmmError, ResourceError
 from polars_glmm.memory import memory_limit, readable
@@ -82,8 +82,7 @@ def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> int 
         return None
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
     limit = memory_limit(control.memory.limit)
-    n_rows = int(frame.select(pl.len()).collect().item())
-    needed: int = n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1))
+    n_rows, needed = room_for(spec, frame, limit)
     if needed <= limit:
         return None
     factors = {frozenset(term.keys): term.group for term in spec.mu.random}

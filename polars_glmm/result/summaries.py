@@ -14,7 +14,7 @@ from polars_glmm.design.moment_columns import columns_of, places
 from polars_glmm.design.reader import terms_of
 from polars_glmm.design.response import check_scale
 from polars_glmm.design.settle import remainder_of, settle
-from polars_glmm.design.size import row_bytes
+from polars_glmm.design.size import room_for
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
@@ -126,8 +126,7 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
 def rows_fit(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> bool:
     """Whether the rows of a frame may be collected."""
     limit = memory_limit(control.memory.limit)
-    n_rows = int(frame.select(pl.len()).collect().item())
-    return n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)) <= limit
+    return room_for(spec, frame, limit).needed <= limit
 
 
 def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: Given) -> Estimate:

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -492,7 +493,6 @@ def test_numbers_as_levels_match_by_value() -> None:
 
 @pytest.mark.parametrize("backend", ["polars", "pandas", "pyarrow"])
 def test_narwhals_makes_the_same_columns(backend: str) -> None:
-    nw = pytest.importorskip("narwhals")
     terms = (
         "f + b + C(k) + C(f, contr.sum) + poly(x, 2) + bs(x, 4) + cc(x, df=4) + I(x > 0) + log(z) + log1p(z) + expm1(x)"
     )

@@ -13,6 +13,7 @@ import pytest
 
 import polars_glmm
 from polars_glmm import Control, FitWarning, Memory, Rows
+from polars_glmm.design import sum_parts
 from polars_glmm.errors import (
     ColumnError,
     DatasetError,
@@ -162,8 +163,8 @@ def test_rows_without_trials_are_counted_as_rows() -> None:
     )
     fit = quietly(frame, "s ~ x + (1 | g)", family="binomial", trials="n")
     assert next(note.text for note in fit.notes if note.code == "rows_without_trials").startswith("5000 rows")
-    looks = [polars_glmm.explain(data, "s ~ x + (1 | g)", family="binomial", trials="n") for data in (frame.lazy(),)]
-    assert "15,000 rows used" in str(looks[0])
+    for data in (frame, frame.lazy()):
+        assert "15,000 rows used" in str(polars_glmm.explain(data, "s ~ x + (1 | g)", family="binomial", trials="n"))
     with pytest.raises(ResponseError, match="1 of 0 trials in row 0"):
         quietly(frame.with_columns(s=1), "s ~ x + (1 | g)", family="binomial", trials="n")
 
@@ -272,3 +273,38 @@ def test_rows_on_disk_are_counted_from_those_of_the_user() -> None:
     for data, control in ((frame, Control()), (frame.lazy(), Control(memory=Memory(limit=1)))):
         with pytest.raises(ColumnError, match="in row 150 "):
             quietly(data, "s ~ scale(log(p)) + (1 | g)", family="binomial", trials="n", control=control)
+
+
+def test_sums_in_parts_add_up_with_a_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts of parts are numbers of the same kind as the other sums."""
+    monkeypatch.setattr(sum_parts, "_PART", 1 << 10)
+    monkeypatch.setattr(sum_parts, "_BATCH", 1 << 8)
+    monkeypatch.setattr(sum_parts, "MANY_COLUMNS", 1)
+    frame = grouped(4000).with_columns(y=pl.col("e") + pl.col("z"), w=pl.col("x").abs() + 0.5)
+    here, there = (quietly(data, "y ~ x + (1 | g)", precision="w") for data in (frame, frame.lazy()))
+    assert there.loglik == pytest.approx(here.loglik, abs=1e-7)
+    assert there.n_obs == 4000
+
+
+def test_residuals_of_rows_without_trials_are_silent() -> None:
+    frame = discrete(200).with_columns(s=pl.min_horizontal("s", "n"))
+    fit = quietly(frame, "s ~ x + (1 | g)", family="binomial", trials="n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = fit.augment(frame.with_columns(n=pl.lit(0), s=pl.lit(0)))
+    assert shown["fitted"].null_count() == 0
+
+
+def test_the_note_about_a_collapsed_direction_speaks_of_the_terms_of_the_table() -> None:
+    """Levels that agree at the mean of t: there the effects do not vary, but both effects of the table do.
+
+    The effect at the mean is the first of the computing columns; the intercept, at t = 0, is another.
+    """
+    rng = np.random.default_rng(3)
+    g, t = np.repeat(np.arange(12), 20), np.tile(np.arange(20.0), 12) + 5.0
+    y = 0.3 * rng.normal(size=12)[g] * (t - t.mean()) + rng.normal(size=240)
+    frame = pl.DataFrame({"g": g, "t": t, "y": y}).with_columns(pl.col("y") - pl.col("y").mean().over("g"))
+    fit = quietly(frame, "y ~ t + (t | g)")
+    (note,) = [note for note in fit.notes if note.code == "singular"]
+    assert "the correlation of 'Intercept' and 't' is estimated at −1" in note.text
+    assert fit.varcorr().filter(pl.col("other_term").is_null())["std_dev"].min() > 0.1

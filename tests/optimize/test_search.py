@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from polars_glmm.optimize import batch_search, search
 from polars_glmm.optimize.search import Evaluation, minimise, newton_step, restrict
 
 
@@ -63,3 +64,13 @@ def test_held_coordinates_stay(held):
     x = np.array([1.0, 2.0, 3.0])
     found = minimise(restrict(quadratic([1.0, 2.0, 3.0]), x, free), x[free], tolerance=1e-12, max_evaluations=50)
     assert_allclose(found.x, 0.0, atol=1e-9)
+
+
+def test_a_curvature_of_both_signs_is_mended_before_it_is_updated() -> None:
+    """Then B stays positive definite and meets the secant condition B s = y, for one search and for many."""
+    b = np.array([[2.0, 0.3], [0.3, -121.0]])
+    s, y = np.array([0.5, 0.2]), np.array([1.0, 0.7])
+    one, many = search._bfgs(b, s, y), batch_search._bfgs(b[None].copy(), s[None], y[None])[0]
+    assert np.linalg.eigvalsh(one).min() > 0.0
+    assert_allclose(one @ s, y, rtol=1e-12)
+    assert_allclose(many, one, rtol=1e-12)
