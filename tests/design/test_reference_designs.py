@@ -57,7 +57,8 @@ def _read(entry: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, str]]:
 
 def _fixed_part(entry: dict[str, Any], kinds: dict[str, str]) -> str:
     """The formula without its bars, contrasts written out: R knows ordered factors and a contrasts argument."""
-    text = re.sub(r"\+\s*(cs|toep|ar1|diag|us)?\([^()|]*\|+[^()]*\)", "", entry["formula"])
+    text = re.sub(r"\+\s*(cs|toep|ar1|diag|us)?\([^()|]*\|\w*\|?[^()]*\)", "", entry["formula"])
+    text = re.sub(r"^(?:Surv|Cens)\((\w+),.*?\) ~", r"\1 ~", text)  # X does not depend on the kind of response
     chosen = dict(entry["contrasts"]) if isinstance(entry["contrasts"], dict) else {}
     chosen |= {name: "contr.poly" for name, kind in kinds.items() if kind == "ordered_factor" and name not in chosen}
     left, right = text.split("~")
@@ -71,7 +72,8 @@ def test_the_design_is_rs(entry: dict[str, Any]) -> None:
     frame, kinds = _read(entry)
     formula = _fixed_part(entry, kinds)
     part = predictor(parse_formula(formula), "mu")
-    whole = parse_formula(re.sub(r"\b(cs|toep|ar1)\(", "us(", entry["formula"]))
+    bars = re.sub(r"\|\w+\|", "|", entry["formula"].split("~", 1)[1])  # (1 |p| g): named, for effects of several parts
+    whole = parse_formula("1 ~" + re.sub(r"\b(cs|toep|ar1)\(", "us(", bars))
     response = [name for name in frame.columns if re.search(rf"\b{re.escape(name)}\b", formula.split("~")[0])]
     used = [*part.columns(), *predictor(whole, "mu").columns(), *response]
     table = collect(frame, [*dict.fromkeys(used)])
