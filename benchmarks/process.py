@@ -27,8 +27,8 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def run(command: list[str], *, threads: int, limit: float, pin: bool = True) -> Ended:
-    """Run the command on `threads` threads and, where the system can, as many cores.
+def run(command: list[str], *, threads: int, limit: float, pin: bool = True, tree: Path = ROOT) -> Ended:
+    """Run the command on `threads` threads and, where the system can, as many cores, in a source tree.
 
     Peak memory is the child's own, as the kernel counted it. (It starts at what this process holds: keep it small.)
     """
@@ -36,7 +36,7 @@ def run(command: list[str], *, threads: int, limit: float, pin: bool = True) -> 
     with tempfile.TemporaryFile("w+") as stderr:
         begin = time.perf_counter()
         child = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=stderr,
+            command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=stderr,
             preexec_fn=(lambda: _pin(threads)) if pin and hasattr(os, "sched_setaffinity") else None,  # noqa: PLW1509
         )  # fmt: skip
         try:
