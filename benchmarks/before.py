@@ -44,7 +44,9 @@ def main() -> None:
         with tarfile.open(packed) as tar:
             tar.extractall(before, filter="data")
         where = machine.describe()
-        print(f"{time.strftime('%Y-%m-%d')}, {where['processor']}, {where['cores']} cores; {options.revision} and now\n")
+        print(
+            f"{time.strftime('%Y-%m-%d')}, {where['processor']}, {where['cores']} cores; {options.revision} and now\n"
+        )
         print("| problem | before (ms) | now (ms) | ratio | least and most | peak memory | log-likelihood |")
         print("|---|---|---|---|---|---|---|", flush=True)
         for problem in select(options.problems):
