@@ -3,7 +3,8 @@
 A covariance matrix on the boundary of its cone (a zero variance, a correlation of ±1) is an answer, not a failure; but
 derivatives across the boundary mean nothing. So Λ is replaced by a factor F of Σ of full column rank, rotated so that
 rows in pivoted order are lower trapezoidal, and only its free entries are differentiated: r·k − k(k−1)/2 of them, the
-dimension of the rank-k matrices (Vandereycken, Absil & Vandewalle 2009).
+dimension of the rank-k matrices (Vandereycken, Absil & Vandewalle 2009). An effect without variance is a row of zeros,
+a point of that set like any other: its entries are free too, because a covariance may turn it either way.
 """
 
 from __future__ import annotations
@@ -129,13 +130,7 @@ def settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntrie
     full = np.zeros((r, r))
     if rank == 0:
         return full, FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp)), 0
-    factor[np.abs(factor).max(1) ** 2 <= tolerance] = 0.0
-    live = np.flatnonzero(factor.any(1))
-    if rank == r:
-        order = np.arange(r)
-    else:
-        pivots = sl.qr(factor[live].T, pivoting=True, mode="r")[1]
-        order = live[pivots]
+    order = np.arange(r) if rank == r else sl.qr(factor.T, pivoting=True, mode="r")[1]
     rotation = np.linalg.qr(factor[order].T)[0]
     factor = factor @ rotation
     lead = order[:rank]

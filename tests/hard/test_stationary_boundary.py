@@ -1,0 +1,134 @@
+"""The law of a fit on the boundary: no covariance matrix nearby has a higher likelihood, whichever way it differs.
+
+On the boundary the optimum is one among the matrices of its rank, so that it, and the standard errors there, depend
+on nothing but the model: not on where a covariate is centred, and not on the route.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polars_glmm
+from polars_glmm import Fit
+
+FAMILIES = ("binomial", "poisson", "gaussian")
+MOVES = (3e-2, 3e-3)
+"""Sizes of moves away from the optimum, relative to what a term contributes."""
+
+
+def small_data(seed: int, r: int) -> pl.DataFrame:
+    """Few rows in few levels, with one shared direction of random effects or none: most fits are singular."""
+    rng = np.random.default_rng([97, seed, r])
+    n, levels = int(rng.integers(30, 70)), int(rng.integers(3, 8))
+    g = np.concatenate([np.arange(levels), rng.integers(0, levels, n - levels)])
+    x = rng.normal(rng.uniform(-1, 1), 1, n)
+    w = rng.normal(size=n)
+    shared = rng.normal(size=levels) * rng.choice([0.0, 0.7, 1.5])
+    weights = rng.normal(size=3)
+    eta = 0.3 + shared[g] * (weights[0] + weights[1] * x + (weights[2] * w if r == 3 else 0.0)) / 1.5
+    return pl.DataFrame(
+        {
+            "g": [f"g{k}" for k in g],
+            "x": x,
+            "w": w,
+            "binomial": (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(int),
+            "poisson": rng.poisson(np.exp(np.clip(eta, -4, 3))),
+            "gaussian": eta + rng.normal(size=n),
+        }
+    )
+
+
+def formula(family: str, r: int) -> str:
+    return f"{family} ~ 1 + (x | g)" if r == 2 else f"{family} ~ 1 + (x + w | g)"
+
+
+def fitted(frame: pl.DataFrame, family: str, r: int) -> Fit:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", polars_glmm.FitWarning)
+        return polars_glmm.fit(frame, formula(family, r), family=family)
+
+
+def highest_nearby(frame: pl.DataFrame, fit: Fit, family: str, r: int) -> float:
+    """The largest gain of the public objective by a small move of the covariance matrix, or of a fixed effect."""
+    f = polars_glmm.objective(frame, formula(family, r), family=family)
+    names = ["Intercept", "x", "w"][:r]
+    sigma = covariance(fit, r)
+    fixed = {"Intercept": fit.fixef()["estimate"][0]}
+    if family == "gaussian":
+        fixed["phi"] = fit.dispersion()["estimate"][0]
+    spread = np.sqrt([1.0, *[float((frame[c] ** 2).mean()) for c in names[1:]]])
+
+    def loglik(s: np.ndarray, **changed: float) -> float:
+        s = s + 1e-10 * np.diag(np.maximum(np.diag(s), 1e-6))  # so that rounding leaves a covariance matrix
+        sd = np.sqrt(np.diag(s))
+        point = fixed | changed | {f"sd(g: {a})": v for a, v in zip(names, sd, strict=True)}
+        for j in range(r):
+            for k in range(j):
+                cor = np.clip(s[j, k] / (sd[j] * sd[k]), -1.0, 1.0)
+                point[f"cor(g: {names[k]}, {names[j]})"] = cor
+        return f.loglik(point)
+
+    # ℓ at the reported numbers through the same face, so that its way of writing a matrix cannot show as a gain
+    here = max(fit.loglik, loglik(sigma))
+    values, vectors = np.linalg.eigh(sigma * np.outer(spread, spread))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    gains = [loglik(sigma, **{k: v + m * s}) - here for k, v in fixed.items() for m in MOVES for s in (-1, 1)]
+    rng = np.random.default_rng(3)
+    size = max(float(np.sqrt(values[-1])), 0.1)
+    directions = [*np.eye(r * r).reshape(-1, r, r), *rng.normal(size=(4, r, r))]
+    for d in [d / np.linalg.norm(d) for d in directions]:
+        for move in (m * s * size for m in MOVES for s in (-1, 1)):
+            half = (root + move * d @ vectors) / spread[:, None]
+            gains.append(loglik(half @ half.T) - here)
+    return max(g for g in gains if np.isfinite(g))
+
+
+def covariance(fit: Fit, r: int) -> np.ndarray:
+    table = fit.varcorr().filter(pl.col("group") == "g")
+    sigma = np.zeros((r, r))
+    order = {name: i for i, name in enumerate(["Intercept", "x", "w"][:r])}
+    for term, other, value in table.select("term", "other_term", "estimate").rows():
+        i, j = order[term], order[other or term]
+        sigma[i, j] = sigma[j, i] = value
+    return sigma
+
+
+def singular_fits(seeds: range, family: str, r: int) -> Iterator[tuple[pl.DataFrame, Fit]]:
+    for seed in seeds:
+        frame = small_data(seed, r)
+        fit = fitted(frame, family, r)
+        if fit.singular and fit.converged and covariance(fit, r).max() < 50.0:
+            yield frame, fit
+
+
+def check_law(seeds: range, family: str, r: int) -> int:
+    """How many singular fits obeyed it."""
+    met = 0
+    for frame, fit in singular_fits(seeds, family, r):
+        assert highest_nearby(frame, fit, family, r) < 2e-6, (family, r)
+        moved = fitted(frame.with_columns(pl.col("x") - 2.5), family, r)
+        assert moved.loglik == pytest.approx(fit.loglik, abs=2e-6)
+        if moved.singular:
+            ours, theirs = fit.fixef().row(0, named=True), moved.fixef().row(0, named=True)
+            assert theirs["estimate"] == pytest.approx(ours["estimate"], abs=2e-3 * ours["std_error"])
+            assert theirs["std_error"] == pytest.approx(ours["std_error"], rel=5e-3)
+        met += 1
+    return met
+
+
+@pytest.mark.parametrize("r", [2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_covariance_near_a_singular_fit_is_likelier(family: str, r: int) -> None:
+    assert check_law(range(6 if r == 2 else 3), family, r) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("r", [2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_covariance_near_any_of_many_singular_fits_is_likelier(family: str, r: int) -> None:
+    assert check_law(range(120 if r == 2 else 60), family, r) >= 20
