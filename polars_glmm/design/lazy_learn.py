@@ -24,6 +24,7 @@ from .arguments import bind
 from .coding import Column
 from .factors import independent_levels
 from .levels import Levels, code
+from .named import column
 from .nodes import Node, Reference
 from .predictors import learn_columns, offset_node, refuse_equal_names
 from .recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
@@ -185,7 +186,7 @@ class LazyVariables(Variables):
         return pl.concat([labels, more]).unique()
 
     def _labels(self, name: str) -> pl.LazyFrame:
-        return self.source.rows.select(name).unique()
+        return self.source.rows.select(column(name)).unique()
 
     def _about(self, node: Node, function: str) -> pl.LazyFrame:
         """For the small transforms count, mean and squares; for the others every distinct value and its count."""

@@ -13,6 +13,7 @@ from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enume
 from .coding import Column
 from .lazy_learn import Outline
 from .levels import is_label
+from .named import column
 from .nodes import Node
 from .recipe import Recipe
 from .source import Source
@@ -22,7 +23,7 @@ def outline_like(recipe: Recipe, source: Source) -> Outline:
     """The outline of `recipe` for a source. Raises UnknownLevelError for labels of fixed factors it does not know."""
     _require_dtypes(recipe, source)
     for name, known in recipe.categoricals.items():
-        found = source.rows.select(pl.col(name).cast(pl.String).unique()).collect(engine="streaming")[name]
+        found = source.rows.select(column(name).cast(pl.String).unique()).collect(engine="streaming")[name]
         unseen = sorted(set(found) - set(known.levels))
         if unseen:
             msg = (

@@ -12,6 +12,7 @@ from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Call, Expression, Name, Number
 from polars_glmm.spec.terms import FixedTerm
 
+from .named import column
 from .table import require_columns
 
 _NUMBER = 8
@@ -49,7 +50,7 @@ def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:
     least = _bytes(len(used), terms, dict.fromkeys(labelled, 2))
     if not labelled or least > most:
         return least
-    found = frame.select(pl.col(name).cast(pl.String).approx_n_unique() for name in labelled).collect()
+    found = frame.select(column(name).cast(pl.String).approx_n_unique() for name in labelled).collect()
     return _bytes(len(used), terms, dict(zip(labelled, found.row(0), strict=True)))
 
 

@@ -14,6 +14,7 @@ from polars_glmm.spec.model import ModelSpec
 
 from .expressions import Expressions
 from .missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
+from .named import as_found, column, columns
 from .nodes import Node, Reference
 from .table import NO_ROWS, refuse_infinite, require_columns
 from .variables import refuse_not_finite
@@ -43,7 +44,7 @@ class Source:
         used = spec.columns()
         require_columns(used, schema.names())
         dtypes = {name: schema[name] for name in used}
-        return cls(frame.select(used), dtypes, spec.frequency, spec.precision)
+        return cls(frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision)
 
     def expression(self, node: Node) -> pl.Expr:
         """A node as Float64 over rows without missing values."""
@@ -53,8 +54,8 @@ class Source:
     @property
     def complete(self) -> pl.Expr:
         """Rows without null or NaN in any column."""
-        known = [pl.col(name).is_not_null() for name in self.dtypes]
-        return pl.all_horizontal(*known, *(pl.col(name).is_not_nan() for name in self.floats()))
+        known = [column(name).is_not_null() for name in self.dtypes]
+        return pl.all_horizontal(*known, *(column(name).is_not_nan() for name in self.floats()))
 
     @property
     def in_use(self) -> pl.Expr:
@@ -84,7 +85,7 @@ class Source:
     def census(self) -> pl.LazyFrame:
         """One row: how many rows, how many complete, how many infinite values in each column, how many bad weights."""
         asked = [pl.len().alias("rows"), self.complete.sum().alias("complete")]
-        asked += [pl.col(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
+        asked += [column(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
         asked += [(bad & self.complete).any().alias(f"bad:{argument}") for argument, bad in self._bad_weights().items()]
         return self.frame.select(asked)
 
@@ -105,7 +106,7 @@ class Source:
 
     def refuse_infinite(self, name: str) -> None:
         """Raise ColumnError if a column has an infinite value."""
-        infinite = pl.col(name).is_infinite()
+        infinite = column(name).is_infinite()
         n = self.frame.select(infinite.sum()).collect().item()
         if n:
             refuse_infinite(name, self._first(infinite, name)[0], int(n))
@@ -118,7 +119,7 @@ class Source:
         found = (
             self.frame.with_row_index(_ROW)
             .filter(self.in_use & bad)
-            .select(pl.len().alias("n"), pl.struct(_ROW, *named, value.alias("__glmm_value")).first().alias("first"))
+            .select(pl.len().alias("n"), pl.struct(_ROW, *columns(named), value.alias("__glmm_value")).first().alias("first"))
             .collect()
             .row(0, named=True)
         )
@@ -145,12 +146,12 @@ class Source:
 
     def _incomplete(self, n: int, n_rows: int) -> Incomplete:
         missing = {
-            name: pl.col(name).is_null() | pl.col(name).is_nan() if dtype.is_float() else pl.col(name).is_null()
+            name: column(name).is_null() | column(name).is_nan() if dtype.is_float() else column(name).is_null()
             for name, dtype in self.dtypes.items()
         }
         asked = self.frame.select(
             *(expression.any().alias(f"any:{name}") for name, expression in missing.items()),
-            *(pl.col(name).is_null().all().alias(f"all:{name}") for name in missing),
+            *(column(name).is_null().all().alias(f"all:{name}") for name in missing),
         ).collect()
         found = asked.row(0, named=True)
         where = tuple(name for name in missing if found[f"any:{name}"])
@@ -159,7 +160,7 @@ class Source:
 
     def _first(self, where: pl.Expr, name: str | None = None) -> tuple[int, Any]:
         """The first row that satisfies a condition, and the value of a column there."""
-        taken = self.frame.with_row_index(_ROW).filter(where).select(_ROW, *([name] if name else [])).head(1).collect()
+        taken = self.frame.with_row_index(_ROW).filter(where).select(_ROW, *([column(name)] if name else [])).head(1).collect()
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
 
 

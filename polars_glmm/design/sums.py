@@ -22,6 +22,7 @@ from .lazy_learn import Outline
 from .level_frames import codes_of, in_order
 from .missing import check_missing, dropped_rows
 from .moments import Checks, Layout, LevelMoments, Moments, PairMoments, about_means, pooled
+from .named import column, columns
 from .recipe import Recipe
 from .source import Source
 from .sum_parts import way
@@ -80,7 +81,7 @@ def _assembled(queries: SumQueries, answers: Answers, shift: Vec) -> tuple[tuple
     for f, host in enumerate(queries.hosts):
         if host is not None:
             keys = factors[f].keys
-            levels[f] = in_order(levels[host].select(keys).unique(), keys)
+            levels[f] = in_order(levels[host].select(columns(keys)).unique(), keys)
             fine = pooled(parts[host], codes_of(levels[host], levels[f]), levels[f].height)
             parts[f] = _with_slopes(fine, layouts.factors[f])
     pairs = {}
@@ -131,7 +132,7 @@ def _checks(queries: SumQueries, answers: Answers, total: LevelMoments, shift: V
 
 
 def _keys(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    return frame.select(pl.col(KEY + name).alias(name) for name in keys)
+    return frame.select(column(KEY + name).alias(name) for name in keys)
 
 
 def _with_slopes(part: LevelMoments, layout: Layout) -> LevelMoments:

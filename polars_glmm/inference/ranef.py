@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.design.named import column
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error
@@ -76,14 +77,14 @@ def level_labels(recipe: FactorRecipe) -> pl.Series:
 
 def _label(key: str, dtype: pl.DataType) -> pl.Expr:
     """A key as text: as a cast spells it, where there is one (not for Duration, bytes) that keeps all digits (Time)."""
-    column = pl.col(key)
+    value = column(key)
     if isinstance(dtype, pl.Duration):
-        return column.dt.to_string("polars")
+        return value.dt.to_string("polars")
     if dtype == pl.Time:
-        return column.dt.to_string("%H:%M:%S%.f")
+        return value.dt.to_string("%H:%M:%S%.f")
     if dtype == pl.Binary:
-        return column.bin.encode("hex")
-    return column.cast(pl.String)
+        return value.bin.encode("hex")
+    return value.cast(pl.String)
 
 
 def _long(fit: Fit) -> pl.DataFrame:

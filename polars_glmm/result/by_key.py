@@ -13,6 +13,7 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.by_key import KeyedLearned, batchable, learn_by_key
 from polars_glmm.design.levels import BEYOND_INT64, code_integers
+from polars_glmm.design.named import as_found, column
 from polars_glmm.design.table import require_columns
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, suggest
 from polars_glmm.likelihood.batch_build import answers, estimate_batch
@@ -102,23 +103,22 @@ def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
     """The columns that keys and model use, read once."""
     known = frame.collect_schema().names()
     used = {*by, *spec.resolve(frozenset(known)).columns()}
-    return frame.select(name for name in known if name in used).collect()
+    return frame.select(column(name) for name in known if name in used).collect()
 
 
 def _keyed(data: pl.DataFrame, columns: list[str]) -> _Keyed:
     """Rows with a key, numbered by the sorted keys."""
-    dtype = data.schema[columns[0]]
+    dtype, by = data.schema[columns[0]], [as_found(name) for name in columns]
     quick = len(columns) == 1 and dtype.is_integer() and dtype not in BEYOND_INT64
     if quick and data.height and not data[columns[0]].null_count():
         levels = code_integers(data[columns[0]].to_numpy())
-        keys = data.select(columns)[levels.first]
+        keys = data.select(by)[levels.first]
         return _Keyed(data, levels.codes.astype(np.intp), keys)
     frame = data.drop_nulls(columns)
-    keys = frame.select(columns).unique().sort(columns)
-    place = "__glmm_key"
-    numbered = frame.select(columns).join(
-        keys.with_row_index(place), on=columns, how="left", maintain_order="left", nulls_equal=True
-    )
+    found = frame.select(by)
+    keys = found.unique().sort(by)
+    place, on = "__glmm_key", [column(name) for name in columns]
+    numbered = found.join(keys.with_row_index(place), on=on, how="left", maintain_order="left", nulls_equal=True)
     return _Keyed(frame, numbered[place].to_numpy().astype(np.intp), keys)
 
 

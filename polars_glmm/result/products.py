@@ -24,6 +24,7 @@ from polars_glmm.design.like import (
 )
 from polars_glmm.design.moment_columns import layouts_of
 from polars_glmm.design.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
+from polars_glmm.design.named import column
 from polars_glmm.design.settle import settle
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
@@ -227,7 +228,7 @@ def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
         raise DatasetError(msg)
     text: dict[str, Any] = head["recipe"]
     levels = tuple(
-        sets[f"factor:{f}"].select(pl.col(_KEY + key).alias(key) for key in factor["keys"])
+        sets[f"factor:{f}"].select(column(_KEY + key).alias(key) for key in factor["keys"])
         for f, factor in enumerate(text["factors"])
     )
     recipe = decode(text, levels, {name: frame.schema[_DTYPE + name] for name in text["categoricals"]})
