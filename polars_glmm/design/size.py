@@ -36,6 +36,11 @@ def room_for(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> Room:
     return Room(n_rows, n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)))
 
 
+def may_fit(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> bool:
+    """Whether the rows, counted in one query, would fit if categorical columns had two levels each."""
+    return int(frame.select(pl.len()).collect().item()) * row_bytes(spec, frame, most=-1) <= limit
+
+
 def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:
     """Bytes a row takes at the worst moment; beyond `most` a lower bound may do, and nothing is read for it.
 

@@ -77,13 +77,20 @@ def level_labels(recipe: FactorRecipe) -> pl.Series:
 
 def _label(key: str, dtype: pl.DataType) -> pl.Expr:
     """A key as text: as a cast spells it, where there is one (not for Duration, bytes) that keeps all digits (Time)."""
-    value = column(key)
+    return _text(column(key), dtype)
+
+
+def _text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Duration):
         return value.dt.to_string("polars")
     if dtype == pl.Time:
         return value.dt.to_string("%H:%M:%S%.f")
     if dtype == pl.Binary:
         return value.bin.encode("hex")
+    if isinstance(dtype, pl.Struct):
+        inner = [value.struct.field(own.name) for own in dtype.fields]
+        texts = [_text(part, own.dtype).fill_null("null") for part, own in zip(inner, dtype.fields, strict=True)]
+        return pl.concat_str([pl.lit("{"), pl.concat_str(texts, separator=","), pl.lit("}")])
     return value.cast(pl.String)
 
 

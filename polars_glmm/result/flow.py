@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm import progress
+from polars_glmm.design.held import read_once
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.errors import DataChangedError, FitWarning
+from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ResponseError
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
@@ -30,6 +31,7 @@ from polars_glmm.result.summaries import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     from polars_glmm.control import Control
     from polars_glmm.likelihood.natural import NaturalObjective
@@ -46,12 +48,50 @@ MANY_ROWS = (30_000, 200_000)
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
     """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
     with progress.listening(control.progress):
-        fit = fit_from_sums(frame, call, control)
-        if isinstance(fit, Obstacle):
-            fit = _fit_from_rows(frame, call, control, fit)
+        fit = _fit_frame(frame, call, control) if isinstance(frame, pl.DataFrame) else _fit_query(frame, call, control)
     if warn:
         warn_once(fit.notes)
     return fit
+
+
+def _fit_frame(frame: pl.DataFrame, call: Call, control: Control) -> Fit:
+    """The fit of rows in memory."""
+    fit = fit_from_sums(frame, call, control)
+    return _fit_from_rows(frame, call, control, fit) if isinstance(fit, Obstacle) else fit
+
+
+def _fit_query(query: pl.LazyFrame, call: Call, control: Control) -> Fit:
+    """The fit of a query, every number of it from one run, or from runs that gave the same."""
+    if control.keep == "rows":
+        rows = query.collect()
+        if obstacle(call.spec(), call) is None:
+            return _fit_frame(rows, call, control)
+        fit = _fit_from_rows(rows.lazy(), call, control, Obstacle(""))
+        return replace(fit, rows=rows)
+    try:
+        with once(query, call, control) as rows_in:
+            held = rows_in is not query
+            fit = _fit_rows_of(rows_in, call, control)
+    except DataChangedError:
+        if held:
+            raise
+        with once(query, call, control, always=True) as rows_in:
+            fit = _fit_rows_of(rows_in, call, control)
+        fit = replace(fit, notes=(*fit.notes, *collected_note(Obstacle("the source gave other rows when read again"))))
+    return replace(fit, source=kept_rows(query, control)[1])
+
+
+def _fit_rows_of(query: pl.LazyFrame, call: Call, control: Control) -> Fit:
+    fit = fit_from_sums(query, call, control)
+    return _fit_from_rows(query, call, control, fit) if isinstance(fit, Obstacle) else fit
+
+
+def once(
+    query: pl.LazyFrame, call: Call, control: Control, *, always: bool = False
+) -> AbstractContextManager[pl.LazyFrame]:
+    """What the fit of a query reads: the query, or the rows that it gave in the one run it is good for."""
+    spec = call.spec().resolve(frozenset(query.collect_schema().names()))
+    return read_once(query, spec.columns(), control.memory.limit, control.memory.spill, always=always)
 
 
 def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:
@@ -59,12 +99,10 @@ def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contr
     spec = call.spec()
     if (found := obstacle(spec, call)) is not None:
         return found
-    if isinstance(frame, pl.LazyFrame) and control.keep == "rows":
-        return fit_call(frame.collect(), call, control, warn=False)
     if isinstance(frame, pl.DataFrame) and not queries_pay(frame.height, spec):
         return Obstacle("")
     fit = fit_summaries(frame.lazy(), call, control)
-    if isinstance(fit, Obstacle):
+    if isinstance(fit, Obstacle) or isinstance(frame, pl.LazyFrame):
         return fit
     rows, source = kept_rows(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
@@ -84,8 +122,9 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         with progress.stage("fitting"):
             numbers = estimate(design, spec.family, spec.method, control, given)
         groups, sums = group_sizes(design), fingerprint(design)
-    rows, source = kept_rows(frame, control)
-    found = why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
+    lazy = isinstance(frame, pl.LazyFrame)
+    rows, source = (None, None) if isinstance(frame, pl.LazyFrame) else kept_rows(frame, control)
+    found = why if isinstance(learned, Learned) and lazy else None
     return Fit(
         recipe=learned.recipe,
         estimate=numbers,
@@ -98,7 +137,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         fingerprint=sums,
         rows=rows,
         source=source,
-        kept=None if rows is None else learned.kept,
+        kept=learned.kept if control.keep == "rows" or rows is not None else None,
     )
 
 
@@ -106,8 +145,9 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
     """Raise DataChangedError unless `source` still gives the data of the fit."""
     try:
         now = _reading(fit, source)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        # Polars takes a file to be as it was when it was scanned, and fails in many ways where it is not
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ColumnError, ResponseError) as error:
+        # Polars takes a file to be as it was when it was scanned, and fails in many ways where it is not; a source that
+        # can be read once only is empty
         msg = (
             "The source of this fit can no longer be read, as where a file was written over or removed. Pass the frame "
             "you mean, or fit again."
@@ -117,10 +157,11 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
 
 
 def _reading(fit: Fit, source: pl.LazyFrame) -> Reading:
-    if obstacle(fit.spec, fit.call) is None:
-        return read_summary(fit.spec, source, fit.call.missing)
-    with learned_rows(source, fit.call, fit.control) as learned:
-        return fingerprint(learned.design), group_sizes(learned.design)
+    with once(source, fit.call, fit.control) as query:
+        if obstacle(fit.spec, fit.call) is None:
+            return read_summary(fit.spec, query, fit.call.missing)
+        with learned_rows(query, fit.call, fit.control) as learned:
+            return fingerprint(learned.design), group_sizes(learned.design)
 
 
 def warn_once(notes: Iterable[Note], heading: str = "") -> None:
@@ -133,10 +174,9 @@ def warn_once(notes: Iterable[Note], heading: str = "") -> None:
 
 def kept_rows(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.DataFrame | None, pl.LazyFrame | None]:
     """Rows and source as `control.keep` asks; a clone, because frames can be changed in place."""
-    lazy = isinstance(frame, pl.LazyFrame)
-    keep = control.keep or ("source" if lazy else "rows")
-    if keep == "rows":
-        return (frame.collect() if isinstance(frame, pl.LazyFrame) else frame.clone()), None
+    keep = control.keep or ("source" if isinstance(frame, pl.LazyFrame) else "rows")
+    if keep == "rows" and isinstance(frame, pl.DataFrame):
+        return frame.clone(), None
     return None, frame.lazy() if keep == "source" else None
 
 
