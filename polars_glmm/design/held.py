@@ -10,16 +10,19 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
 from polars_glmm import progress
+from polars_glmm.errors import DataChangedError
 from polars_glmm.memory import memory_limit
 from polars_glmm.spill import FULL, Spill, spilling
 
 from .batches import batches
 from .named import columns
 
+T = TypeVar("T")
 _SHARE = 8
 """Parts of the memory limit of which held rows may take one: designs made of them take several times their room."""
 _FILE_BYTES = 1 << 26
@@ -41,6 +44,11 @@ def repeatable(query: pl.LazyFrame) -> bool:
     return not _STEPS.search(told) and not ("SLICE" in told and _NO_ORDER.search(told))
 
 
+def in_memory(query: pl.LazyFrame) -> bool:
+    """Whether a query is rows in memory and nothing else."""
+    return query.explain(optimized=False).startswith("DF [")
+
+
 @contextmanager
 def read_once(
     query: pl.LazyFrame, used: Sequence[str], limit: int | None, folder: str | None, *, always: bool = False
@@ -58,6 +66,23 @@ def read_once(
         with progress.stage("reading"):
             rows = _held(query.select(columns(used)), memory_limit(limit) // _SHARE, room)
         yield rows
+
+
+def from_one_run(
+    query: pl.LazyFrame, used: Sequence[str], limit: int | None, folder: str | None, work: Callable[[pl.LazyFrame], T]
+) -> tuple[T, bool]:
+    """What `work` makes of a query; where its readings differ, of the rows of one run, and True.
+
+    Raises DataChangedError where even these change, as a file that is written while it is read.
+    """
+    with read_once(query, used, limit, folder) as rows:
+        try:
+            return work(rows), False
+        except DataChangedError:
+            if rows is not query:
+                raise
+    with read_once(query, used, limit, folder, always=True) as rows:
+        return work(rows), True
 
 
 def _held(query: pl.LazyFrame, allowed: int, room: Callable[[], Spill]) -> pl.LazyFrame:

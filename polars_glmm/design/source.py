@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, DataChangedError
 from polars_glmm.spec.model import ModelSpec
 
 from .expressions import Expressions
+from .facts import Fact
+from .held import in_memory
 from .missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
 from .named import as_found, column, columns
 from .nodes import Node, Reference
@@ -29,6 +31,8 @@ class Source:
     frame                  projected to the columns in use;  dtypes of these
     frequency, precision   names of the columns that weigh rows, or None
     tried                  the number of trials, without which a row is not used, or None
+    fixed                  whether the frame is rows in memory, which every reading finds again
+    facts                  what an earlier reading found, to be found again by a census
     """
 
     frame: pl.LazyFrame
@@ -36,6 +40,8 @@ class Source:
     frequency: str | None = None
     precision: str | None = None
     tried: Node | None = None
+    fixed: bool = False
+    facts: tuple[Fact, ...] = ()
 
     @classmethod
     def of(cls, spec: ModelSpec, frame: pl.LazyFrame) -> Source:
@@ -44,7 +50,7 @@ class Source:
         used = spec.columns()
         require_columns(used, schema.names())
         dtypes = {name: schema[name] for name in used}
-        return cls(frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision)
+        return cls(frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame))
 
     def expression(self, node: Node) -> pl.Expr:
         """A node as Float64 over rows without missing values."""
@@ -71,6 +77,10 @@ class Source:
         """The rows in use."""
         return self.frame.filter(self.in_use)
 
+    def shared(self) -> Source:
+        """The same, for queries of one collect_all: the frame runs once for all of them."""
+        return replace(self, frame=self.frame.cache())
+
     def floats(self) -> list[str]:
         """Columns that can hold NaN or infinity."""
         return [name for name, dtype in self.dtypes.items() if dtype.is_float()]
@@ -87,7 +97,18 @@ class Source:
         asked = [pl.len().alias("rows"), self.complete.sum().alias("complete")]
         asked += [column(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
         asked += [(bad & self.complete).any().alias(f"bad:{argument}") for argument, bad in self._bad_weights().items()]
+        asked += [pl.when(self.in_use).then(fact.value).sum().alias(fact.name) for fact in self.facts]
         return self.frame.select(asked)
+
+    def refuse_changed(self, census: Mapping[str, Any]) -> None:
+        """Raise DataChangedError where a census does not find the facts again."""
+        for fact in self.facts:
+            if not fact.holds(census[fact.name]):
+                msg = (
+                    f"The source gave other rows when it was read again: {fact.name} differs. Collect it, or write it to "
+                    "a file, before it is fitted."
+                )
+                raise DataChangedError(msg)
 
     def judge(self, census: Mapping[str, Any]) -> Incomplete | None:
         """What a census says of missing values. Raises ColumnError for infinite values and weights that are none."""

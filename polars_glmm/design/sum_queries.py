@@ -7,7 +7,7 @@ rides along with the first factor where that is little (a select of its own cost
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -122,7 +122,8 @@ class SumQueries:
 
     def collect(self, shift: Vec) -> Answers:
         """All sums, of columns counted from `shift`."""
-        return self.sums(self.base(shift), self.products_in_total() | self.extras())
+        own = replace(self, source=self.source.shared())
+        return own.sums(own.base(shift), own.products_in_total() | own.extras())
 
     def sums(self, base: pl.LazyFrame, riders: Mapping[str, pl.Expr]) -> Answers:
         """All sums of the columns of `base`, and of others that are asked for in total only."""

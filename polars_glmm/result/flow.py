@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.design.held import read_once
+from polars_glmm.design.held import from_one_run, read_once
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ResponseError
 from polars_glmm.likelihood.build import estimate, objective
@@ -68,30 +68,25 @@ def _fit_query(query: pl.LazyFrame, call: Call, control: Control) -> Fit:
             return _fit_frame(rows, call, control)
         fit = _fit_from_rows(rows.lazy(), call, control, Obstacle(""))
         return replace(fit, rows=rows)
-    try:
-        with once(query, call, control) as rows_in:
-            held = rows_in is not query
-            fit = _fit_rows_of(rows_in, call, control)
-    except DataChangedError:
-        if held:
-            raise
-        with once(query, call, control, always=True) as rows_in:
-            fit = _fit_rows_of(rows_in, call, control)
-        fit = replace(fit, notes=(*fit.notes, *collected_note(Obstacle("the source gave other rows when read again"))))
-    return replace(fit, source=kept_rows(query, control)[1])
+    fit, collected = from_one_run(
+        query, _used(query, call), control.memory.limit, control.memory.spill, lambda rows: _fit_rows(rows, call, control)
+    )
+    found = collected_note(Obstacle("the source gave other rows when it was read again")) if collected else ()
+    return replace(fit, notes=(*fit.notes, *found), source=kept_rows(query, control)[1])
 
 
-def _fit_rows_of(query: pl.LazyFrame, call: Call, control: Control) -> Fit:
+def _fit_rows(query: pl.LazyFrame, call: Call, control: Control) -> Fit:
     fit = fit_from_sums(query, call, control)
     return _fit_from_rows(query, call, control, fit) if isinstance(fit, Obstacle) else fit
 
 
-def once(
-    query: pl.LazyFrame, call: Call, control: Control, *, always: bool = False
-) -> AbstractContextManager[pl.LazyFrame]:
-    """What the fit of a query reads: the query, or the rows that it gave in the one run it is good for."""
-    spec = call.spec().resolve(frozenset(query.collect_schema().names()))
-    return read_once(query, spec.columns(), control.memory.limit, control.memory.spill, always=always)
+def once(query: pl.LazyFrame, call: Call, control: Control) -> AbstractContextManager[pl.LazyFrame]:
+    """What is read of a query: itself, or the rows that it gave in the one run it is good for."""
+    return read_once(query, _used(query, call), control.memory.limit, control.memory.spill)
+
+
+def _used(query: pl.LazyFrame, call: Call) -> tuple[str, ...]:
+    return call.spec().resolve(frozenset(query.collect_schema().names())).columns()
 
 
 def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:

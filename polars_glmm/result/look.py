@@ -100,7 +100,7 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
         for part in spec.predictors
     )
     factors, notes = group_factors(spec, variables)
-    census, totals, *counted = pl.collect_all(_questions(factors, source), engine="streaming")
+    census, totals, *counted = pl.collect_all(_questions(factors, source.shared()), engine="streaming")
     incomplete = source.judge(census.row(0, named=True))
     n_rows, n_obs = totals.row(0)
     if not n_rows:
