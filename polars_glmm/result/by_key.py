@@ -13,12 +13,13 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.by_key import KeyedLearned, batchable, learn_by_key
 from polars_glmm.design.levels import BEYOND_INT64, code_integers
+from polars_glmm.design.missing import Incomplete, check_missing, dropped_rows
 from polars_glmm.design.named import as_found, column
 from polars_glmm.design.table import require_columns
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, suggest
 from polars_glmm.likelihood.batch_build import answers, estimate_batch
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.result.collection import FitCollection, collected_notes
+from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection, collected_notes
 from polars_glmm.result.flow import fit_call, warn_once
 from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
 
@@ -53,6 +54,7 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
     require_columns(spec.resolve(frozenset(known)).columns(), known)
     data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
     keyed = _keyed(data, columns)
+    _require_keys(data, columns, call.missing)
     n_keys = keyed.keys.height
     rows = KeyedRows.of(keyed.frame, keyed.code, n_keys)
     spec = spec.resolve(frozenset(data.columns))
@@ -96,6 +98,13 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> 
     if len(set(columns)) < len(columns):
         msg = f"by={by!r} names a column twice."
         raise ModelError(msg)
+    for name in columns:
+        if name in TABLE_COLUMNS:
+            msg = (
+                f"by={name!r}: the tables of the fits have a column of this name. Rename the key first, as in "
+                f"df.rename({{{name!r}: '{name}_key'}})."
+            )
+            raise ColumnError(msg)
     return columns
 
 
@@ -104,6 +113,16 @@ def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
     known = frame.collect_schema().names()
     used = {*by, *spec.resolve(frozenset(known)).columns()}
     return frame.select(column(name) for name in known if name in used).collect()
+
+
+def _require_keys(data: pl.DataFrame, columns: list[str], missing: Missing) -> None:
+    """Raise ColumnError for a null in a key where missing="error"."""
+    check_missing(missing)
+    where = tuple(name for name in columns if data[name].null_count())
+    if where and missing == "error":
+        gone = pl.any_horizontal(column(name).is_null() for name in where)
+        rows = data.select(pl.arg_where(gone)).to_series()
+        dropped_rows(Incomplete(len(rows), data.height, int(rows[0]), where), missing)
 
 
 def _keyed(data: pl.DataFrame, columns: list[str]) -> _Keyed:
