@@ -15,7 +15,8 @@ from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
 from .missing import Incomplete, dropped_rows
-from .named import column, columns as named
+from .named import column
+from .named import columns as named
 from .source import no_frequency
 
 _FEWEST_ROWS = 20_000

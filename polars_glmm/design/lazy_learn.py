@@ -22,8 +22,8 @@ from polars_glmm.typing import IntVec, Vec
 
 from .arguments import bind
 from .coding import Column
-from .facts import Fact, count_labels, of_argument, of_labels
 from .factors import independent_levels
+from .facts import Fact, count_labels, of_argument, of_labels
 from .levels import Levels, code
 from .nodes import Node, Reference
 from .predictors import learn_columns, offset_node, refuse_equal_names

@@ -105,8 +105,8 @@ class Source:
         for fact in self.facts:
             if not fact.holds(census[fact.name]):
                 msg = (
-                    f"The source gave other rows when it was read again: {fact.name} differs. Collect it, or write it to "
-                    "a file, before it is fitted."
+                    f"The source gave other rows when it was read again: {fact.name} differs. Collect it, or write it "
+                    "to a file, before it is fitted."
                 )
                 raise DataChangedError(msg)
 
@@ -137,10 +137,11 @@ class Source:
         value = self.expression(node)
         bad = ~value.is_finite()
         named = sorted(node.inputs())
+        seen = [pl.col(_ROW), *columns(named), value.alias("__glmm_value")]
         found = (
             self.frame.with_row_index(_ROW)
             .filter(self.in_use & bad)
-            .select(pl.len().alias("n"), pl.struct(_ROW, *columns(named), value.alias("__glmm_value")).first().alias("first"))
+            .select(pl.len().alias("n"), pl.struct(seen).first().alias("first"))
             .collect()
             .row(0, named=True)
         )
@@ -181,7 +182,8 @@ class Source:
 
     def _first(self, where: pl.Expr, name: str | None = None) -> tuple[int, Any]:
         """The first row that satisfies a condition, and the value of a column there."""
-        taken = self.frame.with_row_index(_ROW).filter(where).select(_ROW, *([column(name)] if name else [])).head(1).collect()
+        asked = [pl.col(_ROW), *([column(name)] if name else [])]
+        taken = self.frame.with_row_index(_ROW).filter(where).select(asked).head(1).collect()
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
 
 

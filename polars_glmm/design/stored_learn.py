@@ -21,7 +21,7 @@ from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 from .lazy_learn import Known, LazyVariables, factors_of, group_factors
 from .levels import combine
 from .missing import check_missing
-from .named import columns
+from .named import column
 from .nodes import Arithmetic, Node
 from .partition import Room, keep_columns, partition
 from .predictors import centred_columns, dropped_columns, learn_columns, offset_node, refuse_equal_names
@@ -183,7 +183,7 @@ def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -
 def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:
     """The factor with its levels in code order, and the rows of each."""
     keys = list(factor.keys)
-    found = source.rows.group_by(columns(keys)).agg(pl.len().alias(_COUNT)).collect(engine="streaming")
+    found = source.rows.group_by(map(column, keys)).agg(pl.len().alias(_COUNT)).collect(engine="streaming")
     if not found.height:
         source.refuse_empty()
     table = Table({key: found[key] for key in keys})

@@ -138,7 +138,8 @@ def _require_one_sample(moments: Moments) -> None:
     for part in (*moments.factors, *(pair.moments for pair in moments.pairs.values())):
         weights = np.array([part.weight.sum() - total.weight[0], part.count.sum() - total.count[0]])
         sums = part.mean @ part.weight - total.mean[part.columns, 0] * total.weight[0]
-        if (np.abs(weights) > _ROUNDING * total.weight[0]).any() or (np.abs(sums) > _ROUNDING * size[part.columns]).any():
+        far = np.abs(sums) > _ROUNDING * size[part.columns]
+        if far.any() or (np.abs(weights) > _ROUNDING * total.weight[0]).any():
             msg = (
                 "The source gave other rows to one query than to another. Collect it, or write it to a file, before it "
                 "is fitted."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from polars_glmm.design.named import column
+from polars_glmm.design.named import column as named
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error
@@ -77,10 +77,10 @@ def level_labels(recipe: FactorRecipe) -> pl.Series:
 
 def _label(key: str, dtype: pl.DataType) -> pl.Expr:
     """A key as text: as a cast spells it, where there is one (not for Duration, bytes) that keeps all digits (Time)."""
-    return _text(column(key), dtype)
+    return _text(named(key), dtype)
 
 
-def _text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+def _text(value: pl.Expr, dtype: Any) -> pl.Expr:
     if isinstance(dtype, pl.Duration):
         return value.dt.to_string("polars")
     if dtype == pl.Time:

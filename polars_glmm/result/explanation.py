@@ -12,8 +12,9 @@ from polars_glmm.design.size import row_bytes
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
-from polars_glmm.result.flow import once, queries_pay
+from polars_glmm.result.flow import queries_pay
 from polars_glmm.result.look import FactorLook, Look, look_at_arrays, look_by_queries
+from polars_glmm.result.readings import is_collected, rows_to_read
 from polars_glmm.result.summaries import obstacle
 
 if TYPE_CHECKING:
@@ -84,22 +85,22 @@ def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     A DataFrame of ordinary size is learned as for a fit; a large or lazy one is counted by queries.
     """
     if isinstance(frame, pl.LazyFrame):
-        with once(frame, call, control) as rows:
-            return _explained(rows, call, control, held=rows is not frame)
+        with rows_to_read(frame, call, control) as rows:
+            return _explained(rows, call, control, once=rows is not frame or is_collected(rows, call, control))
     return _explained(frame, call, control)
 
 
 def _explained(
-    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, held: bool = False
+    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, once: bool = False
 ) -> Explanation:
-    """The explanation of rows that can be read again; held: a fit reads their source in one run."""
+    """The explanation of rows that can be read again; once: a fit reads their source in one run."""
     spec = call.spec()
     if isinstance(frame, pl.DataFrame) and frame.height < _LARGE:
         look = look_at_arrays(spec, frame, call.missing)
     else:
         look = look_by_queries(spec, frame.lazy(), call.missing)
     plan, gone = make_plan(frame, look, call, control), elimination(look)
-    plan = plan._replace(scans=1) if held else plan
+    plan = plan._replace(scans=1) if once else plan
     columns = {name: [row[k] for row in _rows(look, plan, gone)] for k, name in enumerate(EXPLANATION)}
     text = "\n".join(_lines(look, plan, gone))
     return Explanation(text, table(EXPLANATION, columns), look.notes, plan, gone)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.design.held import from_one_run, read_once
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ResponseError
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.readings import collected, fit_readings, rows_to_read
 from polars_glmm.result.route import learned_rows
 from polars_glmm.result.summaries import (
     Obstacle,
@@ -31,7 +31,6 @@ from polars_glmm.result.summaries import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from contextlib import AbstractContextManager
 
     from polars_glmm.control import Control
     from polars_glmm.likelihood.natural import NaturalObjective
@@ -48,45 +47,16 @@ MANY_ROWS = (30_000, 200_000)
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
     """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
     with progress.listening(control.progress):
-        fit = _fit_frame(frame, call, control) if isinstance(frame, pl.DataFrame) else _fit_query(frame, call, control)
+        fit = fit_readings(frame, call, control, _fit)
     if warn:
         warn_once(fit.notes)
     return fit
 
 
-def _fit_frame(frame: pl.DataFrame, call: Call, control: Control) -> Fit:
-    """The fit of rows in memory."""
+def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:
+    """The fit of rows that can be read again."""
     fit = fit_from_sums(frame, call, control)
     return _fit_from_rows(frame, call, control, fit) if isinstance(fit, Obstacle) else fit
-
-
-def _fit_query(query: pl.LazyFrame, call: Call, control: Control) -> Fit:
-    """The fit of a query, every number of it from one run, or from runs that gave the same."""
-    if control.keep == "rows":
-        rows = query.collect()
-        if obstacle(call.spec(), call) is None:
-            return _fit_frame(rows, call, control)
-        fit = _fit_from_rows(rows.lazy(), call, control, Obstacle(""))
-        return replace(fit, rows=rows)
-    fit, collected = from_one_run(
-        query, _used(query, call), control.memory.limit, control.memory.spill, lambda rows: _fit_rows(rows, call, control)
-    )
-    found = collected_note(Obstacle("the source gave other rows when it was read again")) if collected else ()
-    return replace(fit, notes=(*fit.notes, *found), source=kept_rows(query, control)[1])
-
-
-def _fit_rows(query: pl.LazyFrame, call: Call, control: Control) -> Fit:
-    fit = fit_from_sums(query, call, control)
-    return _fit_from_rows(query, call, control, fit) if isinstance(fit, Obstacle) else fit
-
-
-def once(query: pl.LazyFrame, call: Call, control: Control) -> AbstractContextManager[pl.LazyFrame]:
-    """What is read of a query: itself, or the rows that it gave in the one run it is good for."""
-    return read_once(query, _used(query, call), control.memory.limit, control.memory.spill)
-
-
-def _used(query: pl.LazyFrame, call: Call) -> tuple[str, ...]:
-    return call.spec().resolve(frozenset(query.collect_schema().names())).columns()
 
 
 def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:
@@ -97,7 +67,7 @@ def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contr
     if isinstance(frame, pl.DataFrame) and not queries_pay(frame.height, spec):
         return Obstacle("")
     fit = fit_summaries(frame.lazy(), call, control)
-    if isinstance(fit, Obstacle) or isinstance(frame, pl.LazyFrame):
+    if isinstance(fit, Obstacle):
         return fit
     rows, source = kept_rows(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
@@ -117,9 +87,8 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         with progress.stage("fitting"):
             numbers = estimate(design, spec.family, spec.method, control, given)
         groups, sums = group_sizes(design), fingerprint(design)
-    lazy = isinstance(frame, pl.LazyFrame)
-    rows, source = (None, None) if isinstance(frame, pl.LazyFrame) else kept_rows(frame, control)
-    found = why if isinstance(learned, Learned) and lazy else None
+    rows, source = kept_rows(frame, control)
+    found = why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
     return Fit(
         recipe=learned.recipe,
         estimate=numbers,
@@ -132,7 +101,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         fingerprint=sums,
         rows=rows,
         source=source,
-        kept=learned.kept if control.keep == "rows" or rows is not None else None,
+        kept=None if rows is None else learned.kept,
     )
 
 
@@ -142,7 +111,7 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
         now = _reading(fit, source)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ColumnError, ResponseError) as error:
         # Polars takes a file to be as it was when it was scanned, and fails in many ways where it is not; a source that
-        # can be read once only is empty
+        # can be read once only gives nothing the second time
         msg = (
             "The source of this fit can no longer be read, as where a file was written over or removed. Pass the frame "
             "you mean, or fit again."
@@ -152,11 +121,15 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
 
 
 def _reading(fit: Fit, source: pl.LazyFrame) -> Reading:
-    with once(source, fit.call, fit.control) as query:
-        if obstacle(fit.spec, fit.call) is None:
-            return read_summary(fit.spec, query, fit.call.missing)
-        with learned_rows(query, fit.call, fit.control) as learned:
-            return fingerprint(learned.design), group_sizes(learned.design)
+    with rows_to_read(source, fit.call, fit.control) as rows:
+        return _sums_of(fit, collected(rows, fit.call, fit.control))
+
+
+def _sums_of(fit: Fit, rows: pl.LazyFrame) -> Reading:
+    if obstacle(fit.spec, fit.call) is None:
+        return read_summary(fit.spec, rows, fit.call.missing)
+    with learned_rows(rows, fit.call, fit.control) as learned:
+        return fingerprint(learned.design), group_sizes(learned.design)
 
 
 def warn_once(notes: Iterable[Note], heading: str = "") -> None:
@@ -169,9 +142,10 @@ def warn_once(notes: Iterable[Note], heading: str = "") -> None:
 
 def kept_rows(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.DataFrame | None, pl.LazyFrame | None]:
     """Rows and source as `control.keep` asks; a clone, because frames can be changed in place."""
-    keep = control.keep or ("source" if isinstance(frame, pl.LazyFrame) else "rows")
-    if keep == "rows" and isinstance(frame, pl.DataFrame):
-        return frame.clone(), None
+    lazy = isinstance(frame, pl.LazyFrame)
+    keep = control.keep or ("source" if lazy else "rows")
+    if keep == "rows":
+        return (frame.collect() if isinstance(frame, pl.LazyFrame) else frame.clone()), None
     return None, frame.lazy() if keep == "source" else None
 
 

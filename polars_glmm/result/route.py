@@ -11,10 +11,8 @@ import polars as pl
 
 from polars_glmm.design.compress import compress
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.design.named import columns
-from polars_glmm.design.size import may_fit, room_for
+from polars_glmm.design.size import room_for
 from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
-from polars_glmm.design.table import require_columns
 from polars_glmm.errors import GlmmError, ResourceError
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.spill import spilling
@@ -39,8 +37,6 @@ _LEAST = 1 << 28
 def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Iterator[AnyLearned]:
     """Recipe and design of what `call` asks; rows that go to disk are there until the block is left."""
     spec = call.spec()
-    if isinstance(frame, pl.LazyFrame):
-        frame = _in_memory(spec, frame, control)
     counted = _counted(spec, frame, call) if control.rows.compress else None
     if counted is not None:
         yield counted
@@ -53,16 +49,6 @@ def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     sizes = Sizes(n_rows, min(int(_PART * limit), _LARGEST_PART), max(limit, _LEAST))
     with spilling(control.memory.spill) as spill:
         yield learn_stored(spec, frame, spill, sizes, missing=call.missing)
-
-
-def _in_memory(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> pl.LazyFrame:
-    """The columns in use, collected where the fit may have room for its rows; all further questions are asked there."""
-    names = frame.collect_schema().names()
-    used = spec.resolve(frozenset(names)).columns()
-    require_columns(used, names)
-    if not may_fit(spec.resolve(frozenset(names)), frame, memory_limit(control.memory.limit)):
-        return frame
-    return frame.select(columns(used)).collect().lazy()
 
 
 def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Learned | None:
