@@ -15,7 +15,7 @@ from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
 from .missing import Incomplete, dropped_rows
-from .named import column
+from .named import as_found, column
 from .named import columns as named
 from .source import no_frequency
 
@@ -50,6 +50,7 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     columns = list(dict.fromkeys(replace(spec, frequency=None).columns()))
     if any(c not in schema for c in spec.columns()) or COUNT in schema or not _countable(spec, schema, columns):
         return None
+    lazy = lazy.select(map(as_found, dict.fromkeys(spec.columns())))
     n_rows = frame.height if isinstance(frame, pl.DataFrame) else lazy.select(pl.len()).collect().item()
     if n_rows < _FEWEST_ROWS:
         return None

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import polars as pl
 
+_FIELD = "__glmm_found"
+
 
 def column(name: str) -> pl.Expr:
     """The column of this name, also where Polars reads the name as a pattern ("*", "^…$")."""
@@ -25,4 +27,4 @@ def as_found(name: str) -> pl.Expr:
 
     Group_by, joins and comparisons of Polars believe the mark, and a field of a struct does not carry it.
     """
-    return pl.struct(column(name)).struct.field(name)
+    return pl.struct(column(name).alias(_FIELD)).struct.field(_FIELD).alias(name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.held import repeatable
 from polars_glmm.design.named import columns
 from polars_glmm.errors import ModelError
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
@@ -39,7 +40,8 @@ def simulate(
     ----------
     frame
         Needs the columns of a prediction, and trials and precision where the model has them. A LazyFrame gives a
-        LazyFrame, but the columns used are collected at the call: draws depend on all rows of a level.
+        LazyFrame, but the columns used are collected at the call (all columns, of a query that must not run twice):
+        draws depend on all rows of a level.
     n
         Number of simulated responses.
     rng
@@ -73,6 +75,8 @@ def simulate(
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         names = [f"sim_{i + 1}" for i in range(n)]
         refuse_clash(schema, names, "rename or drop these columns first.")
+        if not repeatable(lazy):  # draws belong to the rows of one run
+            lazy = lazy.collect().lazy()
         draws = _draws(_collected(lazy, schema, fitted), fitted, n, generator, new=random == "new")
         return lazy.with_columns(
             pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)

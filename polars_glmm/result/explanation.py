@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from polars_glmm.design.compress import COUNT, Compressed, compress
+from polars_glmm.design.named import column
 from polars_glmm.design.size import row_bytes
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.memory import memory_limit, readable
@@ -145,7 +146,7 @@ def _passed_over(counted: Compressed) -> int:
         return counted.frame.height
     summed = {COUNT, *spec.response.columns(), *([spec.trials] if spec.trials is not None else [])}
     kept = [name for name in counted.frame.columns if name not in summed]
-    return counted.frame.select(kept).n_unique() if kept else 1
+    return counted.frame.select(map(column, kept)).n_unique() if kept else 1
 
 
 # ------------------------------------------------------------------------------------------------------- in words
