@@ -23,7 +23,8 @@ from polars_glmm.memory import readable
 
 PREFIX = "polars-glmm-spill-"
 _LOCK = "lock"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write says where a disk has no room."""
 _NEWBORN = 60.0
 """Seconds in which a folder without a lock may be one that is just being made."""
 
@@ -79,7 +80,7 @@ class SpillFile:
                 n = self._file.write(rest)
                 rest = rest[n:]
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise self._spill.no_room() from error
             raise
         self.size += data.nbytes

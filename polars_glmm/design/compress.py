@@ -15,6 +15,8 @@ from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
 from .missing import Incomplete, dropped_rows
+from .named import as_found, column
+from .named import columns as named
 from .source import no_frequency
 
 _FEWEST_ROWS = 20_000
@@ -48,6 +50,7 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     columns = list(dict.fromkeys(replace(spec, frequency=None).columns()))
     if any(c not in schema for c in spec.columns()) or COUNT in schema or not _countable(spec, schema, columns):
         return None
+    lazy = lazy.select(map(as_found, dict.fromkeys(spec.columns())))
     n_rows = frame.height if isinstance(frame, pl.DataFrame) else lazy.select(pl.len()).collect().item()
     if n_rows < _FEWEST_ROWS:
         return None
@@ -62,13 +65,13 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     if n_missing == n_rows or (n_missing and missing != "drop") or seen[_WRONG].item():
         return None
     rows = lazy.filter(~incomplete) if n_missing else lazy
-    count = pl.len() if spec.frequency is None else pl.col(spec.frequency).sum()
+    count = pl.len() if spec.frequency is None else column(spec.frequency).sum()
     groups = _groups(spec)
     keys = [*dict.fromkeys(groups), *(c for c in columns if c not in groups and c not in response), *response]
     texts = _short_texts(lazy, [c for c in columns if c not in groups and schema[c] == pl.String])
-    coded = rows.with_columns(pl.col(texts).cast(pl.Categorical))
-    cells = coded.group_by(keys).agg(count.cast(pl.Float64).alias(COUNT))
-    counted = cells.with_columns(pl.col(texts).cast(pl.String)).collect().sort(keys)
+    coded = rows.with_columns(column(name).cast(pl.Categorical) for name in texts)
+    cells = coded.group_by(named(keys)).agg(count.cast(pl.Float64).alias(COUNT))
+    counted = cells.with_columns(column(name).cast(pl.String) for name in texts).collect().sort(named(keys))
     notes: list[Note] = []
     if n_missing:
         where = [c for c in gaps if seen[c].item()]
@@ -91,7 +94,7 @@ def _wrong_counts(spec: ModelSpec, incomplete: pl.Expr) -> pl.Expr:
     """Whether some row has a frequency that is none: sums would hide it."""
     if spec.frequency is None:
         return pl.lit(value=False)
-    f = pl.col(spec.frequency).cast(pl.Float64)
+    f = column(spec.frequency).cast(pl.Float64)
     return (~incomplete & (no_frequency(f) | f.is_infinite())).any()
 
 
@@ -99,13 +102,13 @@ def _short_texts(lazy: pl.LazyFrame, columns: list[str]) -> list[str]:
     """Text columns of few values: their codes make keys that are quicker to group by (measured: 1.6 s for 2.4)."""
     if not columns:
         return []
-    head = lazy.select(columns).head(_SAMPLE).collect()
+    head = lazy.select(named(columns)).head(_SAMPLE).collect()
     return [c for c in columns if head[c].n_unique() <= _FEW_TEXTS]
 
 
-def _missing(column: str, schema: pl.Schema) -> pl.Expr:
-    gap = pl.col(column).is_null()
-    return gap | pl.col(column).is_nan() if schema[column].is_float() else gap
+def _missing(name: str, schema: pl.Schema) -> pl.Expr:
+    gap = column(name).is_null()
+    return gap | column(name).is_nan() if schema[name].is_float() else gap
 
 
 def _repeats(
@@ -121,10 +124,10 @@ def _repeats(
     looked = [c for c in columns if not (merges and c in {*response, spec.trials})] or columns
     floats = [c for c in looked if schema[c].is_float()]
     if floats:
-        head = lazy.select(floats).head(_SAMPLE).collect()
+        head = lazy.select(named(floats)).head(_SAMPLE).collect()
         if any(head[c].n_unique() > _WORTH * head.height for c in floats):
             return False
-    distinct = pl.struct(looked).hash().approx_n_unique()
+    distinct = pl.struct(named(looked)).hash().approx_n_unique()
     for size in (_SLICE, n_rows):
         size = min(size, n_rows)  # noqa: PLW2901  # a share that falls with every further row
         if lazy.head(size).select(distinct).collect().item() <= _WORTH * size:

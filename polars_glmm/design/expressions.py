@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from . import named
 from .operators import Engine
 
 
@@ -18,11 +19,11 @@ class Expressions(Engine):
         self.dtypes = dtypes
 
     def number(self, column: str) -> pl.Expr:
-        value = pl.col(column)
+        value = named.column(column)
         return value if self.dtypes[column] == pl.Float64 else value.cast(pl.Float64)
 
     def coded(self, column: str, kind: str, levels: tuple[Any, ...], weights: tuple[float, ...]) -> pl.Expr:
-        value = self.number(column) if kind == "number" else pl.col(column)
+        value = self.number(column) if kind == "number" else named.column(column)
         total: pl.Expr | None = None
         for level, weight in zip(levels, weights, strict=True):
             part = (value == (float(level) if kind == "number" else level)).cast(pl.Float64)

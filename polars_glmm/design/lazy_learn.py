@@ -23,6 +23,7 @@ from polars_glmm.typing import IntVec, Vec
 from .arguments import bind
 from .coding import Column
 from .factors import independent_levels
+from .facts import Fact, count_labels, of_argument, of_labels
 from .levels import Levels, code
 from .nodes import Node, Reference
 from .predictors import learn_columns, offset_node, refuse_equal_names
@@ -39,12 +40,14 @@ class Outline(NamedTuple):
 
     checked   expressions that must be finite in every row, with the text an error calls them by
     scans     how often the source was read for it
+    facts     what these readings found
     """
 
     recipe: Recipe
     notes: tuple[Note, ...]
     checked: tuple[tuple[Node, str], ...]
     scans: int
+    facts: tuple[Fact, ...] = ()
 
 
 def outline(spec: ModelSpec, source: Source, declared: Mapping[str, Sequence[Any]] | None = None) -> Outline:
@@ -73,7 +76,7 @@ def outline(spec: ModelSpec, source: Source, declared: Mapping[str, Sequence[Any
         factors=factors,
         categoricals=variables.categoricals,
     )
-    return Outline(recipe, notes + more, tuple(variables.checked.items()), variables.scans)
+    return Outline(recipe, notes + more, tuple(variables.checked.items()), variables.scans, tuple(variables.facts))
 
 
 def needs_learning(spec: ModelSpec, dtypes: Mapping[str, pl.DataType]) -> bool:
@@ -106,12 +109,14 @@ class LazyVariables(Variables):
 
     declared  labels of categorical columns that other rows have
     checked   nodes that must be finite, which the totals will tell, and their texts
+    facts     what was found, to be found again when the source is read again
     """
 
     declared: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     checked: dict[Node, str] = field(default_factory=dict)
     spreads: dict[Node, Spread] = field(default_factory=dict)
     counts: dict[Node, tuple[Vec, Vec]] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
     scans: int = 0
 
     def count_rows(self) -> int:
@@ -126,22 +131,25 @@ class LazyVariables(Variables):
         """Learn, in one scan, the labels and the arguments of transforms that need nothing learned before."""
         labels: dict[str, pl.LazyFrame] = {}
         values: dict[tuple[Node, bool], pl.LazyFrame] = {}
+        shared = self.source.shared()
         for factor in factors:
             for asked in _Asked.of(factor, self.source.dtypes):
                 if isinstance(asked.of_what, str):
-                    labels[asked.of_what] = self._labels(asked.of_what)
+                    labels[asked.of_what] = count_labels(shared.rows, asked.of_what)
                 elif not asked.nested:
                     call = asked.of_what
                     node = self.arithmetic(bind(call)["x"])
-                    values[node, call.function in SPREAD_SUFFICES] = self._about(node, call.function)
+                    values[node, call.function in SPREAD_SUFFICES] = self._about(node, call.function, shared)
         if not labels and not values:
             return
         found = iter(pl.collect_all([*labels.values(), *values.values()], engine="streaming"))
         self.scans += 1
         for name in labels:
-            series = next(found)[name]
-            if not len(series):
+            counted = next(found)
+            series = counted[name]
+            if not len(series) and name not in self.declared:
                 self.source.refuse_empty()
+            self.facts.append(of_labels(counted, name))
             self.table.series[name] = self._with_declared(series)
         for node, short in values:
             self._understand(node, next(found), short=short)
@@ -154,7 +162,7 @@ class LazyVariables(Variables):
         self.checked.setdefault(x, render(call))
         short = call.function in SPREAD_SUFFICES
         if x not in (self.spreads if short else self.counts):
-            self._understand(x, self._about(x, call.function).collect(engine="streaming"), short=short)
+            self._understand(x, self._about(x, call.function, self.source).collect(engine="streaming"), short=short)
             self.scans += 1
         values, counts = (np.array(self.spreads[x]), np.empty(0)) if short else self.counts[x]
         if not np.isfinite(values.sum()):
@@ -184,16 +192,12 @@ class LazyVariables(Variables):
             raise ColumnError(msg) from error
         return pl.concat([labels, more]).unique()
 
-    def _labels(self, name: str) -> pl.LazyFrame:
-        return self.source.rows.select(name).unique()
-
-    def _about(self, node: Node, function: str) -> pl.LazyFrame:
+    def _about(self, node: Node, function: str, source: Source) -> pl.LazyFrame:
         """For the small transforms count, mean and squares; for the others every distinct value and its count."""
-        source = self.source
         rows = source.rows.select(v=source.expression(node), f=self._frequency())
         if function not in SPREAD_SUFFICES:
             return rows.group_by("v").agg(pl.sum("f"))
-        near = _near(source, node)
+        near = _near(self.source, node)
         away = pl.col("v") - near
         return rows.select(
             near=pl.lit(near),
@@ -207,9 +211,14 @@ class LazyVariables(Variables):
             near, count, away, squares = answer.row(0)
             mean = away / count if count else 0.0
             self.spreads[node] = Spread(count, near + mean, float(np.maximum(squares - count * mean**2, 0.0)))
+            total, size = near * count + away, float(np.sqrt(count * (squares + count * near**2)))
         else:
             ordered = answer.sort("v")
-            self.counts[node] = ordered["v"].to_numpy(), ordered["f"].to_numpy()
+            v, f = self.counts[node] = ordered["v"].to_numpy(), ordered["f"].to_numpy()
+            total, size = float(f @ v), float(f @ np.abs(v))
+        if np.isfinite(total):
+            name = f"an argument of the formula, the {len(self.facts) + 1}th,"
+            self.facts.append(of_argument(name, self.source.expression(node) * self._frequency(), total, size))
 
     def _frequency(self) -> pl.Expr:
         name = self.source.frequency

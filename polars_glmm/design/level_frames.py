@@ -9,17 +9,20 @@ import polars as pl
 
 from polars_glmm.typing import IntVec
 
+from .named import column, columns
+
 
 def in_order(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     """Sorted by keys in level order: labels of text by letters, an Enum's own order, everything else by value."""
     text = [isinstance(frame.schema[name], pl.Categorical) for name in keys]
     return frame.sort(
-        pl.col(name).cast(pl.String) if labels else pl.col(name) for name, labels in zip(keys, text, strict=True)
+        column(name).cast(pl.String) if labels else column(name) for name, labels in zip(keys, text, strict=True)
     )
 
 
 def codes_of(frame: pl.DataFrame, levels: pl.DataFrame) -> IntVec:
     """The place among levels of every row's keys."""
     placed = levels.with_row_index("__glmm_code")
-    joined = frame.select(levels.columns).join(placed, on=levels.columns, how="left", maintain_order="left")
+    on = columns(levels.columns)
+    joined = frame.select(on).join(placed, on=on, how="left", maintain_order="left", nulls_equal=True)
     return joined["__glmm_code"].to_numpy().astype(np.intp)

@@ -11,6 +11,7 @@ import polars as pl
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names, suggest
 
 from .coding import Column
+from .facts import Fact, count_labels, of_labels
 from .lazy_learn import Outline
 from .levels import is_label
 from .nodes import Node
@@ -21,9 +22,11 @@ from .source import Source
 def outline_like(recipe: Recipe, source: Source) -> Outline:
     """The outline of `recipe` for a source. Raises UnknownLevelError for labels of fixed factors it does not know."""
     _require_dtypes(recipe, source)
+    facts: list[Fact] = []
     for name, known in recipe.categoricals.items():
-        found = source.rows.select(pl.col(name).cast(pl.String).unique()).collect(engine="streaming")[name]
-        unseen = sorted(set(found) - set(known.levels))
+        counted = count_labels(source.rows, name).collect(engine="streaming")
+        facts.append(of_labels(counted, name))
+        unseen = sorted(set(counted[name].cast(pl.String)) - set(known.levels))
         if unseen:
             msg = (
                 f"column {name!r} has the level {enumerate_names(unseen)}, which the recipe does not know. Name all "
@@ -42,7 +45,7 @@ def outline_like(recipe: Recipe, source: Source) -> Outline:
         checked.setdefault(mu.offset, "the offset")
     every = replace(mu, kept=(True,) * len(mu.columns))
     met = replace(recipe, factors=factors, predictors=(every,))
-    return Outline(met, (), tuple(checked.items()), int(bool(recipe.categoricals)))
+    return Outline(met, (), tuple(checked.items()), len(facts), tuple(facts))
 
 
 def _require_dtypes(recipe: Recipe, source: Source) -> None:

@@ -30,10 +30,10 @@ def check_missing(missing: str) -> None:
         raise ModelError(msg)
 
 
-def dropped_rows(found: Incomplete, missing: str) -> Note:
-    """The note about rows left out. Raises ColumnError where none is left, or where missing="error"."""
+def dropped_rows(found: Incomplete, missing: str, *, all_may_go: bool = False) -> Note:
+    """The note about rows left out. Raises ColumnError where missing="error", or none is left (but all_may_go)."""
     n, n_rows, first, where, empty = found
-    if n == n_rows:
+    if n == n_rows and not all_may_go:
         reason = f"column {enumerate_names(empty)} holds nothing else" if empty else f"in {enumerate_names(where)}"
         msg = f"Every row has a missing value: {reason}."
         raise ColumnError(msg)

@@ -10,7 +10,7 @@ import numpy as np
 
 from polars_glmm.typing import IntVec
 
-from .moments import Layout
+from .moments import Checks, Layout, LevelMoments, Moments, PairMoments
 from .nodes import ONE, Arithmetic, Node
 from .recipe import Recipe
 
@@ -32,6 +32,25 @@ def places(nodes: Sequence[Node], recipe: Recipe) -> tuple[IntVec, tuple[IntVec,
     fixed = [at[column.node] for column in recipe.predictor("mu").columns]
     random = [[at[column.node] for term in factor.terms for column in term.columns] for factor in recipe.factors]
     return np.array(fixed, dtype=np.intp), tuple(np.array(own, dtype=np.intp) for own in random)
+
+
+def no_rows(layouts: Layouts) -> Moments:
+    """The moments of no row at all."""
+
+    def zero(layout: Layout, n_levels: int) -> LevelMoments:
+        none, (a, b) = np.zeros(n_levels), (len(layout.left), len(layout.right))
+        return LevelMoments(*layout, none, none, np.zeros((len(layout.columns), n_levels)), np.zeros((a, b, n_levels)))
+
+    nobody = np.empty(0, dtype=np.intp)
+    return Moments(
+        centre=np.zeros(len(layouts.total.columns)),
+        total=zero(layouts.total, 1),
+        factors=tuple(zero(layout, 0) for layout in layouts.factors),
+        pairs={at: PairMoments(nobody, nobody, zero(layout, 0)) for at, layout in layouts.pairs.items()},
+        n_obs=0,
+        log_weights=0.0,
+        checks=Checks(0.0, 0.0, 0.0),
+    )
 
 
 class Layouts(NamedTuple):

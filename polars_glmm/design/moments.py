@@ -159,7 +159,9 @@ def joined(
     n_levels: tuple[int, ...],
 ) -> Moments:
     """Moments of the rows of both; codes[f] place the levels of each part's factor f among n_levels[f] common ones."""
-    shift = second.centre - first.centre
+    if not first.n_obs:  # no digits are lost to a centre that no row is near
+        first = replace(first, centre=second.centre)
+    shift = second.centre - first.centre if second.n_obs else np.zeros_like(first.centre)
     one = np.zeros(1, dtype=np.intp)
     total = stacked(first.total, moved(second.total, shift), (one, one), 1)
     factors = tuple(

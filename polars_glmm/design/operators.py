@@ -12,6 +12,8 @@ import polars as pl
 
 from polars_glmm.typing import CodeVec, Vec
 
+from .named import as_found
+
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow,
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -109,15 +111,19 @@ class Engine:
     def __init__(self, engine: ModuleType | None = None) -> None:
         self.engine: Any = engine if engine is not None else pl
 
+    def column(self, name: str) -> Any:
+        """The values of a column of the frame."""
+        return as_found(name) if self.engine is pl else self.engine.col(name)
+
     def number(self, column: str) -> Any:
-        return self.engine.col(column).cast(self.engine.Float64).fill_nan(None)
+        return self.column(column).cast(self.engine.Float64).fill_nan(None)
 
     def constant(self, value: float) -> Any:
         return self.engine.lit(float(value))
 
     def coded(self, column: str, kind: str, levels: tuple[Any, ...], weights: tuple[float, ...]) -> Any:
         engine = self.engine
-        value = engine.col(column)
+        value = self.column(column)
         if kind == "text":
             value = value.cast(engine.String)
         elif kind == "boolean":

@@ -69,8 +69,8 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: Room, *, refuse_missing
     if layout is None or parts is None or tally is None or moments is None:
         msg = "The source changed while it was read: it gave no rows."
         raise DataChangedError(msg)
-    if len(tally.level_rows) and not tally.level_rows.all():
-        msg = "The source changed while it was read: some groups have gone."
+    if len(tally.level_rows) and not np.array_equal(tally.level_rows, room.level_rows):
+        msg = "The source changed while it was read: some groups have other rows than they had."
         raise DataChangedError(msg)
     return Partitioned(StoredDesign(_shape(recipe), layout, tally, moments, parts, room.spill), notes, reader.n_dropped)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, enumerate_names
+from polars_glmm.errors import ColumnError, DataChangedError, enumerate_names
 from polars_glmm.families.base import Rows
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -86,6 +86,7 @@ class Reader:
         recipe = self.recipe
         check_support(recipe.spec.family, Rows(y, trials, weights.precision), recipe.response.name, table)
         made = [_predictor(part, variables) for part in recipe.predictors]
+        self._require_known_labels(table)
         factors = [
             Factor(
                 factor.name,
@@ -98,6 +99,14 @@ class Reader:
         ]
         phi = made[1] if len(made) > 1 else None
         return Design(y, trials, weights.frequency, weights.precision, made[0], phi, tuple(factors))
+
+    def _require_known_labels(self, table: Table) -> None:
+        """Raise DataChangedError for a label that no column was made for."""
+        for name, known in self.recipe.categoricals.items():
+            labels = set(table.at(name, table.levels(name).first).cast(pl.String))
+            if not labels <= set(known.levels):
+                msg = f"The source changed while it was read: column {name!r} had other labels before."
+                raise DataChangedError(msg)
 
     def _drop(self, mask: BoolVec, where: Sequence[str], table: Table) -> None:
         if self._refuse_missing:

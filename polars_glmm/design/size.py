@@ -12,6 +12,7 @@ from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Call, Expression, Name, Number
 from polars_glmm.spec.terms import FixedTerm
 
+from .named import column
 from .table import require_columns
 
 _NUMBER = 8
@@ -35,6 +36,11 @@ def room_for(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> Room:
     return Room(n_rows, n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)))
 
 
+def may_fit(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> bool:
+    """Whether the rows, counted in one query, would fit if categorical columns had two levels each."""
+    return int(frame.select(pl.len()).collect().item()) * row_bytes(spec, frame, most=-1) <= limit
+
+
 def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:
     """Bytes a row takes at the worst moment; beyond `most` a lower bound may do, and nothing is read for it.
 
@@ -49,7 +55,7 @@ def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:
     least = _bytes(len(used), terms, dict.fromkeys(labelled, 2))
     if not labelled or least > most:
         return least
-    found = frame.select(pl.col(name).cast(pl.String).approx_n_unique() for name in labelled).collect()
+    found = frame.select(column(name).cast(pl.String).approx_n_unique() for name in labelled).collect()
     return _bytes(len(used), terms, dict(zip(labelled, found.row(0), strict=True)))
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, DataChangedError
 from polars_glmm.spec.model import ModelSpec
 
 from .expressions import Expressions
+from .facts import Fact
+from .held import in_memory
 from .missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
+from .named import as_found, column, columns
 from .nodes import Node, Reference
 from .table import NO_ROWS, refuse_infinite, require_columns
 from .variables import refuse_not_finite
@@ -28,6 +31,8 @@ class Source:
     frame                  projected to the columns in use;  dtypes of these
     frequency, precision   names of the columns that weigh rows, or None
     tried                  the number of trials, without which a row is not used, or None
+    fixed                  whether the frame is rows in memory, which every reading finds again
+    facts                  what an earlier reading found, to be found again by a census
     """
 
     frame: pl.LazyFrame
@@ -35,6 +40,8 @@ class Source:
     frequency: str | None = None
     precision: str | None = None
     tried: Node | None = None
+    fixed: bool = False
+    facts: tuple[Fact, ...] = ()
 
     @classmethod
     def of(cls, spec: ModelSpec, frame: pl.LazyFrame) -> Source:
@@ -43,7 +50,7 @@ class Source:
         used = spec.columns()
         require_columns(used, schema.names())
         dtypes = {name: schema[name] for name in used}
-        return cls(frame.select(used), dtypes, spec.frequency, spec.precision)
+        return cls(frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame))
 
     def expression(self, node: Node) -> pl.Expr:
         """A node as Float64 over rows without missing values."""
@@ -53,8 +60,8 @@ class Source:
     @property
     def complete(self) -> pl.Expr:
         """Rows without null or NaN in any column."""
-        known = [pl.col(name).is_not_null() for name in self.dtypes]
-        return pl.all_horizontal(*known, *(pl.col(name).is_not_nan() for name in self.floats()))
+        known = [column(name).is_not_null() for name in self.dtypes]
+        return pl.all_horizontal(*known, *(column(name).is_not_nan() for name in self.floats()))
 
     @property
     def in_use(self) -> pl.Expr:
@@ -70,6 +77,10 @@ class Source:
         """The rows in use."""
         return self.frame.filter(self.in_use)
 
+    def shared(self) -> Source:
+        """The same, for queries of one collect_all: the frame runs once for all of them."""
+        return replace(self, frame=self.frame.cache())
+
     def floats(self) -> list[str]:
         """Columns that can hold NaN or infinity."""
         return [name for name, dtype in self.dtypes.items() if dtype.is_float()]
@@ -84,9 +95,20 @@ class Source:
     def census(self) -> pl.LazyFrame:
         """One row: how many rows, how many complete, how many infinite values in each column, how many bad weights."""
         asked = [pl.len().alias("rows"), self.complete.sum().alias("complete")]
-        asked += [pl.col(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
+        asked += [column(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
         asked += [(bad & self.complete).any().alias(f"bad:{argument}") for argument, bad in self._bad_weights().items()]
+        asked += [pl.when(self.in_use).then(fact.value).sum().alias(fact.name) for fact in self.facts]
         return self.frame.select(asked)
+
+    def refuse_changed(self, census: Mapping[str, Any]) -> None:
+        """Raise DataChangedError where a census does not find the facts again."""
+        for fact in self.facts:
+            if not fact.holds(census[fact.name]):
+                msg = (
+                    f"The source gave other rows when it was read again: {fact.name} differs. Collect it, or write it "
+                    "to a file, before it is fitted."
+                )
+                raise DataChangedError(msg)
 
     def judge(self, census: Mapping[str, Any]) -> Incomplete | None:
         """What a census says of missing values. Raises ColumnError for infinite values and weights that are none."""
@@ -105,7 +127,7 @@ class Source:
 
     def refuse_infinite(self, name: str) -> None:
         """Raise ColumnError if a column has an infinite value."""
-        infinite = pl.col(name).is_infinite()
+        infinite = column(name).is_infinite()
         n = self.frame.select(infinite.sum()).collect().item()
         if n:
             refuse_infinite(name, self._first(infinite, name)[0], int(n))
@@ -115,10 +137,11 @@ class Source:
         value = self.expression(node)
         bad = ~value.is_finite()
         named = sorted(node.inputs())
+        seen = [pl.col(_ROW), *columns(named), value.alias("__glmm_value")]
         found = (
             self.frame.with_row_index(_ROW)
             .filter(self.in_use & bad)
-            .select(pl.len().alias("n"), pl.struct(_ROW, *named, value.alias("__glmm_value")).first().alias("first"))
+            .select(pl.len().alias("n"), pl.struct(seen).first().alias("first"))
             .collect()
             .row(0, named=True)
         )
@@ -145,12 +168,12 @@ class Source:
 
     def _incomplete(self, n: int, n_rows: int) -> Incomplete:
         missing = {
-            name: pl.col(name).is_null() | pl.col(name).is_nan() if dtype.is_float() else pl.col(name).is_null()
+            name: column(name).is_null() | column(name).is_nan() if dtype.is_float() else column(name).is_null()
             for name, dtype in self.dtypes.items()
         }
         asked = self.frame.select(
             *(expression.any().alias(f"any:{name}") for name, expression in missing.items()),
-            *(pl.col(name).is_null().all().alias(f"all:{name}") for name in missing),
+            *(column(name).is_null().all().alias(f"all:{name}") for name in missing),
         ).collect()
         found = asked.row(0, named=True)
         where = tuple(name for name in missing if found[f"any:{name}"])
@@ -159,7 +182,8 @@ class Source:
 
     def _first(self, where: pl.Expr, name: str | None = None) -> tuple[int, Any]:
         """The first row that satisfies a condition, and the value of a column there."""
-        taken = self.frame.with_row_index(_ROW).filter(where).select(_ROW, *([name] if name else [])).head(1).collect()
+        asked = [pl.col(_ROW), *([column(name)] if name else [])]
+        taken = self.frame.with_row_index(_ROW).filter(where).select(asked).head(1).collect()
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
 
 

@@ -21,6 +21,7 @@ from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 from .lazy_learn import Known, LazyVariables, factors_of, group_factors
 from .levels import combine
 from .missing import check_missing
+from .named import column
 from .nodes import Arithmetic, Node
 from .partition import Room, keep_columns, partition
 from .predictors import centred_columns, dropped_columns, learn_columns, offset_node, refuse_equal_names
@@ -182,7 +183,7 @@ def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -
 def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:
     """The factor with its levels in code order, and the rows of each."""
     keys = list(factor.keys)
-    found = source.rows.group_by(keys).agg(pl.len().alias(_COUNT)).collect(engine="streaming")
+    found = source.rows.group_by(map(column, keys)).agg(pl.len().alias(_COUNT)).collect(engine="streaming")
     if not found.height:
         source.refuse_empty()
     table = Table({key: found[key] for key in keys})
@@ -192,7 +193,7 @@ def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]
         msg = f"columns {', '.join(keys)} cannot be grouped by: {error}"
         raise ColumnError(msg) from error
     sorted_levels = found[pl.Series(order.astype(np.uint32))]
-    return replace(factor, levels=sorted_levels.select(keys)), sorted_levels[_COUNT].to_numpy().astype(np.int64)
+    return replace(factor, levels=sorted_levels.select(map(column, keys))), sorted_levels[_COUNT].to_numpy().astype(np.int64)
 
 
 def _places(stored: StoredDesign) -> list[tuple[int, ...]]:

@@ -7,7 +7,7 @@ rides along with the first factor where that is little (a select of its own cost
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from polars_glmm.typing import IntVec, Vec
 
 from .moment_columns import Layouts, columns_of, layouts_of
 from .moments import Layout
+from .named import column
 from .nodes import Node, Reference
 from .recipe import Recipe
 from .source import Source
@@ -101,7 +102,7 @@ class SumQueries:
         """What the first rows in use tell."""
         asked = [self.source.expression(node).alias(f"v{j}") for j, node in enumerate(self.nodes)]
         keys = dict.fromkeys(name for factor in self.recipe.factors for name in factor.keys)
-        head = self.source.rows.select(*asked, *(pl.col(name).alias(KEY + name) for name in keys)).head(_HEAD).collect()
+        head = self.source.rows.select(*asked, *(column(name).alias(KEY + name) for name in keys)).head(_HEAD).collect()
         shift = np.zeros(self.k)
         for j in range(self.k):
             values = head[f"v{j}"].filter(head[f"v{j}"].is_finite()).to_numpy()
@@ -121,7 +122,8 @@ class SumQueries:
 
     def collect(self, shift: Vec) -> Answers:
         """All sums, of columns counted from `shift`."""
-        return self.sums(self.base(shift), self.products_in_total() | self.extras())
+        own = replace(self, source=self.source.shared())
+        return own.sums(own.base(shift), own.products_in_total() | own.extras())
 
     def sums(self, base: pl.LazyFrame, riders: Mapping[str, pl.Expr]) -> Answers:
         """All sums of the columns of `base`, and of others that are asked for in total only."""
@@ -138,7 +140,8 @@ class SumQueries:
         found = dict(zip(queries, pl.collect_all(list(queries.values()), engine="streaming"), strict=True))
         totals = {} if ride else dict(found["overall"].row(0, named=True))
         for f in self.factors:
-            totals |= found[f"{f}"].select(pl.exclude(f"^{KEY}.*$").cast(pl.Float64).sum()).row(0, named=True)
+            sums = [name for name in found[f"{f}"].columns if not name.startswith(KEY)]
+            totals |= found[f"{f}"].select(pl.col(sums).cast(pl.Float64).sum()).row(0, named=True)
         return Answers(
             found["census"].row(0, named=True),
             totals,
@@ -172,7 +175,7 @@ class SumQueries:
             own.append(source.expression(Reference(source.frequency)).alias("f"))
         if self.raw_response:
             own.append(source.expression(self.recipe.response.success).alias("y"))
-        base = source.rows.select(*values, *own, *(pl.col(name).alias(KEY + name) for name in keys))
+        base = source.rows.select(*values, *own, *(column(name).alias(KEY + name) for name in keys))
         if weight is None:
             return base
         return base.with_columns((pl.col("w") * pl.col(f"v{j}")).alias(f"x{j}") for j in range(self.k))

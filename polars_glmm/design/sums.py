@@ -14,21 +14,26 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, DataChangedError
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Vec
 
 from .lazy_learn import Outline
 from .level_frames import codes_of, in_order
-from .missing import check_missing, dropped_rows
+from .levels import combine
+from .missing import Incomplete, check_missing, dropped_rows
+from .moment_columns import no_rows
 from .moments import Checks, Layout, LevelMoments, Moments, PairMoments, about_means, pooled
+from .named import column, columns
 from .recipe import Recipe
 from .source import Source
 from .sum_parts import way
 from .sum_queries import KEY, Answers, SumQueries, product_name
+from .table import Table
 
 _FAR = 1e3
 _MOST_SCANS = 3
+_ROUNDING = 1e-9
 
 
 class Summary(NamedTuple):
@@ -44,13 +49,21 @@ class Summary(NamedTuple):
     scans: int
 
 
-def summarise(sketch: Outline, source: Source, missing: str = "drop") -> Summary:
-    """The moments of the rows in use. Raises ColumnError for rows that cannot be used, as `learn` does."""
+def summarise(sketch: Outline, source: Source, missing: str = "drop", *, allow_none: bool = False) -> Summary:
+    """The moments of the rows in use; allow_none: also where there are none.
+
+    Raises ColumnError for rows that cannot be used, as `learn` does, DataChangedError where the source gives other rows
+    than before.
+    """
     check_missing(missing)
+    source = source if source.fixed else replace(source, facts=sketch.facts)
     queries = SumQueries.of(sketch.recipe, source)
     shift, collect = way(queries)
     for scans in range(1, _MOST_SCANS + 1):  # noqa: B007  # counted for the summary
         answers = collect(shift)
+        if allow_none and not answers.totals["weight"]:
+            return _without_rows(sketch, queries, answers, missing)
+        source.refuse_changed(answers.census)
         incomplete = source.judge(answers.census)
         notes = () if incomplete is None else (dropped_rows(incomplete, missing),)
         if not answers.totals["weight"]:
@@ -58,6 +71,7 @@ def summarise(sketch: Outline, source: Source, missing: str = "drop") -> Summary
         levels, moments = _assembled(queries, answers, shift)
         if not _finite(moments):
             _refuse_not_finite(sketch, source)
+        _require_one_sample(moments)
         far = _misled(moments)
         if not far.any():
             break
@@ -76,11 +90,12 @@ def _assembled(queries: SumQueries, answers: Answers, shift: Vec) -> tuple[tuple
     for f, frame in answers.factors.items():
         ordered = in_order(frame, [KEY + name for name in factors[f].keys])
         levels[f] = _keys(ordered, factors[f].keys)
+        _require_distinct(levels[f], factors[f].name)
         parts[f] = _moments(ordered, layouts.factors[f])
     for f, host in enumerate(queries.hosts):
         if host is not None:
             keys = factors[f].keys
-            levels[f] = in_order(levels[host].select(keys).unique(), keys)
+            levels[f] = in_order(levels[host].select(columns(keys)).unique(), keys)
             fine = pooled(parts[host], codes_of(levels[host], levels[f]), levels[f].height)
             parts[f] = _with_slopes(fine, layouts.factors[f])
     pairs = {}
@@ -108,6 +123,42 @@ def _assembled(queries: SumQueries, answers: Answers, shift: Vec) -> tuple[tuple
     )
 
 
+def _without_rows(sketch: Outline, queries: SumQueries, answers: Answers, missing: str) -> Summary:
+    """The summary of no row: levels of nothing, sums of zero."""
+    census = answers.census
+    n = int(census["rows"] - (census["complete"] or 0))
+    notes = (dropped_rows(Incomplete(n, int(census["rows"]), 0, ()), missing, all_may_go=True),) if n else ()
+    return Summary(sketch.recipe, no_rows(queries.layouts), (*notes, *sketch.notes), n, sketch.scans + 1)
+
+
+def _require_one_sample(moments: Moments) -> None:
+    """Raise DataChangedError where sums over levels and sums over all rows are not sums of the same rows."""
+    total = moments.total
+    size = np.sqrt(total.weight[0] * (np.diag(moments.second) + total.weight[0] * total.mean[:, 0] ** 2))
+    for part in (*moments.factors, *(pair.moments for pair in moments.pairs.values())):
+        weights = np.array([part.weight.sum() - total.weight[0], part.count.sum() - total.count[0]])
+        sums = part.mean @ part.weight - total.mean[part.columns, 0] * total.weight[0]
+        far = np.abs(sums) > _ROUNDING * size[part.columns]
+        if far.any() or (np.abs(weights) > _ROUNDING * total.weight[0]).any():
+            msg = (
+                "The source gave other rows to one query than to another. Collect it, or write it to a file, before it "
+                "is fitted."
+            )
+            raise DataChangedError(msg)
+
+
+def _require_distinct(levels: pl.DataFrame, name: str) -> None:
+    """Raise ColumnError where a grouping factor has the same level twice: a column may bear a false mark of order."""
+    table = Table({key: levels[key] for key in levels.columns})
+    n_levels = combine([table.levels(key) for key in levels.columns]).n_levels if levels.height else 0
+    if n_levels != levels.height:
+        msg = (
+            f"group {name!r} was summed as {levels.height} levels, of which {n_levels} are different ones. A column "
+            "that is marked as sorted (set_sorted) and is not can do this: sort it, or take the mark off."
+        )
+        raise ColumnError(msg)
+
+
 def _moments(frame: pl.DataFrame, layout: Layout) -> LevelMoments:
     columns = layout.columns
 
@@ -131,7 +182,7 @@ def _checks(queries: SumQueries, answers: Answers, total: LevelMoments, shift: V
 
 
 def _keys(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    return frame.select(pl.col(KEY + name).alias(name) for name in keys)
+    return frame.select(column(KEY + name).alias(name) for name in keys)
 
 
 def _with_slopes(part: LevelMoments, layout: Layout) -> LevelMoments:

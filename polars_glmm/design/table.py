@@ -14,6 +14,7 @@ from polars_glmm.errors import ColumnError, enumerate_names, suggest
 from polars_glmm.typing import BoolVec, CodeVec, IntVec, Vec
 
 from .levels import Levels, code
+from .named import columns
 from .nodes import Node, Product
 from .operators import Arrays
 
@@ -119,7 +120,7 @@ def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str]) -> Table:
     """
     names = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
     require_columns(used, names)
-    taken = frame if isinstance(frame, pl.DataFrame) else frame.select(used).collect()
+    taken = frame if isinstance(frame, pl.DataFrame) else frame.select(columns(used)).collect()
     if taken.height == 0:
         raise ColumnError(NO_ROWS)
     return Table({name: taken.get_column(name) for name in used})

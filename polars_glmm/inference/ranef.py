@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from polars_glmm.design.named import column as named
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error
@@ -76,14 +77,21 @@ def level_labels(recipe: FactorRecipe) -> pl.Series:
 
 def _label(key: str, dtype: pl.DataType) -> pl.Expr:
     """A key as text: as a cast spells it, where there is one (not for Duration, bytes) that keeps all digits (Time)."""
-    column = pl.col(key)
+    return _text(named(key), dtype)
+
+
+def _text(value: pl.Expr, dtype: Any) -> pl.Expr:
     if isinstance(dtype, pl.Duration):
-        return column.dt.to_string("polars")
+        return value.dt.to_string("polars")
     if dtype == pl.Time:
-        return column.dt.to_string("%H:%M:%S%.f")
+        return value.dt.to_string("%H:%M:%S%.f")
     if dtype == pl.Binary:
-        return column.bin.encode("hex")
-    return column.cast(pl.String)
+        return value.bin.encode("hex")
+    if isinstance(dtype, pl.Struct):
+        inner = [value.struct.field(own.name) for own in dtype.fields]
+        texts = [_text(part, own.dtype).fill_null("null") for part, own in zip(inner, dtype.fields, strict=True)]
+        return pl.concat_str([pl.lit("{"), pl.concat_str(texts, separator=","), pl.lit("}")])
+    return value.cast(pl.String)
 
 
 def _long(fit: Fit) -> pl.DataFrame:

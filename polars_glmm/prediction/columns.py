@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import polars as pl
 
+from polars_glmm.design import named
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names, suggest
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def is_missing(schema: pl.Schema, columns: Iterable[str]) -> pl.Expr:
     """Boolean: a null or NaN in any of the columns."""
     tests: list[pl.Expr] = []
     for column in sorted(set(columns)):
-        tests.append(pl.col(column).is_null())
+        tests.append(named.column(column).is_null())
         if schema[column].is_float():
-            tests.append(pl.col(column).is_nan().fill_null(value=False))
+            tests.append(named.column(column).is_nan().fill_null(value=False))
     return pl.any_horizontal(tests) if tests else pl.lit(value=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.design import named
+from polars_glmm.design.named import as_found
 from polars_glmm.errors import UnknownLevelError, enumerate_names
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def guarded(value: pl.Expr, checks: Sequence[Check]) -> pl.Expr:
     fields = [value.alias("value")]
     for i, check in enumerate(checks):
         fields.append(check.unseen.alias(f"unseen_{i}"))
-        fields += [pl.col(column).alias(f"level_{i}_{j}") for j, column in enumerate(check.columns)]
+        fields += [named.column(column).alias(f"level_{i}_{j}") for j, column in enumerate(check.columns)]
 
     def raise_unseen(batch: pl.Series) -> pl.Series:
         rows = batch.struct.unnest()
@@ -87,7 +89,7 @@ def fixed_level_checks(categoricals: Iterable[Categorical], missing: pl.Expr) ->
 
 def is_known(factor: Categorical) -> pl.Expr:
     """Boolean: the column holds a level that the recipe knows, compared as the recipe's nodes compare it."""
-    column = pl.col(factor.column)
+    column = as_found(factor.column)
     if factor.dtype.is_numeric():
         values = pl.Series(factor.levels).cast(factor.dtype).cast(pl.Float64)
         return column.cast(pl.Float64).is_in(values.to_list())

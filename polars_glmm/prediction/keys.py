@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import polars as pl
 
 from polars_glmm.design.levels import is_label
+from polars_glmm.design.named import as_found
 from polars_glmm.errors import ColumnError
 
 TimeUnit = Literal["ms", "us", "ns"]
@@ -28,7 +29,7 @@ def match_key(column: str, found: pl.DataType, learned: pl.DataType) -> KeyPair:
     String, Categorical and Enum match by label; numbers by value (1 matches 1.0, never 1.5); Datetime and Duration by
     moment whatever the time unit. Raises ColumnError for dtypes without a common meaning.
     """
-    key = pl.col(column)
+    key = as_found(column)
     if found == learned:
         return KeyPair(key, key)
     if found == pl.Null:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
 
+from polars_glmm.design.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.effects import chosen
@@ -137,7 +138,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         pl.when(~pl.col(MISSING)).then(value).alias(name)
         for name, value in zip(request.names, _values(request, link), strict=True)
     ]
-    return frame.select(*schema.names(), *outputs)
+    return frame.select(*columns(schema), *outputs)
 
 
 def _values(request: Request, link: str) -> list[pl.Expr]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.design.named import columns
 from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash, require_columns
 from polars_glmm.prediction.effects import JoinedFactor
@@ -53,7 +54,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: st
             for name, value in zip(_names(factor, prefix), both, strict=True)
         ]
         frame = factor.join(frame, schema, values)
-    return frame.select(*schema.names(), *added)
+    return frame.select(columns([*schema, *added]))
 
 
 def _names(factor: JoinedFactor, prefix: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.named import columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.inverse_links import mean_of
@@ -65,13 +66,13 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: st
         if used.height:
             mu, phi = family.mean(used[ETA].to_numpy()), used[PHI].to_numpy() if family.has_phi else None
             values[:, complete] = _residuals(family, response_arrays(fitted.recipe, used), mu, phi)
-        columns = [pl.Series(name, values[i], nan_to_null=True) for i, name in enumerate(_RESIDUALS)]
-        return pl.DataFrame(columns).to_struct(batch.name)
+        made = [pl.Series(name, values[i], nan_to_null=True) for i, name in enumerate(_RESIDUALS)]
+        return pl.DataFrame(made).to_struct(batch.name)
 
     fields = [MISSING, ETA, PHI, *sorted(response)]
     struct = pl.Struct(dict.fromkeys(_RESIDUALS, pl.Float64))
     frame = frame.with_columns(
-        pl.struct(fields).map_batches(residuals, return_dtype=struct, is_elementwise=True).alias(_RESIDUAL)
+        pl.struct(columns(fields)).map_batches(residuals, return_dtype=struct, is_elementwise=True).alias(_RESIDUAL)
     )
     values = [
         mean_of(family.link.name, pl.col(ETA)),
@@ -79,7 +80,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: st
         *(pl.col(_RESIDUAL).struct.field(name) for name in _RESIDUALS),
     ]
     outputs = [pl.when(~pl.col(MISSING)).then(value).alias(name) for value, name in zip(values, names, strict=True)]
-    return frame.select(*schema.names(), *outputs)
+    return frame.select(*columns(schema), *outputs)
 
 
 def _residuals(family: Family, rows: Rows, mu: Vec, phi: Vec | None) -> tuple[Vec, Vec, Vec]:

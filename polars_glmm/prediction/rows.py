@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.named import column
 from polars_glmm.families.base import Rows
 from polars_glmm.prediction.columns import INTERNAL, require_columns
 
@@ -46,6 +47,6 @@ def sizes_of(recipe: Recipe, frame: pl.DataFrame) -> Rows:
     if recipe.response.trials is not None:
         wanted["trials"] = recipe.response.trials.to_expr()
     if recipe.spec.precision is not None:
-        wanted["precision"] = pl.col(recipe.spec.precision).cast(pl.Float64)
+        wanted["precision"] = column(recipe.spec.precision).cast(pl.Float64)
     sizes = {name: values.to_numpy() for name, values in frame.select(**wanted).to_dict(as_series=True).items()}
     return Rows(np.zeros(frame.height), sizes.get("trials"), sizes.get("precision"))

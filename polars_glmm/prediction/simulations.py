@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.held import repeatable
+from polars_glmm.design.named import columns
 from polars_glmm.errors import ModelError
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.effects import JoinedFactor
@@ -38,7 +40,8 @@ def simulate(
     ----------
     frame
         Needs the columns of a prediction, and trials and precision where the model has them. A LazyFrame gives a
-        LazyFrame, but the columns used are collected at the call: draws depend on all rows of a level.
+        LazyFrame, but the columns used are collected at the call (all columns, of a query that must not run twice):
+        draws depend on all rows of a level.
     n
         Number of simulated responses.
     rng
@@ -72,9 +75,12 @@ def simulate(
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         names = [f"sim_{i + 1}" for i in range(n)]
         refuse_clash(schema, names, "rename or drop these columns first.")
+        if not repeatable(lazy):  # draws belong to the rows of one run
+            lazy = lazy.collect().lazy()
         draws = _draws(_collected(lazy, schema, fitted), fitted, n, generator, new=random == "new")
-        columns = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
-        return lazy.with_columns(columns)
+        return lazy.with_columns(
+            pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)
+        )
 
     return apply_plan(frame, "simulate", plan)
 
@@ -84,7 +90,7 @@ def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl
     factors, sizes = fitted.factors, size_inputs(fitted.recipe)
     purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted))
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="simulate")
-    needed: list[pl.Expr] = [pl.col(MISSING, FIXED, PHI, *sorted(sizes))]
+    needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
     for factor in factors:
         needed.append(pl.col(factor.level_names))
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))

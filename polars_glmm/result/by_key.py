@@ -13,11 +13,13 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.by_key import KeyedLearned, batchable, learn_by_key
 from polars_glmm.design.levels import BEYOND_INT64, code_integers
+from polars_glmm.design.missing import Incomplete, check_missing, dropped_rows
+from polars_glmm.design.named import as_found, column
 from polars_glmm.design.table import require_columns
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, suggest
 from polars_glmm.likelihood.batch_build import answers, estimate_batch
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.result.collection import FitCollection, collected_notes
+from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection, collected_notes
 from polars_glmm.result.flow import fit_call, warn_once
 from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
 
@@ -52,6 +54,7 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
     require_columns(spec.resolve(frozenset(known)).columns(), known)
     data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
     keyed = _keyed(data, columns)
+    _require_keys(data, columns, call.missing)
     n_keys = keyed.keys.height
     rows = KeyedRows.of(keyed.frame, keyed.code, n_keys)
     spec = spec.resolve(frozenset(data.columns))
@@ -95,6 +98,13 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> 
     if len(set(columns)) < len(columns):
         msg = f"by={by!r} names a column twice."
         raise ModelError(msg)
+    for name in columns:
+        if name in TABLE_COLUMNS:
+            msg = (
+                f"by={name!r}: the tables of the fits have a column of this name. Rename the key first, as in "
+                f"df.rename({{{name!r}: '{name}_key'}})."
+            )
+            raise ColumnError(msg)
     return columns
 
 
@@ -102,23 +112,32 @@ def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
     """The columns that keys and model use, read once."""
     known = frame.collect_schema().names()
     used = {*by, *spec.resolve(frozenset(known)).columns()}
-    return frame.select(name for name in known if name in used).collect()
+    return frame.select(column(name) for name in known if name in used).collect()
+
+
+def _require_keys(data: pl.DataFrame, columns: list[str], missing: Missing) -> None:
+    """Raise ColumnError for a null in a key where missing="error"."""
+    check_missing(missing)
+    where = tuple(name for name in columns if data[name].null_count())
+    if where and missing == "error":
+        gone = pl.any_horizontal(column(name).is_null() for name in where)
+        rows = data.select(pl.arg_where(gone)).to_series()
+        dropped_rows(Incomplete(len(rows), data.height, int(rows[0]), where), missing)
 
 
 def _keyed(data: pl.DataFrame, columns: list[str]) -> _Keyed:
     """Rows with a key, numbered by the sorted keys."""
-    dtype = data.schema[columns[0]]
+    dtype, by = data.schema[columns[0]], [as_found(name) for name in columns]
     quick = len(columns) == 1 and dtype.is_integer() and dtype not in BEYOND_INT64
     if quick and data.height and not data[columns[0]].null_count():
         levels = code_integers(data[columns[0]].to_numpy())
-        keys = data.select(columns)[levels.first]
+        keys = data.select(by)[levels.first]
         return _Keyed(data, levels.codes.astype(np.intp), keys)
     frame = data.drop_nulls(columns)
-    keys = frame.select(columns).unique().sort(columns)
-    place = "__glmm_key"
-    numbered = frame.select(columns).join(
-        keys.with_row_index(place), on=columns, how="left", maintain_order="left", nulls_equal=True
-    )
+    found = frame.select(by)
+    keys = found.unique().sort(by)
+    place, on = "__glmm_key", [column(name) for name in columns]
+    numbered = found.join(keys.with_row_index(place), on=on, how="left", maintain_order="left", nulls_equal=True)
     return _Keyed(frame, numbered[place].to_numpy().astype(np.intp), keys)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, GlmmError, enumerate_names, suggest
+from polars_glmm.errors import GlmmError, enumerate_names, suggest
 from polars_glmm.inference import stacked
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
+TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STATUS)
+"""Names that a key cannot have: it stands beside them in the tables."""
 STATES = ("ok", "singular", "failed")
 MOST_NAMED = 3
 """Keys named in a warning; the others are counted."""
@@ -76,7 +78,6 @@ class FitCollection:
         """Key columns, status ("ok", "singular", "failed"), and code and text of the first note or the error."""
         rows = self._states()
         columns = {name: [row[k] for row in rows] for k, name in enumerate(STATUS)}
-        self._refuse_clash(STATUS)
         return self.keys.hstack(table(STATUS, columns))
 
     def fixef(
@@ -169,12 +170,6 @@ class FitCollection:
                 assert not isinstance(outcome, GlmmError)
                 yield row, outcome
 
-    def _refuse_clash(self, schema: Schema) -> None:
-        clash = [name for name in self.keys.columns if name in schema]
-        if clash:
-            msg = f"The key column {clash[0]!r} has the name of a column of this table: rename it before fitting."
-            raise ColumnError(msg)
-
     def _states(self) -> list[tuple[str, str | None, str | None]]:
         """Status, code and text of every key."""
         found: list[tuple[str, str | None, str | None]] = [("", None, None)] * len(self)
@@ -188,8 +183,7 @@ class FitCollection:
     def _stack(
         self, schema: Schema, make: Callable[[Fit], pl.DataFrame], make_all: Callable[[Batch], Stacked]
     ) -> pl.DataFrame:
-        """The tables of all fits one under the other, keys in front; a key column that a table also has is refused."""
-        self._refuse_clash(schema)
+        """The tables of all fits one under the other, keys in front."""
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
         for batch in self.outcomes.batches:
             rows, counts = make_all(batch)

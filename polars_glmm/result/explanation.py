@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from polars_glmm.design.compress import COUNT, Compressed, compress
+from polars_glmm.design.named import column
 from polars_glmm.design.size import row_bytes
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
 from polars_glmm.result.flow import queries_pay
 from polars_glmm.result.look import FactorLook, Look, look_at_arrays, look_by_queries
+from polars_glmm.result.readings import is_collected, rows_to_read
 from polars_glmm.result.summaries import obstacle
 
 if TYPE_CHECKING:
@@ -83,12 +85,23 @@ def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
 
     A DataFrame of ordinary size is learned as for a fit; a large or lazy one is counted by queries.
     """
+    if isinstance(frame, pl.LazyFrame):
+        with rows_to_read(frame, call, control) as rows:
+            return _explained(rows, call, control, once=rows is not frame or is_collected(rows, call, control))
+    return _explained(frame, call, control)
+
+
+def _explained(
+    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, once: bool = False
+) -> Explanation:
+    """The explanation of rows that can be read again; once: a fit reads their source in one run."""
     spec = call.spec()
     if isinstance(frame, pl.DataFrame) and frame.height < _LARGE:
         look = look_at_arrays(spec, frame, call.missing)
     else:
         look = look_by_queries(spec, frame.lazy(), call.missing)
     plan, gone = make_plan(frame, look, call, control), elimination(look)
+    plan = plan._replace(scans=1) if once else plan
     columns = {name: [row[k] for row in _rows(look, plan, gone)] for k, name in enumerate(EXPLANATION)}
     text = "\n".join(_lines(look, plan, gone))
     return Explanation(text, table(EXPLANATION, columns), look.notes, plan, gone)
@@ -133,7 +146,7 @@ def _passed_over(counted: Compressed) -> int:
         return counted.frame.height
     summed = {COUNT, *spec.response.columns(), *([spec.trials] if spec.trials is not None else [])}
     kept = [name for name in counted.frame.columns if name not in summed]
-    return counted.frame.select(kept).n_unique() if kept else 1
+    return counted.frame.select(map(column, kept)).n_unique() if kept else 1
 
 
 # ------------------------------------------------------------------------------------------------------- in words

@@ -13,11 +13,12 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.errors import DataChangedError, FitWarning
+from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ResponseError
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.readings import collected, fit_readings, rows_to_read
 from polars_glmm.result.route import learned_rows
 from polars_glmm.result.summaries import (
     Obstacle,
@@ -46,12 +47,16 @@ MANY_ROWS = (30_000, 200_000)
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
     """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
     with progress.listening(control.progress):
-        fit = fit_from_sums(frame, call, control)
-        if isinstance(fit, Obstacle):
-            fit = _fit_from_rows(frame, call, control, fit)
+        fit = fit_readings(frame, call, control, _fit)
     if warn:
         warn_once(fit.notes)
     return fit
+
+
+def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:
+    """The fit of rows that can be read again."""
+    fit = fit_from_sums(frame, call, control)
+    return _fit_from_rows(frame, call, control, fit) if isinstance(fit, Obstacle) else fit
 
 
 def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:
@@ -59,8 +64,6 @@ def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contr
     spec = call.spec()
     if (found := obstacle(spec, call)) is not None:
         return found
-    if isinstance(frame, pl.LazyFrame) and control.keep == "rows":
-        return fit_call(frame.collect(), call, control, warn=False)
     if isinstance(frame, pl.DataFrame) and not queries_pay(frame.height, spec):
         return Obstacle("")
     fit = fit_summaries(frame.lazy(), call, control)
@@ -106,8 +109,9 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
     """Raise DataChangedError unless `source` still gives the data of the fit."""
     try:
         now = _reading(fit, source)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        # Polars takes a file to be as it was when it was scanned, and fails in many ways where it is not
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ColumnError, ResponseError) as error:
+        # Polars takes a file to be as it was when it was scanned, and fails in many ways where it is not; a source that
+        # can be read once only gives nothing the second time
         msg = (
             "The source of this fit can no longer be read, as where a file was written over or removed. Pass the frame "
             "you mean, or fit again."
@@ -117,9 +121,14 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
 
 
 def _reading(fit: Fit, source: pl.LazyFrame) -> Reading:
+    with rows_to_read(source, fit.call, fit.control) as rows:
+        return _sums_of(fit, collected(rows, fit.call, fit.control))
+
+
+def _sums_of(fit: Fit, rows: pl.LazyFrame) -> Reading:
     if obstacle(fit.spec, fit.call) is None:
-        return read_summary(fit.spec, source, fit.call.missing)
-    with learned_rows(source, fit.call, fit.control) as learned:
+        return read_summary(fit.spec, rows, fit.call.missing)
+    with learned_rows(rows, fit.call, fit.control) as learned:
         return fingerprint(learned.design), group_sizes(learned.design)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.named import columns
 from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, refuse_clash, require_columns
 from polars_glmm.prediction.keys import match_key
@@ -94,11 +95,10 @@ def _answer(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb, add
             if name in made.columns:
                 values[i, rows] = made[name].to_numpy()
                 missing[i, rows] = made[name].is_null().to_numpy()
-    columns = [
+    return frame.with_columns(
         pl.select(pl.when(~pl.Series(gone)).then(pl.Series(value)).alias(name)).to_series()
         for name, value, gone in zip(added, values, missing, strict=True)
-    ]
-    return frame.with_columns(columns)
+    )
 
 
 def _shares(place: IntVec, collection: FitCollection) -> Iterator[tuple[IntVec, Parameters]]:
@@ -123,9 +123,11 @@ def _places(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb) -> 
     pairs = {name: match_key(name, frame.schema[name], keys.schema[name]) for name in keys.columns}
     found = frame.select(pair.found.alias(name) for name, pair in pairs.items())
     learned = keys.select(pair.learned.alias(name) for name, pair in pairs.items()).with_row_index(_PLACE)
-    place = found.join(learned, on=keys.columns, how="left", maintain_order="left")[_PLACE]
+    place = found.join(
+        learned, on=columns(keys.columns), how="left", maintain_order="left"
+    )[_PLACE]
     if verb.remedy is not None:
-        unknown = frame.select(keys.columns).filter(place.is_null()).drop_nulls()
+        unknown = frame.select(columns(keys.columns)).filter(place.is_null()).drop_nulls()
         if unknown.height:
             shown = unknown.unique(maintain_order=True)
             names = [":".join(map(str, row)) for row in shown.head(_SHOWN).iter_rows()]

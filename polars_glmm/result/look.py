@@ -13,6 +13,7 @@ import polars as pl
 from polars_glmm.design.lazy_learn import Known, LazyVariables, factors_of, group_factors, needs_learning
 from polars_glmm.design.learn import learn
 from polars_glmm.design.missing import check_missing, dropped_rows
+from polars_glmm.design.named import columns
 from polars_glmm.design.nodes import Reference
 from polars_glmm.design.predictors import learn_columns
 from polars_glmm.design.source import Source
@@ -99,7 +100,7 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
         for part in spec.predictors
     )
     factors, notes = group_factors(spec, variables)
-    census, totals, *counted = pl.collect_all(_questions(factors, source), engine="streaming")
+    census, totals, *counted = pl.collect_all(_questions(factors, source.shared()), engine="streaming")
     incomplete = source.judge(census.row(0, named=True))
     n_rows, n_obs = totals.row(0)
     if not n_rows:
@@ -128,11 +129,11 @@ def _questions(factors: tuple[FactorRecipe, ...], source: Source) -> list[pl.Laz
     rows, count = source.rows, pl.col(_COUNT)
     asked = [source.census(), rows.select(pl.len().alias("rows"), observations.alias(_COUNT))]
     for factor in factors:
-        levels = rows.group_by(factor.keys).agg(observations.alias(_COUNT))
+        levels = rows.group_by(columns(factor.keys)).agg(observations.alias(_COUNT))
         asked.append(levels.select(pl.len(), count.min().alias("smallest"), count.max().alias("largest")))
     for one, other in combinations(factors, 2):
         keys = list(dict.fromkeys((*one.keys, *other.keys)))
-        asked.append(rows.select(keys).unique().select(pl.len()))
+        asked.append(rows.select(columns(keys)).unique().select(pl.len()))
     return asked
 
 

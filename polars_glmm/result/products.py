@@ -13,6 +13,7 @@ import polars as pl
 
 from polars_glmm.control import Control
 from polars_glmm.design.codec import decode, encode
+from polars_glmm.design.held import from_one_run
 from polars_glmm.design.lazy_learn import outline
 from polars_glmm.design.level_frames import codes_of, in_order
 from polars_glmm.design.like import (
@@ -24,10 +25,12 @@ from polars_glmm.design.like import (
 )
 from polars_glmm.design.moment_columns import layouts_of
 from polars_glmm.design.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
+from polars_glmm.design.named import column
 from polars_glmm.design.settle import settle
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
-from polars_glmm.errors import DatasetError, ModelError
+from polars_glmm.design.table import NO_ROWS
+from polars_glmm.errors import ColumnError, DatasetError, ModelError
 from polars_glmm.likelihood.given import Given
 from polars_glmm.notes import Note
 from polars_glmm.result.call import Call
@@ -104,9 +107,11 @@ class Products:
         """The fit of the rows behind the products; its tables need no rows, and it keeps none.
 
         method   "reml" or "ml"; None: the one the products were made with
-        Raises IdentifiabilityError, ConvergenceError as `fit` does.
+        Raises ColumnError where there is no row, IdentifiabilityError, ConvergenceError as `fit` does.
         """
         began = perf_counter()
+        if not self.n_obs:
+            raise ColumnError(NO_ROWS)
         chosen, spec = control or Control(), self.recipe.spec
         if method is not None:
             asked = resolve_method(method)
@@ -148,24 +153,29 @@ def make_products(
 ) -> Products:
     """The products of what `call` asks, or of the recipe of `like`, over a frame read by aggregation queries."""
     lazy = frame.lazy()
+    names = lazy.collect_schema().names()
     if like is not None:
         if not isinstance(like, Products):
             msg = f"like= takes the products of another part, not {type(like).__name__}."
             raise ModelError(msg)
-        source = Source.of(like.recipe.spec, lazy)
-        sketch = outline_like(like.recipe, source)
+        spec = like.recipe.spec
     else:
-        spec = call.spec().resolve(frozenset(lazy.collect_schema().names()))
+        spec = call.spec().resolve(frozenset(names))
         found = obstacle(spec, call)
         if found is not None:
             why = found.text or "that takes a gaussian model with identity link and one dispersion"
             msg = f"{spec.formula} cannot be summed up in products: {why}."
             raise ModelError(msg)
-        source = Source.of(spec, lazy)
-        check_declared(levels, lazy.collect_schema().names())
-        sketch = outline(spec, source, levels)
-    summary = summarise(sketch, source, call.missing)
-    return Products(summary.recipe, summary.moments, summary.notes, summary.n_dropped)
+        check_declared(levels, names)
+
+    def summed(rows: pl.LazyFrame) -> Products:
+        source = Source.of(spec, rows)
+        sketch = outline(spec, source, levels) if like is None else outline_like(like.recipe, source)
+        summary = summarise(sketch, source, call.missing, allow_none=True)
+        return Products(summary.recipe, summary.moments, summary.notes, summary.n_dropped)
+
+    memory = Control().memory
+    return from_one_run(lazy, spec.columns(), memory.limit, memory.spill, summed)[0]
 
 
 def read_stored(path: str | Path) -> Products:
@@ -220,14 +230,16 @@ def _rows(name: str, part: LevelMoments) -> pl.DataFrame:
 
 
 def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
-    sets = {name: frame.filter(pl.col("set") == name) for name in frame["set"].unique()}
-    head = json.loads(sets["total"]["recipe"][0])
+    def taken(name: str) -> pl.DataFrame:
+        return frame.filter(pl.col("set") == name)
+
+    head = json.loads(taken("total")["recipe"][0])
     if head["version"] != _VERSION:
         msg = f"{path} was written in version {head['version']} of the format; this package reads version {_VERSION}."
         raise DatasetError(msg)
     text: dict[str, Any] = head["recipe"]
     levels = tuple(
-        sets[f"factor:{f}"].select(pl.col(_KEY + key).alias(key) for key in factor["keys"])
+        taken(f"factor:{f}").select(column(_KEY + key).alias(key) for key in factor["keys"])
         for f, factor in enumerate(text["factors"])
     )
     recipe = decode(text, levels, {name: frame.schema[_DTYPE + name] for name in text["categoricals"]})
@@ -236,13 +248,13 @@ def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
     pairs = {}
     for f in range(count):
         for g in range(f + 1, count):
-            own = sets[f"pair:{f},{g}"]
+            own = taken(f"pair:{f},{g}")
             left, right = (own[name].to_numpy().astype(np.intp) for name in ("left", "right"))
             pairs[f, g] = PairMoments(left, right, _moments(own, layouts.pairs[f, g]))
     moments = Moments(
         centre=np.array(head["centre"]),
-        total=_moments(sets["total"], layouts.total),
-        factors=tuple(_moments(sets[f"factor:{f}"], layouts.factors[f]) for f in range(count)),
+        total=_moments(taken("total"), layouts.total),
+        factors=tuple(_moments(taken(f"factor:{f}"), layouts.factors[f]) for f in range(count)),
         pairs=pairs,
         n_obs=head["n_obs"],
         log_weights=head["log_weights"],

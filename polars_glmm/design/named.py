@@ -1,0 +1,30 @@
+"""The columns of a user's frame as expressions: exactly those of a name, and as their values are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import polars as pl
+
+_FIELD = "__glmm_found"
+
+
+def column(name: str) -> pl.Expr:
+    """The column of this name, also where Polars reads the name as a pattern ("*", "^…$")."""
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        return pl.col(f"^{re.escape(name)}$")
+    return pl.col(name)
+
+
+def columns(names: Iterable[str]) -> list[pl.Expr]:
+    """`column` of each name."""
+    return [column(name) for name in names]
+
+
+def as_found(name: str) -> pl.Expr:
+    """The column without the mark that it is sorted, which may be false; nothing is copied.
+
+    Group_by, joins and comparisons of Polars believe the mark, and a field of a struct does not carry it.
+    """
+    return pl.struct(column(name).alias(_FIELD)).struct.field(_FIELD).alias(name)
