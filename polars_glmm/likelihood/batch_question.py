@@ -17,6 +17,7 @@ from polars_glmm.likelihood.batch_model import BatchModel
 from polars_glmm.likelihood.batch_polish import BatchPolished
 from polars_glmm.likelihood.batch_report import covariance_report, inverted, without_errors
 from polars_glmm.likelihood.doubts import CONVERGED
+from polars_glmm.likelihood.hills import doubtful, unit_of
 from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.likelihood.separation import COUNTS, LOOSE
 from polars_glmm.spec.method import Method
@@ -72,6 +73,9 @@ def report_rows(
         if family.name in COUNTS:
             fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
     lam = at.lam(done.x[:, p : p + at.q])
+    unit = unit_of(family)
+    if unit is not None:
+        fine &= ~doubtful(np.linalg.norm(lam, axis=(0, 1)), unit, model.lone)
     cov = covariance_report(at, model.terms, lam, model.outward)
     beta = np.einsum("mpq,mp->mq", model.a, done.x[:, :p])
     phi = np.exp(done.x[:, -1]) if s else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
-from polars_glmm.likelihood import polish, rowsums
+from polars_glmm.likelihood import hills, polish, rowsums
 from polars_glmm.likelihood.doubts import no_overdispersion_note
 from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Estimate
@@ -57,6 +57,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     clock["glm"] = perf_counter()
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
     clock["search"] = perf_counter()
+    found, findings = _second_look(model, found, base, constant, placed, findings)
     if _at_poisson_limit(model, found, placed):
         limit = _poisson_limit(model, findings, given, found, constant)
         if limit is not None:
@@ -65,6 +66,28 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
     return report_rows(model, found.engine, done, Levels(constant, null), findings, clock)
+
+
+def _second_look(
+    model: Model, searched: Searched, base: Searched, constant: float, placed: Placed, findings: Findings
+) -> tuple[Searched, Findings]:
+    """The search's answer, or a better one where its random effects are out of proportion, and what there is to say."""
+    unit = hills.unit_of(model.family)
+    at = hills.Coordinates(model.effects, len(model.x.a), bool(model.n_gamma))
+    spread = placed.held[at.p : at.p + model.effects.n_theta]
+    if unit is None or spread.any():
+        return searched, findings
+    lone = np.array(findings.lone, dtype=bool) if findings.lone else np.zeros(len(model.effects.factors), dtype=bool)
+    if not hills.doubtful(at.sizes(searched.found.x), unit, lone).any():
+        return searched, findings
+    engine, start = searched.engine, base.found
+
+    def search(x: Vec) -> Found:
+        return _search_near(model, engine, x, unit, placed)
+
+    look = hills.Look(engine, at, unit, search, start.x, -start.evaluation.value, constant)
+    found, findings = hills.second_look(look, searched.found, findings)
+    return Searched(engine, found), findings
 
 
 class Searched(NamedTuple):
@@ -100,6 +123,14 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
     return _minimise(model, engine, x, bounds, tolerance, bend)
+
+
+def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: Placed) -> Found:
+    """The search from a given vector, held parameters in their places."""
+    p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
+    limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * unit), np.full(s, SLOWEST_GAMMA_STEP)])
+    x = np.where(placed.held, placed.values, x)
+    return _minimise(model, engine, x, _Bounds(limit, placed.held), SEARCH_SHARE * model.control.search.decrement)
 
 
 class _Bounds(NamedTuple):
