@@ -73,9 +73,10 @@ def report_rows(
         if family.name in COUNTS:
             fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
     lam = at.lam(done.x[:, p : p + at.q])
-    unit = unit_of(family)
+    constant, unit = rows.totals(family.constant(rows.data)), unit_of(family)
     if unit is not None:
         fine &= ~doubtful(np.linalg.norm(lam, axis=(0, 1)), unit, model.lone)
+        fine &= done.value.value + constant <= 0.0  # of counts
     cov = covariance_report(at, model.terms, lam, model.outward)
     beta = np.einsum("mpq,mp->mq", model.a, done.x[:, :p])
     phi = np.exp(done.x[:, -1]) if s else None
@@ -87,7 +88,6 @@ def report_rows(
         jac[:, -1, -1] = phi
     null = np.zeros(values.shape, dtype=bool)
     null[:, p : p + cov.values.shape[1]] = cov.null
-    constant = rows.totals(family.constant(rows.data))
     saturated = family.saturated(rows.data)
     to_b = np.einsum("mij,jkm->ikm", model.outward, lam)[..., rows.of_level]
     clock["report"] = perf_counter()

@@ -136,9 +136,19 @@ def artefact_note(value: float, size: float, excess: float) -> Note:
 
 
 def overstated_note(excess: float) -> Note:
-    """The approximated likelihood is too high at the answer for the answer to be believed."""
+    """The approximated likelihood is too high at the answer."""
     text = (
         f"At the estimates the approximated log-likelihood exceeds the integrated one by {excess:.2g}: "
-        f"the standard deviations of the random effects are artefacts of the approximation."
+        f"it is not to be compared with that of other models."
+    )
+    return Note("approximation", text, _APPROXIMATION)
+
+
+def elsewhere_note(excess: float, better: float, here: float, there: float) -> Note:
+    """The integrated likelihood is higher at other estimates."""
+    side = "exceeds" if excess > 0 else "falls short of"
+    text = (
+        f"The approximated log-likelihood {side} the integrated one by {abs(excess):.2g}, which is {better:.2g} higher "
+        f"at random effects of size {there:.3g} than at the estimates, of size {here:.3g}."
     )
     return Note("approximation", text, _APPROXIMATION)

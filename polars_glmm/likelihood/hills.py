@@ -15,12 +15,13 @@ standard deviations, and those with mostly one trial a level, are judged by the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.doubts import artefact_note, overstated_note, unbounded_note
+from polars_glmm.likelihood.doubts import artefact_note, elsewhere_note, overstated_note, unbounded_note
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import RowEngine
 from polars_glmm.likelihood.identify import Findings
@@ -35,18 +36,23 @@ UNITS = {"logit": np.pi / np.sqrt(3.0), "probit": 1.0, "cloglog": np.pi / np.sqr
 """Standard deviation of the latent variable that a link stands for, where it has one: a unit of its scale."""
 LARGE = 3.0
 """Units of the link's scale beyond which a standard deviation deserves a second look."""
+_FAR = 1e3
 LARGE_FOR_LONE = 0.7
 """The same where most levels have one Bernoulli trial: on those alone Laplace's optimum is near one unit."""
 _A_LOT = 2.0
 """Log-likelihood by which the approximation errs a lot: the penalty of a parameter and its effect on most tests."""
 _EQUAL = 1.0
-"""Integrated log-likelihood within which two optima are as good, and the approximation decides."""
+"""Integrated log-likelihood within which two places are as good, and the approximation decides."""
+_PER_LEVEL = 0.1
+"""Log-likelihood per level by which the approximation errs a lot in all of them."""
 _SURE = 3.0
 """Standard errors of an integral that are granted to it."""
-_RAY = (16.0, 256.0)
+_RAY = (4.0, 32.0)
 _FALLS = 0.5
-"""Log-likelihood that a ray must lose for a maximum to exist; one level that cannot be parted costs log 16 = 2.8."""
-_BESIDE = (0.25, 0.5, 2.0, 4.0)
+"""Log-likelihood that a ray must lose from place to place for a maximum to exist; one level that cannot be parted costs
+log 4 and log 8."""
+_BESIDE = (0.25, 0.5, 1.0, 2.0)
+"""Shares of the fixed effects, and of the factors, at which the integral is looked at where quadrature is no way."""
 _MOST_ROWS = 200_000
 """Rows up to which searches start from several places."""
 
@@ -94,12 +100,18 @@ class Hill(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a second look needs: the search and the places it starts from without doubts, ℓ without random effects."""
+    """What a second look needs.
+
+    search, quadrature   from a vector to an optimum of ℓ as it is, and of ℓ by quadrature (None where it is the same)
+    base, null           the optimum without random effects, [β_c, γ] and its ℓ
+    constant             what is missing in every ℓ here
+    """
 
     engine: RowEngine
     at: Coordinates
     unit: float
     search: Callable[[Vec], Found]
+    quadrature: Callable[[Vec], Found] | None
     base: Vec
     null: float
     constant: float
@@ -118,6 +130,11 @@ def doubtful(sizes: Vec, unit: float, lone: BoolVec) -> BoolVec:
     return np.asarray(sizes > np.where(lone, LARGE_FOR_LONE, LARGE) * unit)
 
 
+def far(sizes: Vec, unit: float) -> bool:
+    """Whether some factor's random effects are so large that larger ones change nothing."""
+    return bool((sizes > _FAR * unit).any())
+
+
 def second_look(look: Look, found: Found, findings: Findings) -> tuple[Found, Findings]:
     """The optimum that is the answer, and the findings with what there is to say about it."""
     hills = list(_hills(look, found))
@@ -132,8 +149,8 @@ def second_look(look: Look, found: Found, findings: Findings) -> tuple[Found, Fi
     elif highest.value > hill.value + _EQUAL:
         size = float(look.at.sizes(highest.found.x).max())
         notes.append(artefact_note(highest.value + look.constant, size, highest.value - highest.integral.value))
-    elif not _holds(look, hill):
-        notes.append(overstated_note(hill.value - hill.integral.value))
+    else:
+        notes += _doubts(look, hill)
     if not notes:
         return hill.found, findings
     unidentified = list(findings.unidentified)
@@ -207,19 +224,35 @@ def _endless(look: Look, hill: Hill, along: Callable[[float], Point]) -> bool:
     last = hill.integral.value
     for t in _RAY:
         here = integrated(look.engine.marginal, along(t))
-        if not here.value > last - _FALLS - min(_SURE * here.std_error, _FALLS):
+        if np.isnan(here.value):  # linear predictors beyond what numbers hold: the places before decide
+            return t > _RAY[0]
+        if here.value < last - _FALLS - min(_SURE * here.std_error, _FALLS):
             return False
         last = here.value
     return True
 
 
-def _holds(look: Look, hill: Hill) -> bool:
-    """Whether the approximation is no artefact at an optimum."""
-    if hill.overstated <= _A_LOT:
-        return True
-    if hill.integral.value - look.null < 0.5 * (hill.value - look.null):
-        return False
+def _elsewhere(look: Look, hill: Hill) -> tuple[Integrated, float]:
+    """The highest integrated likelihood met around an optimum and at those of quadrature; size of the effects there."""
     at, x = look.at, hill.found.x
-    beside = (integrated(look.engine.marginal, at.point(at.scaled(x, fixed, t))) for t in _BESIDE for fixed in (1.0, t))
-    margin = _A_LOT + hill.integral.value
-    return not any(b.value - _SURE * np.hypot(b.std_error, hill.integral.std_error) > margin for b in beside)
+    if look.quadrature is None:
+        places = [at.scaled(x, fixed, t) for fixed, t in product((0.0, *_BESIDE), _BESIDE)]
+    else:
+        shrink = look.unit / max(float(at.sizes(x).max()), look.unit)
+        searched = [look.quadrature(start) for start in (x, at.scaled(x, shrink, shrink))]
+        places = [found.x for found in searched if np.isfinite(found.evaluation.value)]
+    places.append(x)
+    met = [(integrated(look.engine.marginal, at.point(place)), float(at.sizes(place).max())) for place in places]
+    return max(met, key=lambda m: -np.inf if np.isnan(m[0].value) else m[0].value - _SURE * m[0].std_error)
+
+
+def _doubts(look: Look, hill: Hill) -> list[Note]:
+    """A note where the approximation is not to be believed at an optimum, or leads away from a better place."""
+    here, (there, size) = hill.integral, _elsewhere(look, hill)
+    n_levels = sum(f.n_levels for f in look.at.effects.factors)
+    excess = hill.value - here.value
+    overstated = hill.overstated > max(_A_LOT, min(_PER_LEVEL * n_levels, 0.5 * (hill.value - look.null)))
+    better = there.value - here.value
+    if better < _EQUAL + _SURE * np.hypot(there.std_error, here.std_error):
+        return [overstated_note(excess)] if overstated else []
+    return [elsewhere_note(excess, better, float(look.at.sizes(hill.found.x).max()), size)]
