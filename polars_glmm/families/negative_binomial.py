@@ -29,8 +29,11 @@ def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_part
     """
     y = rows.y
     phi = np.exp(np.asarray(zeta))
-    x = np.exp(np.minimum(eta - zeta, ETA_OVERFLOW))
+    log_x = eta - zeta
+    x = np.exp(np.minimum(log_x, ETA_OVERFLOW))
     log1p_x = np.log1p(x)
+    if log_x.size and log_x.max() > ETA_OVERFLOW:  # log(1 + x) is log x there, and must go on as y·eta does
+        log1p_x = np.maximum(log1p_x, log_x)
     total = y + phi
     want_zeta = zeta_parts and order > 0
     value, slope = rising(y, phi, slope=want_zeta)

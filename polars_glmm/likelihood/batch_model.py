@@ -14,7 +14,7 @@ from polars_glmm.design.keyed import KeyedDesign
 from polars_glmm.design.records import Term
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood.batch_rows import BatchRows
-from polars_glmm.likelihood.identify import RANK_TOLERANCE
+from polars_glmm.likelihood.identify import LONE_SHARE, RANK_TOLERANCE
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 _SPAN_TOLERANCE = 1e-7
@@ -32,6 +32,7 @@ class BatchModel:
     a (M, p, p)        working fixed columns = a · x; constant (p,) with constant'x = 1 in every model, or None
     outward (M, r, r)  b on the columns the user named = outward · b on the working columns
     regular (M,)       models that the batch can answer for
+    lone (M,)          models with one Bernoulli trial in most of their levels
     """
 
     rows: BatchRows
@@ -40,11 +41,13 @@ class BatchModel:
     constant: Vec | None
     outward: Cube
     regular: BoolVec
+    lone: BoolVec
 
     def take(self, keep: BoolVec) -> BatchModel:
         return BatchModel(
-            self.rows.take(keep), self.terms, self.a[keep], self.constant, self.outward[keep], self.regular[keep]
-        )
+            self.rows.take(keep), self.terms, self.a[keep], self.constant, self.outward[keep], self.regular[keep],
+            self.lone[keep],
+        )  # fmt: skip
 
 
 def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
@@ -71,8 +74,8 @@ def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
         Rows(design.y, design.trials, design.precision), design.frequency, design.offset, x, z,
         design.model_rows, design.model_levels, design.level_rows,
     )  # fmt: skip
-    regular &= _identified(rows, design, family)
-    return BatchModel(rows, design.terms, a, constant, outward, regular)
+    fine, lone = _identified(rows, design, family)
+    return BatchModel(rows, design.terms, a, constant, outward, regular & fine, lone)
 
 
 def _constant(x: Mat) -> Vec | None:
@@ -167,12 +170,13 @@ def _decorrelated(z: Mat, size: Mat, mean) -> tuple[Cube, BoolVec]:  # type: ign
     return inverse / size.T[:, :, None], fine
 
 
-def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> BoolVec:
-    """Models that likelihood.identify has nothing to say about."""
+def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[BoolVec, BoolVec]:
+    """Models that likelihood.identify has no note about, and those with one trial in most levels."""
     n, p, r = rows.observations(), len(design.x), 0 if design.z is None else len(design.z)
-    fine = ~((n <= p) & family.has_phi)
+    fine = np.asarray(~((n <= p) & family.has_phi))
+    lone = np.zeros(len(n), dtype=bool)
     if design.z is None:
-        return np.asarray(fine)
+        return fine, lone
     fine &= rows.model_levels > 1
     if family.name == "gaussian":
         fine &= rows.model_levels * r < n
@@ -180,11 +184,13 @@ def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> BoolVec
         trials = np.ones(len(design.y)) if design.trials is None else design.trials
         if design.frequency is not None:
             trials = trials * design.frequency
-        most = np.maximum.reduceat(_level_sums(trials, rows.level_rows), rows.first_level)
-        fine &= most > 1.0
+        single = (_level_sums(trials, rows.level_rows) <= 1.0).astype(float)
+        share = np.add.reduceat(single, rows.first_level) / rows.model_levels
+        fine &= share < 1.0
+        lone = share > LONE_SHARE
     if r > 1:
         fine &= ~_redundant(rows, design, n, gaussian=family.name == "gaussian")
-    return np.asarray(fine)
+    return fine, lone
 
 
 def _level_sums(v: Mat, level_rows: IntVec) -> Mat:

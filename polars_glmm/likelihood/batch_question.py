@@ -17,6 +17,7 @@ from polars_glmm.likelihood.batch_model import BatchModel
 from polars_glmm.likelihood.batch_polish import BatchPolished
 from polars_glmm.likelihood.batch_report import covariance_report, inverted, without_errors
 from polars_glmm.likelihood.doubts import CONVERGED
+from polars_glmm.likelihood.hills import doubtful, unit_of
 from polars_glmm.likelihood.modes import RowDensity
 from polars_glmm.likelihood.separation import COUNTS, LOOSE
 from polars_glmm.spec.method import Method
@@ -72,6 +73,10 @@ def report_rows(
         if family.name in COUNTS:
             fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
     lam = at.lam(done.x[:, p : p + at.q])
+    constant, unit = rows.totals(family.constant(rows.data)), unit_of(family)
+    if unit is not None:
+        fine &= ~doubtful(np.linalg.norm(lam, axis=(0, 1)), unit, model.lone)
+        fine &= done.value.value + constant <= 0.0  # of counts
     cov = covariance_report(at, model.terms, lam, model.outward)
     beta = np.einsum("mpq,mp->mq", model.a, done.x[:, :p])
     phi = np.exp(done.x[:, -1]) if s else None
@@ -83,7 +88,6 @@ def report_rows(
         jac[:, -1, -1] = phi
     null = np.zeros(values.shape, dtype=bool)
     null[:, p : p + cov.values.shape[1]] = cov.null
-    constant = rows.totals(family.constant(rows.data))
     saturated = family.saturated(rows.data)
     to_b = np.einsum("mij,jkm->ikm", model.outward, lam)[..., rows.of_level]
     clock["report"] = perf_counter()

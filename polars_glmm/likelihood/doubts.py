@@ -106,3 +106,49 @@ def no_overdispersion_note() -> Note:
         "no overdispersion: the likelihood rises to the Poisson limit, phi = inf, and its log-likelihood is Poisson's."
     )
     return Note("no_overdispersion", text, "Fit family='poisson'; counts may even be underdispersed.")
+
+
+def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:
+    """The likelihood has no maximum: it rises with the standard deviations of the factors marked."""
+    names = [f.name for f, away in zip(effects.factors, runaway, strict=True) if away]
+    group, its = ("group", "its") if len(names) == 1 else ("groups", "their")
+    text = (
+        f"unbounded: the likelihood does not fall however large the standard deviations of {group} {_listed(names)} "
+        f"become, so it has no maximum; the fixed effects grow with them."
+    )
+    advice = (
+        f"Within {its} levels the model predicts the response without error: the size of the estimates means nothing. "
+        f"Use fewer random or fixed effects, or one row per level if the response belongs to the level."
+    )
+    return Note("unbounded", text, advice)
+
+
+_APPROXIMATION = "Compare with method=AGQ(nodes=25) (one grouping factor), or use fewer random effects."
+
+
+def artefact_note(value: float, size: float, excess: float) -> Note:
+    """Another optimum of the approximated likelihood is higher, but not by the integrated one."""
+    text = (
+        f"The approximated log-likelihood has a higher optimum, {value:.2f} at random effects of size {size:.3g}, but "
+        f"exceeds the integrated one by {excess:.2g} there. The fit is the optimum that integration prefers."
+    )
+    return Note("approximation", text, _APPROXIMATION)
+
+
+def overstated_note(excess: float) -> Note:
+    """The approximated likelihood is too high at the answer."""
+    text = (
+        f"At the estimates the approximated log-likelihood exceeds the integrated one by {excess:.2g}: "
+        f"it is not to be compared with that of other models."
+    )
+    return Note("approximation", text, _APPROXIMATION)
+
+
+def elsewhere_note(excess: float, better: float, here: float, there: float) -> Note:
+    """The integrated likelihood is higher at other estimates."""
+    side = "exceeds" if excess > 0 else "falls short of"
+    text = (
+        f"The approximated log-likelihood {side} the integrated one by {abs(excess):.2g}, which is {better:.2g} higher "
+        f"at random effects of size {there:.3g} than at the estimates, of size {here:.3g}."
+    )
+    return Note("approximation", text, _APPROXIMATION)

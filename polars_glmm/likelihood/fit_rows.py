@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
-from polars_glmm.likelihood import polish, rowsums
+from polars_glmm.likelihood import hills, polish, rowsums
 from polars_glmm.likelihood.doubts import no_overdispersion_note
 from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Estimate
@@ -23,6 +24,7 @@ from polars_glmm.likelihood.report_rows import Levels, report_rows
 from polars_glmm.likelihood.rowblocks import RowBlocks
 from polars_glmm.likelihood.sample import subsample
 from polars_glmm.likelihood.state import State
+from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -40,6 +42,11 @@ LIMIT_LOSS = 1e-6
 _START_SHARES = (1.0, 0.1, 0.01)
 """Shares of the first size of random effects: modes of large ones may lie outside the domain of a link."""
 _MOST_LEAVINGS = 3
+_EXPLORING = 100
+"""Evaluations of a search that looks for other optima, and after which a search that runs away is stopped."""
+_NODES = {1: 21, 2: 9, 3: 5}
+"""Nodes per dimension, by the number of effects, of the quadrature that an approximation is compared with."""
+_MOST_NODE_ROWS = 3_000_000
 UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
 """Links on whose scale a unit is a large change, whatever the data."""
 _PERFECT = float(np.log(1e-15))
@@ -57,14 +64,46 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     clock["glm"] = perf_counter()
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
     clock["search"] = perf_counter()
+    given_findings = findings
+    found, findings = _second_look(model, found, base, constant, placed, findings)
     if _at_poisson_limit(model, found, placed):
-        limit = _poisson_limit(model, findings, given, found, constant)
+        limit = _poisson_limit(model, given_findings, given, found, constant)
         if limit is not None:
             return limit
     done = _polish(model, found, row_variance, placed)
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
     return report_rows(model, found.engine, done, Levels(constant, null), findings, clock)
+
+
+def _second_look(
+    model: Model, searched: Searched, base: Searched, constant: float, placed: Placed, findings: Findings
+) -> tuple[Searched, Findings]:
+    """The search's answer, or a better one where its random effects are out of proportion, and what there is to say."""
+    unit = hills.unit_of(model.family)
+    at = hills.Coordinates(model.effects, len(model.x.a), bool(model.n_gamma))
+    spread = placed.held[at.p : at.p + model.effects.n_theta]
+    if unit is None or spread.any() or not model.effects.factors:
+        return searched, findings
+    lone = np.array(findings.lone, dtype=bool) if findings.lone else np.zeros(len(model.effects.factors), dtype=bool)
+    lost = not searched.found.settled and model.control.search.max_evaluations >= _EXPLORING
+    impossible = constant > searched.found.evaluation.value  # of counts
+    if not (lost or impossible) and not hills.doubtful(at.sizes(searched.found.x), unit, lone).any():
+        return searched, findings
+    engine, start = searched.engine, base.found
+
+    def search(x: Vec, by: RowEngine = engine) -> Found:
+        return _search_near(model, by, x, unit, placed)
+
+    tolerance = SEARCH_SHARE * model.control.search.decrement
+    finer = _quadrature(model, engine)
+    quadrature = None if finer is None else partial(search, by=finer)
+    look = hills.Look(engine, at, unit, search, quadrature, start.x, -start.evaluation.value, constant)
+    found, findings = hills.second_look(look, searched.found, findings)
+    if found is not searched.found and not found.settled and not hills.far(at.sizes(found.x), unit):
+        longer = _minimise(model, engine, found.x, _Bounds(np.full(len(found.x), np.inf), placed.held), tolerance)
+        found = longer if np.isfinite(longer.evaluation.value) else found
+    return Searched(engine, found), findings
 
 
 class Searched(NamedTuple):
@@ -99,23 +138,47 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
-    return _minimise(model, engine, x, bounds, tolerance, bend)
+    found = _minimise(model, engine, x, bounds._replace(most=_EXPLORING), tolerance, bend)
+    unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, bool(s))
+    left = model.control.search.max_evaluations - _EXPLORING
+    if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
+        return found  # what runs away need not run on
+    return _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
+
+
+def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:
+    """The engine with quadrature instead of Laplace, where that is possible at bearable cost."""
+    effects, marginal = model.effects, engine.marginal
+    nodes = _NODES.get(effects.factors[0].r) if len(effects.factors) == 1 and marginal.rule is None else None
+    if nodes is None or nodes ** effects.factors[0].r * marginal.rows.n_rows > _MOST_NODE_ROWS:
+        return None
+    return RowEngine(effects, replace(marginal, rule=gauss_hermite(nodes, effects.factors[0].r), expected=False))
+
+
+def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: Placed) -> Found:
+    """A short search from a given vector, held parameters in their places."""
+    p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
+    limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * unit), np.full(s, SLOWEST_GAMMA_STEP)])
+    x = np.where(placed.held, placed.values, x)
+    tolerance = SEARCH_SHARE * model.control.search.decrement
+    return _minimise(model, engine, x, _Bounds(limit, placed.held, _EXPLORING), tolerance)
 
 
 class _Bounds(NamedTuple):
-    """Per coordinate of a search: the longest step it takes, and whether it stays where it is."""
+    """Per coordinate of a search: the longest step it takes, and whether it stays where it is; the most evaluations."""
 
     limit: Vec
     held: BoolVec
+    most: int | None = None
 
 
 def _minimise(
     model: Model, engine: RowEngine, x: Vec, bounds: _Bounds, tolerance: float, curvature: Mat | None = None
 ) -> Found:
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
-    limit, held = bounds
+    limit, held, few = bounds
     objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model))
-    most = model.control.search.max_evaluations
+    most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
     if not held.any():
         begin = Begin(curvature)
         return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin)

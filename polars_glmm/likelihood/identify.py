@@ -23,13 +23,19 @@ from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 RANK_TOLERANCE = 1e-9
+LONE_SHARE = 0.5
+"""Share of levels with one Bernoulli trial beyond which they rule the approximation of the likelihood."""
 
 
 class Findings(NamedTuple):
-    """Notes, and per factor of the design the terms without identified covariances: a mark for each term."""
+    """Notes, and per factor of the design the terms without identified covariances: a mark for each term.
+
+    lone   per factor in order of elimination: most levels have one Bernoulli trial; empty where that is not asked
+    """
 
     notes: tuple[Note, ...]
     unidentified: tuple[tuple[bool, ...], ...]
+    lone: tuple[bool, ...] = ()
 
 
 class Structure(Protocol):
@@ -48,8 +54,8 @@ class Structure(Protocol):
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
         """Whether two factors divide the rows in the same way."""
 
-    def most_trials(self, f: FactorMap) -> float:
-        """The largest number of trials of a level."""
+    def trials(self, f: FactorMap) -> Vec:
+        """The number of trials of every level."""
 
 
 def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findings:
@@ -70,6 +76,7 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
             _refuse_saturated(f, n)
     notes: list[Note] = []
     unidentified = [[False] * len(f.terms) for f in factors]
+    lone = [False] * len(factors)
     for number, f in enumerate(factors):
         loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and constant_phi)
         if any(loose):
@@ -82,7 +89,9 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
             )
             notes.append(Note("redundant_terms", text, advice))
             unidentified[number] = loose
-        if family.name == "binomial" and structure.most_trials(f) <= 1.0:
+        single = structure.trials(f) <= 1.0 if family.name == "binomial" else np.zeros(1, dtype=bool)
+        lone[number] = bool(single.mean() > LONE_SHARE)
+        if single.all():
             text = (
                 f"group '{f.name}' has one Bernoulli trial per level: its variance cannot be told from the data, "
                 f"and its estimate is an artefact of the approximation."
@@ -99,7 +108,8 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
             notes.append(Note("same_partition", text, f"Keep one of '{first}' and '{second}'."))
             unidentified[a] = [True] * len(factors[a].terms)
             unidentified[b] = [True] * len(factors[b].terms)
-    return Findings(tuple(notes), tuple(tuple(u) for u in unidentified))
+    by_elimination = tuple(lone[f.place] for f in structure.effects.factors) if any(lone) else ()
+    return Findings(tuple(notes), tuple(tuple(u) for u in unidentified), by_elimination)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,11 +143,11 @@ class RowStructure:
         met[a.codes] = b.codes  # one of those that the level meets; all of them, if there is one
         return bool((met[a.codes] == b.codes).all())
 
-    def most_trials(self, f: FactorMap) -> float:
+    def trials(self, f: FactorMap) -> Vec:
         trials = np.ones(self.design.n_rows) if self.design.trials is None else self.design.trials
         if self.design.frequency is not None:
             trials = trials * self.design.frequency
-        return float(np.bincount(f.codes, trials, f.n_levels).max())
+        return np.bincount(f.codes, trials, f.n_levels).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,8 +172,8 @@ class ProductStructure:
         i, j = sorted((self.effects.factors.index(a), self.effects.factors.index(b)))
         return self.stats.pattern is not None and len(self.stats.pattern.pairs[i, j].left) == a.n_levels
 
-    def most_trials(self, f: FactorMap) -> float:  # noqa: ARG002  # the protocol's shape
-        return np.inf
+    def trials(self, f: FactorMap) -> Vec:
+        return np.full(f.n_levels, np.inf)
 
 
 def _spread_name(family: Family) -> str:

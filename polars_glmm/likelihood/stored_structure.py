@@ -9,7 +9,7 @@ import numpy as np
 from polars_glmm.likelihood.effects import Effects, FactorMap
 from polars_glmm.likelihood.store import Stored
 from polars_glmm.linalg.cholesky import quadratic
-from polars_glmm.typing import Cube
+from polars_glmm.typing import Cube, Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,12 +32,10 @@ class StoredStructure:
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
         return a is b
 
-    def most_trials(self, f: FactorMap) -> float:  # noqa: ARG002  # the protocol's shape
-        most = 0.0
+    def trials(self, f: FactorMap) -> Vec:  # noqa: ARG002  # the protocol's shape
+        parts = []
         for unit in self.stored.rows(effects=True).units:
             for block in unit.blocks:
                 trials = np.ones(len(block.data.y)) if block.data.trials is None else block.data.trials
-                if block.frequency is not None:
-                    trials = trials * block.frequency
-                most = max(most, float(block.sums(trials).max()))
-        return most
+                parts.append(block.sums(trials if block.frequency is None else trials * block.frequency))
+        return np.concatenate(parts)
