@@ -193,7 +193,8 @@ def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]
         msg = f"columns {', '.join(keys)} cannot be grouped by: {error}"
         raise ColumnError(msg) from error
     sorted_levels = found[pl.Series(order.astype(np.uint32))]
-    return replace(factor, levels=sorted_levels.select(map(column, keys))), sorted_levels[_COUNT].to_numpy().astype(np.int64)
+    level_rows = sorted_levels[_COUNT].to_numpy().astype(np.int64)
+    return replace(factor, levels=sorted_levels.select(map(column, keys))), level_rows
 
 
 def _places(stored: StoredDesign) -> list[tuple[int, ...]]:

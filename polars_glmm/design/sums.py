@@ -21,7 +21,7 @@ from polars_glmm.typing import BoolVec, Vec
 from .lazy_learn import Outline
 from .level_frames import codes_of, in_order
 from .levels import combine
-from .missing import Incomplete, check_missing, dropped_rows
+from .missing import check_missing, dropped_rows
 from .moment_columns import no_rows
 from .moments import Checks, Layout, LevelMoments, Moments, PairMoments, about_means, pooled
 from .named import column, columns
@@ -71,7 +71,7 @@ def summarise(sketch: Outline, source: Source, missing: str = "drop", *, allow_n
         levels, moments = _assembled(queries, answers, shift)
         if not _finite(moments):
             _refuse_not_finite(sketch, source)
-        _require_one_sample(moments)
+        require_one_sample(moments)
         far = _misled(moments)
         if not far.any():
             break
@@ -126,12 +126,13 @@ def _assembled(queries: SumQueries, answers: Answers, shift: Vec) -> tuple[tuple
 def _without_rows(sketch: Outline, queries: SumQueries, answers: Answers, missing: str) -> Summary:
     """The summary of no row: levels of nothing, sums of zero."""
     census = answers.census
-    n = int(census["rows"] - (census["complete"] or 0))
-    notes = (dropped_rows(Incomplete(n, int(census["rows"]), 0, ()), missing, all_may_go=True),) if n else ()
+    found = queries.source.judge(census) if census["rows"] else None
+    notes = () if found is None else (dropped_rows(found, missing, all_may_go=True),)
+    n = 0 if found is None else found.n
     return Summary(sketch.recipe, no_rows(queries.layouts), (*notes, *sketch.notes), n, sketch.scans + 1)
 
 
-def _require_one_sample(moments: Moments) -> None:
+def require_one_sample(moments: Moments) -> None:
     """Raise DataChangedError where sums over levels and sums over all rows are not sums of the same rows."""
     total = moments.total
     size = np.sqrt(total.weight[0] * (np.diag(moments.second) + total.weight[0] * total.mean[:, 0] ** 2))

@@ -217,7 +217,7 @@ def _to_frame(products: Products) -> pl.DataFrame:
 
 def _rows(name: str, part: LevelMoments) -> pl.DataFrame:
     n = part.n_levels
-    second = part.second.reshape(-1, n).T
+    second = part.second.reshape(part.second.shape[0] * part.second.shape[1], n).T
     return pl.DataFrame(
         {
             "set": pl.repeat(name, n, eager=True),
