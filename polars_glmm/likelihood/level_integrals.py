@@ -71,7 +71,8 @@ def _unit_errors(here: UnitAt, u: list[Mat], points: int) -> Vec:
     h = curvature(unit, state.w, at.factors).diagonal
     total = np.zeros(_BATCHES + 1)
     for f, own in enumerate(h):
-        total += _factor_errors(here, u, state, own, (f, points))
+        if at.factors[f].any():  # effects without variance have nothing to integrate
+            total += _factor_errors(here, u, state, own, (f, points))
     return total
 
 
