@@ -13,7 +13,7 @@ from polars_glmm.design.lazy_learn import factors_of, outline
 from polars_glmm.design.moment_columns import columns_of, places
 from polars_glmm.design.reader import terms_of
 from polars_glmm.design.response import check_scale
-from polars_glmm.design.settle import remainder_of, settle
+from polars_glmm.design.settle import settle
 from polars_glmm.design.size import room_for
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
@@ -99,7 +99,7 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
     with progress.stage("reading"):
         source = Source.of(spec, frame)
         summary = summarise(outline(spec, source), source, call.missing)
-        recipe, notes = settle(summary.recipe, summary.moments, remainder_of(summary.recipe, summary.moments, source))
+        recipe, notes = settle(summary.recipe, summary.moments, source)
     try:
         numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
     except (IdentifiabilityError, ConvergenceError):
