@@ -20,7 +20,6 @@ from .nodes import Affine, Arithmetic, Coded, Constant, Function, Node, Product
 from .rank import Judged
 from .source import Source
 
-
 _SHORT = 1e-10
 """Squared remainder of a unit column below which its products tell nothing."""
 

@@ -115,8 +115,17 @@ def _lost_to_rounding(columns: Sequence[Column], judged: Judged, centred: BoolVe
     return lost_to_rounding([column.node for column in columns], judged, spread_of, judge_again)
 
 
-def dropped_columns(parameter: str, names: Sequence[str], kept: BoolVec, rounded: BoolVec) -> tuple[Note, ...]:
-    """The notes about columns that are combinations of others, in truth or (`rounded`) as far as numbers can tell."""
+NEAR = "{columns} {differ} from combinations of the columns before in the formula{of} by little more than rounding"
+NEAR_IN_PRODUCTS = "Products of all rows do not tell the {columns} from combinations of the columns before in the formula{of}"
+
+
+def dropped_columns(
+    parameter: str, names: Sequence[str], kept: BoolVec, rounded: BoolVec, words: str = NEAR
+) -> tuple[Note, ...]:
+    """The notes about columns that are combinations of others, in truth or (`rounded`) as far as numbers can tell.
+
+    words   what is said of the latter
+    """
     of = "" if parameter == "mu" else f" of {parameter}"
     notes = []
     lost = [name for name, keep, near in zip(names, kept, rounded, strict=True) if not keep and not near]
@@ -129,12 +138,10 @@ def dropped_columns(parameter: str, names: Sequence[str], kept: BoolVec, rounded
         notes.append(Note("columns_dropped", text, advice))
     near = [name for name, one in zip(names, rounded, strict=True) if one]
     if near:
-        subject = f"columns {enumerate_names(near)} differ" if len(near) > 1 else f"column {near[0]!r} differs"
-        text = (
-            f"The {subject} from combinations of the columns before in the formula{of} by little more than rounding: no "
-            "estimate."
-        )
-        notes.append(Note("columns_dropped", text, CENTRE))
+        subject = f"columns {enumerate_names(near)}" if len(near) > 1 else f"column {near[0]!r}"
+        said = words.format(columns=subject, differ="differ" if len(near) > 1 else "differs", of=of)
+        said = f"The {said}" if said.startswith("column") else said
+        notes.append(Note("columns_dropped", f"{said}: no estimate.", CENTRE))
     return tuple(notes)
 
 

@@ -24,11 +24,15 @@ EXACT, APART = 1e-12, 1e-4
 
 
 class Judged(NamedTuple):
-    """Columns to keep (p,), what makes each of the others, and which of these may be so by rounding only (p,)."""
+    """Columns to keep (p,), what makes each of the others, and which of these may be so by rounding only (p,).
+
+    closest   squared remainder of the kept unit column that is nearest to the columns before, where products told it
+    """
 
     kept: BoolVec
     lost: tuple[Combination, ...]
     blurred: BoolVec
+    closest: float = 1.0
 
 
 def independent(x: Mat, centred: BoolVec) -> BoolVec:

@@ -16,11 +16,11 @@ import polars as pl
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
+from .curved import degree, kept_by_query, lost_to_rounding, spread_by_query
 from .moment_columns import columns_of, places
 from .moments import Moments
 from .nodes import ONE, Coded
-from .curved import degree, kept_by_query, lost_to_rounding, spread_by_query
-from .predictors import dropped_columns
+from .predictors import NEAR, NEAR_IN_PRODUCTS, dropped_columns
 from .rank import APART, EXACT, ROUNDING, TOLERANCE, Judged, combinations
 from .recipe import Recipe
 from .source import Source
@@ -46,8 +46,16 @@ Measure: TypeAlias = Callable[[Vec, float], Remainder]
 """The remainder for weights (k,) and c."""
 
 
-def settle(recipe: Recipe, moments: Moments, source: Source | None = None) -> tuple[Recipe, tuple[Note, ...]]:
-    """The recipe with the columns to keep marked and what makes the others, and notes on these.
+class Settled(NamedTuple):
+    """The recipe with the columns to keep marked and what makes the others; notes on these; `Judged.closest`."""
+
+    recipe: Recipe
+    notes: tuple[Note, ...]
+    closest: float
+
+
+def settle(recipe: Recipe, moments: Moments, source: Source | None = None) -> Settled:
+    """Which columns of a recipe are kept.
 
     Without a `source` a column of which products show nothing is taken for a combination of the others.
     """
@@ -56,15 +64,16 @@ def settle(recipe: Recipe, moments: Moments, source: Source | None = None) -> tu
     centred = _centred(recipe)
     judged = judge_sums(moments, fixed, centred, None if source is None else remainder_of(recipe, moments, source))
     if judged.kept.all():
-        return recipe, ()
+        return Settled(recipe, (), judged.closest)
     nodes = [column.node for column in mu.columns]
     if source is None:
-        rounded = ~judged.kept & judged.blurred & np.array([degree(node) > 1.0 for node in nodes])
+        rounded = ~judged.kept & np.array([degree(node) > 1.0 for node in nodes])
     else:
         rounded = lost_to_rounding(nodes, judged, spread_by_query(source), kept_by_query(source, centred))
-    notes = dropped_columns("mu", [column.name for column in mu.columns], judged.kept, rounded)
+    names = [column.name for column in mu.columns]
+    notes = dropped_columns("mu", names, judged.kept, rounded, NEAR if source is not None else NEAR_IN_PRODUCTS)
     mu = replace(mu, kept=tuple(judged.kept.tolist()), lost=judged.lost)
-    return replace(recipe, predictors=(mu, *recipe.predictors[1:])), notes
+    return Settled(replace(recipe, predictors=(mu, *recipe.predictors[1:])), notes, judged.closest)
 
 
 def judge_sums(moments: Moments, fixed: IntVec, centred: BoolVec, measure: Measure | None = None) -> Judged:
@@ -92,7 +101,7 @@ def judge_sums(moments: Moments, fixed: IntVec, centred: BoolVec, measure: Measu
     for j in np.flatnonzero(alive).tolist():
         if kept:
             one = _Column(gram, length, kept, j)
-            weights, left = one.weights(), 1.0
+            weights = one.weights()
             left = float(gram[j, j] - gram[kept, j] @ weights)
             limit = TOLERANCE
             if left < _BLUNT and measure is not None:
@@ -100,14 +109,13 @@ def judge_sums(moments: Moments, fixed: IntVec, centred: BoolVec, measure: Measu
                 limit = max(TOLERANCE, float(rounding[j] + np.abs(weights) @ rounding[kept]))
             if left < (limit**2 if measure is not None else _BLUNT):
                 lost[kept, j] = weights * length[j] / length[kept]
-                blurred[j] = left > EXACT**2 and measure is not None
-                blurred[j] |= closest < APART**2
+                blurred[j] = measure is not None and (left > EXACT**2 or closest < APART**2)
                 continue
             closest = min(closest, left)
         kept.append(j)
     out = np.isin(np.arange(len(fixed)), kept)
     size = np.sqrt(np.diag(second) / weight)
-    return Judged(out, combinations(lost, out, centred, mean, size), blurred)
+    return Judged(out, combinations(lost, out, centred, mean, size), blurred, closest)
 
 
 class _Column(NamedTuple):

@@ -18,8 +18,8 @@ from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.spill import Spill
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
-from .lazy_learn import Known, LazyVariables, factors_of, group_factors
 from .curved import kept_by_query, lost_to_rounding, spread_by_query
+from .lazy_learn import Known, LazyVariables, factors_of, group_factors
 from .levels import combine
 from .missing import check_missing
 from .nodes import Arithmetic, Node
@@ -27,7 +27,7 @@ from .partition import Room, keep_columns, partition
 from .predictors import centred_columns, dropped_columns, learn_columns, offset_node, refuse_equal_names
 from .rank import Judged, judge_moments
 from .recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe
-from .response import all_integers, success_node
+from .response import all_integers, response_recipe, success_node
 from .source import Source
 from .stored import StoredDesign
 from .table import Table
@@ -141,13 +141,14 @@ def _response(spec: ModelSpec, variables: LazyVariables) -> tuple[ResponseRecipe
     """How the response is read; every value is checked later, row by row."""
     success, notes = success_node(spec, variables)
     text, tried = spec.response.text, trials_of(spec, variables.source)
+    recipe = replace(response_recipe(spec, variables, success), trials=tried)
     if tried is None or spec.trials is None:
-        return ResponseRecipe(text, success, tried), notes
+        return recipe, notes
     proportion = _is_share(spec, variables, success, tried)
     if proportion:
         what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
         notes = (*notes, Note("response_proportion", what, quiet=True))
-    return ResponseRecipe(text, success, tried, proportion), notes
+    return replace(recipe, proportion=proportion), notes
 
 
 def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: Node) -> bool:

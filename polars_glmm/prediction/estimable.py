@@ -1,7 +1,7 @@
 """Rows whose fixed part the data do not determine: where what made a lost column of the others does not hold.
 
-A linear function x'β is estimable iff x lies in the row space of the design (Searle 1971, §5.4), so iff it is orthogonal
-to every dependence among the columns: x_lost = Σ_k w_k x_k. Then all parametrisations of a model agree on it.
+A linear function x'β is estimable iff x lies in the row space of the design (Searle 1971, §5.4), so iff it is
+orthogonal to every dependence among the columns: x_lost = Σ_k w_k x_k. All parametrisations of a model agree on it.
 """
 
 from __future__ import annotations
@@ -38,4 +38,5 @@ def _misses(one: Combination, nodes: Sequence[Node]) -> pl.Expr:
     miss = lost - balanced_sum([w * x for x, w, _ in parts])
     away = balanced_sum([(lost - one.centre[one.place]).abs(), *(abs(w) * (x - c).abs() for x, w, c in parts)])
     size = balanced_sum([lost.abs(), *(abs(w) * x.abs() for x, w, _ in parts)])
-    return miss.is_not_nan() & (miss.abs() > _TOLERANCE * (away + one.size) + _ROUNDING * size)
+    misses: pl.Expr = miss.abs() > _TOLERANCE * (away + one.size) + _ROUNDING * size
+    return miss.is_not_nan() & misses

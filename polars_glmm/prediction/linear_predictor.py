@@ -54,8 +54,8 @@ class Purpose:
 def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose) -> pl.LazyFrame:
     """The frame with internal columns MISSING, FIXED, ETA and, on request, STD_ERROR of the linear predictor of mu.
 
-    With an interval FREEDOM as well, where its reference is t. MISSING is true of rows whose fixed part is not estimable,
-    and carries the guard: whatever is derived from the others must be made null by it, and so keeps the guard.
+    With an interval FREEDOM as well, where its reference is t. MISSING is true of rows whose fixed part is not
+    estimable, and carries the guard: whatever is derived from the others must be made null by it, and so keeps it.
     """
     fixed, factors = fitted.fixed("mu"), purpose.factors
     designs = fixed.inputs.union(*(factor.slope_inputs for factor in factors))

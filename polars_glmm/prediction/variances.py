@@ -151,7 +151,7 @@ class _Spread:
 
 
 def _quadratic(a: Mat, vcov: Cube, model: IntVec) -> Vec:
-    """a'Va (n,) for a (p, n), with V (M, p, p) of each row's fit; NaN only where a coefficient without V is involved."""
+    """a'Va (n,) for a (p, n), with V (M, p, p) of each row's fit; NaN only where an unknown one is involved."""
     if len(vcov) == 1:
         unknown = np.isnan(np.diag(vcov[0]))
         if not unknown.any():

@@ -61,6 +61,10 @@ _FEW_DIGITS, _TOO_FEW = 1e-6, 1e-10
 and below which these tell next to nothing."""
 
 
+_NEARLY_ALIKE = 1e-8
+"""Squared remainder of a unit column after the columns before it of which sums leave too few digits."""
+
+
 def residual_share(numbers: Estimate, moments: Moments) -> float:
     """The residual part of the response's sum of squares about the centre of the sums: their digits, spent."""
     if numbers.phi is None:
@@ -99,7 +103,9 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
     with progress.stage("reading"):
         source = Source.of(spec, frame)
         summary = summarise(outline(spec, source), source, call.missing)
-        recipe, notes = settle(summary.recipe, summary.moments, source)
+        recipe, notes, closest = settle(summary.recipe, summary.moments, source)
+    if closest < _NEARLY_ALIKE and rows_fit(spec, frame, control):
+        return Obstacle("some columns are so nearly alike that sums lose what tells them apart")
     try:
         numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
     except (IdentifiabilityError, ConvergenceError):
