@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-
 _PLAN = "\n\nThis error occurred in the following"
 """How Polars begins what it appends to an error that passes through a plan: the inside of the plan."""
 

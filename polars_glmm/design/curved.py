@@ -1,7 +1,7 @@
 """Powers and products of variables far from zero: columns that differ, but by less than floating point can tell.
 
-x² … x⁴ of calendar years are nearly straight lines. Whether such a column is lost to rounding only, or a true combination
-of others, is told by the same columns of centred variables: they span the same space, and lose nothing.
+x² … x⁴ of calendar years are nearly straight lines. Whether such a column is lost to rounding only, or a true
+combination of others, is told by the same columns of centred variables: they span the same space, and lose nothing.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def kept_by_query(source: Source, centred: BoolVec) -> Callable[[Sequence[Node]]
         one, pairs = pl.len().cast(pl.Float64).alias("n"), [(i, j) for i in range(p) for j in range(i + 1)]
         sums = [pl.sum(name).alias(f"s{j}") for j, name in enumerate(names)]
         products = [(pl.col(names[i]) * pl.col(names[j])).sum().alias(f"p{i},{j}") for i, j in pairs]
-        row = source.rows.with_columns(values).select(one, *sums, *products).collect(engine="streaming").row(0, named=True)
+        asked = source.rows.with_columns(values).select(one, *sums, *products)
+        row = asked.collect(engine="streaming").row(0, named=True)
         mean = np.array([row[f"s{j}"] for j in range(p)]) / row["n"] * centred
         second = np.array([[row[f"p{max(i, j)},{min(i, j)}"] for j in range(p)] for i in range(p)])
         return _kept(second / row["n"] - np.outer(mean, mean), centred)

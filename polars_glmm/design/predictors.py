@@ -46,7 +46,8 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     names = tuple(column.name for column in columns)
     refuse_equal_names(names)
     if not kept.all():
-        notes = dropped_columns(part.parameter, names, kept, _lost_to_rounding(columns, judged, centred, variables.table))
+        rounded = _lost_to_rounding(columns, judged, centred, variables.table)
+        notes = dropped_columns(part.parameter, names, kept, rounded)
         names = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
         x = np.ascontiguousarray(x[kept])
     node = offset_node(part, offset, variables)
@@ -116,7 +117,7 @@ def _lost_to_rounding(columns: Sequence[Column], judged: Judged, centred: BoolVe
 
 
 NEAR = "{columns} {differ} from combinations of the columns before in the formula{of} by little more than rounding"
-NEAR_IN_PRODUCTS = "Products of all rows do not tell the {columns} from combinations of the columns before in the formula{of}"
+NEAR_IN_PRODUCTS = "Products do not tell the {columns} from combinations of the columns before in the formula{of}"
 
 
 def dropped_columns(

@@ -203,8 +203,8 @@ def _remedy(family: Family, rows: Rows, y: float) -> str:
         return " Without trials a binomial response is 0 or 1; name the column of the number of trials in trials=."
     if y > 0.0 and not y.is_integer():
         return (
-            " Counts are whole numbers: keep the count itself as the response, and what it was divided by (time, area) as "
-            "offset(log(…)) in the formula; for measurements use family='gamma' or 'gaussian'."
+            " Counts are whole numbers: keep the count itself as the response, and what it was divided by (time, area) "
+            "as offset(log(…)) in the formula; for measurements use family='gamma' or 'gaussian'."
         )
     if y < 0.0:
         return " It takes no negative values; family='gaussian' does."

@@ -133,7 +133,7 @@ def _told_apart(basis: Basis) -> Basis:
 def mixed(basis: Basis, r: Mat) -> Basis:
     """The basis whose columns are orthogonal, for the triangle r of its present ones at unit root mean square.
 
-    Any r makes an exact change of basis; the nearer the columns come to being orthogonal, the better. One of ones stays.
+    Any r makes an exact change of basis; the nearer the columns come to being orthogonal, the better. Ones stay ones.
     """
     p = len(basis.shift)
     if r.shape[0] < p or not np.diagonal(r).all():
@@ -142,7 +142,7 @@ def mixed(basis: Basis, r: Mat) -> Basis:
     if basis.constant is not None and np.count_nonzero(basis.constant) == 1:
         r[ones] = r[:, ones] = 0.0
         r[ones, ones] = 1.0
-    mix = np.linalg.inv(r).T
+    mix = np.ascontiguousarray(np.linalg.inv(r).T, dtype=np.float64)
     return replace(basis, mix=mix, a=mix @ basis.a)
 
 
@@ -157,7 +157,7 @@ def told_apart_by(basis: Basis, second: Mat, mean: Vec) -> Basis:
         return basis
     values, vectors = np.linalg.eigh(gram)
     root = np.sqrt(np.maximum(values, _NO_VARIANCE * values[-1]))[:, None] * vectors.T
-    return mixed(basis, np.linalg.qr(root, mode="r"))
+    return mixed(basis, np.asarray(np.linalg.qr(root, mode="r"), dtype=np.float64))
 
 
 def _alike(columns: Mat) -> bool:

@@ -38,5 +38,5 @@ def _misses(one: Combination, nodes: Sequence[Node]) -> pl.Expr:
     miss = lost - balanced_sum([w * x for x, w, _ in parts])
     away = balanced_sum([(lost - one.centre[one.place]).abs(), *(abs(w) * (x - c).abs() for x, w, c in parts)])
     size = balanced_sum([lost.abs(), *(abs(w) * x.abs() for x, w, _ in parts)])
-    misses: pl.Expr = miss.abs() > _TOLERANCE * (away + one.size) + _ROUNDING * size
-    return miss.is_not_nan() & misses
+    most = _TOLERANCE * (away + one.size) + _ROUNDING * size
+    return pl.all_horizontal(miss.is_not_nan(), miss.abs() > most)

@@ -9,10 +9,10 @@ import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
+from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
-from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.rows import PHI, phi_inputs, size_inputs, sizes_of, with_phi
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ def simulate(
     """The frame with `n` simulated responses `sim_1 …` beside its own columns, each a possible response of the model.
 
     Each is one draw of the whole data set: random effects for every level, then responses given them; for binomial what
-    the response was: the number of successes, or their share of the trials. The column has the dtype of the response of
-    the fit (whole numbers, Boolean, Enum …), so that `fit.update(frame=…)` reads it as it read the response; numbers of
-    successes of a floating-point column come as Int64, and whole numbers that its dtype cannot hold do too; responses of
-    continuous families are Float64. Parameters are held at their estimates.
+    the response was: the number of successes, or their share of the trials. The column has the dtype of the response
+    of the fit (whole numbers, Boolean, Enum …), so that `fit.update(frame=…)` reads it as it read the response; numbers
+    of successes that were Float64 beside trials= come as Int64, and so do whole numbers that the dtype cannot hold;
+    responses of continuous families are Float64. Parameters are held at their estimates.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ def simulate(
 
     Notes
     -----
-    A null or NaN in any column used for a row gives null, and so does a row that has no distribution: of precision 0, of
-    a mean that the family cannot have or that the data do not determine. A row of frequency k gets one draw, not k.
+    A null or NaN in any column used for a row gives null, and so does a row that has no distribution: of precision 0,
+    of a mean that the family cannot have or the data do not determine. A row of frequency k gets one draw, not k.
     """
     if is_collection(fit):
         msg = "simulate() takes one fit: choose it by its key, as in collection[key], and the rows of that key."
@@ -80,8 +80,8 @@ def simulate(
         names = [f"sim_{i + 1}" for i in range(n)]
         refuse_clash(schema, names, "rename or drop these columns first.")
         draws = _draws(_collected(lazy, schema, fitted), fitted, n, generator, new=random == "new")
-        columns = [as_response(pl.Series(name, d, nan_to_null=True), fitted.recipe) for name, d in zip(names, draws, strict=True)]
-        return lazy.with_columns(columns)
+        columns = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
+        return lazy.with_columns(as_response(column, fitted.recipe) for column in columns)
 
     return apply_plan(frame, "simulate", plan)
 

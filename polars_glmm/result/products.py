@@ -129,7 +129,7 @@ class Products:
             control=chosen,
             call=call,
             groups=sizes_of(recipe, self.moments),
-            fingerprint=fingerprint_of(self.moments),
+            fingerprint=fingerprint_of(self.moments, recipe),
         )
         warn_once(fit.notes)
         return fit

@@ -11,6 +11,7 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.lazy_learn import factors_of, outline
 from polars_glmm.design.moment_columns import columns_of, places
+from polars_glmm.design.pairing import about, pairings_of_sums
 from polars_glmm.design.reader import terms_of
 from polars_glmm.design.response import check_scale
 from polars_glmm.design.settle import settle
@@ -125,7 +126,7 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
         control=control,
         call=call,
         groups=sizes_of(recipe, summary.moments),
-        fingerprint=fingerprint_of(summary.moments),
+        fingerprint=fingerprint_of(summary.moments, recipe),
     )
 
 
@@ -155,7 +156,7 @@ def read_summary(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Reading:
     """What a source that is read again holds."""
     source = Source.of(spec, frame)
     found = summarise(outline(spec, source), source, missing)
-    return fingerprint_of(found.moments), sizes_of(found.recipe, found.moments)
+    return fingerprint_of(found.moments, found.recipe), sizes_of(found.recipe, found.moments)
 
 
 def rows_in_use(fit: Fit, frame: pl.DataFrame) -> BoolVec | None:
@@ -177,10 +178,11 @@ def sizes_of(recipe: Recipe, moments: Moments) -> tuple[GroupSize, ...]:
     )
 
 
-def fingerprint_of(moments: Moments) -> Fingerprint:
+def fingerprint_of(moments: Moments, recipe: Recipe) -> Fingerprint:
     """The sums that `data.fingerprint` takes of a design."""
     y, y_squared, precision = moments.checks
-    return Fingerprint((float(moments.n_obs), y, y_squared, 0.0, precision))
+    sums = (float(moments.n_obs), y, y_squared, 0.0, precision)
+    return Fingerprint(sums, pairings_of_sums(moments, recipe), about(recipe))
 
 
 def _nowhere(node: object) -> bool:
