@@ -1,9 +1,9 @@
 """How the responses of a data set lie against its columns and groups: what sums of the response alone do not tell.
 
-Rows have no order that all routes know, so they are told by what else they hold. Two numbers for each: the correlation of
-the response with a column, and of the response with the numbers of the levels of a group, both the same for rows in
-another order, for equal rows counted, and from cross-products. Responses exchanged between rows change those in which the
-rows differ; where they differ in none that a model uses, its likelihood is the same.
+Rows have no order that all routes know, so they are told by what else they hold: the correlation of the response with
+a column, and that of the response with numbers of the levels of a group. Both are the same for rows in another order,
+for equal rows counted, and from cross-products. Responses exchanged between rows change those in which the rows differ;
+where they differ in none that a model uses, its likelihood is the same.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def pairings(design: Design | StoredDesign) -> Pairings:
         if second > 1e-9 * size * mean**2:
             found[_column(name)] = _share(float(wy @ x), square * second)
     for factor in design.factors:
-        sums = np.bincount(factor.codes, wy, factor.n_levels)
-        weight = np.bincount(factor.codes, w, factor.n_levels)
+        sums: Vec = np.bincount(factor.codes, wy, factor.n_levels).astype(np.float64, copy=False)
+        weight: Vec = np.bincount(factor.codes, w, factor.n_levels).astype(np.float64, copy=False)
         found[_group(factor.name)] = _levels(sums, weight, square)
     return found
 

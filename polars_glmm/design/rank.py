@@ -88,7 +88,7 @@ def judge_moments(
 
 
 def combinations(weights: Mat, kept: BoolVec, centred: BoolVec, mean: Vec, size: Vec) -> tuple[Combination, ...]:
-    """What makes the columns that are not kept: weights[:, j] for column j, with `centred` columns about their means."""
+    """What makes the columns that are not kept: weights[:, j] for column j, `centred` columns about their means."""
     found = []
     for j in np.flatnonzero(~kept).tolist():
         own = weights[:, j].copy()

@@ -30,6 +30,8 @@ _BLUNT = 1e-12
 _CONSTANT = 64 * np.finfo(np.float64).eps
 _NO_SQUARES = 1e-13
 _MOST_PASSES = 3
+_HALF_THE_DIGITS = 0.1
+"""Share of a column's size that stands in `Combination.size` for weights without a second look."""
 _NO_GAIN = 0.25
 """Share of a squared remainder that a further pass leaves where there is nothing more to gain."""
 
@@ -93,16 +95,16 @@ def judge_sums(moments: Moments, fixed: IntVec, centred: BoolVec, measure: Measu
     alive &= raw > 0.0
     gram = second + weight * np.outer(levels, levels)
     length = np.sqrt(np.where(alive, np.diag(gram), 1.0))
-    gram = gram / np.outer(length, length)
+    rows = _rows(second / np.outer(length, length), np.sqrt(weight) * levels / length)
     rounding = ROUNDING * np.sqrt(raw) / length
     kept: list[int] = []
     closest = 1.0
-    lost, blurred = np.zeros(gram.shape), np.zeros(len(fixed), dtype=np.bool_)
+    lost, blurred = np.zeros(second.shape), np.zeros(len(fixed), dtype=np.bool_)
     for j in np.flatnonzero(alive).tolist():
         if kept:
-            one = _Column(gram, length, kept, j)
-            weights = one.weights()
-            left = float(gram[j, j] - gram[kept, j] @ weights)
+            one = _Column(rows, length, kept, j)
+            weights = one.solve(rows[:, j])
+            left = float(np.square(rows[:, j] - rows[:, kept] @ weights).sum())
             limit = TOLERANCE
             if left < _BLUNT and measure is not None:
                 weights, left = _measured(one, weights, fixed, levels, measure)
@@ -115,24 +117,39 @@ def judge_sums(moments: Moments, fixed: IntVec, centred: BoolVec, measure: Measu
         kept.append(j)
     out = np.isin(np.arange(len(fixed)), kept)
     size = np.sqrt(np.diag(second) / weight)
+    if measure is None:  # weights from products are good to half of the digits of what they multiply
+        size = size + _HALF_THE_DIGITS * (np.abs(lost).T @ np.sqrt(raw / weight))
     return Judged(out, combinations(lost, out, centred, mean, size), blurred, closest)
 
 
 class _Column(NamedTuple):
-    """One column j against those that are kept, by products (p, p) of unit columns of the given lengths (p,)."""
+    """One column j against those that are kept, by few rows (m, p) of the same products as theirs, unit columns.
 
-    gram: Mat
+    length (p,)   of the columns themselves
+    """
+
+    rows: Mat
     length: Vec
     kept: list[int]
     j: int
 
-    def weights(self) -> Vec:
-        """Of the kept unit columns in this one."""
-        return self.solve(self.gram[self.kept, self.j])
+    def solve(self, values: Vec) -> Vec:
+        """Weights of the kept columns in a column (m,)."""
+        return np.asarray(np.linalg.lstsq(self.rows[:, self.kept], values, rcond=None)[0])
 
-    def solve(self, products: Vec) -> Vec:
-        own = self.gram[np.ix_(self.kept, self.kept)]
-        return np.asarray(np.linalg.lstsq(own, products, rcond=None)[0])
+    def solve_products(self, products: Vec) -> Vec:
+        """The same of a column known by its products with the kept ones."""
+        own = self.rows[:, self.kept]
+        return np.asarray(np.linalg.lstsq(own.T @ own, products, rcond=None)[0])
+
+
+def _rows(second: Mat, level: Vec) -> Mat:
+    """p + 1 rows with the products of columns: about their means (p, p), and their levels (p,) in a row of its own.
+
+    Means are not squared: where they are large, and the constant is made of several columns, they keep their digits.
+    """
+    values, vectors = np.linalg.eigh(second)
+    return np.concatenate([np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T, level[None]])
 
 
 def _measured(one: _Column, weights: Vec, fixed: IntVec, levels: Vec, measure: Measure) -> tuple[Vec, float]:
@@ -155,7 +172,7 @@ def _measured(one: _Column, weights: Vec, fixed: IntVec, levels: Vec, measure: M
         if left < TOLERANCE**2 or gain > _NO_GAIN:
             break
         own = np.where(fixed < 0, 0.0, found.products[fixed]) + levels * found.total
-        weights = weights + one.solve(own[one.kept] / one.length[one.kept])
+        weights = weights + one.solve_products(own[one.kept] / one.length[one.kept])
     return best, left
 
 

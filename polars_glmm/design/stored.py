@@ -122,7 +122,7 @@ class Tally:
             rows = np.bincount(factor.codes, minlength=factor.n_levels)
             obs = np.bincount(factor.codes, f, factor.n_levels).astype(np.float64, copy=False)
             level_w = np.bincount(factor.codes, w, factor.n_levels).astype(np.float64, copy=False)
-            level_wy = np.bincount(factor.codes, wy, factor.n_levels)
+            level_wy = np.bincount(factor.codes, wy, factor.n_levels).astype(np.float64, copy=False)
         return cls(
             design.n_rows,
             design.n_obs,

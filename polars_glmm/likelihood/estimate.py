@@ -71,6 +71,21 @@ class AtInfinity:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Working:
+    """Covariances of the fixed effects in the basis they were computed in: (beta, gamma) = outward · working ones.
+
+    Where columns are nearly alike, as powers of calendar years, x'Vx in the columns of the user cancels to nothing.
+
+    outward (p+s, p+s);  vcov (p+s, p+s)
+    derivative (K, p, p)   as Estimate.vcov_derivative, or None
+    """
+
+    outward: Mat
+    vcov: Mat
+    derivative: Cube | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
     """A fitted model in numbers.
 
@@ -88,6 +103,7 @@ class Estimate:
     df_model                 parameters estimated: fixed, covariance (at the boundary or not) and dispersion; held ones
                              do not count
     df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p), their vcov (K, K)
+    working                  what vcov_fixed was made from; None where some of it is not known
     at_infinity              fixed effects without a finite estimate, whose rows of vcov_fixed are NaN
     null_loglik, null_df     the same fixed effects and method without random effects, for the likelihood-ratio test
     """
@@ -114,6 +130,7 @@ class Estimate:
     certificate: Certificate
     notes: tuple[Note, ...]
     at_infinity: AtInfinity | None = None
+    working: Working | None = None
 
 
 def exact_freedom(estimate: Estimate, family: Family) -> float | None:

@@ -185,6 +185,7 @@ def restore_fixed_effects(estimate: Estimate, names: tuple[str, ...], fixed: Map
         df_satterthwaite=df,
         vcov_derivative=derivative,
         at_infinity=infinite,
+        working=None,
     )
 
 

@@ -44,6 +44,7 @@ class FixedPart:
     undetermined        Boolean: rows whose value is not estimable; None where there are none
     directions (p, k)   along which β runs off to infinity: vcov is of what is orthogonal to them
     freedom             reference distribution of the estimates, where it is t
+    outward (p, p)      vcov and freedom are of w with β = outward · w, so x'β has outward'x; None: of β itself
     inputs              columns of the frame that decide on the value
     """
 
@@ -55,6 +56,7 @@ class FixedPart:
     undetermined: pl.Expr | None = None
     directions: Mat | None = None
     freedom: Freedom | None = None
+    outward: Mat | None = None
 
     def value(self) -> pl.Expr:
         terms = [node.to_expr() * b for node, b in zip(self.nodes, self.coefficients, strict=True)]
@@ -72,6 +74,7 @@ class Parameters:
     phi, phi_variance (M,)  a constant dispersion and the variance of its estimate, or None
     factors                 grouping factors with their estimates
     model (n,)              the fit of every row of the frame; None: one fit answers for all
+    outward (p + s, p + s)  of one fit: vcov and freedom are of w, with (beta, gamma) = outward · w; None: the identity
     at_infinity             fixed effects of mu without a finite estimate (of one fit)
     freedom                 of the fixed effects of mu, where tests and intervals use t
     """
@@ -86,6 +89,7 @@ class Parameters:
     model: IntVec | None = None
     at_infinity: AtInfinity | None = None
     freedom: Freedom | None = None
+    outward: Mat | None = None
 
     def attach(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """The frame with each row's fit and its coefficients beside it, where there are many fits."""
@@ -120,6 +124,7 @@ class Parameters:
             undetermined(recipe),
             None if infinite is None or parameter == "phi" else infinite.directions,
             self.freedom if parameter == "mu" else None,
+            None if self.outward is None else self.outward[own, own],
         )
 
     @property
@@ -161,9 +166,10 @@ def of_fit(fit: Fit, keys: tuple[str, ...] = ()) -> Parameters:
     phi = None if e.phi is None else np.array([e.phi])
     # a constant dispersion is the last of the report, on the natural scale
     variance = None if e.phi is None else e.report_vcov[-1:, -1]
+    vcov = e.vcov_fixed if e.working is None else e.working.vcov
     return Parameters(
-        fit.recipe, e.beta[None], e.gamma[None], e.vcov_fixed[None], phi, variance, factors,
-        at_infinity=e.at_infinity, freedom=_freedom(e, fit.recipe.spec.family),
+        fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,
+        freedom=_freedom(e, fit.recipe.spec.family), outward=None if e.working is None else e.working.outward,
     )  # fmt: skip
 
 
@@ -173,7 +179,8 @@ def _freedom(e: Estimate, family: Family) -> Freedom | None:
         return Freedom(np.empty((1, 0, 0, 0)), np.empty((1, 0, 0)), exact)
     if e.df_satterthwaite is None or e.vcov_derivative is None or e.covariance_vcov is None:
         return None
-    return Freedom(e.vcov_derivative[None], e.covariance_vcov[None])
+    derivative = e.vcov_derivative if e.working is None else e.working.derivative
+    return None if derivative is None else Freedom(derivative[None], e.covariance_vcov[None])
 
 
 def of_batch(batch: Batch, model: IntVec, keys: tuple[str, ...]) -> Parameters:

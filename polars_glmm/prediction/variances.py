@@ -102,6 +102,8 @@ def _reader(
                 z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
                 code = rows[f"code_{i}"].to_numpy()
                 total += spread.add(z, np.where(code < 0, spread.n_levels + model, code), a)
+            if fixed.outward is not None:
+                a = fixed.outward.T @ a
             total += _quadratic(a, vcov, model)
         total[endless] = np.nan
         # the rounding of a singular vcov may fall below zero
