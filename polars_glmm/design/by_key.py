@@ -30,6 +30,7 @@ from .rank import TOLERANCE
 from .recipe import PredictorRecipe, Recipe
 from .response import Response, check_support, learn_response
 from .table import Table, collect, incomplete
+from .text_numbers import text_notes
 from .variables import Variables
 
 _COMFORTABLE = 2e-6
@@ -191,7 +192,8 @@ def learn_by_key(
     )
     dropped = rest.dropped.take(_mask(present, n_keys))
     kept = None if table.rows is None else _mask(table.rows, n)
-    return KeyedLearned(present, recipe, design, (*response.notes, *learned.notes), dropped, _moments(design), kept)
+    notes = (*response.notes, *text_notes(spec, variables.categoricals), *learned.notes)
+    return KeyedLearned(present, recipe, design, notes, dropped, _moments(design), kept)
 
 
 class _Usable(NamedTuple):

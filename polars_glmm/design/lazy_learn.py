@@ -30,6 +30,7 @@ from .recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermR
 from .response import success_node
 from .source import Source
 from .table import Table
+from .text_numbers import text_notes
 from .transforms import SPREAD_SUFFICES, Input, Spread
 from .variables import Variables
 
@@ -73,6 +74,7 @@ def outline(spec: ModelSpec, source: Source, declared: Mapping[str, Sequence[Any
         factors=factors,
         categoricals=variables.categoricals,
     )
+    notes += text_notes(spec, variables.categoricals)
     return Outline(recipe, notes + more, tuple(variables.checked.items()), variables.scans)
 
 
@@ -145,6 +147,11 @@ class LazyVariables(Variables):
             self.table.series[name] = self._with_declared(series)
         for node, short in values:
             self._understand(node, next(found), short=short)
+
+    def labels(self, column: str) -> list[str]:
+        if column in self.table.series:
+            return super(LazyVariables, self).labels(column)  # a class with slots has no bare super()
+        return self._labels(column).collect(engine="streaming")[column].cast(pl.String).drop_nulls().to_list()
 
     def evaluate(self, node: Node, text: str) -> Vec:
         self.checked.setdefault(node, text)

@@ -13,6 +13,7 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.design.learn import Learned, learn
+from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import DataChangedError, FitWarning
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
@@ -81,7 +82,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
     given = Given(call.start or {}, call.fixed or {})
     with learned_rows(frame, call, control) as learned:
         design, spec = learned.design, learned.recipe.spec
-        with progress.stage("fitting"):
+        with progress.stage("fitting"), blaming_text(learned.recipe):
             numbers = estimate(design, spec.family, spec.method, control, given)
         groups, sums = group_sizes(design), fingerprint(design)
     rows, source = kept_rows(frame, control)

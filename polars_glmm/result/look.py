@@ -17,6 +17,7 @@ from polars_glmm.design.nodes import Reference
 from polars_glmm.design.predictors import learn_columns
 from polars_glmm.design.source import Source
 from polars_glmm.design.stored_learn import trials_of
+from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.linalg.pattern import distinct
 from polars_glmm.result.data import group_sizes
 
@@ -99,6 +100,7 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
         for part in spec.predictors
     )
     factors, notes = group_factors(spec, variables)
+    notes = text_notes(spec, variables.categoricals) + notes
     census, totals, *counted = pl.collect_all(_questions(factors, source), engine="streaming")
     incomplete = source.judge(census.row(0, named=True))
     n_rows, n_obs = totals.row(0)
