@@ -151,7 +151,8 @@ class LazyVariables(Variables):
     def labels(self, column: str) -> list[str]:
         if column in self.table.series:
             return super(LazyVariables, self).labels(column)  # a class with slots has no bare super()
-        return self._labels(column).collect(engine="streaming")[column].cast(pl.String).drop_nulls().to_list()
+        found = self.source.frame.select(column).unique()  # every row: which are in use may depend on this column
+        return found.collect(engine="streaming")[column].cast(pl.String).drop_nulls().to_list()
 
     def evaluate(self, node: Node, text: str) -> Vec:
         self.checked.setdefault(node, text)
