@@ -99,7 +99,7 @@ def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, contro
     route = choose(frame, call, control)
     if exact(spec):
         scans = 1 + look.learning if route.kind == "sums" else 1
-        return Plan(route.kind, None, scans, products_cost(look, scans if lazy else 0))
+        return Plan(route.kind, None, scans, products_cost(look, scans, lazy=lazy))
     nodes = getattr(spec.method, "nodes", 1) ** sum(len(factor.columns) for factor in look.factors)
     if route.counted is not None:
         counted = route.counted.compressed

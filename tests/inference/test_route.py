@@ -55,7 +55,7 @@ FRAMES: dict[str, Callable[[pl.DataFrame, Path], AnyFrame]] = {
 }
 
 
-class _Known(Exception):
+class _KnownError(Exception):
     """Raised where the route of a fit is known, with its kind and the rows of its design."""
 
 
@@ -81,12 +81,12 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, int | Non
     """The route of a fit, seen where its work begins: queries, or a design given to an engine."""
 
     def sums(*_: object) -> NoReturn:
-        raise _Known("sums", None)
+        raise _KnownError("sums", None)
 
     def engine(design: Any, family: Any, method: Any, control: Any, given: Any) -> NoReturn:
         if isinstance(design, StoredDesign):
-            raise _Known("disk", design.n_rows)
-        raise _Known("products" if prepare(design, family, method, control).exact else "rows", design.n_rows)
+            raise _KnownError("disk", design.n_rows)
+        raise _KnownError("products" if prepare(design, family, method, control).exact else "rows", design.n_rows)
 
     monkeypatch.setattr(flow, "fit_summaries", sums)
     monkeypatch.setattr(flow, "estimate", engine)
@@ -96,7 +96,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, int | Non
     def route(frame: AnyFrame, *formulas: str, **options: Any) -> tuple[str, int | None]:
         try:
             polars_glmm.fit(frame, *formulas, **options)
-        except _Known as known:
+        except _KnownError as known:
             return known.args[0], known.args[1]
         raise AssertionError
 
