@@ -29,8 +29,8 @@ _PASS_LEVEL = (80e-9, 60e-9)
 """Seconds of a level in a pass, and of each entry of its matrix."""
 _PASS_CALLS = 0.25e-3
 """Seconds of a pass over nothing, for each factor."""
-_NODE = 0.25
-"""Share of a pass that a further node of quadrature costs."""
+_NODE, _NODE_PASSES = 0.25, 0.35
+"""Of a pass, what a further node of quadrature costs, and how many more there are of it: it is not asked for modes."""
 _READ = 20e-9
 """Seconds a number of a row takes to be read, coded and sorted."""
 _COUNT = 300e-9
@@ -190,7 +190,7 @@ def passes_cost(look: Look, rows: int, memory: int, nodes: int) -> Cost:
     one += sum(levels * (_PASS_LEVEL[0] + _PASS_LEVEL[1] * r**2) for levels, r in sizes)
     seconds = _CALL + (_READ * (p + 3) + (_COUNT if rows < look.n_rows else 0.0)) * look.n_rows + passes * one
     seconds += (4.0 + 4.0 * k + 0.3 * p) * _dense_seconds(gone, left, 1)
-    low, high = _span(passes)
+    low, high = _span(passes * (1.0 + _NODE_PASSES * (nodes - 1)))
     held = _BASE_BYTES + memory + _dense_memory(gone, left, exact=False)
     return Cost(held, (round(low), round(high)), _span(seconds))
 

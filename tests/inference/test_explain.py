@@ -134,6 +134,26 @@ def test_frequencies_are_observations(large: pl.DataFrame) -> None:
     assert sizes[0] == sizes[1] == (expected.min(), expected.max())
 
 
+COUNTED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "one factor": ("cbpp", "incidence ~ period + (1 | herd)", {"family": "binomial", "trials": "size"}),
+    "long": ("toenail", "y ~ treatment * time + (1 | patientID)", {"family": "binomial"}),
+    "quadrature": ("toenail", "y ~ treatment * time + (1 | patientID)", {"family": "binomial", "method": AGQ(9)}),
+    "nested": ("grouseticks", "TICKS ~ YEAR + (1 | LOCATION/BROOD)", {"family": "poisson"}),
+    "crossed": ("verbagg", "r2 ~ Anger + Gender + (1 | id) + (1 | item)", {"family": "binomial"}),
+    "slopes": ("verbagg", "r2 ~ Anger + Gender + (Anger | item)", {"family": "binomial"}),
+    "no groups": ("grouseticks", "TICKS ~ YEAR + cHEIGHT", {"family": "poisson"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+@pytest.mark.parametrize("model", COUNTED)
+def test_the_span_of_passes_holds_those_of_the_fit(model: str) -> None:
+    name, formula, options = COUNTED[model]
+    frame = datasets.load(name)
+    low, high = polars_glmm.explain(frame, formula, **options).plan.cost.passes
+    assert low <= polars_glmm.fit(frame, formula, **options).estimate.certificate.row_passes <= high
+
+
 def test_costs_follow_their_laws(large: pl.DataFrame) -> None:
     """m unknowns left: m² · 8 bytes; time and passes grow with nodes, columns and effects; spans are of one width."""
     crossed = polars_glmm.explain(large, "y ~ x + (1 | g) + (x | h)", family="poisson", control=Control())
