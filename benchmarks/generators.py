@@ -144,3 +144,13 @@ def _intercept_and_slope(rng: Generator, levels: int, sd: float, sd_slope: float
 
 def _logistic(eta: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-eta))
+
+
+def ratings(rows: int, users: int, items: int) -> pl.DataFrame:
+    """Users × items of very uneven activity and fame, as ratings of films are; a gaussian response."""
+    rng = default_rng(32)
+    user = np.minimum(users * rng.random(rows) ** 2, users - 1).astype(np.int32)
+    item = np.minimum(items * rng.random(rows) ** 3, items - 1).astype(np.int32)
+    u, v = 0.5 * rng.standard_normal(users), 0.5 * rng.standard_normal(items)
+    y = 3.5 + u[user] + v[item] + 0.9 * rng.standard_normal(rows)
+    return pl.DataFrame({"y": y, "user": user, "item": item})

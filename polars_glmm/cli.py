@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,15 +22,24 @@ if TYPE_CHECKING:
     from polars_glmm.spec.method import Method
 
 DATASET = "dataset:"
+NULLS = ("NA",)
+"""What stands for a missing value in a csv file when nobody says, beside an empty field: what R writes."""
+
+
+def scan_csv(path: Path, nulls: Sequence[str] = NULLS) -> pl.LazyFrame:
+    """A csv file whose dtypes are inferred from all of its rows."""
+    return pl.scan_csv(path, infer_schema_length=None, null_values=list(nulls))
+
+
 READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
-    ".csv": pl.scan_csv,
+    ".csv": scan_csv,
     ".parquet": pl.scan_parquet,
     ".pq": pl.scan_parquet,
     ".ipc": pl.scan_ipc,
     ".arrow": pl.scan_ipc,
     ".feather": pl.scan_ipc,
-    ".ndjson": pl.scan_ndjson,
-    ".jsonl": pl.scan_ndjson,
+    ".ndjson": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
+    ".jsonl": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
 }
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
     "parquet": lambda table, path: table.write_parquet(path),
@@ -57,9 +67,10 @@ def _fit(options: argparse.Namespace) -> None:
         msg = f"--out {options.out}: this is a file; name a directory."
         raise DatasetError(msg)
     method = _method(options.method, options.nodes)
-    frame = read(options.data)
+    frame = read(options.data, options.null_values)
     import polars_glmm  # numerics are imported only once there is something to fit
 
+    said = what_was_read(options.data, frame, _columns(options))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the summary prints the notes
         fit = polars_glmm.fit(
@@ -77,16 +88,24 @@ def _fit(options: argparse.Namespace) -> None:
         )
     if options.out is not None:
         write(tables(fit), options.out, options.format)
+    if said:
+        print(f"polars-glmm: {said}", file=sys.stderr)  # noqa: T201
     print(fit)  # noqa: T201  the purpose of the command
     if isinstance(fit, polars_glmm.FitCollection):
         print(fit.status())  # noqa: T201
 
 
-def read(name: str) -> pl.DataFrame | pl.LazyFrame:
-    """The data behind `dataset:NAME` (a frame), or behind a path (lazily), by its suffix."""
+def read(name: str, nulls: Sequence[str] | None = None) -> pl.DataFrame | pl.LazyFrame:
+    """The data behind `dataset:NAME` (a frame), or behind a path (lazily), by its suffix.
+
+    nulls   what stands for a missing value in a csv file; None: `NULLS`
+    """
+    path = Path(name)
+    if nulls is not None and (name.startswith(DATASET) or path.suffix.lower() != ".csv"):
+        msg = f"--null-values is for csv files; {name!r} has null values of its own."
+        raise DatasetError(msg)
     if name.startswith(DATASET):
         return datasets.load(name.removeprefix(DATASET))
-    path = Path(name)
     if (reader := READERS.get(path.suffix.lower())) is None:
         known = enumerate_names(sorted(READERS), limit=len(READERS))
         msg = f"{name!r}: the suffix says the format; known are {known}, and {DATASET}NAME."
@@ -94,7 +113,50 @@ def read(name: str) -> pl.DataFrame | pl.LazyFrame:
     if not path.is_file():
         msg = f"{name!r}: there is no such file."
         raise DatasetError(msg)
-    return reader(path)
+    try:
+        frame = reader(path) if nulls is None else scan_csv(path, nulls)
+        frame.collect_schema()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise _unreadable(name, error) from error
+    return frame
+
+
+def what_was_read(name: str, frame: pl.DataFrame | pl.LazyFrame, columns: Iterable[str]) -> str:
+    """One line about a file: its rows, and dtype and missing values of `columns`; nothing about a data set.
+
+    Raises DatasetError for a file that cannot be read to its end.
+    """
+    if isinstance(frame, pl.DataFrame):
+        return ""
+    try:
+        schema = frame.collect_schema()
+        used = [column for column in dict.fromkeys(columns) if column in schema]
+        counts = frame.select(pl.len().alias(""), *(pl.col(f"^{re.escape(column)}$").null_count() for column in used))
+        n, *nulls = counts.collect(engine="streaming").row(0)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise _unreadable(name, error) from error
+    missing = [f" ({k:,} null)" if k else "" for k in nulls]
+    told = [f"{column} {schema[column]}{k}" for column, k in zip(used, missing, strict=True)]
+    return f"read {name}: {n:,} rows; {', '.join(told)}"
+
+
+def _columns(options: argparse.Namespace) -> list[str]:
+    """The columns that a model uses; none where the question is wrong, as `fit` will say."""
+    from polars_glmm.result.call import Call
+
+    weights = {"trials": options.trials, "offset": options.offset}
+    weights |= {"frequency": options.frequency, "precision": options.precision}
+    try:
+        spec = Call(tuple(options.formulas), options.groups, options.family, options.link, None, **weights).spec()
+    except GlmmError:
+        return []
+    return [*spec.columns(), *(options.by or [])]
+
+
+def _unreadable(name: str, error: Exception) -> DatasetError:
+    """What is wrong with a file, in the first line that Polars has to say; its advice is for callers in Python."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return DatasetError(f"{name!r} cannot be read: {first.rstrip('.')}.")
 
 
 def tables(fit: Fit | FitCollection) -> dict[str, pl.DataFrame]:
@@ -185,6 +247,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--frequency", metavar="COLUMN", help="whole numbers: the row stands for that many identical rows")
     add("--precision", metavar="COLUMN", help="the variance of the row is divided by it")
     add("--by", action="append", metavar="COLUMN", help="one model per value; may be repeated")
+    add(
+        "--null-values", action="extend", nargs="+", metavar="TEXT",
+        help="text that is a missing value in a csv file, beside an empty field (default: NA)",
+    )  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="write fixef, varcorr, dispersion, ranef and glance there")
     add("--format", choices=sorted(WRITERS), default="parquet", help="format of those tables (default: parquet)")
     return parser

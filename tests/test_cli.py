@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,3 +154,74 @@ def test_the_module_runs() -> None:
     assert "LOCATION" in done.stdout
     assert "-1149.14" in done.stdout  # references/grouseticks_location.json
     assert done.stderr == ""
+
+
+def _csv(path: Path, marker: str, *, late: bool = False) -> Path:
+    """300 rows as other programs write them: x has one missing value, and all before row 200 may be whole numbers."""
+    rng = random.Random(3)
+    with path.open("w") as file:
+        file.write("y,x,g,unused\n")
+        for i in range(300):
+            x = rng.gauss(0, 1)
+            y = 1 + 0.5 * x + rng.gauss(0, 1)
+            whole = late and i < 200
+            file.write(f"{round(y) if whole else round(y, 3)},{marker if i == 250 else round(x, 4)},{i % 15},z\n")
+    return path
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("marker", "options"),
+    [
+        ("NA", []),
+        ("", []),
+        (".", ["--null-values", ".", "NA"]),
+        ("-999", ["--null-values", "NA", "--null-values=-999"]),
+    ],
+)
+def test_a_csv_is_inferred_to_its_end_and_has_missing_values(
+    marker: str, options: list[str], late: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _csv(tmp_path / "d.csv", marker, late=late)
+    assert cli.main(["fit", str(path), "y ~ x", "--groups", "g", *options]) == 0
+    printed = capsys.readouterr()
+    assert "Observations: 299" in printed.out
+    assert printed.err == f"polars-glmm: read {path}: 300 rows; y Float64, x Float64 (1 null), g Int64\n"
+
+
+def test_a_marker_that_nobody_named_leaves_text_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _csv(tmp_path / "d.csv", "missing")
+    assert cli.main(["fit", str(path), "x ~ y", "--groups", "g"]) == 2
+    printed = capsys.readouterr()
+    assert "x' is String. It is text" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b""),
+        ("a.csv", b"y,x,g\n1,2,3\n4,5,6,7\n"),
+        ("a.csv", b"y,x,g\n1,\xe9,3\n"),
+        ("a.csv", b"y,x,g\n"),
+        ("a.csv", b"y,x\n1,2\n"),
+        ("a.ndjson", b'{"y": 1}\nno json'),
+        ("a.ipc", b"no arrow"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(
+    name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert cli.main(["fit", str(path), "y ~ x", "--groups", "g"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("polars-glmm: error: ")
+    assert printed.err.count("\n") == 1
+    assert not any(word in printed.err for word in ("infer_schema", "schema_overrides", "ignore_errors"))
+
+
+def test_null_values_are_for_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "dataset:sleepstudy", SLEEP, "--null-values", "NA"]) == 2
+    assert "csv" in capsys.readouterr().err

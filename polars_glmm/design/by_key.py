@@ -31,6 +31,7 @@ from .rank import TOLERANCE
 from .recipe import PredictorRecipe, Recipe
 from .response import Response, check_support, learn_response
 from .table import Table, collect, incomplete
+from .text_numbers import text_notes
 from .variables import Variables
 
 _COMFORTABLE = 2e-6
@@ -205,7 +206,8 @@ def learn_by_key(
     )
     dropped = rest.dropped.take(_mask(present, n_keys))
     kept = None if table.rows is None else _mask(table.rows, n)
-    notes, paired = (*response.notes, *learned.notes), Paired(names_by_model(design), pairings_by_model(design))
+    notes = (*response.notes, *text_notes(spec, variables.categoricals), *learned.notes)
+    paired = Paired(names_by_model(design), pairings_by_model(design))
     return KeyedLearned(present, recipe, design, notes, dropped, _moments(design), kept, paired)
 
 

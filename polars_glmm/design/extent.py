@@ -18,9 +18,10 @@ _NUMBER = 8
 """Bytes."""
 
 
-def require_levels(column: str, n_levels: int, count_rows: Callable[[], int]) -> None:
+def require_levels(column: str, n_levels: int, count_rows: Callable[[], int], also: Callable[[], str]) -> None:
     """Raise where a column has too many levels for an effect of each; rows are counted only where levels are many.
 
+    also   what the labels say about the column, asked only where an error is raised; it takes the place of the remedy
     IdentifiabilityError where every row has its own, ResourceError where so many effects do not fit in memory.
     """
     remedy = f"Use it as a grouping factor, (1 | {quoted(column)}), or leave it out."
@@ -28,7 +29,7 @@ def require_levels(column: str, n_levels: int, count_rows: Callable[[], int]) ->
     if n_levels >= n_rows > _SATURATED:
         msg = (
             f"column {column!r} has {n_levels} levels in {n_rows} rows: an effect of every level leaves nothing to "
-            f"tell it by. {remedy}"
+            f"tell it by.{also() or f' {remedy}'}"
         )
         raise IdentifiabilityError(msg)
     _require_memory(f"column {column!r} has {n_levels} levels", n_levels, remedy)

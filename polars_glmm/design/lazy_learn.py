@@ -31,6 +31,7 @@ from .recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
 from .response import response_recipe, success_node
 from .source import Source
 from .table import Table
+from .text_numbers import text_notes
 from .transforms import SPREAD_SUFFICES, Input, Spread
 from .variables import Variables
 
@@ -76,6 +77,7 @@ def outline(spec: ModelSpec, source: Source, declared: Mapping[str, Sequence[Any
         factors=factors,
         categoricals=variables.categoricals,
     )
+    notes += text_notes(spec, variables.categoricals)
     return Outline(recipe, notes + more, tuple(variables.checked.items()), variables.scans, tuple(variables.facts))
 
 
@@ -153,6 +155,12 @@ class LazyVariables(Variables):
             self.table.series[name] = self._with_declared(series)
         for node, short in values:
             self._understand(node, next(found), short=short)
+
+    def labels(self, column: str) -> list[str]:
+        if column in self.table.series:
+            return super(LazyVariables, self).labels(column)  # a class with slots has no bare super()
+        found = self.source.frame.select(column).unique()  # every row: which are in use may depend on this column
+        return found.collect(engine="streaming")[column].cast(pl.String).drop_nulls().to_list()
 
     def evaluate(self, node: Node, text: str) -> Vec:
         self.checked.setdefault(node, text)

@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .records import Design
 from .response import check_support, check_untried, learn_response, response_arrays
 from .table import Table, collect, incomplete
+from .text_numbers import text_notes
 from .variables import Variables
 
 __all__ = ["Learned", "learn", "response_arrays"]
@@ -87,6 +88,7 @@ def learn(
         phi=made[1].predictor if len(made) > 1 else None,
         factors=tuple(factor.factor for factor in factors),
     )
+    notes += text_notes(spec, variables.categoricals)
     notes += tuple(note for part in made for note in part.notes)
     notes += tuple(note for factor in factors for note in factor.notes)
     return Learned(recipe, design, notes, n_dropped, _mask(table, n_rows))

@@ -115,12 +115,13 @@ def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Not
             coded = Coded(name, "text", (labels[1],), (1.0,))
             return coded, (Note("response_levels", what, quiet=True),)
         msg = f"response {name!r} has {len(labels)} levels ({enumerate_names(labels)}); a binomial response has two."
+        msg += variables.refused(name)
         raise ColumnError(msg)
     if spec.family.takes_trials:
         remedy = f"Make it Boolean, as in pl.col({name!r}) == 'yes', or an Enum of two levels, the second the success."
     else:
         remedy = f"The {spec.family.name} family needs numbers."
-    msg = f"response {name!r} is {dtype}. {remedy}"
+    msg = f"response {name!r} is {dtype}. {variables.refused(name).strip() or remedy}"
     raise ColumnError(msg)
 
 

@@ -32,6 +32,7 @@ from .response import all_integers, response_recipe, success_node
 from .source import Source
 from .stored import StoredDesign
 from .table import Table
+from .text_numbers import text_notes
 
 _COUNT = "__glmm_count"
 _WORKING = 20
@@ -95,6 +96,7 @@ def learn_stored(
         factors=tuple(factor for factor, _ in counted),
         categoricals=variables.categoricals,
     )
+    notes += text_notes(spec, variables.categoricals)
     level_rows = counted[0][1] if counted else np.empty(0, dtype=np.int64)
     _require_groups_fit(recipe, level_rows, sizes.group_bytes)
     room = Room(spill, sizes.part_bytes, sizes.n_rows, level_rows)

@@ -35,6 +35,7 @@ from .levels import is_label
 from .nodes import Arithmetic, Coded, Constant, Function, Node, Reference
 from .recipe import Categorical
 from .table import Table
+from .text_numbers import refused
 from .transforms import Input, Learned, learn_transform
 
 
@@ -91,6 +92,15 @@ class Variables:
             case _:
                 msg = f"{render(node, top=False)!r} is no arithmetic."
         raise FormulaError(msg)
+
+    def refused(self, column: str) -> str:
+        """The end of an error about a column that is no number: whether it is numbers written as text."""
+        dtype = self.table.dtype(column)
+        return refused(column, dtype, self.labels(column)) if is_label(dtype) else ""
+
+    def labels(self, column: str) -> list[str]:
+        """The different values of a column of text, in any order."""
+        return self.table.series[column].cast(pl.String).unique().drop_nulls().to_list()
 
     def evaluate(self, node: Node, text: str) -> Vec:
         """The values of a node in every row. Raises ColumnError where a function has no finite value."""
@@ -153,7 +163,7 @@ class Variables:
     def _require_number(self, name: str) -> None:
         dtype = self.table.dtype(name)
         if not (dtype.is_numeric() or dtype == pl.Boolean):
-            msg = f"column {name!r} is {dtype}: arithmetic and functions need numbers."
+            msg = f"column {name!r} is {dtype}: arithmetic and functions need numbers.{self.refused(name)}"
             raise ColumnError(msg)
 
     def _comparison(self, comparison: Binary, text: str) -> Variable:
@@ -185,7 +195,7 @@ class Variables:
         self, name: str, text: str, contrast: str, options: dict[str, Any], order: Sequence[Any] | None
     ) -> Variable:
         kind = _kind(name, self.table.dtype(name), marked=text != name)
-        require_levels(name, self.table.levels(name).n_levels, self.count_rows)
+        require_levels(name, self.table.levels(name).n_levels, self.count_rows, lambda: self.refused(name))
         values = self.table.values(name)
         self._remember(name, values)
         if order is not None:

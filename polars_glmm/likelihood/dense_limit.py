@@ -8,13 +8,28 @@ from polars_glmm.likelihood.effects import Effects
 from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.memory import memory_limit, readable
 
-_COPIES = 4
-"""Matrices of that order held at once: two factors, a stale one that still serves, and room for an inverse."""
+_HELD = {"products": 3, "laplace": 4}
+"""Matrices of that order that are factorised or about to be, at once: the best place of a search, the one it tries and
+the one before; a Laplace approximation has one more, stale, that still serves to find modes. Counted in fits."""
+_INVERSE = 1
+"""Room for an inverse."""
+_NUMBER, _SPARSE_NUMBER = 8, 12
+"""Bytes of an entry, and of one of a sparse product with its place."""
+
+
+def dense_bytes(entries: int, *, exact: bool, gathered: bool) -> int:
+    """Bytes that dense matrices of so many entries take at the worst moment of a fit.
+
+    exact      of a gaussian model from cross-products, not of a Laplace approximation
+    gathered   they are made as sparse products, which are full, and then copied (linalg.passing_rows)
+    """
+    held = _HELD["products" if exact else "laplace"] + _INVERSE
+    return entries * (held * _NUMBER + (_SPARSE_NUMBER if gathered else 0))
 
 
 def refuse_beyond_memory(solver: Eliminator, effects: Effects, control: Control) -> None:
     """Raise ResourceError where the dense remainder needs more than a fit may use."""
-    needed = _COPIES * 8 * solver.dense_entries
+    needed = dense_bytes(solver.dense_entries, exact=True, gathered=False)  # at the least
     limit = memory_limit(control.memory.limit)
     if needed <= limit:
         return

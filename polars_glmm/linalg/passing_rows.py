@@ -29,7 +29,9 @@ class PassingRows:
         w = sp.csr_matrix((data, self.columns, self.pointers), shape=(len(self.pointers) - 1, width))
         product = w.T @ w
         if len(s.blocks) == 1:
-            np.negative(product.toarray(), out=out.reshape(width, width))
+            dense = out.reshape(width, width)
+            product.toarray(out=dense)  # where it is to stand: a second matrix of this order may not fit
+            np.negative(dense, out=dense)
             return
         rows = np.repeat(np.arange(width), np.diff(product.indptr))
         out[:] = 0.0

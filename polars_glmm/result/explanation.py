@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from polars_glmm.design.compress import COUNT, Compressed, compress
+from polars_glmm.design.compress import COUNT, Compressed
 from polars_glmm.design.named import column
 from polars_glmm.design.size import row_bytes
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.memory import memory_limit, readable
+from polars_glmm.result.choose import choose, exact
 from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
-from polars_glmm.result.flow import queries_pay
 from polars_glmm.result.look import FactorLook, Look, look_at_arrays, look_by_queries
 from polars_glmm.result.readings import is_collected, rows_to_read
-from polars_glmm.result.summaries import obstacle
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -108,31 +107,24 @@ def _explained(
 
 
 def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, control: Control) -> Plan:
-    """The decisions of a fit, taken without it."""
+    """The route that a fit would take, and what it costs."""
     spec, lazy = look.spec, isinstance(frame, pl.LazyFrame)
-    if _exact(spec):
-        by_queries = obstacle(spec, call) is None and (
-            not isinstance(frame, pl.DataFrame) or queries_pay(frame.height, spec)
-        )
-        scans = 1 + look.learning if by_queries else 1
-        return Plan("sums" if by_queries else "products", None, scans, products_cost(look, scans if lazy else 0))
+    route = choose(frame, call, control)
+    if exact(spec):
+        scans = 1 + look.learning if route.kind == "sums" else 1
+        return Plan(route.kind, None, scans, products_cost(look, scans, lazy=lazy))
     nodes = getattr(spec.method, "nodes", 1) ** sum(len(factor.columns) for factor in look.factors)
-    counted = compress(frame, spec, missing=call.missing) if control.rows.compress else None
-    if counted is not None:
+    if route.counted is not None:
+        counted = route.counted.compressed
         cells = _passed_over(counted)
         memory = counted.frame.height * _row_bytes(counted.spec, counted.frame.lazy())
         return Plan("rows", cells, 3, passes_cost(look, cells, memory, nodes))
-    memory, limit = look.n_rows * _row_bytes(spec, frame.lazy()), memory_limit(control.memory.limit)
-    if lazy and memory > limit:
-        several = len(look.factors) > 1
-        cost = passes_cost(look, look.n_rows, memory if several else limit, nodes)
-        return Plan("disk", None, look.learning + 2, cost, fits=not several)
+    memory = route.needed or look.n_rows * _row_bytes(spec, frame.lazy())
+    if route.kind == "disk":
+        fits = route.refused is None
+        cost = passes_cost(look, look.n_rows, memory_limit(control.memory.limit) if fits else memory, nodes)
+        return Plan("disk", None, look.learning + 2, cost, fits)
     return Plan("rows", None, 1, passes_cost(look, look.n_rows, memory, nodes))
-
-
-def _exact(spec: ModelSpec) -> bool:
-    """Whether cross-products hold all there is to know."""
-    return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
 
 
 def _row_bytes(spec: ModelSpec, frame: pl.LazyFrame) -> int:
@@ -175,7 +167,7 @@ def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
 def _way(look: Look, plan: Plan) -> str:
     method, n = METHODS[look.spec.method.name], len(look.factors)
     if not n:
-        return f"{method}, least squares" if _exact(look.spec) else "maximum likelihood, no random effects"
+        return f"{method}, least squares" if exact(look.spec) else "maximum likelihood, no random effects"
     if plan.route == "sums":
         return f"{method} from cross-products, summed by queries: no row is kept"
     if plan.route == "products":

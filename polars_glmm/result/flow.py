@@ -13,9 +13,11 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.design.learn import Learned, learn
+from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ResponseError
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
+from polars_glmm.result.choose import Route, choose
 from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.readings import collected, fit_readings, rows_to_read
@@ -37,11 +39,8 @@ if TYPE_CHECKING:
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Reading
-    from polars_glmm.spec.model import ModelSpec
 
 _PACKAGE = str(Path(__file__).parents[1])
-MANY_ROWS = (30_000, 200_000)
-"""Rows of a DataFrame from which queries are quicker than arrays: with one grouping factor, with several."""
 
 
 def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
@@ -54,41 +53,29 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
 
 
 def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:
-    """The fit of rows that can be read again."""
-    fit = fit_from_sums(frame, call, control)
-    return _fit_from_rows(frame, call, control, fit) if isinstance(fit, Obstacle) else fit
-
-
-def fit_from_sums(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:
-    """The fit of a lazy or large frame by aggregation queries, or why that is not the way."""
-    spec = call.spec()
-    if (found := obstacle(spec, call)) is not None:
-        return found
-    if isinstance(frame, pl.DataFrame) and not queries_pay(frame.height, spec):
-        return Obstacle("")
+    """The fit of rows that can be read again by the route that `choose` names; from rows where sums are too rough."""
+    began = perf_counter()
+    route = choose(frame, call, control)
+    if route.kind != "sums":
+        return _fit_from_rows(frame, call, control, route, began)
     fit = fit_summaries(frame.lazy(), call, control)
     if isinstance(fit, Obstacle):
-        return fit
+        return _fit_from_rows(frame, call, control, Route("products", why=fit), began)
     rows, source = kept_rows(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
 
 
-def queries_pay(n_rows: int, spec: ModelSpec) -> bool:
-    """Whether a DataFrame has so many rows that queries are quicker than arrays."""
-    factors = {frozenset(term.keys) for term in spec.mu.random}
-    return n_rows >= MANY_ROWS[len(factors) > 1]
-
-
-def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, why: Obstacle) -> Fit:
-    began = perf_counter()
+def _fit_from_rows(
+    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route, began: float
+) -> Fit:
     given = Given(call.start or {}, call.fixed or {})
-    with learned_rows(frame, call, control) as learned:
+    with learned_rows(frame, call, control, route) as learned:
         design, spec = learned.design, learned.recipe.spec
-        with progress.stage("fitting"):
+        with progress.stage("fitting"), blaming_text(learned.recipe):
             numbers = estimate(design, spec.family, spec.method, control, given)
         groups, sums = group_sizes(design), fingerprint(design, learned.recipe)
     rows, source = kept_rows(frame, control)
-    found = why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
+    found = route.why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
     return Fit(
         recipe=learned.recipe,
         estimate=numbers,
@@ -126,9 +113,10 @@ def _reading(fit: Fit, source: pl.LazyFrame) -> Reading:
 
 
 def _sums_of(fit: Fit, rows: pl.LazyFrame) -> Reading:
-    if obstacle(fit.spec, fit.call) is None:
+    route = choose(rows, fit.call, fit.control)
+    if route.kind == "sums":
         return read_summary(fit.spec, rows, fit.call.missing)
-    with learned_rows(rows, fit.call, fit.control) as learned:
+    with learned_rows(rows, fit.call, fit.control, route) as learned:
         return fingerprint(learned.design, learned.recipe), group_sizes(learned.design)
 
 

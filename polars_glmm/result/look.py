@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from polars_glmm.design.nodes import Reference
 from polars_glmm.design.predictors import learn_columns
 from polars_glmm.design.source import Source
 from polars_glmm.design.stored_learn import trials_of
+from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.linalg.pattern import distinct
 from polars_glmm.result.data import group_sizes
 
@@ -46,6 +47,7 @@ class Look(NamedTuple):
     predictors                 (parameter, columns) of each fixed part; by queries also those that will prove redundant
     factors                    in the order of the formula
     pairs                      (i, j), i < j: how many pairs of levels of factors i and j share a row
+    meetings                   (i, j), i ≠ j: {k: levels of factor i that meet k levels of factor j}
     learning                   scans of the source for labels and constants of transforms
     """
 
@@ -56,6 +58,7 @@ class Look(NamedTuple):
     predictors: tuple[tuple[str, tuple[str, ...]], ...]
     factors: tuple[FactorLook, ...]
     pairs: Mapping[tuple[int, int], int]
+    meetings: Mapping[tuple[int, int], Mapping[int, int]]
     learning: int
     notes: tuple[Note, ...]
 
@@ -68,6 +71,12 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
     predictors = [("mu", design.mu.names), *([("phi", design.phi.names)] if design.phi is not None else [])]
     names = [tuple(name for term in factor.terms for name in term.names) for factor in design.factors]
     sizes = group_sizes(design)
+    meetings: dict[tuple[int, int], dict[int, int]] = {}
+    for (i, a), (j, b) in combinations(enumerate(design.factors), 2):
+        met = np.divmod(distinct(a.codes.astype(np.int64) * b.n_levels + b.codes), b.n_levels)
+        for at, own in zip(((i, j), (j, i)), met, strict=True):
+            many, levels = np.unique(np.bincount(own), return_counts=True)
+            meetings[at] = dict(zip(many.tolist(), levels.tolist(), strict=True))
     return Look(
         spec=learned.recipe.spec,
         n_rows=design.n_rows,
@@ -78,10 +87,8 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
             FactorLook(size.group, columns, size.n_levels, size.smallest, size.largest)
             for size, columns in zip(sizes, names, strict=True)
         ),
-        pairs={
-            (i, j): len(distinct(a.codes.astype(np.int64) * b.n_levels + b.codes))
-            for (i, a), (j, b) in combinations(enumerate(design.factors), 2)
-        },
+        pairs=_pairs(meetings),
+        meetings=meetings,
         learning=int(needs_learning(learned.recipe.spec, frame.schema)),
         notes=learned.notes,
     )
@@ -100,12 +107,14 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
         for part in spec.predictors
     )
     factors, notes = group_factors(spec, variables)
+    notes = text_notes(spec, variables.categoricals) + notes
     census, totals, *counted = pl.collect_all(_questions(factors, source.shared()), engine="streaming")
     incomplete = source.judge(census.row(0, named=True))
     n_rows, n_obs = totals.row(0)
     if not n_rows:
         source.refuse_empty()
-    sizes, pairs = counted[: len(factors)], counted[len(factors) :]
+    sizes, met = counted[: len(factors)], counted[len(factors) :]
+    meetings = {at: dict(one.iter_rows()) for at, one in zip(permutations(range(len(factors)), 2), met, strict=True)}
     return Look(
         spec=spec,
         n_rows=n_rows,
@@ -116,7 +125,8 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
             FactorLook(factor.name, _columns(factor), *map(int, size.row(0)))
             for factor, size in zip(factors, sizes, strict=True)
         ),
-        pairs={at: int(pair.item()) for at, pair in zip(combinations(range(len(factors)), 2), pairs, strict=True)},
+        pairs=_pairs(meetings),
+        meetings=meetings,
         learning=variables.scans,
         notes=notes if incomplete is None else (dropped_rows(incomplete, missing), *notes),
     )
@@ -131,10 +141,16 @@ def _questions(factors: tuple[FactorRecipe, ...], source: Source) -> list[pl.Laz
     for factor in factors:
         levels = rows.group_by(columns(factor.keys)).agg(observations.alias(_COUNT))
         asked.append(levels.select(pl.len(), count.min().alias("smallest"), count.max().alias("largest")))
-    for one, other in combinations(factors, 2):
+    for one, other in permutations(factors, 2):
         keys = list(dict.fromkeys((*one.keys, *other.keys)))
-        asked.append(rows.select(columns(keys)).unique().select(pl.len()))
+        met = rows.select(columns(keys)).unique().group_by(columns(one.keys)).agg(pl.len().alias(_COUNT))
+        asked.append(met.group_by(_COUNT).agg(pl.len()))
     return asked
+
+
+def _pairs(meetings: Mapping[tuple[int, int], Mapping[int, int]]) -> dict[tuple[int, int], int]:
+    """How many pairs of levels meet, i < j."""
+    return {(i, j): sum(k * n for k, n in met.items()) for (i, j), met in meetings.items() if i < j}
 
 
 def _columns(factor: FactorRecipe) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from polars_glmm.design.settle import settle
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
 from polars_glmm.design.table import NO_ROWS
+from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DatasetError, ModelError
 from polars_glmm.likelihood.given import Given
 from polars_glmm.notes import Note
@@ -120,8 +121,9 @@ class Products:
                 raise ModelError(msg)
             spec = replace(spec, method=asked)
         recipe, notes, _ = settle(replace(self.recipe, spec=spec), self.moments)
-        numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}))
-        require_digits(residual_share(numbers, self.moments))
+        with blaming_text(recipe):
+            numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}))
+            require_digits(residual_share(numbers, self.moments))
         call = Call(
             spec.formulas, None, "gaussian", None, spec.method, None, spec.offset, spec.frequency, spec.precision
         )  # fmt: skip

@@ -1,26 +1,22 @@
-"""From a frame to the rows of a model: in memory, counted, or on disk where they would not fit."""
+"""From a frame to the rows of a model by the route that was chosen: in memory, counted, or on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
-from polars_glmm.design.compress import compress
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.design.size import room_for
 from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
-from polars_glmm.errors import GlmmError, ResourceError
-from polars_glmm.memory import memory_limit, readable
+from polars_glmm.memory import memory_limit
 from polars_glmm.spill import spilling
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
     from polars_glmm.result.call import Call
-    from polars_glmm.spec.model import ModelSpec
+    from polars_glmm.result.choose import Route
 
 AnyLearned: TypeAlias = Learned | StoredLearned
 
@@ -34,76 +30,24 @@ _LEAST = 1 << 28
 
 
 @contextmanager
-def learned_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Iterator[AnyLearned]:
-    """Recipe and design of what `call` asks; rows that go to disk are there until the block is left."""
-    spec = call.spec()
-    counted = _counted(spec, frame, call) if control.rows.compress else None
-    if counted is not None:
-        yield counted
-        return
-    n_rows = _rows_beyond(spec, frame, control) if isinstance(frame, pl.LazyFrame) else None
-    if n_rows is None or not isinstance(frame, pl.LazyFrame):
-        yield learn(spec, frame, missing=call.missing)
-        return
-    limit = memory_limit(control.memory.limit)
-    sizes = Sizes(n_rows, min(int(_PART * limit), _LARGEST_PART), max(limit, _LEAST))
-    with spilling(control.memory.spill) as spill:
-        yield learn_stored(spec, frame, spill, sizes, missing=call.missing)
+def learned_rows(
+    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route
+) -> Iterator[AnyLearned]:
+    """Recipe and design of what `call` asks; rows that go to disk are there until the block is left.
 
-
-def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Learned | None:
-    """Equal rows counted first, where that saves rows; None too where something is to be said of single rows."""
-    if _products_suffice(spec):
-        return None
-    found = compress(frame, spec, missing=call.missing)
-    if found is None:
-        return None
-    try:
-        learned = learn(found.spec, found.frame, missing=call.missing)
-    except GlmmError:  # to be raised again from the rows that the user knows
-        return None
-    if any(note.code == "rows_without_trials" for note in learned.notes):
-        return None
-    asked = replace(learned.recipe.spec, frequency=spec.frequency)
-    return learned._replace(
-        recipe=replace(learned.recipe, spec=asked),
-        notes=(*found.notes, *learned.notes),
-        n_dropped=found.n_dropped,
-        kept=None,
-    )
-
-
-def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> int | None:
-    """The number of rows of a frame whose fit would need more memory than allowed; None where it would not.
-
-    Raises ResourceError where such a fit has to be in memory.
+    Raises ResourceError where rows that fit nowhere were chosen.
     """
-    if _products_suffice(spec):
-        return None
-    spec = spec.resolve(frozenset(frame.collect_schema().names()))
+    if route.refused is not None:
+        raise route.refused
+    if route.counted is not None:
+        yield route.counted.learned
+        return
+    if route.kind != "disk":
+        yield learn(call.spec(), frame, missing=call.missing)
+        return
+    assert isinstance(frame, pl.LazyFrame)  # the rows of another are in memory already
+    assert route.n_rows is not None
     limit = memory_limit(control.memory.limit)
-    n_rows, needed = room_for(spec, frame, limit)
-    if needed <= limit:
-        return None
-    factors = {frozenset(term.keys): term.group for term in spec.mu.random}
-    if len(factors) > 1:
-        names = ", ".join(repr(name) for name in factors.values())
-        msg = (
-            f"{n_rows:,} rows with {len(factors)} grouping factors ({names}) need about {readable(needed)} of memory, "
-            f"more than the {readable(limit)} that may be used; only models of one factor can be fitted from disk. "
-            f"Allow more with control=Control(memory=Memory(limit={_rounded(needed)})), use fewer columns or rows, or "
-            "keep one factor."
-        )
-        raise ResourceError(msg)
-    return n_rows
-
-
-def _products_suffice(spec: ModelSpec) -> bool:
-    """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-    return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
-
-
-def _rounded(size: int) -> int:
-    """A size a little above, with two digits, to be typed."""
-    unit = int(10 ** max(len(str(size)) - 2, 0))
-    return -(-size // unit) * unit
+    sizes = Sizes(route.n_rows, min(int(_PART * limit), _LARGEST_PART), max(limit, _LEAST))
+    with spilling(control.memory.spill) as spill:
+        yield learn_stored(call.spec(), frame, spill, sizes, missing=call.missing)

@@ -18,6 +18,7 @@ from polars_glmm.design.settle import settle
 from polars_glmm.design.size import room_for
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
+from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood.build import estimate_summaries
 from polars_glmm.likelihood.from_moments import MomentDesign, product_model
@@ -108,7 +109,8 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
     if closest < _NEARLY_ALIKE and rows_fit(spec, frame, control):
         return Obstacle("some columns are so nearly alike that sums lose what tells them apart")
     try:
-        numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
+        with blaming_text(recipe):
+            numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
     except (IdentifiabilityError, ConvergenceError):
         if not rows_fit(spec, frame, control):
             raise

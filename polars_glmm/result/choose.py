@@ -1,0 +1,130 @@
+"""The one place that decides how a model gets from its frame to its likelihood: asked by `fit`, and by `explain`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import polars as pl
+
+from polars_glmm.design.compress import Compressed, compress
+from polars_glmm.design.learn import Learned, learn
+from polars_glmm.design.size import room_for
+from polars_glmm.errors import GlmmError, ResourceError
+from polars_glmm.memory import memory_limit, readable
+from polars_glmm.result.summaries import Obstacle, obstacle
+
+if TYPE_CHECKING:
+    from polars_glmm.control import Control
+    from polars_glmm.result.call import Call
+    from polars_glmm.spec.model import ModelSpec
+
+Kind = Literal["sums", "products", "rows", "disk"]
+MANY_ROWS = (30_000, 200_000)
+"""Rows of a DataFrame from which queries are quicker than arrays: with one grouping factor, with several."""
+
+
+class Counted(NamedTuple):
+    """Equal rows counted, and the recipe and design of what is left."""
+
+    compressed: Compressed
+    learned: Learned
+
+
+class Route(NamedTuple):
+    """The way from a frame to the likelihood.
+
+    kind      "sums" (aggregation queries), "products" (cross-products of arrays), "rows" (passes over blocks in
+              memory), or "disk" (passes over blocks on disk)
+    counted   rows where equal ones are counted, or None
+    why       what keeps a gaussian model from its sums, where that is worth a note
+    n_rows    rows of the frame, where they were counted to decide
+    needed    bytes that the rows would take in memory, where that was asked
+    refused   what to raise where the rows fit neither in memory nor, having several factors, on disk
+    """
+
+    kind: Kind
+    counted: Counted | None = None
+    why: Obstacle = Obstacle("")
+    n_rows: int | None = None
+    needed: int | None = None
+    refused: ResourceError | None = None
+
+
+def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Route:
+    """The route of what `call` asks of a frame; reads of the frame what it needs to decide, and no more."""
+    spec = call.spec()
+    found = obstacle(spec, call)
+    if found is None:
+        height = _height(frame, control)
+        return Route("sums" if height is None or queries_pay(height, spec) else "products", n_rows=height)
+    if exact(spec):
+        return Route("products", why=found)
+    if control.rows.compress and (counted := _counted(spec, frame, call)) is not None:
+        return Route("rows", counted, found)
+    return Route("rows", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
+
+
+def exact(spec: ModelSpec) -> bool:
+    """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
+    return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
+
+
+def queries_pay(n_rows: int, spec: ModelSpec) -> bool:
+    """Whether a DataFrame has so many rows that queries are quicker than arrays."""
+    factors = {frozenset(term.keys) for term in spec.mu.random}
+    return n_rows >= MANY_ROWS[len(factors) > 1]
+
+
+def _height(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> int | None:
+    """Rows of a frame that is in memory, or will be because its rows are to be kept; None where none is collected."""
+    if isinstance(frame, pl.DataFrame):
+        return frame.height
+    return int(frame.select(pl.len()).collect().item()) if control.keep == "rows" else None
+
+
+def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Counted | None:
+    """Equal rows counted first, where that saves rows; None too where something is to be said of single rows."""
+    found = compress(frame, spec, missing=call.missing)
+    if found is None:
+        return None
+    try:
+        learned = learn(found.spec, found.frame, missing=call.missing)
+    except GlmmError:  # to be raised again from the rows that the user knows
+        return None
+    if any(note.code == "rows_without_trials" for note in learned.notes):
+        return None
+    asked = replace(learned.recipe.spec, frequency=spec.frequency)
+    learned = learned._replace(
+        recipe=replace(learned.recipe, spec=asked),
+        notes=(*found.notes, *learned.notes),
+        n_dropped=found.n_dropped,
+        kept=None,
+    )
+    return Counted(found, learned)
+
+
+def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle) -> Route:
+    """Blocks in memory, or on disk where they would need more memory than allowed."""
+    spec = spec.resolve(frozenset(frame.collect_schema().names()))
+    limit = memory_limit(control.memory.limit)
+    n_rows, needed = room_for(spec, frame, limit)
+    if needed <= limit:
+        return Route("rows", None, why, n_rows, needed)
+    factors = {frozenset(term.keys): term.group for term in spec.mu.random}
+    if len(factors) < 2:
+        return Route("disk", None, why, n_rows, needed)
+    names = ", ".join(repr(name) for name in factors.values())
+    msg = (
+        f"{n_rows:,} rows with {len(factors)} grouping factors ({names}) need about {readable(needed)} of memory, "
+        f"more than the {readable(limit)} that may be used; only models of one factor can be fitted from disk. "
+        f"Allow more with control=Control(memory=Memory(limit={_rounded(needed)})), use fewer columns or rows, or "
+        "keep one factor."
+    )
+    return Route("disk", None, why, n_rows, needed, ResourceError(msg))
+
+
+def _rounded(size: int) -> int:
+    """A size a little above, with two digits, to be typed."""
+    unit = int(10 ** max(len(str(size)) - 2, 0))
+    return -(-size // unit) * unit
