@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from polars_glmm.errors import DataChangedError
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
@@ -72,6 +73,9 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     coded = rows.with_columns(column(name).cast(pl.Categorical) for name in texts)
     cells = coded.group_by(named(keys)).agg(count.cast(pl.Float64).alias(COUNT))
     counted = cells.with_columns(column(name).cast(pl.String) for name in texts).collect().sort(named(keys))
+    if spec.frequency is None and int(counted[COUNT].sum()) != n_rows - n_missing:
+        msg = "The source changed while it was read: it gave another number of rows when they were counted."
+        raise DataChangedError(msg)
     notes: list[Note] = []
     if n_missing:
         where = [c for c in gaps if seen[c].item()]
