@@ -19,9 +19,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+_PLAN = "\n\nThis error occurred in the following"
+"""How Polars begins what it appends to an error that passes through a plan: the inside of the plan."""
+
 
 class GlmmError(Exception):
     """Base of all errors raised on purpose by this package."""
+
+    def __init__(self, message: str = "") -> None:
+        # Polars makes the error of a plan again, with the expression that was running behind its message
+        super().__init__(str(message).partition(_PLAN)[0])
 
 
 class FormulaError(GlmmError, ValueError):

@@ -25,6 +25,7 @@ from .keyed import KeyedDesign
 from .learn import Weights, part, require_weights
 from .levels import Levels, code_integers
 from .missing import Incomplete, dropped_rows
+from .pairing import names_by_model, pairings_by_model
 from .predictors import centred_columns, learn_columns, matrix, offset_node, refuse_equal_names
 from .rank import TOLERANCE
 from .recipe import PredictorRecipe, Recipe
@@ -61,6 +62,17 @@ class Dropped:
         return Dropped(self.n_rows[keep], self.missing[keep], where, self.untried[keep])
 
 
+class Paired(NamedTuple):
+    """Names (q,) and values (M, q) of design.pairing."""
+
+    names: tuple[str, ...]
+    values: Mat
+
+    def of(self, k: int) -> dict[str, float]:
+        """Those of model k that there are."""
+        return {name: v for name, v in zip(self.names, self.values[k].tolist(), strict=True) if v == v}  # noqa: PLR0124
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyedLearned:
     """What M of the keys taught.
@@ -69,7 +81,7 @@ class KeyedLearned:
     recipe          common to all; its factor holds the levels of all models one after the other, in code order
     design          their rows, sorted by model and level
     notes           common to all, after those of `dropped`
-    moments (M, 5)  sums of result.data.Fingerprint
+    moments (M, 5)  sums of result.data.Fingerprint;  paired: its pairings
     kept (n,)       rows of the frame that some model uses, or None for all
     """
 
@@ -80,6 +92,7 @@ class KeyedLearned:
     dropped: Dropped
     moments: Mat
     kept: BoolVec | None
+    paired: Paired
 
     def take(self, keep: BoolVec) -> KeyedLearned:
         """Some of the models, in the same order, without their rows."""
@@ -93,6 +106,7 @@ class KeyedLearned:
             design=self.design.sizes_of(keep, rows, levels),
             dropped=self.dropped.take(keep),
             moments=self.moments[keep],
+            paired=self.paired._replace(values=self.paired.values[keep]),
         )
 
     def renumbered(self, keys: IntVec, places: IntVec, n: int) -> KeyedLearned:
@@ -191,7 +205,8 @@ def learn_by_key(
     )
     dropped = rest.dropped.take(_mask(present, n_keys))
     kept = None if table.rows is None else _mask(table.rows, n)
-    return KeyedLearned(present, recipe, design, (*response.notes, *learned.notes), dropped, _moments(design), kept)
+    notes, paired = (*response.notes, *learned.notes), Paired(names_by_model(design), pairings_by_model(design))
+    return KeyedLearned(present, recipe, design, notes, dropped, _moments(design), kept, paired)
 
 
 class _Usable(NamedTuple):

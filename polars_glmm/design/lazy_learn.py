@@ -26,8 +26,8 @@ from .factors import independent_levels
 from .levels import Levels, code
 from .nodes import Node, Reference
 from .predictors import learn_columns, offset_node, refuse_equal_names
-from .recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
-from .response import success_node
+from .recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
+from .response import response_recipe, success_node
 from .source import Source
 from .table import Table
 from .transforms import SPREAD_SUFFICES, Input, Spread
@@ -68,7 +68,7 @@ def outline(spec: ModelSpec, source: Source, declared: Mapping[str, Sequence[Any
     factors, more = group_factors(spec, variables)
     recipe = Recipe(
         spec=spec,
-        response=ResponseRecipe(spec.response.text, success),
+        response=response_recipe(spec, variables, success),
         predictors=(PredictorRecipe("mu", columns, (True,) * len(columns), offset),),
         factors=factors,
         categoricals=variables.categoricals,

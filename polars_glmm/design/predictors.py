@@ -15,9 +15,10 @@ from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.typing import BoolVec, Mat
 
 from .coding import Column, code_terms, fewest_columns
+from .curved import Spread, lost_to_rounding
 from .extent import require_columns
 from .nodes import ONE, Coded, Node, total
-from .rank import independent
+from .rank import Judged, independent, judge
 from .recipe import PredictorRecipe
 from .records import Predictor
 from .table import Table
@@ -38,17 +39,20 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     columns = tuple(column for term in terms for column in term)
     x = matrix(columns, variables.table)
     require_finite(x, columns, variables)
-    kept = independent(x, centred_columns(terms, variables.table))
+    centred = centred_columns(terms, variables.table)
+    judged = judge(x, centred)
+    kept = judged.kept
     notes: tuple[Note, ...] = ()
     names = tuple(column.name for column in columns)
     refuse_equal_names(names)
     if not kept.all():
-        notes = (dropped_columns(part.parameter, [name for name, keep in zip(names, kept, strict=True) if not keep]),)
+        rounded = _lost_to_rounding(columns, judged, centred, variables.table)
+        notes = dropped_columns(part.parameter, names, kept, rounded)
         names = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
         x = np.ascontiguousarray(x[kept])
     node = offset_node(part, offset, variables)
     values = None if node is None else variables.evaluate(node, "the offset")
-    recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node)
+    recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node, judged.lost)
     return LearnedPredictor(recipe, Predictor(x, names, values), notes)
 
 
@@ -98,12 +102,54 @@ def refuse_equal_names(names: tuple[str, ...]) -> None:
         raise ColumnError(msg)
 
 
-def dropped_columns(parameter: str, names: list[str]) -> Note:
-    """The note about columns that are combinations of others."""
-    subject = f"columns {enumerate_names(names)} are" if len(names) > 1 else f"column {names[0]!r} is"
+def _lost_to_rounding(columns: Sequence[Column], judged: Judged, centred: BoolVec, table: Table) -> BoolVec:
+    """(p,) columns that are dropped only because their variables are far from zero."""
+
+    def spread_of(variables: Sequence[Node]) -> list[Spread]:
+        values = [np.asarray(table.evaluate(variable)) for variable in variables]
+        return [Spread(float(value.mean()), float(value.std())) for value in values]
+
+    def judge_again(nodes: Sequence[Node]) -> BoolVec:
+        again = [Column(column.name, node) for column, node in zip(columns, nodes, strict=True)]
+        return independent(matrix(again, table), centred)
+
+    return lost_to_rounding([column.node for column in columns], judged, spread_of, judge_again)
+
+
+NEAR = "{columns} {differ} from combinations of the columns before in the formula{of} by little more than rounding"
+NEAR_IN_PRODUCTS = "Products do not tell the {columns} from combinations of the columns before in the formula{of}"
+
+
+def dropped_columns(
+    parameter: str, names: Sequence[str], kept: BoolVec, rounded: BoolVec, words: str = NEAR
+) -> tuple[Note, ...]:
+    """The notes about columns that are combinations of others, in truth or (`rounded`) as far as numbers can tell.
+
+    words   what is said of the latter
+    """
     of = "" if parameter == "mu" else f" of {parameter}"
-    text = f"The {subject} determined by the columns before in the formula{of}: no estimate."
-    return Note("columns_dropped", text, "Leave the redundant terms out of the formula.")
+    notes = []
+    lost = [name for name, keep, near in zip(names, kept, rounded, strict=True) if not keep and not near]
+    if lost:
+        subject = f"columns {enumerate_names(lost)} are" if len(lost) > 1 else f"column {lost[0]!r} is"
+        text = f"The {subject} determined by the columns before in the formula{of}: no estimate."
+        advice = (
+            "Leave the redundant terms out of the formula; predictions of rows that break the dependence are null."
+        )
+        notes.append(Note("columns_dropped", text, advice))
+    near = [name for name, one in zip(names, rounded, strict=True) if one]
+    if near:
+        subject = f"columns {enumerate_names(near)}" if len(near) > 1 else f"column {near[0]!r}"
+        said = words.format(columns=subject, differ="differ" if len(near) > 1 else "differs", of=of)
+        said = f"The {said}" if said.startswith("column") else said
+        notes.append(Note("columns_dropped", f"{said}: no estimate.", CENTRE))
+    return tuple(notes)
+
+
+CENTRE = (
+    "Powers and products of variables far from zero are nearly alike: use poly(), or centre the variables first, as in "
+    "I((x - 2000)^2), which leaves the model the same."
+)
 
 
 def centred_columns(terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:

@@ -48,17 +48,33 @@ class FactorRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Combination:
+    """A column that the rows make from others: column_place = Σ_k weights_k column_k in every row of the fit.
+
+    weights   one for each column of the formula, 0 for those left out
+    centre    means of the columns of the formula;  size: root mean square of this one about its mean
+    """
+
+    place: int
+    weights: tuple[float, ...]
+    centre: tuple[float, ...]
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
 class PredictorRecipe:
     """The fixed part of one linear predictor.
 
     columns   all columns of the formula in order; kept marks those that are no combination of earlier ones
     offset    what is added to the linear predictor, or None
+    lost      what makes each of the columns that are not kept: other rows are predicted only where it holds too
     """
 
     parameter: str
     columns: tuple[Column, ...]
     kept: tuple[bool, ...]
     offset: Node | None = None
+    lost: tuple[Combination, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +84,16 @@ class ResponseRecipe:
     success      y, or the number of successes, or (proportion) their share
     trials       the number of trials, or None: one each, or no binomial
     proportion   success is a share of trials
+    dtype        of the column that holds the response, or None where it is computed from several or not known
+    labels       where the response is a text: that of a failure and that of a success
     """
 
     name: str
     success: Node
     trials: Node | None = None
     proportion: bool = False
+    dtype: pl.DataType | None = None
+    labels: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

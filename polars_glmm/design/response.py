@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -37,25 +38,45 @@ def learn_response(spec: ModelSpec, variables: Variables) -> Response:
     table, text = variables.table, spec.response.text
     success, notes = success_node(spec, variables)
     y = variables.evaluate(success, f"response {text}")
-    recipe = ResponseRecipe(text, success)
+    recipe = response_recipe(spec, variables, success)
     trials = None
     if spec.response.failure is not None:
         failure = variables.arithmetic(spec.response.failure)
         failures = variables.evaluate(failure, f"response {text}")
         _require_counts(y, text, table, "successes")
         _require_counts(failures, text, table, "failures")
-        trials, recipe = y + failures, ResponseRecipe(text, success, Arithmetic("+", success, failure))
+        trials, recipe = y + failures, replace(recipe, trials=Arithmetic("+", success, failure))
     elif spec.trials is not None:
         node = variables.arithmetic(Name(spec.trials))
         trials = variables.evaluate(node, f"trials={spec.trials!r}")
         _require_counts(trials, spec.trials, table, "trials")
         proportion = _is_proportion(y, trials, spec, table)
-        recipe = ResponseRecipe(text, success, node, proportion)
+        recipe = replace(recipe, trials=node, proportion=proportion)
         if proportion:
             y = np.round(y * trials)
             what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
             notes = (*notes, Note("response_proportion", what, quiet=True))
     return Response(y, trials, recipe, notes)
+
+
+def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> ResponseRecipe:
+    """How y is read where there are no trials, with what its column holds."""
+    name = spec.response.success
+    if not isinstance(name, Name):
+        return ResponseRecipe(spec.response.text, success)
+    labels = None
+    if isinstance(success, Coded):
+        (second,) = success.levels
+        (first,) = (label for label in _labels(name.name, variables.table) if label != second)
+        labels = (first, second)
+    return ResponseRecipe(spec.response.text, success, dtype=variables.table.dtype(name.name), labels=labels)
+
+
+def _labels(name: str, table: Table) -> list[str]:
+    """The levels of an Enum, or those that occur where it has more than two."""
+    dtype = table.dtype(name)
+    labels: list[str] = dtype.categories.to_list() if isinstance(dtype, pl.Enum) else []
+    return labels if len(labels) == 2 else table.values(name)
 
 
 def read_response(recipe: Recipe, variables: Variables) -> tuple[Vec, Vec | None]:
@@ -88,9 +109,7 @@ def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Not
     if dtype.is_numeric() or dtype == pl.Boolean:
         return Reference(name), ()
     if isinstance(dtype, pl.Enum) and spec.family.takes_trials:
-        labels = dtype.categories.to_list()
-        if len(labels) != 2:
-            labels = table.values(name)
+        labels = _labels(name, table)
         if len(labels) == 2:
             what = f"The response {name!r} is {labels[1]!r} (success) or {labels[0]!r}."
             coded = Coded(name, "text", (labels[1],), (1.0,))
@@ -169,14 +188,27 @@ def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
     bad = np.flatnonzero(outside)
     y = float(rows.y[bad[0]])
     of = "" if rows.trials is None else f" of {rows.trials[bad[0]]:g} trials"
-    remedy = ""
-    if family.takes_trials and rows.trials is None:
-        remedy = " Without trials a binomial response is 0 or 1; name the column of the number of trials in trials=."
     msg = (
         f"response {name} is {_shown(y)}{of} in row {table.row(int(bad[0]))} ({len(bad)} such rows, counted from 0), "
-        f"which the {family.name} family cannot produce.{remedy}"
+        f"which the {family.name} family cannot produce.{_remedy(family, rows, y)}"
     )
     raise ResponseError(msg)
+
+
+def _remedy(family: Family, rows: Rows, y: float) -> str:
+    """What to do with a response that is not of the family."""
+    if family.takes_trials:
+        if rows.trials is not None:
+            return ""
+        return " Without trials a binomial response is 0 or 1; name the column of the number of trials in trials=."
+    if y > 0.0 and not y.is_integer():
+        return (
+            " Counts are whole numbers: keep the count itself as the response, and what it was divided by (time, area) "
+            "as offset(log(…)) in the formula; for measurements use family='gamma' or 'gaussian'."
+        )
+    if y < 0.0:
+        return " It takes no negative values; family='gaussian' does."
+    return " It takes values above 0 only; family='gaussian' takes any."
 
 
 def check_untried(response: Response, table: Table) -> None:

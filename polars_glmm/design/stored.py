@@ -81,9 +81,19 @@ class ColumnMoments:
         return ColumnMoments(self.n, mean, cross)
 
 
+def weighted(design: Design) -> tuple[Vec | None, Vec]:
+    """w = frequency · precision (n,), None for one each, and the response less its offset."""
+    f, precision = design.frequency, design.precision
+    w = f if precision is None else precision if f is None else f * precision
+    return w, design.y if design.mu.offset is None else design.y - design.mu.offset
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """Sums over the rows of a design: Σf, Σfy, Σfy², Σf·trials, Σf·precision; rows and Σf per level (G,)."""
+    """Sums over the rows of a design: Σf, Σfy, Σfy², Σf·trials, Σf·precision; rows and Σf per level (G,).
+
+    level_w, level_wy (G,), wyy   Σw, Σwy per level and Σwy² in all, of the response less its offset, w = f · precision
+    """
 
     n_rows: int
     n_obs: int
@@ -93,6 +103,9 @@ class Tally:
     precision: float
     level_rows: IntVec
     level_obs: Vec
+    level_w: Vec
+    level_wy: Vec
+    wyy: float
 
     @classmethod
     def of(cls, design: Design) -> Tally:
@@ -101,10 +114,15 @@ class Tally:
         fy = design.y if f is None else f * design.y
         rows: IntVec = np.empty(0, dtype=np.intp)
         obs: Vec = np.empty(0)
+        w, y = weighted(design)
+        wy = y if w is None else w * y
+        level_w = level_wy = obs
         if design.factors:
             factor = design.factors[0]
             rows = np.bincount(factor.codes, minlength=factor.n_levels)
             obs = np.bincount(factor.codes, f, factor.n_levels).astype(np.float64, copy=False)
+            level_w = np.bincount(factor.codes, w, factor.n_levels).astype(np.float64, copy=False)
+            level_wy = np.bincount(factor.codes, wy, factor.n_levels).astype(np.float64, copy=False)
         return cls(
             design.n_rows,
             design.n_obs,
@@ -114,6 +132,9 @@ class Tally:
             0.0 if design.precision is None else float((design.precision if f is None else f * design.precision).sum()),
             rows,
             obs,
+            level_w,
+            level_wy,
+            float(wy @ y),
         )
 
     def __add__(self, other: Tally) -> Tally:

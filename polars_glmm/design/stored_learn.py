@@ -18,15 +18,16 @@ from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.spill import Spill
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
+from .curved import kept_by_query, lost_to_rounding, spread_by_query
 from .lazy_learn import Known, LazyVariables, factors_of, group_factors
 from .levels import combine
 from .missing import check_missing
 from .nodes import Arithmetic, Node
 from .partition import Room, keep_columns, partition
 from .predictors import centred_columns, dropped_columns, learn_columns, offset_node, refuse_equal_names
-from .rank import independent_of_moments
+from .rank import Judged, judge_moments
 from .recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe
-from .response import all_integers, success_node
+from .response import all_integers, response_recipe, success_node
 from .source import Source
 from .stored import StoredDesign
 from .table import Table
@@ -97,12 +98,14 @@ def learn_stored(
     _require_groups_fit(recipe, level_rows, sizes.group_bytes)
     room = Room(spill, sizes.part_bytes, sizes.n_rows, level_rows)
     stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
-    kept = [_kept(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
-    predictors = tuple(replace(part.recipe, kept=tuple(keep.tolist())) for part, keep in zip(made, kept, strict=True))
-    for part, keep in zip(predictors, kept, strict=True):
-        if not keep.all():
-            lost = [column.name for column, k in zip(part.columns, keep, strict=True) if not k]
-            notes += (dropped_columns(part.parameter, lost),)
+    found = [_judged(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
+    kept = [one.kept for one in found]
+    predictors = tuple(
+        replace(part.recipe, kept=tuple(one.kept.tolist()), lost=one.lost)
+        for part, one in zip(made, found, strict=True)
+    )
+    for part, one in zip(made, found, strict=True):
+        notes += _dropped(part, one, source)
     stored = keep_columns(stored, kept[0], kept[1] if len(kept) > 1 else None)
     return StoredLearned(replace(recipe, predictors=predictors), stored, left_out + notes + more, n_dropped)
 
@@ -138,13 +141,14 @@ def _response(spec: ModelSpec, variables: LazyVariables) -> tuple[ResponseRecipe
     """How the response is read; every value is checked later, row by row."""
     success, notes = success_node(spec, variables)
     text, tried = spec.response.text, trials_of(spec, variables.source)
+    recipe = replace(response_recipe(spec, variables, success), trials=tried)
     if tried is None or spec.trials is None:
-        return ResponseRecipe(text, success, tried), notes
+        return recipe, notes
     proportion = _is_share(spec, variables, success, tried)
     if proportion:
         what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
         notes = (*notes, Note("response_proportion", what, quiet=True))
-    return ResponseRecipe(text, success, tried, proportion), notes
+    return replace(recipe, proportion=proportion), notes
 
 
 def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: Node) -> bool:
@@ -200,10 +204,20 @@ def _places(stored: StoredDesign) -> list[tuple[int, ...]]:
     return [layout.mu] if layout.phi is None else [layout.mu, layout.phi]
 
 
-def _kept(stored: StoredDesign, places: tuple[int, ...], centred: BoolVec) -> BoolVec:
-    """The columns that are no combination of those before them."""
+def _dropped(part: _Predictor, judged: Judged, source: Source) -> tuple[Note, ...]:
+    """The notes on columns that are combinations of others."""
+    if judged.kept.all():
+        return ()
+    columns = part.recipe.columns
+    again = kept_by_query(source, part.centred)
+    rounded = lost_to_rounding([column.node for column in columns], judged, spread_by_query(source), again)
+    return dropped_columns(part.recipe.parameter, [column.name for column in columns], judged.kept, rounded)
+
+
+def _judged(stored: StoredDesign, places: tuple[int, ...], centred: BoolVec) -> Judged:
+    """The columns that are no combination of those before them, and what makes the others."""
     if not places:
-        return np.ones(0, dtype=np.bool_)
+        return Judged(np.ones(0, dtype=np.bool_), (), np.zeros(0, dtype=np.bool_))
     own = stored.moments.pick(places)
 
     def triangle(shift: Vec, scale: Vec, kept: IntVec) -> Mat:
@@ -214,4 +228,4 @@ def _kept(stored: StoredDesign, places: tuple[int, ...], centred: BoolVec) -> Bo
             r = np.asarray(np.linalg.qr(np.concatenate([r, rows]), mode="r"))
         return r
 
-    return independent_of_moments(own.n, own.mean, own.cross, centred, triangle)
+    return judge_moments(own.n, own.mean, own.cross, centred, triangle)

@@ -30,7 +30,15 @@ ALIASES = {
 
 ELSEWHERE = {
     "nbinom2": "nbinom2 is family='negative_binomial'.",
+    "nbinom1": "A variance of phi·mu is not among them; family='negative_binomial' (nbinom2) has mu + mu²/phi.",
     "negbin": "Write family='negative_binomial'.",
+    "beta": "Shares without trials have no family here; with trials= they are family='binomial'.",
+    "betabinomial": "For overdispersion use family='binomial' and an effect for each row, (1 | row).",
+    "beta_binomial": "For overdispersion use family='binomial' and an effect for each row, (1 | row).",
+    "multinomial": "For one category against the others make a Boolean response and use family='binomial'.",
+    "truncated_poisson": "Truncated counts are not among them; family='poisson' takes zeros to be possible.",
+    "truncated_nbinom2": "Truncated counts are not among them; family='negative_binomial' takes zeros to be possible.",
+    "lognormal": "Fit log(y) by family='gaussian', or y by family='gamma' with its log link.",
     "bernoulli": "Write family='binomial'; without trials= every row is one trial.",
     "quasi": "A quasi-likelihood has no density; family='gamma' or 'negative_binomial' estimate a dispersion.",
     "quasibinomial": "A quasi-likelihood has no density; for overdispersion add an observation-level effect (1 | row).",

@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.distributions import quantile, two_sided_p
 from polars_glmm.inference.schemas import FIXEF, table
+from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.typing import BoolVec, Vec
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def degrees_of_freedom(fit: Fit, df: DegreesOfFreedom) -> Vec:
     n_mu, n_phi = len(estimate.beta), len(estimate.gamma)
     normal = np.full(n_mu + n_phi, np.inf)
     if df is None:
-        if is_linear_model(fit):
-            return np.concatenate([np.full(n_mu, float(estimate.n_obs - n_mu)), np.full(n_phi, np.inf)])
+        if (exact := exact_freedom(estimate, fit.spec.family)) is not None:
+            return np.concatenate([np.full(n_mu, exact), np.full(n_phi, np.inf)])
         if estimate.df_satterthwaite is not None:
             return _satterthwaite(fit)
         return normal
@@ -101,8 +102,7 @@ def degrees_of_freedom(fit: Fit, df: DegreesOfFreedom) -> Vec:
 
 def is_linear_model(fit: Fit) -> bool:
     """Gaussian with identity link and one σ, no random effects: t with n − p degrees of freedom is exact."""
-    estimate = fit.estimate
-    return not estimate.factors and fit.family == "gaussian" and fit.link == "identity" and not len(estimate.gamma)
+    return exact_freedom(fit.estimate, fit.spec.family) is not None
 
 
 def _satterthwaite(fit: Fit) -> Vec:

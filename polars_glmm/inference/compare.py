@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.inference.distributions import chi2_p, chi_bar_p
+from polars_glmm.inference.same_rows import rows_differ
 from polars_glmm.inference.schemas import ANOVA, table
 from polars_glmm.inference.varcorr import components
 
@@ -168,7 +168,8 @@ def _check_same_data(first: Fit, fit: Fit) -> None:
             f"Drop the rows with missing values in any used column first, and fit both models to the rest."
         )
         raise ModelError(msg)
-    if not np.allclose(first.fingerprint.moments, fit.fingerprint.moments, rtol=1e-10, atol=0.0):
+    one, other = first.fingerprint, fit.fingerprint
+    if not one.same_sums(other) or one.unpaired(other) or rows_differ(first, fit):
         msg = (
             "The fits stand on different data: the values of the response, or its trials, frequency or precision, "
             "differ. Fit both models to the same rows and the same response."

@@ -17,13 +17,18 @@ _SPAN_TOLERANCE = 1e-9
 _NO_VARIANCE = 1e-13
 """Smallest eigenvalue of a correlation matrix that rounding leaves of a combination without variance."""
 _NO_SHARE = 1e-6
+_ALIKE = 1e-6
+"""Smallest eigenvalue of the cross-product of unit columns below which they are taken apart."""
+_LOOK = 10_000
+"""Rows of many that are looked at first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """x_c = a·x = (x − shift)/scale, with constant'x = 1 or None.
+    """x_c = a·x = mix·(x − shift)/scale, with constant'x = 1 or None.
 
     x (p, n), as the user named them; empty where only moments are known;  shift, scale, constant (p,);  a (p, p)
+    mix (p, p)   where columns are nearly alike: takes them apart, so that their products keep the digits; else None
     """
 
     x: Mat
@@ -31,6 +36,7 @@ class Basis:
     scale: Vec
     a: Mat
     constant: Vec | None
+    mix: Mat | None = None
 
     def columns(self, rows: slice | IntVec) -> Mat:
         """The columns in this basis for some rows: (p, m), contiguous, not to be written to."""
@@ -39,7 +45,7 @@ class Basis:
             return np.ascontiguousarray(x)
         made = x - self.shift[:, None]
         made /= self.scale[:, None]
-        return made
+        return made if self.mix is None else self.mix @ made
 
     @property
     def _as_they_stand(self) -> bool:
@@ -48,7 +54,7 @@ class Basis:
     def holding(self, columns: Mat) -> Basis:
         """The same basis for rows of which the columns in it are given."""
         nothing = plain(columns)
-        return replace(self, x=columns, shift=nothing.shift, scale=nothing.scale)
+        return replace(self, x=columns, shift=nothing.shift, scale=nothing.scale, mix=None)
 
     def outward(self, beta_c: Vec) -> Vec:
         """Coefficients of the columns the user named."""
@@ -89,7 +95,7 @@ def centred(x: Mat) -> Basis:
         square += np.einsum("pn,pn->p", part, part)
     scale = np.sqrt(square / n)
     scale[scale == 0.0] = 1.0
-    return Basis(x, means, scale, a / scale[:, None], constant)
+    return _told_apart(Basis(x, means, scale, a / scale[:, None], constant))
 
 
 def centred_moments(mean: Vec, second: Mat) -> Basis:
@@ -107,6 +113,67 @@ def centred_moments(mean: Vec, second: Mat) -> Basis:
     scale = np.sqrt(square)
     scale[scale == 0.0] = 1.0
     return Basis(nothing, shift, scale, a / scale[:, None], constant)
+
+
+def _told_apart(basis: Basis) -> Basis:
+    """The basis with columns mixed where some are nearly alike, as powers of a variable far from zero."""
+    p, n = basis.x.shape
+    if p - (basis.constant is not None) < 2 or not _alike(basis.columns(slice(None, None, max(n // _LOOK, 1)))):
+        return basis
+    if n > _LOOK:
+        gram = np.zeros((p, p))
+        for rows in stretches(n):
+            part = basis.columns(rows)
+            gram += part @ part.T
+        if _distinct(gram / n):
+            return basis
+    return mixed(basis, np.linalg.qr(basis.columns(slice(None)).T, mode="r") / np.sqrt(n))
+
+
+def mixed(basis: Basis, r: Mat) -> Basis:
+    """The basis whose columns are orthogonal, for the triangle r of its present ones at unit root mean square.
+
+    Any r makes an exact change of basis; the nearer the columns come to being orthogonal, the better. Ones stay ones.
+    """
+    p = len(basis.shift)
+    if r.shape[0] < p or not np.diagonal(r).all():
+        return basis
+    ones = np.flatnonzero((basis.scale == 1.0) & (basis.shift == 0.0) & np.all(basis.a == np.eye(p), axis=1))
+    if basis.constant is not None and np.count_nonzero(basis.constant) == 1:
+        r[ones] = r[:, ones] = 0.0
+        r[ones, ones] = 1.0
+    mix = np.ascontiguousarray(np.linalg.inv(r).T, dtype=np.float64)
+    return replace(basis, mix=mix, a=mix @ basis.a)
+
+
+def told_apart_by(basis: Basis, second: Mat, mean: Vec) -> Basis:
+    """The same from moments (p, p) and means (p,) of the columns as the user named them."""
+    p = len(mean)
+    if p - (basis.constant is not None) < 2:
+        return basis
+    centre = basis.a @ mean
+    gram = basis.a @ second @ basis.a.T + np.outer(centre, centre)
+    if _distinct(gram):
+        return basis
+    values, vectors = np.linalg.eigh(gram)
+    root = np.sqrt(np.maximum(values, _NO_VARIANCE * values[-1]))[:, None] * vectors.T
+    return mixed(basis, np.asarray(np.linalg.qr(root, mode="r"), dtype=np.float64))
+
+
+def _alike(columns: Mat) -> bool:
+    return not _distinct(columns @ columns.T / columns.shape[1])
+
+
+def _distinct(gram: Mat) -> bool:
+    """Whether the smallest eigenvalue of the products of unit columns is above _ALIKE, by a shifted Cholesky."""
+    scale = np.sqrt(np.diag(gram))
+    if not scale.all():
+        return False
+    try:
+        np.linalg.cholesky(gram / np.outer(scale, scale) - _ALIKE * np.eye(len(gram)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _constant_of(mean: Vec, second: Mat) -> Vec | None:

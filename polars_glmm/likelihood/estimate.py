@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polars_glmm.families.base import Family
 from polars_glmm.notes import Note
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -58,6 +59,33 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class AtInfinity:
+    """Where fixed effects of mu run off to infinity (separation).
+
+    directions (p, k)    along which they do: x'β is estimated where x'directions = 0
+    vcov (p+s, p+s)      covariance of (beta, gamma) across the directions, which counts for such x only
+    """
+
+    directions: Mat
+    vcov: Mat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Working:
+    """Covariances of the fixed effects in the basis they were computed in: (beta, gamma) = outward · working ones.
+
+    Where columns are nearly alike, as powers of calendar years, x'Vx in the columns of the user cancels to nothing.
+
+    outward (p+s, p+s);  vcov (p+s, p+s)
+    derivative (K, p, p)   as Estimate.vcov_derivative, or None
+    """
+
+    outward: Mat
+    vcov: Mat
+    derivative: Cube | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
     """A fitted model in numbers.
 
@@ -75,6 +103,8 @@ class Estimate:
     df_model                 parameters estimated: fixed, covariance (at the boundary or not) and dispersion; held ones
                              do not count
     df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p), their vcov (K, K)
+    working                  what vcov_fixed was made from; None where some of it is not known
+    at_infinity              fixed effects without a finite estimate, whose rows of vcov_fixed are NaN
     null_loglik, null_df     the same fixed effects and method without random effects, for the likelihood-ratio test
     """
 
@@ -99,3 +129,13 @@ class Estimate:
     null_df: int
     certificate: Certificate
     notes: tuple[Note, ...]
+    at_infinity: AtInfinity | None = None
+    working: Working | None = None
+
+
+def exact_freedom(estimate: Estimate, family: Family) -> float | None:
+    """n − p, where t is exact: gaussian with identity link and one σ, without random effects; else None."""
+    linear = family.name == "gaussian" and family.link.name == "identity"
+    if estimate.factors or not linear or len(estimate.gamma):
+        return None
+    return float(estimate.n_obs - len(estimate.beta))

@@ -13,7 +13,7 @@ from polars_glmm.likelihood import polish, report
 from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, singular_notes
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import Gradient, ProductEngine
-from polars_glmm.likelihood.estimate import Certificate, Estimate
+from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
@@ -123,6 +123,9 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
             report.seconds(clock),
         ),
         notes=tuple(notes),
+        working=Working(
+            outward, sigma**2 * pieces.m_inverse, None if satterthwaite is None else satterthwaite.inner
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.design.stored import StoredDesign
 from polars_glmm.errors import ModelError, suggest
-from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
+from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.model import AnyModel
 from polars_glmm.likelihood.natural import Block, parameter_names
 from polars_glmm.spec.method import REML
@@ -165,6 +165,16 @@ def restore_fixed_effects(estimate: Estimate, names: tuple[str, ...], fixed: Map
     if estimate.df_satterthwaite is not None:
         df = np.full(len(names), np.nan)
         df[kept] = estimate.df_satterthwaite
+    derivative = None
+    if estimate.vcov_derivative is not None:
+        small = estimate.vcov_derivative
+        derivative = np.zeros((len(small), len(names), len(names)))
+        derivative[:, kept[:, None] & kept] = small.reshape(len(small), -1)
+    infinite = estimate.at_infinity
+    if infinite is not None:
+        directions = np.zeros((len(names), infinite.directions.shape[1]))
+        directions[kept] = infinite.directions
+        infinite = AtInfinity(directions, spread(infinite.vcov, all_kept[:n_fixed]))
     return replace(
         estimate,
         factors=tuple(_with_held(factor, kept) for factor in estimate.factors),
@@ -173,6 +183,9 @@ def restore_fixed_effects(estimate: Estimate, names: tuple[str, ...], fixed: Map
         report_vcov=spread(estimate.report_vcov, all_kept),
         vcov_fixed=spread(estimate.vcov_fixed, all_kept[:n_fixed]),
         df_satterthwaite=df,
+        vcov_derivative=derivative,
+        at_infinity=infinite,
+        working=None,
     )
 
 

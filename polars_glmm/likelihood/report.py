@@ -105,11 +105,15 @@ def factor_estimates(
 
 
 class Satterthwaite(NamedTuple):
-    """df (p,); ∂vcov(β)/∂(covariance parameters) (K, p, p); covariance matrix of those parameters (K, K)."""
+    """df (p,); ∂vcov(β)/∂(covariance parameters) (K, p, p); covariance matrix of those parameters (K, K).
+
+    inner   the derivatives for β_c
+    """
 
     df: Vec
     derivative: Cube
     covariance: Mat
+    inner: Cube
 
 
 def satterthwaite(
@@ -126,6 +130,7 @@ def satterthwaite(
         inward = np.tensordot(f.basis.T, d_vcov, (1, 0))
         per_entry.extend(sigma**2 * inward[i, j] for i, j in zip(entries.rows, entries.columns, strict=True))
     per_entry.append(2.0 * sigma * pieces.m_inverse)
+    inner = np.array(per_entry).reshape(len(per_entry), p, p)
     derivative = np.array([outward @ m @ outward.T for m in per_entry]).reshape(len(per_entry), p, p)
     vcov = outward @ (sigma**2 * pieces.m_inverse) @ outward.T
     known = np.nan_to_num(parameter_vcov, nan=0.0)
@@ -133,7 +138,7 @@ def satterthwaite(
     spread = np.einsum("kp,kl,lp->p", g, known, g)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = 2.0 * np.diag(vcov) ** 2 / spread
-    return Satterthwaite(df, derivative, known)
+    return Satterthwaite(df, derivative, known, inner)
 
 
 def propagate(jac: Mat, inner: Mat, null: BoolVec) -> Mat:

@@ -16,7 +16,7 @@ from polars_glmm.likelihood.doubts import (
     singular_notes,
 )
 from polars_glmm.likelihood.engine import RowEngine
-from polars_glmm.likelihood.estimate import Certificate, Estimate
+from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, Working
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.modes import Point
@@ -48,8 +48,11 @@ def report_rows(
     natural = np.eye(width)
     natural[:p, :p] = model.x.a.T
     separated = _separated(model, done)
-    inverted = None if done.hessian is None else _invert(done, natural, separated, model.names)
-    spread = np.full((width, width), np.nan) if inverted is None else inverted.vcov
+    inverted = None if done.hessian is None else _invert(done, separated)
+    spread, working = np.full((width, width), np.nan), None
+    if inverted is not None:
+        spread = report.propagate(natural, inverted.vcov, np.zeros(width, dtype=bool))
+        working = _working(model, inverted.vcov)
     cov = report.covariances(effects, state, None)
     modelled = model.x_phi is not None
     outward_phi = model.x_phi.a.T if model.x_phi is not None else np.empty((0, 0))
@@ -68,6 +71,12 @@ def report_rows(
     null = np.zeros(size, dtype=bool)
     null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
     report_vcov = report.propagate(jac, spread, null)
+    at_infinity = None
+    if separated is not None:
+        across = report_vcov[:n_fixed, :n_fixed]
+        at_infinity = AtInfinity(model.x.a.T @ separated.directions, across)
+        lost = np.concatenate([np.isin(model.names, separated.terms), np.zeros(size - p, dtype=bool)])
+        report_vcov = report.propagate(np.eye(size), report_vcov, lost)
     values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
     n = model.design.n_obs
     df_model = p + effects.n_theta + s - int(done.held.sum())
@@ -111,7 +120,23 @@ def report_rows(
             report.seconds(clock),
         ),
         notes=tuple(notes),
+        at_infinity=at_infinity,
+        working=None if separated is not None else working,
     )
+
+
+def _working(model: Model, vcov: Mat) -> Working | None:
+    """What a covariance matrix (of β_c, factors, γ_c) says of fixed effects, and how they become those named."""
+    p, s = len(model.x.a), 0 if model.x_phi is None else len(model.x_phi.a)
+    fixed = np.concatenate([np.arange(p), np.arange(len(vcov) - s, len(vcov))])
+    own = vcov[np.ix_(fixed, fixed)]
+    if np.isnan(own).any():
+        return None
+    outward = np.zeros((p + s, p + s))
+    outward[:p, :p] = model.x.a.T
+    if model.x_phi is not None:
+        outward[p:, p:] = model.x_phi.a.T
+    return Working(outward, own, None)
 
 
 def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
@@ -135,23 +160,22 @@ def _separated(model: Model, done: polish.Polished) -> Separation | None:
     return separation(model, std_error)
 
 
-def _invert(
-    done: polish.Polished, natural: Mat, separated: Separation | None, names: tuple[str, ...]
-) -> polish.Inverted:
-    """Covariance matrix with beta as named; held parameters have no variance, those at infinity none that is known.
+def _invert(done: polish.Polished, separated: Separation | None) -> polish.Inverted:
+    """Covariance matrix in the computing basis; held parameters have no variance.
 
-    The likelihood does not bend along directions at infinity: what is estimated stands across them.
+    The likelihood does not bend along directions at infinity: what is estimated stands across them, and the matrix
+    holds for what is orthogonal to them.
     """
     assert done.hessian is not None
-    if separated is None:
-        inverted = polish.widen(polish.invert(done.hessian), done.held)
-        return inverted._replace(vcov=report.propagate(natural, inverted.vcov, np.zeros(len(natural), dtype=bool)))
-    p = len(names)
-    along = np.zeros((separated.directions.shape[1], len(natural)))
-    along[:, :p] = separated.directions.T
+    inside = polish.invert(done.hessian) if separated is None else _across(done, separated)
+    return polish.widen(inside, done.held)
+
+
+def _across(done: polish.Polished, separated: Separation) -> polish.Inverted:
+    """The inverse of the Hessian across directions at infinity."""
+    assert done.hessian is not None
+    along = np.zeros((separated.directions.shape[1], len(done.held)))
+    along[:, : len(separated.directions)] = separated.directions.T
     span = sl.null_space(along[:, ~done.held])
     inner = polish.invert(span.T @ done.hessian @ span)
-    inside = inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))
-    whole = polish.widen(inside, done.held)
-    null = np.concatenate([np.isin(names, separated.terms), np.zeros(len(natural) - p, dtype=bool)])
-    return whole._replace(vcov=report.propagate(natural, whole.vcov, null))
+    return inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))

@@ -14,7 +14,7 @@ import numpy as np
 from polars_glmm import progress
 from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.basis import Basis, centred_moments
+from polars_glmm.likelihood.basis import Basis, centred_moments, told_apart_by
 from polars_glmm.likelihood.effects import Effects, Working, assemble, root_of, working_columns
 from polars_glmm.likelihood.rowblocks import Block, RowBlocks, Unit, cut_rows
 from polars_glmm.linalg.elimination import OneFactor
@@ -209,7 +209,7 @@ def store(design: StoredDesign, block_rows: int) -> Stored:
 
 def _basis(design: StoredDesign, places: tuple[int, ...]) -> Basis:
     own = design.moments.pick(places)
-    return centred_moments(own.mean, own.cross / own.n)
+    return told_apart_by(centred_moments(own.mean, own.cross / own.n), own.cross / own.n, own.mean)
 
 
 def _ones(basis: Basis, mean: Vec, cross: Mat) -> BoolVec:

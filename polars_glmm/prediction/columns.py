@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import polars as pl
 
-from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, ModelError, enumerate_names, suggest
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -34,11 +34,7 @@ def apply_plan(frame: FrameT, verb: str, plan: Callable[[pl.LazyFrame, pl.Schema
         return plan(frame, readable_schema(frame))
     if isinstance(frame, pl.DataFrame):
         lazy = frame.lazy()
-        try:
-            return plan(lazy, readable_schema(lazy)).collect()
-        except UnknownLevelError as error:
-            # Polars appends the expression that was running, which says nothing to the caller of an eager verb
-            raise UnknownLevelError(str(error).partition("\n\nThis error occurred")[0]) from None
+        return plan(lazy, readable_schema(lazy)).collect()
     msg = (
         f"{verb} takes a polars DataFrame or LazyFrame, not {type(frame).__module__}.{type(frame).__name__}. "
         "Convert it first, e.g. with polars.from_pandas or polars.from_arrow."

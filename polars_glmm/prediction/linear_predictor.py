@@ -12,7 +12,7 @@ from polars_glmm.errors import ColumnError
 from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded
-from polars_glmm.prediction.variances import variance
+from polars_glmm.prediction.variances import FREEDOM, VARIANCE, variance, variance_with_freedom
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Categorical, Recipe
@@ -24,6 +24,7 @@ MISSING = f"{INTERNAL}missing"
 ETA = f"{INTERNAL}eta"
 FIXED = f"{INTERNAL}fixed"
 STD_ERROR = f"{INTERNAL}std_error"
+SPREAD = f"{INTERNAL}spread"
 
 ZERO_OR_NULL = (
     'Use new_levels="zero" to predict with its random effect at zero, or new_levels="null" for no prediction.'
@@ -38,6 +39,7 @@ class Purpose:
     factors     grouping factors whose random effects are added
     new_levels  what their unseen levels become; `remedy` is said where they are an error
     also_used   further columns whose nulls make a row incomplete (the response, in augment)
+    std_error, interval   whether the variance is wanted, and whether its degrees of freedom are
     """
 
     verb: str
@@ -46,12 +48,14 @@ class Purpose:
     remedy: str = ZERO_OR_NULL
     also_used: frozenset[str] = frozenset()
     std_error: bool = False
+    interval: bool = False
 
 
 def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose) -> pl.LazyFrame:
     """The frame with internal columns MISSING, FIXED, ETA and, on request, STD_ERROR of the linear predictor of mu.
 
-    MISSING carries the guard: whatever is derived from the others must be made null by it, and so keeps the guard.
+    With an interval FREEDOM as well, where its reference is t. MISSING is true of rows whose fixed part is not
+    estimable, and carries the guard: whatever is derived from the others must be made null by it, and so keeps it.
     """
     fixed, factors = fitted.fixed("mu"), purpose.factors
     designs = fixed.inputs.union(*(factor.slope_inputs for factor in factors))
@@ -69,11 +73,18 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
         checks += [factor.check(missing, purpose.remedy) for factor in factors]
     elif purpose.new_levels == "null" and factors:
         incomplete = pl.any_horizontal(missing, *(factor.unseen() for factor in factors))
+    if fixed.undetermined is not None:
+        incomplete = pl.any_horizontal(incomplete, fixed.undetermined)
     columns = [
         guarded(incomplete, checks).alias(MISSING),
         fixed.value().alias(FIXED),
         balanced_sum([fixed.value(), *(factor.effect() for factor in factors)]).alias(ETA),
     ]
+    if purpose.interval and fixed.freedom is not None:
+        spread = variance_with_freedom(fixed, factors, pl.col(MISSING)).alias(SPREAD)
+        frame = frame.with_columns(columns).with_columns(spread)
+        variances, freedom = (pl.col(SPREAD).struct.field(name) for name in (VARIANCE, FREEDOM))
+        return frame.with_columns(variances.sqrt().alias(STD_ERROR), freedom)
     if purpose.std_error:
         columns.append(variance(fixed, factors, pl.col(MISSING)).sqrt().alias(STD_ERROR))
     return frame.with_columns(columns)
@@ -94,7 +105,10 @@ def add_dispersion_predictor(
     require_columns(schema, part.inputs, verb)
     require_dtypes(schema, part.inputs, fitted.recipe)
     checks = fixed_level_checks(used_categoricals(fitted.recipe, part.inputs), pl.col(MISSING))
-    columns = [guarded(pl.col(MISSING), checks).alias(MISSING), part.value().alias(ETA)]
+    incomplete = pl.col(MISSING)
+    if part.undetermined is not None:
+        incomplete = pl.any_horizontal(incomplete, part.undetermined)
+    columns = [guarded(incomplete, checks).alias(MISSING), part.value().alias(ETA)]
     if std_error:
         columns.append(variance(part, (), pl.col(MISSING)).sqrt().alias(STD_ERROR))
     return frame.with_columns(is_missing(schema, part.inputs).alias(MISSING)).with_columns(columns)

@@ -8,33 +8,55 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
+from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import MODEL, JoinedFactor, balanced_sum
+from polars_glmm.prediction.estimable import undetermined
 
 if TYPE_CHECKING:
     from polars_glmm.design.nodes import Node
     from polars_glmm.design.recipe import PredictorRecipe, Recipe
+    from polars_glmm.families.base import Family
+    from polars_glmm.likelihood.estimate import AtInfinity, Estimate
     from polars_glmm.result import Fit
     from polars_glmm.result.outcomes import Batch
     from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Freedom:
+    """Degrees of freedom of the fixed effects of mu, by which a variance v of x'β̂ has 2v²/(g'Ag), or always `known`.
+
+    derivative (M, K, p, p)   ∂vcov(β)/∂(covariance parameters), which gives g;  parameters (M, K, K): their vcov A
+    known                     degrees of freedom that are exact: n − p without random effects
+    """
+
+    derivative: Mat
+    parameters: Cube
+    known: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class FixedPart:
     """Σ β_j column_j + offset of one family parameter: kept columns only.
 
-    coefficients (p,) and vcov (M, p, p) belong to `nodes`.
+    coefficients (p,) and vcov (M, p, p) belong to `nodes`
+    undetermined        Boolean: rows whose value is not estimable; None where there are none
+    directions (p, k)   along which β runs off to infinity: vcov is of what is orthogonal to them
+    freedom             reference distribution of the estimates, where it is t
+    outward (p, p)      vcov and freedom are of w with β = outward · w, so x'β has outward'x; None: of β itself
+    inputs              columns of the frame that decide on the value
     """
 
     nodes: tuple[Node, ...]
     coefficients: tuple[pl.Expr, ...]
     vcov: Cube
     offset: Node | None
-
-    @property
-    def inputs(self) -> frozenset[str]:
-        own = frozenset[str]().union(*(node.inputs() for node in self.nodes))
-        return own if self.offset is None else own | self.offset.inputs()
+    inputs: frozenset[str]
+    undetermined: pl.Expr | None = None
+    directions: Mat | None = None
+    freedom: Freedom | None = None
+    outward: Mat | None = None
 
     def value(self) -> pl.Expr:
         terms = [node.to_expr() * b for node, b in zip(self.nodes, self.coefficients, strict=True)]
@@ -52,6 +74,9 @@ class Parameters:
     phi, phi_variance (M,)  a constant dispersion and the variance of its estimate, or None
     factors                 grouping factors with their estimates
     model (n,)              the fit of every row of the frame; None: one fit answers for all
+    outward (p + s, p + s)  of one fit: vcov and freedom are of w, with (beta, gamma) = outward · w; None: the identity
+    at_infinity             fixed effects of mu without a finite estimate (of one fit)
+    freedom                 of the fixed effects of mu, where tests and intervals use t
     """
 
     recipe: Recipe
@@ -62,6 +87,9 @@ class Parameters:
     phi_variance: Vec | None
     factors: tuple[JoinedFactor, ...]
     model: IntVec | None = None
+    at_infinity: AtInfinity | None = None
+    freedom: Freedom | None = None
+    outward: Mat | None = None
 
     def attach(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """The frame with each row's fit and its coefficients beside it, where there are many fits."""
@@ -83,7 +111,21 @@ class Parameters:
         if parameter == "phi":
             own, name, values = slice(p, None), "gamma", self.gamma
         coefficients = tuple(self._value(_name(name, j), values[:, j]) for j in range(values.shape[1]))
-        return FixedPart(nodes, coefficients, self.vcov[:, own, own], recipe.offset)
+        infinite = self.at_infinity
+        vcov = self.vcov if infinite is None else infinite.vcov[None]
+        used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
+        inputs = frozenset[str]().union(*(node.inputs() for node in used))
+        return FixedPart(
+            nodes,
+            coefficients,
+            vcov[:, own, own],
+            recipe.offset,
+            inputs if recipe.offset is None else inputs | recipe.offset.inputs(),
+            undetermined(recipe),
+            None if infinite is None or parameter == "phi" else infinite.directions,
+            self.freedom if parameter == "mu" else None,
+            None if self.outward is None else self.outward[own, own],
+        )
 
     @property
     def models_phi(self) -> bool:
@@ -124,7 +166,21 @@ def of_fit(fit: Fit, keys: tuple[str, ...] = ()) -> Parameters:
     phi = None if e.phi is None else np.array([e.phi])
     # a constant dispersion is the last of the report, on the natural scale
     variance = None if e.phi is None else e.report_vcov[-1:, -1]
-    return Parameters(fit.recipe, e.beta[None], e.gamma[None], e.vcov_fixed[None], phi, variance, factors)
+    vcov = e.vcov_fixed if e.working is None else e.working.vcov
+    return Parameters(
+        fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,
+        freedom=_freedom(e, fit.recipe.spec.family), outward=None if e.working is None else e.working.outward,
+    )  # fmt: skip
+
+
+def _freedom(e: Estimate, family: Family) -> Freedom | None:
+    """As inference.coefficients chooses: n − p for a linear model, Satterthwaite by REML, else normal."""
+    if (exact := exact_freedom(e, family)) is not None:
+        return Freedom(np.empty((1, 0, 0, 0)), np.empty((1, 0, 0)), exact)
+    if e.df_satterthwaite is None or e.vcov_derivative is None or e.covariance_vcov is None:
+        return None
+    derivative = e.vcov_derivative if e.working is None else e.working.derivative
+    return None if derivative is None else Freedom(derivative[None], e.covariance_vcov[None])
 
 
 def of_batch(batch: Batch, model: IntVec, keys: tuple[str, ...]) -> Parameters:
@@ -137,8 +193,10 @@ def of_batch(batch: Batch, model: IntVec, keys: tuple[str, ...]) -> Parameters:
         for i, recipe in enumerate(batch.recipe.factors)
     )
     variance = None if e.phi is None else e.report_vcov[:, -1, -1]
-    none = np.empty((len(batch), 0))
-    return Parameters(batch.recipe, e.beta, none, e.vcov_fixed, e.phi, variance, factors, model)
+    none, freedom = np.empty((len(batch), 0)), None
+    if e.df_satterthwaite is not None and e.vcov_derivative is not None and e.covariance_vcov is not None:
+        freedom = Freedom(e.vcov_derivative, e.covariance_vcov)
+    return Parameters(batch.recipe, e.beta, none, e.vcov_fixed, e.phi, variance, factors, model, freedom=freedom)
 
 
 def _tag(i: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
@@ -22,6 +23,7 @@ from polars_glmm.prediction.linear_predictor import (
     add_linear_predictor,
 )
 from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.variances import FREEDOM
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -84,10 +86,12 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         known a stays; "null" gives null. An unseen level of a *fixed* factor always raises.
     std_error, interval, conf_level
         `std_error=True` adds `<name>_std_error` on the scale of `kind` (delta method). `interval="confidence"` adds
-        `<name>_low`, `<name>_high`: a normal interval on the link scale, transformed back. The variance of the linear
+        `<name>_low`, `<name>_high`: an interval on the link scale, transformed back. The variance v of the linear
         predictor is Σ_factors z'Var(b|y)z + a'Var(β̂)a, a = x + Σ_factors (∂b̂/∂β)'z: the modes move against the fixed
         effects. Var(b|y) is given the parameters; an unseen level has Σ, and a mode that does not move. The covariance
-        of the modes of different factors with each other is not included.
+        of the modes of different factors with each other is not included. The reference is that of fixef(): t with
+        Satterthwaite's degrees of freedom for gaussian REML (2v²/(g'Ag) of each row, g_k = a'(∂Var(β̂)/∂k)a; Var(b|y)
+        counts as known), t with n − p without random effects, else normal.
     name
         Name of the new column.
 
@@ -104,7 +108,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     Notes
     -----
     A null or NaN in any column used for a row, keys included, gives null. A value outside the domain of a function of
-    the formula, as the logarithm of a negative number, gives what the function gives: NaN.
+    the formula, as the logarithm of a negative number, gives what the function gives: NaN. Where columns were dropped,
+    a row that the data do not determine (not estimable: an empty cell of an interaction) gives null. A row along which
+    the estimates run off to infinity (separation) has a prediction and no standard error; other rows have both.
     """
     if is_collection(fit):  # every key is answered by its own model
         return fit.predict(
@@ -125,30 +131,38 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
 
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     refuse_clash(schema, request.names, "choose another with name=.")
+    half_width = _normal_quantile(request.conf_level)
     if request.kind in ("response", "link"):
         link = fitted.recipe.spec.family.link.name if request.kind == "response" else "identity"
         factors = chosen(fitted.factors, request.random)
-        purpose = Purpose("predict", factors, request.new_levels, std_error=request.uncertain)
+        purpose = Purpose(
+            "predict", factors, request.new_levels, std_error=request.uncertain, interval=request.interval is not None
+        )
         frame = add_linear_predictor(frame, schema, fitted, purpose)
+        if purpose.interval and fitted.freedom is not None:
+            half_width = _t_quantile(request.conf_level)
     else:
         link = "log"
         frame = add_dispersion_predictor(frame, schema, fitted, verb="predict", std_error=request.uncertain)
     outputs = [
         pl.when(~pl.col(MISSING)).then(value).alias(name)
-        for name, value in zip(request.names, _values(request, link), strict=True)
+        for name, value in zip(request.names, _values(request, link, half_width), strict=True)
     ]
     return frame.select(*schema.names(), *outputs)
 
 
-def _values(request: Request, link: str) -> list[pl.Expr]:
-    """Prediction, standard error and limits as far as they are asked for, from ETA and STD_ERROR."""
+def _values(request: Request, link: str, half_width: pl.Expr) -> list[pl.Expr]:
+    """Prediction, standard error and limits as far as they are asked for, from ETA and STD_ERROR.
+
+    half_width   of an interval in standard errors
+    """
     eta = pl.col(ETA)
     values = [mean_of(link, eta)]
     std_error = pl.col(STD_ERROR).fill_nan(None)  # NaN: the fit has none, at a boundary or without a Hessian
     if request.std_error:
         values.append(slope_of(link, eta).abs() * std_error)
     if request.interval:
-        margin = std_error * _normal_quantile(request.conf_level)
+        margin = std_error * half_width
         ends = [mean_of(link, clip_to_domain(link, end, eta)) for end in (eta - margin, eta + margin)]
         # some inverse links fall: the smaller end is the lower limit
         limits = pl.min_horizontal(ends), pl.max_horizontal(ends)
@@ -156,10 +170,24 @@ def _values(request: Request, link: str) -> list[pl.Expr]:
     return values
 
 
-def _normal_quantile(conf_level: float) -> float:
+def _normal_quantile(conf_level: float) -> pl.Expr:
     from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
 
-    return float(ndtri(0.5 + conf_level / 2.0))
+    return pl.lit(float(ndtri(0.5 + conf_level / 2.0)))
+
+
+def _t_quantile(conf_level: float) -> pl.Expr:
+    """Half-widths for the degrees of freedom of each row, inf being normal."""
+
+    def quantiles(freedom: pl.Series) -> pl.Series:
+        from scipy.special import ndtri, stdtrit  # noqa: PLC0415  scipy stays out of plain imports
+
+        upper, df = 0.5 + conf_level / 2.0, freedom.to_numpy()
+        finite = np.isfinite(df)
+        values = np.where(finite, stdtrit(np.where(finite, df, 1.0), upper), ndtri(upper))
+        return pl.Series(freedom.name, values)
+
+    return pl.col(FREEDOM).map_batches(quantiles, return_dtype=pl.Float64, is_elementwise=True)
 
 
 def _check_kind(family: Family, kind: str) -> None:

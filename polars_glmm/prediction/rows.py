@@ -9,6 +9,7 @@ import polars as pl
 
 from polars_glmm.families.base import Rows
 from polars_glmm.prediction.columns import INTERNAL, require_columns
+from polars_glmm.prediction.linear_predictor import MISSING
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
@@ -23,10 +24,17 @@ def phi_inputs(fitted: Parameters) -> frozenset[str]:
 
 
 def with_phi(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb: str) -> pl.LazyFrame:
-    """A frame with a linear predictor, and with phi of every row as PHI: the constant, or what its formula says."""
+    """A frame with a linear predictor, and with phi of every row as PHI: the constant, or what its formula says.
+
+    A row whose phi is not estimable is marked as missing.
+    """
     require_columns(schema, phi_inputs(fitted), verb)
-    phi = fitted.fixed("phi").value().exp() if fitted.models_phi else fitted.constant_phi()
-    return frame.with_columns(phi.alias(PHI))
+    if not fitted.models_phi:
+        return frame.with_columns(fitted.constant_phi().alias(PHI))
+    part = fitted.fixed("phi")
+    if part.undetermined is not None:
+        frame = frame.with_columns(pl.any_horizontal(pl.col(MISSING), part.undetermined).alias(MISSING))
+    return frame.with_columns(part.value().exp().alias(PHI))
 
 
 def response_inputs(recipe: Recipe) -> frozenset[str]:

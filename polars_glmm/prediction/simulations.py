@@ -9,14 +9,17 @@ import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
+from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.rows import PHI, phi_inputs, size_inputs, sizes_of, with_phi
 
 if TYPE_CHECKING:
+    from polars_glmm.design.recipe import Recipe
+    from polars_glmm.families.base import Rows
     from polars_glmm.result import Fit
-    from polars_glmm.typing import IntVec, Mat, Vec
+    from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 _ROW = f"{INTERNAL}row"
 
@@ -29,10 +32,13 @@ def simulate(
     *,
     random: Literal["new", "conditional"] = "new",
 ) -> FrameT:
-    """The frame with `n` simulated responses `sim_1 …` (Float64) beside its own columns.
+    """The frame with `n` simulated responses `sim_1 …` beside its own columns, each a possible response of the model.
 
-    Each is one draw of the whole data set: random effects for every level, then responses given them; for binomial the
-    number of successes. Parameters are held at their estimates.
+    Each is one draw of the whole data set: random effects for every level, then responses given them; for binomial what
+    the response was: the number of successes, or their share of the trials. The column has the dtype of the response
+    of the fit (whole numbers, Boolean, Enum …), so that `fit.update(frame=…)` reads it as it read the response; numbers
+    of successes that were Float64 beside trials= come as Int64, and so do whole numbers that the dtype cannot hold;
+    responses of continuous families are Float64. Parameters are held at their estimates.
 
     Parameters
     ----------
@@ -56,7 +62,8 @@ def simulate(
 
     Notes
     -----
-    A null or NaN in any column used for a row gives null. A row of frequency k gets one draw, not k.
+    A null or NaN in any column used for a row gives null, and so does a row that has no distribution: of precision 0,
+    of a mean that the family cannot have or the data do not determine. A row of frequency k gets one draw, not k.
     """
     if is_collection(fit):
         msg = "simulate() takes one fit: choose it by its key, as in collection[key], and the rows of that key."
@@ -74,7 +81,7 @@ def simulate(
         refuse_clash(schema, names, "rename or drop these columns first.")
         draws = _draws(_collected(lazy, schema, fitted), fitted, n, generator, new=random == "new")
         columns = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
-        return lazy.with_columns(columns)
+        return lazy.with_columns(as_response(column, fitted.recipe) for column in columns)
 
     return apply_plan(frame, "simulate", plan)
 
@@ -93,9 +100,10 @@ def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl
 
 
 def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Generator, *, new: bool) -> list[Vec]:
-    """n simulated responses, NaN in incomplete rows."""
+    """n simulated responses, NaN in incomplete rows and in those without a distribution."""
     family = fitted.recipe.spec.family
     complete = ~rows[MISSING].to_numpy()
+    complete[complete] = _possible(sizes_of(fitted.recipe, rows.filter(complete)), fitted.recipe)
     used = rows.filter(complete)
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
     fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
@@ -105,8 +113,21 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
         eta = fixed + sum((factor.effect(rng) for factor in factors), np.zeros(len(fixed)))
         y = np.full(rows.height, np.nan)
         y[complete] = family.simulate(rng, family.mean(eta), phi, sizes)
+        if fitted.recipe.response.proportion:
+            y[complete] /= sizes.trials
         draws.append(y)
     return draws
+
+
+def _possible(sizes: Rows, recipe: Recipe) -> BoolVec:
+    """Rows (n,) whose trials and precision belong to a distribution."""
+    fine = np.ones(len(sizes.y), dtype=np.bool_)
+    if sizes.precision is not None:
+        fine &= (sizes.precision > 0) & np.isfinite(sizes.precision)
+    if sizes.trials is not None:
+        least = 1.0 if recipe.response.proportion else 0.0
+        fine &= (sizes.trials >= least) & (sizes.trials == np.round(sizes.trials))
+    return fine
 
 
 class _Drawn:

@@ -2,30 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
+from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import MODEL, JoinedFactor
 
 if TYPE_CHECKING:
-    from polars_glmm.prediction.parameters import FixedPart
-    from polars_glmm.typing import Cube, IntVec, Mat, Vec
+    from polars_glmm.prediction.parameters import FixedPart, Freedom
+    from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+
+VARIANCE, FREEDOM = f"{INTERNAL}variance", f"{INTERNAL}freedom"
+_ALONG = 1e-6
+"""x'direction, of a direction that moves rows by about 1, that counts as zero."""
+_ROUNDING = 1e-9
 
 
 def variance(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr) -> pl.Expr:
     """Σ_f z_f'Var(b_f | y)z_f + a'Var(β̂)a with a = x + Σ_f s_f'z_f (Kass & Steffey 1989; Booth & Hobert 1998).
 
     s_f = ∂b̂_f/∂β: where β̂ moves, the modes move against it, so a level that was observed often pins down the sum of
-    fixed and random effects better than either. An unseen level has s = 0, and Σ for Var(b | y). `fixed`
+    fixed and random effects better than either. An unseen level has s = 0, and Σ for Var(b | y). A coefficient without
+    a variance, or a direction at infinity, spoils the rows that involve it and no others. `fixed`
     makes x and has Var(β̂); `missing` marks incomplete rows (any column that is there in every row would do: it gives
     the length). Of several fits the column MODEL says which answers for a row. Raises ModelError where the fit does
     not keep the slopes s.
     """
+    fields, rows_of = _reader(fixed, factors, missing)
+
+    def quadratic(batch: pl.Series) -> pl.Series:
+        return pl.Series(batch.name, rows_of(batch).total)
+
+    return pl.struct(fields).map_batches(quadratic, return_dtype=pl.Float64, is_elementwise=True)
+
+
+def variance_with_freedom(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr) -> pl.Expr:
+    """Struct of the variance v and of its degrees of freedom 2v²/(g'Ag) (Satterthwaite 1946; Fai & Cornelius 1996).
+
+    g_k = a'(∂Var(β̂)/∂k)a over the covariance parameters k, A = their covariance matrix: for random="none" what a test
+    of x'β has. What the modes add to v is given the parameters, and moves with none. inf: a normal distribution.
+    """
+    freedom = fixed.freedom
+    assert freedom is not None  # asked for only where there is one
+    fields, rows_of = _reader(fixed, factors, missing)
+
+    def both(batch: pl.Series) -> pl.Series:
+        rows = rows_of(batch)
+        if freedom.known is not None:
+            df = np.full(len(rows.total), freedom.known)
+        else:
+            with np.errstate(all="ignore"):
+                df = 2.0 * rows.total**2 / _moving(rows.a, freedom, rows.model)
+        columns = [pl.Series(VARIANCE, rows.total), pl.Series(FREEDOM, np.where(np.isfinite(df), df, np.inf))]
+        return pl.DataFrame(columns).to_struct(batch.name)
+
+    struct = pl.Struct({VARIANCE: pl.Float64, FREEDOM: pl.Float64})
+    return pl.struct(fields).map_batches(both, return_dtype=struct, is_elementwise=True)
+
+
+class _Rows(NamedTuple):
+    """The variance of each row (n,), a (p, n) as in `variance`, and the fit of each row, (n,) or (1,)."""
+
+    total: Vec
+    a: Mat
+    model: IntVec
+
+
+def _reader(
+    fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr
+) -> tuple[list[pl.Expr], Callable[[pl.Series], _Rows]]:
+    """What a batch of rows must hold, as fields of a struct, and what is computed from it."""
     nodes, vcov = fixed.nodes, fixed.vcov
     many = len(vcov) > 1
     spreads = [_spread(factor, vcov) for factor in factors]
@@ -37,7 +89,7 @@ def variance(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr
         fields.append(pl.col(factor.code).fill_null(-1).alias(f"code_{i}"))
         fields += [node.to_expr().alias(f"z_{i}_{j}") for j, node in enumerate(factor.nodes)]
 
-    def quadratic(batch: pl.Series) -> pl.Series:
+    def rows_of(batch: pl.Series) -> _Rows:
         rows = batch.struct.unnest()
         a = np.empty((len(nodes), rows.height))
         model = rows["model"].to_numpy() if many else np.zeros(1, dtype=np.intp)
@@ -45,15 +97,40 @@ def variance(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr
             own[:] = rows[f"x_{j}"].to_numpy()
         total = np.zeros(rows.height)
         with np.errstate(invalid="ignore", over="ignore"):  # columns that are not finite give NaN
+            endless = _along(a, fixed.directions)
             for i, spread in enumerate(spreads):
                 z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
                 code = rows[f"code_{i}"].to_numpy()
                 total += spread.add(z, np.where(code < 0, spread.n_levels + model, code), a)
+            if fixed.outward is not None:
+                a = fixed.outward.T @ a
             total += _quadratic(a, vcov, model)
+        total[endless] = np.nan
         # the rounding of a singular vcov may fall below zero
-        return pl.Series(batch.name, np.maximum(total, 0.0))
+        return _Rows(np.maximum(total, 0.0), a, model)
 
-    return pl.struct(fields).map_batches(quadratic, return_dtype=pl.Float64, is_elementwise=True)
+    return fields, rows_of
+
+
+def _along(x: Mat, directions: Mat | None) -> BoolVec:
+    """Rows x (p, n) that a direction at infinity (p, k) moves."""
+    if directions is None:
+        return np.zeros(x.shape[1], dtype=np.bool_)
+    moved = np.abs(directions.T @ x)
+    return np.asarray((moved > _ALONG + _ROUNDING * (np.abs(directions.T) @ np.abs(x))).any(0))
+
+
+def _moving(a: Mat, freedom: Freedom, model: IntVec) -> Vec:
+    """g'Ag (n,) with g_k = a'D_k a, for derivatives D (M, K, p, p) and A (M, K, K) of each row's fit."""
+    derivative, parameters = freedom.derivative, freedom.parameters
+    if len(derivative) == 1:
+        g = np.array([np.einsum("pn,pn->n", a, d @ a) for d in derivative[0]])
+        return np.asarray(np.einsum("kn,kn->n", g, parameters[0] @ g))
+    g = np.zeros((derivative.shape[1], a.shape[1]))
+    for j, aj in enumerate(a):
+        for k, ak in enumerate(a[: j + 1]):
+            g += (1.0 if j == k else 2.0) * aj * ak * derivative[:, :, j, k][model].T
+    return np.asarray(np.einsum("kn,nkl,ln->n", g, parameters[model], g))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,13 +153,19 @@ class _Spread:
 
 
 def _quadratic(a: Mat, vcov: Cube, model: IntVec) -> Vec:
-    """a'Va (n,) for a (p, n), with V (M, p, p) of each row's fit."""
+    """a'Va (n,) for a (p, n), with V (M, p, p) of each row's fit; NaN only where an unknown one is involved."""
     if len(vcov) == 1:
-        return np.asarray(np.einsum("pn,pn->n", a, vcov[0] @ a))
+        unknown = np.isnan(np.diag(vcov[0]))
+        if not unknown.any():
+            return np.asarray(np.einsum("pn,pn->n", a, vcov[0] @ a))
+        known = np.where(np.isnan(vcov[0]), 0.0, vcov[0])
+        value = np.einsum("pn,pn->n", a, known @ a)
+        return np.where((a[unknown] != 0.0).any(0), np.nan, value)
     total = np.zeros(a.shape[1])
     for j, aj in enumerate(a):
         for k, ak in enumerate(a[: j + 1]):
-            total += (1.0 if j == k else 2.0) * aj * ak * vcov[:, j, k][model]
+            part = (1.0 if j == k else 2.0) * aj * ak * vcov[:, j, k][model]
+            total += np.where((aj == 0.0) | (ak == 0.0), 0.0, part)
     return total
 
 

@@ -160,6 +160,7 @@ def _batches(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Contro
             own.notes,
             own.dropped,
             own.moments,
+            own.paired,
             sizes,
             own.kept,
             rows,

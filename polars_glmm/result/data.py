@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from polars_glmm.design.pairing import Pairings, about, pairings
 from polars_glmm.design.stored import StoredDesign
-from polars_glmm.errors import DataChangedError
+from polars_glmm.errors import DataChangedError, enumerate_names
 
 if TYPE_CHECKING:
+    from polars_glmm.design.recipe import Recipe
     from polars_glmm.design.records import Design
     from polars_glmm.typing import Vec
+
+
+_PAIRED = 1e-7
+"""Difference of two correlations that rounding may make on different routes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +37,24 @@ class Fingerprint:
     """Sums that two designs on the same data share, equal rows counted or repeated.
 
     moments   Σf, and Σf times y, y², trials, precision
+    pairings  how the response lies against the columns and groups of the model (design.pairing), by name
+    about     what the response was taken with for them: they are compared where this is alike
     """
 
     moments: tuple[float, ...]
+    pairings: Pairings = field(default_factory=dict)
+    about: str = ""
+
+    def same_sums(self, other: Fingerprint) -> bool:
+        """Whether the sums agree but for rounding."""
+        return bool((np.abs(np.subtract(self.moments, other.moments)) <= _allowed(np.array(self.moments))).all())
+
+    def unpaired(self, other: Fingerprint) -> list[str]:
+        """The columns and groups of both against which the responses lie in another way."""
+        if self.about != other.about:
+            return []
+        common = [name for name in self.pairings if name in other.pairings]
+        return [name for name in common if not abs(self.pairings[name] - other.pairings[name]) <= _PAIRED]
 
 
 Reading: TypeAlias = tuple[Fingerprint, tuple[GroupSize, ...]]
@@ -54,11 +75,13 @@ def group_sizes(design: Design | StoredDesign) -> tuple[GroupSize, ...]:
     return tuple(sizes)
 
 
-def fingerprint(design: Design | StoredDesign) -> Fingerprint:
+def fingerprint(design: Design | StoredDesign, recipe: Recipe) -> Fingerprint:
     """The sums of a design."""
+    paired, taken_with = pairings(design), about(recipe)
     if isinstance(design, StoredDesign):
         tally = design.tally
-        return Fingerprint((float(tally.n_obs), tally.fy, tally.fyy, tally.trials, tally.precision))
+        sums = (float(tally.n_obs), tally.fy, tally.fyy, tally.trials, tally.precision)
+        return Fingerprint(sums, paired, taken_with)
     y = design.y
     fy = y if design.frequency is None else design.frequency * y
     f = np.ones_like(y) if design.frequency is None else design.frequency
@@ -69,7 +92,9 @@ def fingerprint(design: Design | StoredDesign) -> Fingerprint:
             float(fy @ y),
             0.0 if design.trials is None else float(f @ design.trials),
             0.0 if design.precision is None else float(f @ design.precision),
-        )
+        ),
+        paired,
+        taken_with,
     )
 
 
@@ -78,8 +103,10 @@ def check_unchanged(then: Reading, now: Reading) -> None:
     before, after = then[0].moments, now[0].moments
     if before[0] != after[0]:
         what = f"it now gives {after[0]:.0f} observations, the fit had {before[0]:.0f}"
-    elif (np.abs(np.subtract(before, after)) > _allowed(np.array(before))).any():
+    elif not then[0].same_sums(now[0]):
         what = f"the sum of the response is now {after[1]:.10g}, the fit had {before[1]:.10g}"
+    elif other := then[0].unpaired(now[0]):
+        what = f"the response lies in another way against {enumerate_names(other)}"
     elif then[1] != now[1]:
         what = "the sizes of its groups differ"
     else:

@@ -83,7 +83,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         design, spec = learned.design, learned.recipe.spec
         with progress.stage("fitting"):
             numbers = estimate(design, spec.family, spec.method, control, given)
-        groups, sums = group_sizes(design), fingerprint(design)
+        groups, sums = group_sizes(design), fingerprint(design, learned.recipe)
     rows, source = kept_rows(frame, control)
     found = why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
     return Fit(
@@ -120,7 +120,7 @@ def _reading(fit: Fit, source: pl.LazyFrame) -> Reading:
     if obstacle(fit.spec, fit.call) is None:
         return read_summary(fit.spec, source, fit.call.missing)
     with learned_rows(source, fit.call, fit.control) as learned:
-        return fingerprint(learned.design), group_sizes(learned.design)
+        return fingerprint(learned.design, learned.recipe), group_sizes(learned.design)
 
 
 def warn_once(notes: Iterable[Note], heading: str = "") -> None:

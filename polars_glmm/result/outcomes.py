@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
+from polars_glmm.design.pairing import about
 from polars_glmm.errors import GlmmError
 from polars_glmm.result.data import Fingerprint, GroupSize
 from polars_glmm.result.fitted import Fit
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from polars_glmm.control import Control
-    from polars_glmm.design.by_key import Dropped
+    from polars_glmm.design.by_key import Dropped, Paired
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.likelihood.batch_estimate import BatchEstimate
     from polars_glmm.notes import Note
@@ -65,7 +66,7 @@ class Batch:
     recipe               common to all, with the levels of all models one after the other
     estimate             the numbers
     notes                common to all; dropped: those of each
-    moments (M, 5)       of the fingerprints;  level_sizes (G,) observations per level
+    moments (M, 5), paired   of the fingerprints;  level_sizes (G,) observations per level
     kept (n,)            rows of the frame that the models use, or None for all of them
     """
 
@@ -75,6 +76,7 @@ class Batch:
     common: tuple[Note, ...]
     dropped: Dropped
     moments: Mat
+    paired: Paired
     level_sizes: IntVec
     kept: BoolVec | None
     rows: KeyedRows
@@ -124,7 +126,7 @@ class Batch:
             control=self.control,
             call=self.call,
             groups=tuple(groups),
-            fingerprint=Fingerprint(tuple(self.moments[k].tolist())),
+            fingerprint=Fingerprint(tuple(self.moments[k].tolist()), self.paired.of(k), about(recipe)),
             rows=rows,
             source=source,
             kept=kept,

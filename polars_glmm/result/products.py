@@ -114,7 +114,7 @@ class Products:
                 msg = f"Products are fitted by 'reml' or 'ml', not by {asked.name!r}."
                 raise ModelError(msg)
             spec = replace(spec, method=asked)
-        recipe, notes = settle(replace(self.recipe, spec=spec), self.moments)
+        recipe, notes, _ = settle(replace(self.recipe, spec=spec), self.moments)
         numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}))
         require_digits(residual_share(numbers, self.moments))
         call = Call(
@@ -129,7 +129,7 @@ class Products:
             control=chosen,
             call=call,
             groups=sizes_of(recipe, self.moments),
-            fingerprint=fingerprint_of(self.moments),
+            fingerprint=fingerprint_of(self.moments, recipe),
         )
         warn_once(fit.notes)
         return fit

@@ -11,9 +11,10 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.lazy_learn import factors_of, outline
 from polars_glmm.design.moment_columns import columns_of, places
+from polars_glmm.design.pairing import about, pairings_of_sums
 from polars_glmm.design.reader import terms_of
 from polars_glmm.design.response import check_scale
-from polars_glmm.design.settle import remainder_of, settle
+from polars_glmm.design.settle import settle
 from polars_glmm.design.size import room_for
 from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
@@ -61,6 +62,10 @@ _FEW_DIGITS, _TOO_FEW = 1e-6, 1e-10
 and below which these tell next to nothing."""
 
 
+_NEARLY_ALIKE = 1e-8
+"""Squared remainder of a unit column after the columns before it of which sums leave too few digits."""
+
+
 def residual_share(numbers: Estimate, moments: Moments) -> float:
     """The residual part of the response's sum of squares about the centre of the sums: their digits, spent."""
     if numbers.phi is None:
@@ -99,7 +104,9 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
     with progress.stage("reading"):
         source = Source.of(spec, frame)
         summary = summarise(outline(spec, source), source, call.missing)
-        recipe, notes = settle(summary.recipe, summary.moments, remainder_of(summary.recipe, summary.moments, source))
+        recipe, notes, closest = settle(summary.recipe, summary.moments, source)
+    if closest < _NEARLY_ALIKE and rows_fit(spec, frame, control):
+        return Obstacle("some columns are so nearly alike that sums lose what tells them apart")
     try:
         numbers = estimate_moments(recipe, summary.moments, control, Given(call.start or {}))
     except (IdentifiabilityError, ConvergenceError):
@@ -119,7 +126,7 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
         control=control,
         call=call,
         groups=sizes_of(recipe, summary.moments),
-        fingerprint=fingerprint_of(summary.moments),
+        fingerprint=fingerprint_of(summary.moments, recipe),
     )
 
 
@@ -149,7 +156,7 @@ def read_summary(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Reading:
     """What a source that is read again holds."""
     source = Source.of(spec, frame)
     found = summarise(outline(spec, source), source, missing)
-    return fingerprint_of(found.moments), sizes_of(found.recipe, found.moments)
+    return fingerprint_of(found.moments, found.recipe), sizes_of(found.recipe, found.moments)
 
 
 def rows_in_use(fit: Fit, frame: pl.DataFrame) -> BoolVec | None:
@@ -171,10 +178,11 @@ def sizes_of(recipe: Recipe, moments: Moments) -> tuple[GroupSize, ...]:
     )
 
 
-def fingerprint_of(moments: Moments) -> Fingerprint:
+def fingerprint_of(moments: Moments, recipe: Recipe) -> Fingerprint:
     """The sums that `data.fingerprint` takes of a design."""
     y, y_squared, precision = moments.checks
-    return Fingerprint((float(moments.n_obs), y, y_squared, 0.0, precision))
+    sums = (float(moments.n_obs), y, y_squared, 0.0, precision)
+    return Fingerprint(sums, pairings_of_sums(moments, recipe), about(recipe))
 
 
 def _nowhere(node: object) -> bool:
