@@ -55,7 +55,6 @@ def test_binomial_draws_are_counts_of_successes(made, trial, formula, arguments)
     fit = made(trial, formula, family="binomial", **arguments)
     mu, n = fit.recipe.spec.family.mean(fit.eta), trial["m"].to_numpy()
     found = draws(trial, fit, random="conditional")
-    assert found.dtype == np.float64
     assert np.all((found == np.round(found)) & (found >= 0) & (found <= n))
     assert abs(standardised(found, n * mu, n * mu * (1 - mu))) < 4
 
@@ -130,3 +129,71 @@ def test_wrong_arguments(made, trial):
         simulate(simulate(trial, fit), fit)
     with pytest.raises(UnknownLevelError, match="column 'f' has level 'top'"):
         simulate(trial.with_columns(f=pl.lit("top")), fit)
+
+
+ROWS = 240
+
+
+@pytest.fixture(scope="module")
+def rare() -> pl.DataFrame:
+    rng = np.random.default_rng(4)
+    n = rng.integers(8, 20, ROWS)
+    frame = pl.DataFrame({"g": np.repeat(np.arange(24), 10), "n": n, "y": rng.binomial(n, 0.02), "w": [1.0, 0.0] * 120})
+    positive = pl.col("y") > 0
+    return frame.with_columns(
+        any=positive, share=pl.col("y") / pl.col("n"), small=pl.col("y").cast(pl.UInt8),
+        count=pl.col("y").cast(pl.Float64),
+        label=pl.when(positive).then(pl.lit("yes")).otherwise(pl.lit("no")).cast(pl.Enum(["no", "yes"])),
+        three=pl.when(positive).then(pl.lit("yes")).otherwise(pl.lit("no")).cast(pl.Enum(["no", "maybe", "yes"])),
+        size=pl.Series(rng.normal(size=ROWS)), whole=pl.Series(rng.integers(-9, 9, ROWS)),
+    )  # fmt: skip
+
+
+RESPONSES = {
+    "successes": ("y", "y ~ 1 + (1 | g)", {"family": "binomial", "trials": "n"}, pl.Int64),
+    "small whole numbers": ("small", "small ~ 1 + (1 | g)", {"family": "binomial", "trials": "n"}, pl.UInt8),
+    "floating-point successes": ("count", "count ~ 1 + (1 | g)", {"family": "binomial", "trials": "n"}, pl.Int64),
+    "shares": ("share", "share ~ 1 + (1 | g)", {"family": "binomial", "trials": "n"}, pl.Float64),
+    "Boolean": ("any", "any ~ 1 + (1 | g)", {"family": "binomial"}, pl.Boolean),
+    "Enum": ("label", "label ~ 1 + (1 | g)", {"family": "binomial"}, pl.Enum(["no", "yes"])),
+    "Enum of three": ("three", "three ~ 1 + (1 | g)", {"family": "binomial"}, pl.Enum(["no", "maybe", "yes"])),
+    "counts": ("y", "y ~ 1 + (1 | g)", {"family": "poisson"}, pl.Int64),
+    "floating-point counts": ("count", "count ~ 1 + (1 | g)", {"family": "poisson"}, pl.Float64),
+    "gaussian whole numbers": ("whole", "whole ~ 1 + (1 | g)", {}, pl.Float64),
+    "measurements": ("size", "size ~ 1 + (1 | g)", {}, pl.Float64),
+}
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+@pytest.mark.parametrize("case", RESPONSES)
+def test_draws_are_of_the_dtype_of_the_response_and_can_be_fitted_in_its_place(rare, case):
+    name, formula, arguments, dtype = RESPONSES[case]
+    fit = rare.glmm.fit(formula, **arguments)
+    lazy = rare.lazy().glmm.fit(formula, **arguments)
+    drawn = fit.simulate(rare, 3, rng=2)
+    assert_frame_equal(lazy.simulate(rare.lazy(), 3, rng=2).select("g").collect(), drawn.select("g"))
+    for sim in ("sim_1", "sim_2", "sim_3"):
+        assert drawn.schema[sim] == dtype
+        assert lazy.simulate(rare, 1, rng=2).schema["sim_1"] == dtype
+        again = fit.update(frame=drawn.with_columns(pl.col(sim).alias(name)))
+        assert again.n_obs == ROWS
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_draws_of_shares_are_shares_of_the_trials(rare):
+    fit = rare.glmm.fit("share ~ 1 + (1 | g)", family="binomial", trials="n")
+    drawn = fit.simulate(rare, rng=3)
+    successes = (drawn["sim_1"] * drawn["n"]).to_numpy()
+    assert_allclose(successes, np.round(successes), atol=1e-12)
+    assert 0.0 < drawn["sim_1"].max() <= 1.0
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_a_row_without_a_distribution_gets_no_number(rare):
+    fit = rare.glmm.fit("size ~ 1 + (1 | g)", precision="w")
+    drawn = fit.simulate(rare, rng=1)
+    assert drawn["sim_1"].is_null().to_list() == (rare["w"] == 0.0).to_list()
+    assert_frame_equal(drawn, fit.simulate(rare, rng=1))
+    binomial = rare.glmm.fit("y ~ 1 + (1 | g)", family="binomial", trials="n")
+    odd = rare.with_columns(n=pl.when(pl.col("g") == 0).then(-1).otherwise(pl.col("n")))
+    assert binomial.simulate(odd, rng=1)["sim_1"].is_null().to_list() == (rare["g"] == 0).to_list()
