@@ -90,7 +90,7 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
             notes.append(Note("redundant_terms", text, advice))
             unidentified[number] = loose
         single = structure.trials(f) <= 1.0 if family.name == "binomial" else np.zeros(1, dtype=bool)
-        lone[number] = bool(single.mean() > LONE_SHARE)
+        lone[number] = bool(LONE_SHARE < single.mean() < 1.0)  # all of them: there is a note already
         if single.all():
             text = (
                 f"group '{f.name}' has one Bernoulli trial per level: its variance cannot be told from the data, "

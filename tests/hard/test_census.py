@@ -5,6 +5,7 @@ A note is allowed where one of these explains it, and required where the first c
     columns_dropped   the rank of the design is below its number of columns
     singular          some covariance matrix is on the boundary, and no likelihood off it is higher
     redundant_terms   the model is listed as a ridge
+    unbounded, approximation   never: these data are ordinary
     no_overdispersion the dispersion is reported as infinite
     double_bar_categorical, response_levels, response_proportion   the call has such a form (for information only)
 """

@@ -1,7 +1,7 @@
 """Likelihoods without a maximum, and hills that only the approximation has: answers that are meant, or a note.
 
-For `1 + (1 | g)` the rule is exact: along β, σ → ∞ a level with one response tends to a positive probability, a level with
-both loses log t. So the likelihood has no maximum if and only if no level has both responses (and σ̂ > 0).
+For `1 + (1 | g)` the rule is exact: along β, σ → ∞ a level with one response tends to a positive probability, a level
+with both loses log t. So the likelihood has no maximum if and only if no level has both responses (and σ̂ > 0).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def constant(seed: int, groups: int = 18, each: int = 4, ones: int = 7) -> pl.Da
     return frame.with_columns(y=(pl.col("g") < ones).cast(pl.Int64))
 
 
-def singletons(ones: int = 60, zeros: int = 160) -> pl.DataFrame:
+def singletons(ones: int = 30, zeros: int = 80) -> pl.DataFrame:
     """One large group far below the others, which have one trial each."""
     y = np.concatenate([[2000], np.ones(ones), np.zeros(zeros)]).astype(int)
     n = np.concatenate([[30_000], np.ones(ones + zeros)]).astype(int)
@@ -56,7 +56,8 @@ def routes(frame: pl.DataFrame, formula: str, **arguments: Any) -> dict[str, Fit
         healthy = binary(3, 30, 8, 1.0).select(frame.columns)
     else:
         healthy = pl.DataFrame({"y": [3, 5, 2, 6, 4, 4], "n": [9] * 6, "g": range(6)})
-    keyed = pl.concat([frame.with_columns(k=pl.lit("bad")), healthy.with_columns(k=pl.lit("good"))], how="vertical_relaxed")
+    keys = [frame.with_columns(k=pl.lit("bad")), healthy.with_columns(k=pl.lit("good"))]
+    keyed = pl.concat(keys, how="vertical_relaxed")
     disk = Control(memory=Memory(limit=1), rows=Rows(compress=False))
     by_key = attempt_by(keyed, formula, **arguments)
     assert codes(by_key["good"]) <= {"singular"}
