@@ -257,7 +257,7 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
     if found.evaluation.state.rss <= _NEXT_TO_NOTHING * float(engine.stats.ww[-1, -1]):
         _refuse_saturation(engine)
         if _saturated(engine):
-            raise IdentifiabilityError(_NO_RESIDUAL)
+            raise IdentifiabilityError(_NO_RESIDUAL if engine.reml else _SATURATED)
     return found
 
 
