@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polars_glmm.likelihood.doubts import ADVICE, CONVERGED, collapse
-from polars_glmm.likelihood.effects import FactorMap, TermMap
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
-from polars_glmm.likelihood.state import Rank
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -154,13 +152,8 @@ class BatchEstimate:
 
     def singular_note(self, k: int) -> Note:
         """The note of a covariance matrix on the boundary, in the words of likelihood.doubts."""
-        r = len(self.term_names)
-        t = TermMap(0, r, self.structures[0], slice(0, 0), self.term_names)
-        sigma = self.covariances[0][k]
-        zero = np.flatnonzero(~sigma.any(1))
-        nothing = np.empty((0, 0))
-        f = FactorMap(str(self.factor), nothing, nothing, (t,), 0, np.empty(0, np.intp), 0)
-        return Note("singular", collapse(f, t, sigma, Rank(0, 0, self.rank, zero)), ADVICE)
+        text = collapse(str(self.factor), self.term_names, self.covariances[0][k], self.rank)
+        return Note("singular", text, ADVICE)
 
 
 class BatchAnswer(NamedTuple):

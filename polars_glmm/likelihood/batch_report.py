@@ -10,7 +10,7 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
 from polars_glmm.likelihood.batch_engine import Layout
 from polars_glmm.likelihood.polish import FLAT
-from polars_glmm.likelihood.report import NO_VARIANCE
+from polars_glmm.likelihood.state import natural_sigmas
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _DOUBTFUL = 10.0
@@ -45,7 +45,7 @@ def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: C
         own = slice(t.start, t.stop)
         out, block = outward[:, own, own], factor[:, own, own]
         half = out @ block
-        sigma = half @ half.swapaxes(1, 2)
+        sigma = natural_sigmas(out, block)
         i, j = STRUCTURES[t.structure].vech(t.stop - t.start)
         jac = np.zeros((len(factor), len(i), at.q))
         for k, (row, column) in enumerate(zip(at.rows, at.columns, strict=True)):
@@ -56,8 +56,7 @@ def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: C
         values.append(sigma[:, i, j])
         jacobians.append(jac)
         matrices.append(sigma)
-        most = np.einsum("mij,mj->mi", np.abs(out), np.sqrt((block**2).sum(2))) ** 2
-        zero = np.einsum("mii->mi", sigma) <= NO_VARIANCE * most
+        zero = np.einsum("mii->mi", sigma) == 0.0
         null.append(zero[:, i] | zero[:, j])
     return BatchCovariances(
         np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices), np.concatenate(null, axis=1)

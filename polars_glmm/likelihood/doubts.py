@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
+from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.state import Rank, State, natural_sigma
 from polars_glmm.notes import Note
-from polars_glmm.typing import IntVec, Mat
+from polars_glmm.typing import BoolVec, Mat
 
 CONVERGED = 1e-6
 """Newton decrement, in log-likelihood, above which a fit is not called converged."""
-_ROUNDING = 1e-10
-"""Share of what an effect's standard deviation could be that counts as zero."""
+_TAKES_PART = 0.01
+"""Share of the largest contribution to a combination, in standard deviations, from which an effect is named."""
 
 
 def convergence_notes(decrement: float) -> list[Note]:
@@ -35,44 +35,41 @@ def singular_notes(effects: Effects, state: State, ranks: list[Rank]) -> list[No
         if rank.rank == t.r:
             continue
         sigma = natural_sigma(f, t, state.factors[rank.factor])
-        named = rank._replace(zero=_without_variance(f, t, state.factors[rank.factor]))
-        notes.append(Note("singular", collapse(f, t, sigma, named), ADVICE))
+        notes.append(Note("singular", collapse(f.name, t.names, sigma, rank.rank), ADVICE))
     return notes
-
-
-def _without_variance(f: FactorMap, t: TermMap, factor: Mat) -> IntVec:
-    """The effects of a term, as the user named them, that do not vary (those of the working columns are others)."""
-    own = slice(t.start, t.stop)
-    block = f.outward[own, own] @ factor[own, own]
-    reach = np.linalg.norm(f.outward[own, own], axis=1) * np.linalg.norm(factor[own, own])
-    return np.flatnonzero(np.linalg.norm(block, axis=1) <= _ROUNDING * reach)
 
 
 ADVICE = "The fit stands (it is an optimum on the boundary); a smaller random part would fit as well."
 
 
-def collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
-    """What a covariance matrix of lower rank means, in words."""
-    zero = [t.names[i] for i in rank.zero]
-    if len(zero) == t.r:
-        what = "variance" if t.r == 1 else "variances"
-        return f"group '{f.name}': the {what} of {_listed(zero)} {'is' if t.r == 1 else 'are'} estimated at zero."
-    if zero:
-        return f"group '{f.name}': the variance of {_listed(zero)} is estimated at zero."
+def collapse(group: str, names: tuple[str, ...], sigma: Mat, rank: int) -> str:
+    """What a covariance matrix (r, r) of lower rank means, in words."""
+    varies: BoolVec = np.asarray(sigma.any(1))
+    zero = [name for name, v in zip(names, varies, strict=True) if not v]
+    if len(zero) > 1 and len(zero) == len(names):
+        return f"group '{group}': the variances of {_listed(zero)} are estimated at zero."
+    found = [f"the variance of {name!r} is estimated at zero" for name in zero]
+    lost = len(names) - len(zero) - rank
+    if lost > 0:
+        rest = tuple(name for name, v in zip(names, varies, strict=True) if v)
+        found.append(_combination(rest, sigma[np.ix_(varies, varies)], lost))
+    return f"group '{group}': {'; '.join(found)}."
+
+
+def _combination(names: tuple[str, ...], sigma: Mat, lost: int) -> str:
+    """The combinations of varying effects that do not vary; effects are named by what they add to it, not by units."""
     sd = np.sqrt(np.diag(sigma))
     correlation = sigma / np.outer(sd, sd)
-    if t.r == 2:  # a pair
+    if len(names) == 2:  # a pair
         sign = "+1" if correlation[0, 1] > 0 else "−1"
-        return f"group '{f.name}': the correlation of {_listed(list(t.names))} is estimated at {sign}."
-    values, vectors = np.linalg.eigh(correlation)
-    direction = vectors[:, int(np.argmin(values))] / sd
-    direction = direction / np.abs(direction).max()
-    terms = " ".join(f"{w:+.3g}·{name}" for w, name in zip(direction, t.names, strict=True) if abs(w) > 0.01)
-    lost = t.r - rank.rank
+        return f"the correlation of {_listed(list(names))} is estimated at {sign}"
+    share = np.linalg.eigh(correlation)[1][:, 0]
+    weight = share / sd
+    weight = weight / np.abs(weight[np.argmax(np.abs(share))])
+    takes_part = np.abs(share) > _TAKES_PART * np.abs(share).max()
+    terms = " ".join(f"{w:+.3g}·{name}" for w, name, p in zip(weight, names, takes_part, strict=True) if p)
     what = f"a combination has no variance, {terms}" if lost == 1 else f"{lost} combinations have no variance"
-    return (
-        f"group '{f.name}': the covariance matrix of {_listed(list(t.names))} has rank {rank.rank} of {t.r}; {what}."
-    )
+    return f"the covariance matrix of {_listed(list(names))} has rank {len(names) - lost} of {len(names)}; {what}"
 
 
 def _listed(names: list[str]) -> str:

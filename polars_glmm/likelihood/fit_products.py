@@ -10,7 +10,7 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood import polish, report
-from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, singular_notes
+from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, flat_note, singular_notes
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import Gradient, ProductEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
@@ -18,13 +18,14 @@ from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
+from polars_glmm.likelihood.natural import parameter_names
 from polars_glmm.likelihood.state import Rank, State
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.optimize.approach import approach
 from polars_glmm.optimize.search import Begin, Found, minimise
 from polars_glmm.spec.method import REML
-from polars_glmm.typing import Vec
+from polars_glmm.typing import BoolVec, Vec
 
 TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
 """Decrement at which the search ends: evaluations cost levels, not rows; and where each takes a dense inverse."""
@@ -36,10 +37,20 @@ _FAR_START = 1e3
 _MOST_LEAVINGS = 3
 STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
+_LARGE = 1e3
+"""Relative standard deviation from which log|V| grows with the rank of the random effects only."""
 _PERFECT, _ROUNDING = 1e-15, 1e-26
 """Shares of the response's sum of squares that count as nothing: where it comes by subtraction, where it does not."""
 _NEXT_TO_NOTHING = 1e-6
 """Share left by the model found from which it is asked whether the whole response can be reproduced."""
+_SATURATED = (
+    "The fixed and random effects together span all observations, so they reproduce any response, the residual "
+    "variance is zero and the likelihood has no bound. Use fewer terms."
+)
+_NO_RESIDUAL = (
+    "The fixed and random effects together span all observations, and the likelihood is highest without a residual: "
+    "the variances of the random effects and the residual variance cannot be told apart. Use fewer terms."
+)
 
 
 def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Estimate:
@@ -94,6 +105,8 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         *convergence_notes(done.decrement),
         *singular_notes(effects, state, ranks),
     ]
+    if inverted is not None and not findings.notes:
+        notes += flat_note(_flat_names(model, state, inverted.flat))
     return Estimate(
         beta=beta,
         gamma=np.empty(0),
@@ -127,6 +140,20 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
             outward, sigma**2 * pieces.m_inverse, None if satterthwaite is None else satterthwaite.inner
         ),
     )
+
+
+def _flat_names(model: AnyModel, state: State, flat: BoolVec) -> list[str]:
+    """Names of the standard deviations that the data do not determine singly, from marks on (free entries of F, σ)."""
+    blocks, names = parameter_names(model)
+    at, found = 0, []
+    marked = []
+    for entries in state.free:
+        marked.append(set(entries.rows[flat[at : at + len(entries.rows)]].tolist()))
+        at += len(entries.rows)
+    for block in blocks:
+        t = block.term
+        found += [names[block.start + i - t.start] for i in range(t.start, t.stop) if i in marked[block.factor]]
+    return [*found, "phi"] if flat[-1] else found
 
 
 class _Settled(NamedTuple):
@@ -232,6 +259,8 @@ def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Giv
         raise ConvergenceError(msg)
     if found.evaluation.state.rss <= _NEXT_TO_NOTHING * float(engine.stats.ww[-1, -1]):
         _refuse_saturation(engine)
+        if _saturated(engine):
+            raise IdentifiabilityError(_NO_RESIDUAL if engine.reml else _SATURATED)
     return found
 
 
@@ -250,7 +279,7 @@ def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
         rr = stats.within.rr
         beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]
         if float(rr[-1, -1] - beta @ rr[:-1, -1]) <= _ROUNDING * total:
-            raise IdentifiabilityError(_reproduced("fixed and random effects together reproduce"))
+            _refuse_reproduced(engine)
 
 
 def _refuse_saturation(engine: ProductEngine) -> None:
@@ -259,7 +288,32 @@ def _refuse_saturation(engine: ProductEngine) -> None:
         return
     strong = engine.pieces(engine.effects.lambdas(engine.effects.start(STRONG)), gradient=False)
     if strong is not None and strong.rss <= _PERFECT * float(engine.stats.ww[-1, -1]):
+        _refuse_reproduced(engine)
+
+
+def _refuse_reproduced(engine: ProductEngine) -> None:
+    """Raise IdentifiabilityError where all effects together leave nothing of y, but for REML of a saturated model.
+
+    There each response is reproduced, and ℓ of the contrasts that are left is bounded all the same.
+    """
+    if not _saturated(engine):
         raise IdentifiabilityError(_reproduced("fixed and random effects together reproduce"))
+    if not engine.reml:
+        raise IdentifiabilityError(_SATURATED)
+
+
+def _saturated(engine: ProductEngine) -> bool:
+    """Whether fixed and random effects together span all observations: rank [X Z] = n.
+
+    log|K'(I + t²ZZ')K|, K the contrasts that X leaves, grows as log t² times the rank of K'Z.
+    """
+    spans = []
+    for size in (_LARGE, 10.0 * _LARGE):
+        pieces = engine.pieces(engine.effects.lambdas(engine.effects.start(size)), gradient=False)
+        if pieces is None:
+            return False
+        spans.append(pieces.log_h + pieces.log_m)
+    return bool((spans[1] - spans[0]) / np.log(100.0) > engine.stats.n - engine.p - 0.5)
 
 
 def _reproduced(what: str) -> str:

@@ -157,6 +157,10 @@ def _within_start(stats: CrossProducts) -> Vec | None:
     remains = float(left[-1, -1] - beta @ y)
     if remains > _NEARLY_ALL * float(stats.ww[-1, -1]):
         return None
+    size = np.sqrt(scale[seen])
+    rank = int((np.linalg.eigvalsh(x[np.ix_(seen, seen)] / np.outer(size, size)) > _NEARLY_ALL).sum())
+    if rank + a.shape[0] * a.shape[2] >= stats.n:  # they leave nothing of any response: no property of this one
+        return None
     return beta if stats.start is None else beta + stats.start
 
 

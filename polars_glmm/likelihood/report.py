@@ -15,9 +15,6 @@ from polars_glmm.likelihood.gaussian import Profile, vcov_derivatives
 from polars_glmm.likelihood.state import State, natural_sigma
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
-NO_VARIANCE = 1e-12
-"""Share of what a term could show that counts as a variance of zero."""
-
 SLOPES_KEPT = 10_000_000
 """Entries of ∂b̂/∂β up to which a fit keeps them."""
 
@@ -54,8 +51,7 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
                 jac[:, where.start + k] = s2 * (outward @ change @ outward.T)[i, j]
             if sigma is not None:
                 jac[:, -1] = 2.0 * sigma * cov[i, j]
-            most = (np.abs(outward) @ np.sqrt((block**2).sum(1))) ** 2
-            zero = np.diag(cov) <= NO_VARIANCE * most
+            zero = np.diag(cov) == 0.0
             rows.append((f.place, place, s2 * cov[i, j], jac, zero[i] | zero[j]))
     rows.sort(key=lambda r: (r[0], r[1]))
     if not rows:

@@ -17,7 +17,10 @@ import scipy.linalg as sl
 
 from polars_glmm.covariance.structures import STRUCTURES, canonical_factor
 from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
-from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+NO_VARIANCE = 1e-12
+"""Share of what an effect could show that counts as a variance of zero."""
 
 
 class FreeEntries(NamedTuple):
@@ -86,12 +89,11 @@ class State:
 
 
 class Rank(NamedTuple):
-    """Rank of one term's Σ, and which of its effects have no variance."""
+    """Rank of one term's Σ."""
 
     factor: int
     term: int
     rank: int
-    zero: IntVec
 
 
 def settle(
@@ -110,8 +112,7 @@ def settle(
             full[t.start : t.stop, t.start : t.stop] = block
             rows.append(entries.rows + t.start)
             columns.append(entries.columns + t.start)
-            zero = np.flatnonzero(~block.any(1))
-            ranks.append(Rank(number, t_number, rank, zero))
+            ranks.append(Rank(number, t_number, rank))
         factors.append(full)
         free.append(FreeEntries(np.concatenate(rows), np.concatenate(columns)))
     return State(beta, tuple(factors), gamma, tuple(free)), ranks
@@ -155,7 +156,15 @@ def scaled_sigma(lam: Mat, t: TermMap) -> Mat:
 
 
 def natural_sigma(f: FactorMap, t: TermMap, factor: Mat) -> Mat:
-    """Σ of a term on the scale of its columns."""
+    """Σ of a term on the scale of its columns; a variance that is rounding error is zero."""
     own = slice(t.start, t.stop)
-    block = f.outward[own, own] @ factor[own, own]
-    return block @ block.T
+    return natural_sigmas(f.outward[own, own], factor[own, own])
+
+
+def natural_sigmas(outward: Mat | Cube, block: Mat | Cube) -> Mat:
+    """Σ (…, r, r) of b = outward · F u; its effects whose variance is rounding error of what they could show: zero."""
+    half = outward @ block
+    sigma: Mat = np.asarray(half @ half.swapaxes(-1, -2), dtype=np.float64)
+    most = (np.abs(outward) @ np.sqrt((block**2).sum(-1))[..., None])[..., 0] ** 2
+    lives = np.einsum("...ii->...i", sigma) > NO_VARIANCE * most
+    return np.asarray(np.where(lives[..., :, None] & lives[..., None, :], sigma, 0.0))

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import polars_glmm
 from polars_glmm import AGQ, Fit, IdentifiabilityError
 from tests.hard import independent
 from tests.hard.attempt import attempt, codes, fixed, names, note, refused, silent, variance
@@ -354,3 +355,71 @@ def test_more_fixed_effects_than_rows() -> None:
         attempt(frame, "y ~ f")
     with refused(IdentifiabilityError):
         attempt(frame, "y ~ f + (1 | g)")
+
+
+# ------------------------------------------------------------------------------------------ saturated models
+
+
+def contrasts(seed: int, *, shared: bool) -> pl.DataFrame:
+    """One row per level of x but for a few pairs: REML keeps the difference of each pair.
+
+    The rows of a pair are in two groups. Where no two pairs share a group all differences have the variance
+    2(τ² + σ²) and are independent; where two do, their covariance is ±τ².
+    """
+    rng = np.random.default_rng([seed, 41])
+    pairs, singles, n_groups = 3, 20, 8
+    first, second = [0, 1, 2], [3, 0, 1] if shared else [3, 4, 5]
+    g = [*first, *rng.integers(0, n_groups, singles), *range(n_groups), *second]
+    x = [*range(len(g) - pairs), *range(pairs)]
+    return pl.DataFrame({"x": [f"v{k}" for k in x], "g": g, "y": rng.normal(size=len(g))})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_contrasts_of_one_variance_do_not_split_it(seed: int) -> None:
+    """Only τ² + σ² is determined: half the mean square of the differences, and every route says so."""
+    frame = contrasts(seed, shared=False)
+    fits = [attempt(frame, "y ~ x + (1 | g)"), attempt(frame.lazy(), "y ~ x + (1 | g)")]
+    with pytest.warns(polars_glmm.FitWarning):
+        fits.append(polars_glmm.fit(pl.concat([frame, frame]).with_columns(k=pl.int_range(pl.len()) // frame.height),
+                                    "y ~ x + (1 | g)", by="k")[1])  # fmt: skip
+    y = frame["y"].to_numpy()
+    expected = float(((y[-3:] - y[:3]) ** 2).mean()) / 2
+    for fit in fits:
+        assert [n.code for n in fit.notes if not n.quiet] == ["flat_direction"]
+        names(fit, "flat_direction", "sd(g: Intercept)", "phi")
+        assert variance(fit, "g") + fit.dispersion()["estimate"][0] ** 2 == pytest.approx(expected, rel=1e-6)
+        assert variance(fit, "g", column="std_error") is None
+        assert fit.dispersion()["std_error"][0] is None
+        assert fit.loglik == pytest.approx(fits[0].loglik, abs=1e-8)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_contrasts_that_share_a_level_split_their_variance(lazy: bool) -> None:
+    frame = contrasts(1, shared=True)
+    fit = attempt(frame.lazy() if lazy else frame, "y ~ x + (1 | g)")
+    assert not codes(fit) & DOUBTS
+    assert fit.dispersion()["std_error"][0] > 0
+    y = frame["y"].to_numpy()
+    difference = y[-3:] - y[:3]
+    z = np.zeros((3, 4))
+    for k, (a, b) in enumerate(zip([0, 1, 2], [3, 0, 1], strict=True)):
+        z[k, a], z[k, b] = z[k, a] - 1, z[k, b] + 1
+
+    def loglik(tau2: float, sigma2: float) -> float:
+        v = 2 * sigma2 * np.eye(3) + tau2 * z @ z.T
+        return -0.5 * (np.linalg.slogdet(v)[1] + difference @ np.linalg.solve(v, difference))
+
+    at = variance(fit, "g"), fit.dispersion()["estimate"][0] ** 2
+    for a, b in [(1.05, 1), (0.95, 1), (1, 1.05), (1, 0.95)]:
+        assert loglik(at[0] * a + 1e-3 * (a - 1), at[1] * b) <= loglik(*at) + 1e-9
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_maximum_likelihood_of_a_saturated_model_has_no_bound(lazy: bool) -> None:
+    """ML keeps the zero residual of every single row: whatever the response, so no copy of it is to be looked for."""
+    frame = contrasts(2, shared=True)
+    with refused(IdentifiabilityError, "span all observations", "no bound", "fewer terms"):
+        attempt(frame.lazy() if lazy else frame, "y ~ x + (1 | g)", method="ml")
+    copied = frame.with_columns(x=pl.int_range(pl.len()) * 1.0).with_columns(y=2 * pl.col("x") + pl.col("g"))
+    with refused(IdentifiabilityError, "reproduce the response exactly", "copy of the response"):
+        attempt(copied.lazy() if lazy else copied, "y ~ x + (1 | g)", method="ml")
