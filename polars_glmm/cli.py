@@ -68,7 +68,7 @@ def _fit(options: argparse.Namespace) -> None:
             groups=options.groups,
             family=options.family,
             link=options.link,
-            method=method,
+            method=cast("MethodName | Method | None", method),
             trials=options.trials,
             offset=options.offset,
             frequency=options.frequency,

@@ -18,7 +18,7 @@ _KINDS = {
     kind.__name__: kind
     for kind in (
         nodes.Reference, nodes.Constant, nodes.Coded, nodes.Function, nodes.Arithmetic, nodes.Product, nodes.Affine,
-        nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside,
+        nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside, nodes.Looked,
     )
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
+from polars_glmm.foreign import answered
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _ROW = f"{INTERNAL}row"
 
 
+@answered
 def simulate(
     frame: FrameT,
     fit: Fit,
