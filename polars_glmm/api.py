@@ -19,7 +19,7 @@ from polars_glmm.result.by_key import fit_by
 from polars_glmm.result.call import Call, FitArguments, Groups, Missing
 from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
-from polars_glmm.result.fitted import Fit
+from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.result.flow import fit_call, objective_of
 from polars_glmm.result.products import Products, make_products, read_stored
 
@@ -52,7 +52,7 @@ def fit(
     precision: str | None = None,
     by: str | Sequence[str] | None = None,
     missing: Missing = "drop",
-    start: Mapping[str, float] | None = None,
+    start: Mapping[str, float] | Fit | None = None,
     fixed: Mapping[str, float] | None = None,
     control: Control | None = None,
 ) -> Fit | FitCollection:
@@ -85,7 +85,8 @@ def fit(
     missing
         `"drop"` rows with a null or NaN in a used column (a note counts them), or `"error"`.
     start, fixed
-        Natural parameters by name to start from, or to hold.
+        Natural parameters by name to start from, or to hold. `start` may be a Fit: of its fixed effects, standard
+        deviations and phi those are used that the new model has; the rest start as usual.
     control
         How it is computed: a `Control`.
 
@@ -100,7 +101,8 @@ def fit(
     >>> df.glmm.fit("TICKS ~ YEAR", groups=["BROOD", "LOCATION"], family="poisson")
     """
     call = Call(
-        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, start, fixed
+        formulas, groups, family, link, method, trials, offset, frequency, precision, missing,
+        starting_values(start), fixed,
     )  # fmt: skip
     chosen = _control(control)
     if by is not None:

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import polars as pl
 
@@ -19,6 +19,7 @@ from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.spec.method import Method
+    from polars_glmm.typing import MethodName
 
 DATASET = "dataset:"
 READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {

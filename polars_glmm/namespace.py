@@ -41,7 +41,7 @@ class Glmm(Generic[Frame]):
     @overload
     def fit(self, *formulas: str, by: str | Sequence[str], **arguments: Unpack[FitArguments]) -> FitCollection: ...
     @answered
-    def fit(  # noqa: PLR0913  the arguments of the public verb
+    def fit(
         self,
         *formulas: str,
         groups: Groups = None,
@@ -54,7 +54,7 @@ class Glmm(Generic[Frame]):
         precision: str | None = None,
         by: str | Sequence[str] | None = None,
         missing: Missing = "drop",
-        start: Mapping[str, float] | Fit | FitCollection | None = None,
+        start: Mapping[str, float] | Fit | None = None,
         fixed: Mapping[str, float] | None = None,
         control: Control | None = None,
     ) -> Fit | FitCollection:
@@ -67,7 +67,7 @@ class Glmm(Generic[Frame]):
         return cast("Fit | FitCollection", found)
 
     @answered
-    def explain(  # noqa: PLR0913  the arguments of the public verb
+    def explain(
         self,
         *formulas: str,
         groups: Groups = None,
@@ -90,7 +90,7 @@ class Glmm(Generic[Frame]):
         return cast("Explanation", found)
 
     @answered
-    def objective(  # noqa: PLR0913  the arguments of the public verb
+    def objective(
         self,
         *formulas: str,
         groups: Groups = None,
@@ -113,7 +113,7 @@ class Glmm(Generic[Frame]):
         return cast("NaturalObjective", found)
 
     @answered
-    def products(  # noqa: PLR0913  the arguments of the public verb
+    def products(
         self,
         *formulas: str,
         groups: Groups = None,

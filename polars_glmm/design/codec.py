@@ -47,9 +47,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def decode(
-    text: Mapping[str, Any], levels: tuple[pl.DataFrame, ...], dtypes: Mapping[str, pl.DataType]
-) -> Recipe:
+def decode(text: Mapping[str, Any], levels: tuple[pl.DataFrame, ...], dtypes: Mapping[str, pl.DataType]) -> Recipe:
     """The recipe of `encode`, with the levels of its groups and the dtypes of its categorical columns."""
     spec = ModelSpec.parse(
         tuple(text["formulas"]),

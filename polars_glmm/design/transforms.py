@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import ColumnError, FormulaError
+from polars_glmm.errors import ColumnError, FormulaError, counted
 from polars_glmm.spec.syntax import Call, render
 from polars_glmm.typing import Vec
 
@@ -162,7 +162,7 @@ def _b_spline_knots(given: Input, degree: int, count: int | None, inside: str) -
     out = (x < low) | (x > high)
     if out.any():
         if inside == "raise":
-            msg = f"{render(given.call)}: {int(out.sum())} values lie outside the bounds; see extrapolation=."
+            msg = f"{render(given.call)}: {counted(int(out.sum()), 'value', 'lies', 'lie')} outside the bounds; see extrapolation=."
             raise ColumnError(msg)
         if inside != "extend":
             x, weights = x[~out], None if weights is None else weights[~out]
@@ -256,7 +256,7 @@ def _rcs(given: Input) -> Learned:
             msg = f"{render(given.call)}: k is 3 to {max(splines.HARRELL)}; for other knots write knots=[…]."
             raise FormulaError(msg)
         knots = splines.quantiles(given.values, np.array(splines.HARRELL[k]), given.weights)
-    if len(knots) < 3 or not bool((np.diff(knots) > 0).all()):  # noqa: PLR2004  two inner pieces
+    if len(knots) < 3 or not bool((np.diff(knots) > 0).all()):
         found = ", ".join(f"{knot:g}" for knot in knots)
         msg = f"{render(given.call)}: the knots {found} are not three or more different numbers; take fewer, or knots=[…]."
         raise ColumnError(msg)

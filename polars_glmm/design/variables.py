@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, FormulaError
+from polars_glmm.errors import ColumnError, FormulaError, counted
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.syntax import (
     COMPARISONS,
@@ -249,7 +249,7 @@ def refuse_not_finite(text: str, value: float, row: int, at: dict[str, Any], n: 
     what = "not a number" if np.isnan(value) else "infinite"
     where = ", ".join(f"{name} = {one!r}" for name, one in at.items())
     msg = (
-        f"{text} is {what} in row {row} ({where}); {n} rows in all, counted from 0. "
+        f"{text} is {what} in row {row} ({where}); {counted(n, 'row')} in all, counted from 0. "
         "Filter these rows, or change the formula."
     )
     raise ColumnError(msg)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.foreign import answered
+from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash, require_columns
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.parameters import Parameters, of_fit

@@ -14,6 +14,7 @@ from polars_glmm.spec import groups as spec_groups
 if TYPE_CHECKING:
     from polars_glmm.control import Control
     from polars_glmm.families.base import Family
+    from polars_glmm.result.fitted import Fit
     from polars_glmm.spec.method import Method
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import FamilyName, LinkName, MethodName
@@ -45,7 +46,7 @@ class ModelArguments(ProductArguments, total=False):
 class FitArguments(ModelArguments, total=False):
     """Keyword arguments of `fit` besides by."""
 
-    start: Mapping[str, float] | None
+    start: Mapping[str, float] | Fit | None
     fixed: Mapping[str, float] | None
     control: Control | None
 
@@ -87,9 +88,7 @@ class Call:
             precision=self.precision,
         )
 
-    def changed(
-        self, formula: str | None = None, *, understood: tuple[str, ...] | None = None, **changes: Any
-    ) -> Call:
+    def changed(self, formula: str | None = None, *, understood: tuple[str, ...] | None = None, **changes: Any) -> Call:
         """The same call with other arguments; a lone dot in `formula` stands for that side of the present one.
 
         `understood` are the formulas with the terms of groups= in them, so that '-' can take these out.

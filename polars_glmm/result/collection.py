@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, GlmmError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, GlmmError, counted, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
@@ -172,7 +172,7 @@ class FitCollection:
         states = [state for state, _, _ in self._states()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
         by = ", ".join(self.keys.columns)
-        text = f"FitCollection of {len(self)} models by {by}: {counts or 'empty'}"
+        text = f"FitCollection of {counted(len(self), 'model')} by {by}: {counts or 'empty'}"
         fitted = np.flatnonzero(self.outcomes.fitted)
         first = self.outcomes[int(fitted[0])] if len(fitted) else None
         return text if first is None or isinstance(first, GlmmError) else f"{text}\n{first.formula}"
@@ -273,7 +273,12 @@ def collected_notes(collection: FitCollection) -> list[Note]:
         for code, places in sorted(found.items(), key=lambda item: min(item[1]))
     ]
     if collection.n_unkeyed:
-        notes.append(Note("null_key", f"{collection.n_unkeyed} rows with a null key belong to no model."))
+        notes.append(
+            Note(
+                "null_key",
+                f"{counted(collection.n_unkeyed, 'row')} with a null key {'belongs' if collection.n_unkeyed == 1 else 'belong'} to no model.",
+            )
+        )
     return notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
@@ -19,6 +20,7 @@ from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov
+from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
@@ -241,7 +243,11 @@ class Fit:
         from polars_glmm.result.flow import fit_call
 
         data = self.data() if frame is None else frame
-        return fit_call(data, self.call.changed(formula, understood=self.spec.formulas, **changes), control or self.control)
+        if "start" in changes:
+            changes["start"] = starting_values(changes["start"])
+        return fit_call(
+            data, self.call.changed(formula, understood=self.spec.formulas, **changes), control or self.control
+        )
 
     @answered
     def data(self) -> pl.DataFrame | pl.LazyFrame:
@@ -279,3 +285,18 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"rows": None, "source": None, "kept": None}
+
+
+def starting_values(start: object) -> Mapping[str, float] | None:
+    """start= as values by name; a fit gives its own. Raises ModelError for anything that has none."""
+    if isinstance(start, Fit):
+        mu = start.recipe.predictor("mu")
+        names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
+        return of_estimate(names, start.estimate)
+    if start is None or isinstance(start, Mapping):
+        return start
+    msg = (
+        f"start= takes a fit, or values by name such as {{'Intercept': 1.0}}, not a {type(start).__name__}. "
+        "Of a collection choose one model, collection[key]."
+    )
+    raise ModelError(msg)

@@ -13,7 +13,7 @@ from polars_glmm.design.compress import compress
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.size import room_for
 from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
-from polars_glmm.errors import GlmmError, ResourceError
+from polars_glmm.errors import GlmmError, ResourceError, counted
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.spill import spilling
 
@@ -89,7 +89,8 @@ def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> int 
     if len(factors) > 1:
         names = ", ".join(repr(name) for name in factors.values())
         msg = (
-            f"{n_rows:,} rows with {len(factors)} grouping factors ({names}) need about {readable(needed)} of memory, "
+            f"{counted(n_rows, 'row', grouped=True)} with {len(factors)} grouping factors ({names}) "
+            f"need about {readable(needed)} of memory, "
             f"more than the {readable(limit)} that may be used; only models of one factor can be fitted from disk. "
             f"Allow more with control=Control(memory=Memory(limit={_rounded(needed)})), use fewer columns or rows, or "
             "keep one factor."

@@ -176,7 +176,8 @@ def _level(node: Expression) -> int:
 
 def quoted(name: str) -> str:
     """A column name as it must stand in a formula: backquoted unless it is letters, digits, dots and underscores, and
-    not the number pi."""
+    not the number pi.
+    """
     plain = name.replace(".", "").replace("_", "")
     bare = not name[:1].isdigit() and (not plain or plain.isalnum()) and name.strip(".") != ""
     return name if bare and name != "pi" else f"`{name}`"
