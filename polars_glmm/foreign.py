@@ -56,9 +56,9 @@ _SENTENCES: dict[str, str] = {
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
     "test lrtest": "anova(smaller, larger) is the likelihood-ratio test.",
     # what a fit can be asked for
-    "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): the tables have intervals.",
+    "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
-    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): the columns resid, "
+    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
     "resid_pearson and resid_deviance.",
     "fitted fittedvalues fittedvalue mu": "Write fit.augment(frame) or fit.predict(frame).",
     "issingular": "Write fit.singular.",
@@ -72,6 +72,7 @@ _SENTENCES: dict[str, str] = {
     "covparams vcovfull covarianceparameters normalizedcovparams": "Write fit.vcov(), or fit.vcov(full=True).",
     "randomeffects raneff blup blups randeff ranefs": "Write fit.ranef(), or fit.ranef('g') for one group.",
     "fixeff fixefs": "Write fit.fixef().",
+    "loglik deviance aic bic": "A fit has fit.loglik, fit.deviance, fit.aic, fit.bic; of many see glance().",
     "nobs nobservations": "Write fit.n_obs.",
     "llf llh logl loglikelihood loglike": "Write fit.loglik.",
     "sigma scale theta dispersionparameter": "Write fit.dispersion(); standard deviations of random effects are in "
@@ -100,8 +101,7 @@ _WORDS = {word.replace("_", ""): sentence for words, sentence in _SENTENCES.item
 
 
 _OF_FIT = frozenset(
-    ("groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start")
-    + ("fixed", "control")
+    ["groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start", "fixed", "control"]
 )
 
 

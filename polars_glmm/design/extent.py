@@ -27,7 +27,8 @@ def require_levels(column: str, n_levels: int, count_rows: Callable[[], int]) ->
     n_rows = count_rows() if n_levels > _SATURATED else 0
     if n_levels >= n_rows > _SATURATED:
         msg = (
-            f"column {column!r} has {counted(n_levels, 'level')} in {counted(n_rows, 'row')}: an effect of every level leaves nothing to "
+            f"column {column!r} has {counted(n_levels, 'level')} in {counted(n_rows, 'row')}: "
+            f"an effect of every level leaves nothing to "
             f"tell it by. {remedy}"
         )
         raise IdentifiabilityError(msg)
@@ -49,7 +50,8 @@ def require_effects(term: str, n_columns: int, n_rows: int) -> None:
     """Raise IdentifiabilityError where a random-effects term has a column for every row."""
     if n_columns >= n_rows > 1:
         msg = (
-            f"{term} has {counted(n_columns, 'effect')} in each level, and there {'is' if n_rows == 1 else 'are'} {counted(n_rows, 'row')}. A variable with many levels "
+            f"{term} has {counted(n_columns, 'effect')} in each level, "
+            f"and there {'is' if n_rows == 1 else 'are'} {counted(n_rows, 'row')}. A variable with many levels "
             "stands behind the bar, as a grouping factor."
         )
         raise IdentifiabilityError(msg)

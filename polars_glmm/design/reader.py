@@ -77,7 +77,8 @@ class Reader:
             what = f"{dropped_text(self.n_dropped, self.n_rows)}: missing values in {where}."
             found.append(Note("rows_dropped", what, quiet=True))
         if self.n_untried:
-            what = f"{counted(self.n_untried, 'row')} without any trial {'was' if self.n_untried == 1 else 'were'} left out."
+            n = self.n_untried
+            what = f"{counted(n, 'row')} without any trial {'was' if n == 1 else 'were'} left out."
             found.append(Note("rows_without_trials", what, quiet=True))
         return tuple(found)
 

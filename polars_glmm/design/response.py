@@ -95,7 +95,8 @@ def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Not
             what = f"The response {name!r} is {labels[1]!r} (success) or {labels[0]!r}."
             coded = Coded(name, "text", (labels[1],), (1.0,))
             return coded, (Note("response_levels", what, quiet=True),)
-        msg = f"response {name!r} has {counted(len(labels), 'level')} ({enumerate_names(labels)}); a binomial response has two."
+        n = counted(len(labels), "level")
+        msg = f"response {name!r} has {n} ({enumerate_names(labels)}); a binomial response has two."
         raise ColumnError(msg)
     if spec.family.takes_trials:
         remedy = f"Make it Boolean, as in pl.col({name!r}) == 'yes', or an Enum of two levels, the second the success."

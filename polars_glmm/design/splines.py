@@ -143,7 +143,7 @@ HARRELL = {
     6: (0.05, 0.23, 0.41, 0.59, 0.77, 0.95),
     7: (0.025, 0.1833, 0.3417, 0.5, 0.6583, 0.8167, 0.975),
 }
-"""Quantiles at which the knots of a restricted cubic spline stand (Harrell 2001, Regression Modeling Strategies, §2.4)."""
+"""Quantiles at which knots stand, by their number (Harrell 2001, Regression Modeling Strategies, §2.4.5)."""
 
 
 def restricted_cubic(knots: Vec) -> Basis:

@@ -67,7 +67,7 @@ SPREAD_SUFFICES = frozenset({"scale", "standardize", "center"})
 
 
 def learn_transform(given: Input) -> Learned:
-    """The columns of poly, bs, ns, cr, cc, rcs, ave, scale, standardize or center, with all constants learned from the values."""
+    """The columns of poly, bs, ns, cr, cc, rcs, ave, scale, standardize or center, with what the values taught."""
     return _TRANSFORMS[given.call.function](given)
 
 
@@ -162,7 +162,8 @@ def _b_spline_knots(given: Input, degree: int, count: int | None, inside: str) -
     out = (x < low) | (x > high)
     if out.any():
         if inside == "raise":
-            msg = f"{render(given.call)}: {counted(int(out.sum()), 'value', 'lies', 'lie')} outside the bounds; see extrapolation=."
+            n = counted(int(out.sum()), "value", "lies", "lie")
+            msg = f"{render(given.call)}: {n} outside the bounds; see extrapolation=."
             raise ColumnError(msg)
         if inside != "extend":
             x, weights = x[~out], None if weights is None else weights[~out]
@@ -258,7 +259,8 @@ def _rcs(given: Input) -> Learned:
         knots = splines.quantiles(given.values, np.array(splines.HARRELL[k]), given.weights)
     if len(knots) < 3 or not bool((np.diff(knots) > 0).all()):
         found = ", ".join(f"{knot:g}" for knot in knots)
-        msg = f"{render(given.call)}: the knots {found} are not three or more different numbers; take fewer, or knots=[…]."
+        why = f"the knots {found} are not three or more different numbers"
+        msg = f"{render(given.call)}: {why}; take fewer, or knots=[…]."
         raise ColumnError(msg)
     curved = _numbered(splines.restricted_cubic(knots), given.x, 2)
     return Learned(("1", *curved.fields), (given.x, *curved.nodes))

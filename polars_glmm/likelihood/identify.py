@@ -57,7 +57,8 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
     n, p = structure.n_obs, structure.n_fixed
     factors = sorted(structure.effects.factors, key=lambda f: f.place)
     if n <= p and family.has_phi:
-        msg = f"{counted(n, 'observation')} cannot determine {counted(p, 'fixed effect')} and a {_spread_name(family)}; use fewer terms."
+        have, want = counted(n, "observation"), counted(p, "fixed effect")
+        msg = f"{have} cannot determine {want} and a {_spread_name(family)}; use fewer terms."
         raise IdentifiabilityError(msg)
     for f in factors:
         if f.n_levels == 1:

@@ -91,7 +91,8 @@ class NaturalObjective:
             return np.array([float(params[name]) for name in self.names])
         x = np.asarray(params, dtype=float)
         if x.shape != (len(self.names),):
-            msg = f"Expected {counted(len(self.names), 'parameter')} ({', '.join(self.names)}), got an array of shape {x.shape}."
+            n = counted(len(self.names), "parameter")
+            msg = f"Expected {n} ({', '.join(self.names)}), got an array of shape {x.shape}."
             raise ModelError(msg)
         return x
 

@@ -273,12 +273,9 @@ def collected_notes(collection: FitCollection) -> list[Note]:
         for code, places in sorted(found.items(), key=lambda item: min(item[1]))
     ]
     if collection.n_unkeyed:
-        notes.append(
-            Note(
-                "null_key",
-                f"{counted(collection.n_unkeyed, 'row')} with a null key {'belongs' if collection.n_unkeyed == 1 else 'belong'} to no model.",
-            )
-        )
+        belongs = "belongs" if collection.n_unkeyed == 1 else "belong"
+        rows = counted(collection.n_unkeyed, "row")
+        notes.append(Note("null_key", f"{rows} with a null key {belongs} to no model."))
     return notes
 
 
