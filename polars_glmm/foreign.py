@@ -101,8 +101,10 @@ _WORDS = {word.replace("_", ""): sentence for words, sentence in _SENTENCES.item
 
 
 _OF_FIT = frozenset(
-    ["groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start", "fixed", "control"]
-)
+    ("groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start",
+     "fixed", "control")
+)  # fmt: skip
+"""Arguments of fit() that other verbs lack."""
 
 
 def answer(word: str) -> str | None:

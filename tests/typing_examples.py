@@ -48,7 +48,7 @@ assert_type(polars_glmm.glmm(lazy).products("y ~ x"), Products)
 assert_type(polars_glmm.products(lazy, "y ~ x").fit(), Fit)
 polars_glmm.fit(frame, "y ~ x", family="possion")  # type: ignore[call-overload]
 polars_glmm.predict(frame, fit, kind="respond")  # type: ignore[arg-type]
-fit.VarCorr  # type: ignore[attr-defined]
+fit.VarCorr()  # type: ignore[attr-defined]
 
 objective = polars_glmm.objective(frame, "TICKS ~ YEAR + (1 | LOCATION)", family="poisson")
 assert_type(objective.names, tuple[str, ...])
