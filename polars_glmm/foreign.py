@@ -121,7 +121,7 @@ def refuse_argument(verb: str, name: str, known: Iterable[str]) -> NoReturn:
     if name in _OF_FIT:
         hint = " It is an argument of fit(), not of this function."
     if verb == "products" and name in ("family", "link"):
-        hint = " Products are of gaussian models with identity link: leave out family= and link=."
+        raise ModelError("Products are of gaussian models with identity link: leave out family= and link=.")
     msg = f"{verb}() has no argument {name!r}.{hint}"
     raise TypeError(msg)
 
