@@ -118,10 +118,10 @@ def refuse_argument(verb: str, name: str, known: Iterable[str]) -> NoReturn:
     near = suggest(name, known)
     found = answer(name)
     hint = f" {found}" if found is not None else near
-    if name in _OF_FIT:
-        hint = " It is an argument of fit(), not of this function."
     if verb == "products" and name in ("family", "link"):
         raise ModelError("Products are of gaussian models with identity link: leave out family= and link=.")
+    if name in _OF_FIT:
+        raise TypeError(f"{name}= is an argument of fit(), not of {verb}().")
     msg = f"{verb}() has no argument {name!r}.{hint}"
     raise TypeError(msg)
 
