@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import polars as pl
 
 from polars_glmm.control import Control
-from polars_glmm.errors import ModelError, suggest
+from polars_glmm.errors import ModelError
+from polars_glmm.foreign import answered
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.by_key import fit_by
 from polars_glmm.result.call import Call, FitArguments, Groups, Missing
 from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
-from polars_glmm.result.fitted import Fit
+from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.result.flow import fit_call, objective_of
 from polars_glmm.result.products import Products, make_products, read_stored
 
@@ -26,13 +27,9 @@ if TYPE_CHECKING:
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.natural import NaturalObjective
     from polars_glmm.spec.method import Method
+    from polars_glmm.typing import FamilyName, LinkName, MethodName
 
 AnyFrame = pl.DataFrame | pl.LazyFrame
-
-_ARGUMENTS = (
-    "groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start",
-    "fixed", "control",
-)  # fmt: skip
 
 
 @overload
@@ -41,23 +38,23 @@ def fit(frame: AnyFrame, *formulas: str, by: None = ..., **arguments: Unpack[Fit
 def fit(
     frame: AnyFrame, *formulas: str, by: str | Sequence[str], **arguments: Unpack[FitArguments]
 ) -> FitCollection: ...
+@answered
 def fit(
     frame: AnyFrame,
     *formulas: str,
     groups: Groups = None,
-    family: str | Family = "gaussian",
-    link: str | None = None,
-    method: str | Method | None = None,
+    family: FamilyName | Family = "gaussian",
+    link: LinkName | None = None,
+    method: MethodName | Method | None = None,
     trials: str | None = None,
     offset: str | None = None,
     frequency: str | None = None,
     precision: str | None = None,
     by: str | Sequence[str] | None = None,
     missing: Missing = "drop",
-    start: Mapping[str, float] | None = None,
+    start: Mapping[str, float] | Fit | None = None,
     fixed: Mapping[str, float] | None = None,
     control: Control | None = None,
-    **unexpected: object,
 ) -> Fit | FitCollection:
     """Fit a linear or generalized linear mixed model to a DataFrame or LazyFrame.
 
@@ -88,7 +85,8 @@ def fit(
     missing
         `"drop"` rows with a null or NaN in a used column (a note counts them), or `"error"`.
     start, fixed
-        Natural parameters by name to start from, or to hold.
+        Natural parameters by name to start from, or to hold. `start` may be a Fit: of its fixed effects, standard
+        deviations and phi those are used that the new model has; the rest start as usual.
     control
         How it is computed: a `Control`.
 
@@ -102,80 +100,75 @@ def fit(
     >>> df.glmm.fit("Reaction ~ Days + (Days | Subject)")
     >>> df.glmm.fit("TICKS ~ YEAR", groups=["BROOD", "LOCATION"], family="poisson")
     """
-    if unexpected:
-        _refuse(unexpected, family)
     call = Call(
-        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, start, fixed
+        formulas, groups, family, link, method, trials, offset, frequency, precision, missing,
+        starting_values(start), fixed,
     )  # fmt: skip
-    chosen = control or Control()
+    chosen = _control(control)
     if by is not None:
-        return fit_by(_checked(frame), by, call, chosen)
-    return fit_call(_checked(frame), call, chosen)
+        return fit_by(_checked(frame, formulas), by, call, chosen)
+    return fit_call(_checked(frame, formulas), call, chosen)
 
 
+@answered
 def explain(
     frame: AnyFrame,
     *formulas: str,
     groups: Groups = None,
-    family: str | Family = "gaussian",
-    link: str | None = None,
-    method: str | Method | None = None,
+    family: FamilyName | Family = "gaussian",
+    link: LinkName | None = None,
+    method: MethodName | Method | None = None,
     trials: str | None = None,
     offset: str | None = None,
     frequency: str | None = None,
     precision: str | None = None,
     missing: Missing = "drop",
     control: Control | None = None,
-    **unexpected: object,
 ) -> Explanation:
     """What `fit` would do with the same arguments, without doing it.
 
     Rows, columns, levels and group sizes, the way to the likelihood, how often the source is read, and estimates of
     memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table.
     """
-    if unexpected:
-        _refuse(unexpected, family)
     call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
-    return explain_call(_checked(frame), call, control or Control())
+    return explain_call(_checked(frame, formulas), call, _control(control))
 
 
+@answered
 def objective(
     frame: AnyFrame,
     *formulas: str,
     groups: Groups = None,
-    family: str | Family = "gaussian",
-    link: str | None = None,
-    method: str | Method | None = None,
+    family: FamilyName | Family = "gaussian",
+    link: LinkName | None = None,
+    method: MethodName | Method | None = None,
     trials: str | None = None,
     offset: str | None = None,
     frequency: str | None = None,
     precision: str | None = None,
     missing: Missing = "drop",
     control: Control | None = None,
-    **unexpected: object,
 ) -> NaturalObjective:
     """The log-likelihood as a function of natural parameters (fixed effects, sd, correlation, dispersion).
 
     The result has `.names`, `.loglik(params)` and `.gradient(params)`.
     """
-    if unexpected:
-        _refuse(unexpected, family)
     call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
-    return objective_of(_checked(frame), call, control or Control())
+    return objective_of(_checked(frame, formulas), call, _control(control))
 
 
+@answered
 def products(
     frame: AnyFrame,
     *formulas: str,
     groups: Groups = None,
-    method: str | Method | None = None,
+    method: MethodName | Method | None = None,
     offset: str | None = None,
     frequency: str | None = None,
     precision: str | None = None,
     missing: Missing = "drop",
     like: Products | None = None,
     levels: Mapping[str, Sequence[Any]] | None = None,
-    **unexpected: object,
 ) -> Products:
     """The cross-products of a gaussian model over the rows of a frame: a small record that can be added and stored.
 
@@ -205,16 +198,11 @@ def products(
     >>> february = polars_glmm.products(pl.scan_parquet("february.parquet"), like=january)
     >>> (january + february).fit()
     """
-    if "family" in unexpected or "link" in unexpected:
-        msg = "products() are of gaussian models with identity link: leave out family= and link=."
-        raise ModelError(msg)
-    if unexpected:
-        _refuse(unexpected, "gaussian")
     if like is not None and (formulas or groups or offset or frequency or precision or levels):
         msg = "like= brings its own formula, offset, weights and levels: leave out the others."
         raise ModelError(msg)
     call = Call(formulas, groups, "gaussian", None, method, None, offset, frequency, precision, missing)
-    return make_products(_checked(frame), call, like=like, levels=levels)
+    return make_products(_checked(frame, formulas), call, like=like, levels=levels)
 
 
 def read_products(path: str | Path) -> Products:
@@ -222,6 +210,7 @@ def read_products(path: str | Path) -> Products:
     return read_stored(path)
 
 
+@answered
 def anova(*fits: Fit) -> pl.DataFrame:
     """Likelihood-ratio tests of nested fits, from the smallest to the largest model.
 
@@ -242,42 +231,31 @@ def anova(*fits: Fit) -> pl.DataFrame:
     return _anova(fits)
 
 
-def _checked(frame: Any) -> AnyFrame:
+def _control(control: object) -> Control:
+    """The control given, or the usual one. Raises ModelError for anything else."""
+    if control is None:
+        return Control()
+    if isinstance(control, Control):
+        return control
+    msg = (
+        f"control={control!r} is a {type(control).__name__}, not a Control: write "
+        "control=Control(search=Search(max_evaluations=500)), with Control and Search from polars_glmm."
+    )
+    raise ModelError(msg)
+
+
+def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
+    if isinstance(frame, str) and any(isinstance(one, pl.DataFrame | pl.LazyFrame) for one in formulas):
+        msg = f"The frame comes first, then the formula: fit(frame, {frame!r})."
+        raise ModelError(msg)
+    if isinstance(frame, str):
+        msg = f"The first argument is a frame, not text: fit(frame, {frame!r}), or frame.glmm.fit({frame!r})."
+        raise ModelError(msg)
     kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
     msg = (
         f"The data are a {kind}; pass a polars.DataFrame or polars.LazyFrame. "
         f"Other data become one through pl.DataFrame(data) or pl.from_pandas(data)."
     )
     raise ModelError(msg)
-
-
-def _refuse(unexpected: Mapping[str, object], family: str | Family) -> NoReturn:
-    """Raise what an argument that does not exist should have been.
-
-    ModelError for weights=, TypeError for the rest.
-    """
-    if "weights" in unexpected:
-        raise ModelError(_weights_message(family if isinstance(family, str) else family.name))
-    name = next(iter(unexpected))
-    if name in _ARGUMENTS:
-        msg = f"{name}= is an argument of fit(), not of this function."
-        raise TypeError(msg)
-    msg = f"fit() has no argument {name!r}.{suggest(name, _ARGUMENTS)}"
-    raise TypeError(msg)
-
-
-def _weights_message(family: str) -> str:
-    """Which precise argument lme4's `weights` is, for this family."""
-    if family in ("gaussian", "gamma", "inverse_gaussian"):
-        meaning = f"For {family}, lme4's weights divide the variance of a row: that is precision=."
-    elif family == "binomial":
-        meaning = "For binomial, lme4's weights are the numbers of trials behind proportions: that is trials=."
-    else:
-        meaning = f"For {family}, lme4's weights count how often a row occurred: that is frequency=."
-    return (
-        f"There is no weights=: the word means different things in different packages. {meaning} "
-        "(precision= divides the variance of a row, frequency= stands for so many identical rows, "
-        "trials= is the number of binomial trials.)"
-    )

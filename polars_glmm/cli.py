@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import polars as pl
 
@@ -20,6 +20,7 @@ from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.spec.method import Method
+    from polars_glmm.typing import MethodName
 
 DATASET = "dataset:"
 NULLS = ("NA",)
@@ -79,7 +80,7 @@ def _fit(options: argparse.Namespace) -> None:
             groups=options.groups,
             family=options.family,
             link=options.link,
-            method=method,
+            method=cast("MethodName | Method | None", method),
             trials=options.trials,
             offset=options.offset,
             frequency=options.frequency,

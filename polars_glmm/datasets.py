@@ -42,7 +42,7 @@ def load(name: str) -> pl.DataFrame:
 
 
 def seeds(  # noqa: PLR0913  the parameters of the model it simulates
-    rng: np.random.Generator,
+    rng: np.random.Generator | int,
     *,
     plants: int = 100,
     trials: int = 8,
@@ -59,7 +59,7 @@ def seeds(  # noqa: PLR0913  the parameters of the model it simulates
     Parameters
     ----------
     rng
-        Source of the random numbers; equal generators give equal frames.
+        Source of the random numbers, a Generator or a seed; equal ones give equal frames.
     plants
         Number of plants; with `pots`, the number of plants in each pot.
     trials
@@ -78,7 +78,7 @@ def seeds(  # noqa: PLR0913  the parameters of the model it simulates
     Raises
     ------
     DatasetError
-        A count below one or a negative standard deviation.
+        A count below one, a negative standard deviation, or an rng that is neither a Generator nor a whole number.
 
     Examples
     --------
@@ -94,6 +94,7 @@ def seeds(  # noqa: PLR0913  the parameters of the model it simulates
         if not spread >= 0:
             msg = f"seeds({argument}={spread}): a standard deviation is not negative."
             raise DatasetError(msg)
+    rng = _generator(rng)
     pot = np.repeat(np.arange(pots or 1), plants)
     pot_effect = rng.normal(0.0, sigma_pot, size=pots) if pots is not None else np.zeros(1)
     z = mu + pot_effect[pot] + rng.normal(0.0, sigma, size=len(pot))
@@ -108,6 +109,15 @@ def seeds(  # noqa: PLR0913  the parameters of the model it simulates
         },
     )
     return frame if pots is None else frame.insert_column(0, _labels(pot).alias("pot"))
+
+
+def _generator(rng: object) -> np.random.Generator:
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, int | np.integer) and not isinstance(rng, bool) and rng >= 0:
+        return np.random.default_rng(int(rng))
+    msg = f"seeds(rng={rng!r}): give a numpy Generator or a whole number of at least 0, such as rng=7."
+    raise DatasetError(msg)
 
 
 def _shipped() -> dict[str, Traversable]:

@@ -94,3 +94,14 @@ def enumerate_names(names: Sequence[object], word: str = "and", limit: int = 5) 
     if len(names) > limit:
         return ", ".join(shown) + f", … ({len(names)} in all)"
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {word} {shown[-1]}" if shown else ""
+
+
+def counted(n: int, noun: str, one: str = "", many: str = "", *, grouped: bool = False) -> str:
+    """`1 row`, `2 rows`, behind it the verb for one or for many; grouped writes thousands as `1,000 rows`."""
+    number = f"{n:,}" if grouped else str(n)
+    return f"{number} {noun if n == 1 else f'{noun}s'} {one if n == 1 else many}".rstrip()
+
+
+def dropped_text(n: int, n_rows: int) -> str:
+    """`1 of 180 rows was left out`."""
+    return f"{n} of {counted(n_rows, 'row')} {'was' if n == 1 else 'were'} left out"

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, 
 
 import polars as pl
 
+from polars_glmm.foreign import answered
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
 
     from polars_glmm.control import Control
+    from polars_glmm.families.base import Family
     from polars_glmm.likelihood.natural import NaturalObjective
     from polars_glmm.result import Fit, FitCollection
-    from polars_glmm.result.call import FitArguments, ModelArguments, ProductArguments
+    from polars_glmm.result.call import FitArguments, Groups, Missing
     from polars_glmm.result.explanation import Explanation
     from polars_glmm.result.products import Products
+    from polars_glmm.spec.method import Method
+    from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -35,37 +40,104 @@ class Glmm(Generic[Frame]):
     def fit(self, *formulas: str, by: None = ..., **arguments: Unpack[FitArguments]) -> Fit: ...
     @overload
     def fit(self, *formulas: str, by: str | Sequence[str], **arguments: Unpack[FitArguments]) -> FitCollection: ...
-    def fit(self, *formulas: str, **arguments: Any) -> Fit | FitCollection:
+    @answered
+    def fit(
+        self,
+        *formulas: str,
+        groups: Groups = None,
+        family: FamilyName | Family = "gaussian",
+        link: LinkName | None = None,
+        method: MethodName | Method | None = None,
+        trials: str | None = None,
+        offset: str | None = None,
+        frequency: str | None = None,
+        precision: str | None = None,
+        by: str | Sequence[str] | None = None,
+        missing: Missing = "drop",
+        start: Mapping[str, float] | Fit | None = None,
+        fixed: Mapping[str, float] | None = None,
+        control: Control | None = None,
+    ) -> Fit | FitCollection:
         """Fit a mixed model; a Fit, or with `by=` a FitCollection. Arguments as `polars_glmm.fit`."""
-        return cast("Fit | FitCollection", _api().fit(self._frame, *formulas, **arguments))
+        found = _api().fit(
+            self._frame, *formulas,
+            groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
+            precision=precision, by=by, missing=missing, start=start, fixed=fixed, control=control,
+        )  # fmt: skip
+        return cast("Fit | FitCollection", found)
 
+    @answered
     def explain(
-        self, *formulas: str, control: Control | None = None, **arguments: Unpack[ModelArguments]
+        self,
+        *formulas: str,
+        groups: Groups = None,
+        family: FamilyName | Family = "gaussian",
+        link: LinkName | None = None,
+        method: MethodName | Method | None = None,
+        trials: str | None = None,
+        offset: str | None = None,
+        frequency: str | None = None,
+        precision: str | None = None,
+        missing: Missing = "drop",
+        control: Control | None = None,
     ) -> Explanation:
         """What `fit` would do with these arguments, and what it would cost, without fitting."""
-        return cast("Explanation", _api().explain(self._frame, *formulas, control=control, **arguments))
+        found = _api().explain(
+            self._frame, *formulas,
+            groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
+            precision=precision, missing=missing, control=control,
+        )  # fmt: skip
+        return cast("Explanation", found)
 
+    @answered
     def objective(
-        self, *formulas: str, control: Control | None = None, **arguments: Unpack[ModelArguments]
+        self,
+        *formulas: str,
+        groups: Groups = None,
+        family: FamilyName | Family = "gaussian",
+        link: LinkName | None = None,
+        method: MethodName | Method | None = None,
+        trials: str | None = None,
+        offset: str | None = None,
+        frequency: str | None = None,
+        precision: str | None = None,
+        missing: Missing = "drop",
+        control: Control | None = None,
     ) -> NaturalObjective:
         """The log-likelihood as a function of natural parameters."""
-        return cast("NaturalObjective", _api().objective(self._frame, *formulas, control=control, **arguments))
+        found = _api().objective(
+            self._frame, *formulas,
+            groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
+            precision=precision, missing=missing, control=control,
+        )  # fmt: skip
+        return cast("NaturalObjective", found)
 
+    @answered
     def products(
         self,
         *formulas: str,
+        groups: Groups = None,
+        method: MethodName | Method | None = None,
+        offset: str | None = None,
+        frequency: str | None = None,
+        precision: str | None = None,
+        missing: Missing = "drop",
         like: Products | None = None,
         levels: Mapping[str, Sequence[Any]] | None = None,
-        **arguments: Unpack[ProductArguments],
     ) -> Products:
         """Cross-products of a gaussian model, to be added, stored and fitted. Arguments as `polars_glmm.products`."""
-        return cast("Products", _api().products(self._frame, *formulas, like=like, levels=levels, **arguments))
+        found = _api().products(
+            self._frame, *formulas, groups=groups, method=method, offset=offset, frequency=frequency,
+            precision=precision, missing=missing, like=like, levels=levels,
+        )  # fmt: skip
+        return cast("Products", found)
 
+    @answered
     def predict(
         self,
         fit: Fit | FitCollection,
         *,
-        kind: str = "response",
+        kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
         interval: Literal["confidence"] | None = None,
@@ -79,14 +151,17 @@ class Glmm(Generic[Frame]):
             std_error=std_error, name=name,
         )  # fmt: skip
 
+    @answered
     def augment(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:
         """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
         return fit.augment(self._frame, prefix=prefix)
 
+    @answered
     def with_ranef(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels."""
         return fit.with_ranef(self._frame, prefix=prefix)
 
+    @answered
     def simulate(
         self,
         fit: Fit,

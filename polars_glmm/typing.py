@@ -6,7 +6,7 @@ C cells (distinct combinations of levels) · Q quadrature nodes · P parameters.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,3 +19,14 @@ CodeVec: TypeAlias = npt.NDArray[np.int32]
 BoolVec: TypeAlias = npt.NDArray[np.bool_]
 Scalar: TypeAlias = Any
 """A value of a key column: whatever Polars hands back for its dtype."""
+
+FamilyName: TypeAlias = Literal[
+    "gaussian", "binomial", "poisson", "gamma", "inverse_gaussian", "negative_binomial", "normal", "nb",
+    "inverse.gaussian",
+]  # fmt: skip
+LinkName: TypeAlias = Literal[
+    "identity", "log", "logit", "probit", "cloglog", "cauchit", "inverse", "sqrt", "inverse_squared", "1/mu^2",
+]  # fmt: skip
+MethodName: TypeAlias = Literal["reml", "ml", "laplace", "agq"]
+Kind: TypeAlias = Literal["response", "link", "phi"]
+"""What a prediction is of."""

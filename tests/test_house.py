@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "typing"}),
-    frozenset({"notes", "control", "memory", "cores", "progress"}),
+    frozenset({"notes", "control", "memory", "cores", "progress", "foreign"}),
     frozenset({"linalg", "spill"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),
@@ -36,7 +36,20 @@ FLOORS: tuple[frozenset[str], ...] = (
 
 LIBRARIES: dict[str, frozenset[str]] = {
     "numpy": frozenset().union(*FLOORS)
-    - {"errors", "notes", "control", "memory", "cores", "progress", "spill", "spec", "cli", "__main__", "namespace"},
+    - {
+        "errors",
+        "notes",
+        "control",
+        "foreign",
+        "memory",
+        "cores",
+        "progress",
+        "spill",
+        "spec",
+        "cli",
+        "__main__",
+        "namespace",
+    },
     "scipy": frozenset({"linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference"}),
     "threadpoolctl": frozenset({"linalg", "likelihood"}),
     "polars": frozenset(

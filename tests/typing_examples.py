@@ -7,7 +7,7 @@ from typing import assert_type
 import polars as pl
 
 import polars_glmm
-from polars_glmm import AGQ, Binomial, Fit, datasets
+from polars_glmm import AGQ, Binomial, Fit, FitCollection, Products, datasets
 
 frame: pl.DataFrame = datasets.load("grouseticks")
 lazy: pl.LazyFrame = frame.lazy()
@@ -35,6 +35,20 @@ assert_type(fit.glance(), pl.DataFrame)
 assert_type(fit.loglik, float)
 assert_type(fit.converged, bool)
 assert_type(polars_glmm.anova(fit, fit), pl.DataFrame)
+
+assert_type(polars_glmm.simulate(lazy, fit, 2, 7), pl.LazyFrame)
+assert_type(fit.update(". ~ . - (1 | LOCATION)", start=fit), Fit)
+assert_type(polars_glmm.fit(frame, "TICKS ~ YEAR", by="LOCATION"), FitCollection)
+assert_type(polars_glmm.glmm(frame).fit("TICKS ~ YEAR", by="LOCATION", family="nb", link="log"), FitCollection)
+assert_type(polars_glmm.glmm(lazy).fit("TICKS ~ YEAR", start=fit, method="laplace"), Fit)
+assert_type(polars_glmm.glmm(lazy).augment(fit), pl.LazyFrame)
+assert_type(polars_glmm.glmm(frame).with_ranef(fit), pl.DataFrame)
+assert_type(polars_glmm.glmm(frame).simulate(fit), pl.DataFrame)
+assert_type(polars_glmm.glmm(lazy).products("y ~ x"), Products)
+assert_type(polars_glmm.products(lazy, "y ~ x").fit(), Fit)
+polars_glmm.fit(frame, "y ~ x", family="possion")  # type: ignore[call-overload]
+polars_glmm.predict(frame, fit, kind="respond")  # type: ignore[arg-type]
+fit.VarCorr()  # type: ignore[attr-defined]
 
 objective = polars_glmm.objective(frame, "TICKS ~ YEAR + (1 | LOCATION)", family="poisson")
 assert_type(objective.names, tuple[str, ...])

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.errors import counted
 from polars_glmm.families.base import Rows
 from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
@@ -54,7 +55,8 @@ class Dropped:
             names = tuple(name for name, marks in self.where.items() if marks[k])
             found += (dropped_rows(Incomplete(int(self.missing[k]), int(self.n_rows[k]), 0, names, ()), "drop"),)
         if self.untried[k]:
-            what = f"{int(self.untried[k])} rows without any trial were left out."
+            n = int(self.untried[k])
+            what = f"{counted(n, 'row')} without any trial {'was' if n == 1 else 'were'} left out."
             found += (Note("rows_without_trials", what, quiet=True),)
         return found
 

@@ -18,7 +18,7 @@ _KINDS = {
     kind.__name__: kind
     for kind in (
         nodes.Reference, nodes.Constant, nodes.Coded, nodes.Function, nodes.Arithmetic, nodes.Product, nodes.Affine,
-        nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside,
+        nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside, nodes.Looked,
     )
 }  # fmt: skip
 
@@ -47,9 +47,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def decode(
-    text: Mapping[str, Any], levels: tuple[pl.DataFrame, ...], dtypes: Mapping[str, pl.DataType]
-) -> Recipe:
+def decode(text: Mapping[str, Any], levels: tuple[pl.DataFrame, ...], dtypes: Mapping[str, pl.DataType]) -> Recipe:
     """The recipe of `encode`, with the levels of its groups and the dtypes of its categorical columns."""
     spec = ModelSpec.parse(
         tuple(text["formulas"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from polars_glmm.errors import IdentifiabilityError, ResourceError
+from polars_glmm.errors import IdentifiabilityError, ResourceError, counted
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.spec.syntax import quoted
 
@@ -28,20 +28,20 @@ def require_levels(column: str, n_levels: int, count_rows: Callable[[], int], al
     n_rows = count_rows() if n_levels > _SATURATED else 0
     if n_levels >= n_rows > _SATURATED:
         msg = (
-            f"column {column!r} has {n_levels} levels in {n_rows} rows: an effect of every level leaves nothing to "
-            f"tell it by.{also() or f' {remedy}'}"
+            f"column {column!r} has {counted(n_levels, 'level')} in {counted(n_rows, 'row')}: an effect of every level "
+            f"leaves nothing to tell it by.{also() or f' {remedy}'}"
         )
         raise IdentifiabilityError(msg)
-    _require_memory(f"column {column!r} has {n_levels} levels", n_levels, remedy)
+    _require_memory(f"column {column!r} has {counted(n_levels, 'level')}", n_levels, remedy)
 
 
 def require_columns(n_columns: int, count_rows: Callable[[], int], largest: str) -> None:
     """Raise where terms, `largest` the largest of them, make more columns than rows can tell apart or memory holds."""
-    subject = f"The terms of the formula make {n_columns} columns, most of them {largest!r}"
+    subject = f"The terms of the formula make {counted(n_columns, 'column')}, most of them {largest!r}"
     remedy = "Make one column of its variables and use it as a grouping factor, behind a bar, or leave it out."
     n_rows = count_rows() if n_columns > _MANY else 0
     if n_columns > n_rows > 0:
-        msg = f"{subject}: {n_rows} rows cannot tell them apart. {remedy}"
+        msg = f"{subject}: {counted(n_rows, 'row')} cannot tell them apart. {remedy}"
         raise IdentifiabilityError(msg)
     _require_memory(subject, n_columns, remedy)
 
@@ -50,7 +50,8 @@ def require_effects(term: str, n_columns: int, n_rows: int) -> None:
     """Raise IdentifiabilityError where a random-effects term has a column for every row."""
     if n_columns >= n_rows > 1:
         msg = (
-            f"{term} has {n_columns} effects in each level, and there are {n_rows} rows. A variable with many levels "
+            f"{term} has {counted(n_columns, 'effect')} in each level, "
+            f"and there {'is' if n_rows == 1 else 'are'} {counted(n_rows, 'row')}. A variable with many levels "
             "stands behind the bar, as a grouping factor."
         )
         raise IdentifiabilityError(msg)

@@ -24,7 +24,7 @@ from .arguments import bind
 from .coding import Column
 from .factors import independent_levels
 from .facts import Fact, count_labels, of_argument, of_labels
-from .levels import Levels, code
+from .levels import Levels, code, is_label
 from .nodes import Node, Reference
 from .predictors import learn_columns, offset_node, refuse_equal_names
 from .recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
@@ -138,7 +138,7 @@ class LazyVariables(Variables):
             for asked in _Asked.of(factor, self.source.dtypes):
                 if isinstance(asked.of_what, str):
                     labels[asked.of_what] = count_labels(shared.rows, asked.of_what)
-                elif not asked.nested:
+                elif not asked.nested and asked.of_what.function != "ave":  # learned by a query of its own
                     call = asked.of_what
                     node = self.arithmetic(bind(call)["x"])
                     values[node, call.function in SPREAD_SUFFICES] = self._about(node, call.function, shared)
@@ -179,6 +179,23 @@ class LazyVariables(Variables):
             return Input(call, x, np.empty(0), None, options, self.spreads[x])
         weights = None if bool((counts == 1.0).all()) else counts
         return Input(call, x, values, weights, options)
+
+    def means(self, call: Call, x: Node, group: str) -> tuple[list[Any], Vec]:
+        self.checked.setdefault(x, render(call))
+        source, near = self.source, _near(self.source, x)
+        rows = source.rows.select(pl.col(group), v=source.expression(x) - near, f=self._frequency())
+        asked = rows.group_by(group).agg((pl.col("v") * pl.col("f")).sum().alias("away"), pl.sum("f").alias("count"))
+        found = asked.collect(engine="streaming")
+        self.scans += 1
+        if not found.height:
+            source.refuse_empty()
+        means = near + (found["away"] / found["count"]).to_numpy()
+        if not np.isfinite(means).all():
+            source.refuse_not_finite(x, render(call))
+        labels = found[group]
+        order = np.argsort(labels.cast(pl.String).to_numpy() if is_label(labels.dtype) else labels.to_numpy())
+        values = labels.cast(pl.String) if is_label(labels.dtype) else labels
+        return [values[int(k)] for k in order], means[order]
 
     def bounds(self, node: Node, text: str) -> tuple[float, float]:
         self.checked.setdefault(node, text)

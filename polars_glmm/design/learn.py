@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, counted
 from polars_glmm.families.base import Rows
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -62,7 +62,8 @@ def learn(
     if response.trials is not None and not response.trials.all():
         tried = response.trials > 0
         check_untried(response, table)
-        what = f"{int((~tried).sum())} rows without any trial were left out."
+        n = int((~tried).sum())
+        what = f"{counted(n, 'row')} without any trial {'was' if n == 1 else 'were'} left out."
         notes += (Note("rows_without_trials", what, quiet=True),)
         table, weights = _keep(table, weights, tried)
         variables = Variables(table, weights.frequency)

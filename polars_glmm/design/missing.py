@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, NoReturn
 
-from polars_glmm.errors import ColumnError, ModelError, enumerate_names
+from polars_glmm.errors import ColumnError, ModelError, counted, dropped_text, enumerate_names
 from polars_glmm.notes import Note
 
 NO_WEIGHT = "No row is left: frequency, precision or trials is 0 in all of them."
@@ -39,11 +39,11 @@ def dropped_rows(found: Incomplete, missing: str, *, all_may_go: bool = False) -
         raise ColumnError(msg)
     if missing == "error":
         msg = (
-            f"{n} rows have a missing value in {enumerate_names(where)} (the first is row {first}, counted from 0). "
-            "missing='drop' leaves them out."
+            f"{counted(n, 'row', 'has', 'have')} a missing value in {enumerate_names(where)} "
+            f"(the first is row {first}, counted from 0). missing='drop' leaves them out."
         )
         raise ColumnError(msg)
-    what = f"{n} of {n_rows} rows were left out: missing values in {enumerate_names(where)}."
+    what = f"{dropped_text(n, n_rows)}: missing values in {enumerate_names(where)}."
     return Note("rows_dropped", what, quiet=True)
 
 

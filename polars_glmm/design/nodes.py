@@ -23,6 +23,7 @@ class Interpreter(Protocol):
     def number(self, column: str) -> Value: ...
     def constant(self, value: float) -> Value: ...
     def coded(self, column: str, kind: str, levels: tuple[Any, ...], weights: tuple[float, ...]) -> Value: ...
+    def looked(self, column: str, kind: str, levels: tuple[Any, ...], values: tuple[float, ...]) -> Value: ...
     def function(self, name: str, x: Value) -> Value: ...
     def binary(self, operator: str, left: Value, right: Value) -> Value: ...
     def piecewise(self, x: Value, breaks: tuple[float, ...], pieces: tuple[tuple[float, ...], ...]) -> Value: ...
@@ -101,6 +102,22 @@ class Coded(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Looked(Node):
+    """The number of the row's level, as the mean of a variable in it; null for a level that is not listed."""
+
+    column: str
+    kind: Literal["text", "boolean", "number"]
+    levels: tuple[Any, ...]
+    values: tuple[float, ...]
+
+    def compile(self, to: Interpreter) -> Value:
+        return to.looked(self.column, self.kind, self.levels, self.values)
+
+    def inputs(self) -> frozenset[str]:
+        return frozenset({self.column})
+
+
+@dataclass(frozen=True, slots=True)
 class Function(Node):
     """An elementwise function of one node."""
 
@@ -116,7 +133,7 @@ class Function(Node):
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic(Node):
-    """`left operator right` with + - * / **, or a comparison as 1 and 0."""
+    """`left operator right` with + - * / **, the smaller or larger of both, or a comparison as 1 and 0."""
 
     operator: str
     left: Node

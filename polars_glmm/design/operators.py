@@ -18,6 +18,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow,
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+EXTREMES = frozenset({"pmin", "pmax"})
 COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
 
 _ARRAY_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
@@ -77,7 +78,17 @@ class Arrays:
         with np.errstate(all="ignore"):
             return _ARRAY_FUNCTIONS[name](x)
 
+    def looked(self, column: str, kind: str, levels: tuple[Any, ...], values: tuple[float, ...]) -> Any:  # noqa: ARG002
+        codes, known = self.data.codes(column)
+        given = dict(zip(levels, values, strict=True))
+        table = np.full(len(known), np.nan)
+        for level, code in known.items():
+            table[code] = given.get(level, np.nan)
+        return table[codes]
+
     def binary(self, symbol: str, left: Any, right: Any) -> Any:
+        if symbol in EXTREMES:
+            return (np.minimum if symbol == "pmin" else np.maximum)(left, right)
         with np.errstate(all="ignore"):
             if symbol == "**":
                 left = np.asarray(left, dtype=np.float64)  # whole numbers to negative powers
@@ -122,14 +133,7 @@ class Engine:
         return self.engine.lit(float(value))
 
     def coded(self, column: str, kind: str, levels: tuple[Any, ...], weights: tuple[float, ...]) -> Any:
-        engine = self.engine
-        value = self.column(column)
-        if kind == "text":
-            value = value.cast(engine.String)
-        elif kind == "boolean":
-            value = value.cast(engine.Boolean)
-        else:
-            value = value.cast(engine.Float64).fill_nan(None)
+        engine, value = self.engine, self._labels(column, kind)
         parts = []
         for level, weight in zip(levels, weights, strict=True):
             part = (value == (float(level) if kind == "number" else level)).cast(engine.Float64)
@@ -141,12 +145,33 @@ class Engine:
             total = total + part
         return total
 
+    def looked(self, column: str, kind: str, levels: tuple[Any, ...], values: tuple[float, ...]) -> Any:
+        keys = [float(level) for level in levels] if kind == "number" else list(levels)
+        value = self._labels(column, kind)
+        return value.replace_strict(keys, list(values), default=None, return_dtype=self.engine.Float64)
+
+    def _labels(self, column: str, kind: str) -> Any:
+        """A categorical column as the labels of its kind."""
+        engine, value = self.engine, self.column(column)
+        if kind == "text":
+            return value.cast(engine.String)
+        return value.cast(engine.Boolean) if kind == "boolean" else value.cast(engine.Float64).fill_nan(None)
+
     def function(self, name: str, x: Any) -> Any:
         return _ENGINE_FUNCTIONS[name](x)
 
     def binary(self, symbol: str, left: Any, right: Any) -> Any:
+        if symbol in EXTREMES:
+            return self.extreme(left <= right if symbol == "pmin" else left >= right, left, right)
         value = _OPERATORS[symbol](left, right)
         return value.cast(self.engine.Float64) if symbol in COMPARISONS else value
+
+    def extreme(self, first: Any, left: Any, right: Any) -> Any:
+        """`left` where it is the one sought, else `right`; null or NaN where either is, as arithmetic gives it."""
+        both = left + right
+        when = self.engine.when
+        usual = when(first).then(left).otherwise(right)
+        return when((left * 0.0 + right * 0.0).is_null() | left.is_nan() | right.is_nan()).then(both).otherwise(usual)
 
     def piecewise(self, x: Any, breaks: tuple[float, ...], pieces: tuple[tuple[float, ...], ...]) -> Any:
         value = self.polynomial(x, pieces[-1])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, DataChangedError, enumerate_names
+from polars_glmm.errors import ColumnError, DataChangedError, counted, dropped_text, enumerate_names
 from polars_glmm.families.base import Rows
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -74,10 +74,11 @@ class Reader:
             if self.n_dropped == self.n_rows:
                 msg = f"Every row has a missing value: in {where}."
                 raise ColumnError(msg)
-            what = f"{self.n_dropped} of {self.n_rows} rows were left out: missing values in {where}."
+            what = f"{dropped_text(self.n_dropped, self.n_rows)}: missing values in {where}."
             found.append(Note("rows_dropped", what, quiet=True))
         if self.n_untried:
-            what = f"{self.n_untried} rows without any trial were left out."
+            n = self.n_untried
+            what = f"{counted(n, 'row')} without any trial {'was' if n == 1 else 'were'} left out."
             found.append(Note("rows_without_trials", what, quiet=True))
         return tuple(found)
 

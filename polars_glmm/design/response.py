@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, ResponseError, enumerate_names
+from polars_glmm.errors import ColumnError, ResponseError, counted, enumerate_names
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -114,7 +114,8 @@ def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Not
             what = f"The response {name!r} is {labels[1]!r} (success) or {labels[0]!r}."
             coded = Coded(name, "text", (labels[1],), (1.0,))
             return coded, (Note("response_levels", what, quiet=True),)
-        msg = f"response {name!r} has {len(labels)} levels ({enumerate_names(labels)}); a binomial response has two."
+        n = counted(len(labels), "level")
+        msg = f"response {name!r} has {n} ({enumerate_names(labels)}); a binomial response has two."
         msg += variables.refused(name)
         raise ColumnError(msg)
     if spec.family.takes_trials:

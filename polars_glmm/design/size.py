@@ -82,6 +82,6 @@ def _width(factor: Expression, levels: dict[str, int]) -> int:
             return max(levels.get(name, 2) - 1, 1)
         case Call() if SIGNATURES[factor.function].kind == "learned":
             given = [int(value.value) for _, value in factor.arguments if isinstance(value, Number)]
-            return max([1 if factor.function in ("scale", "center", "standardize") else _SPLINE, *given])
+            return max([1 if factor.function in ("scale", "center", "standardize", "ave") else _SPLINE, *given])
         case _:
             return 1

@@ -136,6 +136,37 @@ def natural_b_spline(knots: Vec, *, intercept: bool) -> Basis:
     return _linear_outside(basis.times(free), low, high)
 
 
+HARRELL = {
+    3: (0.1, 0.5, 0.9),
+    4: (0.05, 0.35, 0.65, 0.95),
+    5: (0.05, 0.275, 0.5, 0.725, 0.95),
+    6: (0.05, 0.23, 0.41, 0.59, 0.77, 0.95),
+    7: (0.025, 0.1833, 0.3417, 0.5, 0.6583, 0.8167, 0.975),
+}
+"""Quantiles at which knots stand, by their number (Harrell 2001, Regression Modeling Strategies, §2.4.5)."""
+
+
+def restricted_cubic(knots: Vec) -> Basis:
+    """The k − 2 nonlinear columns of a restricted cubic spline (Harrell 2001, eq. 2.25), divided by (t_k − t_1)².
+
+    (x − t_j)₊³ − (x − t_{k−1})₊³ (t_k − t_j)/(t_k − t_{k−1}) + (x − t_k)₊³ (t_{k−1} − t_j)/(t_k − t_{k−1}): zero before
+    the first knot, a straight line after the last.
+    """
+    k, last = len(knots), knots[-1] - knots[-2]
+    origins = np.concatenate([knots[:1], knots])
+    widths = np.concatenate([[1.0], np.diff(knots), [1.0]])
+    out = np.zeros((k + 1, 4, k - 2))
+    for piece in range(1, k + 1):
+        for j in range(k - 2):
+            factors = ((j, 1.0), (k - 2, -(knots[-1] - knots[j]) / last), (k - 1, (knots[-2] - knots[j]) / last))
+            for at, factor in factors:
+                if at < piece:
+                    line = np.array([origins[piece] - knots[at], widths[piece]])
+                    out[piece, :, j] += factor * np.convolve(np.convolve(line, line), line)
+    out[-1, 2:] = 0.0  # the cubic and quadratic parts cancel
+    return Basis(knots, origins, widths, out / (knots[-1] - knots[0]) ** 2)
+
+
 def _linear_outside(basis: Basis, low: float, high: float) -> Basis:
     """Straight lines beyond both ends, with the value and slope that the basis has there."""
     order, columns = basis.coefficients.shape[1:]

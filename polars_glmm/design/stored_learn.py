@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.errors import ColumnError, ResourceError, ResponseError
+from polars_glmm.errors import ColumnError, ResourceError, ResponseError, counted
 from polars_glmm.memory import readable
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -125,7 +125,8 @@ def _require_groups_fit(recipe: Recipe, level_rows: IntVec, allowed: int) -> Non
         factor = recipe.factors[0]
         level = ", ".join(str(value) for value in factor.levels.row(k))
         msg = (
-            f"group {factor.name!r} has {int(level_rows[k]):,} rows at level {level}; they are worked on together, "
+            f"group {factor.name!r} has {counted(int(level_rows[k]), 'row', grouped=True)} at level {level}; "
+            f"they are worked on together, "
             f"which takes about {readable(needed)} of memory, more than the {readable(allowed)} allowed. Allow "
             "more with control=Control(memory=Memory(limit=…)), or group by something finer."
         )

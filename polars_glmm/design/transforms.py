@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import ColumnError, FormulaError
+from polars_glmm.errors import ColumnError, FormulaError, counted
 from polars_glmm.spec.syntax import Call, render
 from polars_glmm.typing import Vec
 
 from . import polynomials, splines
 from .arguments import whole
-from .nodes import Affine, Arithmetic, Constant, Inside, Node, Piecewise, Roots, Wrapped
+from .nodes import Affine, Arithmetic, Constant, Inside, Looked, Node, Piecewise, Roots, Wrapped
 
 
 class Learned(NamedTuple):
@@ -39,6 +39,7 @@ class Input(NamedTuple):
     """A call, its argument as a node and as values (n,), counts of identical rows, and its other arguments.
 
     known   the spread of the values where it is all that is known of them: enough for scale, standardize and center
+    means   for ave: the mean of the values in each level
     """
 
     call: Call
@@ -47,6 +48,7 @@ class Input(NamedTuple):
     weights: Vec | None
     options: dict[str, Any]
     known: Spread | None = None
+    means: Looked | None = None
 
     def spread(self, centre: float | None) -> Spread:
         """Count, mean, and squares about `centre` (None: about the mean)."""
@@ -65,7 +67,7 @@ SPREAD_SUFFICES = frozenset({"scale", "standardize", "center"})
 
 
 def learn_transform(given: Input) -> Learned:
-    """The columns of poly, bs, ns, cr, cc, scale, standardize or center, with all constants learned from the values."""
+    """The columns of poly, bs, ns, cr, cc, rcs, ave, scale, standardize or center, with what the values taught."""
     return _TRANSFORMS[given.call.function](given)
 
 
@@ -160,7 +162,8 @@ def _b_spline_knots(given: Input, degree: int, count: int | None, inside: str) -
     out = (x < low) | (x > high)
     if out.any():
         if inside == "raise":
-            msg = f"{render(given.call)}: {int(out.sum())} values lie outside the bounds; see extrapolation=."
+            n = counted(int(out.sum()), "value", "lies", "lie")
+            msg = f"{render(given.call)}: {n} outside the bounds; see extrapolation=."
             raise ColumnError(msg)
         if inside != "extend":
             x, weights = x[~out], None if weights is None else weights[~out]
@@ -241,6 +244,33 @@ def _cubic(given: Input, *, cyclic: bool) -> Learned:
     return _numbered(basis, x, 1)
 
 
+def _rcs(given: Input) -> Learned:
+    o = given.options
+    if o.get("knots") is not None:
+        if o.get("k") is not None:
+            msg = f"{render(given.call)}: give k or knots, not both."
+            raise FormulaError(msg)
+        knots = np.sort(np.atleast_1d(np.asarray(o["knots"], dtype=np.float64)))
+    else:
+        k = whole(given.call, "k", o.get("k", 5), 3)
+        if k not in splines.HARRELL:
+            msg = f"{render(given.call)}: k is 3 to {max(splines.HARRELL)}; for other knots write knots=[…]."
+            raise FormulaError(msg)
+        knots = splines.quantiles(given.values, np.array(splines.HARRELL[k]), given.weights)
+    if len(knots) < 3 or not bool((np.diff(knots) > 0).all()):
+        found = ", ".join(f"{knot:g}" for knot in knots)
+        why = f"the knots {found} are not three or more different numbers"
+        msg = f"{render(given.call)}: {why}; take fewer, or knots=[…]."
+        raise ColumnError(msg)
+    curved = _numbered(splines.restricted_cubic(knots), given.x, 2)
+    return Learned(("1", *curved.fields), (given.x, *curved.nodes))
+
+
+def _ave(given: Input) -> Learned:
+    assert given.means is not None
+    return Learned((None,), (given.means,))
+
+
 _TRANSFORMS: dict[str, Callable[[Input], Learned]] = {
     "poly": _poly,
     "bs": _bs,
@@ -250,4 +280,6 @@ _TRANSFORMS: dict[str, Callable[[Input], Learned]] = {
     "scale": _scale,
     "standardize": _standardize,
     "center": _center,
+    "rcs": _rcs,
+    "ave": _ave,
 }

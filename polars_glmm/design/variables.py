@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, FormulaError
+from polars_glmm.errors import ColumnError, FormulaError, counted
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.syntax import (
     COMPARISONS,
@@ -32,7 +33,8 @@ from .arguments import bind, constant, constants
 from .coding import Column, Variable
 from .extent import require_levels
 from .levels import is_label
-from .nodes import Arithmetic, Coded, Constant, Function, Node, Reference
+from .nodes import Arithmetic, Coded, Constant, Function, Looked, Node, Reference
+from .operators import EXTREMES
 from .recipe import Categorical
 from .table import Table
 from .text_numbers import refused
@@ -148,17 +150,44 @@ class Variables:
                 return Variable((Column(text, value),), None, text)
 
     def _elementwise(self, call: Call) -> Node:
-        inner = self.arithmetic(bind(call)["x"])
-        return inner if call.function == "I" else Function(call.function, inner)
+        inner = [self.arithmetic(value) for value in bind(call).values()]
+        if call.function in EXTREMES:
+            return reduce(lambda a, b: Arithmetic(call.function, a, b), inner)
+        return inner[0] if call.function == "I" else Function(call.function, inner[0])
 
     def _transform(self, call: Call) -> Learned:
         bound = bind(call)
         x = self.arithmetic(bound.pop("x"))
+        if call.function == "ave":
+            means = self._level_means(call, x, bound["g"])
+            return learn_transform(Input(call, x, np.empty(0), None, {}, means=means))
         return learn_transform(self.input(call, x, constants(call, bound)))
 
     def input(self, call: Call, x: Node, options: dict[str, Any]) -> Input:
         """What a transform learns from."""
         return Input(call, x, self.evaluate(x, render(call)), self.weights, options)
+
+    def _level_means(self, call: Call, x: Node, group: Expression) -> Looked:
+        """The mean of x in each level of a column."""
+        if not isinstance(group, Name):
+            msg = f"{render(call)}: the second argument of ave() is a column: make one of {render(group)} first."
+            raise FormulaError(msg)
+        name = group.name
+        kind = _kind(name, self.table.dtype(name), marked=True)
+        labels, means = self.means(call, x, name)
+        self._remember(name, labels)
+        keys = tuple(float(label) if kind == "number" else label for label in labels)
+        require_distinct(name, keys)
+        return Looked(name, kind, keys, tuple(means.tolist()))
+
+    def means(self, call: Call, x: Node, group: str) -> tuple[list[Any], Vec]:
+        """The levels of a column and the mean of x in each, rows counted by their weights."""
+        values, levels = self.evaluate(x, render(call)), self.table.levels(group)
+        count = np.bincount(levels.codes, self.weights, minlength=levels.n_levels)
+        near = np.bincount(levels.codes, values if self.weights is None else values * self.weights) / count
+        away = values - near[levels.codes]
+        rest = np.bincount(levels.codes, away if self.weights is None else away * self.weights) / count
+        return self.table.values(group), near + rest
 
     def _require_number(self, name: str) -> None:
         dtype = self.table.dtype(name)
@@ -202,12 +231,7 @@ class Variables:
             values = _ordered(name, values, order)
         labels = [str(value) for value in values]
         keys = tuple(float(value) if kind == "number" else value for value in values)
-        if len(set(keys)) < len(keys):
-            msg = (
-                f"column {name!r} has whole numbers that floating-point numbers cannot tell apart (beyond 2^53). "
-                f"Cast it to String: pl.col({name!r}).cast(pl.String)."
-            )
-            raise ColumnError(msg)
+        require_distinct(name, keys)
         whole = contrasts.full(labels)
         full = _columns(name, kind, keys, whole, text)
         if len(labels) == 1:
@@ -220,12 +244,22 @@ class Variables:
         self.categoricals[name] = Categorical(name, tuple(labels), dtype)
 
 
+def require_distinct(name: str, keys: tuple[Any, ...]) -> None:
+    """Raise ColumnError for whole numbers that are levels and cannot be told apart as floating-point numbers."""
+    if len(set(keys)) < len(keys):
+        msg = (
+            f"column {name!r} has whole numbers that floating-point numbers cannot tell apart (beyond 2^53). "
+            f"Cast it to String: pl.col({name!r}).cast(pl.String)."
+        )
+        raise ColumnError(msg)
+
+
 def refuse_not_finite(text: str, value: float, row: int, at: dict[str, Any], n: int) -> NoReturn:
     """Raise ColumnError for a function without a finite value in n rows, first in `row` with the columns `at`."""
     what = "not a number" if np.isnan(value) else "infinite"
     where = ", ".join(f"{name} = {one!r}" for name, one in at.items())
     msg = (
-        f"{text} is {what} in row {row} ({where}); {n} rows in all, counted from 0. "
+        f"{text} is {what} in row {row} ({where}); {counted(n, 'row')} in all, counted from 0. "
         "Filter these rows, or change the formula."
     )
     raise ColumnError(msg)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import ModelError, counted
 from polars_glmm.inference.distributions import chi2_p, chi_bar_p
 from polars_glmm.inference.same_rows import rows_differ
 from polars_glmm.inference.schemas import ANOVA, table
@@ -164,7 +164,7 @@ def check_comparable(fits: tuple[Fit, ...]) -> None:
 def _check_same_data(first: Fit, fit: Fit) -> None:
     if first.n_obs != fit.n_obs:
         msg = (
-            f"The fits stand on different data: {first.n_obs} and {fit.n_obs} observations. "
+            f"The fits stand on different data: {first.n_obs} and {counted(fit.n_obs, 'observation')}. "
             f"Drop the rows with missing values in any used column first, and fit both models to the rest."
         )
         raise ModelError(msg)

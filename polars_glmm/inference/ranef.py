@@ -65,7 +65,8 @@ def find_factor(fit: Fit, group: str) -> tuple[FactorRecipe, FactorEstimate]:
             return recipe, factor
     names = [recipe.name for recipe in fit.recipe.factors]
     known = f"it has {', '.join(map(repr, names))}" if names else "it has no random effects"
-    msg = f"The model has no grouping factor {group!r}; {known}.{suggest(group, names)}"
+    near = suggest(group, names) if len(names) > 1 else ""  # the only name there is has been said
+    msg = f"The model has no grouping factor {group!r}; {known}.{near}"
     raise ModelError(msg)
 
 

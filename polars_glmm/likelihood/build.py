@@ -9,7 +9,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.fit_products import estimate_products
 from polars_glmm.likelihood.fit_rows import estimate_rows
-from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, restore_fixed_effects
+from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, meant, restore_fixed_effects
 from polars_glmm.likelihood.identify import ProductStructure, RowStructure, Structure, check
 from polars_glmm.likelihood.model import Model, ProductModel, prepare
 from polars_glmm.likelihood.natural import objective
@@ -32,6 +32,7 @@ def estimate(
         reduced = hold_fixed_effects(design, given.fixed)
         model = prepare(reduced, family, method, control, by_rows=given.holds_spread(design))
         findings = check(_structure(model), family, constant_phi=design.phi is None)
+        given = meant(model, given)
         check_names(model, given, known=design.mu.names)
         engine = estimate_products if model.exact else estimate_rows
         found = engine(model, findings, given)
@@ -48,5 +49,6 @@ def estimate_summaries(model: ProductModel, given: Given = NOTHING) -> Estimate:
     """The fitted gaussian model of cross-products alone; fixed effects cannot be held: no rows are left to shift."""
     with one_blas_thread():
         findings = check(ProductStructure(model.stats, model.effects), model.family, constant_phi=True)
+        given = meant(model, given)
         check_names(model, given)
         return estimate_products(model, findings, given)

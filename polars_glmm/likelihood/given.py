@@ -5,7 +5,7 @@ Held fixed effects leave the design as an offset; held standard deviations and p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ from polars_glmm.likelihood.model import AnyModel
 from polars_glmm.likelihood.natural import Block, parameter_names
 from polars_glmm.spec.method import REML
 from polars_glmm.typing import BoolVec, Vec
+
+
+class OfFit(dict[str, float]):
+    """Natural parameters of another fit: those that the model has are a start, the others are left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,44 @@ class Placed(NamedTuple):
 
     values: Vec
     held: BoolVec
+
+
+def of_estimate(names: Sequence[str], estimate: Estimate) -> OfFit:
+    """The natural parameters of an estimate by name; `names` are those of beta.
+
+    A term with a standard deviation of 0 is left out: there the likelihood has no slope to leave by.
+    """
+    found = OfFit(zip(names, estimate.beta.tolist(), strict=True))
+    for factor in estimate.factors:
+        start = 0
+        for sigma in factor.covariances:
+            sd = np.sqrt(np.diag(sigma))
+            own = factor.term_names[start : start + len(sd)]
+            if bool((sd > 0).all()):
+                found |= {f"sd({factor.name}: {name})": float(one) for name, one in zip(own, sd, strict=True)}
+            start += len(sd)
+    if estimate.phi is not None and 0 < estimate.phi < np.inf:
+        found["phi"] = float(estimate.phi)
+    return OfFit(found)
+
+
+def meant(model: AnyModel, given: Given) -> Given:
+    """What is given, of another fit only what this model can start from: all fixed effects and whole terms.
+
+    Raises ModelError where the fit and the model have nothing in common.
+    """
+    if not isinstance(given.start, OfFit):
+        return given
+    blocks, names = parameter_names(model)
+    asked = {name: value for name, value in given.start.items() if name in names and np.isfinite(value)}
+    if not asked:
+        msg = f"start= is a fit that shares no parameter with this model, which has {', '.join(names)}."
+        raise ModelError(msg)
+    whole = [model.names, *([names[b.start + k] for k in range(b.term.r)] for b in blocks)]
+    for group in whole:
+        if not all(name in asked or name in given.fixed for name in group):
+            asked = {name: value for name, value in asked.items() if name not in group}
+    return replace(given, start=asked)
 
 
 def check_names(model: AnyModel, given: Given, known: tuple[str, ...] = ()) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from polars_glmm.design.records import Design
-from polars_glmm.errors import IdentifiabilityError
+from polars_glmm.errors import IdentifiabilityError, counted
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.effects import Effects, FactorMap
 from polars_glmm.likelihood.products import CrossProducts
@@ -63,7 +63,8 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
     n, p = structure.n_obs, structure.n_fixed
     factors = sorted(structure.effects.factors, key=lambda f: f.place)
     if n <= p and family.has_phi:
-        msg = f"{n} observations cannot determine {p} fixed effects and a {_spread_name(family)}; use fewer terms."
+        have, want = counted(n, "observation"), counted(p, "fixed effect")
+        msg = f"{have} cannot determine {want} and a {_spread_name(family)}; use fewer terms."
         raise IdentifiabilityError(msg)
     for f in factors:
         if f.n_levels == 1:
@@ -189,9 +190,9 @@ def _term_text(f: FactorMap, k: int) -> str:
 
 def _refuse_saturated(f: FactorMap, n: int) -> None:
     if f.n_levels * f.r >= n:
-        effects = f"{f.n_levels} levels × {f.r} effects" if f.r > 1 else f"{f.n_levels} levels"
+        effects = f"{counted(f.n_levels, 'level')} × {f.r} effects" if f.r > 1 else counted(f.n_levels, "level")
         msg = (
-            f"group '{f.name}' has {effects} for {n} observations: its variance and the residual variance "
+            f"group '{f.name}' has {effects} for {counted(n, 'observation')}: its variance and the residual variance "
             f"cannot be told apart. Use fewer effects per level, or a group with several rows per level."
         )
         raise IdentifiabilityError(msg)

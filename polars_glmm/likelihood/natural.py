@@ -9,7 +9,7 @@ import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.design.records import Design
-from polars_glmm.errors import ModelError, suggest
+from polars_glmm.errors import ModelError, counted, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.effects import TermMap
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
@@ -91,7 +91,8 @@ class NaturalObjective:
             return np.array([float(params[name]) for name in self.names])
         x = np.asarray(params, dtype=float)
         if x.shape != (len(self.names),):
-            msg = f"Expected {len(self.names)} parameters ({', '.join(self.names)}), got an array of shape {x.shape}."
+            n = counted(len(self.names), "parameter")
+            msg = f"Expected {n} ({', '.join(self.names)}), got an array of shape {x.shape}."
             raise ModelError(msg)
         return x
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.guards import Check
 from polars_glmm.prediction.keys import match_key
@@ -93,9 +93,9 @@ class JoinedFactor:
 
     def check(self, missing: pl.Expr, remedy: str) -> Check:
         """The guard against levels of this factor that the fit does not know."""
-        known = f"{self.recipe.levels.height} levels"
+        known = f"{counted(self.recipe.levels.height, 'level')}"
         if self.of_level is not None:
-            known = f"{known} in {self.covariances[0].shape[0]} models"
+            known = f"{known} in {counted(self.covariances[0].shape[0], 'model')}"
         columns = tuple(dict.fromkeys((*self.by, *self.recipe.keys)))
         return Check(~missing & self.unseen(), columns, known, remedy)
 

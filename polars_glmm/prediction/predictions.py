@@ -11,6 +11,7 @@ import polars as pl
 
 from polars_glmm.design.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.foreign import answered
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
@@ -29,6 +30,7 @@ from polars_glmm.prediction.variances import FREEDOM
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
     from polars_glmm.result import Fit, FitCollection
+    from polars_glmm.typing import Kind
 
 Interval = Literal["confidence"]
 
@@ -56,11 +58,12 @@ class Request:
         return [self.name, *errors, *limits]
 
 
+@answered
 def predict(  # noqa: PLR0913  the arguments of the public verb
     frame: FrameT,
     fit: Fit | FitCollection,
     *,
-    kind: str = "response",
+    kind: Kind = "response",
     random: str | Sequence[str] = "all",
     new_levels: NewLevels = "error",
     interval: Interval | None = None,

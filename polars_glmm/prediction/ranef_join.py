@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm.design.named import columns
+from polars_glmm.foreign import answered
 from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash, require_columns
 from polars_glmm.prediction.effects import JoinedFactor
@@ -19,6 +20,7 @@ ERROR = "_se"
 """Behind the name of a column of modes: their conditional SDs."""
 
 
+@answered
 def with_ranef(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT:
     """The frame with `fit.ranef(group)` of every grouping factor joined on: modes and their conditional SDs.
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from polars_glmm.design.named import columns
 from polars_glmm.design.response import response_arrays
+from polars_glmm.foreign import answered
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.inverse_links import mean_of
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
@@ -26,6 +27,7 @@ _RESIDUAL = f"{INTERNAL}residual"
 _REMEDY = 'Residuals are of levels with an effect: drop these rows, or use predict() with new_levels="zero".'
 
 
+@answered
 def augment(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT:
     """The frame with fitted values and residuals beside every row, in its order; a LazyFrame stays lazy.
 

@@ -16,12 +16,13 @@ from polars_glmm.design.levels import BEYOND_INT64, code_integers
 from polars_glmm.design.missing import Incomplete, check_missing, dropped_rows
 from polars_glmm.design.named import as_found, column
 from polars_glmm.design.table import require_columns
-from polars_glmm.errors import ColumnError, GlmmError, ModelError, suggest
+from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.batch_build import answers, estimate_batch
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection, collected_notes
 from polars_glmm.result.flow import fit_call, warn_once
 from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
+from polars_glmm.spec.syntax import columns as columns_of
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -52,6 +53,7 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
     columns = _by_columns(frame, by)
     spec, known = call.spec(), frame.collect_schema().names()
     require_columns(spec.resolve(frozenset(known)).columns(), known)
+    _refuse_keys_in_terms(spec.resolve(frozenset(known)), columns)
     data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
     keyed = _keyed(data, columns)
     _require_keys(data, columns, call.missing)
@@ -106,6 +108,17 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> 
             )
             raise ColumnError(msg)
     return columns
+
+
+def _refuse_keys_in_terms(spec: ModelSpec, keys: list[str]) -> None:
+    """Raise ModelError for a term or a grouping factor that is the same in all rows of a key."""
+    for part in spec.predictors:
+        fixed = [(term.written, {c for factor in term.factors for c in columns_of(factor)}) for term in part.fixed]
+        for text, used in [*fixed, *((term.text, set(term.keys)) for term in part.random)]:
+            if used and used <= set(keys):
+                named = enumerate_names(sorted(used))
+                msg = f"{text} is constant in each model, because by= makes one model per {named}: leave it out."
+                raise ModelError(msg)
 
 
 def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:

@@ -8,13 +8,16 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.foreign import answer
 from polars_glmm.spec import groups as spec_groups
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
     from polars_glmm.families.base import Family
+    from polars_glmm.result.fitted import Fit
     from polars_glmm.spec.method import Method
     from polars_glmm.spec.model import ModelSpec
+    from polars_glmm.typing import FamilyName, LinkName, MethodName
 
 Groups: TypeAlias = "spec_groups.Groups | Mapping[str, str] | None"
 """As in spec.groups, or None; a dict of plain strings is named apart, because a Mapping is invariant in its keys."""
@@ -25,7 +28,7 @@ class ProductArguments(TypedDict, total=False):
     """Keyword arguments that make a gaussian model, as `polars_glmm.fit` explains them."""
 
     groups: Groups
-    method: str | Method | None
+    method: MethodName | Method | None
     offset: str | None
     frequency: str | None
     precision: str | None
@@ -35,15 +38,15 @@ class ProductArguments(TypedDict, total=False):
 class ModelArguments(ProductArguments, total=False):
     """Keyword arguments that make a model."""
 
-    family: str | Family
-    link: str | None
+    family: FamilyName | Family
+    link: LinkName | None
     trials: str | None
 
 
 class FitArguments(ModelArguments, total=False):
     """Keyword arguments of `fit` besides by."""
 
-    start: Mapping[str, float] | None
+    start: Mapping[str, float] | Fit | None
     fixed: Mapping[str, float] | None
     control: Control | None
 
@@ -85,15 +88,19 @@ class Call:
             precision=self.precision,
         )
 
-    def changed(self, formula: str | None = None, **changes: Any) -> Call:
+    def changed(self, formula: str | None = None, *, understood: tuple[str, ...] | None = None, **changes: Any) -> Call:
         """The same call with other arguments; a lone dot in `formula` stands for that side of the present one.
+
+        `understood` are the formulas with the terms of groups= in them, so that '-' can take these out.
 
         Raises ModelError for an argument that `fit` does not have.
         """
         known = [field.name for field in fields(self)]
         unknown = [name for name in changes if name not in known]
         if unknown:
-            near, all_names = suggest(unknown[0], known), enumerate_names(known, limit=len(known))
+            found = answer(unknown[0])
+            near = suggest(unknown[0], known) if found is None else f" {found}"
+            all_names = enumerate_names(known, limit=len(known))
             msg = f"update() has no argument {unknown[0]!r}.{near} It takes {all_names}."
             raise ModelError(msg)
         if "family" in changes and "link" not in changes:
@@ -101,14 +108,30 @@ class Call:
         if "family" in changes and "method" not in changes and self.method is not None:
             changes["method"] = None
         if formula is not None:
-            changes["formulas"] = (_merge(self.formulas[0], formula), *self.formulas[1:])
+            old = self.formulas
+            if self.groups is not None and "groups" not in changes and understood and _DOT.search(_right(formula)):
+                old, changes["groups"] = understood, None
+            changes["formulas"] = (_merge(old[0], formula), *self.formulas[1:])
         return replace(self, **changes)
 
 
 def _merge(old: str, new: str) -> str:
     """`. ~ . + x` against `y ~ a`: `y ~ a + x`."""
-    left, _, right = old.partition("~")
+    left, _, right = (side.strip() for side in old.partition("~"))
     new_left, tilde, new_right = new.partition("~")
     if not tilde:
         return new
-    return f"{_DOT.sub(left.strip(), new_left).strip() or left.strip()} ~ {_DOT.sub(right.strip(), new_right).strip()}"
+
+    def whole(dot: re.Match[str]) -> str:
+        """The old right side, in parentheses where an operator other than '+' would tear it apart."""
+        before, after = new_right[: dot.start()].rstrip()[-1:], new_right[dot.end() :].lstrip()[:1]
+        return f"({right})" if before in _TIGHT | {"-"} or after in _TIGHT else right
+
+    return f"{_DOT.sub(lambda _: left, new_left).strip() or left} ~ {_DOT.sub(whole, new_right).strip()}"
+
+
+def _right(formula: str) -> str:
+    return formula.partition("~")[2]
+
+
+_TIGHT = frozenset("*/:^%")

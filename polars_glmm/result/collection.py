@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import GlmmError, enumerate_names, suggest
+from polars_glmm.errors import GlmmError, counted, enumerate_names, suggest
+from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.result.fitted import Fit
-    from polars_glmm.typing import Scalar
+    from polars_glmm.typing import Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -74,12 +75,14 @@ class FitCollection:
         msg = f"No model has the key {key!r} of {enumerate_names(self.keys.columns)}.{near}"
         raise KeyError(msg)
 
+    @answered
     def status(self) -> pl.DataFrame:
         """Key columns, status ("ok", "singular", "failed"), and code and text of the first note or the error."""
         rows = self._states()
         columns = {name: [row[k] for row in rows] for k, name in enumerate(STATUS)}
         return self.keys.hstack(table(STATUS, columns))
 
+    @answered
     def fixef(
         self,
         conf_level: float = 0.95,
@@ -93,33 +96,38 @@ class FitCollection:
             lambda batch: stacked.fixef_all(batch, conf_level, df, exponentiate=exponentiate),
         )
 
+    @answered
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Variances and correlations of all fits."""
         return self._stack(
             VARCORR, lambda fit: fit.varcorr(conf_level), lambda batch: stacked.varcorr_all(batch, conf_level)
         )
 
+    @answered
     def dispersion(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Dispersions of all fits."""
         return self._stack(
             DISPERSION, lambda fit: fit.dispersion(conf_level), lambda batch: stacked.dispersion_all(batch, conf_level)
         )
 
+    @answered
     def ranef(self) -> pl.DataFrame:
         """Conditional modes of all fits, long."""
         return self._stack(RANEF, lambda fit: fit.ranef(), stacked.ranef_all)
 
+    @answered
     def glance(self) -> pl.DataFrame:
         """One row per fit."""
         return self._stack(GLANCE, lambda fit: fit.glance(), stacked.glance_all)
 
     # on other frames
 
+    @answered
     def predict(
         self,
         frame: Frame,
         *,
-        kind: str = "response",
+        kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
         interval: Literal["confidence"] | None = None,
@@ -137,6 +145,7 @@ class FitCollection:
         verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
         return apply_by_key(frame, self, verb)
 
+    @answered
     def augment(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
         names = [f"{prefix}{column}" for column in RESIDUAL_COLUMNS]
@@ -144,6 +153,7 @@ class FitCollection:
         verb = KeyedVerb("augment", lambda rows, own: augment_from(rows, own, prefix), lambda _: names, remedy)
         return apply_by_key(frame, self, verb)
 
+    @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
         verb = KeyedVerb(
@@ -154,11 +164,16 @@ class FitCollection:
         )
         return apply_by_key(frame, self, verb)
 
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            refuse_attribute(self, name)
+
     def __repr__(self) -> str:
         states = [state for state, _, _ in self._states()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
         by = ", ".join(self.keys.columns)
-        text = f"FitCollection of {len(self)} models by {by}: {counts or 'empty'}"
+        text = f"FitCollection of {counted(len(self), 'model')} by {by}: {counts or 'empty'}"
         fitted = np.flatnonzero(self.outcomes.fitted)
         first = self.outcomes[int(fitted[0])] if len(fitted) else None
         return text if first is None or isinstance(first, GlmmError) else f"{text}\n{first.formula}"
@@ -252,7 +267,9 @@ def collected_notes(collection: FitCollection) -> list[Note]:
         for code, places in sorted(found.items(), key=lambda item: min(item[1]))
     ]
     if collection.n_unkeyed:
-        notes.append(Note("null_key", f"{collection.n_unkeyed} rows with a null key belong to no model."))
+        belongs = "belongs" if collection.n_unkeyed == 1 else "belong"
+        rows = counted(collection.n_unkeyed, "row")
+        notes.append(Note("null_key", f"{rows} with a null key {belongs} to no model."))
     return notes
 
 

@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.design.compress import COUNT, Compressed
 from polars_glmm.design.named import column
 from polars_glmm.design.size import row_bytes
+from polars_glmm.errors import counted
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.choose import choose, exact
@@ -146,16 +147,17 @@ def _passed_over(counted: Compressed) -> int:
 
 def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
     spec = look.spec
-    observations = f" ({look.n_obs:,} observations)" if look.n_obs != look.n_rows else ""
+    observations = f" ({counted(look.n_obs, 'observation', grouped=True)})" if look.n_obs != look.n_rows else ""
     unit = "observation" if observations else "row"
     return [
         spec.formula,
         f"{spec.family.name} ({spec.family.link.name} link), {_way(look, plan)}",
-        f"{look.n_rows:,} rows used{observations}, {look.n_dropped:,} dropped",
+        f"{counted(look.n_rows, 'row', grouped=True)} used{observations}, {look.n_dropped:,} dropped",
         *([f"{plan.cells:,} different rows, which are counted instead of repeated"] if plan.cells is not None else []),
         *(f"fixed effects of {name}: {_listed(columns)}" for name, columns in look.predictors),
         *(
-            f"random effects on {f.name}: {_listed(f.columns)} ({f.n_levels:,} levels of {_rows_each(f, unit)})"
+            f"random effects on {f.name}: {_listed(f.columns)} "
+            f"({counted(f.n_levels, 'level', grouped=True)} of {_rows_each(f, unit)})"
             for f in look.factors
         ),
         *_eliminated(gone),

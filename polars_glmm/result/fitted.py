@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
 
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
+from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
@@ -18,6 +20,7 @@ from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov
+from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Fingerprint, GroupSize
     from polars_glmm.spec.model import ModelSpec
-    from polars_glmm.typing import BoolVec
+    from polars_glmm.typing import BoolVec, Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -138,6 +141,7 @@ class Fit:
 
     # frames
 
+    @answered
     def fixef(
         self,
         conf_level: float = 0.95,
@@ -151,41 +155,49 @@ class Fit:
         """
         return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate)
 
+    @answered
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Variances, covariances, standard deviations and correlations of the random effects, with intervals."""
         return varcorr(self, conf_level=conf_level)
 
+    @answered
     def dispersion(self, conf_level: float = 0.95) -> pl.DataFrame:
         """The constant dispersion phi on its natural scale (gaussian: sigma), with a log-scale interval."""
         return dispersion(self, conf_level=conf_level)
 
+    @answered
     def ranef(self, group: str | None = None) -> pl.DataFrame:
         """Conditional modes: long for all factors, or for one `group` a table to join by its key columns."""
         return ranef(self, group)
 
+    @answered
     def coef(self, group: str | None = None) -> pl.DataFrame:
         """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only."""
         return coef(self, group)
 
+    @answered
     def glance(self) -> pl.DataFrame:
         """The fit in one row."""
         return glance(self)
 
+    @answered
     def vcov(self, full: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
         """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion."""
         return vcov(self, full=full)
 
+    @answered
     def diagnose(self) -> pl.DataFrame:
         """Notes and certificate as a frame."""
         return diagnose(self)
 
     # on other frames
 
+    @answered
     def predict(
         self,
         frame: Frame,
         *,
-        kind: str = "response",
+        kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
         interval: Literal["confidence"] | None = None,
@@ -199,14 +211,17 @@ class Fit:
             std_error=std_error, name=name,
         )  # fmt: skip
 
+    @answered
     def augment(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
         return augment(frame, self, prefix=prefix)
 
+    @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels."""
         return with_ranef(frame, self, prefix=prefix)
 
+    @answered
     def simulate(
         self,
         frame: Frame,
@@ -228,8 +243,13 @@ class Fit:
         from polars_glmm.result.flow import fit_call
 
         data = self.data() if frame is None else frame
-        return fit_call(data, self.call.changed(formula, **changes), control or self.control)
+        if "start" in changes:
+            changes["start"] = starting_values(changes["start"])
+        return fit_call(
+            data, self.call.changed(formula, understood=self.spec.formulas, **changes), control or self.control
+        )
 
+    @answered
     def data(self) -> pl.DataFrame | pl.LazyFrame:
         """The frame of the fit: the kept rows, or the source after a check that it still holds the same data.
 
@@ -247,6 +267,7 @@ class Fit:
 
     # on paper
 
+    @answered
     def summary(self) -> str:
         """The text that print shows."""
         return summary(self)
@@ -257,5 +278,25 @@ class Fit:
     def _repr_html_(self) -> str:
         return html(self)
 
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            refuse_attribute(self, name)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"rows": None, "source": None, "kept": None}
+
+
+def starting_values(start: object) -> Mapping[str, float] | None:
+    """start= as values by name; a fit gives its own. Raises ModelError for anything that has none."""
+    if isinstance(start, Fit):
+        mu = start.recipe.predictor("mu")
+        names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
+        return of_estimate(names, start.estimate)
+    if start is None or isinstance(start, Mapping):
+        return start
+    msg = (
+        f"start= takes a fit, or values by name such as {{'Intercept': 1.0}}, not a {type(start).__name__}. "
+        "Of a collection choose one model, collection[key]."
+    )
+    raise ModelError(msg)

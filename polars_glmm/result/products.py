@@ -31,7 +31,7 @@ from polars_glmm.design.source import Source
 from polars_glmm.design.sums import summarise
 from polars_glmm.design.table import NO_ROWS
 from polars_glmm.design.text_numbers import blaming_text
-from polars_glmm.errors import ColumnError, DatasetError, ModelError
+from polars_glmm.errors import ColumnError, DatasetError, ModelError, counted
 from polars_glmm.likelihood.given import Given
 from polars_glmm.notes import Note
 from polars_glmm.result.call import Call
@@ -146,8 +146,8 @@ class Products:
         _to_frame(self).write_parquet(path)
 
     def __repr__(self) -> str:
-        groups = ", ".join(f"{f.name}: {f.levels.height} levels" for f in self.recipe.factors)
-        return f"Products of {self.formula}\n{self.n_obs} observations" + (f"; {groups}" if groups else "")
+        groups = ", ".join(f"{f.name}: {counted(f.levels.height, 'level')}" for f in self.recipe.factors)
+        return f"Products of {self.formula}\n{counted(self.n_obs, 'observation')}" + (f"; {groups}" if groups else "")
 
 
 def make_products(

@@ -23,6 +23,10 @@ SIGNATURES: dict[str, Signature] = {
             "sin", "cos", "tan", "floor", "ceil", "round", "I",
         )
     },
+    "pmin": Signature("elementwise", ("x", "y", "z*", "u*", "v*")),
+    "pmax": Signature("elementwise", ("x", "y", "z*", "u*", "v*")),
+    "ave": Signature("learned", ("x", "g")),
+    "rcs": Signature("learned", ("x", "k*", "knots*")),
     "poly": Signature("learned", ("x", "degree*", "raw*")),
     "bs": Signature(
         "learned",
@@ -57,6 +61,27 @@ KEYWORDS = {
     "intercept": "include_intercept", "Intercept": "include_intercept", "reference": "base", "center": "center",
 }  # fmt: skip
 """Other names of parameters: R's and patsy's."""
+
+ELSEWHERE = {
+    "relevel": "Write C(f, contr.treatment(base='b')), also C(f, Treatment(reference='b')).",
+    "reorder": "Write C(f, levels=['b', 'a']).",
+    "ordered": "Write C(f, contr.poly).",
+    "as.numeric": "A numeric column is a number already; cast another one in the frame.",
+    "as.integer": "Cast the column in the frame.",
+    "as.character": "Write C(x) for a numeric column as categories.",
+    "cut": "Make the column in the frame: pl.col('x').cut([1, 2]).",
+    "ifelse": "Write I(x > 3), or make the column in the frame with pl.when().",
+    "lag": "Make the column in the frame: pl.col('x').shift(1).over('g').",
+    "diff": "Make the column in the frame: pl.col('x').diff().over('g').",
+    "mean": "Write ave(x, g) for the mean of x in the level of g, center(x) for x minus its mean.",
+    "min": "Write pmin(x, y) for the smaller of two numbers in each row.",
+    "max": "Write pmax(x, y) for the larger of two numbers in each row.",
+    "interaction": "Write f:g.",
+    "s": "Smooth terms are splines: ns(x, df=4), rcs(x, 4), cr(x, df=4).",
+    "te": "Smooth terms are splines: ns(x, df=4), rcs(x, 4), cr(x, df=4).",
+    "weights": "Write precision=, frequency= or trials= beside the formula.",
+}
+"""Functions of other packages, and what to write."""
 
 STRUCTURES = ("us", "diag")
 STRUCTURES_TO_COME = (

@@ -12,8 +12,8 @@ from polars_glmm.families.registry import resolve_family
 from .groups import Groups, Shorthand, read_groups
 from .method import AGQ, ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
-from .syntax import Bar, Binary, Call, Expression, Unary, columns, render
-from .terms import Predictor, RandomTerm, predictor, random_terms, summands
+from .syntax import Bar, Binary, Call, Expression, Number, Unary, columns, names_pi, render
+from .terms import INTERCEPT, Predictor, RandomTerm, predictor, summands
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
 
@@ -78,8 +78,19 @@ class ModelSpec:
             found += part.columns()
         return tuple(dict.fromkeys([*found, *(name for name in named if name is not None)]))
 
+    def _expressions(self) -> Iterator[Expression]:
+        """Every expression of the formulas."""
+        yield self.response.success
+        for part in self.predictors:
+            yield from part.offsets
+            for term in (*part.fixed, *(one for random in part.random for one in random.design)):
+                yield from term.factors
+
     def resolve(self, frame_columns: Collection[str]) -> ModelSpec:
         """The same question with every entry of groups= settled by the frame's column names."""
+        if "pi" in frame_columns and any(map(names_pi, self._expressions())):
+            msg = "Inside a function pi is the number 3.14159…, and the frame has a column 'pi': rename the column."
+            raise ModelError(msg)
         if not self.shorthands:
             return self
         random = [term for entry in self.shorthands for term in entry.terms(frame_columns)]
@@ -126,7 +137,7 @@ class ModelSpec:
             shorthands = ()
         _refuse_double_terms(mu.random)
         spec = cls(
-            formulas=(_understood(tree, response, mu), *(_understood(part, None, None) for _, part in further)),
+            formulas=(_understood(tree, response, mu), *(_understood(text, None, part) for part, text in further)),
             response=response,
             family=resolved,
             method=_resolve_method(asked, resolved, mu, open_terms=bool(shorthands), dispersion=bool(further)),
@@ -186,23 +197,34 @@ def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[Predictor,
     return found
 
 
-def _understood(tree: Tree, response: Response | None, mu: Predictor | None) -> str:
-    """The formula in normal spelling, nestings written out, terms of groups= at its end."""
+def _understood(tree: Tree, response: Response | None, part: Predictor) -> str:
+    """The formula in normal spelling: nestings written out, what '-' takes out gone, terms of groups= at its end."""
+    parts = [*(_after_removal(part) if _removes(tree) else _as_written(tree)), *(("+", t.text) for t in part.random)]
+    (sign, first), *rest = parts
+    left = response.text if response is not None else part.parameter
+    return f"{left} ~ {'-' if sign == '-' else ''}{first}" + "".join(f" {sign} {text}" for sign, text in rest)
+
+
+def _removes(tree: Tree) -> bool:
+    """Whether a '-' takes out more than the intercept."""
+    return any(sign == "-" and not isinstance(node, Number) for sign, node in summands(tree.right))
+
+
+def _as_written(tree: Tree) -> list[tuple[str, str]]:
+    """Fixed terms and offsets with their signs, in the order of the text."""
     parts: list[tuple[str, str]] = []
-    own = 0
     for sign, node in summands(tree.right):
-        if isinstance(node, Bar):
-            terms = random_terms(tree, node)
-            own += len(terms)
-            parts += [("+", term.text) for term in terms]
-        else:
+        if not isinstance(node, Bar):
             text = render(node, top=False)
             parts.append((sign, f"({text})" if isinstance(node, Unary | Binary) and node.operator in "+-" else text))
-    if mu is not None:
-        parts += [("+", term.text) for term in mu.random[own:]]
-    (sign, first), *rest = parts
-    left = response.text if response is not None else "phi"
-    return f"{left} ~ {'-' if sign == '-' else ''}{first}" + "".join(f" {sign} {text}" for sign, text in rest)
+    return parts
+
+
+def _after_removal(part: Predictor) -> list[tuple[str, str]]:
+    """The fixed terms that are left, and the offsets."""
+    terms = [term.written for term in part.fixed if term != INTERCEPT]
+    spoken = (terms or ["1"]) if INTERCEPT in part.fixed else ["0", *terms]
+    return [("+", text) for text in (*spoken, *(f"offset({render(one, top=False)})" for one in part.offsets))]
 
 
 def _refuse_double_terms(random: tuple[RandomTerm, ...]) -> None:

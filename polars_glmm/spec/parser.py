@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import pi
 
 from polars_glmm.errors import FormulaError, suggest
 
-from .functions import KEYWORDS, SIGNATURES, STRUCTURES, STRUCTURES_TO_COME, canonical, known_functions
+from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES, STRUCTURES_TO_COME, canonical, known_functions
 from .syntax import (
     COMPARISONS,
     POWERS,
@@ -21,6 +22,8 @@ from .syntax import (
     Text,
     Unary,
     binding,
+    quoted,
+    render,
 )  # fmt: skip
 from .tokens import Token, tokenize
 
@@ -46,6 +49,7 @@ def parse_formula(text: str) -> Tree:
     Raises FormulaError with the place marked.
     """
     parser = _Parser(text)
+    parser.require_tilde()
     left = None if parser.at("~") else parser.expression(0, arithmetic=True)
     parser.expect("~", "A formula is written as 'response ~ terms'")
     right = parser.expression(0, arithmetic=False)
@@ -105,7 +109,36 @@ class _Parser:
             raise self.error("A formula has one '~'.")
         if self.at(")", "]"):
             raise self.error(f"This {token.text!r} closes nothing.")
-        raise self.error(f"An operator is missing before {token.text!r}.")
+        raise self.error(f"An operator is missing before {token.text!r}.{self.one_name()}")
+
+    def require_tilde(self) -> None:
+        """Raise FormulaError for a formula without '~', with what was probably meant."""
+        if any(token.kind == "operator" and token.text == "~" for token in self.tokens):
+            return
+        depth = 0
+        for token in self.tokens:
+            if token.kind == "operator":
+                depth += (token.text in "([") - (token.text in ")]")
+                if token.text in ("=", "==") and depth == 0:
+                    raise self.error("A formula has '~' between response and terms: write it here.", token)
+        message = f"The formula has no '~': write 'response ~ {self.text.strip()}'."
+        raise FormulaError(message, self.text, 0, len(self.text))
+
+    def one_name(self) -> str:
+        """A hint at backquotes where names stand beside each other, as in a column name with spaces."""
+        first, last = self.index, self.index
+        while first > 0 and self.bare_name(first - 1):
+            first -= 1
+        while self.bare_name(last + 1):
+            last += 1
+        if first == last or not self.bare_name(self.index):
+            return ""
+        name = self.text[self.tokens[first].start : self.tokens[last].stop]
+        return f" A column of that name stands in backquotes: `{name}`."
+
+    def bare_name(self, index: int) -> bool:
+        token = self.tokens[index]
+        return token.kind == "name" and self.text[token.start] != "`"
 
     def expression(self, level: int, *, arithmetic: bool) -> Expression:
         """Everything that binds at least as tightly as `level`."""
@@ -166,6 +199,10 @@ class _Parser:
         if self.at(")"):
             raise self.error("Nothing stands between the parentheses.", opening)
         inner = self.expression(0, arithmetic=arithmetic)
+        if not arithmetic and self.token.kind == "name" and not isinstance(inner, Bar):
+            meant = f"({render(inner, top=False)} | {quoted(self.token.text)})"
+            message = f"An operator is missing before {self.token.text!r}; a random-effects term is written {meant}."
+            raise self.error(message + self.one_name())
         closing = self.close(opening, ")")
         self.depth -= 1
         if isinstance(inner, Bar):
@@ -197,15 +234,17 @@ class _Parser:
         return Listing(tuple(items), vector, (opening.start, end.stop))
 
     def name(self, token: Token, *, arithmetic: bool) -> Expression:
-        quoted = self.text[token.start] == "`"
-        if not quoted and self.at("("):
+        marked = self.text[token.start] == "`"
+        if not marked and self.at("("):
             return self.call(token, arithmetic=arithmetic)
-        if not quoted and set(token.text) == {"."}:
+        if not marked and set(token.text) == {"."}:
             raise self.error("'.' for all other columns is not supported: name the columns.", token)
-        if quoted and not token.text:
+        if marked and not token.text:
             raise self.error("The backquotes hold no name.", token)
-        if arithmetic and not quoted and token.text in _FLAGS:
+        if arithmetic and not marked and token.text in _FLAGS:
             return Flag(_FLAGS[token.text], token.text, (token.start, token.stop))
+        if arithmetic and not marked and self.depth and token.text == "pi":
+            return Number(pi, (token.start, token.stop), "pi")
         return Name(token.text, (token.start, token.stop))
 
     def call(self, token: Token, *, arithmetic: bool) -> Expression:
@@ -219,7 +258,7 @@ class _Parser:
             hint = suggest(token.text, STRUCTURES) or " There are us() and diag()."
             raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
-            hint = suggest(token.text, known_functions())
+            hint = f" {ELSEWHERE[token.text]}" if token.text in ELSEWHERE else suggest(token.text, known_functions())
             raise self.error(f"Function {token.text!r} is not one a formula can use.{hint}", token)
         if function in ("offset", "cbind") and (arithmetic or function == "cbind") and not self.response_start(token):
             place = "stands alone before '~'" if function == "cbind" else "is a term of its own"

@@ -39,10 +39,11 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A whole number or a decimal."""
+    """A whole number or a decimal; written where it has a name, as pi."""
 
     value: int | float
     span: Span = field(default=(0, 0), compare=False, repr=False)
+    written: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,8 @@ def render(node: Expression, *, top: bool = True) -> str:
     match node:
         case Name(name):
             return name if top else quoted(name)
-        case Number(value):
-            return repr(value)
+        case Number(value, written=written):
+            return written or repr(value)
         case Text(value):
             return repr(value)
         case Flag(written=written):
@@ -174,10 +175,29 @@ def _level(node: Expression) -> int:
 
 
 def quoted(name: str) -> str:
-    """A column name as it must stand in a formula: backquoted unless it is letters, digits, dots and underscores."""
+    """A column name as it must stand in a formula: backquoted unless it is letters, digits, dots and underscores, and
+    not the number pi.
+    """
     plain = name.replace(".", "").replace("_", "")
     bare = not name[:1].isdigit() and (not plain or plain.isalnum()) and name.strip(".") != ""
-    return name if bare else f"`{name}`"
+    return name if bare and name != "pi" else f"`{name}`"
+
+
+def names_pi(node: Expression) -> bool:
+    """Whether an expression uses the number pi by its name."""
+    match node:
+        case Number(written=written):
+            return bool(written)
+        case Listing(items):
+            return any(map(names_pi, items))
+        case Call(arguments=arguments):
+            return any(names_pi(value) for _, value in arguments)
+        case Unary(operand=operand):
+            return names_pi(operand)
+        case Binary(left=left, right=right) | Bar(left=left, right=right):
+            return names_pi(left) or names_pi(right)
+        case _:
+            return False
 
 
 def columns(node: Expression) -> Iterator[str]:

@@ -26,6 +26,11 @@ class FixedTerm:
         return ":".join(render(factor) for factor in self.factors) or "1"
 
     @property
+    def written(self) -> str:
+        """The term as it stands in a formula."""
+        return ":".join(render(factor, top=False) for factor in self.factors) or "1"
+
+    @property
     def key(self) -> frozenset[str]:
         """What makes two terms the same: `a:b` is `b:a`."""
         return frozenset(render(factor) for factor in self.factors)
@@ -87,13 +92,15 @@ def predictor(tree: Tree, parameter: str) -> Predictor:
     offsets: list[Expression] = []
     for sign, node in summands(tree.right):
         match node:
-            case Bar(enclosed=False, span=span):
-                bar = "'(1 | g)'"
-                message = f"A random-effects term stands in parentheses, as in {bar}."
-                raise FormulaError(message, tree.text, *span)
-            case Bar() | Call(function="offset") if sign == "-":
-                message = "Only fixed terms can be taken out with '-'."
-                raise FormulaError(message, tree.text, *node.span)
+            case Bar(enclosed=False):
+                raise _unenclosed(tree, node)
+            case Call(function="offset", arguments=((_, value),)) if sign == "-":
+                if value not in offsets:
+                    message = "This offset is not in the formula, so it cannot be taken out."
+                    raise FormulaError(message, tree.text, *node.span)
+                offsets.remove(value)
+            case Bar() if sign == "-":
+                random = _without(random, tree, node)
             case Bar():
                 random += random_terms(tree, node)
             case Call(function="offset", arguments=((_, value),)):
@@ -101,6 +108,27 @@ def predictor(tree: Tree, parameter: str) -> Predictor:
             case _:
                 fixed = _add(fixed, sign, node, tree)
     return Predictor(parameter, _by_degree(fixed), tuple(random), tuple(offsets))
+
+
+def _unenclosed(tree: Tree, bar: Bar) -> FormulaError:
+    """The error for a bar outside parentheses, with the one term marked that was probably meant."""
+    *_, (_, design) = summands(bar.left)
+    _, group = next(summands(bar.right))
+    meant = f"({render(design, top=False)} {'|' if bar.structure == 'us' else '||'} {render(group, top=False)})"
+    message = f"A random-effects term stands in parentheses: write {meant}."
+    return FormulaError(message, tree.text, design.span[0], group.span[1])
+
+
+def _without(random: list[RandomTerm], tree: Tree, bar: Bar) -> list[RandomTerm]:
+    """The random terms without those of a bar. Raises FormulaError for a term that is not among them."""
+    for gone in random_terms(tree, bar):
+        rest = [term for term in random if (term.key, term.structure) != (gone.key, gone.structure)]
+        if len(rest) == len(random):
+            known = f"there is {', '.join(term.text for term in random)}" if random else "there is none before it"
+            message = f"The random-effects term {gone.text} cannot be taken out: {known}."
+            raise FormulaError(message, tree.text, *bar.span)
+        random = rest
+    return random
 
 
 def design_terms(tree: Tree, node: Expression) -> tuple[FixedTerm, ...]:

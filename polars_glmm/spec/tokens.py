@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import NamedTuple
 
 from polars_glmm.errors import FormulaError
@@ -18,6 +19,17 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE,
 )
+_SIGNS = frozenset({*"-+*/:^|~<>=(),[]`'\"", "||", "==", "!=", "<=", ">="})
+_LOOK_ALIKES = {
+    "~": "\u223c\u02dc\u223d\u301c\uff5e\u2053", "|": "\u2223\u2502\u01c0\u00a6\u23d0\u2758\u2503",
+    "||": "\u2016\u2225", "-": "\u2212\u2796\u02d7", "*": "\u00d7\u2217\u22c5\u00b7\u2022\u2715\u2731",
+    "/": "\u2044\u2215\u00f7", "^": "\u02c6\u2303\u02c4", ":": "\u2236\ua789", "`": "\u02cb\u00b4\u2035",
+    "'": "\u02bc\u2032\u2018\u2019\u201a\u201b", '"': "\u201c\u201d\u201e\u201f\u2033",
+    "<=": "\u2264", ">=": "\u2265", "!=": "\u2260", "(": "\u2768\u27ee", ")": "\u2769\u27ef", "+": "\u2795",
+}  # fmt: skip
+"""Signs of the grammar, and the characters that are taken for them."""
+_LETTERS_ONLY_IN_NAME = "\u01c0\u02c6"
+"""Look-alikes that Unicode counts as letters: a column of such a name stands in backquotes."""
 _ESCAPES = re.compile(r"\\(.)")
 
 
@@ -39,6 +51,10 @@ def tokenize(formula: str) -> list[Token]:
         if found is None:
             raise _unreadable(formula, position)
         kind, text, position = str(found.lastgroup), found.group(), found.end()
+        if kind == "name" and not text.isascii():
+            for k, letter in enumerate(text):
+                if letter in _LETTERS_ONLY_IN_NAME:
+                    raise _unreadable(formula, found.start() + k)
         if kind == "space":
             continue
         if kind == "quoted":
@@ -56,4 +72,21 @@ def _unreadable(formula: str, position: int) -> FormulaError:
         return FormulaError(f"The quote {character} is not closed.", formula, position, len(formula))
     if character in "{}":
         return FormulaError("Braces have no meaning here: a formula executes no code.", formula, position)
+    meant = look_alike(character)
+    if meant is not None:
+        return FormulaError(f"Character {character!r} only looks like {meant!r}: write {meant!r}.", formula, position)
+    if unicodedata.category(character) in ("Cf", "Cc"):
+        message = f"An invisible character {character!r} (U+{ord(character):04X}) stands here: take it out."
+        return FormulaError(message, formula, position)
     return FormulaError(f"Character {character!r} has no meaning in a formula.", formula, position)
+
+
+def look_alike(character: str) -> str | None:
+    """The sign of the grammar that a character from a PDF, a word processor or an input method stands for, or None."""
+    for meant, signs in _LOOK_ALIKES.items():
+        if character in signs:
+            return meant
+    plain = unicodedata.normalize("NFKC", character)
+    if plain != character and plain in _SIGNS:
+        return plain
+    return {"Pd": "-", "Pi": "'", "Pf": "'"}.get(unicodedata.category(character))

@@ -159,9 +159,9 @@ def test_agq_with_a_nesting_in_groups_raises_once_the_columns_are_known() -> Non
         ("log(y) ~ I(x^2) - 1 + (x||g/h)", "log(y) ~ I(x ^ 2) - 1 + (x || g) + (x || g:h)"),
         ("cbind(a,n-a) ~ offset(log(t))+x", "cbind(a, n - a) ~ offset(log(t)) + x"),
         ("a/b ~ -1 + x", "a / b ~ -1 + x"),
-        ("y ~ (a + b)^2 - a:b", "y ~ (a + b) ^ 2 - a:b"),
+        ("y ~ (a + b)^2 - a:b", "y ~ a + b"),
         ("`the y` ~ `an x`:z", "`the y` ~ `an x`:z"),
-        ("y ~ x - (a + b)", "y ~ x - (a + b)"),
+        ("y ~ x - (a + b)", "y ~ x"),
     ],
 )
 def test_the_formula_as_understood_means_the_same(written: str, understood: str) -> None:

@@ -1,0 +1,176 @@
+"""Words of other packages: what an argument or a method of lme4, glmmTMB, nlme, Stata or statsmodels is called here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, NoReturn, TypeVar
+
+from polars_glmm.errors import ModelError, suggest
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+_SENTENCES: dict[str, str] = {
+    # arguments that make a model
+    "data dataset df dat": "The frame is the first argument: fit(frame, 'y ~ x + (1 | g)'), or df.glmm.fit('y ~ x').",
+    "formula formulas fixedformula model fml": "The formula is positional: fit(frame, 'y ~ x + (1 | g)'), or "
+    "df.glmm.fit('y ~ x + (1 | g)'); fit.formula is that of a fit.",
+    "nagq nquad intpoints integrationpoints quadrature": "Write method=AGQ(nodes=9) for adaptive quadrature, "
+    "method='laplace' for one node.",
+    "reml isreml": "Write method='reml' or method='ml'; fit.method says which it was.",
+    "ml mle": "Write method='ml'.",
+    "subset where": "Filter the frame first: df.filter(pl.col('x') > 2).glmm.fit('…').",
+    "naaction missingdata naomit dropna": "Write missing='drop' or missing='error'.",
+    "dispformula disp sigmaformula dispersionformula": "A dispersion formula is a further formula: "
+    "fit(frame, 'y ~ x', 'phi ~ x').",
+    "ziformula zi zeroinflation hurdle": "Zero inflation is not available (zi ~ …); see family='negative_binomial'.",
+    "random ranformula reformula vcformula re_terms": "Random effects stand in the formula, as in 'y ~ x + (1 | g)', "
+    "'y ~ x + (x | g)', or in groups='g'.",
+    "contrasts": "Contrasts stand in the formula: C(f, contr.sum), C(f, Treatment(reference='b')).",
+    "weight aweights pweights priorweights varweights": "Write precision= (divides the variance of a row), "
+    "frequency= (identical rows) or trials= (binomial trials).",
+    "freqweights fweights fweight counts": "Write frequency='column': the row stands for that many identical rows.",
+    "exposure": "Write offset(log(exposure)) in the formula.",
+    "size ntrials binomialn": "Write trials='column', or cbind(success, failure) ~ x.",
+    "group groupby grouping cluster": "Write groups='column' for random effects, by='column' for one model per key.",
+    "correlation corr corstruct": "Correlated errors are not available; random effects such as (x | g) are correlated.",
+    "inits init startparams startvalues": "Write start={'Intercept': 1.0}, or start=fit.",
+    "maxiter maxit maxfun optimizer opt optimx optctrl lmercontrol glmercontrol": "Write "
+    "control=Control(search=Search(max_evaluations=…)).",
+    "verbose disppbar trace": "Write control=Control(progress=True).",
+    "prior priors": "There are no priors: this is maximum likelihood. fixed= holds a parameter.",
+    "map constraints": "Write fixed={'Intercept': 0.0} to hold a parameter.",
+    # arguments of the verbs on a fit
+    "newdata exog newx": "The frame is the first argument: fit.predict(frame).",
+    "type which what": "Write kind='response' or kind='link' in predict(); augment() has residuals.",
+    "reform reformparam conditional include_random": "Write random='none' (fixed effects alone), random='all', or a "
+    "list of groups.",
+    "sefit se stderr seed_fit": "Write std_error=True.",
+    "allownewlevels samplenewlevels": "Write new_levels='zero', 'null' or 'error'.",
+    "level confidence alpha siglevel": "Write conf_level=0.95.",
+    "nsim nsims reps": "Write n=100: the number of simulated responses.",
+    "seed randomstate": "Write rng=7: a seed or a numpy Generator.",
+    "ddf lmertest kenwardroger satterthwaite": "Write fit.fixef(df='satterthwaite'), df='normal' or a number.",
+    "exponentiated exp eform oddsratio": "Write fit.fixef(exponentiate=True).",
+    "condvar": "fit.ranef('g') has the conditional standard deviations.",
+    "test lrtest": "anova(smaller, larger) is the likelihood-ratio test.",
+    # what a fit can be asked for
+    "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
+    "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
+    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
+    "resid_pearson and resid_deviance.",
+    "fitted fittedvalues fittedvalue mu": "Write fit.augment(frame) or fit.predict(frame).",
+    "issingular": "Write fit.singular.",
+    "isconverged mleretvals optinfo": "Write fit.converged, fit.certificate, fit.diagnose().",
+    "summary summarytable": "Print the fit, or write fit.summary(); tables are fit.glance() and fit.fixef().",
+    "params param coefficients beta betas feparams fixedeffects coeftable tidy coefs": "Write fit.fixef(): the column "
+    "estimate.",
+    "bse stderrors stderror bsefe": "Write fit.fixef(): the column std_error.",
+    "pvalues pvalue pval": "Write fit.fixef(): the column p_value.",
+    "tvalues tvalue zvalues zvalue": "Write fit.fixef(): the column statistic.",
+    "covparams vcovfull covarianceparameters normalizedcovparams": "Write fit.vcov(), or fit.vcov(full=True).",
+    "randomeffects raneff blup blups randeff ranefs": "Write fit.ranef(), or fit.ranef('g') for one group.",
+    "fixeff fixefs": "Write fit.fixef().",
+    "loglik deviance aic bic": "A fit has fit.loglik, fit.deviance, fit.aic, fit.bic; of many see glance().",
+    "nobs nobservations": "Write fit.n_obs.",
+    "llf llh logl loglikelihood loglike": "Write fit.loglik.",
+    "sigma scale theta dispersionparameter": "Write fit.dispersion(); standard deviations of random effects are in "
+    "fit.varcorr().",
+    "getme modelmatrix modelframe xmatrix": "Write polars_glmm.objective(frame, '…') for the likelihood, "
+    "fit.recipe for the columns.",
+    "ngrps ngroups nlevels": "Write fit.groups, or fit.ranef('g').height.",
+    "predictproba predictmean predicted": "Write fit.predict(frame): for binomial the probability.",
+    "plot plotdiagnostics qqplot plotfit": "Plot the frames: fit.augment(frame) has residuals, "
+    "fit.ranef() the modes.",
+    "refit": "Write fit.update(frame=other).",
+    "drop1 add1 step": "Write fit.update('. ~ . - x') and anova(smaller, larger).",
+    "anova lrt comparelrtest": "Write polars_glmm.anova(smaller, larger).",
+    "bootmer bootstrap parametricbootstrap": "Write fit.simulate(frame, n) and fit.update(frame=…) for each draw.",
+    "profile profilelik": "Write polars_glmm.objective(frame, '…'); fixed= holds a parameter.",
+    "emmeans marginaleffects margins getmargeff": "Write fit.predict(grid, random='none') over a frame of the values.",
+    "terms call": "Write fit.formula, fit.spec.",
+    "aicc qaic": "Write fit.aic, fit.bic.",
+    "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
+    "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
+    "tofile save saveas dump": "Write the tables: fit.fixef().write_parquet(path); pickle keeps a fit.",
+}  # fmt: skip
+"""Words with one meaning, without case, dots and underscores, and the sentence that says what to write."""
+
+_WORDS = {word.replace("_", ""): sentence for words, sentence in _SENTENCES.items() for word in words.split()}
+
+
+_OF_FIT = frozenset(
+    ("groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start",
+     "fixed", "control")
+)  # fmt: skip
+"""Arguments of fit() that other verbs lack."""
+
+
+def answer(word: str) -> str | None:
+    """What to write instead of a word of another package, or None where the word is not known."""
+    return _WORDS.get(word.lower().replace("_", "").replace(".", ""))
+
+
+def refuse_argument(verb: str, name: str, known: Iterable[str]) -> NoReturn:
+    """Raise TypeError for an argument that a verb does not have, with what to write instead."""
+    known = list(known)
+    near = suggest(name, known)
+    found = answer(name)
+    hint = f" {found}" if found is not None else near
+    if verb == "products" and name in ("family", "link"):
+        raise ModelError("Products are of gaussian models with identity link: leave out family= and link=.")
+    if name in _OF_FIT:
+        raise TypeError(f"{name}= is an argument of fit(), not of {verb}().")
+    msg = f"{verb}() has no argument {name!r}.{hint}"
+    raise TypeError(msg)
+
+
+def refuse_attribute(owner: object, name: str) -> NoReturn:
+    """Raise AttributeError for an attribute that an object does not have; private names are answered at once."""
+    kind = type(owner).__name__
+    if name.startswith("_"):
+        raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+    public = [known for known in dir(type(owner)) if not known.startswith("_")]
+    found = answer(name)
+    hint = f" {found}" if found is not None else suggest(name, public)
+    raise AttributeError(f"{kind} has no {name!r}.{hint}")
+
+
+def answered(verb: Verb) -> Verb:
+    """A verb whose unknown keyword arguments are answered from the table, before Python refuses them."""
+    shown = signature(verb)
+    names = frozenset(name for name, one in shown.parameters.items() if one.kind is not Parameter.VAR_KEYWORD)
+    open_ended = any(one.kind is Parameter.VAR_KEYWORD for one in shown.parameters.values())
+    known = [name for name in names if name not in ("self", "formulas", "fits")]
+
+    @wraps(verb)
+    def checked(*args: Any, **arguments: Any) -> Any:
+        if not arguments.keys() <= names and not open_ended:
+            _refuse_first(verb.__name__, arguments, names, known)
+        return verb(*args, **arguments)
+
+    return checked  # type: ignore[return-value]  # the signature is that of the verb
+
+
+def _refuse_first(verb: str, arguments: Mapping[str, object], names: frozenset[str], known: Iterable[str]) -> NoReturn:
+    name = next(one for one in arguments if one not in names)
+    if name == "weights":
+        family = arguments.get("family", "gaussian")
+        raise ModelError(weights_message(family if isinstance(family, str) else getattr(family, "name", "gaussian")))
+    refuse_argument(verb, name, known)
+
+
+def weights_message(family: str) -> str:
+    """Which precise argument lme4's `weights` is, for this family."""
+    if family in ("gaussian", "gamma", "inverse_gaussian"):
+        meaning = f"For {family}, lme4's weights divide the variance of a row: that is precision=."
+    elif family == "binomial":
+        meaning = "For binomial, lme4's weights are the numbers of trials behind proportions: that is trials=."
+    else:
+        meaning = f"For {family}, lme4's weights count how often a row occurred: that is frequency=."
+    return (
+        f"There is no weights=: the word means different things in different packages. {meaning} "
+        "(precision= divides the variance of a row, frequency= stands for so many identical rows, "
+        "trials= is the number of binomial trials.)"
+    )
