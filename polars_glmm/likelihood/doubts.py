@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from polars_glmm.errors import brief, enumerate_names
 from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
 from polars_glmm.likelihood.state import Rank, State, natural_sigma
 from polars_glmm.notes import Note
@@ -11,6 +12,8 @@ from polars_glmm.typing import IntVec, Mat
 
 CONVERGED = 1e-6
 """Newton decrement, in log-likelihood, above which a fit is not called converged."""
+MOST_PARTS = 5
+"""Effects that a combination without variance is spelled out in; the others are counted."""
 _ROUNDING = 1e-10
 """Share of what an effect's standard deviation could be that counts as zero."""
 
@@ -56,28 +59,24 @@ def collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
     zero = [t.names[i] for i in rank.zero]
     if len(zero) == t.r:
         what = "variance" if t.r == 1 else "variances"
-        return f"group '{f.name}': the {what} of {_listed(zero)} {'is' if t.r == 1 else 'are'} estimated at zero."
+        return f"group '{f.name}': the {what} of {enumerate_names(zero)} {'is' if t.r == 1 else 'are'} estimated at zero."
     if zero:
-        return f"group '{f.name}': the variance of {_listed(zero)} is estimated at zero."
+        return f"group '{f.name}': the variance of {enumerate_names(zero)} is estimated at zero."
     sd = np.sqrt(np.diag(sigma))
     correlation = sigma / np.outer(sd, sd)
     if t.r == 2:  # a pair
         sign = "+1" if correlation[0, 1] > 0 else "−1"
-        return f"group '{f.name}': the correlation of {_listed(list(t.names))} is estimated at {sign}."
+        return f"group '{f.name}': the correlation of {enumerate_names(t.names)} is estimated at {sign}."
     values, vectors = np.linalg.eigh(correlation)
     direction = vectors[:, int(np.argmin(values))] / sd
     direction = direction / np.abs(direction).max()
-    terms = " ".join(f"{w:+.3g}·{name}" for w, name in zip(direction, t.names, strict=True) if abs(w) > 0.01)
+    parts = [f"{w:+.3g}·{brief(name)}" for w, name in zip(direction, t.names, strict=True) if abs(w) > 0.01]
+    terms = " ".join(parts[:MOST_PARTS]) + (f" … ({len(parts)} in all)" if len(parts) > MOST_PARTS else "")
     lost = t.r - rank.rank
     what = f"a combination has no variance, {terms}" if lost == 1 else f"{lost} combinations have no variance"
     return (
-        f"group '{f.name}': the covariance matrix of {_listed(list(t.names))} has rank {rank.rank} of {t.r}; {what}."
+        f"group '{f.name}': the covariance matrix of {enumerate_names(t.names)} has rank {rank.rank} of {t.r}; {what}."
     )
-
-
-def _listed(names: list[str]) -> str:
-    quoted = [f"'{name}'" for name in names]
-    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
 
 
 def separation_note(terms: tuple[str, ...]) -> list[Note]:
@@ -85,7 +84,7 @@ def separation_note(terms: tuple[str, ...]) -> list[Note]:
     if not terms:
         return []
     text = (
-        f"separation: along {_listed(list(terms))} the response is predicted without error, "
+        f"separation: along {enumerate_names(terms)} the response is predicted without error, "
         f"so estimates run to infinity."
     )
     advice = "Their estimates and standard errors mean nothing; drop or merge the columns or levels concerned."
@@ -96,7 +95,7 @@ def flat_note(names: list[str]) -> list[Note]:
     """A note naming parameters in whose direction the likelihood is flat."""
     if not names:
         return []
-    text = f"The likelihood is flat in the direction of {_listed(names)}: no standard error."
+    text = f"The likelihood is flat in the direction of {enumerate_names(names)}: no standard error."
     return [Note("flat_direction", text, "The data do not determine these parameters singly; simplify the model.")]
 
 

@@ -13,7 +13,7 @@ from polars_glmm.design.compress import compress
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.size import room_for
 from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
-from polars_glmm.errors import GlmmError, ResourceError
+from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.spill import spilling
 
@@ -87,7 +87,7 @@ def _rows_beyond(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> int 
         return None
     factors = {frozenset(term.keys): term.group for term in spec.mu.random}
     if len(factors) > 1:
-        names = ", ".join(repr(name) for name in factors.values())
+        names = enumerate_names(list(factors.values()))
         msg = (
             f"{n_rows:,} rows with {len(factors)} grouping factors ({names}) need about {readable(needed)} of memory, "
             f"more than the {readable(limit)} that may be used; only models of one factor can be fitted from disk. "
