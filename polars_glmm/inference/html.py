@@ -59,10 +59,8 @@ def _table(table: SheetTable) -> str:
     remarks = "".join(f"<p>{escape(remark)}</p>" for remark in table.remarks)
     if not table.columns:
         return f"<p><b>{escape(table.title)}</b></p>{remarks}"
-    return (
-        f'<div class="wide"><table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"{remarks}"
-    )
+    caption, rows_html = f"<caption>{escape(table.title)}</caption>", f"<tbody>{body}</tbody>"
+    return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>{rows_html}</table></div>{remarks}'
 
 
 def _kind(column: Column) -> str:

@@ -59,7 +59,8 @@ def collapse(f: FactorMap, t: TermMap, sigma: Mat, rank: Rank) -> str:
     zero = [t.names[i] for i in rank.zero]
     if len(zero) == t.r:
         what = "variance" if t.r == 1 else "variances"
-        return f"group '{f.name}': the {what} of {enumerate_names(zero)} {'is' if t.r == 1 else 'are'} estimated at zero."
+        verb = "is" if t.r == 1 else "are"
+        return f"group '{f.name}': the {what} of {enumerate_names(zero)} {verb} estimated at zero."
     if zero:
         return f"group '{f.name}': the variance of {enumerate_names(zero)} is estimated at zero."
     sd = np.sqrt(np.diag(sigma))

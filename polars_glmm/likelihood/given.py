@@ -55,7 +55,8 @@ def check_names(model: AnyModel, given: Given, known: tuple[str, ...] = ()) -> N
     for name, value in [*given.start.items(), *given.fixed.items()]:
         if name not in names and name not in known:
             near = suggest(name, [*names, *known])
-            msg = f"There is no parameter {name!r} to start from or to hold.{near} Parameters: {enumerate_names(names)}."
+            there = enumerate_names(names)
+            msg = f"There is no parameter {name!r} to start from or to hold.{near} Parameters: {there}."
             raise ModelError(msg)
         if not np.isfinite(value):
             msg = f"The value given for {name!r} is {value}; it must be finite."

@@ -91,7 +91,8 @@ class NaturalObjective:
             return np.array([float(params[name]) for name in self.names])
         x = np.asarray(params, dtype=float)
         if x.shape != (len(self.names),):
-            msg = f"Expected {len(self.names)} parameters ({enumerate_names(self.names)}), got an array of shape {x.shape}."
+            there = enumerate_names(self.names)
+            msg = f"Expected {len(self.names)} parameters ({there}), got an array of shape {x.shape}."
             raise ModelError(msg)
         return x
 
