@@ -89,8 +89,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def enumerate_names(names: Sequence[object], word: str = "and", limit: int = 5) -> str:
-    """`'a', 'b' and 'c'`, cut after `limit` names."""
-    shown = [repr(str(name)) for name in names[:limit]]
+    """`'a', 'b' and 'c'`, cut after `limit` names with a count of all; a very long name is cut in the middle."""
+    shown = [repr(brief(name)) for name in names[:limit]]
     if len(names) > limit:
         return ", ".join(shown) + f", … ({len(names)} in all)"
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {word} {shown[-1]}" if shown else ""
@@ -105,3 +105,7 @@ def counted(n: int, noun: str, one: str = "", many: str = "", *, grouped: bool =
 def dropped_text(n: int, n_rows: int) -> str:
     """`1 of 180 rows was left out`."""
     return f"{n} of {counted(n_rows, 'row')} {'was' if n == 1 else 'were'} left out"
+def brief(value: object, limit: int = 80) -> str:
+    """The text of a value, such as a dtype with all its categories, cut in the middle beyond `limit` characters."""
+    text = str(value)
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[len(text) - (limit - 1 - limit // 2) :]}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import FormulaError, suggest
+from polars_glmm.errors import FormulaError, enumerate_names, suggest
 from polars_glmm.typing import Mat
 
 from .polynomials import orthogonal_values
@@ -49,7 +49,7 @@ def _base(labels: tuple[str, ...], options: dict[str, Any], default: int) -> int
         return default
     base = str(options["base"])
     if base not in labels:
-        msg = f"The base level {base!r} of a contrast is not among the levels {', '.join(labels[:8])}."
+        msg = f"The base level {base!r} of a contrast is not among the levels {enumerate_names(labels)}."
         raise FormulaError(msg + suggest(base, labels))
     return labels.index(base)
 

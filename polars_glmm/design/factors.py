@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, enumerate_names
 from polars_glmm.notes import Note
 from polars_glmm.spec.terms import RandomTerm
 
@@ -65,7 +65,7 @@ def _levels(keys: tuple[str, ...], table: Table) -> Levels:
     try:
         return combine([table.levels(key) for key in keys])
     except TypeError as error:  # values that cannot be sorted or hashed
-        msg = f"columns {', '.join(keys)} cannot be grouped by: {error}"
+        msg = f"columns {enumerate_names(keys)} cannot be grouped by: {error}"
         raise ColumnError(msg) from error
 
 

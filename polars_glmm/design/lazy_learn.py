@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, brief
 from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
@@ -213,7 +213,7 @@ class LazyVariables(Variables):
         try:
             more = pl.Series(labels.name, given, dtype=labels.dtype)
         except (TypeError, pl.exceptions.PolarsError) as error:
-            msg = f"levels= of column {labels.name!r}: {given!r} are no values of {labels.dtype}."
+            msg = f"levels= of column {labels.name!r}: {brief(given)} are no values of {brief(labels.dtype)}."
             raise ColumnError(msg) from error
         return pl.concat([labels, more]).unique()
 
@@ -314,7 +314,7 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
 
 def _require_key(name: str, dtype: pl.DataType) -> None:
     if isinstance(dtype, pl.List | pl.Array) or dtype == pl.Object:
-        msg = f"column {name!r} is {dtype}: a grouping factor has one plain value in each row."
+        msg = f"column {name!r} is {brief(dtype)}: a grouping factor has one plain value in each row."
         raise ColumnError(msg)
 
 

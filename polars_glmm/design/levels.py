@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, brief
 from polars_glmm.typing import CodeVec, IntVec
 
 from .named import as_found
@@ -36,7 +36,7 @@ def code(series: pl.Series, dtype: pl.DataType, physical: IntVec | None = None) 
     Raises ColumnError for values that are no keys (lists, objects).
     """
     if isinstance(dtype, pl.List | pl.Array) or dtype == pl.Object:
-        msg = f"column {series.name!r} is {dtype}: a grouping factor has one plain value in each row."
+        msg = f"column {series.name!r} is {brief(dtype)}: a grouping factor has one plain value in each row."
         raise ColumnError(msg)
     if dtype == pl.Boolean:
         physical = series.cast(pl.UInt8).to_numpy()

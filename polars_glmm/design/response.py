@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, ResponseError, counted, enumerate_names
+from polars_glmm.errors import ColumnError, ResponseError, brief, counted, enumerate_names
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -122,7 +122,7 @@ def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Not
         remedy = f"Make it Boolean, as in pl.col({name!r}) == 'yes', or an Enum of two levels, the second the success."
     else:
         remedy = f"The {spec.family.name} family needs numbers."
-    msg = f"response {name!r} is {dtype}. {variables.refused(name).strip() or remedy}"
+    msg = f"response {name!r} is {brief(dtype)}. {variables.refused(name).strip() or remedy}"
     raise ColumnError(msg)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.errors import ColumnError, ResourceError, ResponseError, counted
+from polars_glmm.errors import ColumnError, ResourceError, ResponseError, counted, enumerate_names
 from polars_glmm.memory import readable
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -197,7 +197,7 @@ def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]
     try:
         order = combine([table.levels(key) for key in keys]).first
     except TypeError as error:  # values that cannot be sorted or hashed
-        msg = f"columns {', '.join(keys)} cannot be grouped by: {error}"
+        msg = f"columns {enumerate_names(keys)} cannot be grouped by: {error}"
         raise ColumnError(msg) from error
     sorted_levels = found[pl.Series(order.astype(np.uint32))]
     level_rows = sorted_levels[_COUNT].to_numpy().astype(np.int64)

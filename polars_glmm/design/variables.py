@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, FormulaError, counted
+from polars_glmm.errors import ColumnError, FormulaError, brief, counted
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.syntax import (
     COMPARISONS,
@@ -192,7 +192,7 @@ class Variables:
     def _require_number(self, name: str) -> None:
         dtype = self.table.dtype(name)
         if not (dtype.is_numeric() or dtype == pl.Boolean):
-            msg = f"column {name!r} is {dtype}: arithmetic and functions need numbers.{self.refused(name)}"
+            msg = f"column {name!r} is {brief(dtype)}: arithmetic and functions need numbers.{self.refused(name)}"
             raise ColumnError(msg)
 
     def _comparison(self, comparison: Binary, text: str) -> Variable:
@@ -278,8 +278,8 @@ def _kind(name: str, dtype: pl.DataType, *, marked: bool) -> Literal["text", "bo
     if dtype.is_numeric() and marked:
         return "number"
     msg = (
-        f"column {name!r} is {dtype}: a fixed effect is numeric, Boolean, or categorical (String, Categorical, Enum). "
-        "Cast it first."
+        f"column {name!r} is {brief(dtype)}: a fixed effect is numeric, Boolean, or categorical "
+        "(String, Categorical, Enum). Cast it first."
     )
     raise ColumnError(msg)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from polars_glmm.inference.sheet import Sheet, SheetTable, build_sheet
+from polars_glmm.inference.sheet import Column, Sheet, SheetTable, build_sheet
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit
@@ -21,6 +21,9 @@ STYLE = """
 .polars-glmm th {border-bottom: 1px solid currentColor; font-weight: normal; opacity: .8}
 .polars-glmm th, .polars-glmm td {padding: .1em .7em; text-align: right; white-space: nowrap}
 .polars-glmm th.label, .polars-glmm td.label {text-align: left}
+.polars-glmm td.prose {white-space: normal; max-width: 40em}
+.polars-glmm dd, .polars-glmm p, .polars-glmm li, .polars-glmm h4 {overflow-wrap: anywhere}
+.polars-glmm .wide {overflow-x: auto}
 .polars-glmm p {margin: .1em 0 .3em}
 .polars-glmm ul {margin: .2em 0; padding-left: 1.4em}
 """.strip()
@@ -38,7 +41,7 @@ def render(sheet: Sheet) -> str:
     parts = [
         f"<style>{STYLE}</style>",
         f"<h4>{escape(sheet.title)}</h4>",
-        f"<dl>{facts}</dl>",
+        f"<dl>{facts}</dl>" if facts else "",
         *map(_table, sheet.tables),
         f"<p><b>Notes</b></p><ul>{notes}</ul>" if notes else "",
     ]
@@ -46,7 +49,7 @@ def render(sheet: Sheet) -> str:
 
 
 def _table(table: SheetTable) -> str:
-    kinds = ["" if column.right else ' class="label"' for column in table.columns]
+    kinds = [_kind(column) for column in table.columns]
     head = "".join(f"<th{kind}>{escape(c.heading)}</th>" for c, kind in zip(table.columns, kinds, strict=True))
     rows = zip(*(column.cells for column in table.columns), strict=True)
     body = "".join(
@@ -54,7 +57,13 @@ def _table(table: SheetTable) -> str:
         for row in rows
     )
     remarks = "".join(f"<p>{escape(remark)}</p>" for remark in table.remarks)
-    return (
-        f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        f"{remarks}"
-    )
+    if not table.columns:
+        return f"<p><b>{escape(table.title)}</b></p>{remarks}"
+    caption, rows_html = f"<caption>{escape(table.title)}</caption>", f"<tbody>{body}</tbody>"
+    return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>{rows_html}</table></div>{remarks}'
+
+
+def _kind(column: Column) -> str:
+    """The class attribute of a column's cells."""
+    names = [name for name, has in (("label", not column.right), ("prose", column.prose)) if has]
+    return f' class="{" ".join(names)}"' if names else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from polars_glmm.design.named import column as named
-from polars_glmm.errors import ModelError, suggest
+from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error
 
@@ -64,7 +64,7 @@ def find_factor(fit: Fit, group: str) -> tuple[FactorRecipe, FactorEstimate]:
         if recipe.name == group:
             return recipe, factor
     names = [recipe.name for recipe in fit.recipe.factors]
-    known = f"it has {', '.join(map(repr, names))}" if names else "it has no random effects"
+    known = f"it has {enumerate_names(names)}" if names else "it has no random effects"
     near = suggest(group, names) if len(names) > 1 else ""  # the only name there is has been said
     msg = f"The model has no grouping factor {group!r}; {known}.{near}"
     raise ModelError(msg)
@@ -121,7 +121,7 @@ def _only_factor(fit: Fit) -> str:
     names = [recipe.name for recipe in fit.recipe.factors]
     if len(names) == 1:
         return names[0]
-    msg = f"fit.coef() needs the name of a grouping factor: {', '.join(map(repr, names)) or 'this model has none'}."
+    msg = f"fit.coef() needs the name of a grouping factor: {enumerate_names(names, 'or') or 'this model has none'}."
     raise ModelError(msg)
 
 

@@ -1,6 +1,7 @@
 """Columns and dtypes of every table a fit answers with: one definition each, the same for all models.
 
 A table built through `table` has its schema even when it has no rows, so that `pl.concat` over fits always works.
+Polars prints the first and the last four columns of a wide frame: what a table is about stands there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ FIXEF: Schema = {
     "conf_high": _REAL,
 }
 VARCORR: Schema = {
-    "parameter": _TEXT,
     "group": _TEXT,
     "term": _TEXT,
     "other_term": _TEXT,
@@ -36,6 +36,7 @@ VARCORR: Schema = {
     "std_error": _REAL,
     "conf_low": _REAL,
     "conf_high": _REAL,
+    "parameter": _TEXT,
     "std_dev": _REAL,
     "correlation": _REAL,
     "correlation_low": _REAL,
@@ -66,40 +67,41 @@ VCOV: Schema = {
 GROUP_SIZES = pl.Struct({"group": _TEXT, "n_levels": _WHOLE, "smallest": _WHOLE, "largest": _WHOLE})
 GLANCE: Schema = {
     "formula": _TEXT,
+    "loglik": _REAL,
+    "aic": _REAL,
+    "bic": _REAL,
+    "aicc": _REAL,
+    "deviance": _REAL,
+    "deviance_residual": _REAL,
+    "dispersion": _REAL,
+    "df_model": _WHOLE,
+    "df_resid": _WHOLE,
     "family": _TEXT,
     "link": _TEXT,
     "method": _TEXT,
     "reml": _TRUTH,
-    "n_obs": _WHOLE,
-    "n_dropped": _WHOLE,
     "groups": pl.List(GROUP_SIZES),
-    "loglik": _REAL,
-    "deviance": _REAL,
-    "deviance_residual": _REAL,
-    "aic": _REAL,
-    "aicc": _REAL,
-    "bic": _REAL,
-    "df_model": _WHOLE,
-    "df_resid": _WHOLE,
-    "dispersion": _REAL,
+    "seconds": _REAL,
+    "n_dropped": _WHOLE,
+    "n_obs": _WHOLE,
     "converged": _TRUTH,
     "singular": _TRUTH,
-    "seconds": _REAL,
 }
 DIAGNOSE: Schema = {"code": _TEXT, "kind": _TEXT, "text": _TEXT, "advice": _TEXT, "value": _REAL}
 ANOVA: Schema = {
     "model": _TEXT,
     "df_model": _WHOLE,
     "loglik": _REAL,
-    "deviance": _REAL,
     "aic": _REAL,
     "bic": _REAL,
+    "deviance": _REAL,
     "chisq": _REAL,
     "df": _WHOLE,
     "p_value": _REAL,
     "distribution": _TEXT,
 }
-STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT}
+STATUS_NOTES = pl.List(pl.Struct({"code": _TEXT, "text": _TEXT}))
+STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT, "notes": STATUS_NOTES}
 
 
 def table(schema: Schema, columns: Mapping[str, Sequence[Any] | Any]) -> pl.DataFrame:

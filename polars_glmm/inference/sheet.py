@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polars_glmm.inference import numbers
+from polars_glmm.inference.cells import shorten_all
 from polars_glmm.inference.coefficients import fixed_terms, wald_chi2
 from polars_glmm.inference.compare import null_test
 from polars_glmm.inference.dispersion import MEANING
 from polars_glmm.inference.distributions import chi2_p
+from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation
 from polars_glmm.prediction.residuals import augment
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from polars_glmm.result import Fit
 
 MOST_ROWS = 60
@@ -26,6 +30,8 @@ WIDEST_HEADING = 11
 """Names over a column of correlations are cut to this."""
 SMALL_STATISTIC = 0.005
 """A statistic below this is not zero, and two decimals would say so."""
+INTERVAL = ("[95% conf.", "interval]")
+"""Headings of the two ends of an interval: one without the other says nothing."""
 MANY_ROWS = 1_000_000
 """Residuals of more rows are not worth the wait when something is printed."""
 
@@ -36,21 +42,26 @@ class Column:
 
     right     numbers stand right, names left
     optional  left out where the page is too narrow
+    prose     sentences, which may be broken into lines
+    gone      what the reader is told is missing then; "": the heading, None: nothing
     """
 
     heading: str
     cells: tuple[str, ...]
     right: bool = True
     optional: bool = False
+    gone: str | None = ""
+    prose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SheetTable:
-    """A small table with its title, and sentences below it."""
+    """A small table with its title, sentences below it, and the call that has all of it, whatever is shown."""
 
     title: str
     columns: tuple[Column, ...]
     remarks: tuple[str, ...] = ()
+    whole: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +126,43 @@ def _facts(fit: Fit) -> tuple[tuple[tuple[str, str], ...], ...]:
             ("Deviance (-2 log-likelihood)", f"{fit.deviance:.2f}"),
         ),
     ]
-    return tuple(lines)
+    return (*lines, *_residual_deviance(fit))
+
+
+def _residual_deviance(fit: Fit) -> list[tuple[tuple[str, str], ...]]:
+    """Deviance against the saturated model, without random effects, and what a mean of χ²/df of 1 is compared with.
+
+    The ratio is Pearson's χ² over its degrees of freedom where the rows are at hand (McCullagh & Nelder 1989, § 4.5),
+    for a family without a dispersion of its own; ones and zeros say nothing about it.
+    """
+    value, estimate = deviance_residual(fit), fit.estimate
+    if value is None or estimate.factors or fit.family == "gaussian":
+        return []
+    facts = [("Residual deviance", f"{value:.2f} on {estimate.df_resid} df")]
+    if estimate.phi is None and (ratio := _pearson_ratio(fit)) is not None:
+        facts.append(("Dispersion ratio (Pearson chi2 / df)", numbers.real(ratio, 4)))
+    return [tuple(facts)]
+
+
+def _pearson_ratio(fit: Fit) -> float | None:
+    """Σ w r² / df_resid over the rows in use, w their frequencies; None where it says nothing or rows are not kept."""
+    spec, df = fit.spec, fit.estimate.df_resid
+    rows = _rows_in_use(fit)
+    trials = spec.trials is not None or fit.recipe.response.trials is not None
+    if rows is None or df <= 0 or (spec.family.takes_trials and not trials):
+        return None
+    prefix = "__glmm_"
+    squares = augment(rows, fit, prefix=prefix)[f"{prefix}resid_pearson"] ** 2
+    if spec.frequency is not None:
+        squares = squares * rows[spec.frequency]
+    return float(squares.fill_nan(None).sum()) / df
+
+
+def _rows_in_use(fit: Fit) -> pl.DataFrame | None:
+    """The rows of the fit where they are kept and few enough."""
+    if fit.rows is None or fit.rows.height > MANY_ROWS:
+        return None
+    return fit.rows if fit.kept is None else fit.rows.filter(fit.kept)
 
 
 def _group_sizes(fit: Fit) -> SheetTable | None:
@@ -135,10 +182,10 @@ def _group_sizes(fit: Fit) -> SheetTable | None:
 
 def _residual_quartiles(fit: Fit) -> SheetTable | None:
     """Five numbers of the Pearson residuals at the conditional modes, where the rows are at hand."""
-    if fit.rows is None or fit.rows.height > MANY_ROWS:
+    rows = _rows_in_use(fit)
+    if rows is None:
         return None
     prefix = "__glmm_"
-    rows = fit.rows if fit.kept is None else fit.rows.filter(fit.kept)
     residuals = augment(rows, fit, prefix=prefix)[f"{prefix}resid_pearson"].drop_nulls().drop_nans().to_numpy()
     if not len(residuals):
         return None
@@ -175,9 +222,10 @@ def _random_effects(fit: Fit) -> SheetTable | None:
     ]
     for j in range(widest):
         cells = tuple(row[j].replace("nan", "") if j < len(row) else "" for row in triangle)
-        columns.append(Column("Corr." if j == 0 else "", cells, optional=j > 0))
+        columns.append(Column("Corr." if j == 0 else "", cells, optional=j > 0, gone="correlations"))
     heading = "Random effects" if fit.estimate.factors else "Residual"
-    return SheetTable(heading, tuple(_cut(columns)), tuple(remark for remark in remarks if remark))
+    shown = tuple(_cut(columns, "fit.varcorr()"))
+    return SheetTable(heading, shown, tuple(remark for remark in remarks if remark), "fit.varcorr()")
 
 
 def _dispersion_remark(fit: Fit) -> str:
@@ -226,11 +274,16 @@ def _fixed_effects(fit: Fit, parameter: str) -> SheetTable | None:
     columns += [
         Column(letter, tuple(numbers.fixed(value, 2) for value in table["statistic"].to_list())),
         Column(f"P>|{letter}|", tuple(numbers.p_value(p) for p in table["p_value"].to_list())),
-        Column("[95% conf.", tuple(numbers.real_column(table["conf_low"].to_list(), 4, beside)), optional=True),
-        Column("interval]", tuple(numbers.real_column(table["conf_high"].to_list(), 4, beside)), optional=True),
+        Column(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
+        Column(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
     heading = "Fixed effects" if parameter == "mu" else f"Fixed effects of log {parameter}"
-    return SheetTable(heading, tuple(_cut(columns)), _fixed_remarks(fit, parameter))
+    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, parameter), "fit.fixef()")
+
+
+def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:
+    """One end of the intervals, with the digits that their standard errors call for."""
+    return tuple(numbers.real_column(table[name].to_list(), 4, beside))
 
 
 def _fixed_remarks(fit: Fit, parameter: str) -> tuple[str, ...]:
@@ -254,22 +307,18 @@ def _correlations(fit: Fit) -> SheetTable | None:
     p = len(names)
     vcov = fit.estimate.vcov_fixed[:p, :p]
     scale = np.sqrt(np.where(np.diag(vcov) > 0.0, np.diag(vcov), np.nan))
-    if not 2 <= p <= MOST_CORRELATIONS or not np.isfinite(scale).all():
+    if p < 2:
         return None
+    if p > MOST_CORRELATIONS or not np.isfinite(scale).all():
+        why = f"{p} terms" if p > MOST_CORRELATIONS else "some have no standard error"
+        return SheetTable("Correlation of fixed effects", (), (f"Not shown ({why}): fit.vcov() has the covariances.",))
     matrix = vcov / np.outer(scale, scale)
+    headings = shorten_all(names[:-1], WIDEST_HEADING)
     columns = [Column("", tuple(names[1:]), right=False)]
     for j in range(p - 1):
         cells = tuple(f"{matrix[i, j]:.3f}" if i > j else "" for i in range(1, p))
-        columns.append(Column(shorten(names[j], WIDEST_HEADING), cells))
-    return SheetTable("Correlation of fixed effects", tuple(columns))
-
-
-def shorten(text: str, width: int) -> str:
-    """Cut in the middle: the names of levels and columns differ at their ends."""
-    if len(text) <= width:
-        return text
-    head = width // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+        columns.append(Column(headings[j], cells, gone="correlations"))
+    return SheetTable("Correlation of fixed effects", tuple(columns), whole="fit.vcov()")
 
 
 def _notes(fit: Fit) -> tuple[tuple[str, str], ...]:
@@ -279,13 +328,10 @@ def _notes(fit: Fit) -> tuple[tuple[str, str], ...]:
     return tuple(notes)
 
 
-def _cut(columns: list[Column]) -> list[Column]:
-    """Rows beyond MOST_ROWS leave one line that says how many there are."""
+def _cut(columns: list[Column], whole: str) -> list[Column]:
+    """Rows beyond MOST_ROWS leave one line that says how many there are, and which call has them."""
     n = len(columns[0].cells)
     if n <= MOST_ROWS:
         return columns
-    more = f"… {n - MOST_ROWS + 1} more"
-    return [
-        Column(c.heading, (*c.cells[: MOST_ROWS - 1], more if k == 0 else ""), c.right, c.optional)
-        for k, c in enumerate(columns)
-    ]
+    more = f"… {n - MOST_ROWS + 1} more: {whole}"
+    return [replace(c, cells=(*c.cells[: MOST_ROWS - 1], more if k == 0 else "")) for k, c in enumerate(columns)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from textwrap import wrap
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from polars_glmm.inference.sheet import Column, Sheet, build_sheet, shorten
+from polars_glmm.inference.cells import ljust, rjust, shorten, shorten_all, width, wrap
+from polars_glmm.inference.sheet import INTERVAL, Column, Sheet, SheetTable, build_sheet
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit
@@ -22,53 +23,71 @@ def summary(fit: Fit) -> str:
 
 
 def render(sheet: Sheet) -> str:
-    """The sheet as lines of at most WIDTH characters, without trailing spaces."""
+    """The sheet as lines of at most WIDTH terminal cells, without trailing spaces."""
     lines = [*wrap(sheet.title, WIDTH), *(line for facts in sheet.facts for line in _facts(facts))]
     for table in sheet.tables:
-        lines += ["", f"{table.title}:", *(f" {line}" for line in table_lines(table.columns, WIDTH - 1))]
-        for remark in table.remarks:
-            lines += wrap(remark, WIDTH, initial_indent=" ", subsequent_indent="   ")
+        shown = fitting(table.columns, WIDTH - 1)
+        lines += ["", *wrap(f"{table.title}:", WIDTH)]
+        lines += [f" {line}" for line in table_lines(shown)] if shown else []
+        for remark in (*_left_out(table, shown), *table.remarks):
+            lines += wrap(remark, WIDTH, " ", "   ")
     if sheet.notes:
         lines += ["", "Notes:"]
         for text, advice in sheet.notes:
-            lines += wrap(f"{text} {advice}".strip(), WIDTH, initial_indent=" - ", subsequent_indent="   ")
+            lines += wrap(f"{text} {advice}".strip(), WIDTH, " - ", "   ")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def _facts(facts: tuple[tuple[str, str], ...]) -> list[str]:
     """`Name: value` side by side, the second line of a long one indented below its value."""
     text = "   ".join(f"{name}: {value}" for name, value in facts)
-    return wrap(text, WIDTH, subsequent_indent="    ", break_long_words=True)
+    return wrap(text, WIDTH, rest="    ")
 
 
-def table_lines(columns: tuple[Column, ...], width: int) -> list[str]:
-    """Heading and rows; optional columns go first where the width is short, then labels are cut."""
+def fitting(columns: tuple[Column, ...], room: int) -> list[Column]:
+    """The columns for a width; optional ones go first where it is short, then labels are cut, then the last go."""
     chosen = list(columns)
-    while _needed(chosen) > width and any(column.optional for column in chosen):
+    while _needed(chosen) > room and any(column.optional for column in chosen):
         last = max(k for k, column in enumerate(chosen) if column.optional)
         del chosen[last]
-        if chosen and chosen[-1].heading == "[95% conf.":
-            del chosen[-1]
-    chosen = _cut_labels(chosen, width)
-    widths = [_width(column) for column in chosen]
-    rows = [[column.heading for column in chosen], *zip(*(column.cells for column in chosen), strict=True)]
+        if last and chosen[last - 1].heading == INTERVAL[0]:
+            del chosen[last - 1]
+    return _cut_labels(chosen, room)
+
+
+def table_lines(columns: list[Column]) -> list[str]:
+    """Heading and rows, in columns of equal width."""
+    widths = [_width(column) for column in columns]
+    rows = [[column.heading for column in columns], *zip(*(column.cells for column in columns), strict=True)]
     return [
-        GAP.join(cell.rjust(w) if c.right else cell.ljust(w) for c, cell, w in zip(chosen, row, widths, strict=True))
+        GAP.join(rjust(cell, w) if c.right else ljust(cell, w) for c, cell, w in zip(columns, row, widths, strict=True))
         for row in rows
     ]
 
 
-def _cut_labels(columns: list[Column], width: int) -> list[Column]:
+def _left_out(table: SheetTable, shown: list[Column]) -> list[str]:
+    """A sentence that says what the page is too narrow for, and which call has it."""
+    kept = len(shown)
+    headings = [column.heading for column in shown]
+    missing = [column for column in table.columns if column.heading and column.heading not in headings]
+    names = [column.gone or column.heading for column in missing if column.gone is not None]
+    if not names and kept < len(table.columns):
+        names = ["further columns"]
+    whole = f" {table.whole} has them." if table.whole else ""
+    return [f"Not shown for want of width: {', '.join(dict.fromkeys(names))}.{whole}"] if names else []
+
+
+def _cut_labels(columns: list[Column], room: int) -> list[Column]:
     """Shorten the text columns, the widest first, until the table fits or nothing can give."""
     columns = list(columns)
-    while _needed(columns) > width:
+    while _needed(columns) > room:
         k = max((k for k, c in enumerate(columns) if not c.right), key=lambda k: _width(columns[k]), default=None)
         if k is None or _width(columns[k]) <= NARROWEST:
             break
-        room = max(_width(columns[k]) - (_needed(columns) - width), NARROWEST)
+        own = max(_width(columns[k]) - (_needed(columns) - room), NARROWEST)
         c = columns[k]
-        columns[k] = Column(shorten(c.heading, room), tuple(shorten(cell, room) for cell in c.cells), c.right)
-    while _needed(columns) > width and len(columns) > 1:
+        columns[k] = replace(c, heading=shorten(c.heading, own), cells=shorten_all(c.cells, own))
+    while _needed(columns) > room and len(columns) > 1:
         columns.pop()
     return columns
 
@@ -78,4 +97,4 @@ def _needed(columns: list[Column]) -> int:
 
 
 def _width(column: Column) -> int:
-    return max(map(len, (column.heading, *column.cells)))
+    return max(map(width, (column.heading, *column.cells)))

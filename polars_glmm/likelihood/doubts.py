@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from polars_glmm.errors import brief, enumerate_names
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.state import Rank, State, natural_sigma
 from polars_glmm.notes import Note
@@ -13,6 +14,8 @@ CONVERGED = 1e-6
 """Newton decrement, in log-likelihood, above which a fit is not called converged."""
 _TAKES_PART = 0.01
 """Share of the largest contribution to a combination, in standard deviations, from which an effect is named."""
+MOST_PARTS = 5
+"""Effects that a combination without variance is spelled out in; the others are counted."""
 
 
 def convergence_notes(decrement: float) -> list[Note]:
@@ -47,7 +50,7 @@ def collapse(group: str, names: tuple[str, ...], sigma: Mat, rank: int) -> str:
     varies: BoolVec = np.asarray(sigma.any(1))
     zero = [name for name, v in zip(names, varies, strict=True) if not v]
     if len(zero) > 1 and len(zero) == len(names):
-        return f"group '{group}': the variances of {_listed(zero)} are estimated at zero."
+        return f"group '{group}': the variances of {enumerate_names(zero)} are estimated at zero."
     found = [f"the variance of {name!r} is estimated at zero" for name in zero]
     lost = len(names) - len(zero) - rank
     if lost > 0:
@@ -62,19 +65,15 @@ def _combination(names: tuple[str, ...], sigma: Mat, lost: int) -> str:
     correlation = sigma / np.outer(sd, sd)
     if len(names) == 2:  # a pair
         sign = "+1" if correlation[0, 1] > 0 else "−1"
-        return f"the correlation of {_listed(list(names))} is estimated at {sign}"
+        return f"the correlation of {enumerate_names(names)} is estimated at {sign}"
     share = np.linalg.eigh(correlation)[1][:, 0]
     weight = share / sd
     weight = weight / np.abs(weight[np.argmax(np.abs(share))])
     takes_part = np.abs(share) > _TAKES_PART * np.abs(share).max()
-    terms = " ".join(f"{w:+.3g}·{name}" for w, name, p in zip(weight, names, takes_part, strict=True) if p)
+    parts = [f"{w:+.3g}·{brief(name)}" for w, name, p in zip(weight, names, takes_part, strict=True) if p]
+    terms = " ".join(parts[:MOST_PARTS]) + (f" … ({len(parts)} in all)" if len(parts) > MOST_PARTS else "")
     what = f"a combination has no variance, {terms}" if lost == 1 else f"{lost} combinations have no variance"
-    return f"the covariance matrix of {_listed(list(names))} has rank {len(names) - lost} of {len(names)}; {what}"
-
-
-def _listed(names: list[str]) -> str:
-    quoted = [f"'{name}'" for name in names]
-    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
+    return f"the covariance matrix of {enumerate_names(names)} has rank {len(names) - lost} of {len(names)}; {what}"
 
 
 def separation_note(terms: tuple[str, ...]) -> list[Note]:
@@ -82,7 +81,7 @@ def separation_note(terms: tuple[str, ...]) -> list[Note]:
     if not terms:
         return []
     text = (
-        f"separation: along {_listed(list(terms))} the response is predicted without error, "
+        f"separation: along {enumerate_names(terms)} the response is predicted without error, "
         f"so estimates run to infinity."
     )
     advice = "Their estimates and standard errors mean nothing; drop or merge the columns or levels concerned."
@@ -93,7 +92,7 @@ def flat_note(names: list[str]) -> list[Note]:
     """A note naming parameters in whose direction the likelihood is flat."""
     if not names:
         return []
-    text = f"The likelihood is flat in the direction of {_listed(names)}: no standard error."
+    text = f"The likelihood is flat in the direction of {enumerate_names(names)}: no standard error."
     return [Note("flat_direction", text, "The data do not determine these parameters singly; simplify the model.")]
 
 
@@ -110,7 +109,7 @@ def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:
     names = [f.name for f, away in zip(effects.factors, runaway, strict=True) if away]
     group, its = ("group", "its") if len(names) == 1 else ("groups", "their")
     text = (
-        f"unbounded: the likelihood does not fall however large the standard deviations of {group} {_listed(names)} "
+        f"unbounded: the likelihood does not fall however large the standard deviations of {group} {enumerate_names(names)} "
         f"become, so it has no maximum; the fixed effects grow with them."
     )
     advice = (

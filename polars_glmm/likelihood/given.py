@@ -14,7 +14,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.design.stored import StoredDesign
-from polars_glmm.errors import ModelError, suggest
+from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.model import AnyModel
 from polars_glmm.likelihood.natural import Block, parameter_names
@@ -97,7 +97,8 @@ def check_names(model: AnyModel, given: Given, known: tuple[str, ...] = ()) -> N
     for name, value in [*given.start.items(), *given.fixed.items()]:
         if name not in names and name not in known:
             near = suggest(name, [*names, *known])
-            msg = f"There is no parameter {name!r} to start from or to hold.{near} Parameters: {', '.join(names)}."
+            there = enumerate_names(names)
+            msg = f"There is no parameter {name!r} to start from or to hold.{near} Parameters: {there}."
             raise ModelError(msg)
         if not np.isfinite(value):
             msg = f"The value given for {name!r} is {value}; it must be finite."

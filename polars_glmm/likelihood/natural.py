@@ -9,7 +9,7 @@ import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.design.records import Design
-from polars_glmm.errors import ModelError, counted, suggest
+from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.effects import TermMap
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
@@ -86,13 +86,13 @@ class NaturalObjective:
                     raise ModelError(msg)
             missing = [name for name in self.names if name not in params]
             if missing:
-                msg = f"Parameters without a value: {', '.join(missing)}."
+                msg = f"Parameters without a value: {enumerate_names(missing)}."
                 raise ModelError(msg)
             return np.array([float(params[name]) for name in self.names])
         x = np.asarray(params, dtype=float)
         if x.shape != (len(self.names),):
             n = counted(len(self.names), "parameter")
-            msg = f"Expected {n} ({', '.join(self.names)}), got an array of shape {x.shape}."
+            msg = f"Expected {n} ({enumerate_names(self.names)}), got an array of shape {x.shape}."
             raise ModelError(msg)
         return x
 

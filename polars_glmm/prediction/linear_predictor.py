@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from polars_glmm.design.levels import is_label
-from polars_glmm.errors import ColumnError
+from polars_glmm.errors import ColumnError, brief
 from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded
@@ -131,6 +131,7 @@ def require_dtypes(schema: pl.Schema, used: frozenset[str], recipe: Recipe) -> N
         else:
             fits = dtype.is_numeric() and (found.is_numeric() or (found == pl.Boolean and column not in learned))
         if not fits:
-            what = f"as {dtype}" if column in learned else "as a number"
-            msg = f"column {column!r} is {found} here, but the model uses it {what}. Cast it to {dtype} first."
+            what = f"as {brief(dtype)}" if column in learned else "as a number"
+            remedy = f"Cast it to {brief(dtype)} first."
+            msg = f"column {column!r} is {brief(found)} here, but the model uses it {what}. {remedy}"
             raise ColumnError(msg)

@@ -10,7 +10,7 @@ import polars as pl
 from polars_glmm.design.compress import Compressed, compress
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.size import room_for
-from polars_glmm.errors import GlmmError, ResourceError
+from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.summaries import Obstacle, obstacle
 
@@ -114,7 +114,7 @@ def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle)
     factors = {frozenset(term.keys): term.group for term in spec.mu.random}
     if len(factors) < 2:
         return Route("disk", None, why, n_rows, needed)
-    names = ", ".join(repr(name) for name in factors.values())
+    names = enumerate_names(list(factors.values()))
     msg = (
         f"{n_rows:,} rows with {len(factors)} grouping factors ({names}) need about {readable(needed)} of memory, "
         f"more than the {readable(limit)} that may be used; only models of one factor can be fitted from disk. "

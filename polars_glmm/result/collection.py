@@ -12,6 +12,7 @@ import polars as pl
 from polars_glmm.errors import GlmmError, counted, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
+from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
 from polars_glmm.notes import Note
@@ -19,8 +20,9 @@ from polars_glmm.prediction.predictions import Request, predict_from
 from polars_glmm.prediction.ranef_join import ranef_columns, with_ranef_from
 from polars_glmm.prediction.residuals import COLUMNS as RESIDUAL_COLUMNS
 from polars_glmm.prediction.residuals import augment_from
+from polars_glmm.result import overview
 from polars_glmm.result.keyed_prediction import KeyedVerb, apply_by_key
-from polars_glmm.result.outcomes import Batch, Outcome, Outcomes
+from polars_glmm.result.outcomes import Batch, Outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,6 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STATUS)
 """Names that a key cannot have: it stands beside them in the tables."""
-STATES = ("ok", "singular", "failed")
 MOST_NAMED = 3
 """Keys named in a warning; the others are counted."""
 
@@ -77,9 +78,14 @@ class FitCollection:
 
     @answered
     def status(self) -> pl.DataFrame:
-        """Key columns, status ("ok", "singular", "failed"), and code and text of the first note or the error."""
-        rows = self._states()
-        columns = {name: [row[k] for row in rows] for k, name in enumerate(STATUS)}
+        """One row per key: key columns, status ("ok", "singular", "failed"), code and text of what matters most, notes.
+
+        code, text   of the error, or of the first note that asks for attention; null where there is none
+        notes        every note of the model, quiet ones last, as a list of structs of code and text; empty where there
+                     is none. `status().explode("notes")` gives one row per note.
+        """
+        rows = overview.states(self.outcomes)
+        columns = {name: [getattr(row, name) for row in rows] for name in STATUS}
         return self.keys.hstack(table(STATUS, columns))
 
     @answered
@@ -170,13 +176,10 @@ class FitCollection:
             refuse_attribute(self, name)
 
     def __repr__(self) -> str:
-        states = [state for state, _, _ in self._states()]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
-        by = ", ".join(self.keys.columns)
-        text = f"FitCollection of {counted(len(self), 'model')} by {by}: {counts or 'empty'}"
-        fitted = np.flatnonzero(self.outcomes.fitted)
-        first = self.outcomes[int(fitted[0])] if len(fitted) else None
-        return text if first is None or isinstance(first, GlmmError) else f"{text}\n{first.formula}"
+        return overview.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return render(overview.as_sheet(self))
 
     def _fitted(self) -> Iterator[tuple[tuple[Scalar, ...], Fit]]:
         for k, row in enumerate(self.keys.iter_rows()):
@@ -185,15 +188,6 @@ class FitCollection:
                 assert not isinstance(outcome, GlmmError)
                 yield row, outcome
 
-    def _states(self) -> list[tuple[str, str | None, str | None]]:
-        """Status, code and text of every key."""
-        found: list[tuple[str, str | None, str | None]] = [("", None, None)] * len(self)
-        for k, outcome in self.outcomes.singles.items():
-            found[k] = _status(outcome)
-        for batch in self.outcomes.batches:
-            for place, k in enumerate(batch.keys.tolist()):
-                found[k] = _batch_status(batch, place)
-        return found
 
     def _stack(
         self, schema: Schema, make: Callable[[Fit], pl.DataFrame], make_all: Callable[[Batch], Stacked]
@@ -218,26 +212,6 @@ class FitCollection:
 def _same(a: Scalar, b: Scalar) -> bool:
     """Equal, NaN with itself too: it is a value that a key can have."""
     return bool(a == b or (a != a and b != b))  # noqa: PLR0124
-
-
-def _status(outcome: Outcome) -> tuple[str, str | None, str | None]:
-    if isinstance(outcome, GlmmError):
-        return "failed", type(outcome).__name__, str(outcome)
-    return _remark(outcome.notes, singular=outcome.singular)
-
-
-def _batch_status(batch: Batch, place: int) -> tuple[str, str | None, str | None]:
-    """The status of one model of a batch."""
-    return _remark((*batch.common, *batch.estimate.notes_of(place)), singular=batch.estimate.singular)
-
-
-def _remark(notes: tuple[Note, ...], *, singular: bool) -> tuple[str, str | None, str | None]:
-    """Status, and code and text of the note that matters most."""
-    loud = [note for note in notes if not note.quiet]
-    if singular:
-        loud.sort(key=lambda note: "singular" not in note.code)
-    code, text = (loud[0].code, loud[0].text) if loud else (None, None)
-    return ("singular" if singular else "ok"), code, text
 
 
 def collected_notes(collection: FitCollection) -> list[Note]:

@@ -10,8 +10,10 @@ import polars as pl
 from polars_glmm.design.compress import COUNT, Compressed
 from polars_glmm.design.named import column
 from polars_glmm.design.size import row_bytes
-from polars_glmm.errors import counted
+from polars_glmm.errors import brief, counted
+from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import Schema, table
+from polars_glmm.inference.sheet import Sheet, SheetTable
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.choose import choose, exact
 from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
@@ -78,6 +80,11 @@ class Explanation:
 
     def __repr__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        formula, *lines = self.text.splitlines()
+        plan = SheetTable("Plan", (), tuple(lines))
+        return render(Sheet(formula, (), (plan,), ()))
 
 
 def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Explanation:
@@ -220,7 +227,7 @@ def _rows_each(factor: FactorLook, unit: str) -> str:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:_MANY_NAMES]) or "none"
+    shown = ", ".join(map(brief, names[:_MANY_NAMES])) or "none"
     return shown if len(names) <= _MANY_NAMES else f"{shown}, … ({len(names)} in all)"
 
 

@@ -26,7 +26,6 @@ from polars_glmm.result.summaries import (
     Obstacle,
     collected_note,
     fit_summaries,
-    obstacle,
     read_summary,
     rows_in_use,
 )

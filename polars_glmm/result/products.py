@@ -32,6 +32,8 @@ from polars_glmm.design.sums import summarise
 from polars_glmm.design.table import NO_ROWS
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DatasetError, ModelError, counted
+from polars_glmm.inference.html import render
+from polars_glmm.inference.sheet import Sheet
 from polars_glmm.likelihood.given import Given
 from polars_glmm.notes import Note
 from polars_glmm.result.call import Call
@@ -146,8 +148,21 @@ class Products:
         _to_frame(self).write_parquet(path)
 
     def __repr__(self) -> str:
-        groups = ", ".join(f"{f.name}: {counted(f.levels.height, 'level')}" for f in self.recipe.factors)
-        return f"Products of {self.formula}\n{counted(self.n_obs, 'observation')}" + (f"; {groups}" if groups else "")
+        groups = ", ".join(f"{name}: {size}" for name, size in self._sizes())
+        return f"Products of {self.formula}\n{self._observations()}" + (f"; {groups}" if groups else "")
+
+    def _repr_html_(self) -> str:
+        facts = [("Formula", self.formula), ("Rows", self._observations()), *self._sizes()]
+        notes = tuple((note.text, note.advice) for note in self.notes)
+        return render(Sheet("Products", (tuple(facts),), (), notes))
+
+    def _observations(self) -> str:
+        return counted(self.n_obs, "observation")
+
+    def _sizes(self) -> list[tuple[str, str]]:
+        """The grouping factors and how many levels each has."""
+        heights = [(f.name, f.levels.height) for f in self.recipe.factors]
+        return [(name, counted(n, "level")) for name, n in heights]
 
 
 def make_products(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from polars_glmm.errors import FormulaError, ModelError, suggest
+from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import resolve_family
 
@@ -252,7 +252,7 @@ def _resolve_method(
     if isinstance(asked, AGQ):
         factors = list(dict.fromkeys(frozenset(term.keys) for term in mu.random))
         if len(factors) > 1:
-            names = ", ".join(dict.fromkeys(term.group for term in mu.random))
+            names = enumerate_names(list(dict.fromkeys(term.group for term in mu.random)))
             msg = f"AGQ works with one grouping factor; this model has {len(factors)} ({names}). Use method='laplace'."
             raise ModelError(msg)
     if not random:
