@@ -109,8 +109,8 @@ def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:
     names = [f.name for f, away in zip(effects.factors, runaway, strict=True) if away]
     group, its = ("group", "its") if len(names) == 1 else ("groups", "their")
     text = (
-        f"unbounded: the likelihood does not fall however large the standard deviations of {group} {enumerate_names(names)} "
-        f"become, so it has no maximum; the fixed effects grow with them."
+        f"unbounded: the likelihood does not fall however large the standard deviations of {group} "
+        f"{enumerate_names(names)} become, so it has no maximum; the fixed effects grow with them."
     )
     advice = (
         f"Within {its} levels the model predicts the response without error: the size of the estimates means nothing. "
