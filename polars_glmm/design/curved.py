@@ -133,7 +133,7 @@ def kept_by_query(source: Source, centred: BoolVec) -> Callable[[Sequence[Node]]
         values = [source.expression(node).alias(name) for node, name in zip(nodes, names, strict=True)]
         one, pairs = pl.len().cast(pl.Float64).alias("n"), [(i, j) for i in range(p) for j in range(i + 1)]
         sums = [pl.sum(name).alias(f"s{j}") for j, name in enumerate(names)]
-        products = [(pl.col(names[i]) * pl.col(names[j])).sum().alias(f"p{i},{j}") for i, j in pairs]
+        products = [(pl.col(f"__glmm_v{i}") * pl.col(f"__glmm_v{j}")).sum().alias(f"p{i},{j}") for i, j in pairs]
         asked = source.rows.with_columns(values).select(one, *sums, *products)
         row = asked.collect(engine="streaming").row(0, named=True)
         mean = np.array([row[f"s{j}"] for j in range(p)]) / row["n"] * centred

@@ -25,6 +25,7 @@ from .coding import Column
 from .factors import independent_levels
 from .facts import Fact, count_labels, of_argument, of_labels
 from .levels import Levels, code, is_label
+from .named import column
 from .nodes import Node, Reference
 from .predictors import learn_columns, offset_node, refuse_equal_names
 from .recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
@@ -183,8 +184,14 @@ class LazyVariables(Variables):
     def means(self, call: Call, x: Node, group: str) -> tuple[list[Any], Vec]:
         self.checked.setdefault(x, render(call))
         source, near = self.source, _near(self.source, x)
-        rows = source.rows.select(pl.col(group), v=source.expression(x) - near, f=self._frequency())
-        asked = rows.group_by(group).agg((pl.col("v") * pl.col("f")).sum().alias("away"), pl.sum("f").alias("count"))
+        rows = source.rows.select(
+            column(group).alias("__glmm_key"),
+            (source.expression(x) - near).alias("__glmm_v"),
+            self._frequency().alias("__glmm_f"),
+        )
+        asked = rows.group_by("__glmm_key").agg(
+            (pl.col("__glmm_v") * pl.col("__glmm_f")).sum().alias("away"), pl.sum("__glmm_f").alias("count")
+        )
         found = asked.collect(engine="streaming")
         self.scans += 1
         if not found.height:
@@ -192,7 +199,7 @@ class LazyVariables(Variables):
         means = near + (found["away"] / found["count"]).to_numpy()
         if not np.isfinite(means).all():
             source.refuse_not_finite(x, render(call))
-        labels = found[group]
+        labels = found["__glmm_key"]
         order = np.argsort(labels.cast(pl.String).to_numpy() if is_label(labels.dtype) else labels.to_numpy())
         values = labels.cast(pl.String) if is_label(labels.dtype) else labels
         return [values[int(k)] for k in order], means[order]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.design.named import column, columns
+
 if TYPE_CHECKING:
     from polars_glmm.result import Fit
 
@@ -46,7 +48,9 @@ def _plain(rows: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     """Columns with one dtype for numbers and one for labels, so that the same values compare as the same."""
     numbers = [name for name in names if rows.schema[name].is_numeric() or rows.schema[name] == pl.Boolean]
     labels = [name for name in names if rows.schema[name] in (pl.Categorical, pl.Enum, pl.String)]
-    return rows.select(names).with_columns(pl.col(numbers).cast(pl.Float64), pl.col(labels).cast(pl.String))
+    return rows.select(columns(names)).with_columns(
+        *(column(name).cast(pl.Float64) for name in numbers), *(column(name).cast(pl.String) for name in labels)
+    )
 
 
 def _hashes(rows: pl.DataFrame, names: list[str]) -> pl.Series:

@@ -88,8 +88,12 @@ def build_sheet(fit: Fit) -> Sheet:
 
 def title(fit: Fit) -> str:
     """What kind of model."""
-    linear = fit.family == "gaussian" and fit.link == "identity"
-    return ("Linear" if linear else "Generalized linear") + (" mixed model" if fit.estimate.factors else " model")
+    kind = "Linear" if _linear(fit) else "Generalized linear"
+    return kind + (" mixed model" if fit.estimate.factors else " model")
+
+
+def _linear(fit: Fit) -> bool:
+    return fit.family == "gaussian" and fit.link == "identity"
 
 
 def method_in_words(fit: Fit) -> str:
@@ -98,6 +102,8 @@ def method_in_words(fit: Fit) -> str:
     match method.name:
         case "reml":
             return "restricted maximum likelihood (REML)"
+        case "ml" | "laplace" | "agq" if _linear(fit) and len(fit.estimate.gamma):
+            return "maximum likelihood (exact: the integral over the random effects is gaussian)"
         case "laplace" if fit.estimate.factors:
             expected = ", expected curvature" if getattr(method, "curvature", "observed") == "expected" else ""
             return f"maximum likelihood, Laplace approximation{expected}"

@@ -10,7 +10,7 @@ from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.fit_products import estimate_products
 from polars_glmm.likelihood.fit_rows import estimate_rows
 from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, meant, restore_fixed_effects
-from polars_glmm.likelihood.identify import ProductStructure, RowStructure, Structure, check
+from polars_glmm.likelihood.identify import ProductStructure, Residual, RowStructure, Structure, check
 from polars_glmm.likelihood.model import Model, ProductModel, prepare
 from polars_glmm.likelihood.natural import objective
 from polars_glmm.likelihood.stored_structure import StoredStructure
@@ -30,8 +30,8 @@ def estimate(
     """
     with one_blas_thread():
         reduced = hold_fixed_effects(design, given.fixed)
-        model = prepare(reduced, family, method, control, by_rows=given.holds_spread(design))
-        findings = check(_structure(model), family, constant_phi=design.phi is None)
+        model = prepare(reduced, family, method, control)
+        findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
         given = meant(model, given)
         check_names(model, given, known=design.mu.names)
         engine = estimate_products if model.exact else estimate_rows
@@ -48,7 +48,8 @@ def _structure(model: Model) -> Structure:
 def estimate_summaries(model: ProductModel, given: Given = NOTHING) -> Estimate:
     """The fitted gaussian model of cross-products alone; fixed effects cannot be held: no rows are left to shift."""
     with one_blas_thread():
-        findings = check(ProductStructure(model.stats, model.effects), model.family, constant_phi=True)
+        residual = Residual(constant=True, held="phi" in given.fixed)
+        findings = check(ProductStructure(model.stats, model.effects), model.family, residual=residual)
         given = meant(model, given)
         check_names(model, given)
         return estimate_products(model, findings, given)

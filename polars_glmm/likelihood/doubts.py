@@ -6,7 +6,7 @@ import numpy as np
 
 from polars_glmm.errors import brief, enumerate_names
 from polars_glmm.likelihood.effects import Effects
-from polars_glmm.likelihood.state import Rank, State, natural_sigma
+from polars_glmm.likelihood.state import Rank, natural_sigma
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Mat
 
@@ -29,7 +29,7 @@ def convergence_notes(decrement: float) -> list[Note]:
     return [Note("not_converged", text, advice)]
 
 
-def singular_notes(effects: Effects, state: State, ranks: list[Rank]) -> list[Note]:
+def singular_notes(effects: Effects, factors: tuple[Mat, ...], ranks: list[Rank]) -> list[Note]:
     """One note per term whose covariance matrix is on the boundary, naming the direction that collapsed."""
     notes = []
     for rank in ranks:
@@ -37,7 +37,7 @@ def singular_notes(effects: Effects, state: State, ranks: list[Rank]) -> list[No
         t = f.terms[rank.term]
         if rank.rank == t.r:
             continue
-        sigma = natural_sigma(f, t, state.factors[rank.factor])
+        sigma = natural_sigma(f, t, factors[rank.factor])
         notes.append(Note("singular", collapse(f.name, t.names, sigma, rank.rank), ADVICE))
     return notes
 

@@ -217,10 +217,12 @@ class ProductEngine:
         self.evaluations += 1
         return profile(self.stats, self.effects.effective(lambdas), gradient=gradient)
 
-    def minus_two(self, pieces: Profile) -> float:
-        """Profiled −2ℓ in the computing basis."""
+    def minus_two(self, pieces: Profile, sigma: float | None = None) -> float:
+        """−2ℓ in the computing basis at a given σ, or profiled over it."""
         log_m = pieces.log_m if self.reml else 0.0
-        return float(pieces.log_h + log_m + self.nu * (1.0 + np.log(2.0 * np.pi * pieces.rss / self.nu)))
+        if sigma is None:
+            return float(pieces.log_h + log_m + self.nu * (1.0 + np.log(2.0 * np.pi * pieces.rss / self.nu)))
+        return float(pieces.log_h + log_m + self.nu * np.log(2.0 * np.pi * sigma**2) + pieces.rss / sigma**2)
 
     def gradients(self, pieces: Profile, sigma: float) -> list[Mat]:
         """∂(−2ℓ)/∂F_f at a given σ."""

@@ -16,6 +16,7 @@ from polars_glmm.likelihood.engine import Gradient, ProductEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
+from polars_glmm.likelihood.held_products import HeldOptimum, find_held, vcov_slopes
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
 from polars_glmm.likelihood.natural import parameter_names
@@ -25,7 +26,7 @@ from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.optimize.approach import approach
 from polars_glmm.optimize.search import Begin, Found, minimise
 from polars_glmm.spec.method import REML
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
 """Decrement at which the search ends: evaluations cost levels, not rows; and where each takes a dense inverse."""
@@ -61,29 +62,91 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     effects = model.effects
     costly = engine.stats.eliminator is not None and engine.stats.eliminator.costly
     tolerance = min(model.control.search.decrement, _COSTLY_TOLERANCE if costly else TOLERANCE)
+    if any(name not in model.names for name in given.fixed):
+        held = find_held(engine, model, tolerance, given)
+        clock["search"] = clock["hessian"] = perf_counter()
+        return _reported(model, engine, _held_optimum(model, held), findings, clock)
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
-    p = len(model.x.a)
     settled = _settle(engine, model, tolerance, found)
     done = polish.polish_products(engine, *settled, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
-    state, ranks, pieces, sigma = done.state, done.ranks, done.pieces, done.sigma
-    outward = model.x.a.T
+    state, sigma = done.state, done.sigma
+    k = sum(len(e.rows) for e in state.free)
+    inverted = polish.invert(done.hessian) if done.hessian is not None else None
+    denominator = None
+    if isinstance(model.method, REML) and effects.factors and inverted is not None:
+        denominator = report.satterthwaite(
+            report.vcov_slopes(effects, state, done.pieces, sigma), sigma**2 * done.pieces.m_inverse, model.x.a.T,
+            inverted.vcov,
+        )  # fmt: skip
+    optimum = _Optimum(
+        state.factors, done.ranks, done.pieces, sigma, report.covariances(effects, state, sigma), inverted,
+        np.full((k + 1, k + 1), np.nan) if inverted is None else inverted.vcov, denominator,
+        [] if inverted is None else _flat_names(model, state, inverted.flat), done.decrement, 0,
+    )  # fmt: skip
+    return _reported(model, engine, optimum, findings, clock)
+
+
+class _Optimum(NamedTuple):
+    """What a report needs of an optimum.
+
+    factors        relative to sigma
+    covariances    with their Jacobian in the K parameters of `spread` (K, K), σ the last
+    flat           names of parameters that are not determined singly
+    n_held         parameters that were not estimated
+    """
+
+    factors: tuple[Mat, ...]
+    ranks: list[Rank]
+    pieces: Profile
+    sigma: float
+    covariances: report.Covariances
+    inverted: polish.Inverted | None
+    spread: Mat
+    denominator: report.Satterthwaite | None
+    flat: list[str]
+    decrement: float
+    n_held: int
+
+
+def _held_optimum(model: AnyModel, done: HeldOptimum) -> _Optimum:
+    """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
+    inverted = None if done.hessian is None else polish.widen(polish.invert(done.hessian), done.held)
+    cov = report.covariances(model.effects, done.state, None)
+    jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])
+    k = len(done.held)
+    scale = np.append(np.ones(k - 1), done.sigma)  # the last parameter was log σ
+    spread = np.full((k, k), np.nan) if inverted is None else inverted.vcov * np.outer(scale, scale)
+    denominator = None
+    if isinstance(model.method, REML) and model.effects.factors and inverted is not None:
+        vcov = done.sigma**2 * done.pieces.m_inverse
+        denominator = report.satterthwaite(vcov_slopes(model, done), vcov, model.x.a.T, spread)
+    return _Optimum(
+        done.relative, done.ranks, done.pieces, done.sigma, cov._replace(jacobian=jacobian), inverted, spread,
+        denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,
+        int(done.held.sum()),
+    )  # fmt: skip
+
+
+def _reported(
+    model: AnyModel, engine: ProductEngine, done: _Optimum, findings: Findings, clock: dict[str, float]
+) -> Estimate:
+    """The estimate of an optimum, on the scales people report."""
+    effects, p, pieces, sigma = model.effects, len(model.x.a), done.pieces, done.sigma
+    outward, cov, inverted = model.x.a.T, done.covariances, done.inverted
     vcov_beta = sigma**2 * (outward @ pieces.m_inverse @ outward.T)
     beta = outward @ (pieces.beta if engine.stats.start is None else pieces.beta + engine.stats.start)
     if model.x.constant is not None:
         beta = beta + engine.stats.y_shift * model.x.constant
-    k = sum(len(e.rows) for e in state.free)
-    inverted = polish.invert(done.hessian) if done.hessian is not None else None
-    spread = np.full((k + 1, k + 1), np.nan) if inverted is None else inverted.vcov
-    cov = report.covariances(effects, state, sigma)
-    jac = np.zeros((p + len(cov.values) + 1, p + k + 1))
+    k = len(done.spread)
+    jac = np.zeros((p + len(cov.values) + 1, p + k))
     jac[:p, :p] = np.eye(p)
-    jac[p:-1] = cov.jacobian
+    jac[p:-1, -cov.jacobian.shape[1] :] = cov.jacobian
     jac[-1, -1] = 1.0
-    inner = np.zeros((p + k + 1,) * 2)
+    inner = np.zeros((p + k,) * 2)
     inner[:p, :p] = vcov_beta
-    inner[p:, p:] = spread
+    inner[p:, p:] = done.spread
     unknown = report.unidentified_rows(effects, findings.unidentified)
     null = np.concatenate([np.zeros(p, dtype=bool), cov.null | unknown, [False]])
     report_vcov = report.propagate(jac, inner, null)
@@ -94,38 +157,35 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         inward = np.linalg.inv(outward) if p else outward
         u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
     u_cov = pieces.h_inverse
-    satterthwaite = None
-    if isinstance(model.method, REML) and effects.factors and inverted is not None:
-        satterthwaite = report.satterthwaite(effects, state, pieces, sigma, outward, inverted.vcov)
+    denominator = done.denominator
     n = model.n_obs
-    df_model = p + effects.n_theta + 1
-    converged = done.decrement < CONVERGED
+    df_model = p + effects.n_theta + 1 - done.n_held
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
-        *singular_notes(effects, state, ranks),
+        *singular_notes(effects, done.factors, done.ranks),
     ]
-    if inverted is not None and not findings.notes:
-        notes += flat_note(_flat_names(model, state, inverted.flat))
+    if not findings.notes:
+        notes += flat_note(done.flat)
     return Estimate(
         beta=beta,
         gamma=np.empty(0),
         vcov_fixed=vcov_beta,
         phi=sigma,
-        factors=report.factor_estimates(effects, state.factors, u, u_cov, u_slopes, sigma),
+        factors=report.factor_estimates(effects, done.factors, u, u_cov, u_slopes, sigma),
         report=np.concatenate([beta, cov.values, [sigma]]),
         report_vcov=report_vcov,
-        loglik=_gaussian_loglik(engine, pieces, model),
+        loglik=_gaussian_loglik(engine, pieces, model, sigma),
         loglik_saturated=None,
         n_obs=n,
         df_model=df_model,
         df_resid=n - df_model,
-        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in ranks),
-        converged=converged,
-        df_satterthwaite=None if satterthwaite is None else satterthwaite.df,
-        vcov_derivative=None if satterthwaite is None else satterthwaite.derivative,
-        covariance_vcov=None if satterthwaite is None else satterthwaite.covariance,
-        null_loglik=_null_loglik(engine, model),
+        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        converged=done.decrement < CONVERGED,
+        df_satterthwaite=None if denominator is None else denominator.df,
+        vcov_derivative=None if denominator is None else denominator.derivative,
+        covariance_vcov=None if denominator is None else denominator.covariance,
+        null_loglik=_null_loglik(engine, model, sigma if done.n_held and np.isnan(done.spread[-1, -1]) else None),
         null_df=p + 1,
         certificate=Certificate(
             done.decrement,
@@ -136,9 +196,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
             report.seconds(clock),
         ),
         notes=tuple(notes),
-        working=Working(
-            outward, sigma**2 * pieces.m_inverse, None if satterthwaite is None else satterthwaite.inner
-        ),
+        working=Working(outward, sigma**2 * pieces.m_inverse, None if denominator is None else denominator.inner),
     )
 
 
@@ -183,13 +241,13 @@ def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Fou
     return _Settled(state, ranks, pieces if same else None)
 
 
-def _null_loglik(engine: ProductEngine, model: AnyModel) -> float | None:
-    """ℓ of the model without random effects, where there are any."""
+def _null_loglik(engine: ProductEngine, model: AnyModel, sigma: float | None = None) -> float | None:
+    """ℓ of the model without random effects, where there are any; sigma where it is held."""
     if not model.effects.factors:
         return None
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p)
     pieces = bare.pieces([], gradient=False)
-    return None if pieces is None else _gaussian_loglik(bare, pieces, model)
+    return None if pieces is None else _gaussian_loglik(bare, pieces, model, sigma)
 
 
 def _gradient(engine: ProductEngine, state: State) -> Gradient:
@@ -326,14 +384,15 @@ def _reproduced(what: str) -> str:
 def _first_size(engine: ProductEngine) -> float:
     """Relative standard deviation to start from: 1, or the ratio of spreads between and within levels if larger."""
     within = engine.stats.within
-    if within is None:
+    if within is None or engine.effects.factors[0].n_levels >= engine.stats.n:  # nothing is within levels of one row
         return 1.0
     inside, all_of_it = float(within.rr[-1, -1]), float(engine.stats.ww[-1, -1])
     return max(1.0, float(np.sqrt((all_of_it - inside) / max(inside, 1e-300))))
 
 
-def _gaussian_loglik(engine: ProductEngine, pieces: Profile, model: AnyModel) -> float:
-    minus_two = engine.minus_two(pieces) - engine.stats.log_weights
+def _gaussian_loglik(engine: ProductEngine, pieces: Profile, model: AnyModel, sigma: float | None = None) -> float:
+    """ℓ with all constants, at a given σ or at its optimum."""
+    minus_two = engine.minus_two(pieces, sigma) - engine.stats.log_weights
     if engine.reml:
         minus_two -= 2.0 * model.x.log_determinant
     return -0.5 * minus_two

@@ -18,7 +18,6 @@ from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.model import AnyModel
 from polars_glmm.likelihood.natural import Block, parameter_names
-from polars_glmm.spec.method import REML
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -37,10 +36,6 @@ class Given:
     def asked(self) -> dict[str, float]:
         """Both together; what is held counts."""
         return {**self.start, **self.fixed}
-
-    def holds_spread(self, design: Design | StoredDesign) -> bool:
-        """Whether anything but fixed effects is held."""
-        return any(name not in design.mu.names for name in self.fixed)
 
 
 NOTHING = Given()
@@ -107,9 +102,6 @@ def check_names(model: AnyModel, given: Given, known: tuple[str, ...] = ()) -> N
             msg = f"The value given for {name!r} is {value}; it must be positive."
             raise ModelError(msg)
     spread = [n for n in given.fixed if n in names and n not in model.names]
-    if spread and isinstance(model.method, REML):
-        msg = f"fixed= holds {spread[0]!r}, which REML cannot do: use method='ml'."
-        raise ModelError(msg)
     for name in spread:
         if name.startswith(("cor(", "phi: ")):
             msg = f"fixed= cannot hold {name!r}: it holds fixed effects, 'phi' and standard deviations."

@@ -38,6 +38,13 @@ class Findings(NamedTuple):
     lone: tuple[bool, ...] = ()
 
 
+class Residual(NamedTuple):
+    """What is known of the residual variance (or dispersion): one for all rows, and held at a value."""
+
+    constant: bool
+    held: bool
+
+
 class Structure(Protocol):
     """What the checks ask of a design, from its rows or from its cross-products."""
 
@@ -49,7 +56,10 @@ class Structure(Protocol):
     def effects(self) -> Effects: ...
 
     def level_products(self, f: FactorMap) -> Cube:
-        """S_l = Z_l'Z_l of the working columns of a factor: (r, r, G)."""
+        """S_l = Z_l'DZ_l of the working columns of a factor, D the precisions: (r, r, G)."""
+
+    def uneven(self, f: FactorMap) -> bool:
+        """Whether the rows are known to have unequal precisions."""
 
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
         """Whether two factors divide the rows in the same way."""
@@ -58,11 +68,11 @@ class Structure(Protocol):
         """The number of trials of every level."""
 
 
-def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findings:
+def check(structure: Structure, family: Family, *, residual: Residual) -> Findings:
     """Structural findings of a design; raises IdentifiabilityError where no fit makes sense."""
     n, p = structure.n_obs, structure.n_fixed
     factors = sorted(structure.effects.factors, key=lambda f: f.place)
-    if n <= p and family.has_phi:
+    if n <= p and family.has_phi and not residual.held:
         have, want = counted(n, "observation"), counted(p, "fixed effect")
         msg = f"{have} cannot determine {want} and a {_spread_name(family)}; use fewer terms."
         raise IdentifiabilityError(msg)
@@ -73,13 +83,13 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
                 f"Leave it out, or group by another column."
             )
             raise IdentifiabilityError(msg)
-        if family.name == "gaussian":
-            _refuse_saturated(f, n)
+        if family.name == "gaussian" and not residual.held:
+            _refuse_saturated(structure, f)
     notes: list[Note] = []
     unidentified = [[False] * len(f.terms) for f in factors]
     lone = [False] * len(factors)
     for number, f in enumerate(factors):
-        loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and constant_phi)
+        loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and residual == (True, False))
         if any(loose):
             names = " + ".join(brief(_term_text(f, k), 200) for k, flag in enumerate(loose) if flag)
             text = (
@@ -129,15 +139,21 @@ class RowStructure:
         return len(self.design.mu.names)
 
     def level_products(self, f: FactorMap) -> Cube:
-        columns = self.effects.columns
+        columns, precision = self.effects.columns, self.design.precision
         if columns is None:
-            return np.bincount(f.codes, minlength=f.n_levels)[None, None] * (f.basis.T @ f.basis)[:, :, None]
+            return np.bincount(f.codes, precision, f.n_levels)[None, None] * (f.basis.T @ f.basis)[:, :, None]
         z = f.basis.T @ columns
+        if precision is not None:
+            z = z * np.sqrt(precision)
         out = np.empty((f.r, f.r, f.n_levels))
         for j in range(f.r):
             for k in range(j + 1):
                 out[j, k] = out[k, j] = np.bincount(f.codes, z[j] * z[k], f.n_levels)
         return out
+
+    def uneven(self, f: FactorMap) -> bool:  # noqa: ARG002  # of all rows
+        precision = self.design.precision
+        return precision is not None and bool((precision != precision[0]).any())
 
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
         met = np.zeros(a.n_levels, dtype=b.codes.dtype)
@@ -169,6 +185,10 @@ class ProductStructure:
     def level_products(self, f: FactorMap) -> Cube:
         return quadratic(f.basis, self.stats.zz.diagonal[self.effects.factors.index(f)], f.basis)
 
+    def uneven(self, f: FactorMap) -> bool:
+        """Known of levels of one row each with an effect that is the same in all: their sums are the precisions."""
+        return f.r == 1 and f.n_levels == self.n_obs and f.terms[0].names == ("Intercept",)
+
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
         i, j = sorted((self.effects.factors.index(a), self.effects.factors.index(b)))
         return self.stats.pattern is not None and len(self.stats.pattern.pairs[i, j].left) == a.n_levels
@@ -188,8 +208,10 @@ def _term_text(f: FactorMap, k: int) -> str:
     return f"({' + '.join(names)} | {f.name})"
 
 
-def _refuse_saturated(f: FactorMap, n: int) -> None:
-    if f.n_levels * f.r >= n:
+def _refuse_saturated(structure: Structure, f: FactorMap) -> None:
+    """As many effects as observations, unless unequal precisions tell the variances apart."""
+    n = structure.n_obs
+    if f.n_levels * f.r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
         effects = f"{counted(f.n_levels, 'level')} × {f.r} effects" if f.r > 1 else counted(f.n_levels, "level")
         msg = (
             f"group '{f.name}' has {effects} for {counted(n, 'observation')}: its variance and the residual variance "
@@ -202,9 +224,14 @@ def _redundant_terms(structure: Structure, f: FactorMap, *, gaussian: bool) -> l
     """Marks the terms whose covariances the rows cannot determine."""
     if f.r == 1 and structure.effects.columns is None:
         return [False]
-    s = structure.level_products(f)
     if f.r == 1:  # a column of zeros says nothing of its variance
-        return [not s.any()]
+        return [not structure.level_products(f).any()]
+    return _loads(structure, f, gaussian=gaussian)
+
+
+def _loads(structure: Structure, f: FactorMap, *, gaussian: bool) -> list[bool]:
+    """Marks the terms that take part in a change of covariances, and of a residual variance, that no rows show."""
+    s = structure.level_products(f)
     pairs: list[tuple[int, int, int]] = []
     for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):

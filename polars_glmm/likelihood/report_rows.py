@@ -84,7 +84,7 @@ def report_rows(
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
-        *singular_notes(effects, state, done.ranks),
+        *singular_notes(effects, state.factors, done.ranks),
         *separation_note(() if separated is None else separated.terms),
     ]
     if inverted is not None and not separated and not findings.notes:

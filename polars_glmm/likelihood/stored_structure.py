@@ -29,6 +29,9 @@ class StoredStructure:
         ]
         return quadratic(f.basis, np.concatenate(parts, axis=-1), f.basis)
 
+    def uneven(self, f: FactorMap) -> bool:  # noqa: ARG002  # what is saturated is never on disk
+        return False
+
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
         return a is b
 
