@@ -16,7 +16,7 @@ from polars_glmm.likelihood.engine import Gradient, ProductEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
-from polars_glmm.likelihood.held_products import HeldOptimum, find_held, vcov_slopes
+from polars_glmm.likelihood.held_products import HeldOptimum, find_held, held_vcov_slopes
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
 from polars_glmm.likelihood.natural import parameter_names
@@ -121,7 +121,7 @@ def _held_optimum(model: AnyModel, done: HeldOptimum) -> _Optimum:
     denominator = None
     if isinstance(model.method, REML) and model.effects.factors and inverted is not None:
         vcov = done.sigma**2 * done.pieces.m_inverse
-        denominator = report.satterthwaite(vcov_slopes(model, done), vcov, model.x.a.T, spread)
+        denominator = report.satterthwaite(held_vcov_slopes(model, done), vcov, model.x.a.T, spread)
     return _Optimum(
         done.relative, done.ranks, done.pieces, done.sigma, cov._replace(jacobian=jacobian), inverted, spread,
         denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,

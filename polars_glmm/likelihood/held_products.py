@@ -158,7 +158,7 @@ def _there(
     return State(pieces.beta, state.factors, None, state.free), ranks, pieces, sigma
 
 
-def vcov_slopes(model: AnyModel, done: HeldOptimum) -> Cube:
+def held_vcov_slopes(model: AnyModel, done: HeldOptimum) -> Cube:
     """∂vcov(β_c)/∂(free entries of Λ, σ), (K, p, p): with F = Λ/σ, σ² ∂M⁻¹/∂F and 2σM⁻¹ − σ⟨∂M⁻¹/∂F, F⟩."""
     p, sigma = len(done.pieces.beta), done.sigma
     along = 2.0 * sigma * done.pieces.m_inverse
