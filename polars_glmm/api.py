@@ -25,7 +25,7 @@ from polars_glmm.result.products import Products, make_products, read_stored
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
-    from polars_glmm.likelihood.natural import NaturalObjective
+    from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.spec.method import Method
     from polars_glmm.typing import FamilyName, LinkName, MethodName
 

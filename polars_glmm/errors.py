@@ -105,6 +105,8 @@ def counted(n: int, noun: str, one: str = "", many: str = "", *, grouped: bool =
 def dropped_text(n: int, n_rows: int) -> str:
     """`1 of 180 rows was left out`."""
     return f"{n} of {counted(n_rows, 'row')} {'was' if n == 1 else 'were'} left out"
+
+
 def brief(value: object, limit: int = 80) -> str:
     """The text of a value, such as a dtype with all its categories, cut in the middle beyond `limit` characters."""
     text = str(value)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from polars_glmm.control import Control
     from polars_glmm.families.base import Family
-    from polars_glmm.likelihood.natural import NaturalObjective
+    from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.call import FitArguments, Groups, Missing
     from polars_glmm.result.explanation import Explanation

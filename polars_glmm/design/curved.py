@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.nodes import Affine, Arithmetic, Coded, Constant, Function, Node, Product
+from polars_glmm.frames.source import Source
 from polars_glmm.typing import BoolVec, Mat
 
-from .nodes import Affine, Arithmetic, Coded, Constant, Function, Node, Product
 from .rank import Judged
-from .source import Source
 
 _SHORT = 1e-10
 """Squared remainder of a unit column below which its products tell nothing."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from . import named
-from .operators import Engine
+from polars_glmm.columns import named
+from polars_glmm.columns.operators import Engine
 
 
 class Expressions(Engine):

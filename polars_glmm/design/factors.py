@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 import polars as pl
 
+from polars_glmm.columns.coding import Column
+from polars_glmm.columns.nodes import Coded, Node, Product
 from polars_glmm.errors import ColumnError, enumerate_names
+from polars_glmm.frames.levels import Levels, combine
+from polars_glmm.frames.limits import require_effects
+from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.terms import RandomTerm
 
-from .coding import Column
-from .extent import require_effects
-from .levels import Levels, combine
-from .nodes import Coded, Node, Product
 from .predictors import learn_columns, matrix, require_finite
 from .recipe import FactorRecipe, TermRecipe
 from .records import Factor, Term
-from .table import Table
 from .variables import Variables
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import DataChangedError
+from polars_glmm.frames.levels import BEYOND_INT64, combine
+from polars_glmm.frames.table import Table
 from polars_glmm.linalg.pattern import distinct
 from polars_glmm.typing import BoolVec, CodeVec, IntVec
 
-from .levels import BEYOND_INT64, combine
 from .recipe import FactorRecipe
-from .table import Table
 
 _DENSE = 8
 """A table over the range of whole numbers is used where it has at most this many entries a level."""

@@ -9,18 +9,18 @@ import polars as pl
 
 from polars_glmm.errors import ColumnError, counted
 from polars_glmm.families.base import Rows
+from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_weight
+from polars_glmm.frames.table import Table, collect, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name
 from polars_glmm.typing import BoolVec, Vec
 
 from .factors import learn_factors
-from .missing import NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_weight
 from .predictors import learn_predictor
 from .recipe import Recipe
 from .records import Design
 from .response import check_support, check_untried, learn_response, response_arrays
-from .table import Table, collect, incomplete
 from .text_numbers import text_notes
 from .variables import Variables
 

@@ -13,14 +13,14 @@ from typing import TypeAlias
 
 import numpy as np
 
+from polars_glmm.design.by_key.records import KeyedDesign
+from polars_glmm.design.disk.parts import StoredDesign, weighted
+from polars_glmm.design.sums.moments import Moments
+from polars_glmm.design.sums.places import columns_of, places
 from polars_glmm.typing import Mat, Vec
 
-from .keyed import KeyedDesign
-from .moment_columns import columns_of, places
-from .moments import Moments
 from .recipe import Recipe
 from .records import Design
-from .stored import StoredDesign, weighted
 
 Pairings: TypeAlias = Mapping[str, float]
 """Correlations by "column …" and "group …"."""

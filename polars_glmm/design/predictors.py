@@ -7,21 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.columns.coding import Column, code_terms, fewest_columns
+from polars_glmm.columns.nodes import ONE, Coded, Node, total
 from polars_glmm.errors import ColumnError, enumerate_names
+from polars_glmm.frames.limits import require_columns
+from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.syntax import Name, render
 from polars_glmm.spec.terms import FixedTerm
 from polars_glmm.spec.terms import Predictor as PredictorSpec
 from polars_glmm.typing import BoolVec, Mat
 
-from .coding import Column, code_terms, fewest_columns
 from .curved import Spread, lost_to_rounding
-from .extent import require_columns
-from .nodes import ONE, Coded, Node, total
 from .rank import Judged, independent, judge
 from .recipe import PredictorRecipe
 from .records import Predictor
-from .table import Table
 from .variables import Variables
 
 
@@ -133,9 +133,7 @@ def dropped_columns(
     if lost:
         subject = f"columns {enumerate_names(lost)} are" if len(lost) > 1 else f"column {lost[0]!r} is"
         text = f"The {subject} determined by the columns before in the formula{of}: no estimate."
-        advice = (
-            "Leave the redundant terms out of the formula; predictions of rows that break the dependence are null."
-        )
+        advice = "Leave the redundant terms out of the formula; predictions of rows that break the dependence are null."
         notes.append(Note("columns_dropped", text, advice))
     near = [name for name, one in zip(names, rounded, strict=True) if one]
     if near:

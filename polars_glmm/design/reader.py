@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.coding import Column
 from polars_glmm.errors import ColumnError, DataChangedError, counted, dropped_text, enumerate_names
 from polars_glmm.families.base import Rows
+from polars_glmm.frames.table import Table, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Mat, Vec
 
-from .coding import Column
 from .keys import KeyCoder
 from .learn import Weights, part, require_weights
 from .predictors import matrix
 from .recipe import PredictorRecipe, Recipe, TermRecipe
 from .records import Design, Factor, Predictor, Term
 from .response import check_support, read_response
-from .table import Table, incomplete
 from .variables import Variables
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from polars_glmm.columns.coding import Column
+from polars_glmm.columns.nodes import Node
 from polars_glmm.spec.model import ModelSpec
-
-from .coding import Column
-from .nodes import Node
 
 
 @dataclass(frozen=True, slots=True)

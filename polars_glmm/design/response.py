@@ -8,16 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.nodes import Arithmetic, Coded, Node, Reference
 from polars_glmm.errors import ColumnError, ResponseError, brief, counted, enumerate_names
 from polars_glmm.families.base import Family, Rows
+from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name, columns
 from polars_glmm.typing import BoolVec, Vec
 
-from .nodes import Arithmetic, Coded, Node, Reference
 from .recipe import Recipe, ResponseRecipe
-from .table import Table
 from .variables import Variables
 
 _WHOLE = 1e-7

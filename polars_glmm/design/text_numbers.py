@@ -10,11 +10,11 @@ from typing import NamedTuple
 import polars as pl
 
 from polars_glmm.errors import IdentifiabilityError, enumerate_names
+from polars_glmm.frames.levels import is_label
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name, quoted
 
-from .levels import is_label
 from .recipe import Categorical, Recipe
 
 _NUMBER = re.compile(

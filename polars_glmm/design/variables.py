@@ -10,7 +10,16 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns import contrasts
+from polars_glmm.columns.arguments import bind, constant, constants
+from polars_glmm.columns.coding import Column, Variable
+from polars_glmm.columns.nodes import Arithmetic, Coded, Constant, Function, Looked, Node, Reference
+from polars_glmm.columns.operators import EXTREMES
+from polars_glmm.columns.transforms import Input, Learned, learn_transform
 from polars_glmm.errors import ColumnError, FormulaError, brief, counted
+from polars_glmm.frames.levels import is_label
+from polars_glmm.frames.limits import require_levels
+from polars_glmm.frames.table import Table
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.syntax import (
     COMPARISONS,
@@ -28,17 +37,8 @@ from polars_glmm.spec.syntax import (
 )  # fmt: skip
 from polars_glmm.typing import Vec
 
-from . import contrasts
-from .arguments import bind, constant, constants
-from .coding import Column, Variable
-from .extent import require_levels
-from .levels import is_label
-from .nodes import Arithmetic, Coded, Constant, Function, Looked, Node, Reference
-from .operators import EXTREMES
 from .recipe import Categorical
-from .table import Table
 from .text_numbers import refused
-from .transforms import Input, Learned, learn_transform
 
 
 @dataclass(slots=True, eq=False)

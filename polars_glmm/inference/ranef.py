@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from polars_glmm.design.named import column as named
+from polars_glmm.columns.named import column as named
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error

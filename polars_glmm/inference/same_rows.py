@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.design.named import column, columns
+from polars_glmm.columns.named import column, columns
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit

@@ -16,8 +16,8 @@ from polars_glmm.inference.distributions import normal_quantile, quantile, two_s
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, GROUP_SIZES, RANEF, VARCORR, table
 from polars_glmm.inference.varcorr import INTERIOR, RESIDUAL
-from polars_glmm.likelihood.doubts import CONVERGED
 from polars_glmm.likelihood.estimate import conditional_std_error
+from polars_glmm.likelihood.optimum.notes import CONVERGED
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 if TYPE_CHECKING:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from polars_glmm.control import Control
+from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
-from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.fit_products import estimate_products
-from polars_glmm.likelihood.fit_rows import estimate_rows
 from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, meant, restore_fixed_effects
 from polars_glmm.likelihood.identify import ProductStructure, Residual, RowStructure, Structure, check
+from polars_glmm.likelihood.marginal.fit import estimate_rows
 from polars_glmm.likelihood.model import Model, ProductModel, prepare
-from polars_glmm.likelihood.natural import objective
-from polars_glmm.likelihood.stored_structure import StoredStructure
+from polars_glmm.likelihood.objective import objective
+from polars_glmm.likelihood.products.fit import estimate_products
+from polars_glmm.likelihood.rows.stored_structure import StoredStructure
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polars_glmm.control import Control
 from polars_glmm.errors import ResourceError
-from polars_glmm.likelihood.effects import Effects
+from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.memory import memory_limit, readable
 

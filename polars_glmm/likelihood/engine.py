@@ -9,15 +9,15 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import IdentifiabilityError
-from polars_glmm.likelihood.average_information import average_information
-from polars_glmm.likelihood.effects import Effects
-from polars_glmm.likelihood.gaussian import Profile, profile
-from polars_glmm.likelihood.information import Information
-from polars_glmm.likelihood.marginal import Marginal, Value
-from polars_glmm.likelihood.modes import Point
-from polars_glmm.likelihood.products import CrossProducts
-from polars_glmm.likelihood.slopes import mode_slopes
-from polars_glmm.likelihood.state import State
+from polars_glmm.likelihood.marginal.information import Information
+from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.slopes import mode_slopes
+from polars_glmm.likelihood.marginal.value import Marginal, Value
+from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.state import State
+from polars_glmm.likelihood.products.average_information import average_information
+from polars_glmm.likelihood.products.cross import CrossProducts
+from polars_glmm.likelihood.products.profile import Profile, profile
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.scaling import reduction
 from polars_glmm.optimize.search import Evaluation, at_least, newton_step

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
-from polars_glmm.design.stored import StoredDesign
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.model import AnyModel
-from polars_glmm.likelihood.natural import Block, parameter_names
+from polars_glmm.likelihood.objective import Block, parameter_names
 from polars_glmm.typing import BoolVec, Vec
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from polars_glmm.design.records import Design
 from polars_glmm.errors import IdentifiabilityError, brief, counted
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.effects import Effects, FactorMap
-from polars_glmm.likelihood.products import CrossProducts
+from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
+from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.linalg.cholesky import quadratic
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec

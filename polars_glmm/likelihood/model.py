@@ -8,21 +8,21 @@ from typing import ClassVar, TypeAlias
 
 from polars_glmm.control import Control
 from polars_glmm.cores import workers
+from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
-from polars_glmm.design.stored import StoredDesign
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood import rowsums
-from polars_glmm.likelihood.basis import Basis, centred
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
-from polars_glmm.likelihood.effects import Effects, map_effects
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
-from polars_glmm.likelihood.marginal import Marginal
-from polars_glmm.likelihood.merge import merge_rows
-from polars_glmm.likelihood.modes import RowDensity
-from polars_glmm.likelihood.products import CrossProducts, cross_products
-from polars_glmm.likelihood.rowblocks import RowBlocks, cut_rows
-from polars_glmm.likelihood.rowsums import Piece, Stretch
-from polars_glmm.likelihood.store import Stored, store
+from polars_glmm.likelihood.marginal.modes import RowDensity
+from polars_glmm.likelihood.marginal.value import Marginal
+from polars_glmm.likelihood.parameters.basis import Basis, centred
+from polars_glmm.likelihood.parameters.effects import Effects, map_effects
+from polars_glmm.likelihood.products.cross import CrossProducts, cross_products
+from polars_glmm.likelihood.rows import sums as rowsums
+from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
+from polars_glmm.likelihood.rows.merge import merge_rows
+from polars_glmm.likelihood.rows.store import Stored, store
+from polars_glmm.likelihood.rows.sums import Piece, Stretch
 from polars_glmm.linalg.columns import stretches
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.spec.method import AGQ, REML, Laplace, Method

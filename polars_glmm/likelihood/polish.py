@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError
-from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import Gradient, ProductEngine, RowEngine
-from polars_glmm.likelihood.gaussian import Profile
-from polars_glmm.likelihood.state import Rank, State, scaled_sigma, settle
+from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.state import Rank, State, scaled_sigma, settle
+from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.linalg.differences import jacobian, symmetric
 from polars_glmm.typing import BoolVec, Mat, Vec
 

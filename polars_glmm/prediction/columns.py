@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import polars as pl
 
-from polars_glmm.design import named
+from polars_glmm.columns import named
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names, suggest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.likelihood.separation import COUNTS
+from polars_glmm.likelihood.marginal.separation import COUNTS
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe

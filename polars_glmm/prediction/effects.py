@@ -15,7 +15,7 @@ from polars_glmm.prediction.guards import Check
 from polars_glmm.prediction.keys import match_key
 
 if TYPE_CHECKING:
-    from polars_glmm.design.nodes import Node
+    from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import FactorRecipe
     from polars_glmm.typing import Cube, IntVec, Mat
 

@@ -14,7 +14,7 @@ import polars as pl
 from polars_glmm.prediction.effects import balanced_sum
 
 if TYPE_CHECKING:
-    from polars_glmm.design.nodes import Node
+    from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import Combination, PredictorRecipe
 
 _TOLERANCE = 1e-7

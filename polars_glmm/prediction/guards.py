@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.design import named
-from polars_glmm.design.named import as_found
+from polars_glmm.columns import named
+from polars_glmm.columns.named import as_found
 from polars_glmm.errors import UnknownLevelError, enumerate_names
 
 if TYPE_CHECKING:

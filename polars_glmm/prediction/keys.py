@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple, get_args
 
 import polars as pl
 
-from polars_glmm.design.levels import is_label
-from polars_glmm.design.named import as_found
+from polars_glmm.columns.named import as_found
 from polars_glmm.errors import ColumnError
+from polars_glmm.frames.levels import is_label
 
 TimeUnit = Literal["ms", "us", "ns"]
 

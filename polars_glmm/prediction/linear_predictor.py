@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from polars_glmm.design.levels import is_label
 from polars_glmm.errors import ColumnError, brief
+from polars_glmm.frames.levels import is_label
 from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded

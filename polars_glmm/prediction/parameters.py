@@ -14,7 +14,7 @@ from polars_glmm.prediction.effects import MODEL, JoinedFactor, balanced_sum
 from polars_glmm.prediction.estimable import undetermined
 
 if TYPE_CHECKING:
-    from polars_glmm.design.nodes import Node
+    from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import PredictorRecipe, Recipe
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.estimate import AtInfinity, Estimate

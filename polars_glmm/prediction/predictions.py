@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.named import columns
+from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash

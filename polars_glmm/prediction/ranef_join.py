@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.design.named import columns
+from polars_glmm.columns.named import columns
 from polars_glmm.foreign import answered
 from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash, require_columns

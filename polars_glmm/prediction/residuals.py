@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.named import columns
+from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash

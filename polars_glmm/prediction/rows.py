@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.named import column
+from polars_glmm.columns.named import column
 from polars_glmm.families.base import Rows
 from polars_glmm.prediction.columns import INTERNAL, require_columns
 from polars_glmm.prediction.linear_predictor import MISSING

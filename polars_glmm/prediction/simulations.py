@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.held import repeatable
-from polars_glmm.design.named import columns
+from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
+from polars_glmm.frames.held import repeatable
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor

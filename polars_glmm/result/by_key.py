@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.design.by_key import KeyedLearned, batchable, learn_by_key
-from polars_glmm.design.levels import BEYOND_INT64, code_integers
-from polars_glmm.design.missing import Incomplete, check_missing, dropped_rows
-from polars_glmm.design.named import as_found, column
-from polars_glmm.design.table import require_columns
+from polars_glmm.columns.named import as_found, column
+from polars_glmm.design.by_key.learn import KeyedLearned, batchable, learn_by_key
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
-from polars_glmm.likelihood.batch_build import answers, estimate_batch
+from polars_glmm.frames.levels import BEYOND_INT64, code_integers
+from polars_glmm.frames.missing import Incomplete, check_missing, dropped_rows
+from polars_glmm.frames.table import require_columns
+from polars_glmm.likelihood.many.build import answers, estimate_batch
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection, collected_notes
 from polars_glmm.result.flow import fit_call, warn_once

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 
-from polars_glmm.design.compress import Compressed, compress
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.design.size import room_for
 from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
+from polars_glmm.frames.counted import Compressed, compress
+from polars_glmm.frames.size import room_for
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.summaries import Obstacle, obstacle
 

@@ -188,7 +188,6 @@ class FitCollection:
                 assert not isinstance(outcome, GlmmError)
                 yield row, outcome
 
-
     def _stack(
         self, schema: Schema, make: Callable[[Fit], pl.DataFrame], make_all: Callable[[Batch], Stacked]
     ) -> pl.DataFrame:

@@ -148,9 +148,7 @@ class Left(NamedTuple):
         most = max(rest, key=met.__getitem__)
         wider = sum(met.values()) / met[most] * len(look.factors[most].columns)
         rows = {k * wider: n * size for k, n in look.meetings[lead, most].items()}
-        return cls(
-            sum(k * n for k, n in rows.items()), sum(0.5 * k * (k + 1.0) * n for k, n in rows.items()), rows
-        )
+        return cls(sum(k * n for k, n in rows.items()), sum(0.5 * k * (k + 1.0) * n for k, n in rows.items()), rows)
 
 
 def products_cost(look: Look, scans: int, *, lazy: bool) -> Cost:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.pairing import Pairings, about, pairings
-from polars_glmm.design.stored import StoredDesign
 from polars_glmm.errors import DataChangedError, enumerate_names
 
 if TYPE_CHECKING:

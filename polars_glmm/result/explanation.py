@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from polars_glmm.design.compress import COUNT, Compressed
-from polars_glmm.design.named import column
-from polars_glmm.design.size import row_bytes
+from polars_glmm.columns.named import column
 from polars_glmm.errors import brief, counted
+from polars_glmm.frames.counted import COUNT, Compressed
+from polars_glmm.frames.size import row_bytes
 from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.inference.sheet import Sheet, SheetTable
@@ -98,9 +98,7 @@ def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     return _explained(frame, call, control)
 
 
-def _explained(
-    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, once: bool = False
-) -> Explanation:
+def _explained(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, once: bool = False) -> Explanation:
     """The explanation of rows that can be read again; once: a fit reads their source in one run."""
     spec = call.spec()
     if isinstance(frame, pl.DataFrame) and frame.height < _LARGE:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from polars_glmm.control import Control
-    from polars_glmm.likelihood.natural import NaturalObjective
+    from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Reading
@@ -64,9 +64,7 @@ def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fi
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
 
 
-def _fit_from_rows(
-    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route, began: float
-) -> Fit:
+def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route, began: float) -> Fit:
     given = Given(call.start or {}, call.fixed or {})
     with learned_rows(frame, call, control, route) as learned:
         design, spec = learned.design, learned.recipe.spec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.named import columns
+from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, refuse_clash, require_columns
 from polars_glmm.prediction.keys import match_key
@@ -123,9 +123,7 @@ def _places(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb) -> 
     pairs = {name: match_key(name, frame.schema[name], keys.schema[name]) for name in keys.columns}
     found = frame.select(pair.found.alias(name) for name, pair in pairs.items())
     learned = keys.select(pair.learned.alias(name) for name, pair in pairs.items()).with_row_index(_PLACE)
-    place = found.join(
-        learned, on=columns(keys.columns), how="left", maintain_order="left"
-    )[_PLACE]
+    place = found.join(learned, on=columns(keys.columns), how="left", maintain_order="left")[_PLACE]
     if verb.remedy is not None:
         unknown = frame.select(columns(keys.columns)).filter(place.is_null()).drop_nulls()
         if unknown.height:

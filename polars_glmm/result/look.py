@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.lazy_learn import Known, LazyVariables, factors_of, group_factors, needs_learning
+from polars_glmm.columns.named import columns
+from polars_glmm.columns.nodes import Reference
+from polars_glmm.design.disk.learn import trials_of
 from polars_glmm.design.learn import learn
-from polars_glmm.design.missing import check_missing, dropped_rows
-from polars_glmm.design.named import columns
-from polars_glmm.design.nodes import Reference
 from polars_glmm.design.predictors import learn_columns
-from polars_glmm.design.source import Source
-from polars_glmm.design.stored_learn import trials_of
+from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors, needs_learning
 from polars_glmm.design.text_numbers import text_notes
+from polars_glmm.frames.missing import check_missing, dropped_rows
+from polars_glmm.frames.source import Source
 from polars_glmm.linalg.pattern import distinct
 from polars_glmm.result.data import group_sizes
 

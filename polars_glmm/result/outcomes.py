@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from polars_glmm.control import Control
-    from polars_glmm.design.by_key import Dropped, Paired
+    from polars_glmm.design.by_key.learn import Dropped, Paired
     from polars_glmm.design.recipe import Recipe
-    from polars_glmm.likelihood.batch_estimate import BatchEstimate
+    from polars_glmm.likelihood.many.estimate import BatchEstimate
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.typing import BoolVec, IntVec, Mat

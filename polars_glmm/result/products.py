@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.named import column
 from polars_glmm.control import Control
-from polars_glmm.design.codec import decode, encode
-from polars_glmm.design.held import from_one_run
-from polars_glmm.design.lazy_learn import outline
-from polars_glmm.design.level_frames import codes_of, in_order
-from polars_glmm.design.like import (
+from polars_glmm.design.recipe_json import decode, encode
+from polars_glmm.design.sums.independent import settle
+from polars_glmm.design.sums.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
+from polars_glmm.design.sums.other_rows import (
     Declared,
     check_declared,
     common_levels,
     outline_like,
     require_like,
 )
-from polars_glmm.design.moment_columns import layouts_of
-from polars_glmm.design.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
-from polars_glmm.design.named import column
-from polars_glmm.design.settle import settle
-from polars_glmm.design.source import Source
-from polars_glmm.design.sums import summarise
-from polars_glmm.design.table import NO_ROWS
+from polars_glmm.design.sums.outline import outline
+from polars_glmm.design.sums.places import layouts_of
+from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DatasetError, ModelError, counted
+from polars_glmm.frames.held import from_one_run
+from polars_glmm.frames.level_frames import codes_of, in_order
+from polars_glmm.frames.source import Source
+from polars_glmm.frames.table import NO_ROWS
 from polars_glmm.inference.html import render
 from polars_glmm.inference.sheet import Sheet
 from polars_glmm.likelihood.given import Given

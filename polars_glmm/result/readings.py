@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
-from polars_glmm.design.held import from_one_run, read_once
-from polars_glmm.design.named import columns
-from polars_glmm.design.size import may_fit
+from polars_glmm.columns.named import columns
+from polars_glmm.frames.held import from_one_run, read_once
+from polars_glmm.frames.size import may_fit
 from polars_glmm.memory import memory_limit
 from polars_glmm.result.summaries import Obstacle, collected_note, obstacle
 

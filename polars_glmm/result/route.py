@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
+from polars_glmm.design.disk.learn import Sizes, StoredLearned, learn_stored
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.design.stored_learn import Sizes, StoredLearned, learn_stored
 from polars_glmm.memory import memory_limit
 from polars_glmm.spill import spilling
 

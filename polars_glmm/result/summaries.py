@@ -9,20 +9,20 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.design.lazy_learn import factors_of, outline
-from polars_glmm.design.moment_columns import columns_of, places
 from polars_glmm.design.pairing import about, pairings_of_sums
 from polars_glmm.design.reader import terms_of
 from polars_glmm.design.response import check_scale
-from polars_glmm.design.settle import settle
-from polars_glmm.design.size import room_for
-from polars_glmm.design.source import Source
-from polars_glmm.design.sums import summarise
+from polars_glmm.design.sums.independent import settle
+from polars_glmm.design.sums.outline import factors_of, outline
+from polars_glmm.design.sums.places import columns_of, places
+from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
+from polars_glmm.frames.size import room_for
+from polars_glmm.frames.source import Source
 from polars_glmm.likelihood.build import estimate_summaries
-from polars_glmm.likelihood.from_moments import MomentDesign, product_model
 from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.products.from_moments import MomentDesign, product_model
 from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
 from polars_glmm.result.data import Fingerprint, GroupSize, Reading
@@ -32,8 +32,8 @@ from polars_glmm.spec.syntax import Text
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
-    from polars_glmm.design.moments import Moments
     from polars_glmm.design.recipe import Recipe
+    from polars_glmm.design.sums.moments import Moments
     from polars_glmm.likelihood.estimate import Estimate
     from polars_glmm.result.call import Call
     from polars_glmm.spec.model import ModelSpec
@@ -173,9 +173,7 @@ def rows_in_use(fit: Fit, frame: pl.DataFrame) -> BoolVec | None:
 def sizes_of(recipe: Recipe, moments: Moments) -> tuple[GroupSize, ...]:
     """One record per factor, in the order of the formula."""
     return tuple(
-        GroupSize(
-            factor.name, part.n_levels, int(part.count.min()), float(part.count.mean()), int(part.count.max())
-        )
+        GroupSize(factor.name, part.n_levels, int(part.count.min()), float(part.count.mean()), int(part.count.max()))
         for factor, part in zip(recipe.factors, moments.factors, strict=True)
     )
 

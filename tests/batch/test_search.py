@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.likelihood.batch_plain import NoModes
-from polars_glmm.optimize.batch_search import BatchEvaluation, minimise_all
+from polars_glmm.likelihood.many.plain import NoModes
+from polars_glmm.optimize.many import BatchEvaluation, minimise_all
 from polars_glmm.optimize.search import Evaluation, minimise
 from polars_glmm.typing import BoolVec, Mat, Vec
 

@@ -12,7 +12,7 @@ from formulaic import model_matrix
 from polars_glmm.design.learn import learn
 from polars_glmm.design.predictors import matrix
 from polars_glmm.design.recipe import PredictorRecipe
-from polars_glmm.design.table import collect
+from polars_glmm.frames.table import collect
 from polars_glmm.spec.model import ModelSpec
 
 

@@ -80,7 +80,7 @@ def test_a_missing_value_can_still_be_an_error(frame):
 
 
 def test_what_is_counted_is_a_group_by_with_every_column_as_it_was(frame):
-    from polars_glmm.design.compress import COUNT, compress  # noqa: PLC0415
+    from polars_glmm.frames.counted import COUNT, compress  # noqa: PLC0415
     from polars_glmm.spec.model import ModelSpec  # noqa: PLC0415
 
     data = frame.with_columns(t=pl.format("t{}", pl.col("g") * 7 + pl.col("h")), u=pl.format("u{}", "g"))

@@ -14,10 +14,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from polars.testing import assert_frame_equal
 
-from polars_glmm.design import levels as levels_module
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.response import response_arrays
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, ResponseError
+from polars_glmm.frames import levels as levels_module
 from polars_glmm.spec.model import ModelSpec
 
 N = 24

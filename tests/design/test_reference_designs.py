@@ -14,8 +14,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polars_glmm.design.predictors import learn_columns, matrix
-from polars_glmm.design.table import collect, incomplete
 from polars_glmm.design.variables import Variables
+from polars_glmm.frames.table import collect, incomplete
 from polars_glmm.spec.parser import parse_formula
 from polars_glmm.spec.terms import predictor
 

@@ -12,9 +12,9 @@ import pytest
 
 import polars_glmm
 from polars_glmm import Control, Memory, Rows
-from polars_glmm.design import compress
-from polars_glmm.design.stored import StoredDesign
+from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.errors import ResourceError
+from polars_glmm.frames import counted as compress
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.result import by_key, choose, flow
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from polars_glmm.design.rank import independent
-from polars_glmm.likelihood.basis import centred, centred_moments, plain
+from polars_glmm.likelihood.parameters.basis import centred, centred_moments, plain
 from polars_glmm.linalg.columns import cross_products_about, stretches
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from polars_glmm.likelihood.level_integrals import integrated
+from polars_glmm.likelihood.marginal.level_integrals import integrated
+from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.model import Model, prepare
-from polars_glmm.likelihood.modes import Point
 from polars_glmm.spec.method import AGQ, Laplace
 from tests.likelihood.models import control, draw
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.likelihood.basis import plain
-from polars_glmm.likelihood.effects import map_effects
-from polars_glmm.likelihood.rowblocks import counted_order, cut_rows
+from polars_glmm.likelihood.parameters.basis import plain
+from polars_glmm.likelihood.parameters.effects import map_effects
+from polars_glmm.likelihood.rows.blocks import counted_order, cut_rows
 from tests.likelihood.models import draw, factor
 
 

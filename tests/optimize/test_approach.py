@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.testing import assert_allclose
 
-from polars_glmm.optimize.approach import approach
+from polars_glmm.optimize.scoring import approach
 from polars_glmm.optimize.search import Evaluation, at_least
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.optimize import batch_search, search
+from polars_glmm.optimize import many as batch_search
+from polars_glmm.optimize import search
 from polars_glmm.optimize.search import Evaluation, minimise, newton_step, restrict
 
 

@@ -13,11 +13,12 @@ import pytest
 
 import polars_glmm
 from polars_glmm import Control, Memory
-from polars_glmm.design import lazy_learn, sums
-from polars_glmm.design.facts import of_argument, of_labels
-from polars_glmm.design.held import repeatable
-from polars_glmm.design.sum_queries import SumQueries
+from polars_glmm.design.sums import outline as lazy_learn
+from polars_glmm.design.sums import summarise as sums
+from polars_glmm.design.sums.facts import of_argument, of_labels
+from polars_glmm.design.sums.queries import SumQueries
 from polars_glmm.errors import DataChangedError, UnknownLevelError
+from polars_glmm.frames.held import repeatable
 from tests.sources.kinds import KINDS, rows
 from tests.streaming.same import quietly
 

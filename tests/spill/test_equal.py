@@ -16,11 +16,11 @@ from polars.testing import assert_frame_equal
 import polars_glmm
 from polars_glmm import AGQ, FitWarning
 from polars_glmm.control import Control, Memory, Rows
+from polars_glmm.design.disk.learn import Sizes, learn_stored
 from polars_glmm.design.learn import learn
-from polars_glmm.design.stored_learn import Sizes, learn_stored
 from polars_glmm.errors import GlmmError, ResourceError
+from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.model import prepare
-from polars_glmm.likelihood.modes import Point
 from polars_glmm.result import route
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spill import spilling
@@ -199,7 +199,7 @@ def test_composite_keys(keys: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("parts", [1, 2, 7])
 def test_objective_is_the_same_at_a_point(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polars_glmm.design.stored._SMALLEST_PART", 1)
+    monkeypatch.setattr("polars_glmm.design.disk.parts._SMALLEST_PART", 1)
     spec = ModelSpec.parse(("count ~ x + f + (x | g)",), family="poisson")
     control = Control(rows=Rows(block=64))
     beta, theta = np.array([0.3, 0.1, -0.2, 0.4]), np.array([0.6, 0.2, 0.3])

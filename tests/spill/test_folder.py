@@ -19,7 +19,7 @@ from polars_glmm import spill
 from polars_glmm.control import Control, Memory, Rows
 from polars_glmm.design.reader import Reader
 from polars_glmm.errors import GlmmError, ResourceError
-from polars_glmm.likelihood.marginal import Marginal
+from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.spill import PREFIX, SpillFile, spilling
 
 RNG = np.random.default_rng(3)

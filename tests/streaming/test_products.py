@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose
 
 import polars_glmm
 from polars_glmm import DataChangedError, ModelError, Products, datasets
-from polars_glmm.design.moments import Layout, LevelMoments, about_means, pooled, stacked
+from polars_glmm.design.sums.moments import Layout, LevelMoments, about_means, pooled, stacked
 from polars_glmm.errors import DatasetError, UnknownLevelError
 from tests.streaming.frames import frame, with_missing
 from tests.streaming.same import assert_same, quietly

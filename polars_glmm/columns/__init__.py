@@ -1,0 +1,1 @@
+"""A formula's columns as trees, with what data taught inside."""

@@ -1,0 +1,1 @@
+"""Rows of many models, by key."""

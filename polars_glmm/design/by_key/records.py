@@ -1,0 +1,54 @@
+"""The columns of many models side by side: design.records for the keys of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from polars_glmm.design.records import Term
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyedDesign:
+    """Rows of M models of the same columns, sorted by model and level; fields as in design.records.Design.
+
+    names, x (p, n)     fixed columns of mu, all of them independent within every model
+    group, terms        the grouping factor and its terms; None and () without random effects
+    z (r, n)            the columns of its terms, or None without random effects
+    model_rows (M,)     rows of each model; model_levels (M,) its levels; level_rows (G,) rows of each level, every
+                        model's levels after those of the model before; without random effects one level a model
+    """
+
+    y: Vec
+    trials: Vec | None
+    frequency: Vec | None
+    precision: Vec | None
+    offset: Vec | None
+    names: tuple[str, ...]
+    x: Mat
+    group: str | None
+    terms: tuple[Term, ...]
+    z: Mat | None
+    model_rows: IntVec
+    model_levels: IntVec
+    level_rows: IntVec
+
+    @property
+    def n_models(self) -> int:
+        return len(self.model_rows)
+
+    def sizes_of(self, keep: BoolVec, rows: BoolVec, levels: BoolVec) -> KeyedDesign:
+        """Sizes and frequencies of some models without their columns; rows (n,) and levels (G,) are theirs."""
+        return replace(
+            self,
+            y=self.y[:0],
+            trials=None,
+            precision=None,
+            offset=None,
+            frequency=None if self.frequency is None else self.frequency[rows],
+            x=self.x[:, :0],
+            z=None,
+            model_rows=self.model_rows[keep],
+            model_levels=self.model_levels[keep],
+            level_rows=self.level_rows[levels],
+        )

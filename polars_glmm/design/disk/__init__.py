@@ -1,0 +1,1 @@
+"""Rows on disk: learned, written and read in parts."""

@@ -1,0 +1,241 @@
+"""A question met with more rows than memory holds: constants learned by queries, rows read once into parts on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polars_glmm import progress
+from polars_glmm.columns.named import column
+from polars_glmm.columns.nodes import Arithmetic, Node
+from polars_glmm.design.curved import kept_by_query, lost_to_rounding, spread_by_query
+from polars_glmm.design.disk.parts import StoredDesign
+from polars_glmm.design.disk.write import Room, keep_columns, partition
+from polars_glmm.design.predictors import (
+    centred_columns,
+    dropped_columns,
+    learn_columns,
+    offset_node,
+    refuse_equal_names,
+)
+from polars_glmm.design.rank import Judged, judge_moments
+from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe
+from polars_glmm.design.response import all_integers, response_recipe, success_node
+from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors
+from polars_glmm.design.text_numbers import text_notes
+from polars_glmm.errors import ColumnError, ResourceError, ResponseError, counted, enumerate_names
+from polars_glmm.frames.levels import combine
+from polars_glmm.frames.missing import check_missing
+from polars_glmm.frames.source import Source
+from polars_glmm.frames.table import Table
+from polars_glmm.memory import readable
+from polars_glmm.notes import Note
+from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.syntax import Name
+from polars_glmm.spec.terms import Predictor as PredictorSpec
+from polars_glmm.spill import Spill
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+_COUNT = "__glmm_count"
+_WORKING = 20
+"""Numbers a row takes while its group is worked on, besides its columns: densities, derivatives and their products."""
+
+
+class Sizes(NamedTuple):
+    """About how many rows there are; bytes that one part of the rows, and one group while it is fitted, may take."""
+
+    n_rows: int
+    part_bytes: int
+    group_bytes: int
+
+
+class StoredLearned(NamedTuple):
+    """Recipe and stored design of a model; n_dropped rows had missing values. Which rows are used is not kept."""
+
+    recipe: Recipe
+    design: StoredDesign
+    notes: tuple[Note, ...]
+    n_dropped: int
+    kept: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Predictor:
+    """One predictor with all columns of its formula, and which of them the rank rule centres."""
+
+    recipe: PredictorRecipe
+    centred: BoolVec
+
+
+def learn_stored(
+    spec: ModelSpec,
+    frame: pl.LazyFrame,
+    spill: Spill,
+    sizes: Sizes,
+    *,
+    missing: Literal["drop", "error"] = "drop",
+) -> StoredLearned:
+    """Recipe and stored rows of a model of at most one grouping factor, equal to what `learn` makes of the frame.
+
+    Raises what `learn` raises, ResourceError on a full disk or for a group too large to be worked on in memory,
+    DataChangedError where the source changes meanwhile.
+    """
+    check_missing(missing)
+    spec = spec.resolve(frozenset(frame.collect_schema().names()))
+    source = Source.of(spec, frame)
+    query, source = source.frame, replace(source, tried=trials_of(spec, source))
+    with progress.stage("learning"):
+        variables = LazyVariables(Known(source))
+        variables.ask(factors_of(spec))
+        response, notes = _response(spec, variables)
+        made = [_predictor(part, spec, variables) for part in spec.predictors]
+        factors, more = group_factors(spec, variables)
+        counted = [_levels(factor, source) for factor in factors]
+    recipe = Recipe(
+        spec=spec,
+        response=response,
+        predictors=tuple(part.recipe for part in made),
+        factors=tuple(factor for factor, _ in counted),
+        categoricals=variables.categoricals,
+    )
+    notes += text_notes(spec, variables.categoricals)
+    level_rows = counted[0][1] if counted else np.empty(0, dtype=np.int64)
+    _require_groups_fit(recipe, level_rows, sizes.group_bytes)
+    room = Room(spill, sizes.part_bytes, sizes.n_rows, level_rows)
+    stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
+    found = [_judged(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
+    kept = [one.kept for one in found]
+    predictors = tuple(
+        replace(part.recipe, kept=tuple(one.kept.tolist()), lost=one.lost)
+        for part, one in zip(made, found, strict=True)
+    )
+    for part, one in zip(made, found, strict=True):
+        notes += _dropped(part, one, source)
+    stored = keep_columns(stored, kept[0], kept[1] if len(kept) > 1 else None)
+    return StoredLearned(replace(recipe, predictors=predictors), stored, left_out + notes + more, n_dropped)
+
+
+def _require_groups_fit(recipe: Recipe, level_rows: IntVec, allowed: int) -> None:
+    """Raise ResourceError for a level whose rows, which are worked on together, are too many."""
+    if not len(level_rows):
+        return
+    columns = sum(len(part.columns) for part in recipe.predictors)
+    columns += sum(len(term.columns) for factor in recipe.factors for term in factor.terms)
+    k = int(np.argmax(level_rows))
+    needed = 8 * int(level_rows[k]) * (columns + _WORKING)
+    if needed > allowed:
+        factor = recipe.factors[0]
+        level = ", ".join(str(value) for value in factor.levels.row(k))
+        msg = (
+            f"group {factor.name!r} has {counted(int(level_rows[k]), 'row', grouped=True)} at level {level}; "
+            f"they are worked on together, "
+            f"which takes about {readable(needed)} of memory, more than the {readable(allowed)} allowed. Allow "
+            "more with control=Control(memory=Memory(limit=…)), or group by something finer."
+        )
+        raise ResourceError(msg)
+
+
+def trials_of(spec: ModelSpec, source: Source) -> Node | None:
+    """The number of trials, which is 0 in rows that the model leaves out."""
+    plain = LazyVariables(Known(source))
+    if spec.response.failure is not None:
+        return Arithmetic("+", plain.arithmetic(spec.response.success), plain.arithmetic(spec.response.failure))
+    return None if spec.trials is None else plain.arithmetic(Name(spec.trials))
+
+
+def _response(spec: ModelSpec, variables: LazyVariables) -> tuple[ResponseRecipe, tuple[Note, ...]]:
+    """How the response is read; every value is checked later, row by row."""
+    success, notes = success_node(spec, variables)
+    text, tried = spec.response.text, trials_of(spec, variables.source)
+    recipe = replace(response_recipe(spec, variables, success), trials=tried)
+    if tried is None or spec.trials is None:
+        return recipe, notes
+    proportion = _is_share(spec, variables, success, tried)
+    if proportion:
+        what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
+        notes = (*notes, Note("response_proportion", what, quiet=True))
+    return replace(recipe, proportion=proportion), notes
+
+
+def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: Node) -> bool:
+    """Whether the response is a share of the trials; where a query raises doubts, the rows in doubt decide."""
+    source = variables.source
+    y, n = source.expression(success), source.expression(trials)
+    asked = source.rows.select(
+        ((y - y.round()).abs() > 1e-7).any().alias("share"),
+        y.max().alias("most"),
+        ((y == 1) & (n > 1)).any().alias("doubt"),
+    )
+    found = asked.collect(engine="streaming").row(0, named=True)
+    if found["share"]:
+        return True
+    if found["most"] is not None and found["most"] <= 1 and found["doubt"] and not all_integers(spec, variables.table):
+        name = spec.response.text
+        msg = (
+            f"response {name} holds only 0 and 1 while trials={spec.trials!r} is larger: 1 may be one success or all "
+            f"of them. Write cbind({name}, {spec.trials} - {name}) for a number of successes, or make the column whole "
+            "numbers."
+        )
+        raise ResponseError(msg)
+    return False
+
+
+def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -> _Predictor:
+    terms = learn_columns(part.fixed, variables)
+    columns = tuple(column for term in terms for column in term)
+    refuse_equal_names(tuple(column.name for column in columns))
+    offset = offset_node(part, spec.offset, variables)
+    recipe = PredictorRecipe(part.parameter, columns, (True,) * len(columns), offset)
+    return _Predictor(recipe, centred_columns(terms, variables.table))
+
+
+def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:
+    """The factor with its levels in code order, and the rows of each."""
+    keys = list(factor.keys)
+    found = source.rows.group_by(map(column, keys)).agg(pl.len().alias(_COUNT)).collect(engine="streaming")
+    if not found.height:
+        source.refuse_empty()
+    table = Table({key: found[key] for key in keys})
+    try:
+        order = combine([table.levels(key) for key in keys]).first
+    except TypeError as error:  # values that cannot be sorted or hashed
+        msg = f"columns {enumerate_names(keys)} cannot be grouped by: {error}"
+        raise ColumnError(msg) from error
+    sorted_levels = found[pl.Series(order.astype(np.uint32))]
+    level_rows = sorted_levels[_COUNT].to_numpy().astype(np.int64)
+    return replace(factor, levels=sorted_levels.select(map(column, keys))), level_rows
+
+
+def _places(stored: StoredDesign) -> list[tuple[int, ...]]:
+    layout = stored.layout
+    return [layout.mu] if layout.phi is None else [layout.mu, layout.phi]
+
+
+def _dropped(part: _Predictor, judged: Judged, source: Source) -> tuple[Note, ...]:
+    """The notes on columns that are combinations of others."""
+    if judged.kept.all():
+        return ()
+    columns = part.recipe.columns
+    again = kept_by_query(source, part.centred)
+    rounded = lost_to_rounding([column.node for column in columns], judged, spread_by_query(source), again)
+    return dropped_columns(part.recipe.parameter, [column.name for column in columns], judged.kept, rounded)
+
+
+def _judged(stored: StoredDesign, places: tuple[int, ...], centred: BoolVec) -> Judged:
+    """The columns that are no combination of those before them, and what makes the others."""
+    if not places:
+        return Judged(np.ones(0, dtype=np.bool_), (), np.zeros(0, dtype=np.bool_))
+    own = stored.moments.pick(places)
+
+    def triangle(shift: Vec, scale: Vec, kept: IntVec) -> Mat:
+        chosen = tuple(places[k] for k in kept)
+        r = np.empty((0, len(kept)))
+        for columns in stored.columns(chosen):
+            rows = ((columns - shift[kept][:, None]) / scale[kept][:, None]).T
+            r = np.asarray(np.linalg.qr(np.concatenate([r, rows]), mode="r"))
+        return r
+
+    return judge_moments(own.n, own.mean, own.cross, centred, triangle)

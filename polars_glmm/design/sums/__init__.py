@@ -1,0 +1,1 @@
+"""Learned by aggregation: sums instead of rows."""

@@ -1,0 +1,1 @@
+"""Whose rows: the only room that collects."""

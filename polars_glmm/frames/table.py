@@ -1,0 +1,181 @@
+"""The rows a model is learned from: the columns it uses, complete, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, NoReturn
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.columns.named import columns
+from polars_glmm.columns.nodes import Node, Product
+from polars_glmm.columns.operators import Arrays
+from polars_glmm.errors import ColumnError, enumerate_names, suggest
+from polars_glmm.frames.levels import Levels, code
+from polars_glmm.typing import BoolVec, CodeVec, IntVec, Vec
+
+
+@dataclass(slots=True, eq=False)
+class Table:
+    """Complete rows of a frame. Columns become arrays when first asked for, once.
+
+    series   the columns in use
+    rows     (n,) positions in the user's frame, or None where no row was left out
+    """
+
+    series: dict[str, pl.Series]
+    rows: IntVec | None = None
+    dtypes: dict[str, pl.DataType] = field(default_factory=dict)
+    _numbers: dict[str, Vec] = field(default_factory=dict)
+    _physical: dict[str, IntVec] = field(default_factory=dict)
+    _levels: dict[str, Levels] = field(default_factory=dict)
+    _codes: dict[str, tuple[CodeVec, dict[Any, int]]] = field(default_factory=dict)
+    _values: dict[Node, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.dtypes:  # making the dtype of an Enum costs 15 µs: once
+            self.dtypes = {name: series.dtype for name, series in self.series.items()}
+
+    @property
+    def n_rows(self) -> int:
+        return len(next(iter(self.series.values())))
+
+    def dtype(self, column: str) -> pl.DataType:
+        return self.dtypes[column]
+
+    def row(self, i: int) -> int:
+        """Position in the user's frame of row i."""
+        return int(i if self.rows is None else self.rows[i])
+
+    def number(self, column: str) -> Vec:
+        """A numeric or Boolean column as float64."""
+        if column not in self._numbers:
+            self._numbers[column] = as_float(self.series[column])
+        return self._numbers[column]
+
+    def levels(self, column: str) -> Levels:
+        """A key column as codes."""
+        if column not in self._levels:
+            if not self._physical:
+                self._physical = _physical(self.series, self.dtypes)
+            self._levels[column] = code(self.series[column], self.dtypes[column], self._physical.get(column))
+        return self._levels[column]
+
+    def at(self, column: str, rows: IntVec) -> pl.Series:
+        """The values of a column in some rows."""
+        return self.series[column][pl.Series(rows.astype(np.uint32))]
+
+    def values(self, column: str) -> list[Any]:
+        """The levels of a column as Python values, in level order."""
+        return self.at(column, self.levels(column).first).to_list()
+
+    def codes(self, column: str) -> tuple[CodeVec, dict[Any, int]]:
+        """Codes of a column and the code of each level."""
+        if column not in self._codes:
+            known = {value: k for k, value in enumerate(self.values(column))}
+            if self.dtypes[column].is_numeric():  # a Decimal of 0.1 is not the float of its name
+                known = {float(value): k for value, k in known.items()}
+            self._codes[column] = self.levels(column).codes, known
+        return self._codes[column]
+
+    def evaluate(self, node: Node) -> Any:
+        """The column of a node (n,), or a number; factors of products are computed once."""
+        if node not in self._values:
+            if isinstance(node, Product):
+                self._values[node] = reduce(np.multiply, [self.evaluate(factor) for factor in node.factors])
+            else:
+                self._values[node] = node.evaluate(Arrays(self))
+        return self._values[node]
+
+    def keep(self, mask: BoolVec) -> Table:
+        """The table of the rows where mask is True."""
+        kept = pl.DataFrame(list(self.series.values())).filter(pl.Series(mask))
+        rows = np.flatnonzero(mask)
+        series = {one.name: one for one in kept.iter_columns()}
+        return Table(series, rows if self.rows is None else self.rows[rows], self.dtypes)
+
+
+def _physical(series: dict[str, pl.Series], dtypes: dict[str, pl.DataType]) -> dict[str, IntVec]:
+    """Physical integers of all Enum, date and time columns in one query: one query costs as much as one column."""
+    names = [name for name, dtype in dtypes.items() if isinstance(dtype, pl.Enum) or dtype.is_temporal()]
+    if not names:
+        return {}
+    taken = pl.DataFrame([series[name] for name in names]).select(pl.all().to_physical())
+    return {one.name: one.to_numpy() for one in taken.iter_columns()}
+
+
+def as_float(series: pl.Series) -> Vec:
+    """A numeric column as float64, without a copy where it is that already."""
+    return (series if series.dtype == pl.Float64 else series.cast(pl.Float64)).to_numpy()
+
+
+def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str]) -> Table:
+    """The used columns in memory; a LazyFrame is projected to them and collected once.
+
+    Raises ColumnError for a column the frame does not have, naming what comes near, and for a frame without rows.
+    """
+    names = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
+    require_columns(used, names)
+    taken = frame if isinstance(frame, pl.DataFrame) else frame.select(columns(used)).collect()
+    if taken.height == 0:
+        raise ColumnError(NO_ROWS)
+    return Table({name: taken.get_column(name) for name in used})
+
+
+NO_ROWS = "The frame has no rows."
+
+
+def require_columns(used: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ColumnError for a used column that is not among the frame's names."""
+    known = set(names)
+    absent = [name for name in used if name not in known]
+    if absent:
+        msg = f"The frame has no column {enumerate_names(absent)}.{suggest(absent[0], names)}"
+        if not suggest(absent[0], names):
+            msg += f" Its columns are {enumerate_names(names, limit=12)}."
+        raise ColumnError(msg)
+
+
+def incomplete(table: Table) -> tuple[BoolVec | None, tuple[str, ...]]:
+    """Rows with a null or NaN in any column (None if there are none), and the columns that have them.
+
+    Raises ColumnError for an infinite value.
+    """
+    missing: BoolVec | None = None
+    where: list[str] = []
+    for name, series in table.series.items():
+        own = _missing(series, table.dtypes[name])
+        if own is not None:
+            where.append(series.name)
+            missing = own if missing is None else missing | own
+    return missing, tuple(where)
+
+
+def _missing(series: pl.Series, dtype: pl.DataType) -> BoolVec | None:
+    own: BoolVec | None = None
+    if series.null_count():
+        own = series.is_null().to_numpy()
+    if dtype.is_float():
+        values = series.to_numpy()  # nulls become NaN
+        with np.errstate(all="ignore"):
+            total = float(values.sum())
+        if not np.isfinite(total):
+            infinite = np.isinf(values)
+            if infinite.any():
+                rows = np.flatnonzero(infinite)
+                refuse_infinite(series.name, int(rows[0]), len(rows))
+            nan = np.isnan(values)
+            own = nan if nan.any() else own
+    return own
+
+
+def refuse_infinite(column: str, row: int, n: int) -> NoReturn:
+    """Raise ColumnError for a column with n infinite values, the first in `row`."""
+    msg = (
+        f"column {column!r} is infinite in row {row} ({n} in all, rows count from 0). "
+        "Filter these rows or replace the values."
+    )
+    raise ColumnError(msg)

@@ -1,0 +1,1 @@
+"""What only many models at once need."""

@@ -1,0 +1,223 @@
+"""Many models made ready for computing: bases per model, rows in blocks, and which of them are out of the ordinary.
+
+The bases are those of likelihood.basis and likelihood.effects, model by model. A model that needs a second look (an
+unusual basis, a structure that the data cannot determine) is marked and left to the single fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polars_glmm.design.by_key.records import KeyedDesign
+from polars_glmm.design.records import Term
+from polars_glmm.families.base import Family, Rows
+from polars_glmm.likelihood.identify import LONE_SHARE, RANK_TOLERANCE
+from polars_glmm.likelihood.many.rows import BatchRows
+from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+_SPAN_TOLERANCE = 1e-7
+"""A constant that the columns of a model come this near without the others doing so is left to the single fit."""
+_DEPENDENT = 1e-8
+"""Pivot of decorrelated random columns, in units of their size, below which the single fit decides."""
+_LARGE_MEAN = 1e4
+"""Mean of a random column, in its standard deviations, beyond which the single fit, which centres, decides."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchModel:
+    """Models ready for computing.
+
+    a (M, p, p)        working fixed columns = a · x; constant (p,) with constant'x = 1 in every model, or None
+    outward (M, r, r)  b on the columns the user named = outward · b on the working columns
+    regular (M,)       models that the batch can answer for
+    lone (M,)          models with one Bernoulli trial in most of their levels
+    """
+
+    rows: BatchRows
+    terms: tuple[Term, ...]
+    a: Cube
+    constant: Vec | None
+    outward: Cube
+    regular: BoolVec
+    lone: BoolVec
+
+    def take(self, keep: BoolVec) -> BatchModel:
+        return BatchModel(
+            self.rows.take(keep), self.terms, self.a[keep], self.constant, self.outward[keep], self.regular[keep],
+            self.lone[keep],
+        )  # fmt: skip
+
+
+def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
+    """The models of a keyed design; `gaussian` structures are judged as likelihood.identify does."""
+    first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
+    n = design.model_rows.astype(float)
+
+    def per_row(v: Mat) -> Mat:
+        return np.repeat(v, design.model_rows, axis=-1)
+
+    def mean(v: Mat) -> Mat:
+        return np.asarray(np.add.reduceat(v, first, axis=-1) / n)
+
+    constant = _constant(design.x)
+    regular = np.ones(design.n_models, dtype=bool)
+    if constant is None and len(design.x):
+        regular &= ~_own_constant(design.x, mean)
+    a, x = _centred(design.x, constant, per_row, mean)
+    outward, z = np.ones((design.n_models, 0, 0)), None
+    if design.z is not None:
+        outward, z, fine = _working(design.z, design.terms, per_row, mean)
+        regular &= fine
+    rows = BatchRows(
+        Rows(design.y, design.trials, design.precision), design.frequency, design.offset, x, z,
+        design.model_rows, design.model_levels, design.level_rows,
+    )  # fmt: skip
+    fine, lone = _identified(rows, design, family)
+    return BatchModel(rows, design.terms, a, constant, outward, regular & fine, lone)
+
+
+def _constant(x: Mat) -> Vec | None:
+    """Weights that make the constant from the columns of all models alike."""
+    p = len(x)
+    for j in range(p):
+        if x[j, 0] == 1.0 and x[j, -1] == 1.0 and (x[j] == 1.0).all():
+            return np.asarray(np.eye(p)[j])
+    if not p:
+        return None
+    weights: Vec = np.asarray(np.linalg.lstsq(x @ x.T, x.sum(1), rcond=None)[0])
+    weights[np.abs(weights) < 1e-9] = 0.0
+    return weights if bool((np.abs(weights @ x - 1.0) < 1e-9).all()) else None
+
+
+def _own_constant(x: Mat, mean) -> BoolVec:  # type: ignore[no-untyped-def]  # a closure over the models
+    """Models whose own columns make a constant that the columns of all models together do not."""
+    p = len(x)
+    gram = np.array([[mean(x[i] * x[j]) for j in range(p)] for i in range(p)]).transpose(2, 0, 1)
+    sums = mean(x).T
+    share = np.einsum("mp,mp->m", sums, np.linalg.solve(gram, sums[..., None])[..., 0])
+    return np.asarray(~(share < 1.0 - _SPAN_TOLERANCE))
+
+
+def _centred(x: Mat, constant: Vec | None, per_row, mean) -> tuple[Cube, Mat]:  # type: ignore[no-untyped-def]
+    """likelihood.basis.centred of every model: a (M, p, p) and the working columns (p, n)."""
+    p = len(x)
+    if not p:
+        return np.zeros((len(mean(np.ones((1, x.shape[1])))[0]), 0, 0)), x
+    n_models = mean(x).shape[1]
+    a = np.tile(np.eye(p), (n_models, 1, 1))
+    columns = x
+    if constant is not None:
+        means = mean(x)
+        means[constant != 0.0] = 0.0
+        a -= means.T[:, :, None] * constant
+        columns = np.array([c - per_row(m) if m.any() else c for c, m in zip(x, means, strict=True)])
+    out = np.empty_like(columns)
+    for j, column in enumerate(columns):
+        if constant is not None and constant[j] == 1.0 and (column[0] == 1.0 and (column == 1.0).all()):
+            out[j] = column
+            continue
+        scale = np.sqrt(mean(column * column))
+        scale[scale == 0.0] = 1.0
+        out[j] = column / per_row(scale)
+        a[:, j] /= scale[:, None]
+    return a, out
+
+
+def _working(z: Mat, terms: tuple[Term, ...], per_row, mean) -> tuple[Cube, Mat | None, BoolVec]:  # type: ignore[no-untyped-def]
+    """likelihood.effects.map_effects of every model: outward (M, r, r), working columns (None: ones), who is usual."""
+    r = len(z)
+    n_models = mean(z).shape[1]
+    usual = np.ones(n_models, dtype=bool)
+    if r == 1 and bool((z == 1.0).all()):
+        return np.ones((n_models, 1, 1)), None, usual
+    centre, square = mean(z), np.array([mean(c * c) for c in z])
+    spread = np.sqrt(np.maximum(square - centre**2, 0.0))
+    flat = spread <= 1e-7 * np.abs(centre)
+    usual &= (flat | (np.abs(centre) <= _LARGE_MEAN * spread)).all(0)
+    outward = np.zeros((n_models, r, r))
+    for t in terms:
+        own = slice(t.start, t.stop)
+        size = np.sqrt(square[own])
+        usual &= (size > 0.0).all(0)
+        size[size == 0.0] = 1.0
+        if t.structure == "us" and t.stop - t.start > 1:
+            inverse, fine = _decorrelated(z[own], size, mean)
+            outward[:, own, own] = inverse
+            usual &= fine
+        else:
+            places = np.arange(t.start, t.stop)
+            outward[:, places, places] = (1.0 / size).T
+    working = np.zeros_like(z)
+    for j in range(r):
+        for k in range(r):
+            weight = outward[:, k, j]
+            if weight.any():
+                working[j] += z[k] if (weight == 1.0).all() else per_row(weight) * z[k]
+    return outward, working, usual
+
+
+def _decorrelated(z: Mat, size: Mat, mean) -> tuple[Cube, BoolVec]:  # type: ignore[no-untyped-def]
+    """R⁻¹ of every model, with R'R = the mean of zz', R upper triangular; and where its pivots are comfortable."""
+    r = len(z)
+    gram = np.array([[mean(z[i] * z[j]) for j in range(r)] for i in range(r)])
+    scaled = (gram / (size[:, None] * size[None])).transpose(2, 0, 1)
+    eye = np.eye(r)
+    fine = np.linalg.eigvalsh(scaled)[:, 0] > _DEPENDENT
+    low = np.linalg.cholesky(np.where(fine[:, None, None], scaled, eye))
+    inverse = np.linalg.inv(low).swapaxes(1, 2)
+    return inverse / size.T[:, :, None], fine
+
+
+def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[BoolVec, BoolVec]:
+    """Models that likelihood.identify has no note about, and those with one trial in most levels."""
+    n, p, r = rows.observations(), len(design.x), 0 if design.z is None else len(design.z)
+    fine = np.asarray(~((n <= p) & family.has_phi))
+    lone = np.zeros(len(n), dtype=bool)
+    if design.z is None:
+        return fine, lone
+    fine &= rows.model_levels > 1
+    if family.name == "gaussian":
+        fine &= rows.model_levels * r < n
+    if family.name == "binomial":
+        trials = np.ones(len(design.y)) if design.trials is None else design.trials
+        if design.frequency is not None:
+            trials = trials * design.frequency
+        single = (_level_sums(trials, rows.level_rows) <= 1.0).astype(float)
+        share = np.add.reduceat(single, rows.first_level) / rows.model_levels
+        fine &= share < 1.0
+        lone = share > LONE_SHARE
+    if r > 1:
+        fine &= ~_redundant(rows, design, n, gaussian=family.name == "gaussian")
+    return fine, lone
+
+
+def _level_sums(v: Mat, level_rows: IntVec) -> Mat:
+    first = np.concatenate([[0], np.cumsum(level_rows)[:-1]]).astype(np.intp)
+    return np.asarray(np.add.reduceat(v, first, axis=-1))
+
+
+def _redundant(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: bool) -> BoolVec:
+    """Models in which the Gram matrix of likelihood.identify is near a null space."""
+    assert rows.z is not None  # several random columns
+    r = len(rows.z)
+    s = np.array([[_level_sums(rows.z[i] * rows.z[j], rows.level_rows) for j in range(r)] for i in range(r)])
+    pairs = [
+        (a, b)
+        for t in design.terms
+        for a in range(t.start, t.stop)
+        for b in (range(t.start, a + 1) if t.structure == "us" else (a,))
+    ]
+    k = len(pairs)
+    gram = np.empty((k + 1, k + 1, rows.n_models))
+    for i, (a, b) in enumerate(pairs):
+        for j, (c, d) in enumerate(pairs[: i + 1]):
+            gram[i, j] = gram[j, i] = rows.levels.level_totals(s[a, c] * s[b, d] + s[a, d] * s[b, c])
+        gram[i, k] = gram[k, i] = 2.0 * rows.levels.level_totals(s[a, b])
+    gram[k, k] = 2.0 * n
+    if not gaussian:
+        gram = gram[:k, :k]
+    diag = np.sqrt(np.maximum(np.einsum("kkm->km", gram), 1e-300))
+    values = np.linalg.eigvalsh((gram / (diag[:, None] * diag[None])).transpose(2, 0, 1))
+    return np.asarray(values[:, 0] < 10.0 * RANK_TOLERANCE * values[:, -1])

@@ -1,0 +1,82 @@
+"""Covariances of many models with their derivatives, and inverted Hessians: likelihood.report for batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.records import Term
+from polars_glmm.likelihood.many.engine import Layout
+from polars_glmm.likelihood.parameters.state import natural_sigmas
+from polars_glmm.likelihood.polish import FLAT
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
+
+_DOUBTFUL = 10.0
+"""Eigenvalues up to this many times the flat ones are left to the single fit."""
+
+
+class BatchCovariances(NamedTuple):
+    """vech of every term's Σ (M, V), its Jacobian in θ (M, V, q), and the matrices (M, r_t, r_t).
+
+    null (M, V) marks those without a standard error: a variance of zero
+    """
+
+    values: Mat
+    jacobian: Cube
+    matrices: tuple[Cube, ...]
+    null: BoolVec
+
+
+class BatchInverted(NamedTuple):
+    """(−∂²ℓ)⁻¹ (M, P, P), smallest eigenvalue of the Hessian at unit diagonal (M,), and who has a flat direction."""
+
+    vcov: Cube
+    smallest: Vec
+    flat: BoolVec
+
+
+def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: Cube) -> BatchCovariances:
+    """Reported variances and covariances of Λ (r, r, M), for b = outward · Λ u."""
+    factor = lam.transpose(2, 0, 1)
+    values, jacobians, matrices, null = [], [], [], []
+    for t in terms:
+        own = slice(t.start, t.stop)
+        out, block = outward[:, own, own], factor[:, own, own]
+        half = out @ block
+        sigma = natural_sigmas(out, block)
+        i, j = STRUCTURES[t.structure].vech(t.stop - t.start)
+        jac = np.zeros((len(factor), len(i), at.q))
+        for k, (row, column) in enumerate(zip(at.rows, at.columns, strict=True)):
+            if t.start <= row < t.stop:
+                # ∂Σ/∂Λ_ac = o_a h_c' + h_c o_a' with o_a a column of outward, h_c one of outward · Λ
+                o, h = out[:, :, row - t.start], half[:, :, column - t.start]
+                jac[:, :, k] = o[:, i] * h[:, j] + h[:, i] * o[:, j]
+        values.append(sigma[:, i, j])
+        jacobians.append(jac)
+        matrices.append(sigma)
+        zero = np.einsum("mii->mi", sigma) == 0.0
+        null.append(zero[:, i] | zero[:, j])
+    return BatchCovariances(
+        np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices), np.concatenate(null, axis=1)
+    )
+
+
+def without_errors(vcov: Cube, null: BoolVec) -> Cube:
+    """Covariance matrices of a report (M, R, R) with NaN in the rows and columns marked in `null` (M, R)."""
+    return np.where(null[:, :, None] | null[:, None, :], np.nan, vcov)
+
+
+def inverted(h: Cube) -> BatchInverted:
+    """Covariance matrices of the parameters; meaningless where a direction is flat."""
+    if not h.shape[1]:
+        return BatchInverted(h, np.full(len(h), np.inf), np.zeros(len(h), dtype=bool))
+    diag = np.einsum("mpp->mp", h)
+    scale = np.sqrt(np.where(diag > 0, diag, 1.0))
+    outer = scale[:, :, None] * scale[:, None, :]
+    values, vectors = np.linalg.eigh(h / outer)
+    flat = (values[:, 0] < _DOUBTFUL * FLAT) | ~(diag > 0).all(1)
+    inverse = 1.0 / np.where(values > FLAT, values, 1.0)
+    vcov = (vectors * inverse[:, None, :]) @ vectors.swapaxes(1, 2) / outer
+    return BatchInverted(vcov, values[:, 0], flat)

@@ -1,0 +1,223 @@
+"""Rows of many small models side by side, sorted by model and level, in blocks that hold whole models.
+
+What belongs to a model has the models on its trailing axis, what belongs to a level the levels of all models, one after
+the other: (…, M), (…, G), (…, n). A unit is one block of rows of whole models; nothing couples units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from polars_glmm.families.base import Rows
+from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+Array = TypeVar("Array", Vec, BoolVec)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchUnit:
+    """One block of rows of whole models.
+
+    models, levels     slices of the models and levels of the batch
+    of_level (G,)      the model of every level, counted within the unit
+    rows_of (m,)       rows per model;  first_row, first_level (m,): where each model begins
+    """
+
+    block: Block
+    models: slice
+    levels: slice
+    of_level: IntVec
+    rows_of: IntVec
+    first_row: IntVec
+    first_level: IntVec
+
+    def per_row(self, v: Vec) -> Vec:
+        """A value of each model (…, m) on its rows."""
+        return np.repeat(v, self.rows_of, axis=-1)
+
+    def row_totals(self, v: Cube) -> Cube:
+        """Sums over the rows of each model, (…, m)."""
+        return np.add.reduceat(v, self.first_row, axis=-1)
+
+    def level_totals(self, v: Cube) -> Cube:
+        """Sums over the levels of each model, (…, m)."""
+        return np.add.reduceat(v, self.first_level, axis=-1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchLevels:
+    """The levels of M models, one model's after the other's: model_levels (M,) how many each has."""
+
+    model_levels: IntVec
+
+    @property
+    def n_models(self) -> int:
+        return len(self.model_levels)
+
+    @property
+    def n_levels(self) -> int:
+        return int(self.model_levels.sum())
+
+    @property
+    def of_level(self) -> IntVec:
+        """The model of every level, (G,)."""
+        return np.repeat(np.arange(self.n_models), self.model_levels)
+
+    def level_totals(self, v: Cube) -> Cube:
+        """Sums over the levels of each model, (…, M)."""
+        return np.add.reduceat(v, starts(self.model_levels), axis=-1)
+
+    def take(self, keep: BoolVec) -> BatchLevels:
+        return BatchLevels(self.model_levels[keep])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchRows:
+    """Rows of M models, each with at least one row, sorted by model and level.
+
+    x (p, n) fixed columns and z (r, n) random ones (None: one column of ones) in the bases used for computing
+    model_rows, model_levels (M,); level_rows (G,): how many there are. Without random effects a level is a model.
+    """
+
+    data: Rows
+    frequency: Vec | None
+    offset: Vec | None
+    x: Mat
+    z: Mat | None
+    model_rows: IntVec
+    model_levels: IntVec
+    level_rows: IntVec
+
+    @property
+    def n_models(self) -> int:
+        return len(self.model_rows)
+
+    @property
+    def n_levels(self) -> int:
+        return len(self.level_rows)
+
+    @property
+    def levels(self) -> BatchLevels:
+        return BatchLevels(self.model_levels)
+
+    @property
+    def first_row(self) -> IntVec:
+        return starts(self.model_rows)
+
+    @property
+    def first_level(self) -> IntVec:
+        return starts(self.model_levels)
+
+    @property
+    def of_level(self) -> IntVec:
+        """The model of every level, (G,)."""
+        return self.levels.of_level
+
+    def per_row(self, v: Array) -> Array:
+        """A value of each model (…, M) on its rows."""
+        return np.repeat(v, self.model_rows, axis=-1)
+
+    def row_totals(self, v: Cube) -> Cube:
+        """Sums over the rows of each model, (…, M)."""
+        return np.add.reduceat(v, self.first_row, axis=-1)
+
+    def totals(self, v: Vec) -> Vec:
+        """Sums over the rows of each model, a row counted as often as it stands for, (M,)."""
+        return self.row_totals(v if self.frequency is None else v * self.frequency)
+
+    def observations(self) -> IntVec:
+        """Σ frequency per model, (M,)."""
+        return self.model_rows if self.frequency is None else self.row_totals(self.frequency).astype(np.intp)
+
+    def pieces(self) -> Iterator[tuple[slice, Rows]]:
+        """Per model the slice of its rows, and its data."""
+        for start, n in zip(self.first_row, self.model_rows, strict=True):
+            own = slice(int(start), int(start + n))
+            yield own, data_of(self.data, partial(_at, own))
+
+    def without_effects(self) -> BatchRows:
+        """The same rows for models without random effects."""
+        ones = np.ones(self.n_models, dtype=np.intp)
+        return replace(self, z=None, model_levels=ones, level_rows=self.model_rows)
+
+    def take(self, keep: BoolVec) -> BatchRows:
+        """The rows of some models, in the same order."""
+        rows = np.flatnonzero(self.per_row(keep))
+
+        def part(v: Mat | None) -> Mat | None:
+            return None if v is None else np.take(v, rows, axis=-1)
+
+        return BatchRows(
+            data=data_of(self.data, lambda v: np.take(v, rows)),
+            frequency=part(self.frequency),
+            offset=part(self.offset),
+            x=np.take(self.x, rows, axis=-1),
+            z=part(self.z),
+            model_rows=self.model_rows[keep],
+            model_levels=self.model_levels[keep],
+            level_rows=self.level_rows[keep[self.of_level]],
+        )
+
+    def cut(self, block_rows: int) -> tuple[BatchUnit, ...]:
+        """Units of about `block_rows` rows; a model larger than that is a unit of its own."""
+        ends = np.cumsum(self.model_rows)
+        level_ends = np.cumsum(self.model_levels)
+        ones_first = self.z is not None and bool((self.z[0] == 1.0).all())
+        units, first = [], 0
+        while first < self.n_models:
+            start = int(ends[first] - self.model_rows[first])
+            last = max(int(np.searchsorted(ends, start + block_rows, side="right")), first + 1)
+            levels = slice(int(level_ends[first] - self.model_levels[first]), int(level_ends[last - 1]))
+            units.append(
+                self._unit(slice(first, last), levels, slice(start, int(ends[last - 1])), ones_first=ones_first)
+            )
+            first = last
+        return tuple(units)
+
+    def _unit(self, models: slice, levels: slice, rows: slice, *, ones_first: bool) -> BatchUnit:
+        def part(v: Mat | None) -> Mat | None:
+            return None if v is None else np.ascontiguousarray(v[..., rows])
+
+        counts = self.level_rows[levels]
+        block = Block(
+            data=data_of(self.data, lambda v: np.ascontiguousarray(v[rows])),
+            frequency=part(self.frequency),
+            x=np.ascontiguousarray(self.x[:, rows]),
+            offset=part(self.offset),
+            x_phi=None,
+            offset_phi=None,
+            z=part(self.z),
+            ones_first=ones_first,
+            starts=starts(counts),
+            counts=counts,
+            single=bool((counts == 1).all()),
+            repeats=None,
+            cells=slice(0, len(counts)),
+            rows=rows,
+        )
+        of_level = np.repeat(np.arange(models.stop - models.start), self.model_levels[models])
+        rows_of = self.model_rows[models]
+        return BatchUnit(block, models, levels, of_level, rows_of, starts(rows_of), starts(self.model_levels[models]))
+
+
+def _at(rows: slice, v: Vec) -> Vec:
+    return v[rows]
+
+
+def data_of(data: Rows, part: Callable[[Vec], Vec]) -> Rows:
+    """The data of some of the rows."""
+    y, trials, precision = data
+    return Rows(part(y), None if trials is None else part(trials), None if precision is None else part(precision))
+
+
+def starts(counts: IntVec) -> IntVec:
+    """First positions of runs of given lengths."""
+    out = np.zeros(len(counts), dtype=np.intp)
+    np.cumsum(counts[:-1], out=out[1:])
+    return out

@@ -1,0 +1,258 @@
+"""Which optimum is the answer, and whether there is one: a second look where random effects are out of all proportion.
+
+Counts bound what rows can tell: past a few units of the link's scale a larger standard deviation changes no fitted
+mean that the rows could contradict. There the likelihood may rise without end: its limit along t·(β, Λ), t → ∞, is
+Σ_g log P(every row of g on its own side of zero), finite if each level's rows can be parted. And there Laplace's
+approximation, normal where the integrand is a normal density cut off, can have hills of its own. So fits with such
+standard deviations, and those with mostly one trial a level, are judged by the integrated likelihood (level_integrals):
+
+    the answer      the highest optimum among those that no other excels in integrated likelihood
+    no optimum      a level whose rows cannot be parted costs log t along a ray; where no ray from the answer costs
+                    anything, the likelihood has no maximum
+    an artefact     the approximation exceeds the integral by more than it gained, or the integral is higher elsewhere
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.families.base import Family
+from polars_glmm.likelihood.engine import RowEngine
+from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
+from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.separation import COUNTS
+from polars_glmm.likelihood.optimum.notes import artefact_note, elsewhere_note, overstated_note, unbounded_note
+from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.notes import Note
+from polars_glmm.optimize.search import Found
+from polars_glmm.typing import BoolVec, Mat, Vec
+
+UNITS = {"logit": np.pi / np.sqrt(3.0), "probit": 1.0, "cloglog": np.pi / np.sqrt(6.0), "cauchit": 3.0, "log": 1.0}
+"""Standard deviation of the latent variable that a link stands for, where it has one: a unit of its scale."""
+LARGE = 3.0
+"""Units of the link's scale beyond which a standard deviation deserves a second look."""
+_FAR = 1e3
+LARGE_FOR_LONE = 0.7
+"""The same where most levels have one Bernoulli trial: on those alone Laplace's optimum is near one unit."""
+_A_LOT = 2.0
+"""Log-likelihood by which the approximation errs a lot: the penalty of a parameter and its effect on most tests."""
+_EQUAL = 1.0
+"""Integrated log-likelihood within which two places are as good, and the approximation decides."""
+_PER_LEVEL = 0.1
+"""Log-likelihood per level by which the approximation errs a lot in all of them."""
+_SURE = 3.0
+"""Standard errors of an integral that are granted to it."""
+_RAY = (4.0, 32.0)
+_FALLS = 0.5
+"""Log-likelihood that a ray must lose from place to place for a maximum to exist; one level that cannot be parted costs
+log 4 and log 8."""
+_BESIDE = (0.25, 0.5, 1.0, 2.0)
+"""Shares of the fixed effects, and of the factors, at which the integral is looked at where quadrature is no way."""
+_MOST_ROWS = 200_000
+"""Rows up to which searches start from several places."""
+
+
+class Coordinates(NamedTuple):
+    """How a search vector [β_c, θ, γ] is read: effects, p fixed effects, and whether there is γ."""
+
+    effects: Effects
+    p: int
+    has_gamma: bool
+
+    def factors(self, x: Vec) -> list[Mat]:
+        """Λ_f (r_f, r_f) of a vector."""
+        return self.effects.lambdas(x[self.p : self.p + self.effects.n_theta])
+
+    def scaled(self, x: Vec, fixed: float, spread: float) -> Vec:
+        """The vector with its fixed effects and its factors multiplied."""
+        q = self.effects.n_theta
+        return np.concatenate([fixed * x[: self.p], spread * x[self.p : self.p + q], x[self.p + q :]])
+
+    def point(self, x: Vec, factors: list[Mat] | None = None) -> Point:
+        gamma = x[self.p + self.effects.n_theta :] if self.has_gamma else None
+        return Point(x[: self.p], self.effects.effective(factors or self.factors(x)), gamma)
+
+    def sizes(self, x: Vec) -> Vec:
+        """Root mean square of every factor's random effects, in units of the linear predictor."""
+        return np.array([np.linalg.norm(lam) for lam in self.factors(x)])
+
+
+class Hill(NamedTuple):
+    """An optimum of the approximation, and the integrated likelihood there."""
+
+    found: Found
+    integral: Integrated
+
+    @property
+    def value(self) -> float:
+        """ℓ as maximised."""
+        return -self.found.evaluation.value
+
+    @property
+    def overstated(self) -> float:
+        """By how much it exceeds the integrated one, for sure."""
+        return self.value - self.integral.value - _SURE * self.integral.std_error
+
+
+class Look(NamedTuple):
+    """What a second look needs.
+
+    search, quadrature   from a vector to an optimum of ℓ as it is, and of ℓ by quadrature (None where it is the same)
+    base, null           the optimum without random effects, [β_c, γ] and its ℓ
+    constant             what is missing in every ℓ here
+    """
+
+    engine: RowEngine
+    at: Coordinates
+    unit: float
+    search: Callable[[Vec], Found]
+    quadrature: Callable[[Vec], Found] | None
+    base: Vec
+    null: float
+    constant: float
+
+
+def unit_of(family: Family) -> float | None:
+    """A unit of the scale on which the random effects of counts are judged; None where they are not."""
+    return UNITS.get(family.link.name) if family.name in COUNTS else None
+
+
+def doubtful(sizes: Vec, unit: float, lone: BoolVec) -> BoolVec:
+    """Whether random effects of given sizes, in units of the linear predictor, deserve a second look.
+
+    lone   per size: most levels have one Bernoulli trial
+    """
+    return np.asarray(sizes > np.where(lone, LARGE_FOR_LONE, LARGE) * unit)
+
+
+def far(sizes: Vec, unit: float) -> bool:
+    """Whether some factor's random effects are so large that larger ones change nothing."""
+    return bool((sizes > _FAR * unit).any())
+
+
+def second_look(look: Look, found: Found, findings: Findings) -> tuple[Found, Findings]:
+    """The optimum that is the answer, and the findings with what there is to say about it."""
+    hills = list(_hills(look, found))
+    highest = max(hills, key=lambda h: h.value)
+    if not any(np.isfinite(h.integral.value) for h in hills):
+        return highest.found, findings
+    hill = _meaningful(hills)
+    notes: list[Note] = []
+    runaway = _runaway(look, hill)
+    if any(runaway):
+        notes.append(unbounded_note(look.at.effects, runaway))
+    elif highest.value > hill.value + _EQUAL:
+        size = float(look.at.sizes(highest.found.x).max())
+        notes.append(artefact_note(highest.value + look.constant, size, highest.value - highest.integral.value))
+    else:
+        notes += _doubts(look, hill)
+    if not notes:
+        return hill.found, findings
+    unidentified = list(findings.unidentified)
+    for f, away in zip(look.at.effects.factors, runaway, strict=True):
+        if away:
+            unidentified[f.place] = (True,) * len(f.terms)
+    return hill.found, Findings((*findings.notes, *notes), tuple(unidentified), findings.lone)
+
+
+def _hills(look: Look, first: Found) -> Iterator[Hill]:
+    """The optimum found and the others that searches from larger and smaller random effects end at."""
+    at, marginal = look.at, look.engine.marginal
+    seen = [first]
+    if marginal.rows.n_rows <= _MOST_ROWS:
+        x = first.x
+        shrink = look.unit / max(float(at.sizes(x).max()), look.unit)
+        starts = [
+            np.concatenate([look.base[: at.p], at.effects.start(size * look.unit), look.base[at.p :]])
+            for size in (0.1, 0.3, LARGE)
+        ]
+        starts += [at.scaled(x, shrink, shrink), at.scaled(x, 4.0, 4.0)]
+        for start in starts:
+            other = look.search(start)
+            value = other.evaluation.value
+            if np.isfinite(value) and all(abs(value - s.evaluation.value) > 1e-6 for s in seen):
+                seen.append(other)
+    for found in seen:
+        integral = integrated(marginal, at.point(found.x))
+        yield Hill(found, integral)
+
+
+def _meaningful(hills: list[Hill]) -> Hill:
+    """The highest optimum among those as good as any by integrated likelihood."""
+    known = [h for h in hills if np.isfinite(h.integral.value)]
+    best = max(known, key=lambda h: h.integral.value).integral
+    good = [
+        h for h in known
+        if h.integral.value >= best.value - _EQUAL - _SURE * np.hypot(best.std_error, h.integral.std_error)
+    ]  # fmt: skip
+    return max(good, key=lambda h: h.value)
+
+
+def _runaway(look: Look, hill: Hill) -> list[bool]:
+    """Factors along whose random effects the integrated likelihood does not fall, however large they become."""
+    large = look.at.sizes(hill.found.x) > LARGE * look.unit
+    return [bool(one) and any(_endless(look, hill, ray) for ray in _rays(look.at, hill.found.x, f))
+            for f, one in enumerate(large)]  # fmt: skip
+
+
+def _rays(at: Coordinates, x: Vec, f: int) -> Iterator[Callable[[float], Point]]:
+    """Ways from an optimum to infinity: everything grows; one factor, or its largest direction, with β or without."""
+    lambdas = at.factors(x)
+    top = np.linalg.svd(lambdas[f])[0][:, :1]
+    top = top @ top.T
+
+    def one(t: float, *, fixed: float, others: float) -> Point:
+        grown = list(lambdas)
+        grown[f] = others * lambdas[f] + (t - others) * top @ lambdas[f]
+        return at.point(at.scaled(x, fixed, 1.0), grown)
+
+    yield lambda t: at.point(at.scaled(x, t, t))
+    if len(lambdas) > 1:
+        yield lambda t: one(t, fixed=t, others=t)
+    if len(top) > 1:
+        yield lambda t: one(t, fixed=t, others=1.0)
+        yield lambda t: one(t, fixed=1.0, others=1.0)
+
+
+def _endless(look: Look, hill: Hill, along: Callable[[float], Point]) -> bool:
+    """Whether the integrated likelihood loses nothing along a ray."""
+    last = hill.integral.value
+    for t in _RAY:
+        here = integrated(look.engine.marginal, along(t))
+        if np.isnan(here.value):  # linear predictors beyond what numbers hold: the places before decide
+            return t > _RAY[0]
+        if here.value < last - _FALLS - min(_SURE * here.std_error, _FALLS):
+            return False
+        last = here.value
+    return True
+
+
+def _elsewhere(look: Look, hill: Hill) -> tuple[Integrated, float]:
+    """The highest integrated likelihood met around an optimum and at those of quadrature; size of the effects there."""
+    at, x = look.at, hill.found.x
+    if look.quadrature is None:
+        places = [at.scaled(x, fixed, t) for fixed, t in product((0.0, *_BESIDE), _BESIDE)]
+    else:
+        shrink = look.unit / max(float(at.sizes(x).max()), look.unit)
+        searched = [look.quadrature(start) for start in (x, at.scaled(x, shrink, shrink))]
+        places = [found.x for found in searched if np.isfinite(found.evaluation.value)]
+    places.append(x)
+    met = [(integrated(look.engine.marginal, at.point(place)), float(at.sizes(place).max())) for place in places]
+    return max(met, key=lambda m: -np.inf if np.isnan(m[0].value) else m[0].value - _SURE * m[0].std_error)
+
+
+def _doubts(look: Look, hill: Hill) -> list[Note]:
+    """A note where the approximation is not to be believed at an optimum, or leads away from a better place."""
+    here, (there, size) = hill.integral, _elsewhere(look, hill)
+    n_levels = sum(f.n_levels for f in look.at.effects.factors)
+    excess = hill.value - here.value
+    overstated = hill.overstated > max(_A_LOT, min(_PER_LEVEL * n_levels, 0.5 * (hill.value - look.null)))
+    better = there.value - here.value
+    if better < _EQUAL + _SURE * np.hypot(there.std_error, here.std_error):
+        return [overstated_note(excess)] if overstated else []
+    return [elsewhere_note(excess, better, float(look.at.sizes(hill.found.x).max()), size)]

@@ -1,0 +1,266 @@
+"""Conditional modes: Newton's method for all groups of a unit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from polars_glmm.families.base import Density, Expected, Family
+from polars_glmm.likelihood.rows.blocks import Block, Unit
+from polars_glmm.linalg.elimination import Factorised
+from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
+from polars_glmm.linalg.scaling import scaled_plus_identity
+from polars_glmm.typing import Cube, Mat, Vec
+
+NEAR, NEAR_FLOORED = 1e-10, 1e-18
+"""Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic); the
+same where curvatures of rows may be floored at zero, which makes convergence linear."""
+_NEAR_BY_CHORD, _CHORD_GAIN = 1e-14, 0.25
+"""The same for steps with a stale factor, which gain a share at a time; and the share above which it is renewed."""
+EXACT = 1e-20
+"""Decrement of a mode that needs no step at all: differences over 1e-5 of a scale stay exact to 1e-4."""
+ROUNDING = 1e-11
+"""A step may lower J by this share of |J| without being halved."""
+MAX_NEWTON = 200
+MAX_HALVINGS = 60
+
+Fixed: TypeAlias = list[tuple[Vec, "Vec | float | None"]]
+"""Per block: Xβ + offset (m,), and zeta (a number, a vector, or None)."""
+
+
+class Point(NamedTuple):
+    """Parameters as kernels read them: beta (p,), effective factors T_fΛ_f (d, r_f), zeta coefficients (s,) or None."""
+
+    beta: Vec
+    factors: list[Mat]
+    gamma: Vec | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowDensity:
+    """A family as the kernels use it."""
+
+    family: Family
+
+    @property
+    def concave(self) -> bool:
+        """The log density is concave in eta, so there is one mode."""
+        return self.family.log_concave
+
+    def rows(self, block: Block, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
+        """Densities of a block's rows, times their frequencies."""
+        parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)
+        if block.frequency is None:
+            return parts
+        f, *slopes = parts
+        return Density(f * block.frequency, *(None if part is None else part * block.frequency for part in slopes))
+
+    def expected(self, block: Block, eta: Vec, zeta: Vec | float | None) -> Expected:
+        """Expected curvatures of a block's rows, times their frequencies."""
+        e = self.family.expected(block.data, eta, zeta)
+        if block.frequency is None:
+            return e
+        w_zeta = None if e.w_zeta is None else e.w_zeta * block.frequency
+        return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
+
+
+class State(NamedTuple):
+    """Densities per block, up to `order`; eta per block; sums over cells f (C,), g (d, C), w (d, d, C)."""
+
+    densities: list[Density]
+    eta: list[Vec]
+    f: Vec
+    g: Mat
+    w: Cube
+    order: int
+
+
+def fixed_parts(unit: Unit, at: Point) -> Fixed:
+    """Per block: Xβ + offset, and zeta (a number, a vector, or None)."""
+    out = []
+    for block in unit.blocks:
+        xb = at.beta @ block.x
+        if block.offset is not None:
+            xb = xb + block.offset
+        zeta: Vec | float | None = None
+        if at.gamma is not None:
+            zeta = float(at.gamma[0]) if block.x_phi is None else at.gamma @ block.x_phi
+            if block.offset_phi is not None:
+                zeta = zeta + block.offset_phi
+        out.append((xb, zeta))
+    return out
+
+
+class UnitAt(NamedTuple):
+    """A unit at a point: all that a search for its modes holds fixed."""
+
+    density: RowDensity
+    unit: Unit
+    at: Point
+    fixed: Fixed
+
+
+def unit_at(density: RowDensity, unit: Unit, at: Point) -> UnitAt:
+    """A unit at a point, its fixed parts computed."""
+    return UnitAt(density, unit, at, fixed_parts(unit, at))
+
+
+def rows_state(here: UnitAt, u: list[Mat], order: int) -> State:
+    """Densities of all rows of a unit at given modes, with their sums over cells."""
+    density, unit, at, fixed = here
+    b = cell_effects(unit, at.factors, u)
+    densities, etas, f, g, w = [], [], [], [], []
+    for block, (xb, zeta) in zip(unit.blocks, fixed, strict=True):
+        eta = xb if b is None else xb + block.combine(b[:, block.cells])
+        parts = density.rows(block, eta, zeta, order)
+        densities.append(parts)
+        etas.append(eta)
+        f.append(block.sums(parts.f))
+        if b is not None:
+            g.append(block.z_sums(parts.g))
+            step_w = parts.w
+            if order == 2 and not density.concave:
+                step_w = np.maximum(step_w, 0.0)
+            w.append(block.zz_sums(step_w))
+    empty = np.empty((0, 0, 0))
+    return State(
+        densities,
+        etas,
+        concatenate(f),
+        concatenate(g) if g else empty,
+        concatenate(w) if w else empty,
+        order,
+    )
+
+
+class Warm(NamedTuple):
+    """Where the next evaluation may start: modes u_f (r_f, G_f), and a factorised curvature near them, if costly."""
+
+    modes: list[Mat]
+    factor: Factorised | None = None
+
+
+class Modes(NamedTuple):
+    """Conditional modes u_f (r_f, G_f), the densities there, the row passes they took, and the last factor used."""
+
+    u: list[Mat]
+    state: State
+    passes: int
+    factor: Factorised | None
+
+
+def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
+    """Newton for all groups of a unit, halving the steps of those groups that J rejects.
+
+    The densities come back with derivatives up to `order`. Where the start is a mode already, as when the caller
+    predicted it, one pass is all there is. A costly curvature is factorised again only when steps with the stale
+    factor stop gaining (chord method): then a step costs one solution.
+    """
+    unit, at, u = here.unit, here.at, start.modes
+    warm = any(v.any() for v in u)
+    state = rows_state(here, u, order if warm else 2)
+    chord = unit.eliminator.costly
+    h, gained = (start.factor if chord and warm else None), np.inf
+    passes, previous, halvings = 1, u, 0
+    last: Vec | None = None
+    for _ in range(MAX_NEWTON):
+        j = _joint(state, u)
+        if last is None and not np.isfinite(j).all():
+            if not warm:
+                return Modes(u, state, passes, None)
+            warm, h = False, None
+            u = [np.where(np.isfinite(j), v, 0.0) for v in u]
+            state = rows_state(here, u, 2)
+            passes += 1
+            continue
+        if last is not None:
+            rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last)))
+            if rejected.any() and halvings < MAX_HALVINGS:
+                halvings += 1
+                u = [np.where(rejected, 0.5 * (v + p), v) for v, p in zip(u, previous, strict=True)]
+                state = rows_state(here, u, 2)
+                passes += 1
+                continue
+            if rejected.any():
+                u = previous
+                break
+        slope = [lam.T @ g - v for lam, g, v in zip(at.factors, to_levels(unit, state.g), u, strict=True)]
+        fresh = True
+        if chord and h is not None and halvings == 0:
+            step = h.solve(slope)
+            decrement = _decrement(slope, step)
+            fresh = decrement > _CHORD_GAIN * gained
+        if fresh:
+            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            if h is None:
+                break
+            step = h.solve(slope)
+            decrement = _decrement(slope, step)
+        if decrement < EXACT and state.order >= order:
+            return Modes(u, state, passes, h)
+        gained = decrement
+        previous, last, halvings = u, j, 0
+        u = [v + d for v, d in zip(u, step, strict=True)]
+        near = NEAR if here.density.concave else NEAR_FLOORED
+        if not decrement > (near if fresh else min(near, _NEAR_BY_CHORD)):
+            break
+        state = rows_state(here, u, 2)
+        passes += 1
+    return Modes(u, rows_state(here, u, order), passes + 1, h)
+
+
+def _joint(state: State, u: list[Mat]) -> Vec:
+    """J per group of one factor, (G,), or its total for several, (1,)."""
+    if len(u) == 1:
+        squares: Vec = np.einsum("rG,rG->G", u[0], u[0])
+        return state.f - 0.5 * squares
+    return np.array([state.f.sum() - 0.5 * sum(float(np.vdot(v, v)) for v in u)])
+
+
+def _decrement(slope: list[Mat], step: list[Mat]) -> float:
+    """Newton decrement: the largest of all groups of one factor, or that of all factors together."""
+    if len(slope) == 1:
+        return float(np.einsum("rG,rG->G", slope[0], step[0]).max(initial=0.0))
+    return sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))
+
+
+def exact_w(unit: Unit, state: State) -> Cube:
+    """Σ z z' w over cells with the exact curvature, which a Newton step floors at zero."""
+    return concatenate([b.zz_sums(d.w) for b, d in zip(unit.blocks, state.densities, strict=True)])
+
+
+def concatenate(parts: list[Cube]) -> Cube:
+    """Parts of one axis, the last, side by side."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def cell_effects(unit: Unit, factors: list[Mat], u: list[Mat]) -> Mat | None:
+    """Coefficients of the distinct columns per cell, Σ_f T_fΛ_f u_f (d, C)."""
+    if not u:
+        return None
+    b = [lam @ v for lam, v in zip(factors, u, strict=True)]
+    if unit.pattern is None:
+        return b[0]
+    total = b[0][:, unit.pattern.codes[0]]
+    for f in range(1, len(b)):
+        total = total + b[f][:, unit.pattern.codes[f]]
+    return total
+
+
+def to_levels(unit: Unit, cells: Cube) -> list[Cube]:
+    """Sums over the cells of every level of every factor: (…, C) → (…, G_f)."""
+    if unit.pattern is None:
+        return [cells]
+    return [sum_by(codes, cells, n) for codes, n in zip(unit.pattern.codes, unit.pattern.n_levels, strict=True)]
+
+
+def gather(unit: Unit, w: Cube) -> Blocks:
+    """Sums over cells in blocks over levels and meeting pairs."""
+    return Blocks([w], {}) if unit.pattern is None else gather_blocks(unit.pattern, w)
+
+
+def curvature(unit: Unit, w: Cube, factors: list[Mat]) -> Blocks:
+    """H = Λ'Z'WZΛ + I in blocks, from Σ z z' w over cells."""
+    return scaled_plus_identity(gather(unit, w), factors)

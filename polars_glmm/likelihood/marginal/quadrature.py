@@ -1,0 +1,78 @@
+"""Adaptive Gauss–Hermite quadrature of one grouping factor, with what its gradient needs (Pinheiro & Bates 1995).
+
+F(û, L) = log Σ_k w_k exp{J(û + L⁻ᵀz_k) + ½|z_k|²} − log|L|. With S = L⁻¹ dH L⁻ᵀ the Cholesky differential is
+dL = LΦ(S), Φ the lower triangle with halved diagonal, so dF = −tr(Φ(S) N) for N = Σ_k π_k L⁻¹J_u(v_k) (v_k − û)'L + I
+and Ĥ = L⁻ᵀ Q L⁻¹ with Q the symmetric matrix of the lower triangle of N'. One node: Ĥ = H⁻¹.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.likelihood.marginal.modes import UnitAt
+from polars_glmm.linalg import cholesky
+from polars_glmm.linalg.elimination import OneFactorised
+from polars_glmm.linalg.quadrature import Rule
+from polars_glmm.typing import Cube, Mat, Vec
+
+
+class NodeValue(NamedTuple):
+    """Quadrature of a unit: ℓ; node averages per row; Σ π Z'g v' (d, r); F_û (r, G); Ĥ (r, r, G)."""
+
+    value: float
+    g: list[Vec]
+    f_zeta: list[Vec]
+    direct: Mat
+    slope: Mat
+    hat: Cube
+
+
+def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], h: OneFactorised) -> NodeValue:
+    """The quadrature of one factor, with the derivatives of ℓ in û and H."""
+    low, lam = h.low, here.at.factors[0]
+    r, n_groups = u[0].shape
+    z = rule.nodes
+    spread = cholesky.backward(low, np.broadcast_to(z[:, :, None], (*z.shape, n_groups)))
+    v = u[0][:, None, :] + spread
+    b = np.einsum("dr,rqG->dqG", lam, v)
+    densities = []
+    f = np.empty((z.shape[1], n_groups))
+    g = np.empty((lam.shape[0], z.shape[1], n_groups))
+    for block, (xb, zeta) in zip(here.unit.blocks, here.fixed, strict=True):
+        eta = xb + block.combine(b[..., block.cells])
+        parts = here.density.rows(block, eta, zeta, 1)
+        densities.append(parts)
+        f[:, block.cells] = block.sums(parts.f)
+        g[..., block.cells] = block.z_sums(parts.g)
+    terms = f - 0.5 * np.einsum("rqG,rqG->qG", v, v) + rule.log_weights[:, None]
+    terms = np.where(np.isnan(terms), -np.inf, terms)
+    top = terms.max(0)
+    posterior = np.exp(terms - top)
+    total = posterior.sum(0)
+    posterior /= total
+    value = float((top + np.log(total) - 0.5 * cholesky.log_determinant(low)).sum())
+    seen = posterior > 0.0
+    slope_nodes = np.where(seen, np.einsum("dr,dqG->rqG", lam, g) - v, 0.0)
+    slope = np.einsum("qG,rqG->rG", posterior, slope_nodes)
+    half = cholesky.forward(low, slope_nodes)
+    n = np.einsum("qG,iqG,jqG->ijG", posterior, half, spread)
+    n = np.einsum("ijG,jkG->ikG", n, low)
+    for i in range(r):
+        n[i, i] += 1.0
+    q = np.empty_like(n)
+    for i in range(r):
+        q[i, i] = n[i, i]
+        for j in range(i):
+            q[i, j] = q[j, i] = n[j, i]
+    hat = cholesky.backward(low, cholesky.backward(low, q).swapaxes(0, 1))
+    direct = np.einsum("qG,dqG,rqG->dr", posterior, np.where(seen, g, 0.0), v, optimize=True)
+    g_rows, f_zeta = [], []
+    for block, parts in zip(here.unit.blocks, densities, strict=True):
+        weight = block.spread(posterior[:, block.cells])
+        use = weight > 0.0
+        g_rows.append((weight * np.where(use, parts.g, 0.0)).sum(0))
+        if parts.f_zeta is not None:
+            f_zeta.append((weight * np.where(use, parts.f_zeta, 0.0)).sum(0))
+    return NodeValue(value, g_rows, f_zeta, direct, slope, hat)

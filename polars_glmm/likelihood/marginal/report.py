@@ -1,0 +1,182 @@
+"""What a fit over rows hands upward: estimates on the scales people report, their covariance, and its doubts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg as sl
+
+from polars_glmm.likelihood import polish
+from polars_glmm.likelihood.engine import RowEngine
+from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, Working
+from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.separation import Separation, separation
+from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.optimum import report
+from polars_glmm.likelihood.optimum.notes import (
+    CONVERGED,
+    convergence_notes,
+    flat_note,
+    separation_note,
+    singular_notes,
+)
+from polars_glmm.typing import Cube, Mat
+
+
+class Levels(NamedTuple):
+    """The parameter-free part of ℓ, and ℓ of the model without random effects."""
+
+    constant: float
+    null: float | None
+
+
+def report_rows(
+    model: Model,
+    engine: RowEngine,
+    done: polish.Polished,
+    levels: Levels,
+    findings: Findings,
+    clock: dict[str, float],
+) -> Estimate:
+    """The estimate of a polished optimum: everything on the scales people report, with the notes it deserves."""
+    effects, state = model.effects, done.state
+    p, s = len(model.x.a), model.n_gamma
+    at = Point(state.beta, effects.effective(list(state.factors)), state.gamma)
+    conditional = engine.marginal.conditional(at, done.gradient.warm)
+    width = len(state.vector())
+    natural = np.eye(width)
+    natural[:p, :p] = model.x.a.T
+    separated = _separated(model, done)
+    inverted = None if done.hessian is None else _invert(done, separated)
+    spread, working = np.full((width, width), np.nan), None
+    if inverted is not None:
+        spread = report.propagate(natural, inverted.vcov, np.zeros(width, dtype=bool))
+        working = _working(model, inverted.vcov)
+    cov = report.covariances(effects, state, None)
+    modelled = model.x_phi is not None
+    outward_phi = model.x_phi.a.T if model.x_phi is not None else np.empty((0, 0))
+    beta = model.x.a.T @ state.beta
+    gamma = outward_phi @ state.gamma if modelled and state.gamma is not None else np.empty(0)
+    phi = float(np.exp(state.gamma[0])) if s and not modelled and state.gamma is not None else None
+    n_fixed = p + len(gamma)
+    size = n_fixed + len(cov.values) + (0 if phi is None else 1)
+    jac = np.zeros((size, width))
+    jac[:p, :p] = np.eye(p)
+    if modelled:
+        jac[p:n_fixed, width - s :] = outward_phi
+    jac[n_fixed : n_fixed + len(cov.values)] = cov.jacobian
+    if phi is not None:
+        jac[-1, -1] = phi
+    null = np.zeros(size, dtype=bool)
+    null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
+    report_vcov = report.propagate(jac, spread, null)
+    at_infinity = None
+    if separated is not None:
+        across = report_vcov[:n_fixed, :n_fixed]
+        at_infinity = AtInfinity(model.x.a.T @ separated.directions, across)
+        lost = np.concatenate([np.isin(model.names, separated.terms), np.zeros(size - p, dtype=bool)])
+        report_vcov = report.propagate(np.eye(size), report_vcov, lost)
+    values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
+    n = model.design.n_obs
+    df_model = p + effects.n_theta + s - int(done.held.sum())
+    converged = done.decrement < CONVERGED
+    notes = [
+        *findings.notes,
+        *convergence_notes(done.decrement),
+        *singular_notes(effects, state.factors, done.ranks),
+        *separation_note(() if separated is None else separated.terms),
+    ]
+    if inverted is not None and not separated and not findings.notes:
+        notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
+    return Estimate(
+        beta=beta,
+        gamma=gamma,
+        vcov_fixed=report_vcov[:n_fixed, :n_fixed],
+        phi=phi,
+        factors=report.factor_estimates(
+            effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, done), None
+        ),
+        report=values,
+        report_vcov=report_vcov,
+        loglik=done.gradient.value + levels.constant,
+        loglik_saturated=model.saturated(),
+        n_obs=n,
+        df_model=df_model,
+        df_resid=n - df_model,
+        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        converged=converged,
+        df_satterthwaite=None,
+        vcov_derivative=None,
+        covariance_vcov=None,
+        null_loglik=levels.null,
+        null_df=p + s,
+        certificate=Certificate(
+            done.decrement,
+            None if inverted is None else inverted.smallest,
+            inverted is not None,
+            engine.evaluations,
+            engine.passes,
+            report.seconds(clock),
+        ),
+        notes=tuple(notes),
+        at_infinity=at_infinity,
+        working=None if separated is not None else working,
+    )
+
+
+def _working(model: Model, vcov: Mat) -> Working | None:
+    """What a covariance matrix (of β_c, factors, γ_c) says of fixed effects, and how they become those named."""
+    p, s = len(model.x.a), 0 if model.x_phi is None else len(model.x_phi.a)
+    fixed = np.concatenate([np.arange(p), np.arange(len(vcov) - s, len(vcov))])
+    own = vcov[np.ix_(fixed, fixed)]
+    if np.isnan(own).any():
+        return None
+    outward = np.zeros((p + s, p + s))
+    outward[:p, :p] = model.x.a.T
+    if model.x_phi is not None:
+        outward[p:, p:] = model.x_phi.a.T
+    return Working(outward, own, None)
+
+
+def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
+    """∂û/∂β (r_f, p, G_f) per factor, with beta as named."""
+    p, modes = len(model.x.a), done.gradient.warm.modes
+    if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
+        return None
+    columns = done.slopes[:p]
+    inward = np.linalg.inv(model.x.a.T)
+    by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
+    return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]
+
+
+def _separated(model: Model, done: polish.Polished) -> Separation | None:
+    """Fixed effects that run off to infinity; looked for only where a coefficient is loose."""
+    if done.hessian is None:
+        return None
+    p = len(model.x.a)
+    spread = polish.widen(polish.invert(done.hessian), done.held).vcov
+    std_error = np.where(done.held[:p], 0.0, np.sqrt(np.diag(spread)[:p]))
+    return separation(model, std_error)
+
+
+def _invert(done: polish.Polished, separated: Separation | None) -> polish.Inverted:
+    """Covariance matrix in the computing basis; held parameters have no variance.
+
+    The likelihood does not bend along directions at infinity: what is estimated stands across them, and the matrix
+    holds for what is orthogonal to them.
+    """
+    assert done.hessian is not None
+    inside = polish.invert(done.hessian) if separated is None else _across(done, separated)
+    return polish.widen(inside, done.held)
+
+
+def _across(done: polish.Polished, separated: Separation) -> polish.Inverted:
+    """The inverse of the Hessian across directions at infinity."""
+    assert done.hessian is not None
+    along = np.zeros((separated.directions.shape[1], len(done.held)))
+    along[:, : len(separated.directions)] = separated.directions.T
+    span = sl.null_space(along[:, ~done.held])
+    inner = polish.invert(span.T @ done.hessian @ span)
+    return inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))

@@ -1,0 +1,128 @@
+"""A random part of the groups: its optimum, scaled, is where a search over many rows starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.design.records import Design, Predictor
+from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.store import Stored
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+_MANY_ROWS = 50_000
+_ROWS, _GROUPS = 20_000, 400
+_SEED = 20_240_817
+"""Fixed: a fit is a function of its data."""
+
+
+class Sample(NamedTuple):
+    """The model on some of the groups, and how many times more rows there are in all."""
+
+    model: Model
+    scale: float
+
+
+def subsample(model: Model) -> Sample | None:
+    """The model on random levels of its coarsest factor, where every other is nested in it; None where rows are few.
+
+    About 20,000 rows, at least 400 levels. With crossed factors a part of the levels is another kind of model.
+    """
+    factors = model.effects.factors
+    n = model.design.n_rows
+    if n < _MANY_ROWS or not factors:
+        return None
+    top = factors[-1]
+    if any(not _nested(f.codes, top.codes, f.n_levels) for f in factors[:-1]):
+        return None
+    share = min(1.0, max(_ROWS / n, min(_GROUPS, top.n_levels / 4) / top.n_levels))
+    levels = int(np.ceil(top.n_levels * share))
+    if 2 * levels >= top.n_levels:
+        return None
+    chosen = np.zeros(top.n_levels, dtype=bool)
+    chosen[np.random.default_rng(_SEED).choice(top.n_levels, levels, replace=False)] = True
+    if model.stored is not None:
+        return _from_disk(model, model.stored, chosen)
+    keep: BoolVec = chosen[top.codes]
+
+    def part(v: Vec | None) -> Vec | None:
+        return None if v is None else np.ascontiguousarray(v[..., keep])
+
+    def predictor(old: Predictor) -> Predictor:
+        return replace(old, x=np.ascontiguousarray(old.x[:, keep]), offset=part(old.offset))
+
+    design = model.held_in_memory()
+    small = replace(
+        design,
+        y=design.y[keep],
+        trials=part(design.trials),
+        frequency=part(design.frequency),
+        precision=part(design.precision),
+        mu=predictor(design.mu),
+        phi=None if design.phi is None else predictor(design.phi),
+        factors=(),
+    )
+    maps = []
+    for f in factors:
+        present, codes = np.unique(f.codes[keep], return_inverse=True)
+        maps.append(replace(f, codes=codes.astype(np.intp), n_levels=len(present)))
+    effects = replace(model.effects, factors=tuple(maps), columns=part(model.effects.columns))
+    x_phi = model.x_phi
+    if x_phi is not None and small.phi is not None:
+        x_phi = replace(x_phi, x=small.phi.x)
+    x = replace(model.x, x=small.mu.x)
+    return Sample(replace(model, design=small, x=x, x_phi=x_phi, effects=effects), n / int(keep.sum()))
+
+
+def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
+    """The model on the chosen levels, its rows in memory."""
+    rows = stored.rows(effects=True)
+    kept: list[Block] = []
+    masks: list[BoolVec] = []
+    codes: list[IntVec] = []
+    for i, (own,) in enumerate(rows.levels):
+        if not chosen[own].any():
+            continue
+        (block,) = rows.units[i].blocks
+        kept.append(block)
+        masks.append(np.repeat(chosen[own], block.counts))
+        codes.append(np.repeat(np.flatnonzero(chosen[own]) + own.start, block.counts[chosen[own]]))
+
+    def joined(part: Callable[[Block], Mat | None]) -> Mat | None:
+        parts = [part(block) for block in kept]
+        if parts[0] is None:
+            return None
+        return np.concatenate([p[..., mask] for p, mask in zip(parts, masks, strict=True) if p is not None], axis=-1)
+
+    shape, names = model.design, model.names
+    y, x = joined(lambda b: b.data.y), joined(lambda b: b.x)
+    assert y is not None and x is not None  # noqa: PT018  # every block has these
+    x_phi = None
+    if model.x_phi is not None and (phi_columns := joined(lambda b: b.x_phi)) is not None:
+        x_phi = model.x_phi.holding(phi_columns)
+    small = Design(
+        y=y,
+        trials=joined(lambda b: b.data.trials),
+        frequency=joined(lambda b: b.frequency),
+        precision=joined(lambda b: b.data.precision),
+        mu=Predictor(x, names, joined(lambda b: b.offset)),
+        phi=None if shape.phi is None or x_phi is None
+        else Predictor(x_phi.x, shape.phi.names, joined(lambda b: b.offset_phi)),
+        factors=(),
+    )  # fmt: skip
+    present, places = np.unique(np.concatenate(codes), return_inverse=True)
+    top = replace(model.effects.factors[0], codes=places.reshape(-1).astype(np.intp), n_levels=len(present))
+    effects = replace(model.effects, factors=(top,), columns=joined(lambda b: b.z))
+    part = replace(model, design=small, x=model.x.holding(x), x_phi=x_phi, effects=effects, stored=None, by_rows=True)
+    return Sample(part, rows.n_rows / len(y))
+
+
+def _nested(inner: IntVec, outer: IntVec, n_levels: int) -> bool:
+    """Whether every level of `inner` lies in one level of `outer`."""
+    first = np.empty(n_levels, dtype=outer.dtype)
+    first[inner] = outer
+    return bool((first[inner] == outer).all())

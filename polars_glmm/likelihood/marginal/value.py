@@ -1,0 +1,136 @@
+"""The marginal likelihood of a mixed model, without its constant: the sum over the units of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm import progress
+from polars_glmm.errors import ConvergenceError
+from polars_glmm.likelihood.marginal.information import Information, join, total
+from polars_glmm.likelihood.marginal.modes import (
+    Point,
+    RowDensity,
+    Warm,
+    curvature,
+    exact_w,
+    fixed_parts,
+    rows_state,
+    unit_at,
+)
+from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
+from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
+from polars_glmm.likelihood.rows.passes import over_units
+from polars_glmm.linalg.quadrature import Rule
+from polars_glmm.typing import Cube, Mat, Vec
+
+
+class Value(NamedTuple):
+    """ℓ and its gradient at a point; where the next evaluation may start.
+
+    factors   ∂ℓ/∂(T_fΛ_f) per factor;  information  expected-type curvature of −ℓ, or None: (beta, G_f, gamma)
+    """
+
+    value: float
+    beta: Vec
+    factors: list[Mat]
+    gamma: Vec | None
+    warm: Warm
+    passes: float
+    information: Information | None
+
+
+class Conditional(NamedTuple):
+    """Modes u_f (r_f, G_f) and the covariance of u there, per level (r_f, r_f, G_f)."""
+
+    modes: list[Mat]
+    covariance: list[Cube]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Marginal:
+    """The marginal log-likelihood of rows in blocks, without its constant.
+
+    rule       nodes for one factor with r effects, or None for Laplace
+    expected   use expected instead of observed curvature in the determinant
+    """
+
+    rows: RowBlocks
+    density: RowDensity
+    rule: Rule | None
+    expected: bool
+    threads: int
+
+    def evaluate(self, at: Point, warm: Warm | None, *, gradient: bool = True, information: bool = False) -> Value:
+        """ℓ at a point; `warm` is where Newton starts and changes the work, not the value."""
+        sizes = [lam.shape[1] for lam in at.factors]
+        starts = warm if warm is not None and self.density.concave else None
+        stale = None if starts is None else starts.factor
+        n_levels = [max(levels[f].stop for levels in self.rows.levels) for f in range(len(sizes))]
+        modes = [np.zeros((r, g)) for r, g in zip(sizes, n_levels, strict=True)]
+
+        def one(unit: Unit) -> UnitValue:
+            u0 = [np.zeros((r, s.stop - s.start)) for r, s in zip(sizes, unit.levels, strict=True)]
+            if starts is not None:
+                u0 = [m[:, s] for m, s in zip(starts.modes, unit.levels, strict=True)]
+            here, start = unit_at(self.density, unit, at), Warm(u0, stale)
+            return evaluate_unit(
+                here, start, self.rule, expected=self.expected, gradient=gradient, information=information
+            )
+
+        with np.errstate(all="ignore"):
+            parts = over_units(self.rows, one, self.threads)
+        progress.advance()
+        for levels, part in zip(self.rows.levels, parts, strict=True):
+            for f, s in enumerate(levels):
+                modes[f][:, s] = part.modes[f]
+        value = float(sum(p.value for p in parts))
+        passes = sum(p.row_passes for p in parts) / max(self.rows.n_rows, 1)
+        after = Warm(modes, parts[0].factor if len(parts) == 1 else None)
+        if not gradient or not np.isfinite(value):
+            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), [], None, after, passes, None)
+        gamma = None if at.gamma is None else total([p.gamma for p in parts if p.gamma is not None])
+        return Value(
+            value,
+            total([p.beta for p in parts]),
+            [total([p.factors[f] for p in parts]) for f in range(len(sizes))],
+            gamma,
+            after,
+            passes,
+            join([p.information for p in parts if p.information is not None]) if information else None,
+        )
+
+    def conditional(self, at: Point, warm: Warm) -> Conditional:
+        """Modes and Var(u | y) by the observed curvature, for the tables of a fit; `warm` is of an evaluation there."""
+        if warm.factor is not None:  # costly, and known
+            return Conditional(warm.modes, warm.factor.inverse().diagonal)
+        value = self.evaluate(at, warm, gradient=False)
+        covariance = [
+            np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(at.factors, value.warm.modes, strict=True)
+        ]
+        for unit in self.rows.units if at.factors else ():
+            u = [m[:, s] for m, s in zip(value.warm.modes, unit.levels, strict=True)]
+            state = rows_state(unit_at(self.density, unit, at), u, order=2)
+            if not self.density.concave:
+                state = state._replace(w=exact_w(unit, state))
+            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            if h is None:
+                msg = "the curvature at the conditional modes is not positive definite."
+                raise ConvergenceError(msg)
+            for f, block_inverse in enumerate(h.inverse().diagonal):
+                covariance[f][..., unit.levels[f]] = block_inverse
+        return Conditional(value.warm.modes, covariance)
+
+    def expected_curvature(self, at: Point) -> float:
+        """Mean expected curvature of a row without random effects, over the rows where it is finite."""
+        summed, count = 0.0, 0
+        with np.errstate(all="ignore"):
+            for unit in self.rows.units:
+                for block, (xb, zeta) in zip(unit.blocks, fixed_parts(unit, at), strict=True):
+                    w = self.density.family.expected(block.data, xb, zeta).w
+                    finite = np.isfinite(w)
+                    summed += float(w[finite].sum())
+                    count += int(finite.sum())
+        return summed / max(count, 1)

@@ -1,0 +1,225 @@
+"""The log-likelihood as a function of the parameters people report: for comparing engines, profiles and teaching."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.control import Control
+from polars_glmm.design.records import Design
+from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
+from polars_glmm.families.base import Family
+from polars_glmm.likelihood.engine import ProductEngine, RowEngine
+from polars_glmm.likelihood.model import AnyModel, Model, prepare
+from polars_glmm.likelihood.parameters.effects import TermMap
+from polars_glmm.linalg.threads import one_blas_thread
+from polars_glmm.spec.method import Method
+from polars_glmm.typing import Mat, Vec
+
+
+class Block(NamedTuple):
+    """Where one term's parameters live: its factor in order of elimination, the term, and its first sd."""
+
+    factor: int
+    term: TermMap
+    start: int
+
+    @property
+    def n_cor(self) -> int:
+        return self.term.r * (self.term.r - 1) // 2 if self.term.structure == "us" else 0
+
+
+def parameter_names(model: AnyModel) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    """Names of the natural parameters, and where the covariance parameters of each term stand among them."""
+    names = list(model.names)
+    blocks = []
+    factors = model.effects.factors
+    for i in sorted(range(len(factors)), key=lambda i: factors[i].place):
+        f = factors[i]
+        for t in f.terms:
+            blocks.append(Block(i, t, len(names)))
+            names += [f"sd({f.name}: {name})" for name in t.names]
+            if t.structure == "us":
+                names += [f"cor({f.name}: {t.names[k]}, {t.names[j]})" for j in range(t.r) for k in range(j)]
+    if model.phi_names is not None:
+        names += [f"phi: {name}" for name in model.phi_names]
+    elif model.family.has_phi:
+        names.append("phi")
+    return tuple(blocks), tuple(names)
+
+
+class NaturalObjective:
+    """ℓ(β, sd, correlation, φ) with all constants, and its gradient.
+
+    names      fixed effects of mu; per term "sd(group: term)", then "cor(group: term, term)" by rows of the lower
+               triangle; "phi: term" (log scale) where phi has a formula, else "phi" (gaussian: σ)
+    loglik     at a mapping from names, or a vector in their order; under REML the restricted likelihood, in which
+               X'V⁻¹X is accounted for and β enters through the residual sum of squares only
+    gradient   in the same parameters, (P,)
+
+    Raises ModelError for unknown or missing names, and correlations that do not make a covariance matrix.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._engine: ProductEngine | RowEngine = model.products() if model.exact else model.rows()
+        self._constant = 0.0 if model.exact else model.constant()
+        self._blocks, self.names = parameter_names(model)
+
+    def loglik(self, params: Mapping[str, float] | Sequence[float] | Vec) -> float:
+        """ℓ at a point."""
+        with one_blas_thread():
+            return self._evaluate(self._vector(params))[0]
+
+    def gradient(self, params: Mapping[str, float] | Sequence[float] | Vec) -> Vec:
+        """∂ℓ/∂params at a point, (P,)."""
+        with one_blas_thread():
+            return self._evaluate(self._vector(params))[1]
+
+    def _vector(self, params: Mapping[str, float] | Sequence[float] | Vec) -> Vec:
+        if isinstance(params, Mapping):
+            for name in params:
+                if name not in self.names:
+                    msg = f"There is no parameter {name!r}.{suggest(name, self.names)}"
+                    raise ModelError(msg)
+            missing = [name for name in self.names if name not in params]
+            if missing:
+                msg = f"Parameters without a value: {enumerate_names(missing)}."
+                raise ModelError(msg)
+            return np.array([float(params[name]) for name in self.names])
+        x = np.asarray(params, dtype=float)
+        if x.shape != (len(self.names),):
+            n = counted(len(self.names), "parameter")
+            msg = f"Expected {n} ({enumerate_names(self.names)}), got an array of shape {x.shape}."
+            raise ModelError(msg)
+        return x
+
+    def _factors(self, x: Vec) -> tuple[list[Mat], list[Mat]]:
+        """Λ_f on the scale of the columns, and the correlation factor L of every block."""
+        factors = [np.zeros((f.r, f.r)) for f in self._model.effects.factors]
+        roots = []
+        for b in self._blocks:
+            r, t = b.term.r, b.term
+            correlation = np.eye(r)
+            if b.n_cor:
+                i, j = np.tril_indices(r, -1)
+                correlation[i, j] = correlation[j, i] = x[b.start + r : b.start + r + b.n_cor]
+            root = _root(correlation)
+            if root is None:
+                msg = f"The correlations of {self.names[b.start]} and its neighbours do not make a covariance matrix."
+                raise ModelError(msg)
+            roots.append(root)
+            factors[b.factor][t.start : t.stop, t.start : t.stop] = x[b.start : b.start + r, None] * root
+        return factors, roots
+
+    def _evaluate(self, x: Vec) -> tuple[float, Vec]:
+        model, p = self._model, len(self._model.x.a)
+        factors, roots = self._factors(x)
+        inward = [np.linalg.inv(f.outward) for f in model.effects.factors]
+        scaled = [m @ lam for lam, m in zip(factors, inward, strict=True)]
+        out = np.zeros(len(x))
+        if isinstance(self._engine, ProductEngine):
+            value, beta, inner, out[-1] = self._gaussian(x[:p], scaled, float(x[-1]))
+        else:
+            gamma = self._gamma(x)
+            found = self._engine.gradient(model.x.inward(x[:p]), scaled, gamma, None)
+            if not np.isfinite(found.value):
+                return -np.inf, np.full(len(x), np.nan)
+            value, beta, inner = found.value + self._constant, found.beta, found.factors
+            if found.gamma is not None:
+                s = len(found.gamma)
+                if model.x_phi is not None:
+                    out[len(x) - s :] = np.linalg.solve(model.x_phi.a, found.gamma)
+                else:
+                    out[-1] = found.gamma[0] / x[-1]
+        out[:p] = np.linalg.solve(model.x.a, beta) if p else beta
+        for b, root in zip(self._blocks, roots, strict=True):
+            t, r = b.term, b.term.r
+            own = slice(t.start, t.stop)
+            g = inward[b.factor][own, own].T @ inner[b.factor][own, own]
+            sd = x[b.start : b.start + r]
+            out[b.start : b.start + r] = (g * root).sum(1)
+            if b.n_cor:
+                out[b.start + r : b.start + r + b.n_cor] = _correlation_gradient(root, sd[:, None] * g)
+        return value, out
+
+    def _gamma(self, x: Vec) -> Vec | None:
+        model = self._model
+        if model.x_phi is not None:
+            return model.x_phi.inward(x[len(x) - len(model.x_phi.a) :])
+        return np.array([np.log(x[-1])]) if model.family.has_phi else None
+
+    def _gaussian(self, beta: Vec, absolute: list[Mat], sigma: float) -> tuple[float, Vec, list[Mat], float]:
+        """ℓ with gradients in β_c, the absolute factors and σ (module likelihood.gaussian, at any β)."""
+        model, engine = self._model, self._engine
+        assert isinstance(engine, ProductEngine)
+        stats, p = engine.stats, len(beta)
+        shift = 0.0 if model.x.constant is None else stats.y_shift * model.x.constant
+        beta_c = model.x.inward(beta - shift)
+        if stats.start is not None:
+            beta_c = beta_c - stats.start
+        relative = [lam / sigma for lam in absolute]
+        pieces = engine.pieces(relative)
+        if pieces is None:
+            return -np.inf, np.full(p, np.nan), [np.full_like(f, np.nan) for f in absolute], np.nan
+        c = np.append(-beta_c, 1.0)
+        q = float(c @ pieces.core @ c)
+        reml = 1.0 if engine.reml else 0.0
+        value = -0.5 * (
+            pieces.log_h
+            + reml * (pieces.log_m - 2.0 * model.x.log_determinant)
+            + engine.nu * np.log(2.0 * np.pi * sigma**2)
+            + q / sigma**2
+            - stats.log_weights
+        )
+        d_beta = (pieces.core[:p] @ c) / sigma**2
+        d_rss = [
+            -2.0 * np.einsum("dwG,w->dG", e, c) @ np.einsum("rwG,w->rG", b, c).T
+            for b, e in zip(pieces.b, pieces.e, strict=True)
+        ]
+        effective = [
+            -0.5 * (h + reml * m + r / sigma**2) for h, m, r in zip(pieces.d_log_h, pieces.d_log_m, d_rss, strict=True)
+        ]
+        d_relative = model.effects.inward(effective)
+        d_sigma = -engine.nu / sigma + q / sigma**3
+        d_sigma -= sum(float(np.vdot(g, lam)) for g, lam in zip(d_relative, relative, strict=True)) / sigma
+        return float(value), d_beta, [g / sigma for g in d_relative], d_sigma
+
+
+def _root(correlation: Mat) -> Mat | None:
+    """Lower triangular L with LL' = R, also for correlations of ±1; None if R is not a correlation matrix."""
+    r = len(correlation)
+    low = np.zeros((r, r))
+    for j in range(r):
+        pivot = correlation[j, j] - low[j, :j] @ low[j, :j]
+        if pivot < -1e-8:  # rounding of a semidefinite matrix
+            return None
+        low[j, j] = np.sqrt(max(pivot, 0.0))
+        for i in range(j + 1, r):
+            rest = correlation[i, j] - low[i, :j] @ low[j, :j]
+            if low[j, j] > 1e-8:
+                low[i, j] = rest / low[j, j]
+            elif abs(rest) > 1e-6:
+                return None
+    return low
+
+
+def _correlation_gradient(root: Mat, g: Mat) -> Vec:
+    """∂ℓ/∂R below the diagonal from ∂ℓ/∂L: dL = LΦ(L⁻¹ dR L⁻ᵀ), Φ the lower triangle with halved diagonal."""
+    with np.errstate(all="ignore"):
+        m = np.tril(root.T @ g)
+        m[np.diag_indices_from(m)] *= 0.5
+        try:
+            inverse = np.linalg.inv(root)
+        except np.linalg.LinAlgError:
+            return np.full(len(root) * (len(root) - 1) // 2, np.nan)
+        full = inverse.T @ m @ inverse
+    both = full + full.T
+    return both[np.tril_indices(len(root), -1)]
+
+
+def objective(design: Design, family: Family, method: Method, control: Control) -> NaturalObjective:
+    """The objective of a design."""
+    return NaturalObjective(prepare(design, family, method, control))

@@ -1,0 +1,1 @@
+"""What every optimum goes through."""

@@ -1,0 +1,158 @@
+"""From an optimum to the numbers people report: covariances, standard errors, modes, degrees of freedom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.likelihood.estimate import FactorEstimate
+from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.state import State, natural_sigma
+from polars_glmm.likelihood.products.profile import Profile, vcov_derivatives
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
+
+_CERTAIN = 1e-12
+"""Reciprocal of the degrees of freedom that are without end: the variance of the coefficient is known."""
+SLOPES_KEPT = 10_000_000
+"""Entries of ∂b̂/∂β up to which a fit keeps them."""
+
+
+class Covariances(NamedTuple):
+    """vech of every term's Σ in design order, with its Jacobian in the state's vector (and σ, last, if gaussian)."""
+
+    values: Vec
+    jacobian: Mat
+    null: BoolVec
+
+
+def covariances(effects: Effects, state: State, sigma: float | None) -> Covariances:
+    """Reported variances and covariances; `null` marks those without a standard error (a variance of zero)."""
+    width = len(state.vector()) + (0 if sigma is None else 1)
+    rows: list[tuple[int, int, Vec, Mat, BoolVec]] = []
+    s2 = 1.0 if sigma is None else sigma**2
+    for number, f in enumerate(effects.factors):
+        where = state.factor_slice(number)
+        entries = state.free[number]
+        for place, t in enumerate(f.terms):
+            outward = f.outward[t.start : t.stop, t.start : t.stop]
+            block = state.factors[number][t.start : t.stop, t.start : t.stop]
+            cov = natural_sigma(f, t, state.factors[number])
+            i, j = STRUCTURES[t.structure].vech(t.r)
+            jac = np.zeros((len(i), width))
+            for k, (row, column) in enumerate(zip(entries.rows, entries.columns, strict=True)):
+                if not t.start <= row < t.stop:
+                    continue
+                change = np.zeros((t.r, t.r))
+                a, c = row - t.start, column - t.start
+                change[a] += block[:, c]
+                change[:, a] += block[:, c]
+                jac[:, where.start + k] = s2 * (outward @ change @ outward.T)[i, j]
+            if sigma is not None:
+                jac[:, -1] = 2.0 * sigma * cov[i, j]
+            zero = np.diag(cov) == 0.0
+            rows.append((f.place, place, s2 * cov[i, j], jac, zero[i] | zero[j]))
+    rows.sort(key=lambda r: (r[0], r[1]))
+    if not rows:
+        return Covariances(np.empty(0), np.zeros((0, width)), np.zeros(0, dtype=bool))
+    return Covariances(
+        np.concatenate([r[2] for r in rows]), np.concatenate([r[3] for r in rows]), np.concatenate([r[4] for r in rows])
+    )
+
+
+def unidentified_rows(effects: Effects, marks: tuple[tuple[bool, ...], ...]) -> BoolVec:
+    """Rows of `covariances` that belong to terms marked in the order of the design."""
+    rows: list[BoolVec] = []
+    for f in sorted(effects.factors, key=lambda f: f.place):
+        rows.extend(
+            np.full(len(STRUCTURES[t.structure].vech(t.r)[0]), mark)
+            for t, mark in zip(f.terms, marks[f.place], strict=True)
+        )
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=bool)
+
+
+def factor_estimates(
+    effects: Effects,
+    factors: tuple[Mat, ...],
+    u: list[Mat],
+    u_covariance: list[Cube],
+    u_slopes: list[Cube] | None,
+    sigma: float | None,
+) -> tuple[FactorEstimate, ...]:
+    """Random effects per grouping factor, in design order: b = outward·F·u, Var(b | y), and ∂b̂/∂β from ∂û/∂β."""
+    s2 = 1.0 if sigma is None else sigma**2
+    out = []
+    slopes: Sequence[Cube | None] = u_slopes or [None] * len(u)
+    for f, factor, mode, cov, slope in zip(effects.factors, factors, u, u_covariance, slopes, strict=True):
+        outward = f.outward @ factor
+        spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
+        estimate = FactorEstimate(
+            name=f.name,
+            term_names=tuple(name for t in f.terms for name in t.names),
+            covariances=tuple(s2 * natural_sigma(f, t, factor) for t in f.terms),
+            structures=tuple(t.structure for t in f.terms),
+            modes=outward @ mode,
+            mode_covariance=spread,
+            mode_slope=None if slope is None else np.tensordot(outward, slope, (1, 0)),
+        )
+        out.append((f.place, estimate))
+    return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))
+
+
+class Satterthwaite(NamedTuple):
+    """df (p,); ∂vcov(β)/∂(covariance parameters) (K, p, p); covariance matrix of those parameters (K, K).
+
+    inner   the derivatives for β_c
+    """
+
+    df: Vec
+    derivative: Cube
+    covariance: Mat
+    inner: Cube
+
+
+def vcov_slopes(effects: Effects, state: State, pieces: Profile, sigma: float) -> Cube:
+    """∂vcov(β_c)/∂(free entries of F, σ), (K, p, p)."""
+    p = len(pieces.beta)
+    per_entry: list[Mat] = []
+    for number, (f, d_vcov) in enumerate(zip(effects.factors, vcov_derivatives(pieces), strict=True)):
+        entries = state.free[number]
+        inward = np.tensordot(f.basis.T, d_vcov, (1, 0))
+        per_entry.extend(sigma**2 * inward[i, j] for i, j in zip(entries.rows, entries.columns, strict=True))
+    per_entry.append(2.0 * sigma * pieces.m_inverse)
+    return np.array(per_entry).reshape(len(per_entry), p, p)
+
+
+def satterthwaite(slopes: Cube, vcov: Mat, outward: Mat, parameter_vcov: Mat) -> Satterthwaite:
+    """Degrees of freedom of each fixed effect (Fai & Cornelius 1996; Kuznetsova et al. 2017, eq. 4).
+
+    slopes (K, p, p), vcov (p, p) of β_c;  outward (p, p): β = outward · β_c;  parameter_vcov (K, K) of the covariance
+    parameters; those not identified, or held, count as known
+    """
+    derivative = outward @ slopes @ outward.T
+    known = np.nan_to_num(parameter_vcov, nan=0.0)
+    g = np.einsum("kpp->kp", derivative)
+    spread = np.einsum("kp,kl,lp->p", g, known, g)
+    square = 2.0 * np.diag(outward @ vcov @ outward.T) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.where(spread > _CERTAIN * square, square / spread, np.inf)
+    return Satterthwaite(df, derivative, known, slopes)
+
+
+def propagate(jac: Mat, inner: Mat, null: BoolVec) -> Mat:
+    """jac · inner · jac', with NaN only where a parameter that matters is NaN, and where `null` says so."""
+    missing = np.isnan(np.diag(inner))
+    known = np.where(np.isnan(inner), 0.0, inner)
+    out = jac @ known @ jac.T
+    affected = null | (np.abs(jac[:, missing]) > 0).any(1)
+    out[affected] = np.nan
+    out[:, affected] = np.nan
+    return out
+
+
+def seconds(clock: dict[str, float]) -> dict[str, float]:
+    """Time between the marks of a clock, by the name of the later one."""
+    return {b: clock[b] - clock[a] for a, b in pairwise(clock)}

@@ -1,0 +1,1 @@
+"""From the search's vector to factors and back."""

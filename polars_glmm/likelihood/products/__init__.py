@@ -1,0 +1,1 @@
+"""Gaussian models through cross-products."""

@@ -1,0 +1,399 @@
+"""Fitting gaussian identity-link models: a search over relative factors, exact from cross-products."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.errors import ConvergenceError, IdentifiabilityError
+from polars_glmm.likelihood import polish
+from polars_glmm.likelihood.engine import Gradient, ProductEngine
+from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
+from polars_glmm.likelihood.given import Given, place
+from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
+from polars_glmm.likelihood.objective import parameter_names
+from polars_glmm.likelihood.optimum import report
+from polars_glmm.likelihood.optimum.notes import CONVERGED, convergence_notes, flat_note, singular_notes
+from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.state import Rank, State
+from polars_glmm.likelihood.products.held import HeldOptimum, find_held, held_vcov_slopes
+from polars_glmm.likelihood.products.profile import Profile
+from polars_glmm.linalg.elimination import OneFactor
+from polars_glmm.linalg.pattern import Blocks
+from polars_glmm.optimize.scoring import approach
+from polars_glmm.optimize.search import Begin, Found, minimise
+from polars_glmm.spec.method import REML
+from polars_glmm.typing import BoolVec, Mat, Vec
+
+TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
+"""Decrement at which the search ends: evaluations cost levels, not rows; and where each takes a dense inverse."""
+_ROUGH, _ROUGH_MOST = 1.0, 20
+"""Decrement, and evaluations, at which the search for one factor alone ends."""
+LONGEST_STEP = 10.0
+_FAR_START = 1e3
+"""Relative standard deviation of the second start, where there is one, at least."""
+_MOST_LEAVINGS = 3
+STRONG = 1e7
+"""Relative standard deviation at which random effects take all they can."""
+_LARGE = 1e3
+"""Relative standard deviation from which log|V| grows with the rank of the random effects only."""
+_PERFECT, _ROUNDING = 1e-15, 1e-26
+"""Shares of the response's sum of squares that count as nothing: where it comes by subtraction, where it does not."""
+_NEXT_TO_NOTHING = 1e-6
+"""Share left by the model found from which it is asked whether the whole response can be reproduced."""
+_SATURATED = (
+    "The fixed and random effects together span all observations, so they reproduce any response, the residual "
+    "variance is zero and the likelihood has no bound. Use fewer terms."
+)
+_NO_RESIDUAL = (
+    "The fixed and random effects together span all observations, and the likelihood is highest without a residual: "
+    "the variances of the random effects and the residual variance cannot be told apart. Use fewer terms."
+)
+
+
+def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Estimate:
+    """Gaussian identity-link models."""
+    clock = {"start": perf_counter()}
+    engine = model.products()
+    clock["products"] = perf_counter()
+    effects = model.effects
+    costly = engine.stats.eliminator is not None and engine.stats.eliminator.costly
+    tolerance = min(model.control.search.decrement, _COSTLY_TOLERANCE if costly else TOLERANCE)
+    if any(name not in model.names for name in given.fixed):
+        held = find_held(engine, model, tolerance, given)
+        clock["search"] = clock["hessian"] = perf_counter()
+        return _reported(model, engine, _held_optimum(model, held), findings, clock)
+    found = _search(engine, model, tolerance, given)
+    clock["search"] = perf_counter()
+    settled = _settle(engine, model, tolerance, found)
+    done = polish.polish_products(engine, *settled, hessian=model.control.search.hessian)
+    clock["hessian"] = perf_counter()
+    state, sigma = done.state, done.sigma
+    k = sum(len(e.rows) for e in state.free)
+    inverted = polish.invert(done.hessian) if done.hessian is not None else None
+    denominator = None
+    if isinstance(model.method, REML) and effects.factors and inverted is not None:
+        denominator = report.satterthwaite(
+            report.vcov_slopes(effects, state, done.pieces, sigma), sigma**2 * done.pieces.m_inverse, model.x.a.T,
+            inverted.vcov,
+        )  # fmt: skip
+    optimum = _Optimum(
+        state.factors, done.ranks, done.pieces, sigma, report.covariances(effects, state, sigma), inverted,
+        np.full((k + 1, k + 1), np.nan) if inverted is None else inverted.vcov, denominator,
+        [] if inverted is None else _flat_names(model, state, inverted.flat), done.decrement, 0,
+    )  # fmt: skip
+    return _reported(model, engine, optimum, findings, clock)
+
+
+class _Optimum(NamedTuple):
+    """What a report needs of an optimum.
+
+    factors        relative to sigma
+    covariances    with their Jacobian in the K parameters of `spread` (K, K), σ the last
+    flat           names of parameters that are not determined singly
+    n_held         parameters that were not estimated
+    """
+
+    factors: tuple[Mat, ...]
+    ranks: list[Rank]
+    pieces: Profile
+    sigma: float
+    covariances: report.Covariances
+    inverted: polish.Inverted | None
+    spread: Mat
+    denominator: report.Satterthwaite | None
+    flat: list[str]
+    decrement: float
+    n_held: int
+
+
+def _held_optimum(model: AnyModel, done: HeldOptimum) -> _Optimum:
+    """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
+    inverted = None if done.hessian is None else polish.widen(polish.invert(done.hessian), done.held)
+    cov = report.covariances(model.effects, done.state, None)
+    jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])
+    k = len(done.held)
+    scale = np.append(np.ones(k - 1), done.sigma)  # the last parameter was log σ
+    spread = np.full((k, k), np.nan) if inverted is None else inverted.vcov * np.outer(scale, scale)
+    denominator = None
+    if isinstance(model.method, REML) and model.effects.factors and inverted is not None:
+        vcov = done.sigma**2 * done.pieces.m_inverse
+        denominator = report.satterthwaite(held_vcov_slopes(model, done), vcov, model.x.a.T, spread)
+    return _Optimum(
+        done.relative, done.ranks, done.pieces, done.sigma, cov._replace(jacobian=jacobian), inverted, spread,
+        denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,
+        int(done.held.sum()),
+    )  # fmt: skip
+
+
+def _reported(
+    model: AnyModel, engine: ProductEngine, done: _Optimum, findings: Findings, clock: dict[str, float]
+) -> Estimate:
+    """The estimate of an optimum, on the scales people report."""
+    effects, p, pieces, sigma = model.effects, len(model.x.a), done.pieces, done.sigma
+    outward, cov, inverted = model.x.a.T, done.covariances, done.inverted
+    vcov_beta = sigma**2 * (outward @ pieces.m_inverse @ outward.T)
+    beta = outward @ (pieces.beta if engine.stats.start is None else pieces.beta + engine.stats.start)
+    if model.x.constant is not None:
+        beta = beta + engine.stats.y_shift * model.x.constant
+    k = len(done.spread)
+    jac = np.zeros((p + len(cov.values) + 1, p + k))
+    jac[:p, :p] = np.eye(p)
+    jac[p:-1, -cov.jacobian.shape[1] :] = cov.jacobian
+    jac[-1, -1] = 1.0
+    inner = np.zeros((p + k,) * 2)
+    inner[:p, :p] = vcov_beta
+    inner[p:, p:] = done.spread
+    unknown = report.unidentified_rows(effects, findings.unidentified)
+    null = np.concatenate([np.zeros(p, dtype=bool), cov.null | unknown, [False]])
+    report_vcov = report.propagate(jac, inner, null)
+    c = np.append(-pieces.beta, 1.0)
+    u = [np.einsum("rwG,w->rG", b, c) for b in pieces.b]
+    u_slopes = None
+    if sum(b.size for b in pieces.b) <= report.SLOPES_KEPT:
+        inward = np.linalg.inv(outward) if p else outward
+        u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
+    u_cov = pieces.h_inverse
+    denominator = done.denominator
+    n = model.n_obs
+    df_model = p + effects.n_theta + 1 - done.n_held
+    notes = [
+        *findings.notes,
+        *convergence_notes(done.decrement),
+        *singular_notes(effects, done.factors, done.ranks),
+    ]
+    if not findings.notes:
+        notes += flat_note(done.flat)
+    return Estimate(
+        beta=beta,
+        gamma=np.empty(0),
+        vcov_fixed=vcov_beta,
+        phi=sigma,
+        factors=report.factor_estimates(effects, done.factors, u, u_cov, u_slopes, sigma),
+        report=np.concatenate([beta, cov.values, [sigma]]),
+        report_vcov=report_vcov,
+        loglik=_gaussian_loglik(engine, pieces, model, sigma),
+        loglik_saturated=None,
+        n_obs=n,
+        df_model=df_model,
+        df_resid=n - df_model,
+        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        converged=done.decrement < CONVERGED,
+        df_satterthwaite=None if denominator is None else denominator.df,
+        vcov_derivative=None if denominator is None else denominator.derivative,
+        covariance_vcov=None if denominator is None else denominator.covariance,
+        null_loglik=_null_loglik(engine, model, sigma if done.n_held and np.isnan(done.spread[-1, -1]) else None),
+        null_df=p + 1,
+        certificate=Certificate(
+            done.decrement,
+            None if inverted is None else inverted.smallest,
+            inverted is not None,
+            engine.evaluations,
+            0.0,
+            report.seconds(clock),
+        ),
+        notes=tuple(notes),
+        working=Working(outward, sigma**2 * pieces.m_inverse, None if denominator is None else denominator.inner),
+    )
+
+
+def _flat_names(model: AnyModel, state: State, flat: BoolVec) -> list[str]:
+    """Names of the standard deviations that the data do not determine singly, from marks on (free entries of F, σ)."""
+    blocks, names = parameter_names(model)
+    at, found = 0, []
+    marked = []
+    for entries in state.free:
+        marked.append(set(entries.rows[flat[at : at + len(entries.rows)]].tolist()))
+        at += len(entries.rows)
+    for block in blocks:
+        t = block.term
+        found += [names[block.start + i - t.start] for i in range(t.start, t.stop) if i in marked[block.factor]]
+    return [*found, "phi"] if flat[-1] else found
+
+
+class _Settled(NamedTuple):
+    """A state, its ranks, and the profile there where it is known."""
+
+    state: State
+    ranks: list[Rank]
+    pieces: Profile | None
+
+
+def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Found) -> _Settled:
+    """The state with its ranks settled; leaves the boundary where the likelihood rises from it."""
+    effects, beta = model.effects, np.zeros(len(model.x.a))
+
+    def loglik(state: State) -> float:
+        pieces = engine.pieces(list(state.factors), gradient=False)
+        return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
+
+    for _ in range(_MOST_LEAVINGS):
+        lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
+        state, ranks = polish.settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
+        away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
+        if away is None:
+            break
+        found = _continue(engine, model, tolerance, away.theta(effects))
+    same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
+    return _Settled(state, ranks, pieces if same else None)
+
+
+def _null_loglik(engine: ProductEngine, model: AnyModel, sigma: float | None = None) -> float | None:
+    """ℓ of the model without random effects, where there are any; sigma where it is held."""
+    if not model.effects.factors:
+        return None
+    bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p)
+    pieces = bare.pieces([], gradient=False)
+    return None if pieces is None else _gaussian_loglik(bare, pieces, model, sigma)
+
+
+def _gradient(engine: ProductEngine, state: State) -> Gradient:
+    """ℓ profiled over β and σ with its gradient in F."""
+    pieces = engine.pieces(list(state.factors))
+    if pieces is None:
+        return Gradient(-np.inf, state.beta, [], None, None, 0.0)
+    sigma = float(np.sqrt(pieces.rss / engine.nu))
+    factors = [-0.5 * g for g in engine.gradients(pieces, sigma)]
+    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, None, 0.0)
+
+
+def _continue(engine: ProductEngine, model: AnyModel, tolerance: float, theta: Vec) -> Found:
+    """The search from θ: scoring steps in the covariances, then quasi-Newton."""
+    near = approach(engine.objective(scoring=True), theta, model.effects.along)
+    begin = None
+    if near.evaluation.curvature is not None:
+        with np.errstate(all="ignore"):
+            begin = Begin(engine.nearby(near.x, near.evaluation), near.evaluation)
+    return minimise(
+        engine.objective(),
+        near.x,
+        tolerance=tolerance,
+        max_evaluations=model.control.search.max_evaluations,
+        limit=np.maximum(LONGEST_STEP, np.abs(near.x)),
+        begin=begin,
+    )
+
+
+def _alone(engine: ProductEngine) -> Vec:
+    """Standard deviations of every factor in a model with no other: that costs little beside one with all."""
+    effects, stats = engine.effects, engine.stats
+    theta = effects.start()
+    for f, zz, zw in zip(effects.factors, stats.zz.diagonal, stats.zw, strict=True):
+        first = f.terms[0].theta.start
+        own = slice(first, f.terms[-1].theta.stop)
+        terms = tuple(replace(t, theta=slice(t.theta.start - first, t.theta.stop - first)) for t in f.terms)
+        one = Effects((replace(f, terms=terms),), effects.columns, own.stop - own.start)
+        products = replace(stats, pattern=None, eliminator=OneFactor(), zz=Blocks([zz], {}), zw=[zw])
+        objective = ProductEngine(one, products, engine.reml, engine.p).objective(scoring=True)
+        found = minimise(objective, one.start(), tolerance=_ROUGH, max_evaluations=_ROUGH_MOST)
+        if np.isfinite(found.evaluation.value):
+            theta[own] = one.apart(found.x)
+    return theta
+
+
+def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Given) -> Found:
+    """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
+    effects, p = model.effects, len(model.x.a)
+    bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
+    _refuse_perfect_fit(engine, bare)
+    start = _alone(engine) if len(effects.factors) > 1 else effects.start(_first_size(engine))
+    theta = place(model, given).values[p : p + effects.n_theta]
+    if given.start and bare is not None:
+        sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
+        start = np.where(np.isnan(theta), start, theta / sigma)
+    found = _continue(engine, model, tolerance, start)
+    if model.x.constant is None and p and effects.factors and not given.start:
+        # without an intercept the random effects may have to bear the mean: another hill, far away
+        far = 1.0 if bare is None else float(np.sqrt(engine.stats.ww[-1, -1] / bare.rss))
+        other = _continue(engine, model, tolerance, effects.start(max(far, _FAR_START)))
+        found = other if other.evaluation.value < found.evaluation.value else found
+    if not np.isfinite(found.evaluation.value):
+        msg = (
+            "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
+        )
+        raise ConvergenceError(msg)
+    if found.evaluation.state.rss <= _NEXT_TO_NOTHING * float(engine.stats.ww[-1, -1]):
+        _refuse_saturation(engine)
+        if _saturated(engine):
+            raise IdentifiabilityError(_NO_RESIDUAL if engine.reml else _SATURATED)
+    return found
+
+
+def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
+    """Raise IdentifiabilityError where nothing is left for a residual variance: the likelihood has no bound."""
+    stats = engine.stats
+    total = float(stats.ww[-1, -1])
+    if total == 0.0 and stats.left_over == 1.0:
+        msg = "The response is constant: there is no variance to estimate."
+        raise IdentifiabilityError(msg)
+    rss = total if bare is None else bare.rss
+    written = stats.n * (np.finfo(np.float64).eps * stats.y_shift) ** 2  # a large response is itself rounded
+    if rss * stats.left_over <= _ROUNDING * total or rss <= written:
+        raise IdentifiabilityError(_reproduced("fixed effects reproduce"))
+    if stats.within is not None:
+        rr = stats.within.rr
+        beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]
+        if float(rr[-1, -1] - beta @ rr[:-1, -1]) <= _ROUNDING * total:
+            _refuse_reproduced(engine)
+
+
+def _refuse_saturation(engine: ProductEngine) -> None:
+    """Raise IdentifiabilityError where random effects that take all they can leave nothing of the response."""
+    if not engine.effects.factors or engine.stats.within is not None:
+        return
+    strong = engine.pieces(engine.effects.lambdas(engine.effects.start(STRONG)), gradient=False)
+    if strong is not None and strong.rss <= _PERFECT * float(engine.stats.ww[-1, -1]):
+        _refuse_reproduced(engine)
+
+
+def _refuse_reproduced(engine: ProductEngine) -> None:
+    """Raise IdentifiabilityError where all effects together leave nothing of y, but for REML of a saturated model.
+
+    There each response is reproduced, and ℓ of the contrasts that are left is bounded all the same.
+    """
+    if not _saturated(engine):
+        raise IdentifiabilityError(_reproduced("fixed and random effects together reproduce"))
+    if not engine.reml:
+        raise IdentifiabilityError(_SATURATED)
+
+
+def _saturated(engine: ProductEngine) -> bool:
+    """Whether fixed and random effects together span all observations: rank [X Z] = n.
+
+    log|K'(I + t²ZZ')K|, K the contrasts that X leaves, grows as log t² times the rank of K'Z.
+    """
+    spans = []
+    for size in (_LARGE, 10.0 * _LARGE):
+        pieces = engine.pieces(engine.effects.lambdas(engine.effects.start(size)), gradient=False)
+        if pieces is None:
+            return False
+        spans.append(pieces.log_h + pieces.log_m)
+    return bool((spans[1] - spans[0]) / np.log(100.0) > engine.stats.n - engine.p - 0.5)
+
+
+def _reproduced(what: str) -> str:
+    return (
+        f"The {what} the response exactly, so the residual variance is zero and the likelihood has no bound. "
+        f"Check for a column that is a copy of the response."
+    )
+
+
+def _first_size(engine: ProductEngine) -> float:
+    """Relative standard deviation to start from: 1, or the ratio of spreads between and within levels if larger."""
+    within = engine.stats.within
+    if within is None or engine.effects.factors[0].n_levels >= engine.stats.n:  # nothing is within levels of one row
+        return 1.0
+    inside, all_of_it = float(within.rr[-1, -1]), float(engine.stats.ww[-1, -1])
+    return max(1.0, float(np.sqrt((all_of_it - inside) / max(inside, 1e-300))))
+
+
+def _gaussian_loglik(engine: ProductEngine, pieces: Profile, model: AnyModel, sigma: float | None = None) -> float:
+    """ℓ with all constants, at a given σ or at its optimum."""
+    minus_two = engine.minus_two(pieces, sigma) - engine.stats.log_weights
+    if engine.reml:
+        minus_two -= 2.0 * model.x.log_determinant
+    return -0.5 * minus_two

@@ -1,0 +1,255 @@
+"""Row blocks on disk, in the basis used for computing: written once, loaded unit by unit, freed after use.
+
+The units are those that `cut_rows` makes of each part, so that a pass cannot tell where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import numpy as np
+
+from polars_glmm import progress
+from polars_glmm.design.disk.parts import StoredDesign
+from polars_glmm.families.base import Rows
+from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
+from polars_glmm.likelihood.parameters.effects import Effects, Working, assemble, root_of, working_columns
+from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit, cut_rows
+from polars_glmm.linalg.elimination import OneFactor
+from polars_glmm.spill import SpillFile
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockLayout:
+    """What a block holds, and which of its columns are ones and need no room on disk.
+
+    head      the vectors there are, in their order on disk
+    x, x_phi, z   marks of the columns of ones, or None where there are no such columns
+    """
+
+    head: tuple[str, ...]
+    x: BoolVec
+    x_phi: BoolVec | None
+    z: BoolVec | None
+
+    @property
+    def on_disk(self) -> int:
+        """Numbers per row."""
+        parts = (self.x, self.x_phi, self.z)
+        return len(self.head) + sum(int((~ones).sum()) for ones in parts if ones is not None)
+
+
+class StoredUnits(Sequence[Unit]):
+    """Units of one block each on disk.
+
+    row_ends, level_ends (U,)   where the units end, in rows and levels
+    level_rows (G,)             rows of each level; empty without factor
+    effects                     False: the same rows for the model without random effects
+    """
+
+    def __init__(
+        self,
+        file: SpillFile,
+        layout: BlockLayout,
+        row_ends: IntVec,
+        level_ends: IntVec,
+        level_rows: IntVec,
+        *,
+        effects: bool,
+    ) -> None:
+        self._file, self._layout, self._effects = file, layout, effects
+        self._rows = np.concatenate([[0], row_ends])
+        self._ends = np.concatenate([[0], level_ends])
+        self._level_rows = level_rows
+
+    def __len__(self) -> int:
+        return len(self._rows) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> Unit: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Unit]: ...
+    def __getitem__(self, i: int | slice) -> Unit | Sequence[Unit]:
+        """One unit, read from disk; slices are not made."""
+        if isinstance(i, slice):
+            msg = "units on disk are loaded one by one."
+            raise TypeError(msg)
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self._load(i)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return (self._load(i) for i in range(len(self)))
+
+    def levels(self) -> tuple[tuple[slice, ...], ...]:
+        """Slices of the units' levels."""
+        if not self._effects:
+            return ((),) * len(self)
+        return tuple((slice(int(a), int(b)),) for a, b in zip(self._ends, self._ends[1:], strict=False))
+
+    def without_effects(self) -> StoredUnits:
+        """The same rows, coupled by nothing."""
+        return StoredUnits(self._file, self._layout, self._rows[1:], self._ends[1:], self._level_rows, effects=False)
+
+    def _load(self, i: int) -> Unit:
+        first, end = int(self._rows[i]), int(self._rows[i + 1])
+        m, width = end - first, 8 * self._layout.on_disk
+        layout, to_read = self._layout, []
+
+        def vector() -> Vec:
+            out = np.empty(m)
+            to_read.append(out.data.cast("B"))
+            return out
+
+        def columns(ones: BoolVec | None) -> Mat | None:
+            if ones is None:
+                return None
+            out = np.empty((len(ones), m))
+            for row, one in zip(out, ones, strict=True):
+                if one:
+                    row[:] = 1.0
+                else:
+                    to_read.append(row.data.cast("B"))
+            return out
+
+        head = {name: vector() for name in layout.head}
+        x, x_phi = columns(layout.x), columns(layout.x_phi)
+        z = columns(layout.z) if self._effects else None
+        self._file.read_into(to_read, first * width)
+        if i + 1 < len(self):
+            self._file.expect(end * width, (int(self._rows[i + 2]) - end) * width)
+        assert x is not None  # the mean has columns, if no more than none
+        low, high = int(self._ends[i]), int(self._ends[i + 1])
+        counts = self._level_rows[low:high] if len(self._level_rows) else np.ones(m, dtype=np.intp)
+        block = Block(
+            data=Rows(head["y"], head.get("trials"), head.get("precision")),
+            frequency=head.get("frequency"),
+            x=x,
+            offset=head.get("offset"),
+            x_phi=x_phi,
+            offset_phi=head.get("offset_phi"),
+            z=z,
+            ones_first=layout.z is not None and bool(layout.z[0]),
+            starts=np.cumsum(counts) - counts,
+            counts=counts,
+            single=len(counts) == m,
+            repeats=None,
+            cells=slice(0, len(counts)),
+            rows=slice(first, end),
+        )
+        levels = (slice(low, high),) if self._effects else ()
+        return Unit((block,), len(counts), None, OneFactor(), levels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A model's rows on disk, and the bases they are in (without columns)."""
+
+    x: Basis
+    x_phi: Basis | None
+    effects: Effects
+    units: StoredUnits
+    n_rows: int
+
+    def rows(self, *, effects: bool) -> RowBlocks:
+        """The blocks, for the model with its random effects or without."""
+        units = self.units if effects else self.units.without_effects()
+        return RowBlocks(units, None, self.n_rows, units.levels())
+
+
+def store(design: StoredDesign, block_rows: int) -> Stored:
+    """The rows of a design of at most one factor, in blocks in a file; its parts leave the disk on the way."""
+    layout, moments = design.layout, design.moments
+    x = _basis(design, layout.mu)
+    x_phi = None if layout.phi is None else _basis(design, layout.phi)
+    effects, working, distinct = _effects(design)
+    z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
+    marks = BlockLayout(
+        design.head,
+        _ones(x, moments.pick(layout.mu).mean, moments.pick(layout.mu).cross),
+        None if x_phi is None or layout.phi is None
+        else _ones(x_phi, moments.pick(layout.phi).mean, moments.pick(layout.phi).cross),
+        z_ones,
+    )  # fmt: skip
+    file = design.spill.create("blocks")
+    row_ends, level_ends, level_rows = [], [], []
+    first_row, first_level = 0, 0
+    with progress.stage("sorting", design.n_rows):
+        for part in design.drain():
+            columns = None
+            if working is not None:
+                columns = working.made([part.factors[0].z[k] for k in distinct], part.n_rows)
+            codes = tuple(replace(f, codes=part.factors[0].codes.astype(np.intp)) for f in effects.factors)
+            own = replace(effects, factors=codes, columns=columns)
+            own_phi = None if x_phi is None or part.phi is None else replace(x_phi, x=part.phi.x)
+            blocks = cut_rows(part, replace(x, x=part.mu.x), own_phi, own, block_rows)
+            for unit in blocks.units:
+                (block,) = unit.blocks
+                file.append(_numbers(block, marks).data.cast("B"))
+                row_ends.append(first_row + block.rows.stop)
+                if effects.factors:
+                    level_rows.append(block.counts)
+                    first_level += len(block.counts)
+                level_ends.append(first_level)
+            first_row += part.n_rows
+            progress.advance(part.n_rows)
+    units = StoredUnits(
+        file,
+        marks,
+        np.array(row_ends, dtype=np.int64),
+        np.array(level_ends, dtype=np.int64),
+        np.concatenate(level_rows) if level_rows else np.empty(0, dtype=np.intp),
+        effects=bool(effects.factors),
+    )
+    return Stored(x, x_phi, effects, units, design.n_rows)
+
+
+def _basis(design: StoredDesign, places: tuple[int, ...]) -> Basis:
+    own = design.moments.pick(places)
+    return told_apart_by(centred_moments(own.mean, own.cross / own.n), own.cross / own.n, own.mean)
+
+
+def _ones(basis: Basis, mean: Vec, cross: Mat) -> BoolVec:
+    """Which computing columns are ones."""
+    return np.asarray((basis.a @ mean == 1.0) & (np.einsum("pi,ij,pj->p", basis.a, cross, basis.a) == 0.0))
+
+
+def _effects(design: StoredDesign) -> tuple[Effects, Working | None, list[int]]:
+    """The random effects, how their columns are made, and which of the factor's columns are the distinct ones."""
+    if not design.factors:
+        return Effects((), None, 0), None, []
+    places = list(dict.fromkeys(design.layout.z))
+    distinct = [design.layout.z.index(place) for place in places]
+    uses = [[places.index(place) for place in design.layout.z]]
+    own = design.moments.pick(tuple(places))
+    second, factors = own.cross / own.n, design.factors
+    if len(places) == 1 and own.mean[0] == 1.0 and second[0, 0] == 0.0:
+        return assemble(factors, uses, np.eye(1), None, np.eye(1)), None, distinct
+    working = working_columns(own.mean, np.sqrt(np.diag(second)))
+    d = len(working.sources)
+    mean, gram = np.ones(d), np.zeros((d, d))
+    at = [j for j, (k, _) in enumerate(working.sources) if k >= 0]
+    of = [k for k, _ in working.sources if k >= 0]
+    mean[at] = [own.mean[k] - shift for k, shift in working.sources if k >= 0]
+    gram[np.ix_(at, at)] = second[np.ix_(of, of)]
+    return assemble(factors, uses, working.transfer, None, root_of(gram + np.outer(mean, mean))), working, distinct
+
+
+def _numbers(block: Block, layout: BlockLayout) -> Vec:
+    """The numbers of a block in their order on disk."""
+    head = {
+        "y": block.data.y,
+        "trials": block.data.trials,
+        "frequency": block.frequency,
+        "precision": block.data.precision,
+        "offset": block.offset,
+        "offset_phi": block.offset_phi,
+    }
+    parts = [v for name in layout.head if (v := head[name]) is not None]
+    for columns, ones in ((block.x, layout.x), (block.x_phi, layout.x_phi), (block.z, layout.z)):
+        if columns is not None and ones is not None:
+            parts += [row for row, one in zip(columns, ones, strict=True) if not one]
+    return np.concatenate(parts)
