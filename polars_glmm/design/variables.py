@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -16,10 +16,10 @@ from polars_glmm.columns.coding import Column, Variable
 from polars_glmm.columns.nodes import Arithmetic, Coded, Constant, Function, Looked, Node, Reference
 from polars_glmm.columns.operators import EXTREMES
 from polars_glmm.columns.transforms import Input, Learned, learn_transform
-from polars_glmm.errors import ColumnError, FormulaError, brief, counted
+from polars_glmm.errors import ColumnError, FormulaError, brief
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.limits import require_levels
-from polars_glmm.frames.table import Table
+from polars_glmm.frames.table import Table, refuse_not_finite
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.syntax import (
     COMPARISONS,
@@ -252,17 +252,6 @@ def require_distinct(name: str, keys: tuple[Any, ...]) -> None:
             f"Cast it to String: pl.col({name!r}).cast(pl.String)."
         )
         raise ColumnError(msg)
-
-
-def refuse_not_finite(text: str, value: float, row: int, at: dict[str, Any], n: int) -> NoReturn:
-    """Raise ColumnError for a function without a finite value in n rows, first in `row` with the columns `at`."""
-    what = "not a number" if np.isnan(value) else "infinite"
-    where = ", ".join(f"{name} = {one!r}" for name, one in at.items())
-    msg = (
-        f"{text} is {what} in row {row} ({where}); {counted(n, 'row')} in all, counted from 0. "
-        "Filter these rows, or change the formula."
-    )
-    raise ColumnError(msg)
 
 
 def _label(value: Any) -> str:

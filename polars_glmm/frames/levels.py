@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.named import as_found
+from polars_glmm.columns.named import as_found, column, columns
 from polars_glmm.errors import ColumnError, brief
 from polars_glmm.typing import CodeVec, IntVec
 
@@ -112,3 +113,19 @@ def _code_any(series: pl.Series) -> Levels:
 def is_label(dtype: pl.DataType) -> bool:
     """Whether values of this dtype are text labels."""
     return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
+
+
+def in_order(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Sorted by keys in level order: labels of text by letters, an Enum's own order, everything else by value."""
+    text = [isinstance(frame.schema[name], pl.Categorical) for name in keys]
+    return frame.sort(
+        column(name).cast(pl.String) if labels else column(name) for name, labels in zip(keys, text, strict=True)
+    )
+
+
+def codes_of(frame: pl.DataFrame, levels: pl.DataFrame) -> IntVec:
+    """The place among levels of every row's keys."""
+    placed = levels.with_row_index("__glmm_code")
+    on = columns(levels.columns)
+    joined = frame.select(on).join(placed, on=on, how="left", maintain_order="left", nulls_equal=True)
+    return joined["__glmm_code"].to_numpy().astype(np.intp)

@@ -13,7 +13,7 @@ import polars as pl
 from polars_glmm.columns.named import columns
 from polars_glmm.columns.nodes import Node, Product
 from polars_glmm.columns.operators import Arrays
-from polars_glmm.errors import ColumnError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, counted, enumerate_names, suggest
 from polars_glmm.frames.levels import Levels, code
 from polars_glmm.typing import BoolVec, CodeVec, IntVec, Vec
 
@@ -177,5 +177,16 @@ def refuse_infinite(column: str, row: int, n: int) -> NoReturn:
     msg = (
         f"column {column!r} is infinite in row {row} ({n} in all, rows count from 0). "
         "Filter these rows or replace the values."
+    )
+    raise ColumnError(msg)
+
+
+def refuse_not_finite(text: str, value: float, row: int, at: dict[str, Any], n: int) -> NoReturn:
+    """Raise ColumnError for a function without a finite value in n rows, first in `row` with the columns `at`."""
+    what = "not a number" if np.isnan(value) else "infinite"
+    where = ", ".join(f"{name} = {one!r}" for name, one in at.items())
+    msg = (
+        f"{text} is {what} in row {row} ({where}); {counted(n, 'row')} in all, counted from 0. "
+        "Filter these rows, or change the formula."
     )
     raise ColumnError(msg)

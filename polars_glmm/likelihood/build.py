@@ -8,12 +8,14 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, meant, restore_fixed_effects
-from polars_glmm.likelihood.identify import ProductStructure, Residual, RowStructure, Structure, check
+from polars_glmm.likelihood.identify import Residual, Structure, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
-from polars_glmm.likelihood.model import Model, ProductModel, prepare
+from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.objective import objective
+from polars_glmm.likelihood.products.engine import ProductModel
 from polars_glmm.likelihood.products.fit import estimate_products
-from polars_glmm.likelihood.rows.stored_structure import StoredStructure
+from polars_glmm.likelihood.products.structure import ProductStructure
+from polars_glmm.likelihood.rows.structure import RowStructure, StoredStructure
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 

@@ -17,7 +17,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.model import AnyModel
-from polars_glmm.likelihood.objective import Block, parameter_names
+from polars_glmm.likelihood.parameters.names import Block, parameter_names
 from polars_glmm.typing import BoolVec, Vec
 
 

@@ -7,18 +7,14 @@ gives Σ_l S_ac S_bd + S_ad S_bc. A null vector of it is a change of the Σ_t th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.design.records import Design
 from polars_glmm.errors import IdentifiabilityError, brief, counted
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
-from polars_glmm.likelihood.products.cross import CrossProducts
-from polars_glmm.linalg.cholesky import quadratic
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -121,80 +117,6 @@ def check(structure: Structure, family: Family, *, residual: Residual) -> Findin
             unidentified[b] = [True] * len(factors[b].terms)
     by_elimination = tuple(lone[f.place] for f in structure.effects.factors) if any(lone) else ()
     return Findings(tuple(notes), tuple(tuple(u) for u in unidentified), by_elimination)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowStructure:
-    """The structure of a design with rows."""
-
-    design: Design
-    effects: Effects
-
-    @property
-    def n_obs(self) -> int:
-        return self.design.n_obs
-
-    @property
-    def n_fixed(self) -> int:
-        return len(self.design.mu.names)
-
-    def level_products(self, f: FactorMap) -> Cube:
-        columns, precision = self.effects.columns, self.design.precision
-        if columns is None:
-            return np.bincount(f.codes, precision, f.n_levels)[None, None] * (f.basis.T @ f.basis)[:, :, None]
-        z = f.basis.T @ columns
-        if precision is not None:
-            z = z * np.sqrt(precision)
-        out = np.empty((f.r, f.r, f.n_levels))
-        for j in range(f.r):
-            for k in range(j + 1):
-                out[j, k] = out[k, j] = np.bincount(f.codes, z[j] * z[k], f.n_levels)
-        return out
-
-    def uneven(self, f: FactorMap) -> bool:  # noqa: ARG002  # of all rows
-        precision = self.design.precision
-        return precision is not None and bool((precision != precision[0]).any())
-
-    def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
-        met = np.zeros(a.n_levels, dtype=b.codes.dtype)
-        met[a.codes] = b.codes  # one of those that the level meets; all of them, if there is one
-        return bool((met[a.codes] == b.codes).all())
-
-    def trials(self, f: FactorMap) -> Vec:
-        trials = np.ones(self.design.n_rows) if self.design.trials is None else self.design.trials
-        if self.design.frequency is not None:
-            trials = trials * self.design.frequency
-        return np.bincount(f.codes, trials, f.n_levels).astype(np.float64)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ProductStructure:
-    """The structure of cross-products; gaussian, so trials are never asked for."""
-
-    stats: CrossProducts
-    effects: Effects
-
-    @property
-    def n_obs(self) -> int:
-        return self.stats.n
-
-    @property
-    def n_fixed(self) -> int:
-        return len(self.stats.ww) - 1
-
-    def level_products(self, f: FactorMap) -> Cube:
-        return quadratic(f.basis, self.stats.zz.diagonal[self.effects.factors.index(f)], f.basis)
-
-    def uneven(self, f: FactorMap) -> bool:
-        """Known of levels of one row each with an effect that is the same in all: their sums are the precisions."""
-        return f.r == 1 and f.n_levels == self.n_obs and f.terms[0].names == ("Intercept",)
-
-    def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
-        i, j = sorted((self.effects.factors.index(a), self.effects.factors.index(b)))
-        return self.stats.pattern is not None and len(self.stats.pattern.pairs[i, j].left) == a.n_levels
-
-    def trials(self, f: FactorMap) -> Vec:
-        return np.full(f.n_levels, np.inf)
 
 
 def _spread_name(family: Family) -> str:

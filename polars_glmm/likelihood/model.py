@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from polars_glmm.control import Control
 from polars_glmm.cores import workers
@@ -12,12 +12,13 @@ from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
-from polars_glmm.likelihood.engine import ProductEngine, RowEngine
+from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.modes import RowDensity
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
-from polars_glmm.likelihood.products.cross import CrossProducts, cross_products
+from polars_glmm.likelihood.products.cross import cross_products
+from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.likelihood.rows.merge import merge_rows
@@ -136,36 +137,6 @@ class Model:
         if len(effects.factors) > 1:
             refuse_beyond_memory(blocks.units[0].eliminator, effects, self.control)
         return blocks
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ProductModel:
-    """A gaussian identity-link model of which only cross-products are known: no rows behind it.
-
-    x holds the basis of the fixed columns and no columns; effects know no codes
-    """
-
-    names: tuple[str, ...]
-    family: Family
-    method: Method
-    control: Control
-    x: Basis
-    effects: Effects
-    stats: CrossProducts
-
-    phi_names: ClassVar[None] = None
-    n_gamma: ClassVar[int] = 0
-    exact: ClassVar[bool] = True
-
-    @property
-    def n_obs(self) -> int:
-        return self.stats.n
-
-    def products(self) -> ProductEngine:
-        """The engine over the products."""
-        if self.stats.eliminator is not None:
-            refuse_beyond_memory(self.stats.eliminator, self.effects, self.control)
-        return ProductEngine(self.effects, self.stats, isinstance(self.method, REML), len(self.x.a))
 
 
 AnyModel: TypeAlias = Model | ProductModel

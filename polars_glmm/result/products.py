@@ -29,7 +29,7 @@ from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DatasetError, ModelError, counted
 from polars_glmm.frames.held import from_one_run
-from polars_glmm.frames.level_frames import codes_of, in_order
+from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.frames.source import Source
 from polars_glmm.frames.table import NO_ROWS
 from polars_glmm.inference.html import render

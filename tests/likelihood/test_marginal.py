@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from scipy import integrate
 
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.engine import RowEngine
+from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.spec.method import AGQ, Laplace
 from tests.likelihood.models import control, draw

@@ -22,8 +22,7 @@ from polars_glmm.design.sums.parts import way
 from polars_glmm.design.sums.places import no_rows
 from polars_glmm.design.sums.queries import KEY, Answers, SumQueries, product_name
 from polars_glmm.errors import ColumnError, DataChangedError
-from polars_glmm.frames.level_frames import codes_of, in_order
-from polars_glmm.frames.levels import combine
+from polars_glmm.frames.levels import codes_of, combine, in_order
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.source import Source
 from polars_glmm.frames.table import Table

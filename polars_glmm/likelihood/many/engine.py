@@ -8,9 +8,9 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
-from polars_glmm.likelihood.engine import SMALL_PIVOT
 from polars_glmm.likelihood.many.rows import BatchLevels
 from polars_glmm.likelihood.many.value import BatchInformation, BatchMarginal, BatchPoint, BatchValue
+from polars_glmm.likelihood.parameters.curvature import SMALL_PIVOT
 from polars_glmm.optimize.many import BatchEvaluation, newton_steps
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 

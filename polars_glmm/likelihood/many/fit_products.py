@@ -25,9 +25,10 @@ from polars_glmm.likelihood.many.profile import (
 from polars_glmm.likelihood.many.report import BatchInverted, covariance_report, inverted, without_errors
 from polars_glmm.likelihood.many.settle import settle
 from polars_glmm.likelihood.optimum import report
+from polars_glmm.likelihood.optimum.newton import CENTRAL, FORWARD, HESSIAN_STALE
 from polars_glmm.likelihood.optimum.notes import CONVERGED
-from polars_glmm.likelihood.polish import CENTRAL, FORWARD, HESSIAN_STALE, MANY_LEVELS, SETTLED
 from polars_glmm.likelihood.products.fit import LONGEST_STEP, STRONG, TOLERANCE
+from polars_glmm.likelihood.products.polish import MANY_LEVELS, SETTLED
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.optimize.many import PATIENCE, minimise_all, newton_steps
 from polars_glmm.spec.method import REML, Method

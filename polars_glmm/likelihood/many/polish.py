@@ -8,13 +8,7 @@ import numpy as np
 
 from polars_glmm.likelihood.many.engine import BatchRowEngine, Layout
 from polars_glmm.likelihood.many.value import BatchValue
-from polars_glmm.likelihood.polish import (
-    ERROR_SHARE,
-    FORWARD,
-    HESSIAN_STALE,
-    LONGEST,
-    ROUNDING,
-)
+from polars_glmm.likelihood.optimum.newton import ERROR_SHARE, FORWARD, HESSIAN_STALE, LONGEST, ROUNDING
 from polars_glmm.optimize.many import newton_steps
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 

@@ -9,8 +9,8 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
 from polars_glmm.likelihood.many.engine import Layout
+from polars_glmm.likelihood.optimum.newton import FLAT
 from polars_glmm.likelihood.parameters.state import natural_sigmas
-from polars_glmm.likelihood.polish import FLAT
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _DOUBTFUL = 10.0

@@ -15,9 +15,9 @@ from polars_glmm.design.records import Term
 from polars_glmm.likelihood.many.engine import Layout
 from polars_glmm.likelihood.many.estimate import among
 from polars_glmm.likelihood.many.value import BatchValue
+from polars_glmm.likelihood.optimum.ranks import RANK_TOLERANCE, SNAP_LOSS, SUSPECT
 from polars_glmm.likelihood.parameters.effects import TermMap
 from polars_glmm.likelihood.parameters.state import settle_term
-from polars_glmm.likelihood.polish import RANK_TOLERANCE, SNAP_LOSS, SUSPECT
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 _RISES = 1e-3

@@ -11,19 +11,21 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
-from polars_glmm.likelihood import polish
-from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import hills
+from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import Levels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.optimum.newton import Scale
 from polars_glmm.likelihood.optimum.notes import no_overdispersion_note
+from polars_glmm.likelihood.optimum.ranks import leaving, settle_ranks
+from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
-from polars_glmm.likelihood.polish import Scale
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import RowBlocks
 from polars_glmm.linalg.quadrature import gauss_hermite
@@ -195,7 +197,7 @@ def _minimise(
     return found._replace(x=whole, curvature=curvature)
 
 
-def _polish(model: Model, searched: Searched, row_variance: float, placed: Placed) -> polish.Polished:
+def _polish(model: Model, searched: Searched, row_variance: float, placed: Placed) -> Polished:
     """The optimum with its ranks settled; leaves the boundary where the likelihood rises from it."""
     effects, p, q = model.effects, len(model.x.a), model.effects.n_theta
     engine, found = searched
@@ -207,8 +209,8 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         def at(state: State, warm: object = warm) -> Gradient:
             return engine.gradient(state.beta, list(state.factors), state.gamma, warm)
 
-        state, ranks = polish.settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
-        away = polish.leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
+        state, ranks = settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
+        away = leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
         if away is None:
             break
         theta = away.theta(effects)
@@ -218,8 +220,8 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     scale = Scale(float(np.sqrt(row_variance)), _bend(model, found.x))
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
-    settled = polish.Settled(state, ranks, found.evaluation.state, curvature, held)
-    return polish.polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
+    settled = Settled(state, ranks, found.evaluation.state, curvature, held)
+    return polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
 
 
 def _bend(model: Model, x: Vec) -> float:

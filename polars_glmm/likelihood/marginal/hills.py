@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.engine import RowEngine
 from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.separation import COUNTS

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg as sl
 
-from polars_glmm.likelihood import polish
-from polars_glmm.likelihood.engine import RowEngine
 from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, Working
 from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.polish import Polished
 from polars_glmm.likelihood.marginal.separation import Separation, separation
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.optimum import report
+from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
     convergence_notes,
@@ -35,7 +36,7 @@ class Levels(NamedTuple):
 def report_rows(
     model: Model,
     engine: RowEngine,
-    done: polish.Polished,
+    done: Polished,
     levels: Levels,
     findings: Findings,
     clock: dict[str, float],
@@ -140,7 +141,7 @@ def _working(model: Model, vcov: Mat) -> Working | None:
     return Working(outward, own, None)
 
 
-def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
+def _slopes(model: Model, done: Polished) -> list[Cube] | None:
     """∂û/∂β (r_f, p, G_f) per factor, with beta as named."""
     p, modes = len(model.x.a), done.gradient.warm.modes
     if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
@@ -151,32 +152,32 @@ def _slopes(model: Model, done: polish.Polished) -> list[Cube] | None:
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]
 
 
-def _separated(model: Model, done: polish.Polished) -> Separation | None:
+def _separated(model: Model, done: Polished) -> Separation | None:
     """Fixed effects that run off to infinity; looked for only where a coefficient is loose."""
     if done.hessian is None:
         return None
     p = len(model.x.a)
-    spread = polish.widen(polish.invert(done.hessian), done.held).vcov
+    spread = widen(invert(done.hessian), done.held).vcov
     std_error = np.where(done.held[:p], 0.0, np.sqrt(np.diag(spread)[:p]))
     return separation(model, std_error)
 
 
-def _invert(done: polish.Polished, separated: Separation | None) -> polish.Inverted:
+def _invert(done: Polished, separated: Separation | None) -> Inverted:
     """Covariance matrix in the computing basis; held parameters have no variance.
 
     The likelihood does not bend along directions at infinity: what is estimated stands across them, and the matrix
     holds for what is orthogonal to them.
     """
     assert done.hessian is not None
-    inside = polish.invert(done.hessian) if separated is None else _across(done, separated)
-    return polish.widen(inside, done.held)
+    inside = invert(done.hessian) if separated is None else _across(done, separated)
+    return widen(inside, done.held)
 
 
-def _across(done: polish.Polished, separated: Separation) -> polish.Inverted:
+def _across(done: Polished, separated: Separation) -> Inverted:
     """The inverse of the Hessian across directions at infinity."""
     assert done.hessian is not None
     along = np.zeros((separated.directions.shape[1], len(done.held)))
     along[:, : len(separated.directions)] = separated.directions.T
     span = sl.null_space(along[:, ~done.held])
-    inner = polish.invert(span.T @ done.hessian @ span)
+    inner = invert(span.T @ done.hessian @ span)
     return inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))

@@ -12,11 +12,8 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.estimate import FactorEstimate
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State, natural_sigma
-from polars_glmm.likelihood.products.profile import Profile, vcov_derivatives
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
-_CERTAIN = 1e-12
-"""Reciprocal of the degrees of freedom that are without end: the variance of the coefficient is known."""
 SLOPES_KEPT = 10_000_000
 """Entries of ∂b̂/∂β up to which a fit keeps them."""
 
@@ -100,46 +97,6 @@ def factor_estimates(
         )
         out.append((f.place, estimate))
     return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))
-
-
-class Satterthwaite(NamedTuple):
-    """df (p,); ∂vcov(β)/∂(covariance parameters) (K, p, p); covariance matrix of those parameters (K, K).
-
-    inner   the derivatives for β_c
-    """
-
-    df: Vec
-    derivative: Cube
-    covariance: Mat
-    inner: Cube
-
-
-def vcov_slopes(effects: Effects, state: State, pieces: Profile, sigma: float) -> Cube:
-    """∂vcov(β_c)/∂(free entries of F, σ), (K, p, p)."""
-    p = len(pieces.beta)
-    per_entry: list[Mat] = []
-    for number, (f, d_vcov) in enumerate(zip(effects.factors, vcov_derivatives(pieces), strict=True)):
-        entries = state.free[number]
-        inward = np.tensordot(f.basis.T, d_vcov, (1, 0))
-        per_entry.extend(sigma**2 * inward[i, j] for i, j in zip(entries.rows, entries.columns, strict=True))
-    per_entry.append(2.0 * sigma * pieces.m_inverse)
-    return np.array(per_entry).reshape(len(per_entry), p, p)
-
-
-def satterthwaite(slopes: Cube, vcov: Mat, outward: Mat, parameter_vcov: Mat) -> Satterthwaite:
-    """Degrees of freedom of each fixed effect (Fai & Cornelius 1996; Kuznetsova et al. 2017, eq. 4).
-
-    slopes (K, p, p), vcov (p, p) of β_c;  outward (p, p): β = outward · β_c;  parameter_vcov (K, K) of the covariance
-    parameters; those not identified, or held, count as known
-    """
-    derivative = outward @ slopes @ outward.T
-    known = np.nan_to_num(parameter_vcov, nan=0.0)
-    g = np.einsum("kpp->kp", derivative)
-    spread = np.einsum("kp,kl,lp->p", g, known, g)
-    square = 2.0 * np.diag(outward @ vcov @ outward.T) ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        df = np.where(spread > _CERTAIN * square, square / spread, np.inf)
-    return Satterthwaite(df, derivative, known, slopes)
 
 
 def propagate(jac: Mat, inner: Mat, null: BoolVec) -> Mat:

@@ -9,19 +9,31 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
-from polars_glmm.likelihood import polish
-from polars_glmm.likelihood.engine import Gradient, ProductEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
-from polars_glmm.likelihood.objective import parameter_names
-from polars_glmm.likelihood.optimum import report
+from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import CONVERGED, convergence_notes, flat_note, singular_notes
+from polars_glmm.likelihood.optimum.ranks import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.report import (
+    SLOPES_KEPT,
+    Covariances,
+    covariances,
+    factor_estimates,
+    propagate,
+    seconds,
+    unidentified_rows,
+)
+from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import Rank, State
+from polars_glmm.likelihood.products.engine import ProductEngine
 from polars_glmm.likelihood.products.held import HeldOptimum, find_held, held_vcov_slopes
+from polars_glmm.likelihood.products.polish import polish_products
 from polars_glmm.likelihood.products.profile import Profile
+from polars_glmm.likelihood.products.satterthwaite import Satterthwaite, satterthwaite, vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.optimize.scoring import approach
@@ -70,19 +82,19 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     settled = _settle(engine, model, tolerance, found)
-    done = polish.polish_products(engine, *settled, hessian=model.control.search.hessian)
+    done = polish_products(engine, *settled, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
     state, sigma = done.state, done.sigma
     k = sum(len(e.rows) for e in state.free)
-    inverted = polish.invert(done.hessian) if done.hessian is not None else None
+    inverted = invert(done.hessian) if done.hessian is not None else None
     denominator = None
     if isinstance(model.method, REML) and effects.factors and inverted is not None:
-        denominator = report.satterthwaite(
-            report.vcov_slopes(effects, state, done.pieces, sigma), sigma**2 * done.pieces.m_inverse, model.x.a.T,
+        denominator = satterthwaite(
+            vcov_slopes(effects, state, done.pieces, sigma), sigma**2 * done.pieces.m_inverse, model.x.a.T,
             inverted.vcov,
         )  # fmt: skip
     optimum = _Optimum(
-        state.factors, done.ranks, done.pieces, sigma, report.covariances(effects, state, sigma), inverted,
+        state.factors, done.ranks, done.pieces, sigma, covariances(effects, state, sigma), inverted,
         np.full((k + 1, k + 1), np.nan) if inverted is None else inverted.vcov, denominator,
         [] if inverted is None else _flat_names(model, state, inverted.flat), done.decrement, 0,
     )  # fmt: skip
@@ -102,10 +114,10 @@ class _Optimum(NamedTuple):
     ranks: list[Rank]
     pieces: Profile
     sigma: float
-    covariances: report.Covariances
-    inverted: polish.Inverted | None
+    covariances: Covariances
+    inverted: Inverted | None
     spread: Mat
-    denominator: report.Satterthwaite | None
+    denominator: Satterthwaite | None
     flat: list[str]
     decrement: float
     n_held: int
@@ -113,8 +125,8 @@ class _Optimum(NamedTuple):
 
 def _held_optimum(model: AnyModel, done: HeldOptimum) -> _Optimum:
     """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
-    inverted = None if done.hessian is None else polish.widen(polish.invert(done.hessian), done.held)
-    cov = report.covariances(model.effects, done.state, None)
+    inverted = None if done.hessian is None else widen(invert(done.hessian), done.held)
+    cov = covariances(model.effects, done.state, None)
     jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])
     k = len(done.held)
     scale = np.append(np.ones(k - 1), done.sigma)  # the last parameter was log σ
@@ -122,7 +134,7 @@ def _held_optimum(model: AnyModel, done: HeldOptimum) -> _Optimum:
     denominator = None
     if isinstance(model.method, REML) and model.effects.factors and inverted is not None:
         vcov = done.sigma**2 * done.pieces.m_inverse
-        denominator = report.satterthwaite(held_vcov_slopes(model, done), vcov, model.x.a.T, spread)
+        denominator = satterthwaite(held_vcov_slopes(model, done), vcov, model.x.a.T, spread)
     return _Optimum(
         done.relative, done.ranks, done.pieces, done.sigma, cov._replace(jacobian=jacobian), inverted, spread,
         denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,
@@ -148,13 +160,13 @@ def _reported(
     inner = np.zeros((p + k,) * 2)
     inner[:p, :p] = vcov_beta
     inner[p:, p:] = done.spread
-    unknown = report.unidentified_rows(effects, findings.unidentified)
+    unknown = unidentified_rows(effects, findings.unidentified)
     null = np.concatenate([np.zeros(p, dtype=bool), cov.null | unknown, [False]])
-    report_vcov = report.propagate(jac, inner, null)
+    report_vcov = propagate(jac, inner, null)
     c = np.append(-pieces.beta, 1.0)
     u = [np.einsum("rwG,w->rG", b, c) for b in pieces.b]
     u_slopes = None
-    if sum(b.size for b in pieces.b) <= report.SLOPES_KEPT:
+    if sum(b.size for b in pieces.b) <= SLOPES_KEPT:
         inward = np.linalg.inv(outward) if p else outward
         u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
     u_cov = pieces.h_inverse
@@ -173,7 +185,7 @@ def _reported(
         gamma=np.empty(0),
         vcov_fixed=vcov_beta,
         phi=sigma,
-        factors=report.factor_estimates(effects, done.factors, u, u_cov, u_slopes, sigma),
+        factors=factor_estimates(effects, done.factors, u, u_cov, u_slopes, sigma),
         report=np.concatenate([beta, cov.values, [sigma]]),
         report_vcov=report_vcov,
         loglik=_gaussian_loglik(engine, pieces, model, sigma),
@@ -194,7 +206,7 @@ def _reported(
             inverted is not None,
             engine.evaluations,
             0.0,
-            report.seconds(clock),
+            seconds(clock),
         ),
         notes=tuple(notes),
         working=Working(outward, sigma**2 * pieces.m_inverse, None if denominator is None else denominator.inner),
@@ -233,8 +245,8 @@ def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Fou
 
     for _ in range(_MOST_LEAVINGS):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
-        state, ranks = polish.settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
-        away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
+        state, ranks = settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
+        away = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if away is None:
             break
         found = _continue(engine, model, tolerance, away.theta(effects))

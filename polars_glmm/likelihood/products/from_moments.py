@@ -15,10 +15,10 @@ from polars_glmm.control import Control
 from polars_glmm.design.records import Factor, Term
 from polars_glmm.design.sums.moments import LevelMoments, Moments
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.model import ProductModel
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments
 from polars_glmm.likelihood.parameters.effects import Effects, assemble, root_of, working_columns
 from polars_glmm.likelihood.products.cross import CrossProducts
+from polars_glmm.likelihood.products.engine import ProductModel
 from polars_glmm.linalg.elimination import eliminator
 from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern
 from polars_glmm.spec.method import Method

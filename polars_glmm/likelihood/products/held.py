@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError
-from polars_glmm.likelihood import polish
-from polars_glmm.likelihood.engine import ProductEngine, theta_information
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
+from polars_glmm.likelihood.optimum.newton import newton
+from polars_glmm.likelihood.optimum.ranks import settle_ranks
+from polars_glmm.likelihood.parameters.curvature import theta_information
 from polars_glmm.likelihood.parameters.state import Rank, State
+from polars_glmm.likelihood.products.engine import ProductEngine
+from polars_glmm.likelihood.products.polish import SETTLED
 from polars_glmm.likelihood.products.profile import Profile, vcov_derivatives
 from polars_glmm.linalg.differences import jacobian, symmetric
 from polars_glmm.linalg.scaling import reduction
@@ -111,7 +114,7 @@ def find_held(engine: ProductEngine, model: AnyModel, tolerance: float, given: G
     def loglik(state: State) -> float:
         return -_evaluate(engine, list(state.factors), sigma).value
 
-    state, ranks = polish.settle_ranks(effects, np.zeros(p), effects.lambdas(x[:-1]), None, sigma**2, loglik)
+    state, ranks = settle_ranks(effects, np.zeros(p), effects.lambdas(x[:-1]), None, sigma**2, loglik)
     marks = state.held(effects, np.zeros(p, dtype=bool), held[:-1], np.zeros(0, dtype=bool))[p:]
     return _polished(engine, model, state, ranks, np.append(marks, held[-1]), sigma)
 
@@ -142,8 +145,8 @@ def _polished(
         hessian, g = symmetric(jacobian(gradient, z, steps)), gradient(z)
         if not np.isfinite(hessian).all():
             return HeldOptimum(*_there(engine, *moved(z), ranks), held, None, np.inf)
-        step, decrement = polish.newton(hessian, g)
-        if decrement < polish.SETTLED or not model.control.search.hessian:
+        step, decrement = newton(hessian, g)
+        if decrement < SETTLED or not model.control.search.hessian:
             break
         z = z + step
     found = _there(engine, *moved(z), ranks)

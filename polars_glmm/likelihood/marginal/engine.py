@@ -1,0 +1,109 @@
+"""The engine over rows: −ℓ by Laplace or quadrature and its gradient at a state, made from a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from polars_glmm.errors import IdentifiabilityError
+from polars_glmm.likelihood.marginal.information import Information
+from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.slopes import mode_slopes
+from polars_glmm.likelihood.marginal.value import Marginal, Value
+from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
+from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.state import State
+from polars_glmm.optimize.search import Evaluation, newton_step
+from polars_glmm.typing import BoolVec, Mat, Vec
+
+_SLOPE_SHARE = 0.3
+"""Cost of one direction of the modes' slopes, in row passes."""
+
+
+_PERFECT_FIT = (
+    "The model reproduces the response exactly, so its dispersion is zero and the likelihood has no bound. "
+    "Check for a constant response, or a column that is a copy of it."
+)
+
+
+@dataclass(slots=True, eq=False)
+class RowEngine:
+    """Laplace or quadrature over rows. Counts its work; nothing else changes."""
+
+    effects: Effects
+    marginal: Marginal
+    evaluations: int = 0
+    passes: float = 0.0
+
+    def _value(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any, *, information: bool) -> Value:
+        at = Point(beta, self.effects.effective(factors), gamma)
+        value = self.marginal.evaluate(at, warm, information=information)
+        self.evaluations += 1
+        self.passes += value.passes
+        return value
+
+    def gradient(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any) -> Gradient:
+        v = self._value(beta, factors, gamma, warm, information=False)
+        inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
+        return Gradient(v.value, v.beta, inward, v.gamma, v.warm, v.passes)
+
+    def mode_slopes(self, state: State, modes: list[Mat], free: BoolVec) -> list[list[Mat]]:
+        """dû along every free coordinate of a state's vector."""
+        at = Point(state.beta, self.effects.effective(list(state.factors)), state.gamma)
+        still = State(
+            np.zeros_like(state.beta),
+            tuple(np.zeros_like(f) for f in state.factors),
+            None if state.gamma is None else np.zeros_like(state.gamma),
+            state.free,
+        )
+        directions = []
+        for e in np.eye(len(free))[free]:
+            d = still.moved(e)
+            directions.append(Point(d.beta, self.effects.effective(list(d.factors)), d.gamma))
+        self.passes += 1 + _SLOPE_SHARE * len(directions)
+        return mode_slopes(self.marginal, at, modes, directions)
+
+    def objective(self, p: int, gamma_size: int, gamma_range: tuple[float, float] | None = None) -> Any:
+        """−ℓ over [beta, θ, gamma], for the search.
+
+        A single gamma has a range: beyond its upper end −ℓ is flat; below its lower end nothing is left of the
+        dispersion, the likelihood has no bound, and IdentifiabilityError says so.
+        """
+        q = self.effects.n_theta
+
+        def call(x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
+            lambdas = self.effects.lambdas(x[p : p + q])
+            gamma = x[p + q :] if gamma_size else None
+            capped = gamma is not None and gamma_range is not None and gamma[0] > gamma_range[1]
+            if gamma is not None and gamma_range is not None:
+                if gamma[0] < gamma_range[0]:
+                    raise IdentifiabilityError(_PERFECT_FIT)
+                gamma = np.minimum(gamma, gamma_range[1])
+            v = self._value(x[:p], lambdas, gamma, warm, information=curvature)
+            if not np.isfinite(v.value):
+                return Evaluation(np.inf, np.zeros_like(x), None, warm)
+            theta = self.effects.pullback(self.effects.inward(v.factors))
+            g = np.concatenate([v.beta, theta, v.gamma if v.gamma is not None else np.empty(0)])
+            if capped:
+                g[-1] = 0.0
+            b = None
+            if v.information is not None:
+                b = self._curvature(v.information, lambdas, p, gamma_size)
+                step = newton_step(b, -g)[0][p : p + q]
+                slopes = [-f for f in self.effects.inward(v.factors)]
+                b[p : p + q, p : p + q] += bending(self.effects, lambdas, slopes, step)
+            return Evaluation(-v.value, -g, b, v.warm)
+
+        return call
+
+    def _curvature(self, info: Information, lambdas: list[Mat], p: int, gamma_size: int) -> Mat:
+        q = self.effects.n_theta
+        b = np.zeros((p + q + gamma_size,) * 2)
+        b[:p, :p] = info.beta
+        if q:
+            b[p : p + q, p : p + q] = theta_information(self.effects, lambdas, info.levels)
+        if info.gamma is not None:
+            b[p + q :, p + q :] = info.gamma
+        return b

@@ -1,0 +1,114 @@
+"""From where a search ended to an optimum with its Hessian: ranks settled, Newton steps, the certificate's numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polars_glmm.errors import ConvergenceError
+from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.optimum.newton import HESSIAN_STALE, ROUNDING, Scale, difference_steps, newton
+from polars_glmm.likelihood.parameters.curvature import Gradient
+from polars_glmm.likelihood.parameters.state import Rank, State
+from polars_glmm.linalg.differences import symmetric
+from polars_glmm.typing import BoolVec, Mat, Vec
+
+
+class Polished(NamedTuple):
+    """An optimum: state, ℓ with gradient there, Hessian of −ℓ over the entries that are not held (or None), decrement.
+
+    slopes    dû along each of those entries, (r_f, G_f) per factor; empty without random effects or Hessian
+    """
+
+    state: State
+    ranks: list[Rank]
+    gradient: Gradient
+    hessian: Mat | None
+    decrement: float
+    held: BoolVec
+    slopes: list[list[Mat]]
+
+
+class Settled(NamedTuple):
+    """Where a search ended, its ranks settled.
+
+    warm        where the evaluation may start;  curvature of the search, in the state's vector if the shapes agree
+    held        marks entries of the state's vector that stay where they are
+    """
+
+    state: State
+    ranks: list[Rank]
+    warm: Any
+    curvature: Mat
+    held: BoolVec
+
+
+def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: bool) -> Polished:
+    """Newton with the exact Hessian on the entries that are not held."""
+
+    def at(s: State, warm: Any) -> Gradient:
+        return engine.gradient(s.beta, list(s.factors), s.gamma, warm)
+
+    state, ranks, warm, curvature, held = settled
+    now = at(state, warm)
+    if not np.isfinite(now.value):
+        msg = "The likelihood is not finite at the point that the search found. Use another link, or give start=."
+        raise ConvergenceError(msg)
+    x = state.vector()
+    free = ~held
+    if not hessian or not free.any():
+        g = state.pull(now.beta, now.factors, now.gamma)[free]
+        b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
+        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held, [])
+    loose = None
+    if curvature.shape == (len(x),) * 2:
+        loose = 1.0 / np.sqrt(np.maximum(np.diag(curvature), 1e-300))
+    h, decrement = np.empty((0, 0)), np.inf
+    slopes: list[list[Mat]] = []
+    for _ in range(3):
+        h, slopes = _row_hessian(engine, state, now, free, difference_steps(state, scale, loose)[free])
+        if not np.isfinite(h).all():
+            return Polished(state, ranks, now, None, np.inf, held, [])
+        for _ in range(4):
+            g = -state.pull(now.beta, now.factors, now.gamma)[free]
+            step, decrement = newton(h, g)
+            if decrement < ROUNDING:
+                return Polished(state, ranks, now, h, decrement, held, slopes)
+            trial_x = x.copy()
+            trial_x[free] += step
+            trial_state = state.moved(trial_x)
+            trial = at(trial_state, now.warm)
+            if not trial.value >= now.value - 1e-9 * (1.0 + abs(now.value)):
+                return Polished(state, ranks, now, h, decrement, held, slopes)
+            moved_far = decrement > HESSIAN_STALE
+            state, x, now = trial_state, trial_x, trial
+            if moved_far:
+                break
+        else:
+            return Polished(state, ranks, now, h, decrement, held, slopes)
+    return Polished(state, ranks, now, h, decrement, held, slopes)
+
+
+def _row_hessian(
+    engine: RowEngine, state: State, now: Gradient, free: BoolVec, steps: Vec
+) -> tuple[Mat, list[list[Mat]]]:
+    """Hessian of −ℓ on the free entries, by forward differences of the exact gradient, and the slopes of modes.
+
+    Every difference starts from modes moved along their own slopes, so that a column costs one row pass; with steps of
+    1e-5 of the scale on which ℓ bends, the error of first order is of that size too.
+    """
+    x = state.vector()
+    here = -state.pull(now.beta, now.factors, now.gamma)[free]
+    slopes = engine.mode_slopes(state, now.warm.modes, free) if now.warm.modes else []
+    rows = []
+    for at, h, slope in zip(np.flatnonzero(free), steps, slopes or [[]] * len(steps), strict=True):
+        moved = x.copy()
+        moved[at] += h
+        warm = now.warm._replace(modes=[m + h * d for m, d in zip(now.warm.modes, slope, strict=True)])
+        there = state.moved(moved)
+        g = engine.gradient(there.beta, list(there.factors), there.gamma, warm)
+        if not np.isfinite(g.value):
+            return np.full((len(here),) * 2, np.nan), []
+        rows.append((-there.pull(g.beta, g.factors, g.gamma)[free] - here) / (moved[at] - x[at]))
+    return symmetric(np.array(rows)), slopes

@@ -1,0 +1,102 @@
+"""Newton's step, the inverse of a Hessian, and the steps of the differences it is made from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.likelihood.parameters.state import State
+from polars_glmm.typing import BoolVec, Mat, Vec
+
+CENTRAL = 50.0
+"""Central differences, whose error is of second order, take steps this much longer."""
+
+
+FORWARD, ERROR_SHARE, LONGEST = 1e-5, 1e-4, 1e-3
+"""Steps of forward differences as shares of: the scale on which ℓ bends; a standard error, at most that scale."""
+
+
+ROUNDING = 1e-13
+"""Newton decrement that is rounding error of ℓ."""
+
+
+HESSIAN_STALE = 1e-4
+"""A step of a larger decrement than this leaves a Hessian that belongs to another point."""
+
+
+FLAT = 1e-8
+"""Eigenvalue of a Hessian with unit diagonal below which its direction is not identified."""
+
+
+def newton(h: Mat, g: Vec) -> tuple[Vec, float]:
+    """−H⁻¹g and ½|g'H⁻¹g|; directions without curvature are left alone."""
+    scale = np.sqrt(np.maximum(np.abs(np.diag(h)), 1e-300))
+    values, vectors = np.linalg.eigh(h / np.outer(scale, scale))
+    use = np.abs(values) > FLAT
+    projected = vectors.T @ (g / scale)
+    inverse = np.where(use, 1.0 / np.where(use, np.abs(values), 1.0), 0.0)
+    return -(vectors @ (projected * inverse)) / scale, 0.5 * float((projected**2 * inverse).sum())
+
+
+def widen(h: Inverted, held: BoolVec) -> Inverted:
+    """The same with held parameters back in place, without variance."""
+    if not held.any():
+        return h
+    free = ~held
+    vcov = np.full((len(held),) * 2, np.nan)
+    vcov[np.ix_(free, free)] = h.vcov
+    flat = np.zeros(len(held), dtype=bool)
+    flat[free] = h.flat
+    return Inverted(vcov, h.smallest, flat)
+
+
+class Inverted(NamedTuple):
+    """(−∂²ℓ)⁻¹ with NaN where not identified; smallest eigenvalue of the Hessian at unit diagonal; flat (P,) marks."""
+
+    vcov: Mat
+    smallest: float
+    flat: BoolVec
+
+
+def invert(h: Mat) -> Inverted:
+    """Covariance matrix of the parameters; those that load on a flat or wrong direction get NaN."""
+    if not len(h):
+        return Inverted(h, np.inf, np.zeros(0, dtype=bool))
+    diag = np.diag(h)
+    scale = np.sqrt(np.where(diag > 0, diag, 1.0))
+    values, vectors = np.linalg.eigh(h / np.outer(scale, scale))
+    bad = values < FLAT
+    flat = (np.abs(vectors[:, bad]) > 1e-3).any(1) | ~(diag > 0)
+    inverse = np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, values))
+    vcov = (vectors * inverse) @ vectors.T / np.outer(scale, scale)
+    vcov[flat] = np.nan
+    vcov[:, flat] = np.nan
+    return Inverted(vcov, float(values[0]), flat)
+
+
+class Scale(NamedTuple):
+    """Sizes against which steps of differences are small: spread of a row in eta, and the scale on which ℓ bends."""
+
+    row: float
+    bend: float
+
+
+def difference_steps(state: State, scale: Scale, std_error: Vec | None) -> Vec:
+    """Steps of forward differences: 1e-5 of the scale on which ℓ bends, more where the data say little.
+
+    A gradient is known to rounding error of its terms, so a step must be worth something in standard errors too.
+    """
+    small = min(scale.row, scale.bend)
+    parts = [np.full(len(state.beta), small)]
+    for f, e in zip(state.factors, state.free, strict=True):
+        size = float(np.abs(f).max(initial=0.0)) if f.size else 0.0
+        parts.append(np.full(len(e.rows), min(max(size, 1e-2 * small), scale.bend)))
+    if state.gamma is not None:
+        parts.append(np.ones(len(state.gamma)))
+    steps = FORWARD * np.concatenate(parts)
+    if std_error is None:
+        return steps
+    most = np.full(len(steps), LONGEST * scale.bend)
+    enough: Vec = np.minimum(ERROR_SHARE * std_error, most)
+    return np.asarray(np.maximum(steps, enough))

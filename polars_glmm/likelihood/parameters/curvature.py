@@ -1,0 +1,93 @@
+"""What a search needs of a likelihood in the covariances: its gradient, its expected information and how it bends."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.linalg import cholesky
+from polars_glmm.typing import Cube, Mat, Vec
+
+SMALL_PIVOT = 1e-3
+"""Directions of Λ smaller than this share are left out of the curvature that starts a search."""
+
+
+class Gradient(NamedTuple):
+    """ℓ (no constant) with its gradient in beta, F_f (r_f, r_f) and gamma, and what the next evaluation starts from."""
+
+    value: float
+    beta: Vec
+    factors: list[Mat]
+    gamma: Vec | None
+    warm: Any
+    passes: float
+
+
+class Engine(Protocol):
+    """What polishing and reports need of a likelihood."""
+
+    effects: Effects
+
+    def gradient(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any) -> Gradient:
+        """ℓ and its gradient at scaled factors F_f."""
+
+
+def theta_information(effects: Effects, lambdas: list[Mat], levels: list[Cube]) -> Mat:
+    """Expected information of θ in the tangent linear mixed model, ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), G = Z'V⁻¹Z per level.
+
+    (Searle, Casella & McCulloch 1992, §6.3, within levels only: a start for a search.)  levels[f] = I − (H⁻¹)_ff =
+    Λ'GΛ, the share of each spherical effect's prior variance that the data take away, (r_f, r_f, G_f).
+    """
+    out = np.zeros((effects.n_theta, effects.n_theta))
+    for f, lam, taken in zip(effects.factors, lambdas, levels, strict=True):
+        back: Mat = np.asarray(np.linalg.pinv(lam, rcond=SMALL_PIVOT), dtype=np.float64)
+        gw = cholesky.quadratic(back, taken, back)
+        for t in f.terms:
+            block = lam[t.start : t.stop, t.start : t.stop]
+            rows, columns = STRUCTURES[t.structure].entries(t.r)
+            own = gw[t.start : t.stop, t.start : t.stop]
+            products = []
+            for i, j in zip(rows, columns, strict=True):
+                change = np.zeros((t.r, t.r))
+                change[i] += block[:, j]
+                change[:, i] += block[:, j]
+                products.append(np.tensordot(change, own, (1, 0)).swapaxes(0, 1))
+            for a, pa in enumerate(products):
+                for b in range(a + 1):
+                    value = 0.5 * float(np.vdot(pa, products[b].swapaxes(0, 1)))
+                    ia, ib = t.theta.start + a, t.theta.start + b
+                    out[ia, ib] = out[ib, ia] = value
+    return out
+
+
+def bending(effects: Effects, lambdas: list[Mat], gradients: list[Mat], step: Vec | None = None) -> Mat:
+    """What ∂²/∂θ² has beyond ∂²/∂Σ², from gradients in Λ_f (r_f, r_f): tr(S ∂²Σ), S = ∂/∂Σ, its positive part.
+
+    With Σ = ΛΛ' the gradient in Λ is 2SΛ and the entries (i, j), (k, l) of Λ get 2 S_ik where j = l. At an optimum
+    inside S is zero; on the boundary it is all the curvature that is left. With a `step` in θ only the terms whose Σ
+    would lose a direction by it: far from the boundary bending shortens steps that are right without.
+    """
+    changes = [None] * len(lambdas) if step is None else effects.lambdas(step)
+    out = np.zeros((effects.n_theta, effects.n_theta))
+    for f, lam, gradient, change in zip(effects.factors, lambdas, gradients, changes, strict=True):
+        for t in f.terms:
+            own = slice(t.start, t.stop)
+            if t.r == 1:
+                at, slope = float(lam[t.start, t.start]), float(gradient[t.start, t.start])
+                leaves = change is None or (at != 0.0 and 1.0 + 2.0 * float(change[t.start, t.start]) / at <= 0.0)
+                out[t.theta, t.theta] = max(slope / at, 0.0) if leaves and at != 0.0 else 0.0
+                continue
+            back = np.linalg.pinv(lam[own, own])
+            if change is not None:
+                relative = back @ change[own, own]
+                if float(np.linalg.eigvalsh(np.eye(t.r) + relative + relative.T)[0]) > 0.0:
+                    continue
+            half = 0.5 * gradient[own, own] @ back
+            values, vectors = np.linalg.eigh(0.5 * (half + half.T))
+            score = (vectors * np.maximum(values, 0.0)) @ vectors.T
+            rows, columns = STRUCTURES[t.structure].entries(t.r)
+            out[t.theta, t.theta] = 2.0 * score[np.ix_(rows, rows)] * (columns[:, None] == columns)
+    return out
