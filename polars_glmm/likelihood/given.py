@@ -16,8 +16,7 @@ from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
-from polars_glmm.likelihood.model import AnyModel
-from polars_glmm.likelihood.parameters.names import Block, parameter_names
+from polars_glmm.likelihood.parameters.names import Parametrised, TermPlace, parameter_names
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -67,7 +66,7 @@ def of_estimate(names: Sequence[str], estimate: Estimate) -> OfFit:
     return OfFit(found)
 
 
-def meant(model: AnyModel, given: Given) -> Given:
+def meant(model: Parametrised, given: Given) -> Given:
     """What is given, of another fit only what this model can start from: all fixed effects and whole terms.
 
     Raises ModelError where the fit and the model have nothing in common.
@@ -86,7 +85,7 @@ def meant(model: AnyModel, given: Given) -> Given:
     return replace(given, start=asked)
 
 
-def check_names(model: AnyModel, given: Given, known: tuple[str, ...] = ()) -> None:
+def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) -> None:
     """Raise ModelError for names that are no parameters, and for what cannot be held."""
     _, names = parameter_names(model)
     for name, value in [*given.start.items(), *given.fixed.items()]:
@@ -108,7 +107,7 @@ def check_names(model: AnyModel, given: Given, known: tuple[str, ...] = ()) -> N
             raise ModelError(msg)
 
 
-def place(model: AnyModel, given: Given) -> Placed:
+def place(model: Parametrised, given: Given) -> Placed:
     """Given values in the search vector of a model over rows."""
     p, q, s = len(model.x.a), model.effects.n_theta, model.n_gamma
     values, held = np.full(p + q + s, np.nan), np.zeros(p + q + s, dtype=bool)
@@ -130,8 +129,8 @@ def place(model: AnyModel, given: Given) -> Placed:
 
 
 def _place_block(
-    model: AnyModel,
-    block: Block,
+    model: Parametrised,
+    block: TermPlace,
     names: tuple[str, ...],
     given: Given,
     values: Vec,

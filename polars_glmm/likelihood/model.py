@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
 
 from polars_glmm.control import Control
-from polars_glmm.cores import workers
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
-from polars_glmm.likelihood.marginal.engine import RowEngine
-from polars_glmm.likelihood.marginal.modes import RowDensity
-from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
-from polars_glmm.likelihood.products.cross import cross_products
-from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
-from polars_glmm.likelihood.rows.merge import merge_rows
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Piece, Stretch
 from polars_glmm.linalg.columns import stretches
-from polars_glmm.linalg.quadrature import gauss_hermite
-from polars_glmm.spec.method import AGQ, REML, Laplace, Method
+from polars_glmm.spec.method import Method
 
-_FEWEST_UNITS = 8
-"""Blocks from which a pool of threads saves more than it costs."""
 NO_EFFECTS = Effects((), None, 0)
 
 
@@ -101,45 +88,6 @@ class Model:
     def saturated(self) -> float | None:
         """Log-likelihood of the saturated model, or None where there is none."""
         return rowsums.saturated(self.pieces(), self.family)
-
-    def products(self) -> ProductEngine:
-        stats = cross_products(self.held_in_memory(), self.x, self.effects, self.control.rows.block)
-        if stats.eliminator is not None:
-            refuse_beyond_memory(stats.eliminator, self.effects, self.control)
-        return ProductEngine(self.effects, stats, isinstance(self.method, REML), len(self.x.a))
-
-    def rows(self) -> RowEngine:
-        """The engine over rows."""
-        effects, blocks = self.effects, self._blocks()
-        rule = None
-        if isinstance(self.method, AGQ) and effects.factors and self.method.nodes > 1:
-            rule = gauss_hermite(self.method.nodes, effects.factors[0].r)
-        expected = isinstance(self.method, Laplace) and self.method.curvature == "expected"
-        threads = workers(self.control.rows.threads)
-        if len(blocks.units) < _FEWEST_UNITS:  # a pool costs more than it saves on a few blocks
-            threads = 1
-        density = RowDensity(self.family)
-        marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
-        return RowEngine(effects, marginal)
-
-    def bare(self, engine: RowEngine) -> RowEngine:
-        """The engine without random effects, over the same rows: for the GLM that a search starts from."""
-        whole = engine.marginal
-        rows = whole.rows.uncoupled() if self.stored is None else self.stored.rows(effects=False)
-        return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None))
-
-    def _blocks(self) -> RowBlocks:
-        effects = self.effects
-        if self.stored is not None:
-            return self.stored.rows(effects=bool(effects.factors))
-        made = merge_rows(self.held_in_memory(), self.x, effects, self.family)
-        blocks = cut_rows(made.design, made.x, self.x_phi, made.effects, self.control.rows.block)
-        if len(effects.factors) > 1:
-            refuse_beyond_memory(blocks.units[0].eliminator, effects, self.control)
-        return blocks
-
-
-AnyModel: TypeAlias = Model | ProductModel
 
 
 def prepare(

@@ -10,10 +10,10 @@ from polars_glmm.control import Control
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
-from polars_glmm.likelihood.products.engine import ProductEngine
+from polars_glmm.likelihood.products.engine import ProductEngine, product_engine
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 from polars_glmm.typing import Mat, Vec
@@ -33,7 +33,7 @@ class NaturalObjective:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._engine: ProductEngine | RowEngine = model.products() if model.exact else model.rows()
+        self._engine: ProductEngine | RowEngine = product_engine(model) if model.exact else row_engine(model)
         self._constant = 0.0 if model.exact else model.constant()
         self._blocks, self.names = parameter_names(model)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from polars_glmm.likelihood.marginal.engine import row_engine
 from polars_glmm.likelihood.marginal.level_integrals import integrated
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.model import Model, prepare
@@ -37,11 +38,11 @@ def test_integrals_are_those_of_quadrature(family: str, link: str, r: int, nodes
     model = laplace_of(design, made)
     at = point(model, 0.8)
     quadrature = prepare(design, made, AGQ(nodes), control(), by_rows=True).rows().marginal
-    found = integrated(model.rows().marginal, at)
+    found = integrated(row_engine(model).marginal, at)
     wanted = quadrature.evaluate(at, None, gradient=False).value
     assert abs(found.value - wanted) < error
     assert found.std_error < 2.0 * error
-    assert found.laplace == model.rows().marginal.evaluate(at, None, gradient=False).value
+    assert found.laplace == row_engine(model).marginal.evaluate(at, None, gradient=False).value
 
 
 @pytest.mark.parametrize(("link", "size"), [("logit", 300.0), ("probit", 300.0), ("cloglog", 300.0), ("cauchit", 1e4)])
@@ -50,7 +51,7 @@ def test_levels_with_one_response_tend_to_one_half(link: str, size: float) -> No
     design, made = draw("binomial", link, groups=20)
     y = (np.arange(20) < 9)[design.factors[0].codes].astype(float)
     model = laplace_of(replace(design, y=y), made)
-    far = integrated(model.rows().marginal, point(model, size))
+    far = integrated(row_engine(model).marginal, point(model, size))
     assert far.value == pytest.approx(20 * np.log(0.5), abs=0.3)
     if link != "cauchit":
         assert far.laplace < far.value - 2.0
@@ -62,7 +63,9 @@ def test_a_level_with_both_responses_costs_the_logarithm_of_the_growth() -> None
     y = (np.arange(20) < 9)[codes].astype(float)
     y[np.flatnonzero(codes == 3)[0]] = 0.0
     model = laplace_of(replace(design, y=y), made)
-    near, far = (integrated(model.rows().marginal, point(model, size, growth=0.0)).value for size in (640.0, 10240.0))
+    near, far = (
+        integrated(row_engine(model).marginal, point(model, size, growth=0.0)).value for size in (640.0, 10240.0)
+    )
     assert far - near == pytest.approx(-np.log(16.0), abs=0.3)
 
 
@@ -70,7 +73,7 @@ def test_blocks_and_frequencies_change_nothing() -> None:
     design, made = draw("binomial", "logit", r=2, frequency=True)
     model = laplace_of(design, made)
     at = point(model, 0.9)
-    value = integrated(model.rows().marginal, at).value
+    value = integrated(row_engine(model).marginal, at).value
     assert integrated(laplace_of(design, made, block=7).rows().marginal, at).value == pytest.approx(value, abs=1e-9)
     places = np.repeat(np.arange(len(design.y)), design.frequency.astype(int))
     f = design.factors[0]
@@ -80,7 +83,7 @@ def test_blocks_and_frequencies_change_nothing() -> None:
     )  # fmt: skip
     whole = laplace_of(rows, made)
     back = whole.effects.effective([np.linalg.solve(whole.effects.factors[0].basis, at.factors[0])])
-    assert integrated(whole.rows().marginal, at._replace(factors=back)).value == pytest.approx(value, abs=0.05)
+    assert integrated(row_engine(whole).marginal, at._replace(factors=back)).value == pytest.approx(value, abs=0.05)
 
 
 def test_a_second_factor_without_variance_adds_nothing() -> None:
@@ -89,5 +92,5 @@ def test_a_second_factor_without_variance_adds_nothing() -> None:
     two = replace(two, y=one.y, mu=one.mu, factors=(one.factors[0], two.factors[1]))
     alone, crossed = laplace_of(one, made), laplace_of(two, made)
     assert [f.name for f in crossed.effects.factors] == ["g", "h0"]
-    value = integrated(alone.rows().marginal, point(alone, 1.5)).value
-    assert integrated(crossed.rows().marginal, point(crossed, 1.5, 0.0)).value == pytest.approx(value, abs=1e-6)
+    value = integrated(row_engine(alone).marginal, point(alone, 1.5)).value
+    assert integrated(row_engine(crossed).marginal, point(crossed, 1.5, 0.0)).value == pytest.approx(value, abs=1e-6)

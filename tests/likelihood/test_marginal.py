@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from scipy import integrate
 
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.spec.method import AGQ, Laplace
 from tests.likelihood.models import control, draw
@@ -18,7 +18,7 @@ from tests.likelihood.models import control, draw
 
 def engine_of(design, family, method, **options):
     model = prepare(design, family, method, control(**options), by_rows=True)
-    return model, model.rows()
+    return model, row_engine(model)
 
 
 def value_and_gradient(model, engine: RowEngine, x, warm=None):

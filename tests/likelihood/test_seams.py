@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.given import Given
 from polars_glmm.likelihood.model import prepare
+from polars_glmm.likelihood.products.engine import product_engine
 from polars_glmm.linalg.differences import jacobian
 from polars_glmm.spec.method import REML, Laplace
 from tests.likelihood.models import control, draw
@@ -56,7 +57,7 @@ def bootstrap(design, family, draws, rng):
 def vcov_slopes(design, family, theta):
     """∂ vcov(β̂)/∂θ at σ = 1, (len(theta), p, p), by differences of a pure function of θ."""
     model = prepare(design, family, REML(), control())
-    engine = model.products()
+    engine = product_engine(model)
 
     def vcov(t):
         pieces = engine.pieces(model.effects.lambdas(t))

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from polars_glmm.cores import workers
 from polars_glmm.errors import IdentifiabilityError
+from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
 from polars_glmm.likelihood.marginal.information import Information
-from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Marginal, Value
+from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State
+from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
+from polars_glmm.likelihood.rows.merge import merge_rows
+from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Evaluation, newton_step
+from polars_glmm.spec.method import AGQ, Laplace
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 _SLOPE_SHARE = 0.3
 """Cost of one direction of the modes' slopes, in row passes."""
 
 
+_FEWEST_UNITS = 8
+"""Blocks from which a pool of threads saves more than it costs."""
 _PERFECT_FIT = (
     "The model reproduces the response exactly, so its dispersion is zero and the likelihood has no bound. "
     "Check for a constant response, or a column that is a copy of it."
@@ -107,3 +116,36 @@ class RowEngine:
         if info.gamma is not None:
             b[p + q :, p + q :] = info.gamma
         return b
+
+
+def row_engine(model: Model) -> RowEngine:
+    """The engine over a model's rows."""
+    effects, blocks = model.effects, _blocks(model)
+    rule = None
+    if isinstance(model.method, AGQ) and effects.factors and model.method.nodes > 1:
+        rule = gauss_hermite(model.method.nodes, effects.factors[0].r)
+    expected = isinstance(model.method, Laplace) and model.method.curvature == "expected"
+    threads = workers(model.control.rows.threads)
+    if len(blocks.units) < _FEWEST_UNITS:
+        threads = 1
+    density = RowDensity(model.family)
+    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads)
+    return RowEngine(effects, marginal)
+
+
+def bare_engine(model: Model, engine: RowEngine) -> RowEngine:
+    """The engine without random effects, over the same rows: for the GLM that a search starts from."""
+    whole = engine.marginal
+    rows = whole.rows.uncoupled() if model.stored is None else model.stored.rows(effects=False)
+    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None))
+
+
+def _blocks(model: Model) -> RowBlocks:
+    effects = model.effects
+    if model.stored is not None:
+        return model.stored.rows(effects=bool(effects.factors))
+    made = merge_rows(model.held_in_memory(), model.x, effects, model.family)
+    blocks = cut_rows(made.design, made.x, model.x_phi, made.effects, model.control.rows.block)
+    if len(effects.factors) > 1:
+        refuse_beyond_memory(blocks.units[0].eliminator, effects, model.control)
+    return blocks

@@ -15,7 +15,7 @@ from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import hills
-from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import Levels, report_rows
@@ -62,8 +62,8 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     clock = {"start": perf_counter()}
     constant = model.constant()
     placed = place(model, given)
-    engine = model.rows()
-    base = _fit_glm(model, model.bare(engine), placed)
+    engine = row_engine(model)
+    base = _fit_glm(model, bare_engine(model, engine), placed)
     row_variance = _row_variance(model, base)
     clock["glm"] = perf_counter()
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
@@ -138,7 +138,7 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
     tolerance, bend = SEARCH_SHARE * model.control.search.decrement, None
     part = None if placed.held.any() else subsample(model)
     if part is not None:
-        sampled = _minimise(part.model, part.model.rows(), x, bounds, _SAMPLE_TOLERANCE)
+        sampled = _minimise(part.model, row_engine(part.model), x, bounds, _SAMPLE_TOLERANCE)
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE

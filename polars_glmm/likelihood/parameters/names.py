@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from polars_glmm.likelihood.model import AnyModel
-from polars_glmm.likelihood.parameters.effects import TermMap
+from polars_glmm.families.base import Family
+from polars_glmm.likelihood.parameters.basis import Basis
+from polars_glmm.likelihood.parameters.effects import Effects, TermMap
+from polars_glmm.spec.method import Method
 
 
-class Block(NamedTuple):
+class Parametrised(Protocol):
+    """What a model says of its parameters, whether rows or cross-products are behind it."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def phi_names(self) -> tuple[str, ...] | None: ...
+    @property
+    def n_gamma(self) -> int: ...
+    @property
+    def x(self) -> Basis: ...
+    @property
+    def effects(self) -> Effects: ...
+    @property
+    def family(self) -> Family: ...
+    @property
+    def method(self) -> Method: ...
+
+
+class TermPlace(NamedTuple):
     """Where one term's parameters live: its factor in order of elimination, the term, and its first sd."""
 
     factor: int
@@ -20,7 +41,7 @@ class Block(NamedTuple):
         return self.term.r * (self.term.r - 1) // 2 if self.term.structure == "us" else 0
 
 
-def parameter_names(model: AnyModel) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[str, ...]]:
     """Names of the natural parameters, and where the covariance parameters of each term stand among them."""
     names = list(model.names)
     blocks = []
@@ -28,7 +49,7 @@ def parameter_names(model: AnyModel) -> tuple[tuple[Block, ...], tuple[str, ...]
     for i in sorted(range(len(factors)), key=lambda i: factors[i].place):
         f = factors[i]
         for t in f.terms:
-            blocks.append(Block(i, t, len(names)))
+            blocks.append(TermPlace(i, t, len(names)))
             names += [f"sd({f.name}: {name})" for name in t.names]
             if t.structure == "us":
                 names += [f"cor({f.name}: {t.names[k]}, {t.names[j]})" for j in range(t.r) for k in range(j)]

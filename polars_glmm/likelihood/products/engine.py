@@ -10,11 +10,12 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
+from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.curvature import bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.products.average_information import average_information
-from polars_glmm.likelihood.products.cross import CrossProducts
+from polars_glmm.likelihood.products.cross import CrossProducts, cross_products
 from polars_glmm.likelihood.products.profile import Profile, profile
 from polars_glmm.linalg.scaling import reduction
 from polars_glmm.optimize.search import Evaluation, at_least, newton_step
@@ -126,8 +127,16 @@ class ProductModel:
     def n_obs(self) -> int:
         return self.stats.n
 
-    def products(self) -> ProductEngine:
-        """The engine over the products."""
-        if self.stats.eliminator is not None:
-            refuse_beyond_memory(self.stats.eliminator, self.effects, self.control)
-        return ProductEngine(self.effects, self.stats, isinstance(self.method, REML), len(self.x.a))
+
+def product_engine(model: Model | ProductModel) -> ProductEngine:
+    """The engine over a model's cross-products, which a model of rows sums first.
+
+    Raises ResourceError where what crossed factors leave is larger than a fit may use.
+    """
+    if isinstance(model, ProductModel):
+        stats = model.stats
+    else:
+        stats = cross_products(model.held_in_memory(), model.x, model.effects, model.control.rows.block)
+    if stats.eliminator is not None:
+        refuse_beyond_memory(stats.eliminator, model.effects, model.control)
+    return ProductEngine(model.effects, stats, isinstance(model.method, REML), len(model.x.a))

@@ -12,7 +12,7 @@ from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
-from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
+from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import CONVERGED, convergence_notes, flat_note, singular_notes
 from polars_glmm.likelihood.optimum.ranks import leaving, settle_ranks
@@ -29,7 +29,7 @@ from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import Rank, State
-from polars_glmm.likelihood.products.engine import ProductEngine
+from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.products.held import HeldOptimum, find_held, held_vcov_slopes
 from polars_glmm.likelihood.products.polish import polish_products
 from polars_glmm.likelihood.products.profile import Profile
@@ -67,10 +67,10 @@ _NO_RESIDUAL = (
 )
 
 
-def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Estimate:
+def estimate_products(model: Model | ProductModel, findings: Findings, given: Given) -> Estimate:
     """Gaussian identity-link models."""
     clock = {"start": perf_counter()}
-    engine = model.products()
+    engine = product_engine(model)
     clock["products"] = perf_counter()
     effects = model.effects
     costly = engine.stats.eliminator is not None and engine.stats.eliminator.costly
@@ -123,7 +123,7 @@ class _Optimum(NamedTuple):
     n_held: int
 
 
-def _held_optimum(model: AnyModel, done: HeldOptimum) -> _Optimum:
+def _held_optimum(model: Model | ProductModel, done: HeldOptimum) -> _Optimum:
     """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
     inverted = None if done.hessian is None else widen(invert(done.hessian), done.held)
     cov = covariances(model.effects, done.state, None)
@@ -143,7 +143,7 @@ def _held_optimum(model: AnyModel, done: HeldOptimum) -> _Optimum:
 
 
 def _reported(
-    model: AnyModel, engine: ProductEngine, done: _Optimum, findings: Findings, clock: dict[str, float]
+    model: Model | ProductModel, engine: ProductEngine, done: _Optimum, findings: Findings, clock: dict[str, float]
 ) -> Estimate:
     """The estimate of an optimum, on the scales people report."""
     effects, p, pieces, sigma = model.effects, len(model.x.a), done.pieces, done.sigma
@@ -213,7 +213,7 @@ def _reported(
     )
 
 
-def _flat_names(model: AnyModel, state: State, flat: BoolVec) -> list[str]:
+def _flat_names(model: Model | ProductModel, state: State, flat: BoolVec) -> list[str]:
     """Names of the standard deviations that the data do not determine singly, from marks on (free entries of F, σ)."""
     blocks, names = parameter_names(model)
     at, found = 0, []
@@ -235,7 +235,7 @@ class _Settled(NamedTuple):
     pieces: Profile | None
 
 
-def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Found) -> _Settled:
+def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float, found: Found) -> _Settled:
     """The state with its ranks settled; leaves the boundary where the likelihood rises from it."""
     effects, beta = model.effects, np.zeros(len(model.x.a))
 
@@ -254,7 +254,7 @@ def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Fou
     return _Settled(state, ranks, pieces if same else None)
 
 
-def _null_loglik(engine: ProductEngine, model: AnyModel, sigma: float | None = None) -> float | None:
+def _null_loglik(engine: ProductEngine, model: Model | ProductModel, sigma: float | None = None) -> float | None:
     """ℓ of the model without random effects, where there are any; sigma where it is held."""
     if not model.effects.factors:
         return None
@@ -273,7 +273,7 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
     return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, None, 0.0)
 
 
-def _continue(engine: ProductEngine, model: AnyModel, tolerance: float, theta: Vec) -> Found:
+def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: float, theta: Vec) -> Found:
     """The search from θ: scoring steps in the covariances, then quasi-Newton."""
     near = approach(engine.objective(scoring=True), theta, model.effects.along)
     begin = None
@@ -307,7 +307,7 @@ def _alone(engine: ProductEngine) -> Vec:
     return theta
 
 
-def _search(engine: ProductEngine, model: AnyModel, tolerance: float, given: Given) -> Found:
+def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float, given: Given) -> Found:
     """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
@@ -403,7 +403,9 @@ def _first_size(engine: ProductEngine) -> float:
     return max(1.0, float(np.sqrt((all_of_it - inside) / max(inside, 1e-300))))
 
 
-def _gaussian_loglik(engine: ProductEngine, pieces: Profile, model: AnyModel, sigma: float | None = None) -> float:
+def _gaussian_loglik(
+    engine: ProductEngine, pieces: Profile, model: Model | ProductModel, sigma: float | None = None
+) -> float:
     """ℓ with all constants, at a given σ or at its optimum."""
     minus_two = engine.minus_two(pieces, sigma) - engine.stats.log_weights
     if engine.reml:

@@ -16,12 +16,12 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.given import Given, place
-from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
+from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.newton import newton
 from polars_glmm.likelihood.optimum.ranks import settle_ranks
 from polars_glmm.likelihood.parameters.curvature import theta_information
 from polars_glmm.likelihood.parameters.state import Rank, State
-from polars_glmm.likelihood.products.engine import ProductEngine
+from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel
 from polars_glmm.likelihood.products.polish import SETTLED
 from polars_glmm.likelihood.products.profile import Profile, vcov_derivatives
 from polars_glmm.linalg.differences import jacobian, symmetric
@@ -74,7 +74,7 @@ def _evaluate(engine: ProductEngine, factors: list[Mat], sigma: float) -> _Point
     return _Point(value, [g / sigma for g in inner], float(engine.nu - q - shrink), pieces)
 
 
-def find_held(engine: ProductEngine, model: AnyModel, tolerance: float, given: Given) -> HeldOptimum:
+def find_held(engine: ProductEngine, model: Model | ProductModel, tolerance: float, given: Given) -> HeldOptimum:
     """The optimum over what is not held. Raises ConvergenceError where no finite likelihood is found."""
     effects, p, q = model.effects, len(model.x.a), model.effects.n_theta
     placed = place(model, given)
@@ -120,7 +120,7 @@ def find_held(engine: ProductEngine, model: AnyModel, tolerance: float, given: G
 
 
 def _polished(
-    engine: ProductEngine, model: AnyModel, state: State, ranks: list[Rank], held: BoolVec, sigma: float
+    engine: ProductEngine, model: Model | ProductModel, state: State, ranks: list[Rank], held: BoolVec, sigma: float
 ) -> HeldOptimum:
     """Newton with the Hessian by central differences of the exact gradient in (free entries of Λ, log σ)."""
     p, free = len(state.beta), ~held
@@ -161,7 +161,7 @@ def _there(
     return State(pieces.beta, state.factors, None, state.free), ranks, pieces, sigma
 
 
-def held_vcov_slopes(model: AnyModel, done: HeldOptimum) -> Cube:
+def held_vcov_slopes(model: Model | ProductModel, done: HeldOptimum) -> Cube:
     """∂vcov(β_c)/∂(free entries of Λ, σ), (K, p, p): with F = Λ/σ, σ² ∂M⁻¹/∂F and 2σM⁻¹ − σ⟨∂M⁻¹/∂F, F⟩."""
     p, sigma = len(done.pieces.beta), done.sigma
     along = 2.0 * sigma * done.pieces.m_inverse
