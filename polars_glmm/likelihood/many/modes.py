@@ -87,8 +87,26 @@ def rows_state(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, orde
     block = unit.block
     eta = at.fixed + block.combine(times(at.lam, u))
     parts = density.rows(block, eta, at.zeta, order)
-    w = np.maximum(parts.w, 0.0) if order == 2 and not density.concave else parts.w
-    return UnitState(parts, eta, block.sums(parts.f), block.z_sums(parts.g), block.zz_sums(w), order)
+    return UnitState(parts, eta, block.sums(parts.f), block.z_sums(parts.g), block.zz_sums(parts.w), order)
+
+
+class LevelAscent(NamedTuple):
+    """Factors L (r, r, G) of curvatures for steps upwards, and whether all of them are the exact ones."""
+
+    low: Cube
+    exact: bool
+
+
+def ascent(density: RowDensity, unit: BatchUnit, at: UnitPoint, state: UnitState) -> LevelAscent:
+    """The exact curvature of each level where it is positive definite, else that of rows floored at zero."""
+    low = cholesky.factor(curvature(at.lam, state.w))
+    if density.concave:
+        return LevelAscent(low, exact=True)
+    refused = ~np.isfinite(cholesky.log_determinant(low))
+    if not refused.any():
+        return LevelAscent(low, exact=True)
+    w = np.where(refused, unit.block.zz_sums(np.maximum(state.density.w, 0.0)), state.w)
+    return LevelAscent(cholesky.factor(curvature(at.lam, w)), exact=False)
 
 
 def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, order: int) -> UnitModes:
@@ -117,7 +135,7 @@ def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, orde
                 u = np.where(rejected, previous if halvings > MAX_HALVINGS else 0.5 * (u + previous), u)
                 state, passes = rows_state(density, unit, at, u, 2), passes + 1
                 continue
-        low = cholesky.factor(curvature(at.lam, state.w))
+        low, exact = ascent(density, unit, at, state)
         slope = transposed_times(at.lam, state.g) - u
         step = cholesky.solve(low, slope)
         each = np.where(stuck, 0.0, np.einsum("rG,rG->G", slope, step))
@@ -126,7 +144,7 @@ def find_modes(density: RowDensity, unit: BatchUnit, at: UnitPoint, u: Mat, orde
             return UnitModes(u, state, passes)
         previous, last, halvings = u, j, 0
         u = u + np.where(np.isfinite(each) & ~stuck, step, 0.0)
-        if not decrement > (NEAR if density.concave else NEAR_FLOORED):
+        if not decrement > (NEAR if exact else NEAR_FLOORED):
             break
         state, passes = rows_state(density, unit, at, u, 2), passes + 1
     return UnitModes(u, rows_state(density, unit, at, u, order), passes + 1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from polars_glmm.families.base import Density, Expected, Family
 from polars_glmm.likelihood.rows.blocks import Block, Unit
+from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
 from polars_glmm.linalg.scaling import scaled_plus_identity
@@ -16,7 +17,7 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 NEAR, NEAR_FLOORED = 1e-10, 1e-18
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic); the
-same where curvatures of rows may be floored at zero, which makes convergence linear."""
+same where curvatures of some rows were floored at zero, which makes convergence linear."""
 _NEAR_BY_CHORD, _CHORD_GAIN = 1e-14, 0.25
 """The same for steps with a stale factor, which gain a share at a time; and the share above which it is renewed."""
 EXACT = 1e-20
@@ -120,10 +121,7 @@ def rows_state(here: UnitAt, u: list[Mat], order: int) -> State:
         f.append(block.sums(parts.f))
         if b is not None:
             g.append(block.z_sums(parts.g))
-            step_w = parts.w
-            if order == 2 and not density.concave:
-                step_w = np.maximum(step_w, 0.0)
-            w.append(block.zz_sums(step_w))
+            w.append(block.zz_sums(parts.w))
     empty = np.empty((0, 0, 0))
     return State(
         densities,
@@ -162,7 +160,7 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
     warm = any(v.any() for v in u)
     state = rows_state(here, u, order if warm else 2)
     chord = unit.eliminator.costly
-    h, gained = (start.factor if chord and warm else None), np.inf
+    h, exact, gained = (start.factor if chord and warm else None), True, np.inf
     passes, previous, halvings = 1, u, 0
     last: Vec | None = None
     for _ in range(MAX_NEWTON):
@@ -193,7 +191,7 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
             decrement = _decrement(slope, step)
             fresh = decrement > _CHORD_GAIN * gained
         if fresh:
-            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            h, exact = ascent(here, state)
             if h is None:
                 break
             step = h.solve(slope)
@@ -203,7 +201,7 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
         gained = decrement
         previous, last, halvings = u, j, 0
         u = [v + d for v, d in zip(u, step, strict=True)]
-        near = NEAR if here.density.concave else NEAR_FLOORED
+        near = NEAR if exact else NEAR_FLOORED
         if not decrement > (near if fresh else min(near, _NEAR_BY_CHORD)):
             break
         state = rows_state(here, u, 2)
@@ -226,9 +224,29 @@ def _decrement(slope: list[Mat], step: list[Mat]) -> float:
     return sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))
 
 
-def exact_w(unit: Unit, state: State) -> Cube:
-    """Σ z z' w over cells with the exact curvature, which a Newton step floors at zero."""
-    return concatenate([b.zz_sums(d.w) for b, d in zip(unit.blocks, state.densities, strict=True)])
+class Ascent(NamedTuple):
+    """A factorised curvature for a step upwards, and whether it is the exact one."""
+
+    factor: Factorised | None
+    exact: bool
+
+
+def ascent(here: UnitAt, state: State) -> Ascent:
+    """The exact curvature where it is positive definite; where a density is not concave, else one that is.
+
+    Levels of one factor whose exact block is refused get that of their rows' curvatures floored at zero, the others
+    keep theirs; of several factors all do. None only where a number is not finite.
+    """
+    unit, factors = here.unit, here.at.factors
+    exact = curvature(unit, state.w, factors)
+    factor = unit.eliminator.factorise(exact)
+    if factor is not None or here.density.concave:
+        return Ascent(factor, exact=True)
+    w = concatenate([b.zz_sums(np.maximum(d.w, 0.0)) for b, d in zip(unit.blocks, state.densities, strict=True)])
+    if len(factors) == 1:
+        accepted = np.isfinite(cholesky.log_determinant(cholesky.factor(exact.diagonal[0])))
+        w = np.where(accepted, state.w, w)
+    return Ascent(unit.eliminator.factorise(curvature(unit, w, factors)), exact=False)
 
 
 def concatenate(parts: list[Cube]) -> Cube:

@@ -31,7 +31,6 @@ from polars_glmm.likelihood.marginal.modes import (
     cell_effects,
     concatenate,
     curvature,
-    exact_w,
     find_modes,
     gather,
     rows_state,
@@ -91,8 +90,6 @@ def evaluate_unit(
     if not start.modes:
         return _without_effects(here, gradient=gradient, information=information)
     u, state, passes, _ = find_modes(here, start, 3 if gradient else 2)
-    if not here.density.concave and not gradient:
-        state = state._replace(w=exact_w(here.unit, state))
     joint = float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, v)) for v in u)
     n_rows = _n_rows(here.unit)
     bad = UnitValue(-np.inf, np.empty(0), [], None, u, passes * n_rows, None, None)

@@ -15,7 +15,6 @@ from polars_glmm.likelihood.marginal.modes import (
     RowDensity,
     Warm,
     curvature,
-    exact_w,
     fixed_parts,
     rows_state,
     unit_at,
@@ -113,8 +112,6 @@ class Marginal:
         for unit in self.rows.units if at.factors else ():
             u = [m[:, s] for m, s in zip(value.warm.modes, unit.levels, strict=True)]
             state = rows_state(unit_at(self.density, unit, at), u, order=2)
-            if not self.density.concave:
-                state = state._replace(w=exact_w(unit, state))
             h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
             if h is None:
                 msg = "the curvature at the conditional modes is not positive definite."
