@@ -37,7 +37,7 @@ def test_integrals_are_those_of_quadrature(family: str, link: str, r: int, nodes
     design, made = draw(family, link, r=r)
     model = laplace_of(design, made)
     at = point(model, 0.8)
-    quadrature = prepare(design, made, AGQ(nodes), control(), by_rows=True).rows().marginal
+    quadrature = row_engine(prepare(design, made, AGQ(nodes), control(), by_rows=True)).marginal
     found = integrated(row_engine(model).marginal, at)
     wanted = quadrature.evaluate(at, None, gradient=False).value
     assert abs(found.value - wanted) < error
@@ -74,7 +74,7 @@ def test_blocks_and_frequencies_change_nothing() -> None:
     model = laplace_of(design, made)
     at = point(model, 0.9)
     value = integrated(row_engine(model).marginal, at).value
-    assert integrated(laplace_of(design, made, block=7).rows().marginal, at).value == pytest.approx(value, abs=1e-9)
+    assert integrated(row_engine(laplace_of(design, made, block=7)).marginal, at).value == pytest.approx(value, abs=1e-9)
     places = np.repeat(np.arange(len(design.y)), design.frequency.astype(int))
     f = design.factors[0]
     rows = replace(

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polars_glmm.likelihood.many.rows import BatchRows, BatchUnit
-from polars_glmm.likelihood.many.value import along, over_units, predictors, weighted_products
-from polars_glmm.likelihood.marginal.modes import RowDensity
+from polars_glmm.likelihood.many.rows import BatchRows
+from polars_glmm.likelihood.many.value import BatchPoint, along, over_units, placed
+from polars_glmm.likelihood.marginal.information import Information
+from polars_glmm.likelihood.marginal.modes import RowDensity, Warm
+from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
+from polars_glmm.likelihood.rows.blocks import Unit
 from polars_glmm.optimize.many import BatchEvaluation
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -18,7 +21,7 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 class NoModes:
     """The state of models without random effects: nothing."""
 
-    def take(self, keep: BoolVec) -> NoModes:  # noqa: ARG002  # the shape of a state  # the shape of a state
+    def take(self, keep: BoolVec) -> NoModes:  # noqa: ARG002  # the shape of a state
         return self
 
     def where(self, mask: BoolVec, other: NoModes) -> NoModes:  # noqa: ARG002
@@ -36,7 +39,7 @@ class BatchPlain:
     """
 
     rows: BatchRows
-    units: tuple[BatchUnit, ...]
+    units: tuple[Unit, ...]
     density: RowDensity
     pool: Executor | None
     block_rows: int
@@ -58,10 +61,11 @@ class BatchPlain:
     def mean_curvature(self, x: Mat) -> Vec:
         """Mean expected curvature of a row of each model, over the rows where it is finite, (M,)."""
 
-        def one(unit: BatchUnit) -> Mat:
-            w = self._expected(unit, *self._predictors(unit, x))
+        def one(unit: Unit) -> Mat:
+            (eta, zeta), models = placed(self.density, unit, self._point(x)).fixed[0], unit.models
+            w = self.density.family.expected(unit.blocks[0].data, eta, zeta).w
             usable = np.isfinite(w)
-            return unit.row_totals(np.array([np.where(usable, w, 0.0), usable.astype(float)]))
+            return np.asarray(models.row_totals(np.array([np.where(usable, w, 0.0), usable.astype(float)])))
 
         total, count = along(over_units(self.pool, self.units, one))
         return np.asarray(total / np.maximum(count, 1.0))
@@ -71,44 +75,33 @@ class BatchPlain:
         if self.gamma_cap is not None:
             capped = x[:, -1] > self.gamma_cap
             x = np.column_stack([x[:, :-1], np.minimum(x[:, -1], self.gamma_cap)])
-        parts = over_units(self.pool, self.units, lambda unit: self._unit(unit, x, curvature=curvature))
-        value = -along([part[0] for part in parts])
-        g = -along([part[1] for part in parts]).T
+        at = self._point(x)
+
+        def one(unit: Unit) -> UnitValue:
+            here = placed(self.density, unit, at)
+            return evaluate_unit(here, Warm([]), None, expected=False, gradient=True, information=curvature)
+
+        parts = over_units(self.pool, self.units, one)
+        value = -along([np.asarray(part.value) for part in parts])
+        g = -along([part.beta if part.gamma is None else np.concatenate([part.beta, part.gamma]) for part in parts]).T
         if capped is not None:
             g[capped, -1] = 0.0
         out = ~np.isfinite(value)
         g[out] = 0.0
-        b = along([part[2] for part in parts]).transpose(2, 0, 1) if curvature else None
+        b = self._curvature([part.information for part in parts if part.information is not None]) if curvature else None
         return BatchEvaluation(np.where(out, np.inf, value), g, b, NoModes())
 
-    def _predictors(self, unit: BatchUnit, x: Mat) -> tuple[Vec, Vec | None]:
-        own = x[unit.models]
-        zeta = np.ascontiguousarray(own[:, -1]) if self.has_gamma else None
-        return predictors(unit, np.ascontiguousarray(own[:, : len(self.rows.x)].T), zeta)
+    def _point(self, x: Mat) -> BatchPoint:
+        zeta = np.ascontiguousarray(x[:, -1]) if self.has_gamma else None
+        return BatchPoint(np.ascontiguousarray(x[:, : len(self.rows.x)].T), np.empty((0, 0, len(x))), zeta)
 
-    def _unit(self, unit: BatchUnit, x: Mat, *, curvature: bool) -> tuple[Vec, Mat, Cube]:
-        """ℓ, its gradient and −its expected curvature for the models of a unit: (m,), (P, m), (P, P, m)."""
-        block, p = unit.block, len(self.rows.x)
-        eta, zeta = self._predictors(unit, x)
-        canonical = self.density.family.canonical and not self.has_gamma
-        parts = self.density.rows(block, eta, zeta, 2 if canonical and curvature else 1)
-        gradient = np.empty((p + self.has_gamma, len(unit.rows_of)))
-        for j, column in enumerate(block.x):
-            gradient[j] = unit.row_totals(column * parts.g)
-        if self.has_gamma:
-            gradient[-1] = unit.row_totals(parts.f_zeta)
-        b = np.zeros((len(gradient), *gradient.shape))
-        if curvature:
-            w = parts.w if canonical else self._expected(unit, eta, zeta, weighted=True)
-            b[:p, :p] = weighted_products(unit, block.x * w)
-            if self.has_gamma:
-                square = parts.f_zeta**2
-                b[-1, -1] = unit.row_totals(
-                    square if block.frequency is None else square / np.maximum(block.frequency, 1.0)
-                )
-        return unit.row_totals(parts.f), gradient, b
-
-    def _expected(self, unit: BatchUnit, eta: Vec, zeta: Vec | None, *, weighted: bool = False) -> Vec:
-        """Expected curvature per row; `weighted` by the frequencies."""
-        w = self.density.family.expected(unit.block.data, eta, zeta).w
-        return w * unit.block.frequency if weighted and unit.block.frequency is not None else w
+    def _curvature(self, found: list[Information]) -> Cube:
+        """Of the models of all units, (M, P, P)."""
+        beta = along([info.beta for info in found]).transpose(2, 0, 1)
+        if not self.has_gamma:
+            return beta
+        n, p = beta.shape[:2]
+        out = np.zeros((n, p + 1, p + 1))
+        out[:, :p, :p] = beta
+        out[:, p, p] = along([info.gamma[0, 0] for info in found if info.gamma is not None])
+        return out

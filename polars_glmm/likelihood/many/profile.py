@@ -12,10 +12,10 @@ import numpy as np
 
 from polars_glmm.likelihood.many.engine import BatchModes, Layout, theta_information
 from polars_glmm.likelihood.many.model import BatchModel
-from polars_glmm.likelihood.many.modes import curvature, times, transposed_times
 from polars_glmm.likelihood.many.rows import BatchLevels, starts
 from polars_glmm.likelihood.many.value import BatchValue
 from polars_glmm.linalg import cholesky
+from polars_glmm.linalg.level_factors import scaled_plus_identity, times, transposed_times
 from polars_glmm.linalg.scaling import reduction
 from polars_glmm.optimize.many import BatchEvaluation
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
@@ -100,7 +100,7 @@ def profile_all(stats: BatchProducts, lam: Cube) -> BatchProfile:
     """All pieces at relative factors Λ (r, r, M)."""
     p, at = len(stats.ww) - 1, stats.levels
     lam_levels = lam[..., at.of_level]
-    low = cholesky.factor(curvature(lam_levels, stats.zz))
+    low = cholesky.factor(scaled_plus_identity(lam_levels, stats.zz))
     right = transposed_times(lam_levels, stats.zw)
     b = cholesky.solve(low, right)
     core = stats.ww - at.level_totals(np.einsum("rvG,rwG->vwG", right, b))

@@ -14,40 +14,12 @@ from typing import TypeVar
 import numpy as np
 
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.blocks import Block, Unit
+from polars_glmm.likelihood.rows.models import ManyModels
+from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 Array = TypeVar("Array", Vec, BoolVec)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchUnit:
-    """One block of rows of whole models.
-
-    models, levels     slices of the models and levels of the batch
-    of_level (G,)      the model of every level, counted within the unit
-    rows_of (m,)       rows per model;  first_row, first_level (m,): where each model begins
-    """
-
-    block: Block
-    models: slice
-    levels: slice
-    of_level: IntVec
-    rows_of: IntVec
-    first_row: IntVec
-    first_level: IntVec
-
-    def per_row(self, v: Vec) -> Vec:
-        """A value of each model (…, m) on its rows."""
-        return np.repeat(v, self.rows_of, axis=-1)
-
-    def row_totals(self, v: Cube) -> Cube:
-        """Sums over the rows of each model, (…, m)."""
-        return np.add.reduceat(v, self.first_row, axis=-1)
-
-    def level_totals(self, v: Cube) -> Cube:
-        """Sums over the levels of each model, (…, m)."""
-        return np.add.reduceat(v, self.first_level, axis=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +136,7 @@ class BatchRows:
             level_rows=self.level_rows[keep[self.of_level]],
         )
 
-    def cut(self, block_rows: int) -> tuple[BatchUnit, ...]:
+    def cut(self, block_rows: int) -> tuple[Unit, ...]:
         """Units of about `block_rows` rows; a model larger than that is a unit of its own."""
         ends = np.cumsum(self.model_rows)
         level_ends = np.cumsum(self.model_levels)
@@ -180,7 +152,7 @@ class BatchRows:
             first = last
         return tuple(units)
 
-    def _unit(self, models: slice, levels: slice, rows: slice, *, ones_first: bool) -> BatchUnit:
+    def _unit(self, models: slice, levels: slice, rows: slice, *, ones_first: bool) -> Unit:
         def part(v: Mat | None) -> Mat | None:
             return None if v is None else np.ascontiguousarray(v[..., rows])
 
@@ -203,7 +175,8 @@ class BatchRows:
         )
         of_level = np.repeat(np.arange(models.stop - models.start), self.model_levels[models])
         rows_of = self.model_rows[models]
-        return BatchUnit(block, models, levels, of_level, rows_of, starts(rows_of), starts(self.model_levels[models]))
+        own = ManyModels(models, of_level, rows_of, starts(rows_of), starts(self.model_levels[models]))
+        return Unit((block,), len(counts), None, OneFactor(), (levels,), own)
 
 
 def _at(rows: slice, v: Vec) -> Vec:

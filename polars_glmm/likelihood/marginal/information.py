@@ -17,53 +17,54 @@ from polars_glmm.typing import Cube, Mat
 class Information(NamedTuple):
     """Approximate curvature: beta (p, p) of the profiled linear model at the mode, gamma (s, s) by outer products,
 
-    levels[f] (r_f, r_f, G_f): I − (H⁻¹)_ff, from which the curvature in any covariance parameter follows.
+    levels[f] (r_f, r_f, G_f): I − (H⁻¹)_ff, from which the curvature in any covariance parameter follows. Of many
+    models beta and gamma have them last.
     """
 
-    beta: Mat
+    beta: Cube
     levels: list[Cube]
-    gamma: Mat | None
+    gamma: Cube | None
 
 
 def tangent_information(here: UnitAt, state: State, h: Factorised) -> Information:
     """Curvature of the linear mixed model with weights w that is tangent at the mode (w floored at zero)."""
-    unit, at = here.unit, here.at
-    p = len(at.beta)
-    xwx = np.zeros((p, p))
+    unit, models, at = here.unit, here.unit.models, here.at
+    xwx: Cube | float = 0.0
     cells = []
     for block, density in zip(unit.blocks, state.densities, strict=True):
         xw = block.x * np.maximum(density.w, 0.0)
-        xwx += xw @ block.x.T
+        xwx = xwx + models.xx_sums(xw, block.x)
         cells.append(block.z_sums(xw))
     zwx = concatenate(cells)
-    right = [np.einsum("dr,dpG->rpG", lam, part) for lam, part in zip(at.factors, to_levels(unit, zwx), strict=True)]
+    right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, zwx), strict=True)]
     solved = h.solve(right)
-    beta = xwx - sum(np.einsum("rpG,rqG->pq", b, s) for b, s in zip(right, solved, strict=True))
+    beta = xwx - sum(models.crossed(b, s) for b, s in zip(right, solved, strict=True))
     inverse = h.inverse()
-    return Information(beta, [reduction(i) for i in inverse.diagonal], _gamma_information(here, state))
+    return Information(np.asarray(beta), [reduction(i) for i in inverse.diagonal], _gamma_information(here, state))
 
 
 def plain_information(here: UnitAt, state: State, curved: Sequence[Density | Expected]) -> Information:
     """The same without random effects, with the weights of `curved` per block."""
-    p = len(here.at.beta)
-    parts = ((b.x * c.w) @ b.x.T for b, c in zip(here.unit.blocks, curved, strict=True))
-    return Information(sum(parts, np.zeros((p, p))), [], _gamma_information(here, state))
+    models = here.unit.models
+    beta = sum(models.xx_sums(b.x * c.w, b.x) for b, c in zip(here.unit.blocks, curved, strict=True))
+    return Information(np.asarray(beta), [], _gamma_information(here, state))
 
 
-def _gamma_information(here: UnitAt, state: State) -> Mat | None:
+def _gamma_information(here: UnitAt, state: State) -> Cube | None:
     """Outer products of the scores of the rows in gamma."""
     if here.at.gamma is None:
         return None
-    total = np.zeros((len(here.at.gamma),) * 2)
+    models = here.unit.models
+    total: Cube | float = 0.0
     for block, density in zip(here.unit.blocks, state.densities, strict=True):
         square = density.f_zeta**2
         if block.frequency is not None:
             square = square / np.maximum(block.frequency, 1.0)
         if block.x_phi is None:
-            total += square.sum()
+            total = total + np.asarray(models.row_totals(square))[None, None]
         else:
-            total += (block.x_phi * square) @ block.x_phi.T
-    return total
+            total = total + models.xx_sums(block.x_phi * square, block.x_phi)
+    return np.asarray(total)
 
 
 def total(parts: list[Mat]) -> Mat:

@@ -12,8 +12,7 @@ from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
-from polars_glmm.linalg.scaling import scaled_plus_identity
-from polars_glmm.typing import Cube, Mat, Vec
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 NEAR, NEAR_FLOORED = 1e-10, 1e-18
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic); the
@@ -32,11 +31,14 @@ Fixed: TypeAlias = list[tuple[Vec, "Vec | float | None"]]
 
 
 class Point(NamedTuple):
-    """Parameters as kernels read them: beta (p,), effective factors T_fΛ_f (d, r_f), zeta coefficients (s,) or None."""
+    """Parameters as kernels read them: beta (p,), effective factors T_fΛ_f (d, r_f), zeta coefficients (s,) or None.
 
-    beta: Vec
-    factors: list[Mat]
-    gamma: Vec | None
+    Of many models beta (p, m), Λ for every level (r, r, G) and gamma (1, m).
+    """
+
+    beta: Mat
+    factors: list[Cube]
+    gamma: Mat | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,12 +84,12 @@ def fixed_parts(unit: Unit, at: Point) -> Fixed:
     """Per block: Xβ + offset, and zeta (a number, a vector, or None)."""
     out = []
     for block in unit.blocks:
-        xb = at.beta @ block.x
+        xb = unit.models.linear(at.beta, block.x)
         if block.offset is not None:
             xb = xb + block.offset
         zeta: Vec | float | None = None
         if at.gamma is not None:
-            zeta = float(at.gamma[0]) if block.x_phi is None else at.gamma @ block.x_phi
+            zeta = unit.models.on_rows(at.gamma[0]) if block.x_phi is None else at.gamma @ block.x_phi
             if block.offset_phi is not None:
                 zeta = zeta + block.offset_phi
         out.append((xb, zeta))
@@ -154,59 +156,79 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
 
     The densities come back with derivatives up to `order`. Where the start is a mode already, as when the caller
     predicted it, one pass is all there is. A costly curvature is factorised again only when steps with the stale
-    factor stop gaining (chord method): then a step costs one solution.
+    factor stop gaining (chord method): then a step costs one solution. Groups without a finite J, or whose curvature
+    is not positive definite, stay as they are and spoil their own model only.
     """
-    unit, at, u = here.unit, here.at, start.modes
-    warm = any(v.any() for v in u)
-    state = rows_state(here, u, order if warm else 2)
+    unit, models, factors = here.unit, here.unit.models, here.at.factors
+    u, state, passes, warm = _begin(here, start.modes, order)
+    if models.alone and not np.isfinite(_joint(state, u)).all():
+        return Modes(u, state, passes, None)
     chord = unit.eliminator.costly
     h, exact, gained = (start.factor if chord and warm else None), True, np.inf
-    passes, previous, halvings = 1, u, 0
-    last: Vec | None = None
+    previous, last, halvings = u, np.full(1, -np.inf), 0
+    stuck = np.zeros(1, dtype=bool)
     for _ in range(MAX_NEWTON):
         j = _joint(state, u)
-        if last is None and not np.isfinite(j).all():
-            if not warm:
-                return Modes(u, state, passes, None)
-            warm, h = False, None
-            u = [np.where(np.isfinite(j), v, 0.0) for v in u]
-            state = rows_state(here, u, 2)
-            passes += 1
+        rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
+        if rejected.any():
+            halvings += 1
+            if halvings > MAX_HALVINGS:
+                stuck = stuck | rejected
+            back = 1.0 if halvings > MAX_HALVINGS else 0.5
+            u = [np.where(rejected, (1.0 - back) * v + back * p, v) for v, p in zip(u, previous, strict=True)]
+            state, passes = rows_state(here, u, 2), passes + 1
             continue
-        if last is not None:
-            rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last)))
-            if rejected.any() and halvings < MAX_HALVINGS:
-                halvings += 1
-                u = [np.where(rejected, 0.5 * (v + p), v) for v, p in zip(u, previous, strict=True)]
-                state = rows_state(here, u, 2)
-                passes += 1
-                continue
-            if rejected.any():
-                u = previous
-                break
-        slope = [lam.T @ g - v for lam, g, v in zip(at.factors, to_levels(unit, state.g), u, strict=True)]
+        slope = [
+            models.transposed_times(lam, g) - v for lam, g, v in zip(factors, to_levels(unit, state.g), u, strict=True)
+        ]
         fresh = True
         if chord and h is not None and halvings == 0:
             step = h.solve(slope)
-            decrement = _decrement(slope, step)
-            fresh = decrement > _CHORD_GAIN * gained
+            each = _decrement(slope, step)
+            fresh = float(each[0]) > _CHORD_GAIN * gained
         if fresh:
             h, exact = ascent(here, state)
             if h is None:
                 break
             step = h.solve(slope)
-            decrement = _decrement(slope, step)
+            each = np.where(stuck, 0.0, _decrement(slope, step))
+        decrement = float(np.fmax.reduce(each, initial=0.0))
         if decrement < EXACT and state.order >= order:
             return Modes(u, state, passes, h)
-        gained = decrement
-        previous, last, halvings = u, j, 0
-        u = [v + d for v, d in zip(u, step, strict=True)]
+        gained, previous, last, halvings = decrement, u, j, 0
+        u = _moved(u, step, np.isfinite(each) & ~stuck)
         near = NEAR if exact else NEAR_FLOORED
         if not decrement > (near if fresh else min(near, _NEAR_BY_CHORD)):
             break
-        state = rows_state(here, u, 2)
-        passes += 1
+        state, passes = rows_state(here, u, 2), passes + 1
     return Modes(u, rows_state(here, u, order), passes + 1, h)
+
+
+class _Begun(NamedTuple):
+    """Modes to start from, the densities there, the row passes taken, and whether they are those that were given."""
+
+    u: list[Mat]
+    state: State
+    passes: int
+    warm: bool
+
+
+def _begin(here: UnitAt, u: list[Mat], order: int) -> _Begun:
+    """The start given, at zero in groups where J is not finite there."""
+    warm = any(v.any() for v in u)
+    state = rows_state(here, u, order if warm else 2)
+    fine = np.isfinite(_joint(state, u))
+    if not warm or fine.all():
+        return _Begun(u, state, 1, warm)
+    u = [np.where(fine, v, 0.0) for v in u]
+    return _Begun(u, rows_state(here, u, 2), 2, warm=False)
+
+
+def _moved(u: list[Mat], step: list[Mat], moves: BoolVec) -> list[Mat]:
+    """u + step in the groups that move."""
+    if moves.all():
+        return [v + d for v, d in zip(u, step, strict=True)]
+    return [v + np.where(moves, d, 0.0) for v, d in zip(u, step, strict=True)]
 
 
 def _joint(state: State, u: list[Mat]) -> Vec:
@@ -217,11 +239,11 @@ def _joint(state: State, u: list[Mat]) -> Vec:
     return np.array([state.f.sum() - 0.5 * sum(float(np.vdot(v, v)) for v in u)])
 
 
-def _decrement(slope: list[Mat], step: list[Mat]) -> float:
-    """Newton decrement: the largest of all groups of one factor, or that of all factors together."""
+def _decrement(slope: list[Mat], step: list[Mat]) -> Vec:
+    """Newton decrements: of all groups of one factor, (G,), or that of all factors together, (1,)."""
     if len(slope) == 1:
-        return float(np.einsum("rG,rG->G", slope[0], step[0]).max(initial=0.0))
-    return sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))
+        return np.asarray(np.einsum("rG,rG->G", slope[0], step[0]))
+    return np.array([sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))])
 
 
 class Ascent(NamedTuple):
@@ -237,16 +259,19 @@ def ascent(here: UnitAt, state: State) -> Ascent:
     Levels of one factor whose exact block is refused get that of their rows' curvatures floored at zero, the others
     keep theirs; of several factors all do. None only where a number is not finite.
     """
-    unit, factors = here.unit, here.at.factors
-    exact = curvature(unit, state.w, factors)
-    factor = unit.eliminator.factorise(exact)
-    if factor is not None or here.density.concave:
+    unit, models, factors = here.unit, here.unit.models, here.at.factors
+    h = curvature(here, state.w)
+    factor = models.factorise(unit.eliminator, h)
+    if here.density.concave or (factor is not None and models.alone):
         return Ascent(factor, exact=True)
-    w = concatenate([b.zz_sums(np.maximum(d.w, 0.0)) for b, d in zip(unit.blocks, state.densities, strict=True)])
+    refused: BoolVec | bool = True
     if len(factors) == 1:
-        accepted = np.isfinite(cholesky.log_determinant(cholesky.factor(exact.diagonal[0])))
-        w = np.where(accepted, state.w, w)
-    return Ascent(unit.eliminator.factorise(curvature(unit, w, factors)), exact=False)
+        refused = ~np.isfinite(cholesky.log_determinant(cholesky.factor(h.diagonal[0])))
+        if not refused.any():
+            return Ascent(factor, exact=True)
+    floored = [b.zz_sums(np.maximum(d.w, 0.0)) for b, d in zip(unit.blocks, state.densities, strict=True)]
+    w = np.where(refused, concatenate(floored), state.w)
+    return Ascent(models.factorise(unit.eliminator, curvature(here, w)), exact=False)
 
 
 def concatenate(parts: list[Cube]) -> Cube:
@@ -254,11 +279,11 @@ def concatenate(parts: list[Cube]) -> Cube:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-def cell_effects(unit: Unit, factors: list[Mat], u: list[Mat]) -> Mat | None:
-    """Coefficients of the distinct columns per cell, Σ_f T_fΛ_f u_f (d, C)."""
+def cell_effects(unit: Unit, factors: list[Cube], u: list[Cube]) -> Cube | None:
+    """Coefficients of the distinct columns per cell, Σ_f T_fΛ_f u_f (d, …, C)."""
     if not u:
         return None
-    b = [lam @ v for lam, v in zip(factors, u, strict=True)]
+    b = [unit.models.times(lam, v) for lam, v in zip(factors, u, strict=True)]
     if unit.pattern is None:
         return b[0]
     total = b[0][:, unit.pattern.codes[0]]
@@ -279,6 +304,6 @@ def gather(unit: Unit, w: Cube) -> Blocks:
     return Blocks([w], {}) if unit.pattern is None else gather_blocks(unit.pattern, w)
 
 
-def curvature(unit: Unit, w: Cube, factors: list[Mat]) -> Blocks:
+def curvature(here: UnitAt, w: Cube) -> Blocks:
     """H = Λ'Z'WZΛ + I in blocks, from Σ z z' w over cells."""
-    return scaled_plus_identity(gather(unit, w), factors)
+    return here.unit.models.curvature(gather(here.unit, w), here.at.factors)

@@ -7,36 +7,34 @@ and Ĥ = L⁻ᵀ Q L⁻¹ with Q the symmetric matrix of the lower triangle of N
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from polars_glmm.likelihood.marginal.modes import UnitAt
 from polars_glmm.linalg import cholesky
-from polars_glmm.linalg.elimination import OneFactorised
 from polars_glmm.linalg.quadrature import Rule
 from polars_glmm.typing import Cube, Mat, Vec
 
 
 class NodeValue(NamedTuple):
-    """Quadrature of a unit: ℓ; node averages per row; Σ π Z'g v' (d, r); F_û (r, G); Ĥ (r, r, G)."""
+    """Quadrature of a unit: ℓ of each model; node averages per row; Σ π Z'g v' (d, r); F_û (r, G); Ĥ (r, r, G)."""
 
-    value: float
+    value: Any
     g: list[Vec]
     f_zeta: list[Vec]
-    direct: Mat
+    direct: Cube
     slope: Mat
     hat: Cube
 
 
-def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], h: OneFactorised) -> NodeValue:
-    """The quadrature of one factor, with the derivatives of ℓ in û and H."""
-    low, lam = h.low, here.at.factors[0]
+def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], low: Cube) -> NodeValue:
+    """The quadrature of one factor, with the derivatives of ℓ in û and H; low (r, r, G): LL' = H per level."""
+    lam, models, z = here.at.factors[0], here.unit.models, rule.nodes
     r, n_groups = u[0].shape
-    z = rule.nodes
     spread = cholesky.backward(low, np.broadcast_to(z[:, :, None], (*z.shape, n_groups)))
     v = u[0][:, None, :] + spread
-    b = np.einsum("dr,rqG->dqG", lam, v)
+    b = models.times(lam, v)
     densities = []
     f = np.empty((z.shape[1], n_groups))
     g = np.empty((lam.shape[0], z.shape[1], n_groups))
@@ -52,12 +50,12 @@ def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], h: OneFactorised) ->
     posterior = np.exp(terms - top)
     total = posterior.sum(0)
     posterior /= total
-    value = float((top + np.log(total) - 0.5 * cholesky.log_determinant(low)).sum())
+    value = models.level_totals(top + np.log(total) - 0.5 * cholesky.log_determinant(low))
     seen = posterior > 0.0
-    slope_nodes = np.where(seen, np.einsum("dr,dqG->rqG", lam, g) - v, 0.0)
+    slope_nodes = np.where(seen, models.transposed_times(lam, g) - v, 0.0)
     slope = np.einsum("qG,rqG->rG", posterior, slope_nodes)
     half = cholesky.forward(low, slope_nodes)
-    n = np.einsum("qG,iqG,jqG->ijG", posterior, half, spread)
+    n = np.einsum("qG,iqG,jqG->ijG", posterior, half, spread, optimize=True)
     n = np.einsum("ijG,jkG->ikG", n, low)
     for i in range(r):
         n[i, i] += 1.0
@@ -67,7 +65,8 @@ def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], h: OneFactorised) ->
         for j in range(i):
             q[i, j] = q[j, i] = n[j, i]
     hat = cholesky.backward(low, cholesky.backward(low, q).swapaxes(0, 1))
-    direct = np.einsum("qG,dqG,rqG->dr", posterior, np.where(seen, g, 0.0), v, optimize=True)
+    weighted = np.where(seen, g, 0.0) * posterior
+    direct = models.level_totals(np.einsum("dqG,rqG->drG", weighted, v))
     g_rows, f_zeta = [], []
     for block, parts in zip(here.unit.blocks, densities, strict=True):
         weight = block.spread(posterior[:, block.cells])

@@ -6,6 +6,7 @@ import numpy as np
 
 from polars_glmm.likelihood.marginal.modes import (
     Point,
+    UnitAt,
     cell_effects,
     concatenate,
     curvature,
@@ -19,37 +20,45 @@ from polars_glmm.likelihood.rows.passes import over_units
 from polars_glmm.typing import Mat
 
 
-def mode_slopes(marginal: Marginal, at: Point, modes: list[Mat], directions: list[Point]) -> list[list[Mat]]:
-    """dû/dt along directions (dβ, dΛ, dγ), per direction and factor (r_f, G_f).
+def unit_slopes(here: UnitAt, u: list[Mat], directions: list[Point]) -> list[list[Mat]]:
+    """dû/dt of a unit along directions (dβ, dΛ, dγ), per direction and factor (r_f, G_f); none where H is not positive.
 
     From Λ'Z'g(û) = û:  H dû = dΛ'Z'g + Λ'Z'(g_ζ dζ − w∘(x dβ + z dΛ û)).
     """
+    unit, models, at = here.unit, here.unit.models, here.at
+    state = rows_state(here, u, order=3)
+    h = models.factorise(unit.eliminator, curvature(here, state.w))
+    if h is None:
+        return []
+    g_levels = to_levels(unit, state.g)
+    found = []
+    for d in directions:
+        moved = cell_effects(unit, d.factors, u)
+        assert moved is not None  # there are random effects here
+        sums = []
+        for block, density in zip(unit.blocks, state.densities, strict=True):
+            change = -density.w * (models.linear(d.beta, block.x) + block.combine(moved[:, block.cells]))
+            if d.gamma is not None and density.g_zeta is not None:
+                x_phi = block.x_phi
+                zeta = models.on_rows(d.gamma[0]) if x_phi is None else models.linear(d.gamma, x_phi)
+                change = change + density.g_zeta * zeta
+            sums.append(block.z_sums(change))
+        pulled = to_levels(unit, concatenate(sums))
+        right = [
+            models.transposed_times(lam, c) + models.transposed_times(dlam, g)
+            for lam, dlam, c, g in zip(at.factors, d.factors, pulled, g_levels, strict=True)
+        ]
+        found.append(h.solve(right))
+    return found
+
+
+def mode_slopes(marginal: Marginal, at: Point, modes: list[Mat], directions: list[Point]) -> list[list[Mat]]:
+    """dû/dt along directions, per direction and factor (r_f, G_f); zero in units where there is no slope."""
 
     def one(unit: Unit) -> list[list[Mat]]:
         u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
         with np.errstate(all="ignore"):
-            state = rows_state(unit_at(marginal.density, unit, at), u, order=3)
-            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
-        if h is None:
-            return []
-        g_levels = to_levels(unit, state.g)
-        found = []
-        for d in directions:
-            moved = cell_effects(unit, d.factors, u)
-            assert moved is not None  # there are random effects here
-            sums = []
-            for block, density in zip(unit.blocks, state.densities, strict=True):
-                change = -density.w * (d.beta @ block.x + block.combine(moved[:, block.cells]))
-                if d.gamma is not None and density.g_zeta is not None:
-                    zeta = d.gamma[0] if block.x_phi is None else d.gamma @ block.x_phi
-                    change = change + density.g_zeta * zeta
-                sums.append(block.z_sums(change))
-            pulled = to_levels(unit, concatenate(sums))
-            right = [
-                lam.T @ c + dlam.T @ g for lam, dlam, c, g in zip(at.factors, d.factors, pulled, g_levels, strict=True)
-            ]
-            found.append(h.solve(right))
-        return found
+            return unit_slopes(unit_at(marginal.density, unit, at), u, directions)
 
     out = [[np.zeros_like(m) for m in modes] for _ in directions]
     parts = over_units(marginal.rows, one, marginal.threads)

@@ -18,7 +18,7 @@ where bars are averages over the nodes with their posterior weights π_k.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,21 +38,20 @@ from polars_glmm.likelihood.marginal.modes import (
 )
 from polars_glmm.likelihood.marginal.quadrature import NodeValue, integrate_nodes
 from polars_glmm.likelihood.rows.blocks import Block, Unit
-from polars_glmm.linalg import cholesky
+from polars_glmm.likelihood.rows.models import LevelFactorised, Models
 from polars_glmm.linalg.elimination import Factorised, OneFactorised
 from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.linalg.quadrature import Rule
-from polars_glmm.linalg.scaling import trace_blocks
 from polars_glmm.typing import Cube, Mat, Vec
 
 
 class UnitValue(NamedTuple):
-    """Value and gradient of one unit."""
+    """Value and gradient of one unit: of one model ℓ a number, of many (m,), and the gradient with them last."""
 
-    value: float
-    beta: Vec
-    factors: list[Mat]
-    gamma: Vec | None
+    value: Any
+    beta: Mat
+    factors: list[Cube]
+    gamma: Mat | None
     modes: list[Mat]
     row_passes: int
     information: Information | None
@@ -78,9 +77,9 @@ class _Bend(NamedTuple):
 class _Slopes(NamedTuple):
     """∂ℓ/∂β, ∂ℓ/∂(T_fΛ_f) per factor, ∂ℓ/∂γ."""
 
-    beta: Vec
-    factors: list[Mat]
-    gamma: Vec | None
+    beta: Mat
+    factors: list[Cube]
+    gamma: Mat | None
 
 
 def evaluate_unit(
@@ -90,21 +89,21 @@ def evaluate_unit(
     if not start.modes:
         return _without_effects(here, gradient=gradient, information=information)
     u, state, passes, _ = find_modes(here, start, 3 if gradient else 2)
-    joint = float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, v)) for v in u)
-    n_rows = _n_rows(here.unit)
+    models, n_rows = here.unit.models, _n_rows(here.unit)
+    joint = _joint(here.unit, state, u)
     bad = UnitValue(-np.inf, np.empty(0), [], None, u, passes * n_rows, None, None)
-    bend = _bend(here, state, expected=expected) if np.isfinite(joint) else None
+    bend = None if models.alone and not np.isfinite(joint) else _bend(here, state, expected=expected)
     if bend is None:
         return bad
     nodes = None
     if rule is None:
         value = joint - 0.5 * bend.h.log_determinant
     else:
-        assert isinstance(bend.observed, OneFactorised)  # nodes are for one factor
-        nodes = integrate_nodes(rule, here, u, bend.observed)
+        assert isinstance(bend.observed, OneFactorised | LevelFactorised)  # nodes are for one factor
+        nodes = integrate_nodes(rule, here, u, bend.observed.low)
         value = nodes.value
         passes += rule.nodes.shape[1]
-    if not np.isfinite(value):
+    if models.alone and not np.isfinite(value):
         return bad
     if not gradient:
         return bad._replace(value=value, row_passes=passes * n_rows)
@@ -114,75 +113,87 @@ def evaluate_unit(
     return UnitValue(value, *slopes, u, passes * n_rows, info, kept)
 
 
+def _joint(unit: Unit, state: State, u: list[Mat]) -> Any:
+    """J of each model."""
+    if unit.models.alone:
+        return float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, v)) for v in u)
+    return unit.models.level_totals(state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0]))
+
+
 def _bend(here: UnitAt, state: State, *, expected: bool) -> _Bend | None:
     """The curvature at the modes, or None where it is not positive definite."""
-    factorise = here.unit.eliminator.factorise
-    observed = factorise(curvature(here.unit, state.w, here.at.factors))
+    models, solver = here.unit.models, here.unit.eliminator
+    observed = models.factorise(solver, curvature(here, state.w))
     if observed is None or not expected:
         return None if observed is None else _Bend(observed, observed, state.w, None)
     expectation = _expectation(here, state)
-    h = factorise(curvature(here.unit, expectation.w_cells, here.at.factors))
+    h = models.factorise(solver, curvature(here, expectation.w_cells))
     return None if h is None else _Bend(observed, h, expectation.w_cells, expectation)
 
 
 def _slopes(here: UnitAt, u: list[Mat], state: State, bend: _Bend, nodes: NodeValue | None) -> _Slopes:
     """The gradient at the modes."""
-    unit, at = here.unit, here.at
+    unit, models, at = here.unit, here.unit.models, here.at
     hat = bend.h.inverse() if nodes is None else Blocks([nodes.hat], {})
-    levels = gather(unit, bend.w)
-    k_cells = _leverage(unit, at.factors, hat)
+    k_cells = models.leverage(unit.pattern, at.factors, hat)
     curved: Sequence[Density | Expected] = state.densities if bend.expectation is None else bend.expectation.rows
-    s_cells, c_rows = [], []
+    s_cells, c_rows, bent = [], [], []
     for block, row in zip(unit.blocks, curved, strict=True):
         c = block.quadratic(k_cells[..., block.cells])
         c_rows.append(c)
-        s_cells.append(block.z_sums(c * row.dw))
+        bent.append(c * row.dw)
+        s_cells.append(block.z_sums(bent[-1]))
     s = concatenate(s_cells)
-    pull = [lam.T @ sf for lam, sf in zip(at.factors, to_levels(unit, s), strict=True)]
+    pull = [models.transposed_times(lam, sf) for lam, sf in zip(at.factors, to_levels(unit, s), strict=True)]
     if nodes is not None:
         pull = [pull[0] - 2.0 * nodes.slope]
     a = bend.observed.solve(pull)
     a_cells = cell_effects(unit, at.factors, a)
     assert a_cells is not None  # there are random effects here
-    beta = np.zeros(len(at.beta))
-    gamma = None if at.gamma is None else np.zeros(len(at.gamma))
+    beta: Mat | float = 0.0
+    gamma: Mat | float | None = None if at.gamma is None else 0.0
     for i, (block, density, row) in enumerate(zip(unit.blocks, state.densities, curved, strict=True)):
         za = block.combine(a_cells[:, block.cells])
-        direct = density.g if nodes is None else nodes.g[i]
-        beta += block.x @ (direct + 0.5 * (density.w * za - c_rows[i] * row.dw))
+        residual = density.w * za
+        residual -= bent[i]
+        residual *= 0.5
+        residual += density.g if nodes is None else nodes.g[i]
+        beta = beta + models.x_sums(block.x, residual)
         if gamma is not None:
             f_zeta = density.f_zeta if nodes is None else nodes.f_zeta[i]
-            gamma += _zeta_sums(block, f_zeta - 0.5 * (c_rows[i] * row.w_zeta + za * density.g_zeta))
+            gamma = gamma + _zeta_sums(models, block, f_zeta - 0.5 * (c_rows[i] * row.w_zeta + za * density.g_zeta))
     shift = to_levels(unit, 0.5 * (np.einsum("jkC,kC->jC", state.w, a_cells) - s))
     g_levels = to_levels(unit, state.g)
-    direct_factors = [g @ v.T for g, v in zip(g_levels, u, strict=True)] if nodes is None else [nodes.direct]
-    trace = trace_blocks(levels, at.factors, hat)
-    factors = [direct_factors[f] + shift[f] @ u[f].T - trace[f] - 0.5 * (g_levels[f] @ a[f].T) for f in range(len(u))]
-    return _Slopes(beta, factors, gamma)
+    direct = [models.products(g, v) for g, v in zip(g_levels, u, strict=True)] if nodes is None else [nodes.direct]
+    trace = models.trace(gather(unit, bend.w), at.factors, hat)
+    factors = [
+        direct[f] + models.products(shift[f], u[f]) - trace[f] - 0.5 * models.products(g_levels[f], a[f])
+        for f in range(len(u))
+    ]
+    return _Slopes(np.asarray(beta), factors, None if gamma is None else np.asarray(gamma))
 
 
 def _without_effects(here: UnitAt, *, gradient: bool, information: bool) -> UnitValue:
     """ℓ of rows that nothing couples."""
-    state = rows_state(here, [], 3 if gradient else 2)
-    value = float(state.f.sum())
+    models, canonical = here.unit.models, here.density.family.canonical
+    order = 1 if not (information and canonical) else 2 if here.at.gamma is None else 3
+    state = rows_state(here, [], order)
+    value = models.level_totals(state.f)
     bad = UnitValue(-np.inf, np.empty(0), [], None, [], _n_rows(here.unit), None, None)
-    if not np.isfinite(value):
+    if models.alone and not np.isfinite(value):
         return bad
     if not gradient:
         return bad._replace(value=value)
-    beta = np.zeros(len(here.at.beta))
-    gamma = None if here.at.gamma is None else np.zeros(len(here.at.gamma))
-    for block, density in zip(here.unit.blocks, state.densities, strict=True):
-        beta += block.x @ density.g
-        if gamma is not None:
-            gamma += _zeta_sums(block, density.f_zeta)
+    both = list(zip(here.unit.blocks, state.densities, strict=True))
+    beta = sum(models.x_sums(block.x, density.g) for block, density in both)
+    gamma = None
+    if here.at.gamma is not None:
+        gamma = np.asarray(sum(_zeta_sums(models, block, density.f_zeta) for block, density in both))
     info = None
     if information:
-        curved: Sequence[Density | Expected] = (
-            state.densities if here.density.family.canonical else _expectation(here, state).rows
-        )
+        curved: Sequence[Density | Expected] = state.densities if canonical else _expectation(here, state).rows
         info = plain_information(here, state, curved)
-    return bad._replace(value=value, beta=beta, gamma=gamma, information=info)
+    return bad._replace(value=value, beta=np.asarray(beta), gamma=gamma, information=info)
 
 
 def _expectation(here: UnitAt, state: State) -> _Expectation:
@@ -198,21 +209,5 @@ def _n_rows(unit: Unit) -> int:
     return sum(b.rows.stop - b.rows.start for b in unit.blocks)
 
 
-def _zeta_sums(block: Block, v: Vec) -> Vec:
-    return np.array([v.sum()]) if block.x_phi is None else block.x_phi @ v
-
-
-def _leverage(unit: Unit, factors: list[Mat], hat: Blocks) -> Cube:
-    """ΛĤΛ' summed over the factors that meet in each cell: (d, d, C)."""
-    own = [cholesky.quadratic(lam.T, block, lam.T) for lam, block in zip(factors, hat.diagonal, strict=True)]
-    if unit.pattern is None:
-        return own[0]
-    total: Cube = own[0][..., unit.pattern.codes[0]]
-    for f in range(1, len(own)):
-        total = total + own[f][..., unit.pattern.codes[f]]
-    for (f, g), block in hat.cross.items():
-        k = cholesky.quadratic(factors[f].T, block, factors[g].T)
-        k = k + k.swapaxes(0, 1)
-        of_cell = unit.pattern.pairs[f, g].of_cell
-        total = total + (k if of_cell is None else k[..., of_cell])
-    return total
+def _zeta_sums(models: Models, block: Block, v: Vec) -> Mat:
+    return np.asarray(models.row_totals(v))[None] if block.x_phi is None else models.x_sums(block.x_phi, v)

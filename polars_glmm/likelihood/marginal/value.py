@@ -111,8 +111,8 @@ class Marginal:
         ]
         for unit in self.rows.units if at.factors else ():
             u = [m[:, s] for m, s in zip(value.warm.modes, unit.levels, strict=True)]
-            state = rows_state(unit_at(self.density, unit, at), u, order=2)
-            h = unit.eliminator.factorise(curvature(unit, state.w, at.factors))
+            here = unit_at(self.density, unit, at)
+            h = unit.eliminator.factorise(curvature(here, rows_state(here, u, order=2).w))
             if h is None:
                 msg = "the curvature at the conditional modes is not positive definite."
                 raise ConvergenceError(msg)

@@ -18,6 +18,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.rows.models import ONE, Models
 from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Pattern, find_pattern
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -134,13 +135,17 @@ class Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """Blocks whose groups are coupled to no others; levels[f] is the slice of factor f's levels."""
+    """Blocks whose groups are coupled to no others; levels[f] is the slice of factor f's levels.
+
+    models: where sums end; of many models a unit has one block, and one factor or none
+    """
 
     blocks: tuple[Block, ...]
     n_cells: int
     pattern: Pattern | None
     eliminator: Eliminator
     levels: tuple[slice, ...]
+    models: Models = ONE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
