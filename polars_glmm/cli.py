@@ -217,7 +217,7 @@ def _complain(message: str) -> int:
     return BAD_INPUT
 
 
-class _Parser(argparse.ArgumentParser):
+class _Arguments(argparse.ArgumentParser):
     """Arguments as argparse reads them, mistakes as one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -226,7 +226,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     """The arguments: names and meanings as those of `fit`."""
-    parser = _Parser(prog="polars-glmm", description="Mixed-effects models on Polars frames.")
+    parser = _Arguments(prog="polars-glmm", description="Mixed-effects models on Polars frames.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     fit = verbs.add_parser(
         "fit",

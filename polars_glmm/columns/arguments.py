@@ -6,10 +6,10 @@ from typing import Any
 
 from polars_glmm.errors import FormulaError
 from polars_glmm.spec.functions import KEYWORDS, SIGNATURES
-from polars_glmm.spec.syntax import Binary, Call, Expression, Flag, Listing, Number, Text, Unary, render
+from polars_glmm.spec.syntax import Binary, Expression, Flag, FunctionCall, Listing, Number, Text, Unary, render
 
 
-def bind(call: Call) -> dict[str, Expression]:
+def bind(call: FunctionCall) -> dict[str, Expression]:
     """The arguments of a call by parameter."""
     names = [name.rstrip("*") for name in SIGNATURES[call.function].parameters]
     return {
@@ -18,12 +18,12 @@ def bind(call: Call) -> dict[str, Expression]:
     }
 
 
-def constants(call: Call, bound: dict[str, Expression]) -> dict[str, Any]:
+def constants(call: FunctionCall, bound: dict[str, Expression]) -> dict[str, Any]:
     """The values of all bound arguments; every one must be a constant."""
     return {name: constant(call, value) for name, value in bound.items()}
 
 
-def constant(call: Call, node: Expression) -> Any:
+def constant(call: FunctionCall, node: Expression) -> Any:
     """A number, text, flag or list of them. Raises FormulaError for anything that depends on a column."""
     match node:
         case Number(value=value) | Text(value=value) | Flag(value=value):
@@ -41,7 +41,7 @@ def constant(call: Call, node: Expression) -> Any:
             raise FormulaError(msg)
 
 
-def _number(call: Call, node: Expression) -> float:
+def _number(call: FunctionCall, node: Expression) -> float:
     value = constant(call, node)
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = f"{render(call)}: {render(node)!r} is not a number."
@@ -49,7 +49,7 @@ def _number(call: Call, node: Expression) -> float:
     return value
 
 
-def whole(call: Call, name: str, value: Any, least: int) -> int:
+def whole(call: FunctionCall, name: str, value: Any, least: int) -> int:
     """A whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         msg = f"{render(call)}: {name} is a whole number of at least {least}, not {value!r}."

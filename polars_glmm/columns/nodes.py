@@ -1,7 +1,7 @@
 """Design columns as frozen trees with what data taught inside: one definition, read by arrays and by engines.
 
 A node is plain data. `compile` walks it with an interpreter: `Arrays` computes with NumPy on the rows of a fit,
-`Engine` builds an expression of Polars or Narwhals for new rows.
+`Interpretation` builds an expression of Polars or Narwhals for new rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import reduce
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias
 
-from polars_glmm.columns.operators import Arrays, Engine
+from polars_glmm.columns.operators import Arrays, Interpretation
 
 Value: TypeAlias = Any
 """An array, an expression or a number, whatever the interpreter computes with."""
@@ -45,7 +45,7 @@ class Node:
 
     def to_expr(self, engine: ModuleType | None = None) -> Any:
         """The column as an expression of `polars` (default) or `narwhals`: Float64, null where an input is missing."""
-        return self.compile(Engine(engine))
+        return self.compile(Interpretation(engine))
 
     def evaluate(self, arrays: Arrays) -> Value:
         """The column as an array (n,), or a number where it depends on no column."""

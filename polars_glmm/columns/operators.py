@@ -116,7 +116,7 @@ class Arrays:
         return np.where((x >= low) & (x <= high), value, np.nan if otherwise is None else otherwise)
 
 
-class Engine:
+class Interpretation:
     """Expressions of Polars, or of Narwhals for any other engine."""
 
     def __init__(self, engine: ModuleType | None = None) -> None:
@@ -216,8 +216,8 @@ class Engine:
         return self.engine.when(~x.is_null()).then(value)
 
 
-class Expressions(Engine):
-    """As `Engine` for Polars, without what only new rows need: NaN stays NaN, labels are compared as stored."""
+class Expressions(Interpretation):
+    """As `Interpretation` for Polars, without what only new rows need: NaN stays NaN, labels are compared as stored."""
 
     def __init__(self, dtypes: Mapping[str, pl.DataType]) -> None:
         super().__init__()

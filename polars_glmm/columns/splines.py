@@ -13,7 +13,7 @@ import numpy as np
 from polars_glmm.typing import Cube, Mat, Vec
 
 
-class Basis(NamedTuple):
+class Pieces(NamedTuple):
     """breaks (k,); origins and widths (k + 1,); coefficients (k + 1, order, columns)."""
 
     breaks: Vec
@@ -21,7 +21,7 @@ class Basis(NamedTuple):
     widths: Vec
     coefficients: Cube
 
-    def times(self, matrix: Mat) -> Basis:
+    def times(self, matrix: Mat) -> Pieces:
         """The basis with its columns combined: each row of the design becomes row @ matrix."""
         return self._replace(coefficients=self.coefficients @ matrix)
 
@@ -48,7 +48,7 @@ class Basis(NamedTuple):
         return value
 
 
-def b_spline(knots: Vec, degree: int) -> Basis:
+def b_spline(knots: Vec, degree: int) -> Pieces:
     """B-splines on a full knot sequence: the Cox–de Boor recursion (de Boor 2001, ch. IX), on polynomials, not values.
 
     The outer pieces go on beyond the boundary knots.
@@ -71,10 +71,10 @@ def b_spline(knots: Vec, degree: int) -> Basis:
                 raised.append(value)
             parts = raised
         coefficients[piece] = np.column_stack(parts)
-    return Basis(cuts[1:-1], cuts[:-1], np.diff(cuts), coefficients)
+    return Pieces(cuts[1:-1], cuts[:-1], np.diff(cuts), coefficients)
 
 
-def natural_cubic(knots: Vec) -> Basis:
+def natural_cubic(knots: Vec) -> Pieces:
     """Natural cubic spline through values at the knots, linear outside (Wood 2017, §5.3.1); columns are the values."""
     h = np.diff(knots)
     n = len(knots)
@@ -89,10 +89,10 @@ def natural_cubic(knots: Vec) -> Basis:
     if n > 2:
         curvature[1:-1] = np.linalg.solve(bands, second)
     inner = _cubic_pieces(h, np.eye(n), curvature)
-    return _linear_outside(Basis(knots[1:-1], knots[:-1], h, inner), knots[0], knots[-1])
+    return _linear_outside(Pieces(knots[1:-1], knots[:-1], h, inner), knots[0], knots[-1])
 
 
-def cyclic_cubic(knots: Vec) -> Basis:
+def cyclic_cubic(knots: Vec) -> Pieces:
     """Cubic spline whose ends meet in value, slope and curvature (Wood 2017, §5.3.2), for x wrapped into the knots."""
     h = np.diff(knots)
     n = len(h)
@@ -109,7 +109,7 @@ def cyclic_cubic(knots: Vec) -> Basis:
     curvature = np.linalg.solve(bands, second)
     ends = np.append(np.arange(n), 0)
     inner = _cubic_pieces(h, np.eye(n)[ends], curvature[ends])
-    return Basis(knots[1:-1], knots[:-1], h, inner)
+    return Pieces(knots[1:-1], knots[:-1], h, inner)
 
 
 def _cubic_pieces(h: Vec, values: Mat, curvature: Mat) -> Cube:
@@ -120,7 +120,7 @@ def _cubic_pieces(h: Vec, values: Mat, curvature: Mat) -> Cube:
     return np.stack([a, b - a - 2.0 * c - d, 3.0 * c, d - c], axis=1)
 
 
-def natural_b_spline(knots: Vec, *, intercept: bool) -> Basis:
+def natural_b_spline(knots: Vec, *, intercept: bool) -> Pieces:
     """Cubic B-splines that are linear beyond the boundary knots: R's splines::ns (Hastie 1992, ch. 7).
 
     The second derivatives at both ends are constraints C'b = 0; the columns are the B-splines times an orthonormal
@@ -146,7 +146,7 @@ HARRELL = {
 """Quantiles at which knots stand, by their number (Harrell 2001, Regression Modeling Strategies, §2.4.5)."""
 
 
-def restricted_cubic(knots: Vec) -> Basis:
+def restricted_cubic(knots: Vec) -> Pieces:
     """The k − 2 nonlinear columns of a restricted cubic spline (Harrell 2001, eq. 2.25), divided by (t_k − t_1)².
 
     (x − t_j)₊³ − (x − t_{k−1})₊³ (t_k − t_j)/(t_k − t_{k−1}) + (x − t_k)₊³ (t_{k−1} − t_j)/(t_k − t_{k−1}): zero before
@@ -164,17 +164,17 @@ def restricted_cubic(knots: Vec) -> Basis:
                     line = np.array([origins[piece] - knots[at], widths[piece]])
                     out[piece, :, j] += factor * np.convolve(np.convolve(line, line), line)
     out[-1, 2:] = 0.0  # the cubic and quadratic parts cancel
-    return Basis(knots, origins, widths, out / (knots[-1] - knots[0]) ** 2)
+    return Pieces(knots, origins, widths, out / (knots[-1] - knots[0]) ** 2)
 
 
-def _linear_outside(basis: Basis, low: float, high: float) -> Basis:
+def _linear_outside(basis: Pieces, low: float, high: float) -> Pieces:
     """Straight lines beyond both ends, with the value and slope that the basis has there."""
     order, columns = basis.coefficients.shape[1:]
     ends = np.zeros((2, order, columns))
     for side, x in enumerate((low, high)):
         ends[side, 0] = basis.derivative(x, 0)
         ends[side, 1] = basis.derivative(x, 1)
-    return Basis(
+    return Pieces(
         np.concatenate([[low], basis.breaks, [high]]),
         np.concatenate([[low], basis.origins, [high]]),
         np.concatenate([[1.0], basis.widths, [1.0]]),

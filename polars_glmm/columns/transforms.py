@@ -11,11 +11,11 @@ from polars_glmm.columns import polynomials, splines
 from polars_glmm.columns.arguments import whole
 from polars_glmm.columns.nodes import Affine, Arithmetic, Constant, Inside, Looked, Node, Piecewise, Roots, Wrapped
 from polars_glmm.errors import ColumnError, FormulaError, counted
-from polars_glmm.spec.syntax import Call, render
+from polars_glmm.spec.syntax import FunctionCall, render
 from polars_glmm.typing import Vec
 
 
-class Learned(NamedTuple):
+class LearnedColumns(NamedTuple):
     """fields: what stands between the brackets of each name, or (None,) for one column under the function's own name.
 
     spans   the first column makes, with the others, a constant: it is left out beside an intercept
@@ -41,7 +41,7 @@ class Input(NamedTuple):
     means   for ave: the mean of the values in each level
     """
 
-    call: Call
+    call: FunctionCall
     x: Node
     values: Vec
     weights: Vec | None
@@ -65,7 +65,7 @@ SPREAD_SUFFICES = frozenset({"scale", "standardize", "center"})
 """Transforms that ask for no more than Input.spread."""
 
 
-def learn_transform(given: Input) -> Learned:
+def learn_transform(given: Input) -> LearnedColumns:
     """The columns of poly, bs, ns, cr, cc, rcs, ave, scale, standardize or center, with what the values taught."""
     return _TRANSFORMS[given.call.function](given)
 
@@ -74,7 +74,7 @@ def _mean(values: Vec, weights: Vec | None) -> float:
     return float(np.average(values, weights=weights))
 
 
-def _scaled(given: Input, centre: Any, scale: Any, ddof: Any) -> Learned:
+def _scaled(given: Input, centre: Any, scale: Any, ddof: Any) -> LearnedColumns:
     spread = given.spread(None if centre is True else float(centre))
     middle = spread.mean if centre is True else float(centre)
     if scale is True:
@@ -87,28 +87,28 @@ def _scaled(given: Input, centre: Any, scale: Any, ddof: Any) -> Learned:
         if width == 0.0:
             msg = f"{render(given.call)}: a scale of 0 cannot divide."
             raise FormulaError(msg)
-    return Learned((None,), (Affine(given.x, middle, width),))
+    return LearnedColumns((None,), (Affine(given.x, middle, width),))
 
 
-def _scale(given: Input) -> Learned:
+def _scale(given: Input) -> LearnedColumns:
     o = given.options
     return _scaled(given, o.get("center", True), o.get("scale", True), o.get("ddof", 1))
 
 
-def _standardize(given: Input) -> Learned:
+def _standardize(given: Input) -> LearnedColumns:
     o = given.options
     return _scaled(given, o.get("center", True), o.get("rescale", True), o.get("ddof", 0))
 
 
-def _center(given: Input) -> Learned:
+def _center(given: Input) -> LearnedColumns:
     return _scaled(given, centre=True, scale=False, ddof=0)
 
 
-def _poly(given: Input) -> Learned:
+def _poly(given: Input) -> LearnedColumns:
     degree = whole(given.call, "degree", given.options.get("degree", 1), 1)
     if given.options.get("raw", False):
         powers = tuple(Arithmetic("**", given.x, Constant(float(k))) for k in range(1, degree + 1))
-        return Learned(tuple(str(k) for k in range(degree)), powers)
+        return LearnedColumns(tuple(str(k) for k in range(degree)), powers)
     distinct = len(np.unique(given.values))
     if degree >= distinct:
         msg = f"{render(given.call)}: degree {degree} needs more than {degree} distinct values; there are {distinct}."
@@ -118,7 +118,7 @@ def _poly(given: Input) -> Learned:
         Roots(given.x, tuple(polynomials.roots(known, k).tolist()), float(1.0 / np.sqrt(known.norms[k])))
         for k in range(1, degree + 1)
     )
-    return Learned(tuple(str(k) for k in range(1, degree + 1)), nodes)
+    return LearnedColumns(tuple(str(k) for k in range(1, degree + 1)), nodes)
 
 
 def _bounds(given: Input) -> tuple[float, float]:
@@ -148,11 +148,11 @@ def _inner_knots(given: Input, count: int | None, low: float, high: float, value
     return splines.quantiles(values, np.linspace(0.0, 1.0, count + 2)[1:-1], weights)
 
 
-def _numbered(basis: splines.Basis, x: Node, start: int, *, spans: bool = False) -> Learned:
+def _numbered(basis: splines.Pieces, x: Node, start: int, *, spans: bool = False) -> LearnedColumns:
     columns = range(basis.coefficients.shape[2])
     breaks = tuple(basis.breaks.tolist())
     nodes: list[Node] = [Piecewise(x, breaks, basis.column(j)) for j in columns]
-    return Learned(tuple(str(start + j) for j in columns), tuple(nodes), spans)
+    return LearnedColumns(tuple(str(start + j) for j in columns), tuple(nodes), spans)
 
 
 def _b_spline_knots(given: Input, degree: int, count: int | None, inside: str) -> Vec:
@@ -170,7 +170,7 @@ def _b_spline_knots(given: Input, degree: int, count: int | None, inside: str) -
     return np.concatenate([np.repeat(low, degree + 1), inner, np.repeat(high, degree + 1)])
 
 
-def _bs(given: Input) -> Learned:
+def _bs(given: Input) -> LearnedColumns:
     o = given.options
     degree = whole(given.call, "degree", o.get("degree", 3), 0)
     intercept = bool(o.get("include_intercept", False))
@@ -199,7 +199,7 @@ def _beyond(given: Input, node: Node, outside: str) -> Node:
     return Inside(given.x, low, high, node, 0.0 if outside == "zero" else None)
 
 
-def _ns(given: Input) -> Learned:
+def _ns(given: Input) -> LearnedColumns:
     intercept = bool(given.options.get("include_intercept", False))
     count = None
     if given.options.get("df") is not None:
@@ -209,7 +209,7 @@ def _ns(given: Input) -> Learned:
     return _numbered(basis, given.x, 1)
 
 
-def _cubic(given: Input, *, cyclic: bool) -> Learned:
+def _cubic(given: Input, *, cyclic: bool) -> LearnedColumns:
     o = given.options
     constraints = o.get("constraints")
     if constraints not in (None, "center"):
@@ -243,7 +243,7 @@ def _cubic(given: Input, *, cyclic: bool) -> Learned:
     return _numbered(basis, x, 1)
 
 
-def _rcs(given: Input) -> Learned:
+def _rcs(given: Input) -> LearnedColumns:
     o = given.options
     if o.get("knots") is not None:
         if o.get("k") is not None:
@@ -262,15 +262,15 @@ def _rcs(given: Input) -> Learned:
         msg = f"{render(given.call)}: {why}; take fewer, or knots=[…]."
         raise ColumnError(msg)
     curved = _numbered(splines.restricted_cubic(knots), given.x, 2)
-    return Learned(("1", *curved.fields), (given.x, *curved.nodes))
+    return LearnedColumns(("1", *curved.fields), (given.x, *curved.nodes))
 
 
-def _ave(given: Input) -> Learned:
+def _ave(given: Input) -> LearnedColumns:
     assert given.means is not None
-    return Learned((None,), (given.means,))
+    return LearnedColumns((None,), (given.means,))
 
 
-_TRANSFORMS: dict[str, Callable[[Input], Learned]] = {
+_TRANSFORMS: dict[str, Callable[[Input], LearnedColumns]] = {
     "poly": _poly,
     "bs": _bs,
     "ns": _ns,

@@ -24,7 +24,7 @@ _SHORT = 1e-10
 """Squared remainder of a unit column below which its products tell nothing."""
 
 
-class Spread(NamedTuple):
+class ColumnSpread(NamedTuple):
     """Mean and standard deviation of a variable."""
 
     mean: float
@@ -71,7 +71,7 @@ def variables_of(node: Node) -> tuple[Node, ...]:
             return (node,)
 
 
-def standardised(node: Node, about: Mapping[Node, Spread]) -> Node:
+def standardised(node: Node, about: Mapping[Node, ColumnSpread]) -> Node:
     """The column with every variable centred and scaled."""
     if node in about:
         return Affine(node, *about[node])
@@ -91,7 +91,7 @@ def standardised(node: Node, about: Mapping[Node, Spread]) -> Node:
 def lost_to_rounding(
     nodes: Sequence[Node],
     judged: Judged,
-    spread_of: Callable[[Sequence[Node]], Sequence[Spread]],
+    spread_of: Callable[[Sequence[Node]], Sequence[ColumnSpread]],
     judge_again: Callable[[Sequence[Node]], BoolVec],
 ) -> BoolVec:
     """(p,) columns that are not kept, but would be if their variables were centred.
@@ -112,14 +112,14 @@ def lost_to_rounding(
     return doubtful & judge_again([standardised(node, about) for node in nodes])
 
 
-def spread_by_query(source: Source) -> Callable[[Sequence[Node]], list[Spread]]:
+def spread_by_query(source: Source) -> Callable[[Sequence[Node]], list[ColumnSpread]]:
     """Means and standard deviations of variables over the rows of a source."""
 
-    def spread_of(variables: Sequence[Node]) -> list[Spread]:
+    def spread_of(variables: Sequence[Node]) -> list[ColumnSpread]:
         values = [source.expression(v).alias(str(k)) for k, v in enumerate(variables)]
         asked = [pl.all().mean().name.suffix("m"), pl.all().std().name.suffix("s")]
         row = source.rows.select(values).select(asked).collect(engine="streaming").row(0, named=True)
-        return [Spread(float(row[f"{k}m"]), float(row[f"{k}s"] or 0.0)) for k in range(len(variables))]
+        return [ColumnSpread(float(row[f"{k}m"]), float(row[f"{k}s"] or 0.0)) for k in range(len(variables))]
 
     return spread_of
 

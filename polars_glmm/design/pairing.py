@@ -13,11 +13,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.disk.parts import StoredDesign, weighted
 from polars_glmm.design.sums.moments import Moments
 from polars_glmm.design.sums.places import columns_of, places
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.typing import Vec
 
 from .recipe import Recipe
 from .records import Design
@@ -46,7 +45,8 @@ def pairings(design: Design | StoredDesign) -> Pairings:
             return {}
         mean = float(tally.level_wy.sum() / tally.level_w.sum())
         square = tally.wyy - mean**2 * float(tally.level_w.sum())
-        return {_group(design.factors[0].name): _levels(tally.level_wy - mean * tally.level_w, tally.level_w, square)}
+        sums = tally.level_wy - mean * tally.level_w
+        return {group_name(design.factors[0].name): _levels(sums, tally.level_w, square)}
     w, y = weighted(design)
     size = float(len(y) if w is None else w.sum())
     away = y - (y.sum() if w is None else w @ y) / size
@@ -56,11 +56,11 @@ def pairings(design: Design | StoredDesign) -> Pairings:
         mean = (x.sum() if w is None else w @ x) / size
         second = float(x @ x if w is None else w @ (x * x)) - size * mean**2
         if second > 1e-9 * size * mean**2:
-            found[_column(name)] = _share(float(wy @ x), square * second)
+            found[column_name(name)] = share(float(wy @ x), square * second)
     for factor in design.factors:
         sums: Vec = np.bincount(factor.codes, wy, factor.n_levels).astype(np.float64, copy=False)
         weight: Vec = np.bincount(factor.codes, w, factor.n_levels).astype(np.float64, copy=False)
-        found[_group(factor.name)] = _levels(sums, weight, square)
+        found[group_name(factor.name)] = _levels(sums, weight, square)
     return found
 
 
@@ -71,64 +71,38 @@ def pairings_of_sums(moments: Moments, recipe: Recipe) -> Pairings:
     mu = recipe.predictor("mu")
     for column, kept, k in zip(mu.columns, mu.kept, fixed.tolist(), strict=True):
         if kept and k >= 0 and second[k, k] > 1e-9 * size * moments.mean[k] ** 2:
-            found[_column(column.name)] = _share(float(second[k, -1]), square * float(second[k, k]))
+            found[column_name(column.name)] = share(float(second[k, -1]), square * float(second[k, k]))
     for factor, part in zip(recipe.factors, moments.factors, strict=True):
         sums = part.weight * (part.mean[-1] - moments.total.mean[-1, 0])
-        found[_group(factor.name)] = _levels(sums, part.weight, square)
+        found[group_name(factor.name)] = _levels(sums, part.weight, square)
     return found
 
 
-def names_by_model(design: KeyedDesign) -> tuple[str, ...]:
-    """The pairings of `pairings_by_model`."""
-    return (*map(_column, design.names), *([] if design.group is None else [_group(design.group)]))
 
 
-def pairings_by_model(design: KeyedDesign) -> Mat:
-    """Of the rows of each of M models, (M, p + 1); NaN for a column that does not vary."""
-    first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
-    f, precision = design.frequency, design.precision
-    w = f if precision is None else precision if f is None else f * precision
-    y = design.y if design.offset is None else design.y - design.offset
-
-    def total(v: Vec) -> Vec:
-        return np.asarray(np.add.reduceat(v if w is None else w * v, first))
-
-    size = total(np.ones_like(y))
-    away = y - np.repeat(total(y) / size, design.model_rows)
-    square, columns = total(away * away), []
-    for x in design.x:
-        mean, own = total(x) / size, total(x * x)
-        own = own - size * mean**2
-        fine = own > 1e-9 * size * mean**2
-        columns.append(np.where(fine, _shares(total(away * x), square * np.where(fine, own, 1.0)), np.nan))
-    if design.group is not None:
-        starts = np.concatenate([[0], np.cumsum(design.level_rows)[:-1]]).astype(np.intp)
-        weight = np.add.reduceat(np.ones_like(y) if w is None else w, starts)
-        sums = np.add.reduceat(away if w is None else w * away, starts)
-        numbers = np.concatenate([level_numbers(int(n)) for n in design.model_levels])
-        models = np.concatenate([[0], np.cumsum(design.model_levels)[:-1]]).astype(np.intp)
-        spread = np.add.reduceat(numbers**2 * weight, models)
-        columns.append(_shares(np.add.reduceat(numbers * sums, models), square * spread))
-    return np.array(columns).T
 
 
 def _levels(sums: Vec, weight: Vec, square: float) -> float:
     """Σ_g number_g S_g, with S_g the sum of the centred response in level g, in units of what it could be."""
     numbers = level_numbers(len(sums))
-    return _share(float(numbers @ sums), square * float(numbers**2 @ weight))
+    return share(float(numbers @ sums), square * float(numbers**2 @ weight))
 
 
-def _share(product: float, squares: float) -> float:
+def share(product: float, squares: float) -> float:
+    """A correlation from a sum of products and the product of the sums of squares; 0 where nothing varies."""
     return product / float(np.sqrt(squares)) if squares > 0.0 else 0.0
 
 
-def _shares(product: Vec, squares: Vec) -> Vec:
+def shares(product: Vec, squares: Vec) -> Vec:
+    """As `share`, of many."""
     return np.asarray(np.where(squares > 0.0, product / np.sqrt(np.where(squares > 0.0, squares, 1.0)), 0.0))
 
 
-def _column(name: str) -> str:
+def column_name(name: str) -> str:
+    """What the pairing with a column is called."""
     return f"column {name}"
 
 
-def _group(name: str) -> str:
+def group_name(name: str) -> str:
+    """What the pairing with numbered levels is called."""
     return f"group {name}"

@@ -14,11 +14,10 @@ from polars_glmm.frames.limits import require_columns
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.syntax import Name, render
-from polars_glmm.spec.terms import FixedTerm
-from polars_glmm.spec.terms import Predictor as PredictorSpec
+from polars_glmm.spec.terms import FixedTerm, PredictorTerms
 from polars_glmm.typing import BoolVec, Mat
 
-from .curved import Spread, lost_to_rounding
+from .curved import ColumnSpread, lost_to_rounding
 from .rank import Judged, independent, judge
 from .recipe import PredictorRecipe
 from .records import Predictor
@@ -33,7 +32,7 @@ class LearnedPredictor(NamedTuple):
     notes: tuple[Note, ...]
 
 
-def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variables) -> LearnedPredictor:
+def learn_predictor(part: PredictorTerms, offset: str | None, variables: Variables) -> LearnedPredictor:
     """Columns, rank and offset of one predictor; `offset` names the column of offset=, which belongs to mu."""
     terms = learn_columns(part.fixed, variables)
     columns = tuple(column for term in terms for column in term)
@@ -56,7 +55,7 @@ def learn_predictor(part: PredictorSpec, offset: str | None, variables: Variable
     return LearnedPredictor(recipe, Predictor(x, names, values), notes)
 
 
-def offset_node(part: PredictorSpec, offset: str | None, variables: Variables) -> Node | None:
+def offset_node(part: PredictorTerms, offset: str | None, variables: Variables) -> Node | None:
     """The sum of all offsets of a predictor."""
     asked = [*part.offsets, *([Name(offset)] if part.parameter == "mu" and offset is not None else [])]
     return total(tuple(variables.arithmetic(expression) for expression in asked))
@@ -105,9 +104,9 @@ def refuse_equal_names(names: tuple[str, ...]) -> None:
 def _lost_to_rounding(columns: Sequence[Column], judged: Judged, centred: BoolVec, table: Table) -> BoolVec:
     """(p,) columns that are dropped only because their variables are far from zero."""
 
-    def spread_of(variables: Sequence[Node]) -> list[Spread]:
+    def spread_of(variables: Sequence[Node]) -> list[ColumnSpread]:
         values = [np.asarray(table.evaluate(variable)) for variable in variables]
-        return [Spread(float(value.mean()), float(value.std())) for value in values]
+        return [ColumnSpread(float(value.mean()), float(value.std())) for value in values]
 
     def judge_again(nodes: Sequence[Node]) -> BoolVec:
         again = [Column(column.name, node) for column, node in zip(columns, nodes, strict=True)]

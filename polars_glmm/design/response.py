@@ -24,7 +24,7 @@ _WHOLE = 1e-7
 """How far a count may lie from a whole number: what one rounding of a ratio leaves, with room for large counts."""
 
 
-class Response(NamedTuple):
+class ResponseColumns(NamedTuple):
     """y (n,), trials (n,) or None, and how both are read."""
 
     y: Vec
@@ -33,7 +33,7 @@ class Response(NamedTuple):
     notes: tuple[Note, ...]
 
 
-def learn_response(spec: ModelSpec, variables: Variables) -> Response:
+def learn_response(spec: ModelSpec, variables: Variables) -> ResponseColumns:
     """y and trials of every row. Raises ColumnError for an unusable dtype, ResponseError for an unusable value."""
     table, text = variables.table, spec.response.text
     success, notes = success_node(spec, variables)
@@ -56,7 +56,7 @@ def learn_response(spec: ModelSpec, variables: Variables) -> Response:
             y = np.round(y * trials)
             what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
             notes = (*notes, Note("response_proportion", what, quiet=True))
-    return Response(y, trials, recipe, notes)
+    return ResponseColumns(y, trials, recipe, notes)
 
 
 def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> ResponseRecipe:
@@ -213,7 +213,7 @@ def _remedy(family: Family, rows: Rows, y: float) -> str:
     return " It takes values above 0 only; family='gaussian' takes any."
 
 
-def check_untried(response: Response, table: Table) -> None:
+def check_untried(response: ResponseColumns, table: Table) -> None:
     """Raise ResponseError for a row that has successes without a trial."""
     assert response.trials is not None  # asked where some are 0
     bad = np.flatnonzero((response.trials == 0) & (response.y != 0))

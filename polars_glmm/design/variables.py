@@ -15,7 +15,7 @@ from polars_glmm.columns.arguments import bind, constant, constants
 from polars_glmm.columns.coding import Column, Variable
 from polars_glmm.columns.nodes import Arithmetic, Coded, Constant, Function, Looked, Node, Reference
 from polars_glmm.columns.operators import EXTREMES
-from polars_glmm.columns.transforms import Input, Learned, learn_transform
+from polars_glmm.columns.transforms import Input, LearnedColumns, learn_transform
 from polars_glmm.errors import ColumnError, FormulaError, brief
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.limits import require_levels
@@ -25,9 +25,9 @@ from polars_glmm.spec.syntax import (
     COMPARISONS,
     POWERS,
     Binary,
-    Call,
     Expression,
     Flag,
+    FunctionCall,
     Listing,
     Name,
     Number,
@@ -80,14 +80,14 @@ class Variables:
             case Binary(operator, left, right):
                 symbol = "**" if operator in POWERS else operator
                 return Arithmetic(symbol, self.arithmetic(left), self.arithmetic(right))
-            case Call() if SIGNATURES[node.function].kind == "elementwise":
+            case FunctionCall() if SIGNATURES[node.function].kind == "elementwise":
                 return self._elementwise(node)
-            case Call() if SIGNATURES[node.function].kind == "learned":
+            case FunctionCall() if SIGNATURES[node.function].kind == "learned":
                 learned = self._transform(node)
                 if learned.fields == (None,):
                     return learned.nodes[0]
                 msg = f"{render(node)} makes several columns and cannot stand inside another function."
-            case Call():
+            case FunctionCall():
                 msg = f"{render(node)} is not a number: it cannot stand in arithmetic."
             case Text() | Flag() | Listing():
                 msg = f"{render(node)} cannot stand in arithmetic."
@@ -135,11 +135,11 @@ class Variables:
                 if dtype.is_numeric():
                     return Variable((Column(text, Reference(name)),), None, name)
                 return self._categorical(name, text, "contr.treatment", {}, None)
-            case Call(function="C"):
+            case FunctionCall(function="C"):
                 return self._marked_categorical(node, text)
-            case Call(function="I", arguments=((_, Binary(operator) as comparison),)) if operator in COMPARISONS:
+            case FunctionCall(function="I", arguments=((_, Binary(operator) as comparison),)) if operator in COMPARISONS:
                 return self._comparison(comparison, text)
-            case Call() if SIGNATURES[node.function].kind == "learned":
+            case FunctionCall() if SIGNATURES[node.function].kind == "learned":
                 learned = self._transform(node)
                 names = [text if field is None else f"{text}[{field}]" for field in learned.fields]
                 columns = tuple(map(Column, names, learned.nodes))
@@ -149,13 +149,13 @@ class Variables:
                 self.evaluate(value, text)
                 return Variable((Column(text, value),), None, text)
 
-    def _elementwise(self, call: Call) -> Node:
+    def _elementwise(self, call: FunctionCall) -> Node:
         inner = [self.arithmetic(value) for value in bind(call).values()]
         if call.function in EXTREMES:
             return reduce(lambda a, b: Arithmetic(call.function, a, b), inner)
         return inner[0] if call.function == "I" else Function(call.function, inner[0])
 
-    def _transform(self, call: Call) -> Learned:
+    def _transform(self, call: FunctionCall) -> LearnedColumns:
         bound = bind(call)
         x = self.arithmetic(bound.pop("x"))
         if call.function == "ave":
@@ -163,11 +163,11 @@ class Variables:
             return learn_transform(Input(call, x, np.empty(0), None, {}, means=means))
         return learn_transform(self.input(call, x, constants(call, bound)))
 
-    def input(self, call: Call, x: Node, options: dict[str, Any]) -> Input:
+    def input(self, call: FunctionCall, x: Node, options: dict[str, Any]) -> Input:
         """What a transform learns from."""
         return Input(call, x, self.evaluate(x, render(call)), self.weights, options)
 
-    def _level_means(self, call: Call, x: Node, group: Expression) -> Looked:
+    def _level_means(self, call: FunctionCall, x: Node, group: Expression) -> Looked:
         """The mean of x in each level of a column."""
         if not isinstance(group, Name):
             msg = f"{render(call)}: the second argument of ave() is a column: make one of {render(group)} first."
@@ -180,7 +180,7 @@ class Variables:
         require_distinct(name, keys)
         return Looked(name, kind, keys, tuple(means.tolist()))
 
-    def means(self, call: Call, x: Node, group: str) -> tuple[list[Any], Vec]:
+    def means(self, call: FunctionCall, x: Node, group: str) -> tuple[list[Any], Vec]:
         """The levels of a column and the mean of x in each, rows counted by their weights."""
         values, levels = self.evaluate(x, render(call)), self.table.levels(group)
         count = np.bincount(levels.codes, self.weights, minlength=levels.n_levels)
@@ -204,7 +204,7 @@ class Variables:
         full = (Column(f"{text}[False]", false), Column(f"{text}[True]", true))
         return Variable(full, (Column(f"{text}[T.True]", true),), text)
 
-    def _marked_categorical(self, call: Call, text: str) -> Variable:
+    def _marked_categorical(self, call: FunctionCall, text: str) -> Variable:
         bound = bind(call)
         column = bound["x"]
         if not isinstance(column, Name):
@@ -212,7 +212,7 @@ class Variables:
             raise FormulaError(msg)
         contrast, options = "contr.treatment", {}
         given = bound.get("contrasts")
-        if isinstance(given, Call):  # the parser lets only contrasts stand here
+        if isinstance(given, FunctionCall):  # the parser lets only contrasts stand here
             contrast, options = given.function, constants(given, bind(given))
         levels = constant(call, bound["levels"]) if "levels" in bound else None
         if levels is not None and not isinstance(levels, list):

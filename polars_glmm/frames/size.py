@@ -11,7 +11,7 @@ from polars_glmm.columns.named import column
 from polars_glmm.frames.table import require_columns
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
-from polars_glmm.spec.syntax import Call, Expression, Name, Number
+from polars_glmm.spec.syntax import Expression, FunctionCall, Name, Number
 from polars_glmm.spec.terms import FixedTerm
 
 _NUMBER = 8
@@ -22,17 +22,17 @@ _HEAD = 6.0
 _SPLINE = 4
 
 
-class Room(NamedTuple):
+class RowRoom(NamedTuple):
     """How many rows a frame has, and the bytes they take at the worst moment (beyond `limit` a lower bound may do)."""
 
     n_rows: int
     needed: int
 
 
-def room_for(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> Room:
+def room_for(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> RowRoom:
     """The rows of a frame and what they need; raises ColumnError for a column that the frame does not have."""
     n_rows = int(frame.select(pl.len()).collect().item())
-    return Room(n_rows, n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)))
+    return RowRoom(n_rows, n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)))
 
 
 def may_fit(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> bool:
@@ -68,7 +68,7 @@ def _labelled(factor: Expression, schema: pl.Schema) -> str | None:
     match factor:
         case Name(name) if name in schema and not schema[name].is_numeric():
             return name
-        case Call(function="C", arguments=((_, Name(name)), *_)):
+        case FunctionCall(function="C", arguments=((_, Name(name)), *_)):
             return name
         case _:
             return None
@@ -77,9 +77,9 @@ def _labelled(factor: Expression, schema: pl.Schema) -> str | None:
 def _width(factor: Expression, levels: dict[str, int]) -> int:
     """How many columns a factor makes, about."""
     match factor:
-        case Name(name) | Call(function="C", arguments=((_, Name(name)), *_)):
+        case Name(name) | FunctionCall(function="C", arguments=((_, Name(name)), *_)):
             return max(levels.get(name, 2) - 1, 1)
-        case Call() if SIGNATURES[factor.function].kind == "learned":
+        case FunctionCall() if SIGNATURES[factor.function].kind == "learned":
             given = [int(value.value) for _, value in factor.arguments if isinstance(value, Number)]
             return max([1 if factor.function in ("scale", "center", "standardize", "ave") else _SPLINE, *given])
         case _:

@@ -12,8 +12,8 @@ import polars as pl
 from polars_glmm.columns.named import as_found, column, columns
 from polars_glmm.columns.nodes import Node, Reference
 from polars_glmm.columns.operators import Expressions
-from polars_glmm.design.sums.facts import Fact
 from polars_glmm.errors import ColumnError, DataChangedError
+from polars_glmm.frames.facts import Fact
 from polars_glmm.frames.held import in_memory
 from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
 from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, require_columns

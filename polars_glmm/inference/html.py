@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from polars_glmm.inference.sheet import Column, Sheet, SheetTable, build_sheet
+from polars_glmm.inference.sheet import Sheet, SheetColumn, SheetTable, build_sheet
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit
@@ -63,7 +63,7 @@ def _table(table: SheetTable) -> str:
     return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>{rows_html}</table></div>{remarks}'
 
 
-def _kind(column: Column) -> str:
+def _kind(column: SheetColumn) -> str:
     """The class attribute of a column's cells."""
     names = [name for name, has in (("label", not column.right), ("prose", column.prose)) if has]
     return f' class="{" ".join(names)}"' if names else ""

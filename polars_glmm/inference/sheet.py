@@ -37,7 +37,7 @@ MANY_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class SheetColumn:
     """One column of a small table: its heading and its cells as text.
 
     right     numbers stand right, names left
@@ -59,7 +59,7 @@ class SheetTable:
     """A small table with its title, sentences below it, and the call that has all of it, whatever is shown."""
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[SheetColumn, ...]
     remarks: tuple[str, ...] = ()
     whole: str = ""
 
@@ -177,11 +177,11 @@ def _group_sizes(fit: Fit) -> SheetTable | None:
     return SheetTable(
         "Groups",
         (
-            Column("Group", tuple(size.group for size in fit.groups), right=False),
-            Column("Levels", tuple(str(size.n_levels) for size in fit.groups)),
-            Column("Smallest", tuple(str(size.smallest) for size in fit.groups)),
-            Column("Mean", tuple(f"{size.mean:.1f}" for size in fit.groups)),
-            Column("Largest", tuple(str(size.largest) for size in fit.groups)),
+            SheetColumn("Group", tuple(size.group for size in fit.groups), right=False),
+            SheetColumn("Levels", tuple(str(size.n_levels) for size in fit.groups)),
+            SheetColumn("Smallest", tuple(str(size.smallest) for size in fit.groups)),
+            SheetColumn("Mean", tuple(f"{size.mean:.1f}" for size in fit.groups)),
+            SheetColumn("Largest", tuple(str(size.largest) for size in fit.groups)),
         ),
     )
 
@@ -197,7 +197,7 @@ def _residual_quartiles(fit: Fit) -> SheetTable | None:
         return None
     values = np.quantile(residuals, [0.0, 0.25, 0.5, 0.75, 1.0])
     headings = ("Min", "1Q", "Median", "3Q", "Max")
-    columns = (Column(name, (numbers.fixed(value, 4),)) for name, value in zip(headings, values, strict=True))
+    columns = (SheetColumn(name, (numbers.fixed(value, 4),)) for name, value in zip(headings, values, strict=True))
     return SheetTable("Scaled residuals (Pearson)", tuple(columns))
 
 
@@ -220,15 +220,15 @@ def _random_effects(fit: Fit) -> SheetTable | None:
     ]
     triangle += [[]] * (len(names) - len(triangle))
     columns = [
-        Column("Group", tuple(group for group, _ in names), right=False),
-        Column("Term", tuple(term for _, term in names), right=False),
-        Column("Variance", tuple(numbers.real_column(variances["estimate"].to_list()))),
-        Column("Std. error", tuple(numbers.real_column(variances["std_error"].to_list(), 4)), optional=True),
-        Column("Std. dev.", tuple(numbers.real_column(variances["std_dev"].to_list()))),
+        SheetColumn("Group", tuple(group for group, _ in names), right=False),
+        SheetColumn("Term", tuple(term for _, term in names), right=False),
+        SheetColumn("Variance", tuple(numbers.real_column(variances["estimate"].to_list()))),
+        SheetColumn("Std. error", tuple(numbers.real_column(variances["std_error"].to_list(), 4)), optional=True),
+        SheetColumn("Std. dev.", tuple(numbers.real_column(variances["std_dev"].to_list()))),
     ]
     for j in range(widest):
         cells = tuple(row[j].replace("nan", "") if j < len(row) else "" for row in triangle)
-        columns.append(Column("Corr." if j == 0 else "", cells, optional=j > 0, gone="correlations"))
+        columns.append(SheetColumn("Corr." if j == 0 else "", cells, optional=j > 0, gone="correlations"))
     heading = "Random effects" if fit.estimate.factors else "Residual"
     shown = tuple(_cut(columns, "fit.varcorr()"))
     return SheetTable(heading, shown, tuple(remark for remark in remarks if remark), "fit.varcorr()")
@@ -271,17 +271,17 @@ def _fixed_effects(fit: Fit, parameter: str) -> SheetTable | None:
     beside = table["std_error"].to_list() if table["std_error"].count() else None
     estimates = numbers.real_column(table["estimate"].to_list(), 4 if beside else 5, beside)
     columns = [
-        Column("Term", tuple(table["term"].to_list()), right=False),
-        Column("Estimate", tuple(text or "(dropped)" for text in estimates)),
-        Column("Std. error", tuple(numbers.real_column(table["std_error"].to_list(), 4))),
+        SheetColumn("Term", tuple(table["term"].to_list()), right=False),
+        SheetColumn("Estimate", tuple(text or "(dropped)" for text in estimates)),
+        SheetColumn("Std. error", tuple(numbers.real_column(table["std_error"].to_list(), 4))),
     ]
     if t:
-        columns.append(Column("df", tuple(numbers.fixed(df, 1) for df in table["df"].to_list())))
+        columns.append(SheetColumn("df", tuple(numbers.fixed(df, 1) for df in table["df"].to_list())))
     columns += [
-        Column(letter, tuple(numbers.fixed(value, 2) for value in table["statistic"].to_list())),
-        Column(f"P>|{letter}|", tuple(numbers.p_value(p) for p in table["p_value"].to_list())),
-        Column(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
-        Column(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
+        SheetColumn(letter, tuple(numbers.fixed(value, 2) for value in table["statistic"].to_list())),
+        SheetColumn(f"P>|{letter}|", tuple(numbers.p_value(p) for p in table["p_value"].to_list())),
+        SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
+        SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
     heading = "Fixed effects" if parameter == "mu" else f"Fixed effects of log {parameter}"
     return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, parameter), "fit.fixef()")
@@ -320,10 +320,10 @@ def _correlations(fit: Fit) -> SheetTable | None:
         return SheetTable("Correlation of fixed effects", (), (f"Not shown ({why}): fit.vcov() has the covariances.",))
     matrix = vcov / np.outer(scale, scale)
     headings = shorten_all(names[:-1], WIDEST_HEADING)
-    columns = [Column("", tuple(names[1:]), right=False)]
+    columns = [SheetColumn("", tuple(names[1:]), right=False)]
     for j in range(p - 1):
         cells = tuple(f"{matrix[i, j]:.3f}" if i > j else "" for i in range(1, p))
-        columns.append(Column(headings[j], cells, gone="correlations"))
+        columns.append(SheetColumn(headings[j], cells, gone="correlations"))
     return SheetTable("Correlation of fixed effects", tuple(columns), whole="fit.vcov()")
 
 
@@ -334,7 +334,7 @@ def _notes(fit: Fit) -> tuple[tuple[str, str], ...]:
     return tuple(notes)
 
 
-def _cut(columns: list[Column], whole: str) -> list[Column]:
+def _cut(columns: list[SheetColumn], whole: str) -> list[SheetColumn]:
     """Rows beyond MOST_ROWS leave one line that says how many there are, and which call has them."""
     n = len(columns[0].cells)
     if n <= MOST_ROWS:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from polars_glmm.inference.cells import ljust, rjust, shorten, shorten_all, width, wrap
-from polars_glmm.inference.sheet import INTERVAL, Column, Sheet, SheetTable, build_sheet
+from polars_glmm.inference.sheet import INTERVAL, Sheet, SheetColumn, SheetTable, build_sheet
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit
@@ -44,7 +44,7 @@ def _facts(facts: tuple[tuple[str, str], ...]) -> list[str]:
     return wrap(text, WIDTH, rest="    ")
 
 
-def fitting(columns: tuple[Column, ...], room: int) -> list[Column]:
+def fitting(columns: tuple[SheetColumn, ...], room: int) -> list[SheetColumn]:
     """The columns for a width; optional ones go first where it is short, then labels are cut, then the last go."""
     chosen = list(columns)
     while _needed(chosen) > room and any(column.optional for column in chosen):
@@ -55,7 +55,7 @@ def fitting(columns: tuple[Column, ...], room: int) -> list[Column]:
     return _cut_labels(chosen, room)
 
 
-def table_lines(columns: list[Column]) -> list[str]:
+def table_lines(columns: list[SheetColumn]) -> list[str]:
     """Heading and rows, in columns of equal width."""
     widths = [_width(column) for column in columns]
     rows = [[column.heading for column in columns], *zip(*(column.cells for column in columns), strict=True)]
@@ -65,7 +65,7 @@ def table_lines(columns: list[Column]) -> list[str]:
     ]
 
 
-def _left_out(table: SheetTable, shown: list[Column]) -> list[str]:
+def _left_out(table: SheetTable, shown: list[SheetColumn]) -> list[str]:
     """A sentence that says what the page is too narrow for, and which call has it."""
     kept = len(shown)
     headings = [column.heading for column in shown]
@@ -77,7 +77,7 @@ def _left_out(table: SheetTable, shown: list[Column]) -> list[str]:
     return [f"Not shown for want of width: {', '.join(dict.fromkeys(names))}.{whole}"] if names else []
 
 
-def _cut_labels(columns: list[Column], room: int) -> list[Column]:
+def _cut_labels(columns: list[SheetColumn], room: int) -> list[SheetColumn]:
     """Shorten the text columns, the widest first, until the table fits or nothing can give."""
     columns = list(columns)
     while _needed(columns) > room:
@@ -92,9 +92,9 @@ def _cut_labels(columns: list[Column], room: int) -> list[Column]:
     return columns
 
 
-def _needed(columns: list[Column]) -> int:
+def _needed(columns: list[SheetColumn]) -> int:
     return sum(map(_width, columns)) + len(GAP) * (len(columns) - 1)
 
 
-def _width(column: Column) -> int:
+def _width(column: SheetColumn) -> int:
     return max(map(width, (column.heading, *column.cells)))

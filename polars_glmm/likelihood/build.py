@@ -8,7 +8,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, meant, restore_fixed_effects
-from polars_glmm.likelihood.identify import Residual, Structure, check
+from polars_glmm.likelihood.identify import Residual, RowFacts, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.objective import objective
@@ -41,7 +41,7 @@ def estimate(
         return restore_fixed_effects(found, design.mu.names, given.fixed)
 
 
-def _structure(model: Model) -> Structure:
+def _structure(model: Model) -> RowFacts:
     if model.stored is not None:
         return StoredStructure(model.stored, model.n_obs, len(model.names), model.effects)
     return RowStructure(model.held_in_memory(), model.effects)

@@ -41,7 +41,7 @@ class Residual(NamedTuple):
     held: bool
 
 
-class Structure(Protocol):
+class RowFacts(Protocol):
     """What the checks ask of a design, from its rows or from its cross-products."""
 
     @property
@@ -64,7 +64,7 @@ class Structure(Protocol):
         """The number of trials of every level."""
 
 
-def check(structure: Structure, family: Family, *, residual: Residual) -> Findings:
+def check(structure: RowFacts, family: Family, *, residual: Residual) -> Findings:
     """Structural findings of a design; raises IdentifiabilityError where no fit makes sense."""
     n, p = structure.n_obs, structure.n_fixed
     factors = sorted(structure.effects.factors, key=lambda f: f.place)
@@ -130,7 +130,7 @@ def _term_text(f: FactorMap, k: int) -> str:
     return f"({' + '.join(names)} | {f.name})"
 
 
-def _refuse_saturated(structure: Structure, f: FactorMap) -> None:
+def _refuse_saturated(structure: RowFacts, f: FactorMap) -> None:
     """As many effects as observations, unless unequal precisions tell the variances apart."""
     n = structure.n_obs
     if f.n_levels * f.r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
@@ -142,7 +142,7 @@ def _refuse_saturated(structure: Structure, f: FactorMap) -> None:
         raise IdentifiabilityError(msg)
 
 
-def _redundant_terms(structure: Structure, f: FactorMap, *, gaussian: bool) -> list[bool]:
+def _redundant_terms(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> list[bool]:
     """Marks the terms whose covariances the rows cannot determine."""
     if f.r == 1 and structure.effects.columns is None:
         return [False]
@@ -151,7 +151,7 @@ def _redundant_terms(structure: Structure, f: FactorMap, *, gaussian: bool) -> l
     return _loads(structure, f, gaussian=gaussian)
 
 
-def _loads(structure: Structure, f: FactorMap, *, gaussian: bool) -> list[bool]:
+def _loads(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> list[bool]:
     """Marks the terms that take part in a change of covariances, and of a residual variance, that no rows show."""
     s = structure.level_products(f)
     pairs: list[tuple[int, int, int]] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polars_glmm.errors import GlmmError, brief
 from polars_glmm.inference.cells import width, wrap
-from polars_glmm.inference.sheet import Column, Sheet, SheetTable
+from polars_glmm.inference.sheet import Sheet, SheetColumn, SheetTable
 from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _OWN = re.compile(r"'[^']*'|\d[\d.,e+-]*")
 """What differs between two keys that failed for one reason: names and numbers."""
 
 
-class State(NamedTuple):
+class KeyState(NamedTuple):
     """One row of status(): the status, the note that matters most or the error, and all notes."""
 
     status: str
@@ -43,9 +43,9 @@ class Reason(NamedTuple):
     places: list[int]
 
 
-def states(outcomes: Outcomes) -> list[State]:
+def states(outcomes: Outcomes) -> list[KeyState]:
     """The state of every key."""
-    found = [State("", None, None, [])] * len(outcomes)
+    found = [KeyState("", None, None, [])] * len(outcomes)
     for k, outcome in outcomes.singles.items():
         found[k] = _state(outcome)
     for batch in outcomes.batches:
@@ -54,27 +54,27 @@ def states(outcomes: Outcomes) -> list[State]:
     return found
 
 
-def _state(outcome: Outcome) -> State:
+def _state(outcome: Outcome) -> KeyState:
     if isinstance(outcome, GlmmError):
         code, text = type(outcome).__name__, str(outcome)
-        return State("failed", code, text, [{"code": code, "text": text}])
+        return KeyState("failed", code, text, [{"code": code, "text": text}])
     return _remark(outcome.notes, singular=outcome.singular)
 
 
-def _batch_state(batch: Batch, place: int) -> State:
+def _batch_state(batch: Batch, place: int) -> KeyState:
     """The state of one model of a batch."""
     return _remark((*batch.common, *batch.estimate.notes_of(place)), singular=batch.estimate.singular)
 
 
-def _remark(notes: Sequence[Note], *, singular: bool) -> State:
+def _remark(notes: Sequence[Note], *, singular: bool) -> KeyState:
     """Code and text of the note that matters most, which is never a quiet one; it stands first among all."""
     ordered = sorted(notes, key=lambda note: (note.quiet, not (singular and "singular" in note.code)))
     code, text = (ordered[0].code, ordered[0].text) if ordered and not ordered[0].quiet else (None, None)
     every = [{"code": note.code, "text": note.text} for note in ordered]
-    return State("singular" if singular else "ok", code, text, every)
+    return KeyState("singular" if singular else "ok", code, text, every)
 
 
-def reasons(found: Sequence[State]) -> list[Reason]:
+def reasons(found: Sequence[KeyState]) -> list[Reason]:
     """The failed models by reason, the most frequent first; messages that differ in names and numbers are one."""
     groups: dict[tuple[str, str], Reason] = {}
     for k, state in enumerate(found):
@@ -105,17 +105,17 @@ def as_sheet(collection: FitCollection) -> Sheet:
     told = reasons(found)
     shown = told[:MOST_REASONS]
     columns = (
-        Column("Models", tuple(str(len(reason.places)) for reason in shown)),
-        Column("Error", tuple(reason.code for reason in shown), right=False),
-        Column("Keys", tuple(_keys(collection, reason) for reason in shown), right=False),
-        Column("Message", tuple(_one_line(reason.text) for reason in shown), right=False, prose=True),
+        SheetColumn("Models", tuple(str(len(reason.places)) for reason in shown)),
+        SheetColumn("Error", tuple(reason.code for reason in shown), right=False),
+        SheetColumn("Keys", tuple(_keys(collection, reason) for reason in shown), right=False),
+        SheetColumn("Message", tuple(_one_line(reason.text) for reason in shown), right=False, prose=True),
     )
     tables = (SheetTable("Failed", columns, tuple(_further(told))),) if shown else ()
     facts = [("Formula", formula)] if (formula := _formula(collection)) is not None else []
     return Sheet(f"FitCollection of {_heading(collection, found)}", (tuple(facts),), tables, ())
 
 
-def _heading(collection: FitCollection, found: Sequence[State]) -> str:
+def _heading(collection: FitCollection, found: Sequence[KeyState]) -> str:
     names = [state.status for state in found]
     counts = ", ".join(f"{names.count(name)} {name}" for name in STATES if name in names)
     models = f"{len(found)} model{'' if len(found) == 1 else 's'}"

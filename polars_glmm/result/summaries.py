@@ -27,8 +27,7 @@ from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
 from polars_glmm.result.data import Fingerprint, GroupSize, Reading
 from polars_glmm.result.fitted import Fit
-from polars_glmm.spec.syntax import Call as FormulaCall
-from polars_glmm.spec.syntax import Text
+from polars_glmm.spec.syntax import FunctionCall, Text
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -187,7 +186,7 @@ def fingerprint_of(moments: Moments, recipe: Recipe) -> Fingerprint:
 
 def _nowhere(node: object) -> bool:
     """Whether a formula asks for columns that are null where the data are not."""
-    if isinstance(node, FormulaCall):
+    if isinstance(node, FunctionCall):
         if any(keyword == "extrapolation" and value == Text("na") for keyword, value in node.arguments):
             return True
         return any(_nowhere(value) for _, value in node.arguments)

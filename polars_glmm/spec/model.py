@@ -12,8 +12,8 @@ from polars_glmm.families.registry import resolve_family
 from .groups import Groups, Shorthand, read_groups
 from .method import AGQ, ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
-from .syntax import Bar, Binary, Call, Expression, Number, Unary, columns, names_pi, render
-from .terms import INTERCEPT, Predictor, RandomTerm, predictor, summands
+from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
+from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
 
@@ -50,7 +50,7 @@ class ModelSpec:
     response: Response
     family: Family
     method: Method
-    predictors: tuple[Predictor, ...]
+    predictors: tuple[PredictorTerms, ...]
     trials: str | None = None
     offset: str | None = None
     frequency: str | None = None
@@ -64,10 +64,10 @@ class ModelSpec:
         return ", ".join(self.formulas)
 
     @property
-    def mu(self) -> Predictor:
+    def mu(self) -> PredictorTerms:
         return self.predictors[0]
 
-    def predictor(self, parameter: str) -> Predictor | None:
+    def predictor(self, parameter: str) -> PredictorTerms | None:
         return next((found for found in self.predictors if found.parameter == parameter), None)
 
     def columns(self) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ def _response(tree: Tree) -> Response:
         raise FormulaError(message, tree.text, 0, len(tree.text))
     response = (
         Response(left.arguments[0][1], left.arguments[1][1])
-        if isinstance(left, Call) and left.function == "cbind"
+        if isinstance(left, FunctionCall) and left.function == "cbind"
         else Response(left)
     )
     if not tuple(response.columns()):
@@ -169,9 +169,9 @@ def _response(tree: Tree) -> Response:
     return response
 
 
-def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[Predictor, Tree]]:
+def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorTerms, Tree]]:
     """Formulas after the first: one per family parameter, named on the left of '~'."""
-    found: list[tuple[Predictor, Tree]] = []
+    found: list[tuple[PredictorTerms, Tree]] = []
     for text in formulas:
         tree = parse_formula(text)
         parameter = render(tree.left) if tree.left is not None else ""
@@ -197,7 +197,7 @@ def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[Predictor,
     return found
 
 
-def _understood(tree: Tree, response: Response | None, part: Predictor) -> str:
+def _understood(tree: Tree, response: Response | None, part: PredictorTerms) -> str:
     """The formula in normal spelling: nestings written out, what '-' takes out gone, terms of groups= at its end."""
     parts = [*(_after_removal(part) if _removes(tree) else _as_written(tree)), *(("+", t.text) for t in part.random)]
     (sign, first), *rest = parts
@@ -220,7 +220,7 @@ def _as_written(tree: Tree) -> list[tuple[str, str]]:
     return parts
 
 
-def _after_removal(part: Predictor) -> list[tuple[str, str]]:
+def _after_removal(part: PredictorTerms) -> list[tuple[str, str]]:
     """The fixed terms that are left, and the offsets."""
     terms = [term.written for term in part.fixed if term != INTERCEPT]
     spoken = (terms or ["1"]) if INTERCEPT in part.fixed else ["0", *terms]
@@ -237,7 +237,7 @@ def _refuse_double_terms(random: tuple[RandomTerm, ...]) -> None:
 
 
 def _resolve_method(
-    asked: Method | None, family: Family, mu: Predictor, *, open_terms: bool, dispersion: bool
+    asked: Method | None, family: Family, mu: PredictorTerms, *, open_terms: bool, dispersion: bool
 ) -> Method:
     """The method used: the one asked for if it can go with the model, else the default of its kind."""
     gaussian = family.name == "gaussian" and family.link.name == "identity"  # integrals over u are exact

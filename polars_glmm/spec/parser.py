@@ -13,9 +13,9 @@ from .syntax import (
     POWERS,
     Bar,
     Binary,
-    Call,
     Expression,
     Flag,
+    FunctionCall,
     Listing,
     Name,
     Number,
@@ -275,7 +275,7 @@ class _Parser:
             self.advance()
         closing = self.close(opening, ")")
         self.depth -= 1
-        call = Call(function, token.text, tuple(arguments), span=(token.start, closing.stop))
+        call = FunctionCall(function, token.text, tuple(arguments), span=(token.start, closing.stop))
         self.check_arguments(call, token)
         return call
 
@@ -321,7 +321,7 @@ class _Parser:
         value: Expression
         if known is not None and known.kind == "contrast" and self.tokens[self.index + 1].text != "(":
             self.advance()
-            value = Call(str(canonical(name.text)), name.text, (), bare=True, span=(name.start, name.stop))
+            value = FunctionCall(str(canonical(name.text)), name.text, (), bare=True, span=(name.start, name.stop))
         else:
             self.contrast_allowed = function == "C"
             value = self.expression(0, arithmetic=True)
@@ -329,7 +329,7 @@ class _Parser:
             raise self.error("'=' names an argument; to compare write '=='.")
         return keyword, value
 
-    def check_arguments(self, call: Call, token: Token) -> None:
+    def check_arguments(self, call: FunctionCall, token: Token) -> None:
         parameters = SIGNATURES[call.function].parameters
         names = [name.rstrip("*") for name in parameters]
         given: set[str] = set()
@@ -354,4 +354,4 @@ class _Parser:
 
 
 def _is_contrast(node: Expression) -> bool:
-    return isinstance(node, Call) and SIGNATURES[node.function].kind == "contrast"
+    return isinstance(node, FunctionCall) and SIGNATURES[node.function].kind == "contrast"

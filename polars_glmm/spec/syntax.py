@@ -73,7 +73,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionCall:
     """A whitelisted function.
 
     function    its canonical name: `np.log10` is "log10"
@@ -119,7 +119,7 @@ class Bar:
     span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
-Expression: TypeAlias = Name | Number | Text | Flag | Listing | Call | Unary | Binary | Bar
+Expression: TypeAlias = Name | Number | Text | Flag | Listing | FunctionCall | Unary | Binary | Bar
 
 
 def render(node: Expression, *, top: bool = True) -> str:
@@ -136,9 +136,9 @@ def render(node: Expression, *, top: bool = True) -> str:
         case Listing(items, vector):
             inner = ", ".join(render(item, top=False) for item in items)
             return f"c({inner})" if vector else f"[{inner}]"
-        case Call(written=written, bare=True):
+        case FunctionCall(written=written, bare=True):
             return written
-        case Call(written=written, arguments=arguments):
+        case FunctionCall(written=written, arguments=arguments):
             inner = ", ".join(
                 f"{keyword}={render(value, top=False)}" if keyword else render(value, top=False)
                 for keyword, value in arguments
@@ -190,7 +190,7 @@ def names_pi(node: Expression) -> bool:
             return bool(written)
         case Listing(items):
             return any(map(names_pi, items))
-        case Call(arguments=arguments):
+        case FunctionCall(arguments=arguments):
             return any(names_pi(value) for _, value in arguments)
         case Unary(operand=operand):
             return names_pi(operand)
@@ -208,7 +208,7 @@ def columns(node: Expression) -> Iterator[str]:
         case Listing(items):
             for item in items:
                 yield from columns(item)
-        case Call(arguments=arguments):
+        case FunctionCall(arguments=arguments):
             for _, value in arguments:
                 yield from columns(value)
         case Unary(operand=operand):

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from polars_glmm.errors import FormulaError
 
 from .parser import Tree
-from .syntax import POWERS, Bar, Binary, Call, Expression, Name, Number, Unary, columns, quoted, render
+from .syntax import POWERS, Bar, Binary, Expression, FunctionCall, Name, Number, Unary, columns, quoted, render
 
 _MOST_TERMS = 2000
 
@@ -63,7 +63,7 @@ class RandomTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class Predictor:
+class PredictorTerms:
     """One linear predictor: its fixed terms in order of degree, its random terms and its offsets."""
 
     parameter: str
@@ -85,7 +85,7 @@ class Predictor:
 _Terms: TypeAlias = dict[frozenset[str], FixedTerm]
 
 
-def predictor(tree: Tree, parameter: str) -> Predictor:
+def predictor(tree: Tree, parameter: str) -> PredictorTerms:
     """The right side of a formula as a predictor. Raises FormulaError with the place of what cannot be a term."""
     fixed: _Terms = {INTERCEPT.key: INTERCEPT}
     random: list[RandomTerm] = []
@@ -94,7 +94,7 @@ def predictor(tree: Tree, parameter: str) -> Predictor:
         match node:
             case Bar(enclosed=False):
                 raise _unenclosed(tree, node)
-            case Call(function="offset", arguments=((_, value),)) if sign == "-":
+            case FunctionCall(function="offset", arguments=((_, value),)) if sign == "-":
                 if value not in offsets:
                     message = "This offset is not in the formula, so it cannot be taken out."
                     raise FormulaError(message, tree.text, *node.span)
@@ -103,11 +103,11 @@ def predictor(tree: Tree, parameter: str) -> Predictor:
                 random = _without(random, tree, node)
             case Bar():
                 random += random_terms(tree, node)
-            case Call(function="offset", arguments=((_, value),)):
+            case FunctionCall(function="offset", arguments=((_, value),)):
                 offsets.append(value)
             case _:
                 fixed = _add(fixed, sign, node, tree)
-    return Predictor(parameter, _by_degree(fixed), tuple(random), tuple(offsets))
+    return PredictorTerms(parameter, _by_degree(fixed), tuple(random), tuple(offsets))
 
 
 def _unenclosed(tree: Tree, bar: Bar) -> FormulaError:
@@ -157,7 +157,7 @@ def _groups(tree: Tree, node: Expression) -> list[tuple[str, ...]]:
         case Binary("/", left, right):
             outer = _groups(tree, left)
             return outer + [_unique(outer[-1] + inner) for inner in _groups(tree, right)]
-        case Call(written=written):
+        case FunctionCall(written=written):
             message = f"A grouping factor is a column: make it one first, instead of {written}()."
         case _:
             message = "A grouping factor is a column, or columns joined by ':' or '/'."
@@ -218,7 +218,7 @@ def _expand(node: Expression, tree: Tree) -> _Terms:
         case Binary("*", left, right):
             first, second = _expand(left, tree), _expand(right, tree)
             return _merged(first, second, _products(first, second, tree))
-        case Bar(span=span) | Call(function="offset", span=span):
+        case Bar(span=span) | FunctionCall(function="offset", span=span):
             message = "This stands by itself among the terms, joined by '+'."
             raise FormulaError(message, tree.text, *span)
         case _:

@@ -15,9 +15,9 @@ import polars_glmm
 from polars_glmm import Control, Memory
 from polars_glmm.design.sums import outline as lazy_learn
 from polars_glmm.design.sums import summarise as sums
-from polars_glmm.design.sums.facts import of_argument, of_labels
 from polars_glmm.design.sums.queries import SumQueries
 from polars_glmm.errors import DataChangedError, UnknownLevelError
+from polars_glmm.frames.facts import of_argument, of_labels
 from polars_glmm.frames.held import repeatable
 from tests.sources.kinds import KINDS, rows
 from tests.streaming.same import quietly

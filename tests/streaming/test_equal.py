@@ -12,7 +12,7 @@ import pytest
 from polars_glmm import GlmmError
 from polars_glmm.design.sums import parts as sum_parts
 from polars_glmm.design.sums import summarise as sums
-from polars_glmm.design.sums.queries import Look, SumQueries
+from polars_glmm.design.sums.queries import Glimpse, SumQueries
 from polars_glmm.errors import ColumnError, IdentifiabilityError
 from tests.references import translate
 from tests.streaming.frames import frame, with_missing
@@ -136,7 +136,7 @@ def test_large_means_cost_no_digits(formula: str, mean: float) -> None:
 def test_first_rows_that_mislead_cost_a_scan_and_no_digits(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     data = frame(seed=8, mean=50.0)
     one = quietly(data, "y ~ x + (x | g)")
-    monkeypatch.setattr(SumQueries, "look", lambda queries: Look(np.full(queries.k, wrong), 0))
+    monkeypatch.setattr(SumQueries, "look", lambda queries: Glimpse(np.full(queries.k, wrong), 0))
     assert_same(one, quietly(data.lazy(), "y ~ x + (x | g)"))
 
 

@@ -13,14 +13,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.by_key.pairing import names_by_model, pairings_by_model
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.factors import LearnedFactor, learn_factors
 from polars_glmm.design.learn import Weights, part, require_weights
-from polars_glmm.design.pairing import names_by_model, pairings_by_model
 from polars_glmm.design.predictors import centred_columns, learn_columns, matrix, offset_node, refuse_equal_names
 from polars_glmm.design.rank import TOLERANCE
 from polars_glmm.design.recipe import PredictorRecipe, Recipe
-from polars_glmm.design.response import Response, check_support, learn_response
+from polars_glmm.design.response import ResponseColumns, check_support, learn_response
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.design.variables import Variables
 from polars_glmm.errors import counted
@@ -31,7 +31,7 @@ from polars_glmm.frames.table import Table, collect, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
-from polars_glmm.spec.syntax import COMPARISONS, Binary, Call, Expression, Name, Unary
+from polars_glmm.spec.syntax import COMPARISONS, Binary, Expression, FunctionCall, Name, Unary
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 _COMFORTABLE = 2e-6
@@ -140,7 +140,7 @@ def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
 def _learns(node: Expression) -> bool:
     """Whether a factor takes constants from the rows, levels of categorical variables apart."""
     match node:
-        case Call():
+        case FunctionCall():
             arguments = [value for _, value in node.arguments]
             return SIGNATURES[node.function].kind == "learned" or any(map(_learns, arguments))
         case Binary(operator, left, right):
@@ -220,7 +220,7 @@ class _Usable(NamedTuple):
     usual: BoolVec
     weights: Weights
     variables: Variables
-    response: Response
+    response: ResponseColumns
     dropped: Dropped
 
 

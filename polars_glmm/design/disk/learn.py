@@ -13,7 +13,7 @@ from polars_glmm.columns.named import column
 from polars_glmm.columns.nodes import Arithmetic, Node
 from polars_glmm.design.curved import kept_by_query, lost_to_rounding, spread_by_query
 from polars_glmm.design.disk.parts import StoredDesign
-from polars_glmm.design.disk.write import Room, keep_columns, partition
+from polars_glmm.design.disk.write import DiskRoom, keep_columns, partition
 from polars_glmm.design.predictors import (
     centred_columns,
     dropped_columns,
@@ -35,7 +35,7 @@ from polars_glmm.memory import readable
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name
-from polars_glmm.spec.terms import Predictor as PredictorSpec
+from polars_glmm.spec.terms import PredictorTerms as PredictorSpec
 from polars_glmm.spill import Spill
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
@@ -104,7 +104,7 @@ def learn_stored(
     notes += text_notes(spec, variables.categoricals)
     level_rows = counted[0][1] if counted else np.empty(0, dtype=np.int64)
     _require_groups_fit(recipe, level_rows, sizes.group_bytes)
-    room = Room(spill, sizes.part_bytes, sizes.n_rows, level_rows)
+    room = DiskRoom(spill, sizes.part_bytes, sizes.n_rows, level_rows)
     stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
     found = [_judged(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
     kept = [one.kept for one in found]

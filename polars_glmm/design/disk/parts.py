@@ -22,7 +22,7 @@ _HEAD = ("y", "trials", "frequency", "precision", "offset", "offset_phi")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RecordLayout:
     """Where things stand in a record: the code, then `head`, then the distinct columns.
 
     mu, phi, z   which distinct column each column of the model is, ONES for one of ones; phi None without formula
@@ -153,7 +153,7 @@ class StoredDesign:
     """
 
     shape: Design
-    layout: Layout
+    layout: RecordLayout
     tally: Tally
     moments: ColumnMoments
     parts: Parts
@@ -256,7 +256,7 @@ class Parts:
     level_rows (G,)   about how many rows each level has; empty without factor
     """
 
-    def __init__(self, spill: Spill, layout: Layout, n_rows: int, level_rows: IntVec, part_bytes: int) -> None:
+    def __init__(self, spill: Spill, layout: RecordLayout, n_rows: int, level_rows: IntVec, part_bytes: int) -> None:
         size = 8 * layout.width * n_rows
         count = min(_MOST_PARTS, max(1, -(-size // max(part_bytes, _SMALLEST_PART))))
         ends = np.cumsum(level_rows)

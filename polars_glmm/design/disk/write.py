@@ -11,7 +11,7 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.columns.nodes import ONE, Node
-from polars_glmm.design.disk.parts import ONES, ColumnMoments, Layout, Parts, StoredDesign, Tally, head_of
+from polars_glmm.design.disk.parts import ONES, ColumnMoments, Parts, RecordLayout, StoredDesign, Tally, head_of
 from polars_glmm.design.reader import Reader, terms_of
 from polars_glmm.design.recipe import Recipe
 from polars_glmm.design.records import Design, Factor, Predictor
@@ -23,7 +23,7 @@ from polars_glmm.typing import BoolVec, IntVec, Mat
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DiskRoom:
     """Where parts go, how many bytes one may have, and about how many rows there are, in all and per level."""
 
     spill: Spill
@@ -40,7 +40,7 @@ class Partitioned(NamedTuple):
     n_dropped: int
 
 
-def partition(recipe: Recipe, query: pl.LazyFrame, room: Room, *, refuse_missing: bool = False) -> Partitioned:
+def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_missing: bool = False) -> Partitioned:
     """The rows of a query on disk, at most one factor; the recipe's levels are those of the rows in use.
 
     Raises what `Reader` raises, DataChangedError where the source does not hold the levels it had, ResourceError on a
@@ -49,7 +49,7 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: Room, *, refuse_missing
     reader = Reader(recipe, refuse_missing=refuse_missing)
     columns = _Columns(recipe)
     parts: Parts | None = None
-    layout: Layout | None = None
+    layout: RecordLayout | None = None
     tally: Tally | None = None
     moments: ColumnMoments | None = None
     with progress.stage("reading", room.n_rows):
@@ -133,8 +133,8 @@ class _Columns:
             found.append(self._place[node])
         return tuple(found)
 
-    def layout(self, head: tuple[str, ...]) -> Layout:
-        return Layout(head, len(self._place), self._mu, self._phi, self._z)
+    def layout(self, head: tuple[str, ...]) -> RecordLayout:
+        return RecordLayout(head, len(self._place), self._mu, self._phi, self._z)
 
     def of(self, design: Design) -> Mat:
         """The distinct columns (k, m) of a batch."""

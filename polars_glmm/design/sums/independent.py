@@ -35,7 +35,7 @@ _NO_GAIN = 0.25
 """Share of a squared remainder that a further pass leaves where there is nothing more to gain."""
 
 
-class Remainder(NamedTuple):
+class LeftOver(NamedTuple):
     """Of r = c + Σ_k weight_k (v_k − mean_k) over the rows: Σ r², Σ r (v_k − mean_k) (k,), Σ r."""
 
     square: float
@@ -43,11 +43,11 @@ class Remainder(NamedTuple):
     total: float
 
 
-Measure: TypeAlias = Callable[[Vec, float], Remainder]
+Measure: TypeAlias = Callable[[Vec, float], LeftOver]
 """The remainder for weights (k,) and c."""
 
 
-class Settled(NamedTuple):
+class Judgement(NamedTuple):
     """The recipe with the columns to keep marked and what makes the others; notes on these; `Judged.closest`."""
 
     recipe: Recipe
@@ -55,7 +55,7 @@ class Settled(NamedTuple):
     closest: float
 
 
-def settle(recipe: Recipe, moments: Moments, source: Source | None = None) -> Settled:
+def settle(recipe: Recipe, moments: Moments, source: Source | None = None) -> Judgement:
     """Which columns of a recipe are kept.
 
     Without a `source` a column of which products show nothing is taken for a combination of the others.
@@ -65,7 +65,7 @@ def settle(recipe: Recipe, moments: Moments, source: Source | None = None) -> Se
     centred = _centred(recipe)
     judged = judge_sums(moments, fixed, centred, None if source is None else remainder_of(recipe, moments, source))
     if judged.kept.all():
-        return Settled(recipe, (), judged.closest)
+        return Judgement(recipe, (), judged.closest)
     nodes = [column.node for column in mu.columns]
     if source is None:
         rounded = ~judged.kept & np.array([degree(node) > 1.0 for node in nodes])
@@ -74,7 +74,7 @@ def settle(recipe: Recipe, moments: Moments, source: Source | None = None) -> Se
     names = [column.name for column in mu.columns]
     notes = dropped_columns("mu", names, judged.kept, rounded, NEAR if source is not None else NEAR_IN_PRODUCTS)
     mu = replace(mu, kept=tuple(judged.kept.tolist()), lost=judged.lost)
-    return Settled(replace(recipe, predictors=(mu, *recipe.predictors[1:])), notes, judged.closest)
+    return Judgement(replace(recipe, predictors=(mu, *recipe.predictors[1:])), notes, judged.closest)
 
 
 def judge_sums(moments: Moments, fixed: IntVec, centred: BoolVec, measure: Measure | None = None) -> Judged:
@@ -177,7 +177,7 @@ def remainder_of(recipe: Recipe, moments: Moments, source: Source) -> Measure:
     """Remainders measured on the rows of a source."""
     nodes = columns_of(recipe)
 
-    def measure(weights: Vec, constant: float) -> Remainder:
+    def measure(weights: Vec, constant: float) -> LeftOver:
         value = pl.lit(constant)
         used = list(zip(nodes[: len(weights)], weights, moments.mean, strict=False))
         for node, weight, mean in used:
@@ -192,7 +192,7 @@ def remainder_of(recipe: Recipe, moments: Moments, source: Source) -> Measure:
             (r * r).sum().alias("square"), r.sum().alias("total"), *products
         )
         row = asked.collect(engine="streaming").row(0, named=True)
-        return Remainder(float(row["square"]), np.array([row[f"{k}"] for k in range(len(used))]), float(row["total"]))
+        return LeftOver(float(row["square"]), np.array([row[f"{k}"] for k in range(len(used))]), float(row["total"]))
 
     return measure
 

@@ -11,9 +11,9 @@ import polars as pl
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Node
 from polars_glmm.design.recipe import Recipe
-from polars_glmm.design.sums.facts import Fact, count_labels, of_labels
 from polars_glmm.design.sums.outline import Outline
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names, suggest
+from polars_glmm.frames.facts import Fact, count_labels, of_labels
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.source import Source
 

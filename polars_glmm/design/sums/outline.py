@@ -22,17 +22,17 @@ from polars_glmm.design.factors import independent_levels
 from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equal_names
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
 from polars_glmm.design.response import response_recipe, success_node
-from polars_glmm.design.sums.facts import Fact, count_labels, of_argument, of_labels
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.design.variables import Variables
 from polars_glmm.errors import ColumnError, brief
+from polars_glmm.frames.facts import Fact, count_labels, of_argument, of_labels
 from polars_glmm.frames.levels import Levels, code, is_label
 from polars_glmm.frames.source import Source
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
-from polars_glmm.spec.syntax import Call, Expression, Name, render
+from polars_glmm.spec.syntax import Expression, FunctionCall, Name, render
 from polars_glmm.typing import IntVec, Vec
 
 
@@ -166,7 +166,7 @@ class LazyVariables(Variables):
         self.checked.setdefault(node, text)
         return np.empty(0)
 
-    def input(self, call: Call, x: Node, options: dict[str, Any]) -> Input:
+    def input(self, call: FunctionCall, x: Node, options: dict[str, Any]) -> Input:
         self.checked.setdefault(x, render(call))
         short = call.function in SPREAD_SUFFICES
         if x not in (self.spreads if short else self.counts):
@@ -180,7 +180,7 @@ class LazyVariables(Variables):
         weights = None if bool((counts == 1.0).all()) else counts
         return Input(call, x, values, weights, options)
 
-    def means(self, call: Call, x: Node, group: str) -> tuple[list[Any], Vec]:
+    def means(self, call: FunctionCall, x: Node, group: str) -> tuple[list[Any], Vec]:
         self.checked.setdefault(x, render(call))
         source, near = self.source, _near(self.source, x)
         rows = source.rows.select(
@@ -259,7 +259,7 @@ class LazyVariables(Variables):
 class _Asked(NamedTuple):
     """A column whose labels, or a transform whose argument must be known; nested: only after another transform."""
 
-    of_what: str | Call
+    of_what: str | FunctionCall
     nested: bool = False
 
     @classmethod
@@ -268,9 +268,9 @@ class _Asked(NamedTuple):
         match factor:
             case Name(name) if name in dtypes and not dtypes[name].is_numeric():
                 return (cls(name),)
-            case Call(function="C", arguments=((_, Name(name)), *_)):
+            case FunctionCall(function="C", arguments=((_, Name(name)), *_)):
                 return (cls(name),)
-            case Call() if SIGNATURES[factor.function].kind == "learned":
+            case FunctionCall() if SIGNATURES[factor.function].kind == "learned":
                 inner = bind(factor)["x"]
                 below = cls._calls(inner, dtypes)
                 return (*below, cls(factor, nested=bool(below)))
@@ -280,7 +280,7 @@ class _Asked(NamedTuple):
     @classmethod
     def _calls(cls, node: Expression, dtypes: Mapping[str, pl.DataType]) -> tuple[_Asked, ...]:
         """The transforms inside arithmetic."""
-        if isinstance(node, Call):
+        if isinstance(node, FunctionCall):
             if SIGNATURES[node.function].kind == "learned":
                 return cls.of(node, dtypes)
             return tuple(found for _, value in node.arguments for found in cls._calls(value, dtypes))

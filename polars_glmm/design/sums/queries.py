@@ -39,7 +39,7 @@ class Answers(NamedTuple):
     pairs: dict[tuple[int, int], pl.DataFrame]
 
 
-class Look(NamedTuple):
+class Glimpse(NamedTuple):
     """From the first rows: numbers near the means (k,), 0 where a mean is small against the spread; and their groups.
 
     groups   distinct levels of the factor that has most of them
@@ -97,7 +97,7 @@ class SumQueries:
         a, b = (set(self.recipe.factors[h].keys) for h in (f, g))
         return g if a < b else f if b < a else None
 
-    def look(self) -> Look:
+    def look(self) -> Glimpse:
         """What the first rows in use tell."""
         asked = [self.source.expression(node).alias(f"v{j}") for j, node in enumerate(self.nodes)]
         keys = dict.fromkeys(name for factor in self.recipe.factors for name in factor.keys)
@@ -112,7 +112,7 @@ class SumQueries:
                     mean, spread = float(values[0]), 0.0
                 shift[j] = mean if abs(mean) > _NEAR * spread else 0.0
         groups = [head.select(KEY + name for name in self.recipe.factors[f].keys).n_unique() for f in self.factors]
-        return Look(shift, max(groups, default=0))
+        return Glimpse(shift, max(groups, default=0))
 
     def row_bytes(self) -> int:
         """Bytes of all sums that one row adds to."""

@@ -42,7 +42,7 @@ class BatchModes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class SearchLayout:
     """Where parameters stand in the search vector [β_c (p), θ (q), γ (s)], and the entries of Λ that θ fills.
 
     terms: the rows of Λ that belong to each
@@ -56,7 +56,7 @@ class Layout:
     terms: tuple[slice, ...] = ()
 
     @classmethod
-    def of(cls, p: int, terms: tuple[Term, ...], *, has_gamma: bool) -> Layout:
+    def of(cls, p: int, terms: tuple[Term, ...], *, has_gamma: bool) -> SearchLayout:
         rows, columns = [], []
         for t in terms:
             i, j = STRUCTURES[t.structure].entries(t.stop - t.start)
@@ -104,7 +104,7 @@ class BatchRowEngine:
     """Laplace or quadrature over the rows of many models."""
 
     marginal: BatchMarginal
-    layout: Layout
+    layout: SearchLayout
     gamma_cap: Vec | None
     passes: Vec = field(default_factory=lambda: np.zeros(0))
 
@@ -132,7 +132,7 @@ class BatchRowEngine:
         warm = None if modes is None else modes[:, models[self.of_level]]
         return some.evaluate(self.layout.point(x)._replace(lam=factors), warm)
 
-    def of_group(self, models: BoolVec, layout: Layout) -> BatchRowEngine:
+    def of_group(self, models: BoolVec, layout: SearchLayout) -> BatchRowEngine:
         """The engine of some of the models in another layout."""
         return replace(self if models.all() else self.take(models), layout=layout)
 
@@ -169,7 +169,7 @@ class BatchRowEngine:
         return b
 
 
-def bending(layout: Layout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
+def bending(layout: SearchLayout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
     """As likelihood.engine.bending, of every model: lam and gradient (r, r, M), step (M, q); (M, q, q)."""
     out = np.zeros((lam.shape[-1], layout.q, layout.q))
     change = layout.lam(step)
@@ -193,7 +193,7 @@ def bending(layout: Layout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
     return out
 
 
-def theta_information(layout: Layout, lam: Cube, reduction: Cube, levels: BatchLevels) -> Cube:
+def theta_information(layout: SearchLayout, lam: Cube, reduction: Cube, levels: BatchLevels) -> Cube:
     """As likelihood.engine.theta_information, of every model: ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), (M, q, q)."""
     r, q = layout.r, layout.q
     if r == 1:

@@ -19,7 +19,7 @@ from polars_glmm.cores import workers
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import resolve_family
-from polars_glmm.likelihood.many.engine import BatchRowEngine, Layout
+from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, among
 from polars_glmm.likelihood.many.model import prepare_batch
 from polars_glmm.likelihood.many.plain import BatchPlain
@@ -79,7 +79,7 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
     p, s = question.p, question.s
     base = _fit_glm(question)
     clock["glm"] = perf_counter()
-    layout = Layout.of(p, model.terms, has_gamma=bool(s))
+    layout = SearchLayout.of(p, model.terms, has_gamma=bool(s))
     low, high = _gamma_range(question)
     rule = None
     if isinstance(question.method, AGQ) and question.method.nodes > 1:

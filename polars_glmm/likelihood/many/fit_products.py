@@ -13,7 +13,7 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.many.engine import Layout
+from polars_glmm.likelihood.many.engine import SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, BatchEstimate, among
 from polars_glmm.likelihood.many.model import BatchModel, prepare_batch
 from polars_glmm.likelihood.many.profile import (
@@ -67,7 +67,7 @@ def _fit(
     model: BatchModel, group_name: str | None, method: Method, control: Control, clock: dict[str, float]
 ) -> list[BatchAnswer]:
     stats = batch_products(model)
-    layout = Layout.of(0, model.terms, has_gamma=False)
+    layout = SearchLayout.of(0, model.terms, has_gamma=False)
     engine = BatchProductEngine(stats, layout, isinstance(method, REML))
     clock["products"] = perf_counter()
     fine = _leaves_something(engine)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.many.engine import BatchRowEngine, Layout
+from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.value import BatchValue
 from polars_glmm.likelihood.optimum.newton import ERROR_SHARE, FORWARD, HESSIAN_STALE, LONGEST, ROUNDING
 from polars_glmm.optimize.many import newton_steps
@@ -84,7 +84,7 @@ def _merge(now: BatchValue, trial: BatchValue, taken: BoolVec, of_level: IntVec)
     )
 
 
-def _steps(at: Layout, x: Mat, scale: BatchScale, curvature: Cube | None) -> Mat:
+def _steps(at: SearchLayout, x: Mat, scale: BatchScale, curvature: Cube | None) -> Mat:
     """Steps of the differences, (M, P): small against the scale on which ℓ bends, more where the data say little."""
     small = np.minimum(scale.row, scale.bend)
     out = np.ones_like(x)

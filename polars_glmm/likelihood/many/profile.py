@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.many.engine import BatchModes, Layout, theta_information
+from polars_glmm.likelihood.many.engine import BatchModes, SearchLayout, theta_information
 from polars_glmm.likelihood.many.model import BatchModel
 from polars_glmm.likelihood.many.rows import BatchLevels, starts
 from polars_glmm.likelihood.many.value import BatchValue
@@ -142,7 +142,7 @@ class BatchProductEngine:
     """Exact gaussian ML or REML of many models over θ, σ profiled out; the face that settling and searching ask for."""
 
     stats: BatchProducts
-    layout: Layout
+    layout: SearchLayout
     reml: bool
 
     @property
@@ -180,7 +180,7 @@ class BatchProductEngine:
             np.where(np.isfinite(value), value, -np.inf), none, -0.5 * some.gradients(pieces), None, none, none, None
         )
 
-    def of_group(self, models: BoolVec, layout: Layout) -> BatchProductEngine:
+    def of_group(self, models: BoolVec, layout: SearchLayout) -> BatchProductEngine:
         """The engine of some of the models in another layout."""
         return replace(self if models.all() else self.take(models), layout=layout)
 

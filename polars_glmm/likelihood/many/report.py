@@ -8,7 +8,7 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
-from polars_glmm.likelihood.many.engine import Layout
+from polars_glmm.likelihood.many.engine import SearchLayout
 from polars_glmm.likelihood.optimum.newton import FLAT
 from polars_glmm.likelihood.parameters.state import natural_sigmas
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
@@ -37,7 +37,7 @@ class BatchInverted(NamedTuple):
     flat: BoolVec
 
 
-def covariance_report(at: Layout, terms: tuple[Term, ...], lam: Cube, outward: Cube) -> BatchCovariances:
+def covariance_report(at: SearchLayout, terms: tuple[Term, ...], lam: Cube, outward: Cube) -> BatchCovariances:
     """Reported variances and covariances of Λ (r, r, M), for b = outward · Λ u."""
     factor = lam.transpose(2, 0, 1)
     values, jacobians, matrices, null = [], [], [], []

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from polars_glmm.design.records import Term
-from polars_glmm.likelihood.many.engine import Layout
+from polars_glmm.likelihood.many.engine import SearchLayout
 from polars_glmm.likelihood.many.estimate import among
 from polars_glmm.likelihood.many.value import BatchValue
 from polars_glmm.likelihood.optimum.ranks import RANK_TOLERANCE, SNAP_LOSS, SUSPECT
@@ -28,16 +28,16 @@ class Evaluating(Protocol):
     """What settling asks of an engine: ℓ and its gradient in Λ for some of the models, at any factors (r, r, m)."""
 
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> SearchLayout: ...
 
     def at_factors(self, models: BoolVec, x: Mat, factors: Cube, modes: Mat | None) -> BatchValue: ...
 
 
-class Settled(NamedTuple):
+class SettledGroup(NamedTuple):
     """Models (M,) whose factors are free in the same entries, their vectors x (m, P) in `layout`, and their rank."""
 
     models: BoolVec
-    layout: Layout
+    layout: SearchLayout
     x: Mat
     rank: int
 
@@ -46,7 +46,7 @@ class Settled(NamedTuple):
         return self.rank < self.layout.r
 
 
-def settle(engine: Evaluating, terms: tuple[Term, ...], x: Mat, modes: Mat, row_variance: Vec) -> list[Settled]:
+def settle(engine: Evaluating, terms: tuple[Term, ...], x: Mat, modes: Mat, row_variance: Vec) -> list[SettledGroup]:
     """Groups of models by the free entries of their factors."""
     at = engine.layout
     theta = slice(at.p, at.p + at.q)
@@ -60,7 +60,7 @@ def settle(engine: Evaluating, terms: tuple[Term, ...], x: Mat, modes: Mat, row_
         signs[signs == 0.0] = 1.0
         plain = x[inside].copy()
         plain[:, theta] = (lam * signs)[at.rows, at.columns].T[inside]
-        groups.append(Settled(inside, at, plain, at.r))
+        groups.append(SettledGroup(inside, at, plain, at.r))
     beside = ~inside & np.isfinite(values).all(1)
     if len(terms) == 1 and beside.any():
         groups += _boundary(engine, terms[0], x, modes, (beside, values, largest, row_variance))
@@ -69,7 +69,7 @@ def settle(engine: Evaluating, terms: tuple[Term, ...], x: Mat, modes: Mat, row_
 
 def _boundary(
     engine: Evaluating, term: Term, x: Mat, modes: Mat, judged: tuple[BoolVec, Mat, Vec, Vec]
-) -> list[Settled]:
+) -> list[SettledGroup]:
     """Groups of the models near the boundary."""
     beside, values, largest, row_variance = judged
     at, where = engine.layout, np.flatnonzero(beside)
@@ -105,7 +105,7 @@ def _boundary(
         models[where[members]] = True
         free = factors[layout.rows, layout.columns][:, members].T
         moved = np.concatenate([x[models, : at.p], free, x[models, at.p + at.q :]], axis=1)
-        groups.append(Settled(models, layout, moved, rank))
+        groups.append(SettledGroup(models, layout, moved, rank))
     return groups
 
 

@@ -18,7 +18,7 @@ from polars_glmm.likelihood.marginal import hills
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
-from polars_glmm.likelihood.marginal.report import Levels, report_rows
+from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.newton import Scale
@@ -77,7 +77,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     done = _polish(model, found, row_variance, placed)
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
-    return report_rows(model, found.engine, done, Levels(constant, null), findings, clock)
+    return report_rows(model, found.engine, done, LogLevels(constant, null), findings, clock)
 
 
 def _second_look(
@@ -102,10 +102,10 @@ def _second_look(
     tolerance = SEARCH_SHARE * model.control.search.decrement
     finer = _quadrature(model, engine)
     quadrature = None if finer is None else partial(search, by=finer)
-    look = hills.Look(engine, at, unit, search, quadrature, start.x, -start.evaluation.value, constant)
+    look = hills.SecondLook(engine, at, unit, search, quadrature, start.x, -start.evaluation.value, constant)
     found, findings = hills.second_look(look, searched.found, findings)
     if found is not searched.found and not found.settled and not hills.far(at.sizes(found.x), unit):
-        longer = _minimise(model, engine, found.x, _Bounds(np.full(len(found.x), np.inf), placed.held), tolerance)
+        longer = _minimise(model, engine, found.x, _StepBounds(np.full(len(found.x), np.inf), placed.held), tolerance)
         found = longer if np.isfinite(longer.evaluation.value) else found
     return Searched(engine, found), findings
 
@@ -134,7 +134,7 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
     x = np.concatenate([base[:p], model.effects.start(size), base[p:]])
     x = np.where(np.isnan(placed.values), x, placed.values)
     limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, SLOWEST_GAMMA_STEP)])
-    bounds = _Bounds(limit, placed.held)
+    bounds = _StepBounds(limit, placed.held)
     tolerance, bend = SEARCH_SHARE * model.control.search.decrement, None
     part = None if placed.held.any() else subsample(model)
     if part is not None:
@@ -165,10 +165,10 @@ def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: P
     limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * unit), np.full(s, SLOWEST_GAMMA_STEP)])
     x = np.where(placed.held, placed.values, x)
     tolerance = SEARCH_SHARE * model.control.search.decrement
-    return _minimise(model, engine, x, _Bounds(limit, placed.held, _EXPLORING), tolerance)
+    return _minimise(model, engine, x, _StepBounds(limit, placed.held, _EXPLORING), tolerance)
 
 
-class _Bounds(NamedTuple):
+class _StepBounds(NamedTuple):
     """Per coordinate of a search: the longest step it takes, and whether it stays where it is; the most evaluations."""
 
     limit: Vec
@@ -177,7 +177,7 @@ class _Bounds(NamedTuple):
 
 
 def _minimise(
-    model: Model, engine: RowEngine, x: Vec, bounds: _Bounds, tolerance: float, curvature: Mat | None = None
+    model: Model, engine: RowEngine, x: Vec, bounds: _StepBounds, tolerance: float, curvature: Mat | None = None
 ) -> Found:
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
     limit, held, few = bounds
@@ -215,7 +215,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
             break
         theta = away.theta(effects)
         x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
-        bounds = _Bounds(np.full(len(x), np.inf), placed.held)
+        bounds = _StepBounds(np.full(len(x), np.inf), placed.held)
         found = _minimise(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
     scale = Scale(float(np.sqrt(row_variance)), _bend(model, found.x))
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
@@ -293,7 +293,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
     held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
     limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, SLOWEST_GAMMA_STEP)])
-    bounds = _Bounds(limit, held)
+    bounds = _StepBounds(limit, held)
     for start in starts:
         x = np.where(np.isnan(at), start, at)
         if thin is not None:

@@ -99,7 +99,7 @@ class Hill(NamedTuple):
         return self.value - self.integral.value - _SURE * self.integral.std_error
 
 
-class Look(NamedTuple):
+class SecondLook(NamedTuple):
     """What a second look needs.
 
     search, quadrature   from a vector to an optimum of ℓ as it is, and of ℓ by quadrature (None where it is the same)
@@ -135,7 +135,7 @@ def far(sizes: Vec, unit: float) -> bool:
     return bool((sizes > _FAR * unit).any())
 
 
-def second_look(look: Look, found: Found, findings: Findings) -> tuple[Found, Findings]:
+def second_look(look: SecondLook, found: Found, findings: Findings) -> tuple[Found, Findings]:
     """The optimum that is the answer, and the findings with what there is to say about it."""
     hills = list(_hills(look, found))
     highest = max(hills, key=lambda h: h.value)
@@ -160,7 +160,7 @@ def second_look(look: Look, found: Found, findings: Findings) -> tuple[Found, Fi
     return hill.found, Findings((*findings.notes, *notes), tuple(unidentified), findings.lone)
 
 
-def _hills(look: Look, first: Found) -> Iterator[Hill]:
+def _hills(look: SecondLook, first: Found) -> Iterator[Hill]:
     """The optimum found and the others that searches from larger and smaller random effects end at."""
     at, marginal = look.at, look.engine.marginal
     seen = [first]
@@ -193,7 +193,7 @@ def _meaningful(hills: list[Hill]) -> Hill:
     return max(good, key=lambda h: h.value)
 
 
-def _runaway(look: Look, hill: Hill) -> list[bool]:
+def _runaway(look: SecondLook, hill: Hill) -> list[bool]:
     """Factors along whose random effects the integrated likelihood does not fall, however large they become."""
     large = look.at.sizes(hill.found.x) > LARGE * look.unit
     return [bool(one) and any(_endless(look, hill, ray) for ray in _rays(look.at, hill.found.x, f))
@@ -219,7 +219,7 @@ def _rays(at: Coordinates, x: Vec, f: int) -> Iterator[Callable[[float], Point]]
         yield lambda t: one(t, fixed=1.0, others=1.0)
 
 
-def _endless(look: Look, hill: Hill, along: Callable[[float], Point]) -> bool:
+def _endless(look: SecondLook, hill: Hill, along: Callable[[float], Point]) -> bool:
     """Whether the integrated likelihood loses nothing along a ray."""
     last = hill.integral.value
     for t in _RAY:
@@ -232,7 +232,7 @@ def _endless(look: Look, hill: Hill, along: Callable[[float], Point]) -> bool:
     return True
 
 
-def _elsewhere(look: Look, hill: Hill) -> tuple[Integrated, float]:
+def _elsewhere(look: SecondLook, hill: Hill) -> tuple[Integrated, float]:
     """The highest integrated likelihood met around an optimum and at those of quadrature; size of the effects there."""
     at, x = look.at, hill.found.x
     if look.quadrature is None:
@@ -246,7 +246,7 @@ def _elsewhere(look: Look, hill: Hill) -> tuple[Integrated, float]:
     return max(met, key=lambda m: -np.inf if np.isnan(m[0].value) else m[0].value - _SURE * m[0].std_error)
 
 
-def _doubts(look: Look, hill: Hill) -> list[Note]:
+def _doubts(look: SecondLook, hill: Hill) -> list[Note]:
     """A note where the approximation is not to be believed at an optimum, or leads away from a better place."""
     here, (there, size) = hill.integral, _elsewhere(look, hill)
     n_levels = sum(f.n_levels for f in look.at.effects.factors)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.families.base import Density, Expected
-from polars_glmm.likelihood.marginal.modes import State, UnitAt, concatenate, to_levels
+from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, to_levels
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.scaling import reduction
 from polars_glmm.typing import Cube, Mat
@@ -26,7 +26,7 @@ class Information(NamedTuple):
     gamma: Cube | None
 
 
-def tangent_information(here: UnitAt, state: State, h: Factorised) -> Information:
+def tangent_information(here: UnitAt, state: RowsAt, h: Factorised) -> Information:
     """Curvature of the linear mixed model with weights w that is tangent at the mode (w floored at zero)."""
     unit, models, at = here.unit, here.unit.models, here.at
     xwx: Cube | float = 0.0
@@ -43,14 +43,14 @@ def tangent_information(here: UnitAt, state: State, h: Factorised) -> Informatio
     return Information(np.asarray(beta), [reduction(i) for i in inverse.diagonal], _gamma_information(here, state))
 
 
-def plain_information(here: UnitAt, state: State, curved: Sequence[Density | Expected]) -> Information:
+def plain_information(here: UnitAt, state: RowsAt, curved: Sequence[Density | Expected]) -> Information:
     """The same without random effects, with the weights of `curved` per block."""
     models = here.unit.models
     beta = sum(models.xx_sums(b.x * c.w, b.x) for b, c in zip(here.unit.blocks, curved, strict=True))
     return Information(np.asarray(beta), [], _gamma_information(here, state))
 
 
-def _gamma_information(here: UnitAt, state: State) -> Cube | None:
+def _gamma_information(here: UnitAt, state: RowsAt) -> Cube | None:
     """Outer products of the scores of the rows in gamma."""
     if here.at.gamma is None:
         return None

@@ -17,11 +17,10 @@ from scipy.special import ndtri
 
 from polars_glmm.likelihood.marginal.modes import (
     Point,
-    State,
+    RowsAt,
     UnitAt,
     cell_effects,
     curvature,
-    exact_w,
     rows_state,
     unit_at,
 )
@@ -73,11 +72,8 @@ def integrated(marginal: Marginal, at: Point) -> Integrated:
 
 def _unit_errors(here: UnitAt, u: list[Mat], points: int) -> Vec:
     """Σ (log I_g − Laplace_g) of a unit's levels by all points, and by each batch of them."""
-    unit, at = here.unit, here.at
-    state = rows_state(here, u, order=2)
-    if not here.density.concave:
-        state = state._replace(w=exact_w(unit, state))
-    h = curvature(unit, state.w, at.factors).diagonal
+    at, state = here.at, rows_state(here, u, order=2)
+    h = curvature(here, state.w).diagonal
     total = np.zeros(_BATCHES + 1)
     for f, own in enumerate(h):
         if at.factors[f].any():  # effects without variance have nothing to integrate
@@ -85,7 +81,7 @@ def _unit_errors(here: UnitAt, u: list[Mat], points: int) -> Vec:
     return total
 
 
-def _factor_errors(here: UnitAt, u: list[Mat], state: State, h: Cube, which: tuple[int, int]) -> Vec:
+def _factor_errors(here: UnitAt, u: list[Mat], state: RowsAt, h: Cube, which: tuple[int, int]) -> Vec:
     """The errors of one factor's levels; h (r, r, G) is the curvature of J in each level's effects."""
     f, points = which
     mode, lam = u[f], here.at.factors[f]

@@ -69,7 +69,7 @@ class RowDensity:
         return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
 
 
-class State(NamedTuple):
+class RowsAt(NamedTuple):
     """Densities per block, up to `order`; eta per block; sums over cells f (C,), g (d, C), w (d, d, C)."""
 
     densities: list[Density]
@@ -110,7 +110,7 @@ def unit_at(density: RowDensity, unit: Unit, at: Point) -> UnitAt:
     return UnitAt(density, unit, at, fixed_parts(unit, at))
 
 
-def rows_state(here: UnitAt, u: list[Mat], order: int) -> State:
+def rows_state(here: UnitAt, u: list[Mat], order: int) -> RowsAt:
     """Densities of all rows of a unit at given modes, with their sums over cells."""
     density, unit, at, fixed = here
     b = cell_effects(unit, at.factors, u)
@@ -125,7 +125,7 @@ def rows_state(here: UnitAt, u: list[Mat], order: int) -> State:
             g.append(block.z_sums(parts.g))
             w.append(block.zz_sums(parts.w))
     empty = np.empty((0, 0, 0))
-    return State(
+    return RowsAt(
         densities,
         etas,
         concatenate(f),
@@ -146,7 +146,7 @@ class Modes(NamedTuple):
     """Conditional modes u_f (r_f, G_f), the densities there, the row passes they took, and the last factor used."""
 
     u: list[Mat]
-    state: State
+    state: RowsAt
     passes: int
     factor: Factorised | None
 
@@ -208,7 +208,7 @@ class _Begun(NamedTuple):
     """Modes to start from, the densities there, the row passes taken, and whether they are those that were given."""
 
     u: list[Mat]
-    state: State
+    state: RowsAt
     passes: int
     warm: bool
 
@@ -231,7 +231,7 @@ def _moved(u: list[Mat], step: list[Mat], moves: BoolVec) -> list[Mat]:
     return [v + np.where(moves, d, 0.0) for v, d in zip(u, step, strict=True)]
 
 
-def _joint(state: State, u: list[Mat]) -> Vec:
+def _joint(state: RowsAt, u: list[Mat]) -> Vec:
     """J per group of one factor, (G,), or its total for several, (1,)."""
     if len(u) == 1:
         squares: Vec = np.einsum("rG,rG->G", u[0], u[0])
@@ -253,7 +253,7 @@ class Ascent(NamedTuple):
     exact: bool
 
 
-def ascent(here: UnitAt, state: State) -> Ascent:
+def ascent(here: UnitAt, state: RowsAt) -> Ascent:
     """The exact curvature where it is positive definite; where a density is not concave, else one that is.
 
     Levels of one factor whose exact block is refused get that of their rows' curvatures floored at zero, the others

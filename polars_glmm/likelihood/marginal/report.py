@@ -26,7 +26,7 @@ from polars_glmm.likelihood.optimum.notes import (
 from polars_glmm.typing import Cube, Mat
 
 
-class Levels(NamedTuple):
+class LogLevels(NamedTuple):
     """The parameter-free part of ℓ, and ℓ of the model without random effects."""
 
     constant: float
@@ -37,7 +37,7 @@ def report_rows(
     model: Model,
     engine: RowEngine,
     done: Polished,
-    levels: Levels,
+    levels: LogLevels,
     findings: Findings,
     clock: dict[str, float],
 ) -> Estimate:

@@ -25,7 +25,7 @@ import numpy as np
 from polars_glmm.families.base import Density, Expected
 from polars_glmm.likelihood.marginal.information import Information, plain_information, tangent_information
 from polars_glmm.likelihood.marginal.modes import (
-    State,
+    RowsAt,
     UnitAt,
     Warm,
     cell_effects,
@@ -113,14 +113,14 @@ def evaluate_unit(
     return UnitValue(value, *slopes, u, passes * n_rows, info, kept)
 
 
-def _joint(unit: Unit, state: State, u: list[Mat]) -> Any:
+def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Any:
     """J of each model."""
     if unit.models.alone:
         return float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, v)) for v in u)
     return unit.models.level_totals(state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0]))
 
 
-def _bend(here: UnitAt, state: State, *, expected: bool) -> _Bend | None:
+def _bend(here: UnitAt, state: RowsAt, *, expected: bool) -> _Bend | None:
     """The curvature at the modes, or None where it is not positive definite."""
     models, solver = here.unit.models, here.unit.eliminator
     observed = models.factorise(solver, curvature(here, state.w))
@@ -131,7 +131,7 @@ def _bend(here: UnitAt, state: State, *, expected: bool) -> _Bend | None:
     return None if h is None else _Bend(observed, h, expectation.w_cells, expectation)
 
 
-def _slopes(here: UnitAt, u: list[Mat], state: State, bend: _Bend, nodes: NodeValue | None) -> _Slopes:
+def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeValue | None) -> _Slopes:
     """The gradient at the modes."""
     unit, models, at = here.unit, here.unit.models, here.at
     hat = bend.h.inverse() if nodes is None else Blocks([nodes.hat], {})
@@ -196,7 +196,7 @@ def _without_effects(here: UnitAt, *, gradient: bool, information: bool) -> Unit
     return bad._replace(value=value, beta=np.asarray(beta), gamma=gamma, information=info)
 
 
-def _expectation(here: UnitAt, state: State) -> _Expectation:
+def _expectation(here: UnitAt, state: RowsAt) -> _Expectation:
     rows, cells = [], []
     for block, (_, zeta), eta in zip(here.unit.blocks, here.fixed, state.eta, strict=True):
         e = here.density.expected(block, eta, zeta)

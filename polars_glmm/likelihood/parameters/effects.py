@@ -242,7 +242,7 @@ def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat,
     return basis, outward
 
 
-class Working(NamedTuple):
+class WorkingBasis(NamedTuple):
     """How distinct columns become the ones for computing.
 
     transfer (d, k)   distinct = transfer'working
@@ -260,7 +260,7 @@ class Working(NamedTuple):
         return np.ascontiguousarray(np.array(columns))
 
 
-def working_columns(means: Vec, spreads: Vec) -> Working:
+def working_columns(means: Vec, spreads: Vec) -> WorkingBasis:
     """Ones first where present or needed; a column whose mean is large against its spread is centred."""
     spreads = np.where(spreads <= _CONSTANT * np.abs(means), 0.0, spreads)
     is_constant = (spreads == 0.0) & (means != 0.0)
@@ -277,4 +277,4 @@ def working_columns(means: Vec, spreads: Vec) -> Working:
         if shift[k]:
             transfer[0, k] = shift[k]
         sources.append((k, float(shift[k])))
-    return Working(transfer[: len(sources)], tuple(sources))
+    return WorkingBasis(transfer[: len(sources)], tuple(sources))

@@ -15,7 +15,7 @@ from polars_glmm import progress
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
-from polars_glmm.likelihood.parameters.effects import Effects, Working, assemble, root_of, working_columns
+from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
 from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit, cut_rows
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.spill import SpillFile
@@ -217,7 +217,7 @@ def _ones(basis: Basis, mean: Vec, cross: Mat) -> BoolVec:
     return np.asarray((basis.a @ mean == 1.0) & (np.einsum("pi,ij,pj->p", basis.a, cross, basis.a) == 0.0))
 
 
-def _effects(design: StoredDesign) -> tuple[Effects, Working | None, list[int]]:
+def _effects(design: StoredDesign) -> tuple[Effects, WorkingBasis | None, list[int]]:
     """The random effects, how their columns are made, and which of the factor's columns are the distinct ones."""
     if not design.factors:
         return Effects((), None, 0), None, []

@@ -1,0 +1,43 @@
+"""How the responses of many models go with their columns and levels: what anova compares, model by model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from polars_glmm.design.by_key.records import KeyedDesign
+from polars_glmm.design.pairing import column_name, group_name, level_numbers, shares
+from polars_glmm.typing import Mat, Vec
+
+
+def names_by_model(design: KeyedDesign) -> tuple[str, ...]:
+    """The pairings of `pairings_by_model`."""
+    return (*map(column_name, design.names), *([] if design.group is None else [group_name(design.group)]))
+
+
+def pairings_by_model(design: KeyedDesign) -> Mat:
+    """Of the rows of each of M models, (M, p + 1); NaN for a column that does not vary."""
+    first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
+    f, precision = design.frequency, design.precision
+    w = f if precision is None else precision if f is None else f * precision
+    y = design.y if design.offset is None else design.y - design.offset
+
+    def total(v: Vec) -> Vec:
+        return np.asarray(np.add.reduceat(v if w is None else w * v, first))
+
+    size = total(np.ones_like(y))
+    away = y - np.repeat(total(y) / size, design.model_rows)
+    square, columns = total(away * away), []
+    for x in design.x:
+        mean, own = total(x) / size, total(x * x)
+        own = own - size * mean**2
+        fine = own > 1e-9 * size * mean**2
+        columns.append(np.where(fine, shares(total(away * x), square * np.where(fine, own, 1.0)), np.nan))
+    if design.group is not None:
+        starts = np.concatenate([[0], np.cumsum(design.level_rows)[:-1]]).astype(np.intp)
+        weight = np.add.reduceat(np.ones_like(y) if w is None else w, starts)
+        sums = np.add.reduceat(away if w is None else w * away, starts)
+        numbers = np.concatenate([level_numbers(int(n)) for n in design.model_levels])
+        models = np.concatenate([[0], np.cumsum(design.model_levels)[:-1]]).astype(np.intp)
+        spread = np.add.reduceat(numbers**2 * weight, models)
+        columns.append(shares(np.add.reduceat(numbers * sums, models), square * spread))
+    return np.array(columns).T
