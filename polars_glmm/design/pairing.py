@@ -45,8 +45,8 @@ def pairings(design: Design | StoredDesign) -> Pairings:
             return {}
         mean = float(tally.level_wy.sum() / tally.level_w.sum())
         square = tally.wyy - mean**2 * float(tally.level_w.sum())
-        sums = tally.level_wy - mean * tally.level_w
-        return {group_name(design.factors[0].name): _levels(sums, tally.level_w, square)}
+        away = tally.level_wy - mean * tally.level_w
+        return {group_name(design.factors[0].name): _levels(away, tally.level_w, square)}
     w, y = weighted(design)
     size = float(len(y) if w is None else w.sum())
     away = y - (y.sum() if w is None else w @ y) / size

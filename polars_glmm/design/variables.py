@@ -137,7 +137,7 @@ class Variables:
                 return self._categorical(name, text, "contr.treatment", {}, None)
             case FunctionCall(function="C"):
                 return self._marked_categorical(node, text)
-            case FunctionCall(function="I", arguments=((_, Binary(operator) as comparison),)) if operator in COMPARISONS:
+            case FunctionCall(function="I", arguments=((_, Binary(sign) as comparison),)) if sign in COMPARISONS:
                 return self._comparison(comparison, text)
             case FunctionCall() if SIGNATURES[node.function].kind == "learned":
                 learned = self._transform(node)
