@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ColumnError, DataChangedError
+from polars_glmm.errors import ColumnError, DataChangedError, counted
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Vec
 
@@ -154,8 +154,8 @@ def _require_distinct(levels: pl.DataFrame, name: str) -> None:
     n_levels = combine([table.levels(key) for key in levels.columns]).n_levels if levels.height else 0
     if n_levels != levels.height:
         msg = (
-            f"group {name!r} was summed as {levels.height} levels, of which {n_levels} are different ones. A column "
-            "that is marked as sorted (set_sorted) and is not can do this: sort it, or take the mark off."
+            f"group {name!r} was summed as {counted(levels.height, 'level')}, of which {n_levels} are different ones. "
+            "A column that is marked as sorted (set_sorted) and is not can do this: sort it, or take the mark off."
         )
         raise ColumnError(msg)
 

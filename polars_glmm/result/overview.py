@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from polars_glmm.errors import GlmmError, brief
+from polars_glmm.errors import GlmmError, brief, counted
 from polars_glmm.inference.cells import width, wrap
 from polars_glmm.inference.sheet import Column, Sheet, SheetTable
 from polars_glmm.notes import Note
@@ -118,8 +118,7 @@ def as_sheet(collection: FitCollection) -> Sheet:
 def _heading(collection: FitCollection, found: Sequence[State]) -> str:
     names = [state.status for state in found]
     counts = ", ".join(f"{names.count(name)} {name}" for name in STATES if name in names)
-    models = f"{len(found)} model{'' if len(found) == 1 else 's'}"
-    return f"{models} by {', '.join(collection.keys.columns)}: {counts or 'empty'}"
+    return f"{counted(len(found), 'model')} by {', '.join(collection.keys.columns)}: {counts or 'empty'}"
 
 
 def _formula(collection: FitCollection) -> str | None:
@@ -144,8 +143,4 @@ def _further(told: Sequence[Reason]) -> list[str]:
     """A line for the reasons that are not spelled out."""
     rest = told[MOST_REASONS:]
     models = sum(len(reason.places) for reason in rest)
-    return (
-        [f"{models} more failed for {len(rest)} further reason{'' if len(rest) == 1 else 's'}: status() has them."]
-        if rest
-        else []
-    )
+    return [f"{models} more failed for {counted(len(rest), 'further reason')}: status() has them."] if rest else []
