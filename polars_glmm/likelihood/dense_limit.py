@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polars_glmm.control import Control
-from polars_glmm.errors import ResourceError, counted, enumerate_names
+from polars_glmm.errors import ResourceError, brief, counted
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.memory import memory_limit, readable
@@ -33,10 +33,11 @@ def refuse_beyond_memory(solver: Eliminator, effects: Effects, control: Control)
     limit = memory_limit(control.memory.limit)
     if needed <= limit:
         return
-    names = enumerate_names([f.name for f in effects.factors])
-    sizes = ", ".join(f"{counted(f.n_levels, 'level', grouped=True)} × {f.r}" for f in effects.factors[:5])
+    sizes = ", ".join(
+        f"{brief(f.name)!r} {counted(f.n_levels, 'level', grouped=True)} × {f.r}" for f in effects.factors[:5]
+    )
     msg = (
-        f"The grouping factors are crossed ({names}: {sizes}) and leave a dense matrix of order {solver.order:,}: "
+        f"The grouping factors are crossed ({sizes}) and leave a dense matrix of order {solver.order:,}: "
         f"about {readable(needed)} of memory, more than the {readable(limit)} a fit may use. A smaller second factor, "
         f"fewer effects per level, or a larger Control(memory=Memory(limit=…)) would help."
     )
