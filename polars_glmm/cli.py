@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 import polars as pl
 
 from polars_glmm import datasets
-from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
+from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, counted, enumerate_names
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
@@ -138,7 +138,7 @@ def what_was_read(name: str, frame: pl.DataFrame | pl.LazyFrame, columns: Iterab
         raise _unreadable(name, error) from error
     missing = [f" ({k:,} null)" if k else "" for k in nulls]
     told = [f"{column} {schema[column]}{k}" for column, k in zip(used, missing, strict=True)]
-    return f"read {name}: {n:,} rows; {', '.join(told)}"
+    return f"read {name}: {counted(n, 'row', grouped=True)}; {', '.join(told)}"
 
 
 def _columns(options: argparse.Namespace) -> list[str]:

@@ -19,6 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+LONGEST = 800
+"""Characters of a message: the sites of errors cut their lists and names, this is for what users pass themselves."""
+_AROUND = 100
+"""Characters of a formula that are shown before and after the place that is meant."""
 _PLAN = "\n\nThis error occurred in the following"
 """How Polars begins what it appends to an error that passes through a plan: the inside of the plan."""
 
@@ -28,7 +32,7 @@ class GlmmError(Exception):
 
     def __init__(self, message: str = "") -> None:
         # Polars makes the error of a plan again, with the expression that was running behind its message
-        super().__init__(str(message).partition(_PLAN)[0])
+        super().__init__(brief(str(message).partition(_PLAN)[0], LONGEST))
 
 
 class FormulaError(GlmmError, ValueError):
@@ -37,8 +41,13 @@ class FormulaError(GlmmError, ValueError):
     def __init__(self, message: str, text: str = "", start: int = 0, stop: int | None = None) -> None:
         self.text, self.start, self.stop = text, start, stop
         if text:
-            end = stop if stop is not None else start + 1
-            message = f"{message}\n  {text}\n  {' ' * start}{'^' * max(end - start, 1)}"
+            end = max(stop if stop is not None else start + 1, start + 1)
+            first = max(start - _AROUND, 0)
+            shown = text[first : start + _AROUND]
+            marked = max(min(end, first + len(shown)) - start, 1)
+            before, after = "…" * (first > 0), "…" * (first + len(shown) < len(text))
+            mark = " " * (start - first + len(before)) + "^" * marked
+            message = f"{brief(message, LONGEST - 5 * _AROUND)}\n  {before}{shown}{after}\n  {mark}"
         super().__init__(message)
 
 
@@ -82,9 +91,13 @@ class FitWarning(UserWarning):
     """A fit has notes that its reader should see."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean …?' with the nearest known names, or an empty string."""
-    near = get_close_matches(name, list(known), n=3, cutoff=0.6)
+def suggest(name: str, known: Iterable[str], *, listed: bool = False) -> str:
+    """' Did you mean …?' with the nearest known names, or an empty string; so too where it would repeat the only name.
+
+    listed   all that is known stands beside in the message
+    """
+    known = list(known)
+    near = [] if listed and len(known) == 1 else get_close_matches(name, known, n=3, cutoff=0.6)
     return f" Did you mean {enumerate_names(near, 'or')}?" if near else ""
 
 
@@ -97,9 +110,10 @@ def enumerate_names(names: Sequence[object], word: str = "and", limit: int = 5) 
 
 
 def counted(n: int, noun: str, one: str = "", many: str = "", *, grouped: bool = False) -> str:
-    """`1 row`, `2 rows`, behind it the verb for one or for many; grouped writes thousands as `1,000 rows`."""
+    """`1 row`, `2 passes`, behind it the verb for one or for many; grouped writes thousands as `1,000 rows`."""
     number = f"{n:,}" if grouped else str(n)
-    return f"{number} {noun if n == 1 else f'{noun}s'} {one if n == 1 else many}".rstrip()
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if n == 1 else plural} {one if n == 1 else many}".rstrip()
 
 
 def dropped_text(n: int, n_rows: int) -> str:

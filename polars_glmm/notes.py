@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polars_glmm.errors import LONGEST, brief
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -19,3 +21,7 @@ class Note:
     text: str
     advice: str = ""
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("text", "advice"):
+            object.__setattr__(self, name, brief(getattr(self, name), LONGEST))

@@ -49,7 +49,7 @@ def _base(labels: tuple[str, ...], options: dict[str, Any], default: int) -> int
     base = str(options["base"])
     if base not in labels:
         msg = f"The base level {base!r} of a contrast is not among the levels {enumerate_names(labels)}."
-        raise FormulaError(msg + suggest(base, labels))
+        raise FormulaError(msg + suggest(base, labels, listed=True))
     return labels.index(base)
 
 

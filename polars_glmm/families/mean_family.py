@@ -101,7 +101,7 @@ class MeanFamily(ABC):
         if name not in self.links:
             raise ModelError(
                 f"{self.name} has no link {name!r}; it has {enumerate_names(self.links, limit=len(self.links))}."
-                + suggest(name, self.links)
+                + suggest(name, self.links, listed=True)
             )
         object.__setattr__(self, "link", LINKS[name])
 

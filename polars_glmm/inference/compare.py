@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from polars_glmm.errors import ModelError, counted
+from polars_glmm.errors import ModelError, brief, counted
 from polars_glmm.inference.distributions import chi2_p, chi_bar_p
 from polars_glmm.inference.same_rows import rows_differ
 from polars_glmm.inference.schemas import ANOVA, table
@@ -181,10 +181,10 @@ def _check_method(fits: tuple[Fit, ...]) -> None:
     """One method for all; an exact likelihood without random effects goes with any approximation of it."""
     methods = {fit.spec.method for fit in fits if fit.estimate.factors or fit.method == "reml"}
     if len(methods) > 1 or ("reml" in {fit.method for fit in fits} and not all(fit.method == "reml" for fit in fits)):
-        names = sorted({repr(fit.spec.method) for fit in fits})
+        names = ", ".join(map(brief, sorted({repr(fit.spec.method) for fit in fits})[:5]))
         remedy = "ml" if any(fit.method == "reml" for fit in fits) else "laplace"
         msg = (
-            f"The fits were made by different methods ({', '.join(names)}); their log-likelihoods are not comparable. "
+            f"The fits were made by different methods ({names}); their log-likelihoods are not comparable. "
             f'Refit with one method, as in fit.update(method="{remedy}").'
         )
         raise ModelError(msg)

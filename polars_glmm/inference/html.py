@@ -21,9 +21,10 @@ STYLE = """
 .polars-glmm th {border-bottom: 1px solid currentColor; font-weight: normal; opacity: .8}
 .polars-glmm th, .polars-glmm td {padding: .1em .7em; text-align: right; white-space: nowrap}
 .polars-glmm th.label, .polars-glmm td.label {text-align: left}
+.polars-glmm td.label {white-space: normal; overflow-wrap: anywhere; min-width: 8em; max-width: 26em}
 .polars-glmm td.prose {white-space: normal; max-width: 40em}
 .polars-glmm dd, .polars-glmm p, .polars-glmm li, .polars-glmm h4 {overflow-wrap: anywhere}
-.polars-glmm .wide {overflow-x: auto}
+.polars-glmm .wide {overflow-x: auto; margin-bottom: .6em}
 .polars-glmm p {margin: .1em 0 .3em}
 .polars-glmm ul {margin: .2em 0; padding-left: 1.4em}
 """.strip()

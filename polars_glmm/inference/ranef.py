@@ -65,7 +65,7 @@ def find_factor(fit: Fit, group: str) -> tuple[FactorRecipe, FactorEstimate]:
             return recipe, factor
     names = [recipe.name for recipe in fit.recipe.factors]
     known = f"it has {enumerate_names(names)}" if names else "it has no random effects"
-    near = suggest(group, names) if len(names) > 1 else ""  # the only name there is has been said
+    near = suggest(group, names, listed=True)
     msg = f"The model has no grouping factor {group!r}; {known}.{near}"
     raise ModelError(msg)
 

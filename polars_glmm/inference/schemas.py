@@ -1,7 +1,8 @@
 """Columns and dtypes of every table a fit answers with: one definition each, the same for all models.
 
 A table built through `table` has its schema even when it has no rows, so that `pl.concat` over fits always works.
-Polars prints the first and the last four columns of a wide frame: what a table is about stands there.
+Polars prints the first and the last four columns of a wide frame: what a table is about stands there, also with a key
+of by= in front.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ VARCORR: Schema = {
     "group": _TEXT,
     "term": _TEXT,
     "other_term": _TEXT,
-    "estimate": _REAL,
-    "std_error": _REAL,
+    "parameter": _TEXT,
     "conf_low": _REAL,
     "conf_high": _REAL,
-    "parameter": _TEXT,
-    "std_dev": _REAL,
-    "correlation": _REAL,
     "correlation_low": _REAL,
     "correlation_high": _REAL,
+    "estimate": _REAL,
+    "std_error": _REAL,
+    "std_dev": _REAL,
+    "correlation": _REAL,
 }
 DISPERSION: Schema = {
     "parameter": _TEXT,

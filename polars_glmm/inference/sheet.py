@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polars_glmm.inference import numbers
-from polars_glmm.inference.cells import shorten_all
+from polars_glmm.inference.cells import shorten_all, width
 from polars_glmm.inference.coefficients import fixed_terms, wald_chi2
 from polars_glmm.inference.compare import null_test
 from polars_glmm.inference.dispersion import MEANING
@@ -30,8 +31,11 @@ WIDEST_HEADING = 11
 """Names over a column of correlations are cut to this."""
 SMALL_STATISTIC = 0.005
 """A statistic below this is not zero, and two decimals would say so."""
+RESIDUALS = "Scaled residuals (Pearson)"
 INTERVAL = ("[95% conf.", "interval]")
 """Headings of the two ends of an interval: one without the other says nothing."""
+_OF_LEVEL = re.compile(r"[^\[\]:]+\[(?:[A-Z]+\.)?(?P<level>[^\[\]]+)\]")
+"""The name of a column of contrasts, such as `factor[T.level]`."""
 MANY_ROWS = 1_000_000
 """Residuals of more rows are not worth the wait when something is printed."""
 
@@ -190,7 +194,8 @@ def _residual_quartiles(fit: Fit) -> SheetTable | None:
     """Five numbers of the Pearson residuals at the conditional modes, where the rows are at hand."""
     rows = _rows_in_use(fit)
     if rows is None:
-        return None
+        why = "the rows are not kept" if fit.rows is None else f"more than {MANY_ROWS:,} rows"
+        return SheetTable(RESIDUALS, (), (f"Not shown ({why}): fit.augment(frame) has them.",))
     prefix = "__glmm_"
     residuals = augment(rows, fit, prefix=prefix)[f"{prefix}resid_pearson"].drop_nulls().drop_nans().to_numpy()
     if not len(residuals):
@@ -198,7 +203,7 @@ def _residual_quartiles(fit: Fit) -> SheetTable | None:
     values = np.quantile(residuals, [0.0, 0.25, 0.5, 0.75, 1.0])
     headings = ("Min", "1Q", "Median", "3Q", "Max")
     columns = (SheetColumn(name, (numbers.fixed(value, 4),)) for name, value in zip(headings, values, strict=True))
-    return SheetTable("Scaled residuals (Pearson)", tuple(columns))
+    return SheetTable(RESIDUALS, tuple(columns))
 
 
 def _random_effects(fit: Fit) -> SheetTable | None:
@@ -319,12 +324,21 @@ def _correlations(fit: Fit) -> SheetTable | None:
         why = f"{p} terms" if p > MOST_CORRELATIONS else "some have no standard error"
         return SheetTable("Correlation of fixed effects", (), (f"Not shown ({why}): fit.vcov() has the covariances.",))
     matrix = vcov / np.outer(scale, scale)
-    headings = shorten_all(names[:-1], WIDEST_HEADING)
+    headings = shorten_all(_short_names(names[:-1]), WIDEST_HEADING)
     columns = [SheetColumn("", tuple(names[1:]), right=False)]
     for j in range(p - 1):
         cells = tuple(f"{matrix[i, j]:.3f}" if i > j else "" for i in range(1, p))
         columns.append(SheetColumn(headings[j], cells, gone="correlations"))
     return SheetTable("Correlation of fixed effects", tuple(columns), whole="fit.vcov()")
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Names too wide for a heading by their level alone, that of `factor[T.level]`, where those are distinct."""
+    short = [
+        found["level"] if width(name) > WIDEST_HEADING and (found := _OF_LEVEL.fullmatch(name)) else name
+        for name in names
+    ]
+    return [own if short.count(own) == 1 else name for name, own in zip(names, short, strict=True)]
 
 
 def _notes(fit: Fit) -> tuple[tuple[str, str], ...]:

@@ -39,9 +39,11 @@ def render(sheet: Sheet) -> str:
 
 
 def _facts(facts: tuple[tuple[str, str], ...]) -> list[str]:
-    """`Name: value` side by side, the second line of a long one indented below its value."""
-    text = "   ".join(f"{name}: {value}" for name, value in facts)
-    return wrap(text, WIDTH, rest="    ")
+    """`Name: value` side by side, or below each other where they are too wide; a long one goes on indented."""
+    texts = [f"{name}: {value}" for name, value in facts]
+    together = "   ".join(texts)
+    lines = [together] if width(together) <= WIDTH else texts
+    return [line for text in lines for line in wrap(text, WIDTH, rest="    ")]
 
 
 def fitting(columns: tuple[SheetColumn, ...], room: int) -> list[SheetColumn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polars_glmm.control import Control
-from polars_glmm.errors import ResourceError
+from polars_glmm.errors import ResourceError, brief, counted
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.memory import memory_limit, readable
@@ -33,10 +33,12 @@ def refuse_beyond_memory(solver: Eliminator, effects: Effects, control: Control)
     limit = memory_limit(control.memory.limit)
     if needed <= limit:
         return
-    sizes = ", ".join(f"'{f.name}' {f.n_levels:,} levels × {f.r}" for f in effects.factors)
+    sizes = ", ".join(
+        f"{brief(f.name)!r} {counted(f.n_levels, 'level', grouped=True)} × {f.r}" for f in effects.factors[:5]
+    )
     msg = (
-        f"The grouping factors are crossed ({sizes}) and leave a dense matrix of order {solver.order:,}: about "
-        f"{readable(needed)} of memory, more than the {readable(limit)} a fit may use. A smaller second factor, fewer "
-        f"effects per level, or a larger Control(memory=Memory(limit=…)) would help."
+        f"The grouping factors are crossed ({sizes}) and leave a dense matrix of order {solver.order:,}: "
+        f"about {readable(needed)} of memory, more than the {readable(limit)} a fit may use. A smaller second factor, "
+        f"fewer effects per level, or a larger Control(memory=Memory(limit=…)) would help."
     )
     raise ResourceError(msg)

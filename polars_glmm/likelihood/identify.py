@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.errors import IdentifiabilityError, brief, counted
+from polars_glmm.errors import IdentifiabilityError, counted, enumerate_names
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
 from polars_glmm.notes import Note
@@ -87,7 +87,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
     for number, f in enumerate(factors):
         loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and residual == (True, False))
         if any(loose):
-            names = " + ".join(brief(_term_text(f, k), 200) for k, flag in enumerate(loose) if flag)
+            names = enumerate_names([_term_text(f, k) for k, flag in enumerate(loose) if flag])
             text = (
                 f"{names}: different covariances of these terms give the same model, so they are not determined singly."
             )

@@ -114,7 +114,8 @@ def chosen(factors: tuple[JoinedFactor, ...], random: str | Sequence[str]) -> tu
     for name in random:
         if name not in known:
             has = f" The model has {enumerate_names(known)}." if known else " The model has none."
-            msg = f"random= names {name!r}, which is not a grouping factor of this model.{has}{suggest(name, known)}"
+            near = suggest(name, known, listed=True)
+            msg = f"random= names {name!r}, which is not a grouping factor of this model.{has}{near}"
             raise ModelError(msg)
     return tuple(factor for factor in factors if factor.recipe.name in set(random))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import polars as pl
 
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import ModelError, enumerate_names
 
 
 def _logit(eta: pl.Expr) -> pl.Expr:
@@ -85,6 +85,6 @@ def _look_up(table: dict[str, Callable[[pl.Expr], pl.Expr]], link: str) -> Calla
     try:
         return table[link]
     except KeyError:
-        known = ", ".join(table)
+        known = enumerate_names(list(table), limit=len(table))
         msg = f"link {link!r} has no inverse as an expression; predictions know {known}."
         raise ModelError(msg) from None

@@ -197,14 +197,14 @@ def _t_quantile(conf_level: float) -> pl.Expr:
 def _check_kind(family: Family, kind: str) -> None:
     kinds = ["response", "link", *(["phi"] if family.has_phi else [])]
     if kind not in kinds:
-        hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds)
+        hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"
         raise ModelError(msg)
 
 
 def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        hint = suggest(str(value), choices)
+        hint = suggest(str(value), choices, listed=True)
         msg = f"{argument}={value!r} is not known: use {enumerate_names(choices, 'or')}.{hint}"
         raise ModelError(msg)
 

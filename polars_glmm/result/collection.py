@@ -84,9 +84,7 @@ class FitCollection:
         notes        every note of the model, quiet ones last, as a list of structs of code and text; empty where there
                      is none. `status().explode("notes")` gives one row per note.
         """
-        rows = overview.states(self.outcomes)
-        columns = {name: [getattr(row, name) for row in rows] for name in STATUS}
-        return self.keys.hstack(table(STATUS, columns))
+        return self.keys.hstack(overview.status_table(self.outcomes))
 
     @answered
     def fixef(

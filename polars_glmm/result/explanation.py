@@ -17,7 +17,7 @@ from polars_glmm.inference.sheet import Sheet, SheetTable
 from polars_glmm.memory import memory_limit, readable
 from polars_glmm.result.choose import choose, exact
 from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
-from polars_glmm.result.look import FactorLook, Look, look_at_arrays, look_by_queries
+from polars_glmm.result.look import Look, look_at_arrays, look_by_queries
 from polars_glmm.result.readings import is_collected, rows_to_read
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
         *(f"fixed effects of {name}: {_listed(columns)}" for name, columns in look.predictors),
         *(
             f"random effects on {f.name}: {_listed(f.columns)} "
-            f"({counted(f.n_levels, 'level', grouped=True)} of {_rows_each(f, unit)})"
+            f"({counted(f.n_levels, 'level', grouped=True)} of {_several(f.smallest, f.largest, unit)})"
             for f in look.factors
         ),
         *_eliminated(gone),
@@ -180,11 +180,12 @@ def _way(look: Look, plan: Plan) -> str:
     if plan.route == "products":
         return f"{method} from cross-products: rows are read once"
     where = "on disk" if plan.route == "disk" else "in memory"
-    return f"{method} in passes over blocks of rows {where}, {n} {'factor' if n == 1 else 'factors'}"
+    return f"{method} in passes over blocks of rows {where}, {counted(n, 'factor')}"
 
 
 def _eliminated(gone: Elimination) -> list[str]:
-    names = ", then ".join(map(repr, gone.lead))
+    lead = [repr(brief(name)) for name in gone.lead[:_MANY_NAMES]]
+    names = ", then ".join([*lead, *([f"… ({len(gone.lead)} in all)"] if len(gone.lead) > _MANY_NAMES else [])])
     match gone.kind:
         case "none":
             return []
@@ -202,7 +203,7 @@ def _eliminated(gone: Elimination) -> list[str]:
 def _costs(look: Look, plan: Plan) -> list[str]:
     cost, times = plan.cost, {1: "once", 2: "twice"}.get(plan.scans, f"{plan.scans} times")
     rows = look.n_rows if plan.cells is None else plan.cells
-    passes = f"{_span(*cost.passes)} passes over {rows:,} rows, " if cost.passes[1] else ""
+    passes = f"{_several(*cost.passes, 'pass')} over {counted(rows, 'row', grouped=True)}, " if cost.passes[1] else ""
     lines = [f"cost: source read {times}, {passes}{_seconds(*cost.seconds)}, {readable(cost.memory)} of memory"]
     if not plan.fits:
         lines.append("This does not fit in memory, and only models of one factor can be fitted from disk.")
@@ -216,12 +217,9 @@ def _seconds(low: float, high: float) -> str:
     return f"about {text} s on one core"
 
 
-def _span(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _rows_each(factor: FactorLook, unit: str) -> str:
-    return f"{_span(factor.smallest, factor.largest)} {unit}{'s' if factor.largest > 1 else ''}"
+def _several(low: int, high: int, noun: str) -> str:
+    """`1 pass`, `3 to 12 passes`."""
+    return ("" if low == high else f"{low:,} to ") + counted(high, noun, grouped=True)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from polars_glmm.errors import GlmmError, brief
+import polars as pl
+
+from polars_glmm.errors import GlmmError, brief, counted
 from polars_glmm.inference.cells import width, wrap
+from polars_glmm.inference.schemas import STATUS, STATUS_NOTES, table
 from polars_glmm.inference.sheet import Sheet, SheetColumn, SheetTable
 from polars_glmm.notes import Note
 
@@ -54,6 +57,30 @@ def states(outcomes: Outcomes) -> list[KeyState]:
     return found
 
 
+def status_table(outcomes: Outcomes) -> pl.DataFrame:
+    """The states as a frame of the columns of status()."""
+    found = states(outcomes)
+    columns = {name: [getattr(state, name) for state in found] for name in STATUS if name != "notes"}
+    return table(STATUS, columns | {"notes": _lists_of_notes([state.notes for state in found])})
+
+
+def _lists_of_notes(notes: Sequence[Sequence[dict[str, str]]]) -> pl.Series:
+    """A column of lists, by way of a flat frame: Polars takes 100 times longer to build it from nested objects."""
+    flat = pl.DataFrame(
+        {
+            "model": [k for k, own in enumerate(notes) for _ in own],
+            **{name: [note[name] for own in notes for note in own] for name in ("code", "text")},
+        },
+        schema={"model": pl.Int64, "code": pl.String, "text": pl.String},
+    )
+    lists = flat.group_by("model", maintain_order=True).agg(notes=pl.struct("code", "text"))
+    every = pl.DataFrame({"model": range(len(notes))}, schema={"model": pl.Int64})
+    own = pl.col("notes")
+    none = pl.lit([], dtype=STATUS_NOTES)
+    joined = every.join(lists, on="model", how="left", maintain_order="left")
+    return joined.select(pl.when(own.is_null()).then(none).otherwise(own)).to_series().alias("notes")
+
+
 def _state(outcome: Outcome) -> KeyState:
     if isinstance(outcome, GlmmError):
         code, text = type(outcome).__name__, str(outcome)
@@ -63,7 +90,7 @@ def _state(outcome: Outcome) -> KeyState:
 
 def _batch_state(batch: Batch, place: int) -> KeyState:
     """The state of one model of a batch."""
-    return _remark((*batch.common, *batch.estimate.notes_of(place)), singular=batch.estimate.singular)
+    return _remark(batch.notes(place), singular=batch.estimate.singular)
 
 
 def _remark(notes: Sequence[Note], *, singular: bool) -> KeyState:
@@ -118,8 +145,7 @@ def as_sheet(collection: FitCollection) -> Sheet:
 def _heading(collection: FitCollection, found: Sequence[KeyState]) -> str:
     names = [state.status for state in found]
     counts = ", ".join(f"{names.count(name)} {name}" for name in STATES if name in names)
-    models = f"{len(found)} model{'' if len(found) == 1 else 's'}"
-    return f"{models} by {', '.join(collection.keys.columns)}: {counts or 'empty'}"
+    return f"{counted(len(found), 'model')} by {', '.join(collection.keys.columns)}: {counts or 'empty'}"
 
 
 def _formula(collection: FitCollection) -> str | None:
@@ -144,8 +170,4 @@ def _further(told: Sequence[Reason]) -> list[str]:
     """A line for the reasons that are not spelled out."""
     rest = told[MOST_REASONS:]
     models = sum(len(reason.places) for reason in rest)
-    return (
-        [f"{models} more failed for {len(rest)} further reason{'' if len(rest) == 1 else 's'}: status() has them."]
-        if rest
-        else []
-    )
+    return [f"{models} more failed for {counted(len(rest), 'further reason')}: status() has them."] if rest else []

@@ -21,7 +21,7 @@ from polars_glmm.design.sums.outline import Outline
 from polars_glmm.design.sums.parts import way
 from polars_glmm.design.sums.places import no_rows
 from polars_glmm.design.sums.queries import KEY, Answers, SumQueries, product_name
-from polars_glmm.errors import ColumnError, DataChangedError
+from polars_glmm.errors import ColumnError, DataChangedError, counted
 from polars_glmm.frames.levels import codes_of, combine, in_order
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.source import Source
@@ -152,8 +152,8 @@ def _require_distinct(levels: pl.DataFrame, name: str) -> None:
     n_levels = combine([table.levels(key) for key in levels.columns]).n_levels if levels.height else 0
     if n_levels != levels.height:
         msg = (
-            f"group {name!r} was summed as {levels.height} levels, of which {n_levels} are different ones. A column "
-            "that is marked as sorted (set_sorted) and is not can do this: sort it, or take the mark off."
+            f"group {name!r} was summed as {counted(levels.height, 'level')}, of which {n_levels} are different ones. "
+            "A column that is marked as sorted (set_sorted) and is not can do this: sort it, or take the mark off."
         )
         raise ColumnError(msg)
 
