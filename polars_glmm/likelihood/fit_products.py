@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
-from polars_glmm.likelihood import polish, report
+from polars_glmm.likelihood import boundary, polish, report
 from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, flat_note, singular_notes
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import Gradient, ProductEngine
@@ -65,9 +65,10 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     clock["search"] = perf_counter()
     p = len(model.x.a)
     settled = _settle(engine, model, tolerance, found)
-    done = polish.polish_products(engine, *settled, hessian=model.control.search.hessian)
+    at, ranks, known, rises = settled
+    done = polish.polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
-    state, ranks, pieces, sigma = done.state, done.ranks, done.pieces, done.sigma
+    state, pieces, sigma, decrement = done.state, done.pieces, done.sigma, max(done.decrement, rises)
     outward = model.x.a.T
     vcov_beta = sigma**2 * (outward @ pieces.m_inverse @ outward.T)
     beta = outward @ (pieces.beta if engine.stats.start is None else pieces.beta + engine.stats.start)
@@ -99,10 +100,10 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         satterthwaite = report.satterthwaite(effects, state, pieces, sigma, outward, inverted.vcov)
     n = model.n_obs
     df_model = p + effects.n_theta + 1
-    converged = done.decrement < CONVERGED
+    converged = decrement < CONVERGED
     notes = [
         *findings.notes,
-        *convergence_notes(done.decrement),
+        *convergence_notes(decrement),
         *singular_notes(effects, state, ranks),
     ]
     if inverted is not None and not findings.notes:
@@ -128,7 +129,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
         null_loglik=_null_loglik(engine, model),
         null_df=p + 1,
         certificate=Certificate(
-            done.decrement,
+            decrement,
             None if inverted is None else inverted.smallest,
             inverted is not None,
             engine.evaluations,
@@ -136,9 +137,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
             report.seconds(clock),
         ),
         notes=tuple(notes),
-        working=Working(
-            outward, sigma**2 * pieces.m_inverse, None if satterthwaite is None else satterthwaite.inner
-        ),
+        working=Working(outward, sigma**2 * pieces.m_inverse, None if satterthwaite is None else satterthwaite.inner),
     )
 
 
@@ -157,11 +156,12 @@ def _flat_names(model: AnyModel, state: State, flat: BoolVec) -> list[str]:
 
 
 class _Settled(NamedTuple):
-    """A state, its ranks, and the profile there where it is known."""
+    """A state, its ranks, the profile there where it is known, and the score with which ℓ still rises beyond it."""
 
     state: State
     ranks: list[Rank]
     pieces: Profile | None
+    rises: float
 
 
 def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Found) -> _Settled:
@@ -172,15 +172,15 @@ def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Fou
         pieces = engine.pieces(list(state.factors), gradient=False)
         return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
 
-    for _ in range(_MOST_LEAVINGS):
+    for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
-        state, ranks = polish.settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
-        away = polish.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
-        if away is None:
+        state, ranks = boundary.settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
+        rise = boundary.leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
+        if rise is None or not left:
             break
-        found = _continue(engine, model, tolerance, away.theta(effects))
+        found = _continue(engine, model, tolerance, rise.away.theta(effects))
     same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
-    return _Settled(state, ranks, pieces if same else None)
+    return _Settled(state, ranks, pieces if same else None, 0.0 if rise is None else rise.score)
 
 
 def _null_loglik(engine: ProductEngine, model: AnyModel) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
-from polars_glmm.likelihood import hills, polish, rowsums
+from polars_glmm.likelihood import boundary, hills, polish, rowsums
 from polars_glmm.likelihood.doubts import no_overdispersion_note
 from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Estimate
@@ -197,7 +197,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     """The optimum with its ranks settled; leaves the boundary where the likelihood rises from it."""
     effects, p, q = model.effects, len(model.x.a), model.effects.n_theta
     engine, found = searched
-    for _ in range(_MOST_LEAVINGS):
+    for left in reversed(range(_MOST_LEAVINGS + 1)):
         warm = found.evaluation.state
         gamma = found.x[p + q :] if model.n_gamma else None
         lambdas = effects.lambdas(found.x[p : p + q])
@@ -205,11 +205,11 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         def at(state: State, warm: object = warm) -> Gradient:
             return engine.gradient(state.beta, list(state.factors), state.gamma, warm)
 
-        state, ranks = polish.settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
-        away = polish.leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
-        if away is None:
+        state, ranks = boundary.settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
+        rise = boundary.leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
+        if rise is None or not left:
             break
-        theta = away.theta(effects)
+        theta = rise.away.theta(effects)
         x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
         bounds = _Bounds(np.full(len(x), np.inf), placed.held)
         found = _minimise(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
@@ -217,7 +217,8 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
     settled = polish.Settled(state, ranks, found.evaluation.state, curvature, held)
-    return polish.polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
+    done = polish.polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
+    return done if rise is None else done._replace(decrement=max(done.decrement, rise.score))
 
 
 def _bend(model: Model, x: Vec) -> float:
