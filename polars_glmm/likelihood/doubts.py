@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from polars_glmm.errors import brief, enumerate_names
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.state import Rank, State, natural_sigma
 from polars_glmm.notes import Note
@@ -102,6 +103,22 @@ def no_overdispersion_note() -> Note:
         "no overdispersion: the likelihood rises to the Poisson limit, phi = inf, and its log-likelihood is Poisson's."
     )
     return Note("no_overdispersion", text, "Fit family='poisson'; counts may even be underdispersed.")
+
+
+def spread_name(family: Family) -> str:
+    """What a reader calls phi."""
+    return "residual variance" if family.name == "gaussian" else "dispersion"
+
+
+def reproduced_text(effects: Effects, spread: str) -> str:
+    """The levels leave nothing of the response, or less than arithmetic can tell from nothing."""
+    names = [f.name for f in sorted(effects.factors, key=lambda f: f.place)]
+    group = "group" if len(names) == 1 else "groups"
+    return (
+        f"The fixed effects and the levels of {group} {enumerate_names(names)} together reproduce the response "
+        f"exactly, or to within rounding, so the {spread} is zero or cannot be told from it, and the likelihood has no "
+        f"bound. If the response belongs to the level, use one row per level; else look for a copy of the response."
+    )
 
 
 def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:

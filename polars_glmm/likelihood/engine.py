@@ -10,6 +10,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.likelihood.average_information import average_information
+from polars_glmm.likelihood.doubts import reproduced_text, spread_name
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.gaussian import Profile, profile
 from polars_glmm.likelihood.information import Information
@@ -173,7 +174,10 @@ class RowEngine:
             capped = gamma is not None and gamma_range is not None and gamma[0] > gamma_range[1]
             if gamma is not None and gamma_range is not None:
                 if gamma[0] < gamma_range[0]:
-                    raise IdentifiabilityError(_PERFECT_FIT)
+                    spread = spread_name(self.marginal.density.family)
+                    raise IdentifiabilityError(
+                        reproduced_text(self.effects, spread) if self.effects.factors else _PERFECT_FIT
+                    )
                 gamma = np.minimum(gamma, gamma_range[1])
             v = self._value(x[:p], lambdas, gamma, warm, information=curvature)
             if not np.isfinite(v.value):

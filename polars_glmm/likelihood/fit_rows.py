@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import ConvergenceError
+from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood import boundary, hills, polish, rowsums
-from polars_glmm.likelihood.doubts import no_overdispersion_note
+from polars_glmm.likelihood.doubts import CONVERGED, no_overdispersion_note, reproduced_text, spread_name
 from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
@@ -49,8 +49,11 @@ _NODES = {1: 21, 2: 9, 3: 5}
 _MOST_NODE_ROWS = 3_000_000
 UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
 """Links on whose scale a unit is a large change, whatever the data."""
-_PERFECT = float(np.log(1e-15))
-"""log of the relative dispersion that counts as none."""
+_PERFECT, _LOST, _DOUBTED = float(np.log(1e-15)), float(np.log(1e-11)), float(np.log(1e-8))
+"""log of the relative dispersion that counts as none; beside random effects; there, where the certificate fails.
+
+Sums over rows have gradients that are rounded by ε/phi.
+"""
 
 
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
@@ -71,6 +74,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
         if limit is not None:
             return limit
     done = _polish(model, found, row_variance, placed)
+    _refuse_lost(model, done)
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
     return report_rows(model, found.engine, done, Levels(constant, null), findings, clock)
@@ -177,7 +181,8 @@ def _minimise(
 ) -> Found:
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
     limit, held, few = bounds
-    objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model))
+    share = _LOST if engine.effects.factors else _PERFECT
+    objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model, share))
     most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
     if not held.any():
         begin = Begin(curvature)
@@ -235,16 +240,26 @@ def _size_cap(model: Model) -> float | None:
     return float(np.log(1e8 * max(rowsums.sum_of_squares(model.pieces()), 1.0)))
 
 
-def _gamma_range(model: Model) -> tuple[float, float] | None:
-    """Range of a constant log phi: up to the Poisson limit, down to a dispersion that is rounding error of y."""
+def _gamma_range(model: Model, least: float) -> tuple[float, float] | None:
+    """Range of a constant log phi: up to the Poisson limit, down to a share of the size of y (its log)."""
     if not model.n_gamma or model.x_phi is not None:
         return None
     if model.family.name == "negative_binomial":
         return -np.inf, _size_cap(model) or np.inf
     mean, variance = rowsums.response_moments(model.pieces())
     spread = float(np.log(max(variance, mean**2, 1e-300)))
-    smallest = {"gaussian": 0.5 * (_PERFECT + spread), "gamma": _PERFECT, "inverse_gaussian": _PERFECT - 0.5 * spread}
+    smallest = {"gaussian": 0.5 * (least + spread), "gamma": least, "inverse_gaussian": least - 0.5 * spread}
     return smallest[model.family.name], np.inf
+
+
+def _refuse_lost(model: Model, done: polish.Polished) -> None:
+    """Raise IdentifiabilityError where rounding hides the optimum: next to no dispersion, and no certificate."""
+    small = _gamma_range(model, _DOUBTED)
+    if not model.effects.factors or small is None or done.state.gamma is None or done.state.gamma[0] > small[0]:
+        return
+    if done.decrement < CONVERGED and (done.hessian is None or not polish.invert(done.hessian).flat.any()):
+        return
+    raise IdentifiabilityError(reproduced_text(model.effects, spread_name(model.family)))
 
 
 def _at_poisson_limit(model: Model, searched: Searched, placed: Placed) -> bool:

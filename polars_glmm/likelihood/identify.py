@@ -16,6 +16,7 @@ import numpy as np
 from polars_glmm.design.records import Design
 from polars_glmm.errors import IdentifiabilityError, brief, counted
 from polars_glmm.families.base import Family
+from polars_glmm.likelihood.doubts import spread_name
 from polars_glmm.likelihood.effects import Effects, FactorMap
 from polars_glmm.likelihood.products import CrossProducts
 from polars_glmm.linalg.cholesky import quadratic
@@ -64,7 +65,7 @@ def check(structure: Structure, family: Family, *, constant_phi: bool) -> Findin
     factors = sorted(structure.effects.factors, key=lambda f: f.place)
     if n <= p and family.has_phi:
         have, want = counted(n, "observation"), counted(p, "fixed effect")
-        msg = f"{have} cannot determine {want} and a {_spread_name(family)}; use fewer terms."
+        msg = f"{have} cannot determine {want} and a {spread_name(family)}; use fewer terms."
         raise IdentifiabilityError(msg)
     for f in factors:
         if f.n_levels == 1:
@@ -175,10 +176,6 @@ class ProductStructure:
 
     def trials(self, f: FactorMap) -> Vec:
         return np.full(f.n_levels, np.inf)
-
-
-def _spread_name(family: Family) -> str:
-    return "residual variance" if family.name == "gaussian" else "dispersion"
 
 
 def _term_text(f: FactorMap, k: int) -> str:
