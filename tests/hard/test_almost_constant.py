@@ -74,7 +74,7 @@ def sds(fit: Fit) -> list[float]:
     return fit.varcorr().filter(pl.col("other_term").is_null())["std_dev"].to_list()
 
 
-@pytest.mark.parametrize("noise", [1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("noise", [1e-6, pytest.param(1e-9, marks=pytest.mark.slow), 1e-12])
 def test_one_factor_keeps_its_digits_however_small_the_residual(noise: float) -> None:
     """Balanced one-way ML: σ² = SSW/(n − G), τ² = SSB/(nG) − σ²/n (Searle, Casella & McCulloch 1992, § 3.7)."""
     frame = almost_constant(noise)
@@ -88,7 +88,7 @@ def test_one_factor_keeps_its_digits_however_small_the_residual(noise: float) ->
         assert sds(found) == pytest.approx([tau, sigma], rel=1e-7), name
 
 
-@pytest.mark.parametrize("noise", [1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("noise", [1e-6, pytest.param(1e-9, marks=pytest.mark.slow), 1e-12])
 def test_a_slope_without_variance_does_not_cost_the_intercept_its_digits(noise: float) -> None:
     """By the law of small noise; the digits of y itself are ε/s of the residual's."""
     reference = attempt(almost_constant(1e-4), "one ~ 1 + (x | g)")
@@ -120,7 +120,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("noise", [1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("noise", [1e-6, pytest.param(1e-9, marks=pytest.mark.slow), 1e-12])
 @pytest.mark.parametrize(("formula", "options"), CASES)
 def test_beyond_the_digits_every_route_says_the_same_quickly(
     formula: str, options: dict[str, Any], noise: float
