@@ -15,6 +15,9 @@ from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision
 from polars_glmm.families.special import digamma_rest, stirling_rest
 from polars_glmm.typing import BoolVec, Vec
 
+_SHARP = 1e6
+"""Shape from which a response tells its mean to three digits and more."""
+
 
 def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:
     """Gamma, log link: f = −ν(r − 1 − log r) + ν log ν − ν − log Γ(ν) with r = y/mu and shape ν.
@@ -24,15 +27,20 @@ def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_part
     shape = np.exp(-np.asarray(zeta))
     if rows.precision is not None:
         shape = shape * rows.precision
-    r = rows.y * np.exp(-eta)
     excess = np.log(rows.y) - eta
-    np.subtract(r - 1.0, excess, out=excess)
+    if np.max(shape, initial=0.0) > _SHARP:  # r is near 1, and r − 1 must keep its digits
+        above = np.expm1(excess)
+        r = 1.0 + above
+    else:
+        r = rows.y * np.exp(-eta)
+        above = r - 1.0
+    np.subtract(above, excess, out=excess)
     excess *= shape
     f = (0.5 * np.log(shape) - LOG_ROOT_TWO_PI - stirling_rest(shape)) - excess
     if order == 0:
         return Density(f)
     w = r * shape
-    g = w - shape
+    g = above * shape if np.max(shape, initial=0.0) > _SHARP else w - shape
     if zeta_parts:
         excess -= 0.5 + digamma_rest(shape)
     f_zeta = excess if zeta_parts else None

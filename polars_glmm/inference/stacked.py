@@ -15,7 +15,7 @@ from polars_glmm.inference.coefficients import DegreesOfFreedom, degrees_of_free
 from polars_glmm.inference.distributions import normal_quantile, quantile, two_sided_p
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, GROUP_SIZES, RANEF, VARCORR, table
-from polars_glmm.inference.varcorr import INTERIOR, RESIDUAL
+from polars_glmm.inference.varcorr import INTERIOR, RESIDUAL, VAGUE
 from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.likelihood.optimum.notes import CONVERGED
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -122,7 +122,7 @@ def _variance(variance: Vec, std_error: Vec, z: float) -> dict[str, Vec]:
 
 def _log_interval(value: Vec, std_error: Vec, z: float) -> tuple[Vec, Vec]:
     with np.errstate(all="ignore"):
-        fine = (value > 0.0) & np.isfinite(value) & (std_error > 0.0)
+        fine = (value > 0.0) & np.isfinite(value) & (std_error > 0.0) & (std_error <= VAGUE * value)
         ratio = np.exp(z * std_error / value)
         return np.where(fine, value / ratio, np.nan), np.where(fine, value * ratio, np.nan)
 
@@ -138,7 +138,7 @@ def _covariance(covariance: Cube, vcov: Cube, pair: tuple[int, int], places: Int
         own = [places[i, i], places[i, j], places[j, j]]
         squared = np.einsum("mi,mij,mj->m", gradient, vcov[:, own][:, :, own], gradient)
         width = z * np.where(squared > 0.0, np.sqrt(squared), np.nan) / (1.0 - rho**2)
-        fine = (np.abs(rho) < INTERIOR) & (width > 0.0)
+        fine = (np.abs(rho) < INTERIOR) & (width > 0.0) & (width <= VAGUE * z)
         low, high = np.tanh(np.arctanh(rho) - width), np.tanh(np.arctanh(rho) + width)
     return {
         "estimate": c, "correlation": rho, "correlation_low": np.where(fine, low, np.nan),

@@ -20,6 +20,9 @@ RESIDUAL = "Residual"
 INTERIOR = 1.0 - 1e-9
 """A correlation beyond this is ±1 up to rounding: on the boundary, without an interval."""
 
+VAGUE = 5.0
+"""Standard error of log v, or of atanh ρ, beyond which an interval (e^±10 times v; from −1 to 1) says nothing."""
+
 
 class Component(NamedTuple):
     """One covariance matrix of the model and where its entries stand in Estimate.report.
@@ -61,7 +64,7 @@ def varcorr(fit: Fit, *, conf_level: float = 0.95) -> pl.DataFrame:
     """Variance rows, then covariance rows, term by term; last the gaussian residual variance σ².
 
     Intervals of variances are exp(log v ± z·se/v), as Stata's; those of correlations tanh(atanh ρ ± z·se/(1 − ρ²)).
-    On the boundary, where no standard error exists, both are null.
+    On the boundary, where no standard error exists, both are null; so is an interval that spans whatever one likes.
     """
     z = normal_quantile(conf_level)
     rows: list[dict[str, Any]] = []
@@ -141,17 +144,16 @@ def correlation_error(component: Component, i: int, j: int, vcov: Mat) -> float:
 
 
 def log_interval(value: float, std_error: float, z: float) -> tuple[float, float]:
-    """exp(log v ± z·se/v): an interval that stays positive."""
-    if not (value > 0.0 and np.isfinite(value) and std_error > 0.0):
+    """exp(log v ± z·se/v): an interval that stays positive; NaN where log v is not known at all."""
+    if not (value > 0.0 and np.isfinite(value) and 0.0 < std_error <= VAGUE * value):
         return float("nan"), float("nan")
-    with np.errstate(over="ignore"):
-        ratio = float(np.exp(z * std_error / value))
+    ratio = float(np.exp(z * std_error / value))
     return value / ratio, value * ratio
 
 
 def tanh_interval(rho: float, std_error: float, z: float) -> tuple[float, float]:
-    """tanh(atanh ρ ± z·se/(1 − ρ²)): Fisher's transformation."""
-    if not (abs(rho) < INTERIOR and std_error > 0.0):
+    """tanh(atanh ρ ± z·se/(1 − ρ²)): Fisher's transformation; NaN where atanh ρ is not known at all."""
+    if not (abs(rho) < INTERIOR and 0.0 < std_error <= VAGUE * (1.0 - rho**2)):
         return float("nan"), float("nan")
     width = z * std_error / (1.0 - rho**2)
     return float(np.tanh(np.arctanh(rho) - width)), float(np.tanh(np.arctanh(rho) + width))

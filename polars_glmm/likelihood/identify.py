@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from polars_glmm.errors import IdentifiabilityError, counted, enumerate_names
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, spread_name
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
@@ -70,7 +70,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
     factors = sorted(structure.effects.factors, key=lambda f: f.place)
     if n <= p and family.has_phi and not residual.held:
         have, want = counted(n, "observation"), counted(p, "fixed effect")
-        msg = f"{have} cannot determine {want} and a {_spread_name(family)}; use fewer terms."
+        msg = f"{have} cannot determine {want} and a {spread_name(family)}; use fewer terms."
         raise IdentifiabilityError(msg)
     for f in factors:
         if f.n_levels == 1:
@@ -119,8 +119,6 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
     return Findings(tuple(notes), tuple(tuple(u) for u in unidentified), by_elimination)
 
 
-def _spread_name(family: Family) -> str:
-    return "residual variance" if family.name == "gaussian" else "dispersion"
 
 
 def _term_text(f: FactorMap, k: int) -> str:

@@ -20,7 +20,7 @@ _DOUBTFUL = 10.0
 class BatchCovariances(NamedTuple):
     """vech of every term's Σ (M, V), its Jacobian in θ (M, V, q), and the matrices (M, r_t, r_t).
 
-    null (M, V) marks those without a standard error: a variance of zero
+    null (M, V) marks those without a standard error, as likelihood.report does
     """
 
     values: Mat
@@ -56,8 +56,10 @@ def covariance_report(at: SearchLayout, terms: tuple[Term, ...], lam: Cube, outw
         values.append(sigma[:, i, j])
         jacobians.append(jac)
         matrices.append(sigma)
-        zero = np.einsum("mii->mi", sigma) == 0.0
-        null.append(zero[:, i] | zero[:, j])
+        lost = np.einsum("mii->mi", sigma) == 0.0
+        if t.structure != "diag":
+            lost |= (block.any(1).sum(1) < t.stop - t.start)[:, None]
+        null.append(lost[:, i] | lost[:, j])
     return BatchCovariances(
         np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices), np.concatenate(null, axis=1)
     )

@@ -1,4 +1,4 @@
-"""Ranks of the covariance matrices of many models, each with one term: likelihood.polish's rules, pattern by pattern.
+"""Ranks of the covariance matrices of many models, each with one term: likelihood.boundary's rules, pattern by pattern.
 
 Models whose factors are free in the same entries go on together: one group for those in the interior, one for every
 way to be on the boundary. Several terms on the boundary, and boundaries that the likelihood rises from, are left out.
@@ -15,13 +15,17 @@ from polars_glmm.design.records import Term
 from polars_glmm.likelihood.many.engine import SearchLayout
 from polars_glmm.likelihood.many.estimate import among
 from polars_glmm.likelihood.many.value import BatchValue
-from polars_glmm.likelihood.optimum.ranks import RANK_TOLERANCE, SNAP_LOSS, SUSPECT
+from polars_glmm.likelihood.optimum.boundary import (
+    RANK_TOLERANCE,
+    RISES,
+    SNAP_LOSS,
+    SUSPECT,
+    null_space,
+    steepest_variance,
+)
 from polars_glmm.likelihood.parameters.effects import TermMap
 from polars_glmm.likelihood.parameters.state import settle_term
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
-
-_RISES = 1e-3
-"""One-sided score, in log-likelihood per unit of relative variance, from which a boundary is left."""
 
 
 class Evaluating(Protocol):
@@ -110,31 +114,21 @@ def _boundary(
 
 
 def _rises(engine: Evaluating, t: TermMap, x: Mat, factors: Cube, judged: tuple[BoolVec, IntVec, Vec]) -> BoolVec:
-    """Models on whose boundary ℓ rises into the interior, as likelihood.polish.leaving finds them."""
+    """Models on whose boundary ℓ rises into the interior, as likelihood.boundary.leaving finds them."""
     beside, ranks, row_variance = judged
     size = 1e-3 * np.sqrt(row_variance[beside])
-    directions = [_null_directions(t, factors[..., i], int(rank)) for i, rank in enumerate(ranks)]
+    spaces = [null_space(t, factors[..., i], int(rank)) for i, rank in enumerate(ranks)]
+    has = ranks < t.r
     out = np.zeros(len(ranks), dtype=bool)
-    for d in range(max(map(len, directions), default=0)):
-        has = np.array([len(own) > d for own in directions])
-        some = among(beside, has)
-        moved = factors[..., has].copy()
-        chosen = [own[d] for own in directions if len(own) > d]
-        for k, (n, column) in enumerate(chosen):
-            moved[:, column, k] += size[has][k] * n
-        found = engine.at_factors(some, x[some], moved, None)
-        slope = np.array([n @ found.lam[:, column, k] for k, (n, column) in enumerate(chosen)]) / (2.0 * size[has])
-        out[np.flatnonzero(has)] |= np.isfinite(found.value) & (slope * row_variance[beside][has] > _RISES)
+    if not has.any():
+        return out
+    moved = factors.copy()
+    for i, (null, columns) in enumerate(spaces):
+        moved[:, columns, i] += size[i] * null
+    found = engine.at_factors(among(beside, has), x[among(beside, has)], moved[..., has], None)
+    for place, i in enumerate(np.flatnonzero(has).tolist()):
+        null, columns = spaces[i]
+        if np.isfinite(found.value[place]):
+            score = null.T @ found.lam[:, columns, place] / (2.0 * size[i])
+            out[i] = steepest_variance(t, score)[0] * row_variance[beside][i] > RISES
     return out
-
-
-def _null_directions(t: TermMap, block: Mat, rank: int) -> list[tuple[Vec, int]]:
-    """Directions without variance, and the column of the factor that is free for each."""
-    if rank == t.r:
-        return []
-    if t.structure == "diag":
-        return [(np.eye(t.r)[k], int(k)) for k in np.flatnonzero(~block.any(1))]
-    if not block.any():
-        return [(n, rank) for n in np.eye(t.r)]
-    u, s, _ = np.linalg.svd(block)
-    return [(n, rank) for n in u[:, s <= 1e-12 * s.max()].T]

@@ -9,12 +9,14 @@ import numpy as np
 
 from polars_glmm.cores import workers
 from polars_glmm.errors import IdentifiabilityError
+from polars_glmm.families.base import spread_name
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
 from polars_glmm.likelihood.marginal.information import Information
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Marginal, Value
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.optimum.notes import reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State
@@ -88,7 +90,10 @@ class RowEngine:
             capped = gamma is not None and gamma_range is not None and gamma[0] > gamma_range[1]
             if gamma is not None and gamma_range is not None:
                 if gamma[0] < gamma_range[0]:
-                    raise IdentifiabilityError(_PERFECT_FIT)
+                    spread = spread_name(self.marginal.density.family)
+                    raise IdentifiabilityError(
+                        reproduced_text(self.effects, spread) if self.effects.factors else _PERFECT_FIT
+                    )
                 gamma = np.minimum(gamma, gamma_range[1])
             v = self._value(x[:p], lambdas, gamma, warm, information=curvature)
             if not np.isfinite(v.value):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import ConvergenceError
+from polars_glmm.errors import ConvergenceError, IdentifiabilityError
+from polars_glmm.families.base import spread_name
 from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
@@ -21,9 +22,9 @@ from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_row
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.newton import Scale
-from polars_glmm.likelihood.optimum.notes import no_overdispersion_note
-from polars_glmm.likelihood.optimum.ranks import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.newton import Scale, invert
+from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_note, reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows import sums as rowsums
@@ -53,8 +54,11 @@ _NODES = {1: 21, 2: 9, 3: 5}
 _MOST_NODE_ROWS = 3_000_000
 UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
 """Links on whose scale a unit is a large change, whatever the data."""
-_PERFECT = float(np.log(1e-15))
-"""log of the relative dispersion that counts as none."""
+_PERFECT, _LOST, _DOUBTED = float(np.log(1e-15)), float(np.log(1e-11)), float(np.log(1e-8))
+"""log of the relative dispersion that counts as none; beside random effects; there, where the certificate fails.
+
+Sums over rows have gradients that are rounded by ε/phi.
+"""
 
 
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
@@ -75,6 +79,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
         if limit is not None:
             return limit
     done = _polish(model, found, row_variance, placed)
+    _refuse_lost(model, done)
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
     return report_rows(model, found.engine, done, LogLevels(constant, null), findings, clock)
@@ -181,7 +186,8 @@ def _minimise(
 ) -> Found:
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
     limit, held, few = bounds
-    objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model))
+    share = _LOST if engine.effects.factors else _PERFECT
+    objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model, share))
     most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
     if not held.any():
         begin = Begin(curvature)
@@ -201,7 +207,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     """The optimum with its ranks settled; leaves the boundary where the likelihood rises from it."""
     effects, p, q = model.effects, len(model.x.a), model.effects.n_theta
     engine, found = searched
-    for _ in range(_MOST_LEAVINGS):
+    for left in reversed(range(_MOST_LEAVINGS + 1)):
         warm = found.evaluation.state
         gamma = found.x[p + q :] if model.n_gamma else None
         lambdas = effects.lambdas(found.x[p : p + q])
@@ -210,10 +216,10 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
             return engine.gradient(state.beta, list(state.factors), state.gamma, warm)
 
         state, ranks = settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
-        away = leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
-        if away is None:
+        rise = leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
+        if rise is None or not left:
             break
-        theta = away.theta(effects)
+        theta = rise.away.theta(effects)
         x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
         bounds = _StepBounds(np.full(len(x), np.inf), placed.held)
         found = _minimise(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
@@ -221,7 +227,8 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
     settled = Settled(state, ranks, found.evaluation.state, curvature, held)
-    return polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
+    done = polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
+    return done if rise is None else done._replace(decrement=max(done.decrement, rise.score))
 
 
 def _bend(model: Model, x: Vec) -> float:
@@ -238,16 +245,26 @@ def _size_cap(model: Model) -> float | None:
     return float(np.log(1e8 * max(rowsums.sum_of_squares(model.pieces()), 1.0)))
 
 
-def _gamma_range(model: Model) -> tuple[float, float] | None:
-    """Range of a constant log phi: up to the Poisson limit, down to a dispersion that is rounding error of y."""
+def _gamma_range(model: Model, least: float) -> tuple[float, float] | None:
+    """Range of a constant log phi: up to the Poisson limit, down to a share of the size of y (its log)."""
     if not model.n_gamma or model.x_phi is not None:
         return None
     if model.family.name == "negative_binomial":
         return -np.inf, _size_cap(model) or np.inf
     mean, variance = rowsums.response_moments(model.pieces())
     spread = float(np.log(max(variance, mean**2, 1e-300)))
-    smallest = {"gaussian": 0.5 * (_PERFECT + spread), "gamma": _PERFECT, "inverse_gaussian": _PERFECT - 0.5 * spread}
+    smallest = {"gaussian": 0.5 * (least + spread), "gamma": least, "inverse_gaussian": least - 0.5 * spread}
     return smallest[model.family.name], np.inf
+
+
+def _refuse_lost(model: Model, done: Polished) -> None:
+    """Raise IdentifiabilityError where rounding hides the optimum: next to no dispersion, and no certificate."""
+    small = _gamma_range(model, _DOUBTED)
+    if not model.effects.factors or small is None or done.state.gamma is None or done.state.gamma[0] > small[0]:
+        return
+    if done.decrement < CONVERGED and (done.hessian is None or not invert(done.hessian).flat.any()):
+        return
+    raise IdentifiabilityError(reproduced_text(model.effects, spread_name(model.family)))
 
 
 def _at_poisson_limit(model: Model, searched: Searched, placed: Placed) -> bool:

@@ -104,6 +104,17 @@ def no_overdispersion_note() -> Note:
     return Note("no_overdispersion", text, "Fit family='poisson'; counts may even be underdispersed.")
 
 
+def reproduced_text(effects: Effects, spread: str) -> str:
+    """The levels leave nothing of the response, or less than arithmetic can tell from nothing."""
+    names = [f.name for f in sorted(effects.factors, key=lambda f: f.place)]
+    group = "group" if len(names) == 1 else "groups"
+    return (
+        f"The fixed effects and the levels of {group} {enumerate_names(names)} together reproduce the response "
+        f"exactly, or to within rounding, so the {spread} is zero or cannot be told from it, and the likelihood has no "
+        f"bound. If the response belongs to the level, use one row per level; else look for a copy of the response."
+    )
+
+
 def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:
     """The likelihood has no maximum: it rises with the standard deviations of the factors marked."""
     names = [f.name for f, away in zip(effects.factors, runaway, strict=True) if away]

@@ -27,7 +27,11 @@ class Covariances(NamedTuple):
 
 
 def covariances(effects: Effects, state: State, sigma: float | None) -> Covariances:
-    """Reported variances and covariances; `null` marks those without a standard error (a variance of zero)."""
+    """Reported variances and covariances; `null` marks those without a standard error.
+
+    They are those of a term that has lost a rank, where a neighbour of the estimate is no covariance matrix; in a
+    "diag" term, whose variances bound one another in nothing, those of zero.
+    """
     width = len(state.vector()) + (0 if sigma is None else 1)
     rows: list[tuple[int, int, Vec, Mat, BoolVec]] = []
     s2 = 1.0 if sigma is None else sigma**2
@@ -50,8 +54,10 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
                 jac[:, where.start + k] = s2 * (outward @ change @ outward.T)[i, j]
             if sigma is not None:
                 jac[:, -1] = 2.0 * sigma * cov[i, j]
-            zero = np.diag(cov) == 0.0
-            rows.append((f.place, place, s2 * cov[i, j], jac, zero[i] | zero[j]))
+            lost: BoolVec = np.asarray(np.diag(cov) == 0.0)
+            if t.structure != "diag":
+                lost |= int(block.any(0).sum()) < t.r
+            rows.append((f.place, place, s2 * cov[i, j], jac, lost[i] | lost[j]))
     rows.sort(key=lambda r: (r[0], r[1]))
     if not rows:
         return Covariances(np.empty(0), np.zeros((0, width)), np.zeros(0, dtype=bool))

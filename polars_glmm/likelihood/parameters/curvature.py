@@ -80,10 +80,15 @@ def bending(effects: Effects, lambdas: list[Mat], gradients: list[Mat], step: Ve
                 leaves = change is None or (at != 0.0 and 1.0 + 2.0 * float(change[t.start, t.start]) / at <= 0.0)
                 out[t.theta, t.theta] = max(slope / at, 0.0) if leaves and at != 0.0 else 0.0
                 continue
+            if not np.isfinite(gradient[own, own]).all():
+                continue
             back = np.linalg.pinv(lam[own, own])
             if change is not None:
                 relative = back @ change[own, own]
-                if float(np.linalg.eigvalsh(np.eye(t.r) + relative + relative.T)[0]) > 0.0:
+                if (
+                    not np.isfinite(relative).all()
+                    or float(np.linalg.eigvalsh(np.eye(t.r) + relative + relative.T)[0]) > 0.0
+                ):
                     continue
             half = 0.5 * gradient[own, own] @ back
             values, vectors = np.linalg.eigh(0.5 * (half + half.T))

@@ -13,9 +13,15 @@ from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
-from polars_glmm.likelihood.optimum.notes import CONVERGED, convergence_notes, flat_note, singular_notes
-from polars_glmm.likelihood.optimum.ranks import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.notes import (
+    CONVERGED,
+    convergence_notes,
+    flat_note,
+    reproduced_text,
+    singular_notes,
+)
 from polars_glmm.likelihood.optimum.report import (
     SLOPES_KEPT,
     Covariances,
@@ -31,7 +37,7 @@ from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import Rank, State
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.products.held import HeldOptimum, find_held, held_vcov_slopes
-from polars_glmm.likelihood.products.polish import polish_products
+from polars_glmm.likelihood.products.polish import PolishedProducts, polish_products
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.satterthwaite import Satterthwaite, satterthwaite, vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
@@ -48,6 +54,8 @@ _ROUGH, _ROUGH_MOST = 1.0, 20
 LONGEST_STEP = 10.0
 _FAR_START = 1e3
 """Relative standard deviation of the second start, where there is one, at least."""
+_MANY, _GRADIENTS = 100, 10.0
+"""Evaluations after which a search asks how far its gradients are rounded; decrement that is theirs, in νε²/share²."""
 _MOST_LEAVINGS = 3
 STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
@@ -55,8 +63,14 @@ _LARGE = 1e3
 """Relative standard deviation from which log|V| grows with the rank of the random effects only."""
 _PERFECT, _ROUNDING = 1e-15, 1e-26
 """Shares of the response's sum of squares that count as nothing: where it comes by subtraction, where it does not."""
+_LOST, _DOUBTED = 1e-11, 1e-8
+"""Shares left: of crossed factors, whose H has unit pivots beside those of 1/share; where the certificate fails."""
 _NEXT_TO_NOTHING = 1e-6
 """Share left by the model found from which it is asked whether the whole response can be reproduced."""
+_FIXED_REPRODUCE = (
+    "The fixed effects reproduce the response exactly, so the residual variance is zero and the likelihood has no "
+    "bound. Check for a column that is a copy of the response."
+)
 _SATURATED = (
     "The fixed and random effects together span all observations, so they reproduce any response, the residual "
     "variance is zero and the likelihood has no bound. Use fewer terms."
@@ -81,9 +95,10 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
         return _reported(model, engine, _held_optimum(model, held), findings, clock)
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
-    settled = _settle(engine, model, tolerance, found)
-    done = polish_products(engine, *settled, hessian=model.control.search.hessian)
+    at, ranks, known, rises = _settle(engine, model, tolerance, found)
+    done = polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
+    _refuse_lost(engine, done, max(done.decrement, rises))
     state, sigma = done.state, done.sigma
     k = sum(len(e.rows) for e in state.free)
     inverted = invert(done.hessian) if done.hessian is not None else None
@@ -96,7 +111,7 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     optimum = _Optimum(
         state.factors, done.ranks, done.pieces, sigma, covariances(effects, state, sigma), inverted,
         np.full((k + 1, k + 1), np.nan) if inverted is None else inverted.vcov, denominator,
-        [] if inverted is None else _flat_names(model, state, inverted.flat), done.decrement, 0,
+        [] if inverted is None else _flat_names(model, state, inverted.flat), max(done.decrement, rises), 0,
     )  # fmt: skip
     return _reported(model, engine, optimum, findings, clock)
 
@@ -228,11 +243,12 @@ def _flat_names(model: Model | ProductModel, state: State, flat: BoolVec) -> lis
 
 
 class _Settled(NamedTuple):
-    """A state, its ranks, and the profile there where it is known."""
+    """A state, its ranks, the profile there, and the score with which ℓ still rises beyond it."""
 
     state: State
     ranks: list[Rank]
-    pieces: Profile | None
+    pieces: Profile
+    rises: float
 
 
 def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float, found: Found) -> _Settled:
@@ -243,15 +259,21 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         pieces = engine.pieces(list(state.factors), gradient=False)
         return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
 
-    for _ in range(_MOST_LEAVINGS):
+    for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
         state, ranks = settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
-        away = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
-        if away is None:
+        rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
+        if rise is None or not left:
             break
-        found = _continue(engine, model, tolerance, away.theta(effects))
+        found = _continue(engine, model, tolerance, rise.away.theta(effects))
     same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
-    return _Settled(state, ranks, pieces if same else None)
+    there = pieces if same else engine.pieces(list(state.factors))
+    if there is None:
+        if _share_left(engine, pieces) <= _DOUBTED:
+            raise IdentifiabilityError(reproduced_text(effects, "residual variance"))
+        msg = "V is not positive definite in floating point where the search ended. Simplify the random effects."
+        raise ConvergenceError(msg)
+    return _Settled(state, ranks, there, 0.0 if rise is None else rise.score)
 
 
 def _null_loglik(engine: ProductEngine, model: Model | ProductModel, sigma: float | None = None) -> float | None:
@@ -280,14 +302,19 @@ def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: flo
     if near.evaluation.curvature is not None:
         with np.errstate(all="ignore"):
             begin = Begin(engine.nearby(near.x, near.evaluation), near.evaluation)
-    return minimise(
-        engine.objective(),
-        near.x,
-        tolerance=tolerance,
-        max_evaluations=model.control.search.max_evaluations,
-        limit=np.maximum(LONGEST_STEP, np.abs(near.x)),
-        begin=begin,
-    )
+    most = model.control.search.max_evaluations
+    found = _minimise(engine, near.x, tolerance, min(_MANY, most), begin)
+    if found.settled or most <= _MANY or found.evaluation.state is None:
+        return found
+    rounded = np.finfo(np.float64).eps / _share_left(engine, found.evaluation.state)
+    tolerance = max(tolerance, _GRADIENTS * engine.nu * rounded**2)
+    again = Begin(found.curvature, found.evaluation._replace(curvature=found.curvature))
+    return _minimise(engine, found.x, tolerance, most - _MANY, again)
+
+
+def _minimise(engine: ProductEngine, theta: Vec, tolerance: float, most: int, begin: Begin | None) -> Found:
+    limit = np.maximum(LONGEST_STEP, np.abs(theta))
+    return minimise(engine.objective(), theta, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin)
 
 
 def _alone(engine: ProductEngine) -> Vec:
@@ -332,7 +359,20 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         _refuse_saturation(engine)
         if _saturated(engine):
             raise IdentifiabilityError(_NO_RESIDUAL if engine.reml else _SATURATED)
+        if _share_left(engine, found.evaluation.state) <= _LOST and len(effects.factors) > 1:
+            raise IdentifiabilityError(reproduced_text(effects, "residual variance"))
     return found
+
+
+def _share_left(engine: ProductEngine, pieces: Profile) -> float:
+    """Share of the response's sum of squares that a model leaves."""
+    return pieces.rss / float(engine.stats.ww[-1, -1])
+
+
+def _refuse_lost(engine: ProductEngine, done: PolishedProducts, decrement: float) -> None:
+    """Raise IdentifiabilityError where rounding hides the optimum: next to no residual, and no certificate."""
+    if engine.effects.factors and decrement >= CONVERGED and _share_left(engine, done.pieces) <= _DOUBTED:
+        raise IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
 
 
 def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
@@ -345,7 +385,7 @@ def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
     rss = total if bare is None else bare.rss
     written = stats.n * (np.finfo(np.float64).eps * stats.y_shift) ** 2  # a large response is itself rounded
     if rss * stats.left_over <= _ROUNDING * total or rss <= written:
-        raise IdentifiabilityError(_reproduced("fixed effects reproduce"))
+        raise IdentifiabilityError(_FIXED_REPRODUCE)
     if stats.within is not None:
         rr = stats.within.rr
         beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]
@@ -368,7 +408,7 @@ def _refuse_reproduced(engine: ProductEngine) -> None:
     There each response is reproduced, and ℓ of the contrasts that are left is bounded all the same.
     """
     if not _saturated(engine):
-        raise IdentifiabilityError(_reproduced("fixed and random effects together reproduce"))
+        raise IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
     if not engine.reml:
         raise IdentifiabilityError(_SATURATED)
 
@@ -385,13 +425,6 @@ def _saturated(engine: ProductEngine) -> bool:
             return False
         spans.append(pieces.log_h + pieces.log_m)
     return bool((spans[1] - spans[0]) / np.log(100.0) > engine.stats.n - engine.p - 0.5)
-
-
-def _reproduced(what: str) -> str:
-    return (
-        f"The {what} the response exactly, so the residual variance is zero and the likelihood has no bound. "
-        f"Check for a column that is a copy of the response."
-    )
 
 
 def _first_size(engine: ProductEngine) -> float:

@@ -17,8 +17,8 @@ import numpy as np
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.optimum.boundary import settle_ranks
 from polars_glmm.likelihood.optimum.newton import newton
-from polars_glmm.likelihood.optimum.ranks import settle_ranks
 from polars_glmm.likelihood.parameters.curvature import theta_information
 from polars_glmm.likelihood.parameters.state import Rank, State
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel

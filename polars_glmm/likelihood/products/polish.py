@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.optimum.newton import CENTRAL, HESSIAN_STALE, ROUNDING, Scale, difference_steps, newton
+from polars_glmm.likelihood.optimum.newton import (
+    CENTRAL,
+    FORWARD,
+    HESSIAN_STALE,
+    ROUNDING,
+    newton,
+)
 from polars_glmm.likelihood.parameters.state import Rank, State
 from polars_glmm.likelihood.products.engine import ProductEngine
 from polars_glmm.likelihood.products.profile import Profile
@@ -22,6 +28,15 @@ SETTLED = 1e-14
 """The same from cross-products, where an evaluation costs little."""
 
 
+def _row_sizes(factor: Mat) -> Vec:
+    """The scale on which ℓ bends in each row of a relative factor: of the row, or of the residual.
+
+    A row is not measured by another: they may differ by many orders of magnitude. Below 1 all bend as the largest.
+    """
+    sizes = np.abs(factor).max(1)
+    return np.asarray(np.maximum(sizes, np.clip(float(sizes.max()), 1e-2, 1.0)))
+
+
 class PolishedProducts(NamedTuple):
     """A gaussian optimum: state (beta, F; sigma apart), pieces there, Hessian of −ℓ in (free F, σ), decrement."""
 
@@ -34,15 +49,12 @@ class PolishedProducts(NamedTuple):
 
 
 def polish_products(
-    engine: ProductEngine, state: State, ranks: list[Rank], pieces: Profile | None, *, hessian: bool
+    engine: ProductEngine, state: State, ranks: list[Rank], pieces: Profile, *, hessian: bool
 ) -> PolishedProducts:
     """Newton on the profiled deviance over the free entries, and the Hessian of the unprofiled one.
 
-    pieces at the state, where they are known
+    pieces at the state
     """
-    if pieces is None:
-        pieces = engine.pieces(list(state.factors))
-    assert pieces is not None  # the search ended here
     nu = engine.nu
     sigma = float(np.sqrt(pieces.rss / nu))
     state = State(pieces.beta, state.factors, None, state.free)
@@ -107,8 +119,7 @@ def _product_hessian(
         d_h, d_m, d_r = split(s, at)
         return np.concatenate([d_h + d_m, d_r])
 
-    largest = max(1.0, *(float(np.abs(f).max()) for f in state.factors))
-    steps = difference_steps(State(np.empty(0), state.factors, None, state.free), Scale(largest, largest), None)
+    steps = FORWARD * np.concatenate([_row_sizes(f)[e.rows] for f, e in zip(state.factors, state.free, strict=True)])
     d_h, d_m, d_r = split(state, pieces)
     many = sum(engine.stats.pattern.n_levels if engine.stats.pattern else ()) > MANY_LEVELS
     here = np.concatenate([d_h + d_m, d_r]) if many else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg as sl
 from scipy.linalg import lapack
 
 from polars_glmm.likelihood.products.cross import CrossProducts, Within
@@ -124,19 +125,26 @@ def vcov_derivatives(state: Profile) -> list[Cube]:
 
 
 def _split(within: Within, factor: Mat) -> tuple[list[Cube], list[Cube], Mat]:
-    """B, E and [X y]'V⁻¹[X y] as sums of squares: Z'V⁻¹Z = LM⁻¹L' with M = I + L'ΛΛ'L and LL' = Z'Z, so
+    """B, E and [X y]'V⁻¹[X y] as sums of squares: Z'V⁻¹Z = (ΛΛ' + (Z'Z)⁻¹)⁻¹, so with ΛΛ' = TD²T', T unit triangular,
 
-    E = LM⁻¹L'C, B = Λ'E, W'V⁻¹W = R'R + K'K with K = M^(−½)L'C: nothing is subtracted.
+    Q = D² + T⁻¹(Z'Z)⁻¹T⁻ᵀ, E = T⁻ᵀQ⁻¹T⁻¹C, B = Λ'E, W'V⁻¹W = R'R + K'K with K = Q^(−½)T⁻¹C. Nothing is subtracted, and
+    with the largest of D first Q is graded: variances that differ by 24 orders of magnitude keep their digits.
     """
     low, c, rr = within
-    d = len(low)
-    spread = np.einsum("jiG,jk,klG->ilG", low, factor @ factor.T, low, optimize=True)
-    for j in range(d):
-        spread[j, j] += 1.0
-    m_low = cholesky.factor(spread)
-    lc = np.einsum("jiG,jwG->iwG", low, c)
-    k = cholesky.forward(m_low, lc)
-    e = np.einsum("ijG,jwG->iwG", low, cholesky.backward(m_low, k))
+    upper, order = sl.qr(factor.T, mode="r", pivoting=True)
+    pivots = np.zeros(len(low))
+    pivots[: len(upper)] = np.abs(np.diag(upper))[: len(low)]
+    unit = np.eye(len(low))
+    for j in np.flatnonzero(pivots).tolist():
+        unit[:, j] = upper[j] / upper[j, j]
+    back = np.zeros_like(unit)  # T⁻¹ with columns in the order of the effects
+    back[:, order] = sl.solve_triangular(unit, np.eye(len(low)), lower=True, unit_diagonal=True)
+    q = cholesky.quadratic(back.T, cholesky.inverse(low), back.T)
+    for j, pivot in enumerate(pivots):
+        q[j, j] += pivot**2
+    q_low = cholesky.factor(q)
+    k = cholesky.forward(q_low, np.einsum("ij,jwG->iwG", back, c))
+    e = np.einsum("ji,jwG->iwG", back, cholesky.backward(q_low, k))
     b = np.einsum("dr,dwG->rwG", factor, e)
     return [b], [e], rr + np.einsum("jvG,jwG->vw", k, k)
 

@@ -1,0 +1,129 @@
+"""The boundary of covariance matrices: which directions have no variance, and whether ℓ rises from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.likelihood.parameters.curvature import Gradient
+from polars_glmm.likelihood.parameters.effects import Effects, TermMap
+from polars_glmm.likelihood.parameters.state import Rank, State, scaled_sigma, settle
+from polars_glmm.linalg.differences import symmetric
+from polars_glmm.typing import IntVec, Mat, Vec
+
+SNAP_LOSS = 1e-6
+"""Log-likelihood that setting a variance direction to zero may cost."""
+RANK_TOLERANCE = 1e-8
+"""Eigenvalues of a scaled Σ below this share of the largest, or of the row variance, are zero."""
+SUSPECT = 1e-3
+"""Eigenvalues below this share are worth trying at zero."""
+RISES = 1e-3
+"""One-sided score, in log-likelihood per unit of relative variance, from which a boundary is left."""
+
+
+def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, share: float) -> Vec:
+    """Per term: the size of an eigenvalue of its scaled Σ that counts as zero."""
+    out = []
+    for f, lam in zip(effects.factors, lambdas, strict=True):
+        for t in f.terms:
+            largest = float(np.linalg.eigvalsh(scaled_sigma(lam, t))[-1])
+            out.append(share * max(largest, row_variance))
+    return np.array(out)
+
+
+def settle_ranks(
+    effects: Effects,
+    beta: Vec,
+    lambdas: list[Mat],
+    gamma: Vec | None,
+    row_variance: float,
+    loglik: Callable[[State], float],
+) -> tuple[State, list[Rank]]:
+    """The state with all variance directions at zero that ℓ does not miss."""
+    strict = row_tolerances(effects, lambdas, row_variance, RANK_TOLERANCE)
+    suspect = row_tolerances(effects, lambdas, row_variance, SUSPECT)
+    plain, ranks = settle(effects, beta, lambdas, gamma, strict)
+    position, doubtful = 0, []
+    for f, lam in zip(effects.factors, lambdas, strict=True):
+        for t in f.terms:
+            values = np.linalg.eigvalsh(scaled_sigma(lam, t))
+            if ((values > strict[position]) & (values <= suspect[position])).any():
+                doubtful.append(position)
+            position += 1
+    if not doubtful:
+        return plain, ranks
+    best = loglik(plain)
+    for chosen in [doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]:
+        tolerances = strict.copy()
+        tolerances[chosen] = suspect[chosen]
+        snapped, snapped_ranks = settle(effects, beta, lambdas, gamma, tolerances)
+        if loglik(snapped) > best - SNAP_LOSS:
+            return snapped, snapped_ranks
+    return plain, ranks
+
+
+class Rise(NamedTuple):
+    """A boundary from which ℓ rises: the score ∂ℓ/∂(variance) there, per unit of row variance, and a state beyond."""
+
+    score: float
+    away: State
+
+
+def leaving(
+    effects: Effects, state: State, ranks: list[Rank], row_variance: float, gradient: Callable[[State], Gradient]
+) -> Rise | None:
+    """How ℓ rises from the boundary, or None: the one-sided score of each term on the null space N of its Σ.
+
+    ∂ℓ/∂F = 2(∂ℓ/∂Σ)F, so columns εN in F show N'(∂ℓ/∂Σ)N to first order; ℓ rises for some variance on the null space
+    where its largest eigenvalue is positive, though no single column of N may show it.
+    """
+    size = 1e-3 * np.sqrt(row_variance)
+    steepest: Rise | None = None
+    for rank in ranks:
+        f = effects.factors[rank.factor]
+        t = f.terms[rank.term]
+        if rank.rank == t.r:
+            continue
+        own = slice(t.start, t.stop)
+        null, columns = null_space(t, state.factors[rank.factor][own, own], rank.rank)
+        at = (slice(t.start, t.stop), t.start + columns)
+
+        def moved(step: Mat, number: int = rank.factor, at: tuple[slice, IntVec] = at) -> State:
+            factors = [m.copy() for m in state.factors]
+            factors[number][at] += step
+            return State(state.beta, tuple(factors), state.gamma, state.free)
+
+        g = gradient(moved(size * null))
+        if not np.isfinite(g.value):
+            continue
+        score, direction = steepest_variance(t, null.T @ g.factors[rank.factor][at] / (2.0 * size))
+        score *= row_variance
+        if score > max(RISES, 0.0 if steepest is None else steepest.score):
+            step = np.zeros_like(null)
+            place = int(np.argmax(np.abs(direction))) if t.structure == "diag" else 0
+            step[:, place] = 0.1 * np.sqrt(row_variance) * null @ direction
+            steepest = Rise(score, moved(step))
+    return steepest
+
+
+def null_space(t: TermMap, block: Mat, rank: int) -> tuple[Mat, IntVec]:
+    """Directions without variance of a settled factor (r, r), as columns, and the columns of F that are free for them.
+
+    A "diag" term can gain variance along its axes only.
+    """
+    if t.structure == "diag":
+        free = np.flatnonzero(~block.any(1))
+        return np.eye(t.r)[:, free], free
+    null = np.linalg.svd(block)[0][:, rank:] if rank else np.eye(t.r)
+    return null, np.arange(rank, t.r)
+
+
+def steepest_variance(t: TermMap, score: Mat) -> tuple[float, Vec]:
+    """The largest slope of ℓ in a variance on the null space, and its direction there, from N'(∂ℓ/∂Σ)N (m, m)."""
+    if t.structure == "diag":
+        best = int(np.argmax(np.diag(score)))
+        return float(score[best, best]), np.eye(len(score))[best]
+    values, vectors = np.linalg.eigh(symmetric(score))
+    return float(values[-1]), vectors[:, -1]
