@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from polars_glmm.errors import brief, enumerate_names
+from polars_glmm.likelihood.dispersion_limit import Limit
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.state import Rank, State, natural_sigma
 from polars_glmm.notes import Note
@@ -102,6 +105,21 @@ def no_overdispersion_note() -> Note:
         "no overdispersion: the likelihood rises to the Poisson limit, phi = inf, and its log-likelihood is Poisson's."
     )
     return Note("no_overdispersion", text, "Fit family='poisson'; counts may even be underdispersed.")
+
+
+def no_overdispersion_notes(names: Sequence[str], lost: BoolVec, limit: Limit | None) -> list[Note]:
+    """A formula of log phi has no finite optimum: which coefficients run away, and how many rows become Poisson's."""
+    if limit is None:
+        return []
+    terms = enumerate_names([name for name, away in zip(names, lost, strict=True) if away])
+    whole = limit.n_poisson == limit.n_rows
+    where = "" if whole else f" in {limit.n_poisson:,} of {limit.n_rows:,} rows"
+    its = ", and its log-likelihood is Poisson's" if whole else " there"
+    text = (
+        f"no overdispersion{where}: along {terms} of phi the likelihood rises to the Poisson limit, phi = inf{its}."
+    )
+    advice = "The values of these coefficients mean nothing; all else stands. Counts may even be underdispersed."
+    return [Note("no_overdispersion", text, f"Fit family='poisson'. {advice}" if whole else advice)]
 
 
 def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:

@@ -11,6 +11,7 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.registry import resolve_family
+from polars_glmm.likelihood import dispersion_limit as limits
 from polars_glmm.likelihood import hills, polish, rowsums
 from polars_glmm.likelihood.doubts import no_overdispersion_note
 from polars_glmm.likelihood.engine import Gradient, RowEngine
@@ -66,6 +67,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     clock["search"] = perf_counter()
     given_findings = findings
     found, findings = _second_look(model, found, base, constant, placed, findings)
+    found, limit_of_phi = _dispersion_limit(model, found, placed)
     if _at_poisson_limit(model, found, placed):
         limit = _poisson_limit(model, given_findings, given, found, constant)
         if limit is not None:
@@ -73,7 +75,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     done = _polish(model, found, row_variance, placed)
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
-    return report_rows(model, found.engine, done, Levels(constant, null), findings, clock)
+    return report_rows(model, found.engine, done, Levels(constant, null, limit_of_phi), findings, clock)
 
 
 def _second_look(
@@ -231,7 +233,7 @@ def _size_cap(model: Model) -> float | None:
     """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
     if model.family.name != "negative_binomial" or model.x_phi is not None:
         return None
-    return float(np.log(1e8 * max(rowsums.sum_of_squares(model.pieces()), 1.0)))
+    return limits.log_size_of_poisson(model.family, model.pieces())
 
 
 def _gamma_range(model: Model) -> tuple[float, float] | None:
@@ -272,6 +274,34 @@ def _poisson_limit(
         null_df=poisson.null_df + 1,
         notes=(*poisson.notes, no_overdispersion_note()),
     )
+
+
+def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple[Searched, limits.Limit | None]:
+    """The search's answer, or the limit of a formula of phi that is as good where the answer is near one."""
+    engine, ceiling, s = searched.engine, searched.engine.marginal.density.ceiling, model.n_gamma
+    if ceiling == np.inf or placed.held[-s:].any():
+        return searched, None
+    rows = engine.marginal.rows
+    if searched.found.settled and limits.largest(rows.blocks(), searched.found.x[-s:]) < 0.5 * ceiling:
+        return searched, None
+    objective = engine.objective(len(model.x.a), s)
+    others = np.eye(len(placed.held))[:, ~placed.held][:, : -s]
+    tolerance, most = SEARCH_SHARE * model.control.search.decrement, model.control.search.max_evaluations
+
+    def near(x: Vec, span: Mat) -> Found:
+        """The optimum with γ moving along a span (s, r) only."""
+        moving = np.zeros((len(x), others.shape[1] + span.shape[1]))
+        moving[:, : others.shape[1]] = others
+        moving[-s:, others.shape[1] :] = span
+        limit = np.full(moving.shape[1], np.inf)
+        limit[others.shape[1] :] = SLOWEST_GAMMA_STEP
+        within = limits.along(objective, x, moving)
+        start = np.zeros(moving.shape[1])
+        return limits.whole(minimise(within, start, tolerance=tolerance, max_evaluations=most, limit=limit), x, moving)
+
+    level = None if model.x_phi is None or model.x_phi.constant is None else model.x_phi.inward(model.x_phi.constant)
+    found = limits.best_limit(rows.blocks, searched.found, near, s, level, ceiling)
+    return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[-s:], ceiling)
 
 
 def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:

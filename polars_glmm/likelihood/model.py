@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
+import numpy as np
+
 from polars_glmm.control import Control
 from polars_glmm.cores import workers
 from polars_glmm.design.records import Design
@@ -14,6 +16,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.likelihood import rowsums
 from polars_glmm.likelihood.basis import Basis, centred
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
+from polars_glmm.likelihood.dispersion_limit import log_size_of_poisson
 from polars_glmm.likelihood.effects import Effects, map_effects
 from polars_glmm.likelihood.engine import ProductEngine, RowEngine
 from polars_glmm.likelihood.marginal import Marginal
@@ -101,6 +104,10 @@ class Model:
         """Log-likelihood of the saturated model, or None where there is none."""
         return rowsums.saturated(self.pieces(), self.family)
 
+    def ceiling(self) -> float:
+        """log phi beyond which a formula of it changes nothing: a negative binomial is a Poisson there."""
+        return np.inf if self.x_phi is None else log_size_of_poisson(self.family, self.pieces())
+
     def products(self) -> ProductEngine:
         stats = cross_products(self.held_in_memory(), self.x, self.effects, self.control.rows.block)
         if stats.eliminator is not None:
@@ -117,7 +124,7 @@ class Model:
         threads = workers(self.control.rows.threads)
         if len(blocks.units) < _FEWEST_UNITS:  # a pool costs more than it saves on a few blocks
             threads = 1
-        density = RowDensity(self.family)
+        density = RowDensity(self.family, self.ceiling())
         marginal = Marginal(blocks, density, rule, expected and not self.family.canonical, threads)
         return RowEngine(effects, marginal)
 

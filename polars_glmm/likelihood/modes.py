@@ -12,7 +12,7 @@ from polars_glmm.likelihood.rowblocks import Block, Unit
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
 from polars_glmm.linalg.scaling import scaled_plus_identity
-from polars_glmm.typing import Cube, Mat, Vec
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 NEAR, NEAR_FLOORED = 1e-10, 1e-18
 """Newton decrement, in log-likelihood, after which one more step ends at rounding error (convergence is quadratic); the
@@ -40,9 +40,13 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowDensity:
-    """A family as the kernels use it."""
+    """A family as the kernels use it; rows whose log phi has a formula count as being at the ceiling where it is higher.
+
+    Beyond the ceiling phi changes nothing: derivatives in it are zero.
+    """
 
     family: Family
+    ceiling: float = np.inf
 
     @property
     def concave(self) -> bool:
@@ -51,7 +55,11 @@ class RowDensity:
 
     def rows(self, block: Block, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
         """Densities of a block's rows, times their frequencies."""
+        zeta, past = self._held_back(zeta)
         parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)
+        if past is not None:
+            flat = (None if part is None else np.where(past, 0.0, part) for part in parts[4:])
+            parts = Density(*parts[:4], *flat)
         if block.frequency is None:
             return parts
         f, *slopes = parts
@@ -59,11 +67,21 @@ class RowDensity:
 
     def expected(self, block: Block, eta: Vec, zeta: Vec | float | None) -> Expected:
         """Expected curvatures of a block's rows, times their frequencies."""
+        zeta, past = self._held_back(zeta)
         e = self.family.expected(block.data, eta, zeta)
+        if past is not None and e.w_zeta is not None:
+            e = e._replace(w_zeta=np.where(past, 0.0, e.w_zeta))
         if block.frequency is None:
             return e
         w_zeta = None if e.w_zeta is None else e.w_zeta * block.frequency
         return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
+
+    def _held_back(self, zeta: Vec | float | None) -> tuple[Vec | float | None, BoolVec | None]:
+        """log phi no higher than the ceiling, and the rows that were (None: none)."""
+        if not isinstance(zeta, np.ndarray) or self.ceiling == np.inf:
+            return zeta, None
+        past: BoolVec = zeta > self.ceiling
+        return (np.minimum(zeta, self.ceiling), past) if past.any() else (zeta, None)
 
 
 class State(NamedTuple):
