@@ -4,6 +4,7 @@ With log phi = x'γ the likelihood has a limit along γ + t·d, t → ∞, for e
 x'd > 0 become Poisson rows, rows with x'd = 0 keep their size. Those d are the recession cone of the model; the rows
 with x'd = 0 are a face of the hull of all x, and γ counts modulo d there. A face of lower dimension may hold as few as
 one row: the limit of `phi ~ x` in which only the row of the smallest x has a size of its own is a model like any other.
+Where x'd < 0 the size goes to zero and a count of zero to probability one: such rows may only hold zeros.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood import rowsums
 from polars_glmm.likelihood.rowsums import Piece
 from polars_glmm.optimize.search import Evaluation, Found, Objective
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 ENOUGH = 1e8
 """Sizes of so many times Σy² change the log-likelihood by 1e-8: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
@@ -37,8 +38,10 @@ Near: TypeAlias = Callable[[Vec, Mat], Found]
 
 
 class PhiRows(Protocol):
-    """Some rows: columns of log phi (s, m) in the computing basis, and how often each row stands for itself."""
+    """Some rows: y, columns of log phi (s, m) in the computing basis, and how often each row stands for itself."""
 
+    @property
+    def data(self) -> Rows: ...
     @property
     def x_phi(self) -> Mat | None: ...
     @property
@@ -48,10 +51,11 @@ class PhiRows(Protocol):
 
 
 class Limit(NamedTuple):
-    """Directions (s, k) of γ, in the computing basis, along which rows become Poisson's; how many of all rows do."""
+    """Directions (s, k) of γ, in the computing basis, along which phi runs to infinity or zero, and in how many rows."""
 
     directions: Mat
     n_poisson: int
+    n_zero: int
     n_rows: int
 
 
@@ -69,36 +73,40 @@ def log_size_of_poisson(family: Family, pieces: Iterable[Piece]) -> float:
     return float(np.log(ENOUGH * max(rowsums.sum_of_squares(pieces), 1.0)))
 
 
-def largest(rows: Iterable[PhiRows], gamma: Vec) -> float:
-    """The largest log phi of all rows."""
-    return max(float(_log_phi(block, gamma).max(initial=-np.inf)) for block in rows)
+def suspicious(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> bool:
+    """Whether the size of some row has run half of the way on which it matters."""
+    return any(bool((_past(block, gamma, 0.5 * ceiling) != 0).any()) for block in rows)
 
 
 def faces(rows: Iterable[PhiRows], gamma: Vec) -> Iterator[Face]:
     """Faces of the hull of the rows' columns on the side from which γ points away, the empty one first."""
-    x = _distinct(rows)
+    x, zero = _distinct(rows)
     size = x @ gamma
     span = np.empty((len(gamma), 0))
     while span.shape[1] < len(gamma):
         off = np.linalg.norm(x - (x @ span) @ span.T, axis=1) > _IN_SPAN
         if not off.any():
             return
-        direction = _away(x[off], span)
-        if direction is not None:
-            yield Face(span, direction)
+        upward = np.ones(int(off.sum()))
+        ahead = x[off] @ (gamma - span @ (span.T @ gamma))
+        for side in [upward, *([np.where(zero[off] & (ahead < 0), -1.0, 1.0)] if (zero[off] & (ahead < 0)).any() else [])]:
+            direction = _away(side[:, None] * x[off], span)
+            if direction is not None:
+                yield Face(span, direction)
         lowest = x[off][np.argmin(size[off])]
         span = np.linalg.qr(np.column_stack([span, lowest]))[0]
 
 
 def beyond(rows: Iterable[PhiRows], face: Face, gamma: Vec, ceiling: float) -> Vec:
-    """γ + t·d with the smallest t that takes every row off the face past the ceiling."""
+    """γ + t·d with the smallest t that takes every row off the face past the ceiling, or past its negative."""
     t = 0.0
     for block in rows:
         x = _columns(block)
-        along = face.direction @ x
+        ahead = face.direction @ x
         off = np.linalg.norm(x - face.span @ (face.span.T @ x), axis=0) > _IN_SPAN
         if off.any():
-            t = max(t, float(((ceiling - _log_phi(block, gamma)[off]) / along[off]).max()))
+            side = np.sign(ahead[off])
+            t = max(t, float(((ceiling - side * _log_phi(block, gamma)[off]) / np.abs(ahead[off])).max()))
     return gamma + t * face.direction
 
 
@@ -153,18 +161,19 @@ def _value(found: Found) -> float:
 
 def limit_at(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> Limit | None:
     """The limit that γ stands for, or None where no direction takes only rows past the ceiling further."""
-    gram, n, away = np.zeros((len(gamma),) * 2), 0.0, 0.0
+    gram, n = np.zeros((len(gamma),) * 2), np.zeros(3)
     for block in rows:
-        x, past = _columns(block), _log_phi(block, gamma) > ceiling
-        kept = x[:, ~past]
+        x, past = _columns(block), _past(block, gamma, ceiling)
+        kept = x[:, past == 0]
         gram += kept @ kept.T
         weight = np.ones(len(past)) if block.frequency is None else block.frequency
-        n, away = n + float(weight.sum()), away + float(weight[past].sum())
-    if not away:
+        n += [float(weight.sum()), float(weight[past > 0].sum()), float(weight[past < 0].sum())]
+    if not n[1:].any():
         return None
     values, vectors = np.linalg.eigh(gram)
     flat = values <= _IN_SPAN**2 * max(float(values[-1]), 1.0)
-    return Limit(vectors[:, flat], round(away), round(n)) if flat.any() else None
+    n_rows, n_poisson, n_zero = (round(count) for count in n)
+    return Limit(vectors[:, flat], n_poisson, n_zero, n_rows) if flat.any() else None
 
 
 def along(objective: Objective, origin: Vec, span: Mat) -> Objective:
@@ -193,15 +202,23 @@ def _log_phi(block: PhiRows, gamma: Vec) -> Vec:
     return out if block.offset_phi is None else out + block.offset_phi
 
 
-def _distinct(rows: Iterable[PhiRows]) -> Mat:
-    """Distinct columns of log phi, a row each (m, s)."""
-    kept: Mat | None = None
-    waiting: list[Mat] = []
+def _past(block: PhiRows, gamma: Vec, ceiling: float) -> Vec:
+    """Per row 1 where its log phi is past the ceiling, −1 where it is past its negative and y = 0, else 0."""
+    zeta = _log_phi(block, gamma)
+    return np.where(zeta > ceiling, 1, np.where((zeta < -ceiling) & (block.data.y == 0.0), -1, 0))
+
+
+def _distinct(rows: Iterable[PhiRows]) -> tuple[Mat, BoolVec]:
+    """Distinct columns of log phi, a row each (m, s), and whether all their counts are zero."""
+    kept, waiting = np.empty((0, 0)), list[Mat]()
     for block in rows:
-        waiting.append(_columns(block).T)
+        waiting.append(np.column_stack([_columns(block).T, block.data.y > 0.0]))
+        kept = kept.reshape(-1, waiting[-1].shape[1])
         if sum(map(len, waiting)) > _MOST_ROWS:
-            kept, waiting = np.unique(np.concatenate([*([] if kept is None else [kept]), *waiting]), axis=0), []
-    return np.unique(np.concatenate([*([] if kept is None else [kept]), *waiting]), axis=0)
+            kept, waiting = np.unique(np.concatenate([kept, *waiting]), axis=0), []
+    kept = np.unique(np.concatenate([kept, *waiting]), axis=0)  # a row of zeros stands before its like that counts
+    last = np.append((np.diff(kept[:, :-1], axis=0) != 0).any(1), True)
+    return kept[last, :-1], kept[last, -1] == 0.0
 
 
 def _away(x: Mat, span: Mat) -> Vec | None:

@@ -112,12 +112,14 @@ def no_overdispersion_notes(names: Sequence[str], lost: BoolVec, limit: Limit | 
     if limit is None:
         return []
     terms = enumerate_names([name for name, away in zip(names, lost, strict=True) if away])
-    whole = limit.n_poisson == limit.n_rows
-    where = "" if whole else f" in {limit.n_poisson:,} of {limit.n_rows:,} rows"
-    its = ", and its log-likelihood is Poisson's" if whole else " there"
-    text = (
-        f"no overdispersion{where}: along {terms} of phi the likelihood rises to the Poisson limit, phi = inf{its}."
-    )
+    whole, finish = limit.n_poisson == limit.n_rows, []
+    where = "all rows" if whole else f"{limit.n_poisson:,} of {limit.n_rows:,} rows"
+    if limit.n_poisson:
+        finish.append(f"phi = inf (Poisson) in {where}")
+    if limit.n_zero:
+        finish.append(f"phi = 0 in {limit.n_zero:,}, all with a count of zero")
+    text = f"no overdispersion in {where}: " if limit.n_poisson else "no finite phi: "
+    text += f"along {terms} of phi the likelihood rises to a limit, {' and '.join(finish)}."
     advice = "The values of these coefficients mean nothing; all else stands. Counts may even be underdispersed."
     return [Note("no_overdispersion", text, f"Fit family='poisson'. {advice}" if whole else advice)]
 

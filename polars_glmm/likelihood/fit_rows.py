@@ -282,7 +282,7 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
     if ceiling == np.inf or placed.held[-s:].any():
         return searched, None
     rows = engine.marginal.rows
-    if searched.found.settled and limits.largest(rows.blocks(), searched.found.x[-s:]) < 0.5 * ceiling:
+    if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[-s:], ceiling):
         return searched, None
     objective = engine.objective(len(model.x.a), s)
     others = np.eye(len(placed.held))[:, ~placed.held][:, : -s]

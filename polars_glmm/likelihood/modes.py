@@ -40,9 +40,9 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowDensity:
-    """A family as the kernels use it; rows whose log phi has a formula count as being at the ceiling where it is higher.
+    """A family as the kernels use it; with a formula of phi, rows past the ceiling of log phi count as being at it.
 
-    Beyond the ceiling phi changes nothing: derivatives in it are zero.
+    There phi changes nothing: derivatives in it are zero. So it is for counts of zero past the negative of the ceiling.
     """
 
     family: Family
@@ -55,7 +55,7 @@ class RowDensity:
 
     def rows(self, block: Block, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
         """Densities of a block's rows, times their frequencies."""
-        zeta, past = self._held_back(zeta)
+        zeta, past = self._held_back(block, zeta)
         parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)
         if past is not None:
             flat = (None if part is None else np.where(past, 0.0, part) for part in parts[4:])
@@ -67,7 +67,7 @@ class RowDensity:
 
     def expected(self, block: Block, eta: Vec, zeta: Vec | float | None) -> Expected:
         """Expected curvatures of a block's rows, times their frequencies."""
-        zeta, past = self._held_back(zeta)
+        zeta, past = self._held_back(block, zeta)
         e = self.family.expected(block.data, eta, zeta)
         if past is not None and e.w_zeta is not None:
             e = e._replace(w_zeta=np.where(past, 0.0, e.w_zeta))
@@ -76,12 +76,12 @@ class RowDensity:
         w_zeta = None if e.w_zeta is None else e.w_zeta * block.frequency
         return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
 
-    def _held_back(self, zeta: Vec | float | None) -> tuple[Vec | float | None, BoolVec | None]:
-        """log phi no higher than the ceiling, and the rows that were (None: none)."""
+    def _held_back(self, block: Block, zeta: Vec | float | None) -> tuple[Vec | float | None, BoolVec | None]:
+        """log phi no higher than the ceiling and, where y = 0, no lower than its negative; rows that were (None: none)."""
         if not isinstance(zeta, np.ndarray) or self.ceiling == np.inf:
             return zeta, None
-        past: BoolVec = zeta > self.ceiling
-        return (np.minimum(zeta, self.ceiling), past) if past.any() else (zeta, None)
+        past: BoolVec = (zeta > self.ceiling) | ((zeta < -self.ceiling) & (block.data.y == 0.0))
+        return (np.where(past, np.clip(zeta, -self.ceiling, self.ceiling), zeta), past) if past.any() else (zeta, None)
 
 
 class State(NamedTuple):
