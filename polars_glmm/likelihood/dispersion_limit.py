@@ -79,22 +79,30 @@ def suspicious(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> bool:
 
 
 def faces(rows: Iterable[PhiRows], gamma: Vec) -> Iterator[Face]:
-    """Faces of the hull of the rows' columns on the side from which γ points away, the empty one first."""
+    """Faces on the side from which γ points away, the empty one first: all other rows go up, or zeros below go down."""
     x, zero = _distinct(rows)
-    size = x @ gamma
-    span = np.empty((len(gamma), 0))
-    while span.shape[1] < len(gamma):
+    yield from _chain(x, np.zeros(len(x), dtype=bool), gamma)
+    down = zero & (x @ gamma < 0.0)
+    if down.any():
+        yield from _chain(x, zero, gamma)
+
+
+def _chain(x: Mat, may_fall: BoolVec, gamma: Vec) -> Iterator[Face]:
+    """A face, and the next that holds the row nearest to it as well, rows (m, s) that may fall being far below too."""
+    size, s = x @ gamma, x.shape[1]
+    size = np.where(may_fall, np.abs(size), size)
+    span = np.empty((s, 0))
+    while span.shape[1] < s:
         off = np.linalg.norm(x - (x @ span) @ span.T, axis=1) > _IN_SPAN
         if not off.any():
             return
-        upward = np.ones(int(off.sum()))
         ahead = x[off] @ (gamma - span @ (span.T @ gamma))
-        for side in [upward, *([np.where(zero[off] & (ahead < 0), -1.0, 1.0)] if (zero[off] & (ahead < 0)).any() else [])]:
-            direction = _away(side[:, None] * x[off], span)
-            if direction is not None:
-                yield Face(span, direction)
-        lowest = x[off][np.argmin(size[off])]
-        span = np.linalg.qr(np.column_stack([span, lowest]))[0]
+        side = np.where(may_fall[off] & (ahead < 0.0), -1.0, 1.0)
+        direction = _away(side[:, None] * x[off], span)
+        if direction is not None:
+            yield Face(span, direction)
+        nearest = x[off][np.argmin(size[off])]
+        span = np.linalg.qr(np.column_stack([span, nearest]))[0]
 
 
 def beyond(rows: Iterable[PhiRows], face: Face, gamma: Vec, ceiling: float) -> Vec:
@@ -134,17 +142,26 @@ def best_limit(
     """
     if level is not None:
         found = min(found, _from_constant(found, near, level), key=_value)
-    s = size
+    for _ in range(size):  # a limit may have one of its own
+        before, found = found, _furthest(rows, found, near, size, ceiling)
+        if _value(found) > _value(before) - LOSS:
+            return found
+    return found
+
+
+def _furthest(rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, size: int, ceiling: float) -> Found:
+    """The best of the limits that lie ahead of an optimum, the one of the fewest sizes if several are; or the optimum."""
     limits = []
-    for face in faces(rows(), found.x[-s:]):
+    for face in faces(rows(), found.x[-size:]):
         x = found.x.copy()
-        x[-s:] = beyond(rows(), face, start_on(face, rows(), x[-s:]), 2.0 * ceiling)
+        x[-size:] = beyond(rows(), face, start_on(face, rows(), x[-size:]), 2.0 * ceiling)
         there = near(x, face.span)
         x = there.x.copy()
-        x[-s:] = beyond(rows(), face, face.span @ (face.span.T @ x[-s:]), ceiling + 1.0)
+        x[-size:] = beyond(rows(), face, face.span @ (face.span.T @ x[-size:]), ceiling + 1.0)
         limits.append(there._replace(x=x))
     best = min(map(_value, [found, *limits]))
-    return next((limit for limit in limits if _value(limit) <= best + LOSS), found)
+    good = [limit for limit in limits if _value(limit) <= best + LOSS]
+    return good[0] if good else found
 
 
 def _from_constant(found: Found, near: Near, level: Vec) -> Found:
