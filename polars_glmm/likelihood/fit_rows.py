@@ -66,8 +66,9 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
     clock["search"] = perf_counter()
     given_findings = findings
-    found, findings = _second_look(model, found, base, constant, placed, findings)
     found, limit_of_phi = _dispersion_limit(model, found, placed)
+    if limit_of_phi is None:
+        found, findings = _second_look(model, found, base, constant, placed, findings)
     if _at_poisson_limit(model, found, placed):
         limit = _poisson_limit(model, given_findings, given, found, constant)
         if limit is not None:
@@ -145,6 +146,9 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
     left = model.control.search.max_evaluations - _EXPLORING
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
+    ceiling = engine.marginal.density.ceiling
+    if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[-s:], ceiling):
+        return found
     return _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
 
 
@@ -319,7 +323,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
     held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
     limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, SLOWEST_GAMMA_STEP)])
-    bounds = _Bounds(limit, held)
+    bounds = _Bounds(limit, held, _EXPLORING if engine.marginal.density.ceiling < np.inf else None)
     for start in starts:
         x = np.where(np.isnan(at), start, at)
         if thin is not None:

@@ -27,6 +27,8 @@ from polars_glmm.typing import BoolVec, Cube, Mat
 
 _SHARE = 1e-6
 """Share of the largest part that a coefficient has in a direction at infinity from which it counts."""
+_LOADS = 1e-3
+"""Part in a direction without curvature from which a parameter has no variance."""
 
 
 class Levels(NamedTuple):
@@ -205,7 +207,15 @@ def _invert(done: polish.Polished, endless: Mat) -> polish.Inverted:
 
 
 def _across(hessian: Mat, endless: Mat) -> polish.Inverted:
-    """The inverse of the Hessian across directions at infinity."""
-    span = sl.null_space(endless.T)
+    """The inverse of the Hessian across directions at infinity; parameters that have no part in them stay apart."""
+    takes_part: BoolVec = endless.any(1)
+    across = sl.null_space(endless[takes_part].T)
+    rest = np.eye(len(hessian))[:, ~takes_part]
+    span = np.hstack([rest, np.zeros((len(hessian), across.shape[1]))])
+    span[takes_part, rest.shape[1] :] = across
     inner = polish.invert(span.T @ hessian @ span)
-    return inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))
+    vcov = span @ np.where(np.isnan(inner.vcov), 0.0, inner.vcov) @ span.T
+    flat: BoolVec = (np.abs(span[:, inner.flat]) > _LOADS).any(1)
+    vcov[flat] = np.nan
+    vcov[:, flat] = np.nan
+    return polish.Inverted(vcov, inner.smallest, flat)
