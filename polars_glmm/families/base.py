@@ -88,3 +88,9 @@ class Family(Protocol):
     def outside_support(self, rows: Rows) -> BoolVec: ...
     def start(self, rows: Rows) -> Vec: ...
     def start_phi(self, rows: Rows, mu: Vec) -> float: ...
+
+
+def has_edge(family: Family) -> bool:
+    """Whether some responses are likeliest where the domain of the link ends: a corner of the likelihood, no peak."""
+    edges = {"binomial": ("log", "identity"), "poisson": ("identity", "sqrt")}
+    return family.link.name in edges.get(family.name, ())

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError
+from polars_glmm.families.base import has_edge
 from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood import dispersion_limit as limits
-from polars_glmm.likelihood import hills, polish, rowsums
+from polars_glmm.likelihood import edge, hills, polish, rowsums
 from polars_glmm.likelihood.doubts import no_overdispersion_note
 from polars_glmm.likelihood.engine import Gradient, RowEngine
 from polars_glmm.likelihood.estimate import Estimate
@@ -45,6 +46,8 @@ _START_SHARES = (1.0, 0.1, 0.01)
 _MOST_LEAVINGS = 3
 _EXPLORING = 100
 """Evaluations of a search that looks for other optima, and after which a search that runs away is stopped."""
+_AT_EDGE = 40
+"""The same where modes may be lost at the edge of the link's domain, which takes long."""
 _NODES = {1: 21, 2: 9, 3: 5}
 """Nodes per dimension, by the number of effects, of the quadrature that an approximation is compared with."""
 _MOST_NODE_ROWS = 3_000_000
@@ -123,7 +126,11 @@ def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, pla
         found = _search_from(model, engine, base, shorter * size, placed)
         if np.isfinite(found.evaluation.value):
             return Searched(engine, found)
-    msg = "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
+        if has_edge(model.family) and found.evaluations > 1:
+            break  # a search that loses its modes at the edge loses them from everywhere
+    msg = edge.message(model) or (
+        "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
+    )
     raise ConvergenceError(msg)
 
 
@@ -141,15 +148,17 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
-    found = _minimise(model, engine, x, bounds._replace(most=_EXPLORING), tolerance, bend)
+    first = _AT_EDGE if has_edge(model.family) else _EXPLORING
+    found = _minimise(model, engine, x, bounds._replace(most=first), tolerance, bend)
     unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, bool(s))
-    left = model.control.search.max_evaluations - _EXPLORING
+    left = model.control.search.max_evaluations - first
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
     if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[-s:], ceiling):
         return found
-    return _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
+    longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
+    return longer._replace(evaluations=found.evaluations + longer.evaluations)
 
 
 def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from polars_glmm.families.base import Density, Expected, Family
+from polars_glmm.families.base import Density, Expected, Family, has_edge
 from polars_glmm.likelihood.rowblocks import Block, Unit
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
@@ -25,6 +25,8 @@ ROUNDING = 1e-11
 """A step may lower J by this share of |J| without being halved."""
 MAX_NEWTON = 200
 MAX_HALVINGS = 60
+MAX_BOUNDED = 60
+"""Newton steps where the link's domain has an edge: a mode on it is a corner, which no step ends at."""
 
 Fixed: TypeAlias = list[tuple[Vec, "Vec | float | None"]]
 """Per block: Xβ + offset (m,), and zeta (a number, a vector, or None)."""
@@ -183,7 +185,7 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
     h, gained = (start.factor if chord and warm else None), np.inf
     passes, previous, halvings = 1, u, 0
     last: Vec | None = None
-    for _ in range(MAX_NEWTON):
+    for _ in range(MAX_BOUNDED if has_edge(here.density.family) else MAX_NEWTON):
         j = _joint(state, u)
         if last is None and not np.isfinite(j).all():
             if not warm:

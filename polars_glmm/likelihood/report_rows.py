@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg as sl
 
 from polars_glmm.likelihood import polish, report
+from polars_glmm.likelihood.dispersion_limit import Limit
 from polars_glmm.likelihood.doubts import (
     CONVERGED,
     convergence_notes,
@@ -16,7 +17,6 @@ from polars_glmm.likelihood.doubts import (
     separation_note,
     singular_notes,
 )
-from polars_glmm.likelihood.dispersion_limit import Limit
 from polars_glmm.likelihood.engine import RowEngine
 from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, Working
 from polars_glmm.likelihood.identify import Findings
@@ -173,7 +173,7 @@ def _separated(model: Model, done: polish.Polished) -> Separation | None:
 
 
 def _endless(done: polish.Polished, separated: Separation | None, limit: Limit | None) -> Mat:
-    """Directions (P, k) of the state's vector in which the likelihood does not bend: of fixed effects, and of log phi."""
+    """Directions (P, k) of the state's vector in which the likelihood does not bend: of beta, and of gamma."""
     size = len(done.held)
     parts = []
     if separated is not None:
@@ -208,14 +208,14 @@ def _invert(done: polish.Polished, endless: Mat) -> polish.Inverted:
 
 def _across(hessian: Mat, endless: Mat) -> polish.Inverted:
     """The inverse of the Hessian across directions at infinity; parameters that have no part in them stay apart."""
-    takes_part: BoolVec = endless.any(1)
+    takes_part = np.asarray(endless.any(1))
     across = sl.null_space(endless[takes_part].T)
     rest = np.eye(len(hessian))[:, ~takes_part]
     span = np.hstack([rest, np.zeros((len(hessian), across.shape[1]))])
     span[takes_part, rest.shape[1] :] = across
     inner = polish.invert(span.T @ hessian @ span)
     vcov = span @ np.where(np.isnan(inner.vcov), 0.0, inner.vcov) @ span.T
-    flat: BoolVec = (np.abs(span[:, inner.flat]) > _LOADS).any(1)
+    flat = np.asarray((np.abs(span[:, inner.flat]) > _LOADS).any(1))
     vcov[flat] = np.nan
     vcov[:, flat] = np.nan
     return polish.Inverted(vcov, inner.smallest, flat)
