@@ -51,7 +51,7 @@ class PhiRows(Protocol):
 
 
 class Limit(NamedTuple):
-    """Directions (s, k) of γ, in the computing basis, along which phi runs to infinity or zero, and in how many rows."""
+    """Directions (s, k) of γ, in the computing basis, along which phi runs to infinity or zero; rows where it does."""
 
     directions: Mat
     n_poisson: int
@@ -60,7 +60,7 @@ class Limit(NamedTuple):
 
 
 class Face(NamedTuple):
-    """Rows that keep their size, by a basis (s, r) of the span of their columns, and d (s,) that takes all others off."""
+    """Rows that keep their size, by a basis (s, r) of their columns, and d (s,) that leads all others off."""
 
     span: Mat
     direction: Vec
@@ -150,7 +150,7 @@ def best_limit(
 
 
 def _furthest(rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, size: int, ceiling: float) -> Found:
-    """The best of the limits that lie ahead of an optimum, the one of the fewest sizes if several are; or the optimum."""
+    """The best of the limits ahead of an optimum, the one of the fewest sizes if several are; or the optimum."""
     limits = []
     for face in faces(rows(), found.x[-size:]):
         x = found.x.copy()

@@ -76,7 +76,12 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
         limit = _poisson_limit(model, given_findings, given, found, constant)
         if limit is not None:
             return limit
-    done = _polish(model, found, row_variance, placed)
+    try:
+        done = _polish(model, found, row_variance, placed)
+    except ConvergenceError as error:
+        if (said := edge.message(model)) is None:
+            raise
+        raise ConvergenceError(said) from error
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
     return report_rows(model, found.engine, done, Levels(constant, null, limit_of_phi), findings, clock)

@@ -79,7 +79,7 @@ class RowDensity:
         return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
 
     def _held_back(self, block: Block, zeta: Vec | float | None) -> tuple[Vec | float | None, BoolVec | None]:
-        """log phi no higher than the ceiling and, where y = 0, no lower than its negative; rows that were (None: none)."""
+        """log phi no higher than the ceiling and, where y = 0, no lower than its negative; rows that were (or None)."""
         if not isinstance(zeta, np.ndarray) or self.ceiling == np.inf:
             return zeta, None
         past: BoolVec = (zeta > self.ceiling) | ((zeta < -self.ceiling) & (block.data.y == 0.0))

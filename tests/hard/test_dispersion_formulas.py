@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import polars_glmm
-from tests.hard.attempt import attempt, codes, fixed, names, variance
+from tests.hard.attempt import attempt, codes, names, variance
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 FORMULAS = ("phi ~ x", "phi ~ f", "phi ~ f + w", "phi ~ 0 + f")
@@ -41,9 +41,9 @@ def test_a_formula_of_phi_never_ends_below_the_models_it_contains(kind: str, for
             assert "no_overdispersion" in codes(fit), phi
 
 
-@pytest.mark.parametrize("formula", ["y ~ x", "y ~ x + (1 | g)"])
-def test_without_overdispersion_all_rows_are_poisson_rows(formula: str) -> None:
+def test_without_overdispersion_all_rows_are_poisson_rows() -> None:
     """Everything but phi is Poisson's, lazily too; phi has no errors."""
+    formula = "y ~ x + (1 | g)"
     frame = counts(812, "under")
     plain = attempt(frame, formula, family="poisson")
     for source in (frame, frame.lazy()):
@@ -51,11 +51,10 @@ def test_without_overdispersion_all_rows_are_poisson_rows(formula: str) -> None:
         names(fit, "no_overdispersion", "all rows", "Poisson")
         assert fit.converged
         assert fit.loglik == pytest.approx(plain.loglik, abs=1e-6)
-        for term in ("Intercept", "x"):
-            assert fixed(fit, term) == pytest.approx(fixed(plain, term), abs=1e-5)
-            assert fixed(fit, term, "std_error") == pytest.approx(fixed(plain, term, "std_error"), rel=1e-3)
-        if "g" in formula:
-            assert variance(fit, "g") == pytest.approx(variance(plain, "g"), rel=1e-3)
+        of_mu = fit.fixef().filter(pl.col("parameter") == "mu")
+        assert of_mu["estimate"].to_list() == pytest.approx(plain.fixef()["estimate"].to_list(), abs=1e-5)
+        assert of_mu["std_error"].to_list() == pytest.approx(plain.fixef()["std_error"].to_list(), rel=1e-3)
+        assert variance(fit, "g") == pytest.approx(variance(plain, "g"), rel=1e-3)
         of_phi = fit.fixef().filter(pl.col("parameter") == "phi")
         assert of_phi["std_error"].null_count() == of_phi.height
         assert fit.augment(frame)["resid_pearson"].to_list() == pytest.approx(
