@@ -93,3 +93,9 @@ class Family(Protocol):
 def spread_name(family: Family) -> str:
     """What a reader calls phi."""
     return "residual variance" if family.name == "gaussian" else "dispersion"
+
+
+def has_edge(family: Family) -> bool:
+    """Whether some responses are likeliest where the domain of the link ends: a corner of the likelihood, no peak."""
+    edges = {"binomial": ("log", "identity"), "poisson": ("identity", "sqrt")}
+    return family.link.name in edges.get(family.name, ())

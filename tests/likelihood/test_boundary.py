@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from polars_glmm.likelihood.boundary import leaving
-from polars_glmm.likelihood.effects import Effects, FactorMap, TermMap
 from polars_glmm.likelihood.engine import Gradient
-from polars_glmm.likelihood.state import FreeEntries, Rank, State
+
+from polars_glmm.likelihood.parameters.effects import Effects, FactorMap, TermMap
+from polars_glmm.likelihood.parameters.state import FreeEntries, Rank, State
 
 NONE_FREE = FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp))
 

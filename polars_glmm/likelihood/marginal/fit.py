@@ -10,17 +10,19 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
-from polars_glmm.families.base import spread_name
+from polars_glmm.families.base import has_edge, spread_name
 from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
-from polars_glmm.likelihood.marginal import hills
+from polars_glmm.likelihood.marginal import dispersion_limit as limits
+from polars_glmm.likelihood.marginal import edge, hills
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
+from polars_glmm.likelihood.marginal.value import hills
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert
@@ -49,6 +51,8 @@ _START_SHARES = (1.0, 0.1, 0.01)
 _MOST_LEAVINGS = 3
 _EXPLORING = 100
 """Evaluations of a search that looks for other optima, and after which a search that runs away is stopped."""
+_AT_EDGE = 40
+"""The same where modes may be lost at the edge of the link's domain, which takes long."""
 _NODES = {1: 21, 2: 9, 3: 5}
 """Nodes per dimension, by the number of effects, of the quadrature that an approximation is compared with."""
 _MOST_NODE_ROWS = 3_000_000
@@ -73,16 +77,23 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
     clock["search"] = perf_counter()
     given_findings = findings
-    found, findings = _second_look(model, found, base, constant, placed, findings)
+    found, limit_of_phi = _dispersion_limit(model, found, placed)
+    if limit_of_phi is None:
+        found, findings = _second_look(model, found, base, constant, placed, findings)
     if _at_poisson_limit(model, found, placed):
         limit = _poisson_limit(model, given_findings, given, found, constant)
         if limit is not None:
             return limit
-    done = _polish(model, found, row_variance, placed)
+    try:
+        done = _polish(model, found, row_variance, placed)
+    except ConvergenceError as error:
+        if (said := edge.message(model)) is None:
+            raise
+        raise ConvergenceError(said) from error
     _refuse_lost(model, done)
     clock["hessian"] = perf_counter()
     null = constant - base.found.evaluation.value if model.effects.factors else None
-    return report_rows(model, found.engine, done, LogLevels(constant, null), findings, clock)
+    return report_rows(model, found.engine, done, LogLevels(constant, null, limit_of_phi), findings, clock)
 
 
 def _second_look(
@@ -129,7 +140,11 @@ def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, pla
         found = _search_from(model, engine, base, shorter * size, placed)
         if np.isfinite(found.evaluation.value):
             return Searched(engine, found)
-    msg = "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
+        if has_edge(model.family) and found.evaluations > 1:
+            break  # a search that loses its modes at the edge loses them from everywhere
+    msg = edge.message(model) or (
+        "The likelihood is not finite where the search starts. Begin elsewhere with start=, or use another link."
+    )
     raise ConvergenceError(msg)
 
 
@@ -147,12 +162,17 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
-    found = _minimise(model, engine, x, bounds._replace(most=_EXPLORING), tolerance, bend)
+    first = _AT_EDGE if has_edge(model.family) else _EXPLORING
+    found = _minimise(model, engine, x, bounds._replace(most=first), tolerance, bend)
     unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, bool(s))
-    left = model.control.search.max_evaluations - _EXPLORING
+    left = model.control.search.max_evaluations - first
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
-    return _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
+    ceiling = engine.marginal.density.ceiling
+    if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[-s:], ceiling):
+        return found
+    longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
+    return longer._replace(evaluations=found.evaluations + longer.evaluations)
 
 
 def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:
@@ -242,7 +262,7 @@ def _size_cap(model: Model) -> float | None:
     """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
     if model.family.name != "negative_binomial" or model.x_phi is not None:
         return None
-    return float(np.log(1e8 * max(rowsums.sum_of_squares(model.pieces()), 1.0)))
+    return limits.log_size_of_poisson(model.family, model.pieces())
 
 
 def _gamma_range(model: Model, least: float) -> tuple[float, float] | None:
@@ -295,6 +315,34 @@ def _poisson_limit(
     )
 
 
+def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple[Searched, limits.Limit | None]:
+    """The search's answer, or the limit of a formula of phi that is as good where the answer is near one."""
+    engine, ceiling, s = searched.engine, searched.engine.marginal.density.ceiling, model.n_gamma
+    if ceiling == np.inf or placed.held[-s:].any():
+        return searched, None
+    rows = engine.marginal.rows
+    if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[-s:], ceiling):
+        return searched, None
+    objective = engine.objective(len(model.x.a), s)
+    others = np.eye(len(placed.held))[:, ~placed.held][:, : -s]
+    tolerance, most = SEARCH_SHARE * model.control.search.decrement, model.control.search.max_evaluations
+
+    def near(x: Vec, span: Mat) -> Found:
+        """The optimum with γ moving along a span (s, r) only."""
+        moving = np.zeros((len(x), others.shape[1] + span.shape[1]))
+        moving[:, : others.shape[1]] = others
+        moving[-s:, others.shape[1] :] = span
+        limit = np.full(moving.shape[1], np.inf)
+        limit[others.shape[1] :] = SLOWEST_GAMMA_STEP
+        within = limits.along(objective, x, moving)
+        start = np.zeros(moving.shape[1])
+        return limits.whole(minimise(within, start, tolerance=tolerance, max_evaluations=most, limit=limit), x, moving)
+
+    level = None if model.x_phi is None or model.x_phi.constant is None else model.x_phi.inward(model.x_phi.constant)
+    found = limits.best_limit(rows.blocks, searched.found, near, s, level, ceiling)
+    return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[-s:], ceiling)
+
+
 def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
     p, rows = len(model.x.a), engine.marginal.rows
@@ -310,7 +358,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
     held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
     limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, SLOWEST_GAMMA_STEP)])
-    bounds = _StepBounds(limit, held)
+    bounds = _StepBounds(limit, held, _EXPLORING if engine.marginal.density.ceiling < np.inf else None)
     for start in starts:
         x = np.where(np.isnan(at), start, at)
         if thin is not None:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from polars_glmm.families.base import Density, Expected, Family
+from polars_glmm.families.base import Density, Expected, Family, has_edge
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
@@ -25,6 +25,8 @@ ROUNDING = 1e-11
 """A step may lower J by this share of |J| without being halved."""
 MAX_NEWTON = 200
 MAX_HALVINGS = 60
+MAX_BOUNDED = 60
+"""Newton steps where the link's domain has an edge: a mode on it is a corner, which no step ends at."""
 
 Fixed: TypeAlias = list[tuple[Vec, "Vec | float | None"]]
 """Per block: Xβ + offset (m,), and zeta (a number, a vector, or None)."""
@@ -43,9 +45,13 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowDensity:
-    """A family as the kernels use it."""
+    """A family as the kernels use it; with a formula of phi, rows past the ceiling of log phi count as being at it.
+
+    There phi changes nothing: derivatives in it are zero. So it is for counts of zero past the negative of the ceiling.
+    """
 
     family: Family
+    ceiling: float = np.inf
 
     @property
     def concave(self) -> bool:
@@ -54,7 +60,11 @@ class RowDensity:
 
     def rows(self, block: Block, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
         """Densities of a block's rows, times their frequencies."""
+        zeta, past = self._held_back(block, zeta)
         parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)
+        if past is not None:
+            flat = (None if part is None else np.where(past, 0.0, part) for part in parts[4:])
+            parts = Density(*parts[:4], *flat)
         if block.frequency is None:
             return parts
         f, *slopes = parts
@@ -62,11 +72,21 @@ class RowDensity:
 
     def expected(self, block: Block, eta: Vec, zeta: Vec | float | None) -> Expected:
         """Expected curvatures of a block's rows, times their frequencies."""
+        zeta, past = self._held_back(block, zeta)
         e = self.family.expected(block.data, eta, zeta)
+        if past is not None and e.w_zeta is not None:
+            e = e._replace(w_zeta=np.where(past, 0.0, e.w_zeta))
         if block.frequency is None:
             return e
         w_zeta = None if e.w_zeta is None else e.w_zeta * block.frequency
         return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
+
+    def _held_back(self, block: Block, zeta: Vec | float | None) -> tuple[Vec | float | None, BoolVec | None]:
+        """log phi no higher than the ceiling and, where y = 0, no lower than its negative; rows that were (or None)."""
+        if not isinstance(zeta, np.ndarray) or self.ceiling == np.inf:
+            return zeta, None
+        past: BoolVec = (zeta > self.ceiling) | ((zeta < -self.ceiling) & (block.data.y == 0.0))
+        return (np.where(past, np.clip(zeta, -self.ceiling, self.ceiling), zeta), past) if past.any() else (zeta, None)
 
 
 class RowsAt(NamedTuple):
@@ -167,7 +187,7 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
     h, exact, gained = (start.factor if chord and warm else None), True, np.inf
     previous, last, halvings = u, np.full(1, -np.inf), 0
     stuck = np.zeros(1, dtype=bool)
-    for _ in range(MAX_NEWTON):
+    for _ in range(MAX_BOUNDED if has_edge(here.density.family) else MAX_NEWTON):
         j = _joint(state, u)
         rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
         if rejected.any():

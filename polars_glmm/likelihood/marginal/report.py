@@ -9,6 +9,7 @@ import scipy.linalg as sl
 
 from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, Working
 from polars_glmm.likelihood.identify import Findings
+from polars_glmm.likelihood.marginal.dispersion_limit import Limit, no_overdispersion_notes
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished
@@ -23,14 +24,20 @@ from polars_glmm.likelihood.optimum.notes import (
     separation_note,
     singular_notes,
 )
-from polars_glmm.typing import Cube, Mat
+from polars_glmm.typing import BoolVec, Cube, Mat
+
+_SHARE = 1e-6
+"""Share of the largest part that a coefficient has in a direction at infinity from which it counts."""
+_LOADS = 1e-3
+"""Part in a direction without curvature from which a parameter has no variance."""
 
 
 class LogLevels(NamedTuple):
-    """The parameter-free part of ℓ, and ℓ of the model without random effects."""
+    """The parameter-free part of ℓ, and ℓ of the model without random effects; a limit that log phi has run to."""
 
     constant: float
     null: float | None
+    phi_limit: Limit | None = None
 
 
 def report_rows(
@@ -50,7 +57,8 @@ def report_rows(
     natural = np.eye(width)
     natural[:p, :p] = model.x.a.T
     separated = _separated(model, done)
-    inverted = None if done.hessian is None else _invert(done, separated)
+    endless = _endless(done, separated, levels.phi_limit)
+    inverted = None if done.hessian is None else _invert(done, endless)
     spread, working = np.full((width, width), np.nan), None
     if inverted is not None:
         spread = report.propagate(natural, inverted.vcov, np.zeros(width, dtype=bool))
@@ -71,6 +79,8 @@ def report_rows(
     if phi is not None:
         jac[-1, -1] = phi
     null = np.zeros(size, dtype=bool)
+    lost_phi = _lost_phi(model, levels.phi_limit)
+    null[p:n_fixed] = lost_phi
     null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
     report_vcov = report.propagate(jac, spread, null)
     at_infinity = None
@@ -88,6 +98,7 @@ def report_rows(
         *convergence_notes(done.decrement),
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(() if separated is None else separated.terms),
+        *no_overdispersion_notes(model.phi_names or (), lost_phi, levels.phi_limit),
     ]
     if inverted is not None and not separated and not findings.notes:
         notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
@@ -123,7 +134,7 @@ def report_rows(
         ),
         notes=tuple(notes),
         at_infinity=at_infinity,
-        working=None if separated is not None else working,
+        working=None if endless.shape[1] else working,
     )
 
 
@@ -162,22 +173,50 @@ def _separated(model: Model, done: Polished) -> Separation | None:
     return separation(model, std_error)
 
 
-def _invert(done: Polished, separated: Separation | None) -> Inverted:
+def _endless(done: Polished, separated: Separation | None, limit: Limit | None) -> Mat:
+    """Directions (P, k) of the state's vector in which the likelihood does not bend: of beta, and of gamma."""
+    size = len(done.held)
+    parts = []
+    if separated is not None:
+        beta = separated.directions
+        parts.append(np.concatenate([beta, np.zeros((size - len(beta), beta.shape[1]))]))
+    if limit is not None:
+        gamma = limit.directions
+        parts.append(np.concatenate([np.zeros((size - len(gamma), gamma.shape[1])), gamma]))
+    return np.hstack(parts) if parts else np.empty((size, 0))
+
+
+def _lost_phi(model: Model, limit: Limit | None) -> BoolVec:
+    """Coefficients of log phi that run off to infinity, as named: marks (s,), none without a formula."""
+    if model.x_phi is None:
+        return np.zeros(0, dtype=bool)
+    if limit is None:
+        return np.zeros(len(model.x_phi.a), dtype=bool)
+    share = np.abs(model.x_phi.a.T @ limit.directions).max(1)
+    return np.asarray(share > _SHARE * share.max())
+
+
+def _invert(done: Polished, endless: Mat) -> Inverted:
     """Covariance matrix in the computing basis; held parameters have no variance.
 
-    The likelihood does not bend along directions at infinity: what is estimated stands across them, and the matrix
-    holds for what is orthogonal to them.
+    The likelihood does not bend along directions at infinity (P, k): what is estimated stands across them, and the
+    matrix holds for what is orthogonal to them.
     """
     assert done.hessian is not None
-    inside = invert(done.hessian) if separated is None else _across(done, separated)
+    inside = _across(done.hessian, endless[~done.held]) if endless.shape[1] else invert(done.hessian)
     return widen(inside, done.held)
 
 
-def _across(done: Polished, separated: Separation) -> Inverted:
-    """The inverse of the Hessian across directions at infinity."""
-    assert done.hessian is not None
-    along = np.zeros((separated.directions.shape[1], len(done.held)))
-    along[:, : len(separated.directions)] = separated.directions.T
-    span = sl.null_space(along[:, ~done.held])
-    inner = invert(span.T @ done.hessian @ span)
-    return inner._replace(vcov=span @ inner.vcov @ span.T, flat=np.zeros(len(span), dtype=bool))
+def _across(hessian: Mat, endless: Mat) -> Inverted:
+    """The inverse of the Hessian across directions at infinity; parameters that have no part in them stay apart."""
+    takes_part = np.asarray(endless.any(1))
+    across = sl.null_space(endless[takes_part].T)
+    rest = np.eye(len(hessian))[:, ~takes_part]
+    span = np.hstack([rest, np.zeros((len(hessian), across.shape[1]))])
+    span[takes_part, rest.shape[1] :] = across
+    inner = invert(span.T @ hessian @ span)
+    vcov = span @ np.where(np.isnan(inner.vcov), 0.0, inner.vcov) @ span.T
+    flat = np.asarray((np.abs(span[:, inner.flat]) > _LOADS).any(1))
+    vcov[flat] = np.nan
+    vcov[:, flat] = np.nan
+    return Inverted(vcov, inner.smallest, flat)
