@@ -10,14 +10,21 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood import boundary, polish, report
-from polars_glmm.likelihood.doubts import CONVERGED, convergence_notes, flat_note, reproduced_text, singular_notes
+from polars_glmm.likelihood.doubts import (
+    CONVERGED,
+    convergence_notes,
+    digits_text,
+    flat_note,
+    reproduced_text,
+    singular_notes,
+)
 from polars_glmm.likelihood.effects import Effects
 from polars_glmm.likelihood.engine import Gradient, ProductEngine
 from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.gaussian import Profile
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
-from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel
+from polars_glmm.likelihood.model import NO_EFFECTS, AnyModel, ProductModel
 from polars_glmm.likelihood.natural import parameter_names
 from polars_glmm.likelihood.state import Rank, State
 from polars_glmm.linalg.elimination import OneFactor
@@ -75,7 +82,7 @@ def estimate_products(model: AnyModel, findings: Findings, given: Given) -> Esti
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
     done = polish.polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
-    _refuse_lost(engine, done, max(done.decrement, rises))
+    _refuse_lost(engine, model, done, max(done.decrement, rises))
     state, pieces, sigma, decrement = done.state, done.pieces, done.sigma, max(done.decrement, rises)
     outward = model.x.a.T
     vcov_beta = sigma**2 * (outward @ pieces.m_inverse @ outward.T)
@@ -191,7 +198,7 @@ def _settle(engine: ProductEngine, model: AnyModel, tolerance: float, found: Fou
     there = pieces if same else engine.pieces(list(state.factors))
     if there is None:
         if _share_left(engine, pieces) <= _DOUBTED:
-            raise IdentifiabilityError(reproduced_text(effects, "residual variance"))
+            raise _lost(engine, model, pieces)
         msg = "V is not positive definite in floating point where the search ended. Simplify the random effects."
         raise ConvergenceError(msg)
     return _Settled(state, ranks, there, 0.0 if rise is None else rise.score)
@@ -290,10 +297,17 @@ def _share_left(engine: ProductEngine, pieces: Profile) -> float:
     return pieces.rss / float(engine.stats.ww[-1, -1])
 
 
-def _refuse_lost(engine: ProductEngine, done: polish.PolishedProducts, decrement: float) -> None:
+def _refuse_lost(engine: ProductEngine, model: AnyModel, done: polish.PolishedProducts, decrement: float) -> None:
     """Raise IdentifiabilityError where rounding hides the optimum: next to no residual, and no certificate."""
     if engine.effects.factors and decrement >= CONVERGED and _share_left(engine, done.pieces) <= _DOUBTED:
-        raise IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
+        raise _lost(engine, model, done.pieces)
+
+
+def _lost(engine: ProductEngine, model: AnyModel, pieces: Profile) -> IdentifiabilityError:
+    """What is lost in rounding: of one factor rows would tell more than sums; of several they would not."""
+    if isinstance(model, ProductModel) and len(engine.effects.factors) == 1:
+        return IdentifiabilityError(digits_text(_share_left(engine, pieces)))
+    return IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
 
 
 def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:

@@ -21,6 +21,7 @@ from polars_glmm.design.sums import summarise
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.likelihood.build import estimate_summaries
+from polars_glmm.likelihood.doubts import digits_text
 from polars_glmm.likelihood.from_moments import MomentDesign, product_model
 from polars_glmm.likelihood.given import Given
 from polars_glmm.memory import memory_limit
@@ -79,12 +80,7 @@ def residual_share(numbers: Estimate, moments: Moments) -> float:
 def require_digits(share: float) -> None:
     """Raise IdentifiabilityError where sums hold next to nothing of what the model leaves of the response."""
     if share < _TOO_FEW:
-        msg = (
-            f"The model leaves about {share:.0e} of the response's sum of squares, and sums of all rows have 16 "
-            "digits: too few for the rest. Take from the response what is known of it, as the means of its levels, or "
-            "fit the rows themselves."
-        )
-        raise IdentifiabilityError(msg)
+        raise IdentifiabilityError(digits_text(share))
 
 
 def collected_note(found: Obstacle | None) -> tuple[Note, ...]:
@@ -173,9 +169,7 @@ def rows_in_use(fit: Fit, frame: pl.DataFrame) -> BoolVec | None:
 def sizes_of(recipe: Recipe, moments: Moments) -> tuple[GroupSize, ...]:
     """One record per factor, in the order of the formula."""
     return tuple(
-        GroupSize(
-            factor.name, part.n_levels, int(part.count.min()), float(part.count.mean()), int(part.count.max())
-        )
+        GroupSize(factor.name, part.n_levels, int(part.count.min()), float(part.count.mean()), int(part.count.max()))
         for factor, part in zip(recipe.factors, moments.factors, strict=True)
     )
 
