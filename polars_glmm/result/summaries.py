@@ -22,6 +22,7 @@ from polars_glmm.frames.size import room_for
 from polars_glmm.frames.source import Source
 from polars_glmm.likelihood.build import estimate_summaries
 from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.optimum.notes import digits_text
 from polars_glmm.likelihood.products.from_moments import MomentDesign, product_model
 from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
@@ -78,12 +79,7 @@ def residual_share(numbers: Estimate, moments: Moments) -> float:
 def require_digits(share: float) -> None:
     """Raise IdentifiabilityError where sums hold next to nothing of what the model leaves of the response."""
     if share < _TOO_FEW:
-        msg = (
-            f"The model leaves about {share:.0e} of the response's sum of squares, and sums of all rows have 16 "
-            "digits: too few for the rest. Take from the response what is known of it, as the means of its levels, or "
-            "fit the rows themselves."
-        )
-        raise IdentifiabilityError(msg)
+        raise IdentifiabilityError(digits_text(share))
 
 
 def collected_note(found: Obstacle | None) -> tuple[Note, ...]:

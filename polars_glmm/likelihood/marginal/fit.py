@@ -22,7 +22,6 @@ from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
-from polars_glmm.likelihood.marginal.value import hills
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert

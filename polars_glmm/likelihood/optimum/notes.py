@@ -115,6 +115,15 @@ def reproduced_text(effects: Effects, spread: str) -> str:
     )
 
 
+def digits_text(share: float) -> str:
+    """Sums hold next to nothing of what the model leaves of the response."""
+    return (
+        f"The model leaves about {share:.0e} of the response's sum of squares, and sums of all rows have 16 "
+        f"digits: too few for the rest. Take from the response what is known of it, as the means of its levels, or "
+        f"fit the rows themselves."
+    )
+
+
 def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:
     """The likelihood has no maximum: it rises with the standard deviations of the factors marked."""
     names = [f.name for f, away in zip(effects.factors, runaway, strict=True) if away]

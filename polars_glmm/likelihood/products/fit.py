@@ -18,6 +18,7 @@ from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
     convergence_notes,
+    digits_text,
     flat_note,
     reproduced_text,
     singular_notes,
@@ -98,7 +99,7 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
     done = polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
-    _refuse_lost(engine, done, max(done.decrement, rises))
+    _refuse_lost(engine, model, done, max(done.decrement, rises))
     state, sigma = done.state, done.sigma
     k = sum(len(e.rows) for e in state.free)
     inverted = invert(done.hessian) if done.hessian is not None else None
@@ -270,7 +271,7 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     there = pieces if same else engine.pieces(list(state.factors))
     if there is None:
         if _share_left(engine, pieces) <= _DOUBTED:
-            raise IdentifiabilityError(reproduced_text(effects, "residual variance"))
+            raise _lost(engine, model, pieces)
         msg = "V is not positive definite in floating point where the search ended. Simplify the random effects."
         raise ConvergenceError(msg)
     return _Settled(state, ranks, there, 0.0 if rise is None else rise.score)
@@ -369,10 +370,19 @@ def _share_left(engine: ProductEngine, pieces: Profile) -> float:
     return pieces.rss / float(engine.stats.ww[-1, -1])
 
 
-def _refuse_lost(engine: ProductEngine, done: PolishedProducts, decrement: float) -> None:
+def _refuse_lost(
+    engine: ProductEngine, model: Model | ProductModel, done: PolishedProducts, decrement: float
+) -> None:
     """Raise IdentifiabilityError where rounding hides the optimum: next to no residual, and no certificate."""
     if engine.effects.factors and decrement >= CONVERGED and _share_left(engine, done.pieces) <= _DOUBTED:
-        raise IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
+        raise _lost(engine, model, done.pieces)
+
+
+def _lost(engine: ProductEngine, model: Model | ProductModel, pieces: Profile) -> IdentifiabilityError:
+    """What is lost in rounding: of one factor rows would tell more than sums; of several they would not."""
+    if isinstance(model, ProductModel) and len(engine.effects.factors) == 1:
+        return IdentifiabilityError(digits_text(_share_left(engine, pieces)))
+    return IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
 
 
 def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
