@@ -119,8 +119,6 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
     return Findings(tuple(notes), tuple(tuple(u) for u in unidentified), by_elimination)
 
 
-
-
 def _term_text(f: FactorMap, k: int) -> str:
     names = ["1" if name == "Intercept" else name for name in f.terms[k].names]
     if "1" not in names:

@@ -121,7 +121,7 @@ class NaturalObjective:
         return np.array([np.log(x[-1])]) if model.family.has_phi else None
 
     def _gaussian(self, beta: Vec, absolute: list[Mat], sigma: float) -> tuple[float, Vec, list[Mat], float]:
-        """ℓ with gradients in β_c, the absolute factors and σ (module likelihood.gaussian, at any β)."""
+        """ℓ with gradients in β_c, the absolute factors and σ (module likelihood.products.profile, at any β)."""
         model, engine = self._model, self._engine
         assert isinstance(engine, ProductEngine)
         stats, p = engine.stats, len(beta)

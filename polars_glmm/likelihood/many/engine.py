@@ -170,7 +170,7 @@ class BatchRowEngine:
 
 
 def bending(layout: SearchLayout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
-    """As likelihood.engine.bending, of every model: lam and gradient (r, r, M), step (M, q); (M, q, q)."""
+    """As likelihood.parameters.curvature.bending, of every model: lam and gradient (r, r, M), step (M, q); (M, q, q)."""
     out = np.zeros((lam.shape[-1], layout.q, layout.q))
     change = layout.lam(step)
     for own in layout.terms:
@@ -194,7 +194,7 @@ def bending(layout: SearchLayout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
 
 
 def theta_information(layout: SearchLayout, lam: Cube, reduction: Cube, levels: BatchLevels) -> Cube:
-    """As likelihood.engine.theta_information, of every model: ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), (M, q, q)."""
+    """As likelihood.parameters.curvature.theta_information, of every model: ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), (M, q, q)."""
     r, q = layout.r, layout.q
     if r == 1:
         square = levels.level_totals(reduction[0, 0] ** 2)

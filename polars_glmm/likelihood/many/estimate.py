@@ -151,7 +151,7 @@ class BatchEstimate:
         return (self.singular_note(k), *self.notes) if self.singular else self.notes
 
     def singular_note(self, k: int) -> Note:
-        """The note of a covariance matrix on the boundary, in the words of likelihood.doubts."""
+        """The note of a covariance matrix on the boundary, in the words of likelihood.optimum.notes."""
         text = collapse(str(self.factor), self.term_names, self.covariances[0][k], self.rank)
         return Note("singular", text, ADVICE)
 

@@ -1,6 +1,6 @@
 """Many small models fitted together, by Laplace or quadrature with one grouping factor.
 
-What likelihood.fit_rows does for one model, step by step with the same rules. Models that leave the beaten track
+What likelihood.marginal.fit does for one model, step by step with the same rules. Models that leave the beaten track
 (a dispersion at its limit, a lost rank of several, a flat direction, separation) are not answered here: the caller
 fits them singly.
 """
@@ -139,7 +139,7 @@ def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[B
 
 
 def _bend(question: Question, x: Mat) -> Vec:
-    """As likelihood.fit_rows._bend, per model."""
+    """As likelihood.marginal.fit._bend, per model."""
     if question.family.link.name in UNIT_LINKS:
         return np.ones(len(x))
     rows = question.model.rows
@@ -194,7 +194,7 @@ def _start_eta(family: Family, rows: BatchRows) -> Vec:
 
 
 def _start_size(family: Family, row_variance: Vec) -> Vec:
-    """As likelihood.fit_rows._start_size, per model."""
+    """As likelihood.marginal.fit._start_size, per model."""
     if family.link.name in UNIT_LINKS:
         return np.full(len(row_variance), 1.0 if family.name == "binomial" else 0.5)
     return 0.5 * np.sqrt(row_variance)

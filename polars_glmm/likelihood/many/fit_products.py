@@ -1,4 +1,4 @@
-"""Many gaussian identity-link models fitted together: likelihood.fit_products for one grouping factor each.
+"""Many gaussian identity-link models fitted together: likelihood.products.fit for one grouping factor each.
 
 Models that leave the beaten track (a perfect fit, a lost rank of several) are left to the single fit.
 """
@@ -27,7 +27,8 @@ from polars_glmm.likelihood.many.settle import settle
 from polars_glmm.likelihood.optimum import report
 from polars_glmm.likelihood.optimum.newton import CENTRAL, FORWARD, HESSIAN_STALE
 from polars_glmm.likelihood.optimum.notes import CONVERGED
-from polars_glmm.likelihood.products.fit import LONGEST_STEP, STRONG, TOLERANCE
+from polars_glmm.likelihood.products.degenerate import STRONG
+from polars_glmm.likelihood.products.fit import LONGEST_STEP, TOLERANCE
 from polars_glmm.likelihood.products.polish import MANY_LEVELS, SETTLED
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.optimize.many import PATIENCE, minimise_all, newton_steps

@@ -1,4 +1,4 @@
-"""From where a batched search ended to optima with Hessians: likelihood.polish for many models with one factor."""
+"""From where a batched search ended to optima with Hessians: likelihood.marginal.polish for many models with one factor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_STEPS = 4
 
 
 class BatchScale(NamedTuple):
-    """As likelihood.polish.Scale, (M,) each: spread of a row in eta, and the scale on which ℓ bends."""
+    """As likelihood.optimum.newton.Scale, (M,) each: spread of a row in eta, and the scale on which ℓ bends."""
 
     row: Vec
     bend: Vec

@@ -1,6 +1,6 @@
-"""Exact ML and REML of many gaussian mixed models from cross-products: likelihood.gaussian for one factor each.
+"""Exact ML and REML of many gaussian mixed models from cross-products: likelihood.products.profile for one factor each.
 
-The formulae are those of likelihood.products and likelihood.gaussian; sums end at the models.
+The formulae are those of likelihood.products and likelihood.products.profile; sums end at the models.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _symmetric(rows: list[list[Vec]]) -> Cube:
 
 
 class BatchProfile(NamedTuple):
-    """As likelihood.gaussian.Profile: log_h, log_m, rss (M,); beta (p, M); m_inverse (p, p, M); b, e (r, p+1, G);
+    """As likelihood.products.profile.Profile: log_h, log_m, rss (M,); beta (p, M); m_inverse (p, p, M); b, e (r, p+1, G);
 
     derivatives in Λ (r, r, M); h_inverse (r, r, G). A model that is not positive definite has NaN.
     """

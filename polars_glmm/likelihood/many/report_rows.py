@@ -1,4 +1,4 @@
-"""What is asked of many models with rows, and the answer in arrays: likelihood.fit_rows' report for batches."""
+"""What is asked of many models with rows, and the answer in arrays: likelihood.marginal.fit' report for batches."""
 
 from __future__ import annotations
 

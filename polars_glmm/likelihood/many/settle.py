@@ -1,4 +1,4 @@
-"""Ranks of the covariance matrices of many models, each with one term: likelihood.boundary's rules, pattern by pattern.
+"""Ranks of the covariance matrices of many models, each with one term: likelihood.optimum.boundary's rules, pattern by pattern.
 
 Models whose factors are free in the same entries go on together: one group for those in the interior, one for every
 way to be on the boundary. Several terms on the boundary, and boundaries that the likelihood rises from, are left out.
@@ -114,7 +114,7 @@ def _boundary(
 
 
 def _rises(engine: Evaluating, t: TermMap, x: Mat, factors: Cube, judged: tuple[BoolVec, IntVec, Vec]) -> BoolVec:
-    """Models on whose boundary ℓ rises into the interior, as likelihood.boundary.leaving finds them."""
+    """Models on whose boundary ℓ rises into the interior, as likelihood.optimum.boundary.leaving finds them."""
     beside, ranks, row_variance = judged
     size = 1e-3 * np.sqrt(row_variance[beside])
     spaces = [null_space(t, factors[..., i], int(rank)) for i, rank in enumerate(ranks)]

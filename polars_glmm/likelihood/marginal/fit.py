@@ -17,6 +17,7 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
+from polars_glmm.likelihood.marginal.dispersion_range import gamma_range, size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
@@ -206,7 +207,7 @@ def _minimise(
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
     limit, held, few = bounds
     share = _LOST if engine.effects.factors else _PERFECT
-    objective = engine.objective(len(model.x.a), model.n_gamma, _gamma_range(model, share))
+    objective = engine.objective(len(model.x.a), model.n_gamma, gamma_range(model, share))
     most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
     if not held.any():
         begin = Begin(curvature)
@@ -257,28 +258,9 @@ def _bend(model: Model, x: Vec) -> float:
     return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
 
 
-def _size_cap(model: Model) -> float | None:
-    """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
-    if model.family.name != "negative_binomial" or model.x_phi is not None:
-        return None
-    return limits.log_size_of_poisson(model.family, model.pieces())
-
-
-def _gamma_range(model: Model, least: float) -> tuple[float, float] | None:
-    """Range of a constant log phi: up to the Poisson limit, down to a share of the size of y (its log)."""
-    if not model.n_gamma or model.x_phi is not None:
-        return None
-    if model.family.name == "negative_binomial":
-        return -np.inf, _size_cap(model) or np.inf
-    mean, variance = rowsums.response_moments(model.pieces())
-    spread = float(np.log(max(variance, mean**2, 1e-300)))
-    smallest = {"gaussian": 0.5 * (least + spread), "gamma": least, "inverse_gaussian": least - 0.5 * spread}
-    return smallest[model.family.name], np.inf
-
-
 def _refuse_lost(model: Model, done: Polished) -> None:
     """Raise IdentifiabilityError where rounding hides the optimum: next to no dispersion, and no certificate."""
-    small = _gamma_range(model, _DOUBTED)
+    small = gamma_range(model, _DOUBTED)
     if not model.effects.factors or small is None or done.state.gamma is None or done.state.gamma[0] > small[0]:
         return
     if done.decrement < CONVERGED and (done.hessian is None or not invert(done.hessian).flat.any()):
@@ -287,7 +269,7 @@ def _refuse_lost(model: Model, done: Polished) -> None:
 
 
 def _at_poisson_limit(model: Model, searched: Searched, placed: Placed) -> bool:
-    cap = _size_cap(model)
+    cap = size_cap(model)
     return cap is not None and not placed.held[-1] and searched.found.x[-1] > 0.5 * cap
 
 
@@ -323,7 +305,7 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
     if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[-s:], ceiling):
         return searched, None
     objective = engine.objective(len(model.x.a), s)
-    others = np.eye(len(placed.held))[:, ~placed.held][:, : -s]
+    others = np.eye(len(placed.held))[:, ~placed.held][:, :-s]
     tolerance, most = SEARCH_SHARE * model.control.search.decrement, model.control.search.max_evaluations
 
     def near(x: Vec, span: Mat) -> Found:

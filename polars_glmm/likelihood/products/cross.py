@@ -1,7 +1,7 @@
 """Cross-products [Z X y]'D[Z X y]: all that a gaussian mixed model needs of its rows.
 
-D = precision · frequency. Columns are centred and scaled before they are squared (likelihood.basis,
-likelihood.effects), so that means of 1e7 cost no digits.
+D = precision · frequency. Columns are centred and scaled before they are squared (likelihood.parameters.basis,
+likelihood.parameters.effects), so that means of 1e7 cost no digits.
 """
 
 from __future__ import annotations

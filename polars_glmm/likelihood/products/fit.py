@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import ConvergenceError, IdentifiabilityError
+from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
@@ -18,9 +18,7 @@ from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
     convergence_notes,
-    digits_text,
     flat_note,
-    reproduced_text,
     singular_notes,
 )
 from polars_glmm.likelihood.optimum.report import (
@@ -36,9 +34,17 @@ from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import Rank, State
+from polars_glmm.likelihood.products.degenerate import (
+    DOUBTED,
+    lost,
+    refuse_degenerate,
+    refuse_lost,
+    refuse_perfect_fit,
+    share_left,
+)
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.products.held import HeldOptimum, find_held, held_vcov_slopes
-from polars_glmm.likelihood.products.polish import PolishedProducts, polish_products
+from polars_glmm.likelihood.products.polish import polish_products
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.satterthwaite import Satterthwaite, satterthwaite, vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
@@ -58,28 +64,6 @@ _FAR_START = 1e3
 _MANY, _GRADIENTS = 100, 10.0
 """Evaluations after which a search asks how far its gradients are rounded; decrement that is theirs, in νε²/share²."""
 _MOST_LEAVINGS = 3
-STRONG = 1e7
-"""Relative standard deviation at which random effects take all they can."""
-_LARGE = 1e3
-"""Relative standard deviation from which log|V| grows with the rank of the random effects only."""
-_PERFECT, _ROUNDING = 1e-15, 1e-26
-"""Shares of the response's sum of squares that count as nothing: where it comes by subtraction, where it does not."""
-_LOST, _DOUBTED = 1e-11, 1e-8
-"""Shares left: of crossed factors, whose H has unit pivots beside those of 1/share; where the certificate fails."""
-_NEXT_TO_NOTHING = 1e-6
-"""Share left by the model found from which it is asked whether the whole response can be reproduced."""
-_FIXED_REPRODUCE = (
-    "The fixed effects reproduce the response exactly, so the residual variance is zero and the likelihood has no "
-    "bound. Check for a column that is a copy of the response."
-)
-_SATURATED = (
-    "The fixed and random effects together span all observations, so they reproduce any response, the residual "
-    "variance is zero and the likelihood has no bound. Use fewer terms."
-)
-_NO_RESIDUAL = (
-    "The fixed and random effects together span all observations, and the likelihood is highest without a residual: "
-    "the variances of the random effects and the residual variance cannot be told apart. Use fewer terms."
-)
 
 
 def estimate_products(model: Model | ProductModel, findings: Findings, given: Given) -> Estimate:
@@ -99,7 +83,7 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
     done = polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
     clock["hessian"] = perf_counter()
-    _refuse_lost(engine, model, done, max(done.decrement, rises))
+    refuse_lost(engine, model, done, max(done.decrement, rises))
     state, sigma = done.state, done.sigma
     k = sum(len(e.rows) for e in state.free)
     inverted = invert(done.hessian) if done.hessian is not None else None
@@ -270,8 +254,8 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
     there = pieces if same else engine.pieces(list(state.factors))
     if there is None:
-        if _share_left(engine, pieces) <= _DOUBTED:
-            raise _lost(engine, model, pieces)
+        if share_left(engine, pieces) <= DOUBTED:
+            raise lost(engine, model, pieces)
         msg = "V is not positive definite in floating point where the search ended. Simplify the random effects."
         raise ConvergenceError(msg)
     return _Settled(state, ranks, there, 0.0 if rise is None else rise.score)
@@ -307,7 +291,7 @@ def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: flo
     found = _minimise(engine, near.x, tolerance, min(_MANY, most), begin)
     if found.settled or most <= _MANY or found.evaluation.state is None:
         return found
-    rounded = np.finfo(np.float64).eps / _share_left(engine, found.evaluation.state)
+    rounded = np.finfo(np.float64).eps / share_left(engine, found.evaluation.state)
     tolerance = max(tolerance, _GRADIENTS * engine.nu * rounded**2)
     again = Begin(found.curvature, found.evaluation._replace(curvature=found.curvature))
     return _minimise(engine, found.x, tolerance, most - _MANY, again)
@@ -339,7 +323,7 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
-    _refuse_perfect_fit(engine, bare)
+    refuse_perfect_fit(engine, bare)
     start = _alone(engine) if len(effects.factors) > 1 else effects.start(_first_size(engine))
     theta = place(model, given).values[p : p + effects.n_theta]
     if given.start and bare is not None:
@@ -356,85 +340,8 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
             "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
         )
         raise ConvergenceError(msg)
-    if found.evaluation.state.rss <= _NEXT_TO_NOTHING * float(engine.stats.ww[-1, -1]):
-        _refuse_saturation(engine)
-        if _saturated(engine):
-            raise IdentifiabilityError(_NO_RESIDUAL if engine.reml else _SATURATED)
-        if _share_left(engine, found.evaluation.state) <= _LOST and len(effects.factors) > 1:
-            raise IdentifiabilityError(reproduced_text(effects, "residual variance"))
+    refuse_degenerate(engine, found.evaluation.state)
     return found
-
-
-def _share_left(engine: ProductEngine, pieces: Profile) -> float:
-    """Share of the response's sum of squares that a model leaves."""
-    return pieces.rss / float(engine.stats.ww[-1, -1])
-
-
-def _refuse_lost(
-    engine: ProductEngine, model: Model | ProductModel, done: PolishedProducts, decrement: float
-) -> None:
-    """Raise IdentifiabilityError where rounding hides the optimum: next to no residual, and no certificate."""
-    if engine.effects.factors and decrement >= CONVERGED and _share_left(engine, done.pieces) <= _DOUBTED:
-        raise _lost(engine, model, done.pieces)
-
-
-def _lost(engine: ProductEngine, model: Model | ProductModel, pieces: Profile) -> IdentifiabilityError:
-    """What is lost in rounding: of one factor rows would tell more than sums; of several they would not."""
-    if isinstance(model, ProductModel) and len(engine.effects.factors) == 1:
-        return IdentifiabilityError(digits_text(_share_left(engine, pieces)))
-    return IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
-
-
-def _refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
-    """Raise IdentifiabilityError where nothing is left for a residual variance: the likelihood has no bound."""
-    stats = engine.stats
-    total = float(stats.ww[-1, -1])
-    if total == 0.0 and stats.left_over == 1.0:
-        msg = "The response is constant: there is no variance to estimate."
-        raise IdentifiabilityError(msg)
-    rss = total if bare is None else bare.rss
-    written = stats.n * (np.finfo(np.float64).eps * stats.y_shift) ** 2  # a large response is itself rounded
-    if rss * stats.left_over <= _ROUNDING * total or rss <= written:
-        raise IdentifiabilityError(_FIXED_REPRODUCE)
-    if stats.within is not None:
-        rr = stats.within.rr
-        beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]
-        if float(rr[-1, -1] - beta @ rr[:-1, -1]) <= _ROUNDING * total:
-            _refuse_reproduced(engine)
-
-
-def _refuse_saturation(engine: ProductEngine) -> None:
-    """Raise IdentifiabilityError where random effects that take all they can leave nothing of the response."""
-    if not engine.effects.factors or engine.stats.within is not None:
-        return
-    strong = engine.pieces(engine.effects.lambdas(engine.effects.start(STRONG)), gradient=False)
-    if strong is not None and strong.rss <= _PERFECT * float(engine.stats.ww[-1, -1]):
-        _refuse_reproduced(engine)
-
-
-def _refuse_reproduced(engine: ProductEngine) -> None:
-    """Raise IdentifiabilityError where all effects together leave nothing of y, but for REML of a saturated model.
-
-    There each response is reproduced, and ℓ of the contrasts that are left is bounded all the same.
-    """
-    if not _saturated(engine):
-        raise IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
-    if not engine.reml:
-        raise IdentifiabilityError(_SATURATED)
-
-
-def _saturated(engine: ProductEngine) -> bool:
-    """Whether fixed and random effects together span all observations: rank [X Z] = n.
-
-    log|K'(I + t²ZZ')K|, K the contrasts that X leaves, grows as log t² times the rank of K'Z.
-    """
-    spans = []
-    for size in (_LARGE, 10.0 * _LARGE):
-        pieces = engine.pieces(engine.effects.lambdas(engine.effects.start(size)), gradient=False)
-        if pieces is None:
-            return False
-        spans.append(pieces.log_h + pieces.log_m)
-    return bool((spans[1] - spans[0]) / np.log(100.0) > engine.stats.n - engine.p - 0.5)
 
 
 def _first_size(engine: ProductEngine) -> float:
