@@ -170,7 +170,7 @@ class BatchRowEngine:
 
 
 def bending(layout: SearchLayout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
-    """As likelihood.parameters.curvature.bending, of every model: lam and gradient (r, r, M), step (M, q); (M, q, q)."""
+    """As parameters.curvature.bending, of every model: lam and gradient (r, r, M), step (M, q); (M, q, q)."""
     out = np.zeros((lam.shape[-1], layout.q, layout.q))
     change = layout.lam(step)
     for own in layout.terms:

@@ -1,6 +1,6 @@
 """Many models made ready for computing: bases per model, rows in blocks, and which of them are out of the ordinary.
 
-The bases are those of likelihood.parameters.basis and likelihood.parameters.effects, model by model. A model that needs a second look (an
+The bases are those of parameters.basis and parameters.effects, model by model. A model that needs a second look (an
 unusual basis, a structure that the data cannot determine) is marked and left to the single fit.
 """
 
@@ -101,7 +101,7 @@ def _own_constant(x: Mat, mean) -> BoolVec:  # type: ignore[no-untyped-def]  # a
 
 
 def _centred(x: Mat, constant: Vec | None, per_row, mean) -> tuple[Cube, Mat]:  # type: ignore[no-untyped-def]
-    """likelihood.parameters.basis.centred of every model: a (M, p, p) and the working columns (p, n)."""
+    """parameters.basis.centred of every model: a (M, p, p) and the working columns (p, n)."""
     p = len(x)
     if not p:
         return np.zeros((len(mean(np.ones((1, x.shape[1])))[0]), 0, 0)), x
@@ -126,7 +126,7 @@ def _centred(x: Mat, constant: Vec | None, per_row, mean) -> tuple[Cube, Mat]:  
 
 
 def _working(z: Mat, terms: tuple[Term, ...], per_row, mean) -> tuple[Cube, Mat | None, BoolVec]:  # type: ignore[no-untyped-def]
-    """likelihood.parameters.effects.map_effects of every model: outward (M, r, r), working columns (None: ones), who is usual."""
+    """parameters.effects.map_effects of every model: outward (M, r, r), working columns (None: ones), who is usual."""
     r = len(z)
     n_models = mean(z).shape[1]
     usual = np.ones(n_models, dtype=bool)

@@ -1,4 +1,4 @@
-"""From where a batched search ended to optima with Hessians: likelihood.marginal.polish for many models with one factor."""
+"""From where a batched search ended to optima with Hessians: likelihood.marginal.polish for many models."""
 
 from __future__ import annotations
 

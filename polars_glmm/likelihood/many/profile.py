@@ -78,7 +78,7 @@ def _symmetric(rows: list[list[Vec]]) -> Cube:
 
 
 class BatchProfile(NamedTuple):
-    """As likelihood.products.profile.Profile: log_h, log_m, rss (M,); beta (p, M); m_inverse (p, p, M); b, e (r, p+1, G);
+    """As products.profile.Profile: log_h, log_m, rss (M,); beta (p, M); m_inverse (p, p, M); b, e (r, p+1, G);
 
     derivatives in Λ (r, r, M); h_inverse (r, r, G). A model that is not positive definite has NaN.
     """

@@ -1,4 +1,4 @@
-"""Ranks of the covariance matrices of many models, each with one term: likelihood.optimum.boundary's rules, pattern by pattern.
+"""Ranks of the covariance matrices of many models, each with one term: the rules of optimum.boundary, by pattern.
 
 Models whose factors are free in the same entries go on together: one group for those in the interior, one for every
 way to be on the boundary. Several terms on the boundary, and boundaries that the likelihood rises from, are left out.
