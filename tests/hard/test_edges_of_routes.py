@@ -13,7 +13,7 @@ import pytest
 
 import polars_glmm
 from polars_glmm import Control, FitWarning, Memory, Rows
-from polars_glmm.design.sums.summarise import parts as sum_parts
+from polars_glmm.design.sums import parts as sum_parts
 from polars_glmm.errors import (
     ColumnError,
     DatasetError,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from polars_glmm.likelihood.boundary import leaving
-from polars_glmm.likelihood.engine import Gradient
 
+from polars_glmm.likelihood.optimum.boundary import leaving
+from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap, TermMap
 from polars_glmm.likelihood.parameters.state import FreeEntries, Rank, State
 

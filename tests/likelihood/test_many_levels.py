@@ -13,9 +13,9 @@ from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.parameters.basis import centred
 from polars_glmm.likelihood.parameters.curvature import bending
 from polars_glmm.likelihood.parameters.effects import map_effects
+from polars_glmm.likelihood.products import fit as fit_products
 from polars_glmm.likelihood.products.average_information import average_information
 from polars_glmm.likelihood.products.cross import cross_products
-from polars_glmm.likelihood.products.cross import fit as fit_products
 from polars_glmm.likelihood.products.engine import ProductEngine
 from polars_glmm.linalg import remainder
 from polars_glmm.spec.method import ML, REML

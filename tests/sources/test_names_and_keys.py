@@ -14,7 +14,7 @@ import pytest
 
 import polars_glmm
 from polars_glmm import Control, Memory
-from polars_glmm.design.sums.summarise import queries as sum_queries
+from polars_glmm.design.sums import queries as sum_queries
 from polars_glmm.errors import ColumnError
 from tests.sources.kinds import rows
 from tests.streaming.same import quietly

@@ -13,9 +13,9 @@ import pytest
 
 import polars_glmm
 from polars_glmm import Control, Memory
+from polars_glmm.design.sums import outline as lazy_learn
+from polars_glmm.design.sums import summarise as sums
 from polars_glmm.design.sums.queries import SumQueries
-from polars_glmm.design.sums.summarise import outline as lazy_learn
-from polars_glmm.design.sums.summarise import summarise as sums
 from polars_glmm.errors import DataChangedError, UnknownLevelError
 from polars_glmm.frames.facts import of_argument, of_labels
 from polars_glmm.frames.held import repeatable

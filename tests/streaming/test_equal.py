@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from polars_glmm import GlmmError
+from polars_glmm.design.sums import parts as sum_parts
+from polars_glmm.design.sums import summarise as sums
 from polars_glmm.design.sums.queries import Glimpse, SumQueries
-from polars_glmm.design.sums.summarise import parts as sum_parts
-from polars_glmm.design.sums.summarise import summarise as sums
 from polars_glmm.errors import ColumnError, IdentifiabilityError
 from tests.references import translate
 from tests.streaming.frames import frame, with_missing

@@ -11,6 +11,7 @@ from polars_glmm.cores import workers
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.families.base import spread_name
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
+from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_poisson
 from polars_glmm.likelihood.marginal.information import Information
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
@@ -133,7 +134,8 @@ def row_engine(model: Model) -> RowEngine:
     threads = workers(model.control.rows.threads)
     if len(blocks.units) < _FEWEST_UNITS:
         threads = 1
-    density = RowDensity(model.family)
+    ceiling = np.inf if model.x_phi is None else log_size_of_poisson(model.family, model.pieces())
+    density = RowDensity(model.family, ceiling)
     marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads)
     return RowEngine(effects, marginal)
 
