@@ -64,7 +64,7 @@ def test_a_poisson_glm_has_the_printed_residual_deviance_of_the_grouse_ticks() -
 def test_frequencies_are_rows_in_deviance_and_ratio() -> None:
     rows = pl.DataFrame({"y": [0, 1, 2, 5, 3, 9], "f": list("aaabbb"), "n": [3, 1, 2, 1, 4, 2]})
     counted = rows.glmm.fit("y ~ f", family="poisson", frequency="n")
-    written = rows.select(pl.all().repeat_by("n").explode()).glmm.fit("y ~ f", family="poisson")
+    written = rows[np.repeat(np.arange(rows.height), rows["n"])].glmm.fit("y ~ f", family="poisson")
     assert shown(str(counted)) == shown(str(written))
 
 
