@@ -97,19 +97,3 @@ def quadratic(left: Mat, middle: Cube, right: Mat) -> Cube:
     d, e, g = middle.shape
     half = (left.T @ middle.reshape(d, e * g)).reshape(-1, e, g)
     return right.T @ half
-
-
-def rows_of_pairs(d: int) -> list[tuple[int, int]]:
-    """The index pairs j ≥ k of a symmetric (d, d) matrix, by rows."""
-    return [(j, k) for j in range(d) for k in range(j + 1)]
-
-
-def unpack(pairs: Mat, d: int) -> Cube:
-    """Symmetric stack (d, d, G) from its lower triangle by rows (d(d+1)/2, G)."""
-    if d == 1:
-        return pairs[None]
-    full = np.empty((d, d, *pairs.shape[1:]))
-    for row, (j, k) in enumerate(rows_of_pairs(d)):
-        full[j, k] = pairs[row]
-        full[k, j] = pairs[row]
-    return full

@@ -178,14 +178,6 @@ class RowBlocks:
         units = tuple(Unit((block,), len(block.starts), None, OneFactor(), ()) for block in self.blocks())
         return RowBlocks(units, None, self.n_rows, ((),) * len(units))
 
-    def unsort(self, v: Vec) -> Vec:
-        """A vector in sorted order, in the order of the design."""
-        if self.order is None:
-            return v
-        out = np.empty_like(v)
-        out[self.order] = v
-        return out
-
 
 def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:
     """Order that sorts the rows by all factors, the one with most levels first, and the sorted codes."""
