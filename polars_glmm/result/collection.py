@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import GlmmError, counted, enumerate_names, suggest
+from polars_glmm.errors import GlmmError, ModelError, counted, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
 from polars_glmm.inference.html import render
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.result.fitted import Fit
-    from polars_glmm.typing import Kind, Scalar
+    from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -59,7 +59,7 @@ class FitCollection:
         return len(self.outcomes)
 
     def __iter__(self) -> Iterator[tuple[Scalar, Fit]]:
-        return ((_scalar(row), fit) for row, fit in self._fitted())
+        return ((_scalar(self.keys.row(k)), fit) for k, fit in self._numbered())
 
     def __getitem__(self, key: Scalar) -> Fit:
         wanted = key if isinstance(key, tuple) else (key,)
@@ -179,12 +179,12 @@ class FitCollection:
     def _repr_html_(self) -> str:
         return render(overview.as_sheet(self))
 
-    def _fitted(self) -> Iterator[tuple[tuple[Scalar, ...], Fit]]:
-        for k, row in enumerate(self.keys.iter_rows()):
+    def _numbered(self) -> Iterator[tuple[int, Fit]]:
+        for k in range(len(self.outcomes)):
             if not isinstance(self.outcomes.singles.get(k), GlmmError):
                 outcome = self.outcomes[k]
                 assert not isinstance(outcome, GlmmError)
-                yield row, outcome
+                yield k, outcome
 
     def _stack(
         self, schema: Schema, make: Callable[[Fit], pl.DataFrame], make_all: Callable[[Batch], Stacked]
@@ -199,6 +199,18 @@ class FitCollection:
             rows = make(fit)
             parts.append(rows)
             places.append(np.full(rows.height, k))
+        return self._keyed(parts, places)
+
+    def _of_each(self, question: Callable[[Fit], pl.DataFrame]) -> pl.DataFrame:
+        """What each fit answers to a question, one under the other, keys in front."""
+        answers = [(k, question(fit)) for k, fit in self._numbered()]
+        if not answers:
+            msg = "No model of this collection was fitted: status() says why."
+            raise ModelError(msg)
+        return self._keyed([rows for _, rows in answers], [np.full(rows.height, k) for k, rows in answers])
+
+    def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
+        """Tables one under the other with the key columns of their models in front, in the order of the keys."""
         body, place = pl.concat(parts), np.concatenate(places)
         if not bool((place[1:] >= place[:-1]).all()):
             order = np.argsort(place, kind="stable")
