@@ -30,6 +30,7 @@ from polars_glmm.likelihood.optimum.report import (
     seconds,
     unidentified_rows,
 )
+from polars_glmm.likelihood.optimum.satterthwaite import Satterthwaite, satterthwaite
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.names import parameter_names
@@ -46,7 +47,7 @@ from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, 
 from polars_glmm.likelihood.products.held import HeldOptimum, find_held, held_vcov_slopes
 from polars_glmm.likelihood.products.polish import polish_products
 from polars_glmm.likelihood.products.profile import Profile
-from polars_glmm.likelihood.products.satterthwaite import Satterthwaite, satterthwaite, vcov_slopes
+from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.optimize.scoring import approach
