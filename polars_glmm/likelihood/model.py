@@ -17,7 +17,7 @@ from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Piece, Stretch
 from polars_glmm.linalg.columns import stretches
-from polars_glmm.spec.method import REML, Method
+from polars_glmm.spec.method import ML, REML, Method
 
 NO_EFFECTS = Effects((), None, 0)
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
@@ -62,6 +62,17 @@ class Model:
             and self.family.name == "gaussian"
             and self.family.link.name == "identity"
             and self.design.phi is None
+        )
+
+    @property
+    def few_variances(self) -> bool:
+        """Whether sums per residual variance may hold all there is to know."""
+        return (
+            not self.by_rows
+            and self.family.name == "gaussian"
+            and self.family.link.name == "identity"
+            and isinstance(self.method, ML | REML)
+            and self.design.phi is not None
         )
 
     @property

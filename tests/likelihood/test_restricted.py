@@ -137,6 +137,32 @@ def test_the_estimate_is_the_dense_optimum(name: str, method: ML | REML) -> None
         assert_allclose(found.vcov_fixed[:p, :p], np.linalg.inv(x.T @ np.linalg.solve(v, x)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
+@pytest.mark.parametrize("name", [name for name in designs() if "by factor" in name])
+def test_sums_per_residual_variance_say_what_rows_say(name: str, method: ML | REML) -> None:
+    """Two engines, one answer: estimates, covariances, degrees of freedom, modes and how they move with β."""
+    design = designs()[name]
+    sums, rows = (estimate(design, GAUSSIAN, method, control(), by_rows=by_rows) for by_rows in (False, True))
+    assert sums.certificate.row_passes == 0.0 < rows.certificate.row_passes
+    assert sums.loglik == pytest.approx(rows.loglik, abs=1e-8)
+    errors = np.sqrt(np.diag(rows.report_vcov))
+    known = np.isfinite(errors)
+    assert_allclose((sums.report - rows.report)[known] / errors[known], 0.0, atol=1e-4)
+    assert_allclose(np.sqrt(np.diag(sums.report_vcov)), errors, rtol=2e-3)
+    p = len(design.mu.names)
+    assert_allclose(sums.vcov_fixed, rows.vcov_fixed, rtol=1e-3, atol=1e-4 * rows.vcov_fixed.max())
+    assert (sums.df_model, sums.null_df, sums.singular) == (rows.df_model, rows.null_df, rows.singular)
+    if rows.null_loglik is not None:
+        assert sums.null_loglik == pytest.approx(rows.null_loglik, abs=1e-8)
+    if rows.df_satterthwaite is not None:
+        assert_allclose(sums.df_satterthwaite, rows.df_satterthwaite, rtol=2e-3)
+    for a, b in zip(sums.factors, rows.factors, strict=True):
+        assert_allclose(a.modes, b.modes, atol=1e-4)
+        assert_allclose(a.mode_covariance, b.mode_covariance, atol=1e-4)
+        assert a.mode_slope is not None
+        assert_allclose(a.mode_slope[:, :p], b.mode_slope, rtol=1e-3, atol=1e-5)
+
+
 def test_with_a_constant_alone_the_formula_of_phi_changes_nothing() -> None:
     """One σ has one optimum, whichever way it is written, with the same standard errors and degrees of freedom."""
     for design in (designs()["(1+x|g)"], designs()["crossed"]):
