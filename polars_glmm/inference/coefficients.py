@@ -115,8 +115,8 @@ def _satterthwaite(fit: Fit) -> Vec:
         return degrees_of_freedom(fit, None)
     if estimate.vcov_derivative is None or estimate.covariance_vcov is None:
         msg = (
-            f"df='satterthwaite' is defined for gaussian models with identity link and one residual variance, fitted "
-            f"with standard errors; this is {fit.family} ({fit.link} link) by {fit.method}. "
+            f"df='satterthwaite' is defined for gaussian models with identity link, by REML and with standard "
+            f"errors; this is {fit.family} ({fit.link} link) by {fit.method}. "
             f"Use df='normal' or a number."
         )
         raise ModelError(msg)

@@ -30,7 +30,7 @@ _LONGEST = 3.0
 _MOST_LEAVINGS = 3
 
 
-class Point(NamedTuple):
+class AbsolutePoint(NamedTuple):
     """−ℓ at absolute factors and γ, with its gradient in both; the profile there, or None outside the domain.
 
     beta (p,) in the computing basis;  noise: a residual sd at which sizes of random effects are large or small
@@ -50,7 +50,7 @@ class AbsoluteEngine(Protocol):
     @property
     def effects(self) -> Effects: ...
 
-    def point(self, factors: list[Mat], gamma: Vec) -> Point:
+    def point(self, factors: list[Mat], gamma: Vec) -> AbsolutePoint:
         """−ℓ and its gradient, without constants."""
 
     def gamma_information(self) -> Mat:
@@ -74,7 +74,7 @@ class AbsoluteOptimum(NamedTuple):
 
     state: State
     ranks: list[Rank]
-    point: Point
+    point: AbsolutePoint
     held: BoolVec
     hessian: Mat | None
     slopes: Mat

@@ -18,7 +18,7 @@ from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.parameters.effects import Effects
-from polars_glmm.likelihood.products.absolute import AbsoluteOptimum, Point, Start, optimum, search
+from polars_glmm.likelihood.products.absolute import AbsoluteOptimum, AbsolutePoint, Start, optimum, search
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel
 from polars_glmm.likelihood.products.profile import vcov_derivatives
 from polars_glmm.typing import Cube, Mat, Vec
@@ -34,17 +34,17 @@ class OneSigma:
     def effects(self) -> Effects:
         return self.products.effects
 
-    def point(self, factors: list[Mat], gamma: Vec) -> Point:
+    def point(self, factors: list[Mat], gamma: Vec) -> AbsolutePoint:
         sigma = float(np.exp(gamma[0]))
         relative = [f / sigma for f in factors]
         pieces = self.products.pieces(relative)
         if pieces is None or not np.isfinite(pieces.rss):
-            return Point(np.inf, [np.zeros_like(f) for f in factors], np.zeros(1), None, np.empty(0), sigma)
+            return AbsolutePoint(np.inf, [np.zeros_like(f) for f in factors], np.zeros(1), None, np.empty(0), sigma)
         inner = [0.5 * g for g in self.products.gradients(pieces, sigma)]
         shrink = sum(float(np.vdot(g, f)) for g, f in zip(inner, relative, strict=True))
         slope = self.products.nu - pieces.rss / sigma**2 - shrink
         value = 0.5 * self.products.minus_two(pieces, sigma)
-        return Point(value, [g / sigma for g in inner], np.array([slope]), pieces, pieces.beta, sigma)
+        return AbsolutePoint(value, [g / sigma for g in inner], np.array([slope]), pieces, pieces.beta, sigma)
 
     def gamma_information(self) -> Mat:
         return np.array([[2.0 * self.products.nu]])

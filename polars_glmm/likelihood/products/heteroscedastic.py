@@ -37,7 +37,7 @@ _LOST = 1e-9
 """Share of the response's weighted sum of squares below which differences of sums have lost what the model leaves."""
 
 
-class _Optimum(NamedTuple):
+class _StrataOptimum(NamedTuple):
     """An optimum, its profile, and the covariance matrix of (β_c, free entries of Λ, γ), NaN where there is none."""
 
     done: AbsoluteOptimum
@@ -118,14 +118,14 @@ def _loglik(model: Model, strata: Strata, value: float) -> float:
     return value + 0.5 * strata.log_weights + determinant
 
 
-def _understood(model: Model, engine: StrataEngine, done: AbsoluteOptimum, pieces: Profile) -> _Optimum:
+def _understood(model: Model, engine: StrataEngine, done: AbsoluteOptimum, pieces: Profile) -> _StrataOptimum:
     """Covariances: of β by (X'V⁻¹X)⁻¹ under REML; under ML of the joint Hessian, by ∂β̂/∂(Λ, γ)."""
     p, width = engine.p, len(done.state.vector())
     vcov = np.full((width, width), np.nan)
     vcov[:p, p:] = vcov[p:, :p] = 0.0
     vcov[:p, :p] = pieces.m_inverse
     if done.hessian is None or not model.control.search.hessian:
-        return _Optimum(done, pieces, vcov, None, None)
+        return _StrataOptimum(done, pieces, vcov, None, None)
     inverted = widen(invert(done.hessian), done.held)
     vcov[p:, p:] = inverted.vcov
     denominator = None
@@ -140,7 +140,7 @@ def _understood(model: Model, engine: StrataEngine, done: AbsoluteOptimum, piece
         vcov[:p, :p] += moves.T @ cross
         vcov[p:, :p] = cross
         vcov[:p, p:] = cross.T
-    return _Optimum(done, pieces, vcov, inverted, denominator)
+    return _StrataOptimum(done, pieces, vcov, inverted, denominator)
 
 
 def _vcov_slopes(engine: StrataEngine, done: AbsoluteOptimum, pieces: Profile) -> Cube:
@@ -157,7 +157,7 @@ def _vcov_slopes(engine: StrataEngine, done: AbsoluteOptimum, pieces: Profile) -
 
 
 def _reported(
-    model: Model, engine: StrataEngine, found: _Optimum, findings: Findings, null_loglik: float | None,
+    model: Model, engine: StrataEngine, found: _StrataOptimum, findings: Findings, null_loglik: float | None,
     clock: dict[str, float],
 ) -> Estimate:  # fmt: skip
     """The estimate on the scales people report."""
@@ -242,7 +242,7 @@ def _block_diagonal(first: Mat, second: Mat) -> Mat:
     return out
 
 
-def _flat_names(model: Model, found: _Optimum) -> list[str]:
+def _flat_names(model: Model, found: _StrataOptimum) -> list[str]:
     """Parameters in whose direction the likelihood is flat."""
     assert found.inverted is not None
     blocks, names = parameter_names(model)

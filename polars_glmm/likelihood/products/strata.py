@@ -22,7 +22,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.basis import Basis, plain
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
-from polars_glmm.likelihood.products.absolute import Point
+from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
 from polars_glmm.likelihood.rows.blocks import cut_rows
@@ -82,7 +82,7 @@ class Strata:
         return CrossProducts(self.pattern, self.eliminator, zz, zw, ww, self.n, self.log_weights, self.y_shift)
 
 
-class Remainder(NamedTuple):
+class StratumRest(NamedTuple):
     """What a fit leaves of a stratum: R_k (p+1, p+1), and the freedom that random effects take, tr(H⁻¹Λ'Z_k'Z_kΛ)."""
 
     r: Mat
@@ -119,7 +119,7 @@ class StrataEngine:
         size = self.nu * np.log(2.0 * np.pi) + 2.0 * float(counts @ self.log_phi(gamma))
         return float(pieces.log_h + log_m + size + pieces.rss)
 
-    def point(self, factors: list[Mat], gamma: Vec) -> Point:
+    def point(self, factors: list[Mat], gamma: Vec) -> AbsolutePoint:
         """−ℓ with its gradient."""
         log_phi = self.log_phi(gamma)
         counts = np.array([part.n for part in self.strata.parts])
@@ -127,7 +127,7 @@ class StrataEngine:
         with np.errstate(all="ignore"):
             pieces = self.pieces(factors, gamma)
             if pieces is None:
-                return Point(
+                return AbsolutePoint(
                     np.inf, [np.zeros_like(f) for f in factors], np.zeros_like(gamma), None, np.empty(0), noise
                 )
             c, w = np.append(-pieces.beta, 1.0), np.exp(-2.0 * log_phi)
@@ -142,15 +142,15 @@ class StrataEngine:
                 for h, m, r in zip(pieces.d_log_h, pieces.d_log_m, pieces.d_rss, strict=True)
             ]
             inner = [0.5 * g for g in self.effects.inward(total)]
-        return Point(
+        return AbsolutePoint(
             0.5 * self.minus_two(pieces, gamma), inner, self.strata.x_phi.T @ slopes, pieces, pieces.beta, noise
         )
 
-    def remainders(self, pieces: Profile, factors: list[Mat]) -> list[Remainder]:
+    def remainders(self, pieces: Profile, factors: list[Mat]) -> list[StratumRest]:
         """Per stratum what the fit leaves, and takes, of it."""
         parts = self.strata.parts
         if pieces.h is None:
-            return [Remainder(part.ww, 0.0) for part in parts]
+            return [StratumRest(part.ww, 0.0) for part in parts]
         effective = self.effects.effective(factors)
         inverse = pieces.h.inverse()
         fitted = [np.einsum("dr,rwG->dwG", lam, b) for lam, b in zip(effective, pieces.b, strict=True)]
@@ -161,7 +161,7 @@ class StrataEngine:
                 cross = np.tensordot(own, zw, ((0, 2), (0, 2)))
                 r += np.tensordot(own, through, ((0, 2), (0, 2))) - cross - cross.T
             traces = trace_blocks(part.zz, effective, inverse)
-            found.append(Remainder(r, sum(float(np.vdot(lam, t)) for lam, t in zip(effective, traces, strict=True))))
+            found.append(StratumRest(r, sum(float(np.vdot(lam, t)) for lam, t in zip(effective, traces, strict=True))))
         return found
 
     def gamma_information(self) -> Mat:
