@@ -69,8 +69,8 @@ _NEARLY_ALIKE = 1e-8
 
 def residual_share(numbers: Estimate, moments: Moments) -> float:
     """The residual part of the response's sum of squares about the centre of the sums: their digits, spent."""
-    if numbers.phi is None:
-        return 1.0
+    if numbers.phi is None or any(factor.modes.size >= numbers.n_obs for factor in numbers.factors):
+        return 1.0  # where each row has an effect, what phi leaves is no remainder
     weight, second, mean = moments.total.weight[0], moments.second[-1, -1], moments.total.mean[-1, 0]
     total = float(second + weight * mean**2)
     return float(numbers.phi**2 * weight / total) if total > 0.0 else 1.0
@@ -139,14 +139,17 @@ def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: 
     check_scale(float(np.sqrt(max(mean_square, 0.0))), recipe.response.name)
     fixed, random = places(columns_of(recipe), recipe)
     mu = recipe.predictor("mu")
-    kept = np.array(mu.kept, dtype=np.bool_)
+    named = {column.name: int(at) for column, keep, at in zip(mu.columns, mu.kept, fixed, strict=True) if keep}
+    free = {name: at for name, at in named.items() if name not in given.fixed}
     design = MomentDesign(
-        tuple(column.name for column, keep in zip(mu.columns, mu.kept, strict=True) if keep),
-        fixed[kept],
+        tuple(free),
+        np.array(list(free.values()), dtype=np.intp),
         tuple((f.name, terms_of(f.terms), own) for f, own in zip(recipe.factors, random, strict=True)),
+        tuple((at, given.fixed[name]) for name, at in named.items() if name in given.fixed),
     )
     spec = recipe.spec
-    return estimate_summaries(product_model(design, moments, spec.family, spec.method, control), given)
+    model = product_model(design, moments, spec.family, spec.method, control)
+    return estimate_summaries(model, tuple(named), given)
 
 
 def read_summary(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Reading:

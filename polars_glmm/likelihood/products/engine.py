@@ -120,6 +120,7 @@ class ProductModel:
     stats: CrossProducts
 
     phi_names: ClassVar[None] = None
+    x_phi: ClassVar[None] = None
     n_gamma: ClassVar[int] = 0
     exact: ClassVar[bool] = True
 
