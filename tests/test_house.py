@@ -40,6 +40,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihood.marginal", "likelihood.products"}),
     frozenset({"likelihood.many", "likelihood.objective"}),
     frozenset({"likelihood.build"}),
+    frozenset({"answer"}),
+    frozenset({"fitting"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),
     frozenset({"result"}),
@@ -78,6 +80,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
             "columns",
             "frames",
             "design",
+            "answer",
+            "fitting",
             "prediction",
             "inference",
             "result",
@@ -99,7 +103,7 @@ HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matp
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-UPWARD: frozenset[tuple[str, str]] = frozenset({("prediction", "result"), ("inference", "result")})
+UPWARD: frozenset[tuple[str, str]] = frozenset()
 """Arrows that point up today, for a type only. The list may only shrink."""
 
 
@@ -246,11 +250,10 @@ COLLECTORS: dict[str, str] = {
     "design/sums/queries.py": "until Source is a protocol",
     "prediction/columns.py": "gives a DataFrame back for a DataFrame",
     "prediction/simulations.py": "draws belong to the rows of one run",
-    "result/by_key.py": "until Source is a protocol",
-    "result/choose.py": "until Source is a protocol",
-    "result/flow.py": "until Source is a protocol",
-    "result/look.py": "until Source is a protocol",
-    "result/readings.py": "until Source is a protocol",
+    "fitting/by_key.py": "until Source is a protocol",
+    "fitting/choose.py": "until Source is a protocol",
+    "fitting/look.py": "until Source is a protocol",
+    "fitting/readings.py": "until Source is a protocol",
 }
 """Files outside frames/ that run a query, and why. The list may only shrink."""
 
@@ -295,10 +298,10 @@ ASKED_BY_NAME: frozenset[str] = frozenset(
         "likelihood/parameters/state.py",
         "likelihood/rows/merge.py",
         "prediction/drawn.py",
-        "result/choose.py",
-        "result/costs.py",
+        "fitting/choose.py",
+        "fitting/costs.py",
         "result/explanation.py",
-        "result/summaries.py",
+        "fitting/sums.py",
         "spec/model.py",
         "spec/parser.py",
         "spec/terms.py",

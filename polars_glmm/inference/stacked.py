@@ -21,7 +21,7 @@ from polars_glmm.likelihood.optimum.notes import CONVERGED
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result.outcomes import Batch
+    from polars_glmm.answer.many import Batch
 
 
 class Stacked(NamedTuple):
@@ -62,7 +62,7 @@ def _freedom(batch: Batch, df: DegreesOfFreedom) -> Mat:
     e = batch.estimate
     if df in (None, "satterthwaite") and e.df_satterthwaite is not None:
         return e.df_satterthwaite
-    first = degrees_of_freedom(batch.fit(0), df)
+    first = degrees_of_freedom(batch.one(0), df)
     return np.tile(first, (len(batch), 1))
 
 

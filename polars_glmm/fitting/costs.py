@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from polars_glmm.fitting.look import Look
 from polars_glmm.likelihood.dense_limit import dense_bytes
-from polars_glmm.result.look import Look
 
 if TYPE_CHECKING:
     from polars_glmm.spec.model import ModelSpec

@@ -9,14 +9,14 @@ import polars as pl
 
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
+from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
 from polars_glmm.frames.size import room_for
 from polars_glmm.memory import memory_limit, readable
-from polars_glmm.result.summaries import Obstacle, obstacle
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
-    from polars_glmm.result.call import Call
+    from polars_glmm.spec.call import Call
     from polars_glmm.spec.model import ModelSpec
 
 Kind = Literal["sums", "products", "rows", "disk"]
