@@ -67,7 +67,7 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
 
 def exact(spec: ModelSpec) -> bool:
     """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-    return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
+    return spec.family.linear and len(spec.predictors) == 1
 
 
 def queries_pay(n_rows: int, spec: ModelSpec) -> bool:

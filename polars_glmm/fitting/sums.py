@@ -49,7 +49,7 @@ class Obstacle(NamedTuple):
 def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
     """What keeps a model from being fitted by aggregation queries, or None."""
     family = spec.family
-    if family.name != "gaussian" or family.link.name != "identity" or len(spec.predictors) > 1:
+    if not family.linear or len(spec.predictors) > 1:
         return Obstacle("")
     if call.fixed:
         return Obstacle("fixed= holds parameters, which sums by group cannot express")

@@ -97,7 +97,7 @@ def title(fit: Answer) -> str:
 
 
 def _linear(fit: Answer) -> bool:
-    return fit.family == "gaussian" and fit.link == "identity"
+    return fit.spec.family.linear
 
 
 def method_in_words(fit: Answer) -> str:
@@ -146,7 +146,7 @@ def _residual_deviance(fit: Answer) -> list[tuple[tuple[str, str], ...]]:
     for a family without a dispersion of its own; ones and zeros say nothing about it.
     """
     value, estimate = deviance_residual(fit), fit.estimate
-    if value is None or estimate.factors or fit.family == "gaussian":
+    if value is None or estimate.factors or fit.spec.family.residual:
         return []
     facts = [("Residual deviance", f"{value:.2f} on {estimate.df_resid} df")]
     if estimate.phi is None and (ratio := _pearson_ratio(fit)) is not None:
@@ -209,7 +209,7 @@ def _residual_quartiles(fit: Answer) -> SheetTable | None:
 def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
     remarks = [_dispersion_remark(fit), _null_test_remark(fit)]
-    if not fit.estimate.factors and not (fit.family == "gaussian" and fit.estimate.phi is not None):
+    if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
         return None
     parts = list(components(fit.estimate))
     table = varcorr(fit)
@@ -242,7 +242,7 @@ def _random_effects(fit: Answer) -> SheetTable | None:
 def _dispersion_remark(fit: Answer) -> str:
     """phi in a sentence; the gaussian one stands in the table."""
     phi = fit.estimate.phi
-    if phi is None or fit.family == "gaussian":
+    if phi is None or fit.spec.family.residual:
         return ""
     row = dispersion(fit).row(0, named=True)
     error = f" (std. error {numbers.real(row['std_error'], 4)})" if row["std_error"] is not None else ""

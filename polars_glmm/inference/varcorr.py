@@ -71,7 +71,7 @@ def varcorr(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
     for component in components(fit.estimate):
         rows += _variance_rows(component, fit.estimate.report_vcov, z)
         rows += _covariance_rows(component, fit.estimate.report_vcov, z)
-    if fit.family == "gaussian" and fit.estimate.phi is not None:
+    if fit.spec.family.residual and fit.estimate.phi is not None:
         rows.append(_residual_row(fit.estimate, z))
     return table(VARCORR, {name: [row.get(name) for row in rows] for name in VARCORR})
 

@@ -140,7 +140,7 @@ def _row_bytes(spec: ModelSpec, frame: pl.LazyFrame) -> int:
 def _passed_over(counted: Compressed) -> int:
     """Rows that passes go over: a Poisson or binomial response is summed where the rest of a row repeats."""
     spec = counted.spec
-    if spec.family.name not in ("poisson", "binomial"):
+    if not spec.family.sufficient:
         return counted.frame.height
     summed = {COUNT, *spec.response.columns(), *([spec.trials] if spec.trials is not None else [])}
     kept = [name for name in counted.frame.columns if name not in summed]
