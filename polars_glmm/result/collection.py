@@ -27,7 +27,7 @@ from polars_glmm.result.outcomes import Batch, Outcomes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.result.fitted import Fit
     from polars_glmm.typing import IntVec, Kind, Scalar
 
@@ -92,8 +92,11 @@ class FitCollection:
         conf_level: float = 0.95,
         df: DegreesOfFreedom = None,
         exponentiate: bool = False,  # noqa: FBT001, FBT002
+        vcov: CovarianceChoice = None,
     ) -> pl.DataFrame:
         """Fixed effects of all fits."""
+        if vcov is not None or df == "kenward_roger":
+            return self._of_each(lambda fit: fit.fixef(conf_level, df, exponentiate, vcov))
         return self._stack(
             FIXEF,
             lambda fit: fit.fixef(conf_level, df, exponentiate),

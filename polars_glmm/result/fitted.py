@@ -19,7 +19,7 @@ from polars_glmm.inference.html import html
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.varcorr import varcorr
-from polars_glmm.inference.vcov import vcov
+from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.design.recipe import Recipe
-    from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.likelihood.estimate import Certificate, Estimate
+    from polars_glmm.likelihood.products.kenward_roger import SmallSample
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Fingerprint, GroupSize
@@ -147,13 +148,15 @@ class Fit:
         conf_level: float = 0.95,
         df: DegreesOfFreedom = None,
         exponentiate: bool = False,  # noqa: FBT001, FBT002
+        vcov: CovarianceChoice = None,
     ) -> pl.DataFrame:
         """Fixed effects with standard errors, tests and intervals, one row per term in the order of the formula.
 
-        df   None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
-             "satterthwaite", or a number
+        df     None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
+               "satterthwaite", "kenward_roger" (with its standard errors; needs the rows of the fit), or a number
+        vcov   None: the fit's own covariance; "kenward_roger"; or a frame as `vcov()` gives it
         """
-        return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate)
+        return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
 
     @answered
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
@@ -181,9 +184,18 @@ class Fit:
         return glance(self)
 
     @answered
-    def vcov(self, full: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
-        """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion."""
-        return vcov(self, full=full)
+    def vcov(self, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:  # noqa: FBT001, FBT002
+        """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion.
+
+        vcov   "kenward_roger": the covariance adjusted for small samples; as in `fixef`
+        """
+        return covariances(self, full=full, vcov=vcov)
+
+    def small_sample(self) -> SmallSample:
+        """What Kenward & Roger's method needs, from the rows of the fit, read once; see `fixef(df="kenward_roger")`."""
+        from polars_glmm.result.reread import small_sample_of
+
+        return small_sample_of(self)
 
     @answered
     def diagnose(self) -> pl.DataFrame:
