@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
-    from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -87,8 +87,11 @@ class FitCollection(Answers):
         conf_level: float = 0.95,
         df: DegreesOfFreedom = None,
         exponentiate: bool = False,  # noqa: FBT001, FBT002
+        vcov: CovarianceChoice = None,
     ) -> pl.DataFrame:
         """Fixed effects of all fits."""
+        if vcov is not None or df == "kenward_roger":
+            return self._of_each(lambda fit: fit.fixef(conf_level, df, exponentiate, vcov))
         return self._stack(
             FIXEF,
             lambda answer: fixef(answer, conf_level=conf_level, df=df, exponentiate=exponentiate),

@@ -11,7 +11,7 @@ import polars as pl
 from polars_glmm.answer.record import Answer
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
-from polars_glmm.fitting.flow import fit_call, read_again
+from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
@@ -20,7 +20,7 @@ from polars_glmm.inference.html import html
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.varcorr import varcorr
-from polars_glmm.inference.vcov import vcov
+from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -55,13 +55,15 @@ class Fit(Answer):
         conf_level: float = 0.95,
         df: DegreesOfFreedom = None,
         exponentiate: bool = False,  # noqa: FBT001, FBT002
+        vcov: CovarianceChoice = None,
     ) -> pl.DataFrame:
         """Fixed effects with standard errors, tests and intervals, one row per term in the order of the formula.
 
-        df   None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
-             "satterthwaite", or a number
+        df     None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
+               "satterthwaite", "kenward_roger" (with its standard errors; needs the rows of the fit), or a number
+        vcov   None: the fit's own covariance; "kenward_roger"; or a frame as `vcov()` gives it
         """
-        return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate)
+        return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
 
     @answered
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
@@ -89,9 +91,12 @@ class Fit(Answer):
         return glance(self)
 
     @answered
-    def vcov(self, full: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
-        """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion."""
-        return vcov(self, full=full)
+    def vcov(self, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:  # noqa: FBT001, FBT002
+        """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion.
+
+        vcov   "kenward_roger": the covariance adjusted for small samples; as in `fixef`
+        """
+        return covariances(self, full=full, vcov=vcov)
 
     @answered
     def diagnose(self) -> pl.DataFrame:
@@ -160,13 +165,7 @@ class Fit(Answer):
 
         Raises ModelError where neither was kept, DataChangedError where the source has changed.
         """
-        if self.rows is not None:
-            return self.rows
-        if self.source is None:
-            msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
-            raise ModelError(msg)
-        read_again(self, self.source)
-        return self.source
+        return data_of(self)
 
     # on paper
 
