@@ -34,7 +34,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.disk"}),
     frozenset({"design.pairing"}),
     frozenset({"design.by_key"}),
-    frozenset({"likelihood.estimate", "likelihood.parameters"}),
+    frozenset({"likelihood.parameters"}),
+    frozenset({"likelihood.estimate"}),
     frozenset({"likelihood.dense_limit", "likelihood.identify", "likelihood.optimum", "likelihood.rows"}),
     frozenset({"likelihood.model", "likelihood.given"}),
     frozenset({"likelihood.marginal", "likelihood.products"}),
@@ -284,9 +285,9 @@ ASKED_BY_NAME: frozenset[str] = frozenset(
         "likelihood/marginal/dispersion_limit.py",
         "likelihood/marginal/dispersion_range.py",
         "likelihood/marginal/edge.py",
-        "likelihood/marginal/fit.py",
         "likelihood/marginal/hills.py",
         "likelihood/marginal/separation.py",
+        "likelihood/marginal/starts.py",
         "likelihood/model.py",
         "likelihood/optimum/boundary.py",
         "likelihood/optimum/report.py",
@@ -301,7 +302,6 @@ ASKED_BY_NAME: frozenset[str] = frozenset(
         "result/summaries.py",
         "spec/model.py",
         "spec/parser.py",
-        "spec/terms.py",
     }
 )
 """Files outside families/ and covariance/ that ask a family, a link or a structure for its name to decide by it.

@@ -33,8 +33,8 @@ from polars_glmm.likelihood.marginal.fit import (
     LIMIT_LOSS,
     SEARCH_SHARE,
     SLOWEST_GAMMA_STEP,
-    UNIT_LINKS,
 )
+from polars_glmm.likelihood.marginal.starts import UNIT_LINKS
 from polars_glmm.likelihood.optimum.notes import no_overdispersion_note
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.linalg.threads import one_blas_thread

@@ -37,14 +37,13 @@ def settle_ranks(
     effects: Effects,
     beta: Vec,
     lambdas: list[Mat],
-    gamma: Vec | None,
     row_variance: float,
     loglik: Callable[[State], float],
 ) -> tuple[State, list[Rank]]:
     """The state with all variance directions at zero that ℓ does not miss."""
     strict = row_tolerances(effects, lambdas, row_variance, RANK_TOLERANCE)
     suspect = row_tolerances(effects, lambdas, row_variance, SUSPECT)
-    plain, ranks = settle(effects, beta, lambdas, gamma, strict)
+    plain, ranks = settle(effects, beta, lambdas, strict)
     position, doubtful = 0, []
     for f, lam in zip(effects.factors, lambdas, strict=True):
         for t in f.terms:
@@ -58,7 +57,7 @@ def settle_ranks(
     for chosen in [doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]:
         tolerances = strict.copy()
         tolerances[chosen] = suspect[chosen]
-        snapped, snapped_ranks = settle(effects, beta, lambdas, gamma, tolerances)
+        snapped, snapped_ranks = settle(effects, beta, lambdas, tolerances)
         if loglik(snapped) > best - SNAP_LOSS:
             return snapped, snapped_ranks
     return plain, ranks
@@ -93,7 +92,7 @@ def leaving(
         def moved(step: Mat, number: int = rank.factor, at: tuple[slice, IntVec] = at) -> State:
             factors = [m.copy() for m in state.factors]
             factors[number][at] += step
-            return State(state.beta, tuple(factors), state.gamma, state.free)
+            return State(state.beta, tuple(factors), state.free)
 
         g = gradient(moved(size * null))
         if not np.isfinite(g.value):

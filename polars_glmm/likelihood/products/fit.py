@@ -246,7 +246,7 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
 
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
-        state, ranks = settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
+        state, ranks = settle_ranks(effects, beta, lambdas, 1.0, loglik)
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
@@ -274,10 +274,10 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
     """ℓ profiled over β and σ with its gradient in F."""
     pieces = engine.pieces(list(state.factors))
     if pieces is None:
-        return Gradient(-np.inf, state.beta, [], None, None, 0.0)
+        return Gradient(-np.inf, state.beta, [], None, 0.0)
     sigma = float(np.sqrt(pieces.rss / engine.nu))
     factors = [-0.5 * g for g in engine.gradients(pieces, sigma)]
-    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, None, 0.0)
+    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, 0.0)
 
 
 def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: float, theta: Vec) -> Found:

@@ -114,8 +114,8 @@ def find_held(engine: ProductEngine, model: Model | ProductModel, tolerance: flo
     def loglik(state: State) -> float:
         return -_evaluate(engine, list(state.factors), sigma).value
 
-    state, ranks = settle_ranks(effects, np.zeros(p), effects.lambdas(x[:-1]), None, sigma**2, loglik)
-    marks = state.held(effects, np.zeros(p, dtype=bool), held[:-1], np.zeros(0, dtype=bool))[p:]
+    state, ranks = settle_ranks(effects, np.zeros(p), effects.lambdas(x[:-1]), sigma**2, loglik)
+    marks = state.held(effects, np.zeros(p, dtype=bool), held[:-1])[p:]
     return _polished(engine, model, state, ranks, np.append(marks, held[-1]), sigma)
 
 
@@ -135,7 +135,7 @@ def _polished(
         at = _evaluate(engine, list(there.factors), spread)
         if at.pieces is None:
             return np.full(int(free.sum()), np.nan)
-        return np.append(there.pull(np.empty(0), at.factors, None), at.log_sigma)[free]
+        return np.append(there.pull(np.empty(0), at.factors), at.log_sigma)[free]
 
     z = np.append(state.vector()[p:], np.log(sigma))[free]
     largest = max([sigma, *(float(np.abs(f).max(initial=0.0)) for f in state.factors)])
@@ -158,7 +158,7 @@ def _there(
 ) -> tuple[State, list[Rank], Profile, float]:
     pieces = engine.pieces([f / sigma for f in state.factors])
     assert pieces is not None  # the likelihood was finite here
-    return State(pieces.beta, state.factors, None, state.free), ranks, pieces, sigma
+    return State(pieces.beta, state.factors, state.free), ranks, pieces, sigma
 
 
 def held_vcov_slopes(model: Model | ProductModel, done: HeldOptimum) -> Cube:
