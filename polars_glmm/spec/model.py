@@ -265,15 +265,13 @@ def _resolve_method(
         why = "has no exact likelihood" if isinstance(asked, ML | REML) else "has no expected curvature"
         msg = f"With random effects in phi a model {why}. Use method='laplace' or, with one group, AGQ(nodes=9)."
         raise ModelError(msg)
-    gaussian = family.name == "gaussian" and family.link.name == "identity" and not further  # exact integrals over u
-    exact = gaussian and not dispersion
+    exact = family.linear and not further  # integrals over u and beta
     random = bool(terms) or open_terms
     model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")
     if isinstance(asked, REML) and not exact:
-        msg = f"REML is defined for gaussian models with identity link and one dispersion, not for {model}."
-        msg += " Use method='ml'." if gaussian else ""
+        msg = f"REML is defined for gaussian models with identity link, not for {model}."
         raise ModelError(msg)
-    if isinstance(asked, ML) and random and not gaussian:
+    if isinstance(asked, ML) and random and not exact:
         msg = f"With random effects {model} has no exact likelihood. Use method='laplace' or AGQ(nodes=9)."
         raise ModelError(msg)
     if isinstance(asked, AGQ):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from math import pi
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import FormulaError, suggest
 
-from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES, STRUCTURES_TO_COME, canonical, known_functions
+from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
 from .syntax import (
     COMPARISONS,
     POWERS,
@@ -163,7 +164,7 @@ class _Parser:
     def labelled(self, bar: Bar, group: Expression, operator: str) -> Bar:
         """`left |label| group`, whose label was read as a group at first."""
         span = bar.span[0], group.span[1]
-        if bar.label or bar.structure != "us" or operator != "|" or not isinstance(bar.right, Name):
+        if bar.label or not STRUCTURES[bar.structure].correlated or operator != "|" or not isinstance(bar.right, Name):
             message = "Between two bars stands the label by which terms are correlated, as in (1 |p| g)."
             raise FormulaError(message, self.text, *span)
         return Bar(bar.left, group, "us", enclosed=False, label=bar.right.name, span=span)
@@ -313,7 +314,7 @@ class _Parser:
         inner = self.primary(arithmetic=False)
         if not isinstance(inner, Bar):
             raise self.error(f"{name.text}() holds one random-effects term, as in {name.text}(1 + x | g).", opening)
-        if inner.structure == "diag" and name.text == "us":
+        if not STRUCTURES[inner.structure].correlated and name.text == "us":
             raise self.error("us() asks for correlations and '||' for none.", name)
         if inner.label and name.text == "diag":
             raise self.error("diag() asks for no correlations and a label for some: leave one of them out.", name)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from polars_glmm.covariance.structures import STRUCTURES
+
 Span: TypeAlias = tuple[int, int]
 
 POWERS = frozenset({"**", "^"})
@@ -165,7 +167,7 @@ def bar(structure: str, label: str = "") -> str:
     """What stands between the design of a random-effects term and its group."""
     if label:
         return f"|{quoted(label)}|"
-    return "|" if structure == "us" else "||"
+    return "|" if STRUCTURES[structure].correlated else "||"
 
 
 def _within(node: Expression, level: int) -> str:

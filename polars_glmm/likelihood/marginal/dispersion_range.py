@@ -12,7 +12,7 @@ from polars_glmm.likelihood.rows import sums as rowsums
 
 def size_cap(model: Model) -> float | None:
     """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
-    if model.family.name != "negative_binomial" or model.models_phi:
+    if model.family.limit is None or model.models_phi:
         return None
     return limits.log_size_of_poisson(model.family, model.pieces())
 
@@ -22,9 +22,9 @@ def confined(model: Model, least: float) -> Confined | None:
     if len(model.parts) < 2 or model.models_phi:
         return None
     place = model.parts[1].own.start
-    if model.family.name == "negative_binomial":
+    if model.family.limit is not None:
         return Confined(place, -np.inf, size_cap(model) or np.inf)
     mean, variance = rowsums.response_moments(model.pieces())
     spread = float(np.log(max(variance, mean**2, 1e-300)))
-    smallest = {"gaussian": 0.5 * (least + spread), "gamma": least, "inverse_gaussian": least - 0.5 * spread}
-    return Confined(place, smallest[model.family.name], np.inf)
+    smallest = model.family.least_log_phi(least, spread)
+    return Confined(place, -np.inf if smallest is None else smallest, np.inf)

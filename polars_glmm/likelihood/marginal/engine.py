@@ -24,7 +24,7 @@ from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.likelihood.rows.merge import merge_rows
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Evaluation, newton_step
-from polars_glmm.spec.method import AGQ, Laplace
+from polars_glmm.spec.method import AGQ, REML, Laplace
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 _SLOPE_SHARE = 0.3
@@ -131,7 +131,8 @@ def row_engine(model: Model) -> RowEngine:
         threads = 1
     ceiling = log_size_of_poisson(model.family, model.pieces()) if model.models_phi else np.inf
     density = RowDensity(model.family, ceiling, effects.moving)
-    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads)
+    reml = isinstance(model.method, REML)
+    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads, reml)
     return RowEngine(effects, marginal)
 
 

@@ -24,7 +24,7 @@ from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
 from polars_glmm.likelihood.marginal.starts import bending_scale, constant_phi, row_variance_of, start_size, thinned
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert
 from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_note, reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient
@@ -240,7 +240,9 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         def at(state: State, warm: object = warm) -> Gradient:
             return engine.gradient(state.beta, list(state.factors), warm)
 
-        state, ranks = settle_ranks(effects, found.x[:p], lambdas, of_effects, lambda s: at(s).value)
+        held = placed.held[p:]
+        here = Unsettled(found.x[:p], lambdas, held if held.any() else None)
+        state, ranks = settle_ranks(effects, here, of_effects, lambda s: at(s).value)
         rise = leaving(effects, state, ranks, of_effects, at) if not placed.held.any() else None
         if rise is None or not left:
             break

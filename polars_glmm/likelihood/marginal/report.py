@@ -11,6 +11,7 @@ from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, W
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.dispersion_limit import Limit, no_overdispersion_notes
 from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.gls import least_squares
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished
 from polars_glmm.likelihood.marginal.separation import Separation, separation
@@ -60,10 +61,13 @@ def report_rows(
     separated = _separated(model, done)
     endless = _endless(done, separated, levels.phi_limit, model.parts[-1].own)
     inverted = None if done.hessian is None else _invert(done, endless)
-    spread, working = np.full((width, width), np.nan), None
-    if inverted is not None:
-        spread = report.propagate(natural, inverted.vcov, np.zeros(width, dtype=bool))
-        working = _working(model, inverted.vcov)
+    spread, working, denominator = np.full((width, width), np.nan), None, None
+    vcov = None if inverted is None else inverted.vcov
+    if model.restricted:
+        vcov, denominator = least_squares(effects, state, engine.marginal.restricted_at(at), vcov, model.x.a.T)
+    if vcov is not None:
+        spread = report.propagate(natural, vcov, np.zeros(width, dtype=bool))
+        working = _working(model, vcov, None if denominator is None else denominator.inner)
     cov = report.covariances(effects, state, None)
     modelled, to_named = model.models_phi, outward(model.parts)
     named = to_named @ state.beta
@@ -91,7 +95,6 @@ def report_rows(
     values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
     n = model.design.n_obs
     df_model = n_all + effects.n_theta - int(done.held.sum())
-    converged = done.decrement < CONVERGED
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
@@ -117,10 +120,10 @@ def report_rows(
         df_model=df_model,
         df_resid=n - df_model,
         singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
-        converged=converged,
-        df_satterthwaite=None,
-        vcov_derivative=None,
-        covariance_vcov=None,
+        converged=done.decrement < CONVERGED,
+        df_satterthwaite=None if denominator is None else denominator.df,
+        vcov_derivative=None if denominator is None else denominator.derivative,
+        covariance_vcov=None if denominator is None else denominator.covariance,
         null_loglik=levels.null,
         null_df=n_all,
         certificate=Certificate(
@@ -137,12 +140,12 @@ def report_rows(
     )
 
 
-def _working(model: Model, vcov: Mat) -> Working | None:
+def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None:
     """What a covariance matrix (of β_c, factors) says of fixed effects, and how they become those named."""
     formulas = [part for part in model.parts if not part.constant]
     n = formulas[-1].own.stop
     own = vcov[:n, :n]
-    return None if np.isnan(own).any() else Working(outward(formulas), own, None)
+    return None if np.isnan(own).any() else Working(outward(formulas), own, derivative)
 
 
 def _slopes(model: Model, done: Polished) -> list[Cube] | None:

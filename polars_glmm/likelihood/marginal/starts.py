@@ -13,8 +13,6 @@ from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import RowBlocks
 from polars_glmm.typing import Vec
 
-UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
-"""Links on whose scale a unit is a large change, whatever the data."""
 _OF_A_ROW = 0.5
 """First size of random effects, in units of a row's spread."""
 _THIN_ROWS, _THIN_BEYOND = 100_000, 4
@@ -48,13 +46,13 @@ def start_size(model: Model, row_variance: float) -> float:
     """Standard deviation from which the search for random effects starts, in units of the linear predictor."""
     if model.effects.measured:
         return _OF_A_ROW
-    if model.family.link.name in UNIT_LINKS:
-        return 1.0 if model.family.name == "binomial" else 0.5
+    if model.family.unit is not None:
+        return model.family.first_size
     return _OF_A_ROW * float(np.sqrt(row_variance))
 
 
 def bending_scale(model: Model, x: Vec) -> float:
     """Change of eta over which derivatives of the log density change by a share of themselves."""
-    if model.family.link.name in UNIT_LINKS:
+    if model.family.unit is not None:
         return 1.0
     return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
