@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
 from polars_glmm.likelihood.parameters.state import Rank, State, Tolerances, scaled_sigma, settle
@@ -34,11 +35,10 @@ def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, sh
 
 
 class Unsettled(NamedTuple):
-    """Where a search ended: beta and gamma in the computing basis, scaled factors Λ_f; marks on θ of what is held."""
+    """Where a search ended: beta in the computing basis, scaled factors Λ_f; marks on θ of what is held."""
 
     beta: Vec
     lambdas: list[Mat]
-    gamma: Vec | None
     held: BoolVec | None = None
 
 
@@ -46,12 +46,12 @@ def settle_ranks(
     effects: Effects, at: Unsettled, row_variance: float, loglik: Callable[[State], float]
 ) -> tuple[State, list[Rank]]:
     """The state with all variance directions at zero that ℓ does not miss; what is held stays as it is."""
-    beta, lambdas, gamma, held = at
+    beta, lambdas, held = at
     strict = row_tolerances(effects, lambdas, row_variance, RANK_TOLERANCE)
     suspect = row_tolerances(effects, lambdas, row_variance, SUSPECT)
     if held is not None:
         strict, suspect = _sparing(effects, strict, held), _sparing(effects, suspect, held)
-    plain, ranks = settle(effects, beta, lambdas, gamma, strict)
+    plain, ranks = settle(effects, beta, lambdas, strict)
     position, doubtful = 0, []
     for f, lam in zip(effects.factors, lambdas, strict=True):
         for t in f.terms:
@@ -66,7 +66,7 @@ def settle_ranks(
     best = loglik(plain)
     for chosen in [doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]:
         tolerances = [suspect[i] if i in chosen else strict[i] for i in range(len(strict))]
-        snapped, snapped_ranks = settle(effects, beta, lambdas, gamma, tolerances)
+        snapped, snapped_ranks = settle(effects, beta, lambdas, tolerances)
         if loglik(snapped) > best - SNAP_LOSS:
             return snapped, snapped_ranks
     return plain, ranks
@@ -75,10 +75,13 @@ def settle_ranks(
 def _sparing(effects: Effects, tolerances: Tolerances, held: BoolVec) -> Tolerances:
     """Tolerances below zero for what is held: standard deviations of a "diag" term one by one, else whole terms."""
     terms = [t for f in effects.factors for t in f.terms]
-    return [
-        np.where(held[t.theta], -1.0, share) if t.structure == "diag" else -1.0 if held[t.theta].any() else share
-        for t, share in zip(terms, tolerances, strict=True)
-    ]
+    spared: list[float | Vec] = []
+    for t, share in zip(terms, tolerances, strict=True):
+        if STRUCTURES[t.structure].correlated:
+            spared.append(-1.0 if held[t.theta].any() else share)
+        else:
+            spared.append(np.where(held[t.theta], -1.0, share))
+    return spared
 
 
 class Rise(NamedTuple):
@@ -110,7 +113,7 @@ def leaving(
         def moved(step: Mat, number: int = rank.factor, at: tuple[slice, IntVec] = at) -> State:
             factors = [m.copy() for m in state.factors]
             factors[number][at] += step
-            return State(state.beta, tuple(factors), state.gamma, state.free)
+            return State(state.beta, tuple(factors), state.free)
 
         g = gradient(moved(size * null))
         if not np.isfinite(g.value):
@@ -119,7 +122,7 @@ def leaving(
         score *= row_variance
         if score > max(RISES, 0.0 if steepest is None else steepest.score):
             step = np.zeros_like(null)
-            place = int(np.argmax(np.abs(direction))) if t.structure == "diag" else 0
+            place = int(np.argmax(np.abs(direction))) if not STRUCTURES[t.structure].correlated else 0
             step[:, place] = 0.1 * np.sqrt(row_variance) * null @ direction
             steepest = Rise(score, moved(step))
     return steepest
@@ -130,7 +133,7 @@ def null_space(t: TermMap, block: Mat, rank: int) -> tuple[Mat, IntVec]:
 
     A "diag" term can gain variance along its axes only.
     """
-    if t.structure == "diag":
+    if not STRUCTURES[t.structure].correlated:
         free = np.flatnonzero(~block.any(1))
         return np.eye(t.r)[:, free], free
     null = np.linalg.svd(block)[0][:, rank:] if rank else np.eye(t.r)
@@ -139,7 +142,7 @@ def null_space(t: TermMap, block: Mat, rank: int) -> tuple[Mat, IntVec]:
 
 def steepest_variance(t: TermMap, score: Mat) -> tuple[float, Vec]:
     """The largest slope of ℓ in a variance on the null space, and its direction there, from N'(∂ℓ/∂Σ)N (m, m)."""
-    if t.structure == "diag":
+    if not STRUCTURES[t.structure].correlated:
         best = int(np.argmax(np.diag(score)))
         return float(score[best, best]), np.eye(len(score))[best]
     values, vectors = np.linalg.eigh(symmetric(score))

@@ -10,15 +10,15 @@ import polars as pl
 from polars_glmm.columns.named import column
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
+from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
 from polars_glmm.frames.size import room_for
 from polars_glmm.likelihood.products.strata import MOST_STRATA
 from polars_glmm.memory import memory_limit, readable
-from polars_glmm.result.summaries import Obstacle, obstacle
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
-    from polars_glmm.result.call import Call
+    from polars_glmm.spec.call import Call
     from polars_glmm.spec.model import ModelSpec
 
 Kind = Literal["sums", "products", "rows", "disk"]
@@ -72,7 +72,7 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
 
 def exact(spec: ModelSpec) -> bool:
     """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-    return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
+    return spec.family.linear and len(spec.predictors) == 1
 
 
 def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
@@ -80,7 +80,7 @@ def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
 
     Of a LazyFrame only those are known that belong to the labels of one column.
     """
-    gaussian = spec.family.name == "gaussian" and spec.family.link.name == "identity"
+    gaussian = spec.family.linear
     phi = spec.predictor("phi")
     if phi is None or not gaussian or spec.method.name not in ("ml", "reml"):
         return False
@@ -95,7 +95,7 @@ def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
 
 def queries_pay(n_rows: int, spec: ModelSpec) -> bool:
     """Whether a DataFrame has so many rows that queries are quicker than arrays."""
-    factors = {frozenset(term.keys) for term in spec.mu.random}
+    factors = {frozenset(term.keys) for term in spec.random}
     return n_rows >= MANY_ROWS[len(factors) > 1]
 
 
@@ -134,7 +134,7 @@ def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle)
     n_rows, needed = room_for(spec, frame, limit)
     if needed <= limit:
         return Route("rows", None, why, n_rows, needed)
-    factors = {frozenset(term.keys): term.group for term in spec.mu.random}
+    factors = {frozenset(term.keys): term.group for term in spec.random}
     if len(factors) < 2:
         return Route("disk", None, why, n_rows, needed)
     names = enumerate_names(list(factors.values()))
