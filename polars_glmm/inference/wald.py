@@ -85,12 +85,12 @@ def core(
     return Core(estimate, std_error, statistic, df, one_sided_p(upward, df), low, high)
 
 
-def wald_joint(rows: Mat, beta: Vec, covariance: CoefficientCovariance, *, rhs: Vec | float = 0.0) -> Joint:
-    """The test of rows (q, k) · beta = rhs; rows that repeat others do not count in num_df.
+def wald_joint(rows: Mat, distance: Vec, covariance: CoefficientCovariance) -> Joint:
+    """The test that all of rows (q, k) · coefficients are what they are said to be, and not `distance` (q,) away.
 
-    Everything but num_df is NaN where a row uses a coefficient without a covariance, or the approximation fails.
+    Rows that repeat others do not count in num_df. Everything but num_df is NaN where a row uses a coefficient without
+    a covariance, or the approximation fails. Raises ModelError where the rows contradict one another.
     """
-    distance = combine(rows, beta) - rhs
     matrix = covariance.of(rows)
     scale = np.sqrt(np.where(np.diag(matrix) > 0.0, np.diag(matrix), np.nan))
     if not len(rows) or np.isnan(scale).any() or np.isnan(distance).any():
