@@ -1,8 +1,9 @@
 """p-values and intervals of several tests at once: pure functions of statistics, degrees of freedom and correlations.
 
-The distribution of the largest of several correlated t statistics is an integral over directions in which the radius is
-integrated exactly (Deák 1980; Genz & Bretz 2009, §4.1): T = R·Λu with ΛΛ' the correlation matrix of rank r, u uniform on
-the sphere and R²/r ~ F(r, df), so P(max|T| > c) is the mean over u of P(F > c²/(r·max|Λu|²)). Any rank, any df.
+The distribution of the largest of several correlated t statistics is an integral over directions in which the radius
+is integrated exactly (Deák 1980; Genz & Bretz 2009, §4.1): T = R·Λu with ΛΛ' the correlation matrix of rank r, u
+uniform on the sphere and R²/r ~ F(r, df), so P(max|T| > c) is the mean over u of P(F > c²/(r·max|Λu|²)). Any rank, any
+df; scipy's multivariate_t is far off where the correlation matrix is singular, as that of all pairs is.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def _family(method: str, tests: Tests, conf_level: float, means: int | None, pla
         if method == "bonferroni":
             return Adjusted(np.minimum(m * p, 1.0), width)
         note = f"intervals_bonferroni: {method} has no intervals of its own, these are Bonferroni's."
-        return Adjusted(step_down(p) if method == "holm" else step_up(p, m - np.arange(m)), width, note)
+        own = step_down(p) if method == "holm" else step_up(p, np.arange(m, 0.0, -1.0))
+        return Adjusted(own, width, note)
     if method in ("bh", "by"):
         factor = m / np.arange(m, 0, -1.0)  # from the largest p-value to the smallest
         if method == "by":
@@ -105,7 +107,7 @@ def step_down(p: Vec) -> Vec:
 
 
 def step_up(p: Vec, factor: Vec) -> Vec:
-    """From the largest p-value down, times `factor` for the k-th smallest (m,), never rising (Hochberg 1988; BH 1995)."""
+    """From the largest p-value down, each times `factor` for its place (m,), never rising (Hochberg 1988; BH 1995)."""
     order = np.argsort(p, kind="stable")
     out = np.empty_like(p)
     out[order] = np.minimum(np.minimum.accumulate((p[order] * factor)[::-1])[::-1], 1.0)
@@ -140,7 +142,7 @@ def _tukey(tests: Tests, conf_level: float, means: int | None) -> Adjusted:
     if means is None or len(tests.p_value) != means * (means - 1) // 2:
         msg = "adjust='tukey' is for all pairs of one family of means, which these are not. Use 'sidak' or 'mvt'."
         raise ModelError(msg)
-    from scipy.stats import studentized_range
+    from scipy.stats import studentized_range  # noqa: PLC0415  slow to import
 
     df = np.where(np.isfinite(tests.df), tests.df, np.inf)
     p = studentized_range.sf(np.sqrt(2.0) * np.abs(tests.statistic), means, df)
@@ -174,7 +176,7 @@ class _Directions(NamedTuple):
 
 
 def _directions(correlation: Mat, *, one_sided: bool) -> _Directions:
-    from scipy.stats import qmc
+    from scipy.stats import qmc  # noqa: PLC0415  slow to import
 
     values, vectors = np.linalg.eigh(correlation)
     told = values > _RANK * values[-1]
@@ -192,7 +194,7 @@ def _directions(correlation: Mat, *, one_sided: bool) -> _Directions:
 
 def _largest(tests: Tests, conf_level: float) -> Adjusted:
     """The exact joint distribution: multivariate t, one df for each row (Hothorn, Bretz & Westfall 2008, §3)."""
-    from scipy.optimize import brentq
+    from scipy.optimize import brentq  # noqa: PLC0415  slow to import
 
     at = _directions(tests.correlation, one_sided=tests.one_sided)
     bounds = tests.statistic if tests.one_sided else np.abs(tests.statistic)

@@ -11,16 +11,16 @@ from polars_glmm.columns.nodes import Coded, Reference
 from polars_glmm.inference.term_columns import terms_of
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.design.recipe import PredictorRecipe
     from polars_glmm.inference.term_columns import TermColumns
-    from polars_glmm.result import Fit
 
 _OUTSIDE = 0.05
 """Share of the rows on each side of the middle of the data, in which zero is a usual value."""
 
 
-def at_zero_notes(fit: Fit, predictor: PredictorRecipe) -> dict[str, str]:
-    """Per term what it is a test at, where a numeric variable of a larger term is rarely near zero.
+def at_zero_notes(fit: Answer, predictor: PredictorRecipe) -> dict[str, str]:
+    """Per term what it is a test at, where zero is no value amid those of a numeric variable of a larger term.
 
     Only columns as they stand in the rows that a fit keeps in memory are looked at.
     """
@@ -55,14 +55,14 @@ def at_zero_notes(fit: Fit, predictor: PredictorRecipe) -> dict[str, str]:
         if away:
             at = " and ".join(f"{variable} = 0" for variable in away)
             found[term.name] = (
-                f"type3_at_zero: this tests {term.name} at {at}, where there are few or no data; centre "
+                f"type3_at_zero: this tests {term.name} at {at}, at the edge of the data or beyond; centre "
                 f"{' and '.join(away)}, or use type=2."
             )
     return found
 
 
 def _holds_zero(low: float | None, high: float | None) -> bool:
-    return low is None or high is None or low <= 0.0 <= high
+    return low is None or high is None or low < 0.0 < high
 
 
 def _categorical(term: TermColumns) -> bool:

@@ -14,11 +14,11 @@ from polars_glmm.inference.wald import Core, wald
 from polars_glmm.typing import BoolVec, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 
 def fixef(
-    fit: Fit,
+    fit: Answer,
     *,
     conf_level: float = 0.95,
     df: DegreesOfFreedom = None,
@@ -54,12 +54,12 @@ def exponentiated(found: Core) -> Core:
         )  # fmt: skip
 
 
-def coefficients(fit: Fit) -> Vec:
+def coefficients(fit: Answer) -> Vec:
     """The kept coefficients (beta, gamma)."""
     return np.concatenate([fit.estimate.beta, fit.estimate.gamma])
 
 
-def wald_chi2(fit: Fit) -> tuple[float, int] | None:
+def wald_chi2(fit: Answer) -> tuple[float, int] | None:
     """Joint Wald statistic β'V⁻¹β that all slopes of mu are zero, and its degrees of freedom; None without slopes."""
     predictor = fit.recipe.predictor("mu")
     names = [column.name for column, kept in zip(predictor.columns, predictor.kept, strict=True) if kept]

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, counted, suggest
+from polars_glmm.fitting.again import small_sample_of
 from polars_glmm.inference.ddf import Denominator, Sensitivity, fai_cornelius, kenward_roger, single
 from polars_glmm.inference.delta import transform_covariance
 from polars_glmm.inference.names import fixed_terms
@@ -21,7 +22,7 @@ from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 DegreesOfFreedom: TypeAlias = Literal["normal", "satterthwaite", "kenward_roger"] | float | None
 KNOWN = ("normal", "satterthwaite", "kenward_roger")
@@ -74,7 +75,7 @@ class CoefficientCovariance:
 class CovarianceKind(Protocol):
     """A kind of covariance as an object: `vcov=CR("school")`."""
 
-    def covariance_of(self, fit: Fit) -> CoefficientCovariance:
+    def covariance_of(self, fit: Answer) -> CoefficientCovariance:
         """The covariance of the kept coefficients of a fit, with the reference distribution that goes with it."""
 
 
@@ -82,7 +83,7 @@ CovarianceChoice: TypeAlias = Literal["kenward_roger"] | CovarianceKind | pl.Dat
 
 
 def coefficient_covariance(
-    fit: Fit, vcov: CovarianceChoice = None, df: DegreesOfFreedom = None
+    fit: Answer, vcov: CovarianceChoice = None, df: DegreesOfFreedom = None
 ) -> CoefficientCovariance:
     """What `vcov=` and `df=` ask for.
 
@@ -123,7 +124,7 @@ def coefficient_covariance(
     return replace(base, df_of=other.df_of, df_each=other.df_each, df_method=other.df_method)
 
 
-def _own(fit: Fit, df: DegreesOfFreedom) -> CoefficientCovariance:
+def _own(fit: Answer, df: DegreesOfFreedom) -> CoefficientCovariance:
     """The fit's own covariance with degrees of freedom as asked."""
     e = fit.estimate
     n_mu, n_phi = len(e.beta), len(e.gamma)
@@ -196,7 +197,7 @@ def sensitive_df(
     return df_of, df_each
 
 
-def _sensitivity(fit: Fit) -> Sensitivity:
+def _sensitivity(fit: Answer) -> Sensitivity:
     """That of Satterthwaite's method: by the observed information. Raises ModelError for models that have none."""
     e = fit.estimate
     if e.vcov_derivative is None or e.covariance_vcov is None:
@@ -213,7 +214,7 @@ def _sensitivity(fit: Fit) -> Sensitivity:
     return Sensitivity(working.vcov[:p, :p], working.derivative, e.covariance_vcov, working.outward[:p, :p])
 
 
-def _kenward_roger(fit: Fit) -> CoefficientCovariance:
+def _kenward_roger(fit: Answer) -> CoefficientCovariance:
     """The adjusted covariance of Kenward & Roger (1997), from the cross-products of the fit's rows."""
     e = fit.estimate
     exact = exact_freedom(e, fit.spec.family)
@@ -227,7 +228,7 @@ def _kenward_roger(fit: Fit) -> CoefficientCovariance:
         raise ModelError(msg)
     if exact is not None:
         return _own(fit, None)
-    small = fit.small_sample()
+    small = small_sample_of(fit)
     at = Sensitivity(small.vcov, small.derivative, small.parameters, small.outward)
     matrix = small.outward @ small.adjusted @ small.outward.T
     n_mu, n_phi = len(e.beta), len(e.gamma)
@@ -240,7 +241,7 @@ def _kenward_roger(fit: Fit) -> CoefficientCovariance:
     )
 
 
-def _given(fit: Fit, frame: pl.DataFrame) -> CoefficientCovariance:
+def _given(fit: Answer, frame: pl.DataFrame) -> CoefficientCovariance:
     """A frame of covariances as long as `fit.vcov()`, matched by the names of its rows."""
     needed = ("parameter", "term", "other_parameter", "other_term", "covariance")
     absent = [name for name in needed if name not in frame.columns]

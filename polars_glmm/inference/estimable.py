@@ -9,8 +9,8 @@ import numpy as np
 from polars_glmm.typing import BoolVec, Mat
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.design.recipe import PredictorRecipe
-    from polars_glmm.result import Fit
 
 _TOLERANCE = 1e-8
 
@@ -24,7 +24,7 @@ def dependences(predictor: PredictorRecipe) -> Mat:
     return out
 
 
-def estimable(fit: Fit, rows: Mat) -> BoolVec:
+def estimable(fit: Answer, rows: Mat) -> BoolVec:
     """(m,) whether rows (m, all columns) · β is the same in all solutions: orthogonal to every dependence.
 
     Searle (1971, §5.4): rows lie in the row space of the design.

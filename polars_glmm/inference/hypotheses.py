@@ -22,7 +22,7 @@ from polars_glmm.inference.term_columns import term_columns
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 HypothesesLike: TypeAlias = str | Sequence[str] | Mapping[str, str] | pl.DataFrame
 LABEL = "hypothesis"
@@ -68,7 +68,7 @@ class Hypotheses:
         return not bool((self.rows[:, self.n_coefficients :] != 0.0).any())
 
 
-def read_hypotheses(fit: Fit, asked: HypothesesLike, rhs: float | Sequence[float] = 0.0) -> Hypotheses:
+def read_hypotheses(fit: Answer, asked: HypothesesLike, rhs: float | Sequence[float] = 0.0) -> Hypotheses:
     """The hypotheses of a fit.
 
     asked   "Days = 10", "a - 2*b = 0", "exp(a)/b = 1", the name of a coefficient or of a term of the formula (all its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,6 @@ import polars as pl
 from polars_glmm.errors import ModelError, brief
 from polars_glmm.inference.adjust import Adjustment, Tests, adjust
 from polars_glmm.inference.all_pairs import means_of_pairs
-from polars_glmm.inference.coefficients import coefficients
 from polars_glmm.inference.covariance import (
     CoefficientCovariance,
     CovarianceChoice,
@@ -28,7 +27,7 @@ from polars_glmm.inference.wald import Alternative, Core, check_alternative, wal
 from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 LONGEST_LABEL = 200
 _NOT_ESTIMABLE = "not_estimable: it depends on a column that was dropped, whose coefficient is not determined."
@@ -36,27 +35,36 @@ _DELTA = "delta_method: not linear in the parameters, so the standard error is t
 _NO_DF = "no_df: the approximation of the denominator degrees of freedom has no answer here."
 
 
-def hypothesis_tests(
-    fit: Fit,
+class Options(NamedTuple):
+    """How hypotheses are tested: the level of intervals, the family, one or two sides, bounds of equivalence."""
+
+    conf_level: float = 0.95
+    adjust: Adjustment | None = None
+    alternative: Alternative = "two-sided"
+    equivalence: tuple[float, float] | None = None
+
+
+def tested(  # noqa: PLR0913  the arguments of the public verb
+    fit: Answer,
     hypotheses: HypothesesLike,
+    rhs: float | Sequence[float],
+    options: Options,
     *,
-    rhs: float | Sequence[float] = 0.0,
-    joint: bool = False,
-    df: DegreesOfFreedom = None,
-    vcov: CovarianceChoice = None,
-    conf_level: float = 0.95,
-    adjustment: Adjustment | None = None,
-    alternative: Alternative = "two-sided",
-    equivalence: tuple[float, float] | None = None,
+    joint: bool,
+    df: DegreesOfFreedom,
+    vcov: CovarianceChoice,
 ) -> pl.DataFrame:
-    """One row per hypothesis: the estimate less its null value, its test and interval; or one row for all of them."""
-    check_alternative(alternative)
+    """What `Fit.test` answers."""
     asked = read_hypotheses(fit, hypotheses, rhs)
-    covariance = covariance_for(fit, asked, coefficient_covariance(fit, vcov, df))
-    distance = distances(fit, asked)
-    if joint:
-        _refuse_with_joint(adjustment, alternative, equivalence)
-        return _joint(asked, distance, covariance)
+    fixed = coefficient_covariance(fit, vcov, df)
+    return joint_test(fit, asked, fixed, options) if joint else hypothesis_tests(fit, asked, fixed, options)
+
+
+def hypothesis_tests(fit: Answer, asked: Hypotheses, fixed: CoefficientCovariance, options: Options) -> pl.DataFrame:
+    """One row per hypothesis: the estimate less its null value, its test and its interval."""
+    conf_level, adjustment, alternative, equivalence = options
+    check_alternative(alternative)
+    covariance, distance = covariance_for(fit, asked, fixed), distances(asked)
     rows = asked.rows
     found = wald(rows, distance, covariance, estimate=distance, conf_level=conf_level, alternative=alternative)
     found = Core(*(np.where(asked.determined, column, np.nan) for column in found))
@@ -83,12 +91,12 @@ def hypothesis_tests(
     return table(EQUIVALENCE, {**columns, "p_equivalence": equivalent(found, equivalence)})
 
 
-def distances(fit: Fit, asked: Hypotheses) -> Vec:
+def distances(asked: Hypotheses) -> Vec:
     """How far each is from its null value; NaN where the data do not determine it."""
     return np.where(asked.determined, asked.values - asked.null, np.nan)
 
 
-def covariance_for(fit: Fit, asked: Hypotheses, fixed: CoefficientCovariance) -> CoefficientCovariance:
+def covariance_for(fit: Answer, asked: Hypotheses, fixed: CoefficientCovariance) -> CoefficientCovariance:
     """The covariance of what the hypotheses are about: of the coefficients, and of variance parameters if need be.
 
     Functions of these are compared with the normal distribution.
@@ -123,8 +131,13 @@ def _narrowed(fixed: CoefficientCovariance, k: int, width: int, matrix: Mat | No
     return replace(fixed, matrix=wide, df_of=df_of, df_each=df_each, outward=outward, inner=inner)
 
 
-def _joint(asked: Hypotheses, distance: Vec, covariance: CoefficientCovariance) -> pl.DataFrame:
-    found = wald_joint(asked.rows, distance, covariance)
+def joint_test(fit: Answer, asked: Hypotheses, fixed: CoefficientCovariance, options: Options) -> pl.DataFrame:
+    """One row: the test of all hypotheses together."""
+    if options != Options(options.conf_level, "none" if options.adjust == "none" else None):
+        msg = "joint=True is one test of all hypotheses: adjust=, alternative= and equivalence= are for single ones."
+        raise ModelError(msg)
+    covariance = covariance_for(fit, asked, fixed)
+    found = wald_joint(asked.rows, distances(asked), covariance)
     note = _NOT_ESTIMABLE if not asked.determined.all() else None
     if note is None and not asked.linear.all():
         note = _DELTA
@@ -181,9 +194,3 @@ def _notes(asked: Hypotheses, k: int, adjustment: str) -> str | None:
         adjustment,
     ]
     return " ".join(note for note in notes if note) or None
-
-
-def _refuse_with_joint(adjustment: object, alternative: str, equivalence: object) -> None:
-    if adjustment not in (None, "none") or alternative != "two-sided" or equivalence is not None:
-        msg = "joint=True is one test of all hypotheses: adjust=, alternative= and equivalence= are for single ones."
-        raise ModelError(msg)

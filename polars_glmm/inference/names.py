@@ -11,10 +11,10 @@ from polars_glmm.inference.varcorr import components, correlation
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 
-def fixed_terms(fit: Fit) -> tuple[list[str], list[str], BoolVec]:
+def fixed_terms(fit: Answer) -> tuple[list[str], list[str], BoolVec]:
     """Parameter and name of every fixed-effect column, and whether the rank of the data kept it; each (p + s,)."""
     predictors = fit.recipe.predictors
     parameters = [predictor.parameter for predictor in predictors for _ in predictor.columns]
@@ -22,7 +22,7 @@ def fixed_terms(fit: Fit) -> tuple[list[str], list[str], BoolVec]:
     return parameters, terms, np.array([kept for predictor in predictors for kept in predictor.kept], dtype=np.bool_)
 
 
-def coefficient_names(fit: Fit) -> list[str]:
+def coefficient_names(fit: Answer) -> list[str]:
     """One name for every fixed-effect column: its term, with "phi: " in front where phi has a formula."""
     parameters, terms, _ = fixed_terms(fit)
     return [
@@ -41,7 +41,7 @@ class NaturalParameters(NamedTuple):
     jacobian: Mat
 
 
-def variance_parameters(fit: Fit) -> NaturalParameters:
+def variance_parameters(fit: Answer) -> NaturalParameters:
     """The parameters beside the fixed effects, named as in `objective`: sd(g: x), cor(g: x, y), phi."""
     estimate = fit.estimate
     size = len(estimate.report)
@@ -73,7 +73,7 @@ def variance_parameters(fit: Fit) -> NaturalParameters:
     return NaturalParameters(names, np.array(values), np.where(np.isfinite(jacobian), jacobian, np.nan))
 
 
-def joint_covariance(fit: Fit, fixed: Mat, parameters: NaturalParameters) -> Mat:
+def joint_covariance(fit: Answer, fixed: Mat, parameters: NaturalParameters) -> Mat:
     """Covariance matrix (k + m, k + m) of the kept coefficients, with `fixed` (k, k) as theirs, and of the others."""
     k, size = len(fixed), len(fit.estimate.report)
     jacobian = np.vstack([np.eye(k, size), parameters.jacobian])

@@ -46,6 +46,7 @@ TERMS: Schema = {
     "df_method": _TEXT,
     "note": _TEXT,
 }
+TERMS_BOOTSTRAP: Schema = {**TERMS, "n_draws": _WHOLE, "n_failed": _WHOLE, "seed": _WHOLE}
 VARCORR: Schema = {
     "group": _TEXT,
     "term": _TEXT,

@@ -8,7 +8,6 @@ what it adds to the products of a term is a row of the hypothesis, whatever the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -75,7 +74,8 @@ def _expanded(pieces: Sequence[Piece], levels: Mapping[str, list[Any]]) -> Itera
     weights = [_weights(piece, levels) for piece in pieces]
     for constant in product(*((False,) if one.mean is None else (False, True) for one in weights)):
         span: list[tuple[str, str | None]] = []
-        value, rest = 1.0, [np.ones(1)]
+        value = 1.0
+        rest: list[Vec] = []
         for piece, one, is_constant in zip(pieces, weights, constant, strict=True):
             if is_constant:
                 value *= float(one.mean or 0.0)
@@ -85,7 +85,14 @@ def _expanded(pieces: Sequence[Piece], levels: Mapping[str, list[Any]]) -> Itera
                 span.append((piece.factor, None))
                 rest.append(one.rest)
         if value != 0.0:
-            yield tuple(span), value * reduce(np.kron, rest)
+            yield tuple(span), value * _kronecker(rest)
+
+
+def _kronecker(vectors: Sequence[Vec]) -> Vec:
+    out: Vec = np.ones(1)
+    for one in vectors:
+        out = np.asarray(np.kron(out, one), dtype=np.float64)
+    return out
 
 
 def _weights(piece: Piece, levels: Mapping[str, list[Any]]) -> _Weights:

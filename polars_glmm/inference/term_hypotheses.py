@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import Categorical, Combination, PredictorRecipe
     from polars_glmm.inference.term_columns import TermColumns
 
+TermType: TypeAlias = Literal[1, 2, 3]
 _TOLERANCE = 1e-8
 
 
@@ -49,7 +50,7 @@ def sequential(terms: Sequence[TermColumns], recipe: PredictorRecipe, metric: Ma
 def marginal(terms: Sequence[TermColumns], recipe: PredictorRecipe, metric: Mat) -> list[TermHypothesis]:
     """Type II: each term adjusted for all that do not contain it by name, those that do left out, in a metric (k, k).
 
-    Leaving out the columns C turns the coefficients of the others, O, into β_O + (M_OO)⁻¹M_OC β_C: the rows of the term.
+    Leaving out the columns C turns the coefficients of the others, O, into β_O + (M_OO)⁻¹M_OC β_C: rows of the term.
     """
     kept = np.array(recipe.kept, dtype=np.bool_)
     number = np.cumsum(kept) - 1
@@ -66,10 +67,14 @@ def marginal(terms: Sequence[TermColumns], recipe: PredictorRecipe, metric: Mat)
             inner = metric[np.ix_(others, others)] / np.outer(scale, scale)
             carried = np.linalg.solve(inner, metric[np.ix_(others, above)] / scale[:, None]) / scale[:, None]
             rows[:, above] = carried[np.searchsorted(others, own)]
-        outside = {place for other in containing for place in other.places}
-        determined = not any(_shares(one, term, outside) for one in recipe.lost)
-        found.append(TermHypothesis(term, rows, determined, len(term.places)))
+        found.append(TermHypothesis(term, rows, held_apart(term, terms, recipe), len(term.places)))
     return found
+
+
+def held_apart(term: TermColumns, terms: Sequence[TermColumns], recipe: PredictorRecipe) -> bool:
+    """Whether the data tell a term from all that do not contain it."""
+    outside = {place for other in terms if other.key > term.key for place in other.places}
+    return not any(_shares(one, term, outside) for one in recipe.lost)
 
 
 def adjusted_for_all(

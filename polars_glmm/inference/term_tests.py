@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, suggest
+from polars_glmm.fitting.again import gram_of
 from polars_glmm.inference.at_zero import at_zero_notes
 from polars_glmm.inference.coefficients import coefficients
 from polars_glmm.inference.covariance import (
-    CoefficientCovariance,
     CovarianceChoice,
     DegreesOfFreedom,
     coefficient_covariance,
 )
 from polars_glmm.inference.schemas import TERMS, table
 from polars_glmm.inference.term_columns import terms_of
-from polars_glmm.inference.term_hypotheses import TermHypothesis, adjusted_for_all, marginal, sequential
+from polars_glmm.inference.term_hypotheses import TermHypothesis, TermType, adjusted_for_all, marginal, sequential
+from polars_glmm.inference.term_refits import bootstrap_tests, likelihood_ratio_tests
 from polars_glmm.inference.wald import Joint, combine, wald_joint
-from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.typing import Mat
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
-TermType: TypeAlias = Literal[1, 2, 3]
 _ROMAN = {"i": 1, "ii": 2, "iii": 3, "1": 1, "2": 2, "3": 3}
 _DROPPED = "columns_dropped: all columns of the term are determined by those before: nothing is left to test."
 _CONFOUNDED = (
-    "not_estimable: columns were dropped (empty cells, or terms that determine one another), so this term cannot be told "
-    "from the others. Use type=2 or type=1, or leave the redundant terms out."
+    "not_estimable: columns were dropped (empty cells, or terms that determine one another), so this term cannot be "
+    "told from the others. Use type=2 or type=1, or leave the redundant terms out."
 )
 _NO_DF = "no_df: the approximation of the denominator degrees of freedom has no answer here."
 _NO_ERRORS = "no_std_error: some coefficient of the term has no standard error."
 _INTERCEPT = "Intercept"
 
 
+class Bootstrap(NamedTuple):
+    """How many data sets are simulated, and from which seed or generator."""
+
+    n: int = 1000
+    rng: np.random.Generator | int | None = None
+
+
+def terms_tested(
+    fit: Answer,
+    kind: object,
+    df: DegreesOfFreedom,
+    vcov: CovarianceChoice,
+    method: str,
+    bootstrap: Bootstrap,
+) -> pl.DataFrame:
+    """What `Fit.test_terms` answers."""
+    which = checked_type(kind)
+    if checked_method(method) == "wald":
+        return wald_tests(fit, kind=which, df=df, vcov=vcov)
+    if df is not None or vcov is not None:
+        msg = f"df= and vcov= are for Wald tests: method={method!r} compares likelihoods."
+        raise ModelError(msg)
+    if method == "lrt":
+        return likelihood_ratio_tests(fit, which)
+    return bootstrap_tests(fit, which, bootstrap.n, bootstrap.rng)
+
+
 def wald_tests(
-    fit: Fit, *, kind: TermType = 3, df: DegreesOfFreedom = None, vcov: CovarianceChoice = None
+    fit: Answer, *, kind: TermType = 3, df: DegreesOfFreedom = None, vcov: CovarianceChoice = None
 ) -> pl.DataFrame:
     """One row per term of every predictor but the intercept, in the order of their columns."""
-    kind = checked_type(kind)
     covariance = coefficient_covariance(fit, vcov, df)
     beta = coefficients(fit)
     rows: list[dict[str, Any]] = []
@@ -52,7 +77,7 @@ def wald_tests(
         own = slice(start, start + k)
         start += k
         notes = at_zero_notes(fit, predictor) if kind == 3 else {}
-        for one in hypotheses(fit, predictor.parameter, kind, covariance, own):
+        for one in hypotheses(fit, predictor.parameter, kind, covariance.matrix[own, own]):
             name = one.term.name
             if name == _INTERCEPT:
                 continue
@@ -75,33 +100,28 @@ def wald_tests(
     return table(TERMS, {name: [row[name] for row in rows] for name in TERMS})
 
 
-def hypotheses(
-    fit: Fit, parameter: str, kind: TermType, covariance: CoefficientCovariance, own: slice
-) -> list[TermHypothesis]:
-    """What each term of a predictor is tested for; `own` are its coefficients among all."""
+def hypotheses(fit: Answer, parameter: str, kind: TermType, vcov: Mat) -> list[TermHypothesis]:
+    """What each term of a predictor is tested for; `vcov` is the covariance of its coefficients."""
     recipe, terms = fit.recipe.predictor(parameter), terms_of(fit, parameter)
     if kind == 3:
         return adjusted_for_all(terms, recipe, fit.recipe.categoricals)
     if kind == 1 and parameter == "mu" and _least_squares(fit):
         return sequential(terms, recipe, gram(fit))
-    return (sequential if kind == 1 else marginal)(terms, recipe, _precision(fit.estimate.vcov_fixed[own, own]))
+    return (sequential if kind == 1 else marginal)(terms, recipe, _precision(vcov))
 
 
-def gram(fit: Fit) -> Mat:
+def gram(fit: Answer) -> Mat:
     """X'DX (k, k) of the kept columns of mu, from the fit or, where it does not hold them, from its rows."""
     working = fit.estimate.working
     if working is not None and working.gram is not None:
         inward = np.linalg.inv(working.outward.T)
         return np.asarray(inward @ working.gram @ inward.T)
-    return fit.gram()
+    return gram_of(fit)
 
 
-def _least_squares(fit: Fit) -> bool:
-    """Whether sums of squares of least squares are what sequential tests are about: gaussian models of one variance."""
-    estimate = fit.estimate
-    exact = exact_freedom(estimate, fit.spec.family) is not None
-    linear = fit.spec.exact and not len(estimate.gamma)
-    return linear and not exact
+def _least_squares(fit: Answer) -> bool:
+    """Whether sequential tests are those of least squares: gaussian models of one variance with random effects."""
+    return fit.method in ("reml", "ml") and bool(fit.estimate.factors) and not len(fit.estimate.gamma)
 
 
 def _precision(vcov: Mat) -> Mat:

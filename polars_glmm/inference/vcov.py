@@ -15,7 +15,7 @@ from polars_glmm.inference.varcorr import components, correlation
 from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 
 class Labelled(NamedTuple):
@@ -26,7 +26,7 @@ class Labelled(NamedTuple):
     matrix: Mat
 
 
-def vcov(fit: Fit, *, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:
+def vcov(fit: Answer, *, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:
     """All pairs of fixed effects of all parameters; with `full` also of the variance parameters on the report scales.
 
     `full` adds, by the delta method, parameter "log_sd" (term "Subject: Days"), "atanh_correlation"
@@ -48,13 +48,13 @@ def vcov(fit: Fit, *, full: bool = False, vcov: CovarianceChoice = None) -> pl.D
     )
 
 
-def _fixed(fit: Fit, matrix: Mat) -> Labelled:
+def _fixed(fit: Answer, matrix: Mat) -> Labelled:
     parameters, terms, kept = fixed_terms(fit)
     chosen = np.flatnonzero(kept)
     return Labelled([parameters[j] for j in chosen], [terms[j] for j in chosen], matrix)
 
 
-def _full(fit: Fit, matrix: Mat) -> Labelled:
+def _full(fit: Answer, matrix: Mat) -> Labelled:
     """Report scales are a smooth function of Estimate.report; its Jacobian carries Estimate.report_vcov over."""
     estimate = fit.estimate
     fixed = _fixed(fit, matrix)

@@ -78,11 +78,13 @@ class Working:
 
     outward (p+s, p+s);  vcov (p+s, p+s)
     derivative (K, p, p)   as Estimate.vcov_derivative, or None
+    gram (p, p)            X'DX of the working columns of mu, D the precisions, or None
     """
 
     outward: Mat
     vcov: Mat
     derivative: Cube | None
+    gram: Mat | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,7 +137,6 @@ class Estimate:
 
 def exact_freedom(estimate: Estimate, family: Family) -> float | None:
     """n − p, where t is exact: gaussian with identity link and one σ, without random effects; else None."""
-    linear = family.name == "gaussian" and family.link.name == "identity"
-    if estimate.factors or not linear or len(estimate.gamma):
+    if estimate.factors or not family.linear or len(estimate.gamma):
         return None
     return float(estimate.n_obs - len(estimate.beta))

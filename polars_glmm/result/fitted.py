@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import log
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
 
+from polars_glmm.answer.record import Answer
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
+from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
+from polars_glmm.inference.hypothesis_tests import Options, tested
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
+from polars_glmm.inference.term_tests import Bootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
@@ -31,114 +34,24 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from polars_glmm.design.recipe import Recipe
+    from polars_glmm.inference.adjust import Adjustment
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
-    from polars_glmm.likelihood.estimate import Certificate, Estimate
-    from polars_glmm.likelihood.products.kenward_roger import SmallSample
-    from polars_glmm.notes import Note
-    from polars_glmm.result.call import Call
-    from polars_glmm.result.data import Fingerprint, GroupSize
-    from polars_glmm.spec.model import ModelSpec
-    from polars_glmm.typing import BoolVec, Kind
+    from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.term_hypotheses import TermType
+    from polars_glmm.inference.wald import Alternative
+    from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
-    """A fitted model; print it for a summary, ask it for frames.
+class Fit(Answer):
+    """A fitted model; print it for a summary, ask it for frames."""
 
-    recipe      how to make the model's columns from any frame, with the constants learned from the data
-    estimate    the numbers
-    notes       doubts and remarks, from the data and from the estimation
-    n_dropped   rows left out for missing values
-    seconds     the whole call took
-    groups, fingerprint   sizes and sums that outlive the rows
-    rows, source          the data, if kept: the whole frame, or where to read it again; pickling drops both
-    kept                  (n,) which of the rows the model uses, None for all
-    """
-
-    recipe: Recipe
-    estimate: Estimate
-    notes: tuple[Note, ...]
-    n_dropped: int
-    seconds: float
-    control: Control
-    call: Call
-    groups: tuple[GroupSize, ...]
-    fingerprint: Fingerprint
-    rows: pl.DataFrame | None = field(default=None)
-    source: pl.LazyFrame | None = field(default=None)
-    kept: BoolVec | None = field(default=None)
-
-    # what was asked
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model as understood: family, method and terms as objects."""
-        return self.recipe.spec
-
-    @property
-    def formula(self) -> str:
-        """The formula as understood, all random effects included."""
-        return self.spec.formula
-
-    @property
-    def family(self) -> str:
-        """Name of the family."""
-        return self.spec.family.name
-
-    @property
-    def link(self) -> str:
-        """Name of the link of the mean."""
-        return self.spec.family.link.name
-
-    @property
-    def method(self) -> str:
-        """Name of the method: "reml", "ml", "laplace" or "agq"."""
-        return self.spec.method.name
-
-    # how well
-
-    @property
-    def loglik(self) -> float:
-        """Log-likelihood with all constants; restricted under REML."""
-        return self.estimate.loglik
-
-    @property
-    def deviance(self) -> float:
-        """−2 log-likelihood."""
-        return -2.0 * self.estimate.loglik
-
-    @property
-    def aic(self) -> float:
-        """−2 log-likelihood + 2 parameters (Akaike 1974)."""
-        return self.deviance + 2.0 * self.estimate.df_model
-
-    @property
-    def bic(self) -> float:
-        """−2 log-likelihood + log(n_obs) parameters (Schwarz 1978)."""
-        return self.deviance + log(self.estimate.n_obs) * self.estimate.df_model
-
-    @property
-    def n_obs(self) -> int:
-        """Observations: rows used, or the sum of their frequencies."""
-        return self.estimate.n_obs
-
-    @property
-    def converged(self) -> bool:
-        """The search reached an optimum; the certificate says how sharply."""
-        return self.estimate.converged
-
-    @property
-    def singular(self) -> bool:
-        """Some covariance matrix of the random effects has lost rank; a note says which."""
-        return self.estimate.singular
-
-    @property
-    def certificate(self) -> Certificate:
-        """Evidence that this is an optimum."""
-        return self.estimate.certificate
+    @classmethod
+    def of(cls, answer: Answer) -> Fit:
+        """An answer with verbs."""
+        return cls(**{field.name: getattr(answer, field.name) for field in fields(answer)})
 
     # frames
 
@@ -191,11 +104,63 @@ class Fit:
         """
         return covariances(self, full=full, vcov=vcov)
 
-    def small_sample(self) -> SmallSample:
-        """What Kenward & Roger's method needs, from the rows of the fit, read once; see `fixef(df="kenward_roger")`."""
-        from polars_glmm.result.reread import small_sample_of
+    @answered
+    def test(
+        self,
+        hypotheses: HypothesesLike,
+        rhs: float | Sequence[float] = 0.0,
+        joint: bool = False,  # noqa: FBT001, FBT002
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        *,
+        conf_level: float = 0.95,
+        adjust: Adjustment | None = None,
+        alternative: Alternative = "two-sided",
+        equivalence: tuple[float, float] | None = None,
+    ) -> pl.DataFrame:
+        """Tests of hypotheses about parameters, one row each, or one row for all with `joint`.
 
-        return small_sample_of(self)
+        hypotheses   "Days = 10", "a - 2*b = 0", "exp(a)/b = 1"; names of coefficients, or of terms of the formula (all
+                     their columns); several of these; a mapping from labels to them; or a frame with a column
+                     `hypothesis` and a column of weights for each term used. Standard deviations, correlations and phi
+                     are called as in `objective`: "sd(Subject: Days) = 6"
+        rhs          what hypotheses without "=" are compared with: a number, or one for each
+        df, vcov     as in `fixef`
+        adjust       "bonferroni", "holm", "hochberg", "bh", "by", "sidak", "tukey", "dunnett", "scheffe" or "mvt": the
+                     rows are one family
+        alternative  "two-sided", "greater" or "less", with one-sided intervals
+        equivalence  bounds (low, high): adds p_equivalence, of two one-sided tests that the estimate lies outside
+        Columns: hypothesis, estimate (less the null value), std_error, statistic, df, p_value, conf_low, conf_high,
+        adjust, null_value, note; with `joint` hypothesis, num_df, den_df, statistic, distribution, p_value, df_method,
+        note. Raises ModelError for names the fit does not have, FormulaError where a string cannot be read.
+        """
+        return tested(
+            self, hypotheses, rhs, Options(conf_level, adjust, alternative, equivalence), joint=joint, df=df, vcov=vcov
+        )
+
+    @answered
+    def test_terms(
+        self,
+        type: TermType = 3,  # noqa: A002  the field's word
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        method: Literal["wald", "lrt", "bootstrap"] = "wald",
+        *,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """A test of each term of the formula.
+
+        type      1: adjusted for the terms before it; 2: for all that do not contain it; 3: for all others, in
+                  sum-to-zero coding whatever the coding of the formula
+        df, vcov  of Wald tests, as in `fixef`: F with `den_df` degrees of freedom where df is finite, else χ²
+        method    "wald"; "lrt": likelihood ratios, every model fitted again by maximum likelihood; "bootstrap": the
+                  same with p-values from `n` data sets simulated under the smaller model with the seed `rng`. Both need
+                  the rows of the fit, and test the terms of mu.
+        Columns: parameter, term, type, num_df, den_df, statistic, distribution, p_value, df_method, note; with
+        "bootstrap" also n_draws, n_failed, seed. A term that dropped columns leave untestable is null with a note.
+        """
+        return terms_tested(self, type, df, vcov, method, Bootstrap(n, rng))
 
     @answered
     def diagnose(self) -> pl.DataFrame:
@@ -252,14 +217,11 @@ class Fit:
 
         A lone dot in `formula` stands for that side of the present one: `fit.update(". ~ . + x")`.
         """
-        from polars_glmm.result.flow import fit_call
-
         data = self.data() if frame is None else frame
         if "start" in changes:
             changes["start"] = starting_values(changes["start"])
-        return fit_call(
-            data, self.call.changed(formula, understood=self.spec.formulas, **changes), control or self.control
-        )
+        call = self.call.changed(formula, understood=self.spec.formulas, **changes)
+        return Fit.of(fit_call(data, call, control or self.control))
 
     @answered
     def data(self) -> pl.DataFrame | pl.LazyFrame:
@@ -267,15 +229,7 @@ class Fit:
 
         Raises ModelError where neither was kept, DataChangedError where the source has changed.
         """
-        if self.rows is not None:
-            return self.rows
-        if self.source is None:
-            msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
-            raise ModelError(msg)
-        from polars_glmm.result.flow import read_again
-
-        read_again(self, self.source)
-        return self.source
+        return data_of(self)
 
     # on paper
 
@@ -294,9 +248,6 @@ class Fit:
 
         def __getattr__(self, name: str) -> NoReturn:
             refuse_attribute(self, name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"rows": None, "source": None, "kept": None}
 
 
 def starting_values(start: object) -> Mapping[str, float] | None:

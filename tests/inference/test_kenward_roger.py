@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,12 +10,9 @@ import polars as pl
 import pytest
 from numpy.testing import assert_allclose
 
-import polars_glmm
-from polars_glmm import Control, Memory, datasets
-from polars_glmm.errors import ModelError, ResourceError
+from polars_glmm import Control
 from polars_glmm.inference.covariance import coefficient_covariance
 from polars_glmm.inference.ddf import scaled
-
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 """Some of the designs are singular: the method is the same there."""

@@ -15,6 +15,11 @@ from polars_glmm.design.sums.independent import settle
 from polars_glmm.design.sums.outline import outline
 from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.errors import ModelError, ResourceError
+from polars_glmm.fitting.choose import choose
+from polars_glmm.fitting.flow import data_of
+from polars_glmm.fitting.readings import collected, rows_to_read
+from polars_glmm.fitting.rows import learned_rows
+from polars_glmm.fitting.sums import moments_model
 from polars_glmm.frames.source import Source
 from polars_glmm.likelihood.given import hold_fixed_effects
 from polars_glmm.likelihood.model import prepare
@@ -22,23 +27,19 @@ from polars_glmm.likelihood.products.engine import ProductModel, product_engine
 from polars_glmm.likelihood.products.kenward_roger import RESIDUAL, SmallSample, entries_of, small_sample
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.memory import memory_limit, readable
-from polars_glmm.result.choose import choose
-from polars_glmm.result.readings import collected, rows_to_read
-from polars_glmm.result.route import learned_rows
-from polars_glmm.result.summaries import moments_model
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.likelihood.model import Model
     from polars_glmm.likelihood.products.cross import CrossProducts
-    from polars_glmm.result.fitted import Fit
     from polars_glmm.typing import Mat
 
-_FOUND: WeakKeyDictionary[Fit, SmallSample] = WeakKeyDictionary()
-_GRAMS: WeakKeyDictionary[Fit, Mat] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[Answer, SmallSample] = WeakKeyDictionary()
+_GRAMS: WeakKeyDictionary[Answer, Mat] = WeakKeyDictionary()
 """What was asked of a fit before: it costs the rows."""
 
 
-def small_sample_of(fit: Fit) -> SmallSample:
+def small_sample_of(fit: Answer) -> SmallSample:
     """What Kenward & Roger's method needs of a fit, its fixed effects as named, computed once.
 
     Raises ModelError where the fit keeps no rows, or holds fixed effects, ResourceError where crossed factors leave
@@ -68,7 +69,7 @@ def small_sample_of(fit: Fit) -> SmallSample:
     return _FOUND[fit]
 
 
-def gram_of(fit: Fit) -> Mat:
+def gram_of(fit: Answer) -> Mat:
     """X'DX (p, p) of the kept columns of mu as named, D the precisions; raises ModelError where there are no rows."""
     if fit not in _GRAMS:
         with products_again(fit) as (model, stats):
@@ -86,7 +87,7 @@ def _relative(covariance: Mat, outward: Mat) -> Mat:
     return out
 
 
-def _room(fit: Fit) -> Callable[[int], None]:
+def _room(fit: Answer) -> Callable[[int], None]:
     def room(entries: int) -> None:
         needed, limit = 8 * entries, memory_limit(fit.control.memory.limit)
         if needed > limit:
@@ -101,9 +102,9 @@ def _room(fit: Fit) -> Callable[[int], None]:
 
 
 @contextmanager
-def products_again(fit: Fit) -> Iterator[tuple[Model | ProductModel, CrossProducts]]:
+def products_again(fit: Answer) -> Iterator[tuple[Model | ProductModel, CrossProducts]]:
     """The model of a fit, ready for computing, and its cross-products."""
-    data = fit.data()
+    data = data_of(fit)
     if isinstance(data, pl.DataFrame):
         yield _products(fit, data)
         return
@@ -111,7 +112,7 @@ def products_again(fit: Fit) -> Iterator[tuple[Model | ProductModel, CrossProduc
         yield _products(fit, collected(rows, fit.call, fit.control))
 
 
-def _products(fit: Fit, frame: pl.DataFrame | pl.LazyFrame) -> tuple[Model | ProductModel, CrossProducts]:
+def _products(fit: Answer, frame: pl.DataFrame | pl.LazyFrame) -> tuple[Model | ProductModel, CrossProducts]:
     route, spec = choose(frame, fit.call, fit.control), fit.spec
     if route.kind == "sums":
         source = Source.of(spec, frame.lazy())
