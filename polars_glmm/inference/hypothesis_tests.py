@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, brief
-from polars_glmm.inference.adjust import Adjustment, Tests, adjust
+from polars_glmm.inference.adjust import Adjustment, Statistics, adjust
 from polars_glmm.inference.all_pairs import means_of_pairs
 from polars_glmm.inference.covariance import (
     CoefficientCovariance,
@@ -35,7 +35,7 @@ _DELTA = "delta_method: not linear in the parameters, so the standard error is t
 _NO_DF = "no_df: the approximation of the denominator degrees of freedom has no answer here."
 
 
-class Options(NamedTuple):
+class HypothesisOptions(NamedTuple):
     """How hypotheses are tested: the level of intervals, the family, one or two sides, bounds of equivalence."""
 
     conf_level: float = 0.95
@@ -48,7 +48,7 @@ def tested(  # noqa: PLR0913  the arguments of the public verb
     fit: Answer,
     hypotheses: HypothesesLike,
     rhs: float | Sequence[float],
-    options: Options,
+    options: HypothesisOptions,
     *,
     joint: bool,
     df: DegreesOfFreedom,
@@ -60,7 +60,9 @@ def tested(  # noqa: PLR0913  the arguments of the public verb
     return joint_test(fit, asked, fixed, options) if joint else hypothesis_tests(fit, asked, fixed, options)
 
 
-def hypothesis_tests(fit: Answer, asked: Hypotheses, fixed: CoefficientCovariance, options: Options) -> pl.DataFrame:
+def hypothesis_tests(
+    fit: Answer, asked: Hypotheses, fixed: CoefficientCovariance, options: HypothesisOptions
+) -> pl.DataFrame:
     """One row per hypothesis: the estimate less its null value, its test and its interval."""
     conf_level, adjustment, alternative, equivalence = options
     check_alternative(alternative)
@@ -72,7 +74,7 @@ def hypothesis_tests(fit: Answer, asked: Hypotheses, fixed: CoefficientCovarianc
     spread = np.sqrt(np.diag(of_rows))
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = of_rows / np.outer(spread, spread)
-    tests = Tests(
+    tests = Statistics(
         -found.statistic if alternative == "less" else found.statistic, found.df, found.p_value, correlation,
         one_sided=alternative != "two-sided",
     )  # fmt: skip
@@ -131,9 +133,11 @@ def _narrowed(fixed: CoefficientCovariance, k: int, width: int, matrix: Mat | No
     return replace(fixed, matrix=wide, df_of=df_of, df_each=df_each, outward=outward, inner=inner)
 
 
-def joint_test(fit: Answer, asked: Hypotheses, fixed: CoefficientCovariance, options: Options) -> pl.DataFrame:
+def joint_test(
+    fit: Answer, asked: Hypotheses, fixed: CoefficientCovariance, options: HypothesisOptions
+) -> pl.DataFrame:
     """One row: the test of all hypotheses together."""
-    if options != Options(options.conf_level, "none" if options.adjust == "none" else None):
+    if options != HypothesisOptions(options.conf_level, "none" if options.adjust == "none" else None):
         msg = "joint=True is one test of all hypotheses: adjust=, alternative= and equivalence= are for single ones."
         raise ModelError(msg)
     covariance = covariance_for(fit, asked, fixed)

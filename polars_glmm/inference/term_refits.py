@@ -40,7 +40,7 @@ _RANK = 1e-9
 _SLOW = "not_converged: a refit stopped early: the statistic is not exact."
 
 
-class Pair(NamedTuple):
+class NestedPair(NamedTuple):
     """Two nested models of one term as bases of their fixed columns, (k, larger) and (k, smaller)."""
 
     term: TermColumns
@@ -54,12 +54,12 @@ class Pair(NamedTuple):
         return int(self.larger.shape[1] - self.smaller.shape[1])
 
 
-def pairs(fit: Answer, kind: TermType) -> list[Pair]:
+def pairs(fit: Answer, kind: TermType) -> list[NestedPair]:
     """The models to compare for each term of mu but the intercept."""
     recipe, terms = fit.recipe.predictor("mu"), terms_of(fit, "mu")
     kept = np.flatnonzero(recipe.kept)
     whole = np.eye(len(kept))
-    found: list[Pair] = []
+    found: list[NestedPair] = []
 
     def of(some: list[TermColumns]) -> Mat:
         places = [place for term in some for place in term.places]
@@ -67,14 +67,14 @@ def pairs(fit: Answer, kind: TermType) -> list[Pair]:
 
     if kind == 3:
         hypotheses = adjusted_for_all(terms, recipe, fit.recipe.categoricals)
-        found += [Pair(one.term, whole, null_space(one.rows), one.determined) for one in hypotheses]
+        found += [NestedPair(one.term, whole, null_space(one.rows), one.determined) for one in hypotheses]
     for k, term in enumerate(terms):
         if kind == 1:
-            found.append(Pair(term, of(list(terms[: k + 1])), of(list(terms[:k])), determined=True))
+            found.append(NestedPair(term, of(list(terms[: k + 1])), of(list(terms[:k])), determined=True))
         elif kind == 2:
             others = [one for one in terms if not one.key >= term.key]
             with_term = [one for one in terms if one is term or one in others]
-            found.append(Pair(term, of(with_term), of(others), held_apart(term, terms, recipe)))
+            found.append(NestedPair(term, of(with_term), of(others), held_apart(term, terms, recipe)))
     return [pair for pair in found if pair.term.name != "Intercept"]
 
 
@@ -148,7 +148,7 @@ class Refits:
                 self._known[key] = fit_call(frame, self.call(basis), self.fit.control, warn=False)
         return self._known[key]
 
-    def simulated(self, pair: Pair, n: int, rng: np.random.Generator) -> Vec:
+    def simulated(self, pair: NestedPair, n: int, rng: np.random.Generator) -> Vec:
         """Likelihood ratios (n,) of responses drawn from the smaller model; NaN where a refit failed."""
         small = self.of(pair.smaller)
         drawn = simulate(self.with_columns(self.frame, pair.smaller), small, n, rng)
@@ -238,7 +238,7 @@ def bootstrap_tests(fit: Answer, kind: TermType, n: int, rng: np.random.Generato
     return table(TERMS_BOOTSTRAP, {name: [row.get(name) for row in rows] for name in TERMS_BOOTSTRAP})
 
 
-def _compared(fit: Answer, kind: TermType) -> Iterator[tuple[Refits, Pair, dict[str, Any]]]:
+def _compared(fit: Answer, kind: TermType) -> Iterator[tuple[Refits, NestedPair, dict[str, Any]]]:
     """Every term with its two models and what their likelihoods say."""
     found = pairs(fit, kind)
     refits = Refits(fit)

@@ -20,7 +20,7 @@ from polars_glmm.inference.schemas import TERMS, table
 from polars_glmm.inference.term_columns import terms_of
 from polars_glmm.inference.term_hypotheses import TermHypothesis, TermType, adjusted_for_all, marginal, sequential
 from polars_glmm.inference.term_refits import bootstrap_tests, likelihood_ratio_tests
-from polars_glmm.inference.wald import Joint, combine, wald_joint
+from polars_glmm.inference.wald import JointTest, combine, wald_joint
 from polars_glmm.typing import Mat
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _NO_ERRORS = "no_std_error: some coefficient of the term has no standard error."
 _INTERCEPT = "Intercept"
 
 
-class Bootstrap(NamedTuple):
+class TermBootstrap(NamedTuple):
     """How many data sets are simulated, and from which seed or generator."""
 
     n: int = 1000
@@ -50,7 +50,7 @@ def terms_tested(
     df: DegreesOfFreedom,
     vcov: CovarianceChoice,
     method: str,
-    bootstrap: Bootstrap,
+    bootstrap: TermBootstrap,
 ) -> pl.DataFrame:
     """What `Fit.test_terms` answers."""
     which = checked_type(kind)
@@ -156,7 +156,7 @@ def checked_method(method: object) -> str:
     return str(method)
 
 
-def _numbers(found: Joint | None, size: int) -> dict[str, Any]:
+def _numbers(found: JointTest | None, size: int) -> dict[str, Any]:
     if found is None:
         return {"num_df": size or None, "den_df": None, "statistic": None, "distribution": None, "p_value": None}
     return {
@@ -168,7 +168,7 @@ def _numbers(found: Joint | None, size: int) -> dict[str, Any]:
     }
 
 
-def _note(one: TermHypothesis, found: Joint | None) -> str | None:
+def _note(one: TermHypothesis, found: JointTest | None) -> str | None:
     if not len(one.rows):
         return _DROPPED
     if not one.determined:

@@ -17,11 +17,11 @@ from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
-from polars_glmm.inference.hypothesis_tests import Options, tested
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
-from polars_glmm.inference.term_tests import Bootstrap, terms_tested
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
@@ -149,7 +149,7 @@ class FitCollection(Answers):
         equivalence: tuple[float, float] | None = None,
     ) -> pl.DataFrame:
         """Tests of hypotheses in every fit, which is a family of its own; arguments as `Fit.test`."""
-        options = Options(conf_level, adjust, alternative, equivalence)
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
         return self._of_each(lambda fit: tested(fit, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov))
 
     @answered
@@ -164,7 +164,7 @@ class FitCollection(Answers):
         rng: np.random.Generator | int | None = None,
     ) -> pl.DataFrame:
         """Tests of the terms in every fit; arguments as `Fit.test_terms`."""
-        return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, Bootstrap(n, rng)))
+        return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, TermBootstrap(n, rng)))
 
     # on other frames
 

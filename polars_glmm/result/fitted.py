@@ -17,10 +17,10 @@ from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
-from polars_glmm.inference.hypothesis_tests import Options, tested
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
-from polars_glmm.inference.term_tests import Bootstrap, terms_tested
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
@@ -134,9 +134,8 @@ class Fit(Answer):
         adjust, null_value, note; with `joint` hypothesis, num_df, den_df, statistic, distribution, p_value, df_method,
         note. Raises ModelError for names the fit does not have, FormulaError where a string cannot be read.
         """
-        return tested(
-            self, hypotheses, rhs, Options(conf_level, adjust, alternative, equivalence), joint=joint, df=df, vcov=vcov
-        )
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
+        return tested(self, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov)
 
     @answered
     def test_terms(
@@ -160,7 +159,7 @@ class Fit(Answer):
         Columns: parameter, term, type, num_df, den_df, statistic, distribution, p_value, df_method, note; with
         "bootstrap" also n_draws, n_failed, seed. A term that dropped columns leave untestable is null with a note.
         """
-        return terms_tested(self, type, df, vcov, method, Bootstrap(n, rng))
+        return terms_tested(self, type, df, vcov, method, TermBootstrap(n, rng))
 
     @answered
     def diagnose(self) -> pl.DataFrame:
