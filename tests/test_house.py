@@ -92,7 +92,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
             "cli",
         }
     ),
-    "narwhals": frozenset({"design", "prediction"}),
+    "narwhals": frozenset({"frames"}),
 }
 """Who may stand on which library."""
 

@@ -28,7 +28,7 @@ _RANK = 1e-9
 """Share of the largest eigenvalue of a correlation matrix below which one is zero."""
 
 
-class Statistics(NamedTuple):
+class Tests(NamedTuple):
     """What is adjusted: statistics, df (inf: normal) and p-values (m,), NaN where there is no test.
 
     correlation (m, m)   of the estimates;  upward: one-sided tests, in the direction of large statistics
@@ -49,7 +49,7 @@ class Adjusted(NamedTuple):
     note: str = ""
 
 
-def adjust(method: str | None, tests: Statistics, *, conf_level: float = 0.95, means: int | None = None) -> Adjusted:
+def adjust(method: str | None, tests: Tests, *, conf_level: float = 0.95, means: int | None = None) -> Adjusted:
     """The tests as one family.
 
     means   the number of means whose pairs these are all of, for "tukey"
@@ -63,7 +63,7 @@ def adjust(method: str | None, tests: Statistics, *, conf_level: float = 0.95, m
     real = np.isfinite(tests.p_value)
     if method in (None, "none") or real.sum() < 2:
         return Adjusted(tests.p_value, plain)
-    own = Statistics(
+    own = Tests(
         tests.statistic[real], tests.df[real], tests.p_value[real], tests.correlation[np.ix_(real, real)],
         tests.one_sided,
     )  # fmt: skip
@@ -71,7 +71,7 @@ def adjust(method: str | None, tests: Statistics, *, conf_level: float = 0.95, m
     return Adjusted(_spread(found.p_value, real), _spread(found.width, real, plain), found.note)
 
 
-def _family(method: str, tests: Statistics, conf_level: float, means: int | None, plain: Vec) -> Adjusted:
+def _family(method: str, tests: Tests, conf_level: float, means: int | None, plain: Vec) -> Adjusted:
     p, m = tests.p_value, len(tests.p_value)
     if method in ("bonferroni", "holm", "hochberg"):
         width = _plain_width(tests, 1.0 - (1.0 - conf_level) / m)
@@ -120,11 +120,11 @@ def rank(correlation: Mat) -> int:
     return int((values > _RANK * values[-1]).sum())
 
 
-def _plain_width(tests: Statistics, level: float) -> Vec:
+def _plain_width(tests: Tests, level: float) -> Vec:
     return one_sided_quantile(level, tests.df) if tests.one_sided else quantile(level, tests.df)
 
 
-def _scheffe(tests: Statistics, conf_level: float) -> Adjusted:
+def _scheffe(tests: Tests, conf_level: float) -> Adjusted:
     """All linear combinations of what the tests span (Scheffé 1953)."""
     _two_sided("scheffe", tests)
     r = rank(tests.correlation)
@@ -136,7 +136,7 @@ def _scheffe(tests: Statistics, conf_level: float) -> Adjusted:
     return Adjusted(np.asarray(p), np.sqrt(critical))
 
 
-def _tukey(tests: Statistics, conf_level: float, means: int | None) -> Adjusted:
+def _tukey(tests: Tests, conf_level: float, means: int | None) -> Adjusted:
     """All pairs of `means` means: the studentized range (Tukey 1953; Kramer 1956 for unequal variances)."""
     _two_sided("tukey", tests)
     if means is None or len(tests.p_value) != means * (means - 1) // 2:
@@ -151,7 +151,7 @@ def _tukey(tests: Statistics, conf_level: float, means: int | None) -> Adjusted:
     return Adjusted(np.clip(p, 0.0, 1.0), critical[place])
 
 
-def _two_sided(method: str, tests: Statistics) -> None:
+def _two_sided(method: str, tests: Tests) -> None:
     if tests.one_sided:
         msg = f"adjust={method!r} is for two-sided tests. Use 'sidak', 'mvt' or 'bonferroni'."
         raise ModelError(msg)
@@ -192,7 +192,7 @@ def _directions(correlation: Mat, *, one_sided: bool) -> _Directions:
     return _Directions(np.array(largest), r)
 
 
-def _largest(tests: Statistics, conf_level: float) -> Adjusted:
+def _largest(tests: Tests, conf_level: float) -> Adjusted:
     """The exact joint distribution: multivariate t, one df for each row (Hothorn, Bretz & Westfall 2008, §3)."""
     from scipy.optimize import brentq  # noqa: PLC0415  slow to import
 
@@ -205,7 +205,7 @@ def _largest(tests: Statistics, conf_level: float) -> Adjusted:
     df = np.where(np.isfinite(tests.df), tests.df, np.inf)
     unique, place = np.unique(np.round(df, 6), return_inverse=True)
     level = 1.0 - conf_level
-    most = _plain_width(Statistics(*tests[:4], tests.one_sided), 1.0 - level / (2 * len(p)))
+    most = _plain_width(Tests(*tests[:4], tests.one_sided), 1.0 - level / (2 * len(p)))
     width = []
     for k, one in enumerate(unique):
         high = float(most[place == k].max()) + 1.0

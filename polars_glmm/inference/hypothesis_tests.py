@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, brief
-from polars_glmm.inference.adjust import Adjustment, Statistics, adjust
+from polars_glmm.inference.adjust import Adjustment, Tests, adjust
 from polars_glmm.inference.all_pairs import means_of_pairs
 from polars_glmm.inference.covariance import (
     CoefficientCovariance,
@@ -74,7 +74,7 @@ def hypothesis_tests(
     spread = np.sqrt(np.diag(of_rows))
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = of_rows / np.outer(spread, spread)
-    tests = Statistics(
+    tests = Tests(
         -found.statistic if alternative == "less" else found.statistic, found.df, found.p_value, correlation,
         one_sided=alternative != "two-sided",
     )  # fmt: skip

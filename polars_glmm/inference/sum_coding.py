@@ -18,7 +18,7 @@ from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Categorical
-    from polars_glmm.inference.term_columns import ColumnPart, TermColumns
+    from polars_glmm.inference.term_columns import TermColumns, TermPiece
 
 Span: TypeAlias = tuple[tuple[str, str | None], ...]
 """The variables of a product: (factor, None) for a categorical one, (factor, field) for a numeric column."""
@@ -69,7 +69,7 @@ def _rows(blocks: Sequence[Mapping[int, Vec]], p: int) -> Mat:
     return np.concatenate(out) if out else np.empty((0, p))
 
 
-def _expanded(pieces: Sequence[ColumnPart], levels: Mapping[str, list[Any]]) -> Iterator[tuple[Span, Vec]]:
+def _expanded(pieces: Sequence[TermPiece], levels: Mapping[str, list[Any]]) -> Iterator[tuple[Span, Vec]]:
     """The products of sum-coded and numeric columns that a column is a combination of, with their weights."""
     weights = [_weights(piece, levels) for piece in pieces]
     for constant in product(*((False,) if one.mean is None else (False, True) for one in weights)):
@@ -95,7 +95,7 @@ def _kronecker(vectors: Sequence[Vec]) -> Vec:
     return out
 
 
-def _weights(piece: ColumnPart, levels: Mapping[str, list[Any]]) -> _Weights:
+def _weights(piece: TermPiece, levels: Mapping[str, list[Any]]) -> _Weights:
     if piece.factor not in levels:
         return _Weights(None, np.ones(1))
     own = levels[piece.factor]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnPart:
+class TermPiece:
     """One part of a column: the factor of the term it comes from, what stands in brackets behind it, and its node."""
 
     factor: str
@@ -41,7 +41,7 @@ class TermColumns:
     name: str
     key: frozenset[str]
     places: tuple[int, ...]
-    pieces: tuple[tuple[ColumnPart, ...], ...]
+    pieces: tuple[tuple[TermPiece, ...], ...]
 
 
 def terms_of(fit: Answer, parameter: str) -> tuple[TermColumns, ...]:
@@ -72,14 +72,14 @@ def assign(terms: Sequence[FixedTerm], recipe: PredictorRecipe) -> Iterator[Term
     for term in terms:
         factors = [render(factor) for factor in term.factors]
         places: list[int] = []
-        pieces: list[tuple[ColumnPart, ...]] = []
+        pieces: list[tuple[TermPiece, ...]] = []
         while at < len(columns):
             nodes = _nodes(columns[at].node)
             split = _split(columns[at].name, factors, len(nodes))
             if split is None:
                 break
             places.append(at)
-            pieces.append(tuple(ColumnPart(f, field, node) for (f, field), node in zip(split, nodes, strict=True)))
+            pieces.append(tuple(TermPiece(f, field, node) for (f, field), node in zip(split, nodes, strict=True)))
             at += 1
         name = term.text if factors else "Intercept"
         yield TermColumns(recipe.parameter, name, term.key, tuple(places), tuple(pieces))

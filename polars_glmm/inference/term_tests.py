@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, suggest
-from polars_glmm.fitting.again import gram_of
+from polars_glmm.fitting.reread import gram_of
 from polars_glmm.inference.at_zero import at_zero_notes
 from polars_glmm.inference.coefficients import coefficients
 from polars_glmm.inference.covariance import (

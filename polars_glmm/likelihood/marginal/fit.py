@@ -24,7 +24,7 @@ from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_row
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert
 from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_note, reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient
@@ -233,7 +233,9 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         def at(state: State, warm: object = warm) -> Gradient:
             return engine.gradient(state.beta, list(state.factors), state.gamma, warm)
 
-        state, ranks = settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
+        held = placed.held[p : p + q]
+        here = Unsettled(found.x[:p], lambdas, gamma, held if held.any() else None)
+        state, ranks = settle_ranks(effects, here, row_variance, lambda s: at(s).value)
         rise = leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
         if rise is None or not left:
             break

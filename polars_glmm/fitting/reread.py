@@ -54,8 +54,8 @@ def small_sample_of(fit: Answer) -> SmallSample:
             raise ModelError(msg)
         if fit.rows is None and fit.source is None:
             msg = (
-                "Kenward and Roger's method needs the rows of the fit, and this one keeps none (keep='none', pickled, or "
-                "made from products): use df='satterthwaite', or fit again with the frame, fit.update(frame=df)."
+                "Kenward and Roger's method needs the rows of the fit, and this one keeps none (keep='none', pickled, "
+                "or made from products): use df='satterthwaite', or fit again with the frame, fit.update(frame=df)."
             )
             raise ModelError(msg)
         with products_again(fit) as (model, stats), one_blas_thread():
