@@ -20,6 +20,7 @@ from polars_glmm.errors import (
     GlmmError,
     IdentifiabilityError,
     ModelError,
+    ModelFileError,
     ResourceError,
     ResponseError,
     UnknownLevelError,
@@ -29,7 +30,7 @@ from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
     from polars_glmm import datasets
-    from polars_glmm.api import anova, explain, fit, objective, products, read_products
+    from polars_glmm.api import anova, explain, fit, objective, products, read_fit, read_products
     from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson
     from polars_glmm.prediction.predictions import predict
     from polars_glmm.prediction.ranef_join import with_ranef
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     __version__: str
 
 _LAZY = {
-    **dict.fromkeys(("anova", "explain", "fit", "objective", "products", "read_products"), "polars_glmm.api"),
+    **dict.fromkeys(
+        ("anova", "explain", "fit", "objective", "products", "read_fit", "read_products"), "polars_glmm.api"
+    ),
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
@@ -77,6 +80,7 @@ __all__ = [
     "Laplace",
     "Memory",
     "ModelError",
+    "ModelFileError",
     "NegativeBinomial",
     "Note",
     "Poisson",
@@ -96,6 +100,7 @@ __all__ = [
     "objective",
     "predict",
     "products",
+    "read_fit",
     "read_products",
     "simulate",
     "with_ranef",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "typing"}),
     frozenset({"notes", "control", "memory", "cores", "progress", "foreign"}),
-    frozenset({"linalg", "spill"}),
+    frozenset({"linalg", "spill", "files"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),
     frozenset({"columns"}),
@@ -76,6 +76,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "polars": frozenset(
         {
             "columns",
+            "files",
             "frames",
             "design",
             "prediction",

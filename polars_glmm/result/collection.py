@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 import numpy as np
@@ -167,6 +168,15 @@ class FitCollection:
             None,
         )
         return apply_by_key(frame, self, verb)
+
+    # in a file
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, as `Fit.write` does; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
@@ -258,12 +259,24 @@ class Fit:
         if self.rows is not None:
             return self.rows
         if self.source is None:
-            msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
+            msg = (
+                "This fit keeps no data (keep='none', or it was pickled or read from a file): "
+                "pass the frame, as in fit.update(frame=df)."
+            )
             raise ModelError(msg)
         from polars_glmm.result.flow import read_again
 
         read_again(self, self.source)
         return self.source
+
+    # in a file
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, a zip of a manifest and Parquet; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
 
     # on paper
 
