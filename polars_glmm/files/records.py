@@ -88,7 +88,7 @@ class RecordReader:
             return _number(text, name)
         if hint in (int, str, bool, type(None), None):
             wanted = type(None) if hint is None else hint
-            if type(text) is not wanted or (wanted is int and abs(text) >= 1 << 63):
+            if type(text) is not wanted or (isinstance(text, int) and abs(text) >= 1 << 63):
                 _refuse(name, text)
             return text
         return self._record(text, hint, name)

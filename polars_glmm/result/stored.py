@@ -32,7 +32,7 @@ from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.data import Fingerprint, GroupSize
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
-from polars_glmm.result.stored_check import check_batch, check_estimate
+from polars_glmm.result.stored_check import check_batch, check_estimate, check_sizes
 from polars_glmm.result.stored_levels import level_table, levels_of, with_levels, without_levels
 from polars_glmm.spec.method import Method
 from polars_glmm.typing import IntVec, Mat
@@ -117,6 +117,8 @@ def _read_fit(text: Json, store: Contents) -> Fit:
     factors = [with_levels(own, table) for own, table in zip(estimate.factors, tables, strict=True)]
     estimate = replace(estimate, factors=tuple(factors))
     check_estimate(recipe, estimate)
+    groups = read(text["groups"], tuple[GroupSize, ...], "groups")
+    check_sizes(recipe, groups)
     call, control = _read_asked(text)
     return Fit(
         recipe=recipe,
@@ -126,7 +128,7 @@ def _read_fit(text: Json, store: Contents) -> Fit:
         seconds=read(text["seconds"], float, "seconds"),
         control=control,
         call=call,
-        groups=read(text["groups"], tuple[GroupSize, ...], "groups"),
+        groups=groups,
         fingerprint=read(text["fingerprint"], Fingerprint, "fingerprint"),
     )
 
@@ -265,7 +267,7 @@ def _groups(groups: Any) -> Any:
 
 
 def _read_groups(text: Any, depth: int = 0) -> Any:
-    if depth > 3:
+    if depth > 2:
         msg = "groups are nested too deeply"
         raise ValueError(msg)
     match text:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Recipe
 from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.result.data import GroupSize
 from polars_glmm.result.outcomes import Batch
 
 
@@ -20,6 +21,9 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
     if recipe.spec.family.has_phi and not s:
         reported += 1 if len(estimate.report) > reported else 0
     k = 0 if estimate.covariance_vcov is None else len(estimate.covariance_vcov)
+    if estimate.n_obs < 1 or estimate.df_model < 0 or (estimate.phi or 0.0) < 0.0:
+        msg = "a number of observations or parameters, or the dispersion, is below what it can be"
+        raise ValueError(msg)
     _shaped("beta", estimate.beta, p)
     _shaped("gamma", estimate.gamma, s)
     _shaped("vcov_fixed", estimate.vcov_fixed, p + s, p + s)
@@ -45,6 +49,12 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
         _equal("covariances", len(own.covariances), len(sized))
         for matrix, size in zip(own.covariances, sized, strict=True):
             _shaped("covariance", matrix, size, size)
+
+
+def check_sizes(recipe: Recipe, sizes: Sequence[GroupSize]) -> None:
+    """Raise ValueError unless the sizes of groups are those of the recipe's groups."""
+    levels = [(factor.name, factor.levels.height) for factor in recipe.factors]
+    _equal("groups", [(own.group, own.n_levels) for own in sizes], levels)
 
 
 def check_batch(batch: Batch) -> None:

@@ -52,8 +52,9 @@ def scrambled(data: bytes, chance: random.Random) -> bytes:
 
 
 STRANGE: tuple[Any, ...] = (
-    None, True, -1, 0, 3, 1 << 40, 10**30, 0.5, -1e308, "", "x", "os.system('x')", [], {}, [[]], {"record": "Estimate"},
-    {"record": "Popen", "args": "x"}, {"float": "nan"}, {"array": 0}, {"array": 10**9}, "y ~ " + "(" * 500, "y ~ x**99999",
+    None, True, -1, 0, 3, 1 << 40, 10**30, 0.5, -1e308, "", "x", "os.system('x')", [], {}, [[]],
+    {"record": "Estimate"}, {"record": "Popen", "args": "x"}, {"float": "nan"}, {"array": 0}, {"array": 10**9},
+    "y ~ " + "(" * 500, "y ~ x**99999",
 )  # fmt: skip
 
 
