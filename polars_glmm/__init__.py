@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.simulations import simulate
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
+    from polars_glmm.result.reported import report
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
@@ -56,6 +57,7 @@ _LAZY = {
     **dict.fromkeys(("AGQ", "ML", "REML", "Laplace"), "polars_glmm.spec.method"),
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
+    "report": "polars_glmm.result.reported",
 }
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "products",
     "read_fit",
     "read_products",
+    "report",
     "simulate",
     "with_ranef",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.fitted import Fit
     from polars_glmm.typing import IntVec, Kind, Scalar
 
@@ -169,7 +170,13 @@ class FitCollection:
         )
         return apply_by_key(frame, self, verb)
 
-    # in a file
+    # on paper and in a file
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
 
     @answered
     def write(self, path: str | PathLike[str]) -> None:

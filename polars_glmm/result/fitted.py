@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.likelihood.estimate import Certificate, Estimate
     from polars_glmm.notes import Note
+    from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Fingerprint, GroupSize
     from polars_glmm.spec.model import ModelSpec
@@ -279,6 +280,12 @@ class Fit:
         write_model(self, path)
 
     # on paper
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
 
     @answered
     def summary(self) -> str:
