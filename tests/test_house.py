@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "typing"}),
     frozenset({"notes", "control", "memory", "cores", "progress", "foreign"}),
-    frozenset({"linalg", "spill"}),
+    frozenset({"linalg", "spill", "files"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),
     frozenset({"columns"}),
@@ -45,6 +45,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"fitting"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),
+    frozenset({"reports"}),
     frozenset({"result"}),
     frozenset({"api", "datasets"}),
     frozenset({"namespace"}),
@@ -79,12 +80,14 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "polars": frozenset(
         {
             "columns",
+            "files",
             "frames",
             "design",
             "answer",
             "fitting",
             "prediction",
             "inference",
+            "reports",
             "result",
             "api",
             "datasets",
