@@ -278,6 +278,8 @@ def _with_held(factor: FactorEstimate, kept: BoolVec) -> FactorEstimate:
     """The slopes of the modes with a zero for each held fixed effect: it does not move."""
     if factor.mode_slope is None:
         return factor
+    n_kept, n_slopes = int(kept.sum()), factor.mode_slope.shape[1]
+    kept = np.append(kept, np.ones(n_slopes - n_kept, dtype=bool))
     slope = np.zeros((len(factor.mode_slope), len(kept), factor.mode_slope.shape[2]))
     slope[:, kept] = factor.mode_slope
     return replace(factor, mode_slope=slope)

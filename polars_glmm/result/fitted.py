@@ -89,9 +89,12 @@ class Fit(Answer):
         return ranef(self, group)
 
     @answered
-    def coef(self, group: str | None = None) -> pl.DataFrame:
-        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only."""
-        return coef(self, group)
+    def coef(self, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
+        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only.
+
+        parameter   "mu", or "phi" where that has a formula: coefficients of log phi
+        """
+        return coef(self, group, parameter)
 
     @answered
     def glance(self) -> pl.DataFrame:
