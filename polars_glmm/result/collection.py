@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.fitted import Fit
+    from polars_glmm.result.pictures import KeyedPictures
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -171,6 +172,13 @@ class FitCollection:
         return apply_by_key(frame, self, verb)
 
     # on paper and in a file
+
+    @property
+    def plot(self) -> KeyedPictures:
+        """Pictures of all keys as Altair charts: `collection.plot.forest()`; needs extra `plot`."""
+        from polars_glmm.result.pictures import KeyedPictures
+
+        return KeyedPictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""

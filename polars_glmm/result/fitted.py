@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Fingerprint, GroupSize
+    from polars_glmm.result.pictures import Pictures
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import BoolVec, Kind
 
@@ -280,6 +281,13 @@ class Fit:
         write_model(self, path)
 
     # on paper
+
+    @property
+    def plot(self) -> Pictures:
+        """Pictures as Altair charts: `fit.plot.caterpillar()`, `.residuals()`, `.effects("x")` …; extra `plot`."""
+        from polars_glmm.result.pictures import Pictures
+
+        return Pictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""
