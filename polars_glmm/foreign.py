@@ -81,8 +81,7 @@ _SENTENCES: dict[str, str] = {
     "fit.recipe for the columns.",
     "ngrps ngroups nlevels": "Write fit.groups, or fit.ranef('g').height.",
     "predictproba predictmean predicted": "Write fit.predict(frame): for binomial the probability.",
-    "plot plotdiagnostics qqplot plotfit": "Plot the frames: fit.augment(frame) has residuals, "
-    "fit.ranef() the modes.",
+    "plot plotdiagnostics qqplot plotfit": "Write fit.plot.residuals(), fit.plot.caterpillar(), fit.plot.qq_ranef().",
     "refit": "Write fit.update(frame=other).",
     "drop1 add1 step": "Write fit.test_terms(type=2, method='lrt'), or fit.update('. ~ . - x') and anova(smaller, "
     "larger).",
@@ -104,7 +103,9 @@ _SENTENCES: dict[str, str] = {
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
     "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
-    "tofile save saveas dump": "Write the tables: fit.fixef().write_parquet(path); pickle keeps a fit.",
+    "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
+    "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
+    "polars_glmm.report([fit1, fit2]).",
 }  # fmt: skip
 """Words with one meaning, without case, dots and underscores, and the sentence that says what to write."""
 

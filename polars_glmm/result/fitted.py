@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
     from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import Pictures
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -245,6 +246,13 @@ class Fit(Answer):
         write_model(self, path)
 
     # on paper
+
+    @property
+    def plot(self) -> Pictures:
+        """Pictures as Altair charts: `fit.plot.caterpillar()`, `.residuals()`, `.effects("x")` …; extra `plot`."""
+        from polars_glmm.result.pictures import Pictures
+
+        return Pictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""
