@@ -56,7 +56,11 @@ _SENTENCES: dict[str, str] = {
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
     "test lrtest": "anova(smaller, larger) is the likelihood-ratio test.",
     # what a fit can be asked for
-    "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
+    "confinterval confinterval95 conf_int intervals": "Write fit.confint(), or fit.confint(method='profile').",
+    "profilelike likelihoodprofile profile_re profilelikelihood": "Write fit.profile(), or "
+    "fit.confint(method='profile').",
+    "parm parmnames whichparm": "Write which='all', 'fixed', 'random', 'dispersion', or names of parameters.",
+    "signames oldnames": "Names are those of polars_glmm.objective: 'Days', 'sd(Subject: Days)', 'phi'.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
     "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
     "resid_pearson and resid_deviance.",

@@ -38,7 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihood.dense_limit", "likelihood.identify", "likelihood.optimum", "likelihood.rows"}),
     frozenset({"likelihood.model", "likelihood.given"}),
     frozenset({"likelihood.marginal", "likelihood.products"}),
-    frozenset({"likelihood.many", "likelihood.objective"}),
+    frozenset({"likelihood.many", "likelihood.objective", "likelihood.holding"}),
     frozenset({"likelihood.build"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),

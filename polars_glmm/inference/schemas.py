@@ -101,6 +101,33 @@ ANOVA: Schema = {
     "p_value": _REAL,
     "distribution": _TEXT,
 }
+_NATURAL: Schema = {
+    "parameter": _TEXT,
+    "group": _TEXT,
+    "term": _TEXT,
+    "other_term": _TEXT,
+    "quantity": _TEXT,
+}
+CONFINT: Schema = {
+    **_NATURAL,
+    "estimate": _REAL,
+    "std_error": _REAL,
+    "conf_low": _REAL,
+    "conf_high": _REAL,
+    "method": _TEXT,
+    "criterion": _TEXT,
+    "conf_level": _REAL,
+    "n_draws": _WHOLE,
+    "status": _TEXT,
+}
+PROFILE: Schema = {
+    **_NATURAL,
+    "value": _REAL,
+    "zeta": _REAL,
+    "deviance": _REAL,
+    "criterion": _TEXT,
+    "conditional": pl.List(pl.Struct({"name": _TEXT, "value": _REAL})),
+}
 STATUS_NOTES = pl.List(pl.Struct({"code": _TEXT, "text": _TEXT}))
 STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT, "notes": STATUS_NOTES}
 

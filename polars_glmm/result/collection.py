@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import GlmmError, ModelError, counted, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, GlmmError, ModelError, counted, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
 from polars_glmm.inference.html import render
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.result.fitted import Fit
+    from polars_glmm.result.intervals import IntervalMethod
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -124,6 +125,30 @@ class FitCollection:
         """One row per fit."""
         return self._stack(GLANCE, lambda fit: fit.glance(), stacked.glance_all)
 
+    @answered
+    def confint(
+        self,
+        method: IntervalMethod = "wald",
+        which: str | Sequence[str] = "all",
+        conf_level: float = 0.95,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+    ) -> pl.DataFrame:
+        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
+        return self._of_each(lambda fit: fit.confint(method, which, conf_level, criterion=criterion))
+
+    @answered
+    def profile(
+        self,
+        which: str | Sequence[str] = "all",
+        points: int = 16,
+        cutoff: float | None = None,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+    ) -> pl.DataFrame:
+        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
+        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
+
     # on other frames
 
     @answered
@@ -212,6 +237,12 @@ class FitCollection:
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""
         body, place = pl.concat(parts), np.concatenate(places)
+        if clash := [name for name in self.keys.columns if name in body.columns]:
+            msg = (
+                f"The table has a column {clash[0]!r} of its own, which is a key here. Rename the key before fitting, "
+                f"as in df.rename({{{clash[0]!r}: '{clash[0]}_key'}})."
+            )
+            raise ColumnError(msg)
         if not bool((place[1:] >= place[:-1]).all()):
             order = np.argsort(place, kind="stable")
             body, place = body[order], place[order]

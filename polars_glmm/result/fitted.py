@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from polars_glmm.notes import Note
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Fingerprint, GroupSize
+    from polars_glmm.result.intervals import IntervalMethod
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import BoolVec, Kind
 
@@ -189,6 +190,48 @@ class Fit:
     def diagnose(self) -> pl.DataFrame:
         """Notes and certificate as a frame."""
         return diagnose(self)
+
+    @answered
+    def confint(
+        self,
+        method: IntervalMethod = "wald",
+        which: str | Sequence[str] = "all",
+        conf_level: float = 0.95,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+    ) -> pl.DataFrame:
+        """Confidence intervals of all natural parameters: coefficients, standard deviations, correlations, dispersion.
+
+        method      "wald" (standard errors, no rows needed) or "profile" (roots of the profiled deviance; needs the
+                    data of the fit)
+        which       "all", "fixed", "random", "dispersion", or names such as "Days" and "sd(Subject: Days)"
+        criterion   of a profile: "fit" takes the likelihood of the fit, but of a REML fit maximum likelihood for fixed
+                    effects; "ml" maximum likelihood for all, as lme4 does
+        Columns: parameter, group, term, other_term, quantity, estimate, std_error, conf_low, conf_high, method,
+        criterion, conf_level, n_draws, status. A bound of the parameter's range is an answer (status "at_boundary").
+        """
+        from polars_glmm.result.intervals import confint
+
+        return confint(self, method, which, conf_level, criterion)
+
+    @answered
+    def profile(
+        self,
+        which: str | Sequence[str] = "all",
+        points: int = 16,
+        cutoff: float | None = None,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+    ) -> pl.DataFrame:
+        """The profiled deviance along each parameter, all others at their best; needs the data of the fit.
+
+        Columns: parameter, group, term, other_term, quantity, value, zeta (signed root of the deviance less its
+        minimum), deviance, criterion, conditional (the others there). `points` values evenly spaced in zeta from
+        −cutoff to cutoff (2.58 if not given: a 99 % interval) as far as it goes, and the estimate.
+        """
+        from polars_glmm.result.intervals import profile
+
+        return profile(self, which, points, cutoff, criterion)
 
     # on other frames
 

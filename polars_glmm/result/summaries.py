@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.design.sums.moments import Moments
     from polars_glmm.likelihood.estimate import Estimate
+    from polars_glmm.likelihood.products.engine import ProductModel
     from polars_glmm.result.call import Call
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import BoolVec
@@ -137,6 +138,11 @@ def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: 
     """The numbers of a model whose columns to keep are settled."""
     mean_square = moments.second[-1, -1] / moments.total.weight[0] + moments.mean[-1] ** 2
     check_scale(float(np.sqrt(max(mean_square, 0.0))), recipe.response.name)
+    return estimate_summaries(model_of_moments(recipe, moments, control), given)
+
+
+def model_of_moments(recipe: Recipe, moments: Moments, control: Control) -> ProductModel:
+    """The model whose columns to keep are settled, of cross-products alone."""
     fixed, random = places(columns_of(recipe), recipe)
     mu = recipe.predictor("mu")
     kept = np.array(mu.kept, dtype=np.bool_)
@@ -146,7 +152,15 @@ def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: 
         tuple((f.name, terms_of(f.terms), own) for f, own in zip(recipe.factors, random, strict=True)),
     )
     spec = recipe.spec
-    return estimate_summaries(product_model(design, moments, spec.family, spec.method, control), given)
+    return product_model(design, moments, spec.family, spec.method, control)
+
+
+def model_again(fit: Fit, frame: pl.LazyFrame) -> ProductModel:
+    """The model of a fit by sums, from the frame it was made of."""
+    source = Source.of(fit.spec, frame)
+    summary = summarise(outline(fit.spec, source), source, fit.call.missing)
+    recipe, _, _ = settle(summary.recipe, summary.moments, source)
+    return model_of_moments(recipe, summary.moments, fit.control)
 
 
 def read_summary(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Reading:

@@ -243,7 +243,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
         bounds = _StepBounds(np.full(len(x), np.inf), placed.held)
         found = _minimise(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
-    scale = Scale(float(np.sqrt(row_variance)), _bend(model, found.x))
+    scale = Scale(float(np.sqrt(row_variance)), predictor_bend(model, found.x))
     held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
     settled = Settled(state, ranks, found.evaluation.state, curvature, held)
@@ -251,7 +251,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     return done if rise is None else done._replace(decrement=max(done.decrement, rise.score))
 
 
-def _bend(model: Model, x: Vec) -> float:
+def predictor_bend(model: Model, x: Vec) -> float:
     """Change of eta over which derivatives of the log density change by a share of themselves."""
     if model.family.link.name in UNIT_LINKS:
         return 1.0
