@@ -40,6 +40,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihood.marginal", "likelihood.products"}),
     frozenset({"likelihood.many", "likelihood.objective", "likelihood.holding"}),
     frozenset({"likelihood.build"}),
+    frozenset({"likelihood.refits"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),
     frozenset({"result"}),

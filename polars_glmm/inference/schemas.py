@@ -128,6 +128,7 @@ PROFILE: Schema = {
     "criterion": _TEXT,
     "conditional": pl.List(pl.Struct({"name": _TEXT, "value": _REAL})),
 }
+BOOTSTRAP: Schema = {"draw": _WHOLE, **_NATURAL, "value": _REAL, "status": _TEXT, "seed": _WHOLE}
 STATUS_NOTES = pl.List(pl.Struct({"code": _TEXT, "text": _TEXT}))
 STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT, "notes": STATUS_NOTES}
 

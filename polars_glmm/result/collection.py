@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,9 @@ from polars_glmm.result.outcomes import Batch, Outcomes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.result.bootstrapped import BootstrapKind
     from polars_glmm.result.fitted import Fit
     from polars_glmm.result.intervals import IntervalMethod
     from polars_glmm.typing import IntVec, Kind, Scalar
@@ -133,9 +135,13 @@ class FitCollection:
         conf_level: float = 0.95,
         *,
         criterion: Literal["fit", "ml"] = "fit",
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        interval: BootstrapInterval = "percentile",
     ) -> pl.DataFrame:
         """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
-        return self._of_each(lambda fit: fit.confint(method, which, conf_level, criterion=criterion))
+        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
+        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
 
     @answered
     def profile(
@@ -148,6 +154,18 @@ class FitCollection:
     ) -> pl.DataFrame:
         """The profiled deviances of all fits. Arguments as `Fit.profile`."""
         return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
+
+    @answered
+    def bootstrap(
+        self,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        *,
+        kind: BootstrapKind = "parametric",
+        group: str | None = None,
+    ) -> pl.DataFrame:
+        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
+        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
 
     # on other frames
 

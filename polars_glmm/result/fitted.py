@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.design.recipe import Recipe
+    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.coefficients import DegreesOfFreedom
     from polars_glmm.likelihood.estimate import Certificate, Estimate
     from polars_glmm.notes import Note
+    from polars_glmm.result.bootstrapped import BootstrapKind
     from polars_glmm.result.call import Call
     from polars_glmm.result.data import Fingerprint, GroupSize
     from polars_glmm.result.intervals import IntervalMethod
@@ -199,20 +201,27 @@ class Fit:
         conf_level: float = 0.95,
         *,
         criterion: Literal["fit", "ml"] = "fit",
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        interval: BootstrapInterval = "percentile",
+        draws: pl.DataFrame | None = None,
     ) -> pl.DataFrame:
         """Confidence intervals of all natural parameters: coefficients, standard deviations, correlations, dispersion.
 
-        method      "wald" (standard errors, no rows needed) or "profile" (roots of the profiled deviance; needs the
-                    data of the fit)
+        method      "wald" (standard errors, no rows needed), "profile" (roots of the profiled deviance) or "bootstrap";
+                    the last two need the data of the fit
         which       "all", "fixed", "random", "dispersion", or names such as "Days" and "sd(Subject: Days)"
         criterion   of a profile: "fit" takes the likelihood of the fit, but of a REML fit maximum likelihood for fixed
                     effects; "ml" maximum likelihood for all, as lme4 does
+        n, rng      of a bootstrap: number of draws and seed, as `bootstrap`; or draws: the frame that it returned
+        interval    of a bootstrap: "percentile", "basic", or "bca" (bias-corrected and accelerated)
         Columns: parameter, group, term, other_term, quantity, estimate, std_error, conf_low, conf_high, method,
         criterion, conf_level, n_draws, status. A bound of the parameter's range is an answer (status "at_boundary").
         """
-        from polars_glmm.result.intervals import confint
+        from polars_glmm.result.bootstrapped import Asked
+        from polars_glmm.result.intervals import Draws, confint
 
-        return confint(self, method, which, conf_level, criterion)
+        return confint(self, method, which, conf_level, criterion, Draws(interval, draws, Asked(n, rng)))
 
     @answered
     def profile(
@@ -232,6 +241,27 @@ class Fit:
         from polars_glmm.result.intervals import profile
 
         return profile(self, which, points, cutoff, criterion)
+
+    @answered
+    def bootstrap(
+        self,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        *,
+        kind: BootstrapKind = "parametric",
+        group: str | None = None,
+    ) -> pl.DataFrame:
+        """The model fitted again to n data sets, a row per draw and parameter; needs the data of the fit.
+
+        kind    "parametric": responses drawn from the model, new random effects included; "cluster": the levels of
+                `group` drawn with replacement, a level drawn twice being two
+        rng     a seed, a numpy Generator, or None for a fresh seed; draw i depends on the seed and i alone
+        Columns: draw, parameter, group, term, other_term, quantity, value, status ("ok", "singular", "not_converged",
+        "failed": then value is null), seed.
+        """
+        from polars_glmm.result.bootstrapped import Asked, bootstrap
+
+        return bootstrap(self, Asked(n, rng, kind, group))
 
     # on other frames
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.confint import profile_table, profiled, wald
 from polars_glmm.inference.distributions import check_level, normal_quantile
 from polars_glmm.notes import Note
 from polars_glmm.result.again import profiles_of
+from polars_glmm.result.bootstrapped import Asked, bootstrap_confint
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.result.fitted import Fit
 
 IntervalMethod: TypeAlias = Literal["wald", "profile", "bootstrap"]
@@ -24,11 +26,23 @@ CUTOFF_LEVEL = 0.99
 """Confidence level whose interval a profile spans where no cutoff is given."""
 
 
-def confint(fit: Fit, method: IntervalMethod, which: Which, conf_level: float, criterion: Criterion) -> pl.DataFrame:
+class Draws(NamedTuple):
+    """What only a bootstrap asks: its kind of interval, the frame of draws, or how to make one."""
+
+    interval: BootstrapInterval = "percentile"
+    made: pl.DataFrame | None = None
+    asked: Asked = Asked()
+
+
+def confint(
+    fit: Fit, method: IntervalMethod, which: Which, conf_level: float, criterion: Criterion, draws: Draws
+) -> pl.DataFrame:
     """The table of intervals by one of the methods."""
     check_level(conf_level)
     if method == "wald":
         return wald(fit, which, conf_level)
+    if method == "bootstrap":
+        return bootstrap_confint(fit, which, conf_level, draws.interval, draws.asked, draws.made)
     if method != "profile":
         known = ("wald", "profile", "bootstrap")
         msg = f"method={method!r} is not known.{suggest(str(method), known)} Use 'wald', 'profile' or 'bootstrap'."

@@ -1,0 +1,97 @@
+"""The law of a fitted model over the rows of its design: responses drawn from it, each by its own stream of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.families.base import Family, Rows
+from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Law:
+    """A model with its parameters held at an estimate.
+
+    fixed (n,)   x'β + offset;  roots: per factor and term a root (r_t, r_t) of its covariance matrix
+    phi          (n,), one number, or None
+    """
+
+    design: Design
+    family: Family
+    fixed: Vec
+    roots: tuple[tuple[Mat, ...], ...]
+    phi: Vec | float | None
+
+    @classmethod
+    def of(cls, design: Design, family: Family, estimate: Estimate) -> Law:
+        """The law of an estimate, whose fixed effects are the design's columns."""
+        fixed = _predicted(design.mu, estimate.beta)
+        phi = None
+        if family.has_phi:
+            phi = estimate.phi if design.phi is None else np.exp(_predicted(design.phi, estimate.gamma))
+        return cls(design, family, fixed, tuple(tuple(map(_root, f.covariances)) for f in estimate.factors), phi)
+
+    def responses(self, seed: int, draws: Iterable[int]) -> Mat:
+        """Responses (len(draws), n); each depends on the seed and its number alone."""
+        return np.array([self._response(np.random.default_rng([seed, draw])) for draw in draws])
+
+    def _response(self, rng: np.random.Generator) -> Vec:
+        eta, design = self.fixed.copy(), self.design
+        for factor, roots in zip(design.factors, self.roots, strict=True):
+            b = np.concatenate([root @ rng.standard_normal((len(root), factor.n_levels)) for root in roots])
+            eta += np.einsum("rn,rn->n", factor.z, b[:, factor.codes])
+        with np.errstate(over="ignore"):
+            mu = self.family.mean(eta)
+        return self.family.simulate(rng, mu, self.phi, Rows(design.y, design.trials, design.precision))
+
+
+def every_row(design: Design) -> Design:
+    """The design with a row for each observation: rows that stand for several are different draws."""
+    if design.frequency is None:
+        return design
+    return replace(
+        rows_of(design, np.repeat(np.arange(design.n_rows), design.frequency.astype(np.intp))), frequency=None
+    )
+
+
+def rows_of(design: Design, rows: IntVec) -> Design:
+    """Some rows of a design, in a given order, with the levels they had."""
+
+    def part(v: Mat | None) -> Mat | None:
+        return None if v is None else np.ascontiguousarray(np.take(v, rows, axis=-1))
+
+    def predictor(one: Predictor) -> Predictor:
+        return replace(one, x=np.take(one.x, rows, axis=1), offset=part(one.offset))
+
+    return replace(
+        design,
+        y=np.take(design.y, rows),
+        trials=part(design.trials),
+        frequency=part(design.frequency),
+        precision=part(design.precision),
+        mu=predictor(design.mu),
+        phi=None if design.phi is None else predictor(design.phi),
+        factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
+    )
+
+
+def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
+    """A factor whose rows have other levels, numbered anew."""
+    labels, own = np.unique(codes, return_inverse=True)
+    return replace(factor, codes=own.astype(np.int32), n_levels=len(labels))
+
+
+def _predicted(part: Predictor, coefficients: Vec) -> Vec:
+    eta: Vec = coefficients @ part.x if len(coefficients) else np.zeros(part.x.shape[1])
+    return eta if part.offset is None else eta + part.offset
+
+
+def _root(covariance: Mat) -> Mat:
+    """A symmetric root of a covariance matrix that may be singular."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
