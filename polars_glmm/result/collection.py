@@ -144,6 +144,21 @@ class FitCollection:
         return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
 
     @answered
+    def r2(self) -> pl.DataFrame:
+        """R² of all fits."""
+        return self._of_each(lambda fit: fit.r2())
+
+    @answered
+    def icc(self) -> pl.DataFrame:
+        """Intraclass correlations of all fits."""
+        return self._of_each(lambda fit: fit.icc())
+
+    @answered
+    def repca(self) -> pl.DataFrame:
+        """Principal components of the random effects of all fits."""
+        return self._of_each(lambda fit: fit.repca())
+
+    @answered
     def profile(
         self,
         which: str | Sequence[str] = "all",

@@ -14,6 +14,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
+from polars_glmm.inference.explained import repca
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
 from polars_glmm.inference.ranef import coef, ranef
@@ -222,6 +223,34 @@ class Fit:
         from polars_glmm.result.intervals import Draws, confint
 
         return confint(self, method, which, conf_level, criterion, Draws(interval, draws, Asked(n, rng)))
+
+    @answered
+    def r2(self) -> pl.DataFrame:
+        """R² of Nakagawa, Johnson & Schielzeth (2017), a row per definition of the residual variance; needs the data.
+
+        Columns: method, var_fixed, var_random, var_residual, r2_marginal (fixed effects), r2_conditional (with the
+        random effects), icc, icc_unadjusted. The first row is the recommended one. Counts and probabilities refit the
+        null model once.
+        """
+        from polars_glmm.result.explained import r2
+
+        return r2(self)
+
+    @answered
+    def icc(self) -> pl.DataFrame:
+        """Intraclass correlation and design effect of every grouping factor; needs the data of the fit.
+
+        Columns: group, n_levels, variance (mean z'Σz), icc (of two observations of one level, levels around it
+        included), mean_size (Σn²/Σn), design_effect, method (of the residual variance, as in r2()).
+        """
+        from polars_glmm.result.explained import icc
+
+        return icc(self)
+
+    @answered
+    def repca(self) -> pl.DataFrame:
+        """Principal components of the random effects of each group: group, component, std_dev, proportion, loading."""
+        return repca(self)
 
     @answered
     def profile(

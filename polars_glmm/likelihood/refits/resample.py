@@ -23,7 +23,7 @@ def require_nested(design: Design, group: str) -> None:
     """Raise ModelError where levels of another factor lie in several levels of the group."""
     cluster = next(factor for factor in design.factors if factor.name == group)
     for factor in design.factors:
-        if factor.name != group and not _nested(factor.codes, cluster.codes):
+        if factor.name != group and not is_nested(factor.codes, cluster.codes):
             msg = (
                 f"Levels of {factor.name!r} lie in several levels of {group!r}: resampled levels of crossed factors "
                 "are no data of the model. Use kind='parametric'."
@@ -63,7 +63,7 @@ def _parts(design: Design) -> IntVec:
     return np.asarray(np.arange(n) * min(MOST_LEFT_OUT, n) // n)
 
 
-def _nested(inner: IntVec | CodeVec, outer: IntVec | CodeVec) -> bool:
+def is_nested(inner: IntVec | CodeVec, outer: IntVec | CodeVec) -> bool:
     """Whether every level of `inner` lies in one level of `outer`."""
     pairs = np.unique(np.stack([inner, outer]), axis=1).shape[1]
     return bool(pairs == len(np.unique(inner)))
