@@ -13,7 +13,7 @@ from polars_glmm.families.base import Density, Expected, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ETA_OVERFLOW
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
-from polars_glmm.families.poisson import not_counts
+from polars_glmm.families.poisson import Poisson, not_counts
 from polars_glmm.families.special import log1p_rest, rising
 from polars_glmm.typing import BoolVec, Vec
 
@@ -76,11 +76,16 @@ class NegativeBinomial(MeanFamily):
 
     name = "negative_binomial"
     has_phi = True
+    discrete = True
     phi_definition = "size: variance mu + mu²/phi; larger is less dispersed"
     links = ("log",)
     canonical_link = None
     concave_links = frozenset({"log"})
     mean_range = "positive"
+
+    @property
+    def limit(self) -> Poisson:
+        return Poisson(self.link)
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:

@@ -30,6 +30,8 @@ class Poisson(MeanFamily):
     """Counts with variance mu: log p = y log mu − mu − log y!."""
 
     name = "poisson"
+    discrete = True
+    sufficient = True
     links = ("log", "identity", "sqrt")
     canonical_link = "log"
     concave_links = frozenset({"log", "identity", "sqrt"})

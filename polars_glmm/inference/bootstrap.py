@@ -16,8 +16,8 @@ from polars_glmm.inference.schemas import BOOTSTRAP, table
 from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.likelihood.refits.refit import Refits
-    from polars_glmm.result import Fit
 
 BootstrapInterval: TypeAlias = Literal["percentile", "basic", "bca"]
 INTERVALS = ("percentile", "basic", "bca")
@@ -28,7 +28,7 @@ _FAILED = 0.01
 """Share of draws without a value from which an interval says so."""
 
 
-def draws_table(fit: Fit, refits: Refits, seed: int) -> pl.DataFrame:
+def draws_table(fit: Answer, refits: Refits, seed: int) -> pl.DataFrame:
     """A row per draw and parameter; failed refits stay, with null values."""
     parameters = estimated(fit)
     n, k = len(refits.status), len(parameters)
@@ -43,13 +43,13 @@ def draws_table(fit: Fit, refits: Refits, seed: int) -> pl.DataFrame:
     return table(BOOTSTRAP, columns)
 
 
-def estimated(fit: Fit) -> list[Natural]:
+def estimated(fit: Answer) -> list[Natural]:
     """The parameters that a refit has values of: all but columns that were left out."""
     return [one for one in naturals(fit) if one.estimate is not None]
 
 
 def bootstrap_intervals(
-    fit: Fit,
+    fit: Answer,
     draws: pl.DataFrame,
     which: str | Sequence[str],
     conf_level: float,

@@ -13,9 +13,9 @@ from polars_glmm.inference.schemas import CONFINT, PROFILE, table
 from polars_glmm.likelihood.holding.path import Path, PathPoint, Status
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.likelihood.holding.profiles import Profiles
     from polars_glmm.likelihood.holding.targets import Target
-    from polars_glmm.result import Fit
 
 WORST: tuple[Status, ...] = (
     "ok", "at_boundary", "not_monotone", "not_reached", "not_identified", "lower_found",
@@ -23,7 +23,7 @@ WORST: tuple[Status, ...] = (
 """States of an end of an interval; that of the interval is the later one of its two."""
 
 
-def wald(fit: Fit, which: str | Sequence[str] = "all", conf_level: float = 0.95) -> pl.DataFrame:
+def wald(fit: Answer, which: str | Sequence[str] = "all", conf_level: float = 0.95) -> pl.DataFrame:
     """Intervals of `fixef`, `varcorr` and `dispersion` in one table; no rows are needed."""
     rows = []
     for one in chosen(naturals(fit, conf_level), which):
@@ -33,7 +33,7 @@ def wald(fit: Fit, which: str | Sequence[str] = "all", conf_level: float = 0.95)
 
 
 def profiled(
-    fit: Fit,
+    fit: Answer,
     profiles: Profiles,
     which: str | Sequence[str] = "all",
     conf_level: float = 0.95,
@@ -66,7 +66,7 @@ def profiled(
 
 
 def profile_table(
-    fit: Fit, profiles: Profiles, which: str | Sequence[str], points: int, cutoff: float, *, restricted: bool | None
+    fit: Answer, profiles: Profiles, which: str | Sequence[str], points: int, cutoff: float, *, restricted: bool | None
 ) -> pl.DataFrame:
     """The profiled deviance of each parameter at values evenly spaced in ζ, and at its estimate."""
     rows: list[dict[str, Any]] = []
@@ -119,14 +119,14 @@ def _target(one: Natural, profiles: Profiles) -> Target | None:
     return next((target for target in profiles.targets if target.name == one.name), None)
 
 
-def _criterion(one: Natural, fit: Fit, profiles: Profiles, *, restricted: bool | None) -> str:
+def _criterion(one: Natural, fit: Answer, profiles: Profiles, *, restricted: bool | None) -> str:
     """The likelihood by which a parameter is profiled."""
     if not profiles.restricted:
         return fit.method
     return "ml" if one.quantity == "coefficient" or restricted is False else "reml"
 
 
-def _wald_status(one: Natural, fit: Fit) -> str:
+def _wald_status(one: Natural, fit: Answer) -> str:
     """Why an interval by standard errors is there, or is not."""
     if one.name in (fit.call.fixed or {}):
         return "held"

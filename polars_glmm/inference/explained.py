@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy.special import expit, polygamma
 
-from polars_glmm.errors import ModelError
+from polars_glmm.families.latent import Null, residual_variances
 from polars_glmm.inference.schemas import ICC, R2, REPCA, table
 from polars_glmm.likelihood.refits.resample import is_nested
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.design.records import Design
-    from polars_glmm.result import Fit
     from polars_glmm.typing import Vec
-
-LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
-"""Variance of the latent response of a binary model, by its link."""
-COUNTS_AND_TIMES = ("poisson", "negative_binomial", "gamma")
-"""Families whose residual variance on the log scale is one of their mean, or of their dispersion."""
 
 
 class VarianceParts(NamedTuple):
@@ -31,15 +24,7 @@ class VarianceParts(NamedTuple):
     random: tuple[float, ...]
 
 
-class Null(NamedTuple):
-    """The model with an intercept alone: its intercept, and the variance of its random effects."""
-
-    intercept: float
-    random: float
-    phi: float | None
-
-
-def parts_of(fit: Fit, design: Design) -> VarianceParts:
+def parts_of(fit: Answer, design: Design) -> VarianceParts:
     """The variance of x'β over the rows (n − 1), offsets left out, and the mean of z'Σz (Johnson 2014)."""
     f = np.ones(design.n_rows) if design.frequency is None else design.frequency
     eta = fit.estimate.beta @ design.mu.x
@@ -56,62 +41,16 @@ def parts_of(fit: Fit, design: Design) -> VarianceParts:
     return VarianceParts(float(f @ away**2 / max(f.sum() - 1.0, 1.0)), tuple(random))
 
 
-def null_of(fit: Fit, design: Design) -> Null:
+def null_of(fit: Answer, design: Design) -> Null:
     """What the residual variances of counts and of probabilities are taken at."""
-    return Null(float(fit.estimate.beta[0]), sum(parts_of(fit, design).random), fit.estimate.phi)
+    return Null(float(fit.estimate.beta[0]), sum(parts_of(fit, design).random))
 
 
-def needs_null(fit: Fit) -> bool:
-    """Whether the residual variance depends on a mean, taken from the null model. Raises ModelError without any."""
-    family, link, phi = fit.family, fit.link, fit.estimate.phi
-    one = phi is not None or family in {"binomial", "poisson"}
-    if not one:
-        msg = "r2() and icc() take one dispersion; in this model it has a formula."
-        raise ModelError(msg)
-    if family == "gaussian" and link == "identity":
-        return False
-    if (family == "binomial" and link in LATENT) or (family in COUNTS_AND_TIMES and link == "log"):
-        return True
-    msg = f"The residual variance of {family} with the {link} link is not defined on the scale of the linear predictor."
-    raise ModelError(msg)
-
-
-def residual_variances(fit: Fit, null: Null | None, mean_fitted: float) -> Iterator[tuple[str, float]]:
-    """Definitions of the residual variance, the recommended one first (Nakagawa, Johnson & Schielzeth 2017, table 1-2).
-
-    Means of counts are exp(β₀ + v/2) of the null model; "lognormal_unit" takes exp(β₀), the median.
-    """
-    if null is None:
-        assert fit.estimate.phi is not None
-        yield "exact", fit.estimate.phi**2
-        return
-    if fit.family == "binomial":
-        yield "theoretical", LATENT[fit.link]
-        if fit.link == "logit":
-            p = float(expit(null.intercept))
-            yield "delta_null", 1.0 / (p * (1.0 - p))
-            yield "delta_mean_fitted", 1.0 / (mean_fitted * (1.0 - mean_fitted))
-        return
-    phi = fit.estimate.phi
-    mean, median = np.exp(null.intercept + 0.5 * null.random), np.exp(null.intercept)
-    if fit.family == "gamma":
-        assert phi is not None
-        here = unit = phi
-    else:
-        extra = 0.0 if phi is None else 1.0 / phi
-        here, unit = 1.0 / mean + extra, 1.0 / median + extra
-    yield "lognormal", float(np.log1p(here))
-    if fit.family != "gamma":
-        yield "lognormal_unit", float(np.log1p(unit))
-    yield "delta", float(here)
-    yield "trigamma", float(polygamma(1, 1.0 / here))
-
-
-def r2_table(fit: Fit, parts: VarianceParts, null: Null | None, mean_fitted: float) -> pl.DataFrame:
+def r2_table(fit: Answer, parts: VarianceParts, null: Null | None, mean_fitted: float) -> pl.DataFrame:
     """R² of the fixed effects, and of fixed and random effects together, a row per residual variance."""
     rows = []
     v = sum(parts.random)
-    for method, residual in residual_variances(fit, null, mean_fitted):
+    for method, residual in residual_variances(fit.spec.family, fit.estimate.phi, null, mean_fitted):
         total = parts.fixed + v + residual
         rows.append(
             (
@@ -149,13 +88,13 @@ def icc_table(design: Design, parts: VarianceParts, residual: tuple[str, float])
     return table(ICC, {name: [row[k] for row in rows] for k, name in enumerate(ICC)})
 
 
-def repca(fit: Fit) -> pl.DataFrame:
+def repca(fit: Answer) -> pl.DataFrame:
     """Principal components of the covariance matrices of the random effects (Bates et al. 2015, "Parsimonious").
 
     std_dev_relative is relative to the residual standard deviation of a gaussian model, as lme4's rePCA.
     """
     rows: list[dict[str, Any]] = []
-    sigma = fit.estimate.phi if fit.family == "gaussian" else None
+    sigma = fit.estimate.phi if fit.spec.family.residual else None
     for factor in fit.estimate.factors:
         r = len(factor.term_names)
         whole, start = np.zeros((r, r)), 0
@@ -184,7 +123,7 @@ def repca(fit: Fit) -> pl.DataFrame:
     return table(REPCA, {name: [row[name] for row in rows] for name in REPCA})
 
 
-def mean_probability(fit: Fit, design: Design) -> float:
+def mean_probability(fit: Answer, design: Design) -> float:
     """The mean of the fitted values at the modes, rows weighted by their frequency."""
     eta: Vec = fit.estimate.beta @ design.mu.x
     if design.mu.offset is not None:

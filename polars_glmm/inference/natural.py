@@ -21,7 +21,7 @@ from polars_glmm.inference.varcorr import (
 )
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 GROUPS = {"all": None, "fixed": ("coefficient",), "random": ("sd", "correlation"), "dispersion": ("dispersion",)}
 """Words of which=, and the quantities they mean."""
@@ -45,7 +45,7 @@ class Natural(NamedTuple):
     high: float | None
 
 
-def naturals(fit: Fit, conf_level: float = 0.95) -> list[Natural]:
+def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
     """All natural parameters of a fit, in the order of the objective.
 
     Intervals: of coefficients as fixef(), of standard deviations the roots of varcorr()'s for variances, of
@@ -65,7 +65,7 @@ def naturals(fit: Fit, conf_level: float = 0.95) -> list[Natural]:
         out += _correlations(component, fit, z)
     out += phi
     for row in dispersion(fit, conf_level=conf_level).iter_rows(named=True):
-        group = RESIDUAL if fit.family == "gaussian" else None
+        group = RESIDUAL if fit.spec.family.residual else None
         numbers = (row["estimate"], row["std_error"], row["conf_low"], row["conf_high"])
         out.append(Natural("phi", "phi", group, None, None, "dispersion", *numbers))
     return out
@@ -95,7 +95,7 @@ def chosen(found: Sequence[Natural], which: str | Sequence[str]) -> list[Natural
     return [one for one in found if one.name in keep]
 
 
-def _deviations(component: Component, fit: Fit, z: float) -> list[Natural]:
+def _deviations(component: Component, fit: Answer, z: float) -> list[Natural]:
     out = []
     for i, term in enumerate(component.terms):
         variance = float(component.covariance[i, i])
@@ -107,7 +107,7 @@ def _deviations(component: Component, fit: Fit, z: float) -> list[Natural]:
     return out
 
 
-def _correlations(component: Component, fit: Fit, z: float) -> list[Natural]:
+def _correlations(component: Component, fit: Answer, z: float) -> list[Natural]:
     out = []
     for i, j in sorted(component.correlated, key=lambda pair: pair[::-1]):
         rho = correlation(component, i, j)

@@ -14,12 +14,12 @@ from polars_glmm.inference.glance import aicc
 from polars_glmm.inference.schemas import COMPARE, table
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 CRITERIA = ("aicc", "aic", "bic")
 
 
-def compare_fits(fits: Mapping[str, Fit], by: str = "aicc") -> pl.DataFrame:
+def compare_fits(fits: Mapping[str, Answer], by: str = "aicc") -> pl.DataFrame:
     """The fits from the best to the worst; weight = exp(−delta/2) of all of them (Burnham & Anderson 2002, §2.9).
 
     Raises ModelError for fits of other data, or REML fits with different fixed effects.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
@@ -15,9 +17,10 @@ from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Piece, Stretch
 from polars_glmm.linalg.columns import stretches
-from polars_glmm.spec.method import Method
+from polars_glmm.spec.method import ML, REML, Method
 
 NO_EFFECTS = Effects((), None, 0)
+LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +57,22 @@ class Model:
     @property
     def exact(self) -> bool:
         """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
+        return not self.by_rows and self.family.linear and self.design.phi is None
+
+    @property
+    def few_variances(self) -> bool:
+        """Whether sums per residual variance may hold all there is to know."""
         return (
             not self.by_rows
-            and self.family.name == "gaussian"
-            and self.family.link.name == "identity"
-            and self.design.phi is None
+            and self.family.linear
+            and isinstance(self.method, ML | REML)
+            and self.design.phi is not None
         )
+
+    @property
+    def restricted(self) -> bool:
+        """β is integrated out."""
+        return isinstance(self.method, REML)
 
     @property
     def n_gamma(self) -> int:
@@ -82,8 +95,9 @@ class Model:
         return self.design
 
     def constant(self) -> float:
-        """The parameter-free part of the log-likelihood."""
-        return rowsums.constant(self.pieces(), self.family)
+        """The parameter-free part of the log-likelihood; under REML of the columns that the user named."""
+        whole = rowsums.constant(self.pieces(), self.family)
+        return whole + 0.5 * len(self.x.a) * LOG_TWO_PI + self.x.log_determinant if self.restricted else whole
 
     def saturated(self) -> float | None:
         """Log-likelihood of the saturated model, or None where there is none."""

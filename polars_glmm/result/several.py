@@ -9,10 +9,10 @@ import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
+from polars_glmm.inference.explaining import rlrt as _rlrt
 from polars_glmm.inference.pool import pool_tables
 from polars_glmm.inference.selection import compare_fits
 from polars_glmm.result.collection import FitCollection
-from polars_glmm.result.explained import rlrt as _rlrt
 from polars_glmm.result.fitted import Fit
 
 if TYPE_CHECKING:

@@ -240,15 +240,13 @@ def _resolve_method(
     asked: Method | None, family: Family, mu: PredictorTerms, *, open_terms: bool, dispersion: bool
 ) -> Method:
     """The method used: the one asked for if it can go with the model, else the default of its kind."""
-    gaussian = family.name == "gaussian" and family.link.name == "identity"  # integrals over u are exact
-    exact = gaussian and not dispersion
+    exact = family.linear  # integrals over u and beta
     random = bool(mu.random) or open_terms
     model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")
     if isinstance(asked, REML) and not exact:
-        msg = f"REML is defined for gaussian models with identity link and one dispersion, not for {model}."
-        msg += " Use method='ml'." if gaussian else ""
+        msg = f"REML is defined for gaussian models with identity link, not for {model}."
         raise ModelError(msg)
-    if isinstance(asked, ML) and random and not gaussian:
+    if isinstance(asked, ML) and random and not exact:
         msg = f"With random effects {model} has no exact likelihood. Use method='laplace' or AGQ(nodes=9)."
         raise ModelError(msg)
     if isinstance(asked, AGQ):

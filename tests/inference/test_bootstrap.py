@@ -18,9 +18,9 @@ from polars_glmm.design.learn import learn
 from polars_glmm.errors import FitWarning, ModelError
 from polars_glmm.inference.bootstrap import bootstrap_intervals
 from polars_glmm.inference.natural import naturals
+from polars_glmm.inference.resampling import null_distribution
 from polars_glmm.likelihood.refits.law import Law
 from polars_glmm.likelihood.refits.resample import leave_out, resampled
-from polars_glmm.result.bootstrapped import null_distribution
 
 SLEEP = datasets.load("sleepstudy")
 CBPP = datasets.load("cbpp")

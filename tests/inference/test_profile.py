@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 import polars_glmm
 from polars_glmm import AGQ, Control, datasets
 from polars_glmm.errors import FitWarning, ModelError
-from polars_glmm.result.again import profiles_of
+from polars_glmm.fitting.profiles import profiles_of
 from tests.references import uses
 
 PROFILES = uses.entries("confint_profile")

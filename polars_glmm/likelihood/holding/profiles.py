@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -20,9 +20,9 @@ from polars_glmm.likelihood.holding.path import Path, PathPoint
 from polars_glmm.likelihood.holding.surface import Surface
 from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, targets
 from polars_glmm.likelihood.marginal.dispersion_range import size_cap
-from polars_glmm.likelihood.marginal.engine import row_engine
+from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.fit import predictor_bend
-from polars_glmm.likelihood.model import Model, prepare
+from polars_glmm.likelihood.model import LOG_TWO_PI, Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.spec.method import REML
@@ -136,6 +136,14 @@ class Profiles:
         engine = row_engine(model)
         return RowCriterion(engine, len(model.x.a), model.n_gamma, cap is not None, np.inf if cap is None else cap)
 
+    def _by_rows(self, *, restricted: bool) -> RowCriterion:
+        """The criterion over rows; β is integrated out, or not, whatever the model was fitted by."""
+        rows = self._rows
+        marginal = rows.engine.marginal
+        if marginal.reml == restricted:
+            return rows
+        return replace(rows, engine=RowEngine(rows.engine.effects, replace(marginal, reml=restricted)))
+
     @cached_property
     def _centre(self) -> Vec:
         """What was taken from the coefficients with the response, in the columns of the user (p,)."""
@@ -151,7 +159,7 @@ class Profiles:
 
     def _criterion(self, *, restricted: bool) -> Criterion:
         if self._engine is None:
-            return self._rows
+            return self._by_rows(restricted=restricted)
         e = self._engine
         return ProductCriterion(e if e.reml == restricted else ProductEngine(e.effects, e.stats, restricted, e.p))
 
@@ -189,7 +197,10 @@ class Profiles:
         """What ℓ has beside the criterion: constants of the family, weights, the change of basis under REML."""
         if self._engine is None:
             assert isinstance(self.model, Model)
-            return self.model.constant()
+            whole = self.model.constant()
+            if restricted == self.model.restricted:
+                return whole
+            return whole - 0.5 * len(self.model.x.a) * LOG_TWO_PI - self.model.x.log_determinant
         change = self.model.x.log_determinant if restricted else 0.0
         return 0.5 * self._engine.stats.log_weights + change
 

@@ -25,7 +25,7 @@ from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.likelihood.rows.merge import merge_rows
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Evaluation, newton_step
-from polars_glmm.spec.method import AGQ, Laplace
+from polars_glmm.spec.method import AGQ, REML, Laplace
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 _SLOPE_SHARE = 0.3
@@ -136,7 +136,8 @@ def row_engine(model: Model) -> RowEngine:
         threads = 1
     ceiling = np.inf if model.x_phi is None else log_size_of_poisson(model.family, model.pieces())
     density = RowDensity(model.family, ceiling)
-    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads)
+    reml = isinstance(model.method, REML)
+    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads, reml)
     return RowEngine(effects, marginal)
 
 

@@ -306,9 +306,9 @@ def cell_effects(unit: Unit, factors: list[Cube], u: list[Cube]) -> Cube | None:
     b = [unit.models.times(lam, v) for lam, v in zip(factors, u, strict=True)]
     if unit.pattern is None:
         return b[0]
-    total = b[0][:, unit.pattern.codes[0]]
+    total = b[0][..., unit.pattern.codes[0]]
     for f in range(1, len(b)):
-        total = total + b[f][:, unit.pattern.codes[f]]
+        total = total + b[f][..., unit.pattern.codes[f]]
     return total
 
 

@@ -11,6 +11,7 @@ from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, W
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.dispersion_limit import Limit, no_overdispersion_notes
 from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.gls import least_squares
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished
 from polars_glmm.likelihood.marginal.separation import Separation, separation
@@ -59,10 +60,13 @@ def report_rows(
     separated = _separated(model, done)
     endless = _endless(done, separated, levels.phi_limit)
     inverted = None if done.hessian is None else _invert(done, endless)
-    spread, working = np.full((width, width), np.nan), None
-    if inverted is not None:
-        spread = report.propagate(natural, inverted.vcov, np.zeros(width, dtype=bool))
-        working = _working(model, inverted.vcov)
+    spread, working, denominator = np.full((width, width), np.nan), None, None
+    vcov = None if inverted is None else inverted.vcov
+    if model.restricted:
+        vcov, denominator = least_squares(effects, state, engine.marginal.restricted_at(at), vcov, model.x.a.T)
+    if vcov is not None:
+        spread = report.propagate(natural, vcov, np.zeros(width, dtype=bool))
+        working = _working(model, vcov, None if denominator is None else denominator.inner)
     cov = report.covariances(effects, state, None)
     modelled = model.x_phi is not None
     outward_phi = model.x_phi.a.T if model.x_phi is not None else np.empty((0, 0))
@@ -92,7 +96,6 @@ def report_rows(
     values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
     n = model.design.n_obs
     df_model = p + effects.n_theta + s - int(done.held.sum())
-    converged = done.decrement < CONVERGED
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
@@ -118,10 +121,10 @@ def report_rows(
         df_model=df_model,
         df_resid=n - df_model,
         singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
-        converged=converged,
-        df_satterthwaite=None,
-        vcov_derivative=None,
-        covariance_vcov=None,
+        converged=done.decrement < CONVERGED,
+        df_satterthwaite=None if denominator is None else denominator.df,
+        vcov_derivative=None if denominator is None else denominator.derivative,
+        covariance_vcov=None if denominator is None else denominator.covariance,
         null_loglik=levels.null,
         null_df=p + s,
         certificate=Certificate(
@@ -138,7 +141,7 @@ def report_rows(
     )
 
 
-def _working(model: Model, vcov: Mat) -> Working | None:
+def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None:
     """What a covariance matrix (of β_c, factors, γ_c) says of fixed effects, and how they become those named."""
     p, s = len(model.x.a), 0 if model.x_phi is None else len(model.x_phi.a)
     fixed = np.concatenate([np.arange(p), np.arange(len(vcov) - s, len(vcov))])
@@ -149,7 +152,7 @@ def _working(model: Model, vcov: Mat) -> Working | None:
     outward[:p, :p] = model.x.a.T
     if model.x_phi is not None:
         outward[p:, p:] = model.x_phi.a.T
-    return Working(outward, own, None)
+    return Working(outward, own, derivative)
 
 
 def _slopes(model: Model, done: Polished) -> list[Cube] | None:

@@ -10,7 +10,7 @@ a point of that set like any other: its entries are free too, because a covarian
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.linalg as sl
@@ -21,6 +21,10 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 NO_VARIANCE = 1e-12
 """Share of what an effect could show that counts as a variance of zero."""
+
+
+Tolerances: TypeAlias = "list[float | Vec]"
+"""Per term, or for a "diag" term per standard deviation."""
 
 
 class FreeEntries(NamedTuple):
@@ -97,9 +101,12 @@ class Rank(NamedTuple):
 
 
 def settle(
-    effects: Effects, beta: Vec, lambdas: list[Mat], gamma: Vec | None, tolerances: Vec
+    effects: Effects, beta: Vec, lambdas: list[Mat], gamma: Vec | None, tolerances: Tolerances
 ) -> tuple[State, list[Rank]]:
-    """The state of given factors, eigenvalues of each term's scaled Σ up to its tolerance set to zero."""
+    """The state of given factors, eigenvalues of each term's scaled Σ up to its tolerance set to zero.
+
+    Below zero a tolerance leaves a term as it is, of a "diag" term single standard deviations.
+    """
     factors, free, ranks = [], [], []
     position = 0
     for number, (f, lam) in enumerate(zip(effects.factors, lambdas, strict=True)):
@@ -118,16 +125,18 @@ def settle(
     return State(beta, tuple(factors), gamma, tuple(free)), ranks
 
 
-def settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntries, int]:
+def settle_term(t: TermMap, lam: Mat, tolerance: float | Vec) -> tuple[Mat, FreeEntries, int]:
     """F (r, r) of one term's Λ, its free entries, and its rank."""
     r = t.r
-    if t.structure == "diag":
+    if not STRUCTURES[t.structure].correlated:
         diag = np.abs(np.diag(lam)).copy()
         diag[diag**2 <= tolerance] = 0.0
         keep = np.flatnonzero(diag)
         return np.diag(diag), FreeEntries(keep, keep), len(keep)
+    if np.any(tolerance < 0.0):
+        return lam, FreeEntries(*STRUCTURES[t.structure].entries(r)), r
     sigma = lam @ lam.T
-    factor, rank = canonical_factor(sigma, tolerance)
+    factor, rank = canonical_factor(sigma, float(tolerance))
     full = np.zeros((r, r))
     if rank == 0:
         return full, FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp)), 0

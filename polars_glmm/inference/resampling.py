@@ -12,19 +12,18 @@ from polars_glmm import progress
 from polars_glmm.design.learn import learn
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.fitting.profiles import rows_of
 from polars_glmm.inference.bootstrap import INTERVALS, BootstrapInterval, bootstrap_intervals, draws_table
 from polars_glmm.inference.compare import NOISE, anova
-from polars_glmm.likelihood.given import OfFit
+from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.likelihood.refits.law import Law, every_row
 from polars_glmm.likelihood.refits.refit import RefitQuestion, Refits, refit_designs, refit_responses
 from polars_glmm.likelihood.refits.resample import leave_out, require_nested, resampled
-from polars_glmm.result.again import data_of
-from polars_glmm.result.fitted import starting_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from polars_glmm.result.fitted import Fit
+    from polars_glmm.answer.record import Answer
     from polars_glmm.typing import Mat, Vec
 
 BootstrapKind: TypeAlias = Literal["parametric", "cluster"]
@@ -39,7 +38,7 @@ class Asked(NamedTuple):
     group: str | None = None
 
 
-def bootstrap(fit: Fit, asked: Asked) -> pl.DataFrame:
+def bootstrap(fit: Answer, asked: Asked) -> pl.DataFrame:
     """The frame of draws."""
     seed = checked_seed(asked.n, asked.rng)
     if asked.kind not in ("parametric", "cluster"):
@@ -58,7 +57,7 @@ def bootstrap(fit: Fit, asked: Asked) -> pl.DataFrame:
 
 
 def bootstrap_confint(
-    fit: Fit,
+    fit: Answer,
     which: str | Sequence[str],
     conf_level: float,
     interval: BootstrapInterval,
@@ -83,7 +82,7 @@ class NullDistribution(NamedTuple):
 
 
 def null_distribution(
-    small: Fit, large: Fit, n: int = 1000, rng: np.random.Generator | int | None = None
+    small: Answer, large: Answer, n: int = 1000, rng: np.random.Generator | int | None = None
 ) -> NullDistribution:
     """Both models fitted to responses of the smaller one: how twice the gain of log-likelihood is distributed there."""
     seed = checked_seed(n, rng)
@@ -97,7 +96,7 @@ def null_distribution(
     return NullDistribution(np.maximum(2.0 * (full.loglik - null.loglik), 0.0), seed)
 
 
-def anova_bootstrap(fits: tuple[Fit, ...], n: int, rng: np.random.Generator | int | None) -> pl.DataFrame:
+def anova_bootstrap(fits: tuple[Answer, ...], n: int, rng: np.random.Generator | int | None) -> pl.DataFrame:
     """The table of `anova` with p-values by simulation from each smaller model (Davison & Hinkley 1997, eq. 4.11).
 
     p_bootstrap = (1 + draws at least as large)/(1 + n_draws); mc_error its standard error. All tests share a seed.
@@ -137,15 +136,15 @@ def checked_seed(n: int, rng: np.random.Generator | int | None) -> int:
     return int(np.random.default_rng(rng).integers(2**63))
 
 
-def _question(fit: Fit) -> RefitQuestion:
-    start = starting_values(fit)
-    assert isinstance(start, OfFit)  # which is what a fit starts from
-    return RefitQuestion(fit.recipe.spec, fit.control, fit.call.fixed or {}, start)
+def _question(fit: Answer) -> RefitQuestion:
+    mu = fit.recipe.predictor("mu")
+    names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
+    return RefitQuestion(fit.recipe.spec, fit.control, fit.call.fixed or {}, of_estimate(names, fit.estimate))
 
 
-def _design(fit: Fit, verb: str) -> Design:
+def _design(fit: Answer, verb: str) -> Design:
     """The design of a fit with a row for each observation."""
-    return every_row(learn(fit.call.spec(), data_of(fit, verb), missing=fit.call.missing).design)
+    return every_row(learn(fit.call.spec(), rows_of(fit, verb), missing=fit.call.missing).design)
 
 
 def _cluster(design: Design, group: str | None) -> str:
@@ -163,7 +162,7 @@ def _cluster(design: Design, group: str | None) -> str:
     return group
 
 
-def _left_out(fit: Fit) -> Mat:
+def _left_out(fit: Answer) -> Mat:
     """Estimates with one level of the coarsest group left out (or one part of the rows, where there are no groups)."""
     design = _design(fit, "interval='bca'")
     parts = list(leave_out(design))

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from polars_glmm.errors import ModelError, suggest
+from polars_glmm.fitting.flow import warn_once
+from polars_glmm.fitting.profiles import profiles_of
 from polars_glmm.inference.confint import profile_table, profiled, wald
 from polars_glmm.inference.distributions import check_level, normal_quantile
+from polars_glmm.inference.resampling import Asked, bootstrap_confint
 from polars_glmm.notes import Note
-from polars_glmm.result.again import profiles_of
-from polars_glmm.result.bootstrapped import Asked, bootstrap_confint
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from polars_glmm.answer.record import Answer
     from polars_glmm.inference.bootstrap import BootstrapInterval
-    from polars_glmm.result.fitted import Fit
 
 IntervalMethod: TypeAlias = Literal["wald", "profile", "bootstrap"]
 Criterion: TypeAlias = Literal["fit", "ml"]
@@ -35,7 +36,7 @@ class Draws(NamedTuple):
 
 
 def confint(
-    fit: Fit, method: IntervalMethod, which: Which, conf_level: float, criterion: Criterion, draws: Draws
+    fit: Answer, method: IntervalMethod, which: Which, conf_level: float, criterion: Criterion, draws: Draws
 ) -> pl.DataFrame:
     """The table of intervals by one of the methods."""
     check_level(conf_level)
@@ -54,7 +55,7 @@ def confint(
     return answer
 
 
-def profile(fit: Fit, which: Which, points: int, cutoff: float | None, criterion: Criterion) -> pl.DataFrame:
+def profile(fit: Answer, which: Which, points: int, cutoff: float | None, criterion: Criterion) -> pl.DataFrame:
     """The profiled deviance of the chosen parameters."""
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         msg = f"points={points!r}: a profile has a whole number of points, at least 3."
@@ -79,8 +80,6 @@ def _restricted(criterion: Criterion) -> bool | None:
 
 
 def _warn_of_lower(answer: pl.DataFrame) -> None:
-    from polars_glmm.result.flow import warn_once
-
     if (answer["status"] == "lower_found").any():
         text = "A profile came to a higher likelihood than the fit's: the fit is not the optimum."
-        warn_once([Note("lower_found", text, "Fit again with start= or control=, and check fit.diagnose().")])
+        warn_once([Note("lower_found", text, "Answer again with start= or control=, and check fit.diagnose().")])

@@ -9,57 +9,56 @@ import polars as pl
 
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import ModelError, enumerate_names
+from polars_glmm.families.latent import needs_null, residual_variances
+from polars_glmm.fitting.flow import fit_call
+from polars_glmm.fitting.profiles import rows_of
 from polars_glmm.inference.compare import NOISE
 from polars_glmm.inference.distributions import chi_bar_p
 from polars_glmm.inference.explained import (
     icc_table,
     mean_probability,
-    needs_null,
     null_of,
     parts_of,
     r2_table,
-    residual_variances,
 )
+from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.inference.rlrt import eigenvalues, null_draws
 from polars_glmm.inference.schemas import RLRT, table
-from polars_glmm.result.again import data_of
-from polars_glmm.result.bootstrapped import checked_seed
-from polars_glmm.result.flow import fit_call
 from polars_glmm.spec.reduced import null_formulas, without_term
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.design.records import Design
-    from polars_glmm.inference.explained import Null
-    from polars_glmm.result.fitted import Fit
+    from polars_glmm.families.latent import Null
     from polars_glmm.typing import Mat
 
 MOST_LEVELS = 3000
 """Levels of which the eigenvalues are computed: a dense matrix of so many rows."""
 
 
-def r2(fit: Fit) -> pl.DataFrame:
+def r2(fit: Answer) -> pl.DataFrame:
     """The table of R²."""
     design = _design(fit, "r2()")
-    mean = mean_probability(fit, design) if fit.family == "binomial" else np.nan
+    mean = mean_probability(fit, design) if fit.spec.family.takes_trials else np.nan
     return r2_table(fit, parts_of(fit, design), _null(fit, "r2()"), mean)
 
 
-def icc(fit: Fit) -> pl.DataFrame:
+def icc(fit: Answer) -> pl.DataFrame:
     """The table of intraclass correlations."""
     if not fit.estimate.factors:
         msg = "icc() is of random effects, and this model has none."
         raise ModelError(msg)
     design = _design(fit, "icc()")
-    mean = mean_probability(fit, design) if fit.family == "binomial" else np.nan
-    first = next(residual_variances(fit, _null(fit, "icc()"), mean))
+    mean = mean_probability(fit, design) if fit.spec.family.takes_trials else np.nan
+    first = next(residual_variances(fit.spec.family, fit.estimate.phi, _null(fit, "icc()"), mean))
     return icc_table(design, parts_of(fit, design), first)
 
 
-def rlrt(fit: Fit, term: str | None, n: int, rng: np.random.Generator | int | None) -> pl.DataFrame:
+def rlrt(fit: Answer, term: str | None, n: int, rng: np.random.Generator | int | None) -> pl.DataFrame:
     """The exact test of one variance."""
     seed = checked_seed(n, rng)
     spec = fit.spec
-    if fit.family != "gaussian" or fit.link != "identity" or fit.estimate.phi is None:
+    if not spec.family.linear or fit.estimate.phi is None:
         msg = (
             "rlrt() is for gaussian models with identity link and one residual variance; anova(smaller, larger, "
             "method='bootstrap') is for all."
@@ -67,7 +66,7 @@ def rlrt(fit: Fit, term: str | None, n: int, rng: np.random.Generator | int | No
         raise ModelError(msg)
     number = _term(fit, term)
     asked = spec.mu.random[number]
-    data = data_of(fit, "rlrt()")
+    data = rows_of(fit, "rlrt()")
     full = fit if fit.method == "reml" else fit_call(data, fit.call.changed(method="reml"), fit.control, warn=False)
     less = fit.call.changed(formulas=without_term(spec, number), groups=None, method="reml")
     null = fit_call(data, less, fit.control, warn=False)
@@ -91,7 +90,7 @@ def rlrt(fit: Fit, term: str | None, n: int, rng: np.random.Generator | int | No
     return table(RLRT, {name: [value] for name, value in row.items()})
 
 
-def _term(fit: Fit, term: str | None) -> int:
+def _term(fit: Answer, term: str | None) -> int:
     """The number of the random term that is tested. Raises ModelError unless it has one variance."""
     random = fit.spec.mu.random
     texts = [one.text for one in random]
@@ -111,14 +110,14 @@ def _term(fit: Fit, term: str | None) -> int:
     return number
 
 
-def _place(fit: Fit, number: int) -> tuple[str, int]:
+def _place(fit: Answer, number: int) -> tuple[str, int]:
     """The grouping factor of a random term, and its number among the terms of that factor."""
     keys = [frozenset(one.keys) for one in fit.spec.mu.random]
     names = {frozenset(f.keys): f.name for f in fit.recipe.factors}
     return names[keys[number]], [k for k, key in enumerate(keys) if key == keys[number]].index(number)
 
 
-def _columns(design: Design, fit: Fit, number: int) -> Mat:
+def _columns(design: Design, fit: Answer, number: int) -> Mat:
     """Z of a term, (G, n)."""
     name, place = _place(fit, number)
     factor = next(f for f in design.factors if f.name == name)
@@ -136,15 +135,15 @@ def _weights(design: Design) -> Mat:
     return f if design.precision is None else f * design.precision
 
 
-def _null(fit: Fit, verb: str) -> Null | None:
+def _null(fit: Answer, verb: str) -> Null | None:
     """The null model's mean and variance, where a residual variance needs them."""
-    if not needs_null(fit):
+    if not needs_null(fit.spec.family, fit.estimate.phi):
         return None
-    frame = data_of(fit, verb)
+    frame = rows_of(fit, verb)
     asked = fit.call.changed(formulas=null_formulas(fit.spec), groups=None, start=None)
     null = fit_call(frame, asked, fit.control, warn=False)
     return null_of(null, _design(null, verb))
 
 
-def _design(fit: Fit, verb: str) -> Design:
-    return learn(fit.call.spec(), data_of(fit, verb), missing=fit.call.missing).design
+def _design(fit: Answer, verb: str) -> Design:
+    return learn(fit.call.spec(), rows_of(fit, verb), missing=fit.call.missing).design
