@@ -48,10 +48,10 @@ def bootstrap(fit: Answer, asked: Asked) -> pl.DataFrame:
     with progress.listening(fit.control.progress):
         if asked.kind == "cluster":
             name = _cluster(design, asked.group)
-            found = refit_designs(_question(fit), resampled(design, name, seed, range(asked.n)), asked.n)
+            found = refit_designs(question_of(fit), resampled(design, name, seed, range(asked.n)), asked.n)
         else:
             law = Law.of(design, fit.spec.family, fit.estimate)
-            found = refit_responses(_question(fit), design, law, seed, range(asked.n))
+            found = refit_responses(question_of(fit), design, law, seed, range(asked.n))
     _require_some(found)
     return draws_table(fit, found, seed)
 
@@ -90,7 +90,7 @@ def null_distribution(
     law = Law.of(less, small.spec.family, small.estimate)
     with progress.listening(small.control.progress):
         null, full = (
-            refit_responses(_question(fit), design, law, seed, range(n))
+            refit_responses(question_of(fit), design, law, seed, range(n))
             for fit, design in ((small, less), (large, more))
         )
     return NullDistribution(np.maximum(2.0 * (full.loglik - null.loglik), 0.0), seed)
@@ -136,7 +136,8 @@ def checked_seed(n: int, rng: np.random.Generator | int | None) -> int:
     return int(np.random.default_rng(rng).integers(2**63))
 
 
-def _question(fit: Answer) -> RefitQuestion:
+def question_of(fit: Answer) -> RefitQuestion:
+    """The model of a fit, to be fitted again from its estimates."""
     mu = fit.recipe.predictor("mu")
     names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
     return RefitQuestion(fit.recipe.spec, fit.control, fit.call.fixed or {}, of_estimate(names, fit.estimate))
@@ -166,7 +167,7 @@ def _left_out(fit: Answer) -> Mat:
     """Estimates with one level of the coarsest group left out (or one part of the rows, where there are no groups)."""
     design = _design(fit, "interval='bca'")
     parts = list(leave_out(design))
-    return refit_designs(_question(fit), iter(parts), len(parts)).values
+    return refit_designs(question_of(fit), iter(parts), len(parts)).values
 
 
 def _require_some(found: Refits) -> None:

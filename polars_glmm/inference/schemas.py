@@ -190,6 +190,14 @@ POOL: Schema = {
     "fmi": _REAL,
     "n_imputations": _WHOLE,
 }
+CROSS_VALIDATION: Schema = {
+    "fold": _TEXT,
+    "n_obs": _WHOLE,
+    "elpd": _REAL,
+    "rmse": _REAL,
+    "status": _TEXT,
+    "seed": _WHOLE,
+}
 BOOTSTRAP: Schema = {"draw": _WHOLE, **_NATURAL, "value": _REAL, "status": _TEXT, "seed": _WHOLE}
 STATUS_NOTES = pl.List(pl.Struct({"code": _TEXT, "text": _TEXT}))
 STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT, "notes": STATUS_NOTES}

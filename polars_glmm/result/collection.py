@@ -156,6 +156,13 @@ class FitCollection(Answers):
         return self._of_each(lambda fit: fit.icc())
 
     @answered
+    def cross_validate(
+        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
+    ) -> pl.DataFrame:
+        """Cross-validation of each fit on its own rows. Arguments as `Fit.cross_validate`."""
+        return self._of_each(lambda fit: fit.cross_validate(folds, group, rng))
+
+    @answered
     def repca(self) -> pl.DataFrame:
         """Principal components of the random effects of all fits."""
         return self._of_each(lambda fit: fit.repca())

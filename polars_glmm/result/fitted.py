@@ -14,6 +14,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
+from polars_glmm.inference.cross_validation import cross_validate
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.explained import repca
 from polars_glmm.inference.glance import diagnose, glance
@@ -159,6 +160,19 @@ class Fit(Answer):
         from polars_glmm.inference.explaining import icc
 
         return icc(self)
+
+    @answered
+    def cross_validate(
+        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
+    ) -> pl.DataFrame:
+        """How well the model foretells what it was not fitted to, a row per fold; needs the data of the fit.
+
+        folds   a number of parts of the rows or, with `group`, of the levels of that factor; or "group:Subject": each
+                level left out alone. Rows of known groups and whole new groups are different questions.
+        Columns: fold, n_obs, elpd (log density of the rows left out, given the others; of new groups the marginal one),
+        rmse (at the modes of known levels), status, seed.
+        """
+        return cross_validate(self, folds, group, rng)
 
     @answered
     def repca(self) -> pl.DataFrame:

@@ -30,10 +30,10 @@ class Law:
     @classmethod
     def of(cls, design: Design, family: Family, estimate: Estimate) -> Law:
         """The law of an estimate, whose fixed effects are the design's columns."""
-        fixed = _predicted(design.mu, estimate.beta)
+        fixed = predicted(design.mu, estimate.beta)
         phi = None
         if family.has_phi:
-            phi = estimate.phi if design.phi is None else np.exp(_predicted(design.phi, estimate.gamma))
+            phi = estimate.phi if design.phi is None else np.exp(predicted(design.phi, estimate.gamma))
         return cls(design, family, fixed, tuple(tuple(map(_root, f.covariances)) for f in estimate.factors), phi)
 
     def responses(self, seed: int, draws: Iterable[int]) -> Mat:
@@ -86,7 +86,8 @@ def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
     return replace(factor, codes=own.astype(np.int32), n_levels=len(labels))
 
 
-def _predicted(part: Predictor, coefficients: Vec) -> Vec:
+def predicted(part: Predictor, coefficients: Vec) -> Vec:
+    """x'coefficients + offset of every row (n,)."""
     eta: Vec = coefficients @ part.x if len(coefficients) else np.zeros(part.x.shape[1])
     return eta if part.offset is None else eta + part.offset
 
