@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.simulations import simulate
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
-    from polars_glmm.result.several import compare, pool, rlrt
+    from polars_glmm.result.several import compare, pool, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
@@ -54,7 +54,7 @@ _LAZY = {
     **dict.fromkeys(("AGQ", "ML", "REML", "Laplace"), "polars_glmm.spec.method"),
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
-    **dict.fromkeys(("compare", "pool", "rlrt"), "polars_glmm.result.several"),
+    **dict.fromkeys(("compare", "pool", "power", "rlrt"), "polars_glmm.result.several"),
 }
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "glmm",
     "objective",
     "pool",
+    "power",
     "predict",
     "products",
     "read_products",

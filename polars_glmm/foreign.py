@@ -96,6 +96,7 @@ _SENTENCES: dict[str, str] = {
     "rlrsim exactrlrt exactlrt": "Write polars_glmm.rlrt(fit): the exact test of one variance.",
     "modelsel aictab aicctab dredge": "Write polars_glmm.compare({'a': fit_a, 'b': fit_b}).",
     "cv kfold loo crossvalidation looic": "Write fit.cross_validate(10), or fit.cross_validate('group:Subject').",
+    "powersim powercurve simr": "Write polars_glmm.power(frame, '…', parameters={…}, test='x', vary={'g': [10, 20]}).",
     "poolfits mipool rubin": "Write polars_glmm.pool(fit(frame, '…', by='imputation')).",
     "pbmodcomp pbrefdist bootstraptest": "Write anova(smaller, larger, method='bootstrap', n=1000, rng=7).",
     "profile profilelik": "Write polars_glmm.objective(frame, '…'); fixed= holds a parameter.",

@@ -186,7 +186,8 @@ def test_the_front_door_is_light(statement: str) -> None:
     assert not set(HEAVY) & set(done.stdout.split())
 
 
-VERBS = {"fit", "explain", "objective", "predict", "augment", "with_ranef", "simulate", "glmm", "anova", "compare", "pool", "rlrt"}
+VERBS = {"fit", "explain", "objective", "predict", "augment", "with_ranef", "simulate", "glmm", "anova"}
+VERBS |= {"compare", "pool", "power", "rlrt"}
 METHODS = {"ML", "REML", "Laplace", "AGQ"}
 FAMILIES = {"Gaussian", "Binomial", "Poisson", "Gamma", "InverseGaussian", "NegativeBinomial"}
 REST = {"Control", "Fit", "FitWarning", "GlmmError", "datasets"}

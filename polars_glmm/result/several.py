@@ -1,19 +1,23 @@
-"""Functions of several fits, or of one that is refitted: rlrt, compare, pool."""
+"""Functions of several fits, or of one that is refitted: rlrt, compare, pool, power."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import polars as pl
 
+from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.inference.explaining import rlrt as _rlrt
+from polars_glmm.inference.natural import naturals
 from polars_glmm.inference.pool import pool_tables
+from polars_glmm.inference.power import PowerQuestion, power_table
 from polars_glmm.inference.selection import compare_fits
 from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.fitted import Fit
+from polars_glmm.spec.call import Call, ModelArguments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +119,64 @@ def pool(
         fits = [fits[key if len(key) > 1 else key[0]] for key in fits.keys.rows()]
     tables = [one if isinstance(one, pl.DataFrame) else _one_fit(one, "pool").fixef() for one in fits]
     return pool_tables(tables, df, dfcom, conf_level)
+
+
+@answered
+def power(
+    frame: pl.DataFrame,
+    *formulas: str,
+    parameters: Mapping[str, float] | Fit,
+    test: str | Sequence[str],
+    n: int = 1000,
+    vary: Mapping[str, Sequence[int]] | None = None,
+    alpha: float = 0.05,
+    rng: np.random.Generator | int | None = None,
+    control: Control | None = None,
+    **arguments: Unpack[ModelArguments],
+) -> pl.DataFrame:
+    """The power of a likelihood-ratio test by simulation: responses of stated parameters, fitted with and without it.
+
+    Parameters
+    ----------
+    frame
+        The design: a row per observation; it need not have the response.
+    formulas, arguments
+        As in `fit`. Gaussian models are fitted by maximum likelihood.
+    parameters
+        All natural parameters by name, as `polars_glmm.objective` names them (correlations left out are 0); or a fit.
+    test
+        Names of the fixed effects that the test leaves out.
+    n
+        Number of simulated data sets.
+    vary
+        Numbers of levels of one grouping factor, as in {"Subject": [10, 20, 40]}; the levels of the frame are taken
+        in turn.
+    alpha, rng, control
+        Level of the test; a seed or numpy Generator (None: a fresh seed); settings as in `fit`.
+
+    Returns
+    -------
+    polars.DataFrame
+        The varied factor, test, effect, n, rejected, power, conf_low, conf_high (Clopper–Pearson), failed, singular,
+        type_s, type_m, seconds, seed. A failed refit does not reject.
+
+    Raises
+    ------
+    ModelError
+        For parameters or effects that the model does not have, or crossed factors whose levels cannot be varied.
+    """
+    call = Call(formulas, **arguments)
+    if isinstance(parameters, Fit):
+        parameters = {one.name: one.estimate for one in naturals(parameters) if one.estimate is not None}
+    varied = None
+    if vary is not None:
+        if len(vary) != 1:
+            msg = f"vary={vary!r}: vary the levels of one grouping factor at a time."
+            raise ModelError(msg)
+        ((group, sizes),) = vary.items()
+        varied = (group, tuple(sizes))
+    asked = PowerQuestion((test,) if isinstance(test, str) else tuple(test), n, alpha, varied, rng)
+    return power_table(frame, call, control or Control(), parameters, asked)
 
 
 def _one_fit(fit: object, verb: str) -> Fit:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
+
+_SEMIDEFINITE = 1e-10
+"""Eigenvalue of a correlation matrix that rounding may leave below zero."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Law:
     """A model with its parameters held at an estimate.
 
-    fixed (n,)   x'β + offset;  roots: per factor and term a root (r_t, r_t) of its covariance matrix
+    beta (p,)    coefficients of mu;  fixed (n,): x'β + offset
+    roots        per factor and term a root (r_t, r_t) of its covariance matrix
     phi          (n,), one number, or None
     """
 
     design: Design
     family: Family
+    beta: Vec
     fixed: Vec
     roots: tuple[tuple[Mat, ...], ...]
     phi: Vec | float | None
@@ -34,7 +40,8 @@ class Law:
         phi = None
         if family.has_phi:
             phi = estimate.phi if design.phi is None else np.exp(predicted(design.phi, estimate.gamma))
-        return cls(design, family, fixed, tuple(tuple(map(_root, f.covariances)) for f in estimate.factors), phi)
+        roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
+        return cls(design, family, estimate.beta, fixed, roots, phi)
 
     def responses(self, seed: int, draws: Iterable[int]) -> Mat:
         """Responses (len(draws), n); each depends on the seed and its number alone."""
@@ -48,6 +55,33 @@ class Law:
         with np.errstate(over="ignore"):
             mu = self.family.mean(eta)
         return self.family.simulate(rng, mu, self.phi, Rows(design.y, design.trials, design.precision))
+
+
+def law_of_parameters(design: Design, family: Family, values: Mapping[str, float]) -> Law:
+    """The law of natural parameters by name; raises ModelError for what is no covariance matrix."""
+    beta = np.array([values[name] for name in design.mu.names])
+    roots = []
+    for f in design.factors:
+        own = []
+        for t in f.terms:
+            r = len(t.names)
+            sd = np.array([values[f"sd({f.name}: {name})"] for name in t.names])
+            correlation = np.eye(r)
+            for j in range(r):
+                for k in range(j):
+                    rho = values.get(f"cor({f.name}: {t.names[k]}, {t.names[j]})", 0.0)
+                    correlation[j, k] = correlation[k, j] = rho
+            if (sd < 0.0).any() or np.linalg.eigvalsh(correlation)[0] < -_SEMIDEFINITE:
+                msg = f"The standard deviations and correlations of {f.name} make no covariance matrix."
+                raise ModelError(msg)
+            own.append(_root(correlation * np.outer(sd, sd)))
+        roots.append(tuple(own))
+    phi: Vec | float | None = None
+    if family.has_phi:
+        phi = values["phi"] if design.phi is None else None
+        if design.phi is not None:
+            phi = np.exp(predicted(design.phi, np.array([values[f"phi: {name}"] for name in design.phi.names])))
+    return Law(design, family, beta, predicted(design.mu, beta), tuple(roots), phi)
 
 
 def every_row(design: Design) -> Design:

@@ -67,7 +67,7 @@ def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int
                 rest = [k for k in rest if part[k] not in done]
                 progress.advance(len(done))
             if rest and new is None:
-                new = NewResponses(question.spec, design, question.control)
+                new = NewResponses(question.spec, replace(design, y=responses[rest[0]]), question.control)
             for k in rest:
                 assert new is not None
                 found.attempt(part[k], question, new, responses[k])

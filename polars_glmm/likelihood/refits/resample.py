@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from polars_glmm.design.records import Design
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import ModelError, suggest
 from polars_glmm.likelihood.refits.law import relevelled, rows_of
 from polars_glmm.typing import CodeVec, IntVec
 
@@ -33,17 +33,31 @@ def require_nested(design: Design, group: str) -> None:
 
 def resampled(design: Design, group: str, seed: int, draws: Iterable[int]) -> Iterator[Design]:
     """Designs of as many levels of a group, drawn with replacement; each depends on the seed and its number alone."""
+    n = next(factor.n_levels for factor in design.factors if factor.name == group)
+    for draw in draws:
+        yield _of_levels(design, group, np.random.default_rng([seed, draw]).integers(n, size=n))
+
+
+def with_levels(design: Design, group: str, n: int) -> Design:
+    """The design with n levels of a group, its own taken in turn. Raises ModelError for a group there is not."""
+    names = [factor.name for factor in design.factors]
+    if group not in names:
+        msg = f"The model has no grouping factor {group!r}.{suggest(group, names)}"
+        raise ModelError(msg)
+    require_nested(design, group)
+    return _of_levels(design, group, np.arange(n) % design.factors[names.index(group)].n_levels)
+
+
+def _of_levels(design: Design, group: str, chosen: IntVec) -> Design:
+    """The rows of chosen levels of a group, each a level of its own."""
     cluster = next(factor for factor in design.factors if factor.name == group)
     order = np.argsort(cluster.codes, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(cluster.codes, minlength=cluster.n_levels))])
-    for draw in draws:
-        chosen = np.random.default_rng([seed, draw]).integers(cluster.n_levels, size=cluster.n_levels)
-        sizes = starts[chosen + 1] - starts[chosen]
-        rows = np.concatenate([order[starts[k] : starts[k + 1]] for k in chosen])
-        copy = np.repeat(np.arange(cluster.n_levels), sizes)
-        made = rows_of(design, rows)
-        factors = tuple(relevelled(f, copy * f.n_levels + f.codes.astype(np.int64)) for f in made.factors)
-        yield replace(made, factors=factors)
+    sizes = starts[chosen + 1] - starts[chosen]
+    copy = np.repeat(np.arange(len(chosen)), sizes)
+    made = rows_of(design, np.concatenate([order[starts[k] : starts[k + 1]] for k in chosen]))
+    factors = tuple(relevelled(f, copy * f.n_levels + f.codes.astype(np.int64)) for f in made.factors)
+    return replace(made, factors=factors)
 
 
 def leave_out(design: Design) -> Iterator[Design]:
