@@ -95,7 +95,7 @@ def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
 
 def queries_pay(n_rows: int, spec: ModelSpec) -> bool:
     """Whether a DataFrame has so many rows that queries are quicker than arrays."""
-    factors = {frozenset(term.keys) for term in spec.mu.random}
+    factors = {frozenset(term.keys) for term in spec.random}
     return n_rows >= MANY_ROWS[len(factors) > 1]
 
 
@@ -134,7 +134,7 @@ def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle)
     n_rows, needed = room_for(spec, frame, limit)
     if needed <= limit:
         return Route("rows", None, why, n_rows, needed)
-    factors = {frozenset(term.keys): term.group for term in spec.mu.random}
+    factors = {frozenset(term.keys): term.group for term in spec.random}
     if len(factors) < 2:
         return Route("disk", None, why, n_rows, needed)
     names = enumerate_names(list(factors.values()))

@@ -17,7 +17,7 @@ from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
-    from polars_glmm.likelihood.refits.refit import Refits
+    from polars_glmm.likelihood.refits.refit import Refitted
 
 BootstrapInterval: TypeAlias = Literal["percentile", "basic", "bca"]
 INTERVALS = ("percentile", "basic", "bca")
@@ -28,7 +28,7 @@ _FAILED = 0.01
 """Share of draws without a value from which an interval says so."""
 
 
-def draws_table(fit: Answer, refits: Refits, seed: int) -> pl.DataFrame:
+def draws_table(fit: Answer, refits: Refitted, seed: int) -> pl.DataFrame:
     """A row per draw and parameter; failed refits stay, with null values."""
     parameters = estimated(fit)
     n, k = len(refits.status), len(parameters)

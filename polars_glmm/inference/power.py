@@ -19,7 +19,7 @@ from polars_glmm.likelihood.given import OfFit
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.refits.law import Law, law_of_parameters
-from polars_glmm.likelihood.refits.refit import RefitQuestion, Refits, refit_responses
+from polars_glmm.likelihood.refits.refit import RefitQuestion, Refitted, refit_responses
 from polars_glmm.likelihood.refits.resample import with_levels
 from polars_glmm.spec.method import ML
 
@@ -107,7 +107,7 @@ def _row(
 
 
 def _errors(
-    full: Refits, law: Law, dropped: BoolVec, reject: BoolVec
+    full: Refitted, law: Law, dropped: BoolVec, reject: BoolVec
 ) -> tuple[float | None, float | None, float | None]:
     """The effect of a single coefficient, and its errors of sign and size among the rejections."""
     if dropped.sum() != 1 or not full.values.shape[1]:

@@ -17,7 +17,7 @@ from polars_glmm.inference.bootstrap import INTERVALS, BootstrapInterval, bootst
 from polars_glmm.inference.compare import NOISE, anova
 from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.likelihood.refits.law import Law, every_row
-from polars_glmm.likelihood.refits.refit import RefitQuestion, Refits, refit_designs, refit_responses
+from polars_glmm.likelihood.refits.refit import RefitQuestion, Refitted, refit_designs, refit_responses
 from polars_glmm.likelihood.refits.resample import leave_out, require_nested, resampled
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _left_out(fit: Answer) -> Mat:
     return refit_designs(question_of(fit), iter(parts), len(parts)).values
 
 
-def _require_some(found: Refits) -> None:
+def _require_some(found: Refitted) -> None:
     if all(status == "failed" for status in found.status):
         msg = "No draw could be fitted: the model cannot be fitted to data of its own. Check fit.diagnose()."
         raise ModelError(msg)

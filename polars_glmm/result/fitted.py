@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
@@ -19,8 +20,10 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.explained import repca
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
@@ -34,10 +37,15 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from polars_glmm.inference.adjust import Adjustment
     from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.intervals import IntervalMethod
     from polars_glmm.inference.resampling import BootstrapKind
+    from polars_glmm.inference.term_hypotheses import TermType
+    from polars_glmm.inference.wald import Alternative
+    from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -102,6 +110,63 @@ class Fit(Answer):
         vcov   "kenward_roger": the covariance adjusted for small samples; as in `fixef`
         """
         return covariances(self, full=full, vcov=vcov)
+
+    @answered
+    def test(
+        self,
+        hypotheses: HypothesesLike,
+        rhs: float | Sequence[float] = 0.0,
+        joint: bool = False,  # noqa: FBT001, FBT002
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        *,
+        conf_level: float = 0.95,
+        adjust: Adjustment | None = None,
+        alternative: Alternative = "two-sided",
+        equivalence: tuple[float, float] | None = None,
+    ) -> pl.DataFrame:
+        """Tests of hypotheses about parameters, one row each, or one row for all with `joint`.
+
+        hypotheses   "Days = 10", "a - 2*b = 0", "exp(a)/b = 1"; names of coefficients, or of terms of the formula (all
+                     their columns); several of these; a mapping from labels to them; or a frame with a column
+                     `hypothesis` and a column of weights for each term used. Standard deviations, correlations and phi
+                     are called as in `objective`: "sd(Subject: Days) = 6"
+        rhs          what hypotheses without "=" are compared with: a number, or one for each
+        df, vcov     as in `fixef`
+        adjust       "bonferroni", "holm", "hochberg", "bh", "by", "sidak", "tukey", "dunnett", "scheffe" or "mvt": the
+                     rows are one family
+        alternative  "two-sided", "greater" or "less", with one-sided intervals
+        equivalence  bounds (low, high): adds p_equivalence, of two one-sided tests that the estimate lies outside
+        Columns: hypothesis, estimate (less the null value), std_error, statistic, df, p_value, conf_low, conf_high,
+        adjust, null_value, note; with `joint` hypothesis, num_df, den_df, statistic, distribution, p_value, df_method,
+        note. Raises ModelError for names the fit does not have, FormulaError where a string cannot be read.
+        """
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
+        return tested(self, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov)
+
+    @answered
+    def test_terms(
+        self,
+        type: TermType = 3,  # noqa: A002  the field's word
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        method: Literal["wald", "lrt", "bootstrap"] = "wald",
+        *,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """A test of each term of the formula.
+
+        type      1: adjusted for the terms before it; 2: for all that do not contain it; 3: for all others, in
+                  sum-to-zero coding whatever the coding of the formula
+        df, vcov  of Wald tests, as in `fixef`: F with `den_df` degrees of freedom where df is finite, else χ²
+        method    "wald"; "lrt": likelihood ratios, every model fitted again by maximum likelihood; "bootstrap": the
+                  same with p-values from `n` data sets simulated under the smaller model with the seed `rng`. Both need
+                  the rows of the fit, and test the terms of mu.
+        Columns: parameter, term, type, num_df, den_df, statistic, distribution, p_value, df_method, note; with
+        "bootstrap" also n_draws, n_failed, seed. A term that dropped columns leave untestable is null with a note.
+        """
+        return terms_tested(self, type, df, vcov, method, TermBootstrap(n, rng))
 
     @answered
     def diagnose(self) -> pl.DataFrame:
@@ -283,7 +348,22 @@ class Fit(Answer):
         """
         return data_of(self)
 
+    # in a file
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, a zip of a manifest and Parquet; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
+
     # on paper
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
 
     @answered
     def summary(self) -> str:
@@ -300,6 +380,7 @@ class Fit(Answer):
 
         def __getattr__(self, name: str) -> NoReturn:
             refuse_attribute(self, name)
+
 
 def starting_values(start: object) -> Mapping[str, float] | None:
     """start= as values by name; a fit gives its own. Raises ModelError for anything that has none."""

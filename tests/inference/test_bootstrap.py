@@ -120,6 +120,25 @@ def test_responses_have_the_mean_and_covariance_of_the_model() -> None:
     assert (np.abs(np.cov(y.T) - v) < 4.5 * np.sqrt((v**2 + np.outer(np.diag(v), np.diag(v))) / len(y))).all()
 
 
+def test_random_effects_of_phi_are_drawn_and_profiled_too() -> None:
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(40), 8)
+    b = rng.normal(size=(40, 2)) * [1.0, 0.5]
+    frame = pl.DataFrame({"g": g, "y": 1.0 + b[g, 0] + np.exp(0.1 + b[g, 1]) * rng.normal(size=320)})
+    formulas = ("y ~ 1 + (1 | g)", "phi ~ 1 + (1 | g)")
+    fit = quiet(frame, *formulas)
+    y = Law.of(learn(fit.call.spec(), frame).design, fit.spec.family, fit.estimate).responses(0, range(600))
+    sds = fit.confint().filter(quantity="sd")["estimate"]
+    # E[e^(2(γ + c))] = e^(2γ + 2s²) for c ~ N(0, s²)
+    within = np.exp(2.0 * fit.estimate.gamma[0] + 2.0 * sds[1] ** 2)
+    assert y.var() == pytest.approx(sds[0] ** 2 + within, rel=0.03)
+    assert fit.bootstrap(2, rng=1)["parameter"].to_list()[:4] == ["mu", "mu", "phi", "phi"]
+    objective = polars_glmm.objective(frame, *formulas)
+    for row in fit.profile("sd(g: phi Intercept)", points=3).iter_rows(named=True):
+        at = {one["name"]: one["value"] for one in row["conditional"]} | {"sd(g: phi Intercept)": row["value"]}
+        assert -2.0 * objective.loglik(at) == pytest.approx(row["deviance"], abs=1e-6)
+
+
 def test_rows_that_stand_for_several_are_several_draws() -> None:
     counted = SLEEP.with_columns(f=pl.lit(2))
     fit = quiet(counted, "Reaction ~ Days + (1 | Subject)", frequency="f")

@@ -103,13 +103,13 @@ class RowCriterion:
 
     def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: Held | None) -> At | None:
         assert held is None  # coefficients are coordinates here
-        gamma, change = (tail if self.n_tail else None), np.ones(self.n_tail)
+        further, change = tail, np.ones(self.n_tail)
         if self.root:
             log_phi = -2.0 * np.log(np.maximum(np.abs(tail), 1e-300))
-            gamma = np.minimum(log_phi, self.cap)
+            further = np.minimum(log_phi, self.cap)
             change = np.where(log_phi < self.cap, -2.0 / np.where(tail == 0.0, 1.0, tail), 0.0)
-        found = self.engine.gradient(beta, factors, gamma, warm)
+        found = self.engine.gradient(np.concatenate([beta, further]), factors, warm)
         if not np.isfinite(found.value):
             return None
-        d_tail = np.empty(0) if found.gamma is None else -found.gamma * change
-        return At(-found.value, -found.beta, [-g for g in found.factors], d_tail, 0.0, beta, found.warm)
+        d_beta, d_tail = -found.beta[: len(beta)], -found.beta[len(beta) :] * change
+        return At(-found.value, d_beta, [-g for g in found.factors], d_tail, 0.0, beta, found.warm)

@@ -21,7 +21,7 @@ from polars_glmm.likelihood.holding.surface import Surface
 from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, targets
 from polars_glmm.likelihood.marginal.dispersion_range import size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
-from polars_glmm.likelihood.marginal.fit import predictor_bend
+from polars_glmm.likelihood.marginal.starts import bending_scale
 from polars_glmm.likelihood.model import LOG_TWO_PI, Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
@@ -86,8 +86,7 @@ class Profiles:
             return Path(surface, ROOT if root else EXPONENTIAL, w, None, 0.0, singular)
         if target.parameter == "phi":
             assert isinstance(self.model, Model)
-            assert self.model.x_phi is not None
-            w[p + chart.size :] = self.model.x_phi.a[:, target.place]
+            w[p + chart.size :] = self.model.bases[1].a[:, target.place]
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         a = self.model.x.a[:, target.place]
         if p:
@@ -119,8 +118,8 @@ class Profiles:
         return dict(zip(names, values.tolist(), strict=True))
 
     def _phi(self, surface: Surface, tail: Vec) -> Vec:
-        if isinstance(self.model, Model) and self.model.x_phi is not None:
-            return self.model.x_phi.outward(tail)
+        if isinstance(self.model, Model) and self.model.models_phi:
+            return self.model.bases[1].outward(tail)
         root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
         return np.array([(ROOT if root else EXPONENTIAL).natural(abs(float(tail[0])) if root else float(tail[0]))])
 
@@ -134,7 +133,8 @@ class Profiles:
         assert isinstance(model, Model)
         cap = size_cap(model)
         engine = row_engine(model)
-        return RowCriterion(engine, len(model.x.a), model.n_gamma, cap is not None, np.inf if cap is None else cap)
+        p = len(model.x.a)
+        return RowCriterion(engine, p, model.n_coefficients - p, cap is not None, np.inf if cap is None else cap)
 
     def _by_rows(self, *, restricted: bool) -> RowCriterion:
         """The criterion over rows; β is integrated out, or not, whatever the model was fitted by."""
@@ -221,8 +221,8 @@ class Profiles:
     def _tail(self, criterion: Criterion) -> Vec:
         if not criterion.n_tail:
             return np.empty(0)
-        if isinstance(self.model, Model) and self.model.x_phi is not None:
-            return self.model.x_phi.inward(self.estimate.gamma)
+        if isinstance(self.model, Model) and self.model.models_phi:
+            return self.model.bases[1].inward(self.estimate.gamma)
         phi = self.estimate.phi
         assert phi is not None
         if isinstance(criterion, RowCriterion) and criterion.root:
@@ -236,7 +236,7 @@ class Profiles:
             return float(self.estimate.phi or 1.0), np.empty(0)
         assert isinstance(model, Model)
         beta = self._beta(criterion)
-        scale = predictor_bend(model, beta)
+        scale = bending_scale(model, beta)
         return scale, np.full(len(beta), _BETA_STEP * scale)
 
     def _free(self, chart: Chart, criterion: Criterion) -> BoolVec:
@@ -244,7 +244,7 @@ class Profiles:
         free = np.ones(criterion.n_beta + chart.size + criterion.n_tail, dtype=bool)
         for c in chart.terms:
             f = chart.effects.factors[c.factor]
-            for k, name in enumerate(c.term.names):
+            for k, name in enumerate(c.term.labels):
                 if f"sd({f.name}: {name})" in self.fixed:
                     free[criterion.n_beta + c.place.start + k] = False
         if "phi" in self.fixed and criterion.n_tail == 1:

@@ -42,17 +42,18 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
     for block in blocks:
         t, factor = block.term, model.effects.factors[block.factor]
         at = (block.factor, t.start)
-        for k, name in enumerate(t.names):
+        for k, name in enumerate(t.labels):
             found.append(Target(f"sd({factor.name}: {name})", "sd", "mu", factor.name, (name,), {at: (k,)}))
         if block.n_cor:
             for j in range(t.r):
                 for k in range(j):
-                    pair = (t.names[k], t.names[j])
+                    pair = (t.labels[k], t.labels[j])
                     name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
                     found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
-    for place, name in enumerate(model.phi_names or ()):
+    phi = next((part for part in model.parts[1:] if not part.constant), None)
+    for place, name in enumerate(() if phi is None else phi.names):
         found.append(Target(f"phi: {name}", "coefficient", "phi", None, (name,), place=place))
-    if model.phi_names is None and model.family.has_phi:
+    if phi is None and model.family.has_phi:
         found.append(Target("phi", "dispersion", "phi"))
     return [one for one in found if one.name not in fixed]
 

@@ -135,7 +135,7 @@ def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimu
     inverted = None if hessian is None else widen(invert(hessian), done.held)
     cov, sigma, pieces = covariances(model.effects, done.state, None), sigma_of(done), done.point.pieces
     assert pieces is not None  # the likelihood is finite here
-    jacobian = cov.jacobian[:, len(done.state.beta) :]
+    jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])  # σ moves none
     k = len(done.held)
     scale = np.append(np.ones(k - 1), sigma)  # the last parameter was log σ
     spread = np.full((k, k), np.nan) if inverted is None else inverted.vcov * np.outer(scale, scale)
@@ -218,7 +218,12 @@ def _reported(
             seconds(clock),
         ),
         notes=tuple(notes),
-        working=Working(outward, sigma**2 * pieces.m_inverse, None if denominator is None else denominator.inner),
+        working=Working(
+            outward,
+            sigma**2 * pieces.m_inverse,
+            None if denominator is None else denominator.inner,
+            engine.stats.ww[:p, :p],
+        ),
     )
 
 
@@ -255,7 +260,7 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
 
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
-        state, ranks = settle_ranks(effects, Unsettled(beta, lambdas, None), 1.0, loglik)
+        state, ranks = settle_ranks(effects, Unsettled(beta, lambdas), 1.0, loglik)
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
@@ -283,10 +288,10 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
     """ℓ profiled over β and σ with its gradient in F."""
     pieces = engine.pieces(list(state.factors))
     if pieces is None:
-        return Gradient(-np.inf, state.beta, [], None, None, 0.0)
+        return Gradient(-np.inf, state.beta, [], None, 0.0)
     sigma = float(np.sqrt(pieces.rss / engine.nu))
     factors = [-0.5 * g for g in engine.gradients(pieces, sigma)]
-    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, None, 0.0)
+    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, 0.0)
 
 
 def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: float, theta: Vec) -> Found:

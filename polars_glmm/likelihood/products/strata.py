@@ -22,6 +22,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.basis import Basis, plain
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
+from polars_glmm.likelihood.parameters.parts import make_parts
 from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
@@ -185,7 +186,6 @@ def strata_of(model: Model) -> Strata | None:
     """The products of a model's rows per stratum; None where there are more residual variances than that pays for."""
     design = model.held_in_memory()
     assert design.phi is not None
-    assert model.x_phi is not None
     offset = np.zeros(design.n_rows) if design.phi.offset is None else design.phi.offset
     values = np.vstack([design.phi.x, offset])
     if _distinct(values[:, :: max(design.n_rows // _LOOK, 1)]) is None:
@@ -194,7 +194,7 @@ def strata_of(model: Model) -> Strata | None:
     if found is None:
         return None
     places, codes = found
-    x_phi = np.ascontiguousarray(model.x_phi.columns(places).T)
+    x_phi = np.ascontiguousarray(model.bases[1].columns(places).T)
     return _summed(design, model.x, model.effects, (codes, len(places)), (x_phi, offset[places]))
 
 
@@ -238,14 +238,16 @@ def _over_levels(
 ) -> tuple[Pattern, list[Blocks], list[list[Cube]]]:
     """Z'Z and Z'W over levels and meeting pairs, per stratum: cells are runs of rows of one level and one stratum."""
     own = FactorMap("", np.empty((0, 0)), np.empty((0, 0)), (), n_strata, codes, -1)
-    rows = cut_rows(design, plain(w), None, replace(effects, factors=(*effects.factors, own)), design.n_rows)
+    rows = cut_rows(
+        design, make_parts([("mu", (), plain(w))]), replace(effects, factors=(*effects.factors, own)), design.n_rows
+    )
     order = np.arange(design.n_rows) if rows.order is None else rows.order
     zz_parts, zw_parts, first = [], [], []
     for unit in rows.units:
         for block in unit.blocks:
             sorted_weights = weights[order[block.rows]]
-            zz_parts.append(block.zz_sums(sorted_weights))
-            zw_parts.append(block.z_sums(block.x * sorted_weights))
+            zz_parts.append(block.zz_sums({(0, 0): sorted_weights}))
+            zw_parts.append(block.z_sums([block.x * sorted_weights]))
             first.append(order[block.rows.start + block.starts])
     zz, zw, places = np.concatenate(zz_parts, axis=-1), np.concatenate(zw_parts, axis=-1), np.concatenate(first)
     of_cell = tuple(f.codes[places] for f in effects.factors)

@@ -11,6 +11,7 @@ from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
 from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
 
 _SEMIDEFINITE = 1e-10
@@ -48,13 +49,16 @@ class Law:
         return np.array([self._response(np.random.default_rng([seed, draw])) for draw in draws])
 
     def _response(self, rng: np.random.Generator) -> Vec:
-        eta, design = self.fixed.copy(), self.design
+        eta, log_ratio, design = self.fixed.copy(), np.zeros(len(self.fixed)), self.design
         for factor, roots in zip(design.factors, self.roots, strict=True):
             b = np.concatenate([root @ rng.standard_normal((len(root), factor.n_levels)) for root in roots])
-            eta += np.einsum("rn,rn->n", factor.z, b[:, factor.codes])
+            of_mean, of_phi = columns_by_predictor(factor)
+            eta += _effect(factor, b, of_mean)
+            log_ratio += _effect(factor, b, of_phi)
         with np.errstate(over="ignore"):
             mu = self.family.mean(eta)
-        return self.family.simulate(rng, mu, self.phi, Rows(design.y, design.trials, design.precision))
+            phi = self.phi if self.phi is None or not log_ratio.any() else self.phi * np.exp(log_ratio)
+        return self.family.simulate(rng, mu, phi, Rows(design.y, design.trials, design.precision))
 
 
 def law_of_parameters(design: Design, family: Family, values: Mapping[str, float]) -> Law:
@@ -65,11 +69,12 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
         own = []
         for t in f.terms:
             r = len(t.names)
-            sd = np.array([values[f"sd({f.name}: {name})"] for name in t.names])
+            labels = [label(name, PARAMETERS[part]) for name, part in zip(t.names, t.part_of, strict=True)]
+            sd = np.array([values[f"sd({f.name}: {name})"] for name in labels])
             correlation = np.eye(r)
             for j in range(r):
                 for k in range(j):
-                    rho = values.get(f"cor({f.name}: {t.names[k]}, {t.names[j]})", 0.0)
+                    rho = values.get(f"cor({f.name}: {labels[k]}, {labels[j]})", 0.0)
                     correlation[j, k] = correlation[k, j] = rho
             if (sd < 0.0).any() or np.linalg.eigvalsh(correlation)[0] < -_SEMIDEFINITE:
                 msg = f"The standard deviations and correlations of {f.name} make no covariance matrix."
@@ -112,6 +117,18 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         phi=None if design.phi is None else predictor(design.phi),
         factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
     )
+
+
+def columns_by_predictor(factor: Factor) -> tuple[IntVec, IntVec]:
+    """Places of a factor's columns in the predictor of the mean, and in that of log phi."""
+    part_of = np.array(factor.part_of)
+    return np.flatnonzero(part_of == 0), np.flatnonzero(part_of == 1)
+
+
+def _effect(factor: Factor, b: Mat, own: IntVec) -> Vec:
+    """z'b over some columns (n,), for effects b (r, G)."""
+    effect: Vec = np.einsum("rn,rn->n", factor.z[own], b[own][:, factor.codes])
+    return effect
 
 
 def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:

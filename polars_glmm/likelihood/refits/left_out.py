@@ -18,7 +18,7 @@ from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.objective import NaturalObjective
-from polars_glmm.likelihood.refits.law import predicted, relevelled, rows_of
+from polars_glmm.likelihood.refits.law import columns_by_predictor, predicted, relevelled, rows_of
 from polars_glmm.likelihood.refits.refit import FitStatus, RefitQuestion, natural_values
 from polars_glmm.likelihood.refits.responses import NewResponses
 from polars_glmm.likelihood.refits.together import full_rank
@@ -117,7 +117,8 @@ def _squares(question: RefitQuestion, design: Design, out: BoolVec, found: Estim
         known = np.unique(factor.codes[~out])
         modes = np.zeros((len(factor.z), factor.n_levels))
         modes[:, known] = estimate.modes
-        eta = eta + np.einsum("rn,rn->n", one.z, modes[:, one.codes])
+        own = columns_by_predictor(factor)[0]
+        eta = eta + np.einsum("rn,rn->n", one.z[own], modes[own][:, one.codes])
     y = left.y if left.trials is None else left.y / left.trials
     f = np.ones(len(y)) if left.frequency is None else left.frequency
     return float(f @ (y - question.spec.family.mean(eta)) ** 2)

@@ -1,4 +1,4 @@
-"""Refits: the natural parameters and log-likelihood of many designs that a model is fitted to."""
+"""Refitted: the natural parameters and log-likelihood of many designs that a model is fitted to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEWEST = 4
 """Models from which they are fitted together."""
 
 
-class Refits(NamedTuple):
+class Refitted(NamedTuple):
     """B refits: natural parameters (B, K), NaN where the fit failed; log-likelihoods (B,); what became of each."""
 
     values: Mat
@@ -53,7 +53,7 @@ class RefitQuestion:
         return not self.fixed and answers(self.spec)
 
 
-def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int, draws: Sequence[int]) -> Refits:
+def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int, draws: Sequence[int]) -> Refitted:
     """The model fitted to responses drawn from a law over rows that the design has too."""
     found = _Collected(len(draws))
     new: NewResponses | None = None
@@ -75,7 +75,7 @@ def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int
     return found.refits()
 
 
-def refit_designs(question: RefitQuestion, designs: Iterator[Design], n: int) -> Refits:
+def refit_designs(question: RefitQuestion, designs: Iterator[Design], n: int) -> Refitted:
     """The model fitted to n designs of the same columns."""
     found = _Collected(n)
     with progress.stage("refits", n):
@@ -109,7 +109,7 @@ def _batched(question: RefitQuestion, keyed: KeyedDesign, found: _Collected, num
 
 
 class _Collected:
-    """Refits as they come in."""
+    """Refitted as they come in."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -135,9 +135,9 @@ class _Collected:
         self._loglik[place] = one.loglik
         self._status[place] = "singular" if one.singular else "ok" if one.converged else "not_converged"
 
-    def refits(self) -> Refits:
+    def refits(self) -> Refitted:
         values = np.full((self._n, 0), np.nan) if self._values is None else self._values
-        return Refits(values, self._loglik, self._status)
+        return Refitted(values, self._loglik, self._status)
 
     def _room(self, k: int) -> Mat:
         if self._values is None:
