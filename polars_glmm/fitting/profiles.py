@@ -63,7 +63,10 @@ def _profiles(fit: Answer, frame: pl.DataFrame | pl.LazyFrame) -> Iterator[Profi
             source = Source.of(fit.spec, frame.lazy())
             summary = summarise(outline(fit.spec, source), source, fit.call.missing)
             recipe, _, _ = settle(summary.recipe, summary.moments, source)
-            yield profiles_of_products(moments_model(recipe, summary.moments, fit.control), (fit.estimate, given))
+            model = moments_model(recipe, summary.moments, fit.control, given.fixed)
+            mu = recipe.predictor("mu")
+            names = tuple(column.name for column, keep in zip(mu.columns, mu.kept, strict=True) if keep)
+            yield profiles_of_products(model, names, (fit.estimate, given))
             return
         with learned_rows(frame, fit.call, fit.control, route) as learned:
             yield profiles(learned.design, learned.recipe.spec, fit.control, (fit.estimate, given))

@@ -60,9 +60,9 @@ def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
         numbers = (row["estimate"], row["std_error"], row["conf_low"], row["conf_high"])
         (mu if own == "mu" else phi).append(Natural(name, own, None, row["term"], None, "coefficient", *numbers))
     out = mu
-    for component, labels, parameters in zip(components(fit.estimate), *_labelled(fit), strict=True):
-        out += _deviations(component, fit, z, labels, parameters)
-        out += _correlations(component, fit, z, labels, parameters)
+    for component in components(fit.estimate):
+        out += _deviations(component, fit, z)
+        out += _correlations(component, fit, z)
     out += phi
     for row in dispersion(fit, conf_level=conf_level).iter_rows(named=True):
         group = RESIDUAL if fit.spec.family.residual else None
@@ -95,23 +95,7 @@ def chosen(found: Sequence[Natural], which: str | Sequence[str]) -> list[Natural
     return [one for one in found if one.name in keep]
 
 
-def _labelled(fit: Answer) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
-    """Per covariance matrix the labels of its effects, and the parameters that they are on."""
-    labels: list[Sequence[str]] = []
-    parameters: list[Sequence[str]] = []
-    for factor in fit.estimate.factors:
-        start = 0
-        for covariance in factor.covariances:
-            own = slice(start, start + len(covariance))
-            labels.append(factor.labels[own])
-            parameters.append(factor.parameter_of[own])
-            start += len(covariance)
-    return labels, parameters
-
-
-def _deviations(
-    component: Component, fit: Answer, z: float, labels: Sequence[str], parameters: Sequence[str]
-) -> list[Natural]:
+def _deviations(component: Component, fit: Answer, z: float) -> list[Natural]:
     out = []
     for i, term in enumerate(component.terms):
         variance = float(component.covariance[i, i])
@@ -119,21 +103,19 @@ def _deviations(
         sd = numbers["std_dev"]
         error = numbers["std_error"] / (2.0 * sd) if sd > 0.0 else float("nan")
         ends = (numbers["conf_low"] ** 0.5, numbers["conf_high"] ** 0.5)
-        name = f"sd({component.group}: {labels[i]})"
-        out.append(Natural(name, parameters[i], component.group, term, None, "sd", sd, error, *ends))
+        name = f"sd({component.group}: {component.labels[i]})"
+        out.append(Natural(name, component.parameters[i], component.group, term, None, "sd", sd, error, *ends))
     return out
 
 
-def _correlations(
-    component: Component, fit: Answer, z: float, labels: Sequence[str], parameters: Sequence[str]
-) -> list[Natural]:
+def _correlations(component: Component, fit: Answer, z: float) -> list[Natural]:
     out = []
     for i, j in sorted(component.correlated, key=lambda pair: pair[::-1]):
         rho = correlation(component, i, j)
         error = correlation_error(component, i, j, fit.estimate.report_vcov)
-        name = f"cor({component.group}: {labels[i]}, {labels[j]})"
-        shown = component.terms if parameters[i] == parameters[j] else labels
+        name = f"cor({component.group}: {component.labels[i]}, {component.labels[j]})"
+        shown = component.terms if component.parameters[i] == component.parameters[j] else component.labels
         a, b = shown[i], shown[j]
         ends = tanh_interval(rho, error, z)
-        out.append(Natural(name, parameters[i], component.group, a, b, "correlation", rho, error, *ends))
+        out.append(Natural(name, component.parameters[i], component.group, a, b, "correlation", rho, error, *ends))
     return out

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
     from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import KeyedPictures
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -269,6 +270,13 @@ class FitCollection(Answers):
         return with_ranef(frame, self, prefix)
 
     # on paper and in a file
+
+    @property
+    def plot(self) -> KeyedPictures:
+        """Pictures of all keys as Altair charts: `collection.plot.forest()`; needs extra `plot`."""
+        from polars_glmm.result.pictures import KeyedPictures
+
+        return KeyedPictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""

@@ -18,10 +18,13 @@ from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.cross_validation import cross_validate
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.explained import repca
+from polars_glmm.inference.explaining import icc, r2
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
 from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
+from polars_glmm.inference.intervals import Draws, confint, profile
 from polars_glmm.inference.ranef import coef, ranef
+from polars_glmm.inference.resampling import Asked, bootstrap
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
     from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import Pictures
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -94,9 +98,12 @@ class Fit(Answer):
         return ranef(self, group)
 
     @answered
-    def coef(self, group: str | None = None) -> pl.DataFrame:
-        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only."""
-        return coef(self, group)
+    def coef(self, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
+        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only.
+
+        parameter   "mu", or "phi" where that has a formula: coefficients of log phi
+        """
+        return coef(self, group, parameter)
 
     @answered
     def glance(self) -> pl.DataFrame:
@@ -188,19 +195,14 @@ class Fit(Answer):
     ) -> pl.DataFrame:
         """Confidence intervals of all natural parameters: coefficients, standard deviations, correlations, dispersion.
 
-        method      "wald" (standard errors, no rows needed), "profile" (roots of the profiled deviance) or "bootstrap";
-                    the last two need the data of the fit
+        method      "wald" (no rows needed), "profile" (roots of the profiled deviance) or "bootstrap"
         which       "all", "fixed", "random", "dispersion", or names such as "Days" and "sd(Subject: Days)"
         criterion   of a profile: "fit" takes the likelihood of the fit, but of a REML fit maximum likelihood for fixed
                     effects; "ml" maximum likelihood for all, as lme4 does
         n, rng      of a bootstrap: number of draws and seed, as `bootstrap`; or draws: the frame that it returned
         interval    of a bootstrap: "percentile", "basic", or "bca" (bias-corrected and accelerated)
-        Columns: parameter, group, term, other_term, quantity, estimate, std_error, conf_low, conf_high, method,
-        criterion, conf_level, n_draws, status. A bound of the parameter's range is an answer (status "at_boundary").
+        A bound of the parameter's range is an answer: `status` says "at_boundary".
         """
-        from polars_glmm.inference.intervals import Draws, confint
-        from polars_glmm.inference.resampling import Asked
-
         return confint(self, method, which, conf_level, criterion, Draws(interval, draws, Asked(n, rng)))
 
     @answered
@@ -211,8 +213,6 @@ class Fit(Answer):
         random effects), icc, icc_unadjusted. The first row is the recommended one. Counts and probabilities refit the
         null model once.
         """
-        from polars_glmm.inference.explaining import r2
-
         return r2(self)
 
     @answered
@@ -222,8 +222,6 @@ class Fit(Answer):
         Columns: group, n_levels, variance (mean z'Σz), icc (of two observations of one level, levels around it
         included), mean_size (Σn²/Σn), design_effect, method (of the residual variance, as in r2()).
         """
-        from polars_glmm.inference.explaining import icc
-
         return icc(self)
 
     @answered
@@ -259,8 +257,6 @@ class Fit(Answer):
         minimum), deviance, criterion, conditional (the others there). `points` values evenly spaced in zeta from
         −cutoff to cutoff (2.58 if not given: a 99 % interval) as far as it goes, and the estimate.
         """
-        from polars_glmm.inference.intervals import profile
-
         return profile(self, which, points, cutoff, criterion)
 
     @answered
@@ -280,8 +276,6 @@ class Fit(Answer):
         Columns: draw, parameter, group, term, other_term, quantity, value, status ("ok", "singular", "not_converged",
         "failed": then value is null), seed.
         """
-        from polars_glmm.inference.resampling import Asked, bootstrap
-
         return bootstrap(self, Asked(n, rng, kind, group))
 
     # on other frames
@@ -358,6 +352,13 @@ class Fit(Answer):
         write_model(self, path)
 
     # on paper
+
+    @property
+    def plot(self) -> Pictures:
+        """Pictures as Altair charts: `fit.plot.caterpillar()`, `.residuals()`, `.effects("x")` …; extra `plot`."""
+        from polars_glmm.result.pictures import Pictures
+
+        return Pictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""

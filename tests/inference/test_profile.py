@@ -210,6 +210,17 @@ def test_sums_of_a_lazy_frame_give_the_profile_of_its_rows() -> None:
         assert_allclose(got[column], want[column], rtol=1e-6)
 
 
+def test_what_is_held_is_held_on_every_route() -> None:
+    frame = datasets.load("sleepstudy")
+    for fixed in ({"Days": 9.0}, {"phi": 30.0}, {"Days": 9.0, "sd(Subject: Intercept)": 30.0}):
+        eager = polars_glmm.fit(frame, "Reaction ~ Days + (1 | Subject)", fixed=fixed).confint("profile")
+        lazy = polars_glmm.fit(frame.lazy(), "Reaction ~ Days + (1 | Subject)", fixed=fixed).confint("profile")
+        assert eager["status"].to_list() == lazy["status"].to_list()
+        assert eager["status"].to_list().count("held") == len(fixed)
+        for column in ("conf_low", "conf_high"):
+            assert_allclose(lazy[column].drop_nulls(), eager[column].drop_nulls(), rtol=1e-6)
+
+
 def test_with_many_groups_the_profile_comes_to_the_wald_interval() -> None:
     rng = np.random.default_rng(1)
     g = np.repeat(np.arange(2000), 4)

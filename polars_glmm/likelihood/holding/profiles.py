@@ -12,6 +12,7 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
+from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, hold_fixed_effects
 from polars_glmm.likelihood.holding.chart import Chart
@@ -225,6 +226,9 @@ class Profiles:
             return self.model.bases[1].inward(self.estimate.gamma)
         phi = self.estimate.phi
         assert phi is not None
+        if phi == 0.0:
+            msg = "This fit leaves nothing for a residual variance: its likelihood has no profile."
+            raise ModelError(msg)
         if isinstance(criterion, RowCriterion) and criterion.root:
             return np.array([0.0 if np.isinf(phi) else phi**-0.5])
         return np.array([np.log(phi)])
@@ -279,7 +283,7 @@ def profiles(
     return Profiles(model, found, given.fixed, np.array([name not in given.fixed for name in design.mu.names]))
 
 
-def profiles_of_products(model: ProductModel, asked: tuple[Estimate, Given]) -> Profiles:
-    """The same for a model of which only cross-products are known."""
+def profiles_of_products(model: ProductModel, names: tuple[str, ...], asked: tuple[Estimate, Given]) -> Profiles:
+    """The same for a model of which only cross-products are known; those of `names` that are held are in them."""
     found, given = asked
-    return Profiles(model, found, given.fixed, np.ones(len(model.names), dtype=bool))
+    return Profiles(model, found, given.fixed, np.array([name not in given.fixed for name in names]))

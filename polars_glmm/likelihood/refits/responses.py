@@ -38,7 +38,7 @@ class NewResponses:
     def estimate(self, y: Vec, given: Given) -> Estimate:
         """The estimate for a response (n,). Raises GlmmError as the fit of a frame with this response would."""
         if self._products is not None and not any(name in self.design.mu.names for name in given.fixed):
-            return estimate_summaries(self._with(y), given)
+            return estimate_summaries(self._with(y), self.design.mu.names, given)
         design = replace(self.design, y=y)
         return estimate(design, self.spec.family, self.spec.method, self._quick, given)
 
