@@ -238,6 +238,13 @@ class FitCollection(Answers):
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""
         body, place = pl.concat(parts), np.concatenate(places)
+        clash = [name for name in self.keys.columns if name in body.columns]
+        if clash:
+            msg = (
+                f"This table has a column {clash[0]!r}, as the key has: rename the key before the fit, as in "
+                f"df.rename({{{clash[0]!r}: '{clash[0]}_key'}})."
+            )
+            raise ModelError(msg)
         if not bool((place[1:] >= place[:-1]).all()):
             order = np.argsort(place, kind="stable")
             body, place = body[order], place[order]
