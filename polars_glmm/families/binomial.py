@@ -59,7 +59,7 @@ class Binomial(MeanFamily):
         _, a1, a2 = self.link.log(eta, 2)
         _, b1, b2 = self.link.log_complement(eta, 2)
         n = _trials(rows)
-        return Expected(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
+        return Expected.of(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
         """Of one trial: mu(1 − mu). A count has n times this, a proportion a part 1/n of it."""

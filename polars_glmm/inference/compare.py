@@ -133,9 +133,9 @@ def likelihood_ratio(
 
 def covariance_parameters(fit: Answer) -> CovarianceParameters:
     """Names of all variances and covariances of the random effects."""
-    variances = {(part.group, term) for part in components(fit.estimate) for term in part.terms}
+    variances = {(part.group, term) for part in components(fit.estimate) for term in part.labels}
     covariances = {
-        (part.group, *sorted((part.terms[i], part.terms[j])))
+        (part.group, *sorted((part.labels[i], part.labels[j])))
         for part in components(fit.estimate)
         for i, j in part.correlated
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
+    from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -200,6 +202,21 @@ class FitCollection(Answers):
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
         return with_ranef(frame, self, prefix)
+
+    # on paper and in a file
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, as `Fit.write` does; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
+    from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -87,9 +89,12 @@ class Fit(Answer):
         return ranef(self, group)
 
     @answered
-    def coef(self, group: str | None = None) -> pl.DataFrame:
-        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only."""
-        return coef(self, group)
+    def coef(self, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
+        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only.
+
+        parameter   "mu", or "phi" where that has a formula: coefficients of log phi
+        """
+        return coef(self, group, parameter)
 
     @answered
     def glance(self) -> pl.DataFrame:
@@ -230,7 +235,22 @@ class Fit(Answer):
         """
         return data_of(self)
 
+    # in a file
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, a zip of a manifest and Parquet; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
+
     # on paper
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
 
     @answered
     def summary(self) -> str:

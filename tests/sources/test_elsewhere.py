@@ -22,8 +22,13 @@ COUNTS = ("TICKS ~ YEAR + cHEIGHT + (1 | BROOD)", "grouseticks", {"family": "poi
 SHARES = ("incidence ~ period + (1 | herd)", "cbpp", {"family": "binomial", "trials": "size"})
 
 
+_OPEN: list[duckdb.DuckDBPyConnection] = []
+"""Connections of relations in use: before version 2 DuckDB closes one that nobody holds."""
+
+
 def as_duckdb(frame: pl.DataFrame) -> Any:
     connection = duckdb.connect()
+    _OPEN.append(connection)
     connection.register("frame", frame.to_arrow())
     connection.execute("create table kept as select * from frame")
     return connection.table("kept")

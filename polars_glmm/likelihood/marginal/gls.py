@@ -14,7 +14,7 @@ from polars_glmm.typing import Mat
 
 
 class LeastSquares(NamedTuple):
-    """vcov of (β_c, free entries of F, γ), β_c by (X'V⁻¹X)⁻¹ and apart; degrees of freedom where the rest is known."""
+    """vcov of (β_c, γ_c, free F), β_c by (X'V⁻¹X)⁻¹ and apart; degrees of freedom where the rest is known."""
 
     vcov: Mat
     denominator: Satterthwaite | None
@@ -24,7 +24,7 @@ def least_squares(
     effects: Effects, state: State, found: Restricted | None, vcov: Mat | None, outward: Mat
 ) -> LeastSquares:
     """Covariances of a restricted optimum; vcov (P, P) by its Hessian, or None; outward (p, p): β = outward · β_c."""
-    p, width = len(state.beta), len(state.vector())
+    p, width = len(outward), len(state.vector())
     inverse = None if found is None else inverse_of(found)
     assert found is not None  # the likelihood was finite here
     assert inverse is not None
@@ -38,5 +38,5 @@ def least_squares(
     for f, free, change in zip(effects.factors, state.free, by_factor, strict=True):
         inward = np.tensordot(f.basis.T, change, 1)
         slopes += [inward[i, j] for i, j in zip(free.rows, free.columns, strict=True)]
-    cube = np.array([*slopes, *by_phi]).reshape(width - p, p, p)
+    cube = np.array([*by_phi, *slopes]).reshape(width - p, p, p)
     return LeastSquares(whole, satterthwaite(cube, inverse, outward, whole[p:, p:]))

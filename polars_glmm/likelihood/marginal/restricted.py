@@ -35,41 +35,45 @@ class Restricted(NamedTuple):
 
 
 class RestrictedTerm(NamedTuple):
-    """−½ log|M| and its gradient in T_fΛ_f and γ."""
+    """−½ log|M| and its gradient in T_fΛ_f and in the coefficients of all predictors, zero in those of the mean."""
 
     value: float
     factors: list[Mat]
-    gamma: Vec | None
+    beta: Vec
 
 
 def restricted_unit(here: UnitAt, factor: Factorised | None) -> Restricted | None:
     """A unit's part of M; `factor` is its factorised H, where at hand. None where H is not positive definite."""
     unit, at, models = here.unit, here.at, here.unit.models
-    weights = [
-        here.density.rows(block, xb, zeta, 2).w for block, (xb, zeta) in zip(unit.blocks, here.fixed, strict=True)
-    ]
+    weights = [here.density.rows(block, at, 2).w[0, 0] for block, at in zip(unit.blocks, here.fixed, strict=True)]
     b: list[Cube] = []
     if at.factors:
         if factor is None:
-            sums = [block.zz_sums(w) for block, w in zip(unit.blocks, weights, strict=True)]
+            sums = [block.zz_sums({(0, 0): w}) for block, w in zip(unit.blocks, weights, strict=True)]
             factor = models.factorise(unit.eliminator, curvature(here, concatenate(sums)))
         if factor is None:
             return None
-        zwx = concatenate([block.z_sums(block.x * w) for block, w in zip(unit.blocks, weights, strict=True)])
+        zwx = concatenate([block.z_sums([block.x * w]) for block, w in zip(unit.blocks, weights, strict=True)])
         pulled = to_levels(unit, zwx)
         b = factor.solve([models.transposed_times(lam, part) for lam, part in zip(at.factors, pulled, strict=True)])
     fitted = cell_effects(unit, at.factors, b)
-    m = np.asarray(sum((models.crossed(part, part) for part in b), np.zeros(2 * (len(at.beta),))))
-    by_phi: Cube | None = None if at.gamma is None else np.zeros((len(at.gamma), *m.shape))
+    m = np.asarray(sum((models.crossed(part, part) for part in b), np.zeros(2 * (len(unit.blocks[0].x),))))
+    further = unit.blocks[0].parts[1:]
+    by_phi: Cube | None = np.zeros((len(at.beta) - len(m), *m.shape)) if further else None
     cells: list[Cube] = []
     for block, w in zip(unit.blocks, weights, strict=True):
-        left = block.x if fitted is None else block.x - block.combine(fitted[..., block.cells])
+        left = block.x
+        if fitted is not None:
+            (explained, *_) = block.combine(fitted[..., block.cells])
+            assert explained is not None  # random effects are the mean's
+            left = left - explained
         weighted = left * w
         m = m + weighted @ left.T
         if fitted is not None:
-            cells.append(block.z_sums(weighted))
+            cells.append(block.z_sums([weighted]))
         if by_phi is not None:
-            columns = np.ones((1, len(w))) if block.x_phi is None else block.x_phi
+            x_phi = block.parts[1].x
+            columns = np.ones((1, len(w))) if x_phi is None else x_phi
             by_phi = by_phi + np.array([(weighted * column) @ left.T for column in columns])
     e = to_levels(unit, concatenate(cells)) if cells else []
     by_factor = [np.einsum("dpG,rqG->drpq", ef, bf, optimize=True) for ef, bf in zip(e, b, strict=True)]
@@ -96,10 +100,11 @@ def restricted_term(found: Restricted | None) -> RestrictedTerm | None:
     inverse = inverse_of(found)
     if inverse is None:
         return None
+    by_phi = [] if found.by_phi is None else np.einsum("spq,pq->s", found.by_phi, inverse)
     return RestrictedTerm(
         -0.5 * float(np.linalg.slogdet(found.m)[1]),
         [np.einsum("drpq,pq->dr", part, inverse) for part in found.by_factor],
-        None if found.by_phi is None else np.einsum("spq,pq->s", found.by_phi, inverse),
+        np.append(np.zeros(len(inverse)), by_phi),
     )
 
 

@@ -30,13 +30,13 @@ from polars_glmm.typing import Cube, Mat, Vec
 class Value(NamedTuple):
     """ℓ and its gradient at a point; where the next evaluation may start.
 
-    factors   ∂ℓ/∂(T_fΛ_f) per factor;  information  expected-type curvature of −ℓ, or None: (beta, G_f, gamma)
+    beta      coefficients of all predictors;  factors   ∂ℓ/∂(T_fΛ_f) per factor
+    information  expected-type curvature of −ℓ, or None
     """
 
     value: float
     beta: Vec
     factors: list[Mat]
-    gamma: Vec | None
     warm: Warm
     passes: float
     information: Information | None
@@ -97,17 +97,16 @@ class Marginal:
         passes = sum(p.row_passes for p in parts) / max(self.rows.n_rows, 1)
         after = Warm(modes, parts[0].factor if len(parts) == 1 else None)
         if not gradient or not np.isfinite(value):
-            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), [], None, after, passes, None)
-        gamma = None if at.gamma is None else total([p.gamma for p in parts if p.gamma is not None])
+            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), [], after, passes, None)
+        beta = total([p.beta for p in parts])
         factors = [total([p.factors[f] for p in parts]) for f in range(len(sizes))]
         if term is not None:
             factors = [slope + more for slope, more in zip(factors, term.factors, strict=True)]
-            gamma = None if gamma is None or term.gamma is None else gamma + term.gamma
+            beta = beta + term.beta
         return Value(
             value,
-            total([p.beta for p in parts]),
+            beta,
             factors,
-            gamma,
             after,
             passes,
             join([p.information for p in parts if p.information is not None]) if information else None,
@@ -143,8 +142,8 @@ class Marginal:
         summed, count = 0.0, 0
         with np.errstate(all="ignore"):
             for unit in self.rows.units:
-                for block, (xb, zeta) in zip(unit.blocks, fixed_parts(unit, at), strict=True):
-                    w = self.density.family.expected(block.data, xb, zeta).w
+                for block, own in zip(unit.blocks, fixed_parts(unit, at), strict=True):
+                    w = self.density.family.expected(block.data, own).w[0, 0]
                     finite = np.isfinite(w)
                     summed += float(w[finite].sum())
                     count += int(finite.sum())

@@ -35,11 +35,10 @@ def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, sh
 
 
 class Unsettled(NamedTuple):
-    """Where a search ended: beta and gamma in the computing basis, scaled factors Λ_f; marks on θ of what is held."""
+    """Where a search ended: beta in the computing basis, scaled factors Λ_f; marks on θ of what is held."""
 
     beta: Vec
     lambdas: list[Mat]
-    gamma: Vec | None
     held: BoolVec | None = None
 
 
@@ -47,12 +46,12 @@ def settle_ranks(
     effects: Effects, at: Unsettled, row_variance: float, loglik: Callable[[State], float]
 ) -> tuple[State, list[Rank]]:
     """The state with all variance directions at zero that ℓ does not miss; what is held stays as it is."""
-    beta, lambdas, gamma, held = at
+    beta, lambdas, held = at
     strict = row_tolerances(effects, lambdas, row_variance, RANK_TOLERANCE)
     suspect = row_tolerances(effects, lambdas, row_variance, SUSPECT)
     if held is not None:
         strict, suspect = _sparing(effects, strict, held), _sparing(effects, suspect, held)
-    plain, ranks = settle(effects, beta, lambdas, gamma, strict)
+    plain, ranks = settle(effects, beta, lambdas, strict)
     position, doubtful = 0, []
     for f, lam in zip(effects.factors, lambdas, strict=True):
         for t in f.terms:
@@ -67,7 +66,7 @@ def settle_ranks(
     best = loglik(plain)
     for chosen in [doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]:
         tolerances = [suspect[i] if i in chosen else strict[i] for i in range(len(strict))]
-        snapped, snapped_ranks = settle(effects, beta, lambdas, gamma, tolerances)
+        snapped, snapped_ranks = settle(effects, beta, lambdas, tolerances)
         if loglik(snapped) > best - SNAP_LOSS:
             return snapped, snapped_ranks
     return plain, ranks
@@ -114,7 +113,7 @@ def leaving(
         def moved(step: Mat, number: int = rank.factor, at: tuple[slice, IntVec] = at) -> State:
             factors = [m.copy() for m in state.factors]
             factors[number][at] += step
-            return State(state.beta, tuple(factors), state.gamma, state.free)
+            return State(state.beta, tuple(factors), state.free)
 
         g = gradient(moved(size * null))
         if not np.isfinite(g.value):

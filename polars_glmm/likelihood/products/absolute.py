@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import newton
 from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
@@ -67,12 +67,14 @@ class Start(NamedTuple):
 class AbsoluteOptimum(NamedTuple):
     """An optimum with some parameters held.
 
-    state      β_c, absolute factors Λ, γ and the free entries;  held marks the entries of (free Λ, γ) that stay
+    state      β_c, absolute factors Λ and their free entries;  gamma (s,)
+    held       marks the entries of (free Λ, γ) that stay
     hessian    of −ℓ over those that are not held, or None
     slopes     ∂β̂_c/∂ of those entries (k, p); empty without Hessian
     """
 
     state: State
+    gamma: Vec
     ranks: list[Rank]
     point: AbsolutePoint
     held: BoolVec
@@ -127,69 +129,72 @@ def optimum(engine: AbsoluteEngine, found: Found, held: BoolVec, tolerance: floa
         scale = here.noise**2
 
         def loglik(state: State) -> float:
-            return -engine.point(list(state.factors), _gamma(state)).value
+            return -engine.point(list(state.factors), gamma).value  # noqa: B023  # asked within the loop
+
+        def slopes(state: State) -> Gradient:
+            return _gradient(engine, state, gamma)  # noqa: B023
 
         keep = held[:q] if held[:q].any() else None
-        at = Unsettled(here.beta, effects.lambdas(found.x[:q]), gamma, keep)
+        at = Unsettled(here.beta, effects.lambdas(found.x[:q]), keep)
         state, ranks = settle_ranks(effects, at, scale, loglik)
-        rise = None if held[:q].any() else leaving(effects, state, ranks, scale, lambda s: _gradient(engine, s))
+        rise = None if held[:q].any() else leaving(effects, state, ranks, scale, slopes)
         if rise is None or not left:
             break
-        start = Start(np.append(rise.away.theta(effects), gamma), held)
-        found = search(engine, start, tolerance, most)
-    marks = state.held(effects, np.zeros(0, dtype=bool), held[:q], held[q:])
-    return _polished(engine, state, ranks, marks, 0.0 if rise is None else rise.score)
+        before = loglik(state)
+        found = search(engine, Start(np.append(rise.away.theta(effects), gamma), held), tolerance, most)
+        if before > -found.evaluation.value - SNAP_LOSS:  # it rises, but to nothing that would not be set to zero again
+            rise = None
+            break
+    marks = np.append(state.held(effects, np.zeros(0, dtype=bool), held[:q]), held[q:])
+    return _polished(engine, (state, gamma), ranks, marks, 0.0 if rise is None else rise.score)
 
 
-def _gamma(state: State) -> Vec:
-    assert state.gamma is not None
-    return state.gamma
+def _gradient(engine: AbsoluteEngine, state: State, gamma: Vec) -> Gradient:
+    at = engine.point(list(state.factors), gamma)
+    return Gradient(-at.value, at.beta, [-g for g in at.factors], None, 0.0)
 
 
-def _gradient(engine: AbsoluteEngine, state: State) -> Gradient:
-    at = engine.point(list(state.factors), _gamma(state))
-    return Gradient(-at.value, at.beta, [-g for g in at.factors], -at.gamma, None, 0.0)
+def _polished(
+    engine: AbsoluteEngine, place: tuple[State, Vec], ranks: list[Rank], held: BoolVec, rises: float
+) -> AbsoluteOptimum:
+    """Newton in (free entries of Λ, γ) without what is held, from a state and its γ."""
+    (state, gamma), free = place, ~held
+    p, n_free = len(state.beta), len(held) - len(place[1])
 
-
-def _polished(engine: AbsoluteEngine, state: State, ranks: list[Rank], held: BoolVec, rises: float) -> AbsoluteOptimum:
-    """Newton in (free entries of Λ, γ) without what is held."""
-    p, free = len(state.beta), ~held
-
-    def moved(z: Vec) -> State:
-        whole = state.vector()
-        whole[p:][free] = z
-        return state.moved(whole)
+    def moved(z: Vec) -> tuple[State, Vec]:
+        whole = np.append(state.vector()[p:], gamma)
+        whole[free] = z
+        return state.moved(np.append(state.beta, whole[:n_free])), whole[n_free:]
 
     def gradient(z: Vec) -> Vec:
         """∂(−ℓ) and, beside it, β̂."""
-        there = moved(z)
-        at = engine.point(list(there.factors), _gamma(there))
+        there, log_phi = moved(z)
+        at = engine.point(list(there.factors), log_phi)
         if at.pieces is None:
             return np.full(int(free.sum()) + p, np.nan)
-        return np.append(there.pull(np.empty(0), at.factors, at.gamma)[free], at.beta)
+        return np.append(np.append(there.pull(np.empty(0), at.factors), at.gamma)[free], at.beta)
 
-    z = state.vector()[p:][free]
-    noise = engine.point(list(state.factors), _gamma(state)).noise
+    z = np.append(state.vector()[p:], gamma)[free]
+    noise = engine.point(list(state.factors), gamma).noise
     largest = max([noise, *(float(np.abs(f).max(initial=0.0)) for f in state.factors)])
-    n_gamma = len(_gamma(state))
-    steps = np.append(np.full(len(free) - n_gamma, _STEP * largest), np.full(n_gamma, _STEP))[free]
+    steps = np.append(np.full(n_free, _STEP * largest), np.full(len(gamma), _STEP))[free]
     hessian, slopes, decrement = np.empty((0, 0)), np.empty((0, p)), 0.0
     for _ in range(6 if len(z) else 0):
         jac = jacobian(gradient, z, steps)
         hessian, slopes, g = symmetric(jac[:, : len(z)]), jac[:, len(z) :], gradient(z)[: len(z)]
         if not np.isfinite(hessian).all():
-            return _there(engine, moved(z), ranks)._replace(held=held, decrement=np.inf)
+            return _there(engine, *moved(z), ranks)._replace(held=held, decrement=np.inf)
         step, decrement = newton(hessian, g)
         if decrement < SETTLED:
             break
         z = z + step
-    found = _there(engine, moved(z), ranks)
+    found = _there(engine, *moved(z), ranks)
     return found._replace(held=held, hessian=hessian, slopes=slopes, decrement=max(decrement, rises))
 
 
-def _there(engine: AbsoluteEngine, state: State, ranks: list[Rank]) -> AbsoluteOptimum:
+def _there(engine: AbsoluteEngine, state: State, gamma: Vec, ranks: list[Rank]) -> AbsoluteOptimum:
     """What is known at a state without its Hessian."""
-    at = engine.point(list(state.factors), _gamma(state))
-    state = State(at.beta, state.factors, state.gamma, state.free)
-    nothing = np.zeros(len(state.vector()) - len(at.beta), dtype=bool)
-    return AbsoluteOptimum(state, ranks, at, nothing, None, np.empty((0, len(at.beta))), 0.0)
+    at = engine.point(list(state.factors), gamma)
+    state = State(at.beta, state.factors, state.free)
+    nothing = np.zeros(len(state.vector()) - len(at.beta) + len(gamma), dtype=bool)
+    return AbsoluteOptimum(state, gamma, ranks, at, nothing, None, np.empty((0, len(at.beta))), 0.0)

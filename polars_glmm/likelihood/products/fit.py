@@ -13,7 +13,7 @@ from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
@@ -47,6 +47,7 @@ from polars_glmm.likelihood.products.degenerate import (
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.products.held import find_held, held_vcov_slopes, sigma_of
 from polars_glmm.likelihood.products.polish import polish_products
+from polars_glmm.likelihood.products.precise import find_precise, no_residual_note, told_apart_by_precision
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
@@ -79,7 +80,12 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     if any(name not in model.names for name in given.fixed):
         held = find_held(engine, model, tolerance, given)
         clock["search"] = clock["hessian"] = perf_counter()
-        return _reported(model, engine, _held_optimum(model, held), findings, clock)
+        return _reported(model, engine, _held_optimum(model, held, int(held.held.sum())), findings, clock)
+    if told_apart_by_precision(engine):
+        apart = find_precise(engine, model, tolerance, given)
+        clock["search"] = clock["hessian"] = perf_counter()
+        estimate = _reported(model, engine, _held_optimum(model, apart.done, 0), findings, clock)
+        return replace(estimate, notes=(*estimate.notes, *([no_residual_note()] if apart.no_residual else [])))
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
@@ -125,13 +131,13 @@ class _Optimum(NamedTuple):
     n_held: int
 
 
-def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimum:
+def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum, n_held: int) -> _Optimum:
     """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
     hessian = done.hessian if model.control.search.hessian else None
     inverted = None if hessian is None else widen(invert(hessian), done.held)
     cov, sigma, pieces = covariances(model.effects, done.state, None), sigma_of(done), done.point.pieces
     assert pieces is not None  # the likelihood is finite here
-    jacobian = cov.jacobian[:, len(done.state.beta) :]
+    jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])  # σ moves none
     k = len(done.held)
     scale = np.append(np.ones(k - 1), sigma)  # the last parameter was log σ
     spread = np.full((k, k), np.nan) if inverted is None else inverted.vcov * np.outer(scale, scale)
@@ -143,7 +149,7 @@ def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimu
         tuple(f / sigma for f in done.state.factors), done.ranks, pieces, sigma, cov._replace(jacobian=jacobian),
         inverted, spread,
         denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,
-        int(done.held.sum()),
+        n_held,
     )  # fmt: skip
 
 
@@ -256,11 +262,15 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
 
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
-        state, ranks = settle_ranks(effects, Unsettled(beta, lambdas, None), 1.0, loglik)
+        state, ranks = settle_ranks(effects, Unsettled(beta, lambdas), 1.0, loglik)
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
-        found = _continue(engine, model, tolerance, rise.away.theta(effects))
+        beyond = _continue(engine, model, tolerance, rise.away.theta(effects))
+        if loglik(state) > -beyond.evaluation.value - SNAP_LOSS:  # to nothing that would not be set to zero again
+            rise = None
+            break
+        found = beyond
     same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
     there = pieces if same else engine.pieces(list(state.factors))
     if there is None:
@@ -284,10 +294,10 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
     """ℓ profiled over β and σ with its gradient in F."""
     pieces = engine.pieces(list(state.factors))
     if pieces is None:
-        return Gradient(-np.inf, state.beta, [], None, None, 0.0)
+        return Gradient(-np.inf, state.beta, [], None, 0.0)
     sigma = float(np.sqrt(pieces.rss / engine.nu))
     factors = [-0.5 * g for g in engine.gradients(pieces, sigma)]
-    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, None, 0.0)
+    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, 0.0)
 
 
 def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: float, theta: Vec) -> Found:

@@ -69,8 +69,7 @@ def find_held(engine: ProductEngine, model: Model | ProductModel, tolerance: flo
 
 def sigma_of(done: AbsoluteOptimum) -> float:
     """σ of an optimum."""
-    assert done.state.gamma is not None
-    return float(np.exp(done.state.gamma[0]))
+    return float(np.exp(done.gamma[0]))
 
 
 def held_vcov_slopes(model: Model | ProductModel, done: AbsoluteOptimum) -> Cube:

@@ -26,7 +26,7 @@ from polars_glmm.likelihood.optimum.satterthwaite import Satterthwaite, satterth
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.absolute import AbsoluteOptimum, Start, optimum, search
 from polars_glmm.likelihood.products.profile import Profile
-from polars_glmm.likelihood.products.strata import Strata, StrataEngine
+from polars_glmm.likelihood.products.strata import LostDigits, Strata, StrataEngine
 from polars_glmm.optimize.search import Found
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -49,15 +49,22 @@ class _StrataOptimum(NamedTuple):
 
 def estimate_strata(model: Model, strata: Strata, findings: Findings, given: Given) -> Estimate | None:
     """The estimate from sums per stratum; None where these hold too few digits of it, and rows must be asked."""
+    try:
+        return _estimate(model, strata, findings, given)
+    except LostDigits:
+        return None
+
+
+def _estimate(model: Model, strata: Strata, findings: Findings, given: Given) -> Estimate | None:
     clock = {"start": perf_counter()}
     engine = _engine(model, strata)
-    placed = place(model, given)
+    placed = _placed(model, given)
     bare = StrataEngine(NO_EFFECTS, strata, engine.reml, engine.p)
     null = _null(model, bare, placed)
     clock["glm"] = perf_counter()
     if not np.isfinite(null.evaluation.value):
         return None
-    held = placed.held[engine.p :]
+    held = placed.held
     most, tolerance = model.control.search.max_evaluations, min(TOLERANCE, model.control.search.decrement)
     found = null if not model.effects.factors else _search(model, engine, placed, null)
     clock["search"] = perf_counter()
@@ -77,27 +84,34 @@ def _engine(model: Model, strata: Strata) -> StrataEngine:
     return StrataEngine(model.effects, strata, model.restricted, len(model.x.a))
 
 
+def _placed(model: Model, given: Given) -> Placed:
+    """Values for [θ, γ]; β is profiled out."""
+    values, held = place(model, given)
+    own = model.parts[1].own
+    return Placed(np.append(values[own.stop :], values[own]), np.append(held[own.stop :], held[own]))
+
+
 def _null(model: Model, bare: StrataEngine, placed: Placed) -> Found:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
-    s = model.n_gamma
+    basis = model.bases[1]
+    s = len(basis.a)
     values, held = placed.values[-s:], placed.held[-s:]
-    assert model.x_phi is not None
     gamma = np.zeros(s)
     pieces = bare.pieces([], gamma, gradient=False)
-    if pieces is not None and model.x_phi.constant is not None:
-        gamma = model.x_phi.inward(model.x_phi.constant * 0.5 * np.log(pieces.rss / max(bare.nu, 1)))
+    if pieces is not None and basis.constant is not None:
+        gamma = basis.inward(basis.constant * 0.5 * np.log(pieces.rss / max(bare.nu, 1)))
     x = np.where(np.isnan(values), gamma, values)
     return search(bare, Start(x, held), TOLERANCE, model.control.search.max_evaluations)
 
 
 def _search(model: Model, engine: StrataEngine, placed: Placed, null: Found) -> Found:
     """The search over [θ, γ] from random effects as large as the residual."""
-    p, gamma = engine.p, null.x
+    gamma = null.x
     noise = engine.point(model.effects.lambdas(model.effects.start(0.0)), gamma).noise
     for size in _SIZES:
         x = np.concatenate([model.effects.start(size * noise), gamma])
-        x = np.where(np.isnan(placed.values[p:]), x, placed.values[p:])
-        found = search(engine, Start(x, placed.held[p:]), TOLERANCE, model.control.search.max_evaluations)
+        x = np.where(np.isnan(placed.values), x, placed.values)
+        found = search(engine, Start(x, placed.held), TOLERANCE, model.control.search.max_evaluations)
         if np.isfinite(found.evaluation.value):
             break
     return found
@@ -120,7 +134,7 @@ def _loglik(model: Model, strata: Strata, value: float) -> float:
 
 def _understood(model: Model, engine: StrataEngine, done: AbsoluteOptimum, pieces: Profile) -> _StrataOptimum:
     """Covariances: of β by (X'V⁻¹X)⁻¹ under REML; under ML of the joint Hessian, by ∂β̂/∂(Λ, γ)."""
-    p, width = engine.p, len(done.state.vector())
+    p, width = engine.p, len(done.state.vector()) + len(done.gamma)
     vcov = np.full((width, width), np.nan)
     vcov[:p, p:] = vcov[p:, :p] = 0.0
     vcov[:p, :p] = pieces.m_inverse
@@ -145,8 +159,7 @@ def _understood(model: Model, engine: StrataEngine, done: AbsoluteOptimum, piece
 
 def _vcov_slopes(engine: StrataEngine, done: AbsoluteOptimum, pieces: Profile) -> Cube:
     """∂vcov(β_c)/∂(free entries of Λ, γ), (K, p, p)."""
-    assert done.state.gamma is not None
-    by_factor, by_phi = engine.vcov_slopes(pieces, list(done.state.factors), done.state.gamma)
+    by_factor, by_phi = engine.vcov_slopes(pieces, list(done.state.factors), done.gamma)
     entries = [
         change[i, j]
         for free, change in zip(done.state.free, by_factor, strict=True)
@@ -161,20 +174,18 @@ def _reported(
     clock: dict[str, float],
 ) -> Estimate:  # fmt: skip
     """The estimate on the scales people report."""
-    effects, p, s = model.effects, engine.p, model.n_gamma
     done, pieces, state = found.done, found.pieces, found.done.state
-    assert model.x_phi is not None
-    assert state.gamma is not None
-    outward, outward_phi, cov = model.x.a.T, model.x_phi.a.T, covariances(effects, state, None)
+    effects, p, s = model.effects, engine.p, len(done.gamma)
+    outward, outward_phi, cov = model.x.a.T, model.bases[1].a.T, covariances(effects, state, None)
     beta = outward @ pieces.beta
     if model.x.constant is not None:
         beta = beta + engine.strata.y_shift * model.x.constant
-    gamma = outward_phi @ state.gamma
+    gamma = outward_phi @ done.gamma
     width = len(found.vcov)
     jac = np.zeros((p + s + len(cov.values), width))
     jac[:p, :p] = outward
     jac[p : p + s, width - s :] = outward_phi
-    jac[p + s :] = cov.jacobian
+    jac[p + s :, : width - s] = cov.jacobian
     null = np.concatenate([np.zeros(p + s, dtype=bool), cov.null | unidentified_rows(effects, findings.unidentified)])
     report_vcov = propagate(jac, found.vcov, null)
     df_model = p + effects.n_theta + s - int(done.held.sum())
@@ -254,5 +265,5 @@ def _flat_names(model: Model, found: _StrataOptimum) -> list[str]:
     for block in blocks:
         t = block.term
         lost += [names[block.start + i - t.start] for i in range(t.start, t.stop) if i in marked[block.factor]]
-    gamma: Vec = np.asarray(model.x_phi.a.T @ flat[at:]) if model.x_phi is not None else np.empty(0)
-    return [*lost, *(f"phi: {name}" for name, v in zip(model.phi_names or (), gamma, strict=True) if v != 0.0)]
+    gamma: Vec = np.asarray(model.bases[1].a.T @ flat[at:])
+    return [*lost, *(f"phi: {name}" for name, v in zip(model.parts[1].names, gamma, strict=True) if v != 0.0)]

@@ -20,8 +20,10 @@ import numpy as np
 
 from polars_glmm.design.records import Design
 from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.optimum.vanishing import distinct_columns
 from polars_glmm.likelihood.parameters.basis import Basis, plain
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
+from polars_glmm.likelihood.parameters.parts import make_parts
 from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
@@ -32,9 +34,12 @@ from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, sum_by, ti
 from polars_glmm.linalg.scaling import trace_blocks
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
-MOST_STRATA = 64
-"""Residual variances up to which rows are summed up for each."""
-_LOOK = 10_000
+_LEAST = float(np.log(1e-6))
+"""log of the share of the response's spread below which a residual sd has no digits left in differences of sums."""
+
+
+class LostDigits(Exception):  # noqa: N818  # never seen outside
+    """A residual variance is so small that its sums are rounding error."""
 
 
 class Stratum(NamedTuple):
@@ -65,6 +70,12 @@ class Strata:
     @property
     def n(self) -> int:
         return sum(part.n for part in self.parts)
+
+    @property
+    def least(self) -> float:
+        """log phi below which differences of sums tell nothing."""
+        spread = sum(float(part.ww[-1, -1]) for part in self.parts) / max(self.n, 1)
+        return _LEAST + 0.5 * float(np.log(max(spread, 1e-300)))
 
     def weighted(self, w: Vec) -> CrossProducts:
         """The products of all rows, those of stratum k times w_k."""
@@ -122,6 +133,8 @@ class StrataEngine:
     def point(self, factors: list[Mat], gamma: Vec) -> AbsolutePoint:
         """−ℓ with its gradient."""
         log_phi = self.log_phi(gamma)
+        if float(log_phi.min()) < self.strata.least:
+            raise LostDigits
         counts = np.array([part.n for part in self.strata.parts])
         noise = float(np.exp(counts @ log_phi / counts.sum()))
         with np.errstate(all="ignore"):
@@ -185,27 +198,14 @@ def strata_of(model: Model) -> Strata | None:
     """The products of a model's rows per stratum; None where there are more residual variances than that pays for."""
     design = model.held_in_memory()
     assert design.phi is not None
-    assert model.x_phi is not None
     offset = np.zeros(design.n_rows) if design.phi.offset is None else design.phi.offset
     values = np.vstack([design.phi.x, offset])
-    if _distinct(values[:, :: max(design.n_rows // _LOOK, 1)]) is None:
-        return None
-    found = _distinct(values)
+    found = distinct_columns(values)
     if found is None:
         return None
     places, codes = found
-    x_phi = np.ascontiguousarray(model.x_phi.columns(places).T)
+    x_phi = np.ascontiguousarray(model.bases[1].columns(places).T)
     return _summed(design, model.x, model.effects, (codes, len(places)), (x_phi, offset[places]))
-
-
-def _distinct(values: Mat) -> tuple[IntVec, IntVec] | None:
-    """The first place of each distinct column of (k, n), and the number of each column's; None where they are many."""
-    direction = np.random.default_rng(0).normal(size=len(values))  # tells columns apart, but for a chance of nothing
-    keys = np.asarray(sum(d * row for d, row in zip(direction.tolist(), values, strict=True)))  # the same for the same
-    _, places, codes = np.unique(keys, return_index=True, return_inverse=True)
-    if len(places) > MOST_STRATA or not np.array_equal(values[:, places][:, codes], values):
-        return None
-    return places, codes
 
 
 def _summed(design: Design, basis: Basis, effects: Effects, strata: tuple[IntVec, int], phi: tuple[Mat, Vec]) -> Strata:
@@ -238,14 +238,16 @@ def _over_levels(
 ) -> tuple[Pattern, list[Blocks], list[list[Cube]]]:
     """Z'Z and Z'W over levels and meeting pairs, per stratum: cells are runs of rows of one level and one stratum."""
     own = FactorMap("", np.empty((0, 0)), np.empty((0, 0)), (), n_strata, codes, -1)
-    rows = cut_rows(design, plain(w), None, replace(effects, factors=(*effects.factors, own)), design.n_rows)
+    rows = cut_rows(
+        design, make_parts([("mu", (), plain(w))]), replace(effects, factors=(*effects.factors, own)), design.n_rows
+    )
     order = np.arange(design.n_rows) if rows.order is None else rows.order
     zz_parts, zw_parts, first = [], [], []
     for unit in rows.units:
         for block in unit.blocks:
             sorted_weights = weights[order[block.rows]]
-            zz_parts.append(block.zz_sums(sorted_weights))
-            zw_parts.append(block.z_sums(block.x * sorted_weights))
+            zz_parts.append(block.zz_sums({(0, 0): sorted_weights}))
+            zw_parts.append(block.z_sums([block.x * sorted_weights]))
             first.append(order[block.rows.start + block.starts])
     zz, zw, places = np.concatenate(zz_parts, axis=-1), np.concatenate(zw_parts, axis=-1), np.concatenate(first)
     of_cell = tuple(f.codes[places] for f in effects.factors)
