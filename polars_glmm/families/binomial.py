@@ -25,6 +25,9 @@ class Binomial(MeanFamily):
 
     name = "binomial"
     takes_trials = True
+    discrete = True
+    sufficient = True
+    first_size = 1.0
     links = ("logit", "probit", "cloglog", "cauchit", "log", "identity")
     canonical_link = "logit"
     concave_links = frozenset({"logit", "probit", "cloglog", "log", "identity"})
@@ -56,7 +59,7 @@ class Binomial(MeanFamily):
         _, a1, a2 = self.link.log(eta, 2)
         _, b1, b2 = self.link.log_complement(eta, 2)
         n = _trials(rows)
-        return Expected(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
+        return Expected.of(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
         """Of one trial: mu(1 − mu). A count has n times this, a proportion a part 1/n of it."""

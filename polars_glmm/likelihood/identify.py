@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import IdentifiabilityError, counted, enumerate_names
 from polars_glmm.families.base import Family, spread_name
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
@@ -79,13 +80,13 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
                 f"Leave it out, or group by another column."
             )
             raise IdentifiabilityError(msg)
-        if family.name == "gaussian" and not residual.held:
+        if family.residual and not residual.held:
             _refuse_saturated(structure, f)
     notes: list[Note] = []
     unidentified = [[False] * len(f.terms) for f in factors]
     lone = [False] * len(factors)
     for number, f in enumerate(factors):
-        loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and residual == (True, False))
+        loose = _redundant_terms(structure, f, gaussian=family.residual and residual == (True, False))
         if any(loose):
             names = enumerate_names([_term_text(f, k) for k, flag in enumerate(loose) if flag])
             text = (
@@ -96,7 +97,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
             )
             notes.append(Note("redundant_terms", text, advice))
             unidentified[number] = loose
-        single = structure.trials(f) <= 1.0 if family.name == "binomial" else np.zeros(1, dtype=bool)
+        single = structure.trials(f) <= 1.0 if family.takes_trials else np.zeros(1, dtype=bool)
         lone[number] = bool(LONE_SHARE < single.mean() < 1.0)  # all of them: there is a note already
         if single.all():
             text = (
@@ -106,7 +107,9 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
             notes.append(Note("not_identified", text, "Use a group with several trials per level."))
             unidentified[number] = [True] * len(f.terms)
     for a, b in combinations(range(len(factors)), 2):
-        if factors[a].n_levels == factors[b].n_levels and structure.same_partition(factors[a], factors[b]):
+        if not _meet(factors[a], factors[b]) or factors[a].n_levels != factors[b].n_levels:
+            continue
+        if structure.same_partition(factors[a], factors[b]):
             first, second = factors[a].name, factors[b].name
             text = (
                 f"groups '{first}' and '{second}' divide the rows in the same way: "
@@ -119,18 +122,25 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
     return Findings(tuple(notes), tuple(tuple(u) for u in unidentified), by_elimination)
 
 
+def _meet(a: FactorMap, b: FactorMap) -> bool:
+    """Whether two factors have effects in one predictor."""
+    own, others = ({part for t in f.terms for part in t.part_of} for f in (a, b))
+    return bool(own & others)
+
+
 def _term_text(f: FactorMap, k: int) -> str:
     names = ["1" if name == "Intercept" else name for name in f.terms[k].names]
     if "1" not in names:
         names = ["0", *names]
-    return f"({' + '.join(names)} | {f.name})"
+    where = "" if 0 in f.terms[k].part_of else " of phi"
+    return f"({' + '.join(names)} | {f.name}){where}"
 
 
 def _refuse_saturated(structure: RowFacts, f: FactorMap) -> None:
     """As many effects as observations, unless unequal precisions tell the variances apart."""
-    n = structure.n_obs
-    if f.n_levels * f.r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
-        effects = f"{counted(f.n_levels, 'level')} × {f.r} effects" if f.r > 1 else counted(f.n_levels, "level")
+    n, r = structure.n_obs, sum(part == 0 for t in f.terms for part in t.part_of)  # effects on the mean
+    if r and f.n_levels * r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
+        effects = f"{counted(f.n_levels, 'level')} × {r} effects" if r > 1 else counted(f.n_levels, "level")
         msg = (
             f"group '{f.name}' has {effects} for {counted(n, 'observation')}: its variance and the residual variance "
             f"cannot be told apart. Use fewer effects per level, or a group with several rows per level."
@@ -149,11 +159,12 @@ def _redundant_terms(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> li
 
 def _loads(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> list[bool]:
     """Marks the terms that take part in a change of covariances, and of a residual variance, that no rows show."""
-    s = structure.level_products(f)
+    own = np.array([part for t in f.terms for part in t.part_of])
+    s = np.where((own[:, None] == own)[..., None], structure.level_products(f), 0.0)  # predictors tell them apart
     pairs: list[tuple[int, int, int]] = []
     for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):
-            others = range(t.start, a + 1) if t.structure == "us" else (a,)
+            others = range(t.start, a + 1) if STRUCTURES[t.structure].correlated else (a,)
             pairs.extend((position, a, b) for b in others)
     k = len(pairs)
     gram = np.empty((k + 1, k + 1))

@@ -8,15 +8,15 @@ from polars_glmm.columns.named import column as named
 from polars_glmm.columns.named import columns
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
+from polars_glmm.fitting.by_key import fit_by
 from polars_glmm.frames.thin import thinned
 from polars_glmm.inference.ranef import coef, find_factor, level_labels
 from polars_glmm.plot import counts, effects, estimates, levels, residuals
 from polars_glmm.plot.chart import Chart
 from polars_glmm.prediction.predictions import predict
-from polars_glmm.result.by_key import fit_by
-from polars_glmm.result.call import Call
 from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.fitted import Fit
+from polars_glmm.spec.call import Call
 
 AnyFrame = pl.DataFrame | pl.LazyFrame
 MOST_ROWS = 200_000
@@ -146,7 +146,8 @@ def shrinkage_frame(fit: Fit, data: AnyFrame, group: str | None = None) -> pl.Da
         raise ModelError(msg)
     keys, n_levels = list(recipe.keys), recipe.levels.height
     conditional = coef(fit, recipe.name).with_columns(level_labels(recipe).alias(_LEVEL)).head(levels.MOST)
-    alone = fit_by(_with_offset(fit, data, conditional, keys, shown), keys, _alone(fit, shown), Control())
+    rows = _with_offset(fit, data, conditional, keys, shown)
+    alone = FitCollection.of(fit_by(rows, keys, _alone(fit, shown), Control()))
     own = alone.fixef().filter(pl.col("term").is_in(shown), pl.col("std_error").is_not_null())
     long = conditional.select(columns([*keys, _LEVEL, *shown])).unpivot(
         index=[*keys, _LEVEL], on=shown, variable_name="term", value_name="conditional"

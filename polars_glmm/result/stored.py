@@ -14,6 +14,9 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import errors
+from polars_glmm.answer.many import Batch, KeyedRows, Outcome, Outcomes
+from polars_glmm.answer.record import Answer
+from polars_glmm.answer.tally import Fingerprint, GroupSize
 from polars_glmm.control import Control, Rows, Search
 from polars_glmm.design.by_key.learn import Dropped, Paired
 from polars_glmm.design.recipe_json import decode, decode_family, encode, encode_family
@@ -27,13 +30,11 @@ from polars_glmm.likelihood.given import OfFit
 from polars_glmm.likelihood.many.estimate import BatchEstimate
 from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
-from polars_glmm.result.call import Call, Missing
 from polars_glmm.result.collection import FitCollection
-from polars_glmm.result.data import Fingerprint, GroupSize
 from polars_glmm.result.fitted import Fit
-from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
 from polars_glmm.result.stored_check import check_batch, check_estimate, check_sizes
 from polars_glmm.result.stored_levels import level_table, levels_of, with_levels, without_levels
+from polars_glmm.spec.call import Call, Missing
 from polars_glmm.spec.method import Method
 from polars_glmm.typing import IntVec, Mat
 
@@ -59,7 +60,7 @@ def write_model(model: Fit | FitCollection, path: Path) -> None:
     """
     store = Store()
     try:
-        body = {"fit": _fit(model, store)} if isinstance(model, Fit) else {"collection": _collection(model, store)}
+        body = {"fit": _answer(model, store)} if isinstance(model, Fit) else {"collection": _collection(model, store)}
         members, tables = store.members()
     except (TypeError, ValueError) as error:
         if isinstance(error, GlmmError):
@@ -77,7 +78,7 @@ def read_model(path: Path) -> Fit | FitCollection:
         manifest, members = archive.read(path)
         store = Contents.of(members, manifest["tables"], memory_limit(None))
         if "fit" in manifest:
-            return _read_fit(manifest["fit"], store)
+            return Fit.of(_read_answer(manifest["fit"], store))
         return _read_collection(manifest["collection"], store)
     except ModelFileError:
         raise
@@ -90,7 +91,7 @@ def read_model(path: Path) -> Fit | FitCollection:
         raise ModelFileError(msg) from error
 
 
-def _fit(fit: Fit, store: Store) -> Json:
+def _answer(fit: Answer, store: Store) -> Json:
     recipe, estimate = fit.recipe, fit.estimate
     parts = list(zip(recipe.factors, estimate.factors, strict=True))
     return {
@@ -108,7 +109,7 @@ def _fit(fit: Fit, store: Store) -> Json:
     }
 
 
-def _read_fit(text: Json, store: Contents) -> Fit:
+def _read_answer(text: Json, store: Contents) -> Answer:
     reader = RecordReader(fetch=store.fetch)
     read = reader.read
     tables = [levels_of(own, store) for own in text["levels"]]
@@ -120,7 +121,7 @@ def _read_fit(text: Json, store: Contents) -> Fit:
     groups = read(text["groups"], tuple[GroupSize, ...], "groups")
     check_sizes(recipe, groups)
     call, control = _read_asked(text)
-    return Fit(
+    return Answer(
         recipe=recipe,
         estimate=estimate,
         notes=read(text["notes"], tuple[Note, ...], "notes"),
@@ -141,7 +142,7 @@ def _collection(made: FitCollection, store: Store) -> Json:
         "n_unkeyed": int(made.n_unkeyed),
         "batches": [_batch(batch, store) for batch in outcomes.batches],
         "singles": [
-            [k, {"error": _error(one)} if isinstance(one, GlmmError) else {"fit": _fit(one, store)}]
+            [k, {"error": _error(one)} if isinstance(one, GlmmError) else {"fit": _answer(one, store)}]
             for k, one in singles
         ],
     }
@@ -153,7 +154,7 @@ def _read_collection(text: Json, store: Contents) -> FitCollection:
     batches = tuple(_read_batch(one, store) for one in text["batches"])
     singles: dict[int, Outcome] = {}
     for k, one in text["singles"]:
-        singles[read(k, int, "key")] = _read_error(one["error"]) if "error" in one else _read_fit(one["fit"], store)
+        singles[read(k, int, "key")] = _read_error(one["error"]) if "error" in one else _read_answer(one["fit"], store)
     answered = np.sort(np.concatenate([np.array(sorted(singles), dtype=np.intp), *(batch.keys for batch in batches)]))
     if not np.array_equal(answered, np.arange(keys.height)):
         msg = "its models are not one for each key"

@@ -19,10 +19,10 @@ from polars_glmm.control import Control, Memory, Rows
 from polars_glmm.design.disk.learn import Sizes, learn_stored
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import GlmmError, ResourceError
+from polars_glmm.fitting import rows as route
 from polars_glmm.likelihood.marginal.engine import row_engine
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.model import prepare
-from polars_glmm.result import route
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spill import spilling
 from tests.references import translate
@@ -212,7 +212,7 @@ def test_objective_is_the_same_at_a_point(parts: int, monkeypatch: pytest.Monkey
         values = []
         for design in (memory.design, disk.design):
             model = prepare(design, spec.family, spec.method, control)
-            at = Point(model.x.inward(beta), model.effects.effective(model.effects.lambdas(theta)), None)
+            at = Point(model.x.inward(beta), model.effects.effective(model.effects.lambdas(theta)))
             values.append(row_engine(model).marginal.evaluate(at, None, information=True))
     here, there = values
     assert there.value == pytest.approx(here.value, rel=1e-13)

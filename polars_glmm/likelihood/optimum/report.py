@@ -11,6 +11,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.estimate import FactorEstimate
 from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.parts import PARAMETERS
 from polars_glmm.likelihood.parameters.state import State, natural_sigma
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -55,7 +56,7 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
             if sigma is not None:
                 jac[:, -1] = 2.0 * sigma * cov[i, j]
             lost: BoolVec = np.asarray(np.diag(cov) == 0.0)
-            if t.structure != "diag":
+            if STRUCTURES[t.structure].correlated:
                 lost |= int(block.any(0).sum()) < t.r
             rows.append((f.place, place, s2 * cov[i, j], jac, lost[i] | lost[j]))
     rows.sort(key=lambda r: (r[0], r[1]))
@@ -100,6 +101,7 @@ def factor_estimates(
             modes=outward @ mode,
             mode_covariance=spread,
             mode_slope=None if slope is None else np.tensordot(outward, slope, (1, 0)),
+            parameters=tuple(PARAMETERS[part] for t in f.terms for part in t.part_of),
         )
         out.append((f.place, estimate))
     return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))
