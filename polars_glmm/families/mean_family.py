@@ -71,6 +71,7 @@ class MeanFamily(ABC):
     has_phi = False
     takes_trials = False
     takes_precision = False
+    discrete = False
     phi_definition = ""
 
     @property
@@ -204,6 +205,10 @@ class MeanFamily(ABC):
     @abstractmethod
     def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:
         """`simulate` for possible means."""
+
+    @abstractmethod
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
+        """P(Y ≤ y), or P(Y > y) where `upper`: for any y, in the support or not; NaN where there is no such mean."""
 
     @abstractmethod
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec: ...
