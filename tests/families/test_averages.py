@@ -76,7 +76,7 @@ def test_the_average_distribution_is_the_integral(model, phi: float | None, y: f
         y = max(y, 0.4)
     trials = np.array([max(20.0, 1.2 * y)]) if model.takes_trials else None
     rows = Rows(np.array([y]), None if trials is None else np.round(trials))
-    z = np.linspace(-9.0, 9.0, 40_001)
+    z = np.linspace(-9.0, 9.0, 200_001)
     weights = np.exp(-0.5 * z * z) / np.exp(-0.5 * z * z).sum()
     at, v = eta + sd * z, np.array([sd**2])
     with np.errstate(over="ignore"):
