@@ -13,15 +13,15 @@ import polars as pl
 
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
+from polars_glmm.fitting.by_key import fit_by
+from polars_glmm.fitting.flow import fit_call, objective_of
 from polars_glmm.foreign import answered
 from polars_glmm.inference.compare import anova as _anova
-from polars_glmm.result.by_key import fit_by
-from polars_glmm.result.call import Call, FitArguments, Groups, Missing
-from polars_glmm.result.collection import FitCollection
+from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
 from polars_glmm.result.fitted import Fit, starting_values
-from polars_glmm.result.flow import fit_call, objective_of
 from polars_glmm.result.products import Products, make_products, read_stored
+from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from polars_glmm.typing import FamilyName, LinkName, MethodName
 
 AnyFrame = pl.DataFrame | pl.LazyFrame
+
+
+class FitArguments(ModelArguments, total=False):
+    """Keyword arguments of `fit` besides by."""
+
+    start: Mapping[str, float] | Fit | None
+    fixed: Mapping[str, float] | None
+    control: Control | None
 
 
 @overload
@@ -106,8 +114,8 @@ def fit(
     )  # fmt: skip
     chosen = _control(control)
     if by is not None:
-        return fit_by(_checked(frame, formulas), by, call, chosen)
-    return fit_call(_checked(frame, formulas), call, chosen)
+        return FitCollection.of(fit_by(_checked(frame, formulas), by, call, chosen, TABLE_COLUMNS))
+    return Fit.of(fit_call(_checked(frame, formulas), call, chosen))
 
 
 @answered

@@ -143,7 +143,7 @@ def what_was_read(name: str, frame: pl.DataFrame | pl.LazyFrame, columns: Iterab
 
 def _columns(options: argparse.Namespace) -> list[str]:
     """The columns that a model uses; none where the question is wrong, as `fit` will say."""
-    from polars_glmm.result.call import Call
+    from polars_glmm.spec.call import Call
 
     weights = {"trials": options.trials, "offset": options.offset}
     weights |= {"frequency": options.frequency, "precision": options.precision}

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from polars_glmm.api import FitArguments
     from polars_glmm.control import Control
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.result import Fit, FitCollection
-    from polars_glmm.result.call import FitArguments, Groups, Missing
     from polars_glmm.result.explanation import Explanation
     from polars_glmm.result.products import Products
+    from polars_glmm.spec.call import Groups, Missing
     from polars_glmm.spec.method import Method
     from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName
 

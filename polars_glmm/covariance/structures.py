@@ -16,9 +16,13 @@ from polars_glmm.typing import IntVec, Mat, Vec
 
 
 class Structure(Protocol):
-    """A family of covariance matrices of r effects, by a factor."""
+    """A family of covariance matrices of r effects, by a factor.
+
+    correlated   any covariance matrix is one of them: a linear map of the effects leaves the family as it is
+    """
 
     name: str
+    correlated: bool
 
     def entries(self, r: int) -> tuple[IntVec, IntVec]:
         """Rows and columns of Λ (r, r) that the parameters fill, in their order."""
@@ -45,6 +49,7 @@ class Unstructured:
     """Any covariance matrix: the lower triangle of Λ by rows."""
 
     name = "us"
+    correlated = True
 
     def entries(self, r: int) -> tuple[IntVec, IntVec]:
         return _lower_triangle(r)
@@ -58,6 +63,7 @@ class Diagonal:
     """Independent effects: the diagonal of Λ."""
 
     name = "diag"
+    correlated = False
 
     def entries(self, r: int) -> tuple[IntVec, IntVec]:
         return _diagonal(r)

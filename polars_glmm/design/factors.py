@@ -9,6 +9,7 @@ import polars as pl
 
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Coded, Node, Product
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import ColumnError, enumerate_names
 from polars_glmm.frames.levels import Levels, combine
 from polars_glmm.frames.limits import require_effects
@@ -75,7 +76,7 @@ def _is_categorical(node: Node) -> bool:
 
 def independent_levels(term: RandomTerm, columns: Sequence[Column]) -> list[Note]:
     """A note where `||` stands between the levels of a categorical variable."""
-    if term.structure != "diag" or not any(_is_categorical(column.node) for column in columns):
+    if STRUCTURES[term.structure].correlated or not any(_is_categorical(column.node) for column in columns):
         return []
     text = (
         f"{term.text} drops all correlations, also those between the levels of a categorical variable "

@@ -49,9 +49,17 @@ class Family(Protocol):
 
     has_phi           phi is a parameter (gaussian: sigma; gamma, inverse_gaussian: dispersion; negative_binomial: size)
     canonical         observed and expected curvature agree
-    discrete          y is a count: probabilities, not densities
     log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
     phi_definition    what phi is, in words; empty without phi
+    residual          phi is the standard deviation of an error beside the effects, and stands among their variances
+    linear            y is its mean and such an error: with gaussian effects every integral is exact
+    discrete          responses are counts: fixed effects can separate them and run off to infinity
+    sufficient        rows of equal predictors are one row: their mean, or all their successes and trials
+    unit              an sd of eta that is large whatever the data, or None where only the data tell
+    first_size        standard deviation in such units from which the search for random effects starts
+    limit             the family that a growing phi ends at, or None
+    edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
+    least_log_phi     log phi at which `log_share` of the mean square of y (also a logarithm) is left; None: no limit
     density           zeta_parts=False spares (and leaves None) the derivatives in zeta; do not write to its arrays
     variance          of y given the mean, precision 1 (binomial: of one trial; its mean is a probability)
     unit_deviance     2·[log p at mu = y − log p at mu] times phi where phi is a dispersion; precision included
@@ -71,13 +79,28 @@ class Family(Protocol):
     @property
     def takes_precision(self) -> bool: ...
     @property
-    def discrete(self) -> bool: ...
-    @property
     def canonical(self) -> bool: ...
     @property
     def log_concave(self) -> bool: ...
     @property
     def phi_definition(self) -> str: ...
+    @property
+    def residual(self) -> bool: ...
+    @property
+    def linear(self) -> bool: ...
+    @property
+    def discrete(self) -> bool: ...
+    @property
+    def sufficient(self) -> bool: ...
+    @property
+    def unit(self) -> float | None: ...
+    @property
+    def first_size(self) -> float: ...
+    @property
+    def limit(self) -> Family | None: ...
+    @property
+    def edges(self) -> tuple[bool, bool]: ...
+    def least_log_phi(self, log_share: float, log_square: float) -> float | None: ...
 
     def density(
         self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int, *, zeta_parts: bool = True
@@ -97,10 +120,9 @@ class Family(Protocol):
 
 def spread_name(family: Family) -> str:
     """What a reader calls phi."""
-    return "residual variance" if family.name == "gaussian" else "dispersion"
+    return "residual variance" if family.residual else "dispersion"
 
 
 def has_edge(family: Family) -> bool:
     """Whether some responses are likeliest where the domain of the link ends: a corner of the likelihood, no peak."""
-    edges = {"binomial": ("log", "identity"), "poisson": ("identity", "sqrt")}
-    return family.link.name in edges.get(family.name, ())
+    return any(family.edges)

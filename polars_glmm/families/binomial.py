@@ -26,6 +26,8 @@ class Binomial(MeanFamily):
     name = "binomial"
     takes_trials = True
     discrete = True
+    sufficient = True
+    first_size = 1.0
     links = ("logit", "probit", "cloglog", "cauchit", "log", "identity")
     canonical_link = "logit"
     concave_links = frozenset({"logit", "probit", "cloglog", "log", "identity"})

@@ -66,6 +66,9 @@ class Gamma(MeanFamily):
     concave_links = frozenset({"log", "inverse"})
     mean_range = "positive"
 
+    def least_log_phi(self, log_share: float, log_square: float) -> float:  # noqa: ARG002  of any scale
+        return log_share
+
     @property
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}

@@ -46,10 +46,18 @@ class Gaussian(MeanFamily):
     has_phi = True
     takes_precision = True
     phi_definition = "residual standard deviation"
+    residual = True
     links = ("identity", "log")
     canonical_link = "identity"
     concave_links = frozenset({"identity"})
     mean_range = "real"
+
+    @property
+    def linear(self) -> bool:
+        return self.link.name == "identity"
+
+    def least_log_phi(self, log_share: float, log_square: float) -> float:
+        return 0.5 * (log_share + log_square)
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:

@@ -63,6 +63,9 @@ class InverseGaussian(MeanFamily):
     concave_links = frozenset({"inverse_squared", "inverse"})
     mean_range = "positive"
 
+    def least_log_phi(self, log_share: float, log_square: float) -> float:
+        return log_share - 0.5 * log_square
+
     @property
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}

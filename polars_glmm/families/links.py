@@ -36,6 +36,8 @@ class Link(ABC):
     """A monotone map from eta to the mean; `order` counts the derivatives asked for, up to three."""
 
     name: str
+    unit: float | None = None
+    """Standard deviation of the latent variable that the link stands for, where there is one."""
 
     @abstractmethod
     def inverse(self, eta: Vec) -> Vec:
@@ -148,6 +150,7 @@ class Log(Link):
     """mu = exp eta."""
 
     name: str = "log"
+    unit: float | None = 1.0
 
     def inverse(self, eta: Vec) -> Vec:
         return np.exp(np.minimum(eta, ETA_OVERFLOW))
@@ -179,6 +182,7 @@ class Logit(Link):
     """mu = 1/(1 + exp −eta)."""
 
     name: str = "logit"
+    unit: float | None = float(np.pi / np.sqrt(3.0))
 
     def inverse(self, eta: Vec) -> Vec:
         return self._parts(eta)[1]
@@ -216,6 +220,7 @@ class Probit(Link):
     """mu = Φ(eta)."""
 
     name: str = "probit"
+    unit: float | None = 1.0
 
     def inverse(self, eta: Vec) -> Vec:
         return np.asarray(special.ndtr(eta), dtype=np.float64)
@@ -241,6 +246,7 @@ class CLogLog(Link):
     """mu = 1 − exp(−t), t = exp(eta): the grouped-time proportional hazards link."""
 
     name: str = "cloglog"
+    unit: float | None = float(np.pi / np.sqrt(6.0))
 
     def inverse(self, eta: Vec) -> Vec:
         return -np.expm1(-np.exp(np.minimum(eta, ETA_OVERFLOW)))
@@ -277,6 +283,7 @@ class Cauchit(Link):
     """mu = ½ + arctan(eta)/π."""
 
     name: str = "cauchit"
+    unit: float | None = 3.0  # it has no standard deviation: its middle 80 %
 
     def inverse(self, eta: Vec) -> Vec:
         return np.arctan2(1.0, -eta) / np.pi  # accurate in the lower tail too
@@ -318,7 +325,7 @@ LINKS: dict[str, Link] = {
     link.name: link
     for link in (
         Power(), Log(), Logit(), Probit(), CLogLog(), Cauchit(),
-        Power("inverse", -1.0), Power("sqrt", 2.0), Power("inverse_squared", -0.5),
+        Power("inverse", power=-1.0), Power("sqrt", power=2.0), Power("inverse_squared", power=-0.5),
     )
 }  # fmt: skip
 """sqrt is mu = eta², inverse_squared 1/mu² = eta."""

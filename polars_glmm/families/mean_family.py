@@ -71,8 +71,11 @@ class MeanFamily(ABC):
     has_phi = False
     takes_trials = False
     takes_precision = False
-    discrete = False
     phi_definition = ""
+    residual = False
+    discrete = False
+    sufficient = False
+    first_size = 0.5
 
     @property
     @abstractmethod
@@ -118,6 +121,31 @@ class MeanFamily(ABC):
     def log_concave(self) -> bool:
         """The log density is concave in eta: one mode, wherever a search starts."""
         return self.link.name in self.concave_links
+
+    @property
+    def linear(self) -> bool:
+        """y is its mean and an error of standard deviation phi."""
+        return False
+
+    @property
+    def unit(self) -> float | None:
+        """Standard deviation of the latent variable that the link stands for; None where only the data tell."""
+        return self.link.unit
+
+    @property
+    def limit(self) -> MeanFamily | None:
+        """The family at an infinite phi."""
+        return None
+
+    @property
+    def edges(self) -> tuple[bool, bool]:
+        """Whether the link's domain ends at a mean, the lowest or the highest, that counts may be likeliest at."""
+        low, high = self.link.domain(self.mean_range)
+        return self.discrete and bool(np.isfinite(low)), self.discrete and bool(np.isfinite(high))
+
+    def least_log_phi(self, log_share: float, log_square: float) -> float | None:  # noqa: ARG002
+        """log phi at which a share of the mean square of y is left, both given as logarithms; None: no limit."""
+        return None
 
     @abstractmethod
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:

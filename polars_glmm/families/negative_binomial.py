@@ -13,7 +13,7 @@ from polars_glmm.families.base import Density, Expected, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ETA_OVERFLOW
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
-from polars_glmm.families.poisson import not_counts, poisson_cdf
+from polars_glmm.families.poisson import Poisson, not_counts, poisson_cdf
 from polars_glmm.families.special import log1p_rest, rising
 from polars_glmm.typing import BoolVec, Vec
 
@@ -75,13 +75,17 @@ class NegativeBinomial(MeanFamily):
     """log p = log Γ(y+φ) − log Γ(φ) − log y! + φ log(φ/(φ+mu)) + y log(mu/(φ+mu)); variance mu + mu²/φ, φ = phi."""
 
     name = "negative_binomial"
-    discrete = True
     has_phi = True
+    discrete = True
     phi_definition = "size: variance mu + mu²/phi; larger is less dispersed"
     links = ("log",)
     canonical_link = None
     concave_links = frozenset({"log"})
     mean_range = "positive"
+
+    @property
+    def limit(self) -> Poisson:
+        return Poisson(self.link)
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:

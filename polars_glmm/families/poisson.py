@@ -31,6 +31,7 @@ class Poisson(MeanFamily):
 
     name = "poisson"
     discrete = True
+    sufficient = True
     links = ("log", "identity", "sqrt")
     canonical_link = "log"
     concave_links = frozenset({"log", "identity", "sqrt"})

@@ -25,8 +25,6 @@ _WORTH = 0.5
 """Share of the rows that may be left for a compression to pay."""
 COUNT, _WRONG = "__glmm_frequency", "__glmm_wrong"
 _FEW_TEXTS = 100
-_SUFFICIENT = ("poisson", "binomial")
-"""Families whose rows merge further once counted (likelihood.merge): their response need not repeat."""
 
 
 class Compressed(NamedTuple):
@@ -123,7 +121,7 @@ def _repeats(
     n_rows: int,
 ) -> bool:
     """Whether at most half of the rows are different ones, told from as few of them as will do."""
-    merges = spec.family.name in _SUFFICIENT
+    merges = spec.family.sufficient
     looked = [c for c in columns if not (merges and c in {*response, spec.trials})] or columns
     floats = [c for c in looked if schema[c].is_float()]
     if floats:

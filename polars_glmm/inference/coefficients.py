@@ -14,13 +14,13 @@ from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.typing import BoolVec, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 DegreesOfFreedom: TypeAlias = Literal["normal", "satterthwaite"] | float | None
 
 
 def fixef(
-    fit: Fit, *, conf_level: float = 0.95, df: DegreesOfFreedom = None, exponentiate: bool = False
+    fit: Answer, *, conf_level: float = 0.95, df: DegreesOfFreedom = None, exponentiate: bool = False
 ) -> pl.DataFrame:
     """Fixed effects of every parameter that has a formula, in the order of the formulas.
 
@@ -55,7 +55,7 @@ def fixef(
     )
 
 
-def fixed_terms(fit: Fit) -> tuple[list[str], list[str], BoolVec]:
+def fixed_terms(fit: Answer) -> tuple[list[str], list[str], BoolVec]:
     """Parameter and name of every fixed-effect column, and whether the rank of the data kept it; each (p + s,)."""
     predictors = fit.recipe.predictors
     parameters = [predictor.parameter for predictor in predictors for _ in predictor.columns]
@@ -63,7 +63,7 @@ def fixed_terms(fit: Fit) -> tuple[list[str], list[str], BoolVec]:
     return parameters, terms, np.array([kept for predictor in predictors for kept in predictor.kept], dtype=np.bool_)
 
 
-def coefficients(fit: Fit) -> tuple[Vec, Vec]:
+def coefficients(fit: Answer) -> tuple[Vec, Vec]:
     """Kept coefficients (beta, gamma) and their standard errors; NaN where there is none."""
     estimate = fit.estimate
     variance = np.diag(estimate.vcov_fixed)
@@ -71,7 +71,7 @@ def coefficients(fit: Fit) -> tuple[Vec, Vec]:
     return np.concatenate([estimate.beta, estimate.gamma]), std_error
 
 
-def degrees_of_freedom(fit: Fit, df: DegreesOfFreedom) -> Vec:
+def degrees_of_freedom(fit: Answer, df: DegreesOfFreedom) -> Vec:
     """Degrees of freedom per kept coefficient; inf where the reference distribution is normal.
 
     None chooses: Satterthwaite for gaussian REML, n − p for a gaussian model without random effects, else normal.
@@ -100,12 +100,12 @@ def degrees_of_freedom(fit: Fit, df: DegreesOfFreedom) -> Vec:
     raise ModelError(msg)
 
 
-def is_linear_model(fit: Fit) -> bool:
+def is_linear_model(fit: Answer) -> bool:
     """Gaussian with identity link and one σ, no random effects: t with n − p degrees of freedom is exact."""
     return exact_freedom(fit.estimate, fit.spec.family) is not None
 
 
-def _satterthwaite(fit: Fit) -> Vec:
+def _satterthwaite(fit: Answer) -> Vec:
     """Satterthwaite (1946) degrees of freedom 2v²/(g'Ag): v = Var(β̂_j), g its gradient, A = Var(θ̂)."""
     estimate = fit.estimate
     tail = np.full(len(estimate.gamma), np.inf)
@@ -127,7 +127,7 @@ def _satterthwaite(fit: Fit) -> Vec:
     return np.concatenate([freedom, tail])
 
 
-def wald_chi2(fit: Fit) -> tuple[float, int] | None:
+def wald_chi2(fit: Answer) -> tuple[float, int] | None:
     """Joint Wald statistic β'V⁻¹β that all slopes of mu are zero, and its degrees of freedom; None without slopes."""
     predictor = fit.recipe.predictor("mu")
     names = [column.name for column, kept in zip(predictor.columns, predictor.kept, strict=True) if kept]

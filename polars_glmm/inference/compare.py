@@ -14,7 +14,7 @@ from polars_glmm.inference.schemas import ANOVA, table
 from polars_glmm.inference.varcorr import components
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 FEW_LEVELS = 10
 """Below this many levels the asymptotic mixture is a poor guide, and p-values are called approximate."""
@@ -49,7 +49,7 @@ class CovarianceParameters(NamedTuple):
     covariances: frozenset[tuple[str, str, str]]
 
 
-def anova(fits: tuple[Fit, ...]) -> pl.DataFrame:
+def anova(fits: tuple[Answer, ...]) -> pl.DataFrame:
     """Compare each fit with the next smaller one by likelihood ratio; rows from the smallest to the largest model.
 
     distribution   "chi2(k)"; "chibar2(01)" for exactly one more variance; "chibar2(q,q+1)", the equal mixture of both,
@@ -80,7 +80,7 @@ def anova(fits: tuple[Fit, ...]) -> pl.DataFrame:
     )
 
 
-def compare(small: Fit, large: Fit) -> LikelihoodRatio | None:
+def compare(small: Answer, large: Answer) -> LikelihoodRatio | None:
     """The test of `small` against `large`; None where both have the same number of parameters.
 
     Raises ModelError where the models are visibly not nested.
@@ -100,7 +100,7 @@ def compare(small: Fit, large: Fit) -> LikelihoodRatio | None:
     return likelihood_ratio(chisq, df, mixture, boundary=bool(variances), fewest_levels=min(levels, default=FEW_LEVELS))
 
 
-def null_test(fit: Fit) -> LikelihoodRatio | None:
+def null_test(fit: Answer) -> LikelihoodRatio | None:
     """Test against the model without random effects; None where it was not fitted or there are none."""
     estimate = fit.estimate
     if estimate.null_loglik is None or not estimate.factors:
@@ -131,7 +131,7 @@ def likelihood_ratio(
     return LikelihoodRatio(chisq, df, chi2_p(chisq, df), f"chi2({df})", tuple(reservations))
 
 
-def covariance_parameters(fit: Fit) -> CovarianceParameters:
+def covariance_parameters(fit: Answer) -> CovarianceParameters:
     """Names of all variances and covariances of the random effects."""
     variances = {(part.group, term) for part in components(fit.estimate) for term in part.terms}
     covariances = {
@@ -142,7 +142,7 @@ def covariance_parameters(fit: Fit) -> CovarianceParameters:
     return CovarianceParameters(frozenset(variances), frozenset((g, a, b) for g, a, b in covariances))
 
 
-def check_comparable(fits: tuple[Fit, ...]) -> None:
+def check_comparable(fits: tuple[Answer, ...]) -> None:
     """Raise ModelError unless all fits are fits of one response by one method."""
     if len(fits) < 2:
         msg = "anova compares fits: pass two or more, as in anova(small, large). fit.fixef() tests single terms."
@@ -161,7 +161,7 @@ def check_comparable(fits: tuple[Fit, ...]) -> None:
         _check_reml(fits)
 
 
-def _check_same_data(first: Fit, fit: Fit) -> None:
+def _check_same_data(first: Answer, fit: Answer) -> None:
     if first.n_obs != fit.n_obs:
         msg = (
             f"The fits stand on different data: {first.n_obs} and {counted(fit.n_obs, 'observation')}. "
@@ -177,7 +177,7 @@ def _check_same_data(first: Fit, fit: Fit) -> None:
         raise ModelError(msg)
 
 
-def _check_method(fits: tuple[Fit, ...]) -> None:
+def _check_method(fits: tuple[Answer, ...]) -> None:
     """One method for all; an exact likelihood without random effects goes with any approximation of it."""
     methods = {fit.spec.method for fit in fits if fit.estimate.factors or fit.method == "reml"}
     if len(methods) > 1 or ("reml" in {fit.method for fit in fits} and not all(fit.method == "reml" for fit in fits)):
@@ -190,7 +190,7 @@ def _check_method(fits: tuple[Fit, ...]) -> None:
         raise ModelError(msg)
 
 
-def _check_reml(fits: tuple[Fit, ...]) -> None:
+def _check_reml(fits: tuple[Answer, ...]) -> None:
     terms = [
         {column.name for p in fit.recipe.predictors for column, kept in zip(p.columns, p.kept, strict=True) if kept}
         for fit in fits
@@ -204,7 +204,7 @@ def _check_reml(fits: tuple[Fit, ...]) -> None:
         raise ModelError(msg)
 
 
-def _check_nested(small: Fit, large: Fit) -> None:
+def _check_nested(small: Answer, large: Answer) -> None:
     """The larger model must have the columns of the fixed part and the grouping factors, and no lower likelihood."""
     extra = sorted(_inputs(small) - _inputs(large)) or sorted(_groups(small) - _groups(large))
     if extra:
@@ -222,12 +222,12 @@ def _check_nested(small: Fit, large: Fit) -> None:
         raise ModelError(msg)
 
 
-def _groups(fit: Fit) -> frozenset[str]:
+def _groups(fit: Answer) -> frozenset[str]:
     """Names of the grouping factors."""
     return frozenset(factor.name for factor in fit.estimate.factors)
 
 
-def _inputs(fit: Fit) -> frozenset[str]:
+def _inputs(fit: Answer) -> frozenset[str]:
     """Columns that the fixed parts read."""
     columns = [column for predictor in fit.recipe.predictors for column in predictor.columns]
     return frozenset().union(*(column.node.inputs() for column in columns))

@@ -11,7 +11,7 @@ from polars_glmm.inference.schemas import DISPERSION, table
 from polars_glmm.inference.varcorr import log_interval, standard_error
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 MEANING = {
     "gaussian": ("Residual standard deviation", ""),
@@ -22,7 +22,7 @@ MEANING = {
 """What phi is called, per family, and what it does, for the reader of a summary."""
 
 
-def dispersion(fit: Fit, *, conf_level: float = 0.95) -> pl.DataFrame:
+def dispersion(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
     """phi with standard error and exp(log phi ± z·se/phi); no rows without phi, or where phi has a formula."""
     z = normal_quantile(conf_level)
     phi = fit.estimate.phi

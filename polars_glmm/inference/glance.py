@@ -10,10 +10,10 @@ import polars as pl
 from polars_glmm.inference.schemas import DIAGNOSE, GLANCE, table
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 
-def glance(fit: Fit) -> pl.DataFrame:
+def glance(fit: Answer) -> pl.DataFrame:
     """One row: what was fitted, to how much data, how well, and whether it can be trusted."""
     estimate = fit.estimate
     row: dict[str, Any] = {
@@ -44,19 +44,19 @@ def glance(fit: Fit) -> pl.DataFrame:
     return table(GLANCE, {name: [value] for name, value in row.items()})
 
 
-def deviance_residual(fit: Fit) -> float | None:
+def deviance_residual(fit: Answer) -> float | None:
     """−2 (log-likelihood − log-likelihood of the saturated model); None where there is no saturated model."""
     saturated = fit.estimate.loglik_saturated
     return None if saturated is None else -2.0 * (fit.estimate.loglik - saturated)
 
 
-def aicc(fit: Fit) -> float | None:
+def aicc(fit: Answer) -> float | None:
     """AIC with the small-sample term 2k(k+1)/(n−k−1) of Hurvich & Tsai (1989); None unless n > k + 1."""
     k, n = fit.estimate.df_model, fit.estimate.n_obs
     return fit.aic + 2.0 * k * (k + 1) / (n - k - 1) if n > k + 1 else None
 
 
-def diagnose(fit: Fit) -> pl.DataFrame:
+def diagnose(fit: Answer) -> pl.DataFrame:
     """All notes (kind "warning" or "information"), then the certificate of the optimum (kind "certificate")."""
     rows: list[dict[str, Any]] = [
         {
@@ -75,7 +75,7 @@ def diagnose(fit: Fit) -> pl.DataFrame:
     return table(DIAGNOSE, {name: [row[name] for row in rows] for name in DIAGNOSE})
 
 
-def _certificate(fit: Fit) -> list[tuple[str, str, float | None]]:
+def _certificate(fit: Answer) -> list[tuple[str, str, float | None]]:
     estimate, certificate = fit.estimate, fit.certificate
     exactness = "exact Hessian" if certificate.exact else "approximate: the Hessian was skipped"
     return [
@@ -90,7 +90,7 @@ def _certificate(fit: Fit) -> list[tuple[str, str, float | None]]:
     ]  # fmt: skip
 
 
-def _largest_std_error(fit: Fit) -> float | None:
+def _largest_std_error(fit: Answer) -> float | None:
     variance = np.diag(fit.estimate.vcov_fixed)
     finite = variance[np.isfinite(variance)]
     return float(np.sqrt(finite.max())) if len(finite) and finite.max() >= 0.0 else None

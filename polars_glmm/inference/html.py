@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from polars_glmm.inference.sheet import Sheet, SheetColumn, SheetTable, build_sheet
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 STYLE = """
 .polars-glmm {font-size: 13px; line-height: 1.35; max-width: 60em}
@@ -30,7 +30,7 @@ STYLE = """
 """.strip()
 
 
-def html(fit: Fit) -> str:
+def html(fit: Answer) -> str:
     """The summary as one HTML fragment; its style is confined to its own class."""
     return render(build_sheet(fit))
 

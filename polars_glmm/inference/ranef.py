@@ -12,12 +12,12 @@ from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.design.recipe import FactorRecipe
     from polars_glmm.likelihood.estimate import FactorEstimate
-    from polars_glmm.result import Fit
 
 
-def ranef(fit: Fit, group: str | None = None) -> pl.DataFrame:
+def ranef(fit: Answer, group: str | None = None) -> pl.DataFrame:
     """Long table of all factors, or for one `group` the join-ready table: keys, then `group_term`, `group_term_se`.
 
     Raises ModelError for a group the model does not have.
@@ -34,7 +34,7 @@ def ranef(fit: Fit, group: str | None = None) -> pl.DataFrame:
     return recipe.levels.with_columns(**columns)
 
 
-def coef(fit: Fit, group: str | None = None) -> pl.DataFrame:
+def coef(fit: Answer, group: str | None = None) -> pl.DataFrame:
     """Keys of `group`, then one column per fixed effect of mu: the fixed effect plus the level's random effect.
 
     A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column.
@@ -55,7 +55,7 @@ def coef(fit: Fit, group: str | None = None) -> pl.DataFrame:
     return recipe.levels.with_columns(**columns)
 
 
-def find_factor(fit: Fit, group: str) -> tuple[FactorRecipe, FactorEstimate]:
+def find_factor(fit: Answer, group: str) -> tuple[FactorRecipe, FactorEstimate]:
     """The recipe and the estimate of one grouping factor.
 
     Raises ModelError, naming the factors there are.
@@ -95,7 +95,7 @@ def _text(value: pl.Expr, dtype: Any) -> pl.Expr:
     return value.cast(pl.String)
 
 
-def _long(fit: Fit) -> pl.DataFrame:
+def _long(fit: Answer) -> pl.DataFrame:
     blocks = [table(RANEF, {name: [] for name in RANEF})]
     for recipe, factor in zip(fit.recipe.factors, fit.estimate.factors, strict=True):
         labels, std_error = level_labels(recipe), conditional_std_error(factor.mode_covariance)
@@ -117,7 +117,7 @@ def _long(fit: Fit) -> pl.DataFrame:
     return pl.concat(blocks)
 
 
-def _only_factor(fit: Fit) -> str:
+def _only_factor(fit: Answer) -> str:
     names = [recipe.name for recipe in fit.recipe.factors]
     if len(names) == 1:
         return names[0]

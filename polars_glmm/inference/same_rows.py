@@ -9,10 +9,10 @@ import polars as pl
 from polars_glmm.columns.named import column, columns
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 
-def rows_differ(one: Fit, other: Fit) -> bool:
+def rows_differ(one: Answer, other: Answer) -> bool:
     """True only where both fits keep rows, and the responses differ row by row and the rows as sets.
 
     The columns compared are those of the response and, for rows in another order, those of either model that both
@@ -31,14 +31,14 @@ def rows_differ(one: Fit, other: Fit) -> bool:
     return not _hashes(first, names).equals(_hashes(second, names))
 
 
-def _response(fit: Fit) -> list[str]:
+def _response(fit: Answer) -> list[str]:
     """The columns that the response and its weights are read from."""
     spec = fit.spec
     extra = [name for name in (spec.trials, spec.frequency, spec.precision) if name is not None]
     return [*spec.response.columns(), *extra]
 
 
-def _used(fit: Fit) -> pl.DataFrame:
+def _used(fit: Answer) -> pl.DataFrame:
     """The rows that the model uses."""
     assert fit.rows is not None  # asked only where there are rows
     return fit.rows if fit.kept is None else fit.rows.filter(pl.Series(fit.kept))

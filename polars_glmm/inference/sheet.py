@@ -10,18 +10,18 @@ import numpy as np
 
 from polars_glmm.inference import numbers
 from polars_glmm.inference.cells import shorten_all, width
-from polars_glmm.inference.coefficients import fixed_terms, wald_chi2
+from polars_glmm.inference.coefficients import fixed_terms, fixef, wald_chi2
 from polars_glmm.inference.compare import null_test
-from polars_glmm.inference.dispersion import MEANING
+from polars_glmm.inference.dispersion import MEANING, dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
-from polars_glmm.inference.varcorr import RESIDUAL, components, correlation
+from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 MOST_ROWS = 60
 """Longer tables are cut, with the call that shows all of them."""
@@ -78,7 +78,7 @@ class Sheet:
     notes: tuple[tuple[str, str], ...]
 
 
-def build_sheet(fit: Fit) -> Sheet:
+def build_sheet(fit: Answer) -> Sheet:
     """All that print(fit) shows. Nothing here is refitted; residuals only where the rows are kept."""
     tables = [
         _group_sizes(fit),
@@ -90,17 +90,17 @@ def build_sheet(fit: Fit) -> Sheet:
     return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), _notes(fit))
 
 
-def title(fit: Fit) -> str:
+def title(fit: Answer) -> str:
     """What kind of model."""
     kind = "Linear" if _linear(fit) else "Generalized linear"
     return kind + (" mixed model" if fit.estimate.factors else " model")
 
 
-def _linear(fit: Fit) -> bool:
-    return fit.family == "gaussian" and fit.link == "identity"
+def _linear(fit: Answer) -> bool:
+    return fit.spec.family.linear
 
 
-def method_in_words(fit: Fit) -> str:
+def method_in_words(fit: Answer) -> str:
     """The method as a reader of a paper would write it."""
     method = fit.spec.method
     match method.name:
@@ -117,7 +117,7 @@ def method_in_words(fit: Fit) -> str:
     return "maximum likelihood"
 
 
-def _facts(fit: Fit) -> tuple[tuple[tuple[str, str], ...], ...]:
+def _facts(fit: Answer) -> tuple[tuple[tuple[str, str], ...], ...]:
     estimate = fit.estimate
     dropped = f" ({fit.n_dropped} dropped)" if fit.n_dropped else ""
     scale = "Log-likelihood (REML)" if fit.method == "reml" else "Log-likelihood"
@@ -139,14 +139,14 @@ def _facts(fit: Fit) -> tuple[tuple[tuple[str, str], ...], ...]:
     return (*lines, *_residual_deviance(fit))
 
 
-def _residual_deviance(fit: Fit) -> list[tuple[tuple[str, str], ...]]:
+def _residual_deviance(fit: Answer) -> list[tuple[tuple[str, str], ...]]:
     """Deviance against the saturated model, without random effects, and what a mean of χ²/df of 1 is compared with.
 
     The ratio is Pearson's χ² over its degrees of freedom where the rows are at hand (McCullagh & Nelder 1989, § 4.5),
     for a family without a dispersion of its own; ones and zeros say nothing about it.
     """
     value, estimate = deviance_residual(fit), fit.estimate
-    if value is None or estimate.factors or fit.family == "gaussian":
+    if value is None or estimate.factors or fit.spec.family.residual:
         return []
     facts = [("Residual deviance", f"{value:.2f} on {estimate.df_resid} df")]
     if estimate.phi is None and (ratio := _pearson_ratio(fit)) is not None:
@@ -154,7 +154,7 @@ def _residual_deviance(fit: Fit) -> list[tuple[tuple[str, str], ...]]:
     return [tuple(facts)]
 
 
-def _pearson_ratio(fit: Fit) -> float | None:
+def _pearson_ratio(fit: Answer) -> float | None:
     """Σ w r² / df_resid over the rows in use, w their frequencies; None where it says nothing or rows are not kept."""
     spec, df = fit.spec, fit.estimate.df_resid
     rows = _rows_in_use(fit)
@@ -168,14 +168,14 @@ def _pearson_ratio(fit: Fit) -> float | None:
     return float(squares.fill_nan(None).sum()) / df
 
 
-def _rows_in_use(fit: Fit) -> pl.DataFrame | None:
+def _rows_in_use(fit: Answer) -> pl.DataFrame | None:
     """The rows of the fit where they are kept and few enough."""
     if fit.rows is None or fit.rows.height > MANY_ROWS:
         return None
     return fit.rows if fit.kept is None else fit.rows.filter(fit.kept)
 
 
-def _group_sizes(fit: Fit) -> SheetTable | None:
+def _group_sizes(fit: Answer) -> SheetTable | None:
     if not fit.groups:
         return None
     return SheetTable(
@@ -190,7 +190,7 @@ def _group_sizes(fit: Fit) -> SheetTable | None:
     )
 
 
-def _residual_quartiles(fit: Fit) -> SheetTable | None:
+def _residual_quartiles(fit: Answer) -> SheetTable | None:
     """Five numbers of the Pearson residuals at the conditional modes, where the rows are at hand."""
     rows = _rows_in_use(fit)
     if rows is None:
@@ -206,13 +206,13 @@ def _residual_quartiles(fit: Fit) -> SheetTable | None:
     return SheetTable(RESIDUALS, tuple(columns))
 
 
-def _random_effects(fit: Fit) -> SheetTable | None:
+def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
     remarks = [_dispersion_remark(fit), _null_test_remark(fit)]
-    if not fit.estimate.factors and not (fit.family == "gaussian" and fit.estimate.phi is not None):
+    if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
         return None
     parts = list(components(fit.estimate))
-    table = fit.varcorr()
+    table = varcorr(fit)
     variances = table.filter(table["other_term"].is_null())
     names = [(part.group if i == 0 else "", term) for part in parts for i, term in enumerate(part.terms)]
     if len(names) < variances.height:
@@ -239,12 +239,12 @@ def _random_effects(fit: Fit) -> SheetTable | None:
     return SheetTable(heading, shown, tuple(remark for remark in remarks if remark), "fit.varcorr()")
 
 
-def _dispersion_remark(fit: Fit) -> str:
+def _dispersion_remark(fit: Answer) -> str:
     """phi in a sentence; the gaussian one stands in the table."""
     phi = fit.estimate.phi
-    if phi is None or fit.family == "gaussian":
+    if phi is None or fit.spec.family.residual:
         return ""
-    row = fit.dispersion().row(0, named=True)
+    row = dispersion(fit).row(0, named=True)
     error = f" (std. error {numbers.real(row['std_error'], 4)})" if row["std_error"] is not None else ""
     interval = (
         f", 95% interval {numbers.real(row['conf_low'], 4)} to {numbers.real(row['conf_high'], 4)}"
@@ -255,7 +255,7 @@ def _dispersion_remark(fit: Fit) -> str:
     return f"{name} phi = {numbers.real(phi)}{error}{interval}. {meaning}"
 
 
-def _null_test_remark(fit: Fit) -> str:
+def _null_test_remark(fit: Answer) -> str:
     test = null_test(fit)
     if test is None:
         return ""
@@ -265,8 +265,8 @@ def _null_test_remark(fit: Fit) -> str:
     return f"LR test against no random effects: {result}"
 
 
-def _fixed_effects(fit: Fit, parameter: str) -> SheetTable | None:
-    table = fit.fixef()
+def _fixed_effects(fit: Answer, parameter: str) -> SheetTable | None:
+    table = fixef(fit)
     table = table.filter(table["parameter"] == parameter)
     if not table.height:
         return None
@@ -297,7 +297,7 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
     return tuple(numbers.real_column(table[name].to_list(), 4, beside))
 
 
-def _fixed_remarks(fit: Fit, parameter: str) -> tuple[str, ...]:
+def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
     if parameter != "mu":
         name, meaning = MEANING[fit.family]
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)
@@ -311,7 +311,7 @@ def _fixed_remarks(fit: Fit, parameter: str) -> tuple[str, ...]:
     return tuple(remark for remark in remarks if remark)
 
 
-def _correlations(fit: Fit) -> SheetTable | None:
+def _correlations(fit: Answer) -> SheetTable | None:
     """Correlation of the fixed effects of mu, lower triangle, when they are few."""
     parameters, terms, kept = fixed_terms(fit)
     names = [term for parameter, term, keep in zip(parameters, terms, kept, strict=True) if keep and parameter == "mu"]
@@ -341,7 +341,7 @@ def _short_names(names: list[str]) -> list[str]:
     return [own if short.count(own) == 1 else name for name, own in zip(names, short, strict=True)]
 
 
-def _notes(fit: Fit) -> tuple[tuple[str, str], ...]:
+def _notes(fit: Answer) -> tuple[tuple[str, str], ...]:
     notes = [(note.text, note.advice) for note in fit.notes]
     if not fit.converged and not any("converge" in note.code for note in fit.notes):
         notes.insert(0, ("The search did not converge: the numbers above are where it stopped.", "See fit.diagnose()."))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.inference.coefficients import DegreesOfFreedom, degrees_of_freedom
 from polars_glmm.inference.distributions import normal_quantile, quantile, two_sided_p
 from polars_glmm.inference.ranef import level_labels
@@ -21,7 +22,7 @@ from polars_glmm.likelihood.optimum.notes import CONVERGED
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result.outcomes import Batch
+    from polars_glmm.answer.many import Batch
 
 
 class Stacked(NamedTuple):
@@ -62,7 +63,7 @@ def _freedom(batch: Batch, df: DegreesOfFreedom) -> Mat:
     e = batch.estimate
     if df in (None, "satterthwaite") and e.df_satterthwaite is not None:
         return e.df_satterthwaite
-    first = degrees_of_freedom(batch.fit(0), df)
+    first = degrees_of_freedom(batch.one(0), df)
     return np.tile(first, (len(batch), 1))
 
 
@@ -79,7 +80,7 @@ def varcorr_all(batch: Batch, conf_level: float) -> Stacked:
         places = np.full((r, r), -1)
         for i in range(r):
             for j in range(i + 1):
-                if structure != "diag" or i == j:
+                if STRUCTURES[structure].correlated or i == j:
                     places[i, j] = places[j, i] = place
                     place += 1
         for i in range(r):
@@ -91,7 +92,7 @@ def varcorr_all(batch: Batch, conf_level: float) -> Stacked:
                     labels.append((str(e.factor), names[i], names[j]))
                     blocks.append(_covariance(covariance, e.report_vcov, (i, j), places, z))
         start += r
-    if batch.recipe.spec.family.name == "gaussian" and e.phi is not None:
+    if batch.recipe.spec.family.residual and e.phi is not None:
         labels.append((RESIDUAL, None, None))
         blocks.append(_variance(e.phi**2, 2.0 * e.phi * _std_error(e.report_vcov, -1), z))
     groups, terms, others = (list(part) for part in zip(*labels, strict=True))

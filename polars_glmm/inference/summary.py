@@ -9,7 +9,7 @@ from polars_glmm.inference.cells import ljust, rjust, shorten, shorten_all, widt
 from polars_glmm.inference.sheet import INTERVAL, Sheet, SheetColumn, SheetTable, build_sheet
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 WIDTH = 80
 GAP = "  "
@@ -17,7 +17,7 @@ NARROWEST = 12
 """Labels are never cut shorter than this."""
 
 
-def summary(fit: Fit) -> str:
+def summary(fit: Answer) -> str:
     """Formula, family, sizes, log-likelihood, residuals, random and fixed effects, tests, and notes in plain words."""
     return render(build_sheet(fit))
 

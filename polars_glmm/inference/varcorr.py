@@ -13,8 +13,8 @@ from polars_glmm.inference.schemas import VARCORR, table
 from polars_glmm.typing import IntVec, Mat
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.likelihood.estimate import Estimate
-    from polars_glmm.result import Fit
 
 RESIDUAL = "Residual"
 INTERIOR = 1.0 - 1e-9
@@ -60,7 +60,7 @@ def components(estimate: Estimate) -> Iterator[Component]:
             start += r
 
 
-def varcorr(fit: Fit, *, conf_level: float = 0.95) -> pl.DataFrame:
+def varcorr(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
     """Variance rows, then covariance rows, term by term; last the gaussian residual variance σ².
 
     Intervals of variances are exp(log v ± z·se/v), as Stata's; those of correlations tanh(atanh ρ ± z·se/(1 − ρ²)).
@@ -71,7 +71,7 @@ def varcorr(fit: Fit, *, conf_level: float = 0.95) -> pl.DataFrame:
     for component in components(fit.estimate):
         rows += _variance_rows(component, fit.estimate.report_vcov, z)
         rows += _covariance_rows(component, fit.estimate.report_vcov, z)
-    if fit.family == "gaussian" and fit.estimate.phi is not None:
+    if fit.spec.family.residual and fit.estimate.phi is not None:
         rows.append(_residual_row(fit.estimate, z))
     return table(VARCORR, {name: [row.get(name) for row in rows] for name in VARCORR})
 

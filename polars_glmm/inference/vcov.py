@@ -13,7 +13,7 @@ from polars_glmm.inference.varcorr import components, correlation
 from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit
+    from polars_glmm.answer.record import Answer
 
 
 class Labelled(NamedTuple):
@@ -24,7 +24,7 @@ class Labelled(NamedTuple):
     matrix: Mat
 
 
-def vcov(fit: Fit, *, full: bool = False) -> pl.DataFrame:
+def vcov(fit: Answer, *, full: bool = False) -> pl.DataFrame:
     """All pairs of fixed effects of all parameters; with `full` also of the variance parameters on the report scales.
 
     `full` adds, by the delta method, parameter "log_sd" (term "Subject: Days"), "atanh_correlation"
@@ -44,13 +44,13 @@ def vcov(fit: Fit, *, full: bool = False) -> pl.DataFrame:
     )
 
 
-def _fixed(fit: Fit) -> Labelled:
+def _fixed(fit: Answer) -> Labelled:
     parameters, terms, kept = fixed_terms(fit)
     chosen = np.flatnonzero(kept)
     return Labelled([parameters[j] for j in chosen], [terms[j] for j in chosen], fit.estimate.vcov_fixed)
 
 
-def _full(fit: Fit) -> Labelled:
+def _full(fit: Answer) -> Labelled:
     """Report scales are a smooth function of Estimate.report; its Jacobian carries Estimate.report_vcov over."""
     estimate = fit.estimate
     fixed = _fixed(fit)

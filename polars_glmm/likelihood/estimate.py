@@ -135,7 +135,6 @@ class Estimate:
 
 def exact_freedom(estimate: Estimate, family: Family) -> float | None:
     """n − p, where t is exact: gaussian with identity link and one σ, without random effects; else None."""
-    linear = family.name == "gaussian" and family.link.name == "identity"
-    if estimate.factors or not linear or len(estimate.gamma):
+    if estimate.factors or not family.linear or len(estimate.gamma):
         return None
     return float(estimate.n_obs - len(estimate.beta))

@@ -144,21 +144,21 @@ def _place_block(
     if not named:
         return
     lacking = [name for name in own if name not in asked]
-    if lacking and t.structure == "us":
+    if lacking and STRUCTURES[t.structure].correlated:
         msg = f"start= has {named[0]!r} but not {lacking[0]!r}: give all standard deviations of a term, or none."
         raise ModelError(msg)
-    if t.r > 1 and t.structure == "us" and any(name in given.fixed for name in own):
+    if t.r > 1 and STRUCTURES[t.structure].correlated and any(name in given.fixed for name in own):
         msg = f"fixed= cannot hold {named[0]!r}: its term has correlations. Write the term with || or diag()."
         raise ModelError(msg)
     outward = model.effects.factors[block.factor].outward[t.start : t.stop, t.start : t.stop]
     sd = np.array([asked.get(name, np.nan) for name in own])
-    if t.structure == "us":
+    if STRUCTURES[t.structure].correlated:
         working = np.asarray(np.linalg.qr(np.linalg.solve(outward, np.diag(sd)).T, mode="r")).T
         working = working * np.where(np.diag(working) < 0, -1.0, 1.0)
     else:
         working = np.diag(sd / np.diag(outward))
     values[t.theta] = working[STRUCTURES[t.structure].entries(t.r)]
-    if t.r == 1 or t.structure == "diag":
+    if t.r == 1 or not STRUCTURES[t.structure].correlated:
         held[t.theta] = [name in given.fixed for name in own]
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import IdentifiabilityError, counted, enumerate_names
 from polars_glmm.families.base import Family, spread_name
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
@@ -79,13 +80,13 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
                 f"Leave it out, or group by another column."
             )
             raise IdentifiabilityError(msg)
-        if family.name == "gaussian" and not residual.held:
+        if family.residual and not residual.held:
             _refuse_saturated(structure, f)
     notes: list[Note] = []
     unidentified = [[False] * len(f.terms) for f in factors]
     lone = [False] * len(factors)
     for number, f in enumerate(factors):
-        loose = _redundant_terms(structure, f, gaussian=family.name == "gaussian" and residual == (True, False))
+        loose = _redundant_terms(structure, f, gaussian=family.residual and residual == (True, False))
         if any(loose):
             names = enumerate_names([_term_text(f, k) for k, flag in enumerate(loose) if flag])
             text = (
@@ -96,7 +97,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
             )
             notes.append(Note("redundant_terms", text, advice))
             unidentified[number] = loose
-        single = structure.trials(f) <= 1.0 if family.name == "binomial" else np.zeros(1, dtype=bool)
+        single = structure.trials(f) <= 1.0 if family.takes_trials else np.zeros(1, dtype=bool)
         lone[number] = bool(LONE_SHARE < single.mean() < 1.0)  # all of them: there is a note already
         if single.all():
             text = (
@@ -153,7 +154,7 @@ def _loads(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> list[bool]:
     pairs: list[tuple[int, int, int]] = []
     for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):
-            others = range(t.start, a + 1) if t.structure == "us" else (a,)
+            others = range(t.start, a + 1) if STRUCTURES[t.structure].correlated else (a,)
             pairs.extend((position, a, b) for b in others)
     k = len(pairs)
     gram = np.empty((k + 1, k + 1))

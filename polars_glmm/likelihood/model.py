@@ -54,12 +54,7 @@ class Model:
     @property
     def exact(self) -> bool:
         """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-        return (
-            not self.by_rows
-            and self.family.name == "gaussian"
-            and self.family.link.name == "identity"
-            and self.design.phi is None
-        )
+        return not self.by_rows and self.family.linear and self.design.phi is None
 
     @property
     def n_gamma(self) -> int:

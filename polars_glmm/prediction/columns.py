@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import polars as pl
 
 from polars_glmm.columns import named
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names, suggest
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeIs
-
-    from polars_glmm.result import Fit, FitCollection
-
 INTERNAL = "__glmm_"
 """Prefix of columns that live only inside a plan."""
 
 FrameT = TypeVar("FrameT", pl.DataFrame, pl.LazyFrame)
-
-
-def is_collection(fit: Fit | FitCollection) -> TypeIs[FitCollection]:
-    """Whether this is a fit for every key rather than one: a collection has no recipe of its own."""
-    return not hasattr(fit, "recipe")
 
 
 def apply_plan(frame: FrameT, verb: str, plan: Callable[[pl.LazyFrame, pl.Schema], pl.LazyFrame]) -> FrameT:

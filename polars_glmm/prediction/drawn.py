@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from polars_glmm.likelihood.marginal.separation import COUNTS
-
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
 
@@ -18,7 +16,7 @@ def as_response(drawn: pl.Series, recipe: Recipe) -> pl.Series:
     Numbers of successes beside trials are whole numbers whatever the column was: 0.0 and 1.0 could be shares.
     """
     response, spec = recipe.response, recipe.spec
-    if spec.family.name not in COUNTS or response.proportion:
+    if not spec.family.discrete or response.proportion:
         return drawn
     dtype = response.dtype
     if response.labels is not None and dtype is not None:

@@ -14,12 +14,12 @@ from polars_glmm.prediction.effects import MODEL, JoinedFactor, balanced_sum
 from polars_glmm.prediction.estimable import undetermined
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.many import Batch
+    from polars_glmm.answer.record import Answer
     from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import PredictorRecipe, Recipe
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.estimate import AtInfinity, Estimate
-    from polars_glmm.result import Fit
-    from polars_glmm.result.outcomes import Batch
     from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
@@ -146,7 +146,7 @@ class Parameters:
         return pl.lit(float(values[0])) if self.model is None else pl.col(name)
 
 
-def of_fit(fit: Fit, keys: tuple[str, ...] = ()) -> Parameters:
+def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
     """One fit; of many keys, if `keys` names them."""
     e = fit.estimate
     estimates = {estimate.name: estimate for estimate in e.factors}

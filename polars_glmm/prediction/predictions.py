@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered
-from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash
+from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import (
@@ -28,8 +30,8 @@ from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.variances import FREEDOM
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.families.base import Family
-    from polars_glmm.result import Fit, FitCollection
     from polars_glmm.typing import Kind
 
 Interval = Literal["confidence"]
@@ -61,7 +63,7 @@ class Request:
 @answered
 def predict(  # noqa: PLR0913  the arguments of the public verb
     frame: FrameT,
-    fit: Fit | FitCollection,
+    fit: Answer | Answers,
     *,
     kind: Kind = "response",
     random: str | Sequence[str] = "all",
@@ -116,12 +118,12 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     a row that the data do not determine (not estimable: an empty cell of an interaction) gives null. A row along which
     the estimates run off to infinity (separation) has a prediction and no standard error; other rows have both.
     """
-    if is_collection(fit):  # every key is answered by its own model
-        return fit.predict(
-            frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
-        )  # fmt: skip
-    return predict_from(frame, of_fit(fit), Request(kind, random, new_levels, interval, conf_level, std_error, name))
+    request = Request(kind, random, new_levels, interval, conf_level, std_error, name)
+    if isinstance(fit, Answers):
+        remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
+        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
+        return apply_by_key(frame, fit, verb)
+    return predict_from(frame, of_fit(fit), request)
 
 
 def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:

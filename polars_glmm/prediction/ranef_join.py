@@ -6,30 +6,33 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.foreign import answered
 from polars_glmm.likelihood.estimate import conditional_std_error
-from polars_glmm.prediction.columns import FrameT, apply_plan, is_collection, refuse_clash, require_columns
+from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash, require_columns
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
-    from polars_glmm.result import Fit, FitCollection
+    from polars_glmm.answer.record import Answer
 
 ERROR = "_se"
 """Behind the name of a column of modes: their conditional SDs."""
 
 
 @answered
-def with_ranef(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT:
+def with_ranef(frame: FrameT, fit: Answer | Answers, prefix: str = "") -> FrameT:
     """The frame with `fit.ranef(group)` of every grouping factor joined on: modes and their conditional SDs.
 
     Columns are those of the wide tables ("LOCATION_Intercept", "LOCATION_Intercept_se", …) with `prefix` in front.
     Rows, their order and their columns are kept; a level that the fit has not seen and a null key give nulls. A
     LazyFrame stays lazy. Raises ColumnError for an absent key, one of an unusable dtype, or a name taken already.
     """
-    if is_collection(fit):  # every key is answered by its own model
-        return fit.with_ranef(frame, prefix)
+    if isinstance(fit, Answers):
+        answer = lambda rows, own: with_ranef_from(rows, own, prefix)
+        return apply_by_key(frame, fit, KeyedVerb("with_ranef", answer, lambda own: ranef_columns(own, prefix), None))
     return with_ranef_from(frame, of_fit(fit), prefix)
 
 

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.foreign import answered
-from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
+from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.inverse_links import mean_of
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_phi
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.families.base import Family, Rows
-    from polars_glmm.result import Fit, FitCollection
     from polars_glmm.typing import Vec
 
 COLUMNS = ("fitted", "fixed", "resid", "resid_pearson", "resid_deviance")
@@ -28,7 +30,7 @@ _REMEDY = 'Residuals are of levels with an effect: drop these rows, or use predi
 
 
 @answered
-def augment(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT:
+def augment(frame: FrameT, fit: Answer | Answers, prefix: str = "") -> FrameT:
     """The frame with fitted values and residuals beside every row, in its order; a LazyFrame stays lazy.
 
     fitted          mean given the random effects (binomial: probability), offset included
@@ -41,8 +43,10 @@ def augment(frame: FrameT, fit: Fit | FitCollection, prefix: str = "") -> FrameT
     names. Raises ColumnError for an absent column or a name taken already, and UnknownLevelError (when the plan is
     collected) for a level that the fit has not seen.
     """
-    if is_collection(fit):  # every key is answered by its own model
-        return fit.augment(frame, prefix)
+    if isinstance(fit, Answers):
+        names = [f"{prefix}{column}" for column in COLUMNS]
+        answer = lambda rows, own: augment_from(rows, own, prefix)
+        return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: names, "Drop these rows."))
     return augment_from(frame, of_fit(fit), prefix)
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
-from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, is_collection, refuse_clash
+from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
@@ -19,9 +20,9 @@ from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.rows import PHI, phi_inputs, size_inputs, sizes_of, with_phi
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.families.base import Rows
-    from polars_glmm.result import Fit
     from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 _ROW = f"{INTERNAL}row"
@@ -30,7 +31,7 @@ _ROW = f"{INTERNAL}row"
 @answered
 def simulate(
     frame: FrameT,
-    fit: Fit,
+    fit: Answer,
     n: int = 1,
     rng: np.random.Generator | int | None = None,
     *,
@@ -70,7 +71,7 @@ def simulate(
     A null or NaN in any column used for a row gives null, and so does a row that has no distribution: of precision 0,
     of a mean that the family cannot have or the data do not determine. A row of frequency k gets one draw, not k.
     """
-    if is_collection(fit):
+    if isinstance(fit, Answers):
         msg = "simulate() takes one fit: choose it by its key, as in collection[key], and the rows of that key."
         raise ModelError(msg)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:

@@ -1,7 +1,6 @@
-"""The answers: a fit, a collection of fits, and the flow from a call to them."""
+"""The records with verbs: a fit, a collection of fits, products, an explanation."""
 
-from polars_glmm.result.call import Call
 from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.fitted import Fit
 
-__all__ = ["Call", "Fit", "FitCollection"]
+__all__ = ["Fit", "FitCollection"]

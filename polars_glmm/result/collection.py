@@ -9,57 +9,52 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import GlmmError, ModelError, counted, enumerate_names, suggest
+from polars_glmm.answer.many import Answers, Batch, scalar
+from polars_glmm.errors import GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
+from polars_glmm.inference.coefficients import fixef
+from polars_glmm.inference.dispersion import dispersion
+from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
+from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
-from polars_glmm.notes import Note
-from polars_glmm.prediction.predictions import Request, predict_from
-from polars_glmm.prediction.ranef_join import ranef_columns, with_ranef_from
-from polars_glmm.prediction.residuals import COLUMNS as RESIDUAL_COLUMNS
-from polars_glmm.prediction.residuals import augment_from
+from polars_glmm.inference.varcorr import varcorr
+from polars_glmm.prediction.predictions import predict
+from polars_glmm.prediction.ranef_join import with_ranef
+from polars_glmm.prediction.residuals import augment
 from polars_glmm.result import overview
-from polars_glmm.result.keyed_prediction import KeyedVerb, apply_by_key
-from polars_glmm.result.outcomes import Batch, Outcomes
+from polars_glmm.result.fitted import Fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from polars_glmm.answer.record import Answer
     from polars_glmm.inference.coefficients import DegreesOfFreedom
-    from polars_glmm.result.fitted import Fit
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STATUS)
 """Names that a key cannot have: it stands beside them in the tables."""
-MOST_NAMED = 3
-"""Keys named in a warning; the others are counted."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitCollection:
+class FitCollection(Answers):
     """Fits of one model to the rows of each key.
 
-    keys       key columns under their own names and dtypes, one row per model, sorted
-    outcomes   per key the fit, or the error that kept it from being made; fits that were made together are kept in
-               arrays, and a Fit is built when it is asked for
-    n_unkeyed  rows in no model, because a key is null
     `len` counts keys; iteration gives (key, fit) for those that were fitted; `collection[key]` raises a failed key's
     own error.
     """
 
-    keys: pl.DataFrame
-    outcomes: Outcomes
-    n_unkeyed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.outcomes)
+    @classmethod
+    def of(cls, answers: Answers) -> FitCollection:
+        """Answers with verbs."""
+        return cls(answers.keys, answers.outcomes, answers.n_unkeyed)
 
     def __iter__(self) -> Iterator[tuple[Scalar, Fit]]:
-        return ((_scalar(self.keys.row(k)), fit) for k, fit in self._numbered())
+        return ((scalar(self.keys.row(k)), Fit.of(answer)) for k, answer in self.numbered())
 
     def __getitem__(self, key: Scalar) -> Fit:
         wanted = key if isinstance(key, tuple) else (key,)
@@ -68,8 +63,8 @@ class FitCollection:
                 outcome = self.outcomes[k]
                 if isinstance(outcome, GlmmError):
                     raise outcome
-                return outcome
-        names = [str(_scalar(row)) for row in self.keys.rows()]
+                return Fit.of(outcome)
+        names = [str(scalar(row)) for row in self.keys.rows()]
         near = suggest(str(key), names)
         if str(key) in names:
             near = f" The key is {enumerate_names([str(dtype) for dtype in self.keys.dtypes])}, not text."
@@ -96,7 +91,7 @@ class FitCollection:
         """Fixed effects of all fits."""
         return self._stack(
             FIXEF,
-            lambda fit: fit.fixef(conf_level, df, exponentiate),
+            lambda answer: fixef(answer, conf_level=conf_level, df=df, exponentiate=exponentiate),
             lambda batch: stacked.fixef_all(batch, conf_level, df, exponentiate=exponentiate),
         )
 
@@ -104,25 +99,29 @@ class FitCollection:
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Variances and correlations of all fits."""
         return self._stack(
-            VARCORR, lambda fit: fit.varcorr(conf_level), lambda batch: stacked.varcorr_all(batch, conf_level)
+            VARCORR,
+            lambda answer: varcorr(answer, conf_level=conf_level),
+            lambda batch: stacked.varcorr_all(batch, conf_level),
         )
 
     @answered
     def dispersion(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Dispersions of all fits."""
         return self._stack(
-            DISPERSION, lambda fit: fit.dispersion(conf_level), lambda batch: stacked.dispersion_all(batch, conf_level)
+            DISPERSION,
+            lambda answer: dispersion(answer, conf_level=conf_level),
+            lambda batch: stacked.dispersion_all(batch, conf_level),
         )
 
     @answered
     def ranef(self) -> pl.DataFrame:
         """Conditional modes of all fits, long."""
-        return self._stack(RANEF, lambda fit: fit.ranef(), stacked.ranef_all)
+        return self._stack(RANEF, ranef, stacked.ranef_all)
 
     @answered
     def glance(self) -> pl.DataFrame:
         """One row per fit."""
-        return self._stack(GLANCE, lambda fit: fit.glance(), stacked.glance_all)
+        return self._stack(GLANCE, glance, stacked.glance_all)
 
     # on other frames
 
@@ -144,29 +143,20 @@ class FitCollection:
         Rows of a key whose model failed get null; a key without any model follows `new_levels`: "error" raises
         UnknownLevelError, "zero" and "null" give null.
         """
-        request = Request(kind, random, new_levels, interval, conf_level, std_error, name)
-        remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
-        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
-        return apply_by_key(frame, self, verb)
+        return predict(
+            frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
+            std_error=std_error, name=name,
+        )  # fmt: skip
 
     @answered
     def augment(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
-        names = [f"{prefix}{column}" for column in RESIDUAL_COLUMNS]
-        remedy = "Drop these rows."
-        verb = KeyedVerb("augment", lambda rows, own: augment_from(rows, own, prefix), lambda _: names, remedy)
-        return apply_by_key(frame, self, verb)
+        return augment(frame, self, prefix)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
-        verb = KeyedVerb(
-            "with_ranef",
-            lambda rows, own: with_ranef_from(rows, own, prefix),
-            lambda own: ranef_columns(own, prefix),
-            None,
-        )
-        return apply_by_key(frame, self, verb)
+        return with_ranef(frame, self, prefix)
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 
@@ -179,15 +169,8 @@ class FitCollection:
     def _repr_html_(self) -> str:
         return render(overview.as_sheet(self))
 
-    def _numbered(self) -> Iterator[tuple[int, Fit]]:
-        for k in range(len(self.outcomes)):
-            if not isinstance(self.outcomes.singles.get(k), GlmmError):
-                outcome = self.outcomes[k]
-                assert not isinstance(outcome, GlmmError)
-                yield k, outcome
-
     def _stack(
-        self, schema: Schema, make: Callable[[Fit], pl.DataFrame], make_all: Callable[[Batch], Stacked]
+        self, schema: Schema, make: Callable[[Answer], pl.DataFrame], make_all: Callable[[Batch], Stacked]
     ) -> pl.DataFrame:
         """The tables of all fits one under the other, keys in front."""
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
@@ -195,15 +178,15 @@ class FitCollection:
             rows, counts = make_all(batch)
             parts.append(rows)
             places.append(np.repeat(batch.keys, counts))
-        for k, fit in self.outcomes.single_fits().items():
-            rows = make(fit)
+        for k, answer in self.outcomes.single_answers().items():
+            rows = make(answer)
             parts.append(rows)
             places.append(np.full(rows.height, k))
         return self._keyed(parts, places)
 
     def _of_each(self, question: Callable[[Fit], pl.DataFrame]) -> pl.DataFrame:
         """What each fit answers to a question, one under the other, keys in front."""
-        answers = [(k, question(fit)) for k, fit in self._numbered()]
+        answers = [(k, question(Fit.of(answer))) for k, answer in self.numbered()]
         if not answers:
             msg = "No model of this collection was fitted: status() says why."
             raise ModelError(msg)
@@ -221,41 +204,3 @@ class FitCollection:
 def _same(a: Scalar, b: Scalar) -> bool:
     """Equal, NaN with itself too: it is a value that a key can have."""
     return bool(a == b or (a != a and b != b))  # noqa: PLR0124
-
-
-def collected_notes(collection: FitCollection) -> list[Note]:
-    """Per code one note that names the first keys it concerns."""
-    found: dict[str, list[int]] = {}
-    for k, outcome in collection.outcomes.singles.items():
-        if isinstance(outcome, GlmmError):
-            codes = {f"failed ({type(outcome).__name__})"}
-        else:
-            codes = {note.code for note in outcome.notes if not note.quiet}
-        for code in codes:
-            found.setdefault(code, []).append(k)
-    for batch in collection.outcomes.batches:
-        codes = {note.code for note in (*batch.common, *batch.estimate.notes) if not note.quiet} | (
-            {"singular"} if batch.estimate.singular else set()
-        )
-        for code in codes:
-            found.setdefault(code, []).extend(batch.keys.tolist())
-
-    def named(places: list[int]) -> str:
-        rows = [collection.keys.row(k) for k in sorted(places)[: MOST_NAMED + 1]]
-        names = [str(_scalar(row)) for row in rows]
-        return enumerate_names(names + ["…"] * (len(places) - len(names)), limit=MOST_NAMED)
-
-    notes = [
-        Note(code, f"{code}: {len(places)} ({named(places)}).")
-        for code, places in sorted(found.items(), key=lambda item: min(item[1]))
-    ]
-    if collection.n_unkeyed:
-        belongs = "belongs" if collection.n_unkeyed == 1 else "belong"
-        rows = counted(collection.n_unkeyed, "row")
-        notes.append(Note("null_key", f"{rows} with a null key {belongs} to no model."))
-    return notes
-
-
-def _scalar(row: tuple[Scalar, ...]) -> Scalar:
-    """A key of one column is its value, of several a tuple."""
-    return row[0] if len(row) == 1 else row

@@ -9,21 +9,21 @@ import polars as pl
 
 from polars_glmm.columns.named import column
 from polars_glmm.errors import brief, counted
+from polars_glmm.fitting.choose import choose, exact
+from polars_glmm.fitting.costs import Cost, Elimination, elimination, passes_cost, products_cost
+from polars_glmm.fitting.look import Look, look_at_arrays, look_by_queries
+from polars_glmm.fitting.readings import is_collected, rows_to_read
 from polars_glmm.frames.counted import COUNT, Compressed
 from polars_glmm.frames.size import row_bytes
 from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.inference.sheet import Sheet, SheetTable
 from polars_glmm.memory import memory_limit, readable
-from polars_glmm.result.choose import choose, exact
-from polars_glmm.result.costs import Cost, Elimination, elimination, passes_cost, products_cost
-from polars_glmm.result.look import Look, look_at_arrays, look_by_queries
-from polars_glmm.result.readings import is_collected, rows_to_read
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
     from polars_glmm.notes import Note
-    from polars_glmm.result.call import Call
+    from polars_glmm.spec.call import Call
     from polars_glmm.spec.model import ModelSpec
 
 EXPLANATION: Schema = {
@@ -140,7 +140,7 @@ def _row_bytes(spec: ModelSpec, frame: pl.LazyFrame) -> int:
 def _passed_over(counted: Compressed) -> int:
     """Rows that passes go over: a Poisson or binomial response is summed where the rest of a row repeats."""
     spec = counted.spec
-    if spec.family.name not in ("poisson", "binomial"):
+    if not spec.family.sufficient:
         return counted.frame.height
     summed = {COUNT, *spec.response.columns(), *([spec.trials] if spec.trials is not None else [])}
     kept = [name for name in counted.frame.columns if name not in summed]

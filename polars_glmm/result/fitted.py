@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import log
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
 
+from polars_glmm.answer.record import Answer
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
+from polars_glmm.fitting.flow import fit_call, read_again
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
@@ -31,113 +32,20 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from polars_glmm.design.recipe import Recipe
     from polars_glmm.inference.coefficients import DegreesOfFreedom
-    from polars_glmm.likelihood.estimate import Certificate, Estimate
-    from polars_glmm.notes import Note
-    from polars_glmm.result.call import Call
-    from polars_glmm.result.data import Fingerprint, GroupSize
-    from polars_glmm.spec.model import ModelSpec
-    from polars_glmm.typing import BoolVec, Kind
+    from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
-    """A fitted model; print it for a summary, ask it for frames.
+class Fit(Answer):
+    """A fitted model; print it for a summary, ask it for frames."""
 
-    recipe      how to make the model's columns from any frame, with the constants learned from the data
-    estimate    the numbers
-    notes       doubts and remarks, from the data and from the estimation
-    n_dropped   rows left out for missing values
-    seconds     the whole call took
-    groups, fingerprint   sizes and sums that outlive the rows
-    rows, source          the data, if kept: the whole frame, or where to read it again; pickling drops both
-    kept                  (n,) which of the rows the model uses, None for all
-    """
-
-    recipe: Recipe
-    estimate: Estimate
-    notes: tuple[Note, ...]
-    n_dropped: int
-    seconds: float
-    control: Control
-    call: Call
-    groups: tuple[GroupSize, ...]
-    fingerprint: Fingerprint
-    rows: pl.DataFrame | None = field(default=None)
-    source: pl.LazyFrame | None = field(default=None)
-    kept: BoolVec | None = field(default=None)
-
-    # what was asked
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model as understood: family, method and terms as objects."""
-        return self.recipe.spec
-
-    @property
-    def formula(self) -> str:
-        """The formula as understood, all random effects included."""
-        return self.spec.formula
-
-    @property
-    def family(self) -> str:
-        """Name of the family."""
-        return self.spec.family.name
-
-    @property
-    def link(self) -> str:
-        """Name of the link of the mean."""
-        return self.spec.family.link.name
-
-    @property
-    def method(self) -> str:
-        """Name of the method: "reml", "ml", "laplace" or "agq"."""
-        return self.spec.method.name
-
-    # how well
-
-    @property
-    def loglik(self) -> float:
-        """Log-likelihood with all constants; restricted under REML."""
-        return self.estimate.loglik
-
-    @property
-    def deviance(self) -> float:
-        """−2 log-likelihood."""
-        return -2.0 * self.estimate.loglik
-
-    @property
-    def aic(self) -> float:
-        """−2 log-likelihood + 2 parameters (Akaike 1974)."""
-        return self.deviance + 2.0 * self.estimate.df_model
-
-    @property
-    def bic(self) -> float:
-        """−2 log-likelihood + log(n_obs) parameters (Schwarz 1978)."""
-        return self.deviance + log(self.estimate.n_obs) * self.estimate.df_model
-
-    @property
-    def n_obs(self) -> int:
-        """Observations: rows used, or the sum of their frequencies."""
-        return self.estimate.n_obs
-
-    @property
-    def converged(self) -> bool:
-        """The search reached an optimum; the certificate says how sharply."""
-        return self.estimate.converged
-
-    @property
-    def singular(self) -> bool:
-        """Some covariance matrix of the random effects has lost rank; a note says which."""
-        return self.estimate.singular
-
-    @property
-    def certificate(self) -> Certificate:
-        """Evidence that this is an optimum."""
-        return self.estimate.certificate
+    @classmethod
+    def of(cls, answer: Answer) -> Fit:
+        """An answer with verbs."""
+        return cls(**{field.name: getattr(answer, field.name) for field in fields(answer)})
 
     # frames
 
@@ -240,14 +148,11 @@ class Fit:
 
         A lone dot in `formula` stands for that side of the present one: `fit.update(". ~ . + x")`.
         """
-        from polars_glmm.result.flow import fit_call
-
         data = self.data() if frame is None else frame
         if "start" in changes:
             changes["start"] = starting_values(changes["start"])
-        return fit_call(
-            data, self.call.changed(formula, understood=self.spec.formulas, **changes), control or self.control
-        )
+        call = self.call.changed(formula, understood=self.spec.formulas, **changes)
+        return Fit.of(fit_call(data, call, control or self.control))
 
     @answered
     def data(self) -> pl.DataFrame | pl.LazyFrame:
@@ -260,8 +165,6 @@ class Fit:
         if self.source is None:
             msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
             raise ModelError(msg)
-        from polars_glmm.result.flow import read_again
-
         read_again(self, self.source)
         return self.source
 
@@ -282,10 +185,6 @@ class Fit:
 
         def __getattr__(self, name: str) -> NoReturn:
             refuse_attribute(self, name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"rows": None, "source": None, "kept": None}
-
 
 def starting_values(start: object) -> Mapping[str, float] | None:
     """start= as values by name; a fit gives its own. Raises ModelError for anything that has none."""

@@ -15,8 +15,8 @@ from polars_glmm.inference.sheet import Sheet, SheetColumn, SheetTable
 from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.many import Batch, Outcome, Outcomes
     from polars_glmm.result.collection import FitCollection
-    from polars_glmm.result.outcomes import Batch, Outcome, Outcomes
 
 STATES = ("ok", "singular", "failed")
 WIDTH = 80

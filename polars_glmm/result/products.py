@@ -28,6 +28,15 @@ from polars_glmm.design.sums.places import layouts_of
 from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DatasetError, ModelError, counted
+from polars_glmm.fitting.flow import warn_once
+from polars_glmm.fitting.sums import (
+    estimate_moments,
+    fingerprint_of,
+    obstacle,
+    require_digits,
+    residual_share,
+    sizes_of,
+)
 from polars_glmm.frames.held import from_one_run
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.frames.source import Source
@@ -36,17 +45,8 @@ from polars_glmm.inference.html import render
 from polars_glmm.inference.sheet import Sheet
 from polars_glmm.likelihood.given import Given
 from polars_glmm.notes import Note
-from polars_glmm.result.call import Call
 from polars_glmm.result.fitted import Fit
-from polars_glmm.result.flow import warn_once
-from polars_glmm.result.summaries import (
-    estimate_moments,
-    fingerprint_of,
-    obstacle,
-    require_digits,
-    residual_share,
-    sizes_of,
-)
+from polars_glmm.spec.call import Call
 from polars_glmm.spec.method import resolve_method
 
 if TYPE_CHECKING:

@@ -83,7 +83,6 @@ ELSEWHERE = {
 }
 """Functions of other packages, and what to write."""
 
-STRUCTURES = ("us", "diag")
 STRUCTURES_TO_COME = (
     "cs", "homcs", "hetcs", "ar1", "hetar1", "homar1", "toep", "homtoep", "hettoep", "homdiag", "ou", "mat", "gau",
     "exp", "rr", "propto", "equalto",

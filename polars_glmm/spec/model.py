@@ -240,7 +240,7 @@ def _resolve_method(
     asked: Method | None, family: Family, mu: PredictorTerms, *, open_terms: bool, dispersion: bool
 ) -> Method:
     """The method used: the one asked for if it can go with the model, else the default of its kind."""
-    gaussian = family.name == "gaussian" and family.link.name == "identity"  # integrals over u are exact
+    gaussian = family.linear
     exact = gaussian and not dispersion
     random = bool(mu.random) or open_terms
     model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from math import pi
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import FormulaError, suggest
 
-from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES, STRUCTURES_TO_COME, canonical, known_functions
+from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
 from .syntax import (
     COMPARISONS,
     POWERS,
@@ -302,7 +303,7 @@ class _Parser:
         inner = self.primary(arithmetic=False)
         if not isinstance(inner, Bar):
             raise self.error(f"{name.text}() holds one random-effects term, as in {name.text}(1 + x | g).", opening)
-        if inner.structure == "diag" and name.text == "us":
+        if not STRUCTURES[inner.structure].correlated and name.text == "us":
             raise self.error("us() asks for correlations and '||' for none.", name)
         return Bar(inner.left, inner.right, name.text, enclosed=True, span=(name.start, inner.span[1]))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import FormulaError
 
 from .parser import Tree
@@ -54,7 +55,7 @@ class RandomTerm:
 
     @property
     def text(self) -> str:
-        bar = "||" if self.structure == "diag" else "|"
+        bar = "|" if STRUCTURES[self.structure].correlated else "||"
         return f"({self.written} {bar} {':'.join(quoted(key) for key in self.keys)})"
 
     @property
@@ -114,7 +115,7 @@ def _unenclosed(tree: Tree, bar: Bar) -> FormulaError:
     """The error for a bar outside parentheses, with the one term marked that was probably meant."""
     *_, (_, design) = summands(bar.left)
     _, group = next(summands(bar.right))
-    meant = f"({render(design, top=False)} {'|' if bar.structure == 'us' else '||'} {render(group, top=False)})"
+    meant = f"({render(design, top=False)} {'|' if STRUCTURES[bar.structure].correlated else '||'} {render(group, top=False)})"
     message = f"A random-effects term stands in parentheses: write {meant}."
     return FormulaError(message, tree.text, design.span[0], group.span[1])
 

@@ -12,9 +12,9 @@ import pytest
 
 import polars_glmm
 from polars_glmm import FitCollection, FitWarning, GlmmError, IdentifiabilityError
+from polars_glmm.answer.many import Outcomes
 from polars_glmm.inference.schemas import STATUS
 from polars_glmm.result import overview
-from polars_glmm.result.outcomes import Outcomes
 
 EVIL = "<script>alert('x & y')</script>"
 

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from polars_glmm import AGQ, ML, REML, Control, Fit, Gaussian, Laplace, NegativeBinomial, Note, Poisson
+from polars_glmm.answer.tally import Fingerprint, GroupSize
 from polars_glmm.columns.nodes import Reference
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
-from polars_glmm.result.call import Call
-from polars_glmm.result.data import Fingerprint, GroupSize
+from polars_glmm.spec.call import Call
 
 NAN = float("nan")
 FAMILIES = {"gaussian": Gaussian(), "poisson": Poisson(), "negative_binomial": NegativeBinomial()}

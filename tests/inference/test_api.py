@@ -28,7 +28,7 @@ from polars_glmm import (
     datasets,
     fit,
 )
-from polars_glmm.result.call import Call
+from polars_glmm.spec.call import Call
 
 SLEEP = "Reaction ~ Days + (Days | Subject)"
 

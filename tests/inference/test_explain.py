@@ -10,7 +10,7 @@ import pytest
 
 import polars_glmm
 from polars_glmm import AGQ, Control, Memory, datasets
-from polars_glmm.result import costs
+from polars_glmm.fitting import costs
 from polars_glmm.result.explanation import EXPLANATION
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {

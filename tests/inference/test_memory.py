@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 import polars_glmm
+from polars_glmm.fitting import costs
+from polars_glmm.fitting.look import look_at_arrays, look_by_queries
 from polars_glmm.likelihood.dense_limit import dense_bytes
 from polars_glmm.linalg.crossed_lead import CrossedLead
 from polars_glmm.linalg.remainder import BlockRemainder
-from polars_glmm.result import costs
-from polars_glmm.result.call import Call
-from polars_glmm.result.look import look_at_arrays, look_by_queries
+from polars_glmm.spec.call import Call
 
 
 def _frame(n: int, users: int, items: int) -> pl.DataFrame:

@@ -14,9 +14,9 @@ import polars_glmm
 from polars_glmm import Control, Memory, Rows
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.errors import ResourceError
+from polars_glmm.fitting import by_key, choose, flow
 from polars_glmm.frames import counted as compress
 from polars_glmm.likelihood.model import prepare
-from polars_glmm.result import by_key, choose, flow
 
 AnyFrame = pl.DataFrame | pl.LazyFrame
 Model = tuple[str, dict[str, Any]]

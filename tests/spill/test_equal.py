@@ -19,10 +19,10 @@ from polars_glmm.control import Control, Memory, Rows
 from polars_glmm.design.disk.learn import Sizes, learn_stored
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import GlmmError, ResourceError
+from polars_glmm.fitting import rows as route
 from polars_glmm.likelihood.marginal.engine import row_engine
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.model import prepare
-from polars_glmm.result import route
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spill import spilling
 from tests.references import translate

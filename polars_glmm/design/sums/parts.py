@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.design.sums.queries import KEY, Answers, SumQueries, product_name
+from polars_glmm.design.sums.queries import KEY, QueriedSums, SumQueries, product_name
 from polars_glmm.frames.batches import batches
 from polars_glmm.typing import Vec
 
@@ -27,7 +27,7 @@ MANY_COLUMNS = 32
 _PART = 1 << 22
 _BATCH = 1 << 19
 _SLACK = 3
-Collect: TypeAlias = Callable[[Vec], Answers]
+Collect: TypeAlias = Callable[[Vec], QueriedSums]
 
 
 def way(queries: SumQueries) -> tuple[Vec, Collect]:
@@ -42,7 +42,7 @@ def way(queries: SumQueries) -> tuple[Vec, Collect]:
     return look.shift, queries.collect
 
 
-def collect_in_parts(queries: SumQueries, shift: Vec, n_rows: int | None = None) -> Answers:
+def collect_in_parts(queries: SumQueries, shift: Vec, n_rows: int | None = None) -> QueriedSums:
     """What `queries.collect` gives, at no time with more than some million rows and a few sums per level."""
     total: _Total | None = None
     dense = queries.k > MANY_COLUMNS
@@ -59,7 +59,7 @@ def collect_in_parts(queries: SumQueries, shift: Vec, n_rows: int | None = None)
     return queries.collect(shift) if total is None else total.answers()
 
 
-def _multiplied(queries: SumQueries, shift: Vec) -> Answers:
+def _multiplied(queries: SumQueries, shift: Vec) -> QueriedSums:
     """The answers of rows in memory, the products in total by one matrix product."""
     base = queries.base(shift).collect()
     answers = queries.sums(base.lazy(), queries.extras())
@@ -81,15 +81,15 @@ def _parts(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
 
 
 class _Total:
-    """Answers of parts, added as they come; frames of sums are kept apart until there are too many rows of them."""
+    """Sums of parts, added as they come; frames of sums are kept apart until there are too many rows of them."""
 
-    def __init__(self, first: Answers) -> None:
+    def __init__(self, first: QueriedSums) -> None:
         self._census = dict(first.census)
         self._totals = dict(first.totals)
         self._factors = {f: _Frames(frame) for f, frame in first.factors.items()}
         self._pairs = {pair: _Frames(frame) for pair, frame in first.pairs.items()}
 
-    def add(self, answers: Answers) -> None:
+    def add(self, answers: QueriedSums) -> None:
         for mine, other in ((self._census, answers.census), (self._totals, answers.totals)):
             _add(mine, other)
         for f, frame in answers.factors.items():
@@ -97,8 +97,8 @@ class _Total:
         for pair, frame in answers.pairs.items():
             self._pairs[pair].add(frame)
 
-    def answers(self) -> Answers:
-        return Answers(
+    def answers(self) -> QueriedSums:
+        return QueriedSums(
             self._census,
             self._totals,
             {f: frames.summed() for f, frames in self._factors.items()},

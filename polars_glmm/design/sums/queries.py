@@ -30,7 +30,7 @@ _SCATTERED = 0.3 * _HEAD
 KEY = "key:"
 
 
-class Answers(NamedTuple):
+class QueriedSums(NamedTuple):
     """What the queries gave: a census, totals by name, and a frame per factor and pair asked for, sums beside keys."""
 
     census: Mapping[str, Any]
@@ -119,12 +119,12 @@ class SumQueries:
         layouts = [*(self.layouts.factors[f] for f in self.factors), *(self.layouts.pairs[pair] for pair in self.pairs)]
         return sum(8 * (2 + len(own.columns) + len(own.left) * len(own.right)) for own in layouts)
 
-    def collect(self, shift: Vec) -> Answers:
+    def collect(self, shift: Vec) -> QueriedSums:
         """All sums, of columns counted from `shift`."""
         own = replace(self, source=self.source.shared())
         return own.sums(own.base(shift), own.products_in_total() | own.extras())
 
-    def sums(self, base: pl.LazyFrame, riders: Mapping[str, pl.Expr]) -> Answers:
+    def sums(self, base: pl.LazyFrame, riders: Mapping[str, pl.Expr]) -> QueriedSums:
         """All sums of the columns of `base`, and of others that are asked for in total only."""
         queries = {"census": self.source.census()}
         ride = bool(self.factors) and len(riders) <= _RIDERS
@@ -141,7 +141,7 @@ class SumQueries:
         for f in self.factors:
             sums = [name for name in found[f"{f}"].columns if not name.startswith(KEY)]
             totals |= found[f"{f}"].select(pl.col(sums).cast(pl.Float64).sum()).row(0, named=True)
-        return Answers(
+        return QueriedSums(
             found["census"].row(0, named=True),
             totals,
             {f: found[f"{f}"] for f in self.factors},

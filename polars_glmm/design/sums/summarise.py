@@ -20,7 +20,7 @@ from polars_glmm.design.sums.moments import Checks, Layout, LevelMoments, Moment
 from polars_glmm.design.sums.outline import Outline
 from polars_glmm.design.sums.parts import way
 from polars_glmm.design.sums.places import no_rows
-from polars_glmm.design.sums.queries import KEY, Answers, SumQueries, product_name
+from polars_glmm.design.sums.queries import KEY, QueriedSums, SumQueries, product_name
 from polars_glmm.errors import ColumnError, DataChangedError, counted
 from polars_glmm.frames.levels import codes_of, combine, in_order
 from polars_glmm.frames.missing import check_missing, dropped_rows
@@ -80,7 +80,7 @@ def summarise(sketch: Outline, source: Source, missing: str = "drop", *, allow_n
     return Summary(recipe, moments, (*notes, *sketch.notes), n_dropped, sketch.scans + scans)
 
 
-def _assembled(queries: SumQueries, answers: Answers, shift: Vec) -> tuple[tuple[pl.DataFrame, ...], Moments]:
+def _assembled(queries: SumQueries, answers: QueriedSums, shift: Vec) -> tuple[tuple[pl.DataFrame, ...], Moments]:
     """Levels and moments from sums."""
     layouts, factors = queries.layouts, queries.recipe.factors
     levels: dict[int, pl.DataFrame] = {}
@@ -121,7 +121,7 @@ def _assembled(queries: SumQueries, answers: Answers, shift: Vec) -> tuple[tuple
     )
 
 
-def _without_rows(sketch: Outline, queries: SumQueries, answers: Answers, missing: str) -> Summary:
+def _without_rows(sketch: Outline, queries: SumQueries, answers: QueriedSums, missing: str) -> Summary:
     """The summary of no row: levels of nothing, sums of zero."""
     census = answers.census
     found = queries.source.judge(census) if census["rows"] else None
@@ -172,7 +172,7 @@ def _moments(frame: pl.DataFrame, layout: Layout) -> LevelMoments:
     return about_means(layout, weight, count, sums, cube)
 
 
-def _checks(queries: SumQueries, answers: Answers, total: LevelMoments, shift: Vec) -> Checks:
+def _checks(queries: SumQueries, answers: QueriedSums, total: LevelMoments, shift: Vec) -> Checks:
     if queries.raw_response:
         precision = 0.0 if queries.source.precision is None else float(total.weight[0])
         return Checks(answers.totals["fy"], answers.totals["fyy"], precision)

@@ -20,11 +20,6 @@ def answers(spec: ModelSpec) -> bool:
 
 def estimate_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
     """Estimates of the models of a design, in groups; a model that is in none wants a fit of its own."""
-    if _exact(family):
+    if family.linear:
         return estimate_products_batch(design, family, method, control)
     return estimate_rows_batch(design, family, method, control)
-
-
-def _exact(family: Family) -> bool:
-    """Gaussian with identity link: cross-products hold all there is to know."""
-    return family.name == "gaussian" and family.link.name == "identity"

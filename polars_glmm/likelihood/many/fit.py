@@ -18,7 +18,6 @@ from polars_glmm.control import Control
 from polars_glmm.cores import workers
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family
-from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, among
 from polars_glmm.likelihood.many.model import prepare_batch
@@ -33,7 +32,6 @@ from polars_glmm.likelihood.marginal.fit import (
     LIMIT_LOSS,
     SEARCH_SHARE,
     SLOWEST_GAMMA_STEP,
-    UNIT_LINKS,
 )
 from polars_glmm.likelihood.optimum.notes import no_overdispersion_note
 from polars_glmm.linalg.quadrature import gauss_hermite
@@ -127,7 +125,8 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
 def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[BatchAnswer]:
     """Negative binomials without overdispersion: the Poisson fits with phi = inf, where they are as good."""
     model = question.model.take(at_limit)
-    poisson = question._replace(model=model, family=resolve_family("poisson", question.family.link.name))
+    assert question.family.limit is not None
+    poisson = question._replace(model=model, family=question.family.limit)
     asked = model.rows.totals(question.family.constant(model.rows.data)) - value[at_limit] - LIMIT_LOSS
     answers = []
     for estimate, models in _fit(poisson, {"start": perf_counter()}):
@@ -140,7 +139,7 @@ def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[B
 
 def _bend(question: Question, x: Mat) -> Vec:
     """As likelihood.marginal.fit._bend, per model."""
-    if question.family.link.name in UNIT_LINKS:
+    if question.family.unit is not None:
         return np.ones(len(x))
     rows = question.model.rows
     eta = _eta(rows, x[:, : len(rows.x)])
@@ -188,15 +187,15 @@ def _eta(rows: BatchRows, beta: Mat) -> Vec:
 
 def _start_eta(family: Family, rows: BatchRows) -> Vec:
     """family.start of every model; gaussian starts look at all rows of a model."""
-    if family.name != "gaussian" or family.link.name == "identity":
+    if not family.residual or family.linear:
         return family.start(rows.data)
     return np.concatenate([family.start(data) for _, data in rows.pieces()])
 
 
 def _start_size(family: Family, row_variance: Vec) -> Vec:
     """As likelihood.marginal.fit._start_size, per model."""
-    if family.link.name in UNIT_LINKS:
-        return np.full(len(row_variance), 1.0 if family.name == "binomial" else 0.5)
+    if family.unit is not None:
+        return np.full(len(row_variance), family.first_size)
     return 0.5 * np.sqrt(row_variance)
 
 
@@ -205,9 +204,8 @@ def _gamma_range(question: Question) -> tuple[Vec | None, Vec | None]:
     if not question.family.has_phi:
         return None, None
     y, rows = question.model.rows.data.y, question.model.rows
-    if question.family.name == "negative_binomial":
+    if question.family.limit is not None:
         return np.full(rows.n_models, -np.inf), np.log(1e8 * np.maximum(rows.row_totals(y * y), 1.0))
-    mean, square = rows.row_totals(y) / rows.model_rows, rows.row_totals(y * y) / rows.model_rows
-    spread = np.log(np.maximum(square, 1e-300))
-    low = {"gaussian": 0.5 * (_SHARP + spread), "gamma": np.full_like(mean, _SHARP)}
-    return low.get(question.family.name, _SHARP - 0.5 * spread), None
+    square = rows.row_totals(y * y) / rows.model_rows
+    least = [question.family.least_log_phi(_SHARP, spread) for spread in np.log(np.maximum(square, 1e-300))]
+    return np.array([-np.inf if low is None else low for low in least]), None

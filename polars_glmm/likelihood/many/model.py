@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.records import Term
 from polars_glmm.families.base import Family, Rows
@@ -142,7 +143,7 @@ def _working(z: Mat, terms: tuple[Term, ...], per_row, mean) -> tuple[Cube, Mat 
         size = np.sqrt(square[own])
         usual &= (size > 0.0).all(0)
         size[size == 0.0] = 1.0
-        if t.structure == "us" and t.stop - t.start > 1:
+        if STRUCTURES[t.structure].correlated and t.stop - t.start > 1:
             inverse, fine = _decorrelated(z[own], size, mean)
             outward[:, own, own] = inverse
             usual &= fine
@@ -178,9 +179,9 @@ def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[B
     if design.z is None:
         return fine, lone
     fine &= rows.model_levels > 1
-    if family.name == "gaussian":
+    if family.residual:
         fine &= rows.model_levels * r < n
-    if family.name == "binomial":
+    if family.takes_trials:
         trials = np.ones(len(design.y)) if design.trials is None else design.trials
         if design.frequency is not None:
             trials = trials * design.frequency
@@ -189,7 +190,7 @@ def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[B
         fine &= share < 1.0
         lone = share > LONE_SHARE
     if r > 1:
-        fine &= ~_redundant(rows, design, n, gaussian=family.name == "gaussian")
+        fine &= ~_redundant(rows, design, n, gaussian=family.residual)
     return fine, lone
 
 
@@ -207,7 +208,7 @@ def _redundant(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: boo
         (a, b)
         for t in design.terms
         for a in range(t.start, t.stop)
-        for b in (range(t.start, a + 1) if t.structure == "us" else (a,))
+        for b in (range(t.start, a + 1) if STRUCTURES[t.structure].correlated else (a,))
     ]
     k = len(pairs)
     gram = np.empty((k + 1, k + 1, rows.n_models))

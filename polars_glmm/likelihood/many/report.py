@@ -57,7 +57,7 @@ def covariance_report(at: SearchLayout, terms: tuple[Term, ...], lam: Cube, outw
         jacobians.append(jac)
         matrices.append(sigma)
         lost = np.einsum("mii->mi", sigma) == 0.0
-        if t.structure != "diag":
+        if STRUCTURES[t.structure].correlated:
             lost |= (block.any(1).sum(1) < t.stop - t.start)[:, None]
         null.append(lost[:, i] | lost[:, j])
     return BatchCovariances(

@@ -17,7 +17,7 @@ from polars_glmm.likelihood.many.polish import BatchPolished
 from polars_glmm.likelihood.many.report import covariance_report, inverted, without_errors
 from polars_glmm.likelihood.marginal.hills import doubtful, unit_of
 from polars_glmm.likelihood.marginal.modes import RowDensity
-from polars_glmm.likelihood.marginal.separation import COUNTS, LOOSE
+from polars_glmm.likelihood.marginal.separation import LOOSE
 from polars_glmm.likelihood.optimum import report
 from polars_glmm.likelihood.optimum.notes import CONVERGED
 from polars_glmm.spec.method import Method
@@ -70,7 +70,7 @@ def report_rows(
         found = inverted(done.hessian)
         spread, smallest = found.vcov, found.smallest
         fine &= ~found.flat
-        if family.name in COUNTS:
+        if family.discrete:
             fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
     lam = at.lam(done.x[:, p : p + at.q])
     constant, unit = rows.totals(family.constant(rows.data)), unit_of(family)

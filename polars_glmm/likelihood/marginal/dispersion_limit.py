@@ -70,7 +70,7 @@ class Face(NamedTuple):
 
 def log_size_of_poisson(family: Family, pieces: Iterable[Piece]) -> float:
     """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ; infinite for other families."""
-    if family.name != "negative_binomial":
+    if family.limit is None:
         return np.inf
     return float(np.log(ENOUGH * max(rowsums.sum_of_squares(pieces), 1.0)))
 

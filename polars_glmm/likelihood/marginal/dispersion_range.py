@@ -11,7 +11,7 @@ from polars_glmm.likelihood.rows import sums as rowsums
 
 def size_cap(model: Model) -> float | None:
     """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
-    if model.family.name != "negative_binomial" or model.x_phi is not None:
+    if model.family.limit is None or model.x_phi is not None:
         return None
     return limits.log_size_of_poisson(model.family, model.pieces())
 
@@ -20,9 +20,9 @@ def gamma_range(model: Model, least: float) -> tuple[float, float] | None:
     """Range of a constant log phi: up to the Poisson limit, down to a share of the size of y (its log)."""
     if not model.n_gamma or model.x_phi is not None:
         return None
-    if model.family.name == "negative_binomial":
+    if model.family.limit is not None:
         return -np.inf, size_cap(model) or np.inf
     mean, variance = rowsums.response_moments(model.pieces())
     spread = float(np.log(max(variance, mean**2, 1e-300)))
-    smallest = {"gaussian": 0.5 * (least + spread), "gamma": least, "inverse_gaussian": least - 0.5 * spread}
-    return smallest[model.family.name], np.inf
+    smallest = model.family.least_log_phi(least, spread)
+    return -np.inf if smallest is None else smallest, np.inf

@@ -13,20 +13,19 @@ from polars_glmm.families.base import Family, has_edge
 from polars_glmm.likelihood.model import Model
 from polars_glmm.typing import BoolVec, Vec
 
-_POWERS = ("identity", "sqrt")
-
 
 def message(model: Model) -> str | None:
     """Which rows push a mode to the edge of the domain, and what helps; None where there are none."""
     if not has_edge(model.family):
         return None
+    bottom, top = model.family.edges
     full = empty = 0.0
     for piece in model.pieces():
         y, trials = piece.data.y, piece.data.trials
         weight = np.ones_like(y) if piece.frequency is None else piece.frequency
-        if model.family.name == "binomial":
+        if top:
             full += _sum(weight, y == (np.ones_like(y) if trials is None else trials))
-        if model.family.link.name in _POWERS:
+        if bottom:
             empty += _sum(weight, y == 0.0)
     rows = [
         f"{round(count):,} row{'' if round(count) == 1 else 's'} with {what}"
@@ -36,7 +35,7 @@ def message(model: Model) -> str | None:
     if not rows:
         return None
     names = enumerate_names([factor.name for factor in model.design.factors])
-    other = "'logit' or 'cloglog'" if model.family.name == "binomial" else "'log'"
+    other = "'logit' or 'cloglog'" if model.family.takes_trials else "'log'"
     return (
         f"With the {model.family.link.name} link the modes of levels of {names} reach the edge of the link's domain: "
         f"{' and '.join(rows)} pull their levels there, where the likelihood has a corner and no approximation holds. "
@@ -45,7 +44,7 @@ def message(model: Model) -> str | None:
 
 
 def _zero(family: Family) -> str:
-    return "probability" if family.name == "binomial" else "mean"
+    return "probability" if family.takes_trials else "mean"
 
 
 def _sum(weight: Vec, mark: BoolVec) -> float:

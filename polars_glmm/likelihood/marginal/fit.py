@@ -56,8 +56,6 @@ _AT_EDGE = 40
 _NODES = {1: 21, 2: 9, 3: 5}
 """Nodes per dimension, by the number of effects, of the quadrature that an approximation is compared with."""
 _MOST_NODE_ROWS = 3_000_000
-UNIT_LINKS = ("log", "logit", "probit", "cloglog", "cauchit")
-"""Links on whose scale a unit is a large change, whatever the data."""
 _PERFECT, _LOST, _DOUBTED = float(np.log(1e-15)), float(np.log(1e-11)), float(np.log(1e-8))
 """log of the relative dispersion that counts as none; beside random effects; there, where the certificate fails.
 
@@ -253,7 +251,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
 
 def _bend(model: Model, x: Vec) -> float:
     """Change of eta over which derivatives of the log density change by a share of themselves."""
-    if model.family.link.name in UNIT_LINKS:
+    if model.family.unit is not None:
         return 1.0
     return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
 
@@ -384,6 +382,6 @@ def _row_variance(model: Model, base: Searched) -> float:
 
 def _start_size(model: Model, row_variance: float) -> float:
     """Standard deviation from which the search for random effects starts, in units of the linear predictor."""
-    if model.family.link.name in UNIT_LINKS:
-        return 1.0 if model.family.name == "binomial" else 0.5
+    if model.family.unit is not None:
+        return model.family.first_size
     return 0.5 * float(np.sqrt(row_variance))

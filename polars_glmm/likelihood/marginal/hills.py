@@ -25,15 +25,12 @@ from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
 from polars_glmm.likelihood.marginal.modes import Point
-from polars_glmm.likelihood.marginal.separation import COUNTS
 from polars_glmm.likelihood.optimum.notes import artefact_note, elsewhere_note, overstated_note, unbounded_note
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Found
 from polars_glmm.typing import BoolVec, Mat, Vec
 
-UNITS = {"logit": np.pi / np.sqrt(3.0), "probit": 1.0, "cloglog": np.pi / np.sqrt(6.0), "cauchit": 3.0, "log": 1.0}
-"""Standard deviation of the latent variable that a link stands for, where it has one: a unit of its scale."""
 LARGE = 3.0
 """Units of the link's scale beyond which a standard deviation deserves a second look."""
 _FAR = 1e3
@@ -119,7 +116,7 @@ class SecondLook(NamedTuple):
 
 def unit_of(family: Family) -> float | None:
     """A unit of the scale on which the random effects of counts are judged; None where they are not."""
-    return UNITS.get(family.link.name) if family.name in COUNTS else None
+    return family.unit if family.discrete else None
 
 
 def doubtful(sizes: Vec, unit: float, lone: BoolVec) -> BoolVec:

@@ -11,7 +11,6 @@ from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows.sums import Piece
 from polars_glmm.typing import Mat, Vec
 
-COUNTS = ("binomial", "poisson", "negative_binomial")
 LOOSE = 30.0
 """Standard error of a coefficient of a unit-variance column beyond which separation is looked for."""
 
@@ -40,9 +39,9 @@ def separation(model: Model, std_error: Vec) -> Separation | None:
     std_error (p,)   in the computing basis, NaN if unknown
     """
     suspicious = ~(std_error < LOOSE)
-    if model.family.name not in COUNTS or not suspicious.any():
+    if not model.family.discrete or not suspicious.any():
         return None
-    binomial, p = model.family.name == "binomial", len(model.x.a)
+    binomial, p = model.family.takes_trials, len(model.x.a)
     rows, all_of_them = np.empty((0, p + 3)), True
     waiting: list[Mat] = []
     for piece in model.pieces():

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
 from polars_glmm.likelihood.parameters.state import Rank, State, scaled_sigma, settle
@@ -102,7 +103,7 @@ def leaving(
         score *= row_variance
         if score > max(RISES, 0.0 if steepest is None else steepest.score):
             step = np.zeros_like(null)
-            place = int(np.argmax(np.abs(direction))) if t.structure == "diag" else 0
+            place = int(np.argmax(np.abs(direction))) if not STRUCTURES[t.structure].correlated else 0
             step[:, place] = 0.1 * np.sqrt(row_variance) * null @ direction
             steepest = Rise(score, moved(step))
     return steepest
@@ -113,7 +114,7 @@ def null_space(t: TermMap, block: Mat, rank: int) -> tuple[Mat, IntVec]:
 
     A "diag" term can gain variance along its axes only.
     """
-    if t.structure == "diag":
+    if not STRUCTURES[t.structure].correlated:
         free = np.flatnonzero(~block.any(1))
         return np.eye(t.r)[:, free], free
     null = np.linalg.svd(block)[0][:, rank:] if rank else np.eye(t.r)
@@ -122,7 +123,7 @@ def null_space(t: TermMap, block: Mat, rank: int) -> tuple[Mat, IntVec]:
 
 def steepest_variance(t: TermMap, score: Mat) -> tuple[float, Vec]:
     """The largest slope of ℓ in a variance on the null space, and its direction there, from N'(∂ℓ/∂Σ)N (m, m)."""
-    if t.structure == "diag":
+    if not STRUCTURES[t.structure].correlated:
         best = int(np.argmax(np.diag(score)))
         return float(score[best, best]), np.eye(len(score))[best]
     values, vectors = np.linalg.eigh(symmetric(score))

@@ -55,7 +55,7 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
             if sigma is not None:
                 jac[:, -1] = 2.0 * sigma * cov[i, j]
             lost: BoolVec = np.asarray(np.diag(cov) == 0.0)
-            if t.structure != "diag":
+            if STRUCTURES[t.structure].correlated:
                 lost |= int(block.any(0).sum()) < t.r
             rows.append((f.place, place, s2 * cov[i, j], jac, lost[i] | lost[j]))
     rows.sort(key=lambda r: (r[0], r[1]))

@@ -139,7 +139,7 @@ class Effects:
 
 def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
     """One term of Effects.along; where Λ is nearly singular θ + δ, no entry by more than the largest pivot."""
-    if t.structure == "diag" or t.r == 1:
+    if not STRUCTURES[t.structure].correlated or t.r == 1:
         times = np.sqrt(np.clip(1.0 + 2.0 * step / np.where(theta == 0.0, 1.0, theta), _LEAST_SHARE**2, _MOST_TIMES**2))
         return np.where(theta == 0.0, step, theta * times)
     structure = STRUCTURES[t.structure]
@@ -232,7 +232,7 @@ def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat,
         sizes = np.linalg.norm(root @ transfer[:, own], axis=0)
         sizes[sizes == 0.0] = 1.0
         inverse = np.diag(1.0 / sizes)
-        if t.structure == "us" and t.r > 1:
+        if STRUCTURES[t.structure].correlated and t.r > 1:
             triangle = np.asarray(np.linalg.qr(root @ transfer[:, own], mode="r"))
             triangle = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None]
             if len(triangle) == t.r and np.diag(triangle).min() > _DEPENDENT * sizes.min():

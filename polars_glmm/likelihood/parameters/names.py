@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
@@ -38,7 +39,7 @@ class TermPlace(NamedTuple):
 
     @property
     def n_cor(self) -> int:
-        return self.term.r * (self.term.r - 1) // 2 if self.term.structure == "us" else 0
+        return self.term.r * (self.term.r - 1) // 2 if STRUCTURES[self.term.structure].correlated else 0
 
 
 def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[str, ...]]:
@@ -51,7 +52,7 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
         for t in f.terms:
             blocks.append(TermPlace(i, t, len(names)))
             names += [f"sd({f.name}: {name})" for name in t.names]
-            if t.structure == "us":
+            if STRUCTURES[t.structure].correlated:
                 names += [f"cor({f.name}: {t.names[k]}, {t.names[j]})" for j in range(t.r) for k in range(j)]
     if model.phi_names is not None:
         names += [f"phi: {name}" for name in model.phi_names]

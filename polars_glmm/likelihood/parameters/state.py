@@ -121,7 +121,7 @@ def settle(
 def settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntries, int]:
     """F (r, r) of one term's Λ, its free entries, and its rank."""
     r = t.r
-    if t.structure == "diag":
+    if not STRUCTURES[t.structure].correlated:
         diag = np.abs(np.diag(lam)).copy()
         diag[diag**2 <= tolerance] = 0.0
         keep = np.flatnonzero(diag)

@@ -34,7 +34,7 @@ def merge_rows(design: Design, x: Basis, effects: Effects, family: Family) -> Me
     A counted frame comes sorted by its keys with the response last, so that equal predictors are neighbours.
     """
     same = Merged(design, x, effects)
-    if family.name not in ("poisson", "binomial") or design.frequency is None:
+    if not family.sufficient or design.frequency is None:
         return same
     change = np.ones(design.n_rows, dtype=bool)
     change[1:] = (x.x[:, 1:] != x.x[:, :-1]).any(0)
@@ -52,7 +52,7 @@ def merge_rows(design: Design, x: Basis, effects: Effects, family: Family) -> Me
         return np.add.reduceat(v, starts)
 
     frequency, successes = total(design.frequency), total(design.frequency * design.y)
-    if family.name == "poisson":
+    if not family.takes_trials:
         y, trials, kept = successes / frequency, None, frequency
     else:
         trials = frequency if design.trials is None else total(design.frequency * design.trials)

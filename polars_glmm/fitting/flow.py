@@ -12,38 +12,39 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm import progress
+from polars_glmm.answer.record import Answer
+from polars_glmm.answer.tally import check_unchanged, fingerprint, group_sizes
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ResponseError
-from polars_glmm.likelihood.build import estimate, objective
-from polars_glmm.likelihood.given import Given
-from polars_glmm.result.choose import Route, choose
-from polars_glmm.result.data import check_unchanged, fingerprint, group_sizes
-from polars_glmm.result.fitted import Fit
-from polars_glmm.result.readings import collected, fit_readings, rows_to_read
-from polars_glmm.result.route import learned_rows
-from polars_glmm.result.summaries import (
+from polars_glmm.fitting.choose import Route, choose
+from polars_glmm.fitting.readings import collected, fit_readings, rows_to_read
+from polars_glmm.fitting.rows import learned_rows
+from polars_glmm.fitting.sums import (
     Obstacle,
     collected_note,
     fit_summaries,
     read_summary,
     rows_in_use,
 )
+from polars_glmm.frames.kept import kept_rows
+from polars_glmm.likelihood.build import estimate, objective
+from polars_glmm.likelihood.given import Given
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from polars_glmm.answer.tally import Reading
     from polars_glmm.control import Control
     from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.notes import Note
-    from polars_glmm.result.call import Call
-    from polars_glmm.result.data import Reading
+    from polars_glmm.spec.call import Call
 
 _PACKAGE = str(Path(__file__).parents[1])
 
 
-def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Fit:
-    """Fit what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
+def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, warn: bool = True) -> Answer:
+    """Answer what `call` asks to `frame`; one FitWarning with all notes that are not quiet."""
     with progress.listening(control.progress):
         fit = fit_readings(frame, call, control, _fit)
     if warn:
@@ -51,7 +52,7 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
     return fit
 
 
-def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fit:
+def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Answer:
     """The fit of rows that can be read again by the route that `choose` names; from rows where sums are too rough."""
     began = perf_counter()
     route = choose(frame, call, control)
@@ -64,7 +65,9 @@ def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Fi
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
 
 
-def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route, began: float) -> Fit:
+def _fit_from_rows(
+    frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route, began: float
+) -> Answer:
     given = Given(call.start or {}, call.fixed or {})
     with learned_rows(frame, call, control, route) as learned:
         design, spec = learned.design, learned.recipe.spec
@@ -73,7 +76,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
         groups, sums = group_sizes(design), fingerprint(design, learned.recipe)
     rows, source = kept_rows(frame, control)
     found = route.why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
-    return Fit(
+    return Answer(
         recipe=learned.recipe,
         estimate=numbers,
         notes=(*learned.notes, *collected_note(found), *numbers.notes),
@@ -89,7 +92,7 @@ def _fit_from_rows(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Cont
     )
 
 
-def read_again(fit: Fit, source: pl.LazyFrame) -> None:
+def read_again(fit: Answer, source: pl.LazyFrame) -> None:
     """Raise DataChangedError unless `source` still gives the data of the fit."""
     try:
         now = _reading(fit, source)
@@ -104,12 +107,12 @@ def read_again(fit: Fit, source: pl.LazyFrame) -> None:
     check_unchanged((fit.fingerprint, fit.groups), now)
 
 
-def _reading(fit: Fit, source: pl.LazyFrame) -> Reading:
+def _reading(fit: Answer, source: pl.LazyFrame) -> Reading:
     with rows_to_read(source, fit.call, fit.control) as rows:
         return _sums_of(fit, collected(rows, fit.call, fit.control))
 
 
-def _sums_of(fit: Fit, rows: pl.LazyFrame) -> Reading:
+def _sums_of(fit: Answer, rows: pl.LazyFrame) -> Reading:
     route = choose(rows, fit.call, fit.control)
     if route.kind == "sums":
         return read_summary(fit.spec, rows, fit.call.missing)
@@ -123,15 +126,6 @@ def warn_once(notes: Iterable[Note], heading: str = "") -> None:
     if texts:
         text = texts[0] if len(texts) == 1 else "".join(f"\n- {line}" for line in texts)
         warnings.warn(f"{heading}{text}", FitWarning, stacklevel=_outside())
-
-
-def kept_rows(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.DataFrame | None, pl.LazyFrame | None]:
-    """Rows and source as `control.keep` asks; a clone, because frames can be changed in place."""
-    lazy = isinstance(frame, pl.LazyFrame)
-    keep = control.keep or ("source" if lazy else "rows")
-    if keep == "rows":
-        return (frame.collect() if isinstance(frame, pl.LazyFrame) else frame.clone()), None
-    return None, frame.lazy() if keep == "source" else None
 
 
 def _outside() -> int:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answer
 from polars_glmm.spec import groups as spec_groups
+from polars_glmm.spec.model import ModelSpec
 
 if TYPE_CHECKING:
-    from polars_glmm.control import Control
     from polars_glmm.families.base import Family
-    from polars_glmm.result.fitted import Fit
     from polars_glmm.spec.method import Method
-    from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import FamilyName, LinkName, MethodName
 
 Groups: TypeAlias = "spec_groups.Groups | Mapping[str, str] | None"
@@ -43,14 +41,6 @@ class ModelArguments(ProductArguments, total=False):
     trials: str | None
 
 
-class FitArguments(ModelArguments, total=False):
-    """Keyword arguments of `fit` besides by."""
-
-    start: Mapping[str, float] | Fit | None
-    fixed: Mapping[str, float] | None
-    control: Control | None
-
-
 _DOT = re.compile(r"(?<![\w.`])\.(?![\w.`])")
 """A dot that stands alone; names may contain dots, as in R."""
 
@@ -74,8 +64,6 @@ class Call:
 
     def spec(self) -> ModelSpec:
         """The question as a ModelSpec; everything that can be wrong without data is raised here."""
-        from polars_glmm.spec.model import ModelSpec
-
         return ModelSpec.parse(
             self.formulas,
             groups=self.groups,

@@ -15,8 +15,8 @@ from polars_glmm.spill import spilling
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
-    from polars_glmm.result.call import Call
-    from polars_glmm.result.choose import Route
+    from polars_glmm.fitting.choose import Route
+    from polars_glmm.spec.call import Call
 
 AnyLearned: TypeAlias = Learned | StoredLearned
 

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
+from polars_glmm.answer.record import Answer
+from polars_glmm.answer.tally import Fingerprint, GroupSize, Reading
 from polars_glmm.design.pairing import about, pairings_of_sums
 from polars_glmm.design.reader import terms_of
 from polars_glmm.design.response import check_scale
@@ -26,8 +28,6 @@ from polars_glmm.likelihood.optimum.notes import digits_text
 from polars_glmm.likelihood.products.from_moments import MomentDesign, product_model
 from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
-from polars_glmm.result.data import Fingerprint, GroupSize, Reading
-from polars_glmm.result.fitted import Fit
 from polars_glmm.spec.syntax import FunctionCall, Text
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.design.sums.moments import Moments
     from polars_glmm.likelihood.estimate import Estimate
-    from polars_glmm.result.call import Call
+    from polars_glmm.spec.call import Call
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import BoolVec
 
@@ -49,7 +49,7 @@ class Obstacle(NamedTuple):
 def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
     """What keeps a model from being fitted by aggregation queries, or None."""
     family = spec.family
-    if family.name != "gaussian" or family.link.name != "identity" or len(spec.predictors) > 1:
+    if not family.linear or len(spec.predictors) > 1:
         return Obstacle("")
     if call.fixed:
         return Obstacle("fixed= holds parameters, which sums by group cannot express")
@@ -90,7 +90,7 @@ def collected_note(found: Obstacle | None) -> tuple[Note, ...]:
     return (Note("rows_collected", what, quiet=True),)
 
 
-def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Obstacle:
+def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Answer | Obstacle:
     """The fit of a gaussian model; its data are `frame`, which later questions may read again.
 
     An Obstacle where sums hold too few digits of what the model leaves of the response.
@@ -114,7 +114,7 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Fit | Ob
     if share < _FEW_DIGITS and rows_fit(spec, frame, control):
         return Obstacle("the model leaves so little of the response that differences of sums lose its digits")
     require_digits(share)
-    return Fit(
+    return Answer(
         recipe=recipe,
         estimate=numbers,
         notes=(*summary.notes, *notes, *numbers.notes),
@@ -156,7 +156,7 @@ def read_summary(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Reading:
     return fingerprint_of(found.moments, found.recipe), sizes_of(found.recipe, found.moments)
 
 
-def rows_in_use(fit: Fit, frame: pl.DataFrame) -> BoolVec | None:
+def rows_in_use(fit: Answer, frame: pl.DataFrame) -> BoolVec | None:
     """(n,) which rows of a frame the model uses, None for all."""
     source = Source.of(fit.spec, frame.lazy())
     if not fit.n_dropped and source.weight() is None:

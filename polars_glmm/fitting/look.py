@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.tally import group_sizes
 from polars_glmm.columns.named import columns
 from polars_glmm.columns.nodes import Reference
 from polars_glmm.design.disk.learn import trials_of
@@ -20,7 +21,6 @@ from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.source import Source
 from polars_glmm.linalg.pattern import distinct
-from polars_glmm.result.data import group_sizes
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import FactorRecipe

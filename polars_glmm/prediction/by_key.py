@@ -16,7 +16,7 @@ from polars_glmm.prediction.keys import match_key
 from polars_glmm.prediction.parameters import Parameters, of_batch, of_fit
 
 if TYPE_CHECKING:
-    from polars_glmm.result.collection import FitCollection
+    from polars_glmm.answer.many import Answers
     from polars_glmm.typing import IntVec
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -40,7 +40,7 @@ class KeyedVerb:
     remedy: str | None
 
 
-def apply_by_key(frame: Frame, collection: FitCollection, verb: KeyedVerb) -> Frame:
+def apply_by_key(frame: Frame, answers: Answers, verb: KeyedVerb) -> Frame:
     """The frame with the verb's columns; null where a key is null or failed, rows and their order kept.
 
     A LazyFrame stays lazy, its rows passing through one Python function. Raises what the verb raises for the schema,
@@ -51,22 +51,22 @@ def apply_by_key(frame: Frame, collection: FitCollection, verb: KeyedVerb) -> Fr
         msg = f"{verb.name} takes a polars DataFrame or LazyFrame, not {kind}."
         raise ModelError(msg)
     schema = readable_schema(frame.lazy())
-    require_columns(schema, collection.keys.columns, verb.name)
-    added = _added(schema, collection, verb)
+    require_columns(schema, answers.keys.columns, verb.name)
+    added = _added(schema, answers, verb)
     if isinstance(frame, pl.DataFrame):
-        return _answer(frame, collection, verb, added)
+        return _answer(frame, answers, verb, added)
     whole = pl.Schema({**schema, **dict.fromkeys(added, pl.Float64())})
     return frame.map_batches(
-        lambda rows: _answer(rows, collection, verb, added),
+        lambda rows: _answer(rows, answers, verb, added),
         schema=whole, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False,
     )  # fmt: skip
 
 
-def _added(schema: pl.Schema, collection: FitCollection, verb: KeyedVerb) -> list[str]:
+def _added(schema: pl.Schema, answers: Answers, verb: KeyedVerb) -> list[str]:
     """New columns of all fits together; the verb is tried on no rows at all, so that it can refuse the schema."""
     names: dict[str, None] = {}
     tried = False
-    for fitted in _representatives(collection):
+    for fitted in _representatives(answers):
         if not tried:
             verb.answer(pl.DataFrame(schema=schema), fitted)
             tried = True
@@ -78,18 +78,18 @@ def _added(schema: pl.Schema, collection: FitCollection, verb: KeyedVerb) -> lis
     return list(names)
 
 
-def _representatives(collection: FitCollection) -> Iterator[Parameters]:
+def _representatives(answers: Answers) -> Iterator[Parameters]:
     """A fit of every kind: those fitted together add the same columns."""
-    for batch in collection.outcomes.batches:
-        yield of_fit(batch.fit(0))
-    for fit in collection.outcomes.single_fits().values():
+    for batch in answers.outcomes.batches:
+        yield of_fit(batch.one(0))
+    for fit in answers.outcomes.single_answers().values():
         yield of_fit(fit)
 
 
-def _answer(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb, added: list[str]) -> pl.DataFrame:
+def _answer(frame: pl.DataFrame, answers: Answers, verb: KeyedVerb, added: list[str]) -> pl.DataFrame:
     values = np.full((len(added), frame.height), np.nan)
     missing = np.ones((len(added), frame.height), dtype=np.bool_)
-    for rows, fitted in _shares(_places(frame, collection, verb), collection):
+    for rows, fitted in _shares(_places(frame, answers, verb), answers):
         made = verb.answer(frame[rows], fitted)
         for i, name in enumerate(added):
             if name in made.columns:
@@ -101,9 +101,9 @@ def _answer(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb, add
     )
 
 
-def _shares(place: IntVec, collection: FitCollection) -> Iterator[tuple[IntVec, Parameters]]:
+def _shares(place: IntVec, answers: Answers) -> Iterator[tuple[IntVec, Parameters]]:
     """Rows with the parameters that answer for them: those of a batch at once, those of single fits key by key."""
-    outcomes, known, keys = collection.outcomes, place >= 0, tuple(collection.keys.columns)
+    outcomes, known, keys = answers.outcomes, place >= 0, tuple(answers.keys.columns)
     batch_of = np.where(known, outcomes.batch_of[place], -1)
     for i, batch in enumerate(outcomes.batches):
         rows = np.flatnonzero(batch_of == i)
@@ -111,15 +111,15 @@ def _shares(place: IntVec, collection: FitCollection) -> Iterator[tuple[IntVec, 
             yield rows, of_batch(batch, outcomes.place_of[place[rows]], keys)
     alone = np.flatnonzero(known & (batch_of < 0))
     alone = alone[np.argsort(place[alone], kind="stable")]
-    fits = outcomes.single_fits()
+    fits = outcomes.single_answers()
     for rows in np.split(alone, np.flatnonzero(np.diff(place[alone])) + 1):
         if len(rows) and (fit := fits.get(int(place[rows[0]]))) is not None:
             yield rows, of_fit(fit, keys)
 
 
-def _places(frame: pl.DataFrame, collection: FitCollection, verb: KeyedVerb) -> IntVec:
+def _places(frame: pl.DataFrame, answers: Answers, verb: KeyedVerb) -> IntVec:
     """The number of each row's key, −1 where it is null or not known; UnknownLevelError where that is an error."""
-    keys = collection.keys
+    keys = answers.keys
     pairs = {name: match_key(name, frame.schema[name], keys.schema[name]) for name in keys.columns}
     found = frame.select(pair.found.alias(name) for name, pair in pairs.items())
     learned = keys.select(pair.learned.alias(name) for name, pair in pairs.items()).with_row_index(_PLACE)

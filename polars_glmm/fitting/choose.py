@@ -9,14 +9,14 @@ import polars as pl
 
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
+from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
 from polars_glmm.frames.size import room_for
 from polars_glmm.memory import memory_limit, readable
-from polars_glmm.result.summaries import Obstacle, obstacle
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
-    from polars_glmm.result.call import Call
+    from polars_glmm.spec.call import Call
     from polars_glmm.spec.model import ModelSpec
 
 Kind = Literal["sums", "products", "rows", "disk"]
@@ -67,7 +67,7 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
 
 def exact(spec: ModelSpec) -> bool:
     """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-    return spec.family.name == "gaussian" and spec.family.link.name == "identity" and len(spec.predictors) == 1
+    return spec.family.linear and len(spec.predictors) == 1
 
 
 def queries_pay(n_rows: int, spec: ModelSpec) -> bool:

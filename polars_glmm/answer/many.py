@@ -1,4 +1,4 @@
-"""Outcomes of many fits: some made together and kept in arrays, some made singly; a Fit is made when asked for."""
+"""Answers of many models: some made together and kept in arrays, some made singly; one is taken out when asked for."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
+import polars as pl
 
+from polars_glmm.answer.record import Answer
+from polars_glmm.answer.tally import Fingerprint, GroupSize
 from polars_glmm.design.pairing import about
-from polars_glmm.errors import GlmmError
-from polars_glmm.result.data import Fingerprint, GroupSize
-from polars_glmm.result.fitted import Fit
+from polars_glmm.errors import GlmmError, counted, enumerate_names
+from polars_glmm.frames.kept import kept_rows
+from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from polars_glmm.control import Control
     from polars_glmm.design.by_key.learn import Dropped, Paired
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.likelihood.many.estimate import BatchEstimate
-    from polars_glmm.notes import Note
-    from polars_glmm.result.call import Call
-    from polars_glmm.typing import BoolVec, IntVec, Mat
+    from polars_glmm.spec.call import Call
+    from polars_glmm.typing import BoolVec, IntVec, Mat, Scalar
 
-Outcome: TypeAlias = Fit | GlmmError
+Outcome: TypeAlias = Answer | GlmmError
+
+MOST_NAMED = 3
+"""Keys named in a warning; the others are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +102,8 @@ class Batch:
         """All notes of model k: from the data, then from the estimation."""
         return (*self.dropped.notes(k), *self.common, *self.estimate.notes_of(k))
 
-    def fit(self, k: int) -> Fit:
-        """Model k as a fit of its own."""
-        from polars_glmm.result.flow import kept_rows
-
+    def one(self, k: int) -> Answer:
+        """Model k as an answer of its own."""
         own = self.levels(k)
         recipe = self.recipe
         factors, groups = [], []
@@ -117,7 +118,7 @@ class Batch:
             if rows is not None and self.kept is not None:
                 kept = self.kept[self.rows.places(key)]
                 kept = None if kept.all() else kept
-        return Fit(
+        return Answer(
             recipe=replace(recipe, factors=tuple(factors)),
             estimate=self.estimate.one(k),
             notes=self.notes(k),
@@ -166,18 +167,82 @@ class Outcomes(Sequence["Outcome"]):
             return [self[i] for i in range(*k.indices(self.n))]
         k = range(self.n)[k]
         i = int(self.batch_of[k])
-        return self.singles[k] if i < 0 else self.batches[i].fit(int(self.place_of[k]))
+        return self.singles[k] if i < 0 else self.batches[i].one(int(self.place_of[k]))
 
     def __iter__(self) -> Iterator[Outcome]:
         return (self[k] for k in range(self.n))
 
-    def single_fits(self) -> dict[int, Fit]:
-        """Fits that were made singly, by the number of their key."""
+    def single_answers(self) -> dict[int, Answer]:
+        """Answers that were made singly, by the number of their key."""
         return {k: outcome for k, outcome in sorted(self.singles.items()) if not isinstance(outcome, GlmmError)}
 
     @property
     def fitted(self) -> BoolVec:
         """Keys that have a model, (K,)."""
         marks = self.batch_of >= 0
-        marks[list(self.single_fits())] = True
+        marks[list(self.single_answers())] = True
         return marks
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Answers:
+    """One model for the rows of each key.
+
+    keys       key columns under their own names and dtypes, one row per model, sorted
+    outcomes   per key the answer, or the error that kept it from being made; answers that were made together are kept
+               in arrays, and one is built when it is asked for
+    n_unkeyed  rows in no model, because a key is null
+    """
+
+    keys: pl.DataFrame
+    outcomes: Outcomes
+    n_unkeyed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    def numbered(self) -> Iterator[tuple[int, Answer]]:
+        """The answers with the numbers of their keys."""
+        for k in range(len(self.outcomes)):
+            if not isinstance(self.outcomes.singles.get(k), GlmmError):
+                outcome = self.outcomes[k]
+                assert not isinstance(outcome, GlmmError)
+                yield k, outcome
+
+
+def collected_notes(answers: Answers) -> list[Note]:
+    """Per code one note that names the first keys it concerns."""
+    found: dict[str, list[int]] = {}
+    for k, outcome in answers.outcomes.singles.items():
+        if isinstance(outcome, GlmmError):
+            codes = {f"failed ({type(outcome).__name__})"}
+        else:
+            codes = {note.code for note in outcome.notes if not note.quiet}
+        for code in codes:
+            found.setdefault(code, []).append(k)
+    for batch in answers.outcomes.batches:
+        codes = {note.code for note in (*batch.common, *batch.estimate.notes) if not note.quiet} | (
+            {"singular"} if batch.estimate.singular else set()
+        )
+        for code in codes:
+            found.setdefault(code, []).extend(batch.keys.tolist())
+
+    def named(places: list[int]) -> str:
+        rows = [answers.keys.row(k) for k in sorted(places)[: MOST_NAMED + 1]]
+        names = [str(scalar(row)) for row in rows]
+        return enumerate_names(names + ["…"] * (len(places) - len(names)), limit=MOST_NAMED)
+
+    notes = [
+        Note(code, f"{code}: {len(places)} ({named(places)}).")
+        for code, places in sorted(found.items(), key=lambda item: min(item[1]))
+    ]
+    if answers.n_unkeyed:
+        belongs = "belongs" if answers.n_unkeyed == 1 else "belong"
+        rows = counted(answers.n_unkeyed, "row")
+        notes.append(Note("null_key", f"{rows} with a null key {belongs} to no model."))
+    return notes
+
+
+def scalar(row: tuple[Scalar, ...]) -> Scalar:
+    """A key of one column is its value, of several a tuple."""
+    return row[0] if len(row) == 1 else row

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, TypeAlias
 import polars as pl
 
 from polars_glmm.columns.named import columns
+from polars_glmm.fitting.sums import Obstacle, collected_note, obstacle
 from polars_glmm.frames.held import from_one_run, read_once
 from polars_glmm.frames.size import may_fit
 from polars_glmm.memory import memory_limit
-from polars_glmm.result.summaries import Obstacle, collected_note, obstacle
 
 if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
     from polars_glmm.control import Control
-    from polars_glmm.result.call import Call
-    from polars_glmm.result.fitted import Fit
+    from polars_glmm.spec.call import Call
 
-FitRows: TypeAlias = "Callable[[pl.DataFrame | pl.LazyFrame, Call, Control], Fit]"
+FitRows: TypeAlias = "Callable[[pl.DataFrame | pl.LazyFrame, Call, Control], Answer]"
 
 
-def fit_readings(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, fit: FitRows) -> Fit:
+def fit_readings(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, fit: FitRows) -> Answer:
     """`fit` of a frame, every number of it from one run of a query or from runs that gave the same."""
     if isinstance(frame, pl.DataFrame):
         return fit(frame, call, control)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,22 +11,21 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
+from polars_glmm.answer.many import Answers, Batch, KeyedRows, Outcome, Outcomes, collected_notes
 from polars_glmm.columns.named import as_found, column
 from polars_glmm.design.by_key.learn import KeyedLearned, batchable, learn_by_key
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
+from polars_glmm.fitting.flow import fit_call, warn_once
 from polars_glmm.frames.levels import BEYOND_INT64, code_integers
 from polars_glmm.frames.missing import Incomplete, check_missing, dropped_rows
 from polars_glmm.frames.table import require_columns
 from polars_glmm.likelihood.many.build import answers, estimate_batch
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection, collected_notes
-from polars_glmm.result.flow import fit_call, warn_once
-from polars_glmm.result.outcomes import Batch, KeyedRows, Outcome, Outcomes
 from polars_glmm.spec.syntax import columns as columns_of
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
-    from polars_glmm.result.call import Call, Missing
+    from polars_glmm.spec.call import Call, Missing
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import IntVec
 
@@ -44,13 +43,21 @@ class _Keyed(NamedTuple):
     keys: pl.DataFrame
 
 
-def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Call, control: Control) -> FitCollection:
+def fit_by(
+    frame: pl.DataFrame | pl.LazyFrame,
+    by: str | Sequence[str],
+    call: Call,
+    control: Control,
+    taken: Collection[str] = (),
+) -> Answers:
     """One model per key of the columns `by`; a key whose fit raises keeps its error.
+
+    taken   names that a key cannot have, because it will stand beside columns of that name
 
     Raises what every key would raise, such as a formula that cannot be read, at once.
     """
     began = perf_counter()
-    columns = _by_columns(frame, by)
+    columns = _by_columns(frame, by, taken)
     spec, known = call.spec(), frame.collect_schema().names()
     require_columns(spec.resolve(frozenset(known)).columns(), known)
     _refuse_keys_in_terms(spec.resolve(frozenset(known)), columns)
@@ -79,12 +86,12 @@ def fit_by(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Ca
     failures = [outcome for outcome in singles.values() if isinstance(outcome, GlmmError)]
     if failures and len(failures) == n_keys and len({str(error) for error in failures}) == 1:
         raise failures[0]
-    collection = FitCollection(keyed.keys, Outcomes(n_keys, tuple(batches), singles), data.height - len(keyed.code))
-    warn_once(collected_notes(collection), "Models with notes (collection.status() lists them): ")
-    return collection
+    found = Answers(keyed.keys, Outcomes(n_keys, tuple(batches), singles), data.height - len(keyed.code))
+    warn_once(collected_notes(found), "Models with notes (collection.status() lists them): ")
+    return found
 
 
-def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> list[str]:
+def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], taken: Collection[str]) -> list[str]:
     if not isinstance(by, str | Sequence):
         msg = f"by= takes the name of a column or a list of names, not {type(by).__name__}: make the column first."
         raise ModelError(msg)
@@ -101,7 +108,7 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str]) -> 
         msg = f"by={by!r} names a column twice."
         raise ModelError(msg)
     for name in columns:
-        if name in TABLE_COLUMNS:
+        if name in taken:
             msg = (
                 f"by={name!r}: the tables of the fits have a column of this name. Rename the key first, as in "
                 f"df.rename({{{name!r}: '{name}_key'}})."

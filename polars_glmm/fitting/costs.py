@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from polars_glmm.fitting.look import Look
 from polars_glmm.likelihood.dense_limit import dense_bytes
-from polars_glmm.result.look import Look
 
 if TYPE_CHECKING:
     from polars_glmm.spec.model import ModelSpec
@@ -197,9 +197,9 @@ def _pass_seconds(spec: ModelSpec, p: int, effects: int) -> float:
     """Seconds of a row in a pass."""
     family = spec.family
     usual = _PASS.get(family.name, max(_PASS.values()))
-    if family.name == "binomial" and family.link.name != "logit":
+    if family.takes_trials and not family.canonical:
         usual *= _OTHER_LINK
-    if family.name == "negative_binomial" and len(spec.predictors) > 1:
+    if family.limit is not None and len(spec.predictors) > 1:
         usual *= _SPREAD
     return usual + _PASS_COLUMN * (p - 5) + _PASS_EFFECT * (effects**2 - 1)
 

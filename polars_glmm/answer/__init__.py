@@ -1,0 +1,1 @@
+"""What fits found: records without verbs, which tables and predictions read."""
