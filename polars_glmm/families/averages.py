@@ -141,7 +141,7 @@ def _averaged(family: Family, rows: Rows, given: _Given, of: _Of, narrow: Callab
         for places, z, weights in _nodes(np.where(thin, np.nan, step)):
             at = eta[places] + sd[places] * z
             own = take_rows(rows, places)
-            values = of(own, at, _part(phi, places))
+            values = of(own, at, part_of(phi, places))
             inside = np.isfinite(values)
             share = weights @ inside
             out[places] = weights @ np.where(inside, values, 0.0) / np.where(share > 0.0, share, np.nan)
@@ -149,7 +149,7 @@ def _averaged(family: Family, rows: Rows, given: _Given, of: _Of, narrow: Callab
         for part in np.array_split(places, max(1, len(places) * _GRID.size // _AT_ONCE)):
             if len(part):
                 at = peak[part] + width[part] * _GRID[:, None]
-                values = of(take_rows(rows, part), at, _part(phi, part))
+                values = of(take_rows(rows, part), at, part_of(phi, part))
                 out[part] = narrow(values, at, eta[part], sd[part])
     return out
 
@@ -203,10 +203,11 @@ def _nodes(step: Vec) -> Iterator[tuple[IntVec, Mat, Vec]]:
 
 def take_rows(rows: Rows, places: IntVec) -> Rows:
     """Some of the rows."""
-    return Rows(*(_part(part, places) for part in rows))  # type: ignore[arg-type]  # y is never None
+    return Rows(*(part_of(part, places) for part in rows))  # type: ignore[arg-type]  # y is never None
 
 
-def _part(values: Vec | float | None, places: IntVec) -> Vec | float | None:
+def part_of(values: Vec | float | None, places: IntVec) -> Vec | float | None:
+    """The values of some rows; one for all stays one."""
     return values[places] if isinstance(values, np.ndarray) and values.ndim else values
 
 
@@ -215,15 +216,16 @@ def random_variance(z: Mat, covariance: Mat) -> Vec:
     return np.asarray(np.einsum("rn,rn->n", z, covariance @ z))
 
 
-def natural_jacobian(average: Averaged, x: Mat, terms: Sequence[tuple[Mat, str]], *, n_gamma: int, n_phi: int) -> Mat:
+def natural_jacobian(
+    average: Averaged, x: Mat, terms: Sequence[tuple[Mat, tuple[IntVec, IntVec]]], *, n_gamma: int, n_phi: int
+) -> Mat:
     """∂E h/∂(beta, gamma, vech Σ₁, vech Σ₂, …, phi) (P, n), in the order of Estimate.report.
 
-    x (p, n); terms: z_t (r_t, n) and structure of every random-effects term, one after the other. A "diag" term has
-    its variances only. Zero for gamma and phi, which a mean does not know.
+    x (p, n); terms: z_t (r_t, n) of every random-effects term, one after the other, and the rows and columns of Σ_t
+    that are reported (`STRUCTURES[…].vech(r)`). Zero for gamma and phi, which a mean does not know.
     """
     n = x.shape[1]
     rows = [average.d_eta * x, np.zeros((n_gamma, n))]
-    for z, structure in terms:
-        i, j = np.tril_indices(len(z)) if structure != "diag" else (np.arange(len(z)),) * 2
+    for z, (i, j) in terms:
         rows.append(average.d_variance * z[i] * z[j] * np.where(i == j, 1.0, 2.0)[:, None])
     return np.concatenate([*rows, np.zeros((n_phi, n))])

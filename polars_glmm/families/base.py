@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from polars_glmm.families.links import Link
+from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -47,6 +47,7 @@ class Expected(NamedTuple):
 class Family(Protocol):
     """y | eta (and zeta = log phi). Instances are frozen, hashable, picklable; short repr: Binomial(link='logit').
 
+    mean_range        where the mean lives
     has_phi           phi is a parameter (gaussian: sigma; gamma, inverse_gaussian: dispersion; negative_binomial: size)
     canonical         observed and expected curvature agree
     log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
@@ -72,6 +73,8 @@ class Family(Protocol):
     def name(self) -> str: ...
     @property
     def link(self) -> Link: ...
+    @property
+    def mean_range(self) -> MeanRange: ...
     @property
     def has_phi(self) -> bool: ...
     @property

@@ -11,7 +11,8 @@ import polars as pl
 from polars_glmm.answer.record import Answer
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
-from polars_glmm.fitting.flow import fit_call, read_again
+from polars_glmm.fitting.again import data_of
+from polars_glmm.fitting.flow import fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -108,15 +110,17 @@ class Fit(Answer):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Interval | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Uncertainty = "conditional",
+        df: RowFreedom = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered
@@ -160,13 +164,7 @@ class Fit(Answer):
 
         Raises ModelError where neither was kept, DataChangedError where the source has changed.
         """
-        if self.rows is not None:
-            return self.rows
-        if self.source is None:
-            msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
-            raise ModelError(msg)
-        read_again(self, self.source)
-        return self.source
+        return data_of(self)
 
     # on paper
 

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import integrate, special, stats
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import ModelError
 from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson, Rows
 from polars_glmm.families.averages import (
@@ -117,7 +118,8 @@ def test_the_jacobian_is_in_the_order_of_a_report() -> None:
         return averaged_mean(link, report[:3] @ x, v)
 
     report = np.concatenate([beta, [0.0], vech, variances, [2.0]])
-    found = natural_jacobian(at(report), x, [(z, "us"), (other, "diag")], n_gamma=1, n_phi=1)
+    terms = [(z, STRUCTURES["us"].vech(2)), (other, STRUCTURES["diag"].vech(2))]
+    found = natural_jacobian(at(report), x, terms, n_gamma=1, n_phi=1)
     assert found.shape == (10, 5)
     for k, step in enumerate(1e-6 * np.eye(10)):
         assert_allclose(found[k], (at(report + step).value - at(report - step).value) / 2e-6, atol=1e-8)
