@@ -115,7 +115,8 @@ def _unenclosed(tree: Tree, bar: Bar) -> FormulaError:
     """The error for a bar outside parentheses, with the one term marked that was probably meant."""
     *_, (_, design) = summands(bar.left)
     _, group = next(summands(bar.right))
-    meant = f"({render(design, top=False)} {'|' if STRUCTURES[bar.structure].correlated else '||'} {render(group, top=False)})"
+    between = "|" if STRUCTURES[bar.structure].correlated else "||"
+    meant = f"({render(design, top=False)} {between} {render(group, top=False)})"
     message = f"A random-effects term stands in parentheses: write {meant}."
     return FormulaError(message, tree.text, design.span[0], group.span[1])
 
