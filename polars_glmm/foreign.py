@@ -92,7 +92,7 @@ _SENTENCES: dict[str, str] = {
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
-    "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
+    "fit": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
     "tofile save saveas dump": "Write the tables: fit.fixef().write_parquet(path); pickle keeps a fit.",
 }  # fmt: skip
 """Words with one meaning, without case, dots and underscores, and the sentence that says what to write."""

@@ -19,6 +19,7 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
 from polars_glmm.inference.ranef import coef, ranef
+from polars_glmm.inference.score import score
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov
@@ -127,6 +128,11 @@ class Fit(Answer):
     def augment(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
         return augment(frame, self, prefix=prefix)
+
+    @answered
+    def score(self, frame: Frame, group: str | None = None) -> Frame:
+        """Effects of the groups of a frame, new or known, from its rows at the estimates; lazy stays lazy."""
+        return score(frame, self, group)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
