@@ -155,9 +155,9 @@ class Glmm(Generic[Frame]):
         )  # fmt: skip
 
     @answered
-    def augment(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:
-        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
-        return fit.augment(self._frame, prefix=prefix)
+    def augment(self, fit: Fit | FitCollection, prefix: str = "", **more: Any) -> Frame:
+        """The frame with fitted and residual columns. Arguments as `polars_glmm.augment`."""
+        return fit.augment(self._frame, prefix=prefix, **more)
 
     @answered
     def with_ranef(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:

@@ -101,6 +101,9 @@ def averaged_cdf(
 
     Where eta leaves the domain of the link the distribution is that of the rest, and less exact: a step of nodes.
     """
+    if family.linear:
+        with np.errstate(all="ignore"):
+            return family.cdf(rows, np.asarray(eta, dtype=np.float64), _spread(rows, variance, phi), upper=upper)
 
     def of(rows: Rows, eta: Mat, phi: Vec | float | None) -> Mat:
         return family.cdf(rows, family.mean(eta), phi, upper=upper)
@@ -110,6 +113,9 @@ def averaged_cdf(
 
 def averaged_density(family: Family, rows: Rows, eta: Vec, variance: Vec, phi: Vec | float | None) -> Vec:
     """The density or probability of y with the random effects integrated out, (n,); as `averaged_cdf`."""
+    if family.linear:
+        zeta = np.log(_spread(rows, variance, phi))
+        return np.asarray(np.exp(family.density(rows, eta, zeta, 0).f + family.constant(rows)))
 
     def of(rows: Rows, eta: Mat, phi: Vec | float | None) -> Mat:
         zeta = None if phi is None else np.log(np.minimum(phi, _LARGEST_SIZE))
@@ -118,6 +124,13 @@ def averaged_density(family: Family, rows: Rows, eta: Vec, variance: Vec, phi: V
         return np.exp(family.density(rows, eta, zeta, 0).f + family.constant(rows))
 
     return _averaged(family, rows, (eta, variance, phi), of, _over_likelihood)
+
+
+def _spread(rows: Rows, variance: Vec, phi: Vec | float | None) -> Vec:
+    """phi of a gaussian response about eta, which stays gaussian when eta is: v + phi²/precision, as phi²/precision."""
+    assert phi is not None
+    precision = 1.0 if rows.precision is None else rows.precision
+    return np.asarray(np.sqrt(np.square(phi) + np.asarray(variance) * precision))
 
 
 _Given = tuple[Vec, Vec, "Vec | float | None"]

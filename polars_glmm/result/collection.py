@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import IntVec, Kind, Scalar
 
@@ -152,9 +153,17 @@ class FitCollection(Answers):
         )  # fmt: skip
 
     @answered
-    def augment(self, frame: Frame, prefix: str = "") -> Frame:
+    def augment(
+        self,
+        frame: Frame,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Given = "modes",
+        rng: np.random.Generator | int | None = None,
+    ) -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
-        return augment(frame, self, prefix)
+        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:

@@ -14,16 +14,19 @@ from polars_glmm.errors import ModelError
 from polars_glmm.fitting.again import data_of
 from polars_glmm.fitting.flow import fit_call
 from polars_glmm.foreign import answered, refuse_attribute
+from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
+from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.score import score
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov
 from polars_glmm.likelihood.given import of_estimate
+from polars_glmm.prediction.distribution import count_table, distribution
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import Kind
 
@@ -125,9 +129,63 @@ class Fit(Answer):
         )  # fmt: skip
 
     @answered
-    def augment(self, frame: Frame, prefix: str = "") -> Frame:
-        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
-        return augment(frame, self, prefix=prefix)
+    def augment(
+        self,
+        frame: Frame,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Given = "modes",
+        rng: np.random.Generator | int | None = None,
+        leverage: bool = False,
+    ) -> Frame:
+        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance; quantile residuals, leverage."""
+        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
+
+    @answered
+    def distribution(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame,
+        values: Sequence[float] | None = None,
+        *,
+        random: str = "integrate",
+        average: bool = False,
+        by: str | Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Probabilities of the response by value for the rows of a frame, or averaged over them."""
+        return distribution(frame, self, values, random=random, average=average, by=by)
+
+    @answered
+    def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
+        """Observed counts of every value of the response beside those expected."""
+        return count_table(frame, self, random=random)
+
+    @answered
+    def check(
+        self,
+        tests: str | Sequence[str] = "all",
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        *,
+        n: int = 250,
+        rng: np.random.Generator | int | None = None,
+        given: Given = "modes",
+        time: str | None = None,
+    ) -> pl.DataFrame:
+        """Tests of what the model assumes, one row each, on the rows of the fit or of a frame."""
+        return check(self, tests, frame, n=n, rng=rng, given=given, time=time)
+
+    @answered
+    def laplace_error(
+        self,
+        method: Literal["quadrature", "importance"] = "quadrature",
+        *,
+        per: Literal["factor", "level"] = "factor",
+        n: int = 1000,
+        nodes: int = 101,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """How far the Laplace approximation is from the integral at the estimates, with a Monte Carlo error."""
+        return laplace_error(self, method, per=per, n=n, nodes=nodes, rng=rng)
 
     @answered
     def score(self, frame: Frame, group: str | None = None) -> Frame:

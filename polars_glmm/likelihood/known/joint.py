@@ -179,6 +179,17 @@ class KnownModel:
             out[f.place] = own
         return tuple(out[place] for place in sorted(out))
 
+    def conditional_loglik(self) -> float:
+        """log p(y | b̂) with all constants: the likelihood of the rows at the modes."""
+        with one_blas_thread(), np.errstate(all="ignore"):
+            marginal = self.engine.marginal
+            modes = self._conditional().modes if self.model.effects.factors else []
+            total = self.model.constant()
+            for unit, levels in zip(marginal.rows.units, marginal.rows.levels, strict=True):
+                u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
+                total += float(rows_state(unit_at(marginal.density, unit, self.point), u, order=2).f.sum())
+        return float(total)
+
     def leverage(self) -> Leverage:
         """The leverage of every row, in the order of the design; its sum is the effective number of parameters.
 

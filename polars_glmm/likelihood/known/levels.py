@@ -192,5 +192,3 @@ def _log_joint(here: UnitAt, v: Cube) -> Mat:
             density = here.density.rows(block, eta, zeta, 0).f
             out[some, block.cells] += block.sums(np.where(np.isnan(density), -np.inf, density))
     return np.asarray(out)
-
-
