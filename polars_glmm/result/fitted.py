@@ -16,9 +16,11 @@ from polars_glmm.fitting.flow import fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
+from polars_glmm.inference.conditional import conditional_glance
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
+from polars_glmm.inference.influence import influence, influence_terms
 from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.score import score
@@ -91,9 +93,9 @@ class Fit(Answer):
         return coef(self, group)
 
     @answered
-    def glance(self) -> pl.DataFrame:
-        """The fit in one row."""
-        return glance(self)
+    def glance(self, conditional: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
+        """The fit in one row; `conditional` adds effective parameters, the likelihood at the modes, conditional AIC."""
+        return conditional_glance(self) if conditional else glance(self)
 
     @answered
     def vcov(self, full: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
@@ -173,6 +175,20 @@ class Fit(Answer):
     ) -> pl.DataFrame:
         """Tests of what the model assumes, one row each, on the rows of the fit or of a frame."""
         return check(self, tests, frame, n=n, rng=rng, given=given, time=time)
+
+    @answered
+    def influence(
+        self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
+    ) -> pl.DataFrame:
+        """What leaving out each level of a group, or each row, does to the fit."""
+        return influence(self, group, method)
+
+    @answered
+    def influence_terms(
+        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
+    ) -> pl.DataFrame:
+        """Every estimate without each level of a group."""
+        return influence_terms(self, group, method)
 
     @answered
     def laplace_error(
