@@ -58,8 +58,22 @@ _SENTENCES: dict[str, str] = {
     # what a fit can be asked for
     "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
-    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
-    "resid_pearson and resid_deviance.",
+    "resid residuals residpearson residdeviance residresponse rstandard rstudent": "Write fit.augment(frame): columns "
+    "resid, resid_pearson and resid_deviance; quantile=True adds resid_quantile.",
+    "quantileresiduals quantileresid qresiduals qresid randomizedquantile residquantile simulateresiduals dharma "
+    "createdharma scaledresiduals": "Write fit.augment(frame, quantile=True): resid_quantile; fit.check() has the tests.",
+    "testdispersion testzeroinflation testuniformity testoutliers testresiduals testquantiles checkmodel "
+    "testtemporalautocorrelation checkoverdispersion checkzeroinflation overdispersion overdispfun estatgof": "Write fit.check(): "
+    "dispersion, zeros, outliers, uniformity and more.",
+    "cooksdistance cooksd cook dfbeta dfbetas mdffits covratio covtrace influenceme getinfluence leaveoneout dffits": ""
+    "Write fit.influence('g'), fit.influence_terms('g'); method='case' is of rows.",
+    "hatvalues leverages leverage hat hatmatrix": "Write fit.augment(frame, leverage=True).",
+    "caic conditionalaic effectivedf effectiveparameters": "Write fit.glance(conditional=True).",
+    "predictinterval predictioninterval predinterval": "Write fit.predict(frame, interval='prediction', "
+    "new_levels='zero').",
+    "marginalmean populationmean predictmarginal mumarginal": "Write fit.predict(frame, random='integrate').",
+    "rootogram expectedcounts": "Write fit.count_table(frame).",
+    "reffects predictranef ebestimates empiricalbayes dynpred": "Write fit.score(frame): effects of new groups.",
     "fitted fittedvalues fittedvalue mu": "Write fit.augment(frame) or fit.predict(frame).",
     "issingular": "Write fit.singular.",
     "isconverged mleretvals optinfo": "Write fit.converged, fit.certificate, fit.diagnose().",

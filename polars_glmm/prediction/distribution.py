@@ -59,6 +59,7 @@ def distribution(
     if values is None:
         values = _default_values(fitted, inner, sizes)
     at = np.asarray(values, dtype=np.float64)
+    shown = at.astype(np.int64) if (at == np.round(at)).all() else at
     n = rows.height
     probability, cumulative = np.empty((2, len(at), n))
     for k, value in enumerate(at):
@@ -66,7 +67,7 @@ def distribution(
         probability[k] = probability_of(family, here, inner)
         cumulative[k] = cdf_of(family, here, inner)
     if not average and not keys:
-        front = {"row": np.repeat(rows[_ROW].to_numpy(), len(at)), "value": np.tile(at, n)}
+        front = {"row": np.repeat(rows[_ROW].to_numpy(), len(at)), "value": np.tile(shown, n)}
         return pl.DataFrame(front | {"probability": probability.T.ravel(), "cumulative": cumulative.T.ravel()})
     weights = rows.select(columns(keys)).with_columns(pl.Series(_AT, np.arange(n)))
     groups = weights.select(pl.all().implode())
@@ -75,7 +76,7 @@ def distribution(
     made = []
     for i, own in enumerate(groups[_AT].to_list()):
         means = {"probability": probability[:, own].mean(1), "cumulative": cumulative[:, own].mean(1)}
-        table = pl.DataFrame({"value": at} | means)
+        table = pl.DataFrame({"value": shown} | means)
         made.append(groups[i : i + 1].drop(_AT).join(table, how="cross") if keys else table)
     return pl.concat(made)
 

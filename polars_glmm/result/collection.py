@@ -226,9 +226,10 @@ class FitCollection(Answers):
         quantile: bool = False,
         given: Given = "modes",
         rng: np.random.Generator | int | None = None,
+        leverage: bool = False,
     ) -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
-        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng)
+        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
