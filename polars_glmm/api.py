@@ -6,6 +6,7 @@ Those that work with a fit on a frame (predict, augment, with_ranef, simulate) a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
@@ -16,11 +17,13 @@ from polars_glmm.errors import ModelError
 from polars_glmm.fitting.by_key import fit_by
 from polars_glmm.fitting.flow import fit_call, objective_of
 from polars_glmm.foreign import answered
+from polars_glmm.frames.elsewhere import take
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
 from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.result.products import Products, make_products, read_stored
+from polars_glmm.result.stored import read_model
 from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
 
 if TYPE_CHECKING:
@@ -218,6 +221,15 @@ def read_products(path: str | Path) -> Products:
     return read_stored(path)
 
 
+def read_fit(path: str | PathLike[str]) -> Fit | FitCollection:
+    """The fit, or the collection, of a file that `fit.write(path)` wrote; it answers as the one that was written.
+
+    Nothing in the file is executed. Rows are not stored: what needs them takes a frame, as after `keep="none"`.
+    Raises ModelFileError for any other file, for one that is broken, and for one of a later version.
+    """
+    return read_model(path)
+
+
 @answered
 def anova(*fits: Fit) -> pl.DataFrame:
     """Likelihood-ratio tests of nested fits, from the smallest to the largest model.
@@ -261,9 +273,12 @@ def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
     if isinstance(frame, str):
         msg = f"The first argument is a frame, not text: fit(frame, {frame!r}), or frame.glmm.fit({frame!r})."
         raise ModelError(msg)
+    taken = take(frame)
+    if taken is not None:
+        return taken.frame
     kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
     msg = (
-        f"The data are a {kind}; pass a polars.DataFrame or polars.LazyFrame. "
-        f"Other data become one through pl.DataFrame(data) or pl.from_pandas(data)."
+        f"The data are a {kind}; pass a frame of Polars, pandas, PyArrow, DuckDB, Ibis, Dask or Spark. "
+        f"Other data become one through pl.DataFrame(data)."
     )
     raise ModelError(msg)

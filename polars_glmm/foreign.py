@@ -61,10 +61,10 @@ _SENTENCES: dict[str, str] = {
     "resid residuals residpearson residdeviance residresponse rstandard rstudent": "Write fit.augment(frame): columns "
     "resid, resid_pearson and resid_deviance; quantile=True adds resid_quantile.",
     "quantileresiduals quantileresid qresiduals qresid randomizedquantile residquantile simulateresiduals dharma "
-    "createdharma scaledresiduals": "Write fit.augment(frame, quantile=True): resid_quantile; fit.check() has the tests.",
+    "createdharma scaledresiduals": "Write fit.augment(frame, quantile=True): resid_quantile; fit.check() for tests.",
     "testdispersion testzeroinflation testuniformity testoutliers testresiduals testquantiles checkmodel "
-    "testtemporalautocorrelation checkoverdispersion checkzeroinflation overdispersion overdispfun estatgof": "Write fit.check(): "
-    "dispersion, zeros, outliers, uniformity and more.",
+    "testtemporalautocorrelation checkoverdispersion checkzeroinflation overdispersion overdispfun estatgof": ""
+    "Write fit.check(): dispersion, zeros, outliers, uniformity and more.",
     "cooksdistance cooksd cook dfbeta dfbetas mdffits covratio covtrace influenceme getinfluence leaveoneout dffits": ""
     "Write fit.influence('g'), fit.influence_terms('g'); method='case' is of rows.",
     "hatvalues leverages leverage hat hatmatrix": "Write fit.augment(frame, leverage=True).",

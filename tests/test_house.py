@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "typing"}),
     frozenset({"notes", "control", "memory", "cores", "progress", "foreign"}),
-    frozenset({"linalg", "spill"}),
+    frozenset({"linalg", "spill", "files"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),
     frozenset({"columns"}),
@@ -35,7 +35,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.disk"}),
     frozenset({"design.pairing"}),
     frozenset({"design.by_key"}),
-    frozenset({"likelihood.estimate", "likelihood.parameters"}),
+    frozenset({"likelihood.parameters"}),
+    frozenset({"likelihood.estimate"}),
     frozenset({"likelihood.dense_limit", "likelihood.identify", "likelihood.optimum", "likelihood.rows"}),
     frozenset({"likelihood.model", "likelihood.given"}),
     frozenset({"likelihood.marginal", "likelihood.products"}),
@@ -46,6 +47,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"fitting"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),
+    frozenset({"reports"}),
     frozenset({"result"}),
     frozenset({"api", "datasets"}),
     frozenset({"namespace"}),
@@ -80,12 +82,14 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "polars": frozenset(
         {
             "columns",
+            "files",
             "frames",
             "design",
             "answer",
             "fitting",
             "prediction",
             "inference",
+            "reports",
             "result",
             "api",
             "datasets",
@@ -94,7 +98,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
             "cli",
         }
     ),
-    "narwhals": frozenset({"design", "prediction"}),
+    "narwhals": frozenset({"frames"}),
 }
 """Who may stand on which library."""
 

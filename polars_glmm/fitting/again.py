@@ -8,25 +8,11 @@ import polars as pl
 
 from polars_glmm.design.known import KnownRows, read_known, used_columns
 from polars_glmm.errors import ModelError
-from polars_glmm.fitting.flow import read_again
+from polars_glmm.fitting.flow import data_of
 from polars_glmm.frames.table import collect
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
-
-
-def data_of(fit: Answer) -> pl.DataFrame | pl.LazyFrame:
-    """The frame of a fit: the kept rows, or the source after a check that it still holds the same data.
-
-    Raises ModelError where neither was kept, DataChangedError where the source has changed.
-    """
-    if fit.rows is not None:
-        return fit.rows
-    if fit.source is None:
-        msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
-        raise ModelError(msg)
-    read_again(fit, fit.source)
-    return fit.source
 
 
 def rows_of(fit: Answer, what: str) -> pl.DataFrame:

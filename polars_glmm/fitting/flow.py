@@ -16,7 +16,7 @@ from polars_glmm.answer.record import Answer
 from polars_glmm.answer.tally import check_unchanged, fingerprint, group_sizes
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.text_numbers import blaming_text
-from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ResponseError
+from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ModelError, ResponseError
 from polars_glmm.fitting.choose import Route, choose
 from polars_glmm.fitting.readings import collected, fit_readings, rows_to_read
 from polars_glmm.fitting.rows import learned_rows
@@ -72,7 +72,8 @@ def _fit_from_rows(
     with learned_rows(frame, call, control, route) as learned:
         design, spec = learned.design, learned.recipe.spec
         with progress.stage("fitting"), blaming_text(learned.recipe):
-            numbers = estimate(design, spec.family, spec.method, control, given)
+            by_rows = route.kind != "products"
+            numbers = estimate(design, spec.family, spec.method, control, given, by_rows=by_rows)
         groups, sums = group_sizes(design), fingerprint(design, learned.recipe)
     rows, source = kept_rows(frame, control)
     found = route.why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None
@@ -90,6 +91,23 @@ def _fit_from_rows(
         source=source,
         kept=None if rows is None else learned.kept,
     )
+
+
+def data_of(fit: Answer) -> pl.DataFrame | pl.LazyFrame:
+    """The frame of a fit: the kept rows, or the source after a check that it still holds the same data.
+
+    Raises ModelError where neither was kept, DataChangedError where the source has changed.
+    """
+    if fit.rows is not None:
+        return fit.rows
+    if fit.source is None:
+        msg = (
+            "This fit keeps no data (keep='none', or it was pickled or read from a file): pass the frame, as in "
+            "fit.update(frame=df)."
+        )
+        raise ModelError(msg)
+    read_again(fit, fit.source)
+    return fit.source
 
 
 def read_again(fit: Answer, source: pl.LazyFrame) -> None:

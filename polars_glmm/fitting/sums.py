@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.design.sums.moments import Moments
     from polars_glmm.likelihood.estimate import Estimate
+    from polars_glmm.likelihood.products.engine import ProductModel
     from polars_glmm.spec.call import Call
     from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import BoolVec
@@ -135,6 +136,11 @@ def rows_fit(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> bool:
 
 def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: Given) -> Estimate:
     """The numbers of a model whose columns to keep are settled."""
+    return estimate_summaries(moments_model(recipe, moments, control), given)
+
+
+def moments_model(recipe: Recipe, moments: Moments, control: Control) -> ProductModel:
+    """The model of these sums, ready for computing."""
     mean_square = moments.second[-1, -1] / moments.total.weight[0] + moments.mean[-1] ** 2
     check_scale(float(np.sqrt(max(mean_square, 0.0))), recipe.response.name)
     fixed, random = places(columns_of(recipe), recipe)
@@ -146,7 +152,7 @@ def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: 
         tuple((f.name, terms_of(f.terms), own) for f, own in zip(recipe.factors, random, strict=True)),
     )
     spec = recipe.spec
-    return estimate_summaries(product_model(design, moments, spec.family, spec.method, control), given)
+    return product_model(design, moments, spec.family, spec.method, control)
 
 
 def read_summary(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Reading:

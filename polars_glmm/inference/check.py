@@ -14,7 +14,8 @@ from polars_glmm.columns.named import column, columns
 from polars_glmm.design.known import used_columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.errors import ColumnError, ModelError, counted, enumerate_names, suggest
-from polars_glmm.fitting.again import data_of, rows_of
+from polars_glmm.fitting.again import rows_of
+from polars_glmm.fitting.flow import data_of
 from polars_glmm.frames.batches import whole
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.prediction.given import INNER, Given, add_distribution, inner_of, probability_of

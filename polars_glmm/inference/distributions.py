@@ -25,6 +25,19 @@ def quantile(conf_level: float, df: Vec) -> Vec:
     return np.asarray(np.where(normal, ndtri(upper), stdtrit(np.where(normal, 1.0, df), upper)))
 
 
+def one_sided_p(statistic: Vec, df: Vec) -> Vec:
+    """P(T ≥ statistic), degrees of freedom as above."""
+    normal = ~np.isfinite(df)
+    return np.asarray(np.where(normal, ndtr(-statistic), stdtr(np.where(normal, 1.0, df), -statistic)))
+
+
+def one_sided_quantile(conf_level: float, df: Vec) -> Vec:
+    """Width in standard errors of a one-sided interval, degrees of freedom as above."""
+    level = check_level(conf_level)
+    normal = ~np.isfinite(df)
+    return np.asarray(np.where(normal, ndtri(level), stdtrit(np.where(normal, 1.0, df), level)))
+
+
 def normal_quantile(conf_level: float) -> float:
     """Half-width in standard errors of a two-sided normal interval: 1.96 for 0.95."""
     return float(ndtri(0.5 * (1.0 + check_level(conf_level))))

@@ -11,7 +11,8 @@ from polars_glmm.columns.named import columns
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.known import read_known, used_columns
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
-from polars_glmm.fitting.again import data_of, rows_of
+from polars_glmm.fitting.again import rows_of
+from polars_glmm.fitting.flow import data_of
 from polars_glmm.frames.batches import whole as collected
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.inference.ranef import label_of

@@ -10,11 +10,12 @@ import numpy as np
 
 from polars_glmm.inference import numbers
 from polars_glmm.inference.cells import shorten_all, width
-from polars_glmm.inference.coefficients import fixed_terms, fixef, wald_chi2
+from polars_glmm.inference.coefficients import fixef, wald_chi2
 from polars_glmm.inference.compare import null_test
 from polars_glmm.inference.dispersion import MEANING, dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
+from polars_glmm.inference.names import fixed_terms
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
 

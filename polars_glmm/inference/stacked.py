@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.inference.coefficients import DegreesOfFreedom, degrees_of_freedom
+from polars_glmm.inference.covariance import DegreesOfFreedom, coefficient_covariance
 from polars_glmm.inference.distributions import normal_quantile, quantile, two_sided_p
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, GROUP_SIZES, RANEF, VARCORR, table
@@ -63,7 +63,7 @@ def _freedom(batch: Batch, df: DegreesOfFreedom) -> Mat:
     e = batch.estimate
     if df in (None, "satterthwaite") and e.df_satterthwaite is not None:
         return e.df_satterthwaite
-    first = degrees_of_freedom(batch.one(0), df)
+    first = coefficient_covariance(batch.one(0), df=df).df_each(None)
     return np.tile(first, (len(batch), 1))
 
 

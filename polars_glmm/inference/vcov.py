@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.inference.coefficients import fixed_terms
+from polars_glmm.inference.covariance import CovarianceChoice, coefficient_covariance
+from polars_glmm.inference.delta import transform_covariance
+from polars_glmm.inference.names import fixed_terms
 from polars_glmm.inference.schemas import VCOV, table
 from polars_glmm.inference.varcorr import components, correlation
 from polars_glmm.typing import Mat, Vec
@@ -24,13 +26,15 @@ class Labelled(NamedTuple):
     matrix: Mat
 
 
-def vcov(fit: Answer, *, full: bool = False) -> pl.DataFrame:
+def vcov(fit: Answer, *, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:
     """All pairs of fixed effects of all parameters; with `full` also of the variance parameters on the report scales.
 
     `full` adds, by the delta method, parameter "log_sd" (term "Subject: Days"), "atanh_correlation"
     (term "Subject: Intercept, Days") and "log_dispersion" (term "phi"). Pairs without a covariance are null.
+    `vcov` puts another covariance of the fixed effects in the place of the fit's own.
     """
-    parameters, terms, matrix = _full(fit) if full else _fixed(fit)
+    own = fit.estimate.vcov_fixed if vcov is None else coefficient_covariance(fit, vcov).matrix
+    parameters, terms, matrix = _full(fit, own) if full else _fixed(fit, own)
     k = len(terms)
     return table(
         VCOV,
@@ -44,16 +48,16 @@ def vcov(fit: Answer, *, full: bool = False) -> pl.DataFrame:
     )
 
 
-def _fixed(fit: Answer) -> Labelled:
+def _fixed(fit: Answer, matrix: Mat) -> Labelled:
     parameters, terms, kept = fixed_terms(fit)
     chosen = np.flatnonzero(kept)
-    return Labelled([parameters[j] for j in chosen], [terms[j] for j in chosen], fit.estimate.vcov_fixed)
+    return Labelled([parameters[j] for j in chosen], [terms[j] for j in chosen], matrix)
 
 
-def _full(fit: Answer) -> Labelled:
+def _full(fit: Answer, matrix: Mat) -> Labelled:
     """Report scales are a smooth function of Estimate.report; its Jacobian carries Estimate.report_vcov over."""
     estimate = fit.estimate
-    fixed = _fixed(fit)
+    fixed = _fixed(fit, matrix)
     n_fixed, n_report = len(fixed.terms), len(estimate.report)
     parameters, terms = list(fixed.parameters), list(fixed.terms)
     gradients: list[Vec] = list(np.eye(n_fixed, n_report))
@@ -77,21 +81,10 @@ def _full(fit: Answer) -> Labelled:
     if estimate.phi is not None:
         add("log_dispersion", "phi", [n_report - 1], [1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan])
     jacobian = np.array(gradients).reshape(len(gradients), n_report)
-    matrix = transform_covariance(jacobian, estimate.report_vcov)
+    joint = transform_covariance(jacobian, estimate.report_vcov)
     # The reported covariance of the fixed effects wins where the two differ (gaussian: GLS, given the variances).
-    matrix[:n_fixed, :n_fixed] = fixed.matrix
-    return Labelled(parameters, terms, matrix)
-
-
-def transform_covariance(jacobian: Mat, covariance: Mat) -> Mat:
-    """J V J' in which a NaN spoils only the rows that use it, not, by 0·NaN, the whole product."""
-    missing = np.isnan(np.diag(covariance))
-    clean = np.where(np.isnan(covariance), 0.0, covariance)
-    product = np.nan_to_num(jacobian) @ clean @ np.nan_to_num(jacobian).T
-    spoiled = np.isnan(jacobian).any(axis=1) | (jacobian[:, missing] != 0.0).any(axis=1)
-    product[spoiled] = np.nan
-    product[:, spoiled] = np.nan
-    return np.asarray(product)
+    joint[:n_fixed, :n_fixed] = fixed.matrix
+    return Labelled(parameters, terms, joint)
 
 
 def _half_reciprocal(variance: float) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
@@ -18,12 +19,14 @@ from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.influence import influence, influence_terms
 from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.score import score
 from polars_glmm.inference.stacked import Stacked
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.prediction.by_key import rows_by_key
 from polars_glmm.prediction.distribution import count_table, distribution
@@ -37,9 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
-    from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.term_hypotheses import TermType
+    from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
+    from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -95,8 +103,13 @@ class FitCollection(Answers):
         conf_level: float = 0.95,
         df: DegreesOfFreedom = None,
         exponentiate: bool = False,  # noqa: FBT001, FBT002
+        vcov: CovarianceChoice = None,
     ) -> pl.DataFrame:
         """Fixed effects of all fits."""
+        if vcov is not None or df == "kenward_roger":
+            return self._of_each(
+                lambda fit: fixef(fit, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
+            )
         return self._stack(
             FIXEF,
             lambda answer: fixef(answer, conf_level=conf_level, df=df, exponentiate=exponentiate),
@@ -164,6 +177,38 @@ class FitCollection(Answers):
     ) -> pl.DataFrame:
         """Tests of what the models assume, on the rows of each fit."""
         return self._of_each(lambda fit: check(fit, tests, n=n, rng=rng, given=given))
+
+    @answered
+    def test(
+        self,
+        hypotheses: HypothesesLike,
+        rhs: float | Sequence[float] = 0.0,
+        joint: bool = False,  # noqa: FBT001, FBT002
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        *,
+        conf_level: float = 0.95,
+        adjust: Adjustment | None = None,
+        alternative: Alternative = "two-sided",
+        equivalence: tuple[float, float] | None = None,
+    ) -> pl.DataFrame:
+        """Tests of hypotheses in every fit, which is a family of its own; arguments as `Fit.test`."""
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
+        return self._of_each(lambda fit: tested(fit, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov))
+
+    @answered
+    def test_terms(
+        self,
+        type: TermType = 3,  # noqa: A002  the field's word
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        method: Literal["wald", "lrt", "bootstrap"] = "wald",
+        *,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """Tests of the terms in every fit; arguments as `Fit.test_terms`."""
+        return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, TermBootstrap(n, rng)))
 
     # on other frames
 
@@ -235,6 +280,21 @@ class FitCollection(Answers):
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
         return with_ranef(frame, self, prefix)
+
+    # on paper and in a file
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, as `Fit.write` does; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
@@ -11,8 +12,7 @@ import polars as pl
 from polars_glmm.answer.record import Answer
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
-from polars_glmm.fitting.again import data_of
-from polars_glmm.fitting.flow import fit_call
+from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
@@ -20,13 +20,15 @@ from polars_glmm.inference.conditional import conditional_glance
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.influence import influence, influence_terms
 from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.score import score
 from polars_glmm.inference.summary import summary
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
-from polars_glmm.inference.vcov import vcov
+from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.prediction.distribution import count_table, distribution
 from polars_glmm.prediction.predictions import predict
@@ -39,9 +41,14 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from polars_glmm.inference.coefficients import DegreesOfFreedom
+    from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.term_hypotheses import TermType
+    from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
+    from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -64,13 +71,15 @@ class Fit(Answer):
         conf_level: float = 0.95,
         df: DegreesOfFreedom = None,
         exponentiate: bool = False,  # noqa: FBT001, FBT002
+        vcov: CovarianceChoice = None,
     ) -> pl.DataFrame:
         """Fixed effects with standard errors, tests and intervals, one row per term in the order of the formula.
 
-        df   None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
-             "satterthwaite", or a number
+        df     None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
+               "satterthwaite", "kenward_roger" (with its standard errors; needs the rows of the fit), or a number
+        vcov   None: the fit's own covariance; "kenward_roger"; or a frame as `vcov()` gives it
         """
-        return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate)
+        return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
 
     @answered
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
@@ -98,9 +107,69 @@ class Fit(Answer):
         return conditional_glance(self) if conditional else glance(self)
 
     @answered
-    def vcov(self, full: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
-        """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion."""
-        return vcov(self, full=full)
+    def vcov(self, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:  # noqa: FBT001, FBT002
+        """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion.
+
+        vcov   "kenward_roger": the covariance adjusted for small samples; as in `fixef`
+        """
+        return covariances(self, full=full, vcov=vcov)
+
+    @answered
+    def test(
+        self,
+        hypotheses: HypothesesLike,
+        rhs: float | Sequence[float] = 0.0,
+        joint: bool = False,  # noqa: FBT001, FBT002
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        *,
+        conf_level: float = 0.95,
+        adjust: Adjustment | None = None,
+        alternative: Alternative = "two-sided",
+        equivalence: tuple[float, float] | None = None,
+    ) -> pl.DataFrame:
+        """Tests of hypotheses about parameters, one row each, or one row for all with `joint`.
+
+        hypotheses   "Days = 10", "a - 2*b = 0", "exp(a)/b = 1"; names of coefficients, or of terms of the formula (all
+                     their columns); several of these; a mapping from labels to them; or a frame with a column
+                     `hypothesis` and a column of weights for each term used. Standard deviations, correlations and phi
+                     are called as in `objective`: "sd(Subject: Days) = 6"
+        rhs          what hypotheses without "=" are compared with: a number, or one for each
+        df, vcov     as in `fixef`
+        adjust       "bonferroni", "holm", "hochberg", "bh", "by", "sidak", "tukey", "dunnett", "scheffe" or "mvt": the
+                     rows are one family
+        alternative  "two-sided", "greater" or "less", with one-sided intervals
+        equivalence  bounds (low, high): adds p_equivalence, of two one-sided tests that the estimate lies outside
+        Columns: hypothesis, estimate (less the null value), std_error, statistic, df, p_value, conf_low, conf_high,
+        adjust, null_value, note; with `joint` hypothesis, num_df, den_df, statistic, distribution, p_value, df_method,
+        note. Raises ModelError for names the fit does not have, FormulaError where a string cannot be read.
+        """
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
+        return tested(self, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov)
+
+    @answered
+    def test_terms(
+        self,
+        type: TermType = 3,  # noqa: A002  the field's word
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        method: Literal["wald", "lrt", "bootstrap"] = "wald",
+        *,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """A test of each term of the formula.
+
+        type      1: adjusted for the terms before it; 2: for all that do not contain it; 3: for all others, in
+                  sum-to-zero coding whatever the coding of the formula
+        df, vcov  of Wald tests, as in `fixef`: F with `den_df` degrees of freedom where df is finite, else χ²
+        method    "wald"; "lrt": likelihood ratios, every model fitted again by maximum likelihood; "bootstrap": the
+                  same with p-values from `n` data sets simulated under the smaller model with the seed `rng`. Both need
+                  the rows of the fit, and test the terms of mu.
+        Columns: parameter, term, type, num_df, den_df, statistic, distribution, p_value, df_method, note; with
+        "bootstrap" also n_draws, n_failed, seed. A term that dropped columns leave untestable is null with a note.
+        """
+        return terms_tested(self, type, df, vcov, method, TermBootstrap(n, rng))
 
     @answered
     def diagnose(self) -> pl.DataFrame:
@@ -246,7 +315,22 @@ class Fit(Answer):
         """
         return data_of(self)
 
+    # in a file
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, a zip of a manifest and Parquet; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
+
     # on paper
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
 
     @answered
     def summary(self) -> str:
@@ -263,6 +347,7 @@ class Fit(Answer):
 
         def __getattr__(self, name: str) -> NoReturn:
             refuse_attribute(self, name)
+
 
 def starting_values(start: object) -> Mapping[str, float] | None:
     """start= as values by name; a fit gives its own. Raises ModelError for anything that has none."""

@@ -2,10 +2,10 @@
 
     python tests/references/convert.py FOLDER
 
-FOLDER holds `data/NAME.csv|parquet` with `NAME.schema.json`, and `reference/ID.json` (fitted models of lme4, glmmTMB,
-TMB and nlme). Written: `polars_glmm/data/*.parquet` (published measurements), `tests/data/*.parquet` (simulated and
-derived sets), `tests/references/ID.json` (models this package fits), `tests/references/README.md` (what is left out,
-and why).
+FOLDER holds `data/NAME.csv|parquet` with `NAME.schema.json`, `reference/ID.json` (fitted models of lme4, glmmTMB, TMB
+and nlme), and `inference/ID.json` (what comes after a fit). Written: `polars_glmm/data/*.parquet` (published
+measurements), `tests/data/*.parquet` (simulated and derived sets), `tests/references/ID.json` (models this package
+fits), `tests/references/inference/ID.json`, `tests/references/README.md` (what is left out, and why).
 """
 
 from __future__ import annotations
@@ -21,12 +21,20 @@ HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parents[1] / "polars_glmm" / "data"
 TEST_ONLY = HERE.parent / "data"
 
+AFTER_THE_FIT = ("ddf", "terms")
+"""Beginnings of the names of entries about what comes after a fit."""
 NOT_REDISTRIBUTED = ("pig", "kubo_seeds", "salamander_mating")
 TEST_PREFIXES = ("sim_", "edge_", "sleepstudy_ext", "sleepstudy_na")
 DTYPES = {"int64": pl.Int64, "float64": pl.Float64, "string": pl.String, "bool": pl.String}
 
 FAMILIES = ("gaussian", "binomial", "poisson", "Gamma", "inverse.gaussian", "nbinom2")
 STRUCTURES = ("us", "diag", "scalar")
+HETEROSCEDASTIC = {
+    "pig_lme_varident_ml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
+    "pig_lme_varident_reml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
+    "sleepstudy_dispformula_reml": ("Reaction ~ Days + (1 | Subject)", "~Days"),
+}
+"""Residual structures that are a formula of phi here (nlme: varIdent, varExp), with that formula."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
     "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "method", "n_agq", "weights",
@@ -50,6 +58,10 @@ def main(source: Path) -> None:
             used.add(entry["dataset"])
             (HERE / path.name).write_text(layout(trim(entry)), encoding="utf-8")
     write_readme(excluded)
+    (HERE / "inference").mkdir(exist_ok=True)
+    for kind in AFTER_THE_FIT:
+        for path in sorted((source / "inference").glob(f"{kind}_*.json")):
+            (HERE / "inference" / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     for schema in sorted((source / "data").glob("*.schema.json")):
         name = schema.name.removesuffix(".schema.json")
         for_tests = name.startswith(TEST_PREFIXES)
@@ -77,6 +89,8 @@ def read(schema: Path) -> pl.DataFrame:
 def why_not(entry: dict[str, Any]) -> str:
     """Why an entry is outside the models this package fits; empty if it is inside."""
     kind, family = entry["kind"], entry.get("family")
+    if entry["id"] in HETEROSCEDASTIC:
+        return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
     if kind in ("ordinal", "nonlinear"):
         return f"{kind} model"
@@ -96,6 +110,9 @@ def why_not(entry: dict[str, Any]) -> str:
 def trim(entry: dict[str, Any]) -> dict[str, Any]:
     """The parts tests use: everything about the model and its results, and which engines stand behind them."""
     kept = {key: entry[key] for key in ENTRY if key in entry}
+    if entry["id"] in HETEROSCEDASTIC:
+        formula, dispersion = HETEROSCEDASTIC[entry["id"]]
+        kept |= {"kind": "heteroscedastic", "formula": formula, "dispersion_formula": dispersion}
     kept["engines"] = [
         {key: engine[key] for key in ("name", "version", "call", "logLik", "se_kind", "note") if key in engine}
         for engine in entry.get("engines", ())
@@ -146,6 +163,12 @@ One JSON file per model: the call, the engines and their versions, estimates, an
 - Terms carry R's names; `tests/references/translate.py` turns them into this package's.
 - The data of {unsent} may not be redistributed. Their tests read them from the folder named by
   POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.
+
+Entries in `inference/` are about what comes after a fit: degrees of freedom (`ddf_*`) and tests of terms (`terms_*`),
+by lmerTest 3.1-3, pbkrtest 0.5.2 and car 3.1-1. Each holds its call, the log-likelihood and coefficients of the fit
+behind it, tables with the columns that identify a row (`keys`) and a tolerance for each column, how every table was
+checked by code of its own (`independent`), with the difference found, and the versions used.
+`tests/inference/test_references.py` reads them.
 
 `convert.py FOLDER` makes all files here, and the Parquet files of `polars_glmm/data` and `tests/data`, from the corpus.
 
