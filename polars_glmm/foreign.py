@@ -51,10 +51,10 @@ _SENTENCES: dict[str, str] = {
     "level confidence alpha siglevel": "Write conf_level=0.95.",
     "nsim nsims reps": "Write n=100: the number of simulated responses.",
     "seed randomstate": "Write rng=7: a seed or a numpy Generator.",
-    "ddf lmertest kenwardroger satterthwaite": "Write fit.fixef(df='satterthwaite'), df='normal' or a number.",
+    "ddf lmertest kenwardroger satterthwaite": "Write df='satterthwaite', df='kenward_roger', df='normal' or a number.",
     "exponentiated exp eform oddsratio": "Write fit.fixef(exponentiate=True).",
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
-    "test lrtest": "anova(smaller, larger) is the likelihood-ratio test.",
+    "lrtest": "anova(smaller, larger) is the likelihood-ratio test; fit.test_terms(method='lrt') tests each term.",
     # what a fit can be asked for
     "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
@@ -95,11 +95,21 @@ _SENTENCES: dict[str, str] = {
     "fit.recipe for the columns.",
     "ngrps ngroups nlevels": "Write fit.groups, or fit.ranef('g').height.",
     "predictproba predictmean predicted": "Write fit.predict(frame): for binomial the probability.",
-    "plot plotdiagnostics qqplot plotfit": "Plot the frames: fit.augment(frame) has residuals, "
-    "fit.ranef() the modes.",
+    "plot plotdiagnostics qqplot plotfit": "Write fit.plot.residuals(), fit.plot.caterpillar(), fit.plot.qq_ranef().",
     "refit": "Write fit.update(frame=other).",
-    "drop1 add1 step": "Write fit.update('. ~ . - x') and anova(smaller, larger).",
-    "anova lrt comparelrtest": "Write polars_glmm.anova(smaller, larger).",
+    "drop1 add1 step": "Write fit.test_terms(type=2, method='lrt'), or fit.update('. ~ . - x') and anova(smaller, "
+    "larger).",
+    "anova lrt comparelrtest": "Tests of terms: fit.test_terms(type=3). Two fits: polars_glmm.anova(smaller, larger).",
+    "jointtests testterm waldtestterms": "Write fit.test_terms(type=3), with df='kenward_roger' if you like.",
+    "krmodcomp kractest vcovadj": "Write fit.test_terms(df='kenward_roger'), fit.test('x', joint=True, df=...), or "
+    "fit.vcov(vcov='kenward_roger').",
+    "pbmodcomp": "Write fit.test_terms(method='bootstrap', n=1000, rng=1).",
+    "contest contest1d contestmd linearhypothesis testparm lincom glht esticon waldtest ttest ftest": "Write "
+    "fit.test('a - b = 0'), or fit.test(['a', 'b'], joint=True).",
+    "nlcom deltamethod": "Write fit.test('exp(a)/b = 1').",
+    "padjust adjustment multipletests mcp": "Write fit.test([...], adjust='holm').",
+    "sided tail": "Write alternative='greater' or 'less'.",
+    "tost": "Write fit.test('a', equivalence=(-1, 1)).",
     "bootmer bootstrap parametricbootstrap": "Write fit.simulate(frame, n) and fit.update(frame=…) for each draw.",
     "profile profilelik": "Write polars_glmm.objective(frame, '…'); fixed= holds a parameter.",
     "emmeans marginaleffects margins getmargeff": "Write fit.predict(grid, random='none') over a frame of the values.",
@@ -107,7 +117,9 @@ _SENTENCES: dict[str, str] = {
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
     "fit": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
-    "tofile save saveas dump": "Write the tables: fit.fixef().write_parquet(path); pickle keeps a fit.",
+    "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
+    "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
+    "polars_glmm.report([fit1, fit2]).",
 }  # fmt: skip
 """Words with one meaning, without case, dots and underscores, and the sentence that says what to write."""
 
@@ -119,6 +131,10 @@ _OF_FIT = frozenset(
      "fixed", "control")
 )  # fmt: skip
 """Arguments of fit() that other verbs lack."""
+
+
+_OF_TERMS = frozenset({"type", "ddf", "df", "test", "method"})
+"""Arguments of other packages' anova for the terms of one model."""
 
 
 def answer(word: str) -> str | None:
@@ -134,6 +150,8 @@ def refuse_argument(verb: str, name: str, known: Iterable[str]) -> NoReturn:
     hint = f" {found}" if found is not None else near
     if verb == "products" and name in ("family", "link"):
         raise ModelError("Products are of gaussian models with identity link: leave out family= and link=.")
+    if verb == "anova" and name in _OF_TERMS:
+        raise TypeError("anova() compares fits; each term of one fit is tested by fit.test_terms(type=3, df=…).")
     if name in _OF_FIT:
         raise TypeError(f"{name}= is an argument of fit(), not of {verb}().")
     msg = f"{verb}() has no argument {name!r}.{hint}"

@@ -47,7 +47,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"fitting"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),
-    frozenset({"reports"}),
+    frozenset({"reports", "plot"}),
     frozenset({"result"}),
     frozenset({"api", "datasets"}),
     frozenset({"namespace"}),
@@ -76,7 +76,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
         "namespace",
     },
     "scipy": frozenset(
-        {"columns", "linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference"}
+        {"columns", "linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference", "plot"}
     ),
     "threadpoolctl": frozenset({"linalg", "likelihood"}),
     "polars": frozenset(
@@ -90,6 +90,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
             "prediction",
             "inference",
             "reports",
+            "plot",
             "result",
             "api",
             "datasets",
@@ -105,7 +106,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 LAZY = frozenset({"__init__", "namespace", "api", "cli"})
 """The front door: its imports inside functions are there to be late, and may reach any room."""
 
-HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matplotlib")
+HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matplotlib", "altair", "great_tables")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

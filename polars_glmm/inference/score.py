@@ -116,7 +116,7 @@ def _by_sums(frame: pl.LazyFrame, schema: pl.Schema, fit: Answer, recipe: Factor
     fitted = of_fit(fit)
     factor, spec = fitted.factors[0], fit.recipe.spec
     weights = [name for name in (spec.precision, spec.frequency) if name is not None]
-    used = response_inputs(fit.recipe) | factor.slope_inputs | frozenset([*recipe.keys, *weights])
+    used = response_inputs(fit.recipe) | factor.slope_inputs(0) | frozenset([*recipe.keys, *weights])
     purpose = Purpose("score", also_used=used | phi_inputs(fitted))
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="score")
     weight = reduce(mul, [column(name).cast(pl.Float64) for name in weights], pl.col(PHI) ** -2)

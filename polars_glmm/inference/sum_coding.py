@@ -7,7 +7,7 @@ what it adds to the products of a term is a row of the hypothesis, whatever the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -103,24 +103,20 @@ def _weights(piece: TermPiece, levels: Mapping[str, list[Any]]) -> _Weights:
         given = dict(zip(piece.node.levels, piece.node.weights, strict=True))
         values = np.array([given.get(level, 0.0) for level in own])
     else:  # a comparison is true or false
-        values = np.array([float(piece.field == "False"), float(piece.field in ("True", "T.True"))])
+        values = np.array([float(piece.field in ((f"{one}", f"T.{one}"))) for one in own])
     mean = float(values.mean())
     return _Weights(mean, (values - mean)[:-1])
 
 
 def _levels(terms: Sequence[TermColumns], categoricals: Mapping[str, Categorical]) -> dict[str, list[Any]]:
-    """The levels of every categorical factor of the terms: those that some column gives a weight, then the others."""
-    found: dict[str, dict[Any, None]] = {}
-    size: dict[str, int] = {}
+    """The levels of every categorical factor of the terms in level order, as values of the kind its columns know."""
+    found: dict[str, list[Any]] = {}
     for piece in (piece for term in terms for pieces in term.pieces for piece in pieces):
         node = piece.node
         if isinstance(node, Coded):
-            found.setdefault(piece.factor, {}).update(dict.fromkeys(node.levels))
-            size[piece.factor] = len(categoricals[node.column].levels)
+            known = categoricals[node.column].levels
+            as_kind: dict[str, Callable[[str], Any]] = {"text": str, "boolean": "true".__eq__, "number": float}
+            found[piece.factor] = [as_kind[node.kind](label) for label in known]
         elif piece.field in ("True", "False", "T.True"):
-            found[piece.factor] = {False: None, True: None}
-            size[piece.factor] = 1 if isinstance(node, Constant) else 2
-    return {
-        factor: [*own, *(("", k) for k in range(size[factor] - len(own)))][: size[factor]]
-        for factor, own in found.items()
-    }
+            found[piece.factor] = [True] if isinstance(node, Constant) else [False, True]
+    return found

@@ -20,6 +20,7 @@ from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.frames.kept import complete_rows
 from polars_glmm.inference.at_zero import at_zero_notes
 from polars_glmm.inference.distributions import chi2_p
+from polars_glmm.inference.estimable import fixed_columns
 from polars_glmm.inference.names import coefficient_names
 from polars_glmm.inference.schemas import TERMS, TERMS_BOOTSTRAP, table
 from polars_glmm.inference.term_columns import TermColumns, terms_of
@@ -56,8 +57,8 @@ class NestedPair(NamedTuple):
 
 def pairs(fit: Answer, kind: TermType) -> list[NestedPair]:
     """The models to compare for each term of mu but the intercept."""
-    recipe, terms = fit.recipe.predictor("mu"), terms_of(fit, "mu")
-    kept = np.flatnonzero(recipe.kept)
+    columns, terms = fixed_columns(fit, "mu"), terms_of(fit, "mu")
+    kept = np.flatnonzero(columns.kept)
     whole = np.eye(len(kept))
     found: list[NestedPair] = []
 
@@ -66,7 +67,7 @@ def pairs(fit: Answer, kind: TermType) -> list[NestedPair]:
         return whole[:, np.isin(kept, places)]
 
     if kind == 3:
-        hypotheses = adjusted_for_all(terms, recipe, fit.recipe.categoricals)
+        hypotheses = adjusted_for_all(terms, columns, fit.recipe.categoricals)
         found += [NestedPair(one.term, whole, null_space(one.rows), one.determined) for one in hypotheses]
     for k, term in enumerate(terms):
         if kind == 1:
@@ -74,7 +75,7 @@ def pairs(fit: Answer, kind: TermType) -> list[NestedPair]:
         elif kind == 2:
             others = [one for one in terms if not one.key >= term.key]
             with_term = [one for one in terms if one is term or one in others]
-            found.append(NestedPair(term, of(with_term), of(others), held_apart(term, terms, recipe)))
+            found.append(NestedPair(term, of(with_term), of(others), held_apart(term, terms, columns)))
     return [pair for pair in found if pair.term.name != "Intercept"]
 
 

@@ -16,6 +16,7 @@ from polars_glmm.inference.covariance import (
     DegreesOfFreedom,
     coefficient_covariance,
 )
+from polars_glmm.inference.estimable import fixed_columns
 from polars_glmm.inference.schemas import TERMS, table
 from polars_glmm.inference.term_columns import terms_of
 from polars_glmm.inference.term_hypotheses import TermHypothesis, TermType, adjusted_for_all, marginal, sequential
@@ -102,12 +103,12 @@ def wald_tests(
 
 def hypotheses(fit: Answer, parameter: str, kind: TermType, vcov: Mat) -> list[TermHypothesis]:
     """What each term of a predictor is tested for; `vcov` is the covariance of its coefficients."""
-    recipe, terms = fit.recipe.predictor(parameter), terms_of(fit, parameter)
+    columns, terms = fixed_columns(fit, parameter), terms_of(fit, parameter)
     if kind == 3:
-        return adjusted_for_all(terms, recipe, fit.recipe.categoricals)
+        return adjusted_for_all(terms, columns, fit.recipe.categoricals)
     if kind == 1 and parameter == "mu" and _least_squares(fit):
-        return sequential(terms, recipe, gram(fit))
-    return (sequential if kind == 1 else marginal)(terms, recipe, _precision(vcov))
+        return sequential(terms, columns, gram(fit))
+    return (sequential if kind == 1 else marginal)(terms, columns, _precision(vcov))
 
 
 def gram(fit: Answer) -> Mat:

@@ -11,6 +11,7 @@ from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families.averages import averaged_cdf, averaged_density, take_rows
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.population import RANDOM_VARIANCE, add_population_predictor
 from polars_glmm.prediction.rows import PHI, phi_inputs, with_phi
 
@@ -37,6 +38,7 @@ def add_distribution(
         hint = suggest(str(given), get_args(Given), listed=True)
         msg = f"given={given!r} is not known: use {enumerate_names(get_args(Given), 'or')}.{hint}"
         raise ModelError(msg)
+    refuse_random_phi(fitted, f"{verb}() of distributions")
     used = also_used | phi_inputs(fitted)
     if given == "integrate" and fitted.factors:
         frame = add_population_predictor(frame, schema, fitted, verb=verb, also_used=used, std_error=False)

@@ -23,6 +23,7 @@ from polars_glmm.prediction.linear_predictor import (
     add_linear_predictor,
     require_dtypes,
 )
+from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.variances import quadratic
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def add_population_predictor(
 
     Needs the columns that random effects multiply, not the keys of the groups: no level is looked up.
     """
-    slopes = frozenset[str]().union(*(factor.slope_inputs for factor in fitted.factors))
+    refuse_random_phi(fitted, "an average over random effects")
+    slopes = frozenset[str]().union(*(factor.slope_inputs(0) for factor in fitted.factors))
     require_columns(schema, slopes, verb)
     require_dtypes(schema, slopes, fitted.recipe)
     purpose = Purpose(verb, also_used=also_used | slopes, std_error=std_error)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import KeyedPictures
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -282,6 +283,13 @@ class FitCollection(Answers):
         return with_ranef(frame, self, prefix)
 
     # on paper and in a file
+
+    @property
+    def plot(self) -> KeyedPictures:
+        """Pictures of all keys as Altair charts: `collection.plot.forest()`; needs extra `plot`."""
+        from polars_glmm.result.pictures import KeyedPictures
+
+        return KeyedPictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""

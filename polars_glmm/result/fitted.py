@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import Pictures
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -97,9 +98,12 @@ class Fit(Answer):
         return ranef(self, group)
 
     @answered
-    def coef(self, group: str | None = None) -> pl.DataFrame:
-        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only."""
-        return coef(self, group)
+    def coef(self, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
+        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only.
+
+        parameter   "mu", or "phi" where that has a formula: coefficients of log phi
+        """
+        return coef(self, group, parameter)
 
     @answered
     def glance(self, conditional: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
@@ -325,6 +329,13 @@ class Fit(Answer):
         write_model(self, path)
 
     # on paper
+
+    @property
+    def plot(self) -> Pictures:
+        """Pictures as Altair charts: `fit.plot.caterpillar()`, `.residuals()`, `.effects("x")` …; extra `plot`."""
+        from polars_glmm.result.pictures import Pictures
+
+        return Pictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""

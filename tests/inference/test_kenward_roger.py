@@ -253,7 +253,7 @@ def test_it_says_what_it_cannot_do() -> None:
     frame = simulated(12)
     fit = frame.glmm.fit("y ~ x + f + (1 | a)")
     with pytest.raises(ModelError, match="satterthwaite"):
-        pickle.loads(pickle.dumps(fit)).fixef(df="kenward_roger")  # noqa: S301
+        pickle.loads(pickle.dumps(fit)).fixef(df="kenward_roger")  # noqa: S301  our own
     with pytest.raises(ModelError, match="method='reml'"):
         fit.update(method="ml").fixef(df="kenward_roger")
     counts = frame.with_columns(pl.col("y").abs().round().cast(pl.Int64))
