@@ -141,15 +141,17 @@ class Glmm(Generic[Frame]):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Literal["confidence", "prediction"] | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Literal["conditional", "joint"] = "conditional",
+        df: Literal["normal", "satterthwaite"] | float | None = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return fit.predict(
             self._frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -136,10 +137,12 @@ class FitCollection(Answers):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Interval | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Uncertainty = "conditional",
+        df: RowFreedom = None,
     ) -> Frame:
         """The frame with each row's prediction by the model of its key. Arguments as `polars_glmm.predict`.
 
@@ -148,7 +151,7 @@ class FitCollection(Answers):
         """
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -113,15 +114,17 @@ class Fit(Answer):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Interval | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Uncertainty = "conditional",
+        df: RowFreedom = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered
