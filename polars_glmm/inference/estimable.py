@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import PredictorRecipe
 
 _TOLERANCE = 1e-8
+_ROUNDING = 1e-10
 
 
 def dependences(predictor: PredictorRecipe) -> Mat:
     """Vectors n (d, p) with Σ n_j column_j = 0 in every row of the fit, one for every dropped column."""
     out = np.zeros((len(predictor.lost), len(predictor.columns)))
     for row, lost in zip(out, predictor.lost, strict=True):
-        row[:] = lost.weights
+        weights, centre = np.array(lost.weights), np.abs(lost.centre)
+        # a column that takes no part has a weight of rounding, which would be all there is of a row that uses it alone
+        noise = np.abs(weights) <= _ROUNDING * np.abs(weights).max(initial=0.0)
+        noise &= np.abs(weights) * centre <= _ROUNDING * (lost.size + centre[lost.place])
+        row[:] = np.where(noise, 0.0, weights)
         row[lost.place] = -1.0
     return out
 

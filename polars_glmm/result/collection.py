@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
 from polars_glmm.inference.varcorr import varcorr
+from polars_glmm.prediction.by_key import rows_of_key
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
+    from polars_glmm.inference.arguments import HowEffects, HowMeans
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.inference.effects import HowCompared
+    from polars_glmm.prediction.counterfactuals import CompareLike
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import IntVec, Kind, Scalar
 
@@ -127,6 +131,57 @@ class FitCollection(Answers):
         """One row per fit."""
         return self._stack(GLANCE, glance, stacked.glance_all)
 
+    # means and effects
+
+    @answered
+    def marginal_means(
+        self,
+        variables: str | Sequence[str],
+        by: str | Sequence[str] | None = None,
+        at: Mapping[str, Any] | None = None,
+        **how: Unpack[HowMeans],
+    ) -> pl.DataFrame:
+        """Marginal means of all fits, or their contrasts. Arguments as `Fit.marginal_means`."""
+        return self._of_each(lambda fit: fit.marginal_means(variables, by, at, **how))
+
+    @answered
+    def predictions(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        variables: CompareLike = None,
+        by: str | Sequence[str] | None = None,
+        **how: Unpack[HowEffects],
+    ) -> pl.DataFrame:
+        """Average predictions of each fit over the rows of its key, in its own rows or in `frame`."""
+        return self._of_rows("predictions", frame, variables, by, how)
+
+    @answered
+    def comparisons(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        variables: CompareLike = None,
+        by: str | Sequence[str] | None = None,
+        *,
+        contrast: Any = None,
+        comparison: HowCompared = "difference",
+        **how: Unpack[HowEffects],
+    ) -> pl.DataFrame:
+        """Average comparisons of each fit over the rows of its key, in its own rows or in `frame`."""
+        return self._of_rows(
+            "comparisons", frame, variables, by, {"contrast": contrast, "comparison": comparison, **how}
+        )
+
+    @answered
+    def slopes(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        variables: str | Sequence[str] | None = None,
+        by: str | Sequence[str] | None = None,
+        **how: Unpack[HowEffects],
+    ) -> pl.DataFrame:
+        """Average slopes of each fit over the rows of its key, in its own rows or in `frame`."""
+        return self._of_rows("slopes", frame, variables, by, how)
+
     # on other frames
 
     @answered
@@ -197,6 +252,20 @@ class FitCollection(Answers):
             msg = "No model of this collection was fitted: status() says why."
             raise ModelError(msg)
         return self._keyed([rows for _, rows in answers], [np.full(rows.height, k) for k, rows in answers])
+
+    def _of_rows(
+        self, verb: str, frame: pl.DataFrame | pl.LazyFrame | None, variables: Any, by: Any, how: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """What each fit answers about the rows of its key."""
+        parts, places = [], []
+        for k, answer in self.numbered():
+            own = None if frame is None else rows_of_key(frame, self.keys, k, verb)
+            parts.append(getattr(Fit.of(answer), verb)(own, variables, by, **how))
+            places.append(np.full(parts[-1].height, k))
+        if not parts:
+            msg = "No model of this collection was fitted: status() says why."
+            raise ModelError(msg)
+        return self._keyed(parts, places)
 
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""

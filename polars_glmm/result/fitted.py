@@ -15,8 +15,10 @@ from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
+from polars_glmm.inference.effect_verbs import comparisons, predictions, slopes
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
+from polars_glmm.inference.means import marginal_means
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.varcorr import varcorr
@@ -32,7 +34,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.contrasts import ContrastLike
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.inference.effects import HowCompared
+    from polars_glmm.prediction.counterfactuals import CompareLike
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import Kind
 
@@ -103,6 +109,94 @@ class Fit(Answer):
     def diagnose(self) -> pl.DataFrame:
         """Notes and certificate as a frame."""
         return diagnose(self)
+
+    # means and effects
+
+    @answered
+    def marginal_means(
+        self,
+        variables: str | Sequence[str],
+        by: str | Sequence[str] | None = None,
+        at: Mapping[str, Any] | None = None,
+        *,
+        weights: str = "equal",
+        random: Literal["none", "integrate"] = "none",
+        scale: Literal["response", "link"] = "response",
+        contrast: ContrastLike = None,
+        adjust: Adjustment | None = None,
+        offset: float | Literal["mean"] | None = None,
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        average: Literal["link", "response"] = "link",
+        conf_level: float = 0.95,
+    ) -> pl.DataFrame:
+        """Means over a grid for each combination of `variables` and `by`, or their contrasts within each of `by`."""
+        return marginal_means(
+            self, variables, by=by, at=at, weights=weights, random=random, scale=scale, contrast=contrast,
+            adjustment=adjust, offset=offset, df=df, vcov=vcov, average=average, conf_level=conf_level,
+        )  # fmt: skip
+
+    @answered
+    def predictions(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        variables: CompareLike = None,
+        by: str | Sequence[str] | None = None,
+        *,
+        average: bool = True,
+        random: str | Sequence[str] = "none",
+        scale: Literal["response", "link"] = "response",
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        conf_level: float = 0.95,
+    ) -> pl.DataFrame | pl.LazyFrame:
+        """Predictions averaged over the rows of the fit, or of `frame`, in each group of `by`; or one for each row."""
+        return predictions(
+            self, frame, variables, by, average=average, random=random, scale=scale, df=df, vcov=vcov,
+            conf_level=conf_level,
+        )  # fmt: skip
+
+    @answered
+    def comparisons(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        variables: CompareLike = None,
+        by: str | Sequence[str] | None = None,
+        *,
+        contrast: Any = None,
+        comparison: HowCompared = "difference",
+        average: bool = True,
+        random: str | Sequence[str] = "none",
+        scale: Literal["response", "link"] = "response",
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        conf_level: float = 0.95,
+    ) -> pl.DataFrame | pl.LazyFrame:
+        """Predictions of the same rows with a variable at two values, compared on average, or row by row."""
+        return comparisons(
+            self, frame, variables, by, contrast=contrast, comparison=comparison, average=average, random=random,
+            scale=scale, df=df, vcov=vcov, conf_level=conf_level,
+        )  # fmt: skip
+
+    @answered
+    def slopes(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        variables: str | Sequence[str] | None = None,
+        by: str | Sequence[str] | None = None,
+        *,
+        average: bool = True,
+        random: str | Sequence[str] = "none",
+        scale: Literal["response", "link"] = "response",
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        conf_level: float = 0.95,
+    ) -> pl.DataFrame | pl.LazyFrame:
+        """Derivatives of the prediction in numeric variables, averaged over rows, or row by row."""
+        return slopes(
+            self, frame, variables, by, average=average, random=random, scale=scale, df=df, vcov=vcov,
+            conf_level=conf_level,
+        )  # fmt: skip
 
     # on other frames
 
