@@ -16,6 +16,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.fitting.by_key import fit_by
 from polars_glmm.fitting.flow import fit_call, objective_of
 from polars_glmm.foreign import answered
+from polars_glmm.frames.elsewhere import take
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
@@ -261,9 +262,12 @@ def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
     if isinstance(frame, str):
         msg = f"The first argument is a frame, not text: fit(frame, {frame!r}), or frame.glmm.fit({frame!r})."
         raise ModelError(msg)
+    taken = take(frame)
+    if taken is not None:
+        return taken.frame
     kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
     msg = (
-        f"The data are a {kind}; pass a polars.DataFrame or polars.LazyFrame. "
-        f"Other data become one through pl.DataFrame(data) or pl.from_pandas(data)."
+        f"The data are a {kind}; pass a frame of Polars, pandas, PyArrow, DuckDB, Ibis, Dask or Spark. "
+        f"Other data become one through pl.DataFrame(data)."
     )
     raise ModelError(msg)

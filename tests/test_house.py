@@ -35,7 +35,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.disk"}),
     frozenset({"design.pairing"}),
     frozenset({"design.by_key"}),
-    frozenset({"likelihood.estimate", "likelihood.parameters"}),
+    frozenset({"likelihood.parameters"}),
+    frozenset({"likelihood.estimate"}),
     frozenset({"likelihood.dense_limit", "likelihood.identify", "likelihood.optimum", "likelihood.rows"}),
     frozenset({"likelihood.model", "likelihood.given"}),
     frozenset({"likelihood.marginal", "likelihood.products"}),
@@ -94,7 +95,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
             "cli",
         }
     ),
-    "narwhals": frozenset({"design", "prediction"}),
+    "narwhals": frozenset({"frames"}),
 }
 """Who may stand on which library."""
 

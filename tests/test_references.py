@@ -22,6 +22,7 @@ from tests.references.translate import Entry
 MODELS = translate.entries("lmm", "glmm")
 BY_GROUP = translate.entries("by_group")
 TABLES = translate.entries("anova")
+SPREADS = translate.entries("heteroscedastic")
 EDGES = translate.entries("edge")
 
 RIDGE = {"grouseticks_overparameterised": "grouseticks_year_slope"}
@@ -269,6 +270,29 @@ def test_one_group_at_a_time(name: str, level: str) -> None:
         rtol=expected["tolerance"]["sd_rel"],
         atol=expected["tolerance"]["sd_zero_abs"] if fit.singular else 0,
     )
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_residual_variances_that_differ(name: str) -> None:
+    """nlme's varIdent and varExp, and dense REML: standard errors are those given the variances, by REML here too."""
+    entry = SPREADS[name]
+    results, fit = entry["results"], fit_of(entry, translate.data(entry))
+    assert fit.loglik == pytest.approx(results["logLik"], abs=tolerance(entry, "logLik_abs"))
+    assert fit.glance()["df_model"].item() == results["n_params"]
+    both = translate.fixed(entry, "cond").join(fit.fixef().filter(parameter="mu"), on="term", suffix="_ours")
+    assert both.height == 2
+    distance = (both["estimate_ours"] - both["estimate"]) / both["std_error"]
+    assert_allclose(distance, 0, atol=tolerance(entry, "fixed_in_se_units"))
+    errors = [row.get("std_error_joint_hessian", row["std_error"]) for row in results["fixed"]]
+    assert_allclose(both["std_error_ours"], errors, rtol=max(1e-4, tolerance(entry, "std_error_rel")))
+    assert_allclose(fit.varcorr()["std_dev"], results["random"][0]["sd"], rtol=max(1e-4, tolerance(entry, "sd_rel")))
+    log_phi = fit.fixef().filter(parameter="phi")["estimate"]
+    if "residual_sd_by_week" in results:
+        assert_allclose(
+            np.exp(log_phi), results["residual_sd_by_week"], rtol=1e-4 if entry["method"] == "REML" else 2e-3
+        )
+    else:
+        assert_allclose(log_phi, [results["dispersion"][key] for key in ("intercept", "Days")], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -46,20 +46,32 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
     terms: list[Term] = []
     recipes: list[TermRecipe] = []
     notes: list[Note] = []
-    for term in asked:
-        own = tuple(column for part in learn_columns(term.design, variables) for column in part)
-        require_effects(term.text, len(own), table.n_rows)
+    for members in correlated(asked):
+        own: tuple[Column, ...] = ()
+        parts: tuple[int, ...] = ()
+        for term in members:
+            made = tuple(column for part in learn_columns(term.design, variables) for column in part)
+            require_effects(term.text, len(made), table.n_rows)
+            own, parts = own + made, parts + (term.part,) * len(made)
+            notes += independent_levels(term, made)
+        recipe = TermRecipe(members[0].structure, own, parts if any(parts) else ())
         names = tuple(column.name for column in own)
-        terms.append(Term(len(columns), len(columns) + len(own), term.structure, names))
-        recipes.append(TermRecipe(term.structure, own))
+        terms.append(Term(len(columns), len(columns) + len(own), recipe.structure, names, recipe.parts))
+        recipes.append(recipe)
         columns += own
-        notes += independent_levels(term, own)
     frame = pl.DataFrame([table.at(key, levels.first) for key in keys])
-    recipe = FactorRecipe(name, keys, frame, tuple(recipes))
     z = matrix(columns, table)
     require_finite(z, columns, variables)
     factor = Factor(name, tuple(terms), z, levels.codes, levels.n_levels)
-    return LearnedFactor(recipe, factor, tuple(notes))
+    return LearnedFactor(FactorRecipe(name, keys, frame, tuple(recipes)), factor, tuple(notes))
+
+
+def correlated(terms: Sequence[RandomTerm]) -> list[list[RandomTerm]]:
+    """The terms of one factor, those of one label together: they have one covariance matrix."""
+    groups: dict[object, list[RandomTerm]] = {}
+    for place, term in enumerate(terms):
+        groups.setdefault(term.label or place, []).append(term)
+    return list(groups.values())
 
 
 def _levels(keys: tuple[str, ...], table: Table) -> Levels:

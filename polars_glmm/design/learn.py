@@ -72,7 +72,7 @@ def learn(
     check_support(spec.family, rows, response.recipe.name, table)
     notes += response.notes
     made = [learn_predictor(part, spec.offset, variables) for part in spec.predictors]
-    factors = learn_factors(spec.mu.random, variables)
+    factors = learn_factors(spec.random, variables)
     recipe = Recipe(
         spec=spec,
         response=response.recipe,

@@ -144,6 +144,6 @@ def terms_of(recipes: Sequence[TermRecipe]) -> tuple[Term, ...]:
     start = 0
     for recipe in recipes:
         names = tuple(column.name for column in recipe.columns)
-        terms.append(Term(start, start + len(names), recipe.structure, names))
+        terms.append(Term(start, start + len(names), recipe.structure, names, recipe.parts))
         start += len(names)
     return tuple(terms)

@@ -27,10 +27,14 @@ class Categorical:
 
 @dataclass(frozen=True, slots=True)
 class TermRecipe:
-    """The columns of one random-effects term and the structure of their covariance ("us", "diag")."""
+    """The columns of one random-effects term and the structure of their covariance ("us", "diag").
+
+    parts   the predictor of each column, by its place among those of the recipe; empty: all are mu's
+    """
 
     structure: str
     columns: tuple[Column, ...]
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,12 +13,19 @@ class Term:
 
     structure   name of the covariance structure ("us", "diag")
     names       of its columns, as in ranef(): "Intercept", "Days", "YEAR[T.96]"
+    parts       the linear predictor of each column, 0 the mean's, 1 that of log phi; empty: all are the mean's
     """
 
     start: int
     stop: int
     structure: str
     names: tuple[str, ...]
+    parts: tuple[int, ...] = ()
+
+    @property
+    def part_of(self) -> tuple[int, ...]:
+        """The linear predictor of each column."""
+        return self.parts or (0,) * len(self.names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +42,11 @@ class Factor:
     z: Mat
     codes: CodeVec
     n_levels: int
+
+    @property
+    def part_of(self) -> tuple[int, ...]:
+        """The linear predictor of each column of z."""
+        return tuple(part for term in self.terms for part in term.part_of)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -85,7 +85,7 @@ def text_columns(spec: ModelSpec, categoricals: Mapping[str, Categorical]) -> li
     if not any(is_label(one.dtype) for one in categoricals.values()):
         return []
     terms = [term for part in spec.predictors for term in part.fixed]
-    terms += [term for random in spec.mu.random for term in random.design]
+    terms += [term for random in spec.random for term in random.design]
     plain = {factor.name for term in terms for factor in term.factors if isinstance(factor, Name)}
     found = []
     for name, one in categoricals.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -18,29 +20,46 @@ class Rows(NamedTuple):
     precision: Vec | None = None
 
 
+Predictors: TypeAlias = tuple["Vec | float", ...]
+"""Linear predictors η_0 … η_{K−1}, one for each parameter of a family: eta of the mean, then zeta = log phi."""
+
+Degrees: TypeAlias = tuple[int, ...]
+"""The most derivatives that are wanted in each predictor: all of them, 1 (the slope and how it bends the others), 0."""
+
+Tensor: TypeAlias = "dict[tuple[int, ...], Vec]"
+"""Arrays by the predictors that are differentiated in, in rising order: (0, 0), (0, 1) …"""
+
+_NOTHING: Mapping[tuple[int, ...], Vec] = MappingProxyType({})
+
+
 class Density(NamedTuple):
     """Log density per row without its constant, and derivatives up to the order asked for; each (…, n).
 
-    eta is the linear predictor of the mean, zeta that of phi (log phi).
-    order 0: f.  order 1: + g = ∂f/∂eta, f_zeta.  order 2: + w = −∂²f/∂eta², g_zeta = ∂g/∂zeta.
-    order 3: + dw = ∂w/∂eta, w_zeta = ∂w/∂zeta.  The zeta parts are None for families without phi.
+    f           order 0
+    g           order 1: ∂f/∂η_k; None in predictors where none is wanted
+    w           order 2: −∂²f/∂η_a∂η_b by the pair (a, b), a ≤ b
+    third       order 3: ∂w_ab/∂η_c = −∂³f by the triple (a, b, c), a ≤ b ≤ c
     """
 
     f: Vec
-    g: Any = None
-    w: Any = None
-    dw: Any = None
-    f_zeta: Any = None
-    g_zeta: Any = None
-    w_zeta: Any = None
+    g: tuple[Vec | None, ...] = ()
+    w: Mapping[tuple[int, ...], Vec] = _NOTHING
+    third: Mapping[tuple[int, ...], Vec] = _NOTHING
 
 
 class Expected(NamedTuple):
-    """Expected curvature E[−∂²f/∂eta²] per row, with its derivatives in eta and zeta; each (…, n)."""
+    """Expected curvature E[−∂²log p/∂eta²] per row, as `Density.w` and `Density.third` have the observed one."""
 
-    w: Vec
-    dw: Vec
-    w_zeta: Any = None
+    w: Mapping[tuple[int, ...], Vec]
+    third: Mapping[tuple[int, ...], Vec]
+
+    @classmethod
+    def of(cls, w: Vec, dw: Vec, w_zeta: Vec | None = None) -> Expected:
+        """From w and its derivatives in eta and in zeta."""
+        third: Tensor = {(0, 0, 0): dw}
+        if w_zeta is not None:
+            third[0, 0, 1] = w_zeta
+        return cls({(0, 0): w}, third)
 
 
 @runtime_checkable
@@ -61,7 +80,7 @@ class Family(Protocol):
     limit             the family that a growing phi ends at, or None
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
     least_log_phi     log phi at which `log_share` of the mean square of y (also a logarithm) is left; None: no limit
-    density           zeta_parts=False spares (and leaves None) the derivatives in zeta; do not write to its arrays
+    density           at the predictors eta (and zeta); degrees (order, 1) where not given; do not write to its arrays
     variance          of y given the mean, precision 1 (binomial: of one trial; its mean is a probability)
     unit_deviance     2·[log p at mu = y − log p at mu] times phi where phi is a dispersion; precision included
     simulate          mu (…, n): one response per mean
@@ -105,10 +124,8 @@ class Family(Protocol):
     def edges(self) -> tuple[bool, bool]: ...
     def least_log_phi(self, log_share: float, log_square: float) -> float | None: ...
 
-    def density(
-        self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int, *, zeta_parts: bool = True
-    ) -> Density: ...
-    def expected(self, rows: Rows, eta: Vec, zeta: Vec | float | None) -> Expected: ...
+    def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density: ...
+    def expected(self, rows: Rows, at: Predictors) -> Expected: ...
     def constant(self, rows: Rows) -> Vec: ...
     def saturated(self, rows: Rows) -> Vec | None: ...
     def mean(self, eta: Vec) -> Vec: ...

@@ -59,7 +59,7 @@ class Binomial(MeanFamily):
         _, a1, a2 = self.link.log(eta, 2)
         _, b1, b2 = self.link.log_complement(eta, 2)
         n = _trials(rows)
-        return Expected(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
+        return Expected.of(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:  # noqa: ARG002
         """By the incomplete beta function: P(Y > k) = I_mu(k + 1, n − k) (Abramowitz & Stegun 26.5.24)."""

@@ -8,22 +8,21 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from polars_glmm.families.base import Density, Rows
+from polars_glmm.families.base import Degrees, Density, Predictors, Rows
 from polars_glmm.families.links import ETA_OVERFLOW, HAZARD_MOST
 from polars_glmm.families.special import FRACTION_FROM, coth_rest, mills_fraction
-from polars_glmm.typing import Vec
 
 ROOT_TWO_OVER_PI = float(np.sqrt(2.0 / np.pi))
 ROOT_HALF = float(np.sqrt(0.5))
 
 
-def logit_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:  # noqa: ARG001
+def logit_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density:  # noqa: ARG001
     """Binomial, logit link: f = y·eta − n·log(1 + exp eta).
 
     One exp and one log per row; mu = e/(1+e) and 1 − mu = 1/(1+e) come from the same exp, so that the weight keeps its
     digits in both tails.
     """
-    y, n = rows.y, rows.trials
+    y, n, eta = rows.y, rows.trials, np.asarray(at[0])
     e = np.exp(np.minimum(eta, ETA_OVERFLOW))
     d = e + 1.0
     f = np.log(d)
@@ -39,28 +38,26 @@ def logit_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_pa
     m = mu if n is None else n * mu
     g = y - m
     if order == 1:
-        return Density(f, g)
+        return Density(f, (g,))
     w = m * c
     if order == 2:
-        return Density(f, g, w)
+        return Density(f, (g,), {(0, 0): w})
     dw = np.subtract(c, mu, out=c)
     dw *= w
-    return Density(f, g, w, dw)
+    return Density(f, (g,), {(0, 0): w}, {(0, 0, 0): dw})
 
 
 def probit_kernel(  # noqa: PLR0915 one statement is one pass over the rows
     rows: Rows,
-    eta: Vec,
-    zeta: Vec | float,  # noqa: ARG001
+    at: Predictors,
     order: int,
-    *,
-    zeta_parts: bool,  # noqa: ARG001
+    degrees: Degrees,  # noqa: ARG001
 ) -> Density:
     """Binomial, probit link, folded at zero: `t` outcomes lie in the tail beyond a = |eta|, `b` in the body.
 
     f = t·log Q(a) + b·log(1 − Q(a)) with Q(a) = ½ exp(−a²/2) erfcx(a/√2): one erfcx serves both sides.
     """
-    y, n = rows.y, rows.trials
+    y, n, eta = rows.y, rows.trials, np.asarray(at[0])
     a = np.abs(eta)
     below = eta < 0.0
     other = (1.0 if n is None else n) - y
@@ -88,7 +85,7 @@ def probit_kernel(  # noqa: PLR0915 one statement is one pass over the rows
     body, outer = b * inward, t * hazard
     g = (body - outer) * sign
     if order == 1:
-        return Density(f, g)
+        return Density(f, (g,))
     excess = hazard - a
     v = a + inward
     slope = outer * excess
@@ -103,7 +100,7 @@ def probit_kernel(  # noqa: PLR0915 one statement is one pass over the rows
     w = body * v
     w += slope
     if order == 2:
-        return Density(f, g, w)
+        return Density(f, (g,), {(0, 0): w})
     bend = excess * (excess + hazard)
     bend -= 1.0
     bend *= outer
@@ -113,15 +110,15 @@ def probit_kernel(  # noqa: PLR0915 one statement is one pass over the rows
     dw *= body
     dw += bend
     dw *= sign
-    return Density(f, g, w, dw)
+    return Density(f, (g,), {(0, 0): w}, {(0, 0, 0): dw})
 
 
-def cloglog_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:  # noqa: ARG001
+def cloglog_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density:  # noqa: ARG001
     """Binomial, complementary log-log link: f = y·log(1 − exp −t) − (n − y)·t with t = exp eta.
 
     With h = ∂log mu = t·exp(−t)/mu and a = 1 − t − h: ∂h = h·a, ∂²h = h(a² − t − h·a).
     """
-    y, n = rows.y, rows.trials
+    y, n, eta = rows.y, rows.trials, np.asarray(at[0])
     other = (1.0 if n is None else n) - y
     t = np.exp(np.maximum(np.minimum(eta, ETA_OVERFLOW), -ETA_OVERFLOW))
     misses = other * t
@@ -138,15 +135,15 @@ def cloglog_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_
     yh = y * h
     g = yh - misses
     if order == 1:
-        return Density(f, g)
+        return Density(f, (g,))
     a = coth_rest(u, h)
     a += 0.5 * u
     np.negative(a, out=a)
     yha = yh * a
     w = misses - yha
     if order == 2:
-        return Density(f, g, w)
+        return Density(f, (g,), {(0, 0): w})
     bend = a * (a - h)
     bend -= u
     bend *= yh
-    return Density(f, g, w, misses - bend)
+    return Density(f, (g,), {(0, 0): w}, {(0, 0, 0): misses - bend})

@@ -9,22 +9,23 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.families import jet
-from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.gaussian import LOG_ROOT_TWO_PI
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision_of
-from polars_glmm.families.special import digamma_rest, stirling_rest
+from polars_glmm.families.special import digamma_rest, digamma_rest_bend, stirling_rest
 from polars_glmm.typing import BoolVec, Vec
 
 _SHARP = 1e6
 """Shape from which a response tells its mean to three digits and more."""
 
 
-def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:
+def log_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density:
     """Gamma, log link: f = −ν(r − 1 − log r) + ν log ν − ν − log Γ(ν) with r = y/mu and shape ν.
 
     The terms in ν alone are ½ log ν − ½ log 2π − stirling_rest(ν), which does not cancel at a small dispersion.
     """
+    eta, zeta = at
     shape = np.exp(-np.asarray(zeta))
     if rows.precision is not None:
         shape = shape * rows.precision
@@ -42,15 +43,23 @@ def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_part
         return Density(f)
     w = r * shape
     g = above * shape if np.max(shape, initial=0.0) > _SHARP else w - shape
-    if zeta_parts:
-        excess -= 0.5 + digamma_rest(shape)
-    f_zeta = excess if zeta_parts else None
+    slopes = (g, excess - (0.5 + digamma_rest(shape)) if degrees[1] else None)
     if order == 1:
-        return Density(f, g, f_zeta=f_zeta)
-    minus_w = -w if order > 2 else None
-    if not zeta_parts:
-        return Density(f, g, w, minus_w)
-    return Density(f, g, w, minus_w, f_zeta, -g, minus_w)
+        return Density(f, slopes)
+    second: Tensor = {(0, 0): w}
+    third: Tensor = {}
+    if order > 2:
+        third[0, 0, 0] = -w
+    if degrees[1]:
+        second[0, 1] = g
+    if degrees[1] and order > 2:
+        third[0, 0, 1] = third[0, 0, 0]
+    if degrees[1] > 1:
+        first, bend = digamma_rest_bend(shape)
+        second[1, 1] = excess - first
+        if order > 2:
+            third[0, 1, 1], third[1, 1, 1] = -g, bend - excess
+    return Density(f, slopes, second, third)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -87,7 +96,7 @@ class Gamma(MeanFamily):
         shape = precision_of(rows) * np.exp(-np.asarray(zeta))
         _, a1, a2 = self.link.log(eta, 2)
         w = shape * a1 * a1
-        return Expected(w, 2.0 * shape * a1 * a2, -w)
+        return Expected.of(w, 2.0 * shape * a1 * a2, -w)
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
         assert phi is not None

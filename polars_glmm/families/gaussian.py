@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.families import jet
-from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision_of
 from polars_glmm.typing import BoolVec, Vec
@@ -17,8 +17,9 @@ from polars_glmm.typing import BoolVec, Vec
 LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
 
 
-def identity_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:
+def identity_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density:
     """Gaussian, identity link: f = −½ w r²/σ² − log σ with r = y − eta, everything else a multiple of r."""
+    eta, zeta = at
     precision = np.exp(-2.0 * np.asarray(zeta))
     w = precision if rows.precision is None else precision * rows.precision
     r = rows.y - eta
@@ -28,14 +29,19 @@ def identity_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta
     f -= zeta
     if order == 0:
         return Density(f)
-    f_zeta = square - 1.0 if zeta_parts else None
+    slopes = (g, square - 1.0 if degrees[1] else None)
     if order == 1:
-        return Density(f, g, f_zeta=f_zeta)
+        return Density(f, slopes)
     w = np.broadcast_to(w, f.shape)
-    dw = np.broadcast_to(np.float64(0.0), f.shape) if order > 2 else None
-    if not zeta_parts:
-        return Density(f, g, w, dw)
-    return Density(f, g, w, dw, f_zeta, -2.0 * g, -2.0 * w if order > 2 else None)
+    second: Tensor = {(0, 0): w}
+    third: Tensor = {(0, 0, 0): np.broadcast_to(np.float64(0.0), f.shape)}
+    if degrees[1]:
+        second[0, 1] = 2.0 * g
+        third[0, 0, 1] = -2.0 * w
+    if degrees[1] > 1:
+        second[1, 1] = 2.0 * square
+        third[0, 1, 1], third[1, 1, 1] = -4.0 * g, -4.0 * square
+    return Density(f, slopes, second, third if order > 2 else {})
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -75,7 +81,7 @@ class Gaussian(MeanFamily):
         _, m1, m2 = self.link.value(eta, 2)
         precision = precision_of(rows) * np.exp(-2.0 * np.asarray(zeta))
         w = precision * m1 * m1
-        return Expected(w, 2.0 * precision * m1 * m2, -2.0 * w)
+        return Expected.of(w, 2.0 * precision * m1 * m2, -2.0 * w)
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
         assert phi is not None

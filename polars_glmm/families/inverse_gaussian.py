@@ -9,15 +9,16 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.families import jet
-from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.gaussian import LOG_ROOT_TWO_PI
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision_of
 from polars_glmm.typing import BoolVec, Vec
 
 
-def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:
+def log_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density:
     """Inverse Gaussian, log link: f = −½ s (yq − 1)²/y − ½ zeta with q = 1/mu and s = w/φ."""
+    eta, zeta = at
     scale = np.exp(-np.asarray(zeta))
     if rows.precision is not None:
         scale = scale * rows.precision
@@ -33,21 +34,28 @@ def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_part
         return Density(f)
     q *= scale
     g = q * r
-    if zeta_parts:
-        half -= 0.5
-    f_zeta = half if zeta_parts else None
+    slopes = (g, half - 0.5 if degrees[1] else None)
     if order == 1:
-        return Density(f, g, f_zeta=f_zeta)
+        return Density(f, slopes)
     w = r
     w += ratio
     w *= q
-    g_zeta = -g if zeta_parts else None
+    second: Tensor = {(0, 0): w}
+    if degrees[1]:
+        second[0, 1] = g
+    if degrees[1] > 1:
+        second[1, 1] = half
     if order == 2:
-        return Density(f, g, w, None, f_zeta, g_zeta)
+        return Density(f, slopes, second)
     ratio *= -4.0
     ratio += 1.0
     ratio *= q
-    return Density(f, g, w, ratio, f_zeta, g_zeta, -w if zeta_parts else None)
+    third: Tensor = {(0, 0, 0): ratio}
+    if degrees[1]:
+        third[0, 0, 1] = -w
+    if degrees[1] > 1:
+        third[0, 1, 1], third[1, 1, 1] = -g, -half
+    return Density(f, slopes, second, third)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -84,7 +92,7 @@ class InverseGaussian(MeanFamily):
         _, a1, a2 = self.link.log(eta, 2)
         scale = precision_of(rows) * np.exp(-np.asarray(zeta))
         w = scale * a1 * a1 * q
-        return Expected(w, scale * a1 * (2.0 * a2 * q + a1 * q1), -w)
+        return Expected.of(w, scale * a1 * (2.0 * a2 * q + a1 * q1), -w)
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
         """Φ(r(y/mu − 1)) + exp(2s/mu) Φ(−r(y/mu + 1)), r = √(s/y), s = w/phi (Shuster 1968)."""

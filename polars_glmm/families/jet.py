@@ -1,8 +1,8 @@
 """Jets: numbers that carry their derivatives in the two linear predictors, the only chain rule in the house.
 
 A family is defined by its log density; evaluated on jets instead of floats that one line also yields every derivative
-the likelihood asks for.  A jet of order k is a Taylor polynomial in (eta, zeta) truncated at total degree k, linear in
-zeta: nobody needs a second derivative in zeta from here.
+the likelihood asks for.  A jet of order k is a Taylor polynomial in (eta, zeta) truncated at total degree k and, where
+zeta stands still, made linear in it: nobody needs a second derivative in zeta then.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ Degree = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Jet:
-    """Partial derivatives by degree, each (…, n); a degree that is missing is zero, or above `order`."""
+    """Partial derivatives by degree, each (…, n); a degree that is missing is zero, or above `order`.
+
+    most   derivatives in zeta at most
+    """
 
     parts: dict[Degree, Vec]
     order: int
+    most: int = 1
 
     __array_ufunc__ = None  # so that  array * jet  asks the jet
 
@@ -35,23 +39,27 @@ class Jet:
 
     def __add__(self, other: Jet | Vec | float) -> Jet:
         if not isinstance(other, Jet):
-            return Jet({**self.parts, (0, 0): self.f + other}, self.order)
+            return self._with({**self.parts, (0, 0): self.f + other})
         parts = dict(self.parts)
         for degree, part in other.parts.items():
             parts[degree] = parts[degree] + part if degree in parts else part
-        return Jet(parts, self.order)
+        return self._with(parts, other)
 
     def __mul__(self, other: Jet | Vec | float) -> Jet:
         """Leibniz's rule."""
         if not isinstance(other, Jet):
-            return Jet({degree: part * other for degree, part in self.parts.items()}, self.order)
+            return self._with({degree: part * other for degree, part in self.parts.items()})
         parts: dict[Degree, Vec] = {}
+        most = max(self.most, other.most)
         for (i, j), a in self.parts.items():
             for (k, m), b in other.parts.items():
-                if i + j + k + m <= self.order and j + m <= 1:
-                    term = comb(i + k, i) * (a * b)
+                if i + j + k + m <= self.order and j + m <= most:
+                    term = comb(i + k, i) * comb(j + m, j) * (a * b)
                     parts[i + k, j + m] = parts[i + k, j + m] + term if (i + k, j + m) in parts else term
-        return Jet(parts, self.order)
+        return self._with(parts, other)
+
+    def _with(self, parts: dict[Degree, Vec], other: Jet | None = None) -> Jet:
+        return Jet(parts, self.order, self.most if other is None else max(self.most, other.most))
 
     def __neg__(self) -> Jet:
         return self * -1.0
@@ -69,9 +77,9 @@ class Jet:
         """g(self), given g and its derivatives g', g'' … at `self.f` up to the order (Faà di Bruno's formula)."""
         inner = {degree: part for degree, part in self.parts.items() if degree != (0, 0)}
         if not inner:
-            return Jet({(0, 0): outer[0]}, self.order)
-        rest = Jet(inner, self.order)  # self without its value: nilpotent, so that g(self) = Σ g⁽ᵏ⁾ restᵏ / k!
-        result, power, factorial = Jet({(0, 0): outer[0]}, self.order), rest, 1.0
+            return self._with({(0, 0): outer[0]})
+        rest = self._with(inner)  # self without its value: nilpotent, so that g(self) = Σ g⁽ᵏ⁾ restᵏ / k!
+        result, power, factorial = self._with({(0, 0): outer[0]}), rest, 1.0
         for k, derivative in enumerate(outer[1:], start=1):
             factorial *= k
             result = result + power * (derivative / factorial)
@@ -84,10 +92,10 @@ def of_eta(derivatives: Sequence[Vec]) -> Jet:
     return Jet({(i, 0): part for i, part in enumerate(derivatives)}, len(derivatives) - 1)
 
 
-def of_zeta(zeta: Vec | float, order: int, *, varies: bool = True) -> Jet:
-    """zeta itself as a jet, or as a constant if no derivatives in it are wanted."""
+def of_zeta(zeta: Vec | float, order: int, most: int = 1) -> Jet:
+    """zeta itself as a jet with at most so many derivatives in it; with none a constant."""
     value = np.asarray(zeta, dtype=np.float64)
-    return Jet({(0, 0): value, (0, 1): np.ones_like(value)} if varies and order else {(0, 0): value}, order)
+    return Jet({(0, 0): value, (0, 1): np.ones_like(value)} if most and order else {(0, 0): value}, order, most)
 
 
 def exp(a: Jet) -> Jet:

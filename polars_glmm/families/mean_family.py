@@ -11,7 +11,7 @@ import numpy as np
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
-from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
@@ -27,7 +27,7 @@ MEAN_BOUNDS: dict[MeanRange, tuple[float, float]] = {
 class Kernel(Protocol):
     """A fused twin of the definition for one family and link."""
 
-    def __call__(self, rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density: ...
+    def __call__(self, rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,61 +151,70 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
         """log p(y | mu, phi) without `constant`: the definition that everything else is tested against."""
 
-    def definition(
-        self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int, *, zeta_parts: bool = True
-    ) -> Density:
+    def definition(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
         """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
-        eta = np.asarray(eta, dtype=np.float64)
+        self._require(at)
+        eta = np.asarray(at[0], dtype=np.float64)
+        most = 0 if not self.has_phi else 1 if degrees is None else degrees[1]
         outside = self.link.outside(eta, self.mean_range)
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
-            log_phi = jet.of_zeta(_given(zeta, self), order, varies=zeta_parts) if self.has_phi else None
+            log_phi = jet.of_zeta(at[1], order, most) if self.has_phi else None
             parts = self.log_density(rows, Mean(self.link, inside, order), log_phi).parts
         shape = parts[0, 0].shape
         excluded = None if outside is None or not outside.any() else outside
 
         def part(i: int, j: int) -> Vec | None:
-            if i + j > order or (j and not (self.has_phi and zeta_parts)):
+            if i + j > order or j > most:
                 return None
             found = parts.get((i, j), _ZERO)
             if found.shape != shape:
                 found = np.broadcast_to(found, shape)
             if excluded is not None:
                 found = np.where(excluded, -np.inf if (i, j) == (0, 0) else 0.0, found)
-            return -found if i >= 2 else found
+            return -found if i + j >= 2 else found
+
+        def tensor(rank: int) -> dict[tuple[int, ...], Vec]:
+            wanted = {(0,) * (rank - j) + (1,) * j: part(rank - j, j) for j in range(rank + 1)}
+            return {place: found for place, found in wanted.items() if found is not None}
 
         f = part(0, 0)
         assert f is not None
-        return Density(f, part(1, 0), part(2, 0), part(3, 0), part(0, 1), part(1, 1), part(2, 1))
+        g = (part(1, 0), part(0, 1)) if self.has_phi else (part(1, 0),)
+        return Density(f, g if order else (), tensor(2), tensor(3))
 
-    def density(
-        self, rows: Rows, eta: Vec, zeta: Vec | float | None, order: int, *, zeta_parts: bool = True
-    ) -> Density:
+    def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
         """Log density per row without its constant, and derivatives up to `order`; see `Density`.
 
-        eta (…, n) against rows (n,).  Arrays of the result may share memory or be read-only: do not write to them.
+        Predictors (…, n) against rows (n,).  Arrays of the result may share memory or be read-only: do not write to
+        them.
 
-        zeta_parts    False spares the derivatives in zeta (and leaves them None), as a search over eta can
+        degrees    the most derivatives in each predictor; where not given eta has all of them, zeta one
         """
         kernel = self.kernels.get(self.link.name)
         if kernel is None:
-            return self.definition(rows, eta, zeta, order, zeta_parts=zeta_parts)
-        given = _given(zeta, self) if self.has_phi else 0.0
+            return self.definition(rows, at, order, degrees)
+        self._require(at)
+        if len(at) > 1 and np.ndim(at[1]) > np.ndim(at[0]):  # nodes of phi alone: kernels work in arrays of eta's shape
+            at = (np.broadcast_to(at[0], np.shape(at[1])), at[1])
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a search may try any eta
-            return kernel(rows, eta, given, order, zeta_parts=zeta_parts)
+            return kernel(rows, at, order, (order, 1) if degrees is None else degrees)
 
-    def expected(self, rows: Rows, eta: Vec, zeta: Vec | float | None) -> Expected:
+    def _require(self, at: Predictors) -> None:
+        if self.has_phi and len(at) < 2:
+            raise ModelError(f"{self.name} has a dispersion: its density needs zeta = log phi.")
+
+    def expected(self, rows: Rows, at: Predictors) -> Expected:
         """Expected curvature E[−∂²log p/∂eta²], the working weight of Fisher scoring; 0 outside the link's domain."""
-        eta = np.asarray(eta, dtype=np.float64)
+        self._require(at)
+        eta = np.asarray(at[0], dtype=np.float64)
         outside = self.link.outside(eta, self.mean_range)
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
-            found = self.information(rows, inside, _given(zeta, self) if self.has_phi else 0.0)
+            found = self.information(rows, inside, at[1] if self.has_phi else 0.0)
         if outside is None or not outside.any():
             return found
-        w, dw, w_zeta = found
-        inside_only = np.where(outside, 0.0, w), np.where(outside, 0.0, dw)
-        return Expected(*inside_only, None if w_zeta is None else np.where(outside, 0.0, w_zeta))
+        return Expected(*({key: np.where(outside, 0.0, v) for key, v in one.items()} for one in found))
 
     @abstractmethod
     def information(self, rows: Rows, eta: Vec, zeta: Vec | float) -> Expected:
@@ -264,9 +273,3 @@ _ZERO = np.zeros(())
 def precision_of(rows: Rows) -> Vec:
     """The precision of the rows; 1, which broadcasts, where none was given."""
     return np.float64(1.0) if rows.precision is None else rows.precision  # type: ignore[return-value]
-
-
-def _given(zeta: Vec | float | None, family: MeanFamily) -> Vec | float:
-    if zeta is None:
-        raise ModelError(f"{family.name} has a dispersion: its density needs zeta = log phi.")
-    return zeta

@@ -9,25 +9,25 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.families import jet
-from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ETA_OVERFLOW
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
 from polars_glmm.families.poisson import Poisson, not_counts, poisson_cdf
-from polars_glmm.families.special import log1p_rest, rising
+from polars_glmm.families.special import log1p_rest, rising, rising_bend
 from polars_glmm.typing import BoolVec, Vec
 
 SIZE_LEAST, SIZE_MOST = 1e-3, 1e4
 """Moment estimates of the size are kept between: starts, not answers."""
 
 
-def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:
+def log_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density:
     """Negative binomial, log link: f = y·eta − (y + φ) log(1 + mu/φ) + Σ_{k<y} log(1 + k/φ).
 
     In this form every term tends to Poisson's as the size φ grows and none cancels; s = mu/(mu + φ):
     g = y(1 − s) − φs,  w = (y + φ) s(1 − s),  ∂g/∂zeta = s·g,  f_zeta = ys − φ[log(1 + mu/φ) − s] − Σ k/(k + φ).
     """
-    y = rows.y
+    y, eta, zeta = rows.y, np.asarray(at[0]), at[1]
     phi = np.exp(np.asarray(zeta))
     log_x = eta - zeta
     x = np.exp(np.minimum(log_x, ETA_OVERFLOW))
@@ -35,7 +35,7 @@ def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_part
     if log_x.size and log_x.max() > ETA_OVERFLOW:  # log(1 + x) is log x there, and must go on as y·eta does
         log1p_x = np.maximum(log1p_x, log_x)
     total = y + phi
-    want_zeta = zeta_parts and order > 0
+    want_zeta = degrees[1] > 0 and order > 0
     value, slope = rising(y, phi, slope=want_zeta)
     f = y * eta
     f -= total * log1p_x
@@ -48,26 +48,34 @@ def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_part
     ys = y * s
     g = y * c
     g -= size_s
-    f_zeta = None
+    f_zeta = rest = None
     if want_zeta:
-        f_zeta = ys - phi * log1p_rest(x, log1p_x, s)
+        rest = phi * log1p_rest(x, log1p_x, s)
+        f_zeta = ys - rest
         f_zeta += slope
     if order == 1:
-        return Density(f, g, f_zeta=f_zeta)
+        return Density(f, (g, f_zeta))
     sc = s * c
-    w = total * sc
-    g_zeta = s * g if want_zeta else None
-    if order == 2:
-        return Density(f, g, w, None, f_zeta, g_zeta)
-    bend = c - s
-    dw = w * bend
-    if not want_zeta:
-        return Density(f, g, w, dw)
-    bend *= y
-    w_zeta = 2.0 * size_s
-    w_zeta -= bend
-    w_zeta *= sc
-    return Density(f, g, w, dw, f_zeta, g_zeta, w_zeta)
+    second: Tensor = {(0, 0): total * sc}
+    if want_zeta:
+        second[0, 1] = s * g
+        np.negative(second[0, 1], out=second[0, 1])
+    third: Tensor = {}
+    if order > 2:
+        bend = c - s
+        third[0, 0, 0] = second[0, 0] * bend
+        if want_zeta:
+            w_zeta = 2.0 * size_s
+            w_zeta -= y * bend
+            w_zeta *= sc
+            third[0, 0, 1] = w_zeta
+    if degrees[1] > 1 and rest is not None:
+        first, again = rising_bend(y, phi)
+        second[1, 1] = ys * c + rest - size_s * s - first
+        if order > 2:
+            third[0, 1, 1] = -second[0, 1] * bend
+            third[1, 1, 1] = rest - ys * c * bend - 2.0 * size_s * s * s - again
+    return Density(f, (g, f_zeta), second, third)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -109,7 +117,7 @@ class NegativeBinomial(MeanFamily):
         c = 1.0 / (1.0 + x)
         s = x * c
         w = phi * s
-        return Expected(w, w * c, w * s)
+        return Expected.of(w, w * c, w * s)
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
         """By the incomplete beta function: P(Y ≤ k) = I_q(φ, k + 1), q = φ/(φ + mu); phi = inf is Poisson's."""

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from polars_glmm.families.base import Density, Expected, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
 from polars_glmm.typing import BoolVec, Vec
 
 
-def log_kernel(rows: Rows, eta: Vec, zeta: Vec | float, order: int, *, zeta_parts: bool) -> Density:  # noqa: ARG001
+def log_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Density:  # noqa: ARG001
     """Poisson, log link: f = y·eta − exp eta."""
+    eta = np.asarray(at[0])
     mu = np.exp(eta)
     f = rows.y * eta
     f -= mu
     if order == 0:
         return Density(f)
     g = rows.y - mu
-    return Density(f, g, mu if order > 1 else None, mu if order > 2 else None)
+    return Density(f, (g,), {(0, 0): mu} if order > 1 else {}, {(0, 0, 0): mu} if order > 2 else {})
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -54,7 +55,7 @@ class Poisson(MeanFamily):
         """mu'²/mu = mu'·(log mu)'."""
         _, m1, m2 = self.link.value(eta, 2)
         _, a1, a2 = self.link.log(eta, 2)
-        return Expected(m1 * a1, m2 * a1 + m1 * a2)
+        return Expected.of(m1 * a1, m2 * a1 + m1 * a2)
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:  # noqa: ARG002
         return poisson_cdf(rows.y, mu, upper=upper)

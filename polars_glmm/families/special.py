@@ -30,6 +30,8 @@ _BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)
 
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _DIGAMMA = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760)
+_DIGAMMA_ONCE = tuple(-(2 * k + 1) * c for k, c in enumerate(_DIGAMMA))
+_DIGAMMA_TWICE = tuple((2 * k + 1) ** 2 * c for k, c in enumerate(_DIGAMMA))
 
 
 def stirling_rest(a: Vec | float) -> Vec | float:
@@ -40,6 +42,11 @@ def stirling_rest(a: Vec | float) -> Vec | float:
 def digamma_rest(a: Vec | float) -> Vec | float:
     """a·[log a − 1/(2a) − ψ(a)], the rest of digamma's expansion times a (Abramowitz & Stegun 6.3.18)."""
     return _series_or(_digamma_direct, _DIGAMMA, a)
+
+
+def digamma_rest_bend(a: Vec | float) -> tuple[Vec | float, Vec | float]:
+    """a·D'(a) and a·(a·D'(a))' of D = digamma_rest: its first and second derivatives in log a."""
+    return _series_or(_digamma_once, _DIGAMMA_ONCE, a), _series_or(_digamma_twice, _DIGAMMA_TWICE, a)
 
 
 def _series_or(direct: Callable[[Any], Any], coefficients: tuple[float, ...], a: Vec | float) -> Vec | float:
@@ -70,6 +77,15 @@ def _stirling_direct(a: Any) -> Any:
 
 def _digamma_direct(a: Any) -> Any:
     return a * (np.log(a) - special.digamma(a)) - 0.5
+
+
+def _digamma_once(a: Any) -> Any:
+    return a * (np.log(a) - special.digamma(a)) + a - a * a * special.polygamma(1, a)
+
+
+def _digamma_twice(a: Any) -> Any:
+    first = a * (np.log(a) - special.digamma(a)) + 2.0 * a
+    return first - a * a * (3.0 * special.polygamma(1, a) + a * special.polygamma(2, a))
 
 
 def log1p_rest(x: Vec, log1p_x: Vec, share: Vec) -> Vec:
@@ -124,6 +140,29 @@ def rising(y: Vec, phi: Vec | float, *, slope: bool = True) -> tuple[Vec, Vec | 
         return value, None
     # φ[ψ(y+φ) − ψ(φ)] − y with ψ(a) = log a − 1/(2a) − digamma_rest(a)/a
     return value, phi * rest - y * share + 0.5 * share - (digamma_rest(total) * (phi / total) - digamma_rest(phi))
+
+
+def rising_bend(y: Vec, phi: Vec | float) -> tuple[Vec, Vec]:
+    """Second and third derivative in log φ of `rising`: Σ_{k<y} kφ/(k+φ)² and Σ kφ(k − φ)/(k+φ)³; they vanish too."""
+    if np.ndim(phi) == 0 and y.size:
+        top = float(y.max())
+        if top <= 64.0 + 4.0 * y.size:
+            k, at = np.arange(max(top, 1.0)), y.astype(np.intp)
+            first = k * phi / (k + phi) ** 2
+            both = np.zeros((2, k.size + 1))
+            np.cumsum(first, out=both[0, 1:])
+            np.cumsum(first * (k - phi) / (k + phi), out=both[1, 1:])
+            return both[0].take(at), both[1].take(at)
+    phi = np.asarray(phi, dtype=np.float64)
+    x, total = y / phi, y + phi
+    h, q = y / total, phi / total
+    rest, hq = log1p_rest(x, np.log1p(x), h), h * q
+    once_total, twice_total = digamma_rest_bend(total)
+    once, twice = digamma_rest_bend(phi)
+    away = digamma_rest(total)
+    first = phi * rest - 0.5 * hq - (once_total * q * q + away * hq - once)
+    second = phi * (rest - h * h) - 0.5 * hq * (h - q)
+    return first, second - (twice_total * q**3 + 3.0 * once_total * q * hq + away * hq * (h - q) - twice)
 
 
 class NormalTail(NamedTuple):

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 
+from polars_glmm.columns.named import column
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
 from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
 from polars_glmm.frames.size import room_for
+from polars_glmm.likelihood.products.strata import MOST_STRATA
 from polars_glmm.memory import memory_limit, readable
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
         return Route("sums" if height is None or queries_pay(height, spec) else "products", n_rows=height)
     if exact(spec):
         return Route("products", why=found)
+    if few_variances(spec, frame):
+        route = Route("products", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
+        return route if route.kind == "disk" else route._replace(kind="products")
     if control.rows.compress and (counted := _counted(spec, frame, call)) is not None:
         return Route("rows", counted, found)
     return Route("rows", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
@@ -70,9 +75,27 @@ def exact(spec: ModelSpec) -> bool:
     return spec.family.linear and len(spec.predictors) == 1
 
 
+def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
+    """A gaussian identity-link model by ML or REML with residual variances that are few: each has its cross-products.
+
+    Of a LazyFrame only those are known that belong to the labels of one column.
+    """
+    gaussian = spec.family.linear
+    phi = spec.predictor("phi")
+    if phi is None or not gaussian or spec.method.name not in ("ml", "reml"):
+        return False
+    schema = frame.collect_schema()
+    used = list(dict.fromkeys(phi.columns()))
+    if any(name not in schema for name in used):
+        return False  # to be said where columns are read
+    if isinstance(frame, pl.DataFrame):
+        return not used or frame.select(map(column, used)).n_unique() <= MOST_STRATA
+    return len(used) < 2 and not any(schema[name].is_numeric() for name in used)
+
+
 def queries_pay(n_rows: int, spec: ModelSpec) -> bool:
     """Whether a DataFrame has so many rows that queries are quicker than arrays."""
-    factors = {frozenset(term.keys) for term in spec.mu.random}
+    factors = {frozenset(term.keys) for term in spec.random}
     return n_rows >= MANY_ROWS[len(factors) > 1]
 
 
@@ -111,7 +134,7 @@ def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle)
     n_rows, needed = room_for(spec, frame, limit)
     if needed <= limit:
         return Route("rows", None, why, n_rows, needed)
-    factors = {frozenset(term.keys): term.group for term in spec.mu.random}
+    factors = {frozenset(term.keys): term.group for term in spec.random}
     if len(factors) < 2:
         return Route("disk", None, why, n_rows, needed)
     names = enumerate_names(list(factors.values()))

@@ -72,7 +72,8 @@ def _fit_from_rows(
     with learned_rows(frame, call, control, route) as learned:
         design, spec = learned.design, learned.recipe.spec
         with progress.stage("fitting"), blaming_text(learned.recipe):
-            numbers = estimate(design, spec.family, spec.method, control, given)
+            by_rows = route.kind != "products"
+            numbers = estimate(design, spec.family, spec.method, control, given, by_rows=by_rows)
         groups, sums = group_sizes(design), fingerprint(design, learned.recipe)
     rows, source = kept_rows(frame, control)
     found = route.why if isinstance(learned, Learned) and isinstance(frame, pl.LazyFrame) else None

@@ -137,4 +137,4 @@ def _repeats(
 
 
 def _groups(spec: ModelSpec) -> list[str]:
-    return list(dict.fromkeys(c for term in spec.mu.random for c in term.keys))
+    return list(dict.fromkeys(c for term in spec.random for c in term.keys))

@@ -49,7 +49,7 @@ def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:
     used = spec.columns()
     require_columns(used, schema.names())
     terms = [term for part in spec.predictors for term in part.fixed]
-    terms += [term for random in spec.mu.random for term in random.design]
+    terms += [term for random in spec.random for term in random.design]
     labelled = sorted({name for term in terms for f in term.factors if (name := _labelled(f, schema)) is not None})
     least = _bytes(len(used), terms, dict.fromkeys(labelled, 2))
     if not labelled or least > most:

@@ -191,10 +191,8 @@ def _check_method(fits: tuple[Answer, ...]) -> None:
 
 
 def _check_reml(fits: tuple[Answer, ...]) -> None:
-    terms = [
-        {column.name for p in fit.recipe.predictors for column, kept in zip(p.columns, p.kept, strict=True) if kept}
-        for fit in fits
-    ]
+    means = [fit.recipe.predictor("mu") for fit in fits]  # columns of other parameters are not integrated out
+    terms = [{column.name for column, kept in zip(p.columns, p.kept, strict=True) if kept} for p in means]
     if any(names != terms[0] for names in terms[1:]):
         msg = (
             "REML log-likelihoods of models with different fixed effects cannot be compared: the restricted "

@@ -202,8 +202,8 @@ def _sensitivity(fit: Answer) -> Sensitivity:
     e = fit.estimate
     if e.vcov_derivative is None or e.covariance_vcov is None:
         msg = (
-            f"df='satterthwaite' is defined for gaussian models with identity link and one residual variance, fitted "
-            f"with standard errors; this is {fit.family} ({fit.link} link) by {fit.method}. "
+            f"df='satterthwaite' is defined for gaussian models with identity link, by REML and with standard "
+            f"errors; this is {fit.family} ({fit.link} link) by {fit.method}. "
             f"Use df='normal' or a number."
         )
         raise ModelError(msg)
@@ -218,7 +218,7 @@ def _kenward_roger(fit: Answer) -> CoefficientCovariance:
     """The adjusted covariance of Kenward & Roger (1997), from the cross-products of the fit's rows."""
     e = fit.estimate
     exact = exact_freedom(e, fit.spec.family)
-    if fit.method != "reml" or (exact is None and e.df_satterthwaite is None):
+    if fit.method != "reml" or len(e.gamma) or (exact is None and e.df_satterthwaite is None):
         other = "satterthwaite" if fit.method == "reml" else "normal"
         refit = ' Refit with method="reml", or use' if fit.spec.family.linear and fit.method == "ml" else " Use"
         msg = (

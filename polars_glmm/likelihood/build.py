@@ -8,12 +8,14 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, meant, restore_fixed_effects
-from polars_glmm.likelihood.identify import Residual, RowFacts, check
+from polars_glmm.likelihood.identify import Findings, Residual, RowFacts, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.objective import objective
 from polars_glmm.likelihood.products.engine import ProductModel
 from polars_glmm.likelihood.products.fit import estimate_products
+from polars_glmm.likelihood.products.heteroscedastic import estimate_strata
+from polars_glmm.likelihood.products.strata import strata_of
 from polars_glmm.likelihood.products.structure import ProductStructure
 from polars_glmm.likelihood.rows.structure import RowStructure, StoredStructure
 from polars_glmm.linalg.threads import one_blas_thread
@@ -23,22 +25,36 @@ __all__ = ["estimate", "estimate_summaries", "objective"]
 
 
 def estimate(
-    design: Design | StoredDesign, family: Family, method: Method, control: Control, given: Given = NOTHING
+    design: Design | StoredDesign,
+    family: Family,
+    method: Method,
+    control: Control,
+    given: Given = NOTHING,
+    *,
+    by_rows: bool = False,
 ) -> Estimate:
-    """The fitted model: exact from cross-products, or by Laplace or quadrature over rows, in memory or on disk.
+    """The fitted model: exact from cross-products, of all rows or per residual variance, or by passes over rows.
 
+    by_rows   keeps gaussian models with a formula of phi from their sums
     Raises IdentifiabilityError where the design cannot determine the model, ConvergenceError where no answer was
     reached, ModelError for given parameters that do not exist or cannot be held.
     """
     with one_blas_thread():
         reduced = hold_fixed_effects(design, given.fixed)
-        model = prepare(reduced, family, method, control)
+        model = prepare(reduced, family, method, control, by_rows=by_rows and design.phi is not None)
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
         given = meant(model, given)
         check_names(model, given, known=design.mu.names)
-        engine = estimate_products if model.exact else estimate_rows
+        engine = estimate_products if model.exact else _estimate_rows
         found = engine(model, findings, given)
         return restore_fixed_effects(found, design.mu.names, given.fixed)
+
+
+def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
+    """From sums per residual variance where these are few, unless they have lost the digits; else from rows."""
+    strata = strata_of(model) if model.few_variances else None
+    found = None if strata is None else estimate_strata(model, strata, findings, given)
+    return estimate_rows(model, findings, given) if found is None else found
 
 
 def _structure(model: Model) -> RowFacts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polars_glmm.families.base import Family
+from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.notes import Note
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -16,6 +17,7 @@ class FactorEstimate:
     """Random effects of one grouping factor, all its terms side by side.
 
     name, term_names            as in design.records.Factor: names of all r columns
+    parameters                  of the family whose predictor each of them belongs to; empty: all are mu's
     covariances                 one Σ_t (r_t, r_t) per term, absolute scale (gaussian: σ² included), as reported
     modes                       b̂ (r, G): conditional modes on the scale of the linear predictor
     mode_covariance             (r, r, G): Var(b | y) given the parameters
@@ -31,6 +33,17 @@ class FactorEstimate:
     modes: Mat
     mode_covariance: Cube
     mode_slope: Cube | None = None
+    parameters: tuple[str, ...] = ()
+
+    @property
+    def parameter_of(self) -> tuple[str, ...]:
+        """The parameter of the family that each effect is on."""
+        return self.parameters or ("mu",) * len(self.term_names)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names that tell effects on several parameters apart."""
+        return tuple(label(name, on) for name, on in zip(self.term_names, self.parameter_of, strict=True))
 
 
 def conditional_std_error(mode_covariance: Cube) -> Mat:

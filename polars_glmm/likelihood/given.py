@@ -41,7 +41,7 @@ NOTHING = Given()
 
 
 class Placed(NamedTuple):
-    """Values for the search vector [β_c, θ, γ], NaN where not given; held marks those that stay."""
+    """Values for the search vector [β_c, θ], NaN where not given; held marks those that stay."""
 
     values: Vec
     held: BoolVec
@@ -57,7 +57,7 @@ def of_estimate(names: Sequence[str], estimate: Estimate) -> OfFit:
         start = 0
         for sigma in factor.covariances:
             sd = np.sqrt(np.diag(sigma))
-            own = factor.term_names[start : start + len(sd)]
+            own = factor.labels[start : start + len(sd)]
             if bool((sd > 0).all()):
                 found |= {f"sd({factor.name}: {name})": float(one) for name, one in zip(own, sd, strict=True)}
             start += len(sd)
@@ -109,22 +109,28 @@ def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) 
 
 def place(model: Parametrised, given: Given) -> Placed:
     """Given values in the search vector of a model over rows."""
-    p, q, s = len(model.x.a), model.effects.n_theta, model.n_gamma
-    values, held = np.full(p + q + s, np.nan), np.zeros(p + q + s, dtype=bool)
+    p = model.parts[-1].own.stop
+    size = p + model.effects.n_theta
+    values, held = np.full(size, np.nan), np.zeros(size, dtype=bool)
     blocks, names = parameter_names(model)
     asked = given.asked
-    beta = [name for name in model.names if name in asked]
-    if beta:
-        if len(beta) < p:
-            lacking = next(name for name in model.names if name not in asked)
-            msg = f"start= has {beta[0]!r} but not {lacking!r}: give all fixed effects of mu, or none."
-            raise ModelError(msg)
-        values[:p] = model.x.inward(np.array([asked[name] for name in model.names]))
+    for part in model.parts:
+        if part.basis is None:
+            if part.parameter in asked:
+                values[part.own] = np.log(asked[part.parameter])
+                held[part.own] = part.parameter in given.fixed
+            continue
+        own = [name if part.parameter == "mu" else f"{part.parameter}: {name}" for name in part.names]
+        there = [name for name in own if name in asked]
+        if there:
+            if len(there) < len(own):
+                lacking = next(name for name in own if name not in asked)
+                of = part.parameter
+                msg = f"start= has {there[0]!r} but not {lacking!r}: give all fixed effects of {of}, or none."
+                raise ModelError(msg)
+            values[part.own] = part.basis.inward(np.array([asked[name] for name in own]))
     for block in blocks:
-        _place_block(model, block, names, given, values[p : p + q], held[p : p + q])
-    if "phi" in asked and s:
-        values[-1] = np.log(asked["phi"])
-        held[-1] = "phi" in given.fixed
+        _place_block(model, block, names, given, values[p:], held[p:])
     return Placed(values, held)
 
 

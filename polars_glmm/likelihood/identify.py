@@ -107,7 +107,9 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
             notes.append(Note("not_identified", text, "Use a group with several trials per level."))
             unidentified[number] = [True] * len(f.terms)
     for a, b in combinations(range(len(factors)), 2):
-        if factors[a].n_levels == factors[b].n_levels and structure.same_partition(factors[a], factors[b]):
+        if not _meet(factors[a], factors[b]) or factors[a].n_levels != factors[b].n_levels:
+            continue
+        if structure.same_partition(factors[a], factors[b]):
             first, second = factors[a].name, factors[b].name
             text = (
                 f"groups '{first}' and '{second}' divide the rows in the same way: "
@@ -120,18 +122,25 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
     return Findings(tuple(notes), tuple(tuple(u) for u in unidentified), by_elimination)
 
 
+def _meet(a: FactorMap, b: FactorMap) -> bool:
+    """Whether two factors have effects in one predictor."""
+    own, others = ({part for t in f.terms for part in t.part_of} for f in (a, b))
+    return bool(own & others)
+
+
 def _term_text(f: FactorMap, k: int) -> str:
     names = ["1" if name == "Intercept" else name for name in f.terms[k].names]
     if "1" not in names:
         names = ["0", *names]
-    return f"({' + '.join(names)} | {f.name})"
+    where = "" if 0 in f.terms[k].part_of else " of phi"
+    return f"({' + '.join(names)} | {f.name}){where}"
 
 
 def _refuse_saturated(structure: RowFacts, f: FactorMap) -> None:
     """As many effects as observations, unless unequal precisions tell the variances apart."""
-    n = structure.n_obs
-    if f.n_levels * f.r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
-        effects = f"{counted(f.n_levels, 'level')} × {f.r} effects" if f.r > 1 else counted(f.n_levels, "level")
+    n, r = structure.n_obs, sum(part == 0 for t in f.terms for part in t.part_of)  # effects on the mean
+    if r and f.n_levels * r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
+        effects = f"{counted(f.n_levels, 'level')} × {r} effects" if r > 1 else counted(f.n_levels, "level")
         msg = (
             f"group '{f.name}' has {effects} for {counted(n, 'observation')}: its variance and the residual variance "
             f"cannot be told apart. Use fewer effects per level, or a group with several rows per level."
@@ -150,7 +159,8 @@ def _redundant_terms(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> li
 
 def _loads(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> list[bool]:
     """Marks the terms that take part in a change of covariances, and of a residual variance, that no rows show."""
-    s = structure.level_products(f)
+    own = np.array([part for t in f.terms for part in t.part_of])
+    s = np.where((own[:, None] == own)[..., None], structure.level_products(f), 0.0)  # predictors tell them apart
     pairs: list[tuple[int, int, int]] = []
     for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
@@ -11,28 +14,30 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
+from polars_glmm.likelihood.parameters.parts import Part, make_parts
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Piece, Stretch
 from polars_glmm.linalg.columns import stretches
-from polars_glmm.spec.method import Method
+from polars_glmm.spec.method import ML, REML, Method
 
 NO_EFFECTS = Effects((), None, 0)
+LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """A design, its family and method, and the columns in the bases used for computing.
 
-    stored   the rows where they are on disk; x, x_phi and effects have no columns then
+    bases    of the predictors that have a formula, that of the mean first
+    stored   the rows where they are on disk; bases and effects have no columns then
     """
 
     design: Design | StoredDesign
     family: Family
     method: Method
     control: Control
-    x: Basis
-    x_phi: Basis | None
+    bases: tuple[Basis, ...]
     effects: Effects
     by_rows: bool = False
     stored: Stored | None = None
@@ -43,9 +48,24 @@ class Model:
         return self.design.mu.names
 
     @property
-    def phi_names(self) -> tuple[str, ...] | None:
-        """Fixed effects of log phi, where phi has a formula."""
-        return None if self.design.phi is None else self.design.phi.names
+    def x(self) -> Basis:
+        """The basis of the mean."""
+        return self.bases[0]
+
+    @property
+    def models_phi(self) -> bool:
+        """Whether phi has a formula."""
+        return len(self.bases) > 1
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The linear predictors and their coefficients; a constant phi is one, unless it is profiled out."""
+        return predictors_of(self.design, self.bases, constant_phi=self.family.has_phi and not self.exact)
+
+    @property
+    def n_coefficients(self) -> int:
+        """Coefficients of all predictors."""
+        return int(self.parts[-1].own.stop)
 
     @property
     def n_obs(self) -> int:
@@ -57,11 +77,19 @@ class Model:
         return not self.by_rows and self.family.linear and self.design.phi is None
 
     @property
-    def n_gamma(self) -> int:
-        """Parameters of log phi."""
-        if not self.family.has_phi or self.exact:
-            return 0
-        return 1 if self.x_phi is None else len(self.x_phi.a)
+    def few_variances(self) -> bool:
+        """Whether sums per residual variance may hold all there is to know."""
+        return (
+            not self.by_rows
+            and self.family.linear
+            and isinstance(self.method, ML | REML)
+            and self.design.phi is not None
+        )
+
+    @property
+    def restricted(self) -> bool:
+        """β is integrated out."""
+        return isinstance(self.method, REML)
 
     def pieces(self) -> Iterator[Piece]:
         """The rows, a stretch at a time that fits in cache, or from disk."""
@@ -77,12 +105,25 @@ class Model:
         return self.design
 
     def constant(self) -> float:
-        """The parameter-free part of the log-likelihood."""
-        return rowsums.constant(self.pieces(), self.family)
+        """The parameter-free part of the log-likelihood; under REML of the columns that the user named."""
+        whole = rowsums.constant(self.pieces(), self.family)
+        return whole + 0.5 * len(self.x.a) * LOG_TWO_PI + self.x.log_determinant if self.restricted else whole
 
     def saturated(self) -> float | None:
         """Log-likelihood of the saturated model, or None where there is none."""
         return rowsums.saturated(self.pieces(), self.family)
+
+
+def predictors_of(
+    design: Design | StoredDesign, bases: tuple[Basis, ...], *, constant_phi: bool
+) -> tuple[Part, ...]:
+    """The linear predictors of a design with the bases of those that have a formula."""
+    named: list[tuple[str, tuple[str, ...], Basis | None]] = [("mu", design.mu.names, bases[0])]
+    if design.phi is not None:
+        named.append(("phi", design.phi.names, bases[1]))
+    elif constant_phi:
+        named.append(("phi", ("phi",), None))
+    return make_parts(named)
 
 
 def prepare(
@@ -90,9 +131,7 @@ def prepare(
 ) -> Model:
     """The model of a design; `by_rows` keeps a gaussian one from its cross-products."""
     if isinstance(design, StoredDesign):
-        on_disk = store(design, control.rows.block)
-        x, x_phi, effects = on_disk.x, on_disk.x_phi, on_disk.effects
-        return Model(design, family, method, control, x, x_phi, effects, by_rows=True, stored=on_disk)
-    x_phi = None if design.phi is None else centred(design.phi.x)
-    effects = map_effects(design.factors, design.n_rows)
-    return Model(design, family, method, control, centred(design.mu.x), x_phi, effects, by_rows)
+        on_disk = store(design, control.rows.block, partial(predictors_of, design, constant_phi=family.has_phi))
+        return Model(design, family, method, control, on_disk.bases, on_disk.effects, by_rows=True, stored=on_disk)
+    bases = tuple(centred(one.x) for one in (design.mu, design.phi) if one is not None)
+    return Model(design, family, method, control, bases, map_effects(design.factors, design.n_rows), by_rows)

@@ -13,6 +13,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
+from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.products.engine import ProductEngine, product_engine
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
@@ -92,17 +93,13 @@ class NaturalObjective:
         if isinstance(self._engine, ProductEngine):
             value, beta, inner, out[-1] = self._gaussian(x[:p], scaled, float(x[-1]))
         else:
-            gamma = self._gamma(x)
-            found = self._engine.gradient(model.x.inward(x[:p]), scaled, gamma, None)
+            found = self._engine.gradient(self._coefficients(x), scaled, None)
             if not np.isfinite(found.value):
                 return -np.inf, np.full(len(x), np.nan)
-            value, beta, inner = found.value + self._constant, found.beta, found.factors
-            if found.gamma is not None:
-                s = len(found.gamma)
-                if model.x_phi is not None:
-                    out[len(x) - s :] = np.linalg.solve(model.x_phi.a, found.gamma)
-                else:
-                    out[-1] = found.gamma[0] / x[-1]
+            value, beta, inner = found.value + self._constant, found.beta[:p], found.factors
+            for part in model.parts[1:]:
+                slope, place = found.beta[part.own], self._named(part)
+                out[place] = slope / x[place] if part.basis is None else np.linalg.solve(part.basis.a, slope)
         out[:p] = np.linalg.solve(model.x.a, beta) if p else beta
         for b, root in zip(self._blocks, roots, strict=True):
             t, r = b.term, b.term.r
@@ -114,11 +111,19 @@ class NaturalObjective:
                 out[b.start + r : b.start + r + b.n_cor] = _correlation_gradient(root, sd[:, None] * g)
         return value, out
 
-    def _gamma(self, x: Vec) -> Vec | None:
+    def _named(self, part: Part) -> slice:
+        """Where the coefficients of a further predictor stand among the natural parameters: last."""
+        behind = self._model.n_coefficients - part.own.start
+        return slice(len(self.names) - behind, len(self.names) - behind + part.own.stop - part.own.start)
+
+    def _coefficients(self, x: Vec) -> Vec:
+        """The coefficients of all predictors in the computing bases; a constant on the scale of its predictor."""
         model = self._model
-        if model.x_phi is not None:
-            return model.x_phi.inward(x[len(x) - len(model.x_phi.a) :])
-        return np.array([np.log(x[-1])]) if model.family.has_phi else None
+        found = [model.x.inward(x[: len(model.x.a)])]
+        for part in model.parts[1:]:
+            own = x[self._named(part)]
+            found.append(np.log(own) if part.basis is None else part.basis.inward(own))
+        return np.concatenate(found)
 
     def _gaussian(self, beta: Vec, absolute: list[Mat], sigma: float) -> tuple[float, Vec, list[Mat], float]:
         """ℓ with gradients in β_c, the absolute factors and σ (module likelihood.products.profile, at any β)."""

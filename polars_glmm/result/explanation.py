@@ -119,6 +119,8 @@ def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, contro
     if exact(spec):
         scans = 1 + look.learning if route.kind == "sums" else 1
         return Plan(route.kind, None, scans, products_cost(look, scans, lazy=lazy))
+    if route.kind == "products":
+        return Plan("products", None, 1, products_cost(look, 1, lazy=lazy))
     nodes = getattr(spec.method, "nodes", 1) ** sum(len(factor.columns) for factor in look.factors)
     if route.counted is not None:
         counted = route.counted.compressed
@@ -173,8 +175,12 @@ def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
 
 def _way(look: Look, plan: Plan) -> str:
     method, n = METHODS[look.spec.method.name], len(look.factors)
+    if plan.route == "products" and not exact(look.spec):
+        return f"{method} from cross-products of each residual variance: rows are read once"
     if not n:
-        return f"{method}, least squares" if exact(look.spec) else "maximum likelihood, no random effects"
+        if exact(look.spec):
+            return f"{method}, least squares"
+        return f"{method if look.spec.method.name == 'reml' else 'maximum likelihood'}, no random effects"
     if plan.route == "sums":
         return f"{method} from cross-products, summed by queries: no row is kept"
     if plan.route == "products":

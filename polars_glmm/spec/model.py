@@ -67,6 +67,11 @@ class ModelSpec:
     def mu(self) -> PredictorTerms:
         return self.predictors[0]
 
+    @property
+    def random(self) -> tuple[RandomTerm, ...]:
+        """The random-effects terms of all predictors."""
+        return tuple(term for part in self.predictors for term in part.random)
+
     def predictor(self, parameter: str) -> PredictorTerms | None:
         return next((found for found in self.predictors if found.parameter == parameter), None)
 
@@ -96,12 +101,14 @@ class ModelSpec:
         random = [term for entry in self.shorthands for term in entry.terms(frame_columns)]
         mu = replace(self.mu, random=(*self.mu.random, *random))
         _refuse_double_terms(mu.random)
-        method = _resolve_method(self.asked, self.family, mu, open_terms=False, dispersion=len(self.predictors) > 1)
+        predictors = (mu, *self.predictors[1:])
+        _refuse_labels_apart(predictors)
+        method = _resolve_method(self.asked, self.family, predictors, open_terms=False)
         first = " + ".join([self.formulas[0], *(term.text for term in random)])
         return replace(
             self,
             formulas=(first, *self.formulas[1:]),
-            predictors=(mu, *self.predictors[1:]),
+            predictors=predictors,
             method=method,
             shorthands=(),
         )
@@ -135,13 +142,16 @@ class ModelSpec:
         if not waiting:  # nothing needs the frame: settled here
             mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
             shorthands = ()
-        _refuse_double_terms(mu.random)
+        predictors = (mu, *(part for part, _ in further))
+        for part in predictors:
+            _refuse_double_terms(part.random)
+        _refuse_labels_apart(predictors)
         spec = cls(
             formulas=(_understood(tree, response, mu), *(_understood(text, None, part) for part, text in further)),
             response=response,
             family=resolved,
-            method=_resolve_method(asked, resolved, mu, open_terms=bool(shorthands), dispersion=bool(further)),
-            predictors=(mu, *(part for part, _ in further)),
+            method=_resolve_method(asked, resolved, predictors, open_terms=bool(shorthands)),
+            predictors=predictors,
             trials=_column("trials", trials),
             offset=_column("offset", offset),
             frequency=_column("frequency", frequency),
@@ -189,11 +199,7 @@ def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorT
         if not family.has_phi:
             message = f"The {family.name} family has no dispersion phi to model."
             raise FormulaError(message, tree.text, *span)
-        phi = predictor(tree, "phi")
-        if phi.random:
-            message = "Random effects in the formula of phi are not yet available."
-            raise FormulaError(message, tree.text, *tree.right.span)
-        found.append((phi, tree))
+        found.append((predictor(tree, "phi", 1), tree))
     return found
 
 
@@ -236,25 +242,42 @@ def _refuse_double_terms(random: tuple[RandomTerm, ...]) -> None:
         seen[term.key] = term
 
 
+def _refuse_labels_apart(predictors: tuple[PredictorTerms, ...]) -> None:
+    """Raise ModelError for a label on terms of different groups, which have no covariance."""
+    seen: dict[str, RandomTerm] = {}
+    for term in (term for part in predictors for term in part.random if term.label):
+        first = seen.setdefault(term.label, term)
+        if set(first.keys) != set(term.keys):
+            msg = (
+                f"{first.text} and {term.text} share the label {term.label!r}, which makes one covariance matrix of "
+                f"terms on one grouping factor. Give them different labels, or leave the labels out."
+            )
+            raise ModelError(msg)
+
+
 def _resolve_method(
-    asked: Method | None, family: Family, mu: PredictorTerms, *, open_terms: bool, dispersion: bool
+    asked: Method | None, family: Family, predictors: tuple[PredictorTerms, ...], *, open_terms: bool
 ) -> Method:
     """The method used: the one asked for if it can go with the model, else the default of its kind."""
-    gaussian = family.linear
-    exact = gaussian and not dispersion
-    random = bool(mu.random) or open_terms
+    terms, dispersion = [term for part in predictors for term in part.random], len(predictors) > 1
+    further = any(part.random for part in predictors[1:])
+    if further and (isinstance(asked, ML | REML) or (isinstance(asked, Laplace) and asked.curvature == "expected")):
+        why = "has no exact likelihood" if isinstance(asked, ML | REML) else "has no expected curvature"
+        msg = f"With random effects in phi a model {why}. Use method='laplace' or, with one group, AGQ(nodes=9)."
+        raise ModelError(msg)
+    exact = family.linear and not further  # integrals over u and beta
+    random = bool(terms) or open_terms
     model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")
     if isinstance(asked, REML) and not exact:
-        msg = f"REML is defined for gaussian models with identity link and one dispersion, not for {model}."
-        msg += " Use method='ml'." if gaussian else ""
+        msg = f"REML is defined for gaussian models with identity link, not for {model}."
         raise ModelError(msg)
-    if isinstance(asked, ML) and random and not gaussian:
+    if isinstance(asked, ML) and random and not exact:
         msg = f"With random effects {model} has no exact likelihood. Use method='laplace' or AGQ(nodes=9)."
         raise ModelError(msg)
     if isinstance(asked, AGQ):
-        factors = list(dict.fromkeys(frozenset(term.keys) for term in mu.random))
+        factors = list(dict.fromkeys(frozenset(term.keys) for term in terms))
         if len(factors) > 1:
-            names = enumerate_names(list(dict.fromkeys(term.group for term in mu.random)))
+            names = enumerate_names(list(dict.fromkeys(term.group for term in terms)))
             msg = f"AGQ works with one grouping factor; this model has {len(factors)} ({names}). Use method='laplace'."
             raise ModelError(msg)
     if not random:

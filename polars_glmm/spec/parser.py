@@ -153,11 +153,21 @@ class _Parser:
             own = binding(operator)
             right = self.expression(own if operator in POWERS else own + 1, arithmetic=arithmetic)
             span = left.span[0], right.span[1]
-            if operator in ("|", "||"):
+            if operator in ("|", "||") and isinstance(left, Bar) and not left.enclosed:
+                left = self.labelled(left, right, operator)
+            elif operator in ("|", "||"):
                 left = Bar(left, right, "us" if operator == "|" else "diag", enclosed=False, span=span)
             else:
                 left = Binary(operator, left, right, span)
         return left
+
+    def labelled(self, bar: Bar, group: Expression, operator: str) -> Bar:
+        """`left |label| group`, whose label was read as a group at first."""
+        span = bar.span[0], group.span[1]
+        if bar.label or not STRUCTURES[bar.structure].correlated or operator != "|" or not isinstance(bar.right, Name):
+            message = "Between two bars stands the label by which terms are correlated, as in (1 |p| g)."
+            raise FormulaError(message, self.text, *span)
+        return Bar(bar.left, group, "us", enclosed=False, label=bar.right.name, span=span)
 
     def check_operator(self, operator: str, *, arithmetic: bool) -> None:
         if arithmetic and operator not in _ARITHMETIC_OPERATORS:
@@ -207,7 +217,8 @@ class _Parser:
         closing = self.close(opening, ")")
         self.depth -= 1
         if isinstance(inner, Bar):
-            return Bar(inner.left, inner.right, inner.structure, enclosed=True, span=(opening.start, closing.stop))
+            span = (opening.start, closing.stop)
+            return Bar(inner.left, inner.right, inner.structure, enclosed=True, label=inner.label, span=span)
         return inner
 
     def deepen(self, token: Token) -> None:
@@ -305,7 +316,10 @@ class _Parser:
             raise self.error(f"{name.text}() holds one random-effects term, as in {name.text}(1 + x | g).", opening)
         if not STRUCTURES[inner.structure].correlated and name.text == "us":
             raise self.error("us() asks for correlations and '||' for none.", name)
-        return Bar(inner.left, inner.right, name.text, enclosed=True, span=(name.start, inner.span[1]))
+        if inner.label and name.text == "diag":
+            raise self.error("diag() asks for no correlations and a label for some: leave one of them out.", name)
+        span = (name.start, inner.span[1])
+        return Bar(inner.left, inner.right, name.text, enclosed=True, label=inner.label, span=span)
 
     def argument(self, function: str) -> tuple[str, Expression]:
         keyword = ""

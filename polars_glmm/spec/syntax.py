@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from polars_glmm.covariance.structures import STRUCTURES
+
 Span: TypeAlias = tuple[int, int]
 
 POWERS = frozenset({"**", "^"})
@@ -110,12 +112,16 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`(left | right)`; structure is "us", or "diag" for `||` and `diag()`. enclosed: it stands in parentheses."""
+    """`(left | right)`; structure is "us", or "diag" for `||` and `diag()`. enclosed: it stands in parentheses.
+
+    label   of `(left |label| right)`: terms that share it are correlated
+    """
 
     left: Expression
     right: Expression
     structure: str = "us"
     enclosed: bool = False
+    label: str = ""
     span: Span = field(default=(0, 0), compare=False, repr=False)
 
 
@@ -153,8 +159,15 @@ def render(node: Expression, *, top: bool = True) -> str:
             else:
                 sides = _within(left, level), _within(right, level + 1)
             return f"{sides[0]}:{sides[1]}" if operator == ":" else f"{sides[0]} {operator} {sides[1]}"
-        case Bar(left, right, structure):
-            return f"{render(left, top=False)} {'|' if structure == 'us' else '||'} {render(right, top=False)}"
+        case Bar(left, right, structure, label=label):
+            return f"{render(left, top=False)} {bar(structure, label)} {render(right, top=False)}"
+
+
+def bar(structure: str, label: str = "") -> str:
+    """What stands between the design of a random-effects term and its group."""
+    if label:
+        return f"|{quoted(label)}|"
+    return "|" if STRUCTURES[structure].correlated else "||"
 
 
 def _within(node: Expression, level: int) -> str:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
-from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import FormulaError
 
 from .parser import Tree
-from .syntax import POWERS, Bar, Binary, Expression, FunctionCall, Name, Number, Unary, columns, quoted, render
+from .syntax import POWERS, Bar, Binary, Expression, FunctionCall, Name, Number, Unary, bar, columns, quoted, render
 
 _MOST_TERMS = 2000
 
@@ -42,12 +41,18 @@ INTERCEPT = FixedTerm()
 
 @dataclass(frozen=True, slots=True)
 class RandomTerm:
-    """`structure(design | keys)`: one covariance matrix over the columns of the design for every level of the keys."""
+    """`structure(design | keys)`: one covariance matrix over the columns of the design for every level of the keys.
+
+    label   terms on the same keys that share one have one covariance matrix, in whatever predictors they are
+    part    the linear predictor it belongs to, by its place among those of the model: 0 is mu
+    """
 
     design: tuple[FixedTerm, ...]
     keys: tuple[str, ...]
     structure: str
     written: str
+    label: str = ""
+    part: int = 0
 
     @property
     def group(self) -> str:
@@ -55,8 +60,7 @@ class RandomTerm:
 
     @property
     def text(self) -> str:
-        bar = "|" if STRUCTURES[self.structure].correlated else "||"
-        return f"({self.written} {bar} {':'.join(quoted(key) for key in self.keys)})"
+        return f"({self.written} {bar(self.structure, self.label)} {':'.join(quoted(key) for key in self.keys)})"
 
     @property
     def key(self) -> tuple[frozenset[frozenset[str]], frozenset[str]]:
@@ -86,8 +90,11 @@ class PredictorTerms:
 _Terms: TypeAlias = dict[frozenset[str], FixedTerm]
 
 
-def predictor(tree: Tree, parameter: str) -> PredictorTerms:
-    """The right side of a formula as a predictor. Raises FormulaError with the place of what cannot be a term."""
+def predictor(tree: Tree, parameter: str, part: int = 0) -> PredictorTerms:
+    """The right side of a formula as a predictor. Raises FormulaError with the place of what cannot be a term.
+
+    part   its place among the predictors of the model
+    """
     fixed: _Terms = {INTERCEPT.key: INTERCEPT}
     random: list[RandomTerm] = []
     offsets: list[Expression] = []
@@ -103,7 +110,7 @@ def predictor(tree: Tree, parameter: str) -> PredictorTerms:
             case Bar() if sign == "-":
                 random = _without(random, tree, node)
             case Bar():
-                random += random_terms(tree, node)
+                random += random_terms(tree, node, part)
             case FunctionCall(function="offset", arguments=((_, value),)):
                 offsets.append(value)
             case _:
@@ -111,24 +118,24 @@ def predictor(tree: Tree, parameter: str) -> PredictorTerms:
     return PredictorTerms(parameter, _by_degree(fixed), tuple(random), tuple(offsets))
 
 
-def _unenclosed(tree: Tree, bar: Bar) -> FormulaError:
+def _unenclosed(tree: Tree, node: Bar) -> FormulaError:
     """The error for a bar outside parentheses, with the one term marked that was probably meant."""
-    *_, (_, design) = summands(bar.left)
-    _, group = next(summands(bar.right))
-    between = "|" if STRUCTURES[bar.structure].correlated else "||"
+    *_, (_, design) = summands(node.left)
+    _, group = next(summands(node.right))
+    between = bar(node.structure, node.label)
     meant = f"({render(design, top=False)} {between} {render(group, top=False)})"
     message = f"A random-effects term stands in parentheses: write {meant}."
     return FormulaError(message, tree.text, design.span[0], group.span[1])
 
 
-def _without(random: list[RandomTerm], tree: Tree, bar: Bar) -> list[RandomTerm]:
+def _without(random: list[RandomTerm], tree: Tree, node: Bar) -> list[RandomTerm]:
     """The random terms without those of a bar. Raises FormulaError for a term that is not among them."""
-    for gone in random_terms(tree, bar):
+    for gone in random_terms(tree, node):
         rest = [term for term in random if (term.key, term.structure) != (gone.key, gone.structure)]
         if len(rest) == len(random):
             known = f"there is {', '.join(term.text for term in random)}" if random else "there is none before it"
             message = f"The random-effects term {gone.text} cannot be taken out: {known}."
-            raise FormulaError(message, tree.text, *bar.span)
+            raise FormulaError(message, tree.text, *node.span)
         random = rest
     return random
 
@@ -144,10 +151,10 @@ def design_terms(tree: Tree, node: Expression) -> tuple[FixedTerm, ...]:
     return _by_degree(fixed)
 
 
-def random_terms(tree: Tree, bar: Bar) -> list[RandomTerm]:
+def random_terms(tree: Tree, node: Bar, part: int = 0) -> list[RandomTerm]:
     """One term per grouping factor: `(1 | a/b)` is `(1 | a) + (1 | a:b)`."""
-    design = design_terms(tree, bar.left)
-    return [RandomTerm(design, keys, bar.structure, render(bar.left, top=False)) for keys in _groups(tree, bar.right)]
+    design, written = design_terms(tree, node.left), render(node.left, top=False)
+    return [RandomTerm(design, keys, node.structure, written, node.label, part) for keys in _groups(tree, node.right)]
 
 
 def _groups(tree: Tree, node: Expression) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from polars_glmm.families import Rows
+from polars_glmm.families import Density, Expected, Rows
 from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.families.registry import FAMILIES
 from polars_glmm.typing import Vec
@@ -25,6 +25,22 @@ class Case(NamedTuple):
     rows: Rows
     eta: Vec
     zeta: float | None
+
+    @property
+    def at(self) -> tuple[Vec | float, ...]:
+        return predictors(self.eta, self.zeta)
+
+
+def predictors(eta: Vec, zeta: Vec | float | None) -> tuple[Vec | float, ...]:
+    return (eta,) if zeta is None else (eta, zeta)
+
+
+def named(density: Density | Expected) -> dict[tuple[int, ...], Vec]:
+    """Everything a density holds by the predictors it is differentiated in: () is f, (0,) its slope in eta, …"""
+    if isinstance(density, Expected):
+        return {**density.w, **density.third}
+    slopes = {(k,): g for k, g in enumerate(density.g) if g is not None}
+    return {(): density.f, **slopes, **density.w, **density.third}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from polars_glmm.families import Rows
+from tests.families.conftest import predictors
 
 RESPONSES = {
     "gaussian": [-3.0, 0.0, 0.4, 5.0],
@@ -25,7 +26,7 @@ def curvatures(family):
     y = np.repeat(RESPONSES[family.name], eta.size)
     rows = Rows(y, np.full_like(y, TRIALS) if family.takes_trials else None)
     at = np.tile(eta, len(RESPONSES[family.name]))
-    return np.array([family.density(rows, at, z if family.has_phi else None, 2).w for z in ZETAS])
+    return np.array([family.density(rows, predictors(at, z if family.has_phi else None), 2).w[0, 0] for z in ZETAS])
 
 
 def test_concave_links_are_links(family):

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from polars_glmm.families import Binomial, Density, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson, Rows
+from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson, Rows
 from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.typing import Vec
+from tests.families.conftest import named, predictors
 
-DERIVATIVES = [("f", "g", 1.0), ("g", "w", -1.0), ("w", "dw", 1.0)]
-ZETA_DERIVATIVES = [("f", "f_zeta"), ("g", "g_zeta"), ("w", "w_zeta")]
+PLACES = [(), (0,), (1,), (0, 0), (0, 1), (1, 1), (0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)]
+STEPS = [(below, (*below, k)) for below in PLACES for k in (0, 1) if (*below, k) in PLACES]
+"""Derivatives and those one order below them; the last index says in which predictor."""
+ALL = (3, 3)
+"""Degrees of two predictors that both move."""
 
 
 def difference(at: Callable[[Vec], Vec], x: Vec, h: Vec) -> Vec:
@@ -30,48 +34,46 @@ def step(family: MeanFamily, eta: Vec) -> Vec:
     return 1e-3 * near
 
 
-@pytest.mark.parametrize(("below", "name", "sign"), DERIVATIVES)
+@pytest.mark.parametrize(("below", "place"), STEPS)
 @pytest.mark.parametrize("compute", ["density", "definition"])
-def test_each_derivative_in_eta_is_the_difference_of_the_one_below(family, case, below, name, sign, compute):
-    _, rows, eta, zeta = case()
-    evaluate = getattr(family, compute)
-    h = step(family, eta)
-    expected = sign * difference(lambda e: getattr(evaluate(rows, e, zeta, 3), below), eta, h)
-    result = evaluate(rows, eta, zeta, 3)
-    noise = 1e-13 * (1.0 + np.abs(getattr(result, below)) + np.abs(rows.y)) / h
-    assert np.all(np.abs(getattr(result, name) - expected) <= 3e-9 * np.abs(expected) + noise)
+def test_each_derivative_is_the_difference_of_the_one_below(family, case, below, place, compute):
+    one = case()
+    evaluate, sign = getattr(family, compute), -1.0 if len(place) == 2 else 1.0
 
+    def at(eta: Vec, zeta: Vec | float) -> dict[tuple[int, ...], Vec]:
+        return named(evaluate(one.rows, predictors(eta, None if one.zeta is None else zeta), 3, ALL))
 
-@pytest.mark.parametrize(("below", "name"), ZETA_DERIVATIVES)
-@pytest.mark.parametrize("compute", ["density", "definition"])
-def test_each_derivative_in_zeta_is_a_difference_in_zeta(family, case, below, name, compute):
-    _, rows, eta, zeta = case()
-    evaluate = getattr(family, compute)
-    result = getattr(evaluate(rows, eta, zeta, 3), name)
-    if not family.has_phi:
-        assert result is None
+    result = at(one.eta, one.zeta)
+    if not family.has_phi and 1 in place:
+        assert place not in result
         return
-    base = getattr(evaluate(rows, eta, zeta, 3), below)
-    expected = difference(lambda z: getattr(evaluate(rows, eta, z, 3), below), np.full_like(eta, zeta), 1e-3)
-    assert np.all(np.abs(result - expected) <= 3e-9 * np.abs(expected) + 1e-10 * (1.0 + np.abs(base) + np.abs(rows.y)))
+    if place[-1]:
+        moving, h = np.full_like(one.eta, one.zeta), 1e-3
+        expected = sign * difference(lambda z: at(one.eta, z)[below], moving, h)
+        noise = 1e-10 * (1.0 + np.abs(result[below]) + np.abs(one.rows.y))
+    else:
+        h = step(family, one.eta)
+        expected = sign * difference(lambda e: at(e, one.zeta)[below], one.eta, h)
+        noise = 1e-13 * (1.0 + np.abs(result[below]) + np.abs(one.rows.y)) / h
+    assert np.all(np.abs(result[place] - expected) <= 3e-9 * np.abs(expected) + noise)
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1.0, 5.0, 20.0, 300.0])
 def test_everything_is_finite_far_out(family, case, magnitude):
-    _, rows, eta, zeta = case(magnitude)
-    if not eta.size:
+    one = case(magnitude)
+    if not one.eta.size:
         pytest.skip("no such eta in the domain")
-    for part in family.density(rows, eta, zeta, 3):
-        assert part is None or np.isfinite(part).all()
-    for part in family.expected(rows, eta, zeta):
-        assert part is None or np.isfinite(part).all()
+    for part in named(family.density(one.rows, one.at, 3, ALL)).values():
+        assert np.isfinite(part).all()
+    for part in named(family.expected(one.rows, one.at)).values():
+        assert np.isfinite(part).all()
 
 
 def test_a_search_that_runs_away_meets_no_warning_and_no_nan_in_the_density(family, case):
-    _, rows, eta, zeta = case(1000.0)
-    if eta.size:
-        assert not np.isnan(family.density(rows, eta, zeta, 3).f).any()
-        assert not np.isnan(family.expected(rows, eta, zeta).w).all()
+    one = case(1000.0)
+    if one.eta.size:
+        assert not np.isnan(family.density(one.rows, one.at, 3).f).any()
+        assert not np.isnan(family.expected(one.rows, one.at).w[0, 0]).all()
 
 
 FUSED = [
@@ -80,28 +82,28 @@ FUSED = [
 ]  # fmt: skip
 
 
-def fused_and_defined(family: MeanFamily, rows: Rows, eta: Vec, zeta: float | Vec | None) -> None:
+def fused_and_defined(family: MeanFamily, rows: Rows, at: tuple[Vec | float, ...]) -> None:
     """Equal to 1e-12 of the size of the terms that a row adds up: its density, its response, its weight."""
-    defined, fused = family.definition(rows, eta, zeta, 3), family.density(rows, eta, zeta, 3)
+    defined, fused = named(family.definition(rows, at, 3, ALL)), named(family.density(rows, at, 3, ALL))
     terms = np.abs(rows.y) if rows.trials is None else rows.trials
-    for name, a, b in zip(Density._fields, defined, fused, strict=True):
-        if a is None:
-            assert b is None
-            continue
-        size = np.abs(a) if name in {"w", "dw"} and family.name != "binomial" else np.abs(a) + terms
-        if name == "f":
-            size = size + np.abs(rows.y * eta)
-        if "zeta" in name:  # the definition has differences of terms of this size, the kernel has not
-            size = size + defined.w
-        assert np.all(np.abs(a - b) <= 1e-12 * size), name
+    assert set(defined) == set(fused)
+    for place, a in defined.items():
+        size = np.abs(a) if place in {(0, 0), (0, 0, 0)} and family.name != "binomial" else np.abs(a) + terms
+        if not place:
+            size = size + np.abs(rows.y * at[0])
+        if 1 in place:  # the definition has differences of terms of this size, the kernel has not
+            size = size + defined[0, 0] + (np.exp(np.abs(at[1])) if place.count(1) > 1 else 0.0)
+        assert np.all(np.abs(a - fused[place]) <= 1e-12 * size), place
 
 
 @pytest.mark.parametrize("family", FUSED, ids=repr)
 def test_a_fused_kernel_equals_the_definition(family, case):
     assert family.link.name in family.kernels
-    _, rows, eta, zeta = case()
-    fused_and_defined(family, rows, eta, zeta)
-    fused_and_defined(family, rows, eta, None if zeta is None else np.linspace(-2.0, 2.0, eta.size))
+    one = case()
+    fused_and_defined(family, one.rows, one.at)
+    fused_and_defined(
+        family, one.rows, predictors(one.eta, None if one.zeta is None else np.linspace(-2.0, 2.0, one.eta.size))
+    )
 
 
 def test_all_fused_kernels_are_in_the_list(family):
@@ -115,62 +117,77 @@ def test_weights_keep_their_digits_in_both_tails(family):
         eta = eta / 4.0
     for y in (0.0, 1.0):
         rows = Rows(np.full_like(eta, y))
-        assert_allclose(family.density(rows, eta, None, 3).w, family.definition(rows, eta, None, 3).w, rtol=1e-12)
+        fused, defined = (evaluate(rows, (eta,), 3).w[0, 0] for evaluate in (family.density, family.definition))
+        assert_allclose(fused, defined, rtol=1e-12)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_a_lower_order_is_the_beginning_of_a_higher_one(family, case, order):
-    _, rows, eta, zeta = case()
-    full, part = family.density(rows, eta, zeta, 3), family.density(rows, eta, zeta, order)
-    orders = {"f": 0, "g": 1, "w": 2, "dw": 3, "f_zeta": 1, "g_zeta": 2, "w_zeta": 3}
-    for name, needed in orders.items():
-        if needed > order or ("zeta" in name and not family.has_phi):
-            assert getattr(part, name) is None, name
-        else:
-            assert_array_equal(getattr(part, name), getattr(full, name))
+    one = case()
+    for most in (0, 1, 3):
+        degrees = (3, most)
+        full, part = (named(family.density(one.rows, one.at, o, degrees)) for o in (3, order))
+        assert set(part) == {place for place in full if len(place) <= order}
+        for place, values in part.items():
+            assert_array_equal(values, full[place])
 
 
-def test_without_zeta_parts_the_rest_is_the_same(family, case):
-    _, rows, eta, zeta = case()
-    full, part = (family.density(rows, eta, zeta, 3, zeta_parts=wanted) for wanted in (True, False))
-    for name in ("f", "g", "w", "dw"):
-        assert_array_equal(getattr(part, name), getattr(full, name))
-    assert part.f_zeta is part.g_zeta is part.w_zeta is None
+def test_a_predictor_that_stands_still_spares_derivatives_and_changes_no_other(family, case):
+    one = case()
+    full = named(family.density(one.rows, one.at, 3, ALL))
+    for most in (0, 1):
+        part = named(family.density(one.rows, one.at, 3, (3, most)))
+        assert set(part) == {place for place in full if place.count(1) <= most}
+        for place, values in part.items():
+            assert_array_equal(values, full[place])
 
 
 def test_quadrature_nodes_are_a_leading_axis(family, case):
-    _, rows, eta, zeta = case()
+    one = case()
     shifts = np.array([[1.0], [0.99], [1.01]])
-    stacked = family.density(rows, eta * shifts, zeta, 3)
-    weights = family.expected(rows, eta * shifts, zeta)
+    zetas = None if one.zeta is None else one.zeta * shifts * np.ones_like(one.eta)
+    stacked = named(family.density(one.rows, predictors(one.eta * shifts, zetas), 3, ALL))
+    weights = family.expected(one.rows, predictors(one.eta * shifts, zetas)).w[0, 0]
     for q, shift in enumerate(shifts[:, 0]):
-        alone = family.density(rows, eta * shift, zeta, 3)
-        for a, b in zip(stacked, alone, strict=True):
-            if b is not None:
-                assert a.shape == (3, eta.size)
-                assert_allclose(a[q], b, rtol=1e-14, atol=1e-300)
-        assert_allclose(weights.w[q], family.expected(rows, eta * shift, zeta).w, rtol=1e-14)
+        at = predictors(one.eta * shift, None if zetas is None else zetas[q])
+        for place, b in named(family.density(one.rows, at, 3, ALL)).items():
+            assert stacked[place].shape == (3, one.eta.size)
+            assert_allclose(stacked[place][q], b, rtol=1e-12, atol=1e-13)
+        assert_allclose(weights[q], family.expected(one.rows, at).w[0, 0], rtol=1e-14)
+
+
+def test_nodes_of_phi_alone_are_a_leading_axis_too(family, case):
+    one = case()
+    if one.zeta is None:
+        pytest.skip("no phi")
+    zetas = one.zeta * np.array([[1.0], [0.9]]) * np.ones_like(one.eta)
+    stacked = named(family.density(one.rows, (one.eta, zetas), 3, ALL))
+    for q, zeta in enumerate(zetas):
+        for place, b in named(family.density(one.rows, (one.eta, zeta), 3, ALL)).items():
+            assert_allclose(stacked[place][q], b, rtol=1e-12, atol=1e-13)
 
 
 def test_nothing_that_is_handed_in_is_written_to(family, case):
-    _, rows, eta, zeta = case()
-    copies = [None if part is None else part.copy() for part in (*rows, eta)]
-    zetas = None if zeta is None else np.full_like(eta, zeta)
-    family.density(rows, eta, zetas, 3)
-    family.definition(rows, eta, zetas, 3)
-    family.expected(rows, eta, zetas)
-    for before, after in zip(copies, (*rows, eta), strict=True):
+    one = case()
+    given = (*one.rows, *predictors(one.eta, None if one.zeta is None else np.full_like(one.eta, one.zeta)))
+    copies = [None if part is None else part.copy() for part in given]
+    at = given[len(one.rows) :]
+    family.density(one.rows, at, 3, ALL)
+    family.definition(one.rows, at, 3, ALL)
+    family.expected(one.rows, at)
+    for before, after in zip(copies, given, strict=True):
         assert before is None or np.array_equal(before, after)
-    assert zeta is None or np.all(zetas == zeta)
 
 
 def test_a_constant_zeta_is_a_column_of_equal_ones(family, case):
-    _, rows, eta, zeta = case()
-    if zeta is None:
+    one = case()
+    if one.zeta is None:
         pytest.skip("no phi")
-    one, many = family.density(rows, eta, zeta, 3), family.density(rows, eta, np.full_like(eta, zeta), 3)
-    for a, b in zip(one, many, strict=True):
-        assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    number, column = (
+        named(family.density(one.rows, (one.eta, zeta), 3, ALL)) for zeta in (one.zeta, np.full_like(one.eta, one.zeta))
+    )
+    for place, values in number.items():
+        assert_allclose(values, column[place], rtol=1e-12, atol=1e-12)
 
 
 OUTSIDE = [
@@ -183,14 +200,13 @@ OUTSIDE = [
 @pytest.mark.parametrize(("family", "eta"), OUTSIDE, ids=repr)
 def test_outside_the_domain_the_log_density_is_minus_infinity_and_flat(family, eta):
     rows, inside = Rows(np.array([1.0, 1.0])), family.link.interior(family.mean_range)
-    zeta = 0.1 if family.has_phi else None
-    result = family.density(rows, np.array([eta, inside]), zeta, 3)
-    assert result.f[0] == -np.inf
-    assert np.isfinite(result.f[1])
-    for part in result[1:]:
-        assert part is None or (part[0] == 0.0 and np.isfinite(part).all())
-    for part in family.expected(rows, np.array([eta, inside]), zeta):
-        assert part is None or (part[0] == 0.0 and np.isfinite(part).all())
+    at = predictors(np.array([eta, inside]), 0.1 if family.has_phi else None)
+    result = named(family.density(rows, at, 3, ALL))
+    assert result[()][0] == -np.inf
+    assert np.isfinite(result.pop(())[1])
+    for part in (*result.values(), *named(family.expected(rows, at)).values()):
+        assert part[0] == 0.0
+        assert np.isfinite(part).all()
 
 
 def test_a_bernoulli_is_a_binomial_of_one_trial(case):
@@ -198,9 +214,9 @@ def test_a_bernoulli_is_a_binomial_of_one_trial(case):
         family = Binomial(link)
         eta = np.linspace(-3.0, -0.1, 9) if link == "log" else np.linspace(0.05, 0.95, 9)
         y = np.arange(9.0) % 2.0
-        alone, counted = (family.density(Rows(y, n), eta, None, 3) for n in (None, np.ones(9)))
-        for a, b in zip(alone[:4], counted[:4], strict=True):
-            assert_allclose(a, b, rtol=1e-14, atol=1e-16)
+        alone, counted = (named(family.density(Rows(y, n), (eta,), 3)) for n in (None, np.ones(9)))
+        for place, values in alone.items():
+            assert_allclose(values, counted[place], rtol=1e-14, atol=1e-16)
         assert_allclose(family.constant(Rows(y, np.ones(9))), family.constant(Rows(y)), atol=1e-15)
 
 
@@ -209,12 +225,12 @@ def test_the_density_is_linear_in_the_response_so_that_equal_rows_collapse_to_th
     """k rows at one eta are one row at their mean response, k times."""
     eta = np.array([-5.5, -1.0, 0.2, 6.0])
     rows = [Rows(np.full(4, y)) for y in (0.0, 1.0, 1.0)]
-    apart = [family.density(row, eta, None, 3) for row in rows]
-    together = family.density(Rows(np.full(4, 2.0 / 3.0)), eta, None, 3)
-    for name in ("f", "g", "w", "dw"):
-        assert_allclose(getattr(together, name), sum(getattr(part, name) for part in apart) / 3.0, rtol=1e-12)
+    apart = [named(family.density(row, (eta,), 3)) for row in rows]
+    together = named(family.density(Rows(np.full(4, 2.0 / 3.0)), (eta,), 3))
+    for place, values in together.items():
+        assert_allclose(values, sum(part[place] for part in apart) / 3.0, rtol=1e-12)
 
 
 def test_a_dispersion_without_zeta_is_an_error():
     with pytest.raises(ValueError, match="gamma has a dispersion"):
-        Gamma().density(Rows(np.ones(2)), np.zeros(2), None, 0)
+        Gamma().density(Rows(np.ones(2)), (np.zeros(2),), 0)

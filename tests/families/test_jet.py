@@ -56,6 +56,15 @@ def test_functions_compose(name):
         assert_allclose(result[1, 0], plain(inner).imag / step, rtol=1e-13)
 
 
+def test_a_jet_in_which_both_move_holds_every_derivative():
+    x, z = variables(3)[0], jet.of_zeta(Z, 3, 3)
+    result = x * x * jet.exp(2.0 * z)
+    powers = [X**2, 2 * X, np.full(2, 2.0)]
+    for i in range(3):
+        for j in range(4 - i):
+            assert_allclose(result.parts[i, j], powers[i] * 2.0**j * np.exp(2 * Z), rtol=1e-14)
+
+
 def test_arithmetic_with_plain_arrays():
     x, _ = variables(2)
     a = np.array([2.0, 5.0])

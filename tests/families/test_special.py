@@ -11,7 +11,17 @@ from numpy.testing import assert_allclose
 from scipy import special
 
 from polars_glmm.families import Gamma, NegativeBinomial, Poisson, Rows
-from polars_glmm.families.special import coth_rest, digamma_rest, log1p_rest, normal_tail, rising, stirling_rest
+from polars_glmm.families.special import (
+    coth_rest,
+    digamma_rest,
+    digamma_rest_bend,
+    log1p_rest,
+    normal_tail,
+    rising,
+    rising_bend,
+    stirling_rest,
+)
+from tests.families.conftest import named
 
 
 @pytest.mark.parametrize("x", [1e-9, 1e-3, 0.049, 0.051, 0.3, 7.0, 1e8])
@@ -88,30 +98,37 @@ def test_negative_binomial_loses_no_digits_in_the_size(zeta, phi_of_rows):
             f = float(at[0, 0])
             f_zeta = float((at[0, 1] - at[0, -1]) / (2 * h))
             g_zeta = float((at[1, 1] - at[1, -1] - at[-1, 1] + at[-1, -1]) / (4 * h * h))
+            f_zeta2 = float((at[0, 1] - 2 * at[0, 0] + at[0, -1]) / h**2)
+            bends = [at[i, 1] - 2 * at[i, 0] + at[i, -1] for i in (-1, 1)]
+            g_zeta2 = float((bends[1] - bends[0]) / (2 * h**3))
+            wide = [negative_binomial(int(y), e, z + j * h) for j in (-2, 2)]
+            f_zeta3 = float((wide[1] - 2 * at[0, 1] + 2 * at[0, -1] - wide[0]) / (2 * h**3))
             second = [at[1, j] - 2 * at[0, j] + at[-1, j] for j in (-1, 1)]
             w_zeta = float(-(second[1] - second[0]) / (2 * h**3))
             phi, mu = float(z.exp()), float(e.exp())
         column = np.array([eta])
-        result = NegativeBinomial().density(
-            Rows(np.array([y])), column, zeta if phi_of_rows == "one number" else np.array([zeta]), 3
-        )
+        size = zeta if phi_of_rows == "one number" else np.array([zeta])
+        result = named(NegativeBinomial().density(Rows(np.array([y])), (column, size), 3, (3, 3)))
         share = mu / (mu + phi)
-        assert_allclose(result.f, f, rtol=2e-14, atol=2e-14 * (1.0 + y * abs(eta) + y * abs(zeta)))
+        assert_allclose(result[()], f, rtol=2e-14, atol=2e-14 * (1.0 + y * abs(eta) + y * abs(zeta)))
         pull = y * share + min(mu * share, phi) + y * min(y / phi, 1.0)
-        assert_allclose(result.f_zeta, f_zeta, rtol=1e-13, atol=1e-13 * pull)
-        assert_allclose(result.g_zeta, g_zeta, rtol=1e-11, atol=1e-14 * share * (y + mu))
-        assert_allclose(result.w_zeta, w_zeta, rtol=1e-11, atol=1e-13 * share * (y + mu))
+        assert_allclose(result[1,], f_zeta, rtol=1e-13, atol=1e-13 * pull)
+        assert_allclose(-result[0, 1], g_zeta, rtol=1e-11, atol=1e-14 * share * (y + mu))
+        assert_allclose(result[0, 0, 1], w_zeta, rtol=1e-11, atol=1e-13 * share * (y + mu))
+        assert_allclose(result[1, 1], -f_zeta2, rtol=1e-11, atol=1e-12 * pull)
+        assert_allclose(result[0, 1, 1], -g_zeta2, rtol=1e-11, atol=1e-12 * share * (y + mu))
+        assert_allclose(result[1, 1, 1], -f_zeta3, rtol=1e-11, atol=1e-12 * pull)
 
 
 def test_negative_binomial_becomes_poisson_as_its_size_grows():
     y, eta = np.array([0.0, 1.0, 4.0, 60.0]), np.array([0.2, -3.0, 2.0, 4.0])
-    limit = Poisson().density(Rows(y), eta, None, 3)
-    far = NegativeBinomial().density(Rows(y), eta, 34.0, 3)
-    for name in ("f", "g", "w", "dw"):
-        assert_allclose(getattr(far, name), getattr(limit, name), rtol=1e-11)
-    for part in (far.f_zeta, far.g_zeta, far.w_zeta):
-        assert np.all(np.abs(part) < 1e-10)
-    near = NegativeBinomial().density(Rows(y), eta, 9.0, 3)
+    limit = Poisson().density(Rows(y), (eta,), 3)
+    far = named(NegativeBinomial().density(Rows(y), (eta, 34.0), 3, (3, 3)))
+    for place, part in named(limit).items():
+        assert_allclose(far[place], part, rtol=1e-11)
+    for place, part in far.items():
+        assert 1 not in place or np.all(np.abs(part) < 1e-10)
+    near = NegativeBinomial().density(Rows(y), (eta, 9.0), 3)
     mu = np.exp(eta)
     first_order = ((y - mu) ** 2 - y) / 2.0 * math.exp(-9.0)
     assert_allclose(near.f - limit.f, first_order, rtol=0.01, atol=1e-6)
@@ -121,7 +138,7 @@ def test_negative_binomial_becomes_poisson_as_its_size_grows():
 def test_the_table_of_sums_and_the_series_are_one_function(phi):
     y = np.array([0.0, 1.0, 2.0, 17.0, 60.0])
     table, series = rising(y, phi), rising(y, np.full(5, phi))
-    for a, b in zip(table, series, strict=True):
+    for a, b in zip((*table, *rising_bend(y, phi)), (*series, *rising_bend(y, np.full(5, phi))), strict=True):
         assert_allclose(a, b, rtol=1e-12, atol=1e-13)
     huge = np.array([1e6, 3.0])
     for a, b in zip(rising(huge, phi), rising(huge, np.full(2, phi)), strict=True):
@@ -134,10 +151,22 @@ def test_the_table_of_sums_and_the_series_are_one_function(phi):
 def test_gamma_keeps_its_digits_at_a_small_dispersion(zeta):
     """With y = mu the density in y is ½ log(ν/2π) − 1/(12ν) + …, and its slope in zeta −½ − 1/(12ν) + …"""
     shape = math.exp(-zeta)
-    result = Gamma().density(Rows(np.ones(1)), np.zeros(1), zeta, 2)
+    result = named(Gamma().density(Rows(np.ones(1)), (np.zeros(1), zeta), 3, (3, 3)))
     if shape > 100.0:
-        assert_allclose(result.f, 0.5 * math.log(shape / (2 * math.pi)) - 1 / (12 * shape), rtol=1e-9)
-        assert_allclose(result.f_zeta, -0.5 - 1 / (12 * shape), rtol=1e-9)
+        assert_allclose(result[()], 0.5 * math.log(shape / (2 * math.pi)) - 1 / (12 * shape), rtol=1e-9)
+        assert_allclose(result[1,], -0.5 - 1 / (12 * shape), rtol=1e-9)
+        assert_allclose(result[1, 1], 1 / (12 * shape), rtol=1e-5)
+        assert_allclose(result[1, 1, 1], 1 / (12 * shape), rtol=1e-5)
     else:
-        assert_allclose(result.f, shape * math.log(shape) - shape - special.gammaln(shape), rtol=1e-13)
-        assert_allclose(result.f_zeta, -shape * (math.log(shape) - special.digamma(shape)), rtol=1e-12)
+        assert_allclose(result[()], shape * math.log(shape) - shape - special.gammaln(shape), rtol=1e-13)
+        assert_allclose(result[1,], -shape * (math.log(shape) - special.digamma(shape)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("a", [0.3, 3.0, 15.99, 16.01, 300.0])
+def test_the_bends_of_the_rest_of_digamma_are_its_differences_in_the_logarithm(a):
+    h = 1e-3
+    near = [digamma_rest(a * math.exp(k * h)) for k in (-2, -1, 1, 2)]
+    first, second = digamma_rest_bend(a)
+    assert_allclose(first, (8 * (near[2] - near[1]) - (near[3] - near[0])) / (12 * h), rtol=1e-8)
+    near = [digamma_rest_bend(a * math.exp(k * h))[0] for k in (-2, -1, 1, 2)]
+    assert_allclose(second, (8 * (near[2] - near[1]) - (near[3] - near[0])) / (12 * h), rtol=1e-7)

@@ -128,9 +128,9 @@ def test_with_all_variances_held_under_reml_degrees_of_freedom_are_without_end()
 
 def test_a_gaussian_model_of_the_dispersion_is_exact_by_maximum_likelihood() -> None:
     sleep, formulas = datasets.load("sleepstudy"), ("Reaction ~ Days + (1 | Subject)", "phi ~ Days")
-    ml, laplace = sleep.glmm.fit(*formulas, method="ml"), sleep.glmm.fit(*formulas)
+    ml, laplace = (sleep.glmm.fit(*formulas, method=name) for name in ("ml", "laplace"))
     assert (ml.method, laplace.method) == ("ml", "laplace")
-    assert ml.loglik == laplace.loglik
+    assert ml.loglik == pytest.approx(laplace.loglik, abs=1e-9)
     gamma = ml.fixef().filter(pl.col("parameter") == "phi")["estimate"]
     x, y = sleep["Days"].to_numpy(), sleep["Reaction"].to_numpy()
     same = sleep["Subject"].to_numpy()[:, None] == sleep["Subject"].to_numpy()
@@ -139,5 +139,3 @@ def test_a_gaussian_model_of_the_dispersion_is_exact_by_maximum_likelihood() -> 
     exact = -0.5 * (len(y) * np.log(2 * np.pi) + np.linalg.slogdet(v)[1] + r @ np.linalg.solve(v, r))
     assert ml.loglik == pytest.approx(exact, abs=1e-8)
     assert "exact" in next(line for line in str(ml).splitlines() if line.startswith("Method"))
-    with pytest.raises(polars_glmm.ModelError, match="method='ml'"):
-        sleep.glmm.fit(*formulas, method="reml")

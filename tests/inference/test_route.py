@@ -27,6 +27,9 @@ MODELS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "gaussian, crossed": (("y ~ x + (1 | g) + (1 | h)",), {}),
     "gaussian, open": (("y ~ bs(x, df=4, extrapolation='na') + (1 | g)",), {}),
     "gaussian, spread": (("y ~ x + (1 | g)", "phi ~ f"), {}),
+    "gaussian, spread of a number": (("y ~ x + (1 | g)", "phi ~ x"), {"method": "ml"}),
+    "gaussian, spread, approximated": (("y ~ x + (1 | g)", "phi ~ f"), {"method": "laplace"}),
+    "gaussian, spread, no groups": (("y ~ x", "phi ~ f"), {}),
     "gaussian, log": (("exp(y) ~ x + (1 | g)",), {"link": "log"}),
     "poisson": (("n ~ x + (1 | g)",), {"family": "poisson"}),
     "poisson, cells": (("n ~ f + (1 | g)",), {"family": "poisson"}),
@@ -83,10 +86,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, int | Non
     def sums(*_: object) -> NoReturn:
         raise _KnownError("sums", None)
 
-    def engine(design: Any, family: Any, method: Any, control: Any, given: Any) -> NoReturn:
+    def engine(design: Any, family: Any, method: Any, control: Any, given: Any, *, by_rows: bool) -> NoReturn:
         if isinstance(design, StoredDesign):
             raise _KnownError("disk", design.n_rows)
-        raise _KnownError("products" if prepare(design, family, method, control).exact else "rows", design.n_rows)
+        model = prepare(design, family, method, control, by_rows=by_rows)
+        raise _KnownError("products" if model.exact or model.few_variances else "rows", design.n_rows)
 
     monkeypatch.setattr(flow, "fit_summaries", sums)
     monkeypatch.setattr(flow, "estimate", engine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from polars_glmm.control import Control, Rows
@@ -53,6 +55,20 @@ def draw(family="poisson", link=None, *, n=160, groups=12, r=1, others=(), model
     weights = rng.integers(1, 4, n).astype(float) if frequency else None
     mu = Predictor(np.array([np.ones(n), x]), ("Intercept", "x"))
     return Design(y, None, weights, None, mu, phi, tuple(factors)), made
+
+
+def with_effects_on_phi(design, *terms):
+    """The design with random effects on log phi by its first factor: terms of (columns of mu, columns of phi) each."""
+    first, *others = design.factors
+    available = [np.ones(design.n_rows), design.mu.x[1], np.cos(np.arange(design.n_rows))]
+    z, made, start = [], [], 0
+    for of_mean, of_phi in terms:
+        stop = start + of_mean + of_phi
+        names = tuple(f"z{i}" for i in [*range(of_mean), *range(of_phi)])
+        made.append(Term(start, stop, "us", names, (0,) * of_mean + (1,) * of_phi))
+        z += [*available[:of_mean], *available[:of_phi]]
+        start = stop
+    return replace(design, factors=(replace(first, terms=tuple(made), z=np.array(z)), *others))
 
 
 def control(block=8192, threads=1):

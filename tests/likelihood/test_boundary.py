@@ -18,7 +18,7 @@ NONE_FREE = FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp))
 def one_term(structure: str, r: int) -> Effects:
     names = tuple(f"z{k}" for k in range(r))
     n_theta = r if structure == "diag" else r * (r + 1) // 2
-    term = TermMap(0, r, structure, slice(0, n_theta), names)
+    term = TermMap(0, r, structure, slice(0, n_theta), names, (0,) * r)
     factor = FactorMap("g", np.eye(r), np.eye(r), (term,), 1, np.zeros(1, np.intp), 0)
     return Effects((factor,), None, n_theta)
 
@@ -28,13 +28,13 @@ def linear_in_sigma(slope: np.ndarray) -> Callable[[State], Gradient]:
 
     def gradient(state: State) -> Gradient:
         f = state.factors[0]
-        return Gradient(float(np.trace(slope @ f @ f.T)), state.beta, [2.0 * slope @ f], None, None, 0.0)
+        return Gradient(float(np.trace(slope @ f @ f.T)), state.beta, [2.0 * slope @ f], None, 0.0)
 
     return gradient
 
 
 def at_zero(r: int) -> State:
-    return State(np.zeros(1), (np.zeros((r, r)),), None, (NONE_FREE,))
+    return State(np.zeros(1), (np.zeros((r, r)),), (NONE_FREE,))
 
 
 def test_a_boundary_is_left_along_the_steepest_variance_though_each_axis_falls() -> None:
@@ -64,7 +64,7 @@ def test_a_matrix_of_rank_one_is_left_within_its_null_space() -> None:
     slope = half + half.T
     expected = np.linalg.eigvalsh(null.T @ slope @ null)[-1]
     slope += (1.0 - min(expected, 0.0)) * np.eye(3)
-    state = State(np.zeros(1), (f,), None, (NONE_FREE,))
+    state = State(np.zeros(1), (f,), (NONE_FREE,))
     rise = leaving(one_term("us", 3), state, [Rank(0, 0, 1)], 1.0, linear_in_sigma(slope))
     assert rise is not None
     assert rise.score == pytest.approx(float(np.linalg.eigvalsh(null.T @ slope @ null)[-1]))

@@ -19,8 +19,8 @@ def point(model: Model, *sizes: float, growth: float = 1.0) -> Point:
     """Fixed effects (0.2, 0.1), times a growth, and Λ = size · I for every factor in the order of the model."""
     beta = growth * np.array([0.2, 0.1])
     lambdas = [size * np.eye(f.r) for size, f in zip(sizes, model.effects.factors, strict=True)]
-    gamma = np.array([0.4]) if model.n_gamma else None
-    return Point(beta, model.effects.effective(lambdas), gamma)
+    log_phi = [0.4] * (model.n_coefficients - 2)
+    return Point(np.append(beta, log_phi), model.effects.effective(lambdas))
 
 
 def laplace_of(design, family, **options) -> Model:

@@ -13,7 +13,7 @@ from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.spec.method import AGQ, Laplace
-from tests.likelihood.models import control, draw
+from tests.likelihood.models import control, draw, with_effects_on_phi
 
 
 def engine_of(design, family, method, **options):
@@ -22,10 +22,9 @@ def engine_of(design, family, method, **options):
 
 
 def value_and_gradient(model, engine: RowEngine, x, warm=None):
-    """ℓ and its gradient over [β_c, θ, γ] at x."""
-    p, q = len(model.x.a), model.effects.n_theta
-    e = engine.objective(p, model.n_gamma)(x, warm, curvature=False)
-    assert len(e.gradient) == p + q + model.n_gamma
+    """ℓ and its gradient over [β_c, θ] at x."""
+    e = engine.objective(model.n_coefficients)(x, warm, curvature=False)
+    assert len(e.gradient) == model.n_coefficients + model.effects.n_theta
     return -e.value, -e.gradient, e.state
 
 
@@ -37,7 +36,7 @@ def point(model, seed=1):
         level = {"log": -1.2, "identity": 0.5}.get(model.family.link.name, 0.2)
     size = 0.05 if (model.family.name, model.family.link.name) in _TIGHT else 0.4
     theta = model.effects.start(size) + rng.normal(size=model.effects.n_theta) * 0.2 * size
-    return np.concatenate([[level, 0.02], theta, [0.4, 0.1][: model.n_gamma]])
+    return np.concatenate([[level, 0.02, 0.4, 0.1][: model.n_coefficients], theta])
 
 
 _TIGHT = {
@@ -108,6 +107,65 @@ def test_quadrature_gradient_with_dispersion_and_other_links(family, link):
     assert_gradient(model, engine, point(model))
 
 
+DISPERSED = [("gaussian", "identity"), ("gaussian", "log"), ("gamma", "log"), ("gamma", "inverse"),
+             ("inverse_gaussian", "log"), ("negative_binomial", "log")]  # fmt: skip
+ON_PHI = {
+    "alone": [(0, 1)],
+    "beside": [(1, 0), (0, 2)],
+    "together": [(2, 1)],
+    "both": [(1, 1), (0, 1)],
+}
+"""Terms of (effects on the mean, effects on log phi)."""
+
+
+@pytest.mark.parametrize("method", [Laplace(), AGQ(3)], ids=repr)
+@pytest.mark.parametrize("terms", list(ON_PHI))
+@pytest.mark.parametrize(("family", "link"), DISPERSED)
+def test_gradient_with_random_effects_on_phi(family, link, terms, method):
+    """Every predictor with random effects moves the modes, whatever it shares with the others."""
+    if isinstance(method, AGQ) and terms == "both":
+        method = AGQ(2)
+    design, made = draw(family, link, n=90, groups=9, modelled_phi=True)
+    design = with_effects_on_phi(design, *ON_PHI[terms])
+    model, engine = engine_of(design, made, method)
+    at = point(model)
+    at[2:4] = (-1.0, 0.3) if family != "negative_binomial" else (0.8, 0.3)
+    at[4:] *= 0.4
+    assert_gradient(model, engine, at)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "negative_binomial"])
+def test_gradient_with_crossed_random_effects_on_mean_and_phi(family):
+    design, made = draw(family, n=120, groups=10, modelled_phi=True, others=((7, 1, False),))
+    design = with_effects_on_phi(design, (1, 1))
+    model, engine = engine_of(design, made, Laplace())
+    at = point(model)
+    at[4:] *= 0.5
+    assert_gradient(model, engine, at)
+
+
+@pytest.mark.parametrize("terms", ["together", "beside"])
+def test_rows_in_blocks_with_threads_and_effects_on_phi_change_nothing(terms):
+    design, made = draw("gaussian", n=150, groups=15, modelled_phi=True)
+    design = with_effects_on_phi(design, *ON_PHI[terms])
+    model, engine = engine_of(design, made, Laplace())
+    _, small = engine_of(design, made, Laplace(), block=7, threads=2)
+    here, there = (value_and_gradient(model, one, point(model)) for one in (engine, small))
+    assert_allclose(there[0], here[0], rtol=1e-12)
+    assert_allclose(there[1], here[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("terms", "nodes"), [("alone", 41), ([(1, 1)], 31)])
+def test_many_nodes_are_the_integral_over_effects_on_phi(terms, nodes):
+    """Gaussian rows whose scale has a random effect, alone or correlated with that of the mean."""
+    design, made = draw("gaussian", n=12, groups=2, modelled_phi=True, seed=4)
+    design = with_effects_on_phi(design, *ON_PHI.get(terms, terms) if isinstance(terms, str) else terms)
+    model, engine = engine_of(design, made, AGQ(nodes))
+    x = point(model)
+    x[2:4] = -0.4, 0.1
+    assert_allclose(value_and_gradient(model, engine, x)[0], brute_force(model, x), rtol=3e-7)
+
+
 def test_one_node_is_laplace():
     design, made = draw("poisson", n=80, groups=8, r=2)
     values = []
@@ -119,25 +177,26 @@ def test_one_node_is_laplace():
 
 def brute_force(model, x):
     """Σ_g log ∫ exp(log p(y_g | b)) N(b; 0, Σ) db by nested adaptive quadrature, on the design's own columns."""
-    design, p = model.design, len(model.x.a)
-    lam = model.effects.factors[0].outward @ model.effects.lambdas(x[p : p + model.effects.n_theta])[0]
-    beta = model.x.a.T @ x[:p]
-    f = design.factors[0]
+    design, f = model.design, model.design.factors[0]
+    lam = model.effects.factors[0].outward @ model.effects.lambdas(x[model.n_coefficients :])[0]
+    predictors, part_of = [design.mu, *([] if design.phi is None else [design.phi])], np.array(f.part_of)
+    coefficients = [part.outward @ x[part.own] for part in model.parts]
     total = 0.0
     for g in range(f.n_levels):
         rows = f.codes == g
-        xb, z = beta @ design.mu.x[:, rows], f.z[:, rows]
+        fixed, z = [b @ one.x[:, rows] for b, one in zip(coefficients, predictors, strict=True)], f.z[:, rows]
         data = Rows(design.y[rows])
 
-        def joint(*u, xb=xb, z=z, data=data):
-            eta = xb + (lam @ np.array(u)) @ z
-            f = model.family.density(data, eta, None, 0).f.sum()
+        def joint(*u, fixed=fixed, z=z, data=data):
+            b = (lam @ np.array(u))[:, None] * z
+            at = tuple(xb + b[part_of == k].sum(0) for k, xb in enumerate(fixed))
+            f = model.family.density(data, at, 0).f.sum()
             return np.exp(f - 0.5 * np.dot(u, u) - 0.5 * len(u) * np.log(2 * np.pi))
 
         if len(lam) == 1:
             value = integrate.quad(joint, -12, 12, epsabs=1e-14, epsrel=1e-11)[0]
         else:
-            value = integrate.dblquad(lambda b, a: joint(a, b), -9, 9, -9, 9, epsabs=1e-12, epsrel=1e-9)[0]
+            value = integrate.dblquad(lambda b, a: joint(a, b), -9, 9, -9, 9, epsabs=0.0, epsrel=1e-8)[0]
         total += np.log(value)
     return total
 
@@ -188,7 +247,7 @@ def test_frequency_k_is_k_copies(method):
         model, engine = engine_of(d, made, method)
         beta = model.x.inward(at["beta"])
         theta = np.array([at["sd"] / model.effects.factors[0].outward[0, 0]])
-        v, g, _ = value_and_gradient(model, engine, np.concatenate([beta, theta, [0.2]]))
+        v, g, _ = value_and_gradient(model, engine, np.concatenate([beta, [0.2], theta]))
         values.append((v + model.constant(), g[p:]))
     assert_allclose(values[0][0], values[1][0], rtol=1e-11)
     assert_allclose(values[0][1], values[1][1], rtol=1e-8)

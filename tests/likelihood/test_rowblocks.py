@@ -10,8 +10,13 @@ from numpy.testing import assert_allclose
 
 from polars_glmm.likelihood.parameters.basis import plain
 from polars_glmm.likelihood.parameters.effects import map_effects
+from polars_glmm.likelihood.parameters.parts import make_parts
 from polars_glmm.likelihood.rows.blocks import counted_order, cut_rows
 from tests.likelihood.models import draw, factor
+
+
+def mean_of(design):
+    return make_parts([("mu", design.mu.names, plain(design.mu.x))])
 
 
 @pytest.mark.parametrize("levels", [4, 60, 4000], ids=["many rows a cell", "few repeats", "one row a cell"])
@@ -20,7 +25,7 @@ def test_sums_over_cells_are_those_of_their_rows(levels):
     rng = np.random.default_rng(5)
     design, _ = draw("poisson", n=400)
     crossed = replace(design, factors=tuple(factor(n, rng.integers(0, levels, 400), [np.ones(400)]) for n in "gh"))
-    blocks = cut_rows(crossed, plain(crossed.mu.x), None, map_effects(crossed.factors, 400), 150)
+    blocks = cut_rows(crossed, mean_of(crossed), map_effects(crossed.factors, 400), 150)
     ways = set()
     for block in blocks.units[0].blocks:
         ways.add((block.single, block.repeats is None))
@@ -42,7 +47,7 @@ def test_counting_is_the_stable_order():
 def test_uncoupled_rows_are_the_same_rows(others):
     """The model without random effects sees each row once, whatever order the others sorted them in."""
     design, _ = draw("poisson", n=300, others=others, frequency=True)
-    blocks = cut_rows(design, plain(design.mu.x), None, map_effects(design.factors, 300), 64)
+    blocks = cut_rows(design, mean_of(design), map_effects(design.factors, 300), 64)
     parts = [block for unit in blocks.uncoupled().units for block in unit.blocks]
     seen = np.concatenate([np.vstack([b.data.y, b.frequency, b.x]) for b in parts], axis=1)
     whole = np.vstack([design.y, design.frequency, design.mu.x])

@@ -27,6 +27,12 @@ DTYPES = {"int64": pl.Int64, "float64": pl.Float64, "string": pl.String, "bool":
 
 FAMILIES = ("gaussian", "binomial", "poisson", "Gamma", "inverse.gaussian", "nbinom2")
 STRUCTURES = ("us", "diag", "scalar")
+HETEROSCEDASTIC = {
+    "pig_lme_varident_ml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
+    "pig_lme_varident_reml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
+    "sleepstudy_dispformula_reml": ("Reaction ~ Days + (1 | Subject)", "~Days"),
+}
+"""Residual structures that are a formula of phi here (nlme: varIdent, varExp), with that formula."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
     "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "method", "n_agq", "weights",
@@ -77,6 +83,8 @@ def read(schema: Path) -> pl.DataFrame:
 def why_not(entry: dict[str, Any]) -> str:
     """Why an entry is outside the models this package fits; empty if it is inside."""
     kind, family = entry["kind"], entry.get("family")
+    if entry["id"] in HETEROSCEDASTIC:
+        return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
     if kind in ("ordinal", "nonlinear"):
         return f"{kind} model"
@@ -96,6 +104,9 @@ def why_not(entry: dict[str, Any]) -> str:
 def trim(entry: dict[str, Any]) -> dict[str, Any]:
     """The parts tests use: everything about the model and its results, and which engines stand behind them."""
     kept = {key: entry[key] for key in ENTRY if key in entry}
+    if entry["id"] in HETEROSCEDASTIC:
+        formula, dispersion = HETEROSCEDASTIC[entry["id"]]
+        kept |= {"kind": "heteroscedastic", "formula": formula, "dispersion_formula": dispersion}
     kept["engines"] = [
         {key: engine[key] for key in ("name", "version", "call", "logLik", "se_kind", "note") if key in engine}
         for engine in entry.get("engines", ())

@@ -76,8 +76,8 @@ def arguments(entry: Entry) -> dict[str, Any]:
     named = {"family": family, "link": entry.get("link")}
     if (method := entry.get("method")) is not None:
         named["method"] = AGQ(entry["n_agq"]) if method == "AGQ" else method.lower()
-        if "dispersion_formula" in entry and method == "ML":
-            named["method"] = "laplace"  # exact for a gaussian response, whatever its variances
+        if "dispersion_formula" in entry and entry["family"] != "gaussian":
+            named["method"] = "laplace"  # called ML there
     if (weights := entry.get("weights")) is not None:
         named["trials" if family == "binomial" else "precision"] = weights
     return named

@@ -93,7 +93,11 @@ def test_a_term_given_twice_raises(formula: str, groups: Any) -> None:
         (["y ~ x + (1 | g)"], {"method": "ml"}, ML()),
         (["y ~ x + (1 | g)"], {"link": "log"}, Laplace()),
         (["y ~ x + (1 | g)"], {"method": "laplace"}, Laplace()),
-        (["y ~ x + (1 | g)", "phi ~ x"], {}, Laplace()),
+        (["y ~ x + (1 | g)", "phi ~ x"], {}, REML()),
+        (["y ~ x", "phi ~ x"], {}, REML()),
+        (["y ~ x + (1 | g)", "phi ~ x"], {"method": "laplace"}, Laplace()),
+        (["y ~ x + (1 | g)", "phi ~ (1 | g)"], {}, Laplace()),
+        (["y ~ x", "phi ~ (1 | g)"], {"method": AGQ(5)}, AGQ(5)),
         (["y ~ x"], {}, REML()),
         (["y ~ x"], {"method": "ml"}, ML()),
         (["y ~ x"], {"method": "laplace"}, ML()),
@@ -119,13 +123,21 @@ def test_the_method_is_the_one_asked_for_or_the_default(formulas: list[str], opt
         (["y ~ x", "ph ~ 1"], {}, "Did you mean 'phi'?"),
         (["y ~ x", "phi ~ 1", "phi ~ x"], {}, "two formulas"),
         (["y ~ x", "phi ~ x"], {"family": "poisson"}, "no dispersion phi"),
-        (["y ~ x", "phi ~ (1 | g)"], {}, "not yet available"),
+        (["y ~ x", "phi ~ (1 | g)"], {"method": "reml"}, "With random effects in phi a model has no exact"),
+        (["y ~ x", "phi ~ (1 | g)"], {"method": "ml"}, "With random effects in phi a model has no exact"),
+        (["y ~ x", "phi ~ (1 | g)"], {"method": Laplace("expected")}, "has no expected curvature"),
+        (["y ~ (1 | g)", "phi ~ (1 | h)"], {"method": AGQ(3)}, "one grouping factor"),
+        (["y ~ (1 |p| g)", "phi ~ (1 |p| h)"], {}, "share the label 'p'"),
+        (["y ~ (1 |p| g) + (1 |p| g)"], {}, "given twice"),
+        (["y ~ (1 || p | g)"], {}, "(1 |p| g)"),
+        (["y ~ (1 | p + q | g)"], {}, "(1 |p| g)"),
+        (["y ~ diag(1 + x |p| g)"], {}, "a label for some"),
         (["y ~ x"], {"family": "gaussain"}, "gaussian"),
         (["y ~ x"], {"method": "remle"}, "not known"),
         (["y ~ (1 | g)"], {"family": "poisson", "method": "reml"}, "REML is defined for gaussian"),
         (["y ~ x"], {"family": "poisson", "method": "reml"}, "REML is defined for gaussian"),
         (["y ~ (1 | g)"], {"link": "log", "method": "reml"}, "REML is defined for gaussian"),
-        (["y ~ (1 | g)", "phi ~ x"], {"method": "reml"}, "one dispersion"),
+        (["y ~ (1 | g)", "phi ~ x"], {"family": "gamma", "method": "reml"}, "and a formula for phi"),
         (["y ~ (1 | g)"], {"family": "poisson", "method": "ml"}, "no exact likelihood"),
         (["y ~ (1 | g) + (1 | h)"], {"family": "poisson", "method": AGQ(3)}, "one grouping factor"),
         (["y ~ (1 | a/b)"], {"family": "poisson", "method": AGQ(3)}, "one grouping factor"),
@@ -178,3 +190,10 @@ def test_columns_are_all_that_the_model_reads_once_each() -> None:
     )
     assert spec.columns() == ("y", "x", "z", "u", "g", "h", "t", "v", "o", "c", "w")
     assert pickle.loads(pickle.dumps(spec)) == spec  # noqa: S301
+
+
+def test_a_label_between_bars_is_kept_in_the_normal_spelling() -> None:
+    spec = parse("y~x+(1|p|g)", "phi~1+us(x|p|g)")
+    assert spec.formulas == ("y ~ x + (1 |p| g)", "phi ~ 1 + (x |p| g)")
+    assert [(term.label, term.part) for term in spec.random] == [("p", 0), ("p", 1)]
+    assert parse(*spec.formulas).predictors == spec.predictors

@@ -212,7 +212,7 @@ def test_objective_is_the_same_at_a_point(parts: int, monkeypatch: pytest.Monkey
         values = []
         for design in (memory.design, disk.design):
             model = prepare(design, spec.family, spec.method, control)
-            at = Point(model.x.inward(beta), model.effects.effective(model.effects.lambdas(theta)), None)
+            at = Point(model.x.inward(beta), model.effects.effective(model.effects.lambdas(theta)))
             values.append(row_engine(model).marginal.evaluate(at, None, information=True))
     here, there = values
     assert there.value == pytest.approx(here.value, rel=1e-13)

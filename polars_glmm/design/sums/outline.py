@@ -18,7 +18,7 @@ from polars_glmm.columns.coding import Column
 from polars_glmm.columns.named import column
 from polars_glmm.columns.nodes import Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
-from polars_glmm.design.factors import independent_levels
+from polars_glmm.design.factors import correlated, independent_levels
 from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equal_names
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
 from polars_glmm.design.response import response_recipe, success_node
@@ -291,7 +291,7 @@ class _Asked(NamedTuple):
 def factors_of(spec: ModelSpec) -> list[Expression]:
     """Every factor of every fixed term and of every design of a random term, and the response."""
     fixed = [term for part in spec.predictors for term in part.fixed]
-    terms = [*fixed, *(term for random in spec.mu.random for term in random.design)]
+    terms = [*fixed, *(term for random in spec.random for term in random.design)]
     found = {render(factor): factor for term in terms for factor in term.factors}
     inside = [spec.response.success, *(offset for part in spec.predictors for offset in part.offsets)]
     return [*found.values(), *(node for node in inside if not isinstance(node, Name))]
@@ -300,7 +300,7 @@ def factors_of(spec: ModelSpec) -> list[Expression]:
 def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[FactorRecipe, ...], tuple[Note, ...]]:
     """The factors of all random terms, their levels still unknown."""
     grouped: dict[frozenset[str], list[Any]] = {}
-    for term in spec.mu.random:
+    for term in spec.random:
         grouped.setdefault(frozenset(term.keys), []).append(term)
     factors, notes = [], []
     dtypes = variables.source.dtypes
@@ -309,10 +309,14 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
         for key in keys:
             _require_key(key, dtypes[key])
         recipes = []
-        for term in terms:
-            own: tuple[Column, ...] = tuple(c for part in learn_columns(term.design, variables) for c in part)
-            recipes.append(TermRecipe(term.structure, own))
-            notes += independent_levels(term, own)
+        for members in correlated(terms):
+            own: tuple[Column, ...] = ()
+            parts: tuple[int, ...] = ()
+            for term in members:
+                made = tuple(c for part in learn_columns(term.design, variables) for c in part)
+                own, parts = own + made, parts + (term.part,) * len(made)
+                notes += independent_levels(term, made)
+            recipes.append(TermRecipe(members[0].structure, own, parts if any(parts) else ()))
         unknown = pl.DataFrame(schema={key: dtypes[key] for key in keys})
         factors.append(FactorRecipe(terms[0].group, keys, unknown, tuple(recipes)))
     return tuple(factors), tuple(notes)

@@ -160,12 +160,11 @@ class BatchRowEngine:
     def _curvature(self, info: BatchInformation, x: Mat) -> Cube:
         at, n = self.layout, len(x)
         b = np.zeros((n, at.size, at.size))
-        b[:, : at.p, : at.p] = info.beta.transpose(2, 0, 1)
+        coefficients = np.concatenate([np.arange(at.p), np.arange(at.p + at.q, at.size)])
+        b[:, coefficients[:, None], coefficients] = info.beta.transpose(2, 0, 1)
         if at.q:
             theta = slice(at.p, at.p + at.q)
             b[:, theta, theta] = theta_information(at, at.lam(x[:, theta]), info.levels, self.marginal.rows.levels)
-        if info.gamma is not None:
-            b[:, -1, -1] = info.gamma
         return b
 
 

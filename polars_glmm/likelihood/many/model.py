@@ -73,7 +73,7 @@ def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
         regular &= fine
     rows = BatchRows(
         Rows(design.y, design.trials, design.precision), design.frequency, design.offset, x, z,
-        design.model_rows, design.model_levels, design.level_rows,
+        design.model_rows, design.model_levels, design.level_rows, constant_phi=family.has_phi,
     )  # fmt: skip
     fine, lone = _identified(rows, design, family)
     return BatchModel(rows, design.terms, a, constant, outward, regular & fine, lone)

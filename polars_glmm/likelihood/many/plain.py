@@ -9,12 +9,11 @@ import numpy as np
 
 from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.many.value import BatchPoint, along, over_units, placed
-from polars_glmm.likelihood.marginal.information import Information
 from polars_glmm.likelihood.marginal.modes import RowDensity, Warm
 from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
 from polars_glmm.likelihood.rows.blocks import Unit
 from polars_glmm.optimize.many import BatchEvaluation
-from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,8 +61,8 @@ class BatchPlain:
         """Mean expected curvature of a row of each model, over the rows where it is finite, (M,)."""
 
         def one(unit: Unit) -> Mat:
-            (eta, zeta), models = placed(self.density, unit, self._point(x)).fixed[0], unit.models
-            w = self.density.family.expected(unit.blocks[0].data, eta, zeta).w
+            place, models = placed(self.density, unit, self._point(x)).fixed[0], unit.models
+            w = self.density.family.expected(unit.blocks[0].data, place).w[0, 0]
             usable = np.isfinite(w)
             return np.asarray(models.row_totals(np.array([np.where(usable, w, 0.0), usable.astype(float)])))
 
@@ -83,25 +82,16 @@ class BatchPlain:
 
         parts = over_units(self.pool, self.units, one)
         value = -along([np.asarray(part.value) for part in parts])
-        g = -along([part.beta if part.gamma is None else np.concatenate([part.beta, part.gamma]) for part in parts]).T
+        g = -along([part.beta for part in parts]).T
         if capped is not None:
             g[capped, -1] = 0.0
         out = ~np.isfinite(value)
         g[out] = 0.0
-        b = self._curvature([part.information for part in parts if part.information is not None]) if curvature else None
+        b = None
+        if curvature:
+            b = along([part.information.beta for part in parts if part.information is not None]).transpose(2, 0, 1)
         return BatchEvaluation(np.where(out, np.inf, value), g, b, NoModes())
 
     def _point(self, x: Mat) -> BatchPoint:
         zeta = np.ascontiguousarray(x[:, -1]) if self.has_gamma else None
         return BatchPoint(np.ascontiguousarray(x[:, : len(self.rows.x)].T), np.empty((0, 0, len(x))), zeta)
-
-    def _curvature(self, found: list[Information]) -> Cube:
-        """Of the models of all units, (M, P, P)."""
-        beta = along([info.beta for info in found]).transpose(2, 0, 1)
-        if not self.has_gamma:
-            return beta
-        n, p = beta.shape[:2]
-        out = np.zeros((n, p + 1, p + 1))
-        out[:, :p, :p] = beta
-        out[:, p, p] = along([info.gamma[0, 0] for info in found if info.gamma is not None])
-        return out

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.rows.blocks import Block, Unit
+from polars_glmm.likelihood.rows.blocks import Block, BlockPart, Unit
 from polars_glmm.likelihood.rows.models import ManyModels
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
@@ -55,6 +55,7 @@ class BatchRows:
 
     x (p, n) fixed columns and z (r, n) random ones (None: one column of ones) in the bases used for computing
     model_rows, model_levels (M,); level_rows (G,): how many there are. Without random effects a level is a model.
+    constant_phi: log phi is a second linear predictor of one coefficient
     """
 
     data: Rows
@@ -65,6 +66,7 @@ class BatchRows:
     model_rows: IntVec
     model_levels: IntVec
     level_rows: IntVec
+    constant_phi: bool = False
 
     @property
     def n_models(self) -> int:
@@ -134,38 +136,38 @@ class BatchRows:
             model_rows=self.model_rows[keep],
             model_levels=self.model_levels[keep],
             level_rows=self.level_rows[keep[self.of_level]],
+            constant_phi=self.constant_phi,
         )
 
     def cut(self, block_rows: int) -> tuple[Unit, ...]:
         """Units of about `block_rows` rows; a model larger than that is a unit of its own."""
         ends = np.cumsum(self.model_rows)
         level_ends = np.cumsum(self.model_levels)
-        ones_first = self.z is not None and bool((self.z[0] == 1.0).all())
+        ones = (True,) if self.z is None else tuple(bool((column == 1.0).all()) for column in self.z)
         units, first = [], 0
         while first < self.n_models:
             start = int(ends[first] - self.model_rows[first])
             last = max(int(np.searchsorted(ends, start + block_rows, side="right")), first + 1)
             levels = slice(int(level_ends[first] - self.model_levels[first]), int(level_ends[last - 1]))
             units.append(
-                self._unit(slice(first, last), levels, slice(start, int(ends[last - 1])), ones_first=ones_first)
+                self._unit(slice(first, last), levels, slice(start, int(ends[last - 1])), ones)
             )
             first = last
         return tuple(units)
 
-    def _unit(self, models: slice, levels: slice, rows: slice, *, ones_first: bool) -> Unit:
+    def _unit(self, models: slice, levels: slice, rows: slice, ones: tuple[bool, ...]) -> Unit:
         def part(v: Mat | None) -> Mat | None:
             return None if v is None else np.ascontiguousarray(v[..., rows])
 
-        counts = self.level_rows[levels]
+        counts, p = self.level_rows[levels], len(self.x)
+        mean = BlockPart(np.ascontiguousarray(self.x[:, rows]), slice(p), part(self.offset))
         block = Block(
             data=data_of(self.data, lambda v: np.ascontiguousarray(v[rows])),
             frequency=part(self.frequency),
-            x=np.ascontiguousarray(self.x[:, rows]),
-            offset=part(self.offset),
-            x_phi=None,
-            offset_phi=None,
+            parts=(mean, BlockPart(None, slice(p, p + 1))) if self.constant_phi else (mean,),
             z=part(self.z),
-            ones_first=ones_first,
+            ones=ones,
+            part_of=(0,) * len(ones),
             starts=starts(counts),
             counts=counts,
             single=bool((counts == 1).all()),

@@ -33,10 +33,9 @@ class BatchPoint(NamedTuple):
 
 
 class BatchInformation(NamedTuple):
-    """Of all models: beta (p, p, M), gamma (M,) or None, levels (r, r, G) = I − H⁻¹."""
+    """Of all models: beta (P, P, M) with zeta last, levels (r, r, G) = I − H⁻¹."""
 
     beta: Cube
-    gamma: Vec | None
     levels: Cube
 
 
@@ -92,19 +91,18 @@ class BatchMarginal:
             v = evaluate_unit(here, start, self.rule, expected=False, gradient=True, information=information)
             info = None
             if v.information is not None:
-                gamma = None if v.information.gamma is None else v.information.gamma[0, 0]
-                info = BatchInformation(v.information.beta, gamma, v.information.levels[0])
+                info = BatchInformation(v.information.beta, v.information.levels[0])
             value = np.where(np.isfinite(v.value), v.value, -np.inf)
-            passes = np.full(len(value), v.row_passes / max(len(here.fixed[0][0]), 1))
-            zeta = None if v.gamma is None else v.gamma[0]
-            return BatchValue(value, v.beta, v.factors[0], zeta, v.modes[0], passes, info)
+            passes = np.full(len(value), v.row_passes / max(len(unit.blocks[0].data.y), 1))
+            p = len(at.beta)
+            zeta = None if at.zeta is None else v.beta[p]
+            return BatchValue(value, v.beta[:p], v.factors[0], zeta, v.modes[0], passes, info)
 
         parts = over_units(self.pool, self.units, one)
         info = None
         if information:
             found = [p.information for p in parts if p.information is not None]
-            gamma = None if at.zeta is None else along([i.gamma for i in found if i.gamma is not None])
-            info = BatchInformation(along([i.beta for i in found]), gamma, along([i.levels for i in found]))
+            info = BatchInformation(along([i.beta for i in found]), along([i.levels for i in found]))
         return BatchValue(
             along([p.value for p in parts]),
             along([p.beta for p in parts]),
@@ -144,9 +142,9 @@ def own_point(unit: Unit, at: BatchPoint) -> Point:
     """A point of all models, for those of a unit: Λ at every level."""
     models = unit.models
     assert isinstance(models, ManyModels)
-    gamma = None if at.zeta is None else at.zeta[None, models.place]
     factors = [at.lam[..., models.place][..., models.of_level]] if len(at.lam) else []
-    return Point(at.beta[:, models.place], factors, gamma)
+    beta = at.beta if at.zeta is None else np.concatenate([at.beta, at.zeta[None]])
+    return Point(beta[:, models.place], factors)
 
 
 def placed(density: RowDensity, unit: Unit, at: BatchPoint) -> UnitAt:

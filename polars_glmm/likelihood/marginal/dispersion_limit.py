@@ -17,6 +17,7 @@ import numpy as np
 from polars_glmm.errors import enumerate_names
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood.rows import sums as rowsums
+from polars_glmm.likelihood.rows.blocks import BlockPart
 from polars_glmm.likelihood.rows.sums import Piece
 from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Evaluation, Found, Objective
@@ -36,18 +37,16 @@ _MODERATE = 3.0
 LOSS = 1e-6
 """Log-likelihood by which a limit may fall short of what was found."""
 Near: TypeAlias = Callable[[Vec, Mat], Found]
-"""From a vector to the optimum with γ, its last s entries, moving along a span (s, r)."""
+"""From a vector to the optimum with γ, s of its entries, moving along a span (s, r)."""
 
 
 class PhiRows(Protocol):
-    """Some rows: y, columns of log phi (s, m) in the computing basis, and how often each row stands for itself."""
+    """Some rows: y, their linear predictors in the computing basis (that of log phi is the second), and frequencies."""
 
     @property
     def data(self) -> Rows: ...
     @property
-    def x_phi(self) -> Mat | None: ...
-    @property
-    def offset_phi(self) -> Vec | None: ...
+    def parts(self) -> tuple[BlockPart, ...]: ...
     @property
     def frequency(self) -> Vec | None: ...
 
@@ -135,41 +134,41 @@ def start_on(face: Face, rows: Iterable[PhiRows], gamma: Vec) -> Vec:
 
 
 def best_limit(
-    rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, size: int, level: Vec | None, ceiling: float
+    rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, own: slice, level: Vec | None, ceiling: float
 ) -> Found:
     """The optimum in the limit of the fewest sizes that is as good as any and as what was found, or the latter.
 
-    size    of γ
+    own     the place of γ in a vector
     level   γ (s,) of a constant log phi of one, or None where there is none
     """
     if level is not None:
-        found = min(found, _from_constant(found, near, level), key=_value)
-    for _ in range(size):  # a limit may have one of its own
-        before, found = found, _furthest(rows, found, near, size, ceiling)
+        found = min(found, _from_constant(found, near, own, level), key=_value)
+    for _ in range(own.stop - own.start):  # a limit may have one of its own
+        before, found = found, _furthest(rows, found, near, own, ceiling)
         if _value(found) > _value(before) - LOSS:
             return found
     return found
 
 
-def _furthest(rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, size: int, ceiling: float) -> Found:
+def _furthest(rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, own: slice, ceiling: float) -> Found:
     """The best of the limits ahead of an optimum, the one of the fewest sizes if several are; or the optimum."""
     limits = []
-    for face in faces(rows(), found.x[-size:]):
+    for face in faces(rows(), found.x[own]):
         x = found.x.copy()
-        x[-size:] = beyond(rows(), face, start_on(face, rows(), x[-size:]), 2.0 * ceiling)
+        x[own] = beyond(rows(), face, start_on(face, rows(), x[own]), 2.0 * ceiling)
         there = near(x, face.span)
         x = there.x.copy()
-        x[-size:] = beyond(rows(), face, face.span @ (face.span.T @ x[-size:]), ceiling + 1.0)
+        x[own] = beyond(rows(), face, face.span @ (face.span.T @ x[own]), ceiling + 1.0)
         limits.append(there._replace(x=x))
     best = min(map(_value, [found, *limits]))
     good = [limit for limit in limits if _value(limit) <= best + LOSS]
     return good[0] if good else found
 
 
-def _from_constant(found: Found, near: Near, level: Vec) -> Found:
+def _from_constant(found: Found, near: Near, own: slice, level: Vec) -> Found:
     """The optimum near that of the model with a constant phi."""
     x = found.x.copy()
-    x[-len(level) :] = _MODERATE * level
+    x[own] = _MODERATE * level
     return near(near(x, level[:, None]).x, np.eye(len(level)))
 
 
@@ -212,13 +211,15 @@ def whole(found: Found, origin: Vec, span: Mat) -> Found:
 
 
 def _columns(block: PhiRows) -> Mat:
-    assert block.x_phi is not None  # there is a formula
-    return block.x_phi
+    x = block.parts[1].x
+    assert x is not None  # there is a formula
+    return x
 
 
 def _log_phi(block: PhiRows, gamma: Vec) -> Vec:
     out: Vec = gamma @ _columns(block)
-    return out if block.offset_phi is None else out + block.offset_phi
+    offset = block.parts[1].offset
+    return out if offset is None else out + offset
 
 
 def _past(block: PhiRows, gamma: Vec, ceiling: float) -> Vec:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
+from polars_glmm.likelihood.marginal.engine import Confined
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows import sums as rowsums
 
 
 def size_cap(model: Model) -> float | None:
     """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
-    if model.family.limit is None or model.x_phi is not None:
+    if model.family.limit is None or model.models_phi:
         return None
     return limits.log_size_of_poisson(model.family, model.pieces())
 
 
-def gamma_range(model: Model, least: float) -> tuple[float, float] | None:
+def confined(model: Model, least: float) -> Confined | None:
     """Range of a constant log phi: up to the Poisson limit, down to a share of the size of y (its log)."""
-    if not model.n_gamma or model.x_phi is not None:
+    if len(model.parts) < 2 or model.models_phi:
         return None
+    place = model.parts[1].own.start
     if model.family.limit is not None:
-        return -np.inf, size_cap(model) or np.inf
+        return Confined(place, -np.inf, size_cap(model) or np.inf)
     mean, variance = rowsums.response_moments(model.pieces())
     spread = float(np.log(max(variance, mean**2, 1e-300)))
     smallest = model.family.least_log_phi(least, spread)
-    return -np.inf if smallest is None else smallest, np.inf
+    return Confined(place, -np.inf if smallest is None else smallest, np.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.families.base import spread_name
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
 from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_poisson
-from polars_glmm.likelihood.marginal.information import Information
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Marginal, Value
@@ -25,7 +24,7 @@ from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.likelihood.rows.merge import merge_rows
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Evaluation, newton_step
-from polars_glmm.spec.method import AGQ, Laplace
+from polars_glmm.spec.method import AGQ, REML, Laplace
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 _SLOPE_SHARE = 0.3
@@ -40,6 +39,14 @@ _PERFECT_FIT = (
 )
 
 
+class Confined(NamedTuple):
+    """A coefficient by its place, and the range that it is kept in: a constant log phi."""
+
+    place: int
+    low: float
+    high: float
+
+
 @dataclass(slots=True, eq=False)
 class RowEngine:
     """Laplace or quadrature over rows. Counts its work; nothing else changes."""
@@ -49,79 +56,67 @@ class RowEngine:
     evaluations: int = 0
     passes: float = 0.0
 
-    def _value(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any, *, information: bool) -> Value:
-        at = Point(beta, self.effects.effective(factors), gamma)
+    def _value(self, beta: Vec, factors: list[Mat], warm: Any, *, information: bool) -> Value:
+        at = Point(beta, self.effects.effective(factors))
         value = self.marginal.evaluate(at, warm, information=information)
         self.evaluations += 1
         self.passes += value.passes
         return value
 
-    def gradient(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any) -> Gradient:
-        v = self._value(beta, factors, gamma, warm, information=False)
+    def gradient(self, beta: Vec, factors: list[Mat], warm: Any) -> Gradient:
+        v = self._value(beta, factors, warm, information=False)
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
-        return Gradient(v.value, v.beta, inward, v.gamma, v.warm, v.passes)
+        return Gradient(v.value, v.beta, inward, v.warm, v.passes)
 
     def mode_slopes(self, state: State, modes: list[Mat], free: BoolVec) -> list[list[Mat]]:
         """dû along every free coordinate of a state's vector."""
-        at = Point(state.beta, self.effects.effective(list(state.factors)), state.gamma)
-        still = State(
-            np.zeros_like(state.beta),
-            tuple(np.zeros_like(f) for f in state.factors),
-            None if state.gamma is None else np.zeros_like(state.gamma),
-            state.free,
-        )
+        at = Point(state.beta, self.effects.effective(list(state.factors)))
+        still = State(np.zeros_like(state.beta), tuple(np.zeros_like(f) for f in state.factors), state.free)
         directions = []
         for e in np.eye(len(free))[free]:
             d = still.moved(e)
-            directions.append(Point(d.beta, self.effects.effective(list(d.factors)), d.gamma))
+            directions.append(Point(d.beta, self.effects.effective(list(d.factors))))
         self.passes += 1 + _SLOPE_SHARE * len(directions)
         return mode_slopes(self.marginal, at, modes, directions)
 
-    def objective(self, p: int, gamma_size: int, gamma_range: tuple[float, float] | None = None) -> Any:
-        """−ℓ over [beta, θ, gamma], for the search.
+    def objective(self, p: int, spread: Confined | None = None) -> Any:
+        """−ℓ over [β, θ], for the search; p coefficients.
 
-        A single gamma has a range: beyond its upper end −ℓ is flat; below its lower end nothing is left of the
+        A coefficient may be confined: beyond its upper end −ℓ is flat; below its lower end nothing is left of the
         dispersion, the likelihood has no bound, and IdentifiabilityError says so.
         """
-        q = self.effects.n_theta
 
         def call(x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
-            lambdas = self.effects.lambdas(x[p : p + q])
-            gamma = x[p + q :] if gamma_size else None
-            capped = gamma is not None and gamma_range is not None and gamma[0] > gamma_range[1]
-            if gamma is not None and gamma_range is not None:
-                if gamma[0] < gamma_range[0]:
-                    spread = spread_name(self.marginal.density.family)
+            lambdas = self.effects.lambdas(x[p:])
+            beta, capped = x[:p], False
+            if spread is not None:
+                if beta[spread.place] < spread.low:
+                    name = spread_name(self.marginal.density.family)
                     raise IdentifiabilityError(
-                        reproduced_text(self.effects, spread) if self.effects.factors else _PERFECT_FIT
+                        reproduced_text(self.effects, name) if self.effects.factors else _PERFECT_FIT
                     )
-                gamma = np.minimum(gamma, gamma_range[1])
-            v = self._value(x[:p], lambdas, gamma, warm, information=curvature)
+                capped = beta[spread.place] > spread.high
+                if capped:
+                    beta = beta.copy()
+                    beta[spread.place] = spread.high
+            v = self._value(beta, lambdas, warm, information=curvature)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
-            theta = self.effects.pullback(self.effects.inward(v.factors))
-            g = np.concatenate([v.beta, theta, v.gamma if v.gamma is not None else np.empty(0)])
-            if capped:
-                g[-1] = 0.0
+            g = np.concatenate([v.beta, self.effects.pullback(self.effects.inward(v.factors))])
+            if capped and spread is not None:
+                g[spread.place] = 0.0
             b = None
             if v.information is not None:
-                b = self._curvature(v.information, lambdas, p, gamma_size)
-                step = newton_step(b, -g)[0][p : p + q]
+                b = np.zeros((len(x),) * 2)
+                b[:p, :p] = v.information.beta
+                if self.effects.n_theta:
+                    b[p:, p:] = theta_information(self.effects, lambdas, v.information.levels)
+                step = newton_step(b, -g)[0][p:]
                 slopes = [-f for f in self.effects.inward(v.factors)]
-                b[p : p + q, p : p + q] += bending(self.effects, lambdas, slopes, step)
+                b[p:, p:] += bending(self.effects, lambdas, slopes, step)
             return Evaluation(-v.value, -g, b, v.warm)
 
         return call
-
-    def _curvature(self, info: Information, lambdas: list[Mat], p: int, gamma_size: int) -> Mat:
-        q = self.effects.n_theta
-        b = np.zeros((p + q + gamma_size,) * 2)
-        b[:p, :p] = info.beta
-        if q:
-            b[p : p + q, p : p + q] = theta_information(self.effects, lambdas, info.levels)
-        if info.gamma is not None:
-            b[p + q :, p + q :] = info.gamma
-        return b
 
 
 def row_engine(model: Model) -> RowEngine:
@@ -134,9 +129,10 @@ def row_engine(model: Model) -> RowEngine:
     threads = workers(model.control.rows.threads)
     if len(blocks.units) < _FEWEST_UNITS:
         threads = 1
-    ceiling = np.inf if model.x_phi is None else log_size_of_poisson(model.family, model.pieces())
-    density = RowDensity(model.family, ceiling)
-    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads)
+    ceiling = log_size_of_poisson(model.family, model.pieces()) if model.models_phi else np.inf
+    density = RowDensity(model.family, ceiling, effects.moving)
+    reml = isinstance(model.method, REML)
+    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads, reml)
     return RowEngine(effects, marginal)
 
 
@@ -144,7 +140,8 @@ def bare_engine(model: Model, engine: RowEngine) -> RowEngine:
     """The engine without random effects, over the same rows: for the GLM that a search starts from."""
     whole = engine.marginal
     rows = whole.rows.uncoupled() if model.stored is None else model.stored.rows(effects=False)
-    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None))
+    density = replace(whole.density, moving=NO_EFFECTS.moving)
+    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None, density=density))
 
 
 def _blocks(model: Model) -> RowBlocks:
@@ -152,7 +149,8 @@ def _blocks(model: Model) -> RowBlocks:
     if model.stored is not None:
         return model.stored.rows(effects=bool(effects.factors))
     made = merge_rows(model.held_in_memory(), model.x, effects, model.family)
-    blocks = cut_rows(made.design, made.x, model.x_phi, made.effects, model.control.rows.block)
+    parts = (replace(model.parts[0], basis=made.x), *model.parts[1:])
+    blocks = cut_rows(made.design, parts, made.effects, model.control.rows.block)
     if len(effects.factors) > 1:
         refuse_beyond_memory(blocks.units[0].eliminator, effects, model.control)
     return blocks

@@ -17,20 +17,19 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
-from polars_glmm.likelihood.marginal.dispersion_range import gamma_range, size_cap
+from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
-from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
+from polars_glmm.likelihood.marginal.starts import bending_scale, constant_phi, row_variance_of, start_size, thinned
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert
 from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_note, reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.likelihood.rows.blocks import RowBlocks
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -42,8 +41,7 @@ _SAMPLE_TOLERANCE = 1e-4
 _LARGE_SHARE = 1e3
 """With many rows the search may stop this much earlier: the Hessian varies less and its Newton step is sure."""
 GLM_TOLERANCE = 1e-10
-_THIN_ROWS, _THIN_BEYOND, _THIN_TOLERANCE = 100_000, 4, 1e-2
-"""The model without random effects begins on so many rows where there are several times as many."""
+_THIN_TOLERANCE = 1e-2
 LIMIT_LOSS = 1e-6
 """Log-likelihood by which the Poisson limit may fall short of the negative binomial found."""
 _START_SHARES = (1.0, 0.1, 0.01)
@@ -70,7 +68,10 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     placed = place(model, given)
     engine = row_engine(model)
     base = _fit_glm(model, bare_engine(model, engine), placed)
-    row_variance = _row_variance(model, base)
+    row_variance = row_variance_of(base.engine.marginal, base.found.x)
+    if model.effects.moving != NO_EFFECTS.moving:  # what is in several predictors is measured in rows of each
+        model = replace(model, effects=model.effects.in_units((float(np.sqrt(row_variance)), 1.0)))
+        engine, placed = replace(engine, effects=model.effects), place(model, given)
     clock["glm"] = perf_counter()
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
     clock["search"] = perf_counter()
@@ -99,9 +100,9 @@ def _second_look(
 ) -> tuple[Searched, Findings]:
     """The search's answer, or a better one where its random effects are out of proportion, and what there is to say."""
     unit = hills.unit_of(model.family)
-    at = hills.Coordinates(model.effects, len(model.x.a), bool(model.n_gamma))
-    spread = placed.held[at.p : at.p + model.effects.n_theta]
-    if unit is None or spread.any() or not model.effects.factors:
+    at = hills.Coordinates(model.effects, model.n_coefficients, len(model.x.a))
+    spread = placed.held[at.p :]
+    if unit is None or spread.any() or not model.effects.factors or model.effects.moving != (0,):
         return searched, findings
     lone = np.array(findings.lone, dtype=bool) if findings.lone else np.zeros(len(model.effects.factors), dtype=bool)
     lost = not searched.found.settled and model.control.search.max_evaluations >= _EXPLORING
@@ -132,8 +133,8 @@ class Searched(NamedTuple):
 
 
 def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, placed: Placed) -> Searched:
-    """The joint search over [β_c, θ, γ], from the estimates without random effects."""
-    size = _start_size(model, row_variance)
+    """The joint search over [β_c, θ], from the estimates without random effects."""
+    size = start_size(model, row_variance)
     for shorter in _START_SHARES:
         found = _search_from(model, engine, base, shorter * size, placed)
         if np.isfinite(found.evaluation.value):
@@ -148,11 +149,10 @@ def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, pla
 
 def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed: Placed) -> Found:
     """The search from random effects of a given size, in units of the linear predictor."""
-    p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
-    x = np.concatenate([base[:p], model.effects.start(size), base[p:]])
+    p = model.n_coefficients
+    x = np.concatenate([base, model.effects.start(size)])
     x = np.where(np.isnan(placed.values), x, placed.values)
-    limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * size), np.full(s, SLOWEST_GAMMA_STEP)])
-    bounds = _StepBounds(limit, placed.held)
+    bounds = _StepBounds(_longest_steps(model, 3.0 * size), placed.held)
     tolerance, bend = SEARCH_SHARE * model.control.search.decrement, None
     part = None if placed.held.any() else subsample(model)
     if part is not None:
@@ -162,15 +162,24 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
             tolerance *= _LARGE_SHARE
     first = _AT_EDGE if has_edge(model.family) else _EXPLORING
     found = _minimise(model, engine, x, bounds._replace(most=first), tolerance, bend)
-    unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, bool(s))
+    unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, len(model.x.a))
     left = model.control.search.max_evaluations - first
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
-    if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[-s:], ceiling):
+    if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[model.parts[1].own], ceiling):
         return found
     longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
     return longer._replace(evaluations=found.evaluations + longer.evaluations)
+
+
+def _longest_steps(model: Model, of_effects: float) -> Vec:
+    """How far one step of a search may go in each coordinate: log phi and sizes of random effects not too far."""
+    limit = np.full(model.n_coefficients + model.effects.n_theta, np.inf)
+    for part in model.parts[1:]:
+        limit[part.own] = SLOWEST_GAMMA_STEP
+    limit[model.n_coefficients :] = of_effects
+    return limit
 
 
 def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:
@@ -184,11 +193,10 @@ def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:
 
 def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: Placed) -> Found:
     """A short search from a given vector, held parameters in their places."""
-    p, s, q = len(model.x.a), model.n_gamma, model.effects.n_theta
-    limit = np.concatenate([np.full(p, np.inf), np.full(q, 3.0 * unit), np.full(s, SLOWEST_GAMMA_STEP)])
     x = np.where(placed.held, placed.values, x)
     tolerance = SEARCH_SHARE * model.control.search.decrement
-    return _minimise(model, engine, x, _StepBounds(limit, placed.held, _EXPLORING), tolerance)
+    bounds = _StepBounds(_longest_steps(model, 3.0 * unit), placed.held, _EXPLORING)
+    return _minimise(model, engine, x, bounds, tolerance)
 
 
 class _StepBounds(NamedTuple):
@@ -205,7 +213,7 @@ def _minimise(
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
     limit, held, few = bounds
     share = _LOST if engine.effects.factors else _PERFECT
-    objective = engine.objective(len(model.x.a), model.n_gamma, gamma_range(model, share))
+    objective = engine.objective(model.n_coefficients, confined(model, share))
     most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
     if not held.any():
         begin = Begin(curvature)
@@ -223,43 +231,36 @@ def _minimise(
 
 def _polish(model: Model, searched: Searched, row_variance: float, placed: Placed) -> Polished:
     """The optimum with its ranks settled; leaves the boundary where the likelihood rises from it."""
-    effects, p, q = model.effects, len(model.x.a), model.effects.n_theta
+    effects, p = model.effects, model.n_coefficients
     engine, found = searched
+    of_effects = 1.0 if effects.measured else row_variance
     for left in reversed(range(_MOST_LEAVINGS + 1)):
-        warm = found.evaluation.state
-        gamma = found.x[p + q :] if model.n_gamma else None
-        lambdas = effects.lambdas(found.x[p : p + q])
+        warm, lambdas = found.evaluation.state, effects.lambdas(found.x[p:])
 
         def at(state: State, warm: object = warm) -> Gradient:
-            return engine.gradient(state.beta, list(state.factors), state.gamma, warm)
+            return engine.gradient(state.beta, list(state.factors), warm)
 
-        state, ranks = settle_ranks(effects, found.x[:p], lambdas, gamma, row_variance, lambda s: at(s).value)
-        rise = leaving(effects, state, ranks, row_variance, at) if not placed.held.any() else None
+        held = placed.held[p:]
+        here = Unsettled(found.x[:p], lambdas, held if held.any() else None)
+        state, ranks = settle_ranks(effects, here, of_effects, lambda s: at(s).value)
+        rise = leaving(effects, state, ranks, of_effects, at) if not placed.held.any() else None
         if rise is None or not left:
             break
-        theta = rise.away.theta(effects)
-        x = np.concatenate([found.x[:p], theta, found.x[p + q :]])
+        x = np.concatenate([found.x[:p], rise.away.theta(effects)])
         bounds = _StepBounds(np.full(len(x), np.inf), placed.held)
         found = _minimise(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
-    scale = Scale(float(np.sqrt(row_variance)), _bend(model, found.x))
-    held = state.held(effects, placed.held[:p], placed.held[p : p + q], placed.held[p + q :])
+    scale = Scale(float(np.sqrt(row_variance)), bending_scale(model, found.x), len(model.x.a), effects.measured)
+    held = state.held(effects, placed.held[:p], placed.held[p:])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
     settled = Settled(state, ranks, found.evaluation.state, curvature, held)
     done = polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
     return done if rise is None else done._replace(decrement=max(done.decrement, rise.score))
 
 
-def _bend(model: Model, x: Vec) -> float:
-    """Change of eta over which derivatives of the log density change by a share of themselves."""
-    if model.family.unit is not None:
-        return 1.0
-    return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
-
-
 def _refuse_lost(model: Model, done: Polished) -> None:
     """Raise IdentifiabilityError where rounding hides the optimum: next to no dispersion, and no certificate."""
-    small = gamma_range(model, _DOUBTED)
-    if not model.effects.factors or small is None or done.state.gamma is None or done.state.gamma[0] > small[0]:
+    small = confined(model, _DOUBTED)
+    if not model.effects.factors or small is None or done.state.beta[small.place] > small.low:
         return
     if done.decrement < CONVERGED and (done.hessian is None or not invert(done.hessian).flat.any()):
         return
@@ -268,7 +269,10 @@ def _refuse_lost(model: Model, done: Polished) -> None:
 
 def _at_poisson_limit(model: Model, searched: Searched, placed: Placed) -> bool:
     cap = size_cap(model)
-    return cap is not None and not placed.held[-1] and searched.found.x[-1] > 0.5 * cap
+    if cap is None:
+        return False
+    place = model.parts[1].own.start
+    return bool(not placed.held[place] and searched.found.x[place] > 0.5 * cap)
 
 
 def _poisson_limit(
@@ -296,47 +300,49 @@ def _poisson_limit(
 
 def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple[Searched, limits.Limit | None]:
     """The search's answer, or the limit of a formula of phi that is as good where the answer is near one."""
-    engine, ceiling, s = searched.engine, searched.engine.marginal.density.ceiling, model.n_gamma
-    if ceiling == np.inf or placed.held[-s:].any():
+    engine, ceiling = searched.engine, searched.engine.marginal.density.ceiling
+    if ceiling == np.inf or placed.held[model.parts[1].own].any() or model.effects.moving != (0,):
         return searched, None
-    rows = engine.marginal.rows
-    if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[-s:], ceiling):
+    rows, own = engine.marginal.rows, model.parts[1].own
+    if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[own], ceiling):
         return searched, None
-    objective = engine.objective(len(model.x.a), s)
-    others = np.eye(len(placed.held))[:, ~placed.held][:, :-s]
+    objective = engine.objective(model.n_coefficients)
+    rest = ~placed.held
+    rest[own] = False
+    others = np.eye(len(placed.held))[:, rest]
     tolerance, most = SEARCH_SHARE * model.control.search.decrement, model.control.search.max_evaluations
 
     def near(x: Vec, span: Mat) -> Found:
         """The optimum with γ moving along a span (s, r) only."""
         moving = np.zeros((len(x), others.shape[1] + span.shape[1]))
         moving[:, : others.shape[1]] = others
-        moving[-s:, others.shape[1] :] = span
+        moving[own, others.shape[1] :] = span
         limit = np.full(moving.shape[1], np.inf)
         limit[others.shape[1] :] = SLOWEST_GAMMA_STEP
         within = limits.along(objective, x, moving)
         start = np.zeros(moving.shape[1])
         return limits.whole(minimise(within, start, tolerance=tolerance, max_evaluations=most, limit=limit), x, moving)
 
-    level = None if model.x_phi is None or model.x_phi.constant is None else model.x_phi.inward(model.x_phi.constant)
-    found = limits.best_limit(rows.blocks, searched.found, near, s, level, ceiling)
-    return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[-s:], ceiling)
+    basis = model.bases[1]
+    level = None if basis.constant is None else basis.inward(basis.constant)
+    found = limits.best_limit(rows.blocks, searched.found, near, own, level, ceiling)
+    return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
 
 
 def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
     p, rows = len(model.x.a), engine.marginal.rows
-    thin = _thin(rows)
+    thin = thinned(rows)
     beta, level = rowsums.first_fit(model.pieces() if thin is None else thin.blocks(), model.family, p)
     gamma = np.empty(0)
-    if model.n_gamma:
-        gamma = _constant_gamma(model, rowsums.first_log_phi(model.pieces(), model.family, beta))
+    if len(model.parts) > 1:
+        gamma = constant_phi(model, rowsums.first_log_phi(model.pieces(), model.family, beta))
     starts = [np.concatenate([beta, gamma])]
     if model.x.constant is not None:
         flat = model.x.inward(model.x.constant * level)
         starts.append(np.concatenate([flat, gamma]))
-    at = np.concatenate([placed.values[:p], placed.values[p + model.effects.n_theta :]])
-    held = np.concatenate([placed.held[:p], placed.held[p + model.effects.n_theta :]])
-    limit = np.concatenate([np.full(p, np.inf), np.full(model.n_gamma, SLOWEST_GAMMA_STEP)])
+    at, held = placed.values[: model.n_coefficients], placed.held[: model.n_coefficients]
+    limit = _longest_steps(model, 0.0)[: model.n_coefficients]
     bounds = _StepBounds(limit, held, _EXPLORING if engine.marginal.density.ceiling < np.inf else None)
     for start in starts:
         x = np.where(np.isnan(at), start, at)
@@ -352,36 +358,3 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
         f"{model.family.name} family. Use another link, or give start=."
     )
     raise ConvergenceError(msg)
-
-
-def _constant_gamma(model: Model, level: float) -> Vec:
-    if model.x_phi is None:
-        return np.array([level])
-    constant = model.x_phi.constant
-    if constant is None:
-        return np.zeros(len(model.x_phi.a))
-    return model.x_phi.inward(constant * level)
-
-
-def _thin(rows: RowBlocks) -> RowBlocks | None:
-    """Some of many rows that nothing couples; None where they are few."""
-    return rows.thinned(_THIN_ROWS) if rows.n_rows > _THIN_BEYOND * _THIN_ROWS else None
-
-
-def _row_variance(model: Model, base: Searched) -> float:
-    """1 / mean expected curvature without random effects: the variance of a row on the scale of eta.
-
-    It is a scale, of which some rows tell enough.
-    """
-    p, marginal = len(model.x.a), base.engine.marginal
-    gamma = base.found.x[p:] if model.n_gamma else None
-    some = replace(marginal, rows=_thin(marginal.rows) or marginal.rows)
-    w = some.expected_curvature(Point(base.found.x[:p], [], gamma))
-    return 1.0 / w if w > 0 else 1.0
-
-
-def _start_size(model: Model, row_variance: float) -> float:
-    """Standard deviation from which the search for random effects starts, in units of the linear predictor."""
-    if model.family.unit is not None:
-        return model.family.first_size
-    return 0.5 * float(np.sqrt(row_variance))

@@ -55,24 +55,23 @@ _MOST_ROWS = 200_000
 
 
 class Coordinates(NamedTuple):
-    """How a search vector [β_c, θ, γ] is read: effects, p fixed effects, and whether there is γ."""
+    """How a search vector [β_c, θ] is read: effects, p coefficients of all predictors, n_mean of them of the mean."""
 
     effects: Effects
     p: int
-    has_gamma: bool
+    n_mean: int
 
     def factors(self, x: Vec) -> list[Mat]:
         """Λ_f (r_f, r_f) of a vector."""
-        return self.effects.lambdas(x[self.p : self.p + self.effects.n_theta])
+        return self.effects.lambdas(x[self.p :])
 
     def scaled(self, x: Vec, fixed: float, spread: float) -> Vec:
         """The vector with its fixed effects and its factors multiplied."""
-        q = self.effects.n_theta
-        return np.concatenate([fixed * x[: self.p], spread * x[self.p : self.p + q], x[self.p + q :]])
+        m, p = self.n_mean, self.p
+        return np.concatenate([fixed * x[:m], x[m:p], spread * x[p:]])
 
     def point(self, x: Vec, factors: list[Mat] | None = None) -> Point:
-        gamma = x[self.p + self.effects.n_theta :] if self.has_gamma else None
-        return Point(x[: self.p], self.effects.effective(factors or self.factors(x)), gamma)
+        return Point(x[: self.p], self.effects.effective(factors or self.factors(x)))
 
     def sizes(self, x: Vec) -> Vec:
         """Root mean square of every factor's random effects, in units of the linear predictor."""
@@ -100,7 +99,7 @@ class SecondLook(NamedTuple):
     """What a second look needs.
 
     search, quadrature   from a vector to an optimum of ℓ as it is, and of ℓ by quadrature (None where it is the same)
-    base, null           the optimum without random effects, [β_c, γ] and its ℓ
+    base, null           the optimum without random effects, β_c and its ℓ
     constant             what is missing in every ℓ here
     """
 
@@ -165,7 +164,7 @@ def _hills(look: SecondLook, first: Found) -> Iterator[Hill]:
         x = first.x
         shrink = look.unit / max(float(at.sizes(x).max()), look.unit)
         starts = [
-            np.concatenate([look.base[: at.p], at.effects.start(size * look.unit), look.base[at.p :]])
+            np.concatenate([look.base, at.effects.start(size * look.unit)])
             for size in (0.1, 0.3, LARGE)
         ]
         starts += [at.scaled(x, shrink, shrink), at.scaled(x, 4.0, 4.0)]

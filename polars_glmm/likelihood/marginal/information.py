@@ -2,69 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from polars_glmm.families.base import Density, Expected
-from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, to_levels
+from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, lifted, to_levels
+from polars_glmm.likelihood.rows.blocks import Block, BlockPart
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.scaling import reduction
-from polars_glmm.typing import Cube, Mat
+from polars_glmm.typing import Cube, Mat, Vec
 
 
 class Information(NamedTuple):
-    """Approximate curvature: beta (p, p) of the profiled linear model at the mode, gamma (s, s) by outer products,
+    """Approximate curvature: beta (P, P) of the profiled linear model at the mode, in predictors that stand still by
+    outer products of scores;
 
     levels[f] (r_f, r_f, G_f): I − (H⁻¹)_ff, from which the curvature in any covariance parameter follows. Of many
-    models beta and gamma have them last.
+    models beta has them last.
     """
 
     beta: Cube
     levels: list[Cube]
-    gamma: Cube | None
 
 
 def tangent_information(here: UnitAt, state: RowsAt, h: Factorised) -> Information:
-    """Curvature of the linear mixed model with weights w that is tangent at the mode (w floored at zero)."""
+    """Curvature of the linear mixed model with weights W that is tangent at the mode (W floored at zero)."""
     unit, models, at = here.unit, here.unit.models, here.at
-    xwx: Cube | float = 0.0
-    cells = []
+    curved = here.density.curved
+    beta, cells = _outer_products(here, state), []
     for block, density in zip(unit.blocks, state.densities, strict=True):
-        xw = block.x * np.maximum(density.w, 0.0)
-        xwx = xwx + models.xx_sums(xw, block.x)
-        cells.append(block.z_sums(xw))
+        w = lifted(density.w)
+        weighted = {k: _weighted(block, w, k, curved) for k in curved}
+        for k in curved:
+            part = block.parts[k]
+            beta[_curved_places(block, curved), part.own] += models.xx_sums(weighted[k], part.x)
+        cells.append(block.z_sums(weighted))
     zwx = concatenate(cells)
     right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, zwx), strict=True)]
     solved = h.solve(right)
-    beta = xwx - sum(models.crossed(b, s) for b, s in zip(right, solved, strict=True))
-    inverse = h.inverse()
-    return Information(np.asarray(beta), [reduction(i) for i in inverse.diagonal], _gamma_information(here, state))
+    places = _curved_places(unit.blocks[0], curved)
+    beta[places, places] -= sum(models.crossed(b, s) for b, s in zip(right, solved, strict=True))
+    return Information(beta, [reduction(i) for i in h.inverse().diagonal])
+
+
+def _curved_places(block: Block, curved: Sequence[int]) -> slice:
+    """The coefficients of the predictors whose curvature is known: the first ones."""
+    return slice(0, block.parts[max(curved)].own.stop)
+
+
+def _weighted(block: Block, w: Mapping[tuple[int, ...], Vec], k: int, curved: Sequence[int]) -> Mat:
+    """X_l∘w_kl of the curved predictors l, one after the other: (P, m)."""
+    made = [_times(block.parts[other], w[min(k, other), max(k, other)]) for other in curved]
+    return made[0] if len(made) == 1 else np.concatenate(made)
+
+
+def _times(part: BlockPart, w: Vec) -> Mat:
+    return w[None] if part.x is None else part.x * w
 
 
 def plain_information(here: UnitAt, state: RowsAt, curved: Sequence[Density | Expected]) -> Information:
     """The same without random effects, with the weights of `curved` per block."""
-    models = here.unit.models
-    beta = sum(models.xx_sums(b.x * c.w, b.x) for b, c in zip(here.unit.blocks, curved, strict=True))
-    return Information(np.asarray(beta), [], _gamma_information(here, state))
+    models, beta = here.unit.models, _outer_products(here, state, by_scores=range(1, len(here.unit.blocks[0].parts)))
+    for block, c in zip(here.unit.blocks, curved, strict=True):
+        own = block.parts[0].own
+        beta[own, own] += models.xx_sums(block.x * c.w[0, 0], block.x)
+    return Information(beta, [])
 
 
-def _gamma_information(here: UnitAt, state: RowsAt) -> Cube | None:
-    """Outer products of the scores of the rows in gamma."""
-    if here.at.gamma is None:
-        return None
-    models = here.unit.models
-    total: Cube | float = 0.0
-    for block, density in zip(here.unit.blocks, state.densities, strict=True):
-        square = density.f_zeta**2
-        if block.frequency is not None:
-            square = square / np.maximum(block.frequency, 1.0)
-        if block.x_phi is None:
-            total = total + np.asarray(models.row_totals(square))[None, None]
-        else:
-            total = total + models.xx_sums(block.x_phi * square, block.x_phi)
-    return np.asarray(total)
+def _outer_products(here: UnitAt, state: RowsAt, by_scores: Sequence[int] | None = None) -> Cube:
+    """(P, P): outer products of the scores of the rows in the coefficients of some predictors, zero in the others.
+
+    by_scores   those that stand still, where not given
+    """
+    models, parts = here.unit.models, here.unit.blocks[0].parts
+    total = np.zeros((len(here.at.beta),) * 2 + here.at.beta.shape[1:])
+    for k in range(len(parts)) if by_scores is None else by_scores:
+        if by_scores is None and k in here.density.curved:
+            continue
+        for block, density in zip(here.unit.blocks, state.densities, strict=True):
+            part, score = block.parts[k], density.g[k]
+            assert score is not None  # asked for at an order that has it
+            square = score**2
+            if block.frequency is not None:
+                square = square / np.maximum(block.frequency, 1.0)
+            total[part.own, part.own] += models.xx_sums(_times(part, square), part.x)
+    return total
 
 
 def total(parts: list[Mat]) -> Mat:
@@ -74,6 +98,5 @@ def total(parts: list[Mat]) -> Mat:
 
 def join(parts: list[Information]) -> Information:
     """Information of all units together."""
-    gamma = None if parts[0].gamma is None else total([p.gamma for p in parts if p.gamma is not None])
     levels = [np.concatenate([p.levels[f] for p in parts], axis=-1) for f in range(len(parts[0].levels))]
-    return Information(total([p.beta for p in parts]), levels, gamma)
+    return Information(total([p.beta for p in parts]), levels)

@@ -19,6 +19,7 @@ from polars_glmm.likelihood.marginal.modes import (
     Point,
     RowsAt,
     UnitAt,
+    added,
     cell_effects,
     curvature,
     rows_state,
@@ -125,10 +126,10 @@ def _log_weights(here: UnitAt, place: tuple[int, Mat, Cube], normal: tuple[Mat, 
     b = np.einsum("dr,rqG->dqG", here.at.factors[f], v)
     codes = None if unit.pattern is None else unit.pattern.codes[f]
     cells = np.empty((v.shape[1], unit.n_cells))
-    for block, (xb, zeta) in zip(unit.blocks, here.fixed, strict=True):
+    for block, fixed in zip(unit.blocks, here.fixed, strict=True):
         own = b[..., block.cells] if codes is None else b[..., codes[block.cells]]
-        eta = xb + block.combine(own + rest[:, None, block.cells])
-        density = here.density.rows(block, eta, zeta, 0).f
+        moved = block.combine(own + rest[:, None, block.cells])
+        density = here.density.rows(block, added(fixed, moved), 0).f
         cells[:, block.cells] = block.sums(np.where(np.isnan(density), -np.inf, density))
     r = v.shape[0]
     squares = np.einsum("rqG,rqG->qG", v, v)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from polars_glmm.families.base import Density, Expected, Family, has_edge
+from polars_glmm.families.base import Degrees, Density, Expected, Family, Predictors, has_edge
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
@@ -28,19 +29,18 @@ MAX_HALVINGS = 60
 MAX_BOUNDED = 60
 """Newton steps where the link's domain has an edge: a mode on it is a corner, which no step ends at."""
 
-Fixed: TypeAlias = list[tuple[Vec, "Vec | float | None"]]
-"""Per block: Xβ + offset (m,), and zeta (a number, a vector, or None)."""
+Fixed: TypeAlias = list[Predictors]
+"""Per block and predictor: Xβ + offset (m,), or a number where it is a constant."""
 
 
 class Point(NamedTuple):
-    """Parameters as kernels read them: beta (p,), effective factors T_fΛ_f (d, r_f), zeta coefficients (s,) or None.
+    """Parameters as kernels read them: coefficients of all predictors (P,), effective factors T_fΛ_f (d, r_f).
 
-    Of many models beta (p, m), Λ for every level (r, r, G) and gamma (1, m).
+    Of many models beta (P, m) and Λ for every level (r, r, G).
     """
 
     beta: Mat
     factors: list[Cube]
-    gamma: Mat | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,52 +48,77 @@ class RowDensity:
     """A family as the kernels use it; with a formula of phi, rows past the ceiling of log phi count as being at it.
 
     There phi changes nothing: derivatives in it are zero. So it is for counts of zero past the negative of the ceiling.
+
+    moving   predictors with random effects: the density bends in them while modes are looked for
     """
 
     family: Family
     ceiling: float = np.inf
+    moving: tuple[int, ...] = (0,)
 
     @property
     def concave(self) -> bool:
-        """The log density is concave in eta, so there is one mode."""
-        return self.family.log_concave
+        """The log density is concave in what moves, so there is one mode."""
+        return self.family.log_concave and self.moving == (0,)
 
-    def rows(self, block: Block, eta: Vec, zeta: Vec | float | None, order: int) -> Density:
+    @property
+    def curved(self) -> tuple[int, ...]:
+        """Predictors in which the curvature is known: the mean's, and those that move."""
+        return tuple(sorted({0, *self.moving}))
+
+    def degrees(self, order: int, n: int) -> Degrees:
+        """Derivatives of n predictors; those that stand still have none in a pass that only looks for modes."""
+        return tuple(order if k in self.curved else int(order != 2) for k in range(n))
+
+    def rows(self, block: Block, at: Predictors, order: int) -> Density:
         """Densities of a block's rows, times their frequencies."""
-        zeta, past = self._held_back(block, zeta)
-        parts = self.family.density(block.data, eta, zeta, order, zeta_parts=order != 2)
+        at, past = self._held_back(block, at)
+        found = self.family.density(block.data, at, order, self.degrees(order, len(at)))
         if past is not None:
-            flat = (None if part is None else np.where(past, 0.0, part) for part in parts[4:])
-            parts = Density(*parts[:4], *flat)
+            found = _flat_in_phi(found, past)
         if block.frequency is None:
-            return parts
-        f, *slopes = parts
-        return Density(f * block.frequency, *(None if part is None else part * block.frequency for part in slopes))
+            return found
+        f, g, w, third = found
+        n = block.frequency
+        slopes = tuple(None if part is None else part * n for part in g)
+        return Density(f * n, slopes, *({place: part * n for place, part in one.items()} for one in (w, third)))
 
-    def expected(self, block: Block, eta: Vec, zeta: Vec | float | None) -> Expected:
+    def expected(self, block: Block, at: Predictors) -> Expected:
         """Expected curvatures of a block's rows, times their frequencies."""
-        zeta, past = self._held_back(block, zeta)
-        e = self.family.expected(block.data, eta, zeta)
-        if past is not None and e.w_zeta is not None:
-            e = e._replace(w_zeta=np.where(past, 0.0, e.w_zeta))
+        at, past = self._held_back(block, at)
+        e = self.family.expected(block.data, at)
+        if past is not None:
+            e = Expected(*({k: np.where(past, 0.0, v) if 1 in k else v for k, v in one.items()} for one in e))
         if block.frequency is None:
             return e
-        w_zeta = None if e.w_zeta is None else e.w_zeta * block.frequency
-        return Expected(e.w * block.frequency, e.dw * block.frequency, w_zeta)
+        return Expected(*({place: part * block.frequency for place, part in one.items()} for one in e))
 
-    def _held_back(self, block: Block, zeta: Vec | float | None) -> tuple[Vec | float | None, BoolVec | None]:
+    def _held_back(self, block: Block, at: Predictors) -> tuple[Predictors, BoolVec | None]:
         """log phi no higher than the ceiling and, where y = 0, no lower than its negative; rows that were (or None)."""
-        if not isinstance(zeta, np.ndarray) or self.ceiling == np.inf:
-            return zeta, None
+        if self.ceiling == np.inf or len(at) < 2 or not isinstance(at[1], np.ndarray):
+            return at, None
+        zeta = at[1]
         past: BoolVec = (zeta > self.ceiling) | ((zeta < -self.ceiling) & (block.data.y == 0.0))
-        return (np.where(past, np.clip(zeta, -self.ceiling, self.ceiling), zeta), past) if past.any() else (zeta, None)
+        if not past.any():
+            return at, None
+        return (at[0], np.where(past, np.clip(zeta, -self.ceiling, self.ceiling), zeta)), past
+
+
+def _flat_in_phi(found: Density, past: BoolVec) -> Density:
+    """Densities of rows in which some have no derivatives in phi."""
+    g = tuple(np.where(past, 0.0, part) if k and part is not None else part for k, part in enumerate(found.g))
+    w, third = (
+        {place: np.where(past, 0.0, part) if 1 in place else part for place, part in one.items()}
+        for one in (found.w, found.third)
+    )
+    return Density(found.f, g, w, third)
 
 
 class RowsAt(NamedTuple):
-    """Densities per block, up to `order`; eta per block; sums over cells f (C,), g (d, C), w (d, d, C)."""
+    """Densities per block, up to `order`; predictors per block; sums over cells f (C,), g (d, C), w (d, d, C)."""
 
     densities: list[Density]
-    eta: list[Vec]
+    at: list[Predictors]
     f: Vec
     g: Mat
     w: Cube
@@ -101,19 +126,20 @@ class RowsAt(NamedTuple):
 
 
 def fixed_parts(unit: Unit, at: Point) -> Fixed:
-    """Per block: Xβ + offset, and zeta (a number, a vector, or None)."""
+    """Per block and predictor: Xβ + offset."""
     out = []
     for block in unit.blocks:
-        xb = unit.models.linear(at.beta, block.x)
-        if block.offset is not None:
-            xb = xb + block.offset
-        zeta: Vec | float | None = None
-        if at.gamma is not None:
-            zeta = unit.models.on_rows(at.gamma[0]) if block.x_phi is None else at.gamma @ block.x_phi
-            if block.offset_phi is not None:
-                zeta = zeta + block.offset_phi
-        out.append((xb, zeta))
+        own = []
+        for part in block.parts:
+            xb = unit.models.linear(at.beta[part.own], part.x)
+            own.append(xb if part.offset is None else xb + part.offset)
+        out.append(tuple(own))
     return out
+
+
+def added(fixed: Predictors, moved: list[Vec | None]) -> Predictors:
+    """Predictors with the random part of those that have one."""
+    return tuple(xb if zb is None else xb + zb for xb, zb in zip(fixed, moved, strict=True))
 
 
 class UnitAt(NamedTuple):
@@ -134,12 +160,12 @@ def rows_state(here: UnitAt, u: list[Mat], order: int) -> RowsAt:
     """Densities of all rows of a unit at given modes, with their sums over cells."""
     density, unit, at, fixed = here
     b = cell_effects(unit, at.factors, u)
-    densities, etas, f, g, w = [], [], [], [], []
-    for block, (xb, zeta) in zip(unit.blocks, fixed, strict=True):
-        eta = xb if b is None else xb + block.combine(b[:, block.cells])
-        parts = density.rows(block, eta, zeta, order)
+    densities, places, f, g, w = [], [], [], [], []
+    for block, own in zip(unit.blocks, fixed, strict=True):
+        place = own if b is None else added(own, block.combine(b[:, block.cells]))
+        parts = density.rows(block, place, order)
         densities.append(parts)
-        etas.append(eta)
+        places.append(place)
         f.append(block.sums(parts.f))
         if b is not None:
             g.append(block.z_sums(parts.g))
@@ -147,7 +173,7 @@ def rows_state(here: UnitAt, u: list[Mat], order: int) -> RowsAt:
     empty = np.empty((0, 0, 0))
     return RowsAt(
         densities,
-        etas,
+        places,
         concatenate(f),
         concatenate(g) if g else empty,
         concatenate(w) if w else empty,
@@ -289,9 +315,24 @@ def ascent(here: UnitAt, state: RowsAt) -> Ascent:
         refused = ~np.isfinite(cholesky.log_determinant(cholesky.factor(h.diagonal[0])))
         if not refused.any():
             return Ascent(factor, exact=True)
-    floored = [b.zz_sums(np.maximum(d.w, 0.0)) for b, d in zip(unit.blocks, state.densities, strict=True)]
+    floored = [b.zz_sums(lifted(d.w)) for b, d in zip(unit.blocks, state.densities, strict=True)]
     w = np.where(refused, concatenate(floored), state.w)
     return Ascent(models.factorise(unit.eliminator, curvature(here, w)), exact=False)
+
+
+def lifted(w: Mapping[tuple[int, ...], Vec]) -> Mapping[tuple[int, ...], Vec]:
+    """Curvatures of rows with their negative eigenvalues at zero, of one predictor or of two together.
+
+    Of two, with mean m and half the difference s of the eigenvalues: W = mI + sR, R a reflection, and W⁺ = m⁺I + s⁺R.
+    """
+    if (1, 1) not in w:
+        return {(0, 0): np.maximum(w[0, 0], 0.0)}
+    m, half = 0.5 * (w[0, 0] + w[1, 1]), 0.5 * (w[0, 0] - w[1, 1])
+    s = np.hypot(half, w[0, 1])
+    high, low = np.maximum(m + s, 0.0), np.maximum(m - s, 0.0)
+    share = np.divide(0.5 * (high - low), s, out=np.zeros_like(s), where=s > 0.0)
+    mean = 0.5 * (high + low)
+    return {(0, 0): mean + share * half, (0, 1): share * w[0, 1], (1, 1): mean - share * half}
 
 
 def concatenate(parts: list[Cube]) -> Cube:
@@ -306,9 +347,9 @@ def cell_effects(unit: Unit, factors: list[Cube], u: list[Cube]) -> Cube | None:
     b = [unit.models.times(lam, v) for lam, v in zip(factors, u, strict=True)]
     if unit.pattern is None:
         return b[0]
-    total = b[0][:, unit.pattern.codes[0]]
+    total = b[0][..., unit.pattern.codes[0]]
     for f in range(1, len(b)):
-        total = total + b[f][:, unit.pattern.codes[f]]
+        total = total + b[f][..., unit.pattern.codes[f]]
     return total
 
 

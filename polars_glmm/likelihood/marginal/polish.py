@@ -48,7 +48,7 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
     """Newton with the exact Hessian on the entries that are not held."""
 
     def at(s: State, warm: Any) -> Gradient:
-        return engine.gradient(s.beta, list(s.factors), s.gamma, warm)
+        return engine.gradient(s.beta, list(s.factors), warm)
 
     state, ranks, warm, curvature, held = settled
     now = at(state, warm)
@@ -58,7 +58,7 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
     x = state.vector()
     free = ~held
     if not hessian or not free.any():
-        g = state.pull(now.beta, now.factors, now.gamma)[free]
+        g = state.pull(now.beta, now.factors)[free]
         b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
         return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held, [])
     loose = None
@@ -71,7 +71,7 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
         if not np.isfinite(h).all():
             return Polished(state, ranks, now, None, np.inf, held, [])
         for _ in range(4):
-            g = -state.pull(now.beta, now.factors, now.gamma)[free]
+            g = -state.pull(now.beta, now.factors)[free]
             step, decrement = newton(h, g)
             if decrement < ROUNDING:
                 return Polished(state, ranks, now, h, decrement, held, slopes)
@@ -99,7 +99,7 @@ def _row_hessian(
     1e-5 of the scale on which ℓ bends, the error of first order is of that size too.
     """
     x = state.vector()
-    here = -state.pull(now.beta, now.factors, now.gamma)[free]
+    here = -state.pull(now.beta, now.factors)[free]
     slopes = engine.mode_slopes(state, now.warm.modes, free) if now.warm.modes else []
     rows = []
     for at, h, slope in zip(np.flatnonzero(free), steps, slopes or [[]] * len(steps), strict=True):
@@ -107,8 +107,8 @@ def _row_hessian(
         moved[at] += h
         warm = now.warm._replace(modes=[m + h * d for m, d in zip(now.warm.modes, slope, strict=True)])
         there = state.moved(moved)
-        g = engine.gradient(there.beta, list(there.factors), there.gamma, warm)
+        g = engine.gradient(there.beta, list(there.factors), warm)
         if not np.isfinite(g.value):
             return np.full((len(here),) * 2, np.nan), []
-        rows.append((-there.pull(g.beta, g.factors, g.gamma)[free] - here) / (moved[at] - x[at]))
+        rows.append((-there.pull(g.beta, g.factors)[free] - here) / (moved[at] - x[at]))
     return symmetric(np.array(rows)), slopes

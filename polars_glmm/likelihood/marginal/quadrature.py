@@ -11,18 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.marginal.modes import UnitAt
+from polars_glmm.likelihood.marginal.modes import UnitAt, added
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.quadrature import Rule
 from polars_glmm.typing import Cube, Mat, Vec
 
 
 class NodeValue(NamedTuple):
-    """Quadrature of a unit: ℓ of each model; node averages per row; Σ π Z'g v' (d, r); F_û (r, G); Ĥ (r, r, G)."""
+    """Quadrature of a unit: ℓ of each model; node averages by block and predictor; Σ π Z'g v' (d, r); F_û (r, G); Ĥ."""
 
     value: Any
-    g: list[Vec]
-    f_zeta: list[Vec]
+    g: list[list[Vec]]
     direct: Cube
     slope: Mat
     hat: Cube
@@ -38,9 +37,8 @@ def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], low: Cube) -> NodeVa
     densities = []
     f = np.empty((z.shape[1], n_groups))
     g = np.empty((lam.shape[0], z.shape[1], n_groups))
-    for block, (xb, zeta) in zip(here.unit.blocks, here.fixed, strict=True):
-        eta = xb + block.combine(b[..., block.cells])
-        parts = here.density.rows(block, eta, zeta, 1)
+    for block, own in zip(here.unit.blocks, here.fixed, strict=True):
+        parts = here.density.rows(block, added(own, block.combine(b[..., block.cells])), 1)
         densities.append(parts)
         f[:, block.cells] = block.sums(parts.f)
         g[..., block.cells] = block.z_sums(parts.g)
@@ -67,11 +65,9 @@ def integrate_nodes(rule: Rule, here: UnitAt, u: list[Mat], low: Cube) -> NodeVa
     hat = cholesky.backward(low, cholesky.backward(low, q).swapaxes(0, 1))
     weighted = np.where(seen, g, 0.0) * posterior
     direct = models.level_totals(np.einsum("dqG,rqG->drG", weighted, v))
-    g_rows, f_zeta = [], []
+    g_rows = []
     for block, parts in zip(here.unit.blocks, densities, strict=True):
         weight = block.spread(posterior[:, block.cells])
         use = weight > 0.0
-        g_rows.append((weight * np.where(use, parts.g, 0.0)).sum(0))
-        if parts.f_zeta is not None:
-            f_zeta.append((weight * np.where(use, parts.f_zeta, 0.0)).sum(0))
-    return NodeValue(value, g_rows, f_zeta, direct, slope, hat)
+        g_rows.append([(weight * np.where(use, part, 0.0)).sum(0) for part in parts.g if part is not None])
+    return NodeValue(value, g_rows, direct, slope, hat)

@@ -11,6 +11,7 @@ from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, W
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.dispersion_limit import Limit, no_overdispersion_notes
 from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.gls import least_squares
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished
 from polars_glmm.likelihood.marginal.separation import Separation, separation
@@ -24,6 +25,7 @@ from polars_glmm.likelihood.optimum.notes import (
     separation_note,
     singular_notes,
 )
+from polars_glmm.likelihood.parameters.parts import outward
 from polars_glmm.typing import BoolVec, Cube, Mat
 
 _SHARE = 1e-6
@@ -50,34 +52,35 @@ def report_rows(
 ) -> Estimate:
     """The estimate of a polished optimum: everything on the scales people report, with the notes it deserves."""
     effects, state = model.effects, done.state
-    p, s = len(model.x.a), model.n_gamma
-    at = Point(state.beta, effects.effective(list(state.factors)), state.gamma)
+    p, n_all = len(model.x.a), model.n_coefficients
+    at = Point(state.beta, effects.effective(list(state.factors)))
     conditional = engine.marginal.conditional(at, done.gradient.warm)
     width = len(state.vector())
     natural = np.eye(width)
     natural[:p, :p] = model.x.a.T
     separated = _separated(model, done)
-    endless = _endless(done, separated, levels.phi_limit)
+    endless = _endless(done, separated, levels.phi_limit, model.parts[-1].own)
     inverted = None if done.hessian is None else _invert(done, endless)
-    spread, working = np.full((width, width), np.nan), None
-    if inverted is not None:
-        spread = report.propagate(natural, inverted.vcov, np.zeros(width, dtype=bool))
-        working = _working(model, inverted.vcov)
+    spread, working, denominator = np.full((width, width), np.nan), None, None
+    vcov = None if inverted is None else inverted.vcov
+    if model.restricted:
+        vcov, denominator = least_squares(effects, state, engine.marginal.restricted_at(at), vcov, model.x.a.T)
+    if vcov is not None:
+        spread = report.propagate(natural, vcov, np.zeros(width, dtype=bool))
+        working = _working(model, vcov, None if denominator is None else denominator.inner)
     cov = report.covariances(effects, state, None)
-    modelled = model.x_phi is not None
-    outward_phi = model.x_phi.a.T if model.x_phi is not None else np.empty((0, 0))
-    beta = model.x.a.T @ state.beta
-    gamma = outward_phi @ state.gamma if modelled and state.gamma is not None else np.empty(0)
-    phi = float(np.exp(state.gamma[0])) if s and not modelled and state.gamma is not None else None
+    modelled, to_named = model.models_phi, outward(model.parts)
+    named = to_named @ state.beta
+    beta, gamma = named[:p], named[p:] if modelled else np.empty(0)
+    phi = float(np.exp(state.beta[p])) if n_all > p and not modelled else None
     n_fixed = p + len(gamma)
     size = n_fixed + len(cov.values) + (0 if phi is None else 1)
     jac = np.zeros((size, width))
     jac[:p, :p] = np.eye(p)
-    if modelled:
-        jac[p:n_fixed, width - s :] = outward_phi
+    jac[p:n_fixed, p:n_fixed] = to_named[p:n_fixed, p:n_fixed]
     jac[n_fixed : n_fixed + len(cov.values)] = cov.jacobian
     if phi is not None:
-        jac[-1, -1] = phi
+        jac[-1, p] = phi
     null = np.zeros(size, dtype=bool)
     lost_phi = _lost_phi(model, levels.phi_limit)
     null[p:n_fixed] = lost_phi
@@ -91,14 +94,13 @@ def report_rows(
         report_vcov = report.propagate(np.eye(size), report_vcov, lost)
     values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
     n = model.design.n_obs
-    df_model = p + effects.n_theta + s - int(done.held.sum())
-    converged = done.decrement < CONVERGED
+    df_model = n_all + effects.n_theta - int(done.held.sum())
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(() if separated is None else separated.terms),
-        *no_overdispersion_notes(model.phi_names or (), lost_phi, levels.phi_limit),
+        *no_overdispersion_notes(model.parts[1].names if modelled else (), lost_phi, levels.phi_limit),
     ]
     if inverted is not None and not separated and not findings.notes:
         notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
@@ -118,12 +120,12 @@ def report_rows(
         df_model=df_model,
         df_resid=n - df_model,
         singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
-        converged=converged,
-        df_satterthwaite=None,
-        vcov_derivative=None,
-        covariance_vcov=None,
+        converged=done.decrement < CONVERGED,
+        df_satterthwaite=None if denominator is None else denominator.df,
+        vcov_derivative=None if denominator is None else denominator.derivative,
+        covariance_vcov=None if denominator is None else denominator.covariance,
         null_loglik=levels.null,
-        null_df=p + s,
+        null_df=n_all,
         certificate=Certificate(
             done.decrement,
             None if inverted is None else inverted.smallest,
@@ -138,18 +140,12 @@ def report_rows(
     )
 
 
-def _working(model: Model, vcov: Mat) -> Working | None:
-    """What a covariance matrix (of β_c, factors, γ_c) says of fixed effects, and how they become those named."""
-    p, s = len(model.x.a), 0 if model.x_phi is None else len(model.x_phi.a)
-    fixed = np.concatenate([np.arange(p), np.arange(len(vcov) - s, len(vcov))])
-    own = vcov[np.ix_(fixed, fixed)]
-    if np.isnan(own).any():
-        return None
-    outward = np.zeros((p + s, p + s))
-    outward[:p, :p] = model.x.a.T
-    if model.x_phi is not None:
-        outward[p:, p:] = model.x_phi.a.T
-    return Working(outward, own, None)
+def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None:
+    """What a covariance matrix (of β_c, factors) says of fixed effects, and how they become those named."""
+    formulas = [part for part in model.parts if not part.constant]
+    n = formulas[-1].own.stop
+    own = vcov[:n, :n]
+    return None if np.isnan(own).any() else Working(outward(formulas), own, derivative)
 
 
 def _slopes(model: Model, done: Polished) -> list[Cube] | None:
@@ -173,26 +169,30 @@ def _separated(model: Model, done: Polished) -> Separation | None:
     return separation(model, std_error)
 
 
-def _endless(done: Polished, separated: Separation | None, limit: Limit | None) -> Mat:
-    """Directions (P, k) of the state's vector in which the likelihood does not bend: of beta, and of gamma."""
+def _endless(done: Polished, separated: Separation | None, limit: Limit | None, own: slice) -> Mat:
+    """Directions (P, k) of the state's vector in which the likelihood does not bend: of the mean's coefficients, and of
+    log phi's, which stand at `own`.
+    """
     size = len(done.held)
     parts = []
     if separated is not None:
         beta = separated.directions
         parts.append(np.concatenate([beta, np.zeros((size - len(beta), beta.shape[1]))]))
     if limit is not None:
-        gamma = limit.directions
-        parts.append(np.concatenate([np.zeros((size - len(gamma), gamma.shape[1])), gamma]))
+        whole = np.zeros((size, limit.directions.shape[1]))
+        whole[own] = limit.directions
+        parts.append(whole)
     return np.hstack(parts) if parts else np.empty((size, 0))
 
 
 def _lost_phi(model: Model, limit: Limit | None) -> BoolVec:
     """Coefficients of log phi that run off to infinity, as named: marks (s,), none without a formula."""
-    if model.x_phi is None:
+    if not model.models_phi:
         return np.zeros(0, dtype=bool)
+    basis = model.bases[1]
     if limit is None:
-        return np.zeros(len(model.x_phi.a), dtype=bool)
-    share = np.abs(model.x_phi.a.T @ limit.directions).max(1)
+        return np.zeros(len(basis.a), dtype=bool)
+    share = np.abs(basis.a.T @ limit.directions).max(1)
     return np.asarray(share > _SHARE * share.max())
 
 

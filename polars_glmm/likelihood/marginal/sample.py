@@ -71,11 +71,9 @@ def subsample(model: Model) -> Sample | None:
         present, codes = np.unique(f.codes[keep], return_inverse=True)
         maps.append(replace(f, codes=codes.astype(np.intp), n_levels=len(present)))
     effects = replace(model.effects, factors=tuple(maps), columns=part(model.effects.columns))
-    x_phi = model.x_phi
-    if x_phi is not None and small.phi is not None:
-        x_phi = replace(x_phi, x=small.phi.x)
-    x = replace(model.x, x=small.mu.x)
-    return Sample(replace(model, design=small, x=x, x_phi=x_phi, effects=effects), n / int(keep.sum()))
+    formulas = [one for one in (small.mu, small.phi) if one is not None]
+    bases = tuple(replace(basis, x=one.x) for basis, one in zip(model.bases, formulas, strict=True))
+    return Sample(replace(model, design=small, bases=bases, effects=effects), n / int(keep.sum()))
 
 
 def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
@@ -99,25 +97,33 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
         return np.concatenate([p[..., mask] for p, mask in zip(parts, masks, strict=True) if p is not None], axis=-1)
 
     shape, names = model.design, model.names
-    y, x = joined(lambda b: b.data.y), joined(lambda b: b.x)
-    assert y is not None and x is not None  # noqa: PT018  # every block has these
-    x_phi = None
-    if model.x_phi is not None and (phi_columns := joined(lambda b: b.x_phi)) is not None:
-        x_phi = model.x_phi.holding(phi_columns)
+    y = joined(lambda b: b.data.y)
+    assert y is not None  # every block has responses
+    made = []
+    for k in range(len(model.bases)):
+        columns = joined(lambda b, k=k: b.parts[k].x)  # type: ignore[misc]  # the loop's own k
+        assert columns is not None  # there is a formula
+        made.append(columns)
+    predictors = [
+        Predictor(columns, own, joined(lambda b, k=k: b.parts[k].offset))  # type: ignore[misc]
+        for k, (columns, own) in enumerate(
+            zip(made, (names, () if shape.phi is None else shape.phi.names), strict=False)
+        )
+    ]
     small = Design(
         y=y,
         trials=joined(lambda b: b.data.trials),
         frequency=joined(lambda b: b.frequency),
         precision=joined(lambda b: b.data.precision),
-        mu=Predictor(x, names, joined(lambda b: b.offset)),
-        phi=None if shape.phi is None or x_phi is None
-        else Predictor(x_phi.x, shape.phi.names, joined(lambda b: b.offset_phi)),
+        mu=predictors[0],
+        phi=predictors[1] if len(predictors) > 1 else None,
         factors=(),
-    )  # fmt: skip
+    )
     present, places = np.unique(np.concatenate(codes), return_inverse=True)
     top = replace(model.effects.factors[0], codes=places.reshape(-1).astype(np.intp), n_levels=len(present))
     effects = replace(model.effects, factors=(top,), columns=joined(lambda b: b.z))
-    part = replace(model, design=small, x=model.x.holding(x), x_phi=x_phi, effects=effects, stored=None, by_rows=True)
+    bases = tuple(basis.holding(columns) for basis, columns in zip(model.bases, made, strict=True))
+    part = replace(model, design=small, bases=bases, effects=effects, stored=None, by_rows=True)
     return Sample(part, rows.n_rows / len(y))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from polars_glmm.families.base import Density, Predictors
 from polars_glmm.likelihood.marginal.modes import (
     Point,
     UnitAt,
+    added,
     cell_effects,
     concatenate,
     curvature,
@@ -17,13 +19,13 @@ from polars_glmm.likelihood.marginal.modes import (
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.rows.blocks import Unit
 from polars_glmm.likelihood.rows.passes import over_units
-from polars_glmm.typing import Mat
+from polars_glmm.typing import Mat, Vec
 
 
 def unit_slopes(here: UnitAt, u: list[Mat], directions: list[Point]) -> list[list[Mat]]:
-    """dû/dt of a unit along directions (dβ, dΛ, dγ), per direction and factor (r_f, G_f); none where H is not positive.
+    """dû/dt of a unit along directions (dβ, dΛ), per direction and factor (r_f, G_f); none where H is not positive.
 
-    From Λ'Z'g(û) = û:  H dû = dΛ'Z'g + Λ'Z'(g_ζ dζ − w∘(x dβ + z dΛ û)).
+    From Λ'Z'g(û) = û:  H dû = dΛ'Z'g − Λ'Z'W(X dβ + Z dΛ û), W over all predictors, X dβ of those that stand still too.
     """
     unit, models, at = here.unit, here.unit.models, here.at
     state = rows_state(here, u, order=3)
@@ -37,12 +39,9 @@ def unit_slopes(here: UnitAt, u: list[Mat], directions: list[Point]) -> list[lis
         assert moved is not None  # there are random effects here
         sums = []
         for block, density in zip(unit.blocks, state.densities, strict=True):
-            change = -density.w * (models.linear(d.beta, block.x) + block.combine(moved[:, block.cells]))
-            if d.gamma is not None and density.g_zeta is not None:
-                x_phi = block.x_phi
-                zeta = models.on_rows(d.gamma[0]) if x_phi is None else models.linear(d.gamma, x_phi)
-                change = change + density.g_zeta * zeta
-            sums.append(block.z_sums(change))
+            fixed = tuple(models.linear(d.beta[part.own], part.x) for part in block.parts)
+            turned = added(fixed, block.combine(moved[:, block.cells]))
+            sums.append(block.z_sums({k: _bent(density, k, turned) for k in set(block.part_of)}))
         pulled = to_levels(unit, concatenate(sums))
         right = [
             models.transposed_times(lam, c) + models.transposed_times(dlam, g)
@@ -50,6 +49,14 @@ def unit_slopes(here: UnitAt, u: list[Mat], directions: list[Point]) -> list[lis
         ]
         found.append(h.solve(right))
     return found
+
+
+def _bent(density: Density, k: int, turned: Predictors) -> Vec:
+    """−Σ_l w_kl dη_l of a block's rows."""
+    total: Vec | float = 0.0
+    for other, by in enumerate(turned):
+        total = total - density.w[min(k, other), max(k, other)] * by
+    return np.asarray(total)
 
 
 def mode_slopes(marginal: Marginal, at: Point, modes: list[Mat], directions: list[Point]) -> list[list[Mat]]:

@@ -5,19 +5,20 @@ With J(u) = Σ log p(y | η) − ½u'u, û its mode, H = Λ'Z'WZΛ + I and LL' =
     Laplace   ℓ = J(û) − ½ log|H|
     AGQ       ℓ = log Σ_k w_k exp{J(û + L⁻ᵀz_k) + ½|z_k|²} − log|L|        (Pinheiro & Bates 1995), Laplace being k = 1
 
-The gradient accounts for the movement of û and L (Kristensen et al. 2016 for Laplace): with Ĥ the derivative of ℓ in
-−½H (Ĥ = H⁻¹ for Laplace), c_i = z_i'ΛĤΛ'z_i, F_û = Σ_k π_k ∂J/∂u(v_k) and a = H⁻¹(Λ'Z'(c∘w') − 2F_û),
+A row has K linear predictors η_k = o_k + x_k'β + z_k'Λu, some without random effects (z_k = 0: they stand still), and
+W_i = −∂²log p/∂η∂η' is (K, K). The gradient accounts for the movement of û and L (Kristensen et al. 2016 for Laplace):
+with Ĥ the derivative of ℓ in −½H (Ĥ = H⁻¹ for Laplace), F_û = Σ_q π_q ∂J/∂u(v_q) and
 
-    ∂ℓ/∂β = X'r,  r = ḡ − ½ c∘w' + ½ w∘(ZΛa)
-    ∂ℓ/∂Λ = Σ_k π_k Z'g(v_k) v_k' + Z'(r − ḡ) û' − (Z'WZ) Λ Ĥ − ½ Z'g(û) a'
-    ∂ℓ/∂ζ = f̄_ζ − ½ c∘w_ζ − ½ (ZΛa)∘g_ζ
+    C_i = z_i'ΛĤΛ'z_i  (K, K),  t_k = Σ_ab C_ab ∂w_ab/∂η_k,  a = H⁻¹(Λ'Z't − 2F_û),
+    ∂ℓ/∂β = Σ_k X_k'r_k,  r_k = ḡ_k − ½ t_k + ½ Σ_l w_kl (ZΛa)_l
+    ∂ℓ/∂Λ = Σ_q π_q Z'g(v_q) v_q' + Z'(r − ḡ) û' − (Z'WZ) Λ Ĥ − ½ Z'g(û) a'
 
-where bars are averages over the nodes with their posterior weights π_k.
+where bars are averages over the nodes with their posterior weights π_q.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,6 @@ class UnitValue(NamedTuple):
     value: Any
     beta: Mat
     factors: list[Cube]
-    gamma: Mat | None
     modes: list[Mat]
     row_passes: int
     information: Information | None
@@ -75,11 +75,10 @@ class _Bend(NamedTuple):
 
 
 class _Slopes(NamedTuple):
-    """∂ℓ/∂β, ∂ℓ/∂(T_fΛ_f) per factor, ∂ℓ/∂γ."""
+    """∂ℓ/∂β, ∂ℓ/∂(T_fΛ_f) per factor."""
 
     beta: Mat
     factors: list[Cube]
-    gamma: Mat | None
 
 
 def evaluate_unit(
@@ -91,7 +90,7 @@ def evaluate_unit(
     u, state, passes, _ = find_modes(here, start, 3 if gradient else 2)
     models, n_rows = here.unit.models, _n_rows(here.unit)
     joint = _joint(here.unit, state, u)
-    bad = UnitValue(-np.inf, np.empty(0), [], None, u, passes * n_rows, None, None)
+    bad = UnitValue(-np.inf, np.empty(0), [], u, passes * n_rows, None, None)
     bend = None if models.alone and not np.isfinite(joint) else _bend(here, state, expected=expected)
     if bend is None:
         return bad
@@ -137,11 +136,9 @@ def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeV
     hat = bend.h.inverse() if nodes is None else Blocks([nodes.hat], {})
     k_cells = models.leverage(unit.pattern, at.factors, hat)
     curved: Sequence[Density | Expected] = state.densities if bend.expectation is None else bend.expectation.rows
-    s_cells, c_rows, bent = [], [], []
+    s_cells, bent = [], []
     for block, row in zip(unit.blocks, curved, strict=True):
-        c = block.quadratic(k_cells[..., block.cells])
-        c_rows.append(c)
-        bent.append(c * row.dw)
+        bent.append(_bending(row, block.quadratic(k_cells[..., block.cells]), len(block.parts)))
         s_cells.append(block.z_sums(bent[-1]))
     s = concatenate(s_cells)
     pull = [models.transposed_times(lam, sf) for lam, sf in zip(at.factors, to_levels(unit, s), strict=True)]
@@ -151,17 +148,11 @@ def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeV
     a_cells = cell_effects(unit, at.factors, a)
     assert a_cells is not None  # there are random effects here
     beta: Mat | float = 0.0
-    gamma: Mat | float | None = None if at.gamma is None else 0.0
-    for i, (block, density, row) in enumerate(zip(unit.blocks, state.densities, curved, strict=True)):
+    for i, (block, density) in enumerate(zip(unit.blocks, state.densities, strict=True)):
         za = block.combine(a_cells[:, block.cells])
-        residual = density.w * za
-        residual -= bent[i]
-        residual *= 0.5
-        residual += density.g if nodes is None else nodes.g[i]
-        beta = beta + models.x_sums(block.x, residual)
-        if gamma is not None:
-            f_zeta = density.f_zeta if nodes is None else nodes.f_zeta[i]
-            gamma = gamma + _zeta_sums(models, block, f_zeta - 0.5 * (c_rows[i] * row.w_zeta + za * density.g_zeta))
+        slopes = density.g if nodes is None else nodes.g[i]
+        residuals = [_residual(density, za, k, bent[i][k], slopes[k]) for k in range(len(block.parts))]
+        beta = beta + _x_sums(models, block, residuals)
     shift = to_levels(unit, 0.5 * (np.einsum("jkC,kC->jC", state.w, a_cells) - s))
     g_levels = to_levels(unit, state.g)
     direct = [models.products(g, v) for g, v in zip(g_levels, u, strict=True)] if nodes is None else [nodes.direct]
@@ -170,36 +161,70 @@ def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeV
         direct[f] + models.products(shift[f], u[f]) - trace[f] - 0.5 * models.products(g_levels[f], a[f])
         for f in range(len(u))
     ]
-    return _Slopes(np.asarray(beta), factors, None if gamma is None else np.asarray(gamma))
+    return _Slopes(np.asarray(beta), factors)
+
+
+def _bending(row: Density | Expected, c: Mapping[tuple[int, int], Vec], n: int) -> list[Vec]:
+    """t_k = Σ_ab C_ab ∂w_ab/∂η_k of a block's rows, for n predictors."""
+    out = []
+    for k in range(n):
+        total: Vec | None = None
+        for (a, b), cab in c.items():
+            low, mid, high = sorted((a, b, k))
+            term = cab * row.third[low, mid, high]
+            if a != b:
+                term *= 2.0
+            total = term if total is None else total + term
+        assert total is not None  # some predictor moves
+        out.append(total)
+    return out
+
+
+def _residual(density: Density, za: list[Vec | None], k: int, bent: Vec, slope: Vec | None) -> Vec:
+    """r_k = ḡ_k − ½ t_k + ½ Σ_l w_kl (ZΛa)_l of a block's rows."""
+    total: Vec | None = None
+    for other, moved in enumerate(za):
+        if moved is not None:
+            term = density.w[min(k, other), max(k, other)] * moved
+            total = term if total is None else total + term
+    assert total is not None  # some predictor moves
+    assert slope is not None  # gradients have all of them
+    total -= bent
+    total *= 0.5
+    total += slope
+    return total
+
+
+def _x_sums(models: Models, block: Block, by_predictor: Sequence[Vec | None]) -> Mat:
+    """Σ_k X_k'v_k: the coefficients of all predictors one after the other."""
+    sums = [models.x_sums(part.x, v) for part, v in zip(block.parts, by_predictor, strict=True) if v is not None]
+    return sums[0] if len(sums) == 1 else np.concatenate(sums)
 
 
 def _without_effects(here: UnitAt, *, gradient: bool, information: bool) -> UnitValue:
     """ℓ of rows that nothing couples."""
     models, canonical = here.unit.models, here.density.family.canonical
-    order = 1 if not (information and canonical) else 2 if here.at.gamma is None else 3
+    order = 1 if not (information and canonical) else 2 if len(here.unit.blocks[0].parts) == 1 else 3
     state = rows_state(here, [], order)
     value = models.level_totals(state.f)
-    bad = UnitValue(-np.inf, np.empty(0), [], None, [], _n_rows(here.unit), None, None)
+    bad = UnitValue(-np.inf, np.empty(0), [], [], _n_rows(here.unit), None, None)
     if models.alone and not np.isfinite(value):
         return bad
     if not gradient:
         return bad._replace(value=value)
     both = list(zip(here.unit.blocks, state.densities, strict=True))
-    beta = sum(models.x_sums(block.x, density.g) for block, density in both)
-    gamma = None
-    if here.at.gamma is not None:
-        gamma = np.asarray(sum(_zeta_sums(models, block, density.f_zeta) for block, density in both))
+    beta = sum(_x_sums(models, block, density.g) for block, density in both)
     info = None
     if information:
         curved: Sequence[Density | Expected] = state.densities if canonical else _expectation(here, state).rows
         info = plain_information(here, state, curved)
-    return bad._replace(value=value, beta=np.asarray(beta), gamma=gamma, information=info)
+    return bad._replace(value=value, beta=np.asarray(beta), information=info)
 
 
 def _expectation(here: UnitAt, state: RowsAt) -> _Expectation:
     rows, cells = [], []
-    for block, (_, zeta), eta in zip(here.unit.blocks, here.fixed, state.eta, strict=True):
-        e = here.density.expected(block, eta, zeta)
+    for block, place in zip(here.unit.blocks, state.at, strict=True):
+        e = here.density.expected(block, place)
         rows.append(e)
         cells.append(block.zz_sums(e.w))
     return _Expectation(rows, concatenate(cells))
@@ -207,7 +232,3 @@ def _expectation(here: UnitAt, state: RowsAt) -> _Expectation:
 
 def _n_rows(unit: Unit) -> int:
     return sum(b.rows.stop - b.rows.start for b in unit.blocks)
-
-
-def _zeta_sums(models: Models, block: Block, v: Vec) -> Mat:
-    return np.asarray(models.row_totals(v))[None] if block.x_phi is None else models.x_sums(block.x_phi, v)

@@ -19,6 +19,7 @@ from polars_glmm.likelihood.marginal.modes import (
     rows_state,
     unit_at,
 )
+from polars_glmm.likelihood.marginal.restricted import Restricted, restricted_term, restricted_unit, together
 from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
 from polars_glmm.likelihood.rows.passes import over_units
@@ -29,13 +30,13 @@ from polars_glmm.typing import Cube, Mat, Vec
 class Value(NamedTuple):
     """ℓ and its gradient at a point; where the next evaluation may start.
 
-    factors   ∂ℓ/∂(T_fΛ_f) per factor;  information  expected-type curvature of −ℓ, or None: (beta, G_f, gamma)
+    beta      coefficients of all predictors;  factors   ∂ℓ/∂(T_fΛ_f) per factor
+    information  expected-type curvature of −ℓ, or None
     """
 
     value: float
     beta: Vec
     factors: list[Mat]
-    gamma: Vec | None
     warm: Warm
     passes: float
     information: Information | None
@@ -54,6 +55,7 @@ class Marginal:
 
     rule       nodes for one factor with r effects, or None for Laplace
     expected   use expected instead of observed curvature in the determinant
+    reml       the restricted likelihood, of gaussian rows with the identity link
     """
 
     rows: RowBlocks
@@ -61,6 +63,7 @@ class Marginal:
     rule: Rule | None
     expected: bool
     threads: int
+    reml: bool = False
 
     def evaluate(self, at: Point, warm: Warm | None, *, gradient: bool = True, information: bool = False) -> Value:
         """ℓ at a point; `warm` is where Newton starts and changes the work, not the value."""
@@ -70,32 +73,40 @@ class Marginal:
         n_levels = [max(levels[f].stop for levels in self.rows.levels) for f in range(len(sizes))]
         modes = [np.zeros((r, g)) for r, g in zip(sizes, n_levels, strict=True)]
 
-        def one(unit: Unit) -> UnitValue:
+        def one(unit: Unit) -> tuple[UnitValue, Restricted | None]:
             u0 = [np.zeros((r, s.stop - s.start)) for r, s in zip(sizes, unit.levels, strict=True)]
             if starts is not None:
                 u0 = [m[:, s] for m, s in zip(starts.modes, unit.levels, strict=True)]
             here, start = unit_at(self.density, unit, at), Warm(u0, stale)
-            return evaluate_unit(
+            found = evaluate_unit(
                 here, start, self.rule, expected=self.expected, gradient=gradient, information=information
             )
+            return found, restricted_unit(here, found.factor) if self.reml else None
 
         with np.errstate(all="ignore"):
-            parts = over_units(self.rows, one, self.threads)
+            both = over_units(self.rows, one, self.threads)
+        parts = [part for part, _ in both]
         progress.advance()
         for levels, part in zip(self.rows.levels, parts, strict=True):
             for f, s in enumerate(levels):
                 modes[f][:, s] = part.modes[f]
         value = float(sum(p.value for p in parts))
+        term = restricted_term(together([part for _, part in both])) if self.reml else None
+        if self.reml:
+            value = -np.inf if term is None else value + term.value
         passes = sum(p.row_passes for p in parts) / max(self.rows.n_rows, 1)
         after = Warm(modes, parts[0].factor if len(parts) == 1 else None)
         if not gradient or not np.isfinite(value):
-            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), [], None, after, passes, None)
-        gamma = None if at.gamma is None else total([p.gamma for p in parts if p.gamma is not None])
+            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), [], after, passes, None)
+        beta = total([p.beta for p in parts])
+        factors = [total([p.factors[f] for p in parts]) for f in range(len(sizes))]
+        if term is not None:
+            factors = [slope + more for slope, more in zip(factors, term.factors, strict=True)]
+            beta = beta + term.beta
         return Value(
             value,
-            total([p.beta for p in parts]),
-            [total([p.factors[f] for p in parts]) for f in range(len(sizes))],
-            gamma,
+            beta,
+            factors,
             after,
             passes,
             join([p.information for p in parts if p.information is not None]) if information else None,
@@ -120,13 +131,19 @@ class Marginal:
                 covariance[f][..., unit.levels[f]] = block_inverse
         return Conditional(value.warm.modes, covariance)
 
+    def restricted_at(self, at: Point) -> Restricted | None:
+        """M = X'V⁻¹X at a point with what its derivatives are made of."""
+        with np.errstate(all="ignore"):
+            one = lambda unit: restricted_unit(unit_at(self.density, unit, at), None)
+            return together(over_units(self.rows, one, self.threads))
+
     def expected_curvature(self, at: Point) -> float:
         """Mean expected curvature of a row without random effects, over the rows where it is finite."""
         summed, count = 0.0, 0
         with np.errstate(all="ignore"):
             for unit in self.rows.units:
-                for block, (xb, zeta) in zip(unit.blocks, fixed_parts(unit, at), strict=True):
-                    w = self.density.family.expected(block.data, xb, zeta).w
+                for block, own in zip(unit.blocks, fixed_parts(unit, at), strict=True):
+                    w = self.density.family.expected(block.data, own).w[0, 0]
                     finite = np.isfinite(w)
                     summed += float(w[finite].sum())
                     count += int(finite.sum())

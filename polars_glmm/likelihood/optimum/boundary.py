@@ -10,9 +10,9 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
-from polars_glmm.likelihood.parameters.state import Rank, State, scaled_sigma, settle
+from polars_glmm.likelihood.parameters.state import Rank, State, Tolerances, scaled_sigma, settle
 from polars_glmm.linalg.differences import symmetric
-from polars_glmm.typing import IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 SNAP_LOSS = 1e-6
 """Log-likelihood that setting a variance direction to zero may cost."""
@@ -24,45 +24,64 @@ RISES = 1e-3
 """One-sided score, in log-likelihood per unit of relative variance, from which a boundary is left."""
 
 
-def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, share: float) -> Vec:
+def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, share: float) -> Tolerances:
     """Per term: the size of an eigenvalue of its scaled Σ that counts as zero."""
-    out = []
+    out: Tolerances = []
     for f, lam in zip(effects.factors, lambdas, strict=True):
         for t in f.terms:
             largest = float(np.linalg.eigvalsh(scaled_sigma(lam, t))[-1])
             out.append(share * max(largest, row_variance))
-    return np.array(out)
+    return out
+
+
+class Unsettled(NamedTuple):
+    """Where a search ended: beta in the computing basis, scaled factors Λ_f; marks on θ of what is held."""
+
+    beta: Vec
+    lambdas: list[Mat]
+    held: BoolVec | None = None
 
 
 def settle_ranks(
-    effects: Effects,
-    beta: Vec,
-    lambdas: list[Mat],
-    gamma: Vec | None,
-    row_variance: float,
-    loglik: Callable[[State], float],
+    effects: Effects, at: Unsettled, row_variance: float, loglik: Callable[[State], float]
 ) -> tuple[State, list[Rank]]:
-    """The state with all variance directions at zero that ℓ does not miss."""
+    """The state with all variance directions at zero that ℓ does not miss; what is held stays as it is."""
+    beta, lambdas, held = at
     strict = row_tolerances(effects, lambdas, row_variance, RANK_TOLERANCE)
     suspect = row_tolerances(effects, lambdas, row_variance, SUSPECT)
-    plain, ranks = settle(effects, beta, lambdas, gamma, strict)
+    if held is not None:
+        strict, suspect = _sparing(effects, strict, held), _sparing(effects, suspect, held)
+    plain, ranks = settle(effects, beta, lambdas, strict)
     position, doubtful = 0, []
     for f, lam in zip(effects.factors, lambdas, strict=True):
         for t in f.terms:
             values = np.linalg.eigvalsh(scaled_sigma(lam, t))
-            if ((values > strict[position]) & (values <= suspect[position])).any():
+            if (held is None or not held[t.theta].any()) and (
+                (values > strict[position]) & (values <= suspect[position])
+            ).any():
                 doubtful.append(position)
             position += 1
     if not doubtful:
         return plain, ranks
     best = loglik(plain)
     for chosen in [doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]:
-        tolerances = strict.copy()
-        tolerances[chosen] = suspect[chosen]
-        snapped, snapped_ranks = settle(effects, beta, lambdas, gamma, tolerances)
+        tolerances = [suspect[i] if i in chosen else strict[i] for i in range(len(strict))]
+        snapped, snapped_ranks = settle(effects, beta, lambdas, tolerances)
         if loglik(snapped) > best - SNAP_LOSS:
             return snapped, snapped_ranks
     return plain, ranks
+
+
+def _sparing(effects: Effects, tolerances: Tolerances, held: BoolVec) -> Tolerances:
+    """Tolerances below zero for what is held: standard deviations of a "diag" term one by one, else whole terms."""
+    terms = [t for f in effects.factors for t in f.terms]
+    spared: list[float | Vec] = []
+    for t, share in zip(terms, tolerances, strict=True):
+        if STRUCTURES[t.structure].correlated:
+            spared.append(-1.0 if held[t.theta].any() else share)
+        else:
+            spared.append(np.where(held[t.theta], -1.0, share))
+    return spared
 
 
 class Rise(NamedTuple):
@@ -94,7 +113,7 @@ def leaving(
         def moved(step: Mat, number: int = rank.factor, at: tuple[slice, IntVec] = at) -> State:
             factors = [m.copy() for m in state.factors]
             factors[number][at] += step
-            return State(state.beta, tuple(factors), state.gamma, state.free)
+            return State(state.beta, tuple(factors), state.free)
 
         g = gradient(moved(size * null))
         if not np.isfinite(g.value):

@@ -76,10 +76,16 @@ def invert(h: Mat) -> Inverted:
 
 
 class Scale(NamedTuple):
-    """Sizes against which steps of differences are small: spread of a row in eta, and the scale on which ℓ bends."""
+    """Sizes against which steps of differences are small: spread of a row in eta, and the scale on which ℓ bends.
+
+    n_mean    coefficients of the mean; the others are of logarithms (None: there are no others)
+    unit      random effects are in units of a row's spread, in whatever predictor they are
+    """
 
     row: float
     bend: float
+    n_mean: int | None = None
+    unit: bool = False
 
 
 def difference_steps(state: State, scale: Scale, std_error: Vec | None) -> Vec:
@@ -87,16 +93,17 @@ def difference_steps(state: State, scale: Scale, std_error: Vec | None) -> Vec:
 
     A gradient is known to rounding error of its terms, so a step must be worth something in standard errors too.
     """
-    small = min(scale.row, scale.bend)
-    parts = [np.full(len(state.beta), small)]
+    small, p = min(scale.row, scale.bend), len(state.beta)
+    n_mean = p if scale.n_mean is None else scale.n_mean
+    least, bend = (1e-2, 1.0) if scale.unit else (1e-2 * small, scale.bend)
+    parts = [np.full(n_mean, small), np.ones(p - n_mean)]
     for f, e in zip(state.factors, state.free, strict=True):
         size = float(np.abs(f).max(initial=0.0)) if f.size else 0.0
-        parts.append(np.full(len(e.rows), min(max(size, 1e-2 * small), scale.bend)))
-    if state.gamma is not None:
-        parts.append(np.ones(len(state.gamma)))
+        parts.append(np.full(len(e.rows), min(max(size, least), bend)))
     steps = FORWARD * np.concatenate(parts)
     if std_error is None:
         return steps
-    most = np.full(len(steps), LONGEST * scale.bend)
+    most = np.full(len(steps), LONGEST * bend)
+    most[:n_mean] = LONGEST * scale.bend
     enough: Vec = np.minimum(ERROR_SHARE * std_error, most)
     return np.asarray(np.maximum(steps, enough))

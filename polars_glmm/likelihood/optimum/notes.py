@@ -38,7 +38,7 @@ def singular_notes(effects: Effects, factors: tuple[Mat, ...], ranks: list[Rank]
         if rank.rank == t.r:
             continue
         sigma = natural_sigma(f, t, factors[rank.factor])
-        notes.append(Note("singular", collapse(f.name, t.names, sigma, rank.rank), ADVICE))
+        notes.append(Note("singular", collapse(f.name, t.labels, sigma, rank.rank), ADVICE))
     return notes
 
 

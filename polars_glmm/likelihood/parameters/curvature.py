@@ -16,12 +16,11 @@ SMALL_PIVOT = 1e-3
 
 
 class Gradient(NamedTuple):
-    """ℓ (no constant) with its gradient in beta, F_f (r_f, r_f) and gamma, and what the next evaluation starts from."""
+    """ℓ (no constant) with its gradient in beta and F_f (r_f, r_f), and what the next evaluation starts from."""
 
     value: float
     beta: Vec
     factors: list[Mat]
-    gamma: Vec | None
     warm: Any
     passes: float
 
@@ -31,7 +30,7 @@ class Engine(Protocol):
 
     effects: Effects
 
-    def gradient(self, beta: Vec, factors: list[Mat], gamma: Vec | None, warm: Any) -> Gradient:
+    def gradient(self, beta: Vec, factors: list[Mat], warm: Any) -> Gradient:
         """ℓ and its gradient at scaled factors F_f."""
 
 

@@ -9,7 +9,7 @@ unstructured term, which any linear map of its columns leaves unstructured, thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import scipy.linalg as sl
 
 from polars_glmm.covariance.structures import STRUCTURES, fill
 from polars_glmm.design.records import Factor
+from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
 from polars_glmm.typing import IntVec, Mat, Vec
 
 _DEPENDENT = 1e-10
@@ -34,17 +35,23 @@ _LARGE_MEAN = 10.0  # |mean| / sd beyond which a column is centred
 
 @dataclass(frozen=True, slots=True)
 class TermMap:
-    """Where one term lives: its rows start..stop of the factor's r effects, its slice of θ."""
+    """Where one term lives: its rows start..stop of the factor's r effects, its slice of θ; whose its columns are."""
 
     start: int
     stop: int
     structure: str
     theta: slice
     names: tuple[str, ...]
+    part_of: tuple[int, ...]
 
     @property
     def r(self) -> int:
         return self.stop - self.start
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names that tell effects of several predictors apart."""
+        return tuple(label(name, PARAMETERS[part]) for name, part in zip(self.names, self.part_of, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,15 +80,32 @@ class Effects:
     """All random effects of a model; factors in order of elimination (most levels first).
 
     columns (d, n) distinct columns in the order of the design's rows, or None for one column of ones
+    part_of (d,)   the linear predictor that each of them belongs to
+    measured       effects are in units of a row's spread in their predictor
     """
 
     factors: tuple[FactorMap, ...]
     columns: Mat | None
     n_theta: int
+    part_of: tuple[int, ...] = (0,)
+    measured: bool = False
+
+    @property
+    def moving(self) -> tuple[int, ...]:
+        """Linear predictors with random effects, in order."""
+        return tuple(sorted(set(self.part_of)))
 
     @property
     def d(self) -> int:
         return 1 if self.columns is None else len(self.columns)
+
+    def in_units(self, units: Sequence[float]) -> Effects:
+        """The same effects, those of a predictor in units of its own: Λ of several predictors has one scale then."""
+        maps = []
+        for f in self.factors:
+            size = np.array([units[k] for t in f.terms for k in t.part_of])
+            maps.append(replace(f, basis=f.basis * size, outward=f.outward * size))
+        return replace(self, factors=tuple(maps), measured=True)
 
     def lambdas(self, theta: Vec) -> list[Mat]:
         """Scaled factors Λ_f (r_f, r_f), block diagonal over the terms of a factor."""
@@ -169,28 +193,36 @@ def map_effects(factors: tuple[Factor, ...], n_rows: int) -> Effects:
     """The random effects of a design, factors by falling number of levels."""
     if not factors:
         return Effects((), None, 0)
-    distinct: list[Mat] = []
+    distinct: list[Vec] = []
+    parts: list[int] = []
     uses: list[list[int]] = []
     for factor in factors:
         use = []
-        for column in factor.z:
-            found = next((i for i, other in enumerate(distinct) if np.array_equal(other, column)), None)
+        for column, part in zip(factor.z, factor.part_of, strict=True):
+            alike = (i for i, other in enumerate(distinct) if parts[i] == part and np.array_equal(other, column))
+            found = next(alike, None)
             if found is None:
                 found = len(distinct)
                 distinct.append(column)
+                parts.append(part)
             use.append(found)
         uses.append(use)
     if len(distinct) == 1 and bool((distinct[0] == 1.0).all()):
-        columns, transfer = None, np.eye(1)
-    else:
-        means, spreads = np.array([c.mean() for c in distinct]), np.array([c.std() for c in distinct])
-        working = working_columns(means, spreads)
-        columns, transfer = working.made(distinct, n_rows), working.transfer
-    return assemble(factors, uses, transfer, columns, _root(columns))
+        return assemble(factors, uses, np.eye(1), None, np.eye(1), (parts[0],))
+    means, spreads = np.array([c.mean() for c in distinct]), np.array([c.std() for c in distinct])
+    working = working_columns(means, spreads, parts)
+    columns = working.made(distinct, n_rows)
+    gram = columns @ columns.T / columns.shape[1]
+    return assemble(factors, uses, working.transfer, columns, root_of(gram, working.part_of), working.part_of)
 
 
 def assemble(
-    factors: tuple[Factor, ...], uses: list[list[int]], transfer: Mat, columns: Mat | None, root: Mat
+    factors: tuple[Factor, ...],
+    uses: list[list[int]],
+    transfer: Mat,
+    columns: Mat | None,
+    root: Mat,
+    part_of: tuple[int, ...],
 ) -> Effects:
     """The maps of all factors; uses[f] are its distinct columns, root'root the mean zz' of the working columns."""
     sizes, theta = [], 0
@@ -198,7 +230,7 @@ def assemble(
         terms = []
         for t in factor.terms:
             size = len(STRUCTURES[t.structure].entries(t.stop - t.start)[0])
-            terms.append(TermMap(t.start, t.stop, t.structure, slice(theta, theta + size), t.names))
+            terms.append(TermMap(t.start, t.stop, t.structure, slice(theta, theta + size), t.names, t.part_of))
             theta += size
         sizes.append(tuple(terms))
     maps = []
@@ -207,18 +239,13 @@ def assemble(
         codes = factor.codes.astype(np.intp, copy=False)
         maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place))
     maps.sort(key=lambda f: -f.n_levels)
-    return Effects(tuple(maps), columns, theta)
+    return Effects(tuple(maps), columns, theta, part_of)
 
 
-def _root(columns: Mat | None) -> Mat:
-    """R (d, d) with R'R = the mean of zz'."""
-    if columns is None:
-        return np.eye(1)
-    return root_of(columns @ columns.T / columns.shape[1])
-
-
-def root_of(gram: Mat) -> Mat:
-    """R (d, d) with R'R = gram."""
+def root_of(gram: Mat, part_of: Sequence[int]) -> Mat:
+    """R (d, d) with R'R = gram, in which columns of different predictors do not meet."""
+    own = np.asarray(part_of)
+    gram = np.where(own[:, None] == own, gram, 0.0)
     values, vectors = np.linalg.eigh(gram)
     return np.asarray((np.sqrt(np.maximum(values, 0.0)) * vectors).T)
 
@@ -247,10 +274,12 @@ class WorkingBasis(NamedTuple):
 
     transfer (d, k)   distinct = transfer'working
     sources           per working column the distinct one it is made of and what is taken from that; −1: ones
+    part_of           per working column the linear predictor it belongs to
     """
 
     transfer: Mat
     sources: tuple[tuple[int, float], ...]
+    part_of: tuple[int, ...]
 
     def made(self, distinct: Sequence[Vec], n_rows: int) -> Mat:
         """The working columns (d, n)."""
@@ -260,21 +289,33 @@ class WorkingBasis(NamedTuple):
         return np.ascontiguousarray(np.array(columns))
 
 
-def working_columns(means: Vec, spreads: Vec) -> WorkingBasis:
-    """Ones first where present or needed; a column whose mean is large against its spread is centred."""
+def working_columns(means: Vec, spreads: Vec, parts: Sequence[int]) -> WorkingBasis:
+    """Ones first where present or needed; a column whose mean is large against its spread is centred.
+
+    Predictor by predictor: a column is centred on ones of its own.
+    """
     spreads = np.where(spreads <= _CONSTANT * np.abs(means), 0.0, spreads)
     is_constant = (spreads == 0.0) & (means != 0.0)
     shift = np.where((np.abs(means) > _LARGE_MEAN * spreads) & (spreads > 0.0), means, 0.0)
-    ones = bool(is_constant.any())
-    need_ones = ones or bool(shift.any())
-    sources: list[tuple[int, float]] = [(-1, 0.0)] if need_ones else []
-    transfer = np.zeros((len(means) + int(need_ones and not ones), len(means)))
-    for k in range(len(means)):
-        if is_constant[k]:
-            transfer[0, k] = means[k]
-            continue
-        transfer[len(sources), k] = 1.0
-        if shift[k]:
-            transfer[0, k] = shift[k]
-        sources.append((k, float(shift[k])))
-    return WorkingBasis(transfer[: len(sources)], tuple(sources))
+    sources: list[tuple[int, float]] = []
+    owners: list[int] = []
+    weights: list[tuple[int, int, float]] = []
+    for part in sorted(set(parts)):
+        own = [k for k, other in enumerate(parts) if other == part]
+        ones = len(sources)
+        if any(is_constant[k] or shift[k] for k in own):
+            sources.append((-1, 0.0))
+            owners.append(part)
+        for k in own:
+            if is_constant[k]:
+                weights.append((ones, k, float(means[k])))
+                continue
+            weights.append((len(sources), k, 1.0))
+            if shift[k]:
+                weights.append((ones, k, float(shift[k])))
+            sources.append((k, float(shift[k])))
+            owners.append(part)
+    transfer = np.zeros((len(sources), len(means)))
+    for row, column, weight in weights:
+        transfer[row, column] = weight
+    return WorkingBasis(transfer, tuple(sources), tuple(owners))

@@ -8,6 +8,7 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
+from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.spec.method import Method
 
 
@@ -17,9 +18,7 @@ class Parametrised(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
     @property
-    def phi_names(self) -> tuple[str, ...] | None: ...
-    @property
-    def n_gamma(self) -> int: ...
+    def parts(self) -> tuple[Part, ...]: ...
     @property
     def x(self) -> Basis: ...
     @property
@@ -51,11 +50,13 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
         f = factors[i]
         for t in f.terms:
             blocks.append(TermPlace(i, t, len(names)))
-            names += [f"sd({f.name}: {name})" for name in t.names]
+            own = t.labels
+            names += [f"sd({f.name}: {name})" for name in own]
             if STRUCTURES[t.structure].correlated:
-                names += [f"cor({f.name}: {t.names[k]}, {t.names[j]})" for j in range(t.r) for k in range(j)]
-    if model.phi_names is not None:
-        names += [f"phi: {name}" for name in model.phi_names]
-    elif model.family.has_phi:
+                names += [f"cor({f.name}: {own[k]}, {own[j]})" for j in range(t.r) for k in range(j)]
+    further = model.parts[1:]
+    for part in further:
+        names += part.names if part.constant else [f"{part.parameter}: {name}" for name in part.names]
+    if model.family.has_phi and not further:  # profiled out
         names.append("phi")
     return tuple(blocks), tuple(names)

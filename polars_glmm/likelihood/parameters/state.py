@@ -10,7 +10,7 @@ a point of that set like any other: its entries are free too, because a covarian
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.linalg as sl
@@ -23,6 +23,10 @@ NO_VARIANCE = 1e-12
 """Share of what an effect could show that counts as a variance of zero."""
 
 
+Tolerances: TypeAlias = "list[float | Vec]"
+"""Per term, or for a "diag" term per standard deviation."""
+
+
 class FreeEntries(NamedTuple):
     """Free entries of one factor's F (r_f, r_f): rows and columns."""
 
@@ -32,19 +36,19 @@ class FreeEntries(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """beta and gamma in the computing basis; factors F_f (r_f, r_f) with zero columns beyond their rank; free entries.
+    """beta in the computing basis; factors F_f (r_f, r_f) with zero columns beyond their rank; free entries.
 
-    The vector of a state is [beta, free entries of F_1, F_2, …, gamma].
+    The vector of a state is [beta, free entries of F_1, F_2, …].
     """
 
     beta: Vec
     factors: tuple[Mat, ...]
-    gamma: Vec | None
     free: tuple[FreeEntries, ...]
 
     def vector(self) -> Vec:
-        parts = [self.beta, *(f[e.rows, e.columns] for f, e in zip(self.factors, self.free, strict=True))]
-        return np.concatenate([*parts, np.empty(0) if self.gamma is None else self.gamma])
+        return np.concatenate(
+            [self.beta, *(f[e.rows, e.columns] for f, e in zip(self.factors, self.free, strict=True))]
+        )
 
     def moved(self, x: Vec) -> State:
         """The state at another vector."""
@@ -55,15 +59,14 @@ class State:
             new[e.rows, e.columns] = x[at : at + len(e.rows)]
             at += len(e.rows)
             factors.append(new)
-        return replace(self, beta=x[:p], factors=tuple(factors), gamma=None if self.gamma is None else x[at:])
+        return replace(self, beta=x[:p], factors=tuple(factors))
 
-    def pull(self, beta: Vec, factors: list[Mat], gamma: Vec | None) -> Vec:
-        """Gradient in the vector, from gradients in beta, F_f and gamma."""
-        parts = [beta, *(g[e.rows, e.columns] for g, e in zip(factors, self.free, strict=True))]
-        return np.concatenate([*parts, np.empty(0) if gamma is None else gamma])
+    def pull(self, beta: Vec, factors: list[Mat]) -> Vec:
+        """Gradient in the vector, from gradients in beta and F_f."""
+        return np.concatenate([beta, *(g[e.rows, e.columns] for g, e in zip(factors, self.free, strict=True))])
 
-    def held(self, effects: Effects, beta: BoolVec, theta: BoolVec, gamma: BoolVec) -> BoolVec:
-        """Marks on the state's vector from marks on beta, θ and gamma; only diagonal entries of Λ can be held."""
+    def held(self, effects: Effects, beta: BoolVec, theta: BoolVec) -> BoolVec:
+        """Marks on the state's vector from marks on beta and θ; only diagonal entries of Λ can be held."""
         marks = [beta]
         for f, e in zip(effects.factors, self.free, strict=True):
             mark = np.zeros((f.r, f.r), dtype=bool)
@@ -71,7 +74,7 @@ class State:
                 rows, columns = STRUCTURES[t.structure].entries(t.r)
                 mark[t.start + rows, t.start + columns] = theta[t.theta]
             marks.append(mark[e.rows, e.columns])
-        return np.concatenate([*marks, gamma])
+        return np.concatenate(marks)
 
     def theta(self, effects: Effects) -> Vec:
         """θ of the same covariances, by Cholesky factors."""
@@ -96,10 +99,11 @@ class Rank(NamedTuple):
     rank: int
 
 
-def settle(
-    effects: Effects, beta: Vec, lambdas: list[Mat], gamma: Vec | None, tolerances: Vec
-) -> tuple[State, list[Rank]]:
-    """The state of given factors, eigenvalues of each term's scaled Σ up to its tolerance set to zero."""
+def settle(effects: Effects, beta: Vec, lambdas: list[Mat], tolerances: Tolerances) -> tuple[State, list[Rank]]:
+    """The state of given factors, eigenvalues of each term's scaled Σ up to its tolerance set to zero.
+
+    Below zero a tolerance leaves a term as it is, of a "diag" term single standard deviations.
+    """
     factors, free, ranks = [], [], []
     position = 0
     for number, (f, lam) in enumerate(zip(effects.factors, lambdas, strict=True)):
@@ -115,10 +119,10 @@ def settle(
             ranks.append(Rank(number, t_number, rank))
         factors.append(full)
         free.append(FreeEntries(np.concatenate(rows), np.concatenate(columns)))
-    return State(beta, tuple(factors), gamma, tuple(free)), ranks
+    return State(beta, tuple(factors), tuple(free)), ranks
 
 
-def settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntries, int]:
+def settle_term(t: TermMap, lam: Mat, tolerance: float | Vec) -> tuple[Mat, FreeEntries, int]:
     """F (r, r) of one term's Λ, its free entries, and its rank."""
     r = t.r
     if not STRUCTURES[t.structure].correlated:
@@ -126,8 +130,10 @@ def settle_term(t: TermMap, lam: Mat, tolerance: float) -> tuple[Mat, FreeEntrie
         diag[diag**2 <= tolerance] = 0.0
         keep = np.flatnonzero(diag)
         return np.diag(diag), FreeEntries(keep, keep), len(keep)
+    if np.any(tolerance < 0.0):
+        return lam, FreeEntries(*STRUCTURES[t.structure].entries(r)), r
     sigma = lam @ lam.T
-    factor, rank = canonical_factor(sigma, tolerance)
+    factor, rank = canonical_factor(sigma, float(tolerance))
     full = np.zeros((r, r))
     if rank == 0:
         return full, FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp)), 0

@@ -14,6 +14,7 @@ import numpy as np
 from polars_glmm.design.records import Design
 from polars_glmm.likelihood.parameters.basis import Basis, plain
 from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.parts import make_parts
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.columns import stretches
@@ -101,7 +102,7 @@ def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, s
         return CrossProducts(
             None, None, Blocks([], {}), [], ww, design.n_obs, log_weights, shift, None, start, left_over
         )
-    rows = cut_rows(design, plain(w), None, effects, block_rows)
+    rows = cut_rows(design, make_parts([("mu", (), plain(w))]), effects, block_rows)
     sorted_weights = weights if rows.order is None or weights is None else weights[rows.order]
     ww = np.zeros((m, m))
     zz_parts, zw_parts, cell_codes = [], [], []
@@ -110,9 +111,9 @@ def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, s
         for block in unit.blocks:
             v = block.x if sorted_weights is None else block.x * sorted_weights[block.rows]
             ww += v @ block.x.T
-            zw_parts.append(block.z_sums(v))
+            zw_parts.append(block.z_sums([v]))
             ones = np.ones(v.shape[1]) if sorted_weights is None else sorted_weights[block.rows]
-            zz_parts.append(block.zz_sums(ones))
+            zz_parts.append(block.zz_sums({(0, 0): ones}))
             first = block.rows.start + block.starts
             cell_codes.append([c[first] for c in codes])
     zz_cells, zw_cells = np.concatenate(zz_parts, axis=-1), np.concatenate(zw_parts, axis=-1)
@@ -177,6 +178,8 @@ def _within(rows: RowBlocks, zz: Cube, zw: Cube, ww: Mat, weights: Vec | None) -
     rr = np.zeros_like(ww)
     for unit, levels in zip(rows.units, rows.levels, strict=True):
         for block in unit.blocks:
-            r = block.x - block.combine(c[..., levels[0]][..., block.cells])
+            (inside,) = block.combine(c[..., levels[0]][..., block.cells])
+            assert inside is not None  # there are random effects here
+            r = block.x - inside
             rr += (r if weights is None else r * weights[block.rows]) @ r.T
     return Within(low, c, rr)

@@ -13,7 +13,7 @@ from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
@@ -30,10 +30,12 @@ from polars_glmm.likelihood.optimum.report import (
     seconds,
     unidentified_rows,
 )
+from polars_glmm.likelihood.optimum.satterthwaite import Satterthwaite, satterthwaite
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import Rank, State
+from polars_glmm.likelihood.products.absolute import AbsoluteOptimum
 from polars_glmm.likelihood.products.degenerate import (
     DOUBTED,
     lost,
@@ -43,10 +45,10 @@ from polars_glmm.likelihood.products.degenerate import (
     share_left,
 )
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
-from polars_glmm.likelihood.products.held import HeldOptimum, find_held, held_vcov_slopes
+from polars_glmm.likelihood.products.held import find_held, held_vcov_slopes, sigma_of
 from polars_glmm.likelihood.products.polish import polish_products
 from polars_glmm.likelihood.products.profile import Profile
-from polars_glmm.likelihood.products.satterthwaite import Satterthwaite, satterthwaite, vcov_slopes
+from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.optimize.scoring import approach
@@ -123,20 +125,23 @@ class _Optimum(NamedTuple):
     n_held: int
 
 
-def _held_optimum(model: Model | ProductModel, done: HeldOptimum) -> _Optimum:
+def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimum:
     """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
-    inverted = None if done.hessian is None else widen(invert(done.hessian), done.held)
-    cov = covariances(model.effects, done.state, None)
-    jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])
+    hessian = done.hessian if model.control.search.hessian else None
+    inverted = None if hessian is None else widen(invert(hessian), done.held)
+    cov, sigma, pieces = covariances(model.effects, done.state, None), sigma_of(done), done.point.pieces
+    assert pieces is not None  # the likelihood is finite here
+    jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])  # σ moves none
     k = len(done.held)
-    scale = np.append(np.ones(k - 1), done.sigma)  # the last parameter was log σ
+    scale = np.append(np.ones(k - 1), sigma)  # the last parameter was log σ
     spread = np.full((k, k), np.nan) if inverted is None else inverted.vcov * np.outer(scale, scale)
     denominator = None
     if isinstance(model.method, REML) and model.effects.factors and inverted is not None:
-        vcov = done.sigma**2 * done.pieces.m_inverse
+        vcov = sigma**2 * pieces.m_inverse
         denominator = satterthwaite(held_vcov_slopes(model, done), vcov, model.x.a.T, spread)
     return _Optimum(
-        done.relative, done.ranks, done.pieces, done.sigma, cov._replace(jacobian=jacobian), inverted, spread,
+        tuple(f / sigma for f in done.state.factors), done.ranks, pieces, sigma, cov._replace(jacobian=jacobian),
+        inverted, spread,
         denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,
         int(done.held.sum()),
     )  # fmt: skip
@@ -246,7 +251,7 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
 
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
-        state, ranks = settle_ranks(effects, beta, lambdas, None, 1.0, loglik)
+        state, ranks = settle_ranks(effects, Unsettled(beta, lambdas), 1.0, loglik)
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
@@ -274,10 +279,10 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
     """ℓ profiled over β and σ with its gradient in F."""
     pieces = engine.pieces(list(state.factors))
     if pieces is None:
-        return Gradient(-np.inf, state.beta, [], None, None, 0.0)
+        return Gradient(-np.inf, state.beta, [], None, 0.0)
     sigma = float(np.sqrt(pieces.rss / engine.nu))
     factors = [-0.5 * g for g in engine.gradients(pieces, sigma)]
-    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, None, 0.0)
+    return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, 0.0)
 
 
 def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: float, theta: Vec) -> Found:

@@ -94,16 +94,16 @@ def _effects(design: MomentDesign, moments: Moments) -> tuple[Effects, Mat]:
         for f, (name, terms, own) in enumerate(design.factors)
     )
     if distinct == [-1]:
-        return assemble(factors, uses, np.eye(1), None, np.eye(1)), _coordinates(place, np.ones(1), k)
+        return assemble(factors, uses, np.eye(1), None, np.eye(1), (0,)), _coordinates(place, np.ones(1), k)
     weight = moments.total.weight[0]
     means = np.where(place < 0, 1.0, moments.mean[place])
     spreads = np.where(place < 0, 0.0, np.sqrt(np.maximum(np.diag(moments.second)[place], 0.0) / weight))
-    working = working_columns(means, spreads)
+    working = working_columns(means, spreads, (0,) * len(means))
     sources = np.array([-1 if source < 0 else place[source] for source, _ in working.sources], dtype=np.intp)
     levels = np.array([1.0 if source < 0 else means[source] - shift for source, shift in working.sources])
     rows = _coordinates(sources, levels, k)
-    root = root_of(_product(rows, moments.total, rows, moments)[:, :, 0] / weight)
-    return assemble(factors, uses, working.transfer, np.empty((len(rows), 0)), root), rows
+    root = root_of(_product(rows, moments.total, rows, moments)[:, :, 0] / weight, working.part_of)
+    return assemble(factors, uses, working.transfer, np.empty((len(rows), 0)), root, working.part_of), rows
 
 
 def _blocks(effects: Effects, z: Mat, w: Mat, moments: Moments) -> tuple[Pattern | None, Blocks, list[Cube]]:

@@ -57,7 +57,7 @@ def polish_products(
     """
     nu = engine.nu
     sigma = float(np.sqrt(pieces.rss / nu))
-    state = State(pieces.beta, state.factors, None, state.free)
+    state = State(pieces.beta, state.factors, state.free)
     k = sum(len(e.rows) for e in state.free)
     p = len(state.beta)
 
@@ -65,7 +65,7 @@ def polish_products(
         """∂log|H|, ∂log|M| (0 under ML), ∂rss in the free entries."""
 
         def pull(parts: list[Mat]) -> Vec:
-            return s.pull(np.empty(0), engine.effects.inward(parts), None)
+            return s.pull(np.empty(0), engine.effects.inward(parts))
 
         log_m = pull(at.d_log_m) if engine.reml else np.zeros(k)
         return pull(at.d_log_h), log_m, pull(at.d_rss)
@@ -92,7 +92,7 @@ def polish_products(
             if trial is None or not engine.minus_two(trial) <= engine.minus_two(pieces) + 1e-9:
                 return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)
             before, pieces = decrement, trial
-            state = State(trial.beta, trial_state.factors, None, trial_state.free)
+            state = State(trial.beta, trial_state.factors, trial_state.free)
             sigma = float(np.sqrt(pieces.rss / nu))
             if before > HESSIAN_STALE:
                 break

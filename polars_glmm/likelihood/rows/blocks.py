@@ -7,17 +7,17 @@ block. Several factors: one unit with all rows. No factor: one unit a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows.models import ONE, Models
 from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Pattern, find_pattern
@@ -47,10 +47,20 @@ def few_repeats(starts: IntVec, counts: IntVec) -> Repeats | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BlockPart:
+    """One linear predictor on the rows of a block: x (p, m), None for a constant; whose coefficients; offset (m,)."""
+
+    x: Mat | None
+    own: slice
+    offset: Vec | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Rows of whole cells, everything contiguous by column.
 
-    x (p, m), x_phi (s, m) or None, z (d, m) or None where the only column is ones; offsets (m,) or None
+    parts: the linear predictors; z (d, m), or None where the only column is ones
+    ones, part_of: per column of z whether it is ones, and the predictor that it belongs to
     starts (C_b,) first row of each cell, counts (C_b,) its rows; single: every cell has one row
     repeats: the rows that are not the first of their cell, where they are few
     cells, rows: slices of the unit's cells and of the sorted rows
@@ -58,18 +68,28 @@ class Block:
 
     data: Rows
     frequency: Vec | None
-    x: Mat
-    offset: Vec | None
-    x_phi: Mat | None
-    offset_phi: Vec | None
+    parts: tuple[BlockPart, ...]
     z: Mat | None
-    ones_first: bool
+    ones: tuple[bool, ...]
+    part_of: tuple[int, ...]
     starts: IntVec
     counts: IntVec
     single: bool
     repeats: Repeats | None
     cells: slice
     rows: slice
+
+    @property
+    def x(self) -> Mat:
+        """Fixed columns of the mean, (p, m)."""
+        x = self.parts[0].x
+        assert x is not None  # the mean has columns, if no more than none
+        return x
+
+    @property
+    def offset(self) -> Vec | None:
+        """Offset of the mean."""
+        return self.parts[0].offset
 
     def sums(self, v: Cube) -> Cube:
         """Sums over cells of v (…, m): (…, C_b)."""
@@ -86,51 +106,57 @@ class Block:
         """Values of cells (…, C_b) on their rows: (…, m)."""
         return v if self.single else np.repeat(v, self.counts, axis=-1)
 
-    def combine(self, cell_values: Cube) -> Cube:
-        """z'v for coefficients per cell v (d, …, C_b): (…, m)."""
-        if self.z is None:
-            return self.spread(cell_values[0])
-        total = self.spread(cell_values[0])
-        if not self.ones_first:
-            total = total * self.z[0]
-        for j in range(1, len(self.z)):
-            total = total + self.spread(cell_values[j]) * self.z[j]
+    def combine(self, cell_values: Cube) -> list[Vec | None]:
+        """z'v for coefficients per cell v (d, …, C_b): by predictor (…, m), or None where it has no column of z."""
+        total: list[Vec | None] = [None] * len(self.parts)
+        for j, k in enumerate(self.part_of):
+            term = self.spread(cell_values[j])
+            if not self.ones[j] and self.z is not None:
+                term = term * self.z[j]
+            so_far = total[k]
+            total[k] = term if so_far is None else so_far + term
         return total
 
-    def z_sums(self, v: Cube) -> Cube:
-        """Σ z v over cells for v (…, m): (d, …, C_b)."""
+    def z_sums(self, v: Mapping[int, Any] | Sequence[Any]) -> Cube:
+        """Σ z v over cells for v by predictor (…, m), each column of z with its own: (d, …, C_b)."""
         if self.z is None:
-            return self.sums(v)[None]
-        first = v if self.ones_first else v * self.z[0]
-        return np.array([self.sums(first), *(self.sums(v * z) for z in self.z[1:])])
+            return self.sums(v[self.part_of[0]])[None]
+        columns = zip(self.z, self.ones, self.part_of, strict=True)
+        return np.array([self.sums(v[k] if one else v[k] * z) for z, one, k in columns])
 
-    def zz_sums(self, v: Vec) -> Cube:
-        """Σ z z' v over cells for v (m,): (d, d, C_b)."""
+    def zz_sums(self, v: Mapping[tuple[int, ...], Vec]) -> Cube:
+        """Σ z z' v over cells for v (m,) by pair of predictors: (d, d, C_b)."""
         if self.z is None:
-            return self.sums(v)[None, None]
+            return self.sums(v[self.part_of[0], self.part_of[0]])[None, None]
         d = len(self.z)
         out = np.empty((d, d, len(self.starts)))
-        for j in range(d):
-            vj = v if j == 0 and self.ones_first else v * self.z[j]
-            for k in range(j + 1):
-                out[j, k] = self.sums(vj if k == 0 and self.ones_first else vj * self.z[k])
+        for j, a in enumerate(self.part_of):
+            weighted: dict[int, Vec] = {}
+            for k, b in enumerate(self.part_of[: j + 1]):
+                if b not in weighted:
+                    pair = v[min(a, b), max(a, b)]
+                    weighted[b] = pair if self.ones[j] else pair * self.z[j]
+                out[j, k] = self.sums(weighted[b] if self.ones[k] else weighted[b] * self.z[k])
                 if k < j:
                     out[k, j] = out[j, k]
         return out
 
-    def quadratic(self, k: Cube) -> Vec:
-        """z'Kz for symmetric K per cell (d, d, C_b): (m,)."""
-        if self.z is None:
-            return self.spread(k[0, 0])
-        total: Vec | float = 0.0
-        for j in range(len(self.z)):
-            zj = None if j == 0 and self.ones_first else self.z[j]
-            row = self.spread(k[j, j]) if zj is None else self.spread(k[j, j]) * zj
-            for i in range(j):
-                other = self.spread(2.0 * k[j, i])
-                row = row + (other if i == 0 and self.ones_first else other * self.z[i])
-            total = total + (row if zj is None else row * zj)
-        return np.asarray(total)
+    def quadratic(self, k: Cube) -> dict[tuple[int, int], Vec]:
+        """z_a'Kz_b for symmetric K per cell (d, d, C_b), z_a the columns of a predictor: (m,) by pair a ≤ b."""
+        total: dict[tuple[int, int], Vec] = {}
+        for j, a in enumerate(self.part_of):
+            rows: dict[int, Vec] = {}
+            for i, b in enumerate(self.part_of[: j + 1]):
+                twice = a == b and i < j
+                term = self.spread(2.0 * k[j, i] if twice else k[j, i])
+                if not self.ones[i] and self.z is not None:
+                    term = term * self.z[i]
+                rows[b] = rows[b] + term if b in rows else term
+            for b, row in rows.items():
+                value = row if self.ones[j] or self.z is None else row * self.z[j]
+                pair = (min(a, b), max(a, b))
+                total[pair] = total[pair] + value if pair in total else value
+        return total
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,8 +225,8 @@ def counted_order(codes: IntVec, n_levels: int) -> IntVec:
     return np.asarray(by_level.indices, dtype=np.intp)
 
 
-def cut_rows(design: Design, x: Basis, x_phi: Basis | None, effects: Effects, block_rows: int) -> RowBlocks:
-    """The rows of a design in blocks; x and x_phi are its fixed columns and the basis used for computing."""
+def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows: int) -> RowBlocks:
+    """The rows of a design in blocks; parts hold its fixed columns and the bases used for computing."""
     n = design.n_rows
     order: IntVec | None = None
     codes: tuple[IntVec, ...] = ()
@@ -216,8 +242,8 @@ def cut_rows(design: Design, x: Basis, x_phi: Basis | None, effects: Effects, bl
         starts = np.flatnonzero(change)
         bounds = _bounds(starts, n, block_rows)
 
-    offset_phi = None if design.phi is None else design.phi.offset
-    ones_first = effects.columns is not None and bool((effects.columns[0] == 1.0).all())
+    offsets = (design.mu.offset, None if design.phi is None else design.phi.offset)
+    ones = (True,) if effects.columns is None else tuple(map(_is_ones, effects.columns))
     ends = np.append(bounds[1:], n)
     one_unit = len(codes) > 1
     blocks: list[list[Block]] = []
@@ -237,12 +263,13 @@ def cut_rows(design: Design, x: Basis, x_phi: Basis | None, effects: Effects, bl
         block = Block(
             data=Rows(part(design.y), _if_any(part, design.trials), _if_any(part, design.precision)),
             frequency=_if_any(part, design.frequency),
-            x=x.columns(places),
-            offset=_if_any(part, design.mu.offset),
-            x_phi=None if x_phi is None else x_phi.columns(places),
-            offset_phi=_if_any(part, offset_phi),
+            parts=tuple(
+                BlockPart(None if one.basis is None else one.basis.columns(places), one.own, _if_any(part, offset))
+                for one, offset in zip(parts, offsets, strict=False)
+            ),
             z=_if_any(part, effects.columns),
-            ones_first=ones_first,
+            ones=ones,
+            part_of=effects.part_of,
             starts=local,
             counts=counts,
             single=c1 - c0 == r1 - r0,
@@ -271,6 +298,10 @@ def cut_rows(design: Design, x: Basis, x_phi: Basis | None, effects: Effects, bl
             level0 = int(codes[0][members[0].rows.start])
             units.append(Unit(tuple(members), n_cells, None, OneFactor(), (slice(level0, level0 + n_cells),)))
     return RowBlocks(tuple(units), order, n, tuple(unit.levels for unit in units))
+
+
+def _is_ones(column: Vec) -> bool:
+    return bool(column[0] == 1.0 and (column == 1.0).all())
 
 
 def _if_any(change: Callable[[Mat], Mat], v: Mat | None) -> Mat | None:

@@ -24,8 +24,8 @@ class Models(Protocol):
 
     alone: bool
 
-    def linear(self, beta: Mat, x: Mat) -> Vec:
-        """Xβ per row, (n,)."""
+    def linear(self, beta: Mat, x: Mat | None) -> Any:
+        """Xβ per row, (n,); of a constant, whose x is None, β itself where one model has it."""
 
     def on_rows(self, v: Any) -> Any:
         """A value of each model on its rows: a float, or (n,)."""
@@ -36,11 +36,11 @@ class Models(Protocol):
     def level_totals(self, v: Cube) -> Any:
         """Sums over the levels of each model."""
 
-    def x_sums(self, x: Mat, v: Vec) -> Mat:
-        """X'v: (p,) or (p, m)."""
+    def x_sums(self, x: Mat | None, v: Vec) -> Mat:
+        """X'v: (p,) or (p, m); a constant's X is one column of ones."""
 
-    def xx_sums(self, xw: Mat, x: Mat) -> Cube:
-        """X'WX from XW and X: (p, p) or (p, p, m)."""
+    def xx_sums(self, xw: Mat, x: Mat | None) -> Cube:
+        """X'WX from XW (q, n) and X: (q, p) or (q, p, m); of many models both are of the same X."""
 
     def times(self, lam: Cube, v: Cube) -> Cube:
         """Λv per level for v (r, …, G): (d, …, G)."""
@@ -73,8 +73,8 @@ class OneModel:
 
     alone = True
 
-    def linear(self, beta: Mat, x: Mat) -> Vec:
-        return np.asarray(beta @ x)
+    def linear(self, beta: Mat, x: Mat | None) -> Any:
+        return self.on_rows(beta[0]) if x is None else np.asarray(beta @ x)
 
     def on_rows(self, v: Any) -> float:
         return float(v)
@@ -85,11 +85,11 @@ class OneModel:
     def level_totals(self, v: Cube) -> Any:
         return v.sum(-1)
 
-    def x_sums(self, x: Mat, v: Vec) -> Mat:
-        return np.asarray(x @ v)
+    def x_sums(self, x: Mat | None, v: Vec) -> Mat:
+        return np.asarray(v.sum(-1))[None] if x is None else np.asarray(x @ v)
 
-    def xx_sums(self, xw: Mat, x: Mat) -> Cube:
-        return np.asarray(xw @ x.T)
+    def xx_sums(self, xw: Mat, x: Mat | None) -> Cube:
+        return np.asarray(xw.sum(-1)[:, None] if x is None else xw @ x.T)
 
     def times(self, lam: Cube, v: Cube) -> Cube:
         return np.asarray(lam @ v if v.ndim == 2 else np.tensordot(lam, v, 1))
@@ -147,7 +147,9 @@ class ManyModels:
 
     alone = False
 
-    def linear(self, beta: Mat, x: Mat) -> Vec:
+    def linear(self, beta: Mat, x: Mat | None) -> Any:
+        if x is None:
+            return self.on_rows(beta[0])
         total = np.zeros(x.shape[1]) if not len(x) else self.on_rows(beta[0]) * x[0]
         for b, column in zip(beta[1:], x[1:], strict=True):
             total += self.on_rows(b) * column
@@ -162,10 +164,14 @@ class ManyModels:
     def level_totals(self, v: Cube) -> Cube:
         return np.add.reduceat(v, self.first_level, axis=-1)
 
-    def x_sums(self, x: Mat, v: Vec) -> Mat:
+    def x_sums(self, x: Mat | None, v: Vec) -> Mat:
+        if x is None:
+            return np.asarray(self.row_totals(v))[None]
         return np.array([self.row_totals(column * v) for column in x]).reshape(len(x), len(self.rows_of))
 
-    def xx_sums(self, xw: Mat, x: Mat) -> Cube:
+    def xx_sums(self, xw: Mat, x: Mat | None) -> Cube:
+        if x is None:
+            return self.row_totals(xw)[:, None]
         p = len(x)
         out = np.empty((p, p, len(self.rows_of)))
         for i in range(p):

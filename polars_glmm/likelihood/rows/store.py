@@ -5,21 +5,25 @@ The units are those that `cut_rows` makes of each part, so that a pass cannot te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
 
 from polars_glmm import progress
-from polars_glmm.design.disk.parts import StoredDesign
+from polars_glmm.design.disk.parts import ColumnMoments, StoredDesign
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
 from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
-from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit, cut_rows
+from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.rows.blocks import Block, BlockPart, RowBlocks, Unit, cut_rows
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.spill import SpillFile
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+OFFSETS = ("offset", "offset_phi")
+"""What the offsets of the linear predictors are called on disk."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,19 +31,21 @@ class BlockLayout:
     """What a block holds, and which of its columns are ones and need no room on disk.
 
     head      the vectors there are, in their order on disk
-    x, x_phi, z   marks of the columns of ones, or None where there are no such columns
+    x         per linear predictor marks of the columns of ones, or None where it is a constant
+    z         the same of the random columns, None for one column of ones
+    own       per linear predictor its coefficients;  part_of: the predictor of each column of z
     """
 
     head: tuple[str, ...]
-    x: BoolVec
-    x_phi: BoolVec | None
+    x: tuple[BoolVec | None, ...]
     z: BoolVec | None
+    own: tuple[slice, ...]
+    part_of: tuple[int, ...]
 
     @property
     def on_disk(self) -> int:
         """Numbers per row."""
-        parts = (self.x, self.x_phi, self.z)
-        return len(self.head) + sum(int((~ones).sum()) for ones in parts if ones is not None)
+        return len(self.head) + sum(int((~ones).sum()) for ones in (*self.x, self.z) if ones is not None)
 
 
 class StoredUnits(Sequence[Unit]):
@@ -116,23 +122,23 @@ class StoredUnits(Sequence[Unit]):
             return out
 
         head = {name: vector() for name in layout.head}
-        x, x_phi = columns(layout.x), columns(layout.x_phi)
+        x = [columns(ones) for ones in layout.x]
         z = columns(layout.z) if self._effects else None
         self._file.read_into(to_read, first * width)
         if i + 1 < len(self):
             self._file.expect(end * width, (int(self._rows[i + 2]) - end) * width)
-        assert x is not None  # the mean has columns, if no more than none
         low, high = int(self._ends[i]), int(self._ends[i + 1])
         counts = self._level_rows[low:high] if len(self._level_rows) else np.ones(m, dtype=np.intp)
         block = Block(
             data=Rows(head["y"], head.get("trials"), head.get("precision")),
             frequency=head.get("frequency"),
-            x=x,
-            offset=head.get("offset"),
-            x_phi=x_phi,
-            offset_phi=head.get("offset_phi"),
+            parts=tuple(
+                BlockPart(made, own, head.get(offset))
+                for made, own, offset in zip(x, layout.own, OFFSETS, strict=False)
+            ),
             z=z,
-            ones_first=layout.z is not None and bool(layout.z[0]),
+            ones=(True,) if layout.z is None else tuple(layout.z.tolist()),
+            part_of=layout.part_of,
             starts=np.cumsum(counts) - counts,
             counts=counts,
             single=len(counts) == m,
@@ -146,10 +152,9 @@ class StoredUnits(Sequence[Unit]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """A model's rows on disk, and the bases they are in (without columns)."""
+    """A model's rows on disk, and the bases they are in (without columns), that of the mean first."""
 
-    x: Basis
-    x_phi: Basis | None
+    bases: tuple[Basis, ...]
     effects: Effects
     units: StoredUnits
     n_rows: int
@@ -160,20 +165,25 @@ class Stored:
         return RowBlocks(units, None, self.n_rows, units.levels())
 
 
-def store(design: StoredDesign, block_rows: int) -> Stored:
-    """The rows of a design of at most one factor, in blocks in a file; its parts leave the disk on the way."""
+def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]]) -> Stored:
+    """The rows of a design of at most one factor, in blocks in a file; its parts leave the disk on the way.
+
+    parts_of   the linear predictors of the model from the bases of those with a formula
+    """
     layout, moments = design.layout, design.moments
-    x = _basis(design, layout.mu)
-    x_phi = None if layout.phi is None else _basis(design, layout.phi)
+    places = [layout.mu] if layout.phi is None else [layout.mu, layout.phi]
+    bases = tuple(_basis(design, own) for own in places)
+    predictors = parts_of(bases)
     effects, working, distinct = _effects(design)
     z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
+    ones = [_ones(basis, moments.pick(own)) for basis, own in zip(bases, places, strict=True)]
     marks = BlockLayout(
         design.head,
-        _ones(x, moments.pick(layout.mu).mean, moments.pick(layout.mu).cross),
-        None if x_phi is None or layout.phi is None
-        else _ones(x_phi, moments.pick(layout.phi).mean, moments.pick(layout.phi).cross),
+        tuple(None if part.constant else own for part, own in zip(predictors, [*ones, None], strict=False)),
         z_ones,
-    )  # fmt: skip
+        tuple(part.own for part in predictors),
+        effects.part_of,
+    )
     file = design.spill.create("blocks")
     row_ends, level_ends, level_rows = [], [], []
     first_row, first_level = 0, 0
@@ -184,8 +194,9 @@ def store(design: StoredDesign, block_rows: int) -> Stored:
                 columns = working.made([part.factors[0].z[k] for k in distinct], part.n_rows)
             codes = tuple(replace(f, codes=part.factors[0].codes.astype(np.intp)) for f in effects.factors)
             own = replace(effects, factors=codes, columns=columns)
-            own_phi = None if x_phi is None or part.phi is None else replace(x_phi, x=part.phi.x)
-            blocks = cut_rows(part, replace(x, x=part.mu.x), own_phi, own, block_rows)
+            formulas = zip(bases, (part.mu, part.phi), strict=False)
+            made = [replace(basis, x=one.x) for basis, one in formulas if one is not None]
+            blocks = cut_rows(part, parts_of(tuple(made)), own, block_rows)
             for unit in blocks.units:
                 (block,) = unit.blocks
                 file.append(_numbers(block, marks).data.cast("B"))
@@ -204,7 +215,7 @@ def store(design: StoredDesign, block_rows: int) -> Stored:
         np.concatenate(level_rows) if level_rows else np.empty(0, dtype=np.intp),
         effects=bool(effects.factors),
     )
-    return Stored(x, x_phi, effects, units, design.n_rows)
+    return Stored(bases, effects, units, design.n_rows)
 
 
 def _basis(design: StoredDesign, places: tuple[int, ...]) -> Basis:
@@ -212,8 +223,9 @@ def _basis(design: StoredDesign, places: tuple[int, ...]) -> Basis:
     return told_apart_by(centred_moments(own.mean, own.cross / own.n), own.cross / own.n, own.mean)
 
 
-def _ones(basis: Basis, mean: Vec, cross: Mat) -> BoolVec:
+def _ones(basis: Basis, moments: ColumnMoments) -> BoolVec:
     """Which computing columns are ones."""
+    mean, cross = moments.mean, moments.cross
     return np.asarray((basis.a @ mean == 1.0) & (np.einsum("pi,ij,pj->p", basis.a, cross, basis.a) == 0.0))
 
 
@@ -221,21 +233,24 @@ def _effects(design: StoredDesign) -> tuple[Effects, WorkingBasis | None, list[i
     """The random effects, how their columns are made, and which of the factor's columns are the distinct ones."""
     if not design.factors:
         return Effects((), None, 0), None, []
-    places = list(dict.fromkeys(design.layout.z))
-    distinct = [design.layout.z.index(place) for place in places]
-    uses = [[places.index(place) for place in design.layout.z]]
+    columns = list(zip(design.layout.z, design.factors[0].part_of, strict=True))
+    both = list(dict.fromkeys(columns))
+    places, parts = [place for place, _ in both], [part for _, part in both]
+    distinct = [columns.index(one) for one in both]
+    uses = [[both.index(one) for one in columns]]
     own = design.moments.pick(tuple(places))
     second, factors = own.cross / own.n, design.factors
     if len(places) == 1 and own.mean[0] == 1.0 and second[0, 0] == 0.0:
-        return assemble(factors, uses, np.eye(1), None, np.eye(1)), None, distinct
-    working = working_columns(own.mean, np.sqrt(np.diag(second)))
+        return assemble(factors, uses, np.eye(1), None, np.eye(1), (parts[0],)), None, distinct
+    working = working_columns(own.mean, np.sqrt(np.diag(second)), parts)
     d = len(working.sources)
     mean, gram = np.ones(d), np.zeros((d, d))
     at = [j for j, (k, _) in enumerate(working.sources) if k >= 0]
     of = [k for k, _ in working.sources if k >= 0]
     mean[at] = [own.mean[k] - shift for k, shift in working.sources if k >= 0]
     gram[np.ix_(at, at)] = second[np.ix_(of, of)]
-    return assemble(factors, uses, working.transfer, None, root_of(gram + np.outer(mean, mean))), working, distinct
+    root = root_of(gram + np.outer(mean, mean), working.part_of)
+    return assemble(factors, uses, working.transfer, None, root, working.part_of), working, distinct
 
 
 def _numbers(block: Block, layout: BlockLayout) -> Vec:
@@ -245,11 +260,11 @@ def _numbers(block: Block, layout: BlockLayout) -> Vec:
         "trials": block.data.trials,
         "frequency": block.frequency,
         "precision": block.data.precision,
-        "offset": block.offset,
-        "offset_phi": block.offset_phi,
+        **{name: part.offset for name, part in zip(OFFSETS, block.parts, strict=False)},
     }
     parts = [v for name in layout.head if (v := head[name]) is not None]
-    for columns, ones in ((block.x, layout.x), (block.x_phi, layout.x_phi), (block.z, layout.z)):
+    made = [part.x for part in block.parts]
+    for columns, ones in zip([*made, block.z], [*layout.x, layout.z], strict=True):
         if columns is not None and ones is not None:
             parts += [row for row, one in zip(columns, ones, strict=True) if not one]
     return np.concatenate(parts)

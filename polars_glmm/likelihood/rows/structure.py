@@ -68,7 +68,7 @@ class StoredStructure:
 
     def level_products(self, f: FactorMap) -> Cube:
         parts = [
-            block.zz_sums(np.ones(len(block.data.y)))
+            block.zz_sums(dict.fromkeys(((0, 0), (0, 1), (1, 1)), np.ones(len(block.data.y))))
             for unit in self.stored.rows(effects=True).units
             for block in unit.blocks
         ]

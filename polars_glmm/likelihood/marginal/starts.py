@@ -1,0 +1,58 @@
+"""Sizes that searches over rows start from and are measured by: of random effects, of a row, of a constant log phi."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.value import Marginal
+from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.rows import sums as rowsums
+from polars_glmm.likelihood.rows.blocks import RowBlocks
+from polars_glmm.typing import Vec
+
+_OF_A_ROW = 0.5
+"""First size of random effects, in units of a row's spread."""
+_THIN_ROWS, _THIN_BEYOND = 100_000, 4
+"""The model without random effects begins on so many rows where there are several times as many."""
+
+
+def constant_phi(model: Model, level: float) -> Vec:
+    """Coefficients of log phi that make it a given level in all rows, or zero where none do."""
+    basis = model.parts[1].basis
+    if basis is None:
+        return np.array([level])
+    return np.zeros(len(basis.a)) if basis.constant is None else basis.inward(basis.constant * level)
+
+
+def thinned(rows: RowBlocks) -> RowBlocks | None:
+    """Some of many rows that nothing couples; None where they are few."""
+    return rows.thinned(_THIN_ROWS) if rows.n_rows > _THIN_BEYOND * _THIN_ROWS else None
+
+
+def row_variance_of(plain: Marginal, beta: Vec) -> float:
+    """1 / mean expected curvature without random effects: the variance of a row on the scale of eta.
+
+    It is a scale, of which some rows tell enough.
+    """
+    some = replace(plain, rows=thinned(plain.rows) or plain.rows)
+    w = some.expected_curvature(Point(beta, []))
+    return 1.0 / w if w > 0 else 1.0
+
+
+def start_size(model: Model, row_variance: float) -> float:
+    """Standard deviation from which the search for random effects starts, in units of the linear predictor."""
+    if model.effects.measured:
+        return _OF_A_ROW
+    if model.family.unit is not None:
+        return model.family.first_size
+    return _OF_A_ROW * float(np.sqrt(row_variance))
+
+
+def bending_scale(model: Model, x: Vec) -> float:
+    """Change of eta over which derivatives of the log density change by a share of themselves."""
+    if model.family.unit is not None:
+        return 1.0
+    return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
