@@ -51,10 +51,10 @@ _SENTENCES: dict[str, str] = {
     "level confidence alpha siglevel": "Write conf_level=0.95.",
     "nsim nsims reps": "Write n=100: the number of simulated responses.",
     "seed randomstate": "Write rng=7: a seed or a numpy Generator.",
-    "ddf lmertest kenwardroger satterthwaite": "Write fit.fixef(df='satterthwaite'), df='normal' or a number.",
+    "ddf lmertest kenwardroger satterthwaite": "Write df='satterthwaite', df='kenward_roger', df='normal' or a number.",
     "exponentiated exp eform oddsratio": "Write fit.fixef(exponentiate=True).",
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
-    "test lrtest": "anova(smaller, larger) is the likelihood-ratio test.",
+    "lrtest": "anova(smaller, larger) is the likelihood-ratio test; fit.test_terms(method='lrt') tests each term.",
     # what a fit can be asked for
     "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
@@ -84,8 +84,19 @@ _SENTENCES: dict[str, str] = {
     "plot plotdiagnostics qqplot plotfit": "Plot the frames: fit.augment(frame) has residuals, "
     "fit.ranef() the modes.",
     "refit": "Write fit.update(frame=other).",
-    "drop1 add1 step": "Write fit.update('. ~ . - x') and anova(smaller, larger).",
-    "anova lrt comparelrtest": "Write polars_glmm.anova(smaller, larger).",
+    "drop1 add1 step": "Write fit.test_terms(type=2, method='lrt'), or fit.update('. ~ . - x') and anova(smaller, "
+    "larger).",
+    "anova lrt comparelrtest": "Tests of terms: fit.test_terms(type=3). Two fits: polars_glmm.anova(smaller, larger).",
+    "jointtests testterm waldtestterms": "Write fit.test_terms(type=3), with df='kenward_roger' if you like.",
+    "krmodcomp kractest vcovadj": "Write fit.test_terms(df='kenward_roger'), fit.test('x', joint=True, df=...), or "
+    "fit.vcov(vcov='kenward_roger').",
+    "pbmodcomp": "Write fit.test_terms(method='bootstrap', n=1000, rng=1).",
+    "contest contest1d contestmd linearhypothesis testparm lincom glht esticon waldtest ttest ftest": "Write "
+    "fit.test('a - b = 0'), or fit.test(['a', 'b'], joint=True).",
+    "nlcom deltamethod": "Write fit.test('exp(a)/b = 1').",
+    "padjust adjustment multipletests mcp": "Write fit.test([...], adjust='holm').",
+    "sided tail": "Write alternative='greater' or 'less'.",
+    "tost": "Write fit.test('a', equivalence=(-1, 1)).",
     "bootmer bootstrap parametricbootstrap": "Write fit.simulate(frame, n) and fit.update(frame=…) for each draw.",
     "profile profilelik": "Write polars_glmm.objective(frame, '…'); fixed= holds a parameter.",
     "emmeans lsmeans lsmean emmip ggemmeans estimatemeans margins getmargeff": "Write fit.marginal_means('f'), or "
@@ -117,6 +128,10 @@ _OF_FIT = frozenset(
 """Arguments of fit() that other verbs lack."""
 
 
+_OF_TERMS = frozenset({"type", "ddf", "df", "test", "method"})
+"""Arguments of other packages' anova for the terms of one model."""
+
+
 def answer(word: str) -> str | None:
     """What to write instead of a word of another package, or None where the word is not known."""
     return _WORDS.get(word.lower().replace("_", "").replace(".", ""))
@@ -130,6 +145,8 @@ def refuse_argument(verb: str, name: str, known: Iterable[str]) -> NoReturn:
     hint = f" {found}" if found is not None else near
     if verb == "products" and name in ("family", "link"):
         raise ModelError("Products are of gaussian models with identity link: leave out family= and link=.")
+    if verb == "anova" and name in _OF_TERMS:
+        raise TypeError("anova() compares fits; each term of one fit is tested by fit.test_terms(type=3, df=…).")
     if name in _OF_FIT:
         raise TypeError(f"{name}= is an argument of fit(), not of {verb}().")
     msg = f"{verb}() has no argument {name!r}.{hint}"

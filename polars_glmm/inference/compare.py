@@ -145,7 +145,7 @@ def covariance_parameters(fit: Answer) -> CovarianceParameters:
 def check_comparable(fits: tuple[Answer, ...]) -> None:
     """Raise ModelError unless all fits are fits of one response by one method."""
     if len(fits) < 2:
-        msg = "anova compares fits: pass two or more, as in anova(small, large). fit.fixef() tests single terms."
+        msg = "anova compares fits: pass two or more, as in anova(small, large). fit.test_terms() tests each term of one."
         raise ModelError(msg)
     first = fits[0]
     for fit in fits[1:]:

@@ -18,9 +18,7 @@ Schema: TypeAlias = Mapping[str, Any]
 
 _TEXT, _REAL, _WHOLE, _TRUTH = pl.String(), pl.Float64(), pl.Int64(), pl.Boolean()
 
-FIXEF: Schema = {
-    "parameter": _TEXT,
-    "term": _TEXT,
+CORE: Schema = {  # of every table of estimates, whatever made them
     "estimate": _REAL,
     "std_error": _REAL,
     "statistic": _REAL,
@@ -29,6 +27,26 @@ FIXEF: Schema = {
     "conf_low": _REAL,
     "conf_high": _REAL,
 }
+FIXEF: Schema = {"parameter": _TEXT, "term": _TEXT, **CORE}
+TEST: Schema = {"hypothesis": _TEXT, **CORE, "adjust": _TEXT, "null_value": _REAL, "note": _TEXT}
+EQUIVALENCE: Schema = {**TEST, "p_equivalence": _REAL}
+JOINT: Schema = {
+    "num_df": _WHOLE,
+    "den_df": _REAL,
+    "statistic": _REAL,
+    "distribution": _TEXT,
+    "p_value": _REAL,
+}
+JOINT_TEST: Schema = {"hypothesis": _TEXT, **JOINT, "df_method": _TEXT, "note": _TEXT}
+TERMS: Schema = {
+    "parameter": _TEXT,
+    "term": _TEXT,
+    "type": _WHOLE,
+    **JOINT,
+    "df_method": _TEXT,
+    "note": _TEXT,
+}
+TERMS_BOOTSTRAP: Schema = {**TERMS, "n_draws": _WHOLE, "n_failed": _WHOLE, "seed": _WHOLE}
 VARCORR: Schema = {
     "group": _TEXT,
     "term": _TEXT,

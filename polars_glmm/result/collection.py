@@ -17,9 +17,11 @@ from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.prediction.by_key import rows_of_key
 from polars_glmm.prediction.predictions import predict
@@ -32,9 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
+    from polars_glmm.inference.adjust import Adjustment
     from polars_glmm.inference.arguments import HowEffects, HowMeans
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.effects import HowCompared
+    from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.term_hypotheses import TermType
+    from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.counterfactuals import CompareLike
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import IntVec, Kind, Scalar
@@ -96,7 +102,9 @@ class FitCollection(Answers):
     ) -> pl.DataFrame:
         """Fixed effects of all fits."""
         if vcov is not None or df == "kenward_roger":
-            return self._of_each(lambda fit: fit.fixef(conf_level, df, exponentiate, vcov))
+            return self._of_each(
+                lambda fit: fixef(fit, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
+            )
         return self._stack(
             FIXEF,
             lambda answer: fixef(answer, conf_level=conf_level, df=df, exponentiate=exponentiate),
@@ -181,6 +189,38 @@ class FitCollection(Answers):
     ) -> pl.DataFrame:
         """Average slopes of each fit over the rows of its key, in its own rows or in `frame`."""
         return self._of_rows("slopes", frame, variables, by, how)
+
+    @answered
+    def test(
+        self,
+        hypotheses: HypothesesLike,
+        rhs: float | Sequence[float] = 0.0,
+        joint: bool = False,  # noqa: FBT001, FBT002
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        *,
+        conf_level: float = 0.95,
+        adjust: Adjustment | None = None,
+        alternative: Alternative = "two-sided",
+        equivalence: tuple[float, float] | None = None,
+    ) -> pl.DataFrame:
+        """Tests of hypotheses in every fit, which is a family of its own; arguments as `Fit.test`."""
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
+        return self._of_each(lambda fit: tested(fit, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov))
+
+    @answered
+    def test_terms(
+        self,
+        type: TermType = 3,  # noqa: A002  the field's word
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        method: Literal["wald", "lrt", "bootstrap"] = "wald",
+        *,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """Tests of the terms in every fit; arguments as `Fit.test_terms`."""
+        return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, TermBootstrap(n, rng)))
 
     # on other frames
 

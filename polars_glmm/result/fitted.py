@@ -18,9 +18,11 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.effect_verbs import comparisons, predictions, slopes
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.means import marginal_means
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.summary import summary
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from polars_glmm.inference.contrasts import ContrastLike
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.effects import HowCompared
+    from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.term_hypotheses import TermType
+    from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.counterfactuals import CompareLike
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import Kind
@@ -104,6 +109,63 @@ class Fit(Answer):
         vcov   "kenward_roger": the covariance adjusted for small samples; as in `fixef`
         """
         return covariances(self, full=full, vcov=vcov)
+
+    @answered
+    def test(
+        self,
+        hypotheses: HypothesesLike,
+        rhs: float | Sequence[float] = 0.0,
+        joint: bool = False,  # noqa: FBT001, FBT002
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        *,
+        conf_level: float = 0.95,
+        adjust: Adjustment | None = None,
+        alternative: Alternative = "two-sided",
+        equivalence: tuple[float, float] | None = None,
+    ) -> pl.DataFrame:
+        """Tests of hypotheses about parameters, one row each, or one row for all with `joint`.
+
+        hypotheses   "Days = 10", "a - 2*b = 0", "exp(a)/b = 1"; names of coefficients, or of terms of the formula (all
+                     their columns); several of these; a mapping from labels to them; or a frame with a column
+                     `hypothesis` and a column of weights for each term used. Standard deviations, correlations and phi
+                     are called as in `objective`: "sd(Subject: Days) = 6"
+        rhs          what hypotheses without "=" are compared with: a number, or one for each
+        df, vcov     as in `fixef`
+        adjust       "bonferroni", "holm", "hochberg", "bh", "by", "sidak", "tukey", "dunnett", "scheffe" or "mvt": the
+                     rows are one family
+        alternative  "two-sided", "greater" or "less", with one-sided intervals
+        equivalence  bounds (low, high): adds p_equivalence, of two one-sided tests that the estimate lies outside
+        Columns: hypothesis, estimate (less the null value), std_error, statistic, df, p_value, conf_low, conf_high,
+        adjust, null_value, note; with `joint` hypothesis, num_df, den_df, statistic, distribution, p_value, df_method,
+        note. Raises ModelError for names the fit does not have, FormulaError where a string cannot be read.
+        """
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
+        return tested(self, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov)
+
+    @answered
+    def test_terms(
+        self,
+        type: TermType = 3,  # noqa: A002  the field's word
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        method: Literal["wald", "lrt", "bootstrap"] = "wald",
+        *,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """A test of each term of the formula.
+
+        type      1: adjusted for the terms before it; 2: for all that do not contain it; 3: for all others, in
+                  sum-to-zero coding whatever the coding of the formula
+        df, vcov  of Wald tests, as in `fixef`: F with `den_df` degrees of freedom where df is finite, else χ²
+        method    "wald"; "lrt": likelihood ratios, every model fitted again by maximum likelihood; "bootstrap": the
+                  same with p-values from `n` data sets simulated under the smaller model with the seed `rng`. Both need
+                  the rows of the fit, and test the terms of mu.
+        Columns: parameter, term, type, num_df, den_df, statistic, distribution, p_value, df_method, note; with
+        "bootstrap" also n_draws, n_failed, seed. A term that dropped columns leave untestable is null with a note.
+        """
+        return terms_tested(self, type, df, vcov, method, TermBootstrap(n, rng))
 
     @answered
     def diagnose(self) -> pl.DataFrame:
@@ -281,6 +343,7 @@ class Fit(Answer):
 
         def __getattr__(self, name: str) -> NoReturn:
             refuse_attribute(self, name)
+
 
 def starting_values(start: object) -> Mapping[str, float] | None:
     """start= as values by name; a fit gives its own. Raises ModelError for anything that has none."""

@@ -214,7 +214,12 @@ def _reported(
             seconds(clock),
         ),
         notes=tuple(notes),
-        working=Working(outward, sigma**2 * pieces.m_inverse, None if denominator is None else denominator.inner),
+        working=Working(
+            outward,
+            sigma**2 * pieces.m_inverse,
+            None if denominator is None else denominator.inner,
+            engine.stats.ww[:p, :p],
+        ),
     )
 
 
