@@ -252,11 +252,8 @@ def _shown(fit: Answer, found: Core, *, means: BoolVec) -> Core:
 
 
 def _notes(determined: BoolVec, common: str, said: Sequence[str]) -> list[str | None]:
-    notes = []
-    for known, own in zip(determined, said, strict=True):
-        parts = [common, own] if known else [NOT_ESTIMABLE]
-        notes.append(" ".join(part for part in parts if part) or None)
-    return notes
+    texts = {own: " ".join(part for part in (common, own) if part) or None for own in set(said)}
+    return [texts[own] if known else NOT_ESTIMABLE for known, own in zip(determined.tolist(), said, strict=True)]
 
 
 def _labels(values: pl.Series) -> list[str]:
