@@ -46,6 +46,8 @@ MEANS: Schema = {**CORE, "n_cells": pl.Int64(), "averaged_on": pl.String(), "not
 CONTRASTS: Schema = {**CORE, "adjust": pl.String(), "averaged_on": pl.String(), "note": pl.String()}
 NOT_ESTIMABLE = "not_estimable: the data do not determine it (an empty cell, or a column that was dropped)."
 NO_OFFSET = "offset_zero: the offset of the model is held at 0; say another with offset=."
+BY_CORRELATION = ("scheffe", "dunnett", "mvt")
+"""Adjustments that ask how estimates move together: a matrix that is large for many pairs."""
 _ROUNDING = 1e-13
 _CANCELS = 1e-9
 
@@ -202,9 +204,12 @@ def _tested(fit: Answer, functions: _Functions, question: _Question, of_pairs: i
         return found, [""] * len(value)
     p_value, width, said = found.p_value.copy(), np.zeros(len(value)), []
     for own in np.split(np.arange(len(value)), question.n):
-        of_rows = suited.of(rows[own])
-        spread = np.sqrt(np.where(np.diag(of_rows) > 0.0, np.diag(of_rows), np.nan))
-        tests = Tests(found.statistic[own], found.df[own], found.p_value[own], of_rows / np.outer(spread, spread))
+        correlation = np.broadcast_to(np.nan, (len(own), len(own)))
+        if question.adjustment in BY_CORRELATION:
+            of_rows = suited.of(rows[own])
+            spread = np.sqrt(np.where(np.diag(of_rows) > 0.0, np.diag(of_rows), np.nan))
+            correlation = of_rows / np.outer(spread, spread)
+        tests = Tests(found.statistic[own], found.df[own], found.p_value[own], correlation)
         adjusted = adjust(question.adjustment, tests, conf_level=question.conf_level, means=of_pairs)
         p_value[own], width[own] = adjusted.p_value, adjusted.width
         said += [adjusted.note] * len(own)

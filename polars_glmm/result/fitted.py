@@ -194,10 +194,10 @@ class Fit(Answer):
     ) -> pl.DataFrame:
         """Means over a grid for each combination of `variables` and `by`, or their contrasts within each of `by`.
 
-        The grid has all levels of the factors of the formula, numbers at their means over the rows of the fit; `at` holds
-        columns at other values (as in `polars_glmm.grid`). Estimates are Lβ, L the mean of the rows of a cell (Searle,
-        Speed & Milliken 1980), averaged on the scale of the link unless average="response", and shown on `scale`;
-        statistics and p-values are those of the scale they were averaged on.
+        The grid has all levels of the factors of the formula, numbers at their means over the rows of the fit; `at`
+        holds columns at other values (as in `polars_glmm.grid`). Estimates are Lβ, L the mean of the rows of a cell
+        (Searle, Speed & Milliken 1980), averaged on the scale of the link unless average="response", and shown on
+        `scale`; statistics and p-values of means are those of the scale of the link.
 
         weights    of the levels averaged over: "equal", "proportional", "outer", "cells", or a column whose sum counts
         random     "none": the unit whose random effects are zero; "integrate": the mean over the population
@@ -206,9 +206,9 @@ class Fit(Answer):
         adjust     of the tests and intervals of each family: "tukey", "holm", "mvt", … as in `test`
         offset     on the scale of the link; "mean": over the rows of the fit; None: 0, and the column `note` says so
 
-        Columns: variables and by (or contrast and by), the estimate core, `n_cells` (or `adjust`), `averaged_on`, `note`;
-        null where the data do not determine an estimate. Raises ModelError for what is not in the model, or needs rows
-        that the fit does not keep; UnknownLevelError for a level it does not have.
+        Columns: variables and by (or contrast and by), the estimate core, `n_cells` (or `adjust`), `averaged_on` and
+        `note`; null where the data do not determine an estimate. Raises ModelError for what is not in the model, or
+        needs rows that the fit does not keep; UnknownLevelError for a level it does not have.
         """
         return marginal_means(
             self, variables, by=by, at=at, weights=weights, random=random, scale=scale, contrast=contrast,
@@ -261,8 +261,8 @@ class Fit(Answer):
     ) -> pl.DataFrame | pl.LazyFrame:
         """Predictions of the same rows with a variable at two values, compared on average, or row by row.
 
-        variables    names (None: all), or by name what is compared: for a factor "reference", "pairwise", "sequential" or
-                     (low, high); for a number what is added, (low, high), "sd", "iqr" or "range"
+        variables    names (None: all), or by name what is compared: for a factor "reference", "pairwise", "sequential"
+                     or (low, high); for a number what is added, (low, high), "sd", "iqr" or "range"
         contrast     the same for all variables that are named without
         comparison   of two averages: "difference", "ratio", "lnratio", "lnor", or a function of (high, low)
 
