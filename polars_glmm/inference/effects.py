@@ -19,7 +19,7 @@ from polars_glmm.fitting.row_facts import used_rows
 from polars_glmm.inference.coefficients import exponentiated
 from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom, coefficient_covariance
 from polars_glmm.inference.means import CORE, NOT_ESTIMABLE, on_response, refuse_core_names
-from polars_glmm.inference.natural import suited_covariance
+from polars_glmm.inference.natural_covariance import suited_covariance
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.inference.wald import Core, core
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, require_columns

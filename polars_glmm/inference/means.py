@@ -30,7 +30,7 @@ from polars_glmm.inference.mean_cells import (
     offset_of,
     weights_of,
 )
-from polars_glmm.inference.natural import suited_covariance
+from polars_glmm.inference.natural_covariance import suited_covariance
 from polars_glmm.inference.schemas import FIXEF, Schema, table
 from polars_glmm.inference.wald import Core, core
 from polars_glmm.prediction.grid import axes_of, crossed, model_inputs, require_known

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
@@ -23,25 +23,22 @@ from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STAT
 from polars_glmm.inference.stacked import Stacked
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
-from polars_glmm.prediction.by_key import rows_of_key
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.result import overview
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.many_effects import ManyMeansAndEffects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.adjust import Adjustment
-    from polars_glmm.inference.arguments import HowEffects, HowMeans
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
-    from polars_glmm.inference.effects import HowCompared
     from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
-    from polars_glmm.prediction.counterfactuals import CompareLike
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.typing import IntVec, Kind, Scalar
 
@@ -52,7 +49,7 @@ TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STA
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitCollection(Answers):
+class FitCollection(ManyMeansAndEffects):
     """Fits of one model to the rows of each key.
 
     `len` counts keys; iteration gives (key, fit) for those that were fitted; `collection[key]` raises a failed key's
@@ -138,57 +135,6 @@ class FitCollection(Answers):
     def glance(self) -> pl.DataFrame:
         """One row per fit."""
         return self._stack(GLANCE, glance, stacked.glance_all)
-
-    # means and effects
-
-    @answered
-    def marginal_means(
-        self,
-        variables: str | Sequence[str],
-        by: str | Sequence[str] | None = None,
-        at: Mapping[str, Any] | None = None,
-        **how: Unpack[HowMeans],
-    ) -> pl.DataFrame:
-        """Marginal means of all fits, or their contrasts. Arguments as `Fit.marginal_means`."""
-        return self._of_each(lambda fit: fit.marginal_means(variables, by, at, **how))
-
-    @answered
-    def predictions(
-        self,
-        frame: pl.DataFrame | pl.LazyFrame | None = None,
-        variables: CompareLike = None,
-        by: str | Sequence[str] | None = None,
-        **how: Unpack[HowEffects],
-    ) -> pl.DataFrame:
-        """Average predictions of each fit over the rows of its key, in its own rows or in `frame`."""
-        return self._of_rows("predictions", frame, variables, by, how)
-
-    @answered
-    def comparisons(
-        self,
-        frame: pl.DataFrame | pl.LazyFrame | None = None,
-        variables: CompareLike = None,
-        by: str | Sequence[str] | None = None,
-        *,
-        contrast: Any = None,
-        comparison: HowCompared = "difference",
-        **how: Unpack[HowEffects],
-    ) -> pl.DataFrame:
-        """Average comparisons of each fit over the rows of its key, in its own rows or in `frame`."""
-        return self._of_rows(
-            "comparisons", frame, variables, by, {"contrast": contrast, "comparison": comparison, **how}
-        )
-
-    @answered
-    def slopes(
-        self,
-        frame: pl.DataFrame | pl.LazyFrame | None = None,
-        variables: str | Sequence[str] | None = None,
-        by: str | Sequence[str] | None = None,
-        **how: Unpack[HowEffects],
-    ) -> pl.DataFrame:
-        """Average slopes of each fit over the rows of its key, in its own rows or in `frame`."""
-        return self._of_rows("slopes", frame, variables, by, how)
 
     @answered
     def test(
@@ -292,20 +238,6 @@ class FitCollection(Answers):
             msg = "No model of this collection was fitted: status() says why."
             raise ModelError(msg)
         return self._keyed([rows for _, rows in answers], [np.full(rows.height, k) for k, rows in answers])
-
-    def _of_rows(
-        self, verb: str, frame: pl.DataFrame | pl.LazyFrame | None, variables: Any, by: Any, how: Mapping[str, Any]
-    ) -> pl.DataFrame:
-        """What each fit answers about the rows of its key."""
-        parts, places = [], []
-        for k, answer in self.numbered():
-            own = None if frame is None else rows_of_key(frame, self.keys, k, verb)
-            parts.append(getattr(Fit.of(answer), verb)(own, variables, by, **how))
-            places.append(np.full(parts[-1].height, k))
-        if not parts:
-            msg = "No model of this collection was fitted: status() says why."
-            raise ModelError(msg)
-        return self._keyed(parts, places)
 
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""
