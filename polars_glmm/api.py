@@ -6,6 +6,7 @@ Those that work with a fit on a frame (predict, augment, with_ranef, simulate) a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
@@ -22,6 +23,7 @@ from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
 from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.result.products import Products, make_products, read_stored
+from polars_glmm.result.stored import read_model
 from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
 
 if TYPE_CHECKING:
@@ -217,6 +219,15 @@ def products(
 def read_products(path: str | Path) -> Products:
     """Products from a file that `Products.write_parquet` wrote. Raises DatasetError for any other file."""
     return read_stored(path)
+
+
+def read_fit(path: str | PathLike[str]) -> Fit | FitCollection:
+    """The fit, or the collection, of a file that `fit.write(path)` wrote; it answers as the one that was written.
+
+    Nothing in the file is executed. Rows are not stored: what needs them takes a frame, as after `keep="none"`.
+    Raises ModelFileError for any other file, for one that is broken, and for one of a later version.
+    """
+    return read_model(path)
 
 
 @answered

@@ -58,8 +58,22 @@ _SENTENCES: dict[str, str] = {
     # what a fit can be asked for
     "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
-    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
-    "resid_pearson and resid_deviance.",
+    "resid residuals residpearson residdeviance residresponse rstandard rstudent": "Write fit.augment(frame): columns "
+    "resid, resid_pearson and resid_deviance; quantile=True adds resid_quantile.",
+    "quantileresiduals quantileresid qresiduals qresid randomizedquantile residquantile simulateresiduals dharma "
+    "createdharma scaledresiduals": "Write fit.augment(frame, quantile=True): resid_quantile; fit.check() for tests.",
+    "testdispersion testzeroinflation testuniformity testoutliers testresiduals testquantiles checkmodel "
+    "testtemporalautocorrelation checkoverdispersion checkzeroinflation overdispersion overdispfun estatgof": ""
+    "Write fit.check(): dispersion, zeros, outliers, uniformity and more.",
+    "cooksdistance cooksd cook dfbeta dfbetas mdffits covratio covtrace influenceme getinfluence leaveoneout dffits": ""
+    "Write fit.influence('g'), fit.influence_terms('g'); method='case' is of rows.",
+    "hatvalues leverages leverage hat hatmatrix": "Write fit.augment(frame, leverage=True).",
+    "caic conditionalaic effectivedf effectiveparameters": "Write fit.glance(conditional=True).",
+    "predictinterval predictioninterval predinterval": "Write fit.predict(frame, interval='prediction', "
+    "new_levels='zero').",
+    "marginalmean populationmean predictmarginal mumarginal": "Write fit.predict(frame, random='integrate').",
+    "rootogram expectedcounts": "Write fit.count_table(frame).",
+    "reffects predictranef ebestimates empiricalbayes dynpred": "Write fit.score(frame): effects of new groups.",
     "fitted fittedvalues fittedvalue mu": "Write fit.augment(frame) or fit.predict(frame).",
     "issingular": "Write fit.singular.",
     "isconverged mleretvals optinfo": "Write fit.converged, fit.certificate, fit.diagnose().",
@@ -81,8 +95,7 @@ _SENTENCES: dict[str, str] = {
     "fit.recipe for the columns.",
     "ngrps ngroups nlevels": "Write fit.groups, or fit.ranef('g').height.",
     "predictproba predictmean predicted": "Write fit.predict(frame): for binomial the probability.",
-    "plot plotdiagnostics qqplot plotfit": "Plot the frames: fit.augment(frame) has residuals, "
-    "fit.ranef() the modes.",
+    "plot plotdiagnostics qqplot plotfit": "Write fit.plot.residuals(), fit.plot.caterpillar(), fit.plot.qq_ranef().",
     "refit": "Write fit.update(frame=other).",
     "drop1 add1 step": "Write fit.test_terms(type=2, method='lrt'), or fit.update('. ~ . - x') and anova(smaller, "
     "larger).",
@@ -113,8 +126,10 @@ _SENTENCES: dict[str, str] = {
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
-    "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
-    "tofile save saveas dump": "Write the tables: fit.fixef().write_parquet(path); pickle keeps a fit.",
+    "fit": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
+    "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
+    "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
+    "polars_glmm.report([fit1, fit2]).",
 }  # fmt: skip
 """Words with one meaning, without case, dots and underscores, and the sentence that says what to write."""
 

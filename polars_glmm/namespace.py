@@ -155,9 +155,18 @@ class Glmm(Generic[Frame]):
         )  # fmt: skip
 
     @answered
-    def augment(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:
-        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
-        return fit.augment(self._frame, prefix=prefix)
+    def augment(
+        self,
+        fit: Fit | FitCollection,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Literal["modes", "zero", "integrate"] = "modes",
+        rng: Any = None,
+        leverage: bool = False,
+    ) -> Frame:
+        """The frame with fitted and residual columns. Arguments as `polars_glmm.augment`."""
+        return fit.augment(self._frame, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
 
     @answered
     def with_ranef(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "typing"}),
     frozenset({"notes", "control", "memory", "cores", "progress", "foreign"}),
-    frozenset({"linalg", "spill"}),
+    frozenset({"linalg", "spill", "files"}),
     frozenset({"families", "covariance", "optimize"}),
     frozenset({"spec"}),
     frozenset({"columns"}),
@@ -41,12 +41,13 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihood.model", "likelihood.given"}),
     frozenset({"likelihood.marginal", "likelihood.products"}),
     frozenset({"likelihood.many", "likelihood.objective"}),
-    frozenset({"likelihood.known"}),
     frozenset({"likelihood.build"}),
+    frozenset({"likelihood.known"}),
     frozenset({"answer"}),
     frozenset({"fitting"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),
+    frozenset({"reports", "plot"}),
     frozenset({"result"}),
     frozenset({"api", "datasets"}),
     frozenset({"namespace"}),
@@ -75,18 +76,21 @@ LIBRARIES: dict[str, frozenset[str]] = {
         "namespace",
     },
     "scipy": frozenset(
-        {"columns", "linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference"}
+        {"columns", "linalg", "families", "covariance", "optimize", "likelihood", "prediction", "inference", "plot"}
     ),
     "threadpoolctl": frozenset({"linalg", "likelihood"}),
     "polars": frozenset(
         {
             "columns",
+            "files",
             "frames",
             "design",
             "answer",
             "fitting",
             "prediction",
             "inference",
+            "reports",
+            "plot",
             "result",
             "api",
             "datasets",
@@ -102,7 +106,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 LAZY = frozenset({"__init__", "namespace", "api", "cli"})
 """The front door: its imports inside functions are there to be late, and may reach any room."""
 
-HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matplotlib")
+HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matplotlib", "altair", "great_tables")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

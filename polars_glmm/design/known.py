@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import columns
-from polars_glmm.errors import ColumnError, UnknownLevelError, enumerate_names
+from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names
 from polars_glmm.frames.levels import combine
 from polars_glmm.frames.table import Table, incomplete, require_columns
 from polars_glmm.typing import IntVec
@@ -40,6 +40,9 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
     Raises ColumnError where a column is absent or no row is complete, UnknownLevelError for a label of a fixed effect
     that has no coefficient, DataChangedError for a group that the recipe should know and does not.
     """
+    if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
+        msg = "What is computed again from rows is of models whose random effects are on the mean, and not on phi."
+        raise ModelError(msg)
     used = used_columns(recipe)
     require_columns(used, rows.columns)
     taken = rows.select(columns(used))

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import Family, Predictors, Rows
 from polars_glmm.families.links import Link
 from polars_glmm.typing import IntVec, Mat, Vec
 
@@ -101,6 +101,9 @@ def averaged_cdf(
 
     Where eta leaves the domain of the link the distribution is that of the rest, and less exact: a step of nodes.
     """
+    if family.linear:
+        with np.errstate(all="ignore"):
+            return family.cdf(rows, np.asarray(eta, dtype=np.float64), _spread(rows, variance, phi), upper=upper)
 
     def of(rows: Rows, eta: Mat, phi: Vec | float | None) -> Mat:
         return family.cdf(rows, family.mean(eta), phi, upper=upper)
@@ -110,14 +113,23 @@ def averaged_cdf(
 
 def averaged_density(family: Family, rows: Rows, eta: Vec, variance: Vec, phi: Vec | float | None) -> Vec:
     """The density or probability of y with the random effects integrated out, (n,); as `averaged_cdf`."""
+    if family.linear:
+        log_phi = np.log(_spread(rows, variance, phi))
+        return np.asarray(np.exp(family.density(rows, (eta, log_phi), 0).f + family.constant(rows)))
 
     def of(rows: Rows, eta: Mat, phi: Vec | float | None) -> Mat:
-        zeta = None if phi is None else np.log(np.minimum(phi, _LARGEST_SIZE))
         if family.link.name == "sqrt":  # the mean is eta² on both sides of zero
             eta = np.abs(eta)
-        return np.exp(family.density(rows, eta, zeta, 0).f + family.constant(rows))
+        return np.exp(family.density(rows, _predictors(eta, phi), 0).f + family.constant(rows))
 
     return _averaged(family, rows, (eta, variance, phi), of, _over_likelihood)
+
+
+def _spread(rows: Rows, variance: Vec, phi: Vec | float | None) -> Vec:
+    """phi of a gaussian response about eta, which stays gaussian when eta is: v + phi²/precision, as phi²/precision."""
+    assert phi is not None
+    precision = 1.0 if rows.precision is None else rows.precision
+    return np.asarray(np.sqrt(np.square(phi) + np.asarray(variance) * precision))
 
 
 _Given = tuple[Vec, Vec, "Vec | float | None"]
@@ -173,13 +185,17 @@ def _over_likelihood(values: Mat, at: Mat, eta: Vec, sd: Vec) -> Vec:
 
 def _likelihood(family: Family, rows: Rows, phi: Vec | float | None) -> tuple[Vec, Vec]:
     """Where in eta the likelihood of a row is highest, and how wide it is there; each (n,)."""
-    zeta = None if phi is None else np.log(np.minimum(phi, _LARGEST_SIZE))
     with np.errstate(all="ignore"):
         peak = family.start(rows._replace(y=np.maximum(rows.y, 0.0)) if family.discrete else rows)
-        curvature = family.expected(rows, peak, zeta).w
+        curvature = family.expected(rows, _predictors(peak, phi)).w[0, 0]
         width = 1.0 / np.sqrt(curvature)
     n = rows.y.shape
     return np.broadcast_to(peak, n), np.broadcast_to(np.where(width > 0.0, width, np.inf), n)
+
+
+def _predictors(eta: Vec, phi: Vec | float | None) -> Predictors:
+    """The linear predictors of a mean and of log phi, if there is one; a size beyond counting is a large one."""
+    return (eta,) if phi is None else (eta, np.log(np.minimum(phi, _LARGEST_SIZE)))
 
 
 def _step(strip: float, sd: Vec) -> Vec:

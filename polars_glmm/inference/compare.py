@@ -133,9 +133,9 @@ def likelihood_ratio(
 
 def covariance_parameters(fit: Answer) -> CovarianceParameters:
     """Names of all variances and covariances of the random effects."""
-    variances = {(part.group, term) for part in components(fit.estimate) for term in part.terms}
+    variances = {(part.group, term) for part in components(fit.estimate) for term in part.labels}
     covariances = {
-        (part.group, *sorted((part.terms[i], part.terms[j])))
+        (part.group, *sorted((part.labels[i], part.labels[j])))
         for part in components(fit.estimate)
         for i, j in part.correlated
     }
@@ -145,7 +145,7 @@ def covariance_parameters(fit: Answer) -> CovarianceParameters:
 def check_comparable(fits: tuple[Answer, ...]) -> None:
     """Raise ModelError unless all fits are fits of one response by one method."""
     if len(fits) < 2:
-        msg = "anova compares fits: pass two or more, as in anova(small, large). fit.test_terms() tests each term of one."
+        msg = "anova compares fits: pass two or more, as in anova(small, large). fit.test_terms() tests terms of one."
         raise ModelError(msg)
     first = fits[0]
     for fit in fits[1:]:

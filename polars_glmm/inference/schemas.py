@@ -52,6 +52,7 @@ VARCORR: Schema = {
     "term": _TEXT,
     "other_term": _TEXT,
     "parameter": _TEXT,
+    "other_parameter": _TEXT,
     "conf_low": _REAL,
     "conf_high": _REAL,
     "correlation_low": _REAL,

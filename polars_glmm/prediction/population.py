@@ -23,6 +23,7 @@ from polars_glmm.prediction.linear_predictor import (
     add_linear_predictor,
     require_dtypes,
 )
+from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.variances import quadratic
 
 if TYPE_CHECKING:
@@ -48,16 +49,23 @@ class CovarianceEntry(NamedTuple):
 
 
 def add_population_predictor(
-    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb: str, also_used: frozenset[str] = frozenset()
+    frame: pl.LazyFrame,
+    schema: pl.Schema,
+    fitted: Parameters,
+    *,
+    verb: str,
+    also_used: frozenset[str] = frozenset(),
+    std_error: bool = True,
 ) -> pl.LazyFrame:
-    """The frame with MISSING, ETA = x'β, its STD_ERROR, and RANDOM_VARIANCE = Σ_f z'Σ_f z of every row.
+    """The frame with MISSING, ETA = x'β, its STD_ERROR on request, and RANDOM_VARIANCE = Σ_f z'Σ_f z of every row.
 
     Needs the columns that random effects multiply, not the keys of the groups: no level is looked up.
     """
-    slopes = frozenset[str]().union(*(factor.slope_inputs for factor in fitted.factors))
+    refuse_random_phi(fitted, "an average over random effects")
+    slopes = frozenset[str]().union(*(factor.slope_inputs(0) for factor in fitted.factors))
     require_columns(schema, slopes, verb)
     require_dtypes(schema, slopes, fitted.recipe)
-    purpose = Purpose(verb, also_used=also_used | slopes, std_error=True)
+    purpose = Purpose(verb, also_used=also_used | slopes, std_error=std_error)
     frame = add_linear_predictor(frame, schema, fitted, purpose)
     columns = _columns(fitted)
     covariances = [_stacked(factor) for factor in fitted.factors]

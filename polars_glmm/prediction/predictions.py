@@ -12,7 +12,6 @@ import polars as pl
 from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.families.links import LINKS
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
@@ -26,10 +25,10 @@ from polars_glmm.prediction.linear_predictor import (
     STD_ERROR,
     NewLevels,
     Purpose,
-    add_dispersion_predictor,
+    add_constant_dispersion,
     add_linear_predictor,
 )
-from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_random_phi
 from polars_glmm.prediction.population import (
     LINK_ERROR,
     MEAN,
@@ -172,33 +171,34 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
 
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     refuse_clash(schema, request.names, "choose another with name=.")
-    family = fitted.recipe.spec.family
+    family, of_phi = fitted.recipe.spec.family, request.kind == "phi"
     known = _known_freedom(fitted, request.df)
     half_width = _quantile(request.conf_level, known)
-    also_used = frozenset[str]()
-    if request.interval == "prediction":
-        also_used = size_inputs(fitted.recipe) | phi_inputs(fitted)
-    if request.kind not in ("response", "link"):
-        frame = add_dispersion_predictor(frame, schema, fitted, verb="predict", std_error=request.uncertain)
+    if of_phi and not fitted.models_phi:
+        frame = add_constant_dispersion(frame, fitted, std_error=request.uncertain)
         return _selected(frame, schema, request, _values(request, "log", half_width))
-    link = family.link if request.kind == "response" else LINKS["identity"]
+    new = request.interval == "prediction"
+    also_used = size_inputs(fitted.recipe) | phi_inputs(fitted) if new else frozenset[str]()
+    link = "log" if of_phi else family.link.name if request.kind == "response" else "identity"
+    if new:
+        refuse_random_phi(fitted, "interval='prediction'")
     if request.random == "integrate":
         frame = add_population_predictor(frame, schema, fitted, verb="predict", also_used=also_used)
         frame = frame.with_columns(population_mean(fitted, family.link).alias(POPULATION))
-        values = _population_values(request, link.name, half_width)
+        values = _population_values(request, link, half_width)
         total = pl.col(STD_ERROR) ** 2 + pl.col(RANDOM_VARIANCE)
     else:
-        factors = chosen(fitted.factors, request.random)
         by_row = request.interval == "confidence" and request.df in (None, "satterthwaite")
         purpose = Purpose(
-            "predict", factors, request.new_levels, also_used=also_used, std_error=request.uncertain, interval=by_row
-        )
+            "predict", chosen(fitted.factors, request.random), request.new_levels, also_used=also_used,
+            std_error=request.uncertain, interval=by_row, parts=(int(of_phi),),
+        )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
-        if by_row and fitted.freedom is not None:
+        if by_row and fitted.freedom is not None and not of_phi:
             half_width = _t_quantile(request.conf_level)
-        values = _values(request, link.name, half_width)
+        values = _values(request, link, half_width)
         total = pl.col(STD_ERROR) ** 2
-    if request.interval == "prediction":
+    if new:
         frame = with_phi(frame.with_columns(total.alias(TOTAL)), schema, fitted, verb="predict")
         limits = new_response_limits(fitted.recipe, request.conf_level, known).alias(LIMITS)
         frame = frame.with_columns(limits)
@@ -296,7 +296,7 @@ def _check_kind(family: Family, request: Request) -> None:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"
         raise ModelError(msg)
-    if kind == "link" and request.random == "integrate":
+    if kind != "response" and request.random == "integrate":
         msg = "random='integrate' averages the mean: use kind='response', or random='none' for the linear predictor."
         raise ModelError(msg)
     if kind != "response" and request.interval == "prediction":

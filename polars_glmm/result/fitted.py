@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
@@ -13,17 +14,23 @@ from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
+from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
+from polars_glmm.inference.conditional import conditional_glance
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
 from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
+from polars_glmm.inference.influence import influence, influence_terms
+from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import coef, ranef
+from polars_glmm.inference.score import score
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
+from polars_glmm.prediction.distribution import count_table, distribution
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
@@ -41,6 +48,9 @@ if TYPE_CHECKING:
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
+    from polars_glmm.prediction.given import Given
+    from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import Pictures
     from polars_glmm.typing import Kind
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -89,14 +99,17 @@ class Fit(MeansAndEffects):
         return ranef(self, group)
 
     @answered
-    def coef(self, group: str | None = None) -> pl.DataFrame:
-        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only."""
-        return coef(self, group)
+    def coef(self, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
+        """Fixed plus random effects per level of `group`, which may be omitted when there is one factor only.
+
+        parameter   "mu", or "phi" where that has a formula: coefficients of log phi
+        """
+        return coef(self, group, parameter)
 
     @answered
-    def glance(self) -> pl.DataFrame:
-        """The fit in one row."""
-        return glance(self)
+    def glance(self, conditional: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
+        """The fit in one row; `conditional` adds effective parameters, the likelihood at the modes, conditional AIC."""
+        return conditional_glance(self) if conditional else glance(self)
 
     @answered
     def vcov(self, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:  # noqa: FBT001, FBT002
@@ -192,9 +205,82 @@ class Fit(MeansAndEffects):
         )  # fmt: skip
 
     @answered
-    def augment(self, frame: Frame, prefix: str = "") -> Frame:
-        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
-        return augment(frame, self, prefix=prefix)
+    def augment(
+        self,
+        frame: Frame,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Given = "modes",
+        rng: np.random.Generator | int | None = None,
+        leverage: bool = False,
+    ) -> Frame:
+        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance; quantile residuals, leverage."""
+        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
+
+    @answered
+    def distribution(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame,
+        values: Sequence[float] | None = None,
+        *,
+        random: str = "integrate",
+        average: bool = False,
+        by: str | Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Probabilities of the response by value for the rows of a frame, or averaged over them."""
+        return distribution(frame, self, values, random=random, average=average, by=by)
+
+    @answered
+    def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
+        """Observed counts of every value of the response beside those expected."""
+        return count_table(frame, self, random=random)
+
+    @answered
+    def check(
+        self,
+        tests: str | Sequence[str] = "all",
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        *,
+        n: int = 250,
+        rng: np.random.Generator | int | None = None,
+        given: Given = "modes",
+        time: str | None = None,
+    ) -> pl.DataFrame:
+        """Tests of what the model assumes, one row each, on the rows of the fit or of a frame."""
+        return check(self, tests, frame, n=n, rng=rng, given=given, time=time)
+
+    @answered
+    def influence(
+        self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
+    ) -> pl.DataFrame:
+        """What leaving out each level of a group, or each row, does to the fit."""
+        return influence(self, group, method)
+
+    @answered
+    def influence_terms(
+        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
+    ) -> pl.DataFrame:
+        """Every estimate without each level of a group."""
+        return influence_terms(self, group, method)
+
+    @answered
+    def laplace_error(
+        self,
+        method: Literal["quadrature", "importance"] = "quadrature",
+        *,
+        per: Literal["factor", "level"] = "factor",
+        n: int = 1000,
+        nodes: int = 101,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """How far the Laplace approximation is from the integral at the estimates, with a Monte Carlo error."""
+        return laplace_error(self, method, per=per, n=n, nodes=nodes, rng=rng)
+
+    @answered
+    def score(self, frame: Frame, group: str | None = None) -> Frame:
+        """Effects of the groups of a frame, new or known, from its rows at the estimates; lazy stays lazy."""
+        return score(frame, self, group)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
@@ -234,7 +320,29 @@ class Fit(MeansAndEffects):
         """
         return data_of(self)
 
+    # in a file
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, a zip of a manifest and Parquet; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
+
     # on paper
+
+    @property
+    def plot(self) -> Pictures:
+        """Pictures as Altair charts: `fit.plot.caterpillar()`, `.residuals()`, `.effects("x")` …; extra `plot`."""
+        from polars_glmm.result.pictures import Pictures
+
+        return Pictures(self)
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fit as a table of text for a paper. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
 
     @answered
     def summary(self) -> str:

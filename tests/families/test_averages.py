@@ -82,7 +82,8 @@ def test_the_average_distribution_is_the_integral(model, phi: float | None, y: f
     at, v = eta + sd * z, np.array([sd**2])
     with np.errstate(over="ignore"):
         zeta = None if phi is None else np.log(phi)
-        density = np.exp(model.density(rows, at, zeta, 0).f + model.constant(rows)) @ weights
+        predictors = (at,) if zeta is None else (at, zeta)
+        density = np.exp(model.density(rows, predictors, 0).f + model.constant(rows)) @ weights
         below = model.cdf(rows, model.mean(at), phi) @ weights
     lower = averaged_cdf(model, rows, np.array([eta]), v, phi)
     assert_allclose(lower, below, rtol=1e-7, atol=1e-9)

@@ -44,7 +44,7 @@ CODINGS = [
 ]
 
 
-@pytest.mark.parametrize(("df", "rtol"), [("kenward_roger", 1e-6), ("normal", 1e-6), ("satterthwaite", 1e-3)])
+@pytest.mark.parametrize(("df", "rtol"), [("kenward_roger", 1e-6), ("normal", 1e-6), ("satterthwaite", 5e-3)])
 @pytest.mark.parametrize("kind", [1, 2, 3])
 def test_tests_do_not_depend_on_the_coding_in_force(kind: Any, df: Any, rtol: float) -> None:
     """Satterthwaite's df of several rows depends a little on how a hypothesis is written: by its definition."""

@@ -11,7 +11,7 @@ from polars_glmm.control import Control
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ConvergenceError
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Density, Family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.modes import (
@@ -110,10 +110,14 @@ class KnownModel:
         for f in effects.factors:
             working = np.linalg.solve(f.outward, self.held.roots[f.place])
             factors.append(f.basis @ working)
-        gamma = self.held.gamma
-        if gamma is not None and self.model.x_phi is not None:
-            gamma = self.model.x_phi.inward(gamma)
-        return Point(self.model.x.inward(self.held.beta), factors, gamma)
+        return Point(self._inward(self.held.beta, self.held.gamma), factors)
+
+    def _inward(self, beta: Vec, gamma: Vec | None) -> Vec:
+        """Coefficients of all predictors in the bases for computing."""
+        parts = [self.model.x.inward(beta)]
+        if gamma is not None:
+            parts.append(self.model.bases[1].inward(gamma) if self.model.models_phi else gamma)
+        return np.concatenate(parts)
 
     def loglik(self) -> float:
         """ℓ with all constants, by the method of the model."""
@@ -142,13 +146,15 @@ class KnownModel:
 
     def mode_slopes(self) -> tuple[Cube, ...]:
         """∂b̂/∂ψ (r, P, G) per factor in the order of the design, ψ = (beta, entries of the roots by term, gamma)."""
-        model, effects = self.model, self.model.effects
+        effects = self.model.effects
         at, p = self.point, len(self.held.beta)
-        still = Point(np.zeros(len(at.beta)), [np.zeros_like(f) for f in at.factors], _zeros(at.gamma))
+        gamma = self.held.gamma
+        still = Point(np.zeros(len(at.beta)), [np.zeros_like(f) for f in at.factors])
+        none = None if gamma is None else np.zeros_like(gamma)
         directions: list[Point] = []
         moved: list[tuple[int, Mat] | None] = []
         for e in np.eye(p):
-            directions.append(still._replace(beta=model.x.inward(e)))
+            directions.append(still._replace(beta=self._inward(e, none)))
             moved.append(None)
         for place in range(len(effects.factors)):
             number = next(k for k, f in enumerate(effects.factors) if f.place == place)
@@ -161,10 +167,9 @@ class KnownModel:
                     factors[number] = f.basis @ np.linalg.solve(f.outward, unit)
                     directions.append(still._replace(factors=factors))
                     moved.append((place, unit))
-        if self.held.gamma is not None:
-            for e in np.eye(len(self.held.gamma)):
-                inward = e if model.x_phi is None else model.x_phi.inward(e)
-                directions.append(still._replace(gamma=inward))
+        if gamma is not None:
+            for e in np.eye(len(gamma)):
+                directions.append(still._replace(beta=self._inward(np.zeros(p), e)))
                 moved.append(None)
         with one_blas_thread():
             u = self._conditional().modes
@@ -178,6 +183,17 @@ class KnownModel:
                     own[:, k] += change[1] @ u[number]
             out[f.place] = own
         return tuple(out[place] for place in sorted(out))
+
+    def conditional_loglik(self) -> float:
+        """log p(y | b̂) with all constants: the likelihood of the rows at the modes."""
+        with one_blas_thread(), np.errstate(all="ignore"):
+            marginal = self.engine.marginal
+            modes = self._conditional().modes if self.model.effects.factors else []
+            total = self.model.constant()
+            for unit, levels in zip(marginal.rows.units, marginal.rows.levels, strict=True):
+                u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
+                total += float(rows_state(unit_at(marginal.density, unit, self.point), u, order=2).f.sum())
+        return float(total)
 
     def leverage(self) -> Leverage:
         """The leverage of every row, in the order of the design; its sum is the effective number of parameters.
@@ -196,7 +212,7 @@ class KnownModel:
             for unit, levels in zip(rows.units, rows.levels, strict=True):
                 u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
                 parts.append(_unit_leverage(unit_at(marginal.density, unit, at), u))
-            p = len(at.beta)
+            p = len(self.held.beta)
             x, a, w, c, g = (np.concatenate([part[k] for part in parts], axis=-1) for k in range(5))
             information = (x * w) @ a.T if p else np.zeros((0, 0))
             fixed = np.einsum("pn,pn->n", a, np.linalg.pinv(information, hermitian=False) @ a) * w
@@ -217,21 +233,17 @@ def known_model(
         model = prepare(design, family, method or Laplace(), control, by_rows=True)
         engine = row_engine(model)
         if design.frequency is not None:  # equal rows are not merged: each of them is answered for
-            rows = cut_rows(design, model.x, model.x_phi, model.effects, control.rows.block)
+            rows = cut_rows(design, model.parts, model.effects, control.rows.block)
             engine = replace(engine, marginal=replace(engine.marginal, rows=rows))
         return KnownModel(model, engine, held)
-
-
-def _zeros(gamma: Mat | None) -> Mat | None:
-    return None if gamma is None else np.zeros_like(gamma)
 
 
 def _unit_leverage(here: UnitAt, u: list[Mat]) -> tuple[Mat, Mat, Vec, Vec, Vec]:
     """x (p, n), a = x + Σ s'z (p, n), weights w, z'Var(b | y)z and ∂log p/∂eta of the rows of a unit, sorted."""
     unit, models, at = here.unit, here.unit.models, here.at
     state = rows_state(here, u, order=2)
-    w = [density.w for density in state.densities]
-    g = [density.g for density in state.densities]
+    w = [density.w[0, 0] for density in state.densities]
+    g = [_slope(density) for density in state.densities]
     xs = [block.x for block in unit.blocks]
     if not at.factors:
         x = np.concatenate(xs, axis=-1)
@@ -241,7 +253,7 @@ def _unit_leverage(here: UnitAt, u: list[Mat]) -> tuple[Mat, Mat, Vec, Vec, Vec]
     if h is None:
         msg = "the curvature at the conditional modes is not positive definite."
         raise ConvergenceError(msg)
-    cells = concatenate([block.z_sums(-one * block.x) for block, one in zip(unit.blocks, w, strict=True)])
+    cells = concatenate([block.z_sums({0: -one * block.x}) for block, one in zip(unit.blocks, w, strict=True)])
     right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, cells), strict=True)]
     slopes = h.solve(right)
     k_cells = models.leverage(unit.pattern, at.factors, h.inverse())
@@ -251,10 +263,18 @@ def _unit_leverage(here: UnitAt, u: list[Mat]) -> tuple[Mat, Mat, Vec, Vec, Vec]
         for j in range(len(x)):
             effects = cell_effects(unit, at.factors, [slope[:, j] for slope in slopes])
             assert effects is not None  # there are random effects here
-            moved.append(block.combine(effects[:, block.cells]))
+            of_mean = block.combine(effects[:, block.cells])[0]
+            moved.append(np.zeros(x.shape[1]) if of_mean is None else of_mean)
         a.append(x + np.array(moved).reshape(x.shape))
-        c.append(block.quadratic(k_cells[..., block.cells]))
+        c.append(block.quadratic(k_cells[..., block.cells])[0, 0])
     return (
         np.concatenate(xs, axis=-1), np.concatenate(a, axis=-1), np.concatenate(w), np.concatenate(c),
         np.concatenate(g),
     )  # fmt: skip
+
+
+def _slope(density: Density) -> Vec:
+    """∂log p/∂eta of a block's rows."""
+    slope = density.g[0]
+    assert slope is not None  # asked for at an order that has it
+    return slope

@@ -18,7 +18,7 @@ from polars_glmm.likelihood.known.joint import Held
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.rows import BatchRows, data_of
 from polars_glmm.likelihood.many.value import BatchMarginal, along, placed
-from polars_glmm.likelihood.marginal.modes import RowDensity, UnitAt, Warm, curvature, find_modes
+from polars_glmm.likelihood.marginal.modes import RowDensity, UnitAt, Warm, added, curvature, find_modes
 from polars_glmm.likelihood.rows.blocks import counted_order
 from polars_glmm.likelihood.rows.models import LevelFactorised
 from polars_glmm.linalg import cholesky
@@ -87,7 +87,7 @@ class LevelLikelihood:
         offset = None if design.mu.offset is None else design.mu.offset[order]
         ones = np.ones(factor.n_levels, dtype=np.intp)
         x, z = design.mu.x[:, order], factor.z[:, order]
-        rows = BatchRows(data, frequency, offset, x, z, counts, ones, counts)
+        rows = BatchRows(data, frequency, offset, x, z, counts, ones, counts, constant_phi=family.has_phi)
         layout = SearchLayout.of(len(x), factor.terms, has_gamma=family.has_phi)
         constant = rows.totals(family.constant(data))
         return cls(family, rows, layout, rows.observations().astype(np.float64), constant)
@@ -104,7 +104,8 @@ class LevelLikelihood:
         with one_blas_thread(), np.errstate(all="ignore"):
             found = engine.evaluate(self._each(psi), None, information=True)
         assert found.information is not None  # asked for
-        return LevelValues(found.value + self.constant, self.layout.pull(found), found.information.beta)
+        p = self.layout.p
+        return LevelValues(found.value + self.constant, self.layout.pull(found), found.information.beta[:p, :p])
 
     def integrals(self, psi: Vec, nodes: Nodes) -> LevelIntegrals:
         """Integrals over b with nodes around each mode, scaled by the curvature there (importance weights)."""
@@ -187,10 +188,7 @@ def _log_joint(here: UnitAt, v: Cube) -> Mat:
     for start in range(0, v.shape[1], step):
         some = slice(start, start + step)
         b = models.times(lam, v[:, some])
-        for block, (xb, zeta) in zip(here.unit.blocks, here.fixed, strict=True):
-            eta = xb + block.combine(b[..., block.cells])
-            density = here.density.rows(block, eta, zeta, 0).f
+        for block, fixed in zip(here.unit.blocks, here.fixed, strict=True):
+            density = here.density.rows(block, added(fixed, block.combine(b[..., block.cells])), 0).f
             out[some, block.cells] += block.sums(np.where(np.isnan(density), -np.inf, density))
     return np.asarray(out)
-
-

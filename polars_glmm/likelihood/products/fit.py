@@ -13,7 +13,7 @@ from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
@@ -47,6 +47,7 @@ from polars_glmm.likelihood.products.degenerate import (
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.products.held import find_held, held_vcov_slopes, sigma_of
 from polars_glmm.likelihood.products.polish import polish_products
+from polars_glmm.likelihood.products.precise import find_precise, no_residual_note, told_apart_by_precision
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
@@ -79,7 +80,12 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     if any(name not in model.names for name in given.fixed):
         held = find_held(engine, model, tolerance, given)
         clock["search"] = clock["hessian"] = perf_counter()
-        return _reported(model, engine, _held_optimum(model, held), findings, clock)
+        return _reported(model, engine, _held_optimum(model, held, int(held.held.sum())), findings, clock)
+    if told_apart_by_precision(engine):
+        apart = find_precise(engine, model, tolerance, given)
+        clock["search"] = clock["hessian"] = perf_counter()
+        estimate = _reported(model, engine, _held_optimum(model, apart.done, 0), findings, clock)
+        return replace(estimate, notes=(*estimate.notes, *([no_residual_note()] if apart.no_residual else [])))
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
@@ -125,7 +131,7 @@ class _Optimum(NamedTuple):
     n_held: int
 
 
-def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimum:
+def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum, n_held: int) -> _Optimum:
     """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
     hessian = done.hessian if model.control.search.hessian else None
     inverted = None if hessian is None else widen(invert(hessian), done.held)
@@ -143,7 +149,7 @@ def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimu
         tuple(f / sigma for f in done.state.factors), done.ranks, pieces, sigma, cov._replace(jacobian=jacobian),
         inverted, spread,
         denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,
-        int(done.held.sum()),
+        n_held,
     )  # fmt: skip
 
 
@@ -260,7 +266,11 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
-        found = _continue(engine, model, tolerance, rise.away.theta(effects))
+        beyond = _continue(engine, model, tolerance, rise.away.theta(effects))
+        if loglik(state) > -beyond.evaluation.value - SNAP_LOSS:  # to nothing that would not be set to zero again
+            rise = None
+            break
+        found = beyond
     same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
     there = pieces if same else engine.pieces(list(state.factors))
     if there is None:
