@@ -292,6 +292,9 @@ def test_what_needs_rows_says_so(sleep: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="keeps no data"):
         read.plot.residuals()
     assert read.plot.residuals(SLEEP).to_dict() == sleep.plot.residuals().to_dict()
+    assert read.plot.residuals(SLEEP.to_pandas()).to_dict() == sleep.plot.residuals().to_dict()
+    with pytest.raises(ModelError, match="data="):
+        read.plot.effects("Days", data=7)
     assert read.plot.caterpillar().to_dict() == sleep.plot.caterpillar().to_dict()
 
 
