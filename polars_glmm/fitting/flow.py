@@ -102,8 +102,8 @@ def data_of(fit: Answer) -> pl.DataFrame | pl.LazyFrame:
         return fit.rows
     if fit.source is None:
         msg = (
-            "This fit keeps no data (keep='none', or it was pickled or read from a file): "
-            "pass the frame, as in fit.update(frame=df)."
+            "This fit keeps no data (keep='none', or it was pickled or read from a file): pass the frame, as in "
+            "fit.update(frame=df)."
         )
         raise ModelError(msg)
     read_again(fit, fit.source)

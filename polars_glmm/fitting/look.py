@@ -20,6 +20,7 @@ from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, gr
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.source import Source
+from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
 from polars_glmm.linalg.pattern import distinct
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
     learned = learn(spec, frame, missing="error" if missing == "error" else "drop")
     design = learned.design
     predictors = [("mu", design.mu.names), *([("phi", design.phi.names)] if design.phi is not None else [])]
-    names = [tuple(name for term in factor.terms for name in term.names) for factor in design.factors]
+    names = [
+        _labels([effect for term in factor.terms for effect in zip(term.names, term.part_of, strict=True)])
+        for factor in design.factors
+    ]
     sizes = group_sizes(design)
     meetings: dict[tuple[int, int], dict[int, int]] = {}
     for (i, a), (j, b) in combinations(enumerate(design.factors), 2):
@@ -154,4 +158,11 @@ def _pairs(meetings: Mapping[tuple[int, int], Mapping[int, int]]) -> dict[tuple[
 
 
 def _columns(factor: FactorRecipe) -> tuple[str, ...]:
-    return tuple(column.name for term in factor.terms for column in term.columns)
+    parts = [part for term in factor.terms for part in term.parts or (0,) * len(term.columns)]
+    names = [column.name for term in factor.terms for column in term.columns]
+    return _labels(list(zip(names, parts, strict=True)))
+
+
+def _labels(effects: list[tuple[str, int]]) -> tuple[str, ...]:
+    """Names of random effects that tell those on several parameters apart."""
+    return tuple(label(name, PARAMETERS[part]) for name, part in effects)

@@ -59,11 +59,11 @@ def variance_parameters(fit: Answer) -> NaturalParameters:
     with np.errstate(divide="ignore", invalid="ignore"):
         for part in components(estimate):
             sd = np.sqrt(np.maximum(np.diag(part.covariance), 0.0))
-            for i, term in enumerate(part.terms):
+            for i, term in enumerate(part.labels):
                 add(f"sd({part.group}: {term})", float(sd[i]), [int(part.places[i, i])], [float(np.divide(0.5, sd[i]))])
             for i, j in part.correlated:
                 rho = correlation(part, i, j)
-                name = f"cor({part.group}: {part.terms[i]}, {part.terms[j]})"
+                name = f"cor({part.group}: {part.labels[i]}, {part.labels[j]})"
                 places = [int(part.places[i, i]), int(part.places[i, j]), int(part.places[j, j])]
                 slopes = [-0.5 * rho / sd[i] ** 2, 1.0 / (sd[i] * sd[j]), -0.5 * rho / sd[j] ** 2]
                 add(name, rho, places, [float(slope) for slope in slopes])

@@ -10,6 +10,7 @@ from polars_glmm.columns.named import column as named
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error
+from polars_glmm.likelihood.parameters.parts import label
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -27,32 +28,44 @@ def ranef(fit: Answer, group: str | None = None) -> pl.DataFrame:
     recipe, factor = find_factor(fit, group)
     std_error = conditional_std_error(factor.mode_covariance)
     columns: dict[str, pl.Series] = {}
-    for k, term in enumerate(factor.term_names):
+    for k, effect in enumerate(zip(factor.term_names, factor.parameter_of, strict=True)):
+        term = label(*effect, between="_")
         columns[f"{group}_{term}"] = pl.Series(factor.modes[k])
         columns[f"{group}_{term}_se"] = pl.Series(std_error[k], nan_to_null=True)
     _refuse_clash(recipe, columns, f"fit.ranef({group!r})")
     return recipe.levels.with_columns(**columns)
 
 
-def coef(fit: Answer, group: str | None = None) -> pl.DataFrame:
-    """Keys of `group`, then one column per fixed effect of mu: the fixed effect plus the level's random effect.
+def coef(fit: Answer, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
+    """Keys of `group`, then a column per fixed effect of a parameter: the fixed effect plus the level's random effect.
 
-    A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column.
+    parameter   "mu", or "phi" where that has a formula: coefficients of log phi
+    A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column. Raises
+    ModelError for a parameter without a formula.
     """
     if group is None:
         group = _only_factor(fit)
     recipe, factor = find_factor(fit, group)
-    predictor = fit.recipe.predictor("mu")
-    beta = iter(fit.estimate.beta)
+    known = [predictor.parameter for predictor in fit.recipe.predictors]
+    if parameter not in known:
+        msg = f"parameter={parameter!r} has no formula in this model; {enumerate_names(known)} {_verb(known)}."
+        raise ModelError(msg)
+    predictor = fit.recipe.predictor(parameter)
+    beta = iter(fit.estimate.beta if parameter == known[0] else fit.estimate.gamma)
     columns: dict[str, pl.Series] = {}
     for column, kept in zip(predictor.columns, predictor.kept, strict=True):
         if not kept:
             columns[column.name] = pl.Series([None] * recipe.levels.height, dtype=pl.Float64)
             continue
-        random = [k for k, term in enumerate(factor.term_names) if term == column.name]
+        effects = enumerate(zip(factor.term_names, factor.parameter_of, strict=True))
+        random = [k for k, effect in effects if effect == (column.name, parameter)]
         columns[column.name] = pl.Series(next(beta) + factor.modes[random].sum(axis=0))
     _refuse_clash(recipe, columns, f"fit.coef({group!r})")
     return recipe.levels.with_columns(**columns)
+
+
+def _verb(names: list[str]) -> str:
+    return "has one" if len(names) == 1 else "have one"
 
 
 def find_factor(fit: Answer, group: str) -> tuple[FactorRecipe, FactorEstimate]:
@@ -99,13 +112,13 @@ def _long(fit: Answer) -> pl.DataFrame:
     blocks = [table(RANEF, {name: [] for name in RANEF})]
     for recipe, factor in zip(fit.recipe.factors, fit.estimate.factors, strict=True):
         labels, std_error = level_labels(recipe), conditional_std_error(factor.mode_covariance)
-        for k, term in enumerate(factor.term_names):
+        for k, (term, parameter) in enumerate(zip(factor.term_names, factor.parameter_of, strict=True)):
             n = len(labels)
             blocks.append(
                 table(
                     RANEF,
                     {
-                        "parameter": pl.repeat("mu", n, eager=True),
+                        "parameter": pl.repeat(parameter, n, eager=True),
                         "group": pl.repeat(recipe.name, n, eager=True),
                         "level": labels,
                         "term": pl.repeat(term, n, eager=True),

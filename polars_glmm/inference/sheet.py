@@ -107,7 +107,7 @@ def method_in_words(fit: Answer) -> str:
     match method.name:
         case "reml":
             return "restricted maximum likelihood (REML)"
-        case "ml" | "laplace" | "agq" if _linear(fit) and len(fit.estimate.gamma):
+        case "ml" | "laplace" | "agq" if _linear(fit) and len(fit.estimate.gamma) and not _effects_on_phi(fit):
             return "maximum likelihood (exact: the integral over the random effects is gaussian)"
         case "laplace" if fit.estimate.factors:
             expected = ", expected curvature" if getattr(method, "curvature", "observed") == "expected" else ""
@@ -116,6 +116,10 @@ def method_in_words(fit: Answer) -> str:
             nodes = getattr(method, "nodes", 0)
             return f"maximum likelihood, adaptive Gauss-Hermite quadrature ({nodes} nodes)"
     return "maximum likelihood"
+
+
+def _effects_on_phi(fit: Answer) -> bool:
+    return any(part.random for part in fit.spec.predictors[1:])
 
 
 def _facts(fit: Answer) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -215,7 +219,7 @@ def _random_effects(fit: Answer) -> SheetTable | None:
     parts = list(components(fit.estimate))
     table = varcorr(fit)
     variances = table.filter(table["other_term"].is_null())
-    names = [(part.group if i == 0 else "", term) for part in parts for i, term in enumerate(part.terms)]
+    names = [(part.group if i == 0 else "", term) for part in parts for i, term in enumerate(part.labels)]
     if len(names) < variances.height:
         names.append((RESIDUAL, ""))
     widest = max((len(part.terms) - 1 for part in parts if part.correlated), default=0)

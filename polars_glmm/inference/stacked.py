@@ -98,7 +98,7 @@ def varcorr_all(batch: Batch, conf_level: float) -> Stacked:
     groups, terms, others = (list(part) for part in zip(*labels, strict=True))
     columns: dict[str, Any] = {
         "parameter": _same("mu", n * len(labels)), "group": _cycle(groups, n), "term": _cycle(terms, n),
-        "other_term": _cycle(others, n),
+        "other_term": _cycle(others, n), "other_parameter": _cycle([None] * len(labels), n),
     }  # fmt: skip
     missing = np.full(n, np.nan)
     for name in VARCORR:

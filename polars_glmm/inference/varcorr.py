@@ -28,12 +28,15 @@ class Component(NamedTuple):
     """One covariance matrix of the model and where its entries stand in Estimate.report.
 
     places (r, r): index of each reported entry, symmetric; −1 where the structure has none.
+    parameters, labels: of the family that each effect is on, and names that tell effects on several of them apart
     """
 
     group: str
     terms: tuple[str, ...]
     covariance: Mat
     places: IntVec
+    parameters: tuple[str, ...]
+    labels: tuple[str, ...]
 
     @property
     def correlated(self) -> list[tuple[int, int]]:
@@ -56,7 +59,9 @@ def components(estimate: Estimate) -> Iterator[Component]:
                         continue
                     places[i, j] = places[j, i] = place
                     place += 1
-            yield Component(factor.name, factor.term_names[start : start + r], covariance, places)
+            own = slice(start, start + r)
+            parameters, labels = factor.parameter_of[own], factor.labels[own]
+            yield Component(factor.name, factor.term_names[own], covariance, places, parameters, labels)
             start += r
 
 
@@ -80,14 +85,14 @@ def _variance_rows(component: Component, vcov: Mat, z: float) -> Iterator[dict[s
     for i, term in enumerate(component.terms):
         place = component.places[i, i]
         variance = float(component.covariance[i, i])
-        yield {"group": component.group, "term": term} | variance_numbers(variance, standard_error(vcov, place), z)
+        names = {"parameter": component.parameters[i], "group": component.group, "term": term}
+        yield names | variance_numbers(variance, standard_error(vcov, place), z)
 
 
 def variance_numbers(variance: float, std_error: float, z: float) -> dict[str, Any]:
     """A variance with its interval by log transformation, and its square root."""
     low, high = log_interval(variance, std_error, z)
     return {
-        "parameter": "mu",
         "estimate": variance,
         "std_error": std_error,
         "conf_low": low,
@@ -100,8 +105,10 @@ def _covariance_rows(component: Component, vcov: Mat, z: float) -> Iterator[dict
     for i, j in component.correlated:
         rho = correlation(component, i, j)
         low, high = tanh_interval(rho, correlation_error(component, i, j, vcov), z)
+        on, other = component.parameters[i], component.parameters[j]
         yield {
-            "parameter": "mu",
+            "parameter": on,
+            "other_parameter": None if other == on else other,
             "group": component.group,
             "term": component.terms[i],
             "other_term": component.terms[j],
@@ -116,7 +123,7 @@ def _residual_row(estimate: Estimate, z: float) -> dict[str, Any]:
     """σ² with its standard error 2σ·se(σ)."""
     sigma = float(estimate.phi or 0.0)
     std_error = 2.0 * sigma * standard_error(estimate.report_vcov, -1)
-    return {"group": RESIDUAL} | variance_numbers(sigma**2, std_error, z)
+    return {"parameter": "mu", "group": RESIDUAL} | variance_numbers(sigma**2, std_error, z)
 
 
 def standard_error(vcov: Mat, place: int) -> float:

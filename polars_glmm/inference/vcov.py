@@ -71,10 +71,10 @@ def _full(fit: Answer, matrix: Mat) -> Labelled:
 
     for component in components(estimate):
         variance = np.diag(component.covariance)
-        for i, term in enumerate(component.terms):
+        for i, term in enumerate(component.labels):
             add("log_sd", f"{component.group}: {term}", [component.places[i, i]], [_half_reciprocal(variance[i])])
         for i, j in component.correlated:
-            name = f"{component.group}: {component.terms[i]}, {component.terms[j]}"
+            name = f"{component.group}: {component.labels[i]}, {component.labels[j]}"
             places = [component.places[i, i], component.places[i, j], component.places[j, j]]
             add("atanh_correlation", name, places, _atanh_gradient(component.covariance[np.ix_([i, j], [i, j])],
                                                                    correlation(component, i, j)))  # fmt: skip

@@ -21,7 +21,8 @@ class FactorEstimate:
     covariances                 one Σ_t (r_t, r_t) per term, absolute scale (gaussian: σ² included), as reported
     modes                       b̂ (r, G): conditional modes on the scale of the linear predictor
     mode_covariance             (r, r, G): Var(b | y) given the parameters
-    mode_slope                  (r, p, G): ∂b̂/∂beta, or None where it would be large; the variance of a conditional
+    mode_slope                  (r, p, G): ∂b̂/∂beta, or None where it would be large; with random effects on phi too
+                                (r, p+s, G), ∂b̂/∂(beta, gamma); the variance of a conditional
                                 linear predictor x'β + z'b is z'Var(b|y)z + (x + s'z)'Var(β̂)(x + s'z) with s its
                                 slope (r, p)
     """
@@ -91,11 +92,13 @@ class Working:
 
     outward (p+s, p+s);  vcov (p+s, p+s)
     derivative (K, p, p)   as Estimate.vcov_derivative, or None
+    gram (p, p)            X'DX of the working columns of mu, D the precisions, or None
     """
 
     outward: Mat
     vcov: Mat
     derivative: Cube | None
+    gram: Mat | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
+from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.guards import Check
 from polars_glmm.prediction.keys import match_key
@@ -50,8 +51,23 @@ class JoinedFactor:
         return tuple(column.node for term in self.recipe.terms for column in term.columns)
 
     @property
-    def slope_inputs(self) -> frozenset[str]:
-        return frozenset[str]().union(*(node.inputs() for node in self.nodes))
+    def column_names(self) -> tuple[str, ...]:
+        """Names for columns that tell random effects on several parameters apart."""
+        effects = zip(self.term_names, self.part_of, strict=True)
+        return tuple(label(name, PARAMETERS[part], "_") for name, part in effects)
+
+    @property
+    def part_of(self) -> tuple[int, ...]:
+        """The predictor that each of them is added to, by its place in the recipe."""
+        return tuple(part for term in self.recipe.terms for part in term.parts or (0,) * len(term.columns))
+
+    def on(self, *parts: int) -> list[int]:
+        """The random effects that are added to some of the predictors."""
+        return [j for j, part in enumerate(self.part_of) if part in parts]
+
+    def slope_inputs(self, *parts: int) -> frozenset[str]:
+        """Columns that the random effects on some of the predictors multiply."""
+        return frozenset[str]().union(*(self.nodes[j].inputs() for j in self.on(*parts)))
 
     @property
     def level_names(self) -> list[str]:
@@ -84,9 +100,9 @@ class JoinedFactor:
         codes = pl.Series(self.code, np.arange(n_levels, dtype=np.int32))
         return [codes, *(pl.Series(self.mode(j), self.modes[j].copy()) for j in range(r))]
 
-    def effect(self) -> pl.Expr:
-        """z'b̂: Σ_j column_j · mode_j, an unseen level counting zero."""
-        return balanced_sum(node.to_expr() * pl.col(self.mode(j)).fill_null(0.0) for j, node in enumerate(self.nodes))
+    def effect(self, part: int = 0) -> pl.Expr:
+        """z'b̂ of one predictor: Σ_j column_j · mode_j, an unseen level counting zero."""
+        return balanced_sum(self.nodes[j].to_expr() * pl.col(self.mode(j)).fill_null(0.0) for j in self.on(part))
 
     def unseen(self) -> pl.Expr:
         return pl.col(self.code).is_null()

@@ -37,6 +37,7 @@ class Purpose:
 
     verb        the public function, for messages
     factors     grouping factors whose random effects are added
+    parts       predictors that are wanted, by their places in the recipe: the first one here, others by what follows
     new_levels  what their unseen levels become; `remedy` is said where they are an error
     also_used   further columns whose nulls make a row incomplete (the response, in augment)
     std_error, interval   whether the variance is wanted, and whether its degrees of freedom are
@@ -49,16 +50,23 @@ class Purpose:
     also_used: frozenset[str] = frozenset()
     std_error: bool = False
     interval: bool = False
+    parts: tuple[int, ...] = (0,)
+
+    @property
+    def acting(self) -> tuple[JoinedFactor, ...]:
+        """The factors with random effects on what is wanted."""
+        return tuple(factor for factor in self.factors if factor.on(*self.parts))
 
 
 def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose) -> pl.LazyFrame:
-    """The frame with internal columns MISSING, FIXED, ETA and, on request, STD_ERROR of the linear predictor of mu.
+    """The frame with internal columns MISSING, FIXED, ETA and, on request, STD_ERROR of the first predictor wanted.
 
     With an interval FREEDOM as well, where its reference is t. MISSING is true of rows whose fixed part is not
     estimable, and carries the guard: whatever is derived from the others must be made null by it, and so keeps it.
     """
-    fixed, factors = fitted.fixed("mu"), purpose.factors
-    designs = fixed.inputs.union(*(factor.slope_inputs for factor in factors))
+    part, factors = purpose.parts[0], purpose.acting
+    fixed = fitted.fixed(fitted.recipe.predictors[part].parameter)
+    designs = fixed.inputs.union(*(factor.slope_inputs(*purpose.parts) for factor in factors))
     used = designs.union(purpose.also_used, *(factor.recipe.keys for factor in factors))
     require_columns(schema, used, purpose.verb)
     require_dtypes(schema, designs, fitted.recipe)
@@ -78,40 +86,25 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     columns = [
         guarded(incomplete, checks).alias(MISSING),
         fixed.value().alias(FIXED),
-        balanced_sum([fixed.value(), *(factor.effect() for factor in factors)]).alias(ETA),
+        balanced_sum([fixed.value(), *(factor.effect(part) for factor in factors)]).alias(ETA),
     ]
     if purpose.interval and fixed.freedom is not None:
-        spread = variance_with_freedom(fixed, factors, pl.col(MISSING)).alias(SPREAD)
+        spread = variance_with_freedom(fixed, (factors, part), pl.col(MISSING)).alias(SPREAD)
         frame = frame.with_columns(columns).with_columns(spread)
         variances, freedom = (pl.col(SPREAD).struct.field(name) for name in (VARIANCE, FREEDOM))
         return frame.with_columns(variances.sqrt().alias(STD_ERROR), freedom)
     if purpose.std_error:
-        columns.append(variance(fixed, factors, pl.col(MISSING)).sqrt().alias(STD_ERROR))
+        columns.append(variance(fixed, (factors, part), pl.col(MISSING)).sqrt().alias(STD_ERROR))
     return frame.with_columns(columns)
 
 
-def add_dispersion_predictor(
-    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb: str, std_error: bool = False
-) -> pl.LazyFrame:
-    """The frame with internal columns MISSING, ETA = log phi and, on request, STD_ERROR of log phi."""
-    frame = fitted.attach(frame)
-    if not fitted.models_phi:
-        phi = fitted.constant_phi()
-        columns = [pl.lit(value=False).alias(MISSING), phi.log().alias(ETA)]
-        if std_error:
-            columns.append((fitted.constant_phi_error() / phi).alias(STD_ERROR))
-        return frame.with_columns(columns)
-    part = fitted.fixed("phi")
-    require_columns(schema, part.inputs, verb)
-    require_dtypes(schema, part.inputs, fitted.recipe)
-    checks = fixed_level_checks(used_categoricals(fitted.recipe, part.inputs), pl.col(MISSING))
-    incomplete = pl.col(MISSING)
-    if part.undetermined is not None:
-        incomplete = pl.any_horizontal(incomplete, part.undetermined)
-    columns = [guarded(incomplete, checks).alias(MISSING), part.value().alias(ETA)]
+def add_constant_dispersion(frame: pl.LazyFrame, fitted: Parameters, *, std_error: bool = False) -> pl.LazyFrame:
+    """The frame with internal columns MISSING, ETA = log phi and, on request, STD_ERROR of a phi without a formula."""
+    phi = fitted.constant_phi()
+    columns = [pl.lit(value=False).alias(MISSING), phi.log().alias(ETA)]
     if std_error:
-        columns.append(variance(part, (), pl.col(MISSING)).sqrt().alias(STD_ERROR))
-    return frame.with_columns(is_missing(schema, part.inputs).alias(MISSING)).with_columns(columns)
+        columns.append((fitted.constant_phi_error() / phi).alias(STD_ERROR))
+    return fitted.attach(frame).with_columns(columns)
 
 
 def used_categoricals(recipe: Recipe, used: frozenset[str]) -> list[Categorical]:

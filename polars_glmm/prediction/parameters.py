@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -40,11 +40,13 @@ class Freedom:
 class FixedPart:
     """Σ β_j column_j + offset of one family parameter: kept columns only.
 
-    coefficients (p,) and vcov (M, p, p) belong to `nodes`
+    coefficients (p,) belong to `nodes`
+    vcov (M, P, P)      of these coefficients, or of those of all predictors where modes move with all of them
+    place               where those of `nodes` begin among them
     undetermined        Boolean: rows whose value is not estimable; None where there are none
     directions (p, k)   along which β runs off to infinity: vcov is of what is orthogonal to them
     freedom             reference distribution of the estimates, where it is t
-    outward (p, p)      vcov and freedom are of w with β = outward · w, so x'β has outward'x; None: of β itself
+    outward (P, P)      vcov and freedom are of w with β = outward · w, so x'β has outward'x; None: of β itself
     inputs              columns of the frame that decide on the value
     """
 
@@ -57,6 +59,7 @@ class FixedPart:
     directions: Mat | None = None
     freedom: Freedom | None = None
     outward: Mat | None = None
+    place: int = 0
 
     def value(self) -> pl.Expr:
         terms = [node.to_expr() * b for node, b in zip(self.nodes, self.coefficients, strict=True)]
@@ -102,7 +105,7 @@ class Parameters:
         own = pl.Series(MODEL, self.model.astype(np.int32))
         return frame.with_columns(own, *(pl.Series(name, value) for name, value in values.items()))
 
-    def fixed(self, parameter: Literal["mu", "phi"]) -> FixedPart:
+    def fixed(self, parameter: str) -> FixedPart:
         """The fixed part of a family parameter with its estimates and their covariance matrices."""
         recipe: PredictorRecipe = self.recipe.predictor(parameter)
         nodes = tuple(column.node for column, kept in zip(recipe.columns, recipe.kept, strict=True) if kept)
@@ -115,6 +118,12 @@ class Parameters:
         vcov = self.vcov if infinite is None else infinite.vcov[None]
         used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
         inputs = frozenset[str]().union(*(node.inputs() for node in used))
+        directions = None if infinite is None or parameter == "phi" else infinite.directions
+        place = 0
+        if any(set(factor.part_of) - {0} for factor in self.factors):  # the modes move with all coefficients
+            own, place = slice(None), own.start or 0
+            if directions is not None:
+                directions = np.pad(directions, ((0, vcov.shape[1] - len(directions)), (0, 0)))
         return FixedPart(
             nodes,
             coefficients,
@@ -122,9 +131,10 @@ class Parameters:
             recipe.offset,
             inputs if recipe.offset is None else inputs | recipe.offset.inputs(),
             undetermined(recipe),
-            None if infinite is None or parameter == "phi" else infinite.directions,
+            directions,
             self.freedom if parameter == "mu" else None,
             None if self.outward is None else self.outward[own, own],
+            place,
         )
 
     @property

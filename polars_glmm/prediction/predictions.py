@@ -23,7 +23,7 @@ from polars_glmm.prediction.linear_predictor import (
     STD_ERROR,
     NewLevels,
     Purpose,
-    add_dispersion_predictor,
+    add_constant_dispersion,
     add_linear_predictor,
 )
 from polars_glmm.prediction.parameters import Parameters, of_fit
@@ -138,18 +138,19 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     refuse_clash(schema, request.names, "choose another with name=.")
     half_width = _normal_quantile(request.conf_level)
-    if request.kind in ("response", "link"):
-        link = fitted.recipe.spec.family.link.name if request.kind == "response" else "identity"
+    of_phi = request.kind == "phi"
+    link = "log" if of_phi else fitted.recipe.spec.family.link.name if request.kind == "response" else "identity"
+    if of_phi and not fitted.models_phi:
+        frame = add_constant_dispersion(frame, fitted, std_error=request.uncertain)
+    else:
         factors = chosen(fitted.factors, request.random)
         purpose = Purpose(
-            "predict", factors, request.new_levels, std_error=request.uncertain, interval=request.interval is not None
-        )
+            "predict", factors, request.new_levels, std_error=request.uncertain, interval=request.interval is not None,
+            parts=(int(of_phi),),
+        )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
-        if purpose.interval and fitted.freedom is not None:
+        if purpose.interval and fitted.freedom is not None and not of_phi:
             half_width = _t_quantile(request.conf_level)
-    else:
-        link = "log"
-        frame = add_dispersion_predictor(frame, schema, fitted, verb="predict", std_error=request.uncertain)
     outputs = [
         pl.when(~pl.col(MISSING)).then(value).alias(name)
         for name, value in zip(request.names, _values(request, link, half_width), strict=True)

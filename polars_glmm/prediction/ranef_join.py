@@ -63,4 +63,4 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: st
 
 
 def _names(factor: JoinedFactor, prefix: str) -> list[str]:
-    return [f"{prefix}{factor.recipe.name}_{term}{end}" for term in factor.term_names for end in ("", ERROR)]
+    return [f"{prefix}{factor.recipe.name}_{term}{end}" for term in factor.column_names for end in ("", ERROR)]

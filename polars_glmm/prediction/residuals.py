@@ -61,8 +61,9 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: st
     family = fitted.recipe.spec.family
     response = response_inputs(fitted.recipe)
     used = response | phi_inputs(fitted)
-    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used)
-    frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="augment")
+    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used, parts=(0, 1))
+    frame = add_linear_predictor(frame, schema, fitted, purpose)
+    frame = with_phi(frame, schema, fitted, verb="augment", factors=fitted.factors)
 
     def residuals(batch: pl.Series) -> pl.Series:
         rows = batch.struct.unnest()

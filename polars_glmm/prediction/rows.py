@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.columns.named import column
 from polars_glmm.families.base import Rows
 from polars_glmm.prediction.columns import INTERNAL, require_columns
+from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.linear_predictor import MISSING
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ def phi_inputs(fitted: Parameters) -> frozenset[str]:
     return fitted.fixed("phi").inputs if fitted.models_phi else frozenset()
 
 
-def with_phi(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb: str) -> pl.LazyFrame:
+def with_phi(
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb: str, factors: tuple[JoinedFactor, ...] = ()
+) -> pl.LazyFrame:
     """A frame with a linear predictor, and with phi of every row as PHI: the constant, or what its formula says.
 
-    A row whose phi is not estimable is marked as missing.
+    Of `factors`, whose modes are beside the rows, the random effects on phi are in it. A row whose phi is not estimable
+    is marked as missing.
     """
     require_columns(schema, phi_inputs(fitted), verb)
     if not fitted.models_phi:
@@ -35,7 +39,8 @@ def with_phi(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, *, verb
     part = fitted.fixed("phi")
     if part.undetermined is not None:
         frame = frame.with_columns(pl.any_horizontal(pl.col(MISSING), part.undetermined).alias(MISSING))
-    return frame.with_columns(part.value().exp().alias(PHI))
+    log_phi = balanced_sum([part.value(), *(factor.effect(1) for factor in factors if factor.on(1))])
+    return frame.with_columns(log_phi.exp().alias(PHI))
 
 
 def response_inputs(recipe: Recipe) -> frozenset[str]:

@@ -97,7 +97,7 @@ def simulate(
 def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
     factors, sizes = fitted.factors, size_inputs(fitted.recipe)
-    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted))
+    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=(0, 1))
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="simulate")
     needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
     for factor in factors:
@@ -118,9 +118,14 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     phi = used[PHI].to_numpy() if family.has_phi else None
     draws = []
     for _ in range(n):
-        eta = fixed + sum((factor.effect(rng) for factor in factors), np.zeros(len(fixed)))
+        eta, log_times = fixed.copy(), np.zeros(len(fixed))
+        for factor in factors:
+            for part, effect in factor.effects(rng).items():
+                total = log_times if part else eta
+                total += effect
+        own = phi if phi is None or not log_times.any() else phi * np.exp(log_times)
         y = np.full(rows.height, np.nan)
-        y[complete] = family.simulate(rng, family.mean(eta), phi, sizes)
+        y[complete] = family.simulate(rng, family.mean(eta), own, sizes)
         if fitted.recipe.response.proportion:
             y[complete] /= sizes.trials
         draws.append(y)
@@ -148,18 +153,19 @@ class _Drawn:
         self.n_levels = int(self.codes.max(initial=-1)) + 1
         self.roots = [_root(covariance[0]) for covariance in factor.covariances]
         # modes (r, n) of the rows; NaN marks a level that is drawn
+        self.part_of = np.array(factor.part_of)
         self.modes: Mat | None = None
         if not new:
             self.modes = np.stack([rows[factor.mode(j)].fill_null(np.nan).to_numpy() for j in range(r)])
 
-    def effect(self, rng: np.random.Generator) -> Vec:
-        """z'b (n,) with b ~ N(0, Σ) per level and term."""
+    def effects(self, rng: np.random.Generator) -> dict[int, Vec]:
+        """z'b (n,) with b ~ N(0, Σ) per level and term, by the predictor that it is added to."""
         levels = [root @ rng.standard_normal((len(root), self.n_levels)) for root in self.roots]
         b = np.concatenate(levels)[:, self.codes]
         if self.modes is not None:
             b = np.where(np.isnan(self.modes), b, self.modes)
-        effect: Vec = np.einsum("rn,rn->n", self.z, b)
-        return effect
+        parts = set(self.part_of.tolist())
+        return {k: np.einsum("rn,rn->n", self.z[self.part_of == k], b[self.part_of == k]) for k in parts}
 
 
 def _codes(levels: pl.DataFrame) -> IntVec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,11 @@ _ALONG = 1e-6
 _ROUNDING = 1e-9
 
 
-def variance(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr) -> pl.Expr:
+Acting: TypeAlias = "tuple[Sequence[JoinedFactor], int]"
+"""Factors with random effects on a linear predictor, and the place of that among those of the recipe."""
+
+
+def variance(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> pl.Expr:
     """Σ_f z_f'Var(b_f | y)z_f + a'Var(β̂)a with a = x + Σ_f s_f'z_f (Kass & Steffey 1989; Booth & Hobert 1998).
 
     s_f = ∂b̂_f/∂β: where β̂ moves, the modes move against it, so a level that was observed often pins down the sum of
@@ -42,7 +46,7 @@ def variance(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr
     return pl.struct(fields).map_batches(quadratic, return_dtype=pl.Float64, is_elementwise=True)
 
 
-def variance_with_freedom(fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr) -> pl.Expr:
+def variance_with_freedom(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> pl.Expr:
     """Struct of the variance v and of its degrees of freedom 2v²/(g'Ag) (Satterthwaite 1946; Fai & Cornelius 1996).
 
     g_k = a'(∂Var(β̂)/∂k)a over the covariance parameters k, A = their covariance matrix: for random="none" what a test
@@ -75,26 +79,26 @@ class _Rows(NamedTuple):
 
 
 def _reader(
-    fixed: FixedPart, factors: Sequence[JoinedFactor], missing: pl.Expr
+    fixed: FixedPart, factors: Acting, missing: pl.Expr
 ) -> tuple[list[pl.Expr], Callable[[pl.Series], _Rows]]:
     """What a batch of rows must hold, as fields of a struct, and what is computed from it."""
     nodes, vcov = fixed.nodes, fixed.vcov
-    many = len(vcov) > 1
-    spreads = [_spread(factor, vcov) for factor in factors]
+    many, (acting, part) = len(vcov) > 1, factors
+    spreads = [_spread(factor, vcov, part) for factor in acting]
     fields = [missing.alias("rows")]
     if many:
         fields.append(pl.col(MODEL).alias("model"))
     fields += [node.to_expr().alias(f"x_{j}") for j, node in enumerate(nodes)]
-    for i, factor in enumerate(factors):
+    for i, factor in enumerate(acting):
         fields.append(pl.col(factor.code).fill_null(-1).alias(f"code_{i}"))
-        fields += [node.to_expr().alias(f"z_{i}_{j}") for j, node in enumerate(factor.nodes)]
+        fields += [factor.nodes[k].to_expr().alias(f"z_{i}_{j}") for j, k in enumerate(factor.on(part))]
 
     def rows_of(batch: pl.Series) -> _Rows:
         rows = batch.struct.unnest()
-        a = np.empty((len(nodes), rows.height))
+        a = np.zeros((vcov.shape[1], rows.height))
         model = rows["model"].to_numpy() if many else np.zeros(1, dtype=np.intp)
-        for j, own in enumerate(a):
-            own[:] = rows[f"x_{j}"].to_numpy()
+        for j in range(len(nodes)):
+            a[fixed.place + j] = rows[f"x_{j}"].to_numpy()
         total = np.zeros(rows.height)
         with np.errstate(invalid="ignore", over="ignore"):  # columns that are not finite give NaN
             endless = _along(a, fixed.directions)
@@ -169,9 +173,9 @@ def _quadratic(a: Mat, vcov: Cube, model: IntVec) -> Vec:
     return total
 
 
-def _spread(factor: JoinedFactor, vcov: Cube) -> _Spread:
-    r, n_levels = factor.modes.shape
-    slope = factor.mode_slope
+def _spread(factor: JoinedFactor, vcov: Cube, part: int) -> _Spread:
+    own, n_levels = factor.on(part), factor.modes.shape[1]
+    r, slope = len(own), None if factor.mode_slope is None else factor.mode_slope[own]
     fits, p = vcov.shape[:2]
     if slope is None:
         if np.isfinite(vcov).any():
@@ -181,8 +185,9 @@ def _spread(factor: JoinedFactor, vcov: Cube) -> _Spread:
             )
             raise ModelError(msg)
         slope = np.zeros((r, p, n_levels))  # there are no standard errors at all
+    unseen = block_diagonal(factor.covariances, len(factor.modes))
     return _Spread(
-        np.concatenate([factor.mode_covariance, block_diagonal(factor.covariances, r)], axis=2),
+        np.concatenate([factor.mode_covariance, unseen], axis=2)[np.ix_(own, own)],
         np.concatenate([slope, np.zeros((r, p, fits))], axis=2),
         n_levels,
     )

@@ -107,11 +107,13 @@ class Products:
         method: str | Method | None = None,
         *,
         start: Mapping[str, float] | None = None,
+        fixed: Mapping[str, float] | None = None,
         control: Control | None = None,
     ) -> Fit:
         """The fit of the rows behind the products; its tables need no rows, and it keeps none.
 
         method   "reml" or "ml"; None: the one the products were made with
+        start, fixed   parameters by name to start from and to hold, as in `fit`
         Raises ColumnError where there is no row, IdentifiabilityError, ConvergenceError as `fit` does.
         """
         began = perf_counter()
@@ -126,7 +128,7 @@ class Products:
             spec = replace(spec, method=asked)
         recipe, notes, _ = settle(replace(self.recipe, spec=spec), self.moments)
         with blaming_text(recipe):
-            numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}))
+            numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}, fixed or {}))
             require_digits(residual_share(numbers, self.moments))
         call = Call(
             spec.formulas, None, "gaussian", None, spec.method, None, spec.offset, spec.frequency, spec.precision

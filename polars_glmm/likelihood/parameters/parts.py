@@ -15,9 +15,9 @@ PARAMETERS = ("mu", "phi")
 """Parameters of a family by the place of their linear predictor."""
 
 
-def label(name: str, parameter: str) -> str:
+def label(name: str, parameter: str, between: str = " ") -> str:
     """What a random effect is called where those of several predictors stand together: "Intercept", "phi Intercept"."""
-    return name if parameter == PARAMETERS[0] else f"{parameter} {name}"
+    return name if parameter == PARAMETERS[0] else f"{parameter}{between}{name}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
