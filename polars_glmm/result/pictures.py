@@ -102,7 +102,7 @@ class Pictures:
         return estimates.influence_chart(table, measure)
 
     def bootstrap(self, table: pl.DataFrame) -> Chart:
-        """The spread of a table of bootstrap draws (columns draw, estimate) for each parameter."""
+        """The spread of a table of bootstrap draws (columns draw, value) for each parameter."""
         return estimates.bootstrap_chart(estimates.bootstrap_frame(table))
 
     def _rows(self, data: Any) -> AnyFrame:
