@@ -62,8 +62,22 @@ _SENTENCES: dict[str, str] = {
     "parm parmnames whichparm": "Write which='all', 'fixed', 'random', 'dispersion', or names of parameters.",
     "signames oldnames": "Names are those of polars_glmm.objective: 'Days', 'sd(Subject: Days)', 'phi'.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
-    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
-    "resid_pearson and resid_deviance.",
+    "resid residuals residpearson residdeviance residresponse rstandard rstudent": "Write fit.augment(frame): columns "
+    "resid, resid_pearson and resid_deviance; quantile=True adds resid_quantile.",
+    "quantileresiduals quantileresid qresiduals qresid randomizedquantile residquantile simulateresiduals dharma "
+    "createdharma scaledresiduals": "Write fit.augment(frame, quantile=True): resid_quantile; fit.check() for tests.",
+    "testdispersion testzeroinflation testuniformity testoutliers testresiduals testquantiles checkmodel "
+    "testtemporalautocorrelation checkoverdispersion checkzeroinflation overdispersion overdispfun estatgof": ""
+    "Write fit.check(): dispersion, zeros, outliers, uniformity and more.",
+    "cooksdistance cooksd cook dfbeta dfbetas mdffits covratio covtrace influenceme getinfluence leaveoneout dffits": ""
+    "Write fit.influence('g'), fit.influence_terms('g'); method='case' is of rows.",
+    "hatvalues leverages leverage hat hatmatrix": "Write fit.augment(frame, leverage=True).",
+    "caic conditionalaic effectivedf effectiveparameters": "Write fit.glance(conditional=True).",
+    "predictinterval predictioninterval predinterval": "Write fit.predict(frame, interval='prediction', "
+    "new_levels='zero').",
+    "marginalmean populationmean predictmarginal mumarginal": "Write fit.predict(frame, random='integrate').",
+    "rootogram expectedcounts": "Write fit.count_table(frame).",
+    "reffects predictranef ebestimates empiricalbayes dynpred": "Write fit.score(frame): effects of new groups.",
     "fitted fittedvalues fittedvalue mu": "Write fit.augment(frame) or fit.predict(frame).",
     "issingular": "Write fit.singular.",
     "isconverged mleretvals optinfo": "Write fit.converged, fit.certificate, fit.diagnose().",
@@ -113,7 +127,7 @@ _SENTENCES: dict[str, str] = {
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
-    "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
+    "fit": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
     "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
     "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
     "polars_glmm.report([fit1, fit2]).",

@@ -14,7 +14,9 @@ from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
+from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
+from polars_glmm.inference.conditional import conditional_glance
 from polars_glmm.inference.cross_validation import cross_validate
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.explained import repca
@@ -22,14 +24,18 @@ from polars_glmm.inference.explaining import icc, r2
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
 from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
+from polars_glmm.inference.influence import influence, influence_terms
 from polars_glmm.inference.intervals import Draws, confint, profile
+from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import coef, ranef
 from polars_glmm.inference.resampling import Asked, bootstrap
+from polars_glmm.inference.score import score
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.inference.vcov import vcov as covariances
 from polars_glmm.likelihood.given import of_estimate
+from polars_glmm.prediction.distribution import count_table, distribution
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
@@ -48,6 +54,8 @@ if TYPE_CHECKING:
     from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
+    from polars_glmm.prediction.given import Given
+    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import Pictures
     from polars_glmm.typing import Kind
@@ -106,9 +114,9 @@ class Fit(Answer):
         return coef(self, group, parameter)
 
     @answered
-    def glance(self) -> pl.DataFrame:
-        """The fit in one row."""
-        return glance(self)
+    def glance(self, conditional: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
+        """The fit in one row; `conditional` adds effective parameters, the likelihood at the modes, conditional AIC."""
+        return conditional_glance(self) if conditional else glance(self)
 
     @answered
     def vcov(self, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:  # noqa: FBT001, FBT002
@@ -288,21 +296,96 @@ class Fit(Answer):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Interval | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Uncertainty = "conditional",
+        df: RowFreedom = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered
-    def augment(self, frame: Frame, prefix: str = "") -> Frame:
-        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
-        return augment(frame, self, prefix=prefix)
+    def augment(
+        self,
+        frame: Frame,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Given = "modes",
+        rng: np.random.Generator | int | None = None,
+        leverage: bool = False,
+    ) -> Frame:
+        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance; quantile residuals, leverage."""
+        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
+
+    @answered
+    def distribution(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame,
+        values: Sequence[float] | None = None,
+        *,
+        random: str = "integrate",
+        average: bool = False,
+        by: str | Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Probabilities of the response by value for the rows of a frame, or averaged over them."""
+        return distribution(frame, self, values, random=random, average=average, by=by)
+
+    @answered
+    def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
+        """Observed counts of every value of the response beside those expected."""
+        return count_table(frame, self, random=random)
+
+    @answered
+    def check(
+        self,
+        tests: str | Sequence[str] = "all",
+        frame: pl.DataFrame | pl.LazyFrame | None = None,
+        *,
+        n: int = 250,
+        rng: np.random.Generator | int | None = None,
+        given: Given = "modes",
+        time: str | None = None,
+    ) -> pl.DataFrame:
+        """Tests of what the model assumes, one row each, on the rows of the fit or of a frame."""
+        return check(self, tests, frame, n=n, rng=rng, given=given, time=time)
+
+    @answered
+    def influence(
+        self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
+    ) -> pl.DataFrame:
+        """What leaving out each level of a group, or each row, does to the fit."""
+        return influence(self, group, method)
+
+    @answered
+    def influence_terms(
+        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
+    ) -> pl.DataFrame:
+        """Every estimate without each level of a group."""
+        return influence_terms(self, group, method)
+
+    @answered
+    def laplace_error(
+        self,
+        method: Literal["quadrature", "importance"] = "quadrature",
+        *,
+        per: Literal["factor", "level"] = "factor",
+        n: int = 1000,
+        nodes: int = 101,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """How far the Laplace approximation is from the integral at the estimates, with a Monte Carlo error."""
+        return laplace_error(self, method, per=per, n=n, nodes=nodes, rng=rng)
+
+    @answered
+    def score(self, frame: Frame, group: str | None = None) -> Frame:
+        """Effects of the groups of a frame, new or known, from its rows at the estimates; lazy stays lazy."""
+        return score(frame, self, group)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
