@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers, Batch, scalar
-from polars_glmm.errors import GlmmError, ModelError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
 from polars_glmm.inference.check import check
@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.intervals import IntervalMethod
+    from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.given import Given
@@ -178,6 +181,68 @@ class FitCollection(Answers):
     ) -> pl.DataFrame:
         """Tests of what the models assume, on the rows of each fit."""
         return self._of_each(lambda fit: check(fit, tests, n=n, rng=rng, given=given))
+
+    @answered
+    def confint(
+        self,
+        method: IntervalMethod = "wald",
+        which: str | Sequence[str] = "all",
+        conf_level: float = 0.95,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        interval: BootstrapInterval = "percentile",
+    ) -> pl.DataFrame:
+        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
+        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
+        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
+
+    @answered
+    def r2(self) -> pl.DataFrame:
+        """R² of all fits."""
+        return self._of_each(lambda fit: fit.r2())
+
+    @answered
+    def icc(self) -> pl.DataFrame:
+        """Intraclass correlations of all fits."""
+        return self._of_each(lambda fit: fit.icc())
+
+    @answered
+    def cross_validate(
+        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
+    ) -> pl.DataFrame:
+        """Cross-validation of each fit on its own rows. Arguments as `Fit.cross_validate`."""
+        return self._of_each(lambda fit: fit.cross_validate(folds, group, rng))
+
+    @answered
+    def repca(self) -> pl.DataFrame:
+        """Principal components of the random effects of all fits."""
+        return self._of_each(lambda fit: fit.repca())
+
+    @answered
+    def profile(
+        self,
+        which: str | Sequence[str] = "all",
+        points: int = 16,
+        cutoff: float | None = None,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+    ) -> pl.DataFrame:
+        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
+        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
+
+    @answered
+    def bootstrap(
+        self,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        *,
+        kind: BootstrapKind = "parametric",
+        group: str | None = None,
+    ) -> pl.DataFrame:
+        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
+        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
 
     @answered
     def test(
@@ -358,6 +423,12 @@ class FitCollection(Answers):
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""
         body, place = pl.concat(parts), np.concatenate(places)
+        if clash := [name for name in self.keys.columns if name in body.columns]:
+            msg = (
+                f"The table has a column {clash[0]!r} of its own, which is a key here. Rename the key before fitting, "
+                f"as in df.rename({{{clash[0]!r}: '{clash[0]}_key'}})."
+            )
+            raise ColumnError(msg)
         if not bool((place[1:] >= place[:-1]).all()):
             order = np.argsort(place, kind="stable")
             body, place = body[order], place[order]
