@@ -35,17 +35,15 @@ from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.result import overview
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.refit_verbs_of_each import RefitVerbsOfEach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.adjust import Adjustment
-    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
-    from polars_glmm.inference.intervals import IntervalMethod
-    from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.given import Given
@@ -61,7 +59,7 @@ TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STA
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitCollection(Answers):
+class FitCollection(RefitVerbsOfEach, Answers):
     """Fits of one model to the rows of each key.
 
     `len` counts keys; iteration gives (key, fit) for those that were fitted; `collection[key]` raises a failed key's
@@ -149,68 +147,6 @@ class FitCollection(Answers):
         return self._stack(GLANCE, glance, stacked.glance_all)
 
     @answered
-    def confint(
-        self,
-        method: IntervalMethod = "wald",
-        which: str | Sequence[str] = "all",
-        conf_level: float = 0.95,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        interval: BootstrapInterval = "percentile",
-    ) -> pl.DataFrame:
-        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
-        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
-        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
-
-    @answered
-    def r2(self) -> pl.DataFrame:
-        """R² of all fits."""
-        return self._of_each(lambda fit: fit.r2())
-
-    @answered
-    def icc(self) -> pl.DataFrame:
-        """Intraclass correlations of all fits."""
-        return self._of_each(lambda fit: fit.icc())
-
-    @answered
-    def cross_validate(
-        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
-    ) -> pl.DataFrame:
-        """Cross-validation of each fit on its own rows. Arguments as `Fit.cross_validate`."""
-        return self._of_each(lambda fit: fit.cross_validate(folds, group, rng))
-
-    @answered
-    def repca(self) -> pl.DataFrame:
-        """Principal components of the random effects of all fits."""
-        return self._of_each(lambda fit: fit.repca())
-
-    @answered
-    def profile(
-        self,
-        which: str | Sequence[str] = "all",
-        points: int = 16,
-        cutoff: float | None = None,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-    ) -> pl.DataFrame:
-        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
-        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
-
-    @answered
-    def bootstrap(
-        self,
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        *,
-        kind: BootstrapKind = "parametric",
-        group: str | None = None,
-    ) -> pl.DataFrame:
-        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
-        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
-
-    @answered
     def influence(
         self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
     ) -> pl.DataFrame:
@@ -218,9 +154,7 @@ class FitCollection(Answers):
         return self._of_each(lambda fit: influence(fit, group, method))
 
     @answered
-    def influence_terms(
-        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
-    ) -> pl.DataFrame:
+    def influence_terms(self, group: str | None = None, method: Literal["exact", "one_step"] = "exact") -> pl.DataFrame:
         """Every estimate of each fit without each level of a group."""
         return self._of_each(lambda fit: influence_terms(fit, group, method))
 

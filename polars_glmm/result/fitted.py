@@ -17,18 +17,13 @@ from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.conditional import conditional_glance
-from polars_glmm.inference.cross_validation import cross_validate
 from polars_glmm.inference.dispersion import dispersion
-from polars_glmm.inference.explained import repca
-from polars_glmm.inference.explaining import icc, r2
 from polars_glmm.inference.glance import diagnose, glance
 from polars_glmm.inference.html import html
 from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.influence import influence, influence_terms
-from polars_glmm.inference.intervals import Draws, confint, profile
 from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import coef, ranef
-from polars_glmm.inference.resampling import Asked, bootstrap
 from polars_glmm.inference.score import score
 from polars_glmm.inference.summary import summary
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
@@ -40,6 +35,7 @@ from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.prediction.simulations import simulate
+from polars_glmm.result.refit_verbs import RefitVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,11 +43,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.inference.adjust import Adjustment
-    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
-    from polars_glmm.inference.intervals import IntervalMethod
-    from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.given import Given
@@ -64,7 +57,7 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit(Answer):
+class Fit(RefitVerbs):
     """A fitted model; print it for a summary, ask it for frames."""
 
     @classmethod
@@ -188,104 +181,6 @@ class Fit(Answer):
         """Notes and certificate as a frame."""
         return diagnose(self)
 
-    @answered
-    def confint(
-        self,
-        method: IntervalMethod = "wald",
-        which: str | Sequence[str] = "all",
-        conf_level: float = 0.95,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        interval: BootstrapInterval = "percentile",
-        draws: pl.DataFrame | None = None,
-    ) -> pl.DataFrame:
-        """Confidence intervals of all natural parameters: coefficients, standard deviations, correlations, dispersion.
-
-        method      "wald" (no rows needed), "profile" (roots of the profiled deviance) or "bootstrap"
-        which       "all", "fixed", "random", "dispersion", or names such as "Days" and "sd(Subject: Days)"
-        criterion   of a profile: "fit" takes the likelihood of the fit, but of a REML fit maximum likelihood for fixed
-                    effects; "ml" maximum likelihood for all, as lme4 does
-        n, rng      of a bootstrap: number of draws and seed, as `bootstrap`; or draws: the frame that it returned
-        interval    of a bootstrap: "percentile", "basic", or "bca" (bias-corrected and accelerated)
-        A bound of the parameter's range is an answer: `status` says "at_boundary".
-        """
-        return confint(self, method, which, conf_level, criterion, Draws(interval, draws, Asked(n, rng)))
-
-    @answered
-    def r2(self) -> pl.DataFrame:
-        """R² of Nakagawa, Johnson & Schielzeth (2017), a row per definition of the residual variance; needs the data.
-
-        Columns: method, var_fixed, var_random, var_residual, r2_marginal (fixed effects), r2_conditional (with the
-        random effects), icc, icc_unadjusted. The first row is the recommended one. Counts and probabilities refit the
-        null model once.
-        """
-        return r2(self)
-
-    @answered
-    def icc(self) -> pl.DataFrame:
-        """Intraclass correlation and design effect of every grouping factor; needs the data of the fit.
-
-        Columns: group, n_levels, variance (mean z'Σz), icc (of two observations of one level, levels around it
-        included), mean_size (Σn²/Σn), design_effect, method (of the residual variance, as in r2()).
-        """
-        return icc(self)
-
-    @answered
-    def cross_validate(
-        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
-    ) -> pl.DataFrame:
-        """How well the model foretells what it was not fitted to, a row per fold; needs the data of the fit.
-
-        folds   a number of parts of the rows or, with `group`, of the levels of that factor; or "group:Subject": each
-                level left out alone. Rows of known groups and whole new groups are different questions.
-        Columns: fold, n_obs, elpd (log density of the rows left out, given the others; of new groups the marginal one),
-        rmse (at the modes of known levels), status, seed.
-        """
-        return cross_validate(self, folds, group, rng)
-
-    @answered
-    def repca(self) -> pl.DataFrame:
-        """Principal components of the random effects of each group: group, component, std_dev, proportion, loading."""
-        return repca(self)
-
-    @answered
-    def profile(
-        self,
-        which: str | Sequence[str] = "all",
-        points: int = 16,
-        cutoff: float | None = None,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-    ) -> pl.DataFrame:
-        """The profiled deviance along each parameter, all others at their best; needs the data of the fit.
-
-        Columns: parameter, group, term, other_term, quantity, value, zeta (signed root of the deviance less its
-        minimum), deviance, criterion, conditional (the others there). `points` values evenly spaced in zeta from
-        −cutoff to cutoff (2.58 if not given: a 99 % interval) as far as it goes, and the estimate.
-        """
-        return profile(self, which, points, cutoff, criterion)
-
-    @answered
-    def bootstrap(
-        self,
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        *,
-        kind: BootstrapKind = "parametric",
-        group: str | None = None,
-    ) -> pl.DataFrame:
-        """The model fitted again to n data sets, a row per draw and parameter; needs the data of the fit.
-
-        kind    "parametric": responses drawn from the model, new random effects included; "cluster": the levels of
-                `group` drawn with replacement, a level drawn twice being two
-        rng     a seed, a numpy Generator, or None for a fresh seed; draw i depends on the seed and i alone
-        Columns: draw, parameter, group, term, other_term, quantity, value, status ("ok", "singular", "not_converged",
-        "failed": then value is null), seed.
-        """
-        return bootstrap(self, Asked(n, rng, kind, group))
-
     # on other frames
 
     @answered
@@ -363,9 +258,7 @@ class Fit(Answer):
         return influence(self, group, method)
 
     @answered
-    def influence_terms(
-        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
-    ) -> pl.DataFrame:
+    def influence_terms(self, group: str | None = None, method: Literal["exact", "one_step"] = "exact") -> pl.DataFrame:
         """Every estimate without each level of a group."""
         return influence_terms(self, group, method)
 
