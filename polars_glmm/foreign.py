@@ -56,7 +56,11 @@ _SENTENCES: dict[str, str] = {
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
     "lrtest": "anova(smaller, larger) is the likelihood-ratio test; fit.test_terms(method='lrt') tests each term.",
     # what a fit can be asked for
-    "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
+    "confinterval confinterval95 conf_int intervals": "Write fit.confint(), or fit.confint(method='profile').",
+    "profilelik profilelike likelihoodprofile profile_re profilelikelihood": "Write fit.profile(), or "
+    "fit.confint(method='profile').",
+    "parm parmnames whichparm": "Write which='all', 'fixed', 'random', 'dispersion', or names of parameters.",
+    "signames oldnames": "Names are those of polars_glmm.objective: 'Days', 'sd(Subject: Days)', 'phi'.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
     "resid residuals residpearson residdeviance residresponse rstandard rstudent": "Write fit.augment(frame): columns "
     "resid, resid_pearson and resid_deviance; quantile=True adds resid_quantile.",
@@ -110,8 +114,6 @@ _SENTENCES: dict[str, str] = {
     "padjust adjustment multipletests mcp": "Write fit.test([...], adjust='holm').",
     "sided tail": "Write alternative='greater' or 'less'.",
     "tost": "Write fit.test('a', equivalence=(-1, 1)).",
-    "bootmer bootstrap parametricbootstrap": "Write fit.simulate(frame, n) and fit.update(frame=…) for each draw.",
-    "profile profilelik": "Write polars_glmm.objective(frame, '…'); fixed= holds a parameter.",
     "emmeans lsmeans lsmean emmip ggemmeans estimatemeans margins getmargeff": "Write fit.marginal_means('f'), or "
     "fit.marginal_means('f', by='g') within levels; Stata's dydx() is fit.slopes().",
     "pairs pairwise pwcompare contrast tukeyhsd glht estimatecontrasts": "Write fit.marginal_means('f', "
@@ -123,6 +125,15 @@ _SENTENCES: dict[str, str] = {
     "ggpredict ggeffect predictresponse alleffects effect": "Write fit.predict(polars_glmm.grid(fit, x=[0, 5]), "
     "random='none', interval='confidence').",
     "refgrid datagrid expandgrid newdatagrid": "Write polars_glmm.grid(fit, x=[0, 5]): a frame to predict on.",
+    "pbrefdist bootstraptest": "Write anova(smaller, larger, method='bootstrap', n=1000, rng=7).",
+    "bootmer parametricbootstrap boot": "Write fit.bootstrap(n=1000, rng=7), or fit.confint(method='bootstrap').",
+    "rsquared rsquaredglmm r2nakagawa rsq": "Write fit.r2().",
+    "estaticc intraclass designeffect": "Write fit.icc().",
+    "rlrsim exactrlrt exactlrt": "Write polars_glmm.rlrt(fit): the exact test of one variance.",
+    "modelsel aictab aicctab dredge": "Write polars_glmm.compare({'a': fit_a, 'b': fit_b}).",
+    "cv kfold loo crossvalidation looic": "Write fit.cross_validate(10), or fit.cross_validate('group:Subject').",
+    "powersim powercurve simr": "Write polars_glmm.power(frame, '…', parameters={…}, test='x', vary={'g': [10, 20]}).",
+    "poolfits mipool rubin": "Write polars_glmm.pool(fit(frame, '…', by='imputation')).",
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",

@@ -40,9 +40,10 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihood.dense_limit", "likelihood.identify", "likelihood.optimum", "likelihood.rows"}),
     frozenset({"likelihood.model", "likelihood.given"}),
     frozenset({"likelihood.marginal", "likelihood.products"}),
-    frozenset({"likelihood.many", "likelihood.objective"}),
+    frozenset({"likelihood.many", "likelihood.objective", "likelihood.holding"}),
     frozenset({"likelihood.build"}),
     frozenset({"likelihood.known"}),
+    frozenset({"likelihood.refits"}),
     frozenset({"answer"}),
     frozenset({"fitting"}),
     frozenset({"prediction"}),
@@ -193,6 +194,7 @@ def test_the_front_door_is_light(statement: str) -> None:
 
 
 VERBS = {"fit", "explain", "objective", "predict", "augment", "with_ranef", "simulate", "glmm", "anova"}
+VERBS |= {"compare", "pool", "power", "rlrt"}
 METHODS = {"ML", "REML", "Laplace", "AGQ"}
 FAMILIES = {"Gaussian", "Binomial", "Poisson", "Gamma", "InverseGaussian", "NegativeBinomial"}
 REST = {"Control", "Fit", "FitWarning", "GlmmError", "datasets"}

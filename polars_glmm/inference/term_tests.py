@@ -106,9 +106,10 @@ def hypotheses(fit: Answer, parameter: str, kind: TermType, vcov: Mat) -> list[T
     columns, terms = fixed_columns(fit, parameter), terms_of(fit, parameter)
     if kind == 3:
         return adjusted_for_all(terms, columns, fit.recipe.categoricals)
+    precision = _precision(vcov)
     if kind == 1 and parameter == "mu" and _least_squares(fit):
         return sequential(terms, columns, gram(fit))
-    return (sequential if kind == 1 else marginal)(terms, columns, _precision(vcov))
+    return (sequential if kind == 1 else marginal)(terms, columns, precision)
 
 
 def gram(fit: Answer) -> Mat:

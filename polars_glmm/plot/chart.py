@@ -12,8 +12,6 @@ from polars_glmm.inference.cells import shorten_all
 
 Chart: TypeAlias = Any
 """An altair.Chart, or several together."""
-Answered: TypeAlias = Any
-"""A fit, as tables and predictions are made of it."""
 
 FIRST, SECOND, QUIET = "#4c78a8", "#f58518", "#8a8a8a"
 """Colours that are seen on white and on black."""

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.record import Answer
 from polars_glmm.columns.named import column, columns
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names, suggest
 from polars_glmm.frames.thin import small, thinned
 from polars_glmm.inference.cells import width
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.plot import chart
-from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Answered, Chart
+from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Chart
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.prediction.rows import size_inputs
@@ -28,7 +29,7 @@ _PREFIX = "plot "
 _PALETTE = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#b279a2", "#9d755d")
 
 
-def inputs_of(fit: Answered) -> list[str]:
+def inputs_of(fit: Answer) -> list[str]:
     """The columns that the mean depends on without random effects."""
     mu = fit.recipe.predictor("mu")
     nodes = [own.node for own in mu.columns] + ([] if mu.offset is None else [mu.offset])
@@ -36,7 +37,7 @@ def inputs_of(fit: Answered) -> list[str]:
     return [name for name in fit.spec.columns() if name in found]
 
 
-def typical(fit: Answered, data: AnyFrame, *, random: bool = False) -> pl.DataFrame:
+def typical(fit: Answer, data: AnyFrame, *, random: bool = False) -> pl.DataFrame:
     """One row: the means of numeric columns, the commonest value of any other.
 
     random   also of what the random effects stand by, of phi's columns and of the trials
@@ -57,7 +58,7 @@ def typical(fit: Answered, data: AnyFrame, *, random: bool = False) -> pl.DataFr
 
 
 def effect_frame(
-    fit: Answered, variable: str, data: AnyFrame, by: str | None = None, *, conf_level: float = 0.95
+    fit: Answer, variable: str, data: AnyFrame, by: str | None = None, *, conf_level: float = 0.95
 ) -> pl.DataFrame:
     """The mean along a variable with the other columns at typical values, random effects at zero, and some of the data.
 
@@ -128,7 +129,7 @@ def effect_chart(frame: pl.DataFrame, variable: str, response: str, by: str | No
     return alt.layer(*marks).properties(title=title, width=each * len(order), height=HIGH)
 
 
-def trajectory_frame(fit: Answered, x: str, data: AnyFrame, group: str | None = None, levels: int = 9) -> pl.DataFrame:
+def trajectory_frame(fit: Answer, x: str, data: AnyFrame, group: str | None = None, levels: int = 9) -> pl.DataFrame:
     """The rows of the first levels of a group with what the model says of them.
 
     Columns level, x, y, fitted (given the random effects), fixed (with these at zero), n_levels.
@@ -182,7 +183,7 @@ def trajectory_chart(frame: pl.DataFrame, x: str, response: str, group: str) -> 
     )
 
 
-def _values(lazy: pl.LazyFrame, name: str, fit: Answered, *, lines: bool) -> pl.DataFrame:
+def _values(lazy: pl.LazyFrame, name: str, fit: Answer, *, lines: bool) -> pl.DataFrame:
     """Values along a variable: equidistant for numbers (or three of them for lines), else those that there are."""
     dtype = lazy.collect_schema()[name]
     own = column(name)

@@ -9,23 +9,25 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
+from polars_glmm.answer.record import Answer
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.inference.distributions import normal_quantile
 from polars_glmm.inference.ranef import ranef
+from polars_glmm.likelihood.parameters.parts import label as effect_label
 from polars_glmm.plot import chart
-from polars_glmm.plot.chart import FIRST, HIGH, MOST_LABELS, QUIET, SECOND, STEP, WIDE, Answered, Chart
+from polars_glmm.plot.chart import FIRST, HIGH, MOST_LABELS, QUIET, SECOND, STEP, WIDE, Chart
 
 MOST = 400
 """Levels of one term that are drawn: those of more are chosen evenly by rank."""
 
 
 def caterpillar_frame(
-    fit: Answered, group: str | None = None, term: str | None = None, conf_level: float = 0.95
+    fit: Answer, group: str | None = None, term: str | None = None, conf_level: float = 0.95
 ) -> pl.DataFrame:
     """Modes of each group and term from the smallest to the largest.
 
-    Columns group, term, level, rank, n_levels, quantile (of a standard normal), estimate, std_error, low, high. Of more
-    than MOST levels every so many are kept, the ends always.
+    Columns parameter, group, term, level, rank, n_levels, quantile (of a standard normal), estimate, std_error, low,
+    high. Of more than MOST levels every so many are kept, the ends always.
     Raises ModelError where the model has no such group or term.
     """
     table = ranef(fit)
@@ -40,14 +42,14 @@ def caterpillar_frame(
         raise ModelError(msg)
     z = normal_quantile(conf_level)
     parts = []
-    for part in table.partition_by("group", "term", maintain_order=True):
+    for part in table.partition_by("parameter", "group", "term", maintain_order=True):
         n = part.height
         places = np.unique(np.linspace(0, n - 1, min(n, MOST)).round().astype(np.int64))
         ranked = part.sort("estimate", maintain_order=True).with_row_index("rank", offset=1)[places]
         share = (ranked["rank"].to_numpy() - 0.5) / n
         parts.append(
             ranked.select(
-                "group", "term", "level", pl.col("rank").cast(pl.Int64), pl.lit(n).alias("n_levels"),
+                "parameter", "group", "term", "level", pl.col("rank").cast(pl.Int64), pl.lit(n).alias("n_levels"),
                 pl.Series("quantile", ndtri(share)), "estimate", "std_error",
                 (pl.col("estimate") - z * pl.col("std_error")).alias("low"),
                 (pl.col("estimate") + z * pl.col("std_error")).alias("high"),
@@ -68,14 +70,14 @@ def qq_chart(frame: pl.DataFrame) -> Chart:
 
 def _side_by_side(frame: pl.DataFrame, one: Callable[[pl.DataFrame], Chart]) -> Chart:
     alt = chart.altair()
-    pictures = [one(part) for part in frame.partition_by("group", "term", maintain_order=True)]
+    pictures = [one(part) for part in frame.partition_by("parameter", "group", "term", maintain_order=True)]
     return pictures[0] if len(pictures) == 1 else alt.hconcat(*pictures)
 
 
 def _title(part: pl.DataFrame) -> Any:
     row = part.row(0, named=True)
     note = chart.some_of(part.height, row["n_levels"], "levels, evenly by rank")
-    return chart.titled(f"{row['group']}: {row['term']}", note)
+    return chart.titled(f"{row['group']}: {effect_label(row['term'], row['parameter'])}", note)
 
 
 def _caterpillar(part: pl.DataFrame) -> Chart:

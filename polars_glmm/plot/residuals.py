@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
+from polars_glmm.answer.record import Answer
 from polars_glmm.columns.named import column, columns
 from polars_glmm.frames.thin import small, thinned
 from polars_glmm.plot import chart
-from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Answered, Chart
+from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Chart
 from polars_glmm.prediction.residuals import augment
 
 BINS, TREND_BINS, QUANTILES = 200, 20, 200
@@ -18,7 +19,7 @@ _X, _R = "__plot_x", "__plot_r"
 _PREFIX = "plot "
 
 
-def residual_frame(fit: Answered, data: pl.DataFrame | pl.LazyFrame, residual: str = "pearson") -> pl.DataFrame:
+def residual_frame(fit: Answer, data: pl.DataFrame | pl.LazyFrame, residual: str = "pearson") -> pl.DataFrame:
     """Residuals of the rows of `data`, in bins of equal size where they are many.
 
     Columns panel ("fitted", "size", "quantiles", "levels"), kind ("points", "trend"), x, y, low, high (a tenth and nine

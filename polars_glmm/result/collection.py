@@ -11,17 +11,14 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers, Batch, scalar
-from polars_glmm.errors import GlmmError, ModelError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
-from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
 from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
-from polars_glmm.inference.influence import influence, influence_terms
-from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.score import score
@@ -35,6 +32,7 @@ from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.result import overview
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.many_checks import ManyChecks
 from polars_glmm.result.many_effects import ManyMeansAndEffects
 
 if TYPE_CHECKING:
@@ -42,12 +40,15 @@ if TYPE_CHECKING:
 
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.intervals import IntervalMethod
+    from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
-    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.prediction.given import Given
+    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import KeyedPictures
     from polars_glmm.typing import IntVec, Kind, Scalar
@@ -59,7 +60,7 @@ TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STA
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitCollection(ManyMeansAndEffects):
+class FitCollection(ManyMeansAndEffects, ManyChecks):
     """Fits of one model to the rows of each key.
 
     `len` counts keys; iteration gives (key, fit) for those that were fitted; `collection[key]` raises a failed key's
@@ -146,39 +147,44 @@ class FitCollection(ManyMeansAndEffects):
         """One row per fit."""
         return self._stack(GLANCE, glance, stacked.glance_all)
 
-    @answered
-    def influence(
-        self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
-    ) -> pl.DataFrame:
-        """What leaving out each level of a group, or each row, does to each fit."""
-        return self._of_each(lambda fit: influence(fit, group, method))
-
-    @answered
-    def influence_terms(
-        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
-    ) -> pl.DataFrame:
-        """Every estimate of each fit without each level of a group."""
-        return self._of_each(lambda fit: influence_terms(fit, group, method))
-
-    @answered
-    def laplace_error(
+    def confint(
         self,
-        method: Literal["quadrature", "importance"] = "quadrature",
+        method: IntervalMethod = "wald",
+        which: str | Sequence[str] = "all",
+        conf_level: float = 0.95,
         *,
-        per: Literal["factor", "level"] = "factor",
+        criterion: Literal["fit", "ml"] = "fit",
         n: int = 1000,
-        nodes: int = 101,
-        rng: int | None = None,
+        rng: np.random.Generator | int | None = None,
+        interval: BootstrapInterval = "percentile",
     ) -> pl.DataFrame:
-        """How far the Laplace approximation of each fit is from the integral."""
-        return self._of_each(lambda fit: laplace_error(fit, method, per=per, n=n, nodes=nodes, rng=rng))
+        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
+        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
+        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
 
     @answered
-    def check(
-        self, tests: str | Sequence[str] = "all", *, n: int = 250, rng: int | None = None, given: Given = "modes"
+    def profile(
+        self,
+        which: str | Sequence[str] = "all",
+        points: int = 16,
+        cutoff: float | None = None,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
     ) -> pl.DataFrame:
-        """Tests of what the models assume, on the rows of each fit."""
-        return self._of_each(lambda fit: check(fit, tests, n=n, rng=rng, given=given))
+        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
+        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
+
+    @answered
+    def bootstrap(
+        self,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        *,
+        kind: BootstrapKind = "parametric",
+        group: str | None = None,
+    ) -> pl.DataFrame:
+        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
+        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
 
     @answered
     def test(
@@ -359,6 +365,12 @@ class FitCollection(ManyMeansAndEffects):
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""
         body, place = pl.concat(parts), np.concatenate(places)
+        if clash := [name for name in self.keys.columns if name in body.columns]:
+            msg = (
+                f"The table has a column {clash[0]!r} of its own, which is a key here. Rename the key before fitting, "
+                f"as in df.rename({{{clash[0]!r}: '{clash[0]}_key'}})."
+            )
+            raise ColumnError(msg)
         if not bool((place[1:] >= place[:-1]).all()):
             order = np.argsort(place, kind="stable")
             body, place = body[order], place[order]

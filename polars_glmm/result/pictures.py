@@ -146,8 +146,8 @@ def shrinkage_frame(fit: Fit, data: AnyFrame, group: str | None = None) -> pl.Da
         raise ModelError(msg)
     keys, n_levels = list(recipe.keys), recipe.levels.height
     conditional = coef(fit, recipe.name).with_columns(level_labels(recipe).alias(_LEVEL)).head(levels.MOST)
-    offset = _with_offset(fit, data, conditional, keys, shown)
-    alone = FitCollection.of(fit_by(offset, keys, _alone(fit, shown), Control()))
+    rows = _with_offset(fit, data, conditional, keys, shown)
+    alone = FitCollection.of(fit_by(rows, keys, _alone(fit, shown), Control()))
     own = alone.fixef().filter(pl.col("term").is_in(shown), pl.col("std_error").is_not_null())
     long = conditional.select(columns([*keys, _LEVEL, *shown])).unpivot(
         index=[*keys, _LEVEL], on=shown, variable_name="term", value_name="conditional"

@@ -341,6 +341,15 @@ def test_what_is_asked_wrongly_is_answered() -> None:
     with pytest.raises(ModelError, match="wald"):
         held.test_terms(method="lrt")
     assert held.test_terms(3)["p_value"].is_null().to_list() == [True, False]
+    for kind in (1, 2):
+        with pytest.raises(ModelError, match="type=3"):
+            held.test_terms(kind)  # type: ignore[arg-type]
+    for seed in (-1, True, "x"):
+        with pytest.raises(ModelError, match="rng="):
+            fit.test_terms(method="bootstrap", n=5, rng=seed)  # type: ignore[arg-type]
+    by_type = crossed().with_columns(type=pl.col("b")).glmm.fit("y ~ x + (1 | g)", by="type")
+    with pytest.raises(ModelError, match="rename the key"):
+        by_type.test_terms()
 
 
 @pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
