@@ -44,7 +44,7 @@ HOW = ("difference", "ratio", "lnratio", "lnor")
 _NUDGE = 1e-6
 
 
-class RowsAsked(NamedTuple):
+class Asked(NamedTuple):
     """What all three verbs share: whose rows, in which groups, at which random effects, on which scale, how tested."""
 
     frame: pl.LazyFrame
@@ -65,7 +65,7 @@ def asked_of(  # noqa: PLR0913  what the public verbs share
     df: DegreesOfFreedom,
     vcov: CovarianceChoice,
     conf_level: float,
-) -> RowsAsked:
+) -> Asked:
     """The arguments checked; without a frame the rows of the fit."""
     check_scale(scale)
     if frame is None:
@@ -80,10 +80,10 @@ def asked_of(  # noqa: PLR0913  what the public verbs share
     require_columns(schema, groups, verb)
     refuse_core_names(groups, [*TABLE, "variable", "contrast"])
     wanted = Wanted(random, scale, verb)
-    return RowsAsked(lazy, groups, wanted, coefficient_covariance(fit, vcov, df), conf_level)
+    return Asked(lazy, groups, wanted, coefficient_covariance(fit, vcov, df), conf_level)
 
 
-def average_predictions(fit: Answer, asked: RowsAsked, variables: CompareLike) -> pl.DataFrame:
+def average_predictions(fit: Answer, asked: Asked, variables: CompareLike) -> pl.DataFrame:
     """One row for each combination of values of `variables`, set in every row, and of the groups."""
     parts, keys = [], []
     for sides in values_of(fit, variables, "predictions"):
@@ -97,9 +97,7 @@ def average_predictions(fit: Answer, asked: RowsAsked, variables: CompareLike) -
     return _table(pl.concat(keys), found, np.concatenate([part.n for part in parts]))
 
 
-def average_comparisons(
-    fit: Answer, asked: RowsAsked, comparisons: Sequence[Comparison], how: HowCompared
-) -> pl.DataFrame:
+def average_comparisons(fit: Answer, asked: Asked, comparisons: Sequence[Comparison], how: HowCompared) -> pl.DataFrame:
     """One row for each comparison and group."""
     known: dict[Any, Averages] = {}
 
@@ -122,7 +120,7 @@ def average_comparisons(
 
 
 def compared_core(
-    fit: Answer, asked: RowsAsked, how: HowCompared, high: tuple[Vec, Mat], low: tuple[Vec, Mat], width: float
+    fit: Answer, asked: Asked, how: HowCompared, high: tuple[Vec, Mat], low: tuple[Vec, Mat], width: float
 ) -> Core:
     """The core of a comparison, divided by `width`; a ratio is tested and has its interval on the scale of its log."""
     value, jacobian = compared(how, high, low)
@@ -167,7 +165,7 @@ def _numerically(how: Callable[[float, float], float], a: Vec, b: Vec) -> tuple[
     return at(a, b), (at(a + ha, b) - at(a - ha, b)) / (2 * ha), (at(a, b + hb) - at(a, b - hb)) / (2 * hb)
 
 
-def _averages(fit: Answer, asked: RowsAsked, sides: Sequence[Side]) -> Averages:
+def _averages(fit: Answer, asked: Asked, sides: Sequence[Side]) -> Averages:
     """Averages of the rows with some columns set; groups are those of the rows as they are."""
     copies = [f"{INTERNAL}by_{k}" for k in range(len(asked.by))]
     frame = asked.frame.with_columns(
@@ -182,7 +180,7 @@ def _averages(fit: Answer, asked: RowsAsked, sides: Sequence[Side]) -> Averages:
     return found._replace(groups=found.groups.rename(dict(zip(copies, asked.by, strict=True))))
 
 
-def of_means(fit: Answer, value: Vec, jacobian: Mat, asked: RowsAsked) -> Core:
+def of_means(fit: Answer, value: Vec, jacobian: Mat, asked: Asked) -> Core:
     """Means with intervals made on the scale of the link, so that none leaves the range of the response."""
     if asked.wanted.scale == "link":
         return tested(fit, value, jacobian, asked)
@@ -193,7 +191,7 @@ def of_means(fit: Answer, value: Vec, jacobian: Mat, asked: RowsAsked) -> Core:
     return on_response(fit, found)
 
 
-def tested(fit: Answer, value: Vec, jacobian: Mat, asked: RowsAsked) -> Core:
+def tested(fit: Answer, value: Vec, jacobian: Mat, asked: Asked) -> Core:
     """The core of functions of the parameters, values (m,) with Jacobian (m, R); null where one is not a number."""
     rows, covariance = suited_covariance(fit, asked.covariance, jacobian)
     spoiled = np.isnan(rows).any(axis=1) | np.isnan(value)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.frames.aggregates import computed
-from polars_glmm.inference.effects import HowCompared, RowsAsked, compared_core, of_means
+from polars_glmm.inference.effects import Asked, HowCompared, compared_core, of_means
 from polars_glmm.inference.means import CORE
 from polars_glmm.inference.schemas import table
 from polars_glmm.prediction.columns import readable_schema, refuse_clash
@@ -32,7 +32,7 @@ _NUMBERS = 1 << 21
 """Entries of a Jacobian at a time."""
 
 
-def row_predictions(fit: Answer, asked: RowsAsked) -> pl.LazyFrame:
+def row_predictions(fit: Answer, asked: Asked) -> pl.LazyFrame:
     """The frame with the core of each row's prediction."""
     _refuse(asked, [])
 
@@ -42,7 +42,7 @@ def row_predictions(fit: Answer, asked: RowsAsked) -> pl.LazyFrame:
     return _mapped(fit, asked.frame, answer)
 
 
-def row_comparisons(fit: Answer, asked: RowsAsked, comparisons: Sequence[Comparison], how: HowCompared) -> pl.LazyFrame:
+def row_comparisons(fit: Answer, asked: Asked, comparisons: Sequence[Comparison], how: HowCompared) -> pl.LazyFrame:
     """The frame once for each comparison, with `variable`, `contrast` and the core of each row."""
     _refuse(asked, ["variable", "contrast"])
     parts = []
@@ -53,7 +53,7 @@ def row_comparisons(fit: Answer, asked: RowsAsked, comparisons: Sequence[Compari
     return whole.select([*asked.frame.collect_schema().names(), "variable", "contrast", *CORE])
 
 
-def _answer(fit: Answer, asked: RowsAsked, one: Comparison, how: HowCompared) -> Callable[[pl.DataFrame], Core]:
+def _answer(fit: Answer, asked: Asked, one: Comparison, how: HowCompared) -> Callable[[pl.DataFrame], Core]:
     def answer(rows: pl.DataFrame) -> Core:
         high, low = (_values(fit, asked, rows, [side]) for side in (one.high, one.low))
         return compared_core(fit, asked, how, high, low, one.width)
@@ -61,7 +61,7 @@ def _answer(fit: Answer, asked: RowsAsked, one: Comparison, how: HowCompared) ->
     return answer
 
 
-def _refuse(asked: RowsAsked, labels: Sequence[str]) -> None:
+def _refuse(asked: Asked, labels: Sequence[str]) -> None:
     refuse_clash(readable_schema(asked.frame), [*labels, *CORE], "rename these columns first.")
 
 
@@ -85,7 +85,7 @@ def _slices(rows: pl.DataFrame, at_once: int) -> Iterator[pl.DataFrame]:
         yield rows.slice(start, at_once)
 
 
-def _values(fit: Answer, asked: RowsAsked, rows: pl.DataFrame, sides: Sequence[Side]) -> tuple[Vec, Mat]:
+def _values(fit: Answer, asked: Asked, rows: pl.DataFrame, sides: Sequence[Side]) -> tuple[Vec, Mat]:
     """Values (n,) and Jacobian (n, R) of rows with some columns set; NaN where a row is not complete."""
     frame = rows.lazy()
     for side in sides:

@@ -47,7 +47,7 @@ class ManyMeansAndEffects(Answers):
         **how: Unpack[HowEffects],
     ) -> pl.DataFrame:
         """Average predictions of each fit over the rows of its key, its own or those of `frame`."""
-        return self._over_rows("predictions", frame, {"variables": variables, "by": by, **how})
+        return self._of_rows("predictions", frame, {"variables": variables, "by": by, **how})
 
     @answered
     def comparisons(
@@ -62,7 +62,7 @@ class ManyMeansAndEffects(Answers):
     ) -> pl.DataFrame:
         """Average comparisons of each fit over the rows of its key, its own or those of `frame`."""
         asked = {"variables": variables, "by": by, "contrast": contrast, "comparison": comparison, **how}
-        return self._over_rows("comparisons", frame, asked)
+        return self._of_rows("comparisons", frame, asked)
 
     @answered
     def slopes(
@@ -73,9 +73,9 @@ class ManyMeansAndEffects(Answers):
         **how: Unpack[HowEffects],
     ) -> pl.DataFrame:
         """Average slopes of each fit over the rows of its key, its own or those of `frame`."""
-        return self._over_rows("slopes", frame, {"variables": variables, "by": by, **how})
+        return self._of_rows("slopes", frame, {"variables": variables, "by": by, **how})
 
-    def _over_rows(self, verb: str, frame: AnyFrame | None, asked: Mapping[str, Any]) -> pl.DataFrame:
+    def _of_rows(self, verb: str, frame: AnyFrame | None, asked: Mapping[str, Any]) -> pl.DataFrame:
         """What each fit answers about the rows of its key."""
         numbers = iter(np.flatnonzero(self.outcomes.fitted).tolist())
 
