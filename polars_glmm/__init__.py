@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
     from polars_glmm.result.reported import report
+    from polars_glmm.result.several import compare, pool, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
@@ -58,6 +59,7 @@ _LAZY = {
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
     "report": "polars_glmm.result.reported",
+    **dict.fromkeys(("compare", "pool", "power", "rlrt"), "polars_glmm.result.several"),
 }
 
 __all__ = [
@@ -95,16 +97,20 @@ __all__ = [
     "__version__",
     "anova",
     "augment",
+    "compare",
     "datasets",
     "explain",
     "fit",
     "glmm",
     "objective",
+    "pool",
+    "power",
     "predict",
     "products",
     "read_fit",
     "read_products",
     "report",
+    "rlrt",
     "simulate",
     "with_ranef",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import polars as pl
 
@@ -27,6 +27,8 @@ from polars_glmm.result.stored import read_model
 from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.spec.method import Method
@@ -231,12 +233,27 @@ def read_fit(path: str | PathLike[str]) -> Fit | FitCollection:
 
 
 @answered
-def anova(*fits: Fit) -> pl.DataFrame:
+def anova(
+    *fits: Fit,
+    method: Literal["asymptotic", "bootstrap"] = "asymptotic",
+    n: int = 1000,
+    rng: np.random.Generator | int | None = None,
+) -> pl.DataFrame:
     """Likelihood-ratio tests of nested fits, from the smallest to the largest model.
 
     Columns: model, df_model, loglik, deviance, aic, bic, chisq, df, p_value, distribution. A variance on the boundary
     is tested against the right mixture of χ² distributions where it is known, else conservatively; `distribution` says
     which.
+
+    Parameters
+    ----------
+    fits
+        Two or more fits of the same response.
+    method
+        "bootstrap" adds p_bootstrap, mc_error, n_draws and seed: responses are drawn from each smaller model, and both
+        models fitted to them. It needs the data of the fits.
+    n, rng
+        Number of draws, and a seed or numpy Generator (None: a fresh seed).
 
     Raises
     ------
@@ -248,7 +265,14 @@ def anova(*fits: Fit) -> pl.DataFrame:
         if not isinstance(one, Fit):
             msg = f"anova compares fits; argument {k} is a {type(one).__name__}."
             raise ModelError(msg)
-    return _anova(fits)
+    if method == "asymptotic":
+        return _anova(fits)
+    if method != "bootstrap":
+        msg = f"method={method!r} is not known: use 'asymptotic' or 'bootstrap'. For REML refit: fit.update(method=…)."
+        raise ModelError(msg)
+    from polars_glmm.inference.resampling import anova_bootstrap
+
+    return anova_bootstrap(fits, n, rng)
 
 
 def _control(control: object) -> Control:

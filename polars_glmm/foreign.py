@@ -56,10 +56,28 @@ _SENTENCES: dict[str, str] = {
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
     "lrtest": "anova(smaller, larger) is the likelihood-ratio test; fit.test_terms(method='lrt') tests each term.",
     # what a fit can be asked for
-    "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
+    "confinterval confinterval95 conf_int intervals": "Write fit.confint(), or fit.confint(method='profile').",
+    "profilelik profilelike likelihoodprofile profile_re profilelikelihood": "Write fit.profile(), or "
+    "fit.confint(method='profile').",
+    "parm parmnames whichparm": "Write which='all', 'fixed', 'random', 'dispersion', or names of parameters.",
+    "signames oldnames": "Names are those of polars_glmm.objective: 'Days', 'sd(Subject: Days)', 'phi'.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
-    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
-    "resid_pearson and resid_deviance.",
+    "resid residuals residpearson residdeviance residresponse rstandard rstudent": "Write fit.augment(frame): columns "
+    "resid, resid_pearson and resid_deviance; quantile=True adds resid_quantile.",
+    "quantileresiduals quantileresid qresiduals qresid randomizedquantile residquantile simulateresiduals dharma "
+    "createdharma scaledresiduals": "Write fit.augment(frame, quantile=True): resid_quantile; fit.check() for tests.",
+    "testdispersion testzeroinflation testuniformity testoutliers testresiduals testquantiles checkmodel "
+    "testtemporalautocorrelation checkoverdispersion checkzeroinflation overdispersion overdispfun estatgof": ""
+    "Write fit.check(): dispersion, zeros, outliers, uniformity and more.",
+    "cooksdistance cooksd cook dfbeta dfbetas mdffits covratio covtrace influenceme getinfluence leaveoneout dffits": ""
+    "Write fit.influence('g'), fit.influence_terms('g'); method='case' is of rows.",
+    "hatvalues leverages leverage hat hatmatrix": "Write fit.augment(frame, leverage=True).",
+    "caic conditionalaic effectivedf effectiveparameters": "Write fit.glance(conditional=True).",
+    "predictinterval predictioninterval predinterval": "Write fit.predict(frame, interval='prediction', "
+    "new_levels='zero').",
+    "marginalmean populationmean predictmarginal mumarginal": "Write fit.predict(frame, random='integrate').",
+    "rootogram expectedcounts": "Write fit.count_table(frame).",
+    "reffects predictranef ebestimates empiricalbayes dynpred": "Write fit.score(frame): effects of new groups.",
     "fitted fittedvalues fittedvalue mu": "Write fit.augment(frame) or fit.predict(frame).",
     "issingular": "Write fit.singular.",
     "isconverged mleretvals optinfo": "Write fit.converged, fit.certificate, fit.diagnose().",
@@ -81,8 +99,7 @@ _SENTENCES: dict[str, str] = {
     "fit.recipe for the columns.",
     "ngrps ngroups nlevels": "Write fit.groups, or fit.ranef('g').height.",
     "predictproba predictmean predicted": "Write fit.predict(frame): for binomial the probability.",
-    "plot plotdiagnostics qqplot plotfit": "Plot the frames: fit.augment(frame) has residuals, "
-    "fit.ranef() the modes.",
+    "plot plotdiagnostics qqplot plotfit": "Write fit.plot.residuals(), fit.plot.caterpillar(), fit.plot.qq_ranef().",
     "refit": "Write fit.update(frame=other).",
     "drop1 add1 step": "Write fit.test_terms(type=2, method='lrt'), or fit.update('. ~ . - x') and anova(smaller, "
     "larger).",
@@ -97,14 +114,23 @@ _SENTENCES: dict[str, str] = {
     "padjust adjustment multipletests mcp": "Write fit.test([...], adjust='holm').",
     "sided tail": "Write alternative='greater' or 'less'.",
     "tost": "Write fit.test('a', equivalence=(-1, 1)).",
-    "bootmer bootstrap parametricbootstrap": "Write fit.simulate(frame, n) and fit.update(frame=…) for each draw.",
-    "profile profilelik": "Write polars_glmm.objective(frame, '…'); fixed= holds a parameter.",
+    "pbrefdist bootstraptest": "Write anova(smaller, larger, method='bootstrap', n=1000, rng=7).",
+    "bootmer parametricbootstrap boot": "Write fit.bootstrap(n=1000, rng=7), or fit.confint(method='bootstrap').",
+    "rsquared rsquaredglmm r2nakagawa rsq": "Write fit.r2().",
+    "estaticc intraclass designeffect": "Write fit.icc().",
+    "rlrsim exactrlrt exactlrt": "Write polars_glmm.rlrt(fit): the exact test of one variance.",
+    "modelsel aictab aicctab dredge": "Write polars_glmm.compare({'a': fit_a, 'b': fit_b}).",
+    "cv kfold loo crossvalidation looic": "Write fit.cross_validate(10), or fit.cross_validate('group:Subject').",
+    "powersim powercurve simr": "Write polars_glmm.power(frame, '…', parameters={…}, test='x', vary={'g': [10, 20]}).",
+    "poolfits mipool rubin": "Write polars_glmm.pool(fit(frame, '…', by='imputation')).",
     "emmeans marginaleffects margins getmargeff": "Write fit.predict(grid, random='none') over a frame of the values.",
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
-    "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
-    "tofile save saveas dump": "Write the tables: fit.fixef().write_parquet(path); pickle keeps a fit.",
+    "fit": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
+    "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
+    "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
+    "polars_glmm.report([fit1, fit2]).",
 }  # fmt: skip
 """Words with one meaning, without case, dots and underscores, and the sentence that says what to write."""
 

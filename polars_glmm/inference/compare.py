@@ -161,6 +161,18 @@ def check_comparable(fits: tuple[Answer, ...]) -> None:
         _check_reml(fits)
 
 
+def check_comparable_criteria(fits: tuple[Answer, ...]) -> None:
+    """Raise ModelError unless information criteria of the fits can be compared: one response, likelihoods alike.
+
+    Families may differ, as all constants are in the likelihood.
+    """
+    for fit in fits[1:]:
+        _check_same_data(fits[0], fit)
+    if any(fit.method == "reml" for fit in fits):
+        _check_method(fits)
+        _check_reml(fits)
+
+
 def _check_same_data(first: Answer, fit: Answer) -> None:
     if first.n_obs != fit.n_obs:
         msg = (

@@ -11,6 +11,7 @@ import polars as pl
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.inference import numbers
 from polars_glmm.inference.varcorr import RESIDUAL
+from polars_glmm.likelihood.parameters.parts import label
 
 Section: TypeAlias = Literal["fixed", "random", "fit"]
 SECTIONS: dict[str, str] = {"fixed": "Fixed effects", "random": "Random effects", "fit": "Fit"}
@@ -161,9 +162,10 @@ def _random(fit: Reported) -> dict[tuple[str, str], str]:
         if row["group"] == RESIDUAL and not row["term"]:
             found["sigma", "std_dev"] = next(sizes)
         elif row["other_term"] is None:
-            found[f"sd({row['group']}: {row['term']})", "std_dev"] = next(sizes)
+            found[f"sd({row['group']}: {label(row['term'], row['parameter'])})", "std_dev"] = next(sizes)
         else:
-            name = f"cor({row['group']}: {row['term']}, {row['other_term']})"
+            other = label(row["other_term"], row.get("other_parameter") or row["parameter"])
+            name = f"cor({row['group']}: {label(row['term'], row['parameter'])}, {other})"
             found[name, "correlation"] = numbers.fixed(row["correlation"], 3)
     dispersion = fit.dispersion()
     if dispersion.height and ("sigma", "std_dev") not in found:

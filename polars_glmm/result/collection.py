@@ -11,19 +11,25 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers, Batch, scalar
-from polars_glmm.errors import GlmmError, ModelError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
+from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
 from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
+from polars_glmm.inference.influence import influence, influence_terms
+from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
+from polars_glmm.inference.score import score
 from polars_glmm.inference.stacked import Stacked
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
+from polars_glmm.prediction.by_key import rows_by_key
+from polars_glmm.prediction.distribution import count_table, distribution
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
@@ -35,11 +41,17 @@ if TYPE_CHECKING:
 
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.intervals import IntervalMethod
+    from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
+    from polars_glmm.prediction.given import Given
+    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import KeyedPictures
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -137,6 +149,102 @@ class FitCollection(Answers):
         return self._stack(GLANCE, glance, stacked.glance_all)
 
     @answered
+    def confint(
+        self,
+        method: IntervalMethod = "wald",
+        which: str | Sequence[str] = "all",
+        conf_level: float = 0.95,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        interval: BootstrapInterval = "percentile",
+    ) -> pl.DataFrame:
+        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
+        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
+        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
+
+    @answered
+    def r2(self) -> pl.DataFrame:
+        """R² of all fits."""
+        return self._of_each(lambda fit: fit.r2())
+
+    @answered
+    def icc(self) -> pl.DataFrame:
+        """Intraclass correlations of all fits."""
+        return self._of_each(lambda fit: fit.icc())
+
+    @answered
+    def cross_validate(
+        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
+    ) -> pl.DataFrame:
+        """Cross-validation of each fit on its own rows. Arguments as `Fit.cross_validate`."""
+        return self._of_each(lambda fit: fit.cross_validate(folds, group, rng))
+
+    @answered
+    def repca(self) -> pl.DataFrame:
+        """Principal components of the random effects of all fits."""
+        return self._of_each(lambda fit: fit.repca())
+
+    @answered
+    def profile(
+        self,
+        which: str | Sequence[str] = "all",
+        points: int = 16,
+        cutoff: float | None = None,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+    ) -> pl.DataFrame:
+        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
+        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
+
+    @answered
+    def bootstrap(
+        self,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        *,
+        kind: BootstrapKind = "parametric",
+        group: str | None = None,
+    ) -> pl.DataFrame:
+        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
+        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
+
+    @answered
+    def influence(
+        self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
+    ) -> pl.DataFrame:
+        """What leaving out each level of a group, or each row, does to each fit."""
+        return self._of_each(lambda fit: influence(fit, group, method))
+
+    @answered
+    def influence_terms(
+        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
+    ) -> pl.DataFrame:
+        """Every estimate of each fit without each level of a group."""
+        return self._of_each(lambda fit: influence_terms(fit, group, method))
+
+    @answered
+    def laplace_error(
+        self,
+        method: Literal["quadrature", "importance"] = "quadrature",
+        *,
+        per: Literal["factor", "level"] = "factor",
+        n: int = 1000,
+        nodes: int = 101,
+        rng: int | None = None,
+    ) -> pl.DataFrame:
+        """How far the Laplace approximation of each fit is from the integral."""
+        return self._of_each(lambda fit: laplace_error(fit, method, per=per, n=n, nodes=nodes, rng=rng))
+
+    @answered
+    def check(
+        self, tests: str | Sequence[str] = "all", *, n: int = 250, rng: int | None = None, given: Given = "modes"
+    ) -> pl.DataFrame:
+        """Tests of what the models assume, on the rows of each fit."""
+        return self._of_each(lambda fit: check(fit, tests, n=n, rng=rng, given=given))
+
+    @answered
     def test(
         self,
         hypotheses: HypothesesLike,
@@ -171,6 +279,31 @@ class FitCollection(Answers):
     # on other frames
 
     @answered
+    def score(self, frame: pl.DataFrame | pl.LazyFrame, group: str | None = None) -> pl.DataFrame:
+        """Effects of the groups of a frame by the models of their keys, keys in front."""
+        return self._of_rows(frame, lambda fit, rows: score(rows, fit, group))
+
+    @answered
+    def distribution(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame,
+        values: Sequence[float] | None = None,
+        *,
+        random: str = "integrate",
+        average: bool = False,
+        by: str | Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Probabilities of the response by value, `row` being counted within each key."""
+        return self._of_rows(
+            frame, lambda fit, rows: distribution(rows, fit, values, random=random, average=average, by=by)
+        )
+
+    @answered
+    def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
+        """Observed counts of every value beside those expected, by key."""
+        return self._of_rows(frame, lambda fit, rows: count_table(rows, fit, random=random))
+
+    @answered
     def predict(
         self,
         frame: Frame,
@@ -178,10 +311,12 @@ class FitCollection(Answers):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Interval | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Uncertainty = "conditional",
+        df: RowFreedom = None,
     ) -> Frame:
         """The frame with each row's prediction by the model of its key. Arguments as `polars_glmm.predict`.
 
@@ -190,13 +325,22 @@ class FitCollection(Answers):
         """
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered
-    def augment(self, frame: Frame, prefix: str = "") -> Frame:
+    def augment(
+        self,
+        frame: Frame,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Given = "modes",
+        rng: np.random.Generator | int | None = None,
+        leverage: bool = False,
+    ) -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
-        return augment(frame, self, prefix)
+        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
@@ -204,6 +348,13 @@ class FitCollection(Answers):
         return with_ranef(frame, self, prefix)
 
     # on paper and in a file
+
+    @property
+    def plot(self) -> KeyedPictures:
+        """Pictures of all keys as Altair charts: `collection.plot.forest()`; needs extra `plot`."""
+        from polars_glmm.result.pictures import KeyedPictures
+
+        return KeyedPictures(self)
 
     def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
         """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""
@@ -244,6 +395,23 @@ class FitCollection(Answers):
             places.append(np.full(rows.height, k))
         return self._keyed(parts, places)
 
+    def _of_rows(
+        self, frame: pl.DataFrame | pl.LazyFrame, question: Callable[[Answer, pl.DataFrame], pl.DataFrame]
+    ) -> pl.DataFrame:
+        """What each answer says of the rows of its key, one under the other, keys in front; keys without rows left out.
+
+        Keys are compared by value, so that 1 and 1.0, a text and its Enum are the same.
+        """
+        parts, places = [], []
+        for k, answer, rows in rows_by_key(frame, self):
+            made = question(answer, rows)
+            parts.append(made)
+            places.append(np.full(made.height, k))
+        if not parts:
+            msg = "No row of the frame has the key of a model that was fitted: status() says which there are."
+            raise ModelError(msg)
+        return self._keyed(parts, places)
+
     def _of_each(self, question: Callable[[Fit], pl.DataFrame]) -> pl.DataFrame:
         """What each fit answers to a question, one under the other, keys in front."""
         answers = [(k, question(Fit.of(answer))) for k, answer in self.numbered()]
@@ -255,13 +423,12 @@ class FitCollection(Answers):
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""
         body, place = pl.concat(parts), np.concatenate(places)
-        clash = [name for name in self.keys.columns if name in body.columns]
-        if clash:
+        if clash := [name for name in self.keys.columns if name in body.columns]:
             msg = (
-                f"This table has a column {clash[0]!r}, as the key has: rename the key before the fit, as in "
-                f"df.rename({{{clash[0]!r}: '{clash[0]}_key'}})."
+                f"The table has a column {clash[0]!r} of its own, which is a key here. Rename the key before fitting, "
+                f"as in df.rename({{{clash[0]!r}: '{clash[0]}_key'}})."
             )
-            raise ModelError(msg)
+            raise ColumnError(msg)
         if not bool((place[1:] >= place[:-1]).all()):
             order = np.argsort(place, kind="stable")
             body, place = body[order], place[order]

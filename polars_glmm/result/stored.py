@@ -60,7 +60,7 @@ def write_model(model: Fit | FitCollection, path: Path) -> None:
     """
     store = Store()
     try:
-        body = {"fit": _fit(model, store)} if isinstance(model, Fit) else {"collection": _collection(model, store)}
+        body = {"fit": _answer(model, store)} if isinstance(model, Fit) else {"collection": _collection(model, store)}
         members, tables = store.members()
     except (TypeError, ValueError) as error:
         if isinstance(error, GlmmError):
@@ -78,7 +78,7 @@ def read_model(path: Path) -> Fit | FitCollection:
         manifest, members = archive.read(path)
         store = Contents.of(members, manifest["tables"], memory_limit(None))
         if "fit" in manifest:
-            return _read_fit(manifest["fit"], store)
+            return Fit.of(_read_answer(manifest["fit"], store))
         return _read_collection(manifest["collection"], store)
     except ModelFileError:
         raise
@@ -91,7 +91,7 @@ def read_model(path: Path) -> Fit | FitCollection:
         raise ModelFileError(msg) from error
 
 
-def _fit(fit: Answer, store: Store) -> Json:
+def _answer(fit: Answer, store: Store) -> Json:
     recipe, estimate = fit.recipe, fit.estimate
     parts = list(zip(recipe.factors, estimate.factors, strict=True))
     return {
@@ -109,7 +109,7 @@ def _fit(fit: Answer, store: Store) -> Json:
     }
 
 
-def _read_fit(text: Json, store: Contents) -> Fit:
+def _read_answer(text: Json, store: Contents) -> Answer:
     reader = RecordReader(fetch=store.fetch)
     read = reader.read
     tables = [levels_of(own, store) for own in text["levels"]]
@@ -121,7 +121,7 @@ def _read_fit(text: Json, store: Contents) -> Fit:
     groups = read(text["groups"], tuple[GroupSize, ...], "groups")
     check_sizes(recipe, groups)
     call, control = _read_asked(text)
-    return Fit(
+    return Answer(
         recipe=recipe,
         estimate=estimate,
         notes=read(text["notes"], tuple[Note, ...], "notes"),
@@ -142,7 +142,7 @@ def _collection(made: FitCollection, store: Store) -> Json:
         "n_unkeyed": int(made.n_unkeyed),
         "batches": [_batch(batch, store) for batch in outcomes.batches],
         "singles": [
-            [k, {"error": _error(one)} if isinstance(one, GlmmError) else {"fit": _fit(one, store)}]
+            [k, {"error": _error(one)} if isinstance(one, GlmmError) else {"fit": _answer(one, store)}]
             for k, one in singles
         ],
     }
@@ -154,7 +154,7 @@ def _read_collection(text: Json, store: Contents) -> FitCollection:
     batches = tuple(_read_batch(one, store) for one in text["batches"])
     singles: dict[int, Outcome] = {}
     for k, one in text["singles"]:
-        singles[read(k, int, "key")] = _read_error(one["error"]) if "error" in one else _read_fit(one["fit"], store)
+        singles[read(k, int, "key")] = _read_error(one["error"]) if "error" in one else _read_answer(one["fit"], store)
     answered = np.sort(np.concatenate([np.array(sorted(singles), dtype=np.intp), *(batch.keys for batch in batches)]))
     if not np.array_equal(answered, np.arange(keys.height)):
         msg = "its models are not one for each key"

@@ -11,7 +11,7 @@ from polars_glmm.answer.many import Batch
 from polars_glmm.answer.tally import GroupSize
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Recipe
-from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 
 
 def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
@@ -45,7 +45,7 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
         _equal("structures", list(own.structures), [term.structure for term in factor.terms])
         _shaped("modes", own.modes, r, g)
         _shaped("mode_covariance", own.mode_covariance, r, r, g)
-        _shaped("mode_slope", own.mode_slope, r, p, g)
+        _shaped("mode_slope", own.mode_slope, r, p if _slopes(own) == p else p + s, g)
         _equal("covariances", len(own.covariances), len(sized))
         for matrix, size in zip(own.covariances, sized, strict=True):
             _shaped("covariance", matrix, size, size)
@@ -103,6 +103,11 @@ def _counts(recipe: Recipe) -> tuple[int, int, list[list[int]]]:
         sum(sum(one.kept) for one in recipe.predictors if (one.parameter == "mu") is mean) for mean in (True, False)
     )
     return p, s, [[len(term.columns) for term in factor.terms] for factor in recipe.factors]
+
+
+def _slopes(factor: FactorEstimate) -> int | None:
+    """How many coefficients the modes have slopes for: those of the mean, or of all predictors."""
+    return None if factor.mode_slope is None or factor.mode_slope.ndim != 3 else factor.mode_slope.shape[1]
 
 
 def _entries(recipe: Recipe) -> int:

@@ -46,7 +46,7 @@ from polars_glmm.likelihood.products.degenerate import (
 )
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.products.held import find_held, held_vcov_slopes, sigma_of
-from polars_glmm.likelihood.products.polish import polish_products
+from polars_glmm.likelihood.products.polish import PolishedProducts, polish_products
 from polars_glmm.likelihood.products.precise import find_precise, no_residual_note, told_apart_by_precision
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
@@ -89,7 +89,11 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
-    done = polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
+    if model.control.search.hessian or not found.settled:
+        done = polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
+    else:  # the search's own curvature stands in
+        sigma = float(np.sqrt(known.rss / engine.nu))
+        done = PolishedProducts(replace(at, beta=known.beta), ranks, known, sigma, None, found.decrement)
     clock["hessian"] = perf_counter()
     refuse_lost(engine, model, done, max(done.decrement, rises))
     state, sigma = done.state, done.sigma
@@ -344,8 +348,10 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     refuse_perfect_fit(engine, bare)
-    start = _alone(engine) if len(effects.factors) > 1 else effects.start(_first_size(engine))
     theta = place(model, given).values[p : p + effects.n_theta]
+    told = bool(given.start) and bare is not None and not np.isnan(theta).any()
+    alone = len(effects.factors) > 1 and not told
+    start = _alone(engine) if alone else effects.start(_first_size(engine))
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
         start = np.where(np.isnan(theta), start, theta / sigma)
