@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class CheckQuestion:
     """What the tests are about: the fit, its rows, how often to simulate, and where the draws begin."""
 
     fit: Answer
@@ -117,7 +117,7 @@ def check(  # noqa: PLR0913  the arguments of the public verb
     else:
         rows_of_fit = whole(_with(frame, used))
     seed = seed_of(rng)
-    asked = Asked(fit, rows_of_fit, n, seed, given, time)
+    asked = CheckQuestion(fit, rows_of_fit, n, seed, given, time)
     rows = [row for name in names for row in TESTS[name](asked)]
     return table(CHECK, {name: [getattr(row, name, seed) for row in rows] for name in CHECK})
 
@@ -151,7 +151,7 @@ def _chosen(fit: Answer, tests: str | Sequence[str], time: str | None) -> list[s
     return names
 
 
-def _dispersion(asked: Asked) -> list[Row]:
+def _dispersion(asked: CheckQuestion) -> list[Row]:
     fit, family = asked.fit, asked.fit.recipe.spec.family
     rows = asked.augmented
     observed = float(np.square(asked.of("resid_pearson")).sum())
@@ -168,7 +168,7 @@ def _dispersion(asked: Asked) -> list[Row]:
     return [Row("dispersion", ratio, expected, spread, _two_sided(ratio, drawn / count), method, note)]
 
 
-def _pearson_of_draws(asked: Asked, rows: pl.DataFrame) -> Vec:
+def _pearson_of_draws(asked: CheckQuestion, rows: pl.DataFrame) -> Vec:
     """Pearson's χ² of responses drawn at the modes."""
     recipe, family = asked.fit.recipe, asked.fit.recipe.spec.family
     lazy = rows.lazy().select(columns(used_columns(recipe)))
@@ -185,7 +185,7 @@ def _pearson_of_draws(asked: Asked, rows: pl.DataFrame) -> Vec:
     )
 
 
-def _zero_inflation(asked: Asked) -> list[Row]:
+def _zero_inflation(asked: CheckQuestion) -> list[Row]:
     fit, recipe, family = asked.fit, asked.fit.recipe, asked.fit.recipe.spec.family
     if not family.discrete:
         msg = f"zero_inflation is of counts, and {family.name} is not."
@@ -216,7 +216,7 @@ def _is_zero(drawn: pl.Series) -> Vec:
     return (drawn.to_physical() == drawn.to_physical().min()).cast(pl.Float64).to_numpy()
 
 
-def _outliers(asked: Asked) -> list[Row]:
+def _outliers(asked: CheckQuestion) -> list[Row]:
     from scipy.special import bdtr, ndtri  # noqa: PLC0415
 
     score, limit = asked.of("resid_quantile"), -float(ndtri(_TAIL))
@@ -228,7 +228,7 @@ def _outliers(asked: Asked) -> list[Row]:
     return [Row("outliers", found, count * p, spread, min(1.0, 2.0 * min(below, above)), method, _note(asked))]
 
 
-def _uniformity(asked: Asked) -> list[Row]:
+def _uniformity(asked: CheckQuestion) -> list[Row]:
     from scipy.special import kolmogorov, ndtr  # noqa: PLC0415
 
     u = np.sort(ndtr(asked.of("resid_quantile")))
@@ -241,7 +241,7 @@ def _uniformity(asked: Asked) -> list[Row]:
     return [Row("uniformity", distance, *law, p, "Kolmogorov's distance of the quantile residuals", _note(asked))]
 
 
-def _heteroscedasticity(asked: Asked) -> list[Row]:
+def _heteroscedasticity(asked: CheckQuestion) -> list[Row]:
     from scipy.special import ndtr  # noqa: PLC0415
 
     score, fitted = np.abs(asked.of("resid_quantile")), asked.of("fitted")
@@ -251,7 +251,7 @@ def _heteroscedasticity(asked: Asked) -> list[Row]:
     return [Row("heteroscedasticity", rho, 0.0, spread, p, "Spearman's correlation of |residual| with fitted")]
 
 
-def _autocorrelation(asked: Asked) -> list[Row]:
+def _autocorrelation(asked: CheckQuestion) -> list[Row]:
     from scipy.special import ndtr  # noqa: PLC0415
 
     assert asked.time is not None  # checked
@@ -270,7 +270,7 @@ def _autocorrelation(asked: Asked) -> list[Row]:
     return [Row("autocorrelation", rho, 0.0, spread, p, method, note if factors else None)]
 
 
-def _ranef_normality(asked: Asked) -> list[Row]:
+def _ranef_normality(asked: CheckQuestion) -> list[Row]:
     if not asked.fit.recipe.factors:
         msg = "ranef_normality is about random effects, and this model has none."
         raise ModelError(msg)
@@ -312,7 +312,7 @@ def _two_sided(value: float, drawn: Vec) -> float:
     return min(1.0, 2.0 * (1 + min(above, below)) / (n + 1))
 
 
-def _note(asked: Asked) -> str | None:
+def _note(asked: CheckQuestion) -> str | None:
     return _SHRUNK if asked.given == "modes" and asked.fit.recipe.factors else None
 
 
@@ -326,7 +326,7 @@ def _correlation(a: Vec, b: Vec) -> float:
     return float(a @ b) / size if size > 0.0 else 0.0
 
 
-TESTS: dict[str, Callable[[Asked], list[Row]]] = {
+TESTS: dict[str, Callable[[CheckQuestion], list[Row]]] = {
     "dispersion": _dispersion,
     "zero_inflation": _zero_inflation,
     "outliers": _outliers,
