@@ -20,6 +20,7 @@ from polars_glmm.errors import (
     GlmmError,
     IdentifiabilityError,
     ModelError,
+    ModelFileError,
     ResourceError,
     ResponseError,
     UnknownLevelError,
@@ -29,7 +30,7 @@ from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
     from polars_glmm import datasets
-    from polars_glmm.api import anova, explain, fit, objective, products, read_products
+    from polars_glmm.api import anova, explain, fit, objective, products, read_fit, read_products
     from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson
     from polars_glmm.prediction.predictions import predict
     from polars_glmm.prediction.ranef_join import with_ranef
@@ -37,12 +38,16 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.simulations import simulate
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
+    from polars_glmm.result.reported import report
+    from polars_glmm.result.several import compare, pool, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
 
 _LAZY = {
-    **dict.fromkeys(("anova", "explain", "fit", "objective", "products", "read_products"), "polars_glmm.api"),
+    **dict.fromkeys(
+        ("anova", "explain", "fit", "objective", "products", "read_fit", "read_products"), "polars_glmm.api"
+    ),
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
@@ -53,6 +58,8 @@ _LAZY = {
     **dict.fromkeys(("AGQ", "ML", "REML", "Laplace"), "polars_glmm.spec.method"),
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
+    "report": "polars_glmm.result.reported",
+    **dict.fromkeys(("compare", "pool", "power", "rlrt"), "polars_glmm.result.several"),
 }
 
 __all__ = [
@@ -77,6 +84,7 @@ __all__ = [
     "Laplace",
     "Memory",
     "ModelError",
+    "ModelFileError",
     "NegativeBinomial",
     "Note",
     "Poisson",
@@ -89,14 +97,20 @@ __all__ = [
     "__version__",
     "anova",
     "augment",
+    "compare",
     "datasets",
     "explain",
     "fit",
     "glmm",
     "objective",
+    "pool",
+    "power",
     "predict",
     "products",
+    "read_fit",
     "read_products",
+    "report",
+    "rlrt",
     "simulate",
     "with_ranef",
 ]

@@ -6,8 +6,9 @@ Those that work with a fit on a frame (predict, augment, with_ranef, simulate) a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import polars as pl
 
@@ -16,14 +17,18 @@ from polars_glmm.errors import ModelError
 from polars_glmm.fitting.by_key import fit_by
 from polars_glmm.fitting.flow import fit_call, objective_of
 from polars_glmm.foreign import answered
+from polars_glmm.frames.elsewhere import take
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
 from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.result.products import Products, make_products, read_stored
+from polars_glmm.result.stored import read_model
 from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.spec.method import Method
@@ -218,13 +223,37 @@ def read_products(path: str | Path) -> Products:
     return read_stored(path)
 
 
+def read_fit(path: str | PathLike[str]) -> Fit | FitCollection:
+    """The fit, or the collection, of a file that `fit.write(path)` wrote; it answers as the one that was written.
+
+    Nothing in the file is executed. Rows are not stored: what needs them takes a frame, as after `keep="none"`.
+    Raises ModelFileError for any other file, for one that is broken, and for one of a later version.
+    """
+    return read_model(path)
+
+
 @answered
-def anova(*fits: Fit) -> pl.DataFrame:
+def anova(
+    *fits: Fit,
+    method: Literal["asymptotic", "bootstrap"] = "asymptotic",
+    n: int = 1000,
+    rng: np.random.Generator | int | None = None,
+) -> pl.DataFrame:
     """Likelihood-ratio tests of nested fits, from the smallest to the largest model.
 
     Columns: model, df_model, loglik, deviance, aic, bic, chisq, df, p_value, distribution. A variance on the boundary
     is tested against the right mixture of χ² distributions where it is known, else conservatively; `distribution` says
     which.
+
+    Parameters
+    ----------
+    fits
+        Two or more fits of the same response.
+    method
+        "bootstrap" adds p_bootstrap, mc_error, n_draws and seed: responses are drawn from each smaller model, and both
+        models fitted to them. It needs the data of the fits.
+    n, rng
+        Number of draws, and a seed or numpy Generator (None: a fresh seed).
 
     Raises
     ------
@@ -236,7 +265,14 @@ def anova(*fits: Fit) -> pl.DataFrame:
         if not isinstance(one, Fit):
             msg = f"anova compares fits; argument {k} is a {type(one).__name__}."
             raise ModelError(msg)
-    return _anova(fits)
+    if method == "asymptotic":
+        return _anova(fits)
+    if method != "bootstrap":
+        msg = f"method={method!r} is not known: use 'asymptotic' or 'bootstrap'. For REML refit: fit.update(method=…)."
+        raise ModelError(msg)
+    from polars_glmm.inference.resampling import anova_bootstrap
+
+    return anova_bootstrap(fits, n, rng)
 
 
 def _control(control: object) -> Control:
@@ -261,9 +297,12 @@ def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
     if isinstance(frame, str):
         msg = f"The first argument is a frame, not text: fit(frame, {frame!r}), or frame.glmm.fit({frame!r})."
         raise ModelError(msg)
+    taken = take(frame)
+    if taken is not None:
+        return taken.frame
     kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
     msg = (
-        f"The data are a {kind}; pass a polars.DataFrame or polars.LazyFrame. "
-        f"Other data become one through pl.DataFrame(data) or pl.from_pandas(data)."
+        f"The data are a {kind}; pass a frame of Polars, pandas, PyArrow, DuckDB, Ibis, Dask or Spark. "
+        f"Other data become one through pl.DataFrame(data)."
     )
     raise ModelError(msg)

@@ -1,4 +1,7 @@
-"""The command line: `polars-glmm fit DATA "FORMULA" …` reads a file, prints the summary, writes the tidy tables."""
+"""The command line: `polars-glmm fit DATA "FORMULA" …` reads a file, prints the summary, writes the tidy tables.
+
+`polars-glmm predict MODEL DATA` predicts by a model that `fit … --save MODEL` wrote.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,13 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
     "csv": lambda table, path: _flat(table).write_csv(path),
     "json": lambda table, path: table.write_json(path),
 }
+SINKS: dict[str, Callable[[pl.LazyFrame, Path], None]] = {
+    ".csv": lambda rows, path: rows.sink_csv(path),
+    ".parquet": lambda rows, path: rows.sink_parquet(path),
+    ".ipc": lambda rows, path: rows.sink_ipc(path),
+    ".ndjson": lambda rows, path: rows.sink_ndjson(path),
+}
+"""Formats of predictions, which are written while they are read."""
 BAD_INPUT = 2
 
 
@@ -54,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, or 2 after one line on standard error."""
     options = _parser().parse_args(arguments)
     try:
-        _fit(options)
+        (_predict if options.verb == "predict" else _fit)(options)
     except FormulaError as error:
         return _complain(_one_line_formula(error))
     except (GlmmError, pl.exceptions.PolarsError, OSError) as error:
@@ -66,6 +76,9 @@ def _fit(options: argparse.Namespace) -> None:
     """`fit`: every check that needs no data first, then the model, the summary and the tables."""
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         msg = f"--out {options.out}: this is a file; name a directory."
+        raise DatasetError(msg)
+    if options.save is not None and not options.save.absolute().parent.is_dir():
+        msg = f"--save {options.save}: there is no such folder."
         raise DatasetError(msg)
     method = _method(options.method, options.nodes)
     frame = read(options.data, options.null_values)
@@ -89,11 +102,40 @@ def _fit(options: argparse.Namespace) -> None:
         )
     if options.out is not None:
         write(tables(fit), options.out, options.format)
+    if options.save is not None:
+        fit.write(options.save)
     if said:
         print(f"polars-glmm: {said}", file=sys.stderr)  # noqa: T201
     print(fit)  # noqa: T201  the purpose of the command
     if isinstance(fit, polars_glmm.FitCollection):
         print(fit.status())  # noqa: T201
+
+
+def _predict(options: argparse.Namespace) -> None:
+    """`predict`: the rows of a file with the prediction of a saved model beside them, to a file or as csv to print."""
+    if options.out is not None and (ending := options.out.suffix.lower()) not in SINKS:
+        msg = f"--out {options.out}: the suffix {ending!r} says no format; known are {enumerate_names([*SINKS])}."
+        raise DatasetError(msg)
+    frame = read(options.data, options.null_values)
+    import polars_glmm
+
+    model = polars_glmm.read_fit(options.model)
+    predicted = model.predict(
+        frame.lazy(),
+        kind=options.kind,
+        random=options.random,
+        new_levels=options.new_levels,
+        interval="confidence" if options.interval else None,
+        conf_level=options.conf_level,
+        name=options.name,
+    )
+    if options.out is None:
+        print(_flat(predicted.collect()).write_csv(), end="")  # noqa: T201  the purpose of the command
+        return
+    with tempfile.TemporaryDirectory(prefix=".glmm-", dir=options.out.absolute().parent) as scratch:
+        path = Path(scratch) / options.out.name
+        SINKS[ending](predicted, path)
+        path.replace(options.out)
 
 
 def read(name: str, nulls: Sequence[str] | None = None) -> pl.DataFrame | pl.LazyFrame:
@@ -254,4 +296,24 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="write fixef, varcorr, dispersion, ranef and glance there")
     add("--format", choices=sorted(WRITERS), default="parquet", help="format of those tables (default: parquet)")
+    add("--save", type=Path, metavar="MODEL", help="write the model there, for polars-glmm predict and read_fit")
+    predict = verbs.add_parser(
+        "predict",
+        help="predict by a saved model",
+        description="Predict the rows of a file by a model that fit --save wrote; print csv, or write a file.",
+    )
+    add = predict.add_argument
+    add("model", type=Path, metavar="MODEL", help="what fit --save wrote")
+    add("data", metavar="DATA", help="csv, parquet, ipc or ndjson file (by suffix), or dataset:NAME")
+    add("--out", type=Path, metavar="FILE", help="write there (csv, parquet, ipc or ndjson, by suffix)")
+    add("--kind", choices=("response", "link", "phi"), default="response", help="what is predicted")
+    add("--random", choices=("all", "none"), default="all", help="with the random effects of known levels, or without")
+    add("--new-levels", choices=("error", "zero", "null"), default="error", help="what a level not seen before gets")
+    add("--interval", action="store_true", help="with confidence limits")
+    add("--conf-level", type=float, default=0.95, metavar="SHARE", help="of the limits (default: 0.95)")
+    add("--name", default="prediction", metavar="COLUMN", help="of the prediction (default: prediction)")
+    add(
+        "--null-values", action="extend", nargs="+", metavar="TEXT",
+        help="text that is a missing value in a csv file, beside an empty field (default: NA)",
+    )  # fmt: skip
     return parser

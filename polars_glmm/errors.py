@@ -9,6 +9,7 @@
     ├── IdentifiabilityError(ValueError)  the data cannot determine the model
     ├── DataChangedError    (ValueError)  a source was read again and is not the same
     ├── DatasetError        (ValueError)  a shipped data set or a file of data cannot be read
+    ├── ModelFileError      (ValueError)  a file holds no fit that could be read
     ├── ResourceError       (RuntimeError) memory or disk does not suffice; says how much would, and what would help
     └── ConvergenceError    (RuntimeError) a computation did not reach an answer; says what it reached
 FitWarning (UserWarning): one for a fit, whatever the number of its notes.
@@ -77,6 +78,10 @@ class DataChangedError(GlmmError, ValueError):
 
 class DatasetError(GlmmError, ValueError):
     """A shipped data set, or a file of data, is not there or cannot be read."""
+
+
+class ModelFileError(GlmmError, ValueError):
+    """A file of a fit is not there, is none, is broken, or was written by a later version."""
 
 
 class ResourceError(GlmmError, RuntimeError):

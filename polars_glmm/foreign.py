@@ -51,12 +51,16 @@ _SENTENCES: dict[str, str] = {
     "level confidence alpha siglevel": "Write conf_level=0.95.",
     "nsim nsims reps": "Write n=100: the number of simulated responses.",
     "seed randomstate": "Write rng=7: a seed or a numpy Generator.",
-    "ddf lmertest kenwardroger satterthwaite": "Write fit.fixef(df='satterthwaite'), df='normal' or a number.",
+    "ddf lmertest kenwardroger satterthwaite": "Write df='satterthwaite', df='kenward_roger', df='normal' or a number.",
     "exponentiated exp eform oddsratio": "Write fit.fixef(exponentiate=True).",
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
-    "test lrtest": "anova(smaller, larger) is the likelihood-ratio test.",
+    "lrtest": "anova(smaller, larger) is the likelihood-ratio test; fit.test_terms(method='lrt') tests each term.",
     # what a fit can be asked for
-    "confint confinterval": "Write fit.fixef(conf_level=0.95), fit.varcorr(conf_level=0.95): tables with intervals.",
+    "confinterval confinterval95 conf_int intervals": "Write fit.confint(), or fit.confint(method='profile').",
+    "profilelik profilelike likelihoodprofile profile_re profilelikelihood": "Write fit.profile(), or "
+    "fit.confint(method='profile').",
+    "parm parmnames whichparm": "Write which='all', 'fixed', 'random', 'dispersion', or names of parameters.",
+    "signames oldnames": "Names are those of polars_glmm.objective: 'Days', 'sd(Subject: Days)', 'phi'.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
     "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
     "resid_pearson and resid_deviance.",
@@ -81,19 +85,38 @@ _SENTENCES: dict[str, str] = {
     "fit.recipe for the columns.",
     "ngrps ngroups nlevels": "Write fit.groups, or fit.ranef('g').height.",
     "predictproba predictmean predicted": "Write fit.predict(frame): for binomial the probability.",
-    "plot plotdiagnostics qqplot plotfit": "Plot the frames: fit.augment(frame) has residuals, "
-    "fit.ranef() the modes.",
+    "plot plotdiagnostics qqplot plotfit": "Write fit.plot.residuals(), fit.plot.caterpillar(), fit.plot.qq_ranef().",
     "refit": "Write fit.update(frame=other).",
-    "drop1 add1 step": "Write fit.update('. ~ . - x') and anova(smaller, larger).",
-    "anova lrt comparelrtest": "Write polars_glmm.anova(smaller, larger).",
-    "bootmer bootstrap parametricbootstrap": "Write fit.simulate(frame, n) and fit.update(frame=…) for each draw.",
-    "profile profilelik": "Write polars_glmm.objective(frame, '…'); fixed= holds a parameter.",
+    "drop1 add1 step": "Write fit.test_terms(type=2, method='lrt'), or fit.update('. ~ . - x') and anova(smaller, "
+    "larger).",
+    "anova lrt comparelrtest": "Tests of terms: fit.test_terms(type=3). Two fits: polars_glmm.anova(smaller, larger).",
+    "jointtests testterm waldtestterms": "Write fit.test_terms(type=3), with df='kenward_roger' if you like.",
+    "krmodcomp kractest vcovadj": "Write fit.test_terms(df='kenward_roger'), fit.test('x', joint=True, df=...), or "
+    "fit.vcov(vcov='kenward_roger').",
+    "pbmodcomp": "Write fit.test_terms(method='bootstrap', n=1000, rng=1).",
+    "contest contest1d contestmd linearhypothesis testparm lincom glht esticon waldtest ttest ftest": "Write "
+    "fit.test('a - b = 0'), or fit.test(['a', 'b'], joint=True).",
+    "nlcom deltamethod": "Write fit.test('exp(a)/b = 1').",
+    "padjust adjustment multipletests mcp": "Write fit.test([...], adjust='holm').",
+    "sided tail": "Write alternative='greater' or 'less'.",
+    "tost": "Write fit.test('a', equivalence=(-1, 1)).",
+    "pbrefdist bootstraptest": "Write anova(smaller, larger, method='bootstrap', n=1000, rng=7).",
+    "bootmer parametricbootstrap boot": "Write fit.bootstrap(n=1000, rng=7), or fit.confint(method='bootstrap').",
+    "rsquared rsquaredglmm r2nakagawa rsq": "Write fit.r2().",
+    "estaticc intraclass designeffect": "Write fit.icc().",
+    "rlrsim exactrlrt exactlrt": "Write polars_glmm.rlrt(fit): the exact test of one variance.",
+    "modelsel aictab aicctab dredge": "Write polars_glmm.compare({'a': fit_a, 'b': fit_b}).",
+    "cv kfold loo crossvalidation looic": "Write fit.cross_validate(10), or fit.cross_validate('group:Subject').",
+    "powersim powercurve simr": "Write polars_glmm.power(frame, '…', parameters={…}, test='x', vary={'g': [10, 20]}).",
+    "poolfits mipool rubin": "Write polars_glmm.pool(fit(frame, '…', by='imputation')).",
     "emmeans marginaleffects margins getmargeff": "Write fit.predict(grid, random='none') over a frame of the values.",
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
     "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
-    "tofile save saveas dump": "Write the tables: fit.fixef().write_parquet(path); pickle keeps a fit.",
+    "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
+    "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
+    "polars_glmm.report([fit1, fit2]).",
 }  # fmt: skip
 """Words with one meaning, without case, dots and underscores, and the sentence that says what to write."""
 
@@ -105,6 +128,10 @@ _OF_FIT = frozenset(
      "fixed", "control")
 )  # fmt: skip
 """Arguments of fit() that other verbs lack."""
+
+
+_OF_TERMS = frozenset({"type", "ddf", "df", "test", "method"})
+"""Arguments of other packages' anova for the terms of one model."""
 
 
 def answer(word: str) -> str | None:
@@ -120,6 +147,8 @@ def refuse_argument(verb: str, name: str, known: Iterable[str]) -> NoReturn:
     hint = f" {found}" if found is not None else near
     if verb == "products" and name in ("family", "link"):
         raise ModelError("Products are of gaussian models with identity link: leave out family= and link=.")
+    if verb == "anova" and name in _OF_TERMS:
+        raise TypeError("anova() compares fits; each term of one fit is tested by fit.test_terms(type=3, df=…).")
     if name in _OF_FIT:
         raise TypeError(f"{name}= is an argument of fit(), not of {verb}().")
     msg = f"{verb}() has no argument {name!r}.{hint}"

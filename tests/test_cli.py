@@ -225,3 +225,54 @@ def test_a_file_that_cannot_be_read_is_one_line(
 def test_null_values_are_for_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fit", "dataset:sleepstudy", SLEEP, "--null-values", "NA"]) == 2
     assert "csv" in capsys.readouterr().err
+
+
+def test_a_saved_model_predicts_what_it_does_in_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data, out = tmp_path / "sleep.glmm", tmp_path / "new.csv", tmp_path / "predicted"
+    frame = datasets.load("sleepstudy").with_columns(pl.col("Subject").cast(pl.String))
+    frame.write_parquet(tmp_path / "sleep.parquet")
+    assert cli.main(["fit", str(tmp_path / "sleep.parquet"), SLEEP, "--save", str(model)]) == 0
+    rows = pl.DataFrame({"Days": [0, 5, 12], "Subject": ["308", "372", "new"]})
+    rows.write_parquet(tmp_path / "new.parquet")
+    rows.write_csv(data)
+    asked = {"new_levels": "zero", "interval": "confidence", "conf_level": 0.8}
+    wanted = polars_glmm.read_fit(model).predict(rows, **asked)
+    words = [str(model), str(tmp_path / "new.parquet"), "--new-levels", "zero", "--interval", "--conf-level", "0.8"]
+    for suffix, reader in (("csv", pl.read_csv), ("parquet", pl.read_parquet), ("ipc", pl.read_ipc)):
+        assert cli.main(["predict", *words, "--out", f"{out}.{suffix}"]) == 0
+        found = reader(f"{out}.{suffix}")
+        assert found.columns == wanted.columns
+        assert found["prediction_low"].to_list() == wanted["prediction_low"].to_list()
+    capsys.readouterr()
+    assert cli.main(["predict", *words]) == 0
+    assert capsys.readouterr().out == wanted.write_csv()
+
+
+def test_a_saved_collection_predicts_by_key(tmp_path: Path) -> None:
+    model, out = tmp_path / "many.glmm", tmp_path / "predicted.parquet"
+    assert cli.main(["fit", "dataset:chickweight", "weight ~ Time", "--by", "Diet", "--save", str(model)]) == 0
+    assert cli.main(["predict", str(model), "dataset:chickweight", "--out", str(out), "--name", "mean"]) == 0
+    frame = datasets.load("chickweight")
+    wanted = polars_glmm.fit(frame, "weight ~ Time", by="Diet").predict(frame, name="mean")
+    assert pl.read_parquet(out)["mean"].to_list() == wanted["mean"].to_list()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "nothing.glmm", "dataset:sleepstudy"],
+        ["predict", __file__, "dataset:sleepstudy"],
+        ["predict", "{model}", "dataset:cbpp"],
+        ["predict", "{model}", "dataset:sleepstudy", "--out", "out.xlsx"],
+        ["fit", "dataset:sleepstudy", SLEEP, "--save", "no-such-folder/model.glmm"],
+    ],
+)
+def test_a_wrong_model_or_place_is_one_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "sleep.glmm"
+    datasets.load("sleepstudy").glmm.fit(SLEEP).write(model)
+    assert cli.main([one.format(model=model) for one in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert not said.out

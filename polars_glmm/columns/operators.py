@@ -45,6 +45,9 @@ _ENGINE_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "negative": lambda x: 0.0 - x,
     "I": lambda x: x,
 }
+FUNCTIONS = frozenset(_ARRAY_FUNCTIONS)
+OPERATORS = frozenset(_OPERATORS) | EXTREMES
+"""Names that a node may have, whatever it is computed with."""
 
 
 class Data(Protocol):

@@ -1,100 +1,192 @@
-"""A recipe as JSON and back: nodes by the name of their kind, levels and dtypes beside it in frames."""
+"""A recipe as JSON and back: nodes, families, links and methods by registered name; the levels of groups beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from polars_glmm.columns import nodes
-from polars_glmm.columns.coding import Column
+from polars_glmm.columns.operators import FUNCTIONS, OPERATORS
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Categorical, FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
+from polars_glmm.errors import ModelError
+from polars_glmm.families.base import Family
+from polars_glmm.families.registry import FAMILIES, resolve_family
+from polars_glmm.files import dtypes
+from polars_glmm.files.records import TAG, RecordReader, plain
+from polars_glmm.spec.method import Method
 from polars_glmm.spec.model import ModelSpec
 
-_KINDS = {
-    kind.__name__: kind
-    for kind in (
-        nodes.Reference, nodes.Constant, nodes.Coded, nodes.Function, nodes.Arithmetic, nodes.Product, nodes.Affine,
-        nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside, nodes.Looked,
-    )
-}  # fmt: skip
+_NODES = (
+    nodes.Reference, nodes.Constant, nodes.Coded, nodes.Function, nodes.Arithmetic, nodes.Product, nodes.Affine,
+    nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside, nodes.Looked,
+)  # fmt: skip
+_READER = RecordReader(_NODES)
+_RESPONSE = {"name": str, "success": nodes.Node, "trials": nodes.Node | None, "proportion": bool}
+_COLUMNS = ("trials", "offset", "frequency", "precision")
 
 
 def encode(recipe: Recipe) -> dict[str, Any]:
-    """All of a gaussian recipe but the levels of its groups and the dtypes of its categorical columns."""
-    spec, mu = recipe.spec, recipe.predictor("mu")
+    """All of a recipe but the levels of its groups. Raises ModelError for a family that has no name here."""
+    spec, response = recipe.spec, recipe.response
     return {
-        "formulas": spec.formulas,
-        "method": spec.method.name,
-        "offset": spec.offset,
-        "frequency": spec.frequency,
-        "precision": spec.precision,
-        "response": {"name": recipe.response.name, "success": _plain(recipe.response.success)},
-        "columns": [_plain_column(column) for column in mu.columns],
-        "linear_offset": _plain(mu.offset),
+        "formulas": list(spec.formulas),
+        "family": encode_family(spec.family),
+        "method": plain(spec.method),
+        "asked": plain(spec.asked),
+        **{name: getattr(spec, name) for name in _COLUMNS},
+        "response": {
+            **{name: plain(getattr(response, name)) for name in _RESPONSE},
+            "dtype": None if response.dtype is None else dtypes.encode(response.dtype),
+            "labels": plain(response.labels),
+        },
+        "predictors": plain(recipe.predictors),
         "factors": [
-            {
-                "name": factor.name,
-                "keys": factor.keys,
-                "terms": [[term.structure, [_plain_column(one) for one in term.columns]] for term in factor.terms],
-            }
-            for factor in recipe.factors
+            {"name": factor.name, "keys": list(factor.keys), "terms": plain(factor.terms)} for factor in recipe.factors
         ],
-        "categoricals": {name: known.levels for name, known in recipe.categoricals.items()},
+        "categoricals": [
+            [known.column, list(known.levels), dtypes.encode(known.dtype)] for known in recipe.categoricals.values()
+        ],
     }
 
 
-def decode(text: Mapping[str, Any], levels: tuple[pl.DataFrame, ...], dtypes: Mapping[str, pl.DataType]) -> Recipe:
-    """The recipe of `encode`, with the levels of its groups and the dtypes of its categorical columns."""
+def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
+    """The recipe of `encode` with the levels of its groups. Raises ValueError (or KeyError) for any other JSON."""
+    read = _READER.read
     spec = ModelSpec.parse(
-        tuple(text["formulas"]),
-        method=text["method"],
-        offset=text["offset"],
-        frequency=text["frequency"],
-        precision=text["precision"],
+        read(text["formulas"], tuple[str, ...], "formulas"),
+        family=decode_family(text["family"]),
+        method=read(text["method"], Method, "method"),
+        **{name: read(text[name], str | None, name) for name in _COLUMNS},
     )
-    columns = tuple(_column(column) for column in text["columns"])
-    factors = tuple(
+    response = text["response"]
+    factors = [
         FactorRecipe(
-            factor["name"],
-            tuple(factor["keys"]),
+            read(factor["name"], str, "factor"),
+            read(factor["keys"], tuple[str, ...], "keys"),
             own,
-            tuple(TermRecipe(structure, tuple(_column(c) for c in made)) for structure, made in factor["terms"]),
+            read(factor["terms"], tuple[TermRecipe, ...], "terms"),
         )
         for factor, own in zip(text["factors"], levels, strict=True)
-    )
-    return Recipe(
-        spec=spec,
-        response=ResponseRecipe(text["response"]["name"], _node(text["response"]["success"])),
-        predictors=(PredictorRecipe("mu", columns, (True,) * len(columns), _node(text["linear_offset"])),),
-        factors=factors,
+    ]
+    recipe = Recipe(
+        spec=replace(spec, asked=read(text["asked"], Method | None, "asked")),
+        response=ResponseRecipe(
+            **{name: read(response[name], hint, name) for name, hint in _RESPONSE.items()},
+            dtype=None if response["dtype"] is None else dtypes.decode(response["dtype"]),
+            labels=read(response["labels"], tuple[str, str] | None, "labels"),
+        ),
+        predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
+        factors=tuple(factors),
         categoricals={
-            name: Categorical(name, tuple(known), dtypes[name]) for name, known in text["categoricals"].items()
+            name: Categorical(name, read(known, tuple[str, ...], name), dtypes.decode(dtype))
+            for name, known, dtype in text["categoricals"]
         },
     )
+    _check(recipe, text)
+    return recipe
 
 
-def _plain(value: Any) -> Any:
-    """A node as a dict with its kind, tuples as lists, numbers and texts as they are."""
-    if isinstance(value, nodes.Node):
-        slots = fields(value)  # type: ignore[arg-type]  # every kind is a dataclass
-        named = {one.name: _plain(getattr(value, one.name)) for one in slots}
-        return {"node": type(value).__name__, **named}
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+def encode_family(family: Family) -> dict[str, str]:
+    """A family by its name and that of its link. Raises ModelError for one that these do not say all of."""
+    name, link = family.name, family.link.name
+    if name not in FAMILIES or resolve_family(name, link) != family:
+        msg = f"The family {family!r} is none of this package's: a model with a family of your own has no file format."
+        raise ModelError(msg)
+    return {"name": name, "link": link}
 
 
-def _node(value: Any) -> Any:
+def decode_family(text: Any) -> Family:
+    """The family of a name and a link. Raises ModelError where there is none."""
+    return resolve_family(_READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link"))
+
+
+def upgrade(text: Mapping[str, Any], dtypes_of: Mapping[str, pl.DataType]) -> dict[str, Any]:
+    """A gaussian recipe as stored products of version 1 have it, as `encode` writes it today."""
+    columns = [{TAG: "Column", "name": name, "node": _renamed(node)} for name, node in text["columns"]]
+    mu = {TAG: "PredictorRecipe", "parameter": "mu", "columns": columns, "kept": [True] * len(columns)}
+    method = {TAG: {"reml": "REML", "ml": "ML"}[text["method"]]}
+    return {
+        "formulas": text["formulas"],
+        "family": {"name": "gaussian", "link": "identity"},
+        "method": method,
+        "asked": method,
+        "trials": None,
+        **{name: text[name] for name in ("offset", "frequency", "precision")},
+        "response": {
+            "name": text["response"]["name"],
+            "success": _renamed(text["response"]["success"]),
+            "trials": None,
+            "proportion": False,
+            "dtype": None,
+            "labels": None,
+        },
+        "predictors": [{**mu, "offset": _renamed(text["linear_offset"])}],
+        "factors": [
+            {
+                "name": factor["name"],
+                "keys": factor["keys"],
+                "terms": [
+                    {
+                        TAG: "TermRecipe",
+                        "structure": structure,
+                        "columns": [{TAG: "Column", "name": name, "node": _renamed(node)} for name, node in made],
+                    }
+                    for structure, made in factor["terms"]
+                ],
+            }
+            for factor in text["factors"]
+        ],
+        "categoricals": [[name, known, dtypes.encode(dtypes_of[name])] for name, known in text["categoricals"].items()],
+    }
+
+
+def _renamed(value: Any) -> Any:
+    """A node of version 1, which said its kind under "node"."""
     if isinstance(value, dict):
-        named = {name: _node(one) for name, one in value.items() if name != "node"}
-        return _KINDS[value["node"]](**named)
-    return tuple(_node(one) for one in value) if isinstance(value, list) else value
+        return {TAG if name == "node" else name: _renamed(one) for name, one in value.items()}
+    return [_renamed(one) for one in value] if isinstance(value, list) else value
 
 
-def _plain_column(column: Column) -> list[Any]:
-    return [column.name, _plain(column.node)]
+def _check(recipe: Recipe, text: Mapping[str, Any]) -> None:
+    """Raise ValueError for what no fit learns: unknown operations, other parameters or groups than the formulas say."""
+    for node in _nodes((text["response"], text["predictors"], text["factors"])):
+        kind, name = node[TAG], node.get("name")
+        if kind == "Function" and name not in FUNCTIONS:
+            msg = f"there is no function {name!r}"
+            raise ValueError(msg)
+        if kind == "Arithmetic" and node["operator"] not in OPERATORS:
+            msg = f"there is no operator {node['operator']!r}"
+            raise ValueError(msg)
+    parameters = [part.parameter for part in recipe.spec.predictors]
+    if [part.parameter for part in recipe.predictors] != parameters:
+        msg = f"the formulas are of {parameters}"
+        raise ValueError(msg)
+    for part in recipe.predictors:
+        if len(part.kept) != len(part.columns):
+            msg = f"{len(part.columns)} columns of {part.parameter}, and {len(part.kept)} marks of those that are kept"
+            raise ValueError(msg)
+    for factor in recipe.factors:
+        if tuple(factor.levels.columns) != factor.keys or not {term.structure for term in factor.terms} <= {
+            *STRUCTURES
+        }:
+            msg = f"the group {factor.name[:80]!r} has other keys or terms"
+            raise ValueError(msg)
 
 
-def _column(made: list[Any]) -> Column:
-    return Column(made[0], _node(made[1]))
+def _nodes(value: Any) -> list[dict[str, Any]]:
+    """All records inside a value."""
+    found: list[dict[str, Any]] = []
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if TAG in one:
+                found.append(one)
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return found

@@ -13,7 +13,7 @@ from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
 from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
 from polars_glmm.frames.size import room_for
-from polars_glmm.likelihood.products.strata import MOST_STRATA
+from polars_glmm.likelihood.optimum.vanishing import MOST_VALUES
 from polars_glmm.memory import memory_limit, readable
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
     if any(name not in schema for name in used):
         return False  # to be said where columns are read
     if isinstance(frame, pl.DataFrame):
-        return not used or frame.select(map(column, used)).n_unique() <= MOST_STRATA
+        return not used or frame.select(map(column, used)).n_unique() <= MOST_VALUES
     return len(used) < 2 and not any(schema[name].is_numeric() for name in used)
 
 

@@ -101,7 +101,10 @@ def data_of(fit: Answer) -> pl.DataFrame | pl.LazyFrame:
     if fit.rows is not None:
         return fit.rows
     if fit.source is None:
-        msg = "This fit keeps no data (keep='none', or it was pickled): pass the frame, as in fit.update(frame=df)."
+        msg = (
+            "This fit keeps no data (keep='none', or it was pickled or read from a file): pass the frame, as in "
+            "fit.update(frame=df)."
+        )
         raise ModelError(msg)
     read_again(fit, fit.source)
     return fit.source

@@ -52,6 +52,12 @@ def small_sample_of(fit: Answer) -> SmallSample:
         if any(name in held for name in names):
             msg = "Kenward and Roger's method is for fixed effects that are estimated: use df='satterthwaite'."
             raise ModelError(msg)
+        if fit.rows is None and fit.source is None:
+            msg = (
+                "Kenward and Roger's method needs the rows of the fit, and this one keeps none (keep='none', pickled, "
+                "or made from products): use df='satterthwaite', or fit again with the frame, fit.update(frame=df)."
+            )
+            raise ModelError(msg)
         with products_again(fit) as (model, stats), one_blas_thread():
             effects, sigma = model.effects, float(fit.estimate.phi or 0.0)
             estimates = {factor.name: factor for factor in fit.estimate.factors}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,8 +71,8 @@ _NEARLY_ALIKE = 1e-8
 
 def residual_share(numbers: Estimate, moments: Moments) -> float:
     """The residual part of the response's sum of squares about the centre of the sums: their digits, spent."""
-    if numbers.phi is None:
-        return 1.0
+    if numbers.phi is None or any(factor.modes.size >= numbers.n_obs for factor in numbers.factors):
+        return 1.0  # where each row has an effect, what phi leaves is no remainder
     weight, second, mean = moments.total.weight[0], moments.second[-1, -1], moments.total.mean[-1, 0]
     total = float(second + weight * mean**2)
     return float(numbers.phi**2 * weight / total) if total > 0.0 else 1.0
@@ -136,20 +137,27 @@ def rows_fit(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> bool:
 
 def estimate_moments(recipe: Recipe, moments: Moments, control: Control, given: Given) -> Estimate:
     """The numbers of a model whose columns to keep are settled."""
-    return estimate_summaries(moments_model(recipe, moments, control), given)
+    mu = recipe.predictor("mu")
+    names = tuple(column.name for column, keep in zip(mu.columns, mu.kept, strict=True) if keep)
+    return estimate_summaries(moments_model(recipe, moments, control, given.fixed), names, given)
 
 
-def moments_model(recipe: Recipe, moments: Moments, control: Control) -> ProductModel:
-    """The model of these sums, ready for computing."""
+def moments_model(
+    recipe: Recipe, moments: Moments, control: Control, fixed: Mapping[str, float] | None = None
+) -> ProductModel:
+    """The model of these sums, ready for computing; `fixed` effects among its names are taken from the response."""
+    held = fixed or {}
     mean_square = moments.second[-1, -1] / moments.total.weight[0] + moments.mean[-1] ** 2
     check_scale(float(np.sqrt(max(mean_square, 0.0))), recipe.response.name)
-    fixed, random = places(columns_of(recipe), recipe)
+    places_of, random = places(columns_of(recipe), recipe)
     mu = recipe.predictor("mu")
-    kept = np.array(mu.kept, dtype=np.bool_)
+    named = {column.name: int(at) for column, keep, at in zip(mu.columns, mu.kept, places_of, strict=True) if keep}
+    free = {name: at for name, at in named.items() if name not in held}
     design = MomentDesign(
-        tuple(column.name for column, keep in zip(mu.columns, mu.kept, strict=True) if keep),
-        fixed[kept],
+        tuple(free),
+        np.array(list(free.values()), dtype=np.intp),
         tuple((f.name, terms_of(f.terms), own) for f, own in zip(recipe.factors, random, strict=True)),
+        tuple((at, held[name]) for name, at in named.items() if name in held),
     )
     spec = recipe.spec
     return product_model(design, moments, spec.family, spec.method, control)

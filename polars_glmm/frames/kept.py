@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
+
+from polars_glmm.columns.named import column, columns
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
+    from polars_glmm.typing import BoolVec
 
 
 def kept_rows(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.DataFrame | None, pl.LazyFrame | None]:
@@ -17,3 +22,18 @@ def kept_rows(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.
     if keep == "rows":
         return (frame.collect() if isinstance(frame, pl.LazyFrame) else frame.clone()), None
     return None, frame.lazy() if keep == "source" else None
+
+
+def complete_rows(
+    data: pl.DataFrame | pl.LazyFrame, names: Sequence[str], kept: BoolVec | None, frequency: str | None
+) -> pl.DataFrame:
+    """These columns of the rows in use, without those that miss a value; rows that stand for several are repeated."""
+    frame = data.lazy().select(columns(names)).collect()
+    if kept is not None:
+        frame = frame.filter(pl.Series(kept))
+    frame = frame.drop_nulls()
+    floats = [column(name).is_nan() for name in names if frame.schema[name].is_float()]
+    frame = frame.filter(~pl.any_horizontal(floats)) if floats else frame
+    if frequency is None:
+        return frame
+    return frame[np.repeat(np.arange(frame.height), frame[frequency].cast(pl.Int64).to_numpy())]

@@ -213,7 +213,10 @@ class _Text:
     def atom(self) -> Differentiable:
         size = len(self.reader.names)
         if (spelled := self.reader.at(self.tokens, self.position)) is not None:
-            place, self.position = spelled
+            place, stop = spelled
+            if self.tokens[stop].kind == "operator" and self.tokens[stop].text in "[:":
+                raise self.unknown()  # a longer name, which is none
+            self.position = stop
             gradient = np.zeros(size)
             gradient[place] = 1.0
             return Differentiable(float(self.reader.values[place]), gradient, linear=True, offset=0.0)

@@ -145,7 +145,7 @@ def covariance_parameters(fit: Answer) -> CovarianceParameters:
 def check_comparable(fits: tuple[Answer, ...]) -> None:
     """Raise ModelError unless all fits are fits of one response by one method."""
     if len(fits) < 2:
-        msg = "anova compares fits: pass two or more, as in anova(small, large). fit.fixef() tests single terms."
+        msg = "anova compares fits: pass two or more, as in anova(small, large). fit.test_terms() tests terms of one."
         raise ModelError(msg)
     first = fits[0]
     for fit in fits[1:]:
@@ -158,6 +158,18 @@ def check_comparable(fits: tuple[Answer, ...]) -> None:
             raise ModelError(msg)
     _check_method(fits)
     if any(fit.method == "reml" for fit in fits):
+        _check_reml(fits)
+
+
+def check_comparable_criteria(fits: tuple[Answer, ...]) -> None:
+    """Raise ModelError unless information criteria of the fits can be compared: one response, likelihoods alike.
+
+    Families may differ, as all constants are in the likelihood.
+    """
+    for fit in fits[1:]:
+        _check_same_data(fits[0], fit)
+    if any(fit.method == "reml" for fit in fits):
+        _check_method(fits)
         _check_reml(fits)
 
 

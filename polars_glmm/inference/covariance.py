@@ -220,10 +220,11 @@ def _kenward_roger(fit: Answer) -> CoefficientCovariance:
     exact = exact_freedom(e, fit.spec.family)
     if fit.method != "reml" or len(e.gamma) or (exact is None and e.df_satterthwaite is None):
         other = "satterthwaite" if fit.method == "reml" else "normal"
+        modelled = ", a formula for phi" if len(e.gamma) else ""
         refit = ' Refit with method="reml", or use' if fit.spec.family.linear and fit.method == "ml" else " Use"
         msg = (
             f"Kenward and Roger's covariance is defined for gaussian models with identity link, one residual variance "
-            f"and method='reml'; this is {fit.family} ({fit.link} link) by {fit.method}.{refit} df={other!r}."
+            f"and method='reml'; this is {fit.family} ({fit.link} link{modelled}) by {fit.method}.{refit} df={other!r}."
         )
         raise ModelError(msg)
     if exact is not None:

@@ -60,15 +60,14 @@ def fai_cornelius(at: Sensitivity, rows: Mat) -> Denominator:
     """Satterthwaite's df of the F of independent rows (q, p): 2E/(E − q), E = Σ ν_m/(ν_m − 2) over ν_m > 2.
 
     ν_m are the df of the rows rotated to be uncorrelated (Fai & Cornelius 1996, eq. 2; Kuznetsova et al. 2017, eq. 6).
+    Other rows of the same span are rotated otherwise, which moves the answer a little: so it is defined.
     """
     q = len(rows)
     inner = at.inward(rows)
     if q == 1:
         return Denominator(float(single_working(at, inner)[0]))
-    covariance = inner @ at.vcov @ inner.T
-    scale = np.sqrt(np.diag(covariance))
-    _, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
-    nu = single_working(at, vectors.T @ (inner / scale[:, None]))
+    _, vectors = np.linalg.eigh(inner @ at.vcov @ inner.T)
+    nu = single_working(at, vectors.T @ inner)
     if np.isinf(nu).all():
         return Denominator(np.inf)
     with np.errstate(invalid="ignore"):

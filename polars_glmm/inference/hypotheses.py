@@ -17,7 +17,7 @@ import polars as pl
 from polars_glmm.errors import ModelError, brief, counted, enumerate_names, suggest
 from polars_glmm.inference.arithmetic import Differentiable, HypothesisReader, normal_form
 from polars_glmm.inference.estimable import estimable
-from polars_glmm.inference.names import NaturalParameters, coefficient_names, fixed_terms, variance_parameters
+from polars_glmm.inference.names import coefficient_names, fixed_terms, variance_parameters
 from polars_glmm.inference.term_columns import term_columns
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -26,19 +26,6 @@ if TYPE_CHECKING:
 
 HypothesesLike: TypeAlias = str | Sequence[str] | Mapping[str, str] | pl.DataFrame
 LABEL = "hypothesis"
-
-
-class Space(NamedTuple):
-    """What hypotheses are about: every fixed-effect column, kept or not, then the variance parameters.
-
-    names (P,), values (P,)   0 for a column that was dropped
-    kept (k,)                 places of the kept columns
-    """
-
-    names: list[str]
-    values: Vec
-    kept: Vec
-    variances: NaturalParameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,9 +18,7 @@ Schema: TypeAlias = Mapping[str, Any]
 
 _TEXT, _REAL, _WHOLE, _TRUTH = pl.String(), pl.Float64(), pl.Int64(), pl.Boolean()
 
-FIXEF: Schema = {
-    "parameter": _TEXT,
-    "term": _TEXT,
+CORE: Schema = {  # of every table of estimates, whatever made them
     "estimate": _REAL,
     "std_error": _REAL,
     "statistic": _REAL,
@@ -29,6 +27,26 @@ FIXEF: Schema = {
     "conf_low": _REAL,
     "conf_high": _REAL,
 }
+FIXEF: Schema = {"parameter": _TEXT, "term": _TEXT, **CORE}
+TEST: Schema = {"hypothesis": _TEXT, **CORE, "adjust": _TEXT, "null_value": _REAL, "note": _TEXT}
+EQUIVALENCE: Schema = {**TEST, "p_equivalence": _REAL}
+JOINT: Schema = {
+    "num_df": _WHOLE,
+    "den_df": _REAL,
+    "statistic": _REAL,
+    "distribution": _TEXT,
+    "p_value": _REAL,
+}
+JOINT_TEST: Schema = {"hypothesis": _TEXT, **JOINT, "df_method": _TEXT, "note": _TEXT}
+TERMS: Schema = {
+    "parameter": _TEXT,
+    "term": _TEXT,
+    "type": _WHOLE,
+    **JOINT,
+    "df_method": _TEXT,
+    "note": _TEXT,
+}
+TERMS_BOOTSTRAP: Schema = {**TERMS, "n_draws": _WHOLE, "n_failed": _WHOLE, "seed": _WHOLE}
 VARCORR: Schema = {
     "group": _TEXT,
     "term": _TEXT,
@@ -102,6 +120,104 @@ ANOVA: Schema = {
     "p_value": _REAL,
     "distribution": _TEXT,
 }
+_NATURAL: Schema = {
+    "parameter": _TEXT,
+    "group": _TEXT,
+    "term": _TEXT,
+    "other_term": _TEXT,
+    "quantity": _TEXT,
+}
+CONFINT: Schema = {
+    **_NATURAL,
+    "estimate": _REAL,
+    "std_error": _REAL,
+    "conf_low": _REAL,
+    "conf_high": _REAL,
+    "method": _TEXT,
+    "criterion": _TEXT,
+    "conf_level": _REAL,
+    "n_draws": _WHOLE,
+    "status": _TEXT,
+}
+PROFILE: Schema = {
+    **_NATURAL,
+    "value": _REAL,
+    "zeta": _REAL,
+    "deviance": _REAL,
+    "criterion": _TEXT,
+    "conditional": pl.List(pl.Struct({"name": _TEXT, "value": _REAL})),
+}
+R2: Schema = {
+    "method": _TEXT,
+    "var_fixed": _REAL,
+    "var_random": _REAL,
+    "var_residual": _REAL,
+    "r2_marginal": _REAL,
+    "r2_conditional": _REAL,
+    "icc": _REAL,
+    "icc_unadjusted": _REAL,
+}
+ICC: Schema = {
+    "group": _TEXT,
+    "n_levels": _WHOLE,
+    "variance": _REAL,
+    "icc": _REAL,
+    "mean_size": _REAL,
+    "design_effect": _REAL,
+    "method": _TEXT,
+}
+REPCA: Schema = {
+    "group": _TEXT,
+    "component": _WHOLE,
+    "std_dev": _REAL,
+    "std_dev_relative": _REAL,
+    "proportion": _REAL,
+    "cumulative": _REAL,
+    "loading": pl.List(pl.Struct({"term": _TEXT, "value": _REAL})),
+}
+RLRT: Schema = {
+    "group": _TEXT,
+    "term": _TEXT,
+    "statistic": _REAL,
+    "p_value": _REAL,
+    "mc_error": _REAL,
+    "chibar_p": _REAL,
+    "n_draws": _WHOLE,
+    "method": _TEXT,
+    "seed": _WHOLE,
+}
+COMPARE: Schema = {
+    "name": _TEXT,
+    "formula": _TEXT,
+    "df_model": _WHOLE,
+    "loglik": _REAL,
+    "aic": _REAL,
+    "aicc": _REAL,
+    "bic": _REAL,
+    "delta": _REAL,
+    "weight": _REAL,
+    "cumulative": _REAL,
+    "n_obs": _WHOLE,
+    "note": _TEXT,
+}
+POOL: Schema = {
+    **FIXEF,
+    "within": _REAL,
+    "between": _REAL,
+    "total": _REAL,
+    "riv": _REAL,
+    "fmi": _REAL,
+    "n_imputations": _WHOLE,
+}
+CROSS_VALIDATION: Schema = {
+    "fold": _TEXT,
+    "n_obs": _WHOLE,
+    "elpd": _REAL,
+    "rmse": _REAL,
+    "status": _TEXT,
+    "seed": _WHOLE,
+}
+BOOTSTRAP: Schema = {"draw": _WHOLE, **_NATURAL, "value": _REAL, "status": _TEXT, "seed": _WHOLE}
 STATUS_NOTES = pl.List(pl.Struct({"code": _TEXT, "text": _TEXT}))
 STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT, "notes": STATUS_NOTES}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polars_glmm.columns.nodes import Node, Product
+from polars_glmm.columns.nodes import ONE, Node, Product
 from polars_glmm.errors import ModelError
 from polars_glmm.spec.syntax import render
 
@@ -73,9 +73,12 @@ def assign(terms: Sequence[FixedTerm], recipe: PredictorRecipe) -> Iterator[Term
         factors = [render(factor) for factor in term.factors]
         places: list[int] = []
         pieces: list[tuple[TermPiece, ...]] = []
-        while at < len(columns) and (split := _split(columns[at].name, factors)) is not None:
+        while at < len(columns):
+            nodes = _nodes(columns[at].node)
+            split = _split(columns[at].name, factors, len(nodes))
+            if split is None:
+                break
             places.append(at)
-            nodes = _nodes(columns[at].node, len(split))
             pieces.append(tuple(TermPiece(f, field, node) for (f, field), node in zip(split, nodes, strict=True)))
             at += 1
         name = term.text if factors else "Intercept"
@@ -85,34 +88,30 @@ def assign(terms: Sequence[FixedTerm], recipe: PredictorRecipe) -> Iterator[Term
         raise ModelError(msg)
 
 
-def _nodes(node: Node, n: int) -> tuple[Node, ...]:
+def _nodes(node: Node) -> tuple[Node, ...]:
+    """The nodes that a column is the product of."""
+    return node.factors if isinstance(node, Product) else () if node == ONE else (node,)
+
+
+def _split(name: str, factors: Sequence[str], n: int) -> list[tuple[str, str | None]] | None:
+    """A column's name as n parts of these factors in order, some of which may be left out; None where it is not."""
     if n == 0:
-        return ()
-    return node.factors if n > 1 and isinstance(node, Product) else (node,)
-
-
-def _split(name: str, factors: Sequence[str]) -> list[tuple[str, str | None]] | None:
-    """A column's name as parts of these factors in order, any of which may be left out; None where it is not one."""
-    if not factors:
-        return [] if name == "Intercept" else None
-    for first, factor in enumerate(factors):
+        return [] if not factors and name == "Intercept" else None
+    for first, factor in enumerate(factors[: len(factors) - n + 1]):
         if not name.startswith(factor):
             continue
         rest = name[len(factor) :]
-        if not rest:
-            return [(factor, None)]
-        if rest.startswith(":") and (more := _split(rest[1:], factors[first + 1 :])) and first + 1 < len(factors):
-            return [(factor, None), *more]
-        if rest.startswith("["):
-            ends = [i for i, letter in enumerate(rest) if letter == "]"]
-            for end in reversed(ends):
-                field, after = rest[1:end], rest[end + 1 :]
+        for field, after in _fields(rest):
+            if n == 1:
                 if not after:
                     return [(factor, field)]
-                if (
-                    after.startswith(":")
-                    and first + 1 < len(factors)
-                    and (more := _split(after[1:], factors[first + 1 :]))
-                ):
-                    return [(factor, field), *more]
+            elif after.startswith(":") and (more := _split(after[1:], factors[first + 1 :], n - 1)) is not None:
+                return [(factor, field), *more]
     return None
+
+
+def _fields(rest: str) -> Iterator[tuple[str | None, str]]:
+    """What may stand in brackets behind a factor, and what follows: a level may have brackets of its own."""
+    yield None, rest
+    if rest.startswith("["):
+        yield from ((rest[1:end], rest[end + 1 :]) for end, letter in enumerate(rest) if letter == "]")

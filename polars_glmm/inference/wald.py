@@ -35,7 +35,7 @@ class Core(NamedTuple):
         return {**named, "df": np.where(np.isfinite(self.df), self.df, np.nan)}
 
 
-class Joint(NamedTuple):
+class JointTest(NamedTuple):
     """A test of several linear functions at once: F(num_df, den_df), or χ² where den_df is inf.
 
     statistic   F, or the χ² itself, which is not divided by num_df
@@ -85,16 +85,16 @@ def core(
     return Core(estimate, std_error, statistic, df, one_sided_p(upward, df), low, high)
 
 
-def wald_joint(rows: Mat, beta: Vec, covariance: CoefficientCovariance, *, rhs: Vec | float = 0.0) -> Joint:
-    """The test of rows (q, k) · beta = rhs; rows that repeat others do not count in num_df.
+def wald_joint(rows: Mat, distance: Vec, covariance: CoefficientCovariance) -> JointTest:
+    """The test that all of rows (q, k) · coefficients are what they are said to be, and not `distance` (q,) away.
 
-    Everything but num_df is NaN where a row uses a coefficient without a covariance, or the approximation fails.
+    Rows that repeat others do not count in num_df. Everything but num_df is NaN where a row uses a coefficient without
+    a covariance, or the approximation fails. Raises ModelError where the rows contradict one another.
     """
-    distance = combine(rows, beta) - rhs
     matrix = covariance.of(rows)
     scale = np.sqrt(np.where(np.diag(matrix) > 0.0, np.diag(matrix), np.nan))
     if not len(rows) or np.isnan(scale).any() or np.isnan(distance).any():
-        return Joint(len(rows), np.nan, np.nan, "", np.nan)
+        return JointTest(len(rows), np.nan, np.nan, "", np.nan)
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     told = values > _DEPENDENT * values[-1]
     independent = vectors[:, told].T / scale  # rows that are uncorrelated
@@ -106,11 +106,11 @@ def wald_joint(rows: Mat, beta: Vec, covariance: CoefficientCovariance, *, rhs: 
     chi2 = float(z @ z)
     denominator = covariance.df_of(rows if q == len(rows) else independent @ rows)
     if np.isinf(denominator.df):
-        return Joint(q, np.inf, chi2, "chi2", float(chdtrc(q, chi2)))
+        return JointTest(q, np.inf, chi2, "chi2", float(chdtrc(q, chi2)))
     if not denominator.df > 0.0:
-        return Joint(q, np.nan, np.nan, "", np.nan)
+        return JointTest(q, np.nan, np.nan, "", np.nan)
     f = denominator.scale * chi2 / q
-    return Joint(q, denominator.df, f, "F", float(fdtrc(q, denominator.df, f)))
+    return JointTest(q, denominator.df, f, "F", float(fdtrc(q, denominator.df, f)))
 
 
 def _consistent(rows: Mat, distance: Vec) -> bool:

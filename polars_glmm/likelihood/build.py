@@ -7,7 +7,15 @@ from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import NOTHING, Given, check_names, hold_fixed_effects, meant, restore_fixed_effects
+from polars_glmm.likelihood.given import (
+    NOTHING,
+    Given,
+    check_names,
+    coefficients_of_phi,
+    hold_fixed_effects,
+    meant,
+    restore_fixed_effects,
+)
 from polars_glmm.likelihood.identify import Findings, Residual, RowFacts, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
 from polars_glmm.likelihood.model import Model, prepare
@@ -41,13 +49,14 @@ def estimate(
     """
     with one_blas_thread():
         reduced = hold_fixed_effects(design, given.fixed)
+        phi = coefficients_of_phi(design)
         model = prepare(reduced, family, method, control, by_rows=by_rows and design.phi is not None)
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
         given = meant(model, given)
-        check_names(model, given, known=design.mu.names)
+        check_names(model, given, known=(*design.mu.names, *phi))
         engine = estimate_products if model.exact else _estimate_rows
         found = engine(model, findings, given)
-        return restore_fixed_effects(found, design.mu.names, given.fixed)
+        return restore_fixed_effects(found, design.mu.names, phi, given.fixed)
 
 
 def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
@@ -63,11 +72,11 @@ def _structure(model: Model) -> RowFacts:
     return RowStructure(model.held_in_memory(), model.effects)
 
 
-def estimate_summaries(model: ProductModel, given: Given = NOTHING) -> Estimate:
-    """The fitted gaussian model of cross-products alone; fixed effects cannot be held: no rows are left to shift."""
+def estimate_summaries(model: ProductModel, names: tuple[str, ...], given: Given = NOTHING) -> Estimate:
+    """The fitted gaussian model of cross-products alone; those of `names` that it lacks are held in them."""
     with one_blas_thread():
         residual = Residual(constant=True, held="phi" in given.fixed)
         findings = check(ProductStructure(model.stats, model.effects), model.family, residual=residual)
         given = meant(model, given)
-        check_names(model, given)
-        return estimate_products(model, findings, given)
+        check_names(model, given, known=names)
+        return restore_fixed_effects(estimate_products(model, findings, given), names, (), given.fixed)

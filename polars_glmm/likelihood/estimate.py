@@ -92,11 +92,13 @@ class Working:
 
     outward (p+s, p+s);  vcov (p+s, p+s)
     derivative (K, p, p)   as Estimate.vcov_derivative, or None
+    gram (p, p)            X'DX of the working columns of mu, D the precisions, or None
     """
 
     outward: Mat
     vcov: Mat
     derivative: Cube | None
+    gram: Mat | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,11 +13,11 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.disk.parts import StoredDesign
-from polars_glmm.design.records import Design
+from polars_glmm.design.records import Design, Predictor
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.parameters.names import Parametrised, TermPlace, parameter_names
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 
 class OfFit(dict[str, float]):
@@ -100,10 +100,8 @@ def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) 
         if (name == "phi" or name.startswith("sd(")) and (value < 0 or (name == "phi" and value == 0)):
             msg = f"The value given for {name!r} is {value}; it must be positive."
             raise ModelError(msg)
-    spread = [n for n in given.fixed if n in names and n not in model.names]
-    for name in spread:
-        if name.startswith(("cor(", "phi: ")):
-            msg = f"fixed= cannot hold {name!r}: it holds fixed effects, 'phi' and standard deviations."
+        if name.startswith("cor(") and not -1.0 < value < 1.0:
+            msg = f"The value given for {name!r} is {value}; a correlation lies between −1 and 1."
             raise ModelError(msg)
 
 
@@ -142,59 +140,105 @@ def _place_block(
     values: Vec,
     held: BoolVec,
 ) -> None:
-    """Standard deviations of one term as entries of its working Λ; correlations start at zero."""
+    """Standard deviations and correlations of one term as entries of its working Λ; without a value these are zero."""
     t = block.term
     own = [names[block.start + k] for k in range(t.r)]
+    pairs = [names[block.start + t.r + k] for k in range(block.n_cor)]
     asked = given.asked
-    named = [name for name in own if name in asked]
+    named = [name for name in (*own, *pairs) if name in asked]
     if not named:
         return
+    free = [name for name in (*own, *pairs) if name not in given.fixed]
+    if pairs and 0 < len(free) < len(own) + len(pairs):
+        msg = (
+            f"fixed= holds part of a term with correlations: {free[0]!r} is free. Hold all standard deviations and "
+            f"correlations of the term, or write it with || or diag()."
+        )
+        raise ModelError(msg)
     lacking = [name for name in own if name not in asked]
     if lacking and STRUCTURES[t.structure].correlated:
         msg = f"start= has {named[0]!r} but not {lacking[0]!r}: give all standard deviations of a term, or none."
         raise ModelError(msg)
-    if t.r > 1 and STRUCTURES[t.structure].correlated and any(name in given.fixed for name in own):
-        msg = f"fixed= cannot hold {named[0]!r}: its term has correlations. Write the term with || or diag()."
-        raise ModelError(msg)
     outward = model.effects.factors[block.factor].outward[t.start : t.stop, t.start : t.stop]
     sd = np.array([asked.get(name, np.nan) for name in own])
     if STRUCTURES[t.structure].correlated:
-        working = np.asarray(np.linalg.qr(np.linalg.solve(outward, np.diag(sd)).T, mode="r")).T
+        root = sd[:, None] * _correlation_root([asked.get(name, 0.0) for name in pairs], t.r, own)
+        working = np.asarray(np.linalg.qr(np.linalg.solve(outward, root).T, mode="r")).T
         working = working * np.where(np.diag(working) < 0, -1.0, 1.0)
     else:
         working = np.diag(sd / np.diag(outward))
     values[t.theta] = working[STRUCTURES[t.structure].entries(t.r)]
     if t.r == 1 or not STRUCTURES[t.structure].correlated:
         held[t.theta] = [name in given.fixed for name in own]
+    elif not free:
+        held[t.theta] = True
+
+
+def _correlation_root(values: Sequence[float], r: int, names: Sequence[str]) -> Mat:
+    """Lower triangular root of the correlation matrix below whose diagonal `values` stand row by row."""
+    correlation = np.eye(r)
+    rows, columns = np.tril_indices(r, -1)
+    correlation[rows, columns] = correlation[columns, rows] = values
+    try:
+        return np.asarray(np.linalg.cholesky(correlation), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        msg = f"The correlations given for {names[0]!r} and its neighbours do not make a covariance matrix."
+        raise ModelError(msg) from None
 
 
 def hold_fixed_effects(design: Design | StoredDesign, fixed: Mapping[str, float]) -> Design | StoredDesign:
-    """The design with held fixed effects of mu moved to its offset."""
-    keep = [i for i, name in enumerate(design.mu.names) if name not in fixed]
-    if len(keep) == len(design.mu.names):
+    """The design with held fixed effects of mu, and of log phi, moved to its offsets.
+
+    Raises ModelError where no coefficient of phi is left.
+    """
+    phi = () if design.phi is None else coefficients_of_phi(design)
+    if phi and all(name in fixed for name in phi):
+        msg = (
+            f"fixed= holds all coefficients of phi ({enumerate_names(list(phi))}): known variances are precision=, one "
+            'over the variance of each row, with fixed={"phi": 1}.'
+        )
+        raise ModelError(msg)
+    if not any(name in fixed for name in (*design.mu.names, *phi)):
         return design
     if isinstance(design, StoredDesign):
         return design.with_held(fixed)
-    offset = np.zeros(design.n_rows) if design.mu.offset is None else design.mu.offset.copy()
-    for i, name in enumerate(design.mu.names):
+    held = {name.removeprefix("phi: "): fixed[name] for name in phi if name in fixed}
+    moved = None if design.phi is None else _moved_to_offset(design.phi, held, design.n_rows)
+    return replace(design, mu=_moved_to_offset(design.mu, fixed, design.n_rows), phi=moved)
+
+
+def coefficients_of_phi(design: Design | StoredDesign) -> tuple[str, ...]:
+    """Names of the coefficients of log phi among all parameters."""
+    return () if design.phi is None else tuple(f"phi: {name}" for name in design.phi.names)
+
+
+def _moved_to_offset(predictor: Predictor, fixed: Mapping[str, float], n_rows: int) -> Predictor:
+    keep = [i for i, name in enumerate(predictor.names) if name not in fixed]
+    if len(keep) == len(predictor.names):
+        return predictor
+    offset = np.zeros(n_rows) if predictor.offset is None else predictor.offset.copy()
+    for i, name in enumerate(predictor.names):
         if name in fixed:
-            offset += fixed[name] * design.mu.x[i]
-    x = np.ascontiguousarray(design.mu.x[keep])
-    mu = replace(design.mu, x=x, names=tuple(design.mu.names[i] for i in keep), offset=offset)
-    return replace(design, mu=mu)
+            offset += fixed[name] * predictor.x[i]
+    x = np.ascontiguousarray(predictor.x[keep])
+    return replace(predictor, x=x, names=tuple(predictor.names[i] for i in keep), offset=offset)
 
 
-def restore_fixed_effects(estimate: Estimate, names: tuple[str, ...], fixed: Mapping[str, float]) -> Estimate:
-    """An estimate with its held fixed effects back in place, without standard errors."""
-    kept = np.array([name not in fixed for name in names])
-    if kept.all():
+def restore_fixed_effects(
+    estimate: Estimate, names: tuple[str, ...], phi: tuple[str, ...], fixed: Mapping[str, float]
+) -> Estimate:
+    """An estimate with its held fixed effects back in place, without standard errors; names of mu, and of log phi."""
+    kept = np.array([name not in fixed for name in names], dtype=bool)
+    kept_phi = np.array([name not in fixed for name in phi], dtype=bool)
+    if kept.all() and kept_phi.all():
         return estimate
-    beta = np.array([fixed.get(name, np.nan) for name in names])
+    beta, gamma = (np.array([fixed.get(name, np.nan) for name in own]) for own in (names, phi))
     beta[kept] = estimate.beta
-    rest = len(estimate.report) - len(estimate.beta)
-    all_kept = np.concatenate([kept, np.ones(rest, dtype=bool)])
-    report = np.concatenate([beta, estimate.report[len(estimate.beta) :]])
-    n_fixed = len(names) + len(estimate.gamma)
+    gamma[kept_phi] = estimate.gamma
+    covariances = estimate.report[len(estimate.beta) + len(estimate.gamma) :]
+    all_kept = np.concatenate([kept, kept_phi, np.ones(len(covariances), dtype=bool)])
+    report = np.concatenate([beta, gamma, covariances])
+    n_fixed = len(names) + len(phi)
 
     def spread(small: Vec, keep: BoolVec) -> Vec:
         out = np.full((len(keep),) * 2, np.nan)
@@ -219,6 +263,7 @@ def restore_fixed_effects(estimate: Estimate, names: tuple[str, ...], fixed: Map
         estimate,
         factors=tuple(_with_held(factor, kept) for factor in estimate.factors),
         beta=beta,
+        gamma=gamma,
         report=report,
         report_vcov=spread(estimate.report_vcov, all_kept),
         vcov_fixed=spread(estimate.vcov_fixed, all_kept[:n_fixed]),

@@ -114,9 +114,7 @@ class Model:
         return rowsums.saturated(self.pieces(), self.family)
 
 
-def predictors_of(
-    design: Design | StoredDesign, bases: tuple[Basis, ...], *, constant_phi: bool
-) -> tuple[Part, ...]:
+def predictors_of(design: Design | StoredDesign, bases: tuple[Basis, ...], *, constant_phi: bool) -> tuple[Part, ...]:
     """The linear predictors of a design with the bases of those that have a formula."""
     named: list[tuple[str, tuple[str, ...], Basis | None]] = [("mu", design.mu.names, bases[0])]
     if design.phi is not None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
+from polars_glmm.frames.elsewhere import applied
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, refuse_clash, require_columns
 from polars_glmm.prediction.keys import match_key
 from polars_glmm.prediction.parameters import Parameters, of_batch, of_fit
@@ -47,9 +48,8 @@ def apply_by_key(frame: Frame, answers: Answers, verb: KeyedVerb) -> Frame:
     and UnknownLevelError (when a lazy plan is collected) for keys that the collection does not have.
     """
     if not isinstance(frame, pl.DataFrame | pl.LazyFrame):
-        kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
-        msg = f"{verb.name} takes a polars DataFrame or LazyFrame, not {kind}."
-        raise ModelError(msg)
+        made: Frame = applied(frame, verb.name, lambda rows: apply_by_key(rows, answers, verb))
+        return made
     schema = readable_schema(frame.lazy())
     require_columns(schema, answers.keys.columns, verb.name)
     added = _added(schema, answers, verb)

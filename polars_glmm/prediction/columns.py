@@ -8,7 +8,8 @@ from typing import TypeVar
 import polars as pl
 
 from polars_glmm.columns import named
-from polars_glmm.errors import ColumnError, ModelError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, enumerate_names, suggest
+from polars_glmm.frames.elsewhere import applied
 
 INTERNAL = "__glmm_"
 """Prefix of columns that live only inside a plan."""
@@ -26,11 +27,8 @@ def apply_plan(frame: FrameT, verb: str, plan: Callable[[pl.LazyFrame, pl.Schema
     if isinstance(frame, pl.DataFrame):
         lazy = frame.lazy()
         return plan(lazy, readable_schema(lazy)).collect()
-    msg = (
-        f"{verb} takes a polars DataFrame or LazyFrame, not {type(frame).__module__}.{type(frame).__name__}. "
-        "Convert it first, e.g. with polars.from_pandas or polars.from_arrow."
-    )
-    raise ModelError(msg)
+    made: FrameT = applied(frame, verb, lambda rows: apply_plan(rows, verb, plan))
+    return made
 
 
 def readable_schema(frame: pl.LazyFrame) -> pl.Schema:

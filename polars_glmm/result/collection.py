@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers, Batch, scalar
-from polars_glmm.errors import GlmmError, ModelError, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
+from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.stacked import Stacked
+from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
@@ -31,7 +34,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
+    from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.inference.hypotheses import HypothesesLike
+    from polars_glmm.inference.intervals import IntervalMethod
+    from polars_glmm.inference.resampling import BootstrapKind
+    from polars_glmm.inference.term_hypotheses import TermType
+    from polars_glmm.inference.wald import Alternative
+    from polars_glmm.reports.writers import ReportFormat
+    from polars_glmm.result.pictures import KeyedPictures
     from polars_glmm.typing import IntVec, Kind, Scalar
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -91,7 +103,9 @@ class FitCollection(Answers):
     ) -> pl.DataFrame:
         """Fixed effects of all fits."""
         if vcov is not None or df == "kenward_roger":
-            return self._of_each(lambda fit: fit.fixef(conf_level, df, exponentiate, vcov))
+            return self._of_each(
+                lambda fit: fixef(fit, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
+            )
         return self._stack(
             FIXEF,
             lambda answer: fixef(answer, conf_level=conf_level, df=df, exponentiate=exponentiate),
@@ -125,6 +139,100 @@ class FitCollection(Answers):
     def glance(self) -> pl.DataFrame:
         """One row per fit."""
         return self._stack(GLANCE, glance, stacked.glance_all)
+
+    @answered
+    def confint(
+        self,
+        method: IntervalMethod = "wald",
+        which: str | Sequence[str] = "all",
+        conf_level: float = 0.95,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        interval: BootstrapInterval = "percentile",
+    ) -> pl.DataFrame:
+        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
+        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
+        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
+
+    @answered
+    def r2(self) -> pl.DataFrame:
+        """R² of all fits."""
+        return self._of_each(lambda fit: fit.r2())
+
+    @answered
+    def icc(self) -> pl.DataFrame:
+        """Intraclass correlations of all fits."""
+        return self._of_each(lambda fit: fit.icc())
+
+    @answered
+    def cross_validate(
+        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
+    ) -> pl.DataFrame:
+        """Cross-validation of each fit on its own rows. Arguments as `Fit.cross_validate`."""
+        return self._of_each(lambda fit: fit.cross_validate(folds, group, rng))
+
+    @answered
+    def repca(self) -> pl.DataFrame:
+        """Principal components of the random effects of all fits."""
+        return self._of_each(lambda fit: fit.repca())
+
+    @answered
+    def profile(
+        self,
+        which: str | Sequence[str] = "all",
+        points: int = 16,
+        cutoff: float | None = None,
+        *,
+        criterion: Literal["fit", "ml"] = "fit",
+    ) -> pl.DataFrame:
+        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
+        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
+
+    @answered
+    def bootstrap(
+        self,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+        *,
+        kind: BootstrapKind = "parametric",
+        group: str | None = None,
+    ) -> pl.DataFrame:
+        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
+        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
+
+    @answered
+    def test(
+        self,
+        hypotheses: HypothesesLike,
+        rhs: float | Sequence[float] = 0.0,
+        joint: bool = False,  # noqa: FBT001, FBT002
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        *,
+        conf_level: float = 0.95,
+        adjust: Adjustment | None = None,
+        alternative: Alternative = "two-sided",
+        equivalence: tuple[float, float] | None = None,
+    ) -> pl.DataFrame:
+        """Tests of hypotheses in every fit, which is a family of its own; arguments as `Fit.test`."""
+        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
+        return self._of_each(lambda fit: tested(fit, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov))
+
+    @answered
+    def test_terms(
+        self,
+        type: TermType = 3,  # noqa: A002  the field's word
+        df: DegreesOfFreedom = None,
+        vcov: CovarianceChoice = None,
+        method: Literal["wald", "lrt", "bootstrap"] = "wald",
+        *,
+        n: int = 1000,
+        rng: np.random.Generator | int | None = None,
+    ) -> pl.DataFrame:
+        """Tests of the terms in every fit; arguments as `Fit.test_terms`."""
+        return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, TermBootstrap(n, rng)))
 
     # on other frames
 
@@ -160,6 +268,28 @@ class FitCollection(Answers):
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
         return with_ranef(frame, self, prefix)
+
+    # on paper and in a file
+
+    @property
+    def plot(self) -> KeyedPictures:
+        """Pictures of all keys as Altair charts: `collection.plot.forest()`; needs extra `plot`."""
+        from polars_glmm.result.pictures import KeyedPictures
+
+        return KeyedPictures(self)
+
+    def report(self, format: ReportFormat = "frame", **style: Any) -> Any:  # noqa: A002
+        """The fits side by side, a column for each key. Formats and arguments as `polars_glmm.report`."""
+        from polars_glmm.result.reported import report
+
+        return report(self, None, format, **style)
+
+    @answered
+    def write(self, path: str | PathLike[str]) -> None:
+        """Store all but the rows as one file, as `Fit.write` does; `polars_glmm.read_fit` reads it."""
+        from polars_glmm.result.stored import write_model
+
+        write_model(self, path)
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 
@@ -198,6 +328,12 @@ class FitCollection(Answers):
     def _keyed(self, parts: Sequence[pl.DataFrame], places: Sequence[IntVec]) -> pl.DataFrame:
         """Tables one under the other with the key columns of their models in front, in the order of the keys."""
         body, place = pl.concat(parts), np.concatenate(places)
+        if clash := [name for name in self.keys.columns if name in body.columns]:
+            msg = (
+                f"The table has a column {clash[0]!r} of its own, which is a key here. Rename the key before fitting, "
+                f"as in df.rename({{{clash[0]!r}: '{clash[0]}_key'}})."
+            )
+            raise ColumnError(msg)
         if not bool((place[1:] >= place[:-1]).all()):
             order = np.argsort(place, kind="stable")
             body, place = body[order], place[order]

@@ -13,7 +13,7 @@ import polars as pl
 
 from polars_glmm.columns.named import column
 from polars_glmm.control import Control
-from polars_glmm.design.recipe_json import decode, encode
+from polars_glmm.design.recipe_json import decode, encode, upgrade
 from polars_glmm.design.sums.independent import settle
 from polars_glmm.design.sums.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
 from polars_glmm.design.sums.other_rows import (
@@ -56,8 +56,10 @@ if TYPE_CHECKING:
     from polars_glmm.spec.method import Method
     from polars_glmm.typing import Mat
 
-_VERSION = 1
-_KEY, _DTYPE = "key:", "dtype:"
+_VERSION = 2
+_KEY = "key:"
+_DTYPE = "dtype:"
+"""Before the name of a categorical column, whose dtype files of version 1 keep as that of a column."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,11 +107,13 @@ class Products:
         method: str | Method | None = None,
         *,
         start: Mapping[str, float] | None = None,
+        fixed: Mapping[str, float] | None = None,
         control: Control | None = None,
     ) -> Fit:
         """The fit of the rows behind the products; its tables need no rows, and it keeps none.
 
         method   "reml" or "ml"; None: the one the products were made with
+        start, fixed   parameters by name to start from and to hold, as in `fit`
         Raises ColumnError where there is no row, IdentifiabilityError, ConvergenceError as `fit` does.
         """
         began = perf_counter()
@@ -124,7 +128,7 @@ class Products:
             spec = replace(spec, method=asked)
         recipe, notes, _ = settle(replace(self.recipe, spec=spec), self.moments)
         with blaming_text(recipe):
-            numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}))
+            numbers = estimate_moments(recipe, self.moments, chosen, Given(start or {}, fixed or {}))
             require_digits(residual_share(numbers, self.moments))
         call = Call(
             spec.formulas, None, "gaussian", None, spec.method, None, spec.offset, spec.frequency, spec.precision
@@ -221,8 +225,7 @@ def _to_frame(products: Products) -> pl.DataFrame:
         "notes": [[note.code, note.text, note.advice, note.quiet] for note in products.notes],
         "n_dropped": products.n_dropped,
     }
-    dtypes = pl.DataFrame(schema={_DTYPE + name: known.dtype for name, known in recipe.categoricals.items()})
-    parts = [_rows("total", moments.total).with_columns(recipe=pl.lit(json.dumps(head))), dtypes]
+    parts = [_rows("total", moments.total).with_columns(recipe=pl.lit(json.dumps(head)))]
     for f, (factor, part) in enumerate(zip(recipe.factors, moments.factors, strict=True)):
         keys = factor.levels.rename({key: _KEY + key for key in factor.keys})
         parts.append(_rows(f"factor:{f}", part).hstack(keys))
@@ -251,15 +254,17 @@ def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
         return frame.filter(pl.col("set") == name)
 
     head = json.loads(taken("total")["recipe"][0])
-    if head["version"] != _VERSION:
+    if head["version"] not in (1, _VERSION):
         msg = f"{path} was written in version {head['version']} of the format; this package reads version {_VERSION}."
         raise DatasetError(msg)
     text: dict[str, Any] = head["recipe"]
+    if head["version"] == 1:
+        text = upgrade(text, {name: frame.schema[_DTYPE + name] for name in text["categoricals"]})
     levels = tuple(
         taken(f"factor:{f}").select(column(_KEY + key).alias(key) for key in factor["keys"])
         for f, factor in enumerate(text["factors"])
     )
-    recipe = decode(text, levels, {name: frame.schema[_DTYPE + name] for name in text["categoricals"]})
+    recipe = decode(text, levels)
     layouts = layouts_of(recipe)
     count = len(levels)
     pairs = {}

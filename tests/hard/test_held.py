@@ -139,3 +139,97 @@ def test_a_gaussian_model_of_the_dispersion_is_exact_by_maximum_likelihood() -> 
     exact = -0.5 * (len(y) * np.log(2 * np.pi) + np.linalg.slogdet(v)[1] + r @ np.linalg.solve(v, r))
     assert ml.loglik == pytest.approx(exact, abs=1e-8)
     assert "exact" in next(line for line in str(ml).splitlines() if line.startswith("Method"))
+
+
+def correlated(method: str) -> tuple[Fit, dict[str, float]]:
+    """Sleepstudy with correlated slopes, and what its covariances are."""
+    sleep = datasets.load("sleepstudy")
+    free = sleep.glmm.fit("Reaction ~ Days + (Days | Subject)", method=method)
+    sigma = free.estimate.factors[0].covariances[0]
+    sd = np.sqrt(np.diag(sigma))
+    cor = float(sigma[0, 1] / sd.prod())
+    return free, {HELD[1]: float(sd[0]), HELD[2]: float(sd[1]), "cor(Subject: Intercept, Days)": cor}
+
+
+@pytest.mark.parametrize("method", ["ml", "reml"])
+def test_a_whole_term_is_held_with_its_correlations(method: str) -> None:
+    free, values = correlated(method)
+    for data in (datasets.load("sleepstudy"), datasets.load("sleepstudy").lazy()):
+        held = data.glmm.fit("Reaction ~ Days + (Days | Subject)", method=method, fixed=values)
+        assert held.loglik == pytest.approx(free.loglik, abs=1e-8)
+        assert_allclose(held.varcorr()["estimate"], free.varcorr()["estimate"], rtol=1e-6)
+        assert_allclose(held.fixef()["std_error"], free.fixef()["std_error"], rtol=1e-6)
+        assert held.glance()["df_model"].item() == free.glance()["df_model"].item() - 3
+        assert held.varcorr()["std_error"].is_null().to_list() == [True, True, True, False]
+    moved = values | {"cor(Subject: Intercept, Days)": 0.9}
+    assert datasets.load("sleepstudy").glmm.fit("Reaction ~ Days + (Days | Subject)", fixed=moved).loglik < free.loglik
+
+
+def test_a_search_starts_from_a_correlation_that_is_given() -> None:
+    free, values = correlated("reml")
+    start = values | {"phi": free.estimate.phi}
+    again = datasets.load("sleepstudy").glmm.fit("Reaction ~ Days + (Days | Subject)", start=start)
+    assert again.loglik == pytest.approx(free.loglik, abs=1e-9)
+    assert again.certificate.evaluations < free.certificate.evaluations
+
+
+@pytest.mark.parametrize(
+    ("fixed", "words"),
+    [
+        ({"sd(Subject: Intercept)": 20.0}, "Hold all standard deviations and correlations"),
+        ({"cor(Subject: Intercept, Days)": 0.1}, "Hold all standard deviations and correlations"),
+        ({"cor(Subject: Intercept, Days)": 1.0}, "lies between"),
+    ],
+)
+def test_what_cannot_be_held_is_named_with_the_remedy(fixed: dict[str, float], words: str) -> None:
+    with pytest.raises(polars_glmm.ModelError, match=words):
+        datasets.load("sleepstudy").glmm.fit("Reaction ~ Days + (Days | Subject)", fixed=fixed)
+
+
+@pytest.mark.parametrize(
+    ("family", "formula"), [("gaussian", "y ~ x + (1 | g) + (1 | h)"), ("poisson", "n ~ x + (1 | g)")]
+)
+def test_a_small_standard_deviation_that_is_held_stays_as_it_is(family: str, formula: str) -> None:
+    """It is far below what the data can tell from zero, and no collapse of the fit."""
+    rng = np.random.default_rng(4)
+    g, h = np.repeat(np.arange(10), 12), np.tile(np.arange(12), 10)
+    eta = rng.normal(size=10)[g]
+    frame = pl.DataFrame({"g": g, "h": h, "x": rng.normal(size=120), "y": eta + rng.normal(size=120)})
+    frame = frame.with_columns(n=rng.poisson(np.exp(eta)))
+    group = "h" if "h" in formula else "g"
+    for value in (1e-3, 1e-7):
+        fit = frame.glmm.fit(formula, family=family, fixed={f"sd({group}: Intercept)": value})
+        assert_allclose(fit.varcorr().filter(group=group)["std_dev"], value, rtol=1e-10)
+        assert not fit.notes
+
+
+def test_coefficients_of_phi_are_held_as_an_offset_of_log_phi() -> None:
+    sleep, formula = datasets.load("sleepstudy"), "Reaction ~ Days + (1 | Subject)"
+    moved = sleep.with_columns(o=0.1 * pl.col("Days"))
+    for method in ("ml", "reml", "laplace"):
+        held = sleep.glmm.fit(formula, "phi ~ Days", method=method, fixed={"phi: Days": 0.1})
+        same = moved.glmm.fit(formula, "phi ~ 1 + offset(o)", method=method)
+        assert held.loglik == pytest.approx(same.loglik, abs=1e-8)
+        phi = held.fixef().filter(parameter="phi")
+        assert phi["estimate"].to_list() == pytest.approx([same.fixef()["estimate"][2], 0.1], rel=1e-5)
+        assert phi["std_error"].is_null().to_list() == [False, True]
+        assert held.glance()["df_model"].item() == 4
+        predicted = (fit.predict(frame, kind="phi")["prediction"] for fit, frame in ((held, sleep), (same, moved)))
+        assert_allclose(*predicted, rtol=1e-5)
+    disk = polars_glmm.Control(memory=polars_glmm.Memory(limit=1), rows=polars_glmm.Rows(compress=False))
+    stored = sleep.lazy().glmm.fit(formula, "phi ~ Days", fixed={"phi: Days": 0.1, "Days": 10.0}, control=disk)
+    there = sleep.glmm.fit(formula, "phi ~ Days", fixed={"phi: Days": 0.1, "Days": 10.0})
+    assert stored.loglik == pytest.approx(there.loglik, abs=1e-8)
+    with pytest.raises(polars_glmm.ModelError, match="precision="):
+        sleep.glmm.fit(formula, "phi ~ Days", fixed={"phi: Days": 0.1, "phi: Intercept": 3.0})
+
+
+@pytest.mark.parametrize("fixed", [{"phi": 30.0}, {"Days": 10.0}, {"Intercept": 250.0, "sd(Subject: Intercept)": 30.0}])
+def test_products_hold_what_rows_hold(fixed: dict[str, float]) -> None:
+    sleep, formula = datasets.load("sleepstudy"), "Reaction ~ Days + (1 | Subject)"
+    for method in ("ml", "reml"):
+        rows = sleep.glmm.fit(formula, fixed=fixed, method=method)
+        sums = polars_glmm.products(sleep.lazy(), formula).fit(method=method, fixed=fixed)
+        assert sums.loglik == pytest.approx(rows.loglik, abs=1e-8)
+        assert_allclose(sums.estimate.report, rows.estimate.report, rtol=1e-6)
+        assert_allclose(sums.fixef()["std_error"], rows.fixef()["std_error"], rtol=1e-5)

@@ -52,7 +52,7 @@ def test_every_verb_on_a_fit_answers_a_foreign_argument(fit: Fit, verb: str, wor
     ("word", "says"),
     [("VarCorr", "varcorr"), ("params", "fixef"), ("resid", "augment"), ("isSingular", "singular"),
      ("logLik", "loglik"),
-     ("conf_int", "conf_level"), ("ranefs", "ranef"), ("varcor", "varcorr"), ("predict_proba", "predict")],
+     ("conf_int", r"fit\.confint\("), ("ranefs", "ranef"), ("varcor", "varcorr"), ("predict_proba", "predict")],
 )  # fmt: skip
 def test_a_foreign_attribute_is_answered_on_fits_and_collections(fit: Fit, word: str, says: str) -> None:
     collection = polars_glmm.fit(SLEEP, "Reaction ~ Days", by="Subject")

@@ -2,10 +2,10 @@
 
     python tests/references/convert.py FOLDER
 
-FOLDER holds `data/NAME.csv|parquet` with `NAME.schema.json`, and `reference/ID.json` (fitted models of lme4, glmmTMB,
-TMB and nlme). Written: `polars_glmm/data/*.parquet` (published measurements), `tests/data/*.parquet` (simulated and
-derived sets), `tests/references/ID.json` (models this package fits), `tests/references/README.md` (what is left out,
-and why).
+FOLDER holds `data/NAME.csv|parquet` with `NAME.schema.json`, `reference/ID.json` (fitted models of lme4, glmmTMB, TMB
+and nlme), and `inference/ID.json` (what comes after a fit). Written: `polars_glmm/data/*.parquet` (published
+measurements), `tests/data/*.parquet` (simulated and derived sets), `tests/references/ID.json` (models this package
+fits), `tests/references/inference/ID.json`, `tests/references/README.md` (what is left out, and why).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parents[1] / "polars_glmm" / "data"
 TEST_ONLY = HERE.parent / "data"
 
+AFTER_THE_FIT = ("ddf", "terms")
+"""Beginnings of the names of entries about what comes after a fit."""
 NOT_REDISTRIBUTED = ("pig", "kubo_seeds", "salamander_mating")
 TEST_PREFIXES = ("sim_", "edge_", "sleepstudy_ext", "sleepstudy_na")
 DTYPES = {"int64": pl.Int64, "float64": pl.Float64, "string": pl.String, "bool": pl.String}
@@ -56,6 +58,10 @@ def main(source: Path) -> None:
             used.add(entry["dataset"])
             (HERE / path.name).write_text(layout(trim(entry)), encoding="utf-8")
     write_readme(excluded)
+    (HERE / "inference").mkdir(exist_ok=True)
+    for kind in AFTER_THE_FIT:
+        for path in sorted((source / "inference").glob(f"{kind}_*.json")):
+            (HERE / "inference" / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     for schema in sorted((source / "data").glob("*.schema.json")):
         name = schema.name.removesuffix(".schema.json")
         for_tests = name.startswith(TEST_PREFIXES)
@@ -158,6 +164,12 @@ One JSON file per model: the call, the engines and their versions, estimates, an
 - Terms carry R's names; `tests/references/translate.py` turns them into this package's.
 - The data of {unsent} may not be redistributed. Their tests read them from the folder named by
   POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.
+
+Entries in `inference/` are about what comes after a fit: degrees of freedom (`ddf_*`) and tests of terms (`terms_*`),
+by lmerTest 3.1-3, pbkrtest 0.5.2 and car 3.1-1. Each holds its call, the log-likelihood and coefficients of the fit
+behind it, tables with the columns that identify a row (`keys`) and a tolerance for each column, how every table was
+checked by code of its own (`independent`), with the difference found, and the versions used.
+`tests/inference/test_references.py` reads them.
 
 `convert.py FOLDER` makes all files here, and the Parquet files of `polars_glmm/data` and `tests/data`, from the corpus.
 

@@ -83,7 +83,7 @@ class KeyedLearned:
     recipe          common to all; its factor holds the levels of all models one after the other, in code order
     design          their rows, sorted by model and level
     notes           common to all, after those of `dropped`
-    moments (M, 5)  sums of result.data.Fingerprint;  paired: its pairings
+    moments (M, 5)  sums of answer.tally.Fingerprint;  paired: its pairings
     kept (n,)       rows of the frame that some model uses, or None for all
     """
 

@@ -149,7 +149,7 @@ class StoredDesign:
     shape    the same design without its rows: names, terms, levels, and which of the optional columns there are
     tally    sums over the rows;  moments of the distinct columns
     parts    the rows
-    held     distinct columns whose coefficient in mu is given: they are part of the offset
+    held, held_phi   distinct columns whose coefficient in mu, or log phi, is given: they are part of the offset
     """
 
     shape: Design
@@ -159,11 +159,13 @@ class StoredDesign:
     parts: Parts
     spill: Spill
     held: tuple[tuple[int, float], ...] = ()
+    held_phi: tuple[tuple[int, float], ...] = ()
 
     @property
     def head(self) -> tuple[str, ...]:
         """What the designs hold besides columns."""
-        return tuple(name for name in _HEAD if name in self.layout.head or (name == "offset" and self.held))
+        held = {"offset": self.held, "offset_phi": self.held_phi}
+        return tuple(name for name in _HEAD if name in self.layout.head or held.get(name))
 
     @property
     def n_rows(self) -> int:
@@ -189,7 +191,16 @@ class StoredDesign:
         return self.shape.factors
 
     def with_held(self, fixed: Mapping[str, float]) -> StoredDesign:
-        """The design with the fixed effects of mu that are named moved to its offset."""
+        """The design with the fixed effects of mu, and of log phi, that are named moved to its offsets."""
+        own = {name.removeprefix("phi: "): value for name, value in fixed.items() if name.startswith("phi: ")}
+        if own and self.shape.phi is not None and self.layout.phi is not None:
+            named = list(zip(self.shape.phi.names, self.layout.phi, strict=True))
+            left = [(name, place) for name, place in named if name not in own]
+            phi = replace(self.shape.phi, names=tuple(name for name, _ in left), x=np.empty((len(left), 0)))
+            given = tuple((place, own[name]) for name, place in named if name in own)
+            layout = replace(self.layout, phi=tuple(place for _, place in left))
+            moved = replace(self, shape=replace(self.shape, phi=phi), layout=layout, held_phi=(*self.held_phi, *given))
+            return moved.with_held({name: value for name, value in fixed.items() if not name.startswith("phi: ")})
         named = list(zip(self.shape.mu.names, self.layout.mu, strict=True))
         names = tuple(name for name, _ in named if name not in fixed)
         mu = replace(self.shape.mu, names=names, x=np.empty((len(names), 0)))
@@ -234,9 +245,10 @@ class StoredDesign:
             codes, records = codes[order], records[order]
         layout, shape = self.layout, self.shape
         head = {name: np.ascontiguousarray(records[:, k]) for k, name in enumerate(layout.head, start=1)}
-        if self.held:
-            places, values = zip(*self.held, strict=True)
-            head["offset"] = head.get("offset", 0.0) + np.array(values) @ self._taken(records, places)
+        for name, held in (("offset", self.held), ("offset_phi", self.held_phi)):
+            if held:
+                places, values = zip(*held, strict=True)
+                head[name] = head.get(name, 0.0) + np.array(values) @ self._taken(records, places)
         return Design(
             y=head["y"],
             trials=head.get("trials"),

@@ -138,7 +138,7 @@ def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[B
 
 
 def _bend(question: Question, x: Mat) -> Vec:
-    """As likelihood.marginal.fit._bend, per model."""
+    """As likelihood.marginal.fit.predictor_bend, per model."""
     if question.family.unit is not None:
         return np.ones(len(x))
     rows = question.model.rows

@@ -149,9 +149,7 @@ class BatchRows:
             start = int(ends[first] - self.model_rows[first])
             last = max(int(np.searchsorted(ends, start + block_rows, side="right")), first + 1)
             levels = slice(int(level_ends[first] - self.model_levels[first]), int(level_ends[last - 1]))
-            units.append(
-                self._unit(slice(first, last), levels, slice(start, int(ends[last - 1])), ones)
-            )
+            units.append(self._unit(slice(first, last), levels, slice(start, int(ends[last - 1])), ones))
             first = last
         return tuple(units)
 

@@ -17,6 +17,7 @@ from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Marginal, Value
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.notes import reproduced_text
+from polars_glmm.likelihood.optimum.vanishing import Floor
 from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State
@@ -53,6 +54,7 @@ class RowEngine:
 
     effects: Effects
     marginal: Marginal
+    floor: Floor | None = None
     evaluations: int = 0
     passes: float = 0.0
 
@@ -82,9 +84,11 @@ class RowEngine:
     def objective(self, p: int, spread: Confined | None = None) -> Any:
         """−ℓ over [β, θ], for the search; p coefficients.
 
+        Values of a formula of phi have a floor, below which there is nothing to be found but the same error.
         A coefficient may be confined: beyond its upper end −ℓ is flat; below its lower end nothing is left of the
         dispersion, the likelihood has no bound, and IdentifiabilityError says so.
         """
+        highest = [-np.inf]
 
         def call(x: Vec, warm: Any, *, curvature: bool) -> Evaluation:
             lambdas = self.effects.lambdas(x[p:])
@@ -102,6 +106,9 @@ class RowEngine:
             v = self._value(beta, lambdas, warm, information=curvature)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
+            if self.floor is not None and v.value > highest[0]:
+                self.floor.refuse(beta[-self.floor.x.shape[1] :])  # uphill only: a step too long is taken back
+            highest[0] = max(highest[0], v.value)
             g = np.concatenate([v.beta, self.effects.pullback(self.effects.inward(v.factors))])
             if capped and spread is not None:
                 g[spread.place] = 0.0
@@ -141,7 +148,7 @@ def bare_engine(model: Model, engine: RowEngine) -> RowEngine:
     whole = engine.marginal
     rows = whole.rows.uncoupled() if model.stored is None else model.stored.rows(effects=False)
     density = replace(whole.density, moving=NO_EFFECTS.moving)
-    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None, density=density))
+    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None, density=density), engine.floor)
 
 
 def _blocks(model: Model) -> RowBlocks:

@@ -17,6 +17,7 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
+from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
 from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
@@ -67,6 +68,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     constant = model.constant()
     placed = place(model, given)
     engine = row_engine(model)
+    engine.floor = floor_of(model)
     base = _fit_glm(model, bare_engine(model, engine), placed)
     row_variance = row_variance_of(base.engine.marginal, base.found.x)
     if model.effects.moving != NO_EFFECTS.moving:  # what is in several predictors is measured in rows of each

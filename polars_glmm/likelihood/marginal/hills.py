@@ -163,10 +163,7 @@ def _hills(look: SecondLook, first: Found) -> Iterator[Hill]:
     if marginal.rows.n_rows <= _MOST_ROWS:
         x = first.x
         shrink = look.unit / max(float(at.sizes(x).max()), look.unit)
-        starts = [
-            np.concatenate([look.base, at.effects.start(size * look.unit)])
-            for size in (0.1, 0.3, LARGE)
-        ]
+        starts = [np.concatenate([look.base, at.effects.start(size * look.unit)]) for size in (0.1, 0.3, LARGE)]
         starts += [at.scaled(x, shrink, shrink), at.scaled(x, 4.0, 4.0)]
         for start in starts:
             other = look.search(start)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import newton
 from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
@@ -140,8 +140,11 @@ def optimum(engine: AbsoluteEngine, found: Found, held: BoolVec, tolerance: floa
         rise = None if held[:q].any() else leaving(effects, state, ranks, scale, slopes)
         if rise is None or not left:
             break
-        start = Start(np.append(rise.away.theta(effects), gamma), held)
-        found = search(engine, start, tolerance, most)
+        before = loglik(state)
+        found = search(engine, Start(np.append(rise.away.theta(effects), gamma), held), tolerance, most)
+        if before > -found.evaluation.value - SNAP_LOSS:  # it rises, but to nothing that would not be set to zero again
+            rise = None
+            break
     marks = np.append(state.held(effects, np.zeros(0, dtype=bool), held[:q]), held[q:])
     return _polished(engine, (state, gamma), ranks, marks, 0.0 if rise is None else rise.score)
 

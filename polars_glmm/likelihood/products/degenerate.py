@@ -77,8 +77,8 @@ def lost(engine: ProductEngine, model: Model | ProductModel, pieces: Profile) ->
     return IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
 
 
-def refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
-    """Raise IdentifiabilityError where nothing is left for a residual variance: the likelihood has no bound."""
+def refuse_no_noise(engine: ProductEngine, bare: Profile | None) -> None:
+    """Raise IdentifiabilityError where fixed effects alone leave nothing for any variance."""
     stats = engine.stats
     total = float(stats.ww[-1, -1])
     if total == 0.0 and stats.left_over == 1.0:
@@ -88,6 +88,12 @@ def refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
     written = stats.n * (np.finfo(np.float64).eps * stats.y_shift) ** 2  # a large response is itself rounded
     if rss * stats.left_over <= _ROUNDING * total or rss <= written:
         raise IdentifiabilityError(_FIXED_REPRODUCE)
+
+
+def refuse_perfect_fit(engine: ProductEngine, bare: Profile | None) -> None:
+    """Raise IdentifiabilityError where nothing is left for a residual variance: the likelihood has no bound."""
+    refuse_no_noise(engine, bare)
+    stats, total = engine.stats, float(engine.stats.ww[-1, -1])
     if stats.within is not None:
         rr = stats.within.rr
         beta = np.linalg.lstsq(rr[:-1, :-1], rr[:-1, -1], rcond=None)[0]

@@ -13,7 +13,7 @@ from polars_glmm.likelihood.estimate import Certificate, Estimate, Working
 from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
@@ -46,7 +46,8 @@ from polars_glmm.likelihood.products.degenerate import (
 )
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.products.held import find_held, held_vcov_slopes, sigma_of
-from polars_glmm.likelihood.products.polish import polish_products
+from polars_glmm.likelihood.products.polish import PolishedProducts, polish_products
+from polars_glmm.likelihood.products.precise import find_precise, no_residual_note, told_apart_by_precision
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
 from polars_glmm.linalg.elimination import OneFactor
@@ -79,11 +80,20 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     if any(name not in model.names for name in given.fixed):
         held = find_held(engine, model, tolerance, given)
         clock["search"] = clock["hessian"] = perf_counter()
-        return _reported(model, engine, _held_optimum(model, held), findings, clock)
+        return _reported(model, engine, _held_optimum(model, held, int(held.held.sum())), findings, clock)
+    if told_apart_by_precision(engine):
+        apart = find_precise(engine, model, tolerance, given)
+        clock["search"] = clock["hessian"] = perf_counter()
+        estimate = _reported(model, engine, _held_optimum(model, apart.done, 0), findings, clock)
+        return replace(estimate, notes=(*estimate.notes, *([no_residual_note()] if apart.no_residual else [])))
     found = _search(engine, model, tolerance, given)
     clock["search"] = perf_counter()
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
-    done = polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
+    if model.control.search.hessian or not found.settled:
+        done = polish_products(engine, at, ranks, known, hessian=model.control.search.hessian)
+    else:  # the search's own curvature stands in
+        sigma = float(np.sqrt(known.rss / engine.nu))
+        done = PolishedProducts(replace(at, beta=known.beta), ranks, known, sigma, None, found.decrement)
     clock["hessian"] = perf_counter()
     refuse_lost(engine, model, done, max(done.decrement, rises))
     state, sigma = done.state, done.sigma
@@ -125,7 +135,7 @@ class _Optimum(NamedTuple):
     n_held: int
 
 
-def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimum:
+def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum, n_held: int) -> _Optimum:
     """An optimum with parameters held: they have no variance for others, and no standard error of their own."""
     hessian = done.hessian if model.control.search.hessian else None
     inverted = None if hessian is None else widen(invert(hessian), done.held)
@@ -143,7 +153,7 @@ def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum) -> _Optimu
         tuple(f / sigma for f in done.state.factors), done.ranks, pieces, sigma, cov._replace(jacobian=jacobian),
         inverted, spread,
         denominator, [] if inverted is None else _flat_names(model, done.state, inverted.flat), done.decrement,
-        int(done.held.sum()),
+        n_held,
     )  # fmt: skip
 
 
@@ -214,7 +224,12 @@ def _reported(
             seconds(clock),
         ),
         notes=tuple(notes),
-        working=Working(outward, sigma**2 * pieces.m_inverse, None if denominator is None else denominator.inner),
+        working=Working(
+            outward,
+            sigma**2 * pieces.m_inverse,
+            None if denominator is None else denominator.inner,
+            engine.stats.ww[:p, :p],
+        ),
     )
 
 
@@ -255,7 +270,11 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
-        found = _continue(engine, model, tolerance, rise.away.theta(effects))
+        beyond = _continue(engine, model, tolerance, rise.away.theta(effects))
+        if loglik(state) > -beyond.evaluation.value - SNAP_LOSS:  # to nothing that would not be set to zero again
+            rise = None
+            break
+        found = beyond
     same = all(np.array_equal(f, lam) for f, lam in zip(state.factors, lambdas, strict=True))
     there = pieces if same else engine.pieces(list(state.factors))
     if there is None:
@@ -329,8 +348,10 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     refuse_perfect_fit(engine, bare)
-    start = _alone(engine) if len(effects.factors) > 1 else effects.start(_first_size(engine))
     theta = place(model, given).values[p : p + effects.n_theta]
+    told = bool(given.start) and bare is not None and not np.isnan(theta).any()
+    alone = len(effects.factors) > 1 and not told
+    start = _alone(engine) if alone else effects.start(_first_size(engine))
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
         start = np.where(np.isnan(theta), start, theta / sigma)

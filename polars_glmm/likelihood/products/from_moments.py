@@ -17,7 +17,7 @@ from polars_glmm.design.sums.moments import LevelMoments, Moments
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments
 from polars_glmm.likelihood.parameters.effects import Effects, assemble, root_of, working_columns
-from polars_glmm.likelihood.products.cross import CrossProducts
+from polars_glmm.likelihood.products.cross import CrossProducts, Within
 from polars_glmm.likelihood.products.engine import ProductModel
 from polars_glmm.linalg.elimination import eliminator
 from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern
@@ -30,11 +30,13 @@ class MomentDesign(NamedTuple):
 
     names, fixed (p,)     of the fixed effects kept, and their places; −1 for the constant
     factors               per grouping factor its name, terms and the places of its columns
+    held                  places of fixed effects that are held, with their values: they are taken from the response
     """
 
     names: tuple[str, ...]
     fixed: IntVec
     factors: tuple[tuple[str, tuple[Term, ...], IntVec], ...]
+    held: tuple[tuple[int, float], ...] = ()
 
 
 def product_model(
@@ -54,8 +56,17 @@ def product_model(
         n=moments.n_obs,
         log_weights=moments.log_weights,
         y_shift=shift,
+        within=_within(moments, zz, zw) if len(effects.factors) == 1 else None,
     )
     return ProductModel(design.names, family, method, control, basis, effects, stats)
+
+
+def _within(moments: Moments, zz: Blocks, zw: list[Cube]) -> Within | None:
+    """The split of products where every level is one row with one effect, which leaves nothing within levels."""
+    products, right = zz.diagonal[0], zw[0]
+    if len(products) > 1 or products.shape[2] != moments.n_obs or not (products > 0.0).all():
+        return None
+    return Within(np.sqrt(products), right / products[0], np.zeros((right.shape[1],) * 2))
 
 
 def _coordinates(place: IntVec, level: Vec, k: int) -> Mat:
@@ -76,8 +87,13 @@ def _fixed(design: MomentDesign, moments: Moments) -> tuple[Basis, Mat, float]:
     basis = centred_moments(mean, second / moments.total.weight[0])
     centred = np.zeros(len(place), dtype=np.bool_) if basis.constant is None else basis.constant == 0.0
     x = _coordinates(place, np.where(centred, 0.0, mean), k) * np.diag(basis.a)[:, None]
-    shift = 0.0 if basis.constant is None else float(moments.mean[-1])
-    y = _coordinates(np.array([k - 1]), moments.mean[-1:] - shift, k)
+    known = [(place, value, 1.0 if place < 0 else float(moments.mean[place])) for place, value in design.held]
+    mean_y = float(moments.mean[-1]) - sum(value * level for _, value, level in known)
+    shift = 0.0 if basis.constant is None else mean_y
+    y = _coordinates(np.array([k - 1]), np.array([mean_y - shift]), k)
+    for at, value, _ in known:
+        if at >= 0:
+            y[0, 1 + at] -= value
     return basis, np.concatenate([x, y]), shift
 
 

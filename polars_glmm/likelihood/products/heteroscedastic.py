@@ -26,7 +26,7 @@ from polars_glmm.likelihood.optimum.satterthwaite import Satterthwaite, satterth
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.absolute import AbsoluteOptimum, Start, optimum, search
 from polars_glmm.likelihood.products.profile import Profile
-from polars_glmm.likelihood.products.strata import Strata, StrataEngine
+from polars_glmm.likelihood.products.strata import LostDigits, Strata, StrataEngine
 from polars_glmm.optimize.search import Found
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -49,6 +49,13 @@ class _StrataOptimum(NamedTuple):
 
 def estimate_strata(model: Model, strata: Strata, findings: Findings, given: Given) -> Estimate | None:
     """The estimate from sums per stratum; None where these hold too few digits of it, and rows must be asked."""
+    try:
+        return _estimate(model, strata, findings, given)
+    except LostDigits:
+        return None
+
+
+def _estimate(model: Model, strata: Strata, findings: Findings, given: Given) -> Estimate | None:
     clock = {"start": perf_counter()}
     engine = _engine(model, strata)
     placed = _placed(model, given)

@@ -20,6 +20,7 @@ import numpy as np
 
 from polars_glmm.design.records import Design
 from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.optimum.vanishing import distinct_columns
 from polars_glmm.likelihood.parameters.basis import Basis, plain
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
 from polars_glmm.likelihood.parameters.parts import make_parts
@@ -33,9 +34,12 @@ from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, sum_by, ti
 from polars_glmm.linalg.scaling import trace_blocks
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
-MOST_STRATA = 64
-"""Residual variances up to which rows are summed up for each."""
-_LOOK = 10_000
+_LEAST = float(np.log(1e-6))
+"""log of the share of the response's spread below which a residual sd has no digits left in differences of sums."""
+
+
+class LostDigits(Exception):  # noqa: N818  # never seen outside
+    """A residual variance is so small that its sums are rounding error."""
 
 
 class Stratum(NamedTuple):
@@ -66,6 +70,12 @@ class Strata:
     @property
     def n(self) -> int:
         return sum(part.n for part in self.parts)
+
+    @property
+    def least(self) -> float:
+        """log phi below which differences of sums tell nothing."""
+        spread = sum(float(part.ww[-1, -1]) for part in self.parts) / max(self.n, 1)
+        return _LEAST + 0.5 * float(np.log(max(spread, 1e-300)))
 
     def weighted(self, w: Vec) -> CrossProducts:
         """The products of all rows, those of stratum k times w_k."""
@@ -123,6 +133,8 @@ class StrataEngine:
     def point(self, factors: list[Mat], gamma: Vec) -> AbsolutePoint:
         """−ℓ with its gradient."""
         log_phi = self.log_phi(gamma)
+        if float(log_phi.min()) < self.strata.least:
+            raise LostDigits
         counts = np.array([part.n for part in self.strata.parts])
         noise = float(np.exp(counts @ log_phi / counts.sum()))
         with np.errstate(all="ignore"):
@@ -188,24 +200,12 @@ def strata_of(model: Model) -> Strata | None:
     assert design.phi is not None
     offset = np.zeros(design.n_rows) if design.phi.offset is None else design.phi.offset
     values = np.vstack([design.phi.x, offset])
-    if _distinct(values[:, :: max(design.n_rows // _LOOK, 1)]) is None:
-        return None
-    found = _distinct(values)
+    found = distinct_columns(values)
     if found is None:
         return None
     places, codes = found
     x_phi = np.ascontiguousarray(model.bases[1].columns(places).T)
     return _summed(design, model.x, model.effects, (codes, len(places)), (x_phi, offset[places]))
-
-
-def _distinct(values: Mat) -> tuple[IntVec, IntVec] | None:
-    """The first place of each distinct column of (k, n), and the number of each column's; None where they are many."""
-    direction = np.random.default_rng(0).normal(size=len(values))  # tells columns apart, but for a chance of nothing
-    keys = np.asarray(sum(d * row for d, row in zip(direction.tolist(), values, strict=True)))  # the same for the same
-    _, places, codes = np.unique(keys, return_index=True, return_inverse=True)
-    if len(places) > MOST_STRATA or not np.array_equal(values[:, places][:, codes], values):
-        return None
-    return places, codes
 
 
 def _summed(design: Design, basis: Basis, effects: Effects, strata: tuple[IntVec, int], phi: tuple[Mat, Vec]) -> Strata:

@@ -1,0 +1,138 @@
+"""Frames of other libraries (pandas, PyArrow, DuckDB, Ibis, Dask, Spark) as Polars frames, and columns back to them.
+
+What is in memory there is taken as it is; an engine gives the columns in use when they are read, as batches of Arrow
+where it streams them, and every other verb then finds a LazyFrame. narwhals is imported for such frames only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from polars_glmm.errors import ModelError
+
+if TYPE_CHECKING:
+    import narwhals.stable.v2 as nw
+
+PolarsFrame = pl.DataFrame | pl.LazyFrame
+
+
+class Taken(NamedTuple):
+    """A frame as a Polars frame, and how columns that were added to it get back beside the frame's own.
+
+    back   None where an engine keeps its own rows
+    """
+
+    frame: PolarsFrame
+    back: Callable[[pl.DataFrame], Any] | None
+
+
+def take(frame: object) -> Taken | None:
+    """A frame of any library that narwhals knows; None for anything else."""
+    if isinstance(frame, pl.DataFrame | pl.LazyFrame):
+        return Taken(frame, lambda made: made)
+    import narwhals.stable.v2 as nw  # noqa: PLC0415  for such frames only
+
+    try:
+        found: Any = nw.from_native(frame)
+    except TypeError:
+        return None
+    if isinstance(found, nw.LazyFrame):
+        return Taken(_scan(found), None)
+    rows = _with_categories(found.to_polars(), found)
+    return Taken(rows, lambda made: _beside(found, made.select(pl.exclude(rows.columns))))
+
+
+def applied(frame: object, verb: str, work: Callable[[PolarsFrame], PolarsFrame]) -> Any:
+    """What a verb makes of a frame, as a frame of the same library with the verb's columns behind its own.
+
+    Raises ModelError for what is no frame, and for the frames of engines, whose rows have no order to add columns in.
+    """
+    taken = take(frame)
+    kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
+    if taken is None:
+        msg = f"{verb} takes a frame of Polars, pandas or PyArrow, not {kind}."
+        raise ModelError(msg)
+    if taken.back is None:
+        msg = (
+            f"{verb} adds columns to rows in memory or to a LazyFrame of Polars, not to {kind}: take the rows out "
+            "first, as in relation.pl() of DuckDB, or scan the file they come from with Polars."
+        )
+        raise ModelError(msg)
+    made = work(taken.frame)
+    return taken.back(made.collect() if isinstance(made, pl.LazyFrame) else made)
+
+
+@dataclass(frozen=True, eq=False)
+class _Engine:
+    """The rows of an engine as a source of a LazyFrame: only the columns asked for are read, and none is kept."""
+
+    frame: nw.LazyFrame[Any]
+    schema: pl.Schema
+
+    def __call__(
+        self, names: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        wanted = list(self.schema) if names is None else names
+        left = n_rows
+        for batch in _batches(self.frame, wanted, batch_size or 1 << 17):
+            rows = batch.cast({name: self.schema[name] for name in wanted})
+            rows = rows if predicate is None else rows.filter(predicate)
+            if left is not None:
+                rows, left = rows.head(left), left - min(left, rows.height)
+            yield rows
+            if left == 0:
+                return
+
+
+def _scan(found: nw.LazyFrame[Any]) -> pl.LazyFrame:
+    empty = _with_categories(found.head(0).collect("polars").to_native(), found)
+    engine = _Engine(found, empty.schema)
+    return register_io_source(engine, schema=empty.schema)
+
+
+def _batches(frame: nw.LazyFrame[Any], names: list[str], size: int) -> Iterator[pl.DataFrame]:
+    """The rows as they come: in batches from an engine that streams Arrow, else all at once."""
+    native = frame.select(names).to_native()
+    for reader in ("to_arrow_reader", "fetch_arrow_reader"):  # DuckDB, by version
+        if hasattr(native, reader):
+            for batch in getattr(native, reader)(size):
+                yield pl.DataFrame(batch)
+            return
+    if hasattr(native, "to_pyarrow_batches"):  # Ibis
+        for batch in native.to_pyarrow_batches(chunk_size=size):
+            yield pl.DataFrame(batch)
+        return
+    yield frame.select(names).collect("polars").to_native()
+
+
+def _with_categories(rows: pl.DataFrame, found: Any) -> pl.DataFrame:
+    """Columns of declared categories as Enums, so that levels come in the order that was declared."""
+    import narwhals.stable.v2 as nw  # noqa: PLC0415  for such frames only
+
+    orders: dict[str, pl.Enum] = {}
+    for name, dtype in found.collect_schema().items():
+        categories = None
+        if isinstance(dtype, nw.Enum):
+            categories = dtype.categories
+        elif dtype == nw.Categorical and found.implementation.is_pandas_like():
+            categories = found[name].cat.get_categories().to_list()
+        if categories and all(isinstance(category, str) for category in categories):
+            orders[name] = pl.Enum(categories)
+    return rows.cast(orders) if orders else rows  # type: ignore[arg-type]
+
+
+def _beside(found: Any, added: pl.DataFrame) -> Any:
+    """The frame with further columns; its own columns and its index stay as they are."""
+    native = found.to_native()
+    if found.implementation.is_pandas_like():
+        new = {name: series.to_numpy() if series.dtype.is_float() else series.to_list() for name, series in
+               zip(added.columns, added, strict=True)}  # fmt: skip
+        return native.assign(**new)
+    for series in added:
+        native = native.append_column(series.name, series.to_arrow())
+    return native

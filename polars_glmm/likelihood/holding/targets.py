@@ -1,0 +1,91 @@
+"""The natural parameters of a model one by one: what to hold, in which coordinates, and within which bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import pi
+from typing import Literal
+
+import numpy as np
+
+from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.parameters.names import parameter_names
+from polars_glmm.likelihood.products.engine import ProductModel
+
+Quantity = Literal["coefficient", "sd", "correlation", "dispersion"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One natural parameter.
+
+    name          as in `parameter_names`
+    parameter     "mu" or "phi";  group, terms: as in the tables
+    lead          the effects that come first in the chart: one for a sd, two for a correlation
+    place         number of a coefficient in its predictor, or 0
+    """
+
+    name: str
+    quantity: Quantity
+    parameter: Literal["mu", "phi"]
+    group: str | None = None
+    terms: tuple[str, ...] = ()
+    lead: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    place: int = 0
+
+
+def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Target]:
+    """All parameters in the order of their names, without those that the user holds."""
+    blocks, _ = parameter_names(model)
+    found = [Target(name, "coefficient", "mu", None, (name,), place=place) for place, name in enumerate(model.names)]
+    for block in blocks:
+        t, factor = block.term, model.effects.factors[block.factor]
+        at = (block.factor, t.start)
+        for k, name in enumerate(t.labels):
+            found.append(Target(f"sd({factor.name}: {name})", "sd", "mu", factor.name, (name,), {at: (k,)}))
+        if block.n_cor:
+            for j in range(t.r):
+                for k in range(j):
+                    pair = (t.labels[k], t.labels[j])
+                    name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
+                    found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
+    phi = next((part for part in model.parts[1:] if not part.constant), None)
+    for place, name in enumerate(() if phi is None else phi.names):
+        found.append(Target(f"phi: {name}", "coefficient", "phi", None, (name,), place=place))
+    if phi is None and model.family.has_phi:
+        found.append(Target("phi", "dispersion", "phi"))
+    return [one for one in found if one.name not in fixed]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldScale:
+    """From the coordinate t of a held parameter to its natural value, and the range of t.
+
+    sd: a multiple of t;  correlation: cos t;  dispersion: exp t, or t⁻² with the Poisson limit at 0
+    """
+
+    kind: Literal["linear", "cosine", "exponential", "root"]
+    unit: float = 1.0
+    low: float = -np.inf
+    high: float = np.inf
+
+    def natural(self, t: float) -> float:
+        """The value people report."""
+        if self.kind == "cosine":
+            return float(np.cos(t))
+        if self.kind == "exponential":
+            return float(np.exp(t))
+        if self.kind == "root":
+            return float(t**-2.0) if t != 0.0 else np.inf
+        return self.unit * t
+
+    @property
+    def falls(self) -> bool:
+        """Whether the natural value falls as t rises."""
+        return self.kind in ("cosine", "root")
+
+
+COSINE = HeldScale("cosine", low=0.0, high=pi)
+EXPONENTIAL = HeldScale("exponential")
+ROOT = HeldScale("root", low=0.0)

@@ -1,0 +1,36 @@
+"""How small the values of a formula of phi may become before nothing is left of a dispersion."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from polars_glmm.families.base import spread_name
+from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.optimum.vanishing import Floor, distinct_columns
+from polars_glmm.likelihood.rows import sums as rowsums
+
+_PERFECT, _LOST = float(np.log(1e-15)), float(np.log(1e-11))
+"""log of the relative dispersion that counts as none; beside random effects."""
+_WATCHED = 10_000
+"""Rows of many different values of log phi that are watched."""
+
+
+def floor_of(model: Model) -> Floor | None:
+    """For log phi without random effects, in memory: each value, or some of many, must stay above rounding error."""
+    if not model.models_phi or model.stored is not None or 1 in model.effects.moving:
+        return None
+    mean, variance = rowsums.response_moments(model.pieces())
+    share = _LOST if model.effects.factors else _PERFECT
+    least = model.family.least_log_phi(share, float(np.log(max(variance, mean**2, 1e-300))))
+    design = model.held_in_memory()
+    if least is None or design.phi is None:
+        return None
+    offset = np.zeros(design.n_rows) if design.phi.offset is None else design.phi.offset
+    found = distinct_columns(np.vstack([design.phi.x, offset]))
+    if found is None:
+        counts, places = None, np.linspace(0, design.n_rows - 1, min(_WATCHED, design.n_rows)).astype(np.intp)
+    else:
+        counts, places = np.bincount(found.codes, minlength=len(found.places)), found.places
+    x = np.ascontiguousarray(model.bases[1].columns(places).T)
+    name, values = spread_name(model.family), design.phi.x[:, places]
+    return Floor(x, offset[places], least, design.phi.names, values, counts, name)

@@ -1,0 +1,149 @@
+"""The law of a fitted model over the rows of its design: responses drawn from it, each by its own stream of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.errors import ModelError
+from polars_glmm.families.base import Family, Rows
+from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
+from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
+
+_SEMIDEFINITE = 1e-10
+"""Eigenvalue of a correlation matrix that rounding may leave below zero."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Law:
+    """A model with its parameters held at an estimate.
+
+    beta (p,)    coefficients of mu;  fixed (n,): x'β + offset
+    roots        per factor and term a root (r_t, r_t) of its covariance matrix
+    phi          (n,), one number, or None
+    """
+
+    design: Design
+    family: Family
+    beta: Vec
+    fixed: Vec
+    roots: tuple[tuple[Mat, ...], ...]
+    phi: Vec | float | None
+
+    @classmethod
+    def of(cls, design: Design, family: Family, estimate: Estimate) -> Law:
+        """The law of an estimate, whose fixed effects are the design's columns."""
+        fixed = predicted(design.mu, estimate.beta)
+        phi = None
+        if family.has_phi:
+            phi = estimate.phi if design.phi is None else np.exp(predicted(design.phi, estimate.gamma))
+        roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
+        return cls(design, family, estimate.beta, fixed, roots, phi)
+
+    def responses(self, seed: int, draws: Iterable[int]) -> Mat:
+        """Responses (len(draws), n); each depends on the seed and its number alone."""
+        return np.array([self._response(np.random.default_rng([seed, draw])) for draw in draws])
+
+    def _response(self, rng: np.random.Generator) -> Vec:
+        eta, log_ratio, design = self.fixed.copy(), np.zeros(len(self.fixed)), self.design
+        for factor, roots in zip(design.factors, self.roots, strict=True):
+            b = np.concatenate([root @ rng.standard_normal((len(root), factor.n_levels)) for root in roots])
+            of_mean, of_phi = columns_by_predictor(factor)
+            eta += _effect(factor, b, of_mean)
+            log_ratio += _effect(factor, b, of_phi)
+        with np.errstate(over="ignore"):
+            mu = self.family.mean(eta)
+            phi = self.phi if self.phi is None or not log_ratio.any() else self.phi * np.exp(log_ratio)
+        return self.family.simulate(rng, mu, phi, Rows(design.y, design.trials, design.precision))
+
+
+def law_of_parameters(design: Design, family: Family, values: Mapping[str, float]) -> Law:
+    """The law of natural parameters by name; raises ModelError for what is no covariance matrix."""
+    beta = np.array([values[name] for name in design.mu.names])
+    roots = []
+    for f in design.factors:
+        own = []
+        for t in f.terms:
+            r = len(t.names)
+            labels = [label(name, PARAMETERS[part]) for name, part in zip(t.names, t.part_of, strict=True)]
+            sd = np.array([values[f"sd({f.name}: {name})"] for name in labels])
+            correlation = np.eye(r)
+            for j in range(r):
+                for k in range(j):
+                    rho = values.get(f"cor({f.name}: {labels[k]}, {labels[j]})", 0.0)
+                    correlation[j, k] = correlation[k, j] = rho
+            if (sd < 0.0).any() or np.linalg.eigvalsh(correlation)[0] < -_SEMIDEFINITE:
+                msg = f"The standard deviations and correlations of {f.name} make no covariance matrix."
+                raise ModelError(msg)
+            own.append(_root(correlation * np.outer(sd, sd)))
+        roots.append(tuple(own))
+    phi: Vec | float | None = None
+    if family.has_phi:
+        phi = values["phi"] if design.phi is None else None
+        if design.phi is not None:
+            phi = np.exp(predicted(design.phi, np.array([values[f"phi: {name}"] for name in design.phi.names])))
+    return Law(design, family, beta, predicted(design.mu, beta), tuple(roots), phi)
+
+
+def every_row(design: Design) -> Design:
+    """The design with a row for each observation: rows that stand for several are different draws."""
+    if design.frequency is None:
+        return design
+    return replace(
+        rows_of(design, np.repeat(np.arange(design.n_rows), design.frequency.astype(np.intp))), frequency=None
+    )
+
+
+def rows_of(design: Design, rows: IntVec) -> Design:
+    """Some rows of a design, in a given order, with the levels they had."""
+
+    def part(v: Mat | None) -> Mat | None:
+        return None if v is None else np.ascontiguousarray(np.take(v, rows, axis=-1))
+
+    def predictor(one: Predictor) -> Predictor:
+        return replace(one, x=np.take(one.x, rows, axis=1), offset=part(one.offset))
+
+    return replace(
+        design,
+        y=np.take(design.y, rows),
+        trials=part(design.trials),
+        frequency=part(design.frequency),
+        precision=part(design.precision),
+        mu=predictor(design.mu),
+        phi=None if design.phi is None else predictor(design.phi),
+        factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
+    )
+
+
+def columns_by_predictor(factor: Factor) -> tuple[IntVec, IntVec]:
+    """Places of a factor's columns in the predictor of the mean, and in that of log phi."""
+    part_of = np.array(factor.part_of)
+    return np.flatnonzero(part_of == 0), np.flatnonzero(part_of == 1)
+
+
+def _effect(factor: Factor, b: Mat, own: IntVec) -> Vec:
+    """z'b over some columns (n,), for effects b (r, G)."""
+    effect: Vec = np.einsum("rn,rn->n", factor.z[own], b[own][:, factor.codes])
+    return effect
+
+
+def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
+    """A factor whose rows have other levels, numbered anew."""
+    labels, own = np.unique(codes, return_inverse=True)
+    return replace(factor, codes=own.astype(np.int32), n_levels=len(labels))
+
+
+def predicted(part: Predictor, coefficients: Vec) -> Vec:
+    """x'coefficients + offset of every row (n,)."""
+    eta: Vec = coefficients @ part.x if len(coefficients) else np.zeros(part.x.shape[1])
+    return eta if part.offset is None else eta + part.offset
+
+
+def _root(covariance: Mat) -> Mat:
+    """A symmetric root of a covariance matrix that may be singular."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)

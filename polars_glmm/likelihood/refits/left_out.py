@@ -1,0 +1,124 @@
+"""A model fitted without some rows, and how well it foretells them.
+
+The log predictive density of rows that are left out, given those that are not, is the difference of two marginal
+log-likelihoods at the estimates without them: ℓ(in and out) − ℓ(in). Of whole groups that is their marginal density; of
+rows of known groups it is that given the rows that these have left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.design.records import Design
+from polars_glmm.errors import GlmmError
+from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.model import prepare
+from polars_glmm.likelihood.objective import NaturalObjective
+from polars_glmm.likelihood.refits.law import columns_by_predictor, predicted, relevelled, rows_of
+from polars_glmm.likelihood.refits.refit import FitStatus, RefitQuestion, natural_values
+from polars_glmm.likelihood.refits.responses import NewResponses
+from polars_glmm.likelihood.refits.together import full_rank
+from polars_glmm.spec.method import AGQ, ML, Method
+from polars_glmm.typing import BoolVec, IntVec, Vec
+
+_NODES = {1: 41, 2: 15, 3: 7}
+"""Nodes per dimension of the integral over the effects of a group, by the number of its effects."""
+_LARGEST_SIZE = 1e9
+"""Size of a negative binomial that stands for the Poisson limit."""
+
+
+class LeftOut(NamedTuple):
+    """How one fold was foretold: log predictive density of its rows, and sums of squared errors of their means.
+
+    n   observations left out
+    """
+
+    n: int
+    elpd: float
+    squares: float
+    status: FitStatus
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folds:
+    """The rows of a design (n,) in folds 0 … n_folds − 1."""
+
+    design: Design
+    fold: IntVec
+
+    @property
+    def n_folds(self) -> int:
+        return int(self.fold.max(initial=-1)) + 1
+
+
+def leave_fold_out(question: RefitQuestion, folds: Folds, number: int) -> LeftOut:
+    """The model fitted without a fold."""
+    out = folds.fold == number
+    left = rows_of(folds.design, np.flatnonzero(out))
+    failed = LeftOut(left.n_obs, np.nan, np.nan, "failed")
+    kept = _taken(folds.design, ~out)
+    if not full_rank(kept):
+        return failed
+    try:
+        found = NewResponses(question.spec, kept, question.control).estimate(
+            kept.y, Given(question.start, question.fixed)
+        )
+        elpd = _log_density(question, folds.design, out, found)
+    except GlmmError:
+        return failed
+    status: FitStatus = "singular" if found.singular else "ok" if found.converged else "not_converged"
+    return LeftOut(left.n_obs, elpd, _squares(question, folds.design, out, found), status)
+
+
+def _taken(design: Design, rows: BoolVec) -> Design:
+    made = rows_of(design, np.flatnonzero(rows))
+    return replace(made, factors=tuple(relevelled(f, f.codes) for f in made.factors))
+
+
+def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: Estimate) -> float:
+    """ℓ(in and out) − ℓ(in), over the levels of rows left out where one factor makes levels independent."""
+    touched = np.ones(design.n_rows, dtype=bool)
+    if not design.factors:
+        touched = out
+    elif len(design.factors) == 1:
+        codes = design.factors[0].codes
+        touched = np.isin(codes, np.unique(codes[out]))
+    method = _method(question, design)
+    values = natural_values(found)
+    values = np.where(np.isnan(values), 0.0, np.minimum(values, _LARGEST_SIZE))
+
+    def loglik(rows: BoolVec) -> float:
+        if not rows.any():
+            return 0.0
+        # by rows: a fold may have fewer of them than there are fixed effects
+        model = prepare(_taken(design, rows), question.spec.family, method, question.control, by_rows=True)
+        return NaturalObjective(model).loglik(values)
+
+    return loglik(touched) - loglik(touched & ~out)
+
+
+def _method(question: RefitQuestion, design: Design) -> Method:
+    """ML of gaussian models, quadrature of others with one factor, Laplace where that is all there is."""
+    if question.spec.family.linear:
+        return ML()
+    nodes = _NODES.get(len(design.factors[0].z)) if len(design.factors) == 1 else None
+    return question.spec.method if nodes is None else AGQ(nodes)
+
+
+def _squares(question: RefitQuestion, design: Design, out: BoolVec, found: Estimate) -> float:
+    """Σ (y − μ)² over the rows left out, at the modes of known levels and at 0 of others; of shares for binomial."""
+    left = rows_of(design, np.flatnonzero(out))
+    eta: Vec = predicted(left.mu, found.beta)
+    for factor, one, estimate in zip(design.factors, left.factors, found.factors, strict=True):
+        known = np.unique(factor.codes[~out])
+        modes = np.zeros((len(factor.z), factor.n_levels))
+        modes[:, known] = estimate.modes
+        own = columns_by_predictor(factor)[0]
+        eta = eta + np.einsum("rn,rn->n", one.z[own], modes[own][:, one.codes])
+    y = left.y if left.trials is None else left.y / left.trials
+    f = np.ones(len(y)) if left.frequency is None else left.frequency
+    return float(f @ (y - question.spec.family.mean(eta)) ** 2)

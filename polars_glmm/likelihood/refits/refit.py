@@ -1,0 +1,187 @@
+"""Refitted: the natural parameters and log-likelihood of many designs that a model is fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from polars_glmm import progress
+from polars_glmm.control import Control
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.by_key.records import KeyedDesign
+from polars_glmm.design.records import Design
+from polars_glmm.errors import GlmmError
+from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.given import Given, OfFit
+from polars_glmm.likelihood.many.build import answers, estimate_batch
+from polars_glmm.likelihood.many.estimate import BatchEstimate
+from polars_glmm.likelihood.refits.law import Law
+from polars_glmm.likelihood.refits.responses import NewResponses
+from polars_glmm.likelihood.refits.together import ROWS_AT_ONCE, fits_together, full_rank, of_designs, of_responses
+from polars_glmm.linalg.threads import one_blas_thread
+from polars_glmm.spec.model import ModelSpec
+from polars_glmm.typing import Mat, Vec
+
+FitStatus = Literal["ok", "singular", "not_converged", "failed"]
+FEWEST = 4
+"""Models from which they are fitted together."""
+
+
+class Refitted(NamedTuple):
+    """B refits: natural parameters (B, K), NaN where the fit failed; log-likelihoods (B,); what became of each."""
+
+    values: Mat
+    loglik: Vec
+    status: list[FitStatus]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefitQuestion:
+    """A model to be fitted again: its question, settings, what the user holds, and where a single search starts."""
+
+    spec: ModelSpec
+    control: Control
+    fixed: Mapping[str, float]
+    start: OfFit
+
+    @property
+    def together(self) -> bool:
+        """Whether models of this family and method can be fitted together."""
+        return not self.fixed and answers(self.spec)
+
+
+def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int, draws: Sequence[int]) -> Refitted:
+    """The model fitted to responses drawn from a law over rows that the design has too."""
+    found = _Collected(len(draws))
+    new: NewResponses | None = None
+    together = question.together and fits_together(design)
+    with progress.stage("refits", len(draws)):
+        for part in _chunks(len(draws), max(ROWS_AT_ONCE // max(design.n_rows, 1), 1)):
+            responses = law.responses(seed, [draws[i] for i in part])
+            rest = [k for k, y in enumerate(responses) if np.isfinite(y).all()]
+            if together and len(rest) >= FEWEST:
+                done = _batched(question, of_responses(design, responses[rest]), found, [part[k] for k in rest])
+                rest = [k for k in rest if part[k] not in done]
+                progress.advance(len(done))
+            if rest and new is None:
+                new = NewResponses(question.spec, replace(design, y=responses[rest[0]]), question.control)
+            for k in rest:
+                assert new is not None
+                found.attempt(part[k], question, new, responses[k])
+                progress.advance()
+    return found.refits()
+
+
+def refit_designs(question: RefitQuestion, designs: Iterator[Design], n: int) -> Refitted:
+    """The model fitted to n designs of the same columns."""
+    found = _Collected(n)
+    with progress.stage("refits", n):
+        waiting: list[tuple[int, Design]] = []
+        for number, design in enumerate(designs):
+            if full_rank(design):
+                waiting.append((number, design))
+            if number == n - 1 or sum(d.n_rows for _, d in waiting) > ROWS_AT_ONCE:
+                rest = waiting
+                if question.together and len(waiting) >= FEWEST and all(fits_together(d) for _, d in waiting):
+                    numbers = [k for k, _ in waiting]
+                    done = _batched(question, of_designs([d for _, d in waiting]), found, numbers)
+                    rest = [(k, d) for k, d in waiting if k not in done]
+                for k, one in rest:
+                    found.attempt(k, question, NewResponses(question.spec, one, question.control), one.y)
+                waiting = []
+            progress.advance()
+    return found.refits()
+
+
+def _batched(question: RefitQuestion, keyed: KeyedDesign, found: _Collected, numbers: Sequence[int]) -> set[int]:
+    """Fit together what can be; the numbers of those that were answered."""
+    control = replace(question.control, search=replace(question.control.search, hessian=False))
+    done: set[int] = set()
+    with one_blas_thread():
+        for estimate, models in estimate_batch(keyed, question.spec.family, question.spec.method, control):
+            own = [numbers[k] for k in np.flatnonzero(models).tolist()]
+            found.take(own, estimate)
+            done |= set(own)
+    return done
+
+
+class _Collected:
+    """Refitted as they come in."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._values: Mat | None = None
+        self._loglik = np.full(n, np.nan)
+        self._status: list[FitStatus] = ["failed"] * n
+
+    def take(self, places: Sequence[int], batch: BatchEstimate) -> None:
+        values = natural_values_of_many(batch)
+        self._room(values.shape[1])[list(places)] = values
+        self._loglik[list(places)] = batch.loglik
+        for place in places:
+            self._status[place] = "singular" if batch.singular else "ok"
+
+    def attempt(self, place: int, question: RefitQuestion, new: NewResponses, y: Vec) -> None:
+        """Fit one response singly; an error of this package leaves the refit failed."""
+        try:
+            one = new.estimate(y, Given(question.start, question.fixed))
+        except GlmmError:
+            return
+        values = natural_values(one)
+        self._room(len(values))[place] = values
+        self._loglik[place] = one.loglik
+        self._status[place] = "singular" if one.singular else "ok" if one.converged else "not_converged"
+
+    def refits(self) -> Refitted:
+        values = np.full((self._n, 0), np.nan) if self._values is None else self._values
+        return Refitted(values, self._loglik, self._status)
+
+    def _room(self, k: int) -> Mat:
+        if self._values is None:
+            self._values = np.full((self._n, k), np.nan)
+        return self._values
+
+
+def natural_values(estimate: Estimate) -> Vec:
+    """[beta, per term its standard deviations and correlations (lower triangle by rows), gamma or phi]."""
+    parts: list[Vec] = [estimate.beta]
+    for factor in estimate.factors:
+        for sigma, structure in zip(factor.covariances, factor.structures, strict=True):
+            parts.append(_spread(sigma[None], correlated=_correlated(structure, len(sigma)))[0])
+    parts.append(estimate.gamma)
+    if estimate.phi is not None:
+        parts.append(np.array([estimate.phi]))
+    return np.concatenate(parts)
+
+
+def natural_values_of_many(batch: BatchEstimate) -> Mat:
+    """`natural_values` of many models, (M, K)."""
+    parts = [batch.beta]
+    for sigma, structure in zip(batch.covariances, batch.structures, strict=True):
+        parts.append(_spread(sigma, correlated=_correlated(structure, sigma.shape[1])))
+    if batch.phi is not None:
+        parts.append(batch.phi[:, None])
+    return np.concatenate(parts, axis=1)
+
+
+def _correlated(structure: str, r: int) -> bool:
+    """Whether the covariances of a term are parameters."""
+    return len(STRUCTURES[structure].vech(r)[0]) > r
+
+
+def _spread(sigma: Mat, *, correlated: bool) -> Mat:
+    """Standard deviations and, of correlated effects, correlations of matrices (M, r, r)."""
+    sd: Mat = np.sqrt(np.einsum("mii->mi", sigma))
+    if not correlated:
+        return sd
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = sigma / (sd[:, :, None] * sd[:, None])
+    rows, columns = np.tril_indices(sd.shape[1], -1)
+    return np.concatenate([sd, np.clip(correlation[:, rows, columns], -1.0, 1.0)], axis=1)
+
+
+def _chunks(n: int, size: int) -> Iterator[range]:
+    return (range(start, min(start + size, n)) for start in range(0, n, size))

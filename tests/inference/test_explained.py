@@ -1,0 +1,226 @@
+"""R², intraclass correlations, principal components, exact tests of a variance, criteria and pooled imputations."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.testing import assert_allclose
+
+import polars_glmm
+from polars_glmm import datasets
+from polars_glmm.errors import FitWarning, ModelError
+from polars_glmm.inference.rlrt import eigenvalues, null_draws
+from tests.references import uses
+
+SLEEP = datasets.load("sleepstudy")
+
+
+def quiet(frame: pl.DataFrame, *formulas: str, **arguments: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        return polars_glmm.fit(frame, *formulas, **arguments)
+
+
+# how much
+
+R2 = uses.entries("r2")
+
+
+@pytest.mark.parametrize("name", R2)
+def test_r2_agrees_with_the_references(name: str) -> None:
+    entry = R2[name]
+    table = uses.fit(entry).r2()
+    assert table["method"].to_list() == [row["method"] for row in entry["results"]["r2"]]
+    for got, want in zip(table.iter_rows(named=True), entry["results"]["r2"], strict=True):
+        for column in entry["tolerance"]["r2"]:
+            assert got[column] == uses.close(entry, "r2", column, want[column]), (want["method"], column)
+        assert got["icc_unadjusted"] == pytest.approx(got["r2_conditional"] - got["r2_marginal"])
+
+
+def test_without_random_effects_marginal_r2_is_that_of_least_squares() -> None:
+    fit = quiet(SLEEP, "Reaction ~ Days", method="ml")
+    row = fit.r2().row(0, named=True)
+    eta = fit.augment(SLEEP)["fitted"].var()
+    assert row["r2_marginal"] == row["r2_conditional"] == pytest.approx(eta / (eta + fit.estimate.phi**2))
+    assert row["icc"] == 0.0
+
+
+def test_an_intraclass_correlation_is_that_of_two_observations() -> None:
+    fit = quiet(datasets.load("pastes"), "strength ~ 1 + (1 | batch/cask)")
+    table = fit.icc()
+    batch, cask = (float(one) for one in fit.varcorr()["estimate"][:2])
+    total = batch + cask + fit.estimate.phi**2
+    found = {tuple(sorted(group.split(":"))): icc for group, icc in table.select("group", "icc").rows()}
+    assert found["batch",] == pytest.approx(batch / total)
+    assert found["batch", "cask"] == pytest.approx((batch + cask) / total)
+    assert table.filter(group="batch")["design_effect"][0] == pytest.approx(1.0 + 5.0 * batch / total)
+    counted = quiet(datasets.load("pastes").with_columns(f=pl.lit(2)), "strength ~ 1 + (1 | batch)", frequency="f")
+    assert counted.icc()["mean_size"][0] == 12.0
+
+
+def test_a_residual_variance_without_definition_is_refused() -> None:
+    with pytest.raises(ModelError, match="gamma with the inverse link is not defined"):
+        quiet(SLEEP, "Reaction ~ Days + (1 | Subject)", family="gamma", link="inverse").r2()
+    with pytest.raises(ModelError, match="this model has none"):
+        quiet(SLEEP, "Reaction ~ Days").icc()
+
+
+REPCA = uses.entries("repca")
+
+
+@pytest.mark.parametrize("name", REPCA)
+def test_principal_components_agree_with_the_references(name: str) -> None:
+    entry = REPCA[name]
+    fit = uses.fit(entry)
+    table = fit.repca()
+    for got, want in zip(table.iter_rows(named=True), entry["results"]["repca"], strict=True):
+        assert (got["group"], got["component"]) == (want["group"], want["component"])
+        for column in ("std_dev_relative", "proportion"):
+            assert got[column] == uses.close(entry, "repca", column, want[column])
+    loadings = np.array([[one["value"] for one in row] for row in table["loading"]])
+    sigma = fit.estimate.factors[0].covariances[0]
+    assert_allclose(loadings.T @ np.diag(table["std_dev"] ** 2) @ loadings, sigma, rtol=1e-10)
+    assert table["cumulative"][-1] == pytest.approx(1.0)
+
+
+# which
+
+RLRT = uses.entries("rlrt")
+
+
+@pytest.mark.parametrize("name", RLRT)
+def test_exact_tests_agree_with_the_references(name: str) -> None:
+    entry = RLRT[name]
+    fit = uses.fit(entry)
+    term = None if entry["model"]["null"] is None else {
+        "rlrt_pastes_batch": "batch", "rlrt_sleepstudy_slope": "(0 + Days | Subject)",
+    }[name]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        row = polars_glmm.rlrt(fit, term, n=10_000, rng=1).row(0, named=True)
+    (want,) = entry["results"]["rlrt"]
+    for column in ("statistic", "p_value"):
+        assert row[column] == uses.close(entry, "rlrt", column, want[column])
+    assert row["chibar_p"] == pytest.approx(want["chibar_p"], rel=1e-3, abs=1e-12)
+    assert row["method"] == ("exact" if term is None else "pseudo")
+
+
+def test_draws_of_the_null_distribution_are_suprema() -> None:
+    rng = np.random.default_rng(2)
+    z = np.kron(np.eye(8), np.ones(5))
+    x = np.stack([np.ones(40), rng.normal(size=40)])
+    values = eigenvalues(x, z)
+    dense = np.linalg.eigvalsh(z @ (np.eye(40) - x.T @ np.linalg.solve(x @ x.T, x)) @ z.T)
+    assert_allclose(values, np.sort(dense)[::-1][: len(values)], rtol=1e-9)
+    # by brute force: the restricted likelihood itself, maximised over a fine grid, for responses of the null model
+    draws = null_draws(values, 38, 4000, np.random.default_rng(3))
+    p0 = np.eye(40) - x.T @ np.linalg.solve(x @ x.T, x)
+    basis = np.linalg.svd(p0)[0][:, :38]
+    inside = basis.T @ z.T @ z @ basis
+    mu, vectors = np.linalg.eigh(inside)
+    grid = np.concatenate([[0.0], np.exp(np.linspace(-9, 6, 600))])
+    squares = (rng.normal(size=(1000, 38)) @ vectors) ** 2
+    d = squares @ (1.0 / (1.0 + grid[:, None] * np.maximum(mu, 0.0))).T
+    brute = (38 * np.log(squares.sum(1)[:, None] / d) - np.log1p(grid[:, None] * np.maximum(mu, 0.0)).sum(1)).max(1)
+    assert (draws < 1e-8).mean() == pytest.approx((brute < 1e-8).mean(), abs=0.06)
+    for q in (0.8, 0.9, 0.95):
+        share = (draws > np.quantile(brute, q)).mean()
+        assert share == pytest.approx(1.0 - q, abs=4.0 * np.sqrt(q * (1 - q) * (1 / 1000 + 1 / 4000)))
+
+
+def test_what_has_no_exact_test_is_refused_with_what_has() -> None:
+    with pytest.raises(ModelError, match="several variances"):
+        polars_glmm.rlrt(quiet(SLEEP, "Reaction ~ Days + (Days | Subject)"))
+    with pytest.raises(ModelError, match="gaussian models with identity link"):
+        polars_glmm.rlrt(quiet(SLEEP, "Reaction ~ Days + (1 | Subject)", family="gamma", link="log"))
+    with pytest.raises(ModelError, match="name one of the random terms"):
+        polars_glmm.rlrt(quiet(SLEEP, "Reaction ~ Days + (1 | Subject)"), "Subjects")
+    with pytest.raises(ModelError, match="not a dict"):
+        polars_glmm.rlrt({})
+
+
+def test_weights_of_akaike_are_relative_likelihoods() -> None:
+    ml = {
+        "level": quiet(SLEEP, "Reaction ~ Days + (1 | Subject)", method="ml"),
+        "slope": quiet(SLEEP, "Reaction ~ Days + (Days | Subject)", method="ml"),
+        "log": quiet(SLEEP, "Reaction ~ Days + (1 | Subject)", family="gamma", link="log"),
+    }
+    table = polars_glmm.compare(ml)
+    assert table["name"][0] == "slope"
+    aicc = {name: fit.glance()["aicc"][0] for name, fit in ml.items()}
+    best = min(aicc.values())
+    for row in table.iter_rows(named=True):
+        assert row["delta"] == pytest.approx(aicc[row["name"]] - best)
+        assert row["weight"] / table["weight"][0] == pytest.approx(np.exp(-0.5 * row["delta"]))
+    assert table["cumulative"][-1] == pytest.approx(1.0)
+    assert polars_glmm.compare(list(ml.values()), by="bic")["name"][0] == ml["slope"].formula
+    assert polars_glmm.compare([ml["level"], ml["level"]])["name"].n_unique() == 2
+    with pytest.raises(ModelError, match="different data"):
+        polars_glmm.compare([ml["level"], quiet(SLEEP[:-9], "Reaction ~ Days + (1 | Subject)", method="ml")])
+    with pytest.raises(ModelError, match="REML log-likelihoods"):
+        polars_glmm.compare([quiet(SLEEP, f"Reaction ~ {x} + (1 | Subject)") for x in ("Days", "1")])
+    with pytest.raises(ModelError, match="by='dic'"):
+        polars_glmm.compare(ml, by="dic")
+
+
+# how certain, with values missing
+
+POOL = uses.entries("pool")
+
+
+def imputed(entry: Any) -> pl.DataFrame:
+    """The frames of all imputations, one under the other."""
+    given = entry["data"]
+    frame, rows = uses.data(entry), np.array(given["rows_1_based"]) - 1
+    response = given["response"]
+    parts = []
+    for number, values in enumerate(given["values"]):
+        y = frame[response].cast(pl.Float64).to_numpy().copy()
+        y[rows] = values
+        parts.append(frame.with_columns(pl.Series(response, y), imputation=pl.lit(number)))
+    return pl.concat(parts)
+
+
+@pytest.mark.parametrize("name", POOL)
+def test_pooled_estimates_agree_with_the_references(name: str) -> None:
+    entry = POOL[name]
+    model, frame = entry["model"], imputed(entry)
+    if len(entry["data"]["values"]) != frame["imputation"].n_unique():
+        pytest.fail("the values of the entry are not a list per imputation")
+    fits = quiet(frame, model["formula"], by="imputation")
+    dfcom = float(entry["call"].partition("dfcom = ")[2].split()[0].rstrip(".,;"))
+    table = polars_glmm.pool(fits, dfcom=dfcom)
+    for want in entry["results"]["pool"]:
+        got = table.filter(term=want["term"]).row(0, named=True)
+        for column in entry["tolerance"]["pool"]:
+            assert got[column] == uses.close(entry, "pool", column, want[column]), (want["term"], column)
+    rubin = polars_glmm.pool(fits, df="rubin")
+    assert_allclose(rubin["df"], [row["df_rubin"] for row in entry["results"]["pool"]], rtol=5e-3)
+
+
+def test_equal_imputations_pool_to_the_fit() -> None:
+    fit = quiet(SLEEP, "Reaction ~ Days + (1 | Subject)")
+    table = polars_glmm.pool([fit, fit, fit], df="normal")
+    normal = fit.fixef(df="normal")
+    for column in ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high"):
+        assert_allclose(table[column], normal[column], rtol=1e-12)
+    assert table["between"].to_list() == [0.0, 0.0]
+    assert table["fmi"].to_list() == [0.0, 0.0]
+    assert polars_glmm.pool([fit.fixef(), fit.fixef()]).columns == polars_glmm.pool([fit, fit]).columns
+    with pytest.raises(ModelError, match="at least two imputations"):
+        polars_glmm.pool([fit])
+    with pytest.raises(ModelError, match="other rows"):
+        polars_glmm.pool([fit, quiet(SLEEP, "Reaction ~ 1 + (1 | Subject)")])
+
+
+def test_a_collection_has_each_table() -> None:
+    frame = datasets.load("chickweight").filter(pl.col.Diet.cast(pl.String).is_in(["1", "2"]))
+    fits = polars_glmm.fit(frame, "weight ~ Time + (1 | Chick)", by="Diet")
+    for verb in ("r2", "icc", "repca"):
+        table = getattr(fits, verb)()
+        assert table.columns[0] == "Diet"
+        assert table.height == 2
