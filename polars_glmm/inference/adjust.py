@@ -61,9 +61,12 @@ def adjust(method: str | None, tests: Tests, *, conf_level: float = 0.95, means:
         msg = f"adjust={method!r} is not known.{suggest(str(method), METHODS)} Use one of {', '.join(METHODS)}."
         raise ModelError(msg)
     plain = one_sided_quantile(conf_level, tests.df) if tests.one_sided else quantile(conf_level, tests.df)
-    real = np.isfinite(tests.p_value)
+    real = np.isfinite(tests.p_value)  # pairs without a test leave the range of all means to the others
     if method in (None, "none") or real.sum() < 2:
         return Adjusted(tests.p_value, plain)
+    if method == "tukey" and (means is None or len(tests.p_value) != means * (means - 1) // 2):
+        msg = "adjust='tukey' is for all pairs of one family of means, which these are not. Use 'sidak' or 'mvt'."
+        raise ModelError(msg)
     own = Tests(
         tests.statistic[real], tests.df[real], tests.p_value[real], tests.correlation[np.ix_(real, real)],
         tests.one_sided,
@@ -140,13 +143,11 @@ def _scheffe(tests: Tests, conf_level: float) -> Adjusted:
 def _tukey(tests: Tests, conf_level: float, means: int | None) -> Adjusted:
     """All pairs of `means` means: the studentized range (Tukey 1953; Kramer 1956 for unequal variances)."""
     _two_sided("tukey", tests)
-    if means is None or len(tests.p_value) != means * (means - 1) // 2:
-        msg = "adjust='tukey' is for all pairs of one family of means, which these are not. Use 'sidak' or 'mvt'."
-        raise ModelError(msg)
+    assert means is not None  # adjust() refuses what is not all pairs of them
     df = np.where(np.isfinite(tests.df), tests.df, np.inf)
     p = studentized_range_tail(np.sqrt(2.0) * np.abs(tests.statistic), means, df)
     # far out the integral is rounding, and the pairs as good as exclude one another
-    p = np.clip(p, tests.p_value, np.minimum(len(p) * tests.p_value, 1.0))
+    p = np.clip(p, tests.p_value, np.minimum(means * (means - 1) // 2 * tests.p_value, 1.0))
     return Adjusted(p, studentized_range_quantile(conf_level, means, df) / np.sqrt(2.0))
 
 

@@ -140,7 +140,9 @@ def _null(fit: Answer, verb: str) -> Null | None:
     if not needs_null(fit.spec.family, fit.estimate.phi):
         return None
     frame = rows_of(fit, verb)
-    asked = fit.call.changed(formulas=null_formulas(fit.spec), groups=None, start=None)
+    gone = {column.name for column in fit.recipe.predictor("mu").columns} - {"Intercept"}
+    held = {name: value for name, value in (fit.call.fixed or {}).items() if name not in gone}
+    asked = fit.call.changed(formulas=null_formulas(fit.spec), groups=None, start=None, fixed=held or None)
     null = fit_call(frame, asked, fit.control, warn=False)
     return null_of(null, _design(null, verb))
 

@@ -54,7 +54,7 @@ def typical(fit: Answer, data: AnyFrame, *, random: bool = False) -> pl.DataFram
         column(name).mean() if schema[name].is_numeric() else column(name).drop_nulls().mode().sort().first()
         for name in names
     ]
-    return small(query.select(typed)) if names else pl.DataFrame([pl.Series("", [0])]).drop("")
+    return small(query.select(typed)) if names else pl.DataFrame(height=1)
 
 
 def effect_frame(
@@ -144,6 +144,10 @@ def trajectory_frame(fit: Answer, x: str, data: AnyFrame, group: str | None = No
     factor = next(iter(factors.values())) if group is None else factors[group]
     if x not in data.lazy().collect_schema():
         msg = f"The data have no column {x!r}.{suggest(x, data.lazy().collect_schema())}"
+        raise ColumnError(msg)
+    dtype = data.lazy().collect_schema()[x]
+    if not (dtype.is_numeric() or dtype.is_temporal() or dtype == pl.Boolean):
+        msg = f"Courses run along a number, and {x!r} is {dtype.base_type()}: fit.plot.effects({x!r}) shows its levels."
         raise ColumnError(msg)
     k = min(levels, MOST_LEVELS)
     chosen = factor.levels.head(k).with_columns(level_labels(factor).head(k).alias(f"{_PREFIX}level"))

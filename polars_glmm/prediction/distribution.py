@@ -69,7 +69,7 @@ def distribution(
     if not average and not keys:
         front = {"row": np.repeat(rows[_ROW].to_numpy(), len(at)), "value": np.tile(shown, n)}
         return pl.DataFrame(front | {"probability": probability.T.ravel(), "cumulative": cumulative.T.ravel()})
-    weights = rows.select(columns(keys)).with_columns(pl.Series(_AT, np.arange(n)))
+    weights = rows.select(*columns(keys), pl.Series(_AT, np.arange(n)))
     groups = weights.select(pl.all().implode())
     if keys:
         groups = weights.group_by(columns(keys), maintain_order=True).agg(_AT)

@@ -38,7 +38,7 @@ def add_distribution(
         hint = suggest(str(given), get_args(Given), listed=True)
         msg = f"given={given!r} is not known: use {enumerate_names(get_args(Given), 'or')}.{hint}"
         raise ModelError(msg)
-    refuse_random_phi(fitted, f"{verb}() of distributions")
+    refuse_random_phi(fitted, f"the distribution that {verb}() needs")
     used = also_used | phi_inputs(fitted)
     if given == "integrate" and fitted.factors:
         frame = add_population_predictor(frame, schema, fitted, verb=verb, also_used=used, std_error=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.many import Answers
 from polars_glmm.columns.nodes import Reference
 from polars_glmm.errors import ModelError, UnknownLevelError, brief, enumerate_names, suggest
 from polars_glmm.fitting.row_facts import STATISTICS, has_rows, statistics
@@ -55,6 +56,9 @@ def grid(fit: Answer, values: Mapping[str, Any] | None = None, /, **named: Any) 
     >>> grid(fit, Days=[0, 5])                                   # doctest: +SKIP
     >>> grid(fit, YEAR="levels", cHEIGHT="quartiles")            # doctest: +SKIP
     """
+    if isinstance(fit, Answers):
+        msg = "grid() is of one fit: choose it by its key, as in grid(collection[key])."
+        raise ModelError(msg)
     asked = {**(values or {}), **named}
     recipe = fit.recipe
     inputs = model_inputs(recipe)
@@ -122,7 +126,7 @@ def crossed(axes: Sequence[Axis]) -> pl.DataFrame:
         msg = f"The grid would have {prod(sizes):,} rows ({what}). Hold some columns at fewer values, as with at=."
         raise ModelError(msg)
     if not axes:
-        return pl.DataFrame({"": [None]}).select([])
+        return pl.DataFrame(height=1)
     places = np.indices(sizes).reshape(len(sizes), -1)
     return pl.DataFrame([axis.values.gather(place) for axis, place in zip(axes, places, strict=True)])
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers
+from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import rows_of_key
 
@@ -77,6 +78,13 @@ class ManyMeansAndEffects(Answers):
 
     def _of_rows(self, verb: str, frame: AnyFrame | None, asked: Mapping[str, Any]) -> pl.DataFrame:
         """What each fit answers about the rows of its key."""
+        if asked.get("average") is False:
+            msg = (
+                f"{verb}(average=False) is of one fit: choose it by its key, as in collection[key], and its rows; "
+                "or predict row by row with collection.predict(frame)."
+            )
+            raise ModelError(msg)
+        asked = {**asked, "by": _without(asked["by"], self.keys.columns)}
         numbers = iter(np.flatnonzero(self.outcomes.fitted).tolist())
 
         def question(fit: Fit) -> pl.DataFrame:
@@ -90,3 +98,9 @@ class ManyMeansAndEffects(Answers):
     if TYPE_CHECKING:  # the collection has it
 
         def _of_each(self, question: Callable[[Fit], pl.DataFrame]) -> pl.DataFrame: ...
+
+
+def _without(by: str | Sequence[str] | None, keys: Sequence[str]) -> list[str]:
+    """The columns of by= without the keys: a fit has the rows of one key, and the keys stand in front of its table."""
+    names = [] if by is None else [by] if isinstance(by, str) else list(by)
+    return [name for name in names if name not in keys]

@@ -130,7 +130,7 @@ def least_squares(core: Cube) -> tuple[Mat, Cube, Vec, Vec]:
     p = len(core) - 1
     if not p:
         none = np.zeros((0, 0, core.shape[2]))
-        return none[0], none, np.zeros(core.shape[2]), core[0, 0]
+        return none[:, 0], none, np.zeros(core.shape[2]), core[0, 0]
     low = cholesky.factor(core[:p, :p])
     beta = cholesky.solve(low, core[:p, p])
     rss = core[p, p] - (core[:p, p] * beta).sum(0)

@@ -1,0 +1,93 @@
+"""Questions at the corners of a verb: a mean of nothing, one key, a coefficient that is held, rows without keys."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from polars_glmm import Fit, FitCollection, ModelError, datasets, fit, grid
+from polars_glmm.errors import ColumnError
+
+HELD = -1.0
+
+
+@pytest.fixture(scope="module")
+def herds() -> Fit:
+    """A binomial model with one coefficient held."""
+    return fit(
+        datasets.load("cbpp"), "incidence ~ period + (1 | herd)", family="binomial", trials="size",
+        fixed={"period[T.2]": HELD},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def by_treatment() -> FitCollection:
+    """Two Poisson models, one for each treatment."""
+    made = fit(datasets.load("epil2"), "y ~ Base + (1 | subject)", family="poisson", by="trt")
+    assert isinstance(made, FitCollection)
+    return made
+
+
+def test_the_mean_of_a_model_without_covariates_is_its_intercept() -> None:
+    plates = fit(datasets.load("penicillin"), "diameter ~ 1 + (1 | plate) + (1 | sample)")
+    shared = ["estimate", "std_error", "df", "conf_low", "conf_high"]
+    for random in ("none", "integrate"):
+        assert plates.marginal_means([], random=random).select(shared).equals(plates.fixef().select(shared))
+    assert grid(plates).shape == (1, 0)
+    assert plates.predict(grid(plates), random="none")["prediction"].to_list() == plates.fixef()["estimate"].to_list()
+
+
+def test_the_distribution_over_all_rows_is_the_mean_of_those_of_the_rows(herds: Fit) -> None:
+    rows = datasets.load("cbpp").head(9)
+    each = herds.distribution(rows).group_by("value", maintain_order=True).agg(pl.col("probability").mean())
+    whole = herds.distribution(rows, average=True)
+    np.testing.assert_allclose(whole["probability"], each["probability"], rtol=1e-12)
+    np.testing.assert_allclose(whole["probability"].sum(), 1.0, rtol=1e-12)
+
+
+def test_the_null_model_of_r2_does_not_hold_what_it_does_not_have(herds: Fit) -> None:
+    null = herds.update("incidence ~ 1 + (1 | herd)", fixed=None)
+    p = 1.0 / (1.0 + np.exp(-null.fixef()["estimate"][0]))
+    table = herds.r2().filter(method="delta_null")
+    assert table["var_residual"][0] == pytest.approx(1.0 / (p * (1.0 - p)), rel=0.1)
+    assert herds.icc().height == 1
+
+
+def test_tukey_leaves_the_range_of_all_means_to_the_pairs_that_have_a_test(herds: Fit) -> None:
+    plain = herds.marginal_means("period", contrast="pairwise")
+    found = herds.marginal_means("period", contrast="pairwise", adjust="tukey")
+    assert found["p_value"].is_null().to_list() == plain["p_value"].is_null().to_list()
+    shown = pl.col("p_value").is_not_null()
+    one, family = plain.filter(shown)["p_value"].to_numpy(), found.filter(shown)["p_value"].to_numpy()
+    assert (family > one).all()
+    assert (family <= np.minimum(6.0 * one, 1.0)).all()
+
+
+def test_a_key_in_by_is_the_key_that_stands_in_front(by_treatment: FitCollection) -> None:
+    assert by_treatment.slopes(by="trt").equals(by_treatment.slopes())
+    assert by_treatment.predictions(by=["trt", "period"]).columns[:2] == ["trt", "period"]
+
+
+def test_questions_that_are_of_one_fit_say_so(by_treatment: FitCollection) -> None:
+    with pytest.raises(ModelError, match=r"slopes\(average=False\) is of one fit.*collection\[key\]"):
+        by_treatment.slopes(average=False)
+    with pytest.raises(ModelError, match=r"grid\(collection\[key\]\)"):
+        grid(by_treatment)  # type: ignore[arg-type]
+
+
+def test_courses_along_a_factor_are_refused_by_name(herds: Fit) -> None:
+    pytest.importorskip("altair")
+    with pytest.raises(ColumnError, match="'period' is Enum"):
+        herds.plot.trajectories("period")
+
+
+def test_many_models_without_fixed_effects_are_those_fitted_singly() -> None:
+    batches = datasets.load("dyestuff").with_columns(pl.col("Yield") - pl.col("Yield").mean())
+    both = pl.concat([batches.with_columns(k=pl.lit(k), Yield=k * pl.col("Yield")) for k in (1, 2)])
+    made = fit(both, "Yield ~ 0 + (1 | Batch)", by="k")
+    assert isinstance(made, FitCollection)
+    for k in (1, 2):
+        single = fit(both.filter(k=k), "Yield ~ 0 + (1 | Batch)")
+        own = made.varcorr().filter(k=k)
+        np.testing.assert_allclose(own["estimate"], single.varcorr()["estimate"], rtol=1e-6)
