@@ -47,6 +47,18 @@ def take(frame: object) -> Taken | None:
     return Taken(rows, lambda made: _beside(found, made.select(pl.exclude(rows.columns))))
 
 
+def read(frame: object, verb: str) -> PolarsFrame:
+    """A frame of any library as one of Polars, for a verb that answers with a table of its own.
+
+    Raises ModelError for what is no frame.
+    """
+    if (taken := take(frame)) is None:
+        kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
+        msg = f"{verb} takes a frame of Polars, pandas, PyArrow, DuckDB, Ibis, Dask or Spark, not {kind}."
+        raise ModelError(msg)
+    return taken.frame
+
+
 def applied(frame: object, verb: str, work: Callable[[PolarsFrame], PolarsFrame]) -> Any:
     """What a verb makes of a frame, as a frame of the same library with the verb's columns behind its own.
 

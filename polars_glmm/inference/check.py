@@ -17,6 +17,7 @@ from polars_glmm.errors import ColumnError, ModelError, counted, enumerate_names
 from polars_glmm.fitting.again import rows_of
 from polars_glmm.fitting.flow import data_of
 from polars_glmm.frames.batches import whole
+from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.prediction.given import INNER, Given, add_distribution, inner_of, probability_of
 from polars_glmm.prediction.leverage import leverage_of
@@ -123,7 +124,7 @@ def check(  # noqa: PLR0913  the arguments of the public verb
 
 
 def _with(frame: pl.DataFrame | pl.LazyFrame, used: list[str]) -> pl.LazyFrame:
-    lazy = frame.lazy()
+    lazy = read(frame, "check()").lazy()
     absent = [name for name in used if name not in lazy.collect_schema()]
     if absent:
         msg = f"check needs {enumerate_names(absent)}, which the frame does not have."

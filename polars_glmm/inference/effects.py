@@ -16,6 +16,7 @@ import polars as pl
 from polars_glmm.columns import named
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.fitting.row_facts import used_rows
+from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.coefficients import exponentiated
 from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom, coefficient_covariance
 from polars_glmm.inference.means import CORE, NOT_ESTIMABLE, on_response, refuse_core_names
@@ -70,11 +71,8 @@ def asked_of(  # noqa: PLR0913  what the public verbs share
     check_scale(scale)
     if frame is None:
         lazy = used_rows(fit, f"fit.{verb}() averages over them: pass a frame, as in fit.{verb}(df).")
-    elif isinstance(frame, pl.DataFrame | pl.LazyFrame):
-        lazy = frame.lazy()
     else:
-        msg = f"{verb} takes a polars DataFrame or LazyFrame, not {type(frame).__module__}.{type(frame).__name__}."
-        raise ModelError(msg)
+        lazy = read(frame, verb).lazy()
     groups = [] if by is None else [by] if isinstance(by, str) else list(by)
     schema = readable_schema(lazy)
     require_columns(schema, groups, verb)

@@ -16,6 +16,7 @@ import polars as pl
 from polars_glmm.columns.named import column, columns
 from polars_glmm.design.known import KnownRows, read_known, used_columns
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
+from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.ranef import find_factor, label_of
 from polars_glmm.likelihood.known.joint import FactorModes, HeldParameters, block_root, known_model
 from polars_glmm.likelihood.known.levels import LevelLikelihood, quadrature
@@ -65,6 +66,7 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
     if taken:
         msg = f"key {taken[0]!r} is also the name of a column of score(): rename it first."
         raise ColumnError(msg)
+    frame = read(frame, "score()")
     simple = len(names) == 1 and fit.recipe.spec.family.linear and not len(fit.estimate.gamma)
     if simple:
         return apply_plan(frame, "score", lambda lazy, schema: _by_sums(lazy, schema, fit, recipe))

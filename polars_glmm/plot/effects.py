@@ -152,6 +152,8 @@ def trajectory_frame(fit: Answer, x: str, data: AnyFrame, group: str | None = No
     k = min(levels, MOST_LEVELS)
     chosen = factor.levels.head(k).with_columns(level_labels(factor).head(k).alias(f"{_PREFIX}level"))
     used = dict.fromkeys((*fit.spec.columns(), x))
+    kinds = data.lazy().collect_schema()
+    chosen = chosen.with_columns(column(key).cast(kinds[key], strict=False) for key in factor.keys if key in kinds)
     own = data.lazy().select(columns(used)).join(chosen.lazy(), on=columns(factor.keys), how="inner")
     rows, _ = thinned(own, 2 * chart.MOST_POINTS)
     told = augment(rows, fit, prefix=_PREFIX)

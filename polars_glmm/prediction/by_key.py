@@ -13,7 +13,7 @@ from polars_glmm.answer.record import Answer
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
 from polars_glmm.frames.batches import whole
-from polars_glmm.frames.elsewhere import applied
+from polars_glmm.frames.elsewhere import applied, read
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, refuse_clash, require_columns
 from polars_glmm.prediction.keys import match_key
 from polars_glmm.prediction.parameters import Parameters, of_batch, of_fit
@@ -66,7 +66,7 @@ def apply_by_key(frame: Frame, answers: Answers, verb: KeyedVerb) -> Frame:
 
 def rows_of_key(frame: pl.DataFrame | pl.LazyFrame, keys: pl.DataFrame, k: int, verb: str) -> pl.LazyFrame:
     """The rows of one key, number k of the keys, without those of any other."""
-    lazy = frame.lazy()
+    lazy = read(frame, verb).lazy()
     schema = readable_schema(lazy)
     require_columns(schema, keys.columns, verb)
     tests = []
@@ -133,7 +133,7 @@ def _shares(place: IntVec, answers: Answers) -> Iterator[tuple[IntVec, Parameter
 
 def rows_by_key(frame: pl.DataFrame | pl.LazyFrame, answers: Answers) -> Iterator[tuple[int, Answer, pl.DataFrame]]:
     """The number of every key that has a model and rows in the frame, in order, its answer, and those rows."""
-    lazy = frame.lazy()
+    lazy = read(frame, "this").lazy()
     require_columns(readable_schema(lazy), answers.keys.columns, "this")
     rows = whole(lazy)
     place = _places(rows, answers, None)

@@ -14,6 +14,7 @@ from polars_glmm.errors import ColumnError, ModelError
 from polars_glmm.families.base import Rows
 from polars_glmm.families.quantiles import averaged_quantile
 from polars_glmm.frames.batches import batches, whole
+from polars_glmm.frames.elsewhere import read
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, require_columns
 from polars_glmm.prediction.given import INNER, Given, add_distribution, cdf_of, inner_of, probability_of
 from polars_glmm.prediction.linear_predictor import MISSING
@@ -93,7 +94,7 @@ def count_table(frame: pl.DataFrame | pl.LazyFrame, fit: Answer, *, random: str 
     if not family.discrete:
         msg = f"count_table() is of counts, and {family.name} is not: use distribution(frame, values=…)."
         raise ModelError(msg)
-    fitted, lazy = of_fit(fit), frame.lazy()
+    fitted, lazy = of_fit(fit), read(frame, "count_table()").lazy()
     schema = readable_schema(lazy)
     response = response_inputs(recipe)
     require_columns(schema, response, "count_table")
@@ -109,10 +110,10 @@ def count_table(frame: pl.DataFrame | pl.LazyFrame, fit: Answer, *, random: str 
     observed, expected, variance = np.zeros((3, len(values)))
     for rows in _pieces(lazy):
         w = np.ones(rows.height) if frequency is None else rows[frequency].cast(pl.Float64).to_numpy()
-        read, inner = response_arrays(recipe, rows), inner_of(rows, family)
-        observed += np.bincount(read.y.astype(np.intp), w, len(values))
+        own, inner = response_arrays(recipe, rows), inner_of(rows, family)
+        observed += np.bincount(own.y.astype(np.intp), w, len(values))
         for value in values:
-            p = probability_of(family, read._replace(y=np.full(rows.height, float(value))), inner)
+            p = probability_of(family, own._replace(y=np.full(rows.height, float(value))), inner)
             expected[value] += w @ p
             variance[value] += w @ (p * (1.0 - p))
     return pl.DataFrame({"value": values, "observed": observed, "expected": expected, "std_error": np.sqrt(variance)})
@@ -127,7 +128,7 @@ def _collected(
     frame: pl.DataFrame | pl.LazyFrame, fitted: Parameters, random: str, keys: list[str]
 ) -> tuple[pl.DataFrame, tuple[Vec, Vec, Vec | None], Rows]:
     """Complete rows with their place and keys, what their distributions are computed from, and their sizes."""
-    lazy = frame.lazy()
+    lazy = read(frame, "distribution()").lazy()
     schema = readable_schema(lazy)
     sizes = size_inputs(fitted.recipe)
     require_columns(schema, [*sizes, *keys], "distribution")

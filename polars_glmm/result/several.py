@@ -10,6 +10,8 @@ import polars as pl
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
+from polars_glmm.frames.batches import whole
+from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.explaining import rlrt as _rlrt
 from polars_glmm.inference.natural import naturals
 from polars_glmm.inference.pool import pool_tables
@@ -176,7 +178,7 @@ def power(
         ((group, sizes),) = vary.items()
         varied = (group, tuple(sizes))
     asked = PowerQuestion((test,) if isinstance(test, str) else tuple(test), n, alpha, varied, rng)
-    return power_table(frame, call, control or Control(), parameters, asked)
+    return power_table(whole(read(frame, "power()").lazy()), call, control or Control(), parameters, asked)
 
 
 def _one_fit(fit: object, verb: str) -> Fit:

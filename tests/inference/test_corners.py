@@ -8,6 +8,8 @@ import pytest
 
 from polars_glmm import Fit, FitCollection, ModelError, datasets, fit, grid
 from polars_glmm.errors import ColumnError
+from polars_glmm.plot.effects import trajectory_frame
+from polars_glmm.prediction.leverage import leverage_of
 
 HELD = -1.0
 
@@ -91,3 +93,23 @@ def test_many_models_without_fixed_effects_are_those_fitted_singly() -> None:
         single = fit(both.filter(k=k), "Yield ~ 0 + (1 | Batch)")
         own = made.varcorr().filter(k=k)
         np.testing.assert_allclose(own["estimate"], single.varcorr()["estimate"], rtol=1e-6)
+
+
+def test_leverage_asks_for_the_groups_of_the_rows_and_not_for_their_names() -> None:
+    sleep = datasets.load("sleepstudy")
+    mixed = fit(sleep, "Reaction ~ Days + (Days | Subject)")
+    expected = mixed.augment(sleep, leverage=True)["leverage"]
+    text = sleep.with_columns(pl.col("Subject").cast(pl.String))
+    renamed = text.with_columns("new " + pl.col("Subject"))
+    assert mixed.augment(text, leverage=True)["leverage"].equals(expected)
+    np.testing.assert_allclose(leverage_of(mixed, renamed).found.value, expected, rtol=1e-12)
+    dispersion = mixed.check("dispersion", rng=1)
+    assert mixed.check("dispersion", text, rng=1).equals(dispersion)
+
+
+def test_courses_are_drawn_for_keys_of_another_type() -> None:
+    pytest.importorskip("altair")
+    sleep = datasets.load("sleepstudy")
+    mixed = fit(sleep, "Reaction ~ Days + (Days | Subject)")
+    text = sleep.with_columns(pl.col("Subject").cast(pl.String))
+    assert trajectory_frame(mixed, "Days", text).equals(trajectory_frame(mixed, "Days", sleep))

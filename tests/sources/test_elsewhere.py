@@ -13,9 +13,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.testing import assert_frame_equal
 
 import polars_glmm
-from polars_glmm import Control, Memory, ModelError, datasets
+from polars_glmm import Control, FitCollection, Memory, ModelError, datasets, fit
 
 GAUSSIAN = ("Reaction ~ Days + (Days | Subject)", "sleepstudy", {})
 COUNTS = ("TICKS ~ YEAR + cHEIGHT + (1 | BROOD)", "grouseticks", {"family": "poisson"})
@@ -164,3 +165,30 @@ def test_narwhals_is_imported_for_other_frames_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("kind", ["pandas", "pyarrow", "duckdb"])
+def test_the_verbs_that_answer_with_tables_take_every_frame(kind: str) -> None:
+    sleep = datasets.load("sleepstudy").with_columns(pl.col("Subject").cast(pl.String))
+    frame = ELSEWHERE[kind](sleep)
+    mixed = fit(sleep, "Reaction ~ Days + (Days | Subject)")
+    for ask in (
+        lambda rows: mixed.predictions(rows, by="Days"),
+        lambda rows: mixed.slopes(rows),
+        lambda rows: mixed.score(rows),
+        lambda rows: mixed.distribution(rows, [200.0, 300.0], average=True),
+        lambda rows: mixed.check("uniformity", rows, rng=1),
+    ):
+        made, expected = (ask(rows).lazy().collect() for rows in (frame, sleep))
+        assert_frame_equal(made, expected, check_dtypes=False, rel_tol=1e-9)
+    with pytest.raises(ModelError, match=r"score\(\) takes a frame of Polars, pandas"):
+        mixed.score(3)  # type: ignore[type-var]
+
+
+def test_a_table_of_counts_and_each_key_take_every_frame() -> None:
+    epil = datasets.load("epil2").with_columns(pl.col("trt").cast(pl.String))
+    two = fit(epil, "y ~ Base + (1 | subject)", family="poisson", by="trt")
+    assert isinstance(two, FitCollection)
+    assert_frame_equal(two.predictions(epil.to_pandas()), two.predictions(epil), rel_tol=1e-9)
+    one = two["placebo"]
+    assert_frame_equal(one.count_table(epil.to_arrow()), one.count_table(epil), rel_tol=1e-9)
