@@ -42,7 +42,7 @@ def profiled(
 ) -> pl.DataFrame:
     """Roots of the profiled deviance: where it exceeds its minimum by the quantile of χ²₁ (Bates et al. 2015, §5.1).
 
-    restricted   the restricted likelihood for variance parameters; None: as the model was fitted. Fixed effects are
+    restricted   the restricted likelihood for (co)variances and phi; None: as the model was fitted. Fixed effects are
                  always profiled by maximum likelihood: restricted likelihoods of different X cannot be compared.
     """
     cutoff = normal_quantile(conf_level)
@@ -123,7 +123,8 @@ def _criterion(one: Natural, fit: Answer, profiles: Profiles, *, restricted: boo
     """The likelihood by which a parameter is profiled."""
     if not profiles.restricted:
         return fit.method
-    return "ml" if one.quantity == "coefficient" or restricted is False else "reml"
+    of_mean = one.quantity == "coefficient" and one.parameter == "mu"
+    return "ml" if of_mean or restricted is False else "reml"
 
 
 def _wald_status(one: Natural, fit: Answer) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import mul
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import polars as pl
@@ -66,7 +66,7 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
     if taken:
         msg = f"key {taken[0]!r} is also the name of a column of score(): rename it first."
         raise ColumnError(msg)
-    frame = read(frame, "score()")
+    frame = cast("FrameT", read(frame, "score()"))
     simple = len(names) == 1 and fit.recipe.spec.family.linear and not len(fit.estimate.gamma)
     if simple:
         return apply_plan(frame, "score", lambda lazy, schema: _by_sums(lazy, schema, fit, recipe))

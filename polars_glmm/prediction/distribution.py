@@ -70,6 +70,9 @@ def distribution(
     if not average and not keys:
         front = {"row": np.repeat(rows[_ROW].to_numpy(), len(at)), "value": np.tile(shown, n)}
         return pl.DataFrame(front | {"probability": probability.T.ravel(), "cumulative": cumulative.T.ravel()})
+    if not n:
+        msg = "distribution: no row is complete in the columns that the model uses, and a mean needs some."
+        raise ColumnError(msg)
     weights = rows.select(*columns(keys), pl.Series(_AT, np.arange(n)))
     groups = weights.select(pl.all().implode())
     if keys:

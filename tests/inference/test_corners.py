@@ -46,6 +46,8 @@ def test_the_distribution_over_all_rows_is_the_mean_of_those_of_the_rows(herds: 
     whole = herds.distribution(rows, average=True)
     np.testing.assert_allclose(whole["probability"], each["probability"], rtol=1e-12)
     np.testing.assert_allclose(whole["probability"].sum(), 1.0, rtol=1e-12)
+    with pytest.raises(ColumnError, match="no row is complete"):
+        herds.distribution(rows.head(0), [0.0], average=True)
 
 
 def test_the_null_model_of_r2_does_not_hold_what_it_does_not_have(herds: Fit) -> None:
@@ -113,3 +115,13 @@ def test_courses_are_drawn_for_keys_of_another_type() -> None:
     mixed = fit(sleep, "Reaction ~ Days + (Days | Subject)")
     text = sleep.with_columns(pl.col("Subject").cast(pl.String))
     assert trajectory_frame(mixed, "Days", text).equals(trajectory_frame(mixed, "Days", sleep))
+
+
+def test_coefficients_of_phi_are_profiled_by_the_likelihood_that_estimated_them() -> None:
+    npk = datasets.load("npk")
+    constant = fit(npk, "yield ~ N * P * K + (1 | block)").confint("profile", "phi").row(0, named=True)
+    written = fit(npk, "yield ~ N * P * K + (1 | block)", "phi ~ 1").confint("profile", "phi: Intercept")
+    found = written.row(0, named=True)
+    assert found["criterion"] == constant["criterion"] == "reml"
+    for end in ("conf_low", "conf_high"):
+        assert np.exp(found[end]) == pytest.approx(constant[end], rel=1e-5)
