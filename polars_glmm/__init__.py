@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from polars_glmm import datasets
     from polars_glmm.api import anova, explain, fit, objective, products, read_fit, read_products
     from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson
+    from polars_glmm.prediction.grid import grid
     from polars_glmm.prediction.predictions import predict
     from polars_glmm.prediction.ranef_join import with_ranef
     from polars_glmm.prediction.residuals import augment
@@ -51,6 +52,7 @@ _LAZY = {
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
+    "grid": "polars_glmm.prediction.grid",
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         ("Binomial", "Gamma", "Gaussian", "InverseGaussian", "NegativeBinomial", "Poisson"), "polars_glmm.families"
@@ -102,6 +104,7 @@ __all__ = [
     "explain",
     "fit",
     "glmm",
+    "grid",
     "objective",
     "pool",
     "power",

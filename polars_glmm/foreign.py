@@ -62,8 +62,22 @@ _SENTENCES: dict[str, str] = {
     "parm parmnames whichparm": "Write which='all', 'fixed', 'random', 'dispersion', or names of parameters.",
     "signames oldnames": "Names are those of polars_glmm.objective: 'Days', 'sd(Subject: Days)', 'phi'.",
     "varcorr cov_re covre vcomp vc variancecomponents": "Write fit.varcorr().",
-    "resid residuals residpearson residdeviance residresponse rstandard": "Write fit.augment(frame): columns resid, "
-    "resid_pearson and resid_deviance.",
+    "resid residuals residpearson residdeviance residresponse rstandard rstudent": "Write fit.augment(frame): columns "
+    "resid, resid_pearson and resid_deviance; quantile=True adds resid_quantile.",
+    "quantileresiduals quantileresid qresiduals qresid randomizedquantile residquantile simulateresiduals dharma "
+    "createdharma scaledresiduals": "Write fit.augment(frame, quantile=True): resid_quantile; fit.check() for tests.",
+    "testdispersion testzeroinflation testuniformity testoutliers testresiduals testquantiles checkmodel "
+    "testtemporalautocorrelation checkoverdispersion checkzeroinflation overdispersion overdispfun estatgof": ""
+    "Write fit.check(): dispersion, zeros, outliers, uniformity and more.",
+    "cooksdistance cooksd cook dfbeta dfbetas mdffits covratio covtrace influenceme getinfluence leaveoneout dffits": ""
+    "Write fit.influence('g'), fit.influence_terms('g'); method='case' is of rows.",
+    "hatvalues leverages leverage hat hatmatrix": "Write fit.augment(frame, leverage=True).",
+    "caic conditionalaic effectivedf effectiveparameters": "Write fit.glance(conditional=True).",
+    "predictinterval predictioninterval predinterval": "Write fit.predict(frame, interval='prediction', "
+    "new_levels='zero').",
+    "marginalmean populationmean predictmarginal mumarginal": "Write fit.predict(frame, random='integrate').",
+    "rootogram expectedcounts": "Write fit.count_table(frame).",
+    "reffects predictranef ebestimates empiricalbayes dynpred": "Write fit.score(frame): effects of new groups.",
     "fitted fittedvalues fittedvalue mu": "Write fit.augment(frame) or fit.predict(frame).",
     "issingular": "Write fit.singular.",
     "isconverged mleretvals optinfo": "Write fit.converged, fit.certificate, fit.diagnose().",
@@ -109,11 +123,21 @@ _SENTENCES: dict[str, str] = {
     "cv kfold loo crossvalidation looic": "Write fit.cross_validate(10), or fit.cross_validate('group:Subject').",
     "powersim powercurve simr": "Write polars_glmm.power(frame, '…', parameters={…}, test='x', vary={'g': [10, 20]}).",
     "poolfits mipool rubin": "Write polars_glmm.pool(fit(frame, '…', by='imputation')).",
-    "emmeans marginaleffects margins getmargeff": "Write fit.predict(grid, random='none') over a frame of the values.",
+    "emmeans lsmeans lsmean emmip ggemmeans estimatemeans margins getmargeff": "Write fit.marginal_means('f'), or "
+    "fit.marginal_means('f', by='g') within levels; Stata's dydx() is fit.slopes().",
+    "pairs pairwise pwcompare contrast tukeyhsd glht estimatecontrasts": "Write fit.marginal_means('f', "
+    "contrast='pairwise', adjust='tukey').",
+    "emtrends dydx marginaleffects avgslopes estimateslopes": "Write fit.slopes(variables='x', by='g'); over a grid: "
+    "fit.slopes(polars_glmm.grid(fit), 'x', 'g', scale='link').",
+    "avgpredictions avgcomparisons": "Write fit.predictions() or fit.comparisons(): they are averages unless "
+    "average=False.",
+    "ggpredict ggeffect predictresponse alleffects effect": "Write fit.predict(polars_glmm.grid(fit, x=[0, 5]), "
+    "random='none', interval='confidence').",
+    "refgrid datagrid expandgrid newdatagrid": "Write polars_glmm.grid(fit, x=[0, 5]): a frame to predict on.",
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
-    "fit score": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
+    "fit": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
     "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
     "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
     "polars_glmm.report([fit1, fit2]).",

@@ -141,21 +141,32 @@ class Glmm(Generic[Frame]):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Literal["confidence", "prediction"] | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Literal["conditional", "joint"] = "conditional",
+        df: Literal["normal", "satterthwaite"] | float | None = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return fit.predict(
             self._frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered
-    def augment(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:
-        """The frame with fitted, fixed, resid, resid_pearson and resid_deviance."""
-        return fit.augment(self._frame, prefix=prefix)
+    def augment(
+        self,
+        fit: Fit | FitCollection,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Literal["modes", "zero", "integrate"] = "modes",
+        rng: Any = None,
+        leverage: bool = False,
+    ) -> Frame:
+        """The frame with fitted and residual columns. Arguments as `polars_glmm.augment`."""
+        return fit.augment(self._frame, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
 
     @answered
     def with_ranef(self, fit: Fit | FitCollection, prefix: str = "") -> Frame:

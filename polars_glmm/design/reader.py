@@ -29,11 +29,13 @@ class Reader:
     The designs hold every column of the formulas, also those that are combinations of others.
 
     n_rows, n_dropped, n_untried   rows read, left out for a missing value, left out for having no trial
+    places                         of the rows of the latest design, counted over all batches
     """
 
     def __init__(self, recipe: Recipe, *, refuse_missing: bool = False) -> None:
         self.recipe = recipe
         self.n_rows = self.n_dropped = self.n_untried = 0
+        self.places = np.empty(0, dtype=np.intp)
         self._refuse_missing = refuse_missing
         self._coders = [KeyCoder(factor) for factor in recipe.factors]
         self._where: dict[str, None] = {}
@@ -83,7 +85,8 @@ class Reader:
         return tuple(found)
 
     def _design(self, table: Table, weights: Weights, y: Vec, trials: Vec | None) -> Design:
-        variables = Variables(table)
+        assert table.rows is not None  # batches are numbered
+        variables, self.places = Variables(table), table.rows
         recipe = self.recipe
         check_support(recipe.spec.family, Rows(y, trials, weights.precision), recipe.response.name, table)
         made = [_predictor(part, variables) for part in recipe.predictors]

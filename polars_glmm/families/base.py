@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from polars_glmm.families.links import Link
+from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -66,6 +66,7 @@ class Expected(NamedTuple):
 class Family(Protocol):
     """y | eta (and zeta = log phi). Instances are frozen, hashable, picklable; short repr: Binomial(link='logit').
 
+    mean_range        where the mean lives
     has_phi           phi is a parameter (gaussian: sigma; gamma, inverse_gaussian: dispersion; negative_binomial: size)
     canonical         observed and expected curvature agree
     log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
@@ -83,6 +84,7 @@ class Family(Protocol):
     variance          of y given the mean, precision 1 (binomial: of one trial; its mean is a probability)
     unit_deviance     2·[log p at mu = y − log p at mu] times phi where phi is a dispersion; precision included
     simulate          mu (…, n): one response per mean
+    cdf               P(Y ≤ y) for means (…, n), or with upper P(Y > y), each to its own relative precision
     start             eta (n,) where iterations may begin;  start_phi  moment estimate of phi
     """
 
@@ -90,6 +92,8 @@ class Family(Protocol):
     def name(self) -> str: ...
     @property
     def link(self) -> Link: ...
+    @property
+    def mean_range(self) -> MeanRange: ...
     @property
     def has_phi(self) -> bool: ...
     @property
@@ -128,6 +132,7 @@ class Family(Protocol):
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec: ...
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
     def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec: ...
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec: ...
     def outside_support(self, rows: Rows) -> BoolVec: ...
     def start(self, rows: Rows) -> Vec: ...
     def start_phi(self, rows: Rows, mu: Vec) -> float: ...

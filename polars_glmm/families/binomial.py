@@ -61,6 +61,14 @@ class Binomial(MeanFamily):
         n = _trials(rows)
         return Expected.of(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
 
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:  # noqa: ARG002
+        """By the incomplete beta function: P(Y > k) = I_mu(k + 1, n − k) (Abramowitz & Stegun 26.5.24)."""
+        k, n = np.floor(rows.y), _trials(rows)
+        inner = (k >= 0.0) & (k < n)
+        a, b = np.where(inner, k + 1.0, 1.0), np.where(inner, n - k, 1.0)
+        value = special.betainc(a, b, mu) if upper else special.betainc(b, a, 1.0 - mu)
+        return _beyond(np.asarray(value, dtype=np.float64), k, n, upper=upper)
+
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
         """Of one trial: mu(1 − mu). A count has n times this, a proportion a part 1/n of it."""
         return mu * (1.0 - mu)
@@ -82,6 +90,13 @@ class Binomial(MeanFamily):
 
     def first_mean(self, rows: Rows) -> Vec:
         return (rows.y + 0.5) / (_trials(rows) + 1.0)
+
+
+def _beyond(value: Vec, k: Vec, most: Vec | float, *, upper: bool) -> Vec:
+    """Probabilities where k lies below every count or at the largest and above; NaN stays."""
+    below, above = (1.0, 0.0) if upper else (0.0, 1.0)
+    known = np.where(k < 0.0, below, np.where(k >= most, above, value))
+    return np.where(np.isnan(value), np.nan, known)
 
 
 def _trials(rows: Rows) -> Vec:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
@@ -96,6 +97,12 @@ class Gamma(MeanFamily):
         _, a1, a2 = self.link.log(eta, 2)
         w = shape * a1 * a1
         return Expected.of(w, 2.0 * shape * a1 * a2, -w)
+
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
+        assert phi is not None
+        shape = precision_of(rows) / phi
+        ratio = shape * np.maximum(rows.y, 0.0) / mu
+        return np.asarray(special.gammaincc(shape, ratio) if upper else special.gammainc(shape, ratio))
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:
         """phi·mu²; a row with precision w has this over w."""

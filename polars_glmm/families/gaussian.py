@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
@@ -81,6 +82,11 @@ class Gaussian(MeanFamily):
         precision = precision_of(rows) * np.exp(-2.0 * np.asarray(zeta))
         w = precision * m1 * m1
         return Expected.of(w, 2.0 * precision * m1 * m2, -2.0 * w)
+
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
+        assert phi is not None
+        z = (rows.y - mu) * np.sqrt(precision_of(rows)) / phi
+        return np.asarray(special.ndtr(-z if upper else z), dtype=np.float64)
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:
         """phi²; a row with precision w has this over w."""

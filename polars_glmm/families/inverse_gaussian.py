@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
@@ -92,6 +93,17 @@ class InverseGaussian(MeanFamily):
         scale = precision_of(rows) * np.exp(-np.asarray(zeta))
         w = scale * a1 * a1 * q
         return Expected.of(w, scale * a1 * (2.0 * a2 * q + a1 * q1), -w)
+
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
+        """Φ(r(y/mu − 1)) + exp(2s/mu) Φ(−r(y/mu + 1)), r = √(s/y), s = w/phi (Shuster 1968)."""
+        assert phi is not None
+        scale = precision_of(rows) / phi
+        y = np.where(rows.y > 0.0, rows.y, 1.0)
+        root, ratio = np.sqrt(scale / y), y / mu
+        second = np.exp(2.0 * scale / mu + special.log_ndtr(-root * (ratio + 1.0)))
+        first = root * (ratio - 1.0)
+        value = np.maximum(special.ndtr(-first) - second, 0.0) if upper else special.ndtr(first) + second
+        return np.where((rows.y <= 0.0) & ~np.isnan(value), 1.0 if upper else 0.0, np.minimum(value, 1.0))
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:
         """phi·mu³; a row with precision w has this over w."""

@@ -244,6 +244,10 @@ class MeanFamily(ABC):
         """`simulate` for possible means."""
 
     @abstractmethod
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
+        """P(Y ≤ y), or P(Y > y) where `upper`: for any y, in the support or not; NaN where there is no such mean."""
+
+    @abstractmethod
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec: ...
     @abstractmethod
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...

@@ -13,7 +13,7 @@ from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Ro
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ETA_OVERFLOW
 from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
-from polars_glmm.families.poisson import Poisson, not_counts
+from polars_glmm.families.poisson import Poisson, not_counts, poisson_cdf
 from polars_glmm.families.special import log1p_rest, rising, rising_bend
 from polars_glmm.typing import BoolVec, Vec
 
@@ -119,6 +119,20 @@ class NegativeBinomial(MeanFamily):
         s = x * c
         w = phi * s
         return Expected.of(w, w * c, w * s)
+
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
+        """By the incomplete beta function: P(Y ≤ k) = I_q(φ, k + 1), q = φ/(φ + mu); phi = inf is Poisson's."""
+        assert phi is not None
+        size, mu = np.broadcast_arrays(np.asarray(phi, dtype=np.float64), np.asarray(mu, dtype=np.float64))
+        plain = np.isinf(size)
+        limit = poisson_cdf(rows.y, mu, upper=upper) if plain.any() else np.zeros(1)
+        if plain.all():
+            return limit
+        size, k = np.where(plain, 1.0, size), np.floor(rows.y)
+        above, total = np.maximum(k, 0.0) + 1.0, size + mu
+        value = special.betainc(above, size, mu / total) if upper else special.betainc(size, above, size / total)
+        value = np.where((k < 0.0) & ~np.isnan(value), 1.0 if upper else 0.0, value)
+        return np.where(plain, limit, value)
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:
         """mu + mu²/phi; phi = inf is Poisson's."""

@@ -57,6 +57,9 @@ class Poisson(MeanFamily):
         _, a1, a2 = self.link.log(eta, 2)
         return Expected.of(m1 * a1, m2 * a1 + m1 * a2)
 
+    def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:  # noqa: ARG002
+        return poisson_cdf(rows.y, mu, upper=upper)
+
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
         return np.asarray(mu, dtype=np.float64)
 
@@ -71,6 +74,14 @@ class Poisson(MeanFamily):
 
     def first_mean(self, rows: Rows) -> Vec:
         return rows.y + 0.1
+
+
+def poisson_cdf(y: Vec, mu: Vec, *, upper: bool) -> Vec:
+    """By the incomplete gamma function: P(Y > k) = P(k + 1, mu) (Abramowitz & Stegun 26.4.21)."""
+    k = np.floor(y)
+    shape = np.maximum(k, 0.0) + 1.0
+    value = np.asarray(special.gammainc(shape, mu) if upper else special.gammaincc(shape, mu), dtype=np.float64)
+    return np.where((k < 0.0) & ~np.isnan(value), 1.0 if upper else 0.0, value)
 
 
 def not_counts(y: Vec) -> BoolVec:

@@ -16,3 +16,8 @@ def batches(query: pl.LazyFrame, rows: int = BATCH, *, contiguous: bool = True) 
         for start in range(0, batch.height, rows):
             part = batch.slice(start, rows)
             yield part.rechunk() if contiguous else part
+
+
+def whole(query: pl.LazyFrame) -> pl.DataFrame:
+    """All rows of a query at once."""
+    return query.collect(engine="streaming")

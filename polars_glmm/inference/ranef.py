@@ -85,8 +85,12 @@ def find_factor(fit: Answer, group: str) -> tuple[FactorRecipe, FactorEstimate]:
 
 def level_labels(recipe: FactorRecipe) -> pl.Series:
     """One text per level; the parts of a composite key joined by ':'."""
-    keys = [_label(key, recipe.levels.schema[key]) for key in recipe.keys]
-    return recipe.levels.select(pl.concat_str(keys, separator=":").alias("level")).to_series()
+    return recipe.levels.select(label_of(recipe.keys, recipe.levels.schema).alias("level")).to_series()
+
+
+def label_of(keys: tuple[str, ...], schema: pl.Schema) -> pl.Expr:
+    """The label of a level from its keys."""
+    return pl.concat_str([_label(key, schema[key]) for key in keys], separator=":")
 
 
 def _label(key: str, dtype: pl.DataType) -> pl.Expr:

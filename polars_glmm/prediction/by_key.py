@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.record import Answer
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
+from polars_glmm.frames.batches import whole
 from polars_glmm.frames.elsewhere import applied
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, refuse_clash, require_columns
 from polars_glmm.prediction.keys import match_key
@@ -62,6 +64,18 @@ def apply_by_key(frame: Frame, answers: Answers, verb: KeyedVerb) -> Frame:
     )  # fmt: skip
 
 
+def rows_of_key(frame: pl.DataFrame | pl.LazyFrame, keys: pl.DataFrame, k: int, verb: str) -> pl.LazyFrame:
+    """The rows of one key, number k of the keys, without those of any other."""
+    lazy = frame.lazy()
+    schema = readable_schema(lazy)
+    require_columns(schema, keys.columns, verb)
+    tests = []
+    for name in keys.columns:
+        pair = match_key(name, schema[name], keys.schema[name])
+        tests.append(pair.found == pl.lit(keys.select(pair.learned.alias(name))[name][k : k + 1].first()))
+    return lazy.filter(pl.all_horizontal(tests))
+
+
 def _added(schema: pl.Schema, answers: Answers, verb: KeyedVerb) -> list[str]:
     """New columns of all fits together; the verb is tried on no rows at all, so that it can refuse the schema."""
     names: dict[str, None] = {}
@@ -89,7 +103,7 @@ def _representatives(answers: Answers) -> Iterator[Parameters]:
 def _answer(frame: pl.DataFrame, answers: Answers, verb: KeyedVerb, added: list[str]) -> pl.DataFrame:
     values = np.full((len(added), frame.height), np.nan)
     missing = np.ones((len(added), frame.height), dtype=np.bool_)
-    for rows, fitted in _shares(_places(frame, answers, verb), answers):
+    for rows, fitted in _shares(_places(frame, answers, verb.remedy), answers):
         made = verb.answer(frame[rows], fitted)
         for i, name in enumerate(added):
             if name in made.columns:
@@ -117,14 +131,30 @@ def _shares(place: IntVec, answers: Answers) -> Iterator[tuple[IntVec, Parameter
             yield rows, of_fit(fit, keys)
 
 
-def _places(frame: pl.DataFrame, answers: Answers, verb: KeyedVerb) -> IntVec:
+def rows_by_key(frame: pl.DataFrame | pl.LazyFrame, answers: Answers) -> Iterator[tuple[int, Answer, pl.DataFrame]]:
+    """The number of every key that has a model and rows in the frame, in order, its answer, and those rows."""
+    lazy = frame.lazy()
+    require_columns(readable_schema(lazy), answers.keys.columns, "this")
+    rows = whole(lazy)
+    place = _places(rows, answers, None)
+    order = np.argsort(place, kind="stable")
+    for own in np.split(order, np.flatnonzero(np.diff(place[order])) + 1):
+        if not len(own) or place[own[0]] < 0:
+            continue
+        k = int(place[own[0]])
+        answer = answers.outcomes[k]
+        if isinstance(answer, Answer):
+            yield k, answer, rows[own]
+
+
+def _places(frame: pl.DataFrame, answers: Answers, remedy: str | None) -> IntVec:
     """The number of each row's key, −1 where it is null or not known; UnknownLevelError where that is an error."""
     keys = answers.keys
     pairs = {name: match_key(name, frame.schema[name], keys.schema[name]) for name in keys.columns}
     found = frame.select(pair.found.alias(name) for name, pair in pairs.items())
     learned = keys.select(pair.learned.alias(name) for name, pair in pairs.items()).with_row_index(_PLACE)
     place = found.join(learned, on=columns(keys.columns), how="left", maintain_order="left")[_PLACE]
-    if verb.remedy is not None:
+    if remedy is not None:
         unknown = frame.select(columns(keys.columns)).filter(place.is_null()).drop_nulls()
         if unknown.height:
             shown = unknown.unique(maintain_order=True)
@@ -132,7 +162,7 @@ def _places(frame: pl.DataFrame, answers: Answers, verb: KeyedVerb) -> IntVec:
             more = ", …" if shown.height > _SHOWN else ""
             msg = (
                 f"{enumerate_names(keys.columns)} has {enumerate_names(names)}{more}, for which there is no model "
-                f"(there are {keys.height}). {verb.remedy}"
+                f"(there are {keys.height}). {remedy}"
             )
             raise UnknownLevelError(msg)
     return place.fill_null(-1).cast(pl.Int64).to_numpy().astype(np.intp)

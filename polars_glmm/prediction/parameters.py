@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import MODEL, JoinedFactor, balanced_sum
@@ -80,6 +81,8 @@ class Parameters:
     outward (p + s, p + s)  of one fit: vcov and freedom are of w, with (beta, gamma) = outward · w; None: the identity
     at_infinity             fixed effects of mu without a finite estimate (of one fit)
     freedom                 of the fixed effects of mu, where tests and intervals use t
+    report_vcov (M, R, R)   of all estimates in the order of Estimate.report
+    joint (P, P)            of all parameters that modes move against, beta first (of one fit); None: of beta alone
     """
 
     recipe: Recipe
@@ -93,6 +96,8 @@ class Parameters:
     at_infinity: AtInfinity | None = None
     freedom: Freedom | None = None
     outward: Mat | None = None
+    report_vcov: Cube | None = None
+    joint: Mat | None = None
 
     def attach(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """The frame with each row's fit and its coefficients beside it, where there are many fits."""
@@ -127,7 +132,7 @@ class Parameters:
         return FixedPart(
             nodes,
             coefficients,
-            vcov[:, own, own],
+            vcov[:, own, own] if self.joint is None or parameter == "phi" else self.joint[None],
             recipe.offset,
             inputs if recipe.offset is None else inputs | recipe.offset.inputs(),
             undetermined(recipe),
@@ -156,6 +161,13 @@ class Parameters:
         return pl.lit(float(values[0])) if self.model is None else pl.col(name)
 
 
+def refuse_random_phi(fitted: Parameters, what: str) -> None:
+    """Raise ModelError for what integrates over random effects of the mean alone, where phi has some too."""
+    if any(factor.on(1) for factor in fitted.factors):
+        msg = f"{what} is of models whose random effects are on the mean alone, and this one has some on phi."
+        raise ModelError(msg)
+
+
 def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
     """One fit; of many keys, if `keys` names them."""
     e = fit.estimate
@@ -180,6 +192,7 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
     return Parameters(
         fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,
         freedom=_freedom(e, fit.recipe.spec.family), outward=None if e.working is None else e.working.outward,
+        report_vcov=e.report_vcov[None],
     )  # fmt: skip
 
 
@@ -206,7 +219,10 @@ def of_batch(batch: Batch, model: IntVec, keys: tuple[str, ...]) -> Parameters:
     none, freedom = np.empty((len(batch), 0)), None
     if e.df_satterthwaite is not None and e.vcov_derivative is not None and e.covariance_vcov is not None:
         freedom = Freedom(e.vcov_derivative, e.covariance_vcov)
-    return Parameters(batch.recipe, e.beta, none, e.vcov_fixed, e.phi, variance, factors, model, freedom=freedom)
+    return Parameters(
+        batch.recipe, e.beta, none, e.vcov_fixed, e.phi, variance, factors, model, freedom=freedom,
+        report_vcov=e.report_vcov,
+    )  # fmt: skip
 
 
 def _tag(i: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,9 @@ from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
+from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
+from polars_glmm.prediction.joint import of_fit_jointly
 from polars_glmm.prediction.linear_predictor import (
     ETA,
     MISSING,
@@ -26,7 +28,18 @@ from polars_glmm.prediction.linear_predictor import (
     add_constant_dispersion,
     add_linear_predictor,
 )
-from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_random_phi
+from polars_glmm.prediction.population import (
+    LINK_ERROR,
+    MEAN,
+    MEAN_ERROR,
+    ON_LINK,
+    POPULATION,
+    RANDOM_VARIANCE,
+    add_population_predictor,
+    population_mean,
+)
+from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.variances import FREEDOM
 
 if TYPE_CHECKING:
@@ -34,7 +47,9 @@ if TYPE_CHECKING:
     from polars_glmm.families.base import Family
     from polars_glmm.typing import Kind
 
-Interval = Literal["confidence"]
+Interval = Literal["confidence", "prediction"]
+Uncertainty = Literal["conditional", "joint"]
+RowFreedom: TypeAlias = Literal["normal", "satterthwaite"] | float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +63,7 @@ class Request:
     conf_level: float
     std_error: bool
     name: str
+    df: RowFreedom = None
 
     @property
     def uncertain(self) -> bool:
@@ -72,6 +88,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     conf_level: float = 0.95,
     std_error: bool = False,
     name: str = "prediction",
+    uncertainty: Uncertainty = "conditional",
+    df: RowFreedom = None,
 ) -> FrameT:
     """The frame with predictions beside its own columns; a LazyFrame stays lazy and nothing of it is collected.
 
@@ -85,7 +103,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         or a family parameter, "phi" (gaussian: sigma).
     random
         "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
-        the unit whose random effects are zero, not the average over the population.
+        the unit whose random effects are zero; "integrate" is the average over the population, E g⁻¹(x'β + z'b) with
+        b ~ N(0, Σ), which needs no keys; its standard error follows the estimates of β and Σ (delta method).
     new_levels
         For a level of a grouping factor that the fit has not seen: "error" raises UnknownLevelError (when the plan is
         collected) naming column and levels; "zero" sets its random effect to zero, where for nested a/b the effect of a
@@ -97,7 +116,15 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         effects. Var(b|y) is given the parameters; an unseen level has Σ, and a mode that does not move. The covariance
         of the modes of different factors with each other is not included. The reference is that of fixef(): t with
         Satterthwaite's degrees of freedom for gaussian REML (2v²/(g'Ag) of each row, g_k = a'(∂Var(β̂)/∂k)a; Var(b|y)
-        counts as known), t with n − p without random effects, else normal.
+        counts as known), t with n − p without random effects, else normal. `interval="prediction"` is for a new
+        response at the row: normal with v + phi²/precision for gaussian, otherwise quantiles of the family averaged
+        over the linear predictor (of counts the smallest values with at most (1 − level)/2 beyond each limit; of
+        trials their share), t where n − p is exact, else normal.
+    uncertainty
+        "conditional": given the variance parameters; "joint": v is a'Var(β̂, θ̂)a + Σ z'Var(b|y)z with a holding the
+        movement of the modes against all parameters (Kass & Steffey 1989), for which the rows of the fit are read.
+    df
+        "normal", "satterthwaite" or a number, for the intervals, instead of what is said above.
     name
         Name of the new column.
 
@@ -118,7 +145,13 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     a row that the data do not determine (not estimable: an empty cell of an interaction) gives null. A row along which
     the estimates run off to infinity (separation) has a prediction and no standard error; other rows have both.
     """
-    request = Request(kind, random, new_levels, interval, conf_level, std_error, name)
+    request = Request(kind, random, new_levels, interval, conf_level, std_error, name, df)
+    _check_choice("uncertainty", uncertainty, get_args(Uncertainty))
+    if uncertainty == "joint":
+        if isinstance(fit, Answers):
+            msg = "uncertainty='joint' is of one fit: choose it by its key, as in collection[key], and the rows of it."
+            raise ModelError(msg)
+        return predict_from(frame, of_fit_jointly(fit), request)
     if isinstance(fit, Answers):
         remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
         verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
@@ -128,34 +161,68 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
 
 def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     """`predict` from the parameters of one fit or of many."""
-    _check_kind(fitted.recipe.spec.family, request.kind)
+    _check_kind(fitted.recipe.spec.family, request)
     _check_choice("new_levels", request.new_levels, get_args(NewLevels))
     _check_interval(request.interval, request.conf_level)
-    chosen(fitted.factors, request.random)  # refused before the frame is looked at
+    if request.random != "integrate":
+        chosen(fitted.factors, request.random)  # refused before the frame is looked at
     return apply_plan(frame, "predict", lambda lazy, schema: _plan(lazy, schema, fitted, request))
 
 
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     refuse_clash(schema, request.names, "choose another with name=.")
-    half_width = _normal_quantile(request.conf_level)
-    of_phi = request.kind == "phi"
-    link = "log" if of_phi else fitted.recipe.spec.family.link.name if request.kind == "response" else "identity"
+    family, of_phi = fitted.recipe.spec.family, request.kind == "phi"
+    known = _known_freedom(fitted, request.df)
+    half_width = _quantile(request.conf_level, known)
     if of_phi and not fitted.models_phi:
         frame = add_constant_dispersion(frame, fitted, std_error=request.uncertain)
+        return _selected(frame, schema, request, _values(request, "log", half_width))
+    new = request.interval == "prediction"
+    also_used = size_inputs(fitted.recipe) | phi_inputs(fitted) if new else frozenset[str]()
+    link = "log" if of_phi else family.link.name if request.kind == "response" else "identity"
+    if new:
+        refuse_random_phi(fitted, "interval='prediction'")
+    if request.random == "integrate":
+        frame = add_population_predictor(frame, schema, fitted, verb="predict", also_used=also_used)
+        frame = frame.with_columns(population_mean(fitted, family.link).alias(POPULATION))
+        values = _population_values(request, link, half_width)
+        total = pl.col(STD_ERROR) ** 2 + pl.col(RANDOM_VARIANCE)
     else:
-        factors = chosen(fitted.factors, request.random)
+        by_row = request.interval == "confidence" and request.df in (None, "satterthwaite")
         purpose = Purpose(
-            "predict", factors, request.new_levels, std_error=request.uncertain, interval=request.interval is not None,
-            parts=(int(of_phi),),
+            "predict", chosen(fitted.factors, request.random), request.new_levels, also_used=also_used,
+            std_error=request.uncertain, interval=by_row, parts=(int(of_phi),),
         )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
-        if purpose.interval and fitted.freedom is not None and not of_phi:
+        if by_row and fitted.freedom is not None and not of_phi:
             half_width = _t_quantile(request.conf_level)
+        values = _values(request, link, half_width)
+        total = pl.col(STD_ERROR) ** 2
+    if new:
+        frame = with_phi(frame.with_columns(total.alias(TOTAL)), schema, fitted, verb="predict")
+        limits = new_response_limits(fitted.recipe, request.conf_level, known).alias(LIMITS)
+        frame = frame.with_columns(limits)
+        values += [pl.col(LIMITS).struct.field(end).fill_nan(None) for end in (LOW, HIGH)]
+    return _selected(frame, schema, request, values)
+
+
+def _selected(frame: pl.LazyFrame, schema: pl.Schema, request: Request, values: list[pl.Expr]) -> pl.LazyFrame:
     outputs = [
-        pl.when(~pl.col(MISSING)).then(value).alias(name)
-        for name, value in zip(request.names, _values(request, link, half_width), strict=True)
+        pl.when(~pl.col(MISSING)).then(value).alias(name) for name, value in zip(request.names, values, strict=True)
     ]
     return frame.select(*columns(schema), *outputs)
+
+
+def _population_values(request: Request, link: str, half_width: pl.Expr) -> list[pl.Expr]:
+    """Average, standard error and limits; the limits on the scale of the link, transformed back."""
+    mean, error, on_link = (pl.col(POPULATION).struct.field(name) for name in (MEAN, MEAN_ERROR, LINK_ERROR))
+    values = [mean]
+    if request.std_error:
+        values.append(error.fill_nan(None))
+    if request.interval == "confidence":
+        eta = pl.col(POPULATION).struct.field(ON_LINK)
+        values += _limits(link, eta, on_link.fill_nan(None) * half_width)
+    return values
 
 
 def _values(request: Request, link: str, half_width: pl.Expr) -> list[pl.Expr]:
@@ -168,19 +235,44 @@ def _values(request: Request, link: str, half_width: pl.Expr) -> list[pl.Expr]:
     std_error = pl.col(STD_ERROR).fill_nan(None)  # NaN: the fit has none, at a boundary or without a Hessian
     if request.std_error:
         values.append(slope_of(link, eta).abs() * std_error)
-    if request.interval:
-        margin = std_error * half_width
-        ends = [mean_of(link, clip_to_domain(link, end, eta)) for end in (eta - margin, eta + margin)]
-        # some inverse links fall: the smaller end is the lower limit
-        limits = pl.min_horizontal(ends), pl.max_horizontal(ends)
-        values += [pl.when(margin.is_not_null()).then(limit) for limit in limits]
+    if request.interval == "confidence":
+        values += _limits(link, eta, std_error * half_width)
     return values
 
 
-def _normal_quantile(conf_level: float) -> pl.Expr:
-    from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
+def _limits(link: str, eta: pl.Expr, margin: pl.Expr) -> list[pl.Expr]:
+    """Ends of eta ± margin as means, null where the margin is."""
+    ends = [mean_of(link, clip_to_domain(link, end, eta)) for end in (eta - margin, eta + margin)]
+    # some inverse links fall: the smaller end is the lower limit
+    limits = pl.min_horizontal(ends), pl.max_horizontal(ends)
+    return [pl.when(margin.is_not_null()).then(limit) for limit in limits]
 
-    return pl.lit(float(ndtri(0.5 + conf_level / 2.0)))
+
+def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
+    """Degrees of freedom that hold for all rows, or None: normal, or by row.
+
+    Raises ModelError for an argument that is not known, and for Satterthwaite's where the fit has none.
+    """
+    if df is None:
+        return None if fitted.freedom is None else fitted.freedom.known
+    if df == "normal":
+        return None
+    if df == "satterthwaite":
+        if fitted.freedom is None:
+            msg = "df='satterthwaite' is of gaussian models fitted by REML: use df='normal' or a number."
+            raise ModelError(msg)
+        return fitted.freedom.known
+    if isinstance(df, str) or not df > 0.0:
+        msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
+        raise ModelError(msg)
+    return float(df)
+
+
+def _quantile(conf_level: float, df: float | None) -> pl.Expr:
+    from scipy.special import ndtri, stdtrit  # noqa: PLC0415  scipy stays out of plain imports
+
+    upper = 0.5 + conf_level / 2.0
+    return pl.lit(float(ndtri(upper) if df is None or not np.isfinite(df) else stdtrit(df, upper)))
 
 
 def _t_quantile(conf_level: float) -> pl.Expr:
@@ -197,11 +289,18 @@ def _t_quantile(conf_level: float) -> pl.Expr:
     return pl.col(FREEDOM).map_batches(quantiles, return_dtype=pl.Float64, is_elementwise=True)
 
 
-def _check_kind(family: Family, kind: str) -> None:
+def _check_kind(family: Family, request: Request) -> None:
+    kind = request.kind
     kinds = ["response", "link", *(["phi"] if family.has_phi else [])]
     if kind not in kinds:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"
+        raise ModelError(msg)
+    if kind != "response" and request.random == "integrate":
+        msg = "random='integrate' averages the mean: use kind='response', or random='none' for the linear predictor."
+        raise ModelError(msg)
+    if kind != "response" and request.interval == "prediction":
+        msg = "interval='prediction' is for a new response: use kind='response', or interval='confidence'."
         raise ModelError(msg)
 
 
@@ -213,9 +312,6 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_interval(interval: str | None, conf_level: float) -> None:
-    if interval == "prediction":
-        msg = "interval='prediction' is not available: use interval='confidence', or simulate() for new responses."
-        raise ModelError(msg)
     if interval is not None:
         _check_choice("interval", interval, get_args(Interval))
     if not 0.0 < conf_level < 1.0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,16 @@ import polars as pl
 from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
+from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.given import Given
 from polars_glmm.prediction.inverse_links import mean_of
+from polars_glmm.prediction.leverage import add_leverage
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.quantile_residuals import QUANTILES, SEED, add_quantiles, quantile_columns, seed_of
 from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_phi
 
 if TYPE_CHECKING:
@@ -29,8 +34,33 @@ _RESIDUAL = f"{INTERNAL}residual"
 _REMEDY = 'Residuals are of levels with an effect: drop these rows, or use predict() with new_levels="zero".'
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class More:
+    """What stands behind the residuals on request: quantile residuals by `given`, drawn from `seed`, and leverage."""
+
+    prefix: str = ""
+    quantile: bool = False
+    given: Given = "modes"
+    seed: int = 0
+    carries_seed: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        names = [*COLUMNS, *(QUANTILES if self.quantile else ()), *((SEED,) if self.carries_seed else ())]
+        return [f"{self.prefix}{name}" for name in names]
+
+
 @answered
-def augment(frame: FrameT, fit: Answer | Answers, prefix: str = "") -> FrameT:
+def augment(  # noqa: PLR0913  the arguments of the public verb
+    frame: FrameT,
+    fit: Answer | Answers,
+    prefix: str = "",
+    *,
+    quantile: bool = False,
+    given: Given = "modes",
+    rng: np.random.Generator | int | None = None,
+    leverage: bool = False,
+) -> FrameT:
     """The frame with fitted values and residuals beside every row, in its order; a LazyFrame stays lazy.
 
     fitted          mean given the random effects (binomial: probability), offset included
@@ -39,26 +69,53 @@ def augment(frame: FrameT, fit: Answer | Answers, prefix: str = "") -> FrameT:
     resid_pearson   resid / √Var(y): phi, trials and precision included
     resid_deviance  sign(resid) √d with d the unit deviance of the family
 
+    With `quantile` also (Dunn & Smyth 1996)
+
+    quantile_low, quantile_high   P(Y < y) and P(Y ≤ y) under the model, equal for continuous responses
+    resid_quantile                normal score of a point between them, drawn at random for counts
+    quantile_seed                 of those draws, for a family of counts and one fit: rng= gives them again
+
+    given="modes" takes the random effects at their modes, which the row's own response has pulled towards it, so that
+    these residuals are less spread than a standard normal; given="integrate" averages over the random effects: there
+    they are standard normal if the model holds, and those of one group go together. `rng` is a seed, a Generator or
+    None for a fresh seed; the draw of a row hangs on the seed and its place alone.
+
+    With `leverage` (one fit) also leverage, ∂ŷ/∂y at the estimated variances (Hodges & Sargent 2001): of the rows of
+    `frame`, which count as the whole data, and pass through memory. Their sum is the effective number of parameters.
+
     A null or NaN in any column used for a row, the response included, gives nulls. `prefix` goes in front of the new
-    names. Raises ColumnError for an absent column or a name taken already, and UnknownLevelError (when the plan is
-    collected) for a level that the fit has not seen.
+    names. Raises ColumnError for an absent column or a name taken already, UnknownLevelError (when the plan is
+    collected) for a level that the fit has not seen, ModelError for an argument that is not known.
     """
     if isinstance(fit, Answers):
-        names = [f"{prefix}{column}" for column in COLUMNS]
-        answer = lambda rows, own: augment_from(rows, own, prefix)
-        return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: names, "Drop these rows."))
-    return augment_from(frame, of_fit(fit), prefix)
+        if leverage:
+            msg = "leverage=True is of one fit: choose it by its key, as in collection[key], and the rows of it."
+            raise ModelError(msg)
+        more = More(prefix, quantile, given, seed_of(rng) if quantile else 0)
+        answer = lambda rows, own: augment_from(rows, own, more)
+        return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: more.names, "Drop these rows."))
+    drawn = quantile and fit.recipe.spec.family.discrete
+    more = More(prefix, quantile, given, seed_of(rng) if quantile else 0, drawn)
+    augmented = augment_from(frame, of_fit(fit), more)
+    return add_leverage(augmented, fit, f"{prefix}leverage") if leverage else augmented
 
 
-def augment_from(frame: FrameT, fitted: Parameters, prefix: str) -> FrameT:
+def augment_from(frame: FrameT, fitted: Parameters, more: More) -> FrameT:
     """`augment` from the parameters of one fit or of many."""
-    return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fitted, prefix))
+    return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fitted, more))
 
 
-def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: str) -> pl.LazyFrame:
-    names = [f"{prefix}{column}" for column in COLUMNS]
-    refuse_clash(schema, names, "set them apart with prefix=.")
+def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More) -> pl.LazyFrame:
+    names = [f"{more.prefix}{column}" for column in COLUMNS]
+    refuse_clash(schema, more.names, "set them apart with prefix=.")
     family = fitted.recipe.spec.family
+    quantiles: list[pl.Expr] = []
+    if more.quantile:
+        frame = add_quantiles(frame, schema, fitted, more.given, more.seed, verb="augment")
+        frame = frame.select(*columns(schema), *quantile_columns(INTERNAL))
+        quantiles = [pl.col(f"{INTERNAL}{name}").alias(f"{more.prefix}{name}") for name in QUANTILES]
+    if more.carries_seed:
+        quantiles.append(pl.lit(more.seed, dtype=pl.UInt64).alias(f"{more.prefix}{SEED}"))
     response = response_inputs(fitted.recipe)
     used = response | phi_inputs(fitted)
     purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used, parts=(0, 1))
@@ -87,7 +144,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, prefix: st
         *(pl.col(_RESIDUAL).struct.field(name) for name in _RESIDUALS),
     ]
     outputs = [pl.when(~pl.col(MISSING)).then(value).alias(name) for value, name in zip(values, names, strict=True)]
-    return frame.select(*columns(schema), *outputs)
+    return frame.select(*columns(schema), *outputs, *quantiles)
 
 
 def _residuals(family: Family, rows: Rows, mu: Vec, phi: Vec | None) -> tuple[Vec, Vec, Vec]:

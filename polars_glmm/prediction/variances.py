@@ -40,10 +40,10 @@ def variance(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> pl.Expr:
     """
     fields, rows_of = _reader(fixed, factors, missing)
 
-    def quadratic(batch: pl.Series) -> pl.Series:
+    def totals(batch: pl.Series) -> pl.Series:
         return pl.Series(batch.name, rows_of(batch).total)
 
-    return pl.struct(fields).map_batches(quadratic, return_dtype=pl.Float64, is_elementwise=True)
+    return pl.struct(fields).map_batches(totals, return_dtype=pl.Float64, is_elementwise=True)
 
 
 def variance_with_freedom(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> pl.Expr:
@@ -95,7 +95,7 @@ def _reader(
 
     def rows_of(batch: pl.Series) -> _Rows:
         rows = batch.struct.unnest()
-        a = np.zeros((vcov.shape[1], rows.height))
+        a = np.zeros((vcov.shape[1], rows.height))  # further parameters move rows through the modes alone
         model = rows["model"].to_numpy() if many else np.zeros(1, dtype=np.intp)
         for j in range(len(nodes)):
             a[fixed.place + j] = rows[f"x_{j}"].to_numpy()
@@ -108,7 +108,7 @@ def _reader(
                 total += spread.add(z, np.where(code < 0, spread.n_levels + model, code), a)
             if fixed.outward is not None:
                 a = fixed.outward.T @ a
-            total += _quadratic(a, vcov, model)
+            total += quadratic(a, vcov, model)
         total[endless] = np.nan
         # the rounding of a singular vcov may fall below zero
         return _Rows(np.maximum(total, 0.0), a, model)
@@ -156,7 +156,7 @@ class _Spread:
         return total
 
 
-def _quadratic(a: Mat, vcov: Cube, model: IntVec) -> Vec:
+def quadratic(a: Mat, vcov: Cube, model: IntVec) -> Vec:
     """a'Va (n,) for a (p, n), with V (M, p, p) of each row's fit; NaN only where an unknown one is involved."""
     if len(vcov) == 1:
         unknown = np.isnan(np.diag(vcov[0]))

@@ -18,30 +18,27 @@ from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
-from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
+from polars_glmm.inference.score import score
 from polars_glmm.inference.stacked import Stacked
-from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
+from polars_glmm.prediction.by_key import rows_by_key
+from polars_glmm.prediction.distribution import count_table, distribution
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.result import overview
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.many_questions import ManyQuestions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
-    from polars_glmm.inference.adjust import Adjustment
-    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
-    from polars_glmm.inference.hypotheses import HypothesesLike
-    from polars_glmm.inference.intervals import IntervalMethod
-    from polars_glmm.inference.resampling import BootstrapKind
-    from polars_glmm.inference.term_hypotheses import TermType
-    from polars_glmm.inference.wald import Alternative
+    from polars_glmm.prediction.given import Given
+    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import KeyedPictures
     from polars_glmm.typing import IntVec, Kind, Scalar
@@ -53,7 +50,7 @@ TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STA
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitCollection(Answers):
+class FitCollection(ManyQuestions):
     """Fits of one model to the rows of each key.
 
     `len` counts keys; iteration gives (key, fit) for those that were fitted; `collection[key]` raises a failed key's
@@ -140,101 +137,32 @@ class FitCollection(Answers):
         """One row per fit."""
         return self._stack(GLANCE, glance, stacked.glance_all)
 
-    @answered
-    def confint(
-        self,
-        method: IntervalMethod = "wald",
-        which: str | Sequence[str] = "all",
-        conf_level: float = 0.95,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        interval: BootstrapInterval = "percentile",
-    ) -> pl.DataFrame:
-        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
-        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
-        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
-
-    @answered
-    def r2(self) -> pl.DataFrame:
-        """R² of all fits."""
-        return self._of_each(lambda fit: fit.r2())
-
-    @answered
-    def icc(self) -> pl.DataFrame:
-        """Intraclass correlations of all fits."""
-        return self._of_each(lambda fit: fit.icc())
-
-    @answered
-    def cross_validate(
-        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
-    ) -> pl.DataFrame:
-        """Cross-validation of each fit on its own rows. Arguments as `Fit.cross_validate`."""
-        return self._of_each(lambda fit: fit.cross_validate(folds, group, rng))
-
-    @answered
-    def repca(self) -> pl.DataFrame:
-        """Principal components of the random effects of all fits."""
-        return self._of_each(lambda fit: fit.repca())
-
-    @answered
-    def profile(
-        self,
-        which: str | Sequence[str] = "all",
-        points: int = 16,
-        cutoff: float | None = None,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-    ) -> pl.DataFrame:
-        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
-        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
-
-    @answered
-    def bootstrap(
-        self,
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        *,
-        kind: BootstrapKind = "parametric",
-        group: str | None = None,
-    ) -> pl.DataFrame:
-        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
-        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
-
-    @answered
-    def test(
-        self,
-        hypotheses: HypothesesLike,
-        rhs: float | Sequence[float] = 0.0,
-        joint: bool = False,  # noqa: FBT001, FBT002
-        df: DegreesOfFreedom = None,
-        vcov: CovarianceChoice = None,
-        *,
-        conf_level: float = 0.95,
-        adjust: Adjustment | None = None,
-        alternative: Alternative = "two-sided",
-        equivalence: tuple[float, float] | None = None,
-    ) -> pl.DataFrame:
-        """Tests of hypotheses in every fit, which is a family of its own; arguments as `Fit.test`."""
-        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
-        return self._of_each(lambda fit: tested(fit, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov))
-
-    @answered
-    def test_terms(
-        self,
-        type: TermType = 3,  # noqa: A002  the field's word
-        df: DegreesOfFreedom = None,
-        vcov: CovarianceChoice = None,
-        method: Literal["wald", "lrt", "bootstrap"] = "wald",
-        *,
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-    ) -> pl.DataFrame:
-        """Tests of the terms in every fit; arguments as `Fit.test_terms`."""
-        return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, TermBootstrap(n, rng)))
-
     # on other frames
+
+    @answered
+    def score(self, frame: pl.DataFrame | pl.LazyFrame, group: str | None = None) -> pl.DataFrame:
+        """Effects of the groups of a frame by the models of their keys, keys in front."""
+        return self._of_own_rows(frame, lambda fit, rows: score(rows, fit, group))
+
+    @answered
+    def distribution(
+        self,
+        frame: pl.DataFrame | pl.LazyFrame,
+        values: Sequence[float] | None = None,
+        *,
+        random: str = "integrate",
+        average: bool = False,
+        by: str | Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Probabilities of the response by value, `row` being counted within each key."""
+        return self._of_own_rows(
+            frame, lambda fit, rows: distribution(rows, fit, values, random=random, average=average, by=by)
+        )
+
+    @answered
+    def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
+        """Observed counts of every value beside those expected, by key."""
+        return self._of_own_rows(frame, lambda fit, rows: count_table(rows, fit, random=random))
 
     @answered
     def predict(
@@ -244,10 +172,12 @@ class FitCollection(Answers):
         kind: Kind = "response",
         random: str | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
-        interval: Literal["confidence"] | None = None,
+        interval: Interval | None = None,
         conf_level: float = 0.95,
         std_error: bool = False,
         name: str = "prediction",
+        uncertainty: Uncertainty = "conditional",
+        df: RowFreedom = None,
     ) -> Frame:
         """The frame with each row's prediction by the model of its key. Arguments as `polars_glmm.predict`.
 
@@ -256,13 +186,22 @@ class FitCollection(Answers):
         """
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
         )  # fmt: skip
 
     @answered
-    def augment(self, frame: Frame, prefix: str = "") -> Frame:
+    def augment(
+        self,
+        frame: Frame,
+        prefix: str = "",
+        *,
+        quantile: bool = False,
+        given: Given = "modes",
+        rng: np.random.Generator | int | None = None,
+        leverage: bool = False,
+    ) -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
-        return augment(frame, self, prefix)
+        return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
@@ -315,6 +254,23 @@ class FitCollection(Answers):
             rows = make(answer)
             parts.append(rows)
             places.append(np.full(rows.height, k))
+        return self._keyed(parts, places)
+
+    def _of_own_rows(
+        self, frame: pl.DataFrame | pl.LazyFrame, question: Callable[[Answer, pl.DataFrame], pl.DataFrame]
+    ) -> pl.DataFrame:
+        """What each answer says of the rows of its key, one under the other, keys in front; keys without rows left out.
+
+        Keys are compared by value, so that 1 and 1.0, a text and its Enum are the same.
+        """
+        parts, places = [], []
+        for k, answer, rows in rows_by_key(frame, self):
+            made = question(answer, rows)
+            parts.append(made)
+            places.append(np.full(made.height, k))
+        if not parts:
+            msg = "No row of the frame has the key of a model that was fitted: status() says which there are."
+            raise ModelError(msg)
         return self._keyed(parts, places)
 
     def _of_each(self, question: Callable[[Fit], pl.DataFrame]) -> pl.DataFrame:

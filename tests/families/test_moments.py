@@ -239,3 +239,37 @@ def test_impossible_responses_are_known(family):
 
 def test_without_trials_a_success_is_one():
     assert Binomial().outside_support(Rows(np.array([0.0, 1.0, 2.0]))).tolist() == [False, False, True]
+
+
+def test_the_distribution_function_sums_the_density_from_both_sides(family, points):
+    (rows, _), eta, _ = points
+    phi = DISPERSED if family.has_phi else None
+    mu = family.mean(broad(eta, rows))
+    lower, upper = family.cdf(rows, mu, phi), family.cdf(rows, mu, phi, upper=True)
+    below = np.cumsum(probabilities(family, points), axis=1)
+    if not family.discrete:  # the trapezoid puts half of a point's weight on either side
+        below -= 0.5 * probabilities(family, points)
+    assert_allclose(lower, below, atol=1e-12 if family.discrete else 1e-4)
+    assert_allclose(lower + upper, 1.0, rtol=1e-12)
+
+
+def test_the_distribution_function_ends_where_the_support_does(family, points):
+    _, eta, _ = points
+    mu, phi = family.mean(eta[:, 0]), DISPERSED if family.has_phi else None
+    trials, precision = np.full(3, TRIALS), np.full(3, PRECISION)
+    for y, below in ((-1e9, 0.0), (1e9, 1.0)):
+        rows = Rows(np.full(3, y), trials if family.takes_trials else None, precision)
+        assert_allclose(family.cdf(rows, mu, phi), below, atol=1e-15)
+        assert_allclose(family.cdf(rows, mu, phi, upper=True), 1.0 - below, atol=1e-15)
+
+
+def test_tails_keep_their_digits() -> None:
+    """Against scipy.stats, where the other tail is 1 to rounding."""
+    y, mu = np.array([60.0]), np.array([4.0])
+    assert_allclose(Poisson().cdf(Rows(y), mu, None, upper=True), stats.poisson.sf(60, 4.0), rtol=1e-12)
+    assert_allclose(Binomial().cdf(Rows(y, y + 10), np.array([0.1]), None, upper=True), stats.binom.sf(60, 70, 0.1))
+    assert_allclose(Gaussian().cdf(Rows(y), mu, 2.0, upper=True), stats.norm.sf(28.0), rtol=1e-12)
+    assert_allclose(Gamma().cdf(Rows(y), mu, 0.2, upper=True), stats.gamma.sf(60.0, 5.0, scale=0.8), rtol=1e-12)
+    nb = stats.nbinom.sf(400, 3.0, 3.0 / 7.0)
+    assert_allclose(NegativeBinomial().cdf(Rows(np.array([400.0])), mu, 3.0, upper=True), nb, rtol=1e-9)
+    assert_allclose(NegativeBinomial().cdf(Rows(y), mu, np.inf, upper=True), stats.poisson.sf(60, 4.0), rtol=1e-12)

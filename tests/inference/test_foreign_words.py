@@ -52,6 +52,8 @@ def test_every_verb_on_a_fit_answers_a_foreign_argument(fit: Fit, verb: str, wor
     ("word", "says"),
     [("VarCorr", "varcorr"), ("params", "fixef"), ("resid", "augment"), ("isSingular", "singular"),
      ("logLik", "loglik"),
+     ("cooks.distance", "influence"), ("hatvalues", "leverage=True"), ("simulateResiduals", "quantile=True"),
+     ("testDispersion", "check"), ("predictInterval", "interval='prediction'"), ("cAIC", "conditional=True"),
      ("conf_int", r"fit\.confint\("), ("ranefs", "ranef"), ("varcor", "varcorr"), ("predict_proba", "predict")],
 )  # fmt: skip
 def test_a_foreign_attribute_is_answered_on_fits_and_collections(fit: Fit, word: str, says: str) -> None:

@@ -168,7 +168,6 @@ def test_the_users_names_are_never_overwritten(made, trial):
         ({"random": ["G"]}, "names 'G'.*'g'"),
         ({"random": "al"}, "'all', 'none'"),
         ({"new_levels": "zeros"}, "Did you mean 'zero'"),
-        ({"interval": "prediction"}, "not available.*simulate"),
         ({"interval": "wald"}, "interval='wald'"),
         ({"interval": "confidence", "conf_level": 95}, "conf_level=95"),
     ],

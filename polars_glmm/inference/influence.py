@@ -1,0 +1,191 @@
+"""What each group, or each row, does to a fit: the estimates without it, and how far they are from those with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.columns.named import columns
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.known import read_known, used_columns
+from polars_glmm.errors import ColumnError, ModelError, enumerate_names
+from polars_glmm.fitting.again import rows_of
+from polars_glmm.fitting.flow import data_of
+from polars_glmm.frames.batches import whole as collected
+from polars_glmm.frames.levels import codes_of, in_order
+from polars_glmm.inference.ranef import label_of
+from polars_glmm.inference.schemas import Schema, table
+from polars_glmm.likelihood.known.left_out import Rest, Whole, one_step, refitted
+from polars_glmm.prediction.leverage import leverage_of
+
+if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
+    from polars_glmm.typing import IntVec, Mat, Vec
+
+Method = Literal["one_step", "exact", "case"]
+_REAL, _TEXT = pl.Float64(), pl.String()
+INFLUENCE: Schema = {
+    "group": _TEXT, "level": _TEXT, "n_obs": _REAL, "cooks_distance": _REAL, "mdffits": _REAL, "covratio": _REAL,
+    "covtrace": _REAL, "dloglik": _REAL, "elpd": _REAL, "loglik": _REAL, "status": _TEXT,
+}  # fmt: skip
+TERMS: Schema = {
+    "group": _TEXT, "level": _TEXT, "parameter": _TEXT, "factor": _TEXT, "term": _TEXT, "other_term": _TEXT,
+    "estimate": _REAL, "std_error": _REAL, "change": _REAL, "dfbetas": _REAL,
+}  # fmt: skip
+CASES: Schema = {"row": pl.Int64(), "leverage": _REAL, "leverage_fixed": _REAL, "cooks_distance": _REAL}
+
+
+def influence(fit: Answer, group: str | None = None, method: Method = "exact") -> pl.DataFrame:
+    """One row per level of `group`, left out in turn; method="case" one row per row of the fit.
+
+    cooks_distance   δ'V⁻¹δ/p, δ = β̂ − β̂₍g₎, V of all rows (Cook 1977; lme4's carries a further (G − p)/G)
+    mdffits          the same with V of the rest;  covratio   |V₍g₎|/|V|;  covtrace   |tr V⁻¹V₍g₎ − p|
+    dloglik          ℓ(ψ̂) − ℓ(ψ̂₍g₎) over all rows;  loglik   of the rest
+    elpd             log density of the group's rows at the estimates of the rest, random effects integrated out
+
+    method   "exact": a refit without each level, its columns those of the fit; "one_step": one Newton step from the
+             fit (one grouping factor, `group` being it); "case": a row left out given the variances, by leverage:
+             row, leverage, leverage_fixed and cooks_distance
+
+    A refit that fails is a row of nulls with its `status`. `group` may be any grouping factor or column of the data;
+    it may be omitted where the model has one factor. Raises ModelError where the rows of the fit are gone.
+    """
+    if method == "case":
+        return _cases(fit)
+    levels, rests = _left_out(fit, group, method)
+    e = fit.estimate
+    p = len(e.beta)
+    v = e.vcov_fixed[:p, :p]
+    out: dict[str, list[object]] = {name: [] for name in INFLUENCE}
+    for level, rest in zip(levels[1], rests, strict=True):
+        change = e.beta - rest.beta
+        own = [levels[0], level, rest.n_obs, *_distances(change, v, rest.vcov)]
+        values = [*own, rest.displacement, rest.elpd, rest.loglik, rest.status]
+        for name, value in zip(INFLUENCE, values, strict=True):
+            out[name].append(value)
+    return table(INFLUENCE, out)
+
+
+def influence_terms(fit: Answer, group: str | None = None, method: Method = "exact") -> pl.DataFrame:
+    """Estimates without each level: parameter ("mu", "sd", "correlation", "phi"), factor, term, other_term.
+
+    change is the estimate of all rows less that without the level; dfbetas is it over std_error, the standard error
+    without the level (Belsley, Kuh & Welsch 1980), for fixed effects.
+    """
+    if method == "case":
+        msg = "influence_terms() is of groups: use method='exact' or 'one_step'."
+        raise ModelError(msg)
+    (name, labels), rests = _left_out(fit, group, method)
+    e = fit.estimate
+    full = _parameters(fit, e.beta, tuple(factor.covariances for factor in e.factors), e.phi)
+    p = len(e.beta)
+    out: dict[str, list[object]] = {column: [] for column in TERMS}
+    for label, rest in zip(labels, rests, strict=True):
+        found = _parameters(fit, rest.beta, rest.covariances, rest.phi)
+        errors = np.sqrt(np.diag(rest.vcov))
+        for k, ((*key, value), (*_, all_rows)) in enumerate(zip(found, full, strict=True)):
+            error = float(errors[k]) if k < p else np.nan
+            change = all_rows - value
+            row = [name, label, *key, value, error, change, change / error]
+            for column, one in zip(TERMS, row, strict=True):
+                out[column].append(one)
+    return table(TERMS, out)
+
+
+def _parameters(
+    fit: Answer, beta: Vec, covariances: tuple[tuple[Mat, ...], ...], phi: float | None
+) -> list[tuple[str, str | None, str, str | None, float]]:
+    """Parameter, factor, term, other term and value of everything that is estimated once."""
+    mu = fit.recipe.predictor("mu")
+    names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
+    out: list[tuple[str, str | None, str, str | None, float]] = [
+        ("mu", None, name, None, float(b)) for name, b in zip(names, beta, strict=True)
+    ]
+    for factor, sigmas in zip(fit.recipe.factors, covariances, strict=True):
+        for term, sigma in zip(factor.terms, sigmas, strict=True):
+            own = [column.name for column in term.columns]
+            sd = np.sqrt(np.diag(sigma))
+            out += [("sd", factor.name, one, None, float(s)) for one, s in zip(own, sd, strict=True)]
+            if STRUCTURES[term.structure].correlated:
+                for j in range(len(own)):
+                    for i in range(j):
+                        size = sd[i] * sd[j]
+                        rho = float(sigma[i, j] / size) if size > 0.0 else np.nan
+                        out.append(("correlation", factor.name, own[i], own[j], rho))
+    if phi is not None:
+        out.append(("phi", None, "phi", None, phi))
+    return out
+
+
+def _distances(change: Vec, v: Mat, rest: Mat) -> list[float]:
+    """Cook's distance, MDFFITS, the ratio of determinants and the trace; NaN where a coefficient is lost."""
+    p = len(change)
+    fine = np.isfinite(change).all() and np.isfinite(v).all() and np.isfinite(rest).all()
+    if not fine or not p:
+        return [np.nan] * 4
+    return [
+        float(change @ np.linalg.solve(v, change)) / p,
+        float(change @ np.linalg.solve(rest, change)) / p,
+        float(np.exp(np.linalg.slogdet(rest)[1] - np.linalg.slogdet(v)[1])),
+        abs(float(np.trace(np.linalg.solve(v, rest))) - p),
+    ]
+
+
+def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, list[str]], list[Rest]]:
+    """The name of the group with the labels of its levels, and the fit without each."""
+    if method not in ("exact", "one_step"):
+        msg = f"method={method!r} is not known: use 'exact', 'one_step' or 'case'."
+        raise ModelError(msg)
+    factors = {factor.name: factor for factor in fit.recipe.factors}
+    if group is None:
+        if len(factors) != 1:
+            names = enumerate_names(list(factors), "or") or "a column of the data"
+            msg = f"influence() needs the name of what is left out: group={names}."
+            raise ModelError(msg)
+        group = next(iter(factors))
+    keys = factors[group].keys if group in factors else (group,)
+    rows = rows_of(fit, "influence()")
+    if not set(keys) <= set(rows.columns):
+        lazy = data_of(fit).lazy()
+        absent = [key for key in keys if key not in lazy.collect_schema()]
+        if absent:
+            msg = f"group={group!r}: neither a grouping factor of the model nor a column of its data."
+            raise ColumnError(msg)
+        rows = collected(lazy.select(columns(list(dict.fromkeys([*used_columns(fit.recipe), *keys])))))
+    known = read_known(fit.recipe, rows, own_levels=False)
+    spec = fit.recipe.spec
+    full = Whole(known.design, spec.family, spec.method, fit.control, fit.estimate)
+    used = rows[known.places].select(columns(keys))
+    levels = in_order(used.unique(), keys)
+    labels = levels.select(label_of(keys, levels.schema).alias("level"))["level"].to_list()
+    if method == "exact":
+        return (group, labels), refitted(full, codes_of(used, levels), levels.height)
+    if list(factors) != [group]:
+        msg = f"method='one_step' leaves out the levels of the only grouping factor: use method='exact' for {group!r}."
+        raise ModelError(msg)
+    order: IntVec = codes_of(levels, fit.recipe.factors[0].levels)
+    found = one_step(full)
+    return (group, labels), [found[int(place)] for place in order]
+
+
+def _cases(fit: Answer) -> pl.DataFrame:
+    """Rows left out one at a time, given the variances: Cook's distance from leverage (Christensen et al. 1992).
+
+    With a = x + Σ s'z, β̂ − β̂₍i₎ = S⁻¹a w e/(1 − h) for the conditional residual e = gradient/w.
+    """
+    found = leverage_of(fit, rows_of(fit, "influence()"))
+    lever, p = found.found, max(len(fit.estimate.beta), 1)
+    with np.errstate(all="ignore"):
+        residual = lever.gradient / lever.weight
+        cooks = np.square(residual / (1.0 - lever.value)) * lever.weight * lever.fixed / p
+    return table(
+        CASES,
+        {
+            "row": found.places,
+            "leverage": lever.value,
+            "leverage_fixed": lever.fixed,
+            "cooks_distance": cooks,
+        },
+    )

@@ -1,0 +1,280 @@
+"""All random effects of a design together, the parameters held at an estimate: modes, what moves them, leverage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polars_glmm.control import Control
+from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.records import Design
+from polars_glmm.errors import ConvergenceError
+from polars_glmm.families.base import Density, Family
+from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
+from polars_glmm.likelihood.marginal.modes import (
+    Point,
+    UnitAt,
+    cell_effects,
+    concatenate,
+    curvature,
+    rows_state,
+    to_levels,
+    unit_at,
+)
+from polars_glmm.likelihood.marginal.slopes import mode_slopes
+from polars_glmm.likelihood.marginal.value import Conditional
+from polars_glmm.likelihood.model import Model, prepare
+from polars_glmm.likelihood.rows.blocks import cut_rows
+from polars_glmm.linalg.threads import one_blas_thread
+from polars_glmm.spec.method import Laplace, Method
+from polars_glmm.typing import Cube, Mat, Vec
+
+_LARGEST_LOG_PHI = 28.0
+"""log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldParameters:
+    """Parameters as they are held: beta (p,), one root (r, r) of Σ per factor of the design, coefficients of log phi.
+
+    b = root · u with u spherical; roots are lower triangular, block diagonal over the terms of a factor.
+    """
+
+    beta: Vec
+    roots: tuple[Mat, ...]
+    gamma: Vec | None
+
+    @classmethod
+    def of(cls, estimate: Estimate, family: Family) -> HeldParameters:
+        """The parameters of an estimate."""
+        roots = tuple(block_root(factor.covariances) for factor in estimate.factors)
+        gamma = None
+        if len(estimate.gamma):
+            gamma = estimate.gamma
+        elif family.has_phi:
+            assert estimate.phi is not None
+            gamma = np.array([min(float(np.log(estimate.phi)), _LARGEST_LOG_PHI)])
+        return cls(estimate.beta, roots, gamma)
+
+
+def block_root(covariances: tuple[Mat, ...]) -> Mat:
+    """The lower triangular root of covariance matrices that stand along a diagonal; any of them may be singular."""
+    r = sum(len(covariance) for covariance in covariances)
+    whole, start = np.zeros((r, r)), 0
+    for covariance in covariances:
+        values, vectors = np.linalg.eigh(covariance)
+        half = vectors * np.sqrt(np.maximum(values, 0.0))
+        lower = np.asarray(np.linalg.qr(half.T, mode="r")).T
+        lower = lower * np.where(np.diag(lower) < 0.0, -1.0, 1.0)
+        stop = start + len(covariance)
+        whole[start:stop, start:stop] = lower
+        start = stop
+    return whole
+
+
+class FactorModes(NamedTuple):
+    """Of one factor: modes b̂ (r, G) and Var(b | y) (r, r, G), as in FactorEstimate."""
+
+    modes: Mat
+    covariance: Cube
+
+
+class Leverage(NamedTuple):
+    """Per row of a design (n,): ∂ŷ/∂y at the modes, and a'Var(β̂)a with a = x + Σ s'z, times the weight of the row.
+
+    value    h: fixed and random part together;  fixed: the share of the fixed effects
+    weight   w, the curvature of the log density in eta;  gradient  ∂log p/∂eta, both times the frequency
+    """
+
+    value: Vec
+    fixed: Vec
+    weight: Vec
+    gradient: Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownModel:
+    """The likelihood of a design at held parameters."""
+
+    model: Model
+    engine: RowEngine
+    held: HeldParameters
+
+    @property
+    def point(self) -> Point:
+        effects = self.model.effects
+        factors = []
+        for f in effects.factors:
+            working = np.linalg.solve(f.outward, self.held.roots[f.place])
+            factors.append(f.basis @ working)
+        return Point(self._inward(self.held.beta, self.held.gamma), factors)
+
+    def _inward(self, beta: Vec, gamma: Vec | None) -> Vec:
+        """Coefficients of all predictors in the bases for computing."""
+        parts = [self.model.x.inward(beta)]
+        if gamma is not None:
+            parts.append(self.model.bases[1].inward(gamma) if self.model.models_phi else gamma)
+        return np.concatenate(parts)
+
+    def loglik(self) -> float:
+        """ℓ with all constants, by the method of the model."""
+        with one_blas_thread():
+            value = self.engine.marginal.evaluate(self.point, None, gradient=False)
+            return float(value.value + self.model.constant())
+
+    def modes(self) -> tuple[FactorModes, ...]:
+        """Conditional modes and their covariances per factor, in the order of the design."""
+        with one_blas_thread():
+            found = self._conditional()
+        out = {}
+        for f, u, covariance in zip(self.model.effects.factors, found.modes, found.covariance, strict=True):
+            root = self.held.roots[f.place]
+            spread = np.tensordot(root, np.tensordot(root, covariance, (1, 1)), (1, 1))
+            out[f.place] = FactorModes(root @ u, spread)
+        return tuple(out[place] for place in sorted(out))
+
+    def _conditional(self) -> Conditional:
+        marginal = self.engine.marginal
+        value = marginal.evaluate(self.point, None, gradient=False)
+        if not np.isfinite(value.value):
+            msg = "the likelihood of these rows is zero at the estimates: some response cannot be under the model."
+            raise ConvergenceError(msg)
+        return marginal.conditional(self.point, value.warm)
+
+    def mode_slopes(self) -> tuple[Cube, ...]:
+        """∂b̂/∂ψ (r, P, G) per factor in the order of the design, ψ = (beta, entries of the roots by term, gamma)."""
+        effects = self.model.effects
+        at, p = self.point, len(self.held.beta)
+        gamma = self.held.gamma
+        still = Point(np.zeros(len(at.beta)), [np.zeros_like(f) for f in at.factors])
+        none = None if gamma is None else np.zeros_like(gamma)
+        directions: list[Point] = []
+        moved: list[tuple[int, Mat] | None] = []
+        for e in np.eye(p):
+            directions.append(still._replace(beta=self._inward(e, none)))
+            moved.append(None)
+        for place in range(len(effects.factors)):
+            number = next(k for k, f in enumerate(effects.factors) if f.place == place)
+            f = effects.factors[number]
+            for t in f.terms:
+                for i, j in zip(*STRUCTURES[t.structure].entries(t.r), strict=True):
+                    unit = np.zeros((f.r, f.r))
+                    unit[t.start + i, t.start + j] = 1.0
+                    factors = list(still.factors)
+                    factors[number] = f.basis @ np.linalg.solve(f.outward, unit)
+                    directions.append(still._replace(factors=factors))
+                    moved.append((place, unit))
+        if gamma is not None:
+            for e in np.eye(len(gamma)):
+                directions.append(still._replace(beta=self._inward(np.zeros(p), e)))
+                moved.append(None)
+        with one_blas_thread():
+            u = self._conditional().modes
+            slopes = mode_slopes(self.engine.marginal, at, u, directions)
+        out = {}
+        for number, f in enumerate(effects.factors):
+            root = self.held.roots[f.place]
+            own = np.stack([root @ slope[number] for slope in slopes], axis=1)
+            for k, change in enumerate(moved):
+                if change is not None and change[0] == f.place:
+                    own[:, k] += change[1] @ u[number]
+            out[f.place] = own
+        return tuple(out[place] for place in sorted(out))
+
+    def conditional_loglik(self) -> float:
+        """log p(y | b̂) with all constants: the likelihood of the rows at the modes."""
+        with one_blas_thread(), np.errstate(all="ignore"):
+            marginal = self.engine.marginal
+            modes = self._conditional().modes if self.model.effects.factors else []
+            total = self.model.constant()
+            for unit, levels in zip(marginal.rows.units, marginal.rows.levels, strict=True):
+                u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
+                total += float(rows_state(unit_at(marginal.density, unit, self.point), u, order=2).f.sum())
+        return float(total)
+
+    def leverage(self) -> Leverage:
+        """The leverage of every row, in the order of the design; its sum is the effective number of parameters.
+
+        h = w (z'Var(b | y)z + a'S⁻¹a), a = x + Σ s'z with s = ∂b̂/∂β and S = Σ w x a' (Henderson's equations at the
+        modes; for one gaussian model the hat matrix of Hodges & Sargent 2001).
+        """
+        with one_blas_thread(), np.errstate(all="ignore"):
+            at, marginal = self.point, self.engine.marginal
+            if not self.model.effects.factors:
+                modes: list[Mat] = []
+            else:
+                modes = self._conditional().modes
+            rows = marginal.rows
+            parts = []
+            for unit, levels in zip(rows.units, rows.levels, strict=True):
+                u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
+                parts.append(_unit_leverage(unit_at(marginal.density, unit, at), u))
+            p = len(self.held.beta)
+            x, a, w, c, g = (np.concatenate([part[k] for part in parts], axis=-1) for k in range(5))
+            information = (x * w) @ a.T if p else np.zeros((0, 0))
+            fixed = np.einsum("pn,pn->n", a, np.linalg.pinv(information, hermitian=False) @ a) * w
+            sorted_rows = (c * w + fixed, fixed, w, g)
+        order = rows.order
+        if order is None:
+            return Leverage(*sorted_rows)
+        out = np.empty((4, len(order)))
+        out[:, order] = np.array(sorted_rows)
+        return Leverage(*out)
+
+
+def known_model(
+    design: Design, family: Family, control: Control, held: HeldParameters, method: Method | None = None
+) -> KnownModel:
+    """The likelihood of a design at held parameters, by Laplace (exact for gaussian) or another method."""
+    with one_blas_thread():
+        model = prepare(design, family, method or Laplace(), control, by_rows=True)
+        engine = row_engine(model)
+        if design.frequency is not None:  # equal rows are not merged: each of them is answered for
+            rows = cut_rows(design, model.parts, model.effects, control.rows.block)
+            engine = replace(engine, marginal=replace(engine.marginal, rows=rows))
+        return KnownModel(model, engine, held)
+
+
+def _unit_leverage(here: UnitAt, u: list[Mat]) -> tuple[Mat, Mat, Vec, Vec, Vec]:
+    """x (p, n), a = x + Σ s'z (p, n), weights w, z'Var(b | y)z and ∂log p/∂eta of the rows of a unit, sorted."""
+    unit, models, at = here.unit, here.unit.models, here.at
+    state = rows_state(here, u, order=2)
+    w = [density.w[0, 0] for density in state.densities]
+    g = [_slope(density) for density in state.densities]
+    xs = [block.x for block in unit.blocks]
+    if not at.factors:
+        x = np.concatenate(xs, axis=-1)
+        weights = np.concatenate(w)
+        return x, x, weights, np.zeros_like(weights), np.concatenate(g)
+    h = models.factorise(unit.eliminator, curvature(here, state.w))
+    if h is None:
+        msg = "the curvature at the conditional modes is not positive definite."
+        raise ConvergenceError(msg)
+    cells = concatenate([block.z_sums({0: -one * block.x}) for block, one in zip(unit.blocks, w, strict=True)])
+    right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, cells), strict=True)]
+    slopes = h.solve(right)
+    k_cells = models.leverage(unit.pattern, at.factors, h.inverse())
+    a, c = [], []
+    for block, x in zip(unit.blocks, xs, strict=True):
+        moved = []
+        for j in range(len(x)):
+            effects = cell_effects(unit, at.factors, [slope[:, j] for slope in slopes])
+            assert effects is not None  # there are random effects here
+            of_mean = block.combine(effects[:, block.cells])[0]
+            moved.append(np.zeros(x.shape[1]) if of_mean is None else of_mean)
+        a.append(x + np.array(moved).reshape(x.shape))
+        c.append(block.quadratic(k_cells[..., block.cells])[0, 0])
+    return (
+        np.concatenate(xs, axis=-1), np.concatenate(a, axis=-1), np.concatenate(w), np.concatenate(c),
+        np.concatenate(g),
+    )  # fmt: skip
+
+
+def _slope(density: Density) -> Vec:
+    """∂log p/∂eta of a block's rows."""
+    slope = density.g[0]
+    assert slope is not None  # asked for at an order that has it
+    return slope
