@@ -64,17 +64,18 @@ def log_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Dens
     if order > 2:
         bend = c - s
         third[0, 0, 0] = second[0, 0] * bend
-        if want_zeta:
-            w_zeta = 2.0 * size_s
-            w_zeta -= y * bend
-            w_zeta *= sc
-            third[0, 0, 1] = w_zeta
     if degrees[1] > 1 and rest is not None:
         first, again = rising_bend(y, phi)
         second[1, 1] = ys * c + rest - size_s * s - first
         if order > 2:
             third[0, 1, 1] = -second[0, 1] * bend
             third[1, 1, 1] = rest - ys * c * bend - 2.0 * size_s * s * s - again
+    if want_zeta and order > 2:
+        bend *= y
+        w_zeta = 2.0 * size_s
+        w_zeta -= bend
+        w_zeta *= sc
+        third[0, 0, 1] = w_zeta
     return Density(f, (g, f_zeta), second, third)
 
 
