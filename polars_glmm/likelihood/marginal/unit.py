@@ -216,18 +216,19 @@ def _without_effects(here: UnitAt, *, gradient: bool, information: bool) -> Unit
     beta = sum(_x_sums(models, block, density.g) for block, density in both)
     info = None
     if information:
-        curved: Sequence[Density | Expected] = state.densities if canonical else _expectation(here, state).rows
+        curved: Sequence[Density | Expected] = state.densities if canonical else _expected_rows(here, state)
         info = plain_information(here, state, curved)
     return bad._replace(value=value, beta=np.asarray(beta), information=info)
 
 
 def _expectation(here: UnitAt, state: RowsAt) -> _Expectation:
-    rows, cells = [], []
-    for block, place in zip(here.unit.blocks, state.at, strict=True):
-        e = here.density.expected(block, place)
-        rows.append(e)
-        cells.append(block.zz_sums(e.w))
+    rows = _expected_rows(here, state)
+    cells = [block.zz_sums(e.w) for block, e in zip(here.unit.blocks, rows, strict=True)]
     return _Expectation(rows, concatenate(cells))
+
+
+def _expected_rows(here: UnitAt, state: RowsAt) -> list[Expected]:
+    return [here.density.expected(block, place) for block, place in zip(here.unit.blocks, state.at, strict=True)]
 
 
 def _n_rows(unit: Unit) -> int:
