@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         TruncatedPoisson,
         Tweedie,
     )
+    from polars_glmm.prediction.grid import grid
     from polars_glmm.prediction.predictions import predict
     from polars_glmm.prediction.ranef_join import with_ranef
     from polars_glmm.prediction.residuals import augment
@@ -68,6 +69,7 @@ _LAZY = {
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
+    "grid": "polars_glmm.prediction.grid",
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         (
@@ -134,6 +136,7 @@ __all__ = [
     "explain",
     "fit",
     "glmm",
+    "grid",
     "objective",
     "pool",
     "power",

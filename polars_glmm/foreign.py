@@ -123,7 +123,17 @@ _SENTENCES: dict[str, str] = {
     "cv kfold loo crossvalidation looic": "Write fit.cross_validate(10), or fit.cross_validate('group:Subject').",
     "powersim powercurve simr": "Write polars_glmm.power(frame, '…', parameters={…}, test='x', vary={'g': [10, 20]}).",
     "poolfits mipool rubin": "Write polars_glmm.pool(fit(frame, '…', by='imputation')).",
-    "emmeans marginaleffects margins getmargeff": "Write fit.predict(grid, random='none') over a frame of the values.",
+    "emmeans lsmeans lsmean emmip ggemmeans estimatemeans margins getmargeff": "Write fit.marginal_means('f'), or "
+    "fit.marginal_means('f', by='g') within levels; Stata's dydx() is fit.slopes().",
+    "pairs pairwise pwcompare contrast tukeyhsd glht estimatecontrasts": "Write fit.marginal_means('f', "
+    "contrast='pairwise', adjust='tukey').",
+    "emtrends dydx marginaleffects avgslopes estimateslopes": "Write fit.slopes(variables='x', by='g'); over a grid: "
+    "fit.slopes(polars_glmm.grid(fit), 'x', 'g', scale='link').",
+    "avgpredictions avgcomparisons": "Write fit.predictions() or fit.comparisons(): they are averages unless "
+    "average=False.",
+    "ggpredict ggeffect predictresponse alleffects effect": "Write fit.predict(polars_glmm.grid(fit, x=[0, 5]), "
+    "random='none', interval='confidence').",
+    "refgrid datagrid expandgrid newdatagrid": "Write polars_glmm.grid(fit, x=[0, 5]): a frame to predict on.",
     "terms call": "Write fit.formula, fit.spec.",
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",

@@ -242,7 +242,7 @@ def test_a_saved_model_predicts_what_it_does_in_python(tmp_path: Path, capsys: p
         assert cli.main(["predict", *words, "--out", f"{out}.{suffix}"]) == 0
         found = reader(f"{out}.{suffix}")
         assert found.columns == wanted.columns
-        assert found["prediction_low"].to_list() == wanted["prediction_low"].to_list()
+        assert found["prediction_low"].to_list() == pytest.approx(wanted["prediction_low"].to_list(), rel=1e-14)
     capsys.readouterr()
     assert cli.main(["predict", *words]) == 0
     assert capsys.readouterr().out == wanted.write_csv()

@@ -297,6 +297,45 @@ def test_residual_variances_that_differ(name: str) -> None:
         assert_allclose(log_phi, [results["dispersion"][key] for key in ("intercept", "Days")], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name, entry in TWO_PARTS.items() if len(entry["results"]["random"]) == 1])
+def test_random_effects_on_phi(name: str) -> None:
+    """One covariance matrix over effects on the mean and on log phi: objective, optimum, modes, both predictors."""
+    entry = TWO_PARTS[name]
+    results, frame = entry["results"], translate.data(entry)
+    (term,), fixed = results["random"], {part: translate.fixed(entry, part) for part in ("cond", "disp")}
+    labels = ["Intercept" if part == "cond" else "phi Intercept" for part in term["term_components"]]
+    at = {
+        **dict(zip(*fixed["cond"].select("term", "estimate"), strict=True)),
+        **{f"phi: {name}": value for name, value in zip(*fixed["disp"].select("term", "estimate"), strict=True)},
+        **{f"sd(g: {label})": sd for label, sd in zip(labels, term["sd"], strict=True)},
+        f"cor(g: {labels[0]}, {labels[1]})": term["correlation"][0][1],
+    }
+    objective = polars_glmm.objective(frame, *translate.formulas(entry), **translate.arguments(entry))
+    assert objective.loglik(at) == pytest.approx(results["logLik"], abs=tolerance(entry, "logLik_abs"))
+    assert np.abs(objective.gradient(at)).max() < 1e-4
+    fit = fit_of(entry, frame)
+    assert fit.loglik == pytest.approx(results["logLik"], abs=tolerance(entry, "logLik_abs"))
+    for component, parameter in (("cond", "mu"), ("disp", "phi")):
+        both = fixed[component].join(fit.fixef().filter(parameter=parameter), on="term", suffix="_ours")
+        assert both.height == fixed[component].height
+        distance = (both["estimate_ours"] - both["estimate"]) / both["std_error"]
+        assert_allclose(distance, 0, atol=tolerance(entry, "fixed_in_se_units"))
+        assert_allclose(both["std_error_ours"], both["std_error"], rtol=tolerance(entry, "std_error_rel"))
+    table = fit.varcorr()
+    assert_allclose(table["std_dev"].drop_nulls(), term["sd"], rtol=tolerance(entry, "sd_rel"))
+    assert table["parameter"].to_list() == ["mu", "phi", "mu"]
+    assert table["other_parameter"].to_list() == [None, None, "phi"]
+    assert table["correlation"][2] == pytest.approx(term["correlation"][0][1], abs=tolerance(entry, "correlation_abs"))
+    modes, wide = results["ranef"][0], fit.ranef("g")
+    for component, column in (("cond", "g_Intercept"), ("disp", "g_phi_Intercept")):
+        named = f"{component}:(Intercept)"
+        assert_allclose(wide[column], modes["modes"][named], atol=tolerance(entry, "ranef_abs"))
+        assert_allclose(wide[f"{column}_se"], modes["conditional_sd"][named], rtol=1e-6)
+    for kind, key in (("link", "linear_predictor_first10"), ("phi", "linear_predictor_2_first10")):
+        predicted = fit.predict(frame.head(10), kind=kind)["prediction"]
+        assert_allclose(predicted if kind == "link" else np.log(predicted), results[key], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", TWO_PARTS)
 def test_random_effects_in_both_predictors(name: str) -> None:
     """TMB with both predictors written out; labels of effects on log phi are ours."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy import special
@@ -38,6 +38,8 @@ class Link(ABC):
     name: str
     unit: float | None = None
     """Standard deviation of the latent variable that the link stands for, where there is one."""
+    differences_are_log_ratios: ClassVar[bool] = False
+    """exp of a difference on this scale has a name of its own: a ratio of means, or of odds."""
 
     @abstractmethod
     def inverse(self, eta: Vec) -> Vec:
@@ -151,6 +153,7 @@ class Log(Link):
 
     name: str = "log"
     unit: float | None = 1.0
+    differences_are_log_ratios: ClassVar[bool] = True
 
     def inverse(self, eta: Vec) -> Vec:
         return np.exp(np.minimum(eta, ETA_OVERFLOW))
@@ -183,6 +186,7 @@ class Logit(Link):
 
     name: str = "logit"
     unit: float | None = float(np.pi / np.sqrt(3.0))
+    differences_are_log_ratios: ClassVar[bool] = True
 
     def inverse(self, eta: Vec) -> Vec:
         return self._parts(eta)[1]

@@ -55,7 +55,7 @@ def small_sample_of(fit: Answer) -> SmallSample:
         if fit.rows is None and fit.source is None:
             msg = (
                 "Kenward and Roger's method needs the rows of the fit, and this one keeps none (keep='none', pickled, "
-                "or made from products): use df='satterthwaite', or fit again with the frame, fit.update(frame=df)."
+                "read from a file, or from products): use df='satterthwaite', or fit again, fit.update(frame=df)."
             )
             raise ModelError(msg)
         with products_again(fit) as (model, stats), one_blas_thread():
@@ -78,6 +78,12 @@ def small_sample_of(fit: Answer) -> SmallSample:
 def gram_of(fit: Answer) -> Mat:
     """X'DX (p, p) of the kept columns of mu as named, D the precisions; raises ModelError where there are no rows."""
     if fit not in _GRAMS:
+        if fit.rows is None and fit.source is None:
+            msg = (
+                "Type 1 of a fit made together with others needs its rows, and it keeps none: use type=2 or type=3, or "
+                "fit again, fit.update(frame=df)."
+            )
+            raise ModelError(msg)
         with products_again(fit) as (model, stats):
             inward = np.linalg.inv(model.x.a)
             _GRAMS[fit] = inward @ stats.ww[:-1, :-1] @ inward.T

@@ -15,6 +15,7 @@ from scipy.special import chdtrc, chdtri, fdtrc, fdtri, ndtri
 
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.distributions import check_level, one_sided_quantile, quantile
+from polars_glmm.inference.studentized_range import studentized_range_quantile, studentized_range_tail
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 Adjustment: TypeAlias = Literal[
@@ -142,13 +143,11 @@ def _tukey(tests: Tests, conf_level: float, means: int | None) -> Adjusted:
     if means is None or len(tests.p_value) != means * (means - 1) // 2:
         msg = "adjust='tukey' is for all pairs of one family of means, which these are not. Use 'sidak' or 'mvt'."
         raise ModelError(msg)
-    from scipy.stats import studentized_range  # noqa: PLC0415  slow to import
-
     df = np.where(np.isfinite(tests.df), tests.df, np.inf)
-    p = studentized_range.sf(np.sqrt(2.0) * np.abs(tests.statistic), means, df)
-    unique, place = np.unique(np.round(df, 6), return_inverse=True)
-    critical = np.array([studentized_range.isf(1.0 - conf_level, means, one) for one in unique]) / np.sqrt(2.0)
-    return Adjusted(np.clip(p, 0.0, 1.0), critical[place])
+    p = studentized_range_tail(np.sqrt(2.0) * np.abs(tests.statistic), means, df)
+    # far out the integral is rounding, and the pairs as good as exclude one another
+    p = np.clip(p, tests.p_value, np.minimum(len(p) * tests.p_value, 1.0))
+    return Adjusted(p, studentized_range_quantile(conf_level, means, df) / np.sqrt(2.0))
 
 
 def _two_sided(method: str, tests: Tests) -> None:

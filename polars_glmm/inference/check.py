@@ -42,7 +42,7 @@ _SHRUNK = "residuals at the modes are less spread than the model's; given='integ
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Finding:
     """One row of the table."""
 
     test: str
@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Checked:
     """What the tests are about: the fit, its rows, how often to simulate, and where the draws begin."""
 
     fit: Answer
@@ -117,7 +117,7 @@ def check(  # noqa: PLR0913  the arguments of the public verb
     else:
         rows_of_fit = whole(_with(frame, used))
     seed = seed_of(rng)
-    asked = Asked(fit, rows_of_fit, n, seed, given, time)
+    asked = Checked(fit, rows_of_fit, n, seed, given, time)
     rows = [row for name in names for row in TESTS[name](asked)]
     return table(CHECK, {name: [getattr(row, name, seed) for row in rows] for name in CHECK})
 
@@ -151,7 +151,7 @@ def _chosen(fit: Answer, tests: str | Sequence[str], time: str | None) -> list[s
     return names
 
 
-def _dispersion(asked: Asked) -> list[Row]:
+def _dispersion(asked: Checked) -> list[Finding]:
     fit, family = asked.fit, asked.fit.recipe.spec.family
     rows = asked.augmented
     observed = float(np.square(asked.of("resid_pearson")).sum())
@@ -165,10 +165,10 @@ def _dispersion(asked: Asked) -> list[Row]:
     if family.has_phi and not len(fit.estimate.gamma):
         note = "the dispersion is estimated from these rows, so the ratio is near 1 by construction"
     method = f"Pearson's chi-squared over {left:.1f} = {count} rows - {effective:.1f} effective parameters"
-    return [Row("dispersion", ratio, expected, spread, _two_sided(ratio, drawn / count), method, note)]
+    return [Finding("dispersion", ratio, expected, spread, _two_sided(ratio, drawn / count), method, note)]
 
 
-def _pearson_of_draws(asked: Asked, rows: pl.DataFrame) -> Vec:
+def _pearson_of_draws(asked: Checked, rows: pl.DataFrame) -> Vec:
     """Pearson's χ² of responses drawn at the modes."""
     recipe, family = asked.fit.recipe, asked.fit.recipe.spec.family
     lazy = rows.lazy().select(columns(used_columns(recipe)))
@@ -185,7 +185,7 @@ def _pearson_of_draws(asked: Asked, rows: pl.DataFrame) -> Vec:
     )
 
 
-def _zero_inflation(asked: Asked) -> list[Row]:
+def _zero_inflation(asked: Checked) -> list[Finding]:
     fit, recipe, family = asked.fit, asked.fit.recipe, asked.fit.recipe.spec.family
     if not family.discrete:
         msg = f"zero_inflation is of counts, and {family.name} is not."
@@ -206,7 +206,7 @@ def _zero_inflation(asked: Asked) -> list[Row]:
     drawn = np.array([float(w @ _is_zero(made[f"sim_{i + 1}"])) for i in range(asked.n)])
     spread = float(drawn.std(ddof=1)) if asked.n > 1 else np.nan
     method = "zeros, expected with the random effects integrated out; spread of simulated responses"
-    return [Row("zero_inflation", observed, expected, spread, _two_sided(observed, drawn), method)]
+    return [Finding("zero_inflation", observed, expected, spread, _two_sided(observed, drawn), method)]
 
 
 def _is_zero(drawn: pl.Series) -> Vec:
@@ -216,7 +216,7 @@ def _is_zero(drawn: pl.Series) -> Vec:
     return (drawn.to_physical() == drawn.to_physical().min()).cast(pl.Float64).to_numpy()
 
 
-def _outliers(asked: Asked) -> list[Row]:
+def _outliers(asked: Checked) -> list[Finding]:
     from scipy.special import bdtr, ndtri  # noqa: PLC0415
 
     score, limit = asked.of("resid_quantile"), -float(ndtri(_TAIL))
@@ -225,10 +225,10 @@ def _outliers(asked: Asked) -> list[Row]:
     below, above = float(bdtr(found, count, p)), 1.0 - (float(bdtr(found - 1, count, p)) if found else 0.0)
     spread = float(np.sqrt(count * p * (1.0 - p)))
     method = f"quantile residuals beyond ±{limit:.2f} (1 %), binomial"
-    return [Row("outliers", found, count * p, spread, min(1.0, 2.0 * min(below, above)), method, _note(asked))]
+    return [Finding("outliers", found, count * p, spread, min(1.0, 2.0 * min(below, above)), method, _note(asked))]
 
 
-def _uniformity(asked: Asked) -> list[Row]:
+def _uniformity(asked: Checked) -> list[Finding]:
     from scipy.special import kolmogorov, ndtr  # noqa: PLC0415
 
     u = np.sort(ndtr(asked.of("resid_quantile")))
@@ -238,20 +238,20 @@ def _uniformity(asked: Asked) -> list[Row]:
     root = np.sqrt(n)
     p = float(kolmogorov((root + 0.12 + 0.11 / root) * distance))  # Stephens (1970)
     law = 0.8687311606361593 / root, 0.2603328 / root  # mean and deviation of Kolmogorov's distribution
-    return [Row("uniformity", distance, *law, p, "Kolmogorov's distance of the quantile residuals", _note(asked))]
+    return [Finding("uniformity", distance, *law, p, "Kolmogorov's distance of the quantile residuals", _note(asked))]
 
 
-def _heteroscedasticity(asked: Asked) -> list[Row]:
+def _heteroscedasticity(asked: Checked) -> list[Finding]:
     from scipy.special import ndtr  # noqa: PLC0415
 
     score, fitted = np.abs(asked.of("resid_quantile")), asked.of("fitted")
     rho, n = _correlation(_ranks(score), _ranks(fitted)), len(score)
     spread = 1.0 / np.sqrt(max(n - 1, 1))
     p = float(2.0 * ndtr(-abs(rho) / spread))
-    return [Row("heteroscedasticity", rho, 0.0, spread, p, "Spearman's correlation of |residual| with fitted")]
+    return [Finding("heteroscedasticity", rho, 0.0, spread, p, "Spearman's correlation of |residual| with fitted")]
 
 
-def _autocorrelation(asked: Asked) -> list[Row]:
+def _autocorrelation(asked: Checked) -> list[Finding]:
     from scipy.special import ndtr  # noqa: PLC0415
 
     assert asked.time is not None  # checked
@@ -267,10 +267,10 @@ def _autocorrelation(asked: Asked) -> list[Row]:
     where = f"within {factors[0].name}" if factors else "over all rows"
     note = "residuals about estimated effects go against each other in short series"
     method = f"correlation of {counted(n, 'pair')} one step of {asked.time!r} apart, {where}"
-    return [Row("autocorrelation", rho, 0.0, spread, p, method, note if factors else None)]
+    return [Finding("autocorrelation", rho, 0.0, spread, p, method, note if factors else None)]
 
 
-def _ranef_normality(asked: Asked) -> list[Row]:
+def _ranef_normality(asked: Checked) -> list[Finding]:
     if not asked.fit.recipe.factors:
         msg = "ranef_normality is about random effects, and this model has none."
         raise ModelError(msg)
@@ -283,7 +283,7 @@ def _ranef_normality(asked: Asked) -> list[Row]:
             z = factor.modes[k][usable] / np.sqrt(gained[usable])
             if len(z) < 3:
                 note = "too few levels with a mode of their own"
-                rows.append(Row("ranef_normality", np.nan, np.nan, np.nan, np.nan, "", note, factor.name, term))
+                rows.append(Finding("ranef_normality", np.nan, np.nan, np.nan, np.nan, "", note, factor.name, term))
                 continue
             drawn = _anderson(np.sort(asked.generator(3).standard_normal((asked.n, len(z))), axis=1))
             found = float(_anderson(np.sort(z)[None])[0])
@@ -292,7 +292,7 @@ def _ranef_normality(asked: Asked) -> list[Row]:
             method = f"Anderson-Darling distance of {counted(len(z), 'standardised mode')} from normal, simulated"
             note = "modes go together through the fixed effects"
             found_row = (found, float(drawn.mean()), deviation, p)
-            rows.append(Row("ranef_normality", *found_row, method, note, factor.name, term))
+            rows.append(Finding("ranef_normality", *found_row, method, note, factor.name, term))
     return rows
 
 
@@ -312,7 +312,7 @@ def _two_sided(value: float, drawn: Vec) -> float:
     return min(1.0, 2.0 * (1 + min(above, below)) / (n + 1))
 
 
-def _note(asked: Asked) -> str | None:
+def _note(asked: Checked) -> str | None:
     return _SHRUNK if asked.given == "modes" and asked.fit.recipe.factors else None
 
 
@@ -326,7 +326,7 @@ def _correlation(a: Vec, b: Vec) -> float:
     return float(a @ b) / size if size > 0.0 else 0.0
 
 
-TESTS: dict[str, Callable[[Asked], list[Row]]] = {
+TESTS: dict[str, Callable[[Checked], list[Finding]]] = {
     "dispersion": _dispersion,
     "zero_inflation": _zero_inflation,
     "outliers": _outliers,

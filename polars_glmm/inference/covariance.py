@@ -16,7 +16,7 @@ import polars as pl
 from polars_glmm.errors import ModelError, counted, suggest
 from polars_glmm.fitting.reread import small_sample_of
 from polars_glmm.inference.ddf import Denominator, Sensitivity, fai_cornelius, kenward_roger, single
-from polars_glmm.inference.delta import transform_covariance
+from polars_glmm.inference.delta import transform_covariance, transformed_variances
 from polars_glmm.inference.names import fixed_terms
 from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.typing import Mat, Vec
@@ -64,10 +64,10 @@ class CoefficientCovariance:
         if not alone.all():
             rest = rows[~alone]
             if self.outward is None or self.inner is None:
-                out[~alone] = np.diag(transform_covariance(rest, self.matrix))
+                out[~alone] = transformed_variances(rest, self.matrix)
             else:
                 working = rest @ self.outward
-                out[~alone] = np.einsum("mi,ij,mj->m", working, self.inner, working)
+                out[~alone] = np.einsum("mi,mi->m", working @ self.inner, working)
         return out
 
 

@@ -48,8 +48,8 @@ def single(at: Sensitivity, rows: Mat) -> Vec:
 
 def single_working(at: Sensitivity, rows: Mat) -> Vec:
     """The same for rows over the working coefficients."""
-    v = np.einsum("mp,pq,mq->m", rows, at.vcov, rows)
-    g = np.einsum("mkp,mp->mk", np.einsum("mq,kqp->mkp", rows, at.derivative), rows)
+    v = np.einsum("mp,mp->m", rows @ at.vcov, rows)
+    g = np.array([np.einsum("mp,mp->m", rows @ d, rows) for d in at.derivative]).reshape(-1, len(rows)).T
     spread = np.einsum("mk,kl,ml->m", g, at.parameters, g)
     square = 2.0 * v**2
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polars_glmm.typing import Mat
+from polars_glmm.typing import Mat, Vec
 
 
 def transform_covariance(jacobian: Mat, covariance: Mat) -> Mat:
@@ -16,3 +16,11 @@ def transform_covariance(jacobian: Mat, covariance: Mat) -> Mat:
     product[spoiled] = np.nan
     product[:, spoiled] = np.nan
     return np.asarray(product)
+
+
+def transformed_variances(jacobian: Mat, covariance: Mat) -> Vec:
+    """The diagonal (m,) of J V J' for many rows, of which the matrix is never made."""
+    missing = np.isnan(np.diag(covariance))
+    clean = np.where(np.isnan(covariance), 0.0, covariance)
+    variances = np.einsum("mi,mi->m", jacobian @ clean, jacobian)
+    return np.where((jacobian[:, missing] != 0.0).any(axis=1), np.nan, variances)

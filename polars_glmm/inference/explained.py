@@ -116,7 +116,7 @@ def repca(fit: Answer) -> pl.DataFrame:
                     "cumulative": float(sum_so_far[k]) / total if total else None,
                     "loading": [
                         {"term": name, "value": float(sign * one)}
-                        for name, one in zip(factor.term_names, vector, strict=True)
+                        for name, one in zip(factor.labels, vector, strict=True)
                     ],
                 }
             )

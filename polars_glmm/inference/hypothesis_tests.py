@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 LONGEST_LABEL = 200
 _NOT_ESTIMABLE = "not_estimable: it depends on a column that was dropped, whose coefficient is not determined."
 _DELTA = "delta_method: not linear in the parameters, so the standard error is that of its tangent."
-_NO_DF = "no_df: the approximation of the denominator degrees of freedom has no answer here."
+NO_DF = "no_df: the approximation of the denominator degrees of freedom has no answer here."
+NO_ERRORS = "no_std_error: a coefficient that is tested has no standard error."
 
 
 class HypothesisOptions(NamedTuple):
@@ -145,8 +146,8 @@ def joint_test(
     note = _NOT_ESTIMABLE if not asked.determined.all() else None
     if note is None and not asked.linear.all():
         note = _DELTA
-    if note is None and np.isnan(found.p_value):
-        note = _NO_DF
+    if note is None and found.lacking:
+        note = NO_DF if found.lacking == "df" else NO_ERRORS
     method = covariance.df_method if found.distribution == "F" else "normal"
     return table(
         JOINT_TEST,

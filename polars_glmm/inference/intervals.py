@@ -10,7 +10,7 @@ from polars_glmm.fitting.flow import warn_once
 from polars_glmm.fitting.profiles import profiles_of
 from polars_glmm.inference.confint import profile_table, profiled, wald
 from polars_glmm.inference.distributions import check_level, normal_quantile
-from polars_glmm.inference.resampling import Asked, bootstrap_confint
+from polars_glmm.inference.resampling import Resampling, bootstrap_confint
 from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Draws(NamedTuple):
 
     interval: BootstrapInterval = "percentile"
     made: pl.DataFrame | None = None
-    asked: Asked = Asked()
+    asked: Resampling = Resampling()
 
 
 def confint(

@@ -17,7 +17,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.fitting.again import design_of
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.schemas import Schema, table
-from polars_glmm.likelihood.known.joint import Held, known_model
+from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.known.levels import LevelLikelihood, importance, quadrature
 from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
 
@@ -66,7 +66,7 @@ def laplace_error(
         msg = "laplace_error() is about random effects, and this model has none."
         raise ModelError(msg)
     known, family = design_of(fit, "laplace_error()"), fit.recipe.spec.family
-    held = Held.of(fit.estimate, family)
+    held = HeldParameters.of(fit.estimate, family)
     if len(known.design.factors) > 1 or known.design.phi is not None:
         if per == "level":
             msg = "per='level' is of models with one grouping factor and a constant dispersion: use per='factor'."

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BootstrapKind: TypeAlias = Literal["parametric", "cluster"]
 
 
-class Asked(NamedTuple):
+class Resampling(NamedTuple):
     """How a bootstrap is made: number of draws, seed or generator, kind, and the group whose levels are resampled."""
 
     n: int = 1000
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
     group: str | None = None
 
 
-def bootstrap(fit: Answer, asked: Asked) -> pl.DataFrame:
+def bootstrap(fit: Answer, asked: Resampling) -> pl.DataFrame:
     """The frame of draws."""
     seed = checked_seed(asked.n, asked.rng)
     if asked.kind not in ("parametric", "cluster"):
@@ -61,7 +61,7 @@ def bootstrap_confint(
     which: str | Sequence[str],
     conf_level: float,
     interval: BootstrapInterval,
-    asked: Asked,
+    asked: Resampling,
     draws: pl.DataFrame | None,
 ) -> pl.DataFrame:
     """Intervals from draws given, or made for the occasion."""

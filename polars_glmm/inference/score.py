@@ -17,7 +17,7 @@ from polars_glmm.columns.named import column, columns
 from polars_glmm.design.known import KnownRows, read_known, used_columns
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.inference.ranef import find_factor, label_of
-from polars_glmm.likelihood.known.joint import FactorModes, Held, block_root, known_model
+from polars_glmm.likelihood.known.joint import FactorModes, HeldParameters, block_root, known_model
 from polars_glmm.likelihood.known.levels import LevelLikelihood, quadrature
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, require_columns
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
@@ -85,7 +85,7 @@ def _by_modes(rows: pl.DataFrame, fit: Answer, recipe: FactorRecipe, schema: dic
     if not rows.height:
         return pl.DataFrame(schema=schema)
     known, family = read_known(fit.recipe, rows, own_levels=True), fit.recipe.spec.family
-    held = Held.of(fit.estimate, family)
+    held = HeldParameters.of(fit.estimate, family)
     place = [factor.name for factor in fit.recipe.factors].index(recipe.name)
     modes = known_model(known.design, family, fit.control, held).modes()[place]
     mean = np.full_like(modes.modes, np.nan)

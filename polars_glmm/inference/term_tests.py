@@ -17,6 +17,7 @@ from polars_glmm.inference.covariance import (
     coefficient_covariance,
 )
 from polars_glmm.inference.estimable import fixed_columns
+from polars_glmm.inference.hypothesis_tests import NO_DF, NO_ERRORS
 from polars_glmm.inference.schemas import TERMS, table
 from polars_glmm.inference.term_columns import terms_of
 from polars_glmm.inference.term_hypotheses import TermHypothesis, TermType, adjusted_for_all, marginal, sequential
@@ -33,8 +34,6 @@ _CONFOUNDED = (
     "not_estimable: columns were dropped (empty cells, or terms that determine one another), so this term cannot be "
     "told from the others. Use type=2 or type=1, or leave the redundant terms out."
 )
-_NO_DF = "no_df: the approximation of the denominator degrees of freedom has no answer here."
-_NO_ERRORS = "no_std_error: some coefficient of the term has no standard error."
 _INTERCEPT = "Intercept"
 
 
@@ -176,6 +175,4 @@ def _note(one: TermHypothesis, found: JointTest | None) -> str | None:
     if not one.determined:
         return _CONFOUNDED
     assert found is not None  # it was tested
-    if found.distribution:
-        return None
-    return _NO_DF if np.isnan(found.den_df) and np.isnan(found.p_value) and found.num_df else _NO_ERRORS
+    return {"": None, "df": NO_DF, "std_error": NO_ERRORS}[found.lacking]

@@ -39,6 +39,7 @@ class JointTest(NamedTuple):
     """A test of several linear functions at once: F(num_df, den_df), or χ² where den_df is inf.
 
     statistic   F, or the χ² itself, which is not divided by num_df
+    lacking     why there is none: "std_error" or "df"
     """
 
     num_df: int
@@ -46,6 +47,7 @@ class JointTest(NamedTuple):
     statistic: float
     distribution: str
     p_value: float
+    lacking: str = ""
 
 
 def wald(
@@ -94,7 +96,7 @@ def wald_joint(rows: Mat, distance: Vec, covariance: CoefficientCovariance) -> J
     matrix = covariance.of(rows)
     scale = np.sqrt(np.where(np.diag(matrix) > 0.0, np.diag(matrix), np.nan))
     if not len(rows) or np.isnan(scale).any() or np.isnan(distance).any():
-        return JointTest(len(rows), np.nan, np.nan, "", np.nan)
+        return JointTest(len(rows), np.nan, np.nan, "", np.nan, "std_error")
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     told = values > _DEPENDENT * values[-1]
     independent = vectors[:, told].T / scale  # rows that are uncorrelated
@@ -108,7 +110,7 @@ def wald_joint(rows: Mat, distance: Vec, covariance: CoefficientCovariance) -> J
     if np.isinf(denominator.df):
         return JointTest(q, np.inf, chi2, "chi2", float(chdtrc(q, chi2)))
     if not denominator.df > 0.0:
-        return JointTest(q, np.nan, np.nan, "", np.nan)
+        return JointTest(q, np.nan, np.nan, "", np.nan, "df")
     f = denominator.scale * chi2 / q
     return JointTest(q, denominator.df, f, "F", float(fdtrc(q, denominator.df, f)))
 

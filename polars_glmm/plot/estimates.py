@@ -8,6 +8,7 @@ import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.inference.distributions import normal_quantile
+from polars_glmm.inference.varcorr import RESIDUAL
 from polars_glmm.plot import chart
 from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, STEP, WIDE, Chart
 
@@ -23,6 +24,8 @@ def forest_frame(table: pl.DataFrame, label: str | None = None, color: str | Non
     Raises ModelError for a table without estimates and intervals, or with more rows than can be read.
     """
     require(table, ("estimate", "conf_low", "conf_high"), "a forest")
+    if label is None and "quantity" in table.columns:
+        table = named(table)
     found = label or next((name for name in LABELS if name in table.columns), None)
     if found is None:
         there = enumerate_names(table.columns)
@@ -60,7 +63,7 @@ def forest_chart(frame: pl.DataFrame, zero: float = 0.0, color: str | None = Non
 
 
 def named(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with the names of parameters in one column, `label`: Days, sd(Subject: Days), phi: Days."""
+    """The frame with the names of parameters in one column, `label`: Days, sd(Subject: Days), phi: Days, sigma."""
     if "label" in frame.columns:
         return frame
     term, group, other, quantity, parameter = (
@@ -72,7 +75,10 @@ def named(frame: pl.DataFrame) -> pl.DataFrame:
     of_group = pl.concat_str([pl.coalesce(word, pl.lit("sd")), pl.lit("("), group, pl.lit(": "), pair, pl.lit(")")])
     of_other = pl.concat_str([parameter, pl.lit(": "), term])
     plain = pl.when(parameter.fill_null("mu") == "mu").then(term).otherwise(pl.coalesce(of_other, parameter))
-    return frame.with_columns(pl.coalesce(of_group, plain, quantity, parameter).alias("label"))
+    spread = pl.when(quantity == "dispersion").then(
+        pl.when(group == RESIDUAL).then(pl.lit("sigma")).otherwise(pl.lit("phi"))
+    )
+    return frame.with_columns(pl.coalesce(spread, of_group, plain, quantity, parameter).alias("label"))
 
 
 def profile_chart(frame: pl.DataFrame, conf_level: float = 0.95) -> Chart:
@@ -110,9 +116,10 @@ def bootstrap_frame(frame: pl.DataFrame) -> pl.DataFrame:
 
     Columns label, start, stop and draws of each bin, low, middle, high (quantiles 0.025, 0.5, 0.975).
     """
-    require(frame, ("draw", "estimate"), "bootstrap draws")
+    value = "value" if "value" in frame.columns else "estimate"
+    require(frame, ("draw", value), "bootstrap draws")
     parts = []
-    draws = named(frame).select("label", "estimate").filter(pl.col("estimate").is_finite())
+    draws = named(frame).select("label", estimate=pl.col(value)).filter(pl.col("estimate").is_finite())
     for part in draws.partition_by("label", maintain_order=True):
         values = part["estimate"]
         low, high = float(values.to_numpy().min()), float(values.to_numpy().max())

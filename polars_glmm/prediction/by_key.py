@@ -64,6 +64,18 @@ def apply_by_key(frame: Frame, answers: Answers, verb: KeyedVerb) -> Frame:
     )  # fmt: skip
 
 
+def rows_of_key(frame: pl.DataFrame | pl.LazyFrame, keys: pl.DataFrame, k: int, verb: str) -> pl.LazyFrame:
+    """The rows of one key, number k of the keys, without those of any other."""
+    lazy = frame.lazy()
+    schema = readable_schema(lazy)
+    require_columns(schema, keys.columns, verb)
+    tests = []
+    for name in keys.columns:
+        pair = match_key(name, schema[name], keys.schema[name])
+        tests.append(pair.found == pl.lit(keys.select(pair.learned.alias(name))[name][k : k + 1].first()))
+    return lazy.filter(pl.all_horizontal(tests))
+
+
 def _added(schema: pl.Schema, answers: Answers, verb: KeyedVerb) -> list[str]:
     """New columns of all fits together; the verb is tried on no rows at all, so that it can refuse the schema."""
     names: dict[str, None] = {}

@@ -13,7 +13,7 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.fitting.again import design_of
-from polars_glmm.likelihood.known.joint import Held, known_model
+from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def of_fit_jointly(fit: Answer) -> Parameters:
         return fitted
     known = design_of(fit, "uncertainty='joint'")
     family = fit.recipe.spec.family
-    held = Held.of(e, family)
+    held = HeldParameters.of(e, family)
     slopes = known_model(known.design, family, fit.control, held).mode_slopes()
     factors = tuple(replace(factor, mode_slope=slope) for factor, slope in zip(fitted.factors, slopes, strict=True))
     fixed = e.vcov_fixed if e.at_infinity is None else e.at_infinity.vcov
@@ -40,7 +40,7 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     return replace(fitted, factors=factors, joint=joint, freedom=None, outward=None)
 
 
-def working_vcov(estimate: Estimate, held: Held, fixed: Mat) -> Mat:
+def working_vcov(estimate: Estimate, held: HeldParameters, fixed: Mat) -> Mat:
     """Var(ψ̂) for ψ = (beta, entries of the roots of Σ by term, coefficients of log phi), from that of the report.
 
     fixed (p + s, p + s)   that of beta and of a modelled phi, which stands as it is

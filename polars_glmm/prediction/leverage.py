@@ -9,7 +9,7 @@ import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.design.known import read_known, used_columns
-from polars_glmm.likelihood.known.joint import Held, Leverage, known_model
+from polars_glmm.likelihood.known.joint import HeldParameters, Leverage, known_model
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def leverage_of(fit: Answer, rows: pl.DataFrame) -> RowLeverage:
     """The leverage of rows that count as the whole data, the parameters of a fit held."""
     family = fit.recipe.spec.family
     known = read_known(fit.recipe, rows, own_levels=False)
-    model = known_model(known.design, family, fit.control, Held.of(fit.estimate, family))
+    model = known_model(known.design, family, fit.control, HeldParameters.of(fit.estimate, family))
     return RowLeverage(model.leverage(), known.places, model.conditional_loglik())
 
 

@@ -39,7 +39,7 @@ RANDOM_VARIANCE = f"{INTERNAL}random_variance"
 _FIELDS = (MEAN, MEAN_ERROR, ON_LINK, LINK_ERROR)
 
 
-class _Entry(NamedTuple):
+class CovarianceEntry(NamedTuple):
     """One entry of a covariance matrix: the columns of z it belongs to, its place in the report, and 1 or 2."""
 
     i: int
@@ -86,7 +86,7 @@ def population_mean(fitted: Parameters, link: Link) -> pl.Expr:
     """
     assert fitted.report_vcov is not None  # every fit has one
     p, s = fitted.beta.shape[1], fitted.gamma.shape[1]
-    entries = _entries(fitted, p + s)
+    entries = covariance_entries(fitted, p + s)
     places = np.array([entry.place for entry in entries], dtype=np.intp)
     report = np.nan_to_num(fitted.report_vcov)
     crossed, own = report[:, :p][:, :, places], report[:, places][:, :, places]
@@ -157,14 +157,14 @@ def _stacked(factor: JoinedFactor) -> Cube:
     return whole
 
 
-def _entries(fitted: Parameters, first: int) -> list[_Entry]:
+def covariance_entries(fitted: Parameters, first: int) -> list[CovarianceEntry]:
     """Where the entries of all covariance matrices stand in a report, terms in the order of the formula."""
     entries, place, start = [], first, 0
     for factor in fitted.factors:
         for term in factor.recipe.terms:
             r = len(term.columns)
             for i, j in zip(*STRUCTURES[term.structure].vech(r), strict=True):
-                entries.append(_Entry(start + int(i), start + int(j), place, 1.0 if i == j else 2.0))
+                entries.append(CovarianceEntry(start + int(i), start + int(j), place, 1.0 if i == j else 2.0))
                 place += 1
             start += r
     return entries

@@ -14,19 +14,14 @@ from polars_glmm.answer.many import Answers, Batch, scalar
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference import stacked
-from polars_glmm.inference.check import check
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.glance import glance
 from polars_glmm.inference.html import render
-from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
-from polars_glmm.inference.influence import influence, influence_terms
-from polars_glmm.inference.laplace_error import laplace_error
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.score import score
 from polars_glmm.inference.stacked import Stacked
-from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.prediction.by_key import rows_by_key
 from polars_glmm.prediction.distribution import count_table, distribution
@@ -35,19 +30,13 @@ from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.result import overview
 from polars_glmm.result.fitted import Fit
+from polars_glmm.result.many_questions import ManyQuestions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.answer.record import Answer
-    from polars_glmm.inference.adjust import Adjustment
-    from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
-    from polars_glmm.inference.hypotheses import HypothesesLike
-    from polars_glmm.inference.intervals import IntervalMethod
-    from polars_glmm.inference.resampling import BootstrapKind
-    from polars_glmm.inference.term_hypotheses import TermType
-    from polars_glmm.inference.wald import Alternative
     from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
@@ -61,7 +50,7 @@ TABLE_COLUMNS = frozenset().union(FIXEF, VARCORR, DISPERSION, RANEF, GLANCE, STA
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitCollection(Answers):
+class FitCollection(ManyQuestions):
     """Fits of one model to the rows of each key.
 
     `len` counts keys; iteration gives (key, fit) for those that were fitted; `collection[key]` raises a failed key's
@@ -148,140 +137,12 @@ class FitCollection(Answers):
         """One row per fit."""
         return self._stack(GLANCE, glance, stacked.glance_all)
 
-    @answered
-    def confint(
-        self,
-        method: IntervalMethod = "wald",
-        which: str | Sequence[str] = "all",
-        conf_level: float = 0.95,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        interval: BootstrapInterval = "percentile",
-    ) -> pl.DataFrame:
-        """Confidence intervals of the natural parameters of all fits. Arguments as `Fit.confint`."""
-        asked: dict[str, Any] = {"criterion": criterion, "n": n, "rng": rng, "interval": interval}
-        return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
-
-    @answered
-    def r2(self) -> pl.DataFrame:
-        """R² of all fits."""
-        return self._of_each(lambda fit: fit.r2())
-
-    @answered
-    def icc(self) -> pl.DataFrame:
-        """Intraclass correlations of all fits."""
-        return self._of_each(lambda fit: fit.icc())
-
-    @answered
-    def cross_validate(
-        self, folds: int | str = 10, group: str | None = None, rng: np.random.Generator | int | None = None
-    ) -> pl.DataFrame:
-        """Cross-validation of each fit on its own rows. Arguments as `Fit.cross_validate`."""
-        return self._of_each(lambda fit: fit.cross_validate(folds, group, rng))
-
-    @answered
-    def repca(self) -> pl.DataFrame:
-        """Principal components of the random effects of all fits."""
-        return self._of_each(lambda fit: fit.repca())
-
-    @answered
-    def profile(
-        self,
-        which: str | Sequence[str] = "all",
-        points: int = 16,
-        cutoff: float | None = None,
-        *,
-        criterion: Literal["fit", "ml"] = "fit",
-    ) -> pl.DataFrame:
-        """The profiled deviances of all fits. Arguments as `Fit.profile`."""
-        return self._of_each(lambda fit: fit.profile(which, points, cutoff, criterion=criterion))
-
-    @answered
-    def bootstrap(
-        self,
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-        *,
-        kind: BootstrapKind = "parametric",
-        group: str | None = None,
-    ) -> pl.DataFrame:
-        """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
-        return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
-
-    @answered
-    def influence(
-        self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
-    ) -> pl.DataFrame:
-        """What leaving out each level of a group, or each row, does to each fit."""
-        return self._of_each(lambda fit: influence(fit, group, method))
-
-    @answered
-    def influence_terms(
-        self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
-    ) -> pl.DataFrame:
-        """Every estimate of each fit without each level of a group."""
-        return self._of_each(lambda fit: influence_terms(fit, group, method))
-
-    @answered
-    def laplace_error(
-        self,
-        method: Literal["quadrature", "importance"] = "quadrature",
-        *,
-        per: Literal["factor", "level"] = "factor",
-        n: int = 1000,
-        nodes: int = 101,
-        rng: int | None = None,
-    ) -> pl.DataFrame:
-        """How far the Laplace approximation of each fit is from the integral."""
-        return self._of_each(lambda fit: laplace_error(fit, method, per=per, n=n, nodes=nodes, rng=rng))
-
-    @answered
-    def check(
-        self, tests: str | Sequence[str] = "all", *, n: int = 250, rng: int | None = None, given: Given = "modes"
-    ) -> pl.DataFrame:
-        """Tests of what the models assume, on the rows of each fit."""
-        return self._of_each(lambda fit: check(fit, tests, n=n, rng=rng, given=given))
-
-    @answered
-    def test(
-        self,
-        hypotheses: HypothesesLike,
-        rhs: float | Sequence[float] = 0.0,
-        joint: bool = False,  # noqa: FBT001, FBT002
-        df: DegreesOfFreedom = None,
-        vcov: CovarianceChoice = None,
-        *,
-        conf_level: float = 0.95,
-        adjust: Adjustment | None = None,
-        alternative: Alternative = "two-sided",
-        equivalence: tuple[float, float] | None = None,
-    ) -> pl.DataFrame:
-        """Tests of hypotheses in every fit, which is a family of its own; arguments as `Fit.test`."""
-        options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
-        return self._of_each(lambda fit: tested(fit, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov))
-
-    @answered
-    def test_terms(
-        self,
-        type: TermType = 3,  # noqa: A002  the field's word
-        df: DegreesOfFreedom = None,
-        vcov: CovarianceChoice = None,
-        method: Literal["wald", "lrt", "bootstrap"] = "wald",
-        *,
-        n: int = 1000,
-        rng: np.random.Generator | int | None = None,
-    ) -> pl.DataFrame:
-        """Tests of the terms in every fit; arguments as `Fit.test_terms`."""
-        return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, TermBootstrap(n, rng)))
-
     # on other frames
 
     @answered
     def score(self, frame: pl.DataFrame | pl.LazyFrame, group: str | None = None) -> pl.DataFrame:
         """Effects of the groups of a frame by the models of their keys, keys in front."""
-        return self._of_rows(frame, lambda fit, rows: score(rows, fit, group))
+        return self._of_own_rows(frame, lambda fit, rows: score(rows, fit, group))
 
     @answered
     def distribution(
@@ -294,14 +155,14 @@ class FitCollection(Answers):
         by: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Probabilities of the response by value, `row` being counted within each key."""
-        return self._of_rows(
+        return self._of_own_rows(
             frame, lambda fit, rows: distribution(rows, fit, values, random=random, average=average, by=by)
         )
 
     @answered
     def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
         """Observed counts of every value beside those expected, by key."""
-        return self._of_rows(frame, lambda fit, rows: count_table(rows, fit, random=random))
+        return self._of_own_rows(frame, lambda fit, rows: count_table(rows, fit, random=random))
 
     @answered
     def predict(
@@ -395,7 +256,7 @@ class FitCollection(Answers):
             places.append(np.full(rows.height, k))
         return self._keyed(parts, places)
 
-    def _of_rows(
+    def _of_own_rows(
         self, frame: pl.DataFrame | pl.LazyFrame, question: Callable[[Answer, pl.DataFrame], pl.DataFrame]
     ) -> pl.DataFrame:
         """What each answer says of the rows of its key, one under the other, keys in front; keys without rows left out.

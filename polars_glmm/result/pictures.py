@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from polars_glmm.columns.named import column as named
@@ -9,6 +11,7 @@ from polars_glmm.columns.named import columns
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.by_key import fit_by
+from polars_glmm.frames.elsewhere import take
 from polars_glmm.frames.thin import thinned
 from polars_glmm.inference.ranef import coef, find_factor, level_labels
 from polars_glmm.plot import counts, effects, estimates, levels, residuals
@@ -99,11 +102,17 @@ class Pictures:
         return estimates.influence_chart(table, measure)
 
     def bootstrap(self, table: pl.DataFrame) -> Chart:
-        """The spread of a table of bootstrap draws (columns draw, estimate) for each parameter."""
+        """The spread of a table of bootstrap draws (columns draw, value) for each parameter."""
         return estimates.bootstrap_chart(estimates.bootstrap_frame(table))
 
-    def _rows(self, data: AnyFrame | None) -> AnyFrame:
-        return self.fit.data() if data is None else data
+    def _rows(self, data: Any) -> AnyFrame:
+        """The rows of the fit, or those that are given, whatever library has them. Raises ModelError for none."""
+        if data is None:
+            return self.fit.data()
+        if (taken := take(data)) is None:
+            msg = f"data= is a frame of Polars, pandas, PyArrow and others, not a {type(data).__name__}."
+            raise ModelError(msg)
+        return taken.frame
 
     def _typical(self) -> pl.DataFrame:
         """Typical values of all that one prediction and its effects need."""

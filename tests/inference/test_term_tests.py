@@ -341,6 +341,7 @@ def test_what_is_asked_wrongly_is_answered() -> None:
     with pytest.raises(ModelError, match="wald"):
         held.test_terms(method="lrt")
     assert held.test_terms(3)["p_value"].is_null().to_list() == [True, False]
+    assert held.test_terms(3)["note"][0].startswith("no_std_error")
     for kind in (1, 2):
         with pytest.raises(ModelError, match="type=3"):
             held.test_terms(kind)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import polars_glmm
 from polars_glmm import datasets
 from polars_glmm.control import Control
 from polars_glmm.design.known import read_known
-from polars_glmm.likelihood.known.joint import Held, KnownModel, known_model
+from polars_glmm.likelihood.known.joint import HeldParameters, KnownModel, known_model
 
 CASES = {
     "sleepstudy": ("Reaction ~ Days + (Days | Subject)", {"method": "ml"}),
@@ -33,7 +33,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, KnownModel]:
     fit = polars_glmm.fit(frame, formula, **arguments)
     known = read_known(fit.recipe, frame, own_levels=False)
     family = fit.recipe.spec.family
-    return fit, known_model(known.design, family, Control(), Held.of(fit.estimate, family))
+    return fit, known_model(known.design, family, Control(), HeldParameters.of(fit.estimate, family))
 
 
 def test_modes_and_likelihood_are_those_of_the_fit(pair: tuple[Any, KnownModel]) -> None:
@@ -49,7 +49,7 @@ def test_slopes_of_the_modes_are_their_differences(pair: tuple[Any, KnownModel])
     _, known = pair
     held, slopes = known.held, known.mode_slopes()
 
-    def moved(held: Held) -> list[np.ndarray]:
+    def moved(held: HeldParameters) -> list[np.ndarray]:
         return [found.modes for found in replace(known, held=held).modes()]
 
     k = 0
@@ -107,6 +107,6 @@ def test_a_saturated_fixed_part_has_leverage_one() -> None:
     frame = pl.DataFrame({"y": [1.0, 2.0, 4.0, 3.0], "x": ["a", "b", "c", "c"]})
     fit = polars_glmm.fit(frame, "y ~ x")
     known = read_known(fit.recipe, frame, own_levels=False)
-    held = Held.of(fit.estimate, fit.recipe.spec.family)
+    held = HeldParameters.of(fit.estimate, fit.recipe.spec.family)
     found = known_model(known.design, fit.recipe.spec.family, Control(), held).leverage()
     assert_allclose(found.value, [1.0, 1.0, 0.5, 0.5], rtol=1e-12)

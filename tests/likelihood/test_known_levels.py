@@ -12,7 +12,7 @@ import polars_glmm
 from polars_glmm import datasets
 from polars_glmm.design.known import read_known
 from polars_glmm.errors import ModelError
-from polars_glmm.likelihood.known.joint import Held
+from polars_glmm.likelihood.known.joint import HeldParameters
 from polars_glmm.likelihood.known.levels import LevelLikelihood, importance, quadrature
 
 CASES = {
@@ -29,7 +29,7 @@ def made(name: str) -> tuple[Any, LevelLikelihood, np.ndarray]:
     fit = polars_glmm.fit(frame, formula, **arguments)
     family = fit.recipe.spec.family
     levels = LevelLikelihood.of(read_known(fit.recipe, frame, own_levels=False).design, family)
-    return fit, levels, levels.psi(Held.of(fit.estimate, family))
+    return fit, levels, levels.psi(HeldParameters.of(fit.estimate, family))
 
 
 @pytest.mark.parametrize("name", CASES)

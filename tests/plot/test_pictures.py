@@ -271,6 +271,28 @@ def test_bootstrap_bins_hold_every_draw_and_names_are_those_of_parameters() -> N
     assert estimates.named(profiled())["label"].unique(maintain_order=True).to_list() == ["Days", "sd(Subject: Days)"]
 
 
+def test_profiles_draws_and_intervals_of_a_fit_are_drawn(sleep: Any) -> None:
+    names = [
+        "Intercept",
+        "Days",
+        "sd(Subject: Intercept)",
+        "sd(Subject: Days)",
+        "cor(Subject: Intercept, Days)",
+        "sigma",
+    ]
+    draws = sleep.bootstrap(n=20, rng=1)
+    frame = estimates.bootstrap_frame(draws)
+    assert set(names) <= {*frame["label"]}
+    assert frame.filter(label="Days")["draws"].sum() == 20
+    middle = draws.filter(quantity="coefficient", term="Days")["value"].median()
+    assert frame.filter(label="Days")["middle"][0] == pytest.approx(middle)
+    assert set(names) <= {*estimates.forest_frame(sleep.confint())["label"]}
+    profiles = sleep.profile(which=["Days"], points=5)
+    assert estimates.named(profiles)["label"].unique().to_list() == ["Days"]
+    for made in (sleep.plot.bootstrap(draws), sleep.plot.profile(profiles), sleep.plot.forest(sleep.confint())):
+        assert vl_convert.vegalite_to_vega(made.to_dict())["marks"]
+
+
 def test_forests_are_of_any_table_of_estimates(ticks: Any) -> None:
     frame = estimates.forest_frame(ticks.fixef())
     assert frame["label"].to_list() == ticks.fixef()["term"].to_list()
@@ -292,6 +314,9 @@ def test_what_needs_rows_says_so(sleep: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="keeps no data"):
         read.plot.residuals()
     assert read.plot.residuals(SLEEP).to_dict() == sleep.plot.residuals().to_dict()
+    assert read.plot.residuals(SLEEP.to_pandas()).to_dict() == sleep.plot.residuals().to_dict()
+    with pytest.raises(ModelError, match="data="):
+        read.plot.effects("Days", data=7)
     assert read.plot.caterpillar().to_dict() == sleep.plot.caterpillar().to_dict()
 
 

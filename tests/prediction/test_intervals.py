@@ -190,3 +190,18 @@ def test_what_cannot_be_asked_is_said(slopes: Any, counts: Any, sleep: pl.DataFr
     fits = polars_glmm.fit(sleep.with_columns(half=pl.col("Days") > 4), "Reaction ~ Days + (1 | Subject)", by="half")
     with pytest.raises(ModelError, match="of one fit"):
         fits.predict(sleep, uncertainty="joint")
+
+
+def test_random_effects_on_phi_are_not_averaged_over_silently(sleep: pl.DataFrame) -> None:
+    fit = polars_glmm.fit(sleep, "Reaction ~ Days + (1 | Subject)", "phi ~ 1 + (1 | Subject)")
+    for ask in (
+        lambda: fit.predict(sleep, random="integrate"),
+        lambda: fit.predict(sleep, interval="prediction"),
+        lambda: fit.predict(sleep, std_error=True, uncertainty="joint"),
+        lambda: fit.augment(sleep, quantile=True),
+        lambda: fit.score(sleep),
+        lambda: fit.influence(),
+        lambda: fit.laplace_error(),
+    ):
+        with pytest.raises(ModelError, match="on the mean"):
+            ask()

@@ -177,7 +177,8 @@ One JSON file per model: the call, the engines and their versions, estimates, an
 - Standard errors: gaussian with identity link σ²(X'V⁻¹X)⁻¹ as lme4, otherwise the joint observed Hessian.
 - Dispersion: gaussian `sigma`; Gamma `sigma` with variance sigma²·mu² (here phi = sigma²); inverse.gaussian `lambda`
   with variance mu³/lambda (here phi = 1/lambda); nbinom2 `theta` (here phi = theta). Coefficients of a gaussian
-  dispersion formula are for log σ² (here log σ: half of them).
+  dispersion formula are for log σ² (here log σ: half of them), but for log σ where random effects are on it too
+  (kind `two_part`: "TMB breadth.cpp" is a template of its own, its optimum found again by an engine in numpy).
 - Terms carry R's names; `tests/references/translate.py` turns them into this package's.
 - The data of {unsent} may not be redistributed. Their tests read them from the folder named by
   POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.

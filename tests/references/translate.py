@@ -117,7 +117,8 @@ def fixed(entry: Entry, component: str) -> pl.DataFrame:
     """Fixed effects of "cond" (the mean) or "disp" (log phi) as `term, estimate, std_error`, terms in our names."""
     rows = [row for row in entry["results"]["fixed"] if row["component"] == component]
     names = translated([row["term"] for row in rows], data(entry), coding(entry))
-    scale = 0.5 if component == "disp" and entry["family"] == "gaussian" else 1.0  # log σ² there, log σ here
+    halved = component == "disp" and entry["family"] == "gaussian" and entry["kind"] != "two_part"
+    scale = 0.5 if halved else 1.0  # log σ² there, log σ here
     return pl.DataFrame(
         {
             "term": [names[row["term"]] for row in rows],

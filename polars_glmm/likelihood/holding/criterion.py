@@ -17,7 +17,7 @@ from polars_glmm.likelihood.products.engine import ProductEngine
 from polars_glmm.typing import Mat, Vec
 
 
-class Held(NamedTuple):
+class HeldAt(NamedTuple):
     """A linear combination a'β_c that is held at a value, in the computing basis."""
 
     a: Vec
@@ -46,7 +46,7 @@ class Criterion(Protocol):
     def n_beta(self) -> int: ...
     @property
     def n_tail(self) -> int: ...
-    def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: Held | None) -> At | None:
+    def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: HeldAt | None) -> At | None:
         """The value at absolute factors; None outside the domain."""
 
 
@@ -58,7 +58,7 @@ class ProductCriterion:
     n_beta: int = 0
     n_tail: int = 1
 
-    def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: Held | None) -> At | None:  # noqa: ARG002
+    def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: HeldAt | None) -> At | None:  # noqa: ARG002
         engine, sigma = self.engine, float(np.exp(tail[0]))
         relative = [f / sigma for f in factors]
         pieces = engine.pieces(relative)
@@ -101,7 +101,7 @@ class RowCriterion:
     root: bool = False
     cap: float = np.inf
 
-    def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: Held | None) -> At | None:
+    def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: HeldAt | None) -> At | None:
         assert held is None  # coefficients are coordinates here
         further, change = tail, np.ones(self.n_tail)
         if self.root:

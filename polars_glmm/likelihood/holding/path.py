@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.holding.criterion import Held
+from polars_glmm.likelihood.holding.criterion import HeldAt
 from polars_glmm.likelihood.holding.surface import Surface
 from polars_glmm.likelihood.holding.targets import HeldScale
 from polars_glmm.optimize.search import newton_step
@@ -98,7 +98,7 @@ class Path:
         """The standard error of a'β by a difference of its slope, which is exactly linear in the value held."""
         s = self.surface
         assert self.a is not None
-        slope = s.evaluate(s.x, s.warm, Held(self.a, self.t0 - self.centre + 1.0)).state.at.slope
+        slope = s.evaluate(s.x, s.warm, HeldAt(self.a, self.t0 - self.centre + 1.0)).state.at.slope
         return 1.0 / float(np.sqrt(slope)) if slope > 0.0 else np.nan
 
     def at(self, t: float) -> PathPoint | None:
@@ -112,7 +112,7 @@ class Path:
         if apart and first.t != self.t0:
             direction = (first.x - apart[0].x) / (first.t - apart[0].t)
         start = first.x + (t - first.t) * direction
-        held = None if self.a is None else Held(self.a, t - self.centre)
+        held = None if self.a is None else HeldAt(self.a, t - self.centre)
         if self.singular:
             start = self.surface.off_zero(start)
         if self.w is not None:

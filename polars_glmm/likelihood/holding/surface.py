@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polars_glmm.likelihood.holding.chart import Chart
-from polars_glmm.likelihood.holding.criterion import At, Criterion, Held
+from polars_glmm.likelihood.holding.criterion import At, Criterion, HeldAt
 from polars_glmm.linalg.differences import jacobian, symmetric
 from polars_glmm.optimize.search import Begin, Evaluation, Found, minimise
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -56,7 +56,7 @@ class Surface:
         p, end = self.criterion.n_beta, self.criterion.n_beta + self.chart.size
         return x[:p], x[p:end], x[end:]
 
-    def evaluate(self, x: Vec, warm: Any, held: Held | None = None) -> Evaluation:
+    def evaluate(self, x: Vec, warm: Any, held: HeldAt | None = None) -> Evaluation:
         """−ℓ and its gradient in x."""
         beta, own, tail = self.split(x)
         with np.errstate(all="ignore"):
@@ -67,7 +67,7 @@ class Surface:
             g = np.concatenate([at.d_beta, self.chart.pull(own, at.d_factors), at.d_tail])
         return Evaluation(at.value, g, None, WarmSurface(at.warm, at, g))
 
-    def search(self, x: Vec, moving: Mat, curvature: Mat, warm: Any, held: Held | None = None) -> tuple[Vec, Found]:
+    def search(self, x: Vec, moving: Mat, curvature: Mat, warm: Any, held: HeldAt | None = None) -> tuple[Vec, Found]:
         """The minimum over x + moving·z, and what the search says of it."""
 
         def along(z: Vec, state: Any, *, curvature: bool) -> Evaluation:  # noqa: ARG001

@@ -37,7 +37,7 @@ _LARGEST_LOG_PHI = 28.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class HeldParameters:
     """Parameters as they are held: beta (p,), one root (r, r) of Σ per factor of the design, coefficients of log phi.
 
     b = root · u with u spherical; roots are lower triangular, block diagonal over the terms of a factor.
@@ -48,7 +48,7 @@ class Held:
     gamma: Vec | None
 
     @classmethod
-    def of(cls, estimate: Estimate, family: Family) -> Held:
+    def of(cls, estimate: Estimate, family: Family) -> HeldParameters:
         """The parameters of an estimate."""
         roots = tuple(block_root(factor.covariances) for factor in estimate.factors)
         gamma = None
@@ -101,7 +101,7 @@ class KnownModel:
 
     model: Model
     engine: RowEngine
-    held: Held
+    held: HeldParameters
 
     @property
     def point(self) -> Point:
@@ -226,7 +226,7 @@ class KnownModel:
 
 
 def known_model(
-    design: Design, family: Family, control: Control, held: Held, method: Method | None = None
+    design: Design, family: Family, control: Control, held: HeldParameters, method: Method | None = None
 ) -> KnownModel:
     """The likelihood of a design at held parameters, by Laplace (exact for gaussian) or another method."""
     with one_blas_thread():

@@ -18,7 +18,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import NOTHING, Given, of_estimate
-from polars_glmm.likelihood.known.joint import Held, known_model
+from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.known.levels import LevelLikelihood, LevelValues, quadrature
 from polars_glmm.spec.method import REML, Method
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
@@ -59,9 +59,9 @@ class Whole:
     estimate: Estimate
 
     @property
-    def held(self) -> Held:
+    def held(self) -> HeldParameters:
         """The parameters of all groups."""
-        return Held.of(self.estimate, self.family)
+        return HeldParameters.of(self.estimate, self.family)
 
 
 def take_rows(design: Design, keep: BoolVec) -> Design:
@@ -108,7 +108,7 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
             continue
         elpd = displacement = np.nan
         if kept.all():
-            held = Held.of(found, whole.family)
+            held = HeldParameters.of(found, whole.family)
             elpd = log_density(take_rows(whole.design, gone), whole.family, whole.control, held)
             displacement = top - replace(full, held=held).loglik()
         p = len(kept)
@@ -120,7 +120,7 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
     return out
 
 
-def log_density(design: Design, family: Family, control: Control, held: Held) -> float:
+def log_density(design: Design, family: Family, control: Control, held: HeldParameters) -> float:
     """log p of rows whose groups are not known, their random effects integrated out."""
     if len(design.factors) == 1 and design.phi is None and not family.linear:
         levels = LevelLikelihood.of(design, family)
@@ -224,10 +224,10 @@ def _nodes(r: int) -> int:
     return {1: 61, 2: 15}.get(r, 5)
 
 
-def _held(levels: LevelLikelihood, psi: Vec) -> Held:
+def _held(levels: LevelLikelihood, psi: Vec) -> HeldParameters:
     at = levels.layout
     root = at.lam(psi[None, at.p : at.p + at.q])[..., 0]
-    return Held(psi[: at.p], (root,), psi[at.p + at.q :] if at.s else None)
+    return HeldParameters(psi[: at.p], (root,), psi[at.p + at.q :] if at.s else None)
 
 
 def _split(root: Mat, like: Sequence[Mat]) -> tuple[Mat, ...]:

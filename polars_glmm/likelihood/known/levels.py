@@ -14,7 +14,7 @@ import numpy as np
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family, Rows
-from polars_glmm.likelihood.known.joint import Held
+from polars_glmm.likelihood.known.joint import HeldParameters
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.rows import BatchRows, data_of
 from polars_glmm.likelihood.many.value import BatchMarginal, along, placed
@@ -92,7 +92,7 @@ class LevelLikelihood:
         constant = rows.totals(family.constant(data))
         return cls(family, rows, layout, rows.observations().astype(np.float64), constant)
 
-    def psi(self, held: Held) -> Vec:
+    def psi(self, held: HeldParameters) -> Vec:
         """ψ of held parameters."""
         root = held.roots[0][self.layout.rows, self.layout.columns]
         return np.concatenate([held.beta, root, np.empty(0) if held.gamma is None else held.gamma])

@@ -155,6 +155,19 @@ def best_limit(
     return found
 
 
+def constant_limit(
+    rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, own: slice, level: Vec, ceiling: float
+) -> Found:
+    """The limit in which no row has a size of its own, if it is as good as what was found, or the latter.
+
+    level   γ (s,) of a constant log phi of one
+    """
+    x, s = found.x.copy(), len(level)
+    x[own] = beyond(rows(), Face(np.empty((s, 0)), level), np.zeros(s), ceiling + 1.0)
+    there = near(x, np.empty((s, 0)))
+    return there if _value(there) <= _value(found) + LOSS else found
+
+
 def _furthest(rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, own: slice, ceiling: float) -> Found:
     """The best of the limits ahead of an optimum, the one of the fewest sizes if several are; or the optimum."""
     limits = []

@@ -302,13 +302,15 @@ def _limit_fit(model: Model, findings: Findings, given: Given, searched: Searche
 def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple[Searched, limits.Limit | None]:
     """The search's answer, or the limit of a formula of phi that is as good where the answer is near one."""
     engine, ceiling = searched.engine, searched.engine.marginal.density.ceiling
-    if ceiling == np.inf or placed.held[model.parts[1].own].any() or model.effects.moving != (0,):
+    if ceiling == np.inf or placed.held[model.parts[1].own].any():
         return searched, None
     rows, own = engine.marginal.rows, model.parts[1].own
     if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[own], ceiling):
         return searched, None
-    objective = engine.objective(model.n_coefficients)
-    rest = ~placed.held
+    objective, basis = engine.objective(model.n_coefficients), model.bases[1]
+    level = None if basis.constant is None else basis.inward(basis.constant)
+    of_phi = _of_phi_alone(model)
+    rest = ~placed.held & ~of_phi
     rest[own] = False
     others = np.eye(len(placed.held))[:, rest]
     tolerance, most = SEARCH_SHARE * model.control.search.decrement, model.control.search.max_evaluations
@@ -324,10 +326,24 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
         start = np.zeros(moving.shape[1])
         return limits.whole(minimise(within, start, tolerance=tolerance, max_evaluations=most, limit=limit), x, moving)
 
-    basis = model.bases[1]
-    level = None if basis.constant is None else basis.inward(basis.constant)
+    if model.effects.moving != NO_EFFECTS.moving:  # only the limit of all rows, in which effects on phi mean nothing
+        found, most = searched.found, min(most, _EXPLORING)
+        if level is not None and not placed.held[of_phi].any():
+            start = found._replace(x=np.where(of_phi, 0.0, found.x))
+            there = limits.constant_limit(rows.blocks, start, near, own, level, ceiling)
+            found = found if there is start else there
+        return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
     found = limits.best_limit(rows.blocks, searched.found, near, own, level, ceiling)
     return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
+
+
+def _of_phi_alone(model: Model) -> BoolVec:
+    """Entries of a search vector that are covariances of random effects on phi only."""
+    marks = np.zeros(model.n_coefficients + model.effects.n_theta, dtype=bool)
+    for f in model.effects.factors:
+        for t in f.terms:
+            marks[model.n_coefficients :][t.theta] = 0 not in t.part_of
+    return marks
 
 
 def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:

@@ -223,8 +223,7 @@ def _without_effects(here: UnitAt, *, gradient: bool, information: bool) -> Unit
 
 def _expectation(here: UnitAt, state: RowsAt) -> _Expectation:
     rows = _expected_rows(here, state)
-    cells = [block.zz_sums(e.w) for block, e in zip(here.unit.blocks, rows, strict=True)]
-    return _Expectation(rows, concatenate(cells))
+    return _Expectation(rows, concatenate([b.zz_sums(e.w) for b, e in zip(here.unit.blocks, rows, strict=True)]))
 
 
 def _expected_rows(here: UnitAt, state: RowsAt) -> list[Expected]:

@@ -1,0 +1,98 @@
+"""Predictions, comparisons and slopes of single rows: the estimate core as columns beside them, lazily.
+
+Rows pass through a Python function some at a time, so that their Jacobian is never whole in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.frames.aggregates import computed
+from polars_glmm.inference.effects import Asked, HowCompared, compared_core, of_means
+from polars_glmm.inference.means import CORE
+from polars_glmm.inference.schemas import table
+from polars_glmm.prediction.columns import readable_schema, refuse_clash
+from polars_glmm.prediction.linear_predictor import MISSING
+from polars_glmm.prediction.parameters import of_fit
+from polars_glmm.prediction.quantities import with_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from polars_glmm.answer.record import Answer
+    from polars_glmm.inference.wald import Core
+    from polars_glmm.prediction.counterfactuals import Comparison, Side
+    from polars_glmm.typing import Mat, Vec
+
+_NUMBERS = 1 << 21
+"""Entries of a Jacobian at a time."""
+
+
+def row_predictions(fit: Answer, asked: Asked) -> pl.LazyFrame:
+    """The frame with the core of each row's prediction."""
+    _refuse(asked, [])
+
+    def answer(rows: pl.DataFrame) -> Core:
+        return of_means(fit, *_values(fit, asked, rows, []), asked)
+
+    return _mapped(fit, asked.frame, answer)
+
+
+def row_comparisons(fit: Answer, asked: Asked, comparisons: Sequence[Comparison], how: HowCompared) -> pl.LazyFrame:
+    """The frame once for each comparison, with `variable`, `contrast` and the core of each row."""
+    _refuse(asked, ["variable", "contrast"])
+    parts = []
+    for one in comparisons:
+        labels = pl.lit(one.variable).alias("variable"), pl.lit(one.contrast).alias("contrast")
+        parts.append(_mapped(fit, asked.frame, _answer(fit, asked, one, how)).with_columns(labels))
+    whole = pl.concat(parts)
+    return whole.select([*asked.frame.collect_schema().names(), "variable", "contrast", *CORE])
+
+
+def _answer(fit: Answer, asked: Asked, one: Comparison, how: HowCompared) -> Callable[[pl.DataFrame], Core]:
+    def answer(rows: pl.DataFrame) -> Core:
+        high, low = (_values(fit, asked, rows, [side]) for side in (one.high, one.low))
+        return compared_core(fit, asked, how, high, low, one.width)
+
+    return answer
+
+
+def _refuse(asked: Asked, labels: Sequence[str]) -> None:
+    refuse_clash(readable_schema(asked.frame), [*labels, *CORE], "rename these columns first.")
+
+
+def _mapped(fit: Answer, frame: pl.LazyFrame, answer: Callable[[pl.DataFrame], Core]) -> pl.LazyFrame:
+    """The frame with a core beside it, computed for some rows at a time."""
+    schema = frame.collect_schema()
+    whole = pl.Schema({**schema, **CORE})
+    at_once = max(_NUMBERS // max(len(fit.estimate.report), 1), 1)
+
+    def beside(rows: pl.DataFrame) -> pl.DataFrame:
+        parts = [part.hstack(table(CORE, answer(part).columns())) for part in _slices(rows, at_once)]
+        return pl.concat(parts)
+
+    return frame.map_batches(
+        beside, schema=whole, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False
+    )
+
+
+def _slices(rows: pl.DataFrame, at_once: int) -> Iterator[pl.DataFrame]:
+    for start in range(0, max(rows.height, 1), at_once):
+        yield rows.slice(start, at_once)
+
+
+def _values(fit: Answer, asked: Asked, rows: pl.DataFrame, sides: Sequence[Side]) -> tuple[Vec, Mat]:
+    """Values (n,) and Jacobian (n, R) of rows with some columns set; NaN where a row is not complete."""
+    frame = rows.lazy()
+    for side in sides:
+        frame = side.set_in(frame)
+    frame, quantity = with_quantity(frame, frame.collect_schema(), of_fit(fit), asked.wanted)
+    parts = [pl.when(~pl.col(MISSING)).then(part) for part in (quantity.value, *quantity.gradient)]
+    made = computed(frame.select(part.alias(f"part_{k}") for k, part in enumerate(parts))).to_numpy()
+    jacobian = np.zeros((len(made), len(fit.estimate.report)))
+    jacobian[:, quantity.places] = made[:, 1:]
+    return made[:, 0], jacobian
