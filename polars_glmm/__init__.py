@@ -31,7 +31,24 @@ from polars_glmm.notes import Note
 if TYPE_CHECKING:
     from polars_glmm import datasets
     from polars_glmm.api import anova, explain, fit, objective, products, read_fit, read_products
-    from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson
+    from polars_glmm.families import (
+        Beta,
+        BetaBinomial,
+        Binomial,
+        Gamma,
+        Gaussian,
+        GeneralizedPoisson,
+        InverseGaussian,
+        Lognormal,
+        NegativeBinomial,
+        NegativeBinomial1,
+        Poisson,
+        StudentT,
+        TruncatedNegativeBinomial,
+        TruncatedNegativeBinomial1,
+        TruncatedPoisson,
+        Tweedie,
+    )
     from polars_glmm.prediction.grid import grid
     from polars_glmm.prediction.predictions import predict
     from polars_glmm.prediction.ranef_join import with_ranef
@@ -55,7 +72,12 @@ _LAZY = {
     "grid": "polars_glmm.prediction.grid",
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
-        ("Binomial", "Gamma", "Gaussian", "InverseGaussian", "NegativeBinomial", "Poisson"), "polars_glmm.families"
+        (
+            "Beta", "BetaBinomial", "Binomial", "Gamma", "Gaussian", "GeneralizedPoisson", "InverseGaussian",
+            "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial",
+            "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+        ),
+        "polars_glmm.families",
     ),
     **dict.fromkeys(("AGQ", "ML", "REML", "Laplace"), "polars_glmm.spec.method"),
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
@@ -68,6 +90,8 @@ __all__ = [
     "AGQ",
     "ML",
     "REML",
+    "Beta",
+    "BetaBinomial",
     "Binomial",
     "ColumnError",
     "Control",
@@ -80,14 +104,17 @@ __all__ = [
     "FormulaError",
     "Gamma",
     "Gaussian",
+    "GeneralizedPoisson",
     "GlmmError",
     "IdentifiabilityError",
     "InverseGaussian",
     "Laplace",
+    "Lognormal",
     "Memory",
     "ModelError",
     "ModelFileError",
     "NegativeBinomial",
+    "NegativeBinomial1",
     "Note",
     "Poisson",
     "Products",
@@ -95,6 +122,11 @@ __all__ = [
     "ResponseError",
     "Rows",
     "Search",
+    "StudentT",
+    "TruncatedNegativeBinomial",
+    "TruncatedNegativeBinomial1",
+    "TruncatedPoisson",
+    "Tweedie",
     "UnknownLevelError",
     "__version__",
     "anova",

@@ -281,7 +281,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = fit.add_argument
     add("--groups", action="append", metavar="NAME", help="grouping factor: adds (1 | NAME); may be repeated")
-    add("--family", default="gaussian", help="gaussian, binomial, poisson, gamma, inverse_gaussian, negative_binomial")
+    add(
+        "--family",
+        default="gaussian",
+        help="gaussian, binomial, poisson, gamma, beta …; a wrong name lists them all",
+    )
     add("--link", help="link of the mean; each family has a default")
     add("--method", help="reml, ml, laplace or agq")
     add("--nodes", type=int, help="quadrature points per random effect, for --method agq")

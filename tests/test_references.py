@@ -23,6 +23,7 @@ MODELS = translate.entries("lmm", "glmm")
 BY_GROUP = translate.entries("by_group")
 TABLES = translate.entries("anova")
 SPREADS = translate.entries("heteroscedastic")
+HELD = translate.entries("held")
 TWO_PARTS = translate.entries("two_part")
 EDGES = translate.entries("edge")
 
@@ -296,7 +297,7 @@ def test_residual_variances_that_differ(name: str) -> None:
         assert_allclose(log_phi, [results["dispersion"][key] for key in ("intercept", "Days")], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", TWO_PARTS)
+@pytest.mark.parametrize("name", [name for name, entry in TWO_PARTS.items() if len(entry["results"]["random"]) == 1])
 def test_random_effects_on_phi(name: str) -> None:
     """One covariance matrix over effects on the mean and on log phi: objective, optimum, modes, both predictors."""
     entry = TWO_PARTS[name]
@@ -333,6 +334,37 @@ def test_random_effects_on_phi(name: str) -> None:
     for kind, key in (("link", "linear_predictor_first10"), ("phi", "linear_predictor_2_first10")):
         predicted = fit.predict(frame.head(10), kind=kind)["prediction"]
         assert_allclose(predicted if kind == "link" else np.log(predicted), results[key], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TWO_PARTS)
+def test_random_effects_in_both_predictors(name: str) -> None:
+    """TMB with both predictors written out; labels of effects on log phi are ours."""
+    entry = TWO_PARTS[name]
+    results, fit = entry["results"], fit_of(entry, translate.data(entry))
+    assert fit.loglik == pytest.approx(results["logLik"], abs=1e-6)
+    assert fit.glance()["df_model"].item() == results["n_params"]
+    for component, parameter in (("cond", "mu"), ("disp", "phi")):
+        reference = [row for row in results["fixed"] if row["component"] == component]
+        ours = fit.fixef().filter(parameter=parameter)
+        assert_allclose(ours["estimate"], [row["estimate"] for row in reference], rtol=1e-4, atol=1e-5)
+        assert_allclose(ours["std_error"], [row["std_error"] for row in reference], rtol=1e-3)
+    sds = fit.varcorr().filter(pl.col("other_term").is_null())["std_dev"]
+    assert_allclose(sorted(sds), sorted(sd for term in results["random"] for sd in term["sd"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_parameter_that_is_estimated_there_is_held_here(name: str) -> None:
+    """At its estimate there all others are the same; their standard errors, which know of it there, are close."""
+    entry = HELD[name]
+    results, fit = entry["results"], fit_of(entry, translate.data(entry))
+    assert fit.loglik == pytest.approx(results["logLik"], abs=max(1e-5, tolerance(entry, "logLik_abs")))
+    assert fit.glance()["df_model"].item() == results["n_params"] - 1
+    both = translate.fixed(entry, "cond").join(fit.fixef(), on="term", suffix="_ours")
+    assert_allclose((both["estimate_ours"] - both["estimate"]) / both["std_error"], 0, atol=1e-3)
+    assert_allclose(both["std_error_ours"], both["std_error"], rtol=0.02)
+    sds = fit.varcorr().filter(pl.col("other_term").is_null())["std_dev"]
+    assert_allclose(sds, [sd for term in results["random"] for sd in term["sd"]], rtol=2e-3)
+    assert fit.dispersion()["estimate"].item() == pytest.approx(results["dispersion"]["value"], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", TABLES)

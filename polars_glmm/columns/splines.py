@@ -5,8 +5,8 @@ A basis is an array (pieces, order, columns): coefficients of ((x − origin)/wi
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import NamedTuple
+from math import factorial
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -49,75 +49,34 @@ class Pieces(NamedTuple):
 
 
 def b_spline(knots: Vec, degree: int) -> Pieces:
-    """B-splines on a full knot sequence: the Cox–de Boor recursion (de Boor 2001, ch. IX), on polynomials, not values.
+    """B-splines on a full knot sequence (de Boor 2001, ch. IX); the outer pieces go on beyond the boundary knots."""
+    from scipy.interpolate import BSpline  # noqa: PLC0415  slow to import, and most formulas have no spline
 
-    The outer pieces go on beyond the boundary knots.
-    """
     cuts = np.unique(knots)
-    n = len(knots) - degree - 1
-    coefficients = np.zeros((len(cuts) - 1, degree + 1, n))
-    for piece, (low, high) in enumerate(pairwise(cuts)):
-        width = high - low
-        parts = [np.array([1.0]) if knots[i] <= low < knots[i + 1] else np.zeros(1) for i in range(len(knots) - 1)]
-        for d in range(1, degree + 1):
-            raised = []
-            for i in range(len(knots) - d - 1):
-                value = np.zeros(d + 1)
-                if knots[i + d] > knots[i]:
-                    value += np.convolve(parts[i], np.array([low - knots[i], width]) / (knots[i + d] - knots[i]))
-                if knots[i + d + 1] > knots[i + 1]:
-                    ramp = np.array([knots[i + d + 1] - low, -width]) / (knots[i + d + 1] - knots[i + 1])
-                    value += np.convolve(parts[i + 1], ramp)
-                raised.append(value)
-            parts = raised
-        coefficients[piece] = np.column_stack(parts)
-    return Pieces(cuts[1:-1], cuts[:-1], np.diff(cuts), coefficients)
+    basis, width = BSpline(knots, np.eye(len(knots) - degree - 1), degree), np.diff(cuts)
+    taylor = [basis(cuts[:-1], nu=j) * (width**j / factorial(j))[:, None] for j in range(degree + 1)]
+    return Pieces(cuts[1:-1], cuts[:-1], width, np.stack(taylor, axis=1))
 
 
 def natural_cubic(knots: Vec) -> Pieces:
     """Natural cubic spline through values at the knots, linear outside (Wood 2017, §5.3.1); columns are the values."""
-    h = np.diff(knots)
-    n = len(knots)
-    bands = np.zeros((n - 2, n - 2))
-    second = np.zeros((n - 2, n))
-    for i in range(n - 2):
-        bands[i, i] = (h[i] + h[i + 1]) / 3.0
-        if i + 1 < n - 2:
-            bands[i, i + 1] = bands[i + 1, i] = h[i + 1] / 6.0
-        second[i, [i, i + 1, i + 2]] = 1.0 / h[i], -1.0 / h[i] - 1.0 / h[i + 1], 1.0 / h[i + 1]
-    curvature = np.zeros((n, n))
-    if n > 2:
-        curvature[1:-1] = np.linalg.solve(bands, second)
-    inner = _cubic_pieces(h, np.eye(n), curvature)
-    return _linear_outside(Pieces(knots[1:-1], knots[:-1], h, inner), knots[0], knots[-1])
+    return _linear_outside(_interpolating(knots, np.eye(len(knots)), "natural"), knots[0], knots[-1])
 
 
 def cyclic_cubic(knots: Vec) -> Pieces:
     """Cubic spline whose ends meet in value, slope and curvature (Wood 2017, §5.3.2), for x wrapped into the knots."""
+    values = np.eye(len(knots) - 1)
+    return _interpolating(knots, np.vstack([values, values[:1]]), "periodic")
+
+
+def _interpolating(knots: Vec, values: Mat, ends: Literal["natural", "periodic"]) -> Pieces:
+    """The cubic spline through each column of values at the knots."""
+    from scipy.interpolate import CubicSpline  # noqa: PLC0415  as above
+
     h = np.diff(knots)
-    n = len(h)
-    after = np.roll(np.arange(n), -1)
-    bands, second = np.zeros((n, n)), np.zeros((n, n))
-    for i in range(n):
-        left = h[i - 1]
-        bands[i, i] += (left + h[i]) / 3.0
-        bands[i, i - 1] += left / 6.0
-        bands[i, after[i]] += h[i] / 6.0
-        second[i, i] += -1.0 / left - 1.0 / h[i]
-        second[i, i - 1] += 1.0 / left
-        second[i, after[i]] += 1.0 / h[i]
-    curvature = np.linalg.solve(bands, second)
-    ends = np.append(np.arange(n), 0)
-    inner = _cubic_pieces(h, np.eye(n)[ends], curvature[ends])
-    return Pieces(knots[1:-1], knots[:-1], h, inner)
-
-
-def _cubic_pieces(h: Vec, values: Mat, curvature: Mat) -> Cube:
-    """Pieces from values and second derivatives at the knots, in t = (x − left)/h."""
-    a, b = values[:-1], values[1:]
-    step = h[:, None] ** 2 / 6.0
-    c, d = curvature[:-1] * step, curvature[1:] * step
-    return np.stack([a, b - a - 2.0 * c - d, 3.0 * c, d - c], axis=1)
+    falling = CubicSpline(knots, values, bc_type=ends).c  # (4, pieces, columns), the highest power first
+    coefficients = falling[::-1].swapaxes(0, 1) * (h[:, None] ** np.arange(4))[:, :, None]
+    return Pieces(knots[1:-1], knots[:-1], h, coefficients)
 
 
 def natural_b_spline(knots: Vec, *, intercept: bool) -> Pieces:

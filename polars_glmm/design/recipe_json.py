@@ -90,18 +90,28 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
     return recipe
 
 
-def encode_family(family: Family) -> dict[str, str]:
-    """A family by its name and that of its link. Raises ModelError for one that these do not say all of."""
+def encode_family(family: Family) -> dict[str, Any]:
+    """A family by its name, that of its link, and the numbers it holds, if any.
+
+    Raises ModelError for one that these do not say all of.
+    """
     name, link = family.name, family.link.name
-    if name not in FAMILIES or resolve_family(name, link) != family:
+    held = dict(family.held)
+    if name not in FAMILIES or resolve_family(name, link, held) != family:
         msg = f"The family {family!r} is none of this package's: a model with a family of your own has no file format."
         raise ModelError(msg)
-    return {"name": name, "link": link}
+    return {"name": name, "link": link, **({"held": held} if held else {})}
 
 
 def decode_family(text: Any) -> Family:
-    """The family of a name and a link. Raises ModelError where there is none."""
-    return resolve_family(_READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link"))
+    """The family of a name, a link, and numbers. Raises ModelError where there is none."""
+    name, link = _READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link")
+    held = _READER.read(text.get("held", {}), Mapping[str, float], "held")
+    known = FAMILIES[name](link).held if name in FAMILIES else held
+    if held.keys() != known.keys():
+        msg = f"held cannot be {sorted(held)!r} for the family {name!r}"
+        raise ValueError(msg)
+    return resolve_family(name, link, held)
 
 
 def upgrade(text: Mapping[str, Any], dtypes_of: Mapping[str, pl.DataType]) -> dict[str, Any]:

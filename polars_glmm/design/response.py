@@ -199,6 +199,8 @@ def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
 
 def _remedy(family: Family, rows: Rows, y: float) -> str:
     """What to do with a response that is not of the family."""
+    if advice := family.advice(y):
+        return advice
     if family.takes_trials:
         if rows.trials is not None:
             return ""

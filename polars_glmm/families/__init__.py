@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from polars_glmm.families.base import Density, Expected, Family, Rows
+from polars_glmm.families.beta import Beta
+from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
+from polars_glmm.families.generalized_poisson import GeneralizedPoisson
 from polars_glmm.families.inverse_gaussian import InverseGaussian
+from polars_glmm.families.lognormal import Lognormal
 from polars_glmm.families.negative_binomial import NegativeBinomial
+from polars_glmm.families.negative_binomial1 import NegativeBinomial1
 from polars_glmm.families.poisson import Poisson
 from polars_glmm.families.registry import resolve_family
+from polars_glmm.families.student_t import StudentT
+from polars_glmm.families.truncated import TruncatedNegativeBinomial, TruncatedNegativeBinomial1, TruncatedPoisson
+from polars_glmm.families.tweedie import Tweedie
 
 __all__ = [
-    "Binomial", "Density", "Expected", "Family", "Gamma", "Gaussian", "InverseGaussian", "NegativeBinomial",
-    "Poisson", "Rows", "resolve_family",
+    "Beta", "BetaBinomial", "Binomial", "Density", "Expected", "Family", "Gamma", "Gaussian", "GeneralizedPoisson",
+    "InverseGaussian", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "Rows", "StudentT",
+    "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie", "resolve_family",
 ]  # fmt: skip

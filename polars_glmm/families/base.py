@@ -68,23 +68,32 @@ class Family(Protocol):
 
     mean_range        where the mean lives
     has_phi           phi is a parameter (gaussian: sigma; gamma, inverse_gaussian: dispersion; negative_binomial: size)
+    held              numbers that the family holds, by name: df, power
     canonical         observed and expected curvature agree
     log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
     phi_definition    what phi is, in words; empty without phi
+    phi_words         what a summary calls phi, and a sentence on what it does, or nothing
     residual          phi is the standard deviation of an error beside the effects, and stands among their variances
     linear            y is its mean and such an error: with gaussian effects every integral is exact
     discrete          responses are counts: fixed effects can separate them and run off to infinity
     sufficient        rows of equal predictors are one row: their mean, or all their successes and trials
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
-    limit             the family that a growing phi ends at, or None
+    limit             the family that phi ends at where it grows or vanishes (`limit_phi`: infinity or zero), or None
+    mu_is_mean        y has the mean mu (binomial: of one trial); else `expectation` says which, and `mu` what mu is
+    knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
     least_log_phi     log phi at which `log_share` of the mean square of y (also a logarithm) is left; None: no limit
     density           at the predictors eta (and zeta); degrees (order, 1) where not given; do not write to its arrays
+    remoteness        per row: 1/phi (phi, where it vanishes) times the sum of these bounds what the limit lacks in ℓ
+    at_response       the mu at which y is its own expectation
+    expectation       of y at mu, and its slope in mu
     variance          of y given the mean, precision 1 (binomial: of one trial; its mean is a probability)
+    response_variance of y, or of y/n where there are trials, with the precision of its row
     unit_deviance     2·[log p at mu = y − log p at mu] times phi where phi is a dispersion; precision included
     simulate          mu (…, n): one response per mean
     cdf               P(Y ≤ y) for means (…, n), or with upper P(Y > y), each to its own relative precision
+    advice            what to do with a response that is not of the family, or nothing
     start             eta (n,) where iterations may begin;  start_phi  moment estimate of phi
     """
 
@@ -101,11 +110,15 @@ class Family(Protocol):
     @property
     def takes_precision(self) -> bool: ...
     @property
+    def held(self) -> Mapping[str, float]: ...
+    @property
     def canonical(self) -> bool: ...
     @property
     def log_concave(self) -> bool: ...
     @property
     def phi_definition(self) -> str: ...
+    @property
+    def phi_words(self) -> tuple[str, str]: ...
     @property
     def residual(self) -> bool: ...
     @property
@@ -121,6 +134,12 @@ class Family(Protocol):
     @property
     def limit(self) -> Family | None: ...
     @property
+    def limit_phi(self) -> float: ...
+    @property
+    def mu_is_mean(self) -> bool: ...
+    @property
+    def knows_information(self) -> bool: ...
+    @property
     def edges(self) -> tuple[bool, bool]: ...
     def least_log_phi(self, log_share: float, log_square: float) -> float | None: ...
 
@@ -129,7 +148,12 @@ class Family(Protocol):
     def constant(self, rows: Rows) -> Vec: ...
     def saturated(self, rows: Rows) -> Vec | None: ...
     def mean(self, eta: Vec) -> Vec: ...
+    def remoteness(self, rows: Rows) -> Vec: ...
+    def at_response(self, rows: Rows) -> Vec: ...
+    def expectation(self, mu: Vec, phi: Vec | float | None) -> tuple[Vec, Vec]: ...
+    def advice(self, y: float) -> str: ...
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec: ...
+    def response_variance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
     def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec: ...
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec: ...
@@ -141,6 +165,11 @@ class Family(Protocol):
 def spread_name(family: Family) -> str:
     """What a reader calls phi."""
     return "residual variance" if family.residual else "dispersion"
+
+
+def spoken(family: Family) -> str:
+    """A family's name in a sentence."""
+    return family.name.replace("_", " ").replace("poisson", "Poisson")
 
 
 def has_edge(family: Family) -> bool:

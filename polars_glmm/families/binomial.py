@@ -38,7 +38,7 @@ class Binomial(MeanFamily):
         return {"logit": logit_kernel, "probit": probit_kernel, "cloglog": cloglog_kernel}
 
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
-        return rows.y * mu.log + (_trials(rows) - rows.y) * mu.log_complement
+        return rows.y * mu.log + (trials_of(rows) - rows.y) * mu.log_complement
 
     def constant(self, rows: Rows) -> Vec:
         """log C(n, y)."""
@@ -58,12 +58,12 @@ class Binomial(MeanFamily):
         """n·mu'²/(mu(1 − mu)) = −n·(log mu)'·(log(1 − mu))'."""
         _, a1, a2 = self.link.log(eta, 2)
         _, b1, b2 = self.link.log_complement(eta, 2)
-        n = _trials(rows)
+        n = trials_of(rows)
         return Expected.of(-n * a1 * b1, -n * (a2 * b1 + a1 * b2))
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:  # noqa: ARG002
         """By the incomplete beta function: P(Y > k) = I_mu(k + 1, n − k) (Abramowitz & Stegun 26.5.24)."""
-        k, n = np.floor(rows.y), _trials(rows)
+        k, n = np.floor(rows.y), trials_of(rows)
         inner = (k >= 0.0) & (k < n)
         a, b = np.where(inner, k + 1.0, 1.0), np.where(inner, n - k, 1.0)
         value = special.betainc(a, b, mu) if upper else special.betainc(b, a, 1.0 - mu)
@@ -74,7 +74,7 @@ class Binomial(MeanFamily):
         return mu * (1.0 - mu)
 
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:  # noqa: ARG002
-        n, y = _trials(rows), rows.y
+        n, y = trials_of(rows), rows.y
         p = y / n
         half = special.xlogy(y, p) - special.xlogy(y, mu) + special.xlog1py(n - y, -p) - special.xlog1py(n - y, -mu)
         deviance: Vec = np.maximum(2.0 * half, 0.0)
@@ -82,14 +82,14 @@ class Binomial(MeanFamily):
 
     def draw(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec:  # noqa: ARG002
         """Counts out of `rows.trials`."""
-        return rng.binomial(np.asarray(_trials(rows)).astype(np.int64), mu).astype(np.float64)
+        return rng.binomial(np.asarray(trials_of(rows)).astype(np.int64), mu).astype(np.float64)
 
     def outside_support(self, rows: Rows) -> BoolVec:
         y = rows.y
-        return not_counts(y) | (y > _trials(rows))
+        return not_counts(y) | (y > trials_of(rows))
 
     def first_mean(self, rows: Rows) -> Vec:
-        return (rows.y + 0.5) / (_trials(rows) + 1.0)
+        return (rows.y + 0.5) / (trials_of(rows) + 1.0)
 
 
 def _beyond(value: Vec, k: Vec, most: Vec | float, *, upper: bool) -> Vec:
@@ -99,5 +99,6 @@ def _beyond(value: Vec, k: Vec, most: Vec | float, *, upper: bool) -> Vec:
     return np.where(np.isnan(value), np.nan, known)
 
 
-def _trials(rows: Rows) -> Vec:
+def trials_of(rows: Rows) -> Vec:
+    """The trials of the rows; 1, which broadcasts, where none were given."""
     return np.float64(1.0) if rows.trials is None else rows.trials  # type: ignore[return-value]

@@ -70,6 +70,7 @@ class Gamma(MeanFamily):
     has_phi = True
     takes_precision = True
     phi_definition = "dispersion: variance phi·mu²"
+    phi_words = ("Dispersion", "The variance is phi*mu^2.")
     links = ("log", "inverse", "identity")
     canonical_link = "inverse"
     concave_links = frozenset({"log", "inverse"})

@@ -52,6 +52,7 @@ class Gaussian(MeanFamily):
     has_phi = True
     takes_precision = True
     phi_definition = "residual standard deviation"
+    phi_words = ("Residual standard deviation", "")
     residual = True
     links = ("identity", "log")
     canonical_link = "identity"

@@ -66,6 +66,7 @@ class InverseGaussian(MeanFamily):
     has_phi = True
     takes_precision = True
     phi_definition = "dispersion: variance phi·mu³"
+    phi_words = ("Dispersion", "The variance is phi*mu^3.")
     links = ("log", "inverse_squared", "inverse", "identity")
     canonical_link = "inverse_squared"
     concave_links = frozenset({"inverse_squared", "inverse"})

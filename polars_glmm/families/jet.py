@@ -14,6 +14,8 @@ from math import comb
 import numpy as np
 from scipy import special
 
+from polars_glmm.families import special as delicate
+from polars_glmm.families.links import ETA_OVERFLOW, LINKS
 from polars_glmm.typing import Vec
 
 Degree = tuple[int, int]
@@ -130,3 +132,63 @@ def lgamma(a: Jet) -> Jet:
         derivatives.append(special.digamma(a.f))
     derivatives += [special.polygamma(k, a.f) for k in range(1, a.order)]
     return a.through(*derivatives)
+
+
+def rising(y: Vec, log_a: Jet) -> Jet:
+    """log Γ(a + y) − log Γ(a) − y log a, which vanishes as a grows; see families.special."""
+    at, beyond = _inside(log_a)
+    a, order = np.exp(at), _order_of(log_a)
+    value, slope = delicate.rising(y, a, slope=order > 0 or beyond is not None)
+    if beyond is not None and slope is not None:
+        value = value + slope * beyond
+    outer = [value] if slope is None else [value, slope]
+    if order > 1:
+        outer += delicate.rising_bend(y, a)
+    return log_a.through(*outer[: order + 1])
+
+
+def stirling(log_a: Jet) -> Jet:
+    """log Γ(a) − [(a − ½) log a − a + ½ log 2π], which vanishes as a grows."""
+    at, beyond = _inside(log_a)
+    a, order = np.exp(at), _order_of(log_a)
+    slope = -np.asarray(delicate.digamma_rest(a))
+    value = np.asarray(delicate.stirling_rest(a))
+    outer = [value if beyond is None else value + slope * beyond, slope]
+    if order > 1:
+        outer += [-np.asarray(bend) for bend in delicate.digamma_rest_bend(a)]
+    return log_a.through(*outer[: order + 1])
+
+
+def log1mexp(log_t: Jet) -> Jet:
+    """log(1 − exp(−t)) from log t: the log of the probability of a count above zero where −t is that of zero."""
+    return log_t.through(*LINKS["cloglog"].log(log_t.f, _order_of(log_t)))
+
+
+def log_softplus(a: Jet) -> Jet:
+    """log log(1 + exp a), which is a itself far below zero."""
+    x = np.minimum(a.f, ETA_OVERFLOW)
+    e = np.exp(-np.abs(x))
+    c = np.where(x > 0.0, e, 1.0) / (1.0 + e)
+    plus = np.logaddexp(0.0, a.f)
+    value = np.where(x < -LOW, a.f, np.log(np.where(x < -LOW, 1.0, plus)))
+    s = np.where(x > 0.0, 1.0, e) / (1.0 + e)
+    r = np.where(x < -LOW, 1.0, s / np.where(x < -LOW, 1.0, plus))
+    rest = np.where(x < -LOW, 0.0, c - r)
+    first = r * rest
+    return a.through(*(value, r, first, first * rest - r * (s * c + first))[: a.order + 1])
+
+
+LOW = 40.0
+"""exp(−LOW) is nothing beside 1."""
+
+
+def _inside(log_a: Jet) -> tuple[Vec, Vec | None]:
+    """log a where a is a number, and how far beyond it is, where functions of a are lines in log a; None: nowhere."""
+    at = np.clip(log_a.f, -ETA_OVERFLOW, ETA_OVERFLOW)
+    beyond = log_a.f - at
+    return at, beyond if np.any(beyond) else None
+
+
+def _order_of(a: Jet) -> int:
+    """Derivatives that are of use: a constant has none."""
+    return a.order if len(a.parts) > 1 else 0

@@ -76,6 +76,9 @@ class MeanFamily(ABC):
     discrete = False
     sufficient = False
     first_size = 0.5
+    mu_is_mean = True
+    knows_information = True
+    limit_phi = float("inf")
 
     @property
     @abstractmethod
@@ -113,6 +116,16 @@ class MeanFamily(ABC):
         return f"{type(self).__name__}(link={self.link.name!r})"
 
     @property
+    def phi_words(self) -> tuple[str, str]:
+        """What a summary calls phi, and a sentence on what it does, or nothing."""
+        return "", ""
+
+    @property
+    def held(self) -> Mapping[str, float]:
+        """Numbers that the family holds, by the names of its arguments."""
+        return {}
+
+    @property
     def canonical(self) -> bool:
         """Observed and expected curvature agree."""
         return self.link.name == self.canonical_link
@@ -134,7 +147,7 @@ class MeanFamily(ABC):
 
     @property
     def limit(self) -> MeanFamily | None:
-        """The family at an infinite phi."""
+        """The family at an infinite phi, or at none; see `limit_phi`."""
         return None
 
     @property
@@ -249,8 +262,39 @@ class MeanFamily(ABC):
 
     @abstractmethod
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec: ...
-    @abstractmethod
-    def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
+
+    def response_variance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:
+        """Of y, or of y/n where there are trials, precision included."""
+        trials = 1.0 if rows.trials is None else rows.trials
+        return self.variance(mu, phi) / (trials * precision_of(rows))
+
+    def remoteness(self, rows: Rows) -> Vec:
+        """y²: ℓ_Poisson − ℓ ≈ Σ((y − μ)² − y)/2φ."""
+        return np.square(rows.y)
+
+    def at_response(self, rows: Rows) -> Vec:
+        """The mu at which y is its own expectation."""
+        return rows.y if rows.trials is None else rows.y / np.maximum(rows.trials, 1.0)
+
+    def expectation(self, mu: Vec, phi: Vec | float | None) -> tuple[Vec, Vec]:  # noqa: ARG002
+        """E[y] (binomial: of one trial) and its slope in mu, both of mu's shape."""
+        return np.asarray(mu, dtype=np.float64), np.ones_like(mu)
+
+    def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec:
+        """2[log p at the mu of the response − log p], from the densities themselves."""
+        low, high = _INSIDE[self.mean_range]
+
+        def log_density(mean: Vec) -> Vec:
+            eta = self.link.forward(np.clip(mean, low, high))
+            return self.density(rows, (eta,) if phi is None else (eta, log_of(phi)), 0).f
+
+        with np.errstate(all="ignore"):
+            return np.maximum(2.0 * (log_density(self.at_response(rows)) - log_density(mu)), 0.0)
+
+    def advice(self, y: float) -> str:  # noqa: ARG002
+        """What to do with a response that is not of the family, or nothing."""
+        return ""
+
     @abstractmethod
     def outside_support(self, rows: Rows) -> BoolVec: ...
 
@@ -268,6 +312,19 @@ class MeanFamily(ABC):
 
 
 _ZERO = np.zeros(())
+_INSIDE: dict[MeanRange, tuple[float, float]] = {
+    "real": MEAN_BOUNDS["real"],
+    "positive": (1e-300, 1e18),
+    "unit": (1e-300, 1.0 - 1e-16),
+}
+"""Means that a link takes."""
+_LOG_MOST = 300.0
+
+
+def log_of(phi: Vec | float) -> Vec:
+    """log phi, with a phi at its limit, 0 or infinity, as a number near it."""
+    with np.errstate(divide="ignore"):
+        return np.clip(np.log(np.asarray(phi, dtype=np.float64)), -_LOG_MOST, _LOG_MOST)
 
 
 def precision_of(rows: Rows) -> Vec:

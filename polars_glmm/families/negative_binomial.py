@@ -64,17 +64,18 @@ def log_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Dens
     if order > 2:
         bend = c - s
         third[0, 0, 0] = second[0, 0] * bend
-        if want_zeta:
-            w_zeta = 2.0 * size_s
-            w_zeta -= y * bend
-            w_zeta *= sc
-            third[0, 0, 1] = w_zeta
     if degrees[1] > 1 and rest is not None:
         first, again = rising_bend(y, phi)
         second[1, 1] = ys * c + rest - size_s * s - first
         if order > 2:
             third[0, 1, 1] = -second[0, 1] * bend
             third[1, 1, 1] = rest - ys * c * bend - 2.0 * size_s * s * s - again
+    if want_zeta and order > 2:
+        bend *= y
+        w_zeta = 2.0 * size_s
+        w_zeta -= bend
+        w_zeta *= sc
+        third[0, 0, 1] = w_zeta
     return Density(f, (g, f_zeta), second, third)
 
 
@@ -86,6 +87,7 @@ class NegativeBinomial(MeanFamily):
     has_phi = True
     discrete = True
     phi_definition = "size: variance mu + mu²/phi; larger is less dispersed"
+    phi_words = ("Size", "The variance is mu + mu^2/phi: a larger phi is less dispersed.")
     links = ("log",)
     canonical_link = None
     concave_links = frozenset({"log"})
@@ -98,6 +100,11 @@ class NegativeBinomial(MeanFamily):
     @property
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}
+
+    def log_minus_log_p0(self, mu: Mean, zeta: Jet | None) -> Jet:
+        """log of −log P(y = 0) = φ·log(1 + mu/φ)."""
+        assert zeta is not None
+        return zeta + jet.log_softplus(mu.log - zeta)
 
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
         assert zeta is not None
@@ -120,18 +127,8 @@ class NegativeBinomial(MeanFamily):
         return Expected.of(w, w * c, w * s)
 
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec:
-        """By the incomplete beta function: P(Y ≤ k) = I_q(φ, k + 1), q = φ/(φ + mu); phi = inf is Poisson's."""
         assert phi is not None
-        size, mu = np.broadcast_arrays(np.asarray(phi, dtype=np.float64), np.asarray(mu, dtype=np.float64))
-        plain = np.isinf(size)
-        limit = poisson_cdf(rows.y, mu, upper=upper) if plain.any() else np.zeros(1)
-        if plain.all():
-            return limit
-        size, k = np.where(plain, 1.0, size), np.floor(rows.y)
-        above, total = np.maximum(k, 0.0) + 1.0, size + mu
-        value = special.betainc(above, size, mu / total) if upper else special.betainc(size, above, size / total)
-        value = np.where((k < 0.0) & ~np.isnan(value), 1.0 if upper else 0.0, value)
-        return np.where(plain, limit, value)
+        return negative_binomial_cdf(rows.y, mu, phi, upper=upper)
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:
         """mu + mu²/phi; phi = inf is Poisson's."""
@@ -165,3 +162,17 @@ class NegativeBinomial(MeanFamily):
         excess = float(np.sum((rows.y - mu) ** 2 - mu))
         square = float(np.sum(mu * mu))
         return float(np.clip(square / excess, SIZE_LEAST, SIZE_MOST)) if excess > 0.0 else SIZE_MOST
+
+
+def negative_binomial_cdf(y: Vec, mu: Vec, size: Vec | float, *, upper: bool) -> Vec:
+    """By the incomplete beta function: P(Y ≤ k) = I_q(φ, k + 1), q = φ/(φ + mu), φ the size; inf is Poisson's."""
+    size, mu = np.broadcast_arrays(np.asarray(size, dtype=np.float64), np.asarray(mu, dtype=np.float64))
+    plain = np.isinf(size)
+    limit = poisson_cdf(y, mu, upper=upper) if plain.any() else np.zeros(1)
+    if plain.all():
+        return limit
+    size, k = np.where(plain, 1.0, size), np.floor(y)
+    above, total = np.maximum(k, 0.0) + 1.0, size + mu
+    value = special.betainc(above, size, mu / total) if upper else special.betainc(size, above, size / total)
+    value = np.where((k < 0.0) & ~np.isnan(value), 1.0 if upper else 0.0, value)
+    return np.where(plain, limit, value)

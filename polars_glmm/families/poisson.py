@@ -42,6 +42,10 @@ class Poisson(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}
 
+    def log_minus_log_p0(self, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
+        """log of −log P(y = 0) = mu."""
+        return mu.log
+
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
         return rows.y * mu.log - mu.value
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import links
 from polars_glmm.families.base import Family
+from polars_glmm.families.beta import Beta
+from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
+from polars_glmm.families.generalized_poisson import GeneralizedPoisson
 from polars_glmm.families.inverse_gaussian import InverseGaussian
+from polars_glmm.families.lognormal import Lognormal
 from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.families.negative_binomial import NegativeBinomial
+from polars_glmm.families.negative_binomial1 import NegativeBinomial1
 from polars_glmm.families.poisson import Poisson
+from polars_glmm.families.student_t import StudentT
+from polars_glmm.families.truncated import (
+    TruncatedNegativeBinomial,
+    TruncatedNegativeBinomial1,
+    TruncatedPoisson,
+)
+from polars_glmm.families.tweedie import Tweedie
 
 FAMILIES: dict[str, type[MeanFamily]] = {
     "gaussian": Gaussian,
@@ -20,25 +34,36 @@ FAMILIES: dict[str, type[MeanFamily]] = {
     "gamma": Gamma,
     "inverse_gaussian": InverseGaussian,
     "negative_binomial": NegativeBinomial,
+    "negative_binomial1": NegativeBinomial1,
+    "beta": Beta,
+    "beta_binomial": BetaBinomial,
+    "lognormal": Lognormal,
+    "truncated_poisson": TruncatedPoisson,
+    "truncated_negative_binomial": TruncatedNegativeBinomial,
+    "truncated_negative_binomial1": TruncatedNegativeBinomial1,
+    "student_t": StudentT,
+    "generalized_poisson": GeneralizedPoisson,
+    "tweedie": Tweedie,
 }
 
 ALIASES = {
     "normal": "gaussian",
     "inverse.gaussian": "inverse_gaussian",
     "nb": "negative_binomial",
+    "nbinom2": "negative_binomial",
+    "nbinom1": "negative_binomial1",
+    "beta_family": "beta",
+    "betabinomial": "beta_binomial",
+    "truncated_nbinom2": "truncated_negative_binomial",
+    "truncated_nbinom1": "truncated_negative_binomial1",
+    "t": "student_t",
+    "t_family": "student_t",
+    "genpois": "generalized_poisson",
 }
 
 ELSEWHERE = {
-    "nbinom2": "nbinom2 is family='negative_binomial'.",
-    "nbinom1": "A variance of phi·mu is not among them; family='negative_binomial' (nbinom2) has mu + mu²/phi.",
     "negbin": "Write family='negative_binomial'.",
-    "beta": "Shares without trials have no family here; with trials= they are family='binomial'.",
-    "betabinomial": "For overdispersion use family='binomial' and an effect for each row, (1 | row).",
-    "beta_binomial": "For overdispersion use family='binomial' and an effect for each row, (1 | row).",
     "multinomial": "For one category against the others make a Boolean response and use family='binomial'.",
-    "truncated_poisson": "Truncated counts are not among them; family='poisson' takes zeros to be possible.",
-    "truncated_nbinom2": "Truncated counts are not among them; family='negative_binomial' takes zeros to be possible.",
-    "lognormal": "Fit log(y) by family='gaussian', or y by family='gamma' with its log link.",
     "bernoulli": "Write family='binomial'; without trials= every row is one trial.",
     "quasi": "A quasi-likelihood has no density; family='gamma' or 'negative_binomial' estimate a dispersion.",
     "quasibinomial": "A quasi-likelihood has no density; for overdispersion add an observation-level effect (1 | row).",
@@ -48,8 +73,8 @@ ELSEWHERE = {
 """What people ask for by another name, and the nearest thing there is."""
 
 
-def resolve_family(family: str | Family, link: str | None = None) -> Family:
-    """The family of a name or an object, with the named link or its default one.
+def resolve_family(family: str | Family, link: str | None = None, held: Mapping[str, float] | None = None) -> Family:
+    """The family of a name or an object, with the named link or its default one, and numbers that it holds.
 
     Raises ModelError for a name or link that does not exist, and for a link beside an object that has another.
     """
@@ -67,4 +92,4 @@ def resolve_family(family: str | Family, link: str | None = None) -> Family:
         hint = ELSEWHERE.get(key) or suggest(key, [*FAMILIES, *ALIASES]).strip()
         known = enumerate_names(list(FAMILIES), limit=len(FAMILIES))
         raise ModelError(f"There is no family {family!r}; there are {known}. {hint}".rstrip())
-    return FAMILIES[key](link)
+    return FAMILIES[key](link, **(held or {}))

@@ -80,12 +80,23 @@ def _digamma_direct(a: Any) -> Any:
 
 
 def _digamma_once(a: Any) -> Any:
-    return a * (np.log(a) - special.digamma(a)) + a - a * a * special.polygamma(1, a)
+    first, second, _ = _scaled_polygamma(a)
+    return a * np.log(a) - first + a - second
 
 
 def _digamma_twice(a: Any) -> Any:
-    first = a * (np.log(a) - special.digamma(a)) + 2.0 * a
-    return first - a * a * (3.0 * special.polygamma(1, a) + a * special.polygamma(2, a))
+    first, second, third = _scaled_polygamma(a)
+    return a * np.log(a) - first + 2.0 * a - 3.0 * second - third
+
+
+def _scaled_polygamma(a: Any) -> tuple[Any, Any, Any]:
+    """aψ(a), a²ψ'(a) and a³ψ''(a), by the recurrence in a + 1, so that nothing overflows near zero."""
+    above = a + 1.0
+    return (
+        a * special.digamma(above) - 1.0,
+        a * a * special.polygamma(1, above) + 1.0,
+        a * a * a * special.polygamma(2, above) - 2.0,
+    )
 
 
 def log1p_rest(x: Vec, log1p_x: Vec, share: Vec) -> Vec:
@@ -109,6 +120,13 @@ def log1p_rest(x: Vec, log1p_x: Vec, share: Vec) -> Vec:
     total += share
     total *= z
     return np.where(small, total, rest)
+
+
+def log1p_ratio(x: Vec | float) -> Vec:
+    """log(1 + x)/x for x ≥ 0, one at zero."""
+    x = np.asarray(x, dtype=np.float64)
+    safe = np.where(x > 0.0, x, 1.0)
+    return np.where(x > 0.0, np.log1p(safe) / safe, 1.0)
 
 
 def rising(y: Vec, phi: Vec | float, *, slope: bool = True) -> tuple[Vec, Vec | None]:

@@ -13,15 +13,6 @@ from polars_glmm.inference.varcorr import log_interval, standard_error
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
 
-MEANING = {
-    "gaussian": ("Residual standard deviation", ""),
-    "gamma": ("Dispersion", "The variance is phi*mu^2."),
-    "inverse_gaussian": ("Dispersion", "The variance is phi*mu^3."),
-    "negative_binomial": ("Size", "The variance is mu + mu^2/phi: a larger phi is less dispersed."),
-}
-"""What phi is called, per family, and what it does, for the reader of a summary."""
-
-
 def dispersion(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
     """phi with standard error and exp(log phi ± z·se/phi); no rows without phi, or where phi has a formula."""
     z = normal_quantile(conf_level)

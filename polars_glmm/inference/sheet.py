@@ -12,7 +12,7 @@ from polars_glmm.inference import numbers
 from polars_glmm.inference.cells import shorten_all, width
 from polars_glmm.inference.coefficients import fixef, wald_chi2
 from polars_glmm.inference.compare import null_test
-from polars_glmm.inference.dispersion import MEANING, dispersion
+from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
@@ -256,7 +256,7 @@ def _dispersion_remark(fit: Answer) -> str:
         if row["conf_low"] is not None
         else ""
     )
-    name, meaning = MEANING[fit.family]
+    name, meaning = fit.spec.family.phi_words
     return f"{name} phi = {numbers.real(phi)}{error}{interval}. {meaning}"
 
 
@@ -304,7 +304,7 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
 
 def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
     if parameter != "mu":
-        name, meaning = MEANING[fit.family]
+        name, meaning = fit.spec.family.phi_words
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)
     remarks = []
     if (joint := wald_chi2(fit)) is not None:

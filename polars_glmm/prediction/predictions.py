@@ -17,7 +17,7 @@ from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
-from polars_glmm.prediction.inverse_links import clip_to_domain, mean_of, slope_of
+from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
 from polars_glmm.prediction.linear_predictor import (
     ETA,
@@ -40,6 +40,7 @@ from polars_glmm.prediction.population import (
     population_mean,
 )
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
+from polars_glmm.prediction.scale import ResponseScale, scale_of
 from polars_glmm.prediction.variances import FREEDOM
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         trials, frequency or precision. Rows, their order and their columns are kept.
     kind
         "response": the mean given the random effects (a probability for binomial); "link": the linear predictor of mu;
-        or a family parameter, "phi" (gaussian: sigma).
+        or a family parameter, "phi" (gaussian: sigma). Where mu is not the mean (lognormal, truncated counts) "mu" is
+        mu, and the standard errors of the mean are those at the estimated phi.
     random
         "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
         the unit whose random effects are zero; "integrate" is the average over the population, E g⁻¹(x'β + z'b) with
@@ -174,29 +176,33 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     family, of_phi = fitted.recipe.spec.family, request.kind == "phi"
     known = _known_freedom(fitted, request.df)
     half_width = _quantile(request.conf_level, known)
+    scale = _scale(family, request.kind)
     if of_phi and not fitted.models_phi:
         frame = add_constant_dispersion(frame, fitted, std_error=request.uncertain)
-        return _selected(frame, schema, request, _values(request, "log", half_width))
+        return _selected(frame, schema, request, _values(request, scale, half_width))
     new = request.interval == "prediction"
     also_used = size_inputs(fitted.recipe) | phi_inputs(fitted) if new else frozenset[str]()
-    link = "log" if of_phi else family.link.name if request.kind == "response" else "identity"
+    also_used |= phi_inputs(fitted) if scale.needs_phi else frozenset()
     if new:
         refuse_random_phi(fitted, "interval='prediction'")
     if request.random == "integrate":
+        _refuse_other_mean(family)
         frame = add_population_predictor(frame, schema, fitted, verb="predict", also_used=also_used)
         frame = frame.with_columns(population_mean(fitted, family.link).alias(POPULATION))
-        values = _population_values(request, link, half_width)
+        values = _population_values(request, scale, half_width)
         total = pl.col(STD_ERROR) ** 2 + pl.col(RANDOM_VARIANCE)
     else:
         by_row = request.interval == "confidence" and request.df in (None, "satterthwaite")
         purpose = Purpose(
             "predict", chosen(fitted.factors, request.random), request.new_levels, also_used=also_used,
-            std_error=request.uncertain, interval=by_row, parts=(int(of_phi),),
+            std_error=request.uncertain, interval=by_row, parts=(0, 1) if scale.needs_phi else (int(of_phi),),
         )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
+        if scale.needs_phi:
+            frame = with_phi(frame, schema, fitted, verb="predict", factors=purpose.acting)
         if by_row and fitted.freedom is not None and not of_phi:
             half_width = _t_quantile(request.conf_level)
-        values = _values(request, link, half_width)
+        values = _values(request, scale, half_width)
         total = pl.col(STD_ERROR) ** 2
     if new:
         frame = with_phi(frame.with_columns(total.alias(TOTAL)), schema, fitted, verb="predict")
@@ -213,7 +219,23 @@ def _selected(frame: pl.LazyFrame, schema: pl.Schema, request: Request, values: 
     return frame.select(*columns(schema), *outputs)
 
 
-def _population_values(request: Request, link: str, half_width: pl.Expr) -> list[pl.Expr]:
+def _scale(family: Family, kind: str) -> ResponseScale:
+    """What the linear predictor of a kind becomes."""
+    if kind == "response":
+        return scale_of(family)
+    return ResponseScale.of_link({"link": "identity", "phi": "log"}.get(kind, family.link.name))
+
+
+def _refuse_other_mean(family: Family) -> None:
+    if not family.mu_is_mean:
+        msg = (
+            f"random='integrate' averages mu, which is not the mean of a {family.name} response. Use random='none', or "
+            "simulate() for new responses."
+        )
+        raise ModelError(msg)
+
+
+def _population_values(request: Request, scale: ResponseScale, half_width: pl.Expr) -> list[pl.Expr]:
     """Average, standard error and limits; the limits on the scale of the link, transformed back."""
     mean, error, on_link = (pl.col(POPULATION).struct.field(name) for name in (MEAN, MEAN_ERROR, LINK_ERROR))
     values = [mean]
@@ -221,28 +243,28 @@ def _population_values(request: Request, link: str, half_width: pl.Expr) -> list
         values.append(error.fill_nan(None))
     if request.interval == "confidence":
         eta = pl.col(POPULATION).struct.field(ON_LINK)
-        values += _limits(link, eta, on_link.fill_nan(None) * half_width)
+        values += _limits(scale, eta, on_link.fill_nan(None) * half_width)
     return values
 
 
-def _values(request: Request, link: str, half_width: pl.Expr) -> list[pl.Expr]:
+def _values(request: Request, scale: ResponseScale, half_width: pl.Expr) -> list[pl.Expr]:
     """Prediction, standard error and limits as far as they are asked for, from ETA and STD_ERROR.
 
     half_width   of an interval in standard errors
     """
     eta = pl.col(ETA)
-    values = [mean_of(link, eta)]
+    values = [scale.value(eta)]
     std_error = pl.col(STD_ERROR).fill_nan(None)  # NaN: the fit has none, at a boundary or without a Hessian
     if request.std_error:
-        values.append(slope_of(link, eta).abs() * std_error)
+        values.append(scale.slope(eta).abs() * std_error)
     if request.interval == "confidence":
-        values += _limits(link, eta, std_error * half_width)
+        values += _limits(scale, eta, std_error * half_width)
     return values
 
 
-def _limits(link: str, eta: pl.Expr, margin: pl.Expr) -> list[pl.Expr]:
+def _limits(scale: ResponseScale, eta: pl.Expr, margin: pl.Expr) -> list[pl.Expr]:
     """Ends of eta ± margin as means, null where the margin is."""
-    ends = [mean_of(link, clip_to_domain(link, end, eta)) for end in (eta - margin, eta + margin)]
+    ends = [scale.value(clip_to_domain(scale.link, end, eta)) for end in (eta - margin, eta + margin)]
     # some inverse links fall: the smaller end is the lower limit
     limits = pl.min_horizontal(ends), pl.max_horizontal(ends)
     return [pl.when(margin.is_not_null()).then(limit) for limit in limits]
@@ -291,7 +313,7 @@ def _t_quantile(conf_level: float) -> pl.Expr:
 
 def _check_kind(family: Family, request: Request) -> None:
     kind = request.kind
-    kinds = ["response", "link", *(["phi"] if family.has_phi else [])]
+    kinds = ["response", "link", *([] if family.mu_is_mean else ["mu"]), *(["phi"] if family.has_phi else [])]
     if kind not in kinds:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"

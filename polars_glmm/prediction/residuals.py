@@ -16,12 +16,12 @@ from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.given import Given
-from polars_glmm.prediction.inverse_links import mean_of
 from polars_glmm.prediction.leverage import add_leverage
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.quantile_residuals import QUANTILES, SEED, add_quantiles, quantile_columns, seed_of
 from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_phi
+from polars_glmm.prediction.scale import scale_of
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -63,7 +63,8 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
 ) -> FrameT:
     """The frame with fitted values and residuals beside every row, in its order; a LazyFrame stays lazy.
 
-    fitted          mean given the random effects (binomial: probability), offset included
+    fitted          mean given the random effects (binomial: probability), offset included; of truncated counts that of
+                    the counts above zero
     fixed           the same with all random effects at zero
     resid           y − fitted; for binomial y is the proportion of successes
     resid_pearson   resid / √Var(y): phi, trials and precision included
@@ -138,9 +139,10 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
     frame = frame.with_columns(
         pl.struct(columns(fields)).map_batches(residuals, return_dtype=struct, is_elementwise=True).alias(_RESIDUAL)
     )
+    scale = scale_of(family)
     values = [
-        mean_of(family.link.name, pl.col(ETA)),
-        mean_of(family.link.name, pl.col(FIXED)),
+        scale.value(pl.col(ETA)),
+        scale.value(pl.col(FIXED)),
         *(pl.col(_RESIDUAL).struct.field(name) for name in _RESIDUALS),
     ]
     outputs = [pl.when(~pl.col(MISSING)).then(value).alias(name) for value, name in zip(values, names, strict=True)]
@@ -150,9 +152,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
 def _residuals(family: Family, rows: Rows, mu: Vec, phi: Vec | None) -> tuple[Vec, Vec, Vec]:
     """Response, Pearson and deviance residuals of complete rows; each (n,)."""
     trials = 1.0 if rows.trials is None else rows.trials
-    precision = 1.0 if rows.precision is None else rows.precision
     with np.errstate(all="ignore"):  # no trial, or a mean at the edge of its range: without a warning
-        resid = rows.y / trials - mu
-        variance = family.variance(mu, phi) / (trials * precision)
+        resid = rows.y / trials - family.expectation(mu, phi)[0]
+        variance = family.response_variance(rows, mu, phi)
         deviance = np.maximum(family.unit_deviance(rows, mu, phi), 0.0)
         return resid, resid / np.sqrt(variance), np.sign(resid) * np.sqrt(deviance)

@@ -265,6 +265,9 @@ def _resolve_method(
         why = "has no exact likelihood" if isinstance(asked, ML | REML) else "has no expected curvature"
         msg = f"With random effects in phi a model {why}. Use method='laplace' or, with one group, AGQ(nodes=9)."
         raise ModelError(msg)
+    if isinstance(asked, Laplace) and asked.curvature == "expected" and not family.knows_information:
+        msg = f"The expected curvature of {family.name} has no closed form: use Laplace() with the observed one."
+        raise ModelError(msg)
     exact = family.linear and not further  # integrals over u and beta
     random = bool(terms) or open_terms
     model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")
@@ -298,6 +301,13 @@ def _refuse_misfits(spec: ModelSpec) -> None:
         raise ModelError(msg)
     if spec.trials is not None and not spec.family.takes_trials:
         msg = f"trials= belongs to the binomial family, not to {name}. For rows that stand for several use frequency=."
+        raise ModelError(msg)
+    without = spec.trials is None and spec.response.failure is None
+    if spec.family.takes_trials and spec.family.has_phi and without:
+        msg = (
+            f"Single trials say nothing of the dispersion of family={name!r}: it needs their number, trials= or "
+            "cbind(success, failure). For single trials use family='binomial'."
+        )
         raise ModelError(msg)
     if spec.response.failure is not None:
         if not spec.family.takes_trials:

@@ -58,9 +58,19 @@ def responses(family: MeanFamily) -> tuple[Vec, Vec | None, Vec | None]:
     match family.name:
         case "gaussian":
             return np.array([-2.0, 0.0, 1.3, 4.0]), None, np.array([1.0, 0.5, 2.0, 1.0])
-        case "binomial":
+        case "student_t":
+            return np.array([-2.0, 0.0, 1.3, 4.0]), None, None
+        case "beta":
+            return np.array([1e-3, 0.3, 0.6, 0.99]), None, None
+        case "lognormal":
+            return np.array([0.05, 0.7, 1.0, 6.0]), None, None
+        case "tweedie":
+            return np.array([0.0, 0.05, 1.0, 30.0]), None, None
+        case "truncated_poisson" | "truncated_negative_binomial" | "truncated_negative_binomial1":
+            return np.array([1.0, 2.0, 4.0, 30.0]), None, None
+        case "binomial" | "beta_binomial":
             return np.array([0.0, 1.0, 3.0, 10.0, 0.0]), np.array([1.0, 1.0, 10.0, 10.0, 10.0]), None
-        case "poisson" | "negative_binomial":
+        case "poisson" | "negative_binomial" | "negative_binomial1" | "generalized_poisson":
             return np.array([0.0, 1.0, 4.0, 30.0]), None, None
         case _:
             return np.array([0.05, 0.7, 1.0, 6.0]), None, np.array([1.0, 0.5, 2.0, 1.0])

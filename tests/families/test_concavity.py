@@ -14,6 +14,16 @@ RESPONSES = {
     "negative_binomial": [0.0, 1.0, 4.0, 60.0],
     "gamma": [1e-3, 0.2, 1.0, 40.0],
     "inverse_gaussian": [1e-3, 0.2, 1.0, 40.0],
+    "negative_binomial1": [0.0, 1.0, 4.0, 60.0],
+    "generalized_poisson": [0.0, 1.0, 4.0, 60.0],
+    "beta": [1e-6, 0.2, 0.5, 0.99],
+    "beta_binomial": [0.0, 1.0, 3.0, 7.0],
+    "lognormal": [1e-3, 0.2, 1.0, 40.0],
+    "truncated_poisson": [1.0, 2.0, 4.0, 60.0],
+    "truncated_negative_binomial": [1.0, 2.0, 4.0, 60.0],
+    "truncated_negative_binomial1": [1.0, 2.0, 4.0, 60.0],
+    "student_t": [-3.0, 0.0, 0.4, 5.0],
+    "tweedie": [0.0, 0.2, 1.0, 40.0],
 }
 TRIALS, ZETAS = 7.0, (-2.0, 0.0, 1.5)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson, Rows
+from polars_glmm.families import Binomial, Gamma, Gaussian, InverseGaussian, Lognormal, NegativeBinomial, Poisson, Rows
 from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.typing import Vec
 from tests.families.conftest import named, predictors
@@ -78,7 +78,7 @@ def test_a_search_that_runs_away_meets_no_warning_and_no_nan_in_the_density(fami
 
 FUSED = [
     Gaussian(), Binomial(), Binomial("probit"), Binomial("cloglog"), Poisson(), Gamma(), InverseGaussian(),
-    NegativeBinomial(),
+    NegativeBinomial(), Lognormal(),
 ]  # fmt: skip
 
 

@@ -9,7 +9,17 @@ import sys
 import pytest
 
 from polars_glmm.errors import ModelError
-from polars_glmm.families import Binomial, Family, Gamma, Gaussian, InverseGaussian, Poisson, resolve_family
+from polars_glmm.families import (
+    Binomial,
+    Family,
+    Gamma,
+    Gaussian,
+    InverseGaussian,
+    Poisson,
+    StudentT,
+    Tweedie,
+    resolve_family,
+)
 from polars_glmm.families.registry import FAMILIES
 
 NAMED = [
@@ -18,6 +28,13 @@ NAMED = [
     ("poisson", None, "Poisson(link='log')"), ("Gamma", None, "Gamma(link='log')"),
     ("inverse.gaussian", "1/mu^2", "InverseGaussian(link='inverse_squared')"),
     ("inverse_gaussian", None, "InverseGaussian(link='log')"),
+    ("nbinom1", None, "NegativeBinomial1(link='log')"), ("nbinom2", None, "NegativeBinomial(link='log')"),
+    ("beta_family", "probit", "Beta(link='probit')"), ("betabinomial", None, "BetaBinomial(link='logit')"),
+    ("lognormal", None, "Lognormal(link='identity')"), ("t", None, "StudentT(df=4)"),
+    ("tweedie", "log", "Tweedie(power=1.5)"),
+    ("truncated_nbinom1", None, "TruncatedNegativeBinomial1(link='log')"),
+    ("truncated_nbinom2", None, "TruncatedNegativeBinomial(link='log')"),
+    ("truncated_poisson", None, "TruncatedPoisson(link='log')"), ("genpois", None, "GeneralizedPoisson(link='log')"),
     ("nb", None, "NegativeBinomial(link='log')"), ("negative_binomial", "log", "NegativeBinomial(link='log')"),
 ]  # fmt: skip
 
@@ -29,7 +46,7 @@ def test_names_resolve(name, link, shown):
 
 WRONG = [
     ("poison", None, "There is no family 'poison'.* Did you mean 'poisson'"),
-    ("beta", None, "There is no family 'beta'; there are 'gaussian', .* and 'negative_binomial'"),
+    ("multinomial", None, "There is no family 'multinomial'; there are 'gaussian', .* and 'tweedie'"),
     ("quasipoisson", None, "no density; .*'negative_binomial'"),
     ("bernoulli", None, "family='binomial'"),
     ("binomial", "probti", "binomial has no link 'probti'; it has 'logit', .* Did you mean 'probit'"),
@@ -84,14 +101,32 @@ def test_facts_of_the_table():
         "gamma": (True, False, True),
         "inverse_gaussian": (True, False, True),
         "negative_binomial": (True, False, False),
+        "negative_binomial1": (True, False, False),
+        "beta": (True, False, False),
+        "beta_binomial": (True, True, False),
+        "lognormal": (True, False, False),
+        "truncated_poisson": (False, False, False),
+        "truncated_negative_binomial": (True, False, False),
+        "truncated_negative_binomial1": (True, False, False),
+        "student_t": (True, False, False),
+        "generalized_poisson": (True, False, False),
+        "tweedie": (True, False, False),
     }
     canonical = {repr(f) for cls in FAMILIES.values() for link in cls.links if (f := cls(link)).canonical}
     assert canonical == {
         "Gaussian(link='identity')", "Binomial(link='logit')", "Poisson(link='log')", "Gamma(link='inverse')",
-        "InverseGaussian(link='inverse_squared')",
+        "InverseGaussian(link='inverse_squared')", "Lognormal(link='identity')", "TruncatedPoisson(link='log')",
     }  # fmt: skip
 
 
 def test_importing_the_package_does_not_import_scipy():
     code = "import sys, polars_glmm; sys.exit(any(name.split('.')[0] == 'scipy' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_number_that_a_family_holds_is_part_of_it():
+    assert StudentT(df=3) != StudentT(df=4) == resolve_family("student_t")
+    assert pickle.loads(pickle.dumps(Tweedie(power=1.7))).power == 1.7  # noqa: S301 our own bytes
+    for wrong in (lambda: StudentT(df=0.0), lambda: StudentT(df=float("inf")), lambda: Tweedie(power=2.0)):
+        with pytest.raises(ModelError, match=r"between|above 0"):
+            wrong()

@@ -123,6 +123,8 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "text": lambda: _fit("answer ~ x + (1 | g)", family="binomial", link="cloglog"),
     "expected curvature": lambda: _fit("count ~ x + (1 | g)", family="poisson", link="sqrt",
                                        method=polars_glmm.Laplace(curvature="expected")),
+    "degrees of freedom held": lambda: _fit("positive ~ x + (1 | g)", family=polars_glmm.StudentT(df=5.0)),
+    "power held": lambda: _fit("positive ~ x + (1 | g)", family=polars_glmm.Tweedie(power=1.6)),
     "gamma": lambda: _fit("positive ~ x + (1 | g)", family="gamma", precision="z"),
     "inverse gaussian": lambda: _fit("positive ~ x + (1 | g)", family="inverse_gaussian", link="log"),
     "negative binomial": lambda: _fit("big ~ x + (1 | g)", family="negative_binomial"),

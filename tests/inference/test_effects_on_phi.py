@@ -72,9 +72,7 @@ def test_the_answer_is_an_optimum_of_the_objective(family: str, formulas: tuple[
     if not fit.singular:
         assert np.abs(objective.gradient(at)).max() < 1e-4
     vector = np.array([at[name] for name in objective.names]) + 0.01
-    numeric = [
-        (objective.loglik(vector + h) - objective.loglik(vector - h)) / 2e-5 for h in 1e-5 * np.eye(len(vector))
-    ]
+    numeric = [(objective.loglik(vector + h) - objective.loglik(vector - h)) / 2e-5 for h in 1e-5 * np.eye(len(vector))]
     assert_allclose(objective.gradient(vector), numeric, rtol=1e-5, atol=1e-5)
 
 
@@ -99,9 +97,7 @@ def test_equal_rows_counted_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     frame = data("negative_binomial", rows=40).with_columns(pl.col("x").sign())
     counted = quietly(frame, *TOGETHER, family="negative_binomial")
     assert "rows_compressed" in {note.code for note in counted.notes}
-    rows = quietly(
-        frame, *TOGETHER, family="negative_binomial", control=Control(rows=Rows(compress=False))
-    )
+    rows = quietly(frame, *TOGETHER, family="negative_binomial", control=Control(rows=Rows(compress=False)))
     assert counted.loglik == pytest.approx(rows.loglik, abs=1e-8)
     assert_allclose(counted.estimate.report, rows.estimate.report, rtol=1e-6, atol=1e-7)
     scale = np.sqrt(np.diag(rows.estimate.report_vcov))

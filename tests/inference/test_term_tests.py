@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import polars_glmm
 from polars_glmm import datasets
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import ColumnError, ModelError
 from polars_glmm.inference.term_columns import terms_of
 
 COLUMNS = ["num_df", "den_df", "statistic", "p_value"]
@@ -349,7 +349,7 @@ def test_what_is_asked_wrongly_is_answered() -> None:
         with pytest.raises(ModelError, match="rng="):
             fit.test_terms(method="bootstrap", n=5, rng=seed)  # type: ignore[arg-type]
     by_type = crossed().with_columns(type=pl.col("b")).glmm.fit("y ~ x + (1 | g)", by="type")
-    with pytest.raises(ModelError, match="rename the key"):
+    with pytest.raises(ColumnError, match="Rename the key"):
         by_type.test_terms()
 
 

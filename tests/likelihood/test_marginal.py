@@ -11,7 +11,9 @@ from scipy import integrate
 
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
+from polars_glmm.likelihood.marginal.modes import Point, lifted
 from polars_glmm.likelihood.model import prepare
+from polars_glmm.likelihood.parameters.state import settle
 from polars_glmm.spec.method import AGQ, Laplace
 from tests.likelihood.models import control, draw, with_effects_on_phi
 
@@ -142,6 +144,40 @@ def test_gradient_with_crossed_random_effects_on_mean_and_phi(family):
     at = point(model)
     at[4:] *= 0.5
     assert_gradient(model, engine, at)
+
+
+@pytest.mark.parametrize("terms", list(ON_PHI))
+def test_modes_move_along_their_slopes_with_effects_on_phi(terms):
+    """dû along every coefficient and every entry of Λ, against modes found at both sides."""
+    design, made = draw("gamma", n=120, groups=8, modelled_phi=True)
+    model, engine = engine_of(with_effects_on_phi(design, *ON_PHI[terms]), made, Laplace())
+    x, p = point(model), model.n_coefficients
+    x[2:4] = -1.0, 0.2
+
+    state, _ = settle(model.effects, x[:p], model.effects.lambdas(x[p:]), [-1.0] * len(ON_PHI[terms]))
+    vector = state.vector()
+
+    def at(v):
+        moved = state.moved(v)
+        there = Point(moved.beta, model.effects.effective(list(moved.factors)))
+        return engine.marginal.evaluate(there, None).warm.modes[0]
+
+    slopes = engine.mode_slopes(state, [at(vector)], np.ones(len(vector), dtype=bool))
+    for slope, e in zip(slopes, np.eye(len(vector)), strict=True):
+        difference = (at(vector + 1e-5 * e) - at(vector - 1e-5 * e)) / 2e-5
+        assert_allclose(slope[0], difference, rtol=1e-6, atol=1e-7)
+
+
+def test_curvatures_are_lifted_to_the_nearest_that_is_not_negative():
+    """W⁺ has the positive eigenvalues of W and zeros for the others."""
+    rng = np.random.default_rng(2)
+    a, b, c = np.append(rng.normal(size=(3, 50)), np.zeros((3, 1)), axis=1)
+    w = lifted({(0, 0): a, (0, 1): b, (1, 1): c})
+    for i in range(51):
+        values, vectors = np.linalg.eigh(np.array([[a[i], b[i]], [b[i], c[i]]]))
+        wanted = (vectors * np.maximum(values, 0.0)) @ vectors.T
+        found = np.array([[w[0, 0][i], w[0, 1][i]], [w[0, 1][i], w[1, 1][i]]])
+        assert_allclose(found, wanted, atol=1e-14)
 
 
 @pytest.mark.parametrize("terms", ["together", "beside"])

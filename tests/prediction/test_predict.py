@@ -202,5 +202,5 @@ def test_a_model_without_random_effects_says_so(made, trial):
 
 def test_other_frames_are_refused_with_the_way_to_convert_them(made, trial):
     fit = made(trial, "y ~ x + (1 | g)")
-    with pytest.raises(ModelError, match=r"polars DataFrame or LazyFrame, not builtins.dict"):
+    with pytest.raises(ModelError, match=r"takes a frame of Polars, pandas or PyArrow, not builtins.dict"):
         predict(trial.to_dict(), fit)

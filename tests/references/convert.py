@@ -27,7 +27,21 @@ NOT_REDISTRIBUTED = ("pig", "kubo_seeds", "salamander_mating")
 TEST_PREFIXES = ("sim_", "edge_", "sleepstudy_ext", "sleepstudy_na")
 DTYPES = {"int64": pl.Int64, "float64": pl.Float64, "string": pl.String, "bool": pl.String}
 
-FAMILIES = ("gaussian", "binomial", "poisson", "Gamma", "inverse.gaussian", "nbinom2")
+FAMILIES = (
+    "gaussian", "binomial", "poisson", "Gamma", "inverse.gaussian", "nbinom2", "nbinom1", "beta", "betabinomial",
+    "lognormal", "t", "tweedie",
+)  # fmt: skip
+HELD = ("t", "tweedie")
+"""Families with a further parameter that is estimated there and held at that estimate here."""
+LATER = {
+    "survival": "survival model",
+    "censored": "censored responses",
+    "lmm_known_covariance": "levels of known covariance",
+    "lmm_multiple_membership": "multiple membership",
+}
+"""Kinds of models that are not there yet."""
+NOT_NEEDED = ("rats_litter",)
+"""Data of such models only."""
 STRUCTURES = ("us", "diag", "scalar")
 HETEROSCEDASTIC = {
     "pig_lme_varident_ml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
@@ -65,7 +79,7 @@ def main(source: Path) -> None:
     for schema in sorted((source / "data").glob("*.schema.json")):
         name = schema.name.removesuffix(".schema.json")
         for_tests = name.startswith(TEST_PREFIXES)
-        if name not in NOT_REDISTRIBUTED and (name in used or not for_tests):
+        if name not in (*NOT_REDISTRIBUTED, *NOT_NEEDED) and (name in used or not for_tests):
             folder = TEST_ONLY if for_tests else SHIPPED
             read(schema).write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=19)
 
@@ -94,6 +108,8 @@ def why_not(entry: dict[str, Any]) -> str:
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
     if kind in ("ordinal", "nonlinear"):
         return f"{kind} model"
+    if kind in LATER:
+        return LATER[kind]
     if kind in ("gls", "lmm_residual_structure"):
         return "residual covariance structure"
     if entry.get("zi_formula") or entry["id"] == "anova_owls_zi":
@@ -113,6 +129,8 @@ def trim(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["id"] in HETEROSCEDASTIC:
         formula, dispersion = HETEROSCEDASTIC[entry["id"]]
         kept |= {"kind": "heteroscedastic", "formula": formula, "dispersion_formula": dispersion}
+    if entry.get("family") in HELD:
+        kept["kind"] = "held"
     kept["engines"] = [
         {key: engine[key] for key in ("name", "version", "call", "logLik", "se_kind", "note") if key in engine}
         for engine in entry.get("engines", ())

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from polars_glmm import datasets
+from polars_glmm import StudentT, Tweedie, datasets
 from polars_glmm.spec.method import AGQ
 from tests.references.convert import NOT_REDISTRIBUTED, read
 
@@ -25,6 +25,7 @@ Entry = Mapping[str, Any]
 
 HERE = Path(__file__).resolve().parent
 FAMILY = {"Gamma": "gamma", "inverse.gaussian": "inverse_gaussian", "nbinom2": "negative_binomial"}
+HELD = {"t": lambda df: StudentT(df=df), "tweedie": lambda power: Tweedie(power=power)}
 ORDERED = {"cake": {"temperature": "contr.poly"}}
 """Ordered factors: polynomial contrasts in R, treatment contrasts here unless asked for."""
 
@@ -74,6 +75,8 @@ def arguments(entry: Entry) -> dict[str, Any]:
     """The keywords of `fit` and `objective`."""
     family = FAMILY.get(entry["family"], entry["family"])
     named = {"family": family, "link": entry.get("link")}
+    if (held := HELD.get(entry["family"])) is not None:
+        named = {"family": held(next(iter(entry["results"]["dispersion"]["family_parameter"].values())))}
     if (method := entry.get("method")) is not None:
         named["method"] = AGQ(entry["n_agq"]) if method == "AGQ" else method.lower()
         if "dispersion_formula" in entry and entry["family"] != "gaussian":

@@ -148,6 +148,8 @@ MODELS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("size ~ x + (1 | g)",), {"family": "gamma", "method": polars_glmm.Laplace(curvature="expected")}),
     (("size ~ x + f + (1 | g)", "phi ~ x + offset(t)"), {"family": "gamma"}),
     (("size ~ x + (1 | g)", "phi ~ f + x"), {"family": "gaussian"}),
+    (("size ~ x + (1 |p| g)", "phi ~ x + (1 |p| g)"), {"family": "gamma"}),
+    (("size ~ x + f", "phi ~ 1 + (1 | g)"), {"family": "gaussian", "method": AGQ(5)}),
     (("count ~ x + (1 | g)",), POISSON | {"fixed": {"x": 0.3}}),
     (("count ~ x + offset(t) + (1 | g)",), POISSON | {"fixed": {"x": 0.3, "sd(g: Intercept)": 0.5}}),
     (("count ~ x + (1 | g)",), POISSON | {"start": {"Intercept": 1.0, "x": 0.0, "sd(g: Intercept)": 0.2}}),

@@ -27,6 +27,8 @@ from polars_glmm.likelihood.many.report_rows import Question, report_rows
 from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.many.settle import settle
 from polars_glmm.likelihood.many.value import BatchMarginal
+from polars_glmm.likelihood.marginal.dispersion_limit import ENOUGH
+from polars_glmm.likelihood.marginal.dispersion_range import towards_limit
 from polars_glmm.likelihood.marginal.fit import (
     GLM_TOLERANCE,
     LIMIT_LOSS,
@@ -96,7 +98,9 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
     fine = base.fine & np.isfinite(found.value) & found.settled
     at_limit = np.zeros_like(fine)
     if low is not None:
-        at_limit = fine & (high is not None) & (found.x[:, -1] > _GAMMA_MARGIN * (np.inf if high is None else high))
+        if question.family.limit is not None:
+            away = towards_limit(question.family) * found.x[:, -1]
+            at_limit = fine & (away > _GAMMA_MARGIN * (high if high is not None else -low))
         fine &= (found.x[:, -1] > low) & ~at_limit
     clock["search"] = perf_counter()
     scale = BatchScale(np.sqrt(base.row_variance), _bend(question, found.x))
@@ -123,7 +127,7 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
 
 
 def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[BatchAnswer]:
-    """Negative binomials without overdispersion: the Poisson fits with phi = inf, where they are as good."""
+    """Negative binomials without overdispersion: the Poisson fits with phi = inf, where they are as good; and so on."""
     model = question.model.take(at_limit)
     assert question.family.limit is not None
     poisson = question._replace(model=model, family=question.family.limit)
@@ -132,7 +136,8 @@ def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[B
     for estimate, models in _fit(poisson, {"start": perf_counter()}):
         good = estimate.loglik >= asked[models]
         if good.any():
-            kept = estimate.take(good).without_dispersion(np.inf, no_overdispersion_note())
+            note = no_overdispersion_note(question.family)
+            kept = estimate.take(good).without_dispersion(question.family.limit_phi, note)
             answers.append(BatchAnswer(kept, among(at_limit, among(models, good))))
     return answers
 
@@ -205,7 +210,8 @@ def _gamma_range(question: Question) -> tuple[Vec | None, Vec | None]:
         return None, None
     y, rows = question.model.rows.data.y, question.model.rows
     if question.family.limit is not None:
-        return np.full(rows.n_models, -np.inf), np.log(1e8 * np.maximum(rows.row_totals(y * y), 1.0))
+        cap = np.log(ENOUGH * np.maximum(rows.row_totals(question.family.remoteness(rows.data)), 1.0))
+        return (np.full(rows.n_models, -np.inf), cap) if towards_limit(question.family) > 0.0 else (-cap, None)
     square = rows.row_totals(y * y) / rows.model_rows
     least = [question.family.least_log_phi(_SHARP, spread) for spread in np.log(np.maximum(square, 1e-300))]
     return np.array([-np.inf if low is None else low for low in least]), None

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from polars_glmm.errors import enumerate_names
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import Family, Rows, spoken
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import BlockPart
 from polars_glmm.likelihood.rows.sums import Piece
@@ -67,11 +67,16 @@ class Face(NamedTuple):
     direction: Vec
 
 
-def log_size_of_poisson(family: Family, pieces: Iterable[Piece]) -> float:
-    """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ; infinite for other families."""
+def log_size_of_limit(family: Family, pieces: Iterable[Piece]) -> float:
+    """|log phi| beyond which a family is its limit to 1e-8 in ℓ; infinite for families without one."""
     if family.limit is None:
         return np.inf
-    return float(np.log(ENOUGH * max(rowsums.sum_of_squares(pieces), 1.0)))
+    return float(np.log(ENOUGH * max(rowsums.remoteness(pieces, family), 1.0)))
+
+
+def ceiling_of(family: Family, pieces: Iterable[Piece]) -> float:
+    """log phi that a formula of it may reach, where it grows towards a limit."""
+    return log_size_of_limit(family, pieces) if family.limit_phi > 1.0 else np.inf
 
 
 def suspicious(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> bool:
@@ -274,18 +279,20 @@ def _away(x: Mat, span: Mat) -> Vec | None:
     return direction if bool((x @ direction > 0.5 * _MARGIN).all()) else None
 
 
-def no_overdispersion_notes(names: Sequence[str], lost: BoolVec, limit: Limit | None) -> list[Note]:
+def no_overdispersion_notes(
+    family: Family, names: Sequence[str], lost: BoolVec, limit: Limit | None
+) -> list[Note]:
     """A formula of log phi has no finite optimum: which coefficients run away, and how many rows become Poisson's."""
-    if limit is None:
+    if limit is None or family.limit is None:
         return []
     terms = enumerate_names([name for name, away in zip(names, lost, strict=True) if away])
     whole, finish = limit.n_poisson == limit.n_rows, []
     where = "all rows" if whole else f"{limit.n_poisson:,} of {limit.n_rows:,} rows"
     if limit.n_poisson:
-        finish.append(f"phi = inf (Poisson) in {where}")
+        finish.append(f"phi = inf ({spoken(family.limit)}) in {where}")
     if limit.n_zero:
         finish.append(f"phi = 0 in {limit.n_zero:,}, all with a count of zero")
     text = f"no overdispersion in {where}: " if limit.n_poisson else "no finite phi: "
     text += f"along {terms} of phi the likelihood rises to a limit, {' and '.join(finish)}."
     advice = "The values of these coefficients mean nothing; all else stands. Counts may even be underdispersed."
-    return [Note("no_overdispersion", text, f"Fit family='poisson'. {advice}" if whole else advice)]
+    return [Note("no_overdispersion", text, f"Fit family={family.limit.name!r}. {advice}" if whole else advice)]

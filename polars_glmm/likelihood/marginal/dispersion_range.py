@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal.engine import Confined
 from polars_glmm.likelihood.model import Model
@@ -11,10 +12,15 @@ from polars_glmm.likelihood.rows import sums as rowsums
 
 
 def size_cap(model: Model) -> float | None:
-    """log phi beyond which a negative binomial is a Poisson to 1e-8 in ℓ: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
+    """|log phi| beyond which a family is its limit to 1e-8 in ℓ; a negative binomial: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
     if model.family.limit is None or model.models_phi:
         return None
-    return limits.log_size_of_poisson(model.family, model.pieces())
+    return limits.log_size_of_limit(model.family, model.pieces())
+
+
+def towards_limit(family: Family) -> float:
+    """1 where log phi grows towards the limit of a family, −1 where it falls."""
+    return 1.0 if family.limit_phi > 1.0 else -1.0
 
 
 def confined(model: Model, least: float) -> Confined | None:
@@ -23,7 +29,9 @@ def confined(model: Model, least: float) -> Confined | None:
         return None
     place = model.parts[1].own.start
     if model.family.limit is not None:
-        return Confined(place, -np.inf, size_cap(model) or np.inf)
+        cap = size_cap(model) or np.inf
+        grows = towards_limit(model.family) > 0.0
+        return Confined(place, -np.inf, cap) if grows else Confined(place, -cap, np.inf, bounded=True)
     mean, variance = rowsums.response_moments(model.pieces())
     spread = float(np.log(max(variance, mean**2, 1e-300)))
     smallest = model.family.least_log_phi(least, spread)

@@ -11,7 +11,7 @@ from polars_glmm.cores import workers
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.families.base import spread_name
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
-from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_poisson
+from polars_glmm.likelihood.marginal.dispersion_limit import ceiling_of
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Marginal, Value
@@ -41,11 +41,15 @@ _PERFECT_FIT = (
 
 
 class Confined(NamedTuple):
-    """A coefficient by its place, and the range that it is kept in: a constant log phi."""
+    """A coefficient by its place, and the range that it is kept in: a constant log phi.
+
+    bounded   below the range too the likelihood is flat; else it has no bound there
+    """
 
     place: int
     low: float
     high: float
+    bounded: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -85,8 +89,8 @@ class RowEngine:
         """−ℓ over [β, θ], for the search; p coefficients.
 
         Values of a formula of phi have a floor, below which there is nothing to be found but the same error.
-        A coefficient may be confined: beyond its upper end −ℓ is flat; below its lower end nothing is left of the
-        dispersion, the likelihood has no bound, and IdentifiabilityError says so.
+        A coefficient may be confined: beyond its upper end −ℓ is flat; below its lower end it is flat too, or nothing
+        is left of the dispersion, the likelihood has no bound, and IdentifiabilityError says so.
         """
         highest = [-np.inf]
 
@@ -94,15 +98,15 @@ class RowEngine:
             lambdas = self.effects.lambdas(x[p:])
             beta, capped = x[:p], False
             if spread is not None:
-                if beta[spread.place] < spread.low:
+                if beta[spread.place] < spread.low and not spread.bounded:
                     name = spread_name(self.marginal.density.family)
                     raise IdentifiabilityError(
                         reproduced_text(self.effects, name) if self.effects.factors else _PERFECT_FIT
                     )
-                capped = beta[spread.place] > spread.high
+                capped = not spread.low <= beta[spread.place] <= spread.high
                 if capped:
                     beta = beta.copy()
-                    beta[spread.place] = spread.high
+                    beta[spread.place] = np.clip(beta[spread.place], spread.low, spread.high)
             v = self._value(beta, lambdas, warm, information=curvature)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
@@ -136,7 +140,7 @@ def row_engine(model: Model) -> RowEngine:
     threads = workers(model.control.rows.threads)
     if len(blocks.units) < _FEWEST_UNITS:
         threads = 1
-    ceiling = log_size_of_poisson(model.family, model.pieces()) if model.models_phi else np.inf
+    ceiling = ceiling_of(model.family, model.pieces()) if model.models_phi else np.inf
     density = RowDensity(model.family, ceiling, effects.moving)
     reml = isinstance(model.method, REML)
     marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads, reml)

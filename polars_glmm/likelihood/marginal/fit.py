@@ -11,14 +11,13 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
 from polars_glmm.families.base import has_edge, spread_name
-from polars_glmm.families.registry import resolve_family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
-from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
+from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap, towards_limit
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
@@ -81,8 +80,8 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     found, limit_of_phi = _dispersion_limit(model, found, placed)
     if limit_of_phi is None:
         found, findings = _second_look(model, found, base, constant, placed, findings)
-    if _at_poisson_limit(model, found, placed):
-        limit = _poisson_limit(model, given_findings, given, found, constant)
+    if _at_limit(model, found, placed):
+        limit = _limit_fit(model, given_findings, given, found, constant)
         if limit is not None:
             return limit
     try:
@@ -262,26 +261,26 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
 def _refuse_lost(model: Model, done: Polished) -> None:
     """Raise IdentifiabilityError where rounding hides the optimum: next to no dispersion, and no certificate."""
     small = confined(model, _DOUBTED)
-    if not model.effects.factors or small is None or done.state.beta[small.place] > small.low:
+    if small is None or small.bounded or not model.effects.factors or done.state.beta[small.place] > small.low:
         return
     if done.decrement < CONVERGED and (done.hessian is None or not invert(done.hessian).flat.any()):
         return
     raise IdentifiabilityError(reproduced_text(model.effects, spread_name(model.family)))
 
 
-def _at_poisson_limit(model: Model, searched: Searched, placed: Placed) -> bool:
+def _at_limit(model: Model, searched: Searched, placed: Placed) -> bool:
     cap = size_cap(model)
     if cap is None:
         return False
     place = model.parts[1].own.start
-    return bool(not placed.held[place] and searched.found.x[place] > 0.5 * cap)
+    return bool(not placed.held[place] and towards_limit(model.family) * searched.found.x[place] > 0.5 * cap)
 
 
-def _poisson_limit(
-    model: Model, findings: Findings, given: Given, searched: Searched, constant: float
-) -> Estimate | None:
-    """The Poisson fit with phi = inf, if it is as good as the negative binomial one."""
-    poisson = estimate_rows(replace(model, family=resolve_family("poisson", model.family.link.name)), findings, given)
+def _limit_fit(model: Model, findings: Findings, given: Given, searched: Searched, constant: float) -> Estimate | None:
+    """The fit of the limit, as Poisson's with phi = inf, if it is as good as that of the family."""
+    family = model.family
+    assert family.limit is not None
+    poisson = estimate_rows(replace(model, family=family.limit), findings, given)
     if poisson.loglik < constant - searched.found.evaluation.value - LIMIT_LOSS:
         return None
     size = len(poisson.report)
@@ -289,14 +288,14 @@ def _poisson_limit(
     spread[:size, :size] = poisson.report_vcov
     return replace(
         poisson,
-        phi=np.inf,
-        report=np.append(poisson.report, np.inf),
+        phi=family.limit_phi,
+        report=np.append(poisson.report, family.limit_phi),
         report_vcov=spread,
         loglik_saturated=None,
         df_model=poisson.df_model + 1,
         df_resid=poisson.df_resid - 1,
         null_df=poisson.null_df + 1,
-        notes=(*poisson.notes, no_overdispersion_note()),
+        notes=(*poisson.notes, no_overdispersion_note(family)),
     )
 
 

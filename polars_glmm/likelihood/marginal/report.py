@@ -100,7 +100,7 @@ def report_rows(
         *convergence_notes(done.decrement),
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(() if separated is None else separated.terms),
-        *no_overdispersion_notes(model.parts[1].names if modelled else (), lost_phi, levels.phi_limit),
+        *no_overdispersion_notes(model.family, model.parts[1].names if modelled else (), lost_phi, levels.phi_limit),
     ]
     if inverted is not None and not separated and not findings.notes:
         notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from polars_glmm.errors import brief, enumerate_names
+from polars_glmm.families.base import Family, spoken
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import Rank, natural_sigma
 from polars_glmm.notes import Note
@@ -96,12 +97,15 @@ def flat_note(names: list[str]) -> list[Note]:
     return [Note("flat_direction", text, "The data do not determine these parameters singly; simplify the model.")]
 
 
-def no_overdispersion_note() -> Note:
-    """The negative binomial has no finite size."""
+def no_overdispersion_note(family: Family) -> Note:
+    """A family has no finite phi of its own: a negative binomial is Poisson's."""
+    assert family.limit is not None
+    name = spoken(family.limit)
     text = (
-        "no overdispersion: the likelihood rises to the Poisson limit, phi = inf, and its log-likelihood is Poisson's."
+        f"no overdispersion: the likelihood rises to the {name} limit, phi = {family.limit_phi:g}, "
+        f"and its log-likelihood is {name}'s."
     )
-    return Note("no_overdispersion", text, "Fit family='poisson'; counts may even be underdispersed.")
+    return Note("no_overdispersion", text, f"Fit family={family.limit.name!r}; counts may even be underdispersed.")
 
 
 def reproduced_text(effects: Effects, spread: str) -> str:

@@ -113,9 +113,9 @@ def first_log_phi(pieces: Iterable[Piece], family: Family, beta: Vec) -> float:
     return total / n
 
 
-def sum_of_squares(pieces: Iterable[Piece]) -> float:
-    """Σ y²."""
-    return sum(float((piece.data.y**2).sum()) for piece in pieces)
+def remoteness(pieces: Iterable[Piece], family: Family) -> float:
+    """What bounds the distance to the limit of a family, times phi or 1/phi."""
+    return sum(float(family.remoteness(piece.data).sum()) for piece in pieces)
 
 
 def response_moments(pieces: Iterable[Piece]) -> tuple[float, float]:
