@@ -5,8 +5,8 @@ Rows pass through a Python function some at a time, so that their Jacobian is ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -21,13 +21,13 @@ from polars_glmm.prediction.parameters import of_fit
 from polars_glmm.prediction.quantities import with_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from polars_glmm.answer.record import Answer
     from polars_glmm.inference.wald import Core
     from polars_glmm.prediction.counterfactuals import Comparison, Side
     from polars_glmm.typing import Mat, Vec
 
+LABELS: Mapping[str, pl.DataType] = {"variable": pl.String(), "contrast": pl.String()}
+Answering: TypeAlias = Callable[[pl.DataFrame], pl.DataFrame]
 _NUMBERS = 1 << 21
 """Entries of a Jacobian at a time."""
 
@@ -39,18 +39,23 @@ def row_predictions(fit: Answer, asked: Asked) -> pl.LazyFrame:
     def answer(rows: pl.DataFrame) -> Core:
         return of_means(fit, *_values(fit, asked, rows, []), asked)
 
-    return _mapped(fit, asked.frame, answer)
+    return _mapped(fit, asked.frame, [lambda rows: _with_core(rows, answer)], {})
 
 
 def row_comparisons(fit: Answer, asked: Asked, comparisons: Sequence[Comparison], how: HowCompared) -> pl.LazyFrame:
     """The frame once for each comparison, with `variable`, `contrast` and the core of each row."""
     _refuse(asked, ["variable", "contrast"])
-    parts = []
-    for one in comparisons:
+    answers = [_labelled(one, _answer(fit, asked, one, how)) for one in comparisons]
+    whole = _mapped(fit, asked.frame, answers, LABELS)
+    return whole.select([*asked.frame.collect_schema().names(), *LABELS, *CORE])
+
+
+def _labelled(one: Comparison, answer: Callable[[pl.DataFrame], Core]) -> Answering:
+    def labelled(rows: pl.DataFrame) -> pl.DataFrame:
         labels = pl.lit(one.variable).alias("variable"), pl.lit(one.contrast).alias("contrast")
-        parts.append(_mapped(fit, asked.frame, _answer(fit, asked, one, how)).with_columns(labels))
-    whole = pl.concat(parts)
-    return whole.select([*asked.frame.collect_schema().names(), "variable", "contrast", *CORE])
+        return _with_core(rows, answer).with_columns(labels)
+
+    return labelled
 
 
 def _answer(fit: Answer, asked: Asked, one: Comparison, how: HowCompared) -> Callable[[pl.DataFrame], Core]:
@@ -65,19 +70,26 @@ def _refuse(asked: Asked, labels: Sequence[str]) -> None:
     refuse_clash(readable_schema(asked.frame), [*labels, *CORE], "rename these columns first.")
 
 
-def _mapped(fit: Answer, frame: pl.LazyFrame, answer: Callable[[pl.DataFrame], Core]) -> pl.LazyFrame:
-    """The frame with a core beside it, computed for some rows at a time."""
-    schema = frame.collect_schema()
-    whole = pl.Schema({**schema, **CORE})
+def _mapped(
+    fit: Answer, frame: pl.LazyFrame, answers: Sequence[Answering], labels: Mapping[str, pl.DataType]
+) -> pl.LazyFrame:
+    """The frame once for each answer, with it beside the rows, computed for some of them at a time.
+
+    All in one step: Polars before 2 may take two Python functions over one frame for the same.
+    """
+    whole = pl.Schema({**frame.collect_schema(), **CORE, **labels})
     at_once = max(_NUMBERS // max(len(fit.estimate.report), 1), 1)
 
     def beside(rows: pl.DataFrame) -> pl.DataFrame:
-        parts = [part.hstack(table(CORE, answer(part).columns())) for part in _slices(rows, at_once)]
-        return pl.concat(parts)
+        return pl.concat([answer(part) for answer in answers for part in _slices(rows, at_once)])
 
     return frame.map_batches(
         beside, schema=whole, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False
     )
+
+
+def _with_core(rows: pl.DataFrame, answer: Callable[[pl.DataFrame], Core]) -> pl.DataFrame:
+    return rows.hstack(table(CORE, answer(rows).columns()))
 
 
 def _slices(rows: pl.DataFrame, at_once: int) -> Iterator[pl.DataFrame]:

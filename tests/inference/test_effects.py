@@ -231,7 +231,7 @@ def test_collections_average_over_the_rows_of_each_key() -> None:
         (lambda fit: fit.predictions(by="year"), ColumnError, "year"),
         (lambda fit: fit.predictions(random="some"), ModelError, "random="),
         (lambda fit: fit.predictions(scale="log"), ModelError, "scale="),
-        (lambda fit: fit.predictions([1, 2]), ModelError, "DataFrame"),
+        (lambda fit: fit.predictions([1, 2]), ModelError, "frame of Polars"),
         (lambda fit: fit.predictions(TICKS.drop("cHEIGHT")), ColumnError, "cHEIGHT"),
         (lambda fit: fit.predictions(TICKS, by="YEAR", average=False), ModelError, "average=False"),
         (lambda fit: fit.predictions(TICKS.with_columns(estimate=1), average=False), ColumnError, "estimate"),

@@ -94,7 +94,7 @@ def test_every_route_gives_the_same_fit(family: str) -> None:
 
 def test_equal_rows_counted_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polars_glmm.frames.counted._FEWEST_ROWS", 10)
-    frame = data("negative_binomial", rows=40).with_columns(pl.col("x").sign())
+    frame = data("negative_binomial", rows=80).with_columns(pl.col("x").sign())
     counted = quietly(frame, *TOGETHER, family="negative_binomial")
     assert "rows_compressed" in {note.code for note in counted.notes}
     rows = quietly(frame, *TOGETHER, family="negative_binomial", control=Control(rows=Rows(compress=False)))
