@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,11 @@ UPWARD: frozenset[tuple[str, str]] = frozenset()
 """Arrows that point up today, for a type only. The list may only shrink."""
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def room_of(parts: Sequence[str]) -> str:
     """The room, or the room of a room, of a module's name without the package's."""
     inner = ".".join(parts[:2])
@@ -130,7 +136,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
     The front door is free: its imports inside functions are late on purpose, and its types are those of the house.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     lazy = room_of_file(path) in LAZY
     free = {
         inner
@@ -214,7 +220,7 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
 
 
 def test_every_module_opens_with_a_sentence() -> None:
-    assert not [str(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    assert not [str(path) for path in MODULES if not ast.get_docstring(tree_of(path))]
 
 
 def test_no_file_needs_a_table_of_contents() -> None:
@@ -226,7 +232,7 @@ def test_private_names_stay_in_their_module() -> None:
     taken = [
         f"{path.relative_to(PACKAGE)}:{node.lineno} {alias.name}"
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.name.startswith("_") and not alias.name.startswith("__")
@@ -241,7 +247,7 @@ TWO_OWNERS: frozenset[str] = frozenset({"Rows"})
 def test_a_class_has_one_owner() -> None:
     owners: dict[str, set[Path]] = {}
     for path in MODULES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef):
                 owners.setdefault(node.name, set()).add(path)
     assert {name for name, paths in owners.items() if len(paths) > 1} == TWO_OWNERS
@@ -272,7 +278,7 @@ def test_only_frames_collects() -> None:
         path.relative_to(PACKAGE).as_posix()
         for path in MODULES
         if room_of_file(path) != "frames"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in COLLECTING - {"collect_schema"}
@@ -300,7 +306,7 @@ def test_only_families_and_covariance_decide_by_their_names() -> None:
         path.relative_to(PACKAGE).as_posix()
         for path in MODULES
         if room_of_file(path) not in {"families", "covariance"}
-        and any(map(asks_a_name, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+        and any(map(asks_a_name, ast.walk(tree_of(path))))
     }
     assert not found
 

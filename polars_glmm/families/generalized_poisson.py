@@ -16,6 +16,8 @@ from polars_glmm.typing import BoolVec, Vec
 
 PHI_LEAST, PHI_MOST = 0.2, 1e4
 """Moment estimates are kept between: starts, not answers."""
+_NO_SHARE = 1e-18
+"""Probability of a count beyond the mean from which the sum of all further ones is rounding error."""
 _MOST_COUNTS = 100_000
 
 
@@ -65,14 +67,15 @@ class GeneralizedPoisson(MeanFamily):
         """Sums of probabilities over the counts up to y, of at most 100,000."""
         assert phi is not None
         y, mu = np.broadcast_arrays(np.floor(rows.y), np.asarray(mu, dtype=np.float64))
-        eta, below = np.log(np.maximum(mu, 1e-300)), np.zeros(mu.shape)
+        eta, below, over = np.log(np.maximum(mu, 1e-300)), np.zeros(mu.shape), np.zeros(mu.shape, dtype=bool)
         for k in range(int(np.clip(np.max(y, initial=-1.0), -1, _MOST_COUNTS)) + 1):
-            open_ = (y >= k) & (below < 1.0 - 1e-16)
+            open_ = (y >= k) & ~over
             if not open_.any():
                 break
             one = Rows(np.float64(k) + np.zeros(mu.shape[-1:]))
             p = np.exp(self.density(one, (eta, log_of(phi)), 0).f + self.constant(one))
             below += np.where(open_, p, 0.0)
+            over |= (k > mu) & (p < _NO_SHARE)  # beyond the mean probabilities fall: the rest is rounding error
         below = np.where(np.isnan(mu), np.nan, np.minimum(below, 1.0))
         return 1.0 - below if upper else below
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
+from polars_glmm.columns.named import column as named
 from polars_glmm.errors import ModelError
 from polars_glmm.inference.cells import shorten_all
 
@@ -61,7 +62,7 @@ def shortened(frame: pl.DataFrame, column: str, room: int = LABEL_CELLS) -> pl.D
     """The frame with long names of a column cut so that they stay distinct."""
     names = frame[column].drop_nulls().unique(maintain_order=True).to_list()
     short = dict(zip(names, shorten_all(names, room), strict=True))
-    return frame.with_columns(pl.col(column).replace(short))
+    return frame.with_columns(named(column).replace(short))
 
 
 def reference(value: float, *, across: bool = True) -> Chart:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from polars_glmm.columns.named import column as own_column
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.inference.distributions import normal_quantile
 from polars_glmm.inference.varcorr import RESIDUAL
@@ -35,9 +36,9 @@ def forest_frame(table: pl.DataFrame, label: str | None = None, color: str | Non
     if table.height > 4 * MOST:
         msg = f"A forest of {table.height} estimates cannot be read: filter the table to {4 * MOST} at most."
         raise ModelError(msg)
-    coloured = pl.lit(None, pl.String) if color is None else pl.col(color).cast(pl.String)
+    coloured = pl.lit(None, pl.String) if color is None else own_column(color).cast(pl.String)
     made = table.select(
-        pl.col(found).cast(pl.String).alias("label"), coloured.alias("color"), "estimate",
+        own_column(found).cast(pl.String).alias("label"), coloured.alias("color"), "estimate",
         pl.col("conf_low").alias("low"), pl.col("conf_high").alias("high"),
     )  # fmt: skip
     return made.drop_nulls("estimate")
@@ -119,7 +120,7 @@ def bootstrap_frame(frame: pl.DataFrame) -> pl.DataFrame:
     value = "value" if "value" in frame.columns else "estimate"
     require(frame, ("draw", value), "bootstrap draws")
     parts = []
-    draws = named(frame).select("label", estimate=pl.col(value)).filter(pl.col("estimate").is_finite())
+    draws = named(frame).select("label", estimate=own_column(value)).filter(pl.col("estimate").is_finite())
     for part in draws.partition_by("label", maintain_order=True):
         values = part["estimate"]
         low, high = float(values.to_numpy().min()), float(values.to_numpy().max())

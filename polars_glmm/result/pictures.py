@@ -118,7 +118,7 @@ class Pictures:
         """Typical values of all that one prediction and its effects need."""
         row = effects.typical(self.fit, self._rows(None), random=True)
         trials = self.fit.spec.trials
-        return row if trials is None else row.with_columns(pl.col(trials).round().cast(pl.Int64))
+        return row if trials is None else row.with_columns(named(trials).round().cast(pl.Int64))
 
 
 class KeyedPictures:

@@ -180,6 +180,7 @@ def test_whatever_learns_from_rows_learns_from_those_of_its_key(formula: str, op
             assert_allclose(together[key].fixef()["estimate"], alone.fixef()["estimate"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_modes_of_a_density_that_is_not_concave_are_found_to_rounding() -> None:
     """Floored curvatures make Newton's method linear: the log-likelihood of both engines is that of the exact modes."""
     rng = np.random.default_rng(11)

@@ -11,7 +11,11 @@ from polars_glmm.errors import ResponseError
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("nbinom1", "negative_binomial"), ("betabinomial", "effect for each row"), ("multinomial", "Boolean response")],
+    [
+        ("quasipoisson", "negative_binomial"),
+        ("quasibinomial", "observation-level"),
+        ("multinomial", "Boolean response"),
+    ],
 )
 def test_a_family_of_other_packages_is_not_taken_for_a_misspelling(name, remedy):
     with pytest.raises(ModelError, match=remedy) as caught:

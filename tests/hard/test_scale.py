@@ -77,6 +77,7 @@ def test_a_correlated_slope_far_from_zero(frame: pl.DataFrame, response: str, fa
 @pytest.mark.parametrize("method", ["reml", "ml"])
 @pytest.mark.parametrize("bar", ["(0 + {} | g)", "({} || g)"])
 @pytest.mark.parametrize("centre", [3.0, 100.0, 1e8])
+@pytest.mark.slow
 def test_an_uncorrelated_slope_is_another_model_when_shifted(
     frame: pl.DataFrame, bar: str, method: str, centre: float
 ) -> None:

@@ -41,6 +41,7 @@ def test_a_test_of_nothing_rejects_at_its_level() -> None:
     assert row["type_s"] is None
 
 
+@pytest.mark.slow
 def test_more_levels_have_more_power() -> None:
     parameters = {
         "Intercept": 250.0, "Days": 3.0, "sd(Subject: Intercept)": 25.0, "sd(Subject: Days)": 6.0, "phi": 26.0,

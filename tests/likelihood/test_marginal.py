@@ -192,6 +192,7 @@ def test_rows_in_blocks_with_threads_and_effects_on_phi_change_nothing(terms):
 
 
 @pytest.mark.parametrize(("terms", "nodes"), [("alone", 41), ([(1, 1)], 31)])
+@pytest.mark.slow
 def test_many_nodes_are_the_integral_over_effects_on_phi(terms, nodes):
     """Gaussian rows whose scale has a random effect, alone or correlated with that of the mean."""
     design, made = draw("gaussian", n=12, groups=2, modelled_phi=True, seed=4)
