@@ -14,6 +14,8 @@ from polars_glmm import FitCollection, fit
 from polars_glmm.errors import ColumnError, FitWarning, UnknownLevelError
 from tests.batch.frames import many, spoiled
 
+pytestmark = pytest.mark.slow
+
 VERBS: list[tuple[str, dict[str, Any]]] = [
     ("predict", {}),
     ("predict", {"random": "none", "kind": "link"}),

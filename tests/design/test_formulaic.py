@@ -109,6 +109,7 @@ GRAMMAR = st.builds(
 
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(GRAMMAR)
+@pytest.mark.slow
 def test_random_formulas_of_the_grammar_make_formulaics_columns(formula: str) -> None:
     assert_same_design(formula)
 

@@ -88,6 +88,7 @@ def negative_binomial(y: int, eta: Decimal, zeta: Decimal) -> Decimal:
 
 @pytest.mark.parametrize("zeta", [-8.0, -1.0, 0.5, 4.0, 10.0, 20.0, 30.0])
 @pytest.mark.parametrize("phi_of_rows", ["one number", "a column"])
+@pytest.mark.slow
 def test_negative_binomial_loses_no_digits_in_the_size(zeta, phi_of_rows):
     """f and its derivatives in log phi against 90-digit arithmetic, from a tiny size to one beyond 1e13."""
     for y, eta in LARGE:

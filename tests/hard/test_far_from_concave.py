@@ -8,6 +8,8 @@ import pytest
 
 from tests.hard.attempt import attempt, codes
 
+pytestmark = pytest.mark.slow
+
 MOST_EVALUATIONS = 100
 
 

@@ -12,6 +12,8 @@ from polars_glmm import IdentifiabilityError, ResourceError
 from tests.hard import independent
 from tests.hard.attempt import attempt, codes, fixed, names, refused, silent, variance
 
+pytestmark = pytest.mark.slow
+
 N = 100_000
 
 

@@ -15,6 +15,8 @@ import pytest
 import polars_glmm
 from polars_glmm import Fit
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("binomial", "poisson", "gaussian")
 MOVES = (3e-2, 3e-3)
 """Sizes of moves away from the optimum, relative to what a term contributes."""

@@ -129,6 +129,7 @@ print(peak() - before, polars_glmm.explain(frame, formula).plan.cost.memory)
 """
 
 
+@pytest.mark.slow
 def test_the_memory_that_is_said_is_that_of_the_process(tmp_path: object) -> None:
     """A process of its own on 100,000 ratings of 1500 items: six and a half matrices of 18 MB, and what makes them."""
     path = f"{tmp_path}/ratings.parquet"

@@ -163,6 +163,7 @@ def test_models_from_disk(formulas: tuple[str, ...], arguments: dict[str, Any]) 
 
 @pytest.mark.parametrize("block", [7, 50, 10**6])
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.slow
 def test_block_sizes_and_threads(block: int, threads: int) -> None:
     control = Control(memory=Memory(limit=1), rows=Rows(block=block, threads=threads, compress=False))
     assert_same(*both(DATA, "count ~ x + f + (x | g)", family="poisson", control=control))
@@ -224,6 +225,7 @@ def test_objective_is_the_same_at_a_point(parts: int, monkeypatch: pytest.Monkey
     assert_allclose(there.information.beta, here.information.beta, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_a_bit() -> None:
     fits = [
         both(DATA, "count ~ x + (x | g)", family="poisson", control=Control(

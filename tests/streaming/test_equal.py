@@ -26,7 +26,9 @@ REFERENCES = {
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "insteval" in name else []) for name in REFERENCES]
+)
 def test_reference_models(name: str) -> None:
     entry = REFERENCES[name]
     data = translate.data(entry)
