@@ -121,31 +121,31 @@ ANOVA: Schema = {
     "distribution": _TEXT,
 }
 _NATURAL: Schema = {
-    "parameter": _TEXT,
     "group": _TEXT,
     "term": _TEXT,
     "other_term": _TEXT,
     "quantity": _TEXT,
+    "parameter": _TEXT,
 }
 CONFINT: Schema = {
     **_NATURAL,
-    "estimate": _REAL,
-    "std_error": _REAL,
-    "conf_low": _REAL,
-    "conf_high": _REAL,
     "method": _TEXT,
     "criterion": _TEXT,
     "conf_level": _REAL,
     "n_draws": _WHOLE,
     "status": _TEXT,
+    "estimate": _REAL,
+    "std_error": _REAL,
+    "conf_low": _REAL,
+    "conf_high": _REAL,
 }
 PROFILE: Schema = {
     **_NATURAL,
+    "conditional": pl.List(pl.Struct({"name": _TEXT, "value": _REAL})),
+    "criterion": _TEXT,
     "value": _REAL,
     "zeta": _REAL,
     "deviance": _REAL,
-    "criterion": _TEXT,
-    "conditional": pl.List(pl.Struct({"name": _TEXT, "value": _REAL})),
 }
 R2: Schema = {
     "method": _TEXT,
