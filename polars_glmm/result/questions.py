@@ -172,9 +172,9 @@ class Questions(MeansAndEffects):
     ) -> pl.DataFrame:
         """The profiled deviance along each parameter, all others at their best; needs the data of the fit.
 
-        Columns: parameter, group, term, other_term, quantity, value, zeta (signed root of the deviance less its
-        minimum), deviance, criterion, conditional (the others there). `points` values evenly spaced in zeta from
-        −cutoff to cutoff (2.58 if not given: a 99 % interval) as far as it goes, and the estimate.
+        Columns: group, term, other_term, quantity, parameter, conditional (the others there), criterion, value, zeta
+        (signed root of the deviance less its minimum), deviance. `points` values evenly spaced in zeta from −cutoff to
+        cutoff (2.58 if not given: a 99 % interval) as far as it goes, and the estimate.
         """
         return profile(self, which, points, cutoff, criterion)
 
@@ -192,7 +192,7 @@ class Questions(MeansAndEffects):
         kind    "parametric": responses drawn from the model, new random effects included; "cluster": the levels of
                 `group` drawn with replacement, a level drawn twice being two
         rng     a seed, a numpy Generator, or None for a fresh seed; draw i depends on the seed and i alone
-        Columns: draw, parameter, group, term, other_term, quantity, value, status ("ok", "singular", "not_converged",
+        Columns: draw, group, term, other_term, quantity, parameter, value, status ("ok", "singular", "not_converged",
         "failed": then value is null), seed.
         """
         return bootstrap(self, Resampling(n, rng, kind, group))
