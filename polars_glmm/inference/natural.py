@@ -85,6 +85,8 @@ def chosen(found: Sequence[Natural], which: str | Sequence[str]) -> list[Natural
         elif word in GROUPS:
             quantities = GROUPS[word]
             keep |= {one.name for one in found if quantities is None or one.quantity in quantities}
+            if word == "dispersion":  # a formula of phi has coefficients instead
+                keep |= {one.name for one in found if one.parameter == "phi" and one.quantity == "coefficient"}
         else:
             near = suggest(str(word), [*known, *GROUPS])
             msg = (

@@ -125,3 +125,12 @@ def test_coefficients_of_phi_are_profiled_by_the_likelihood_that_estimated_them(
     assert found["criterion"] == constant["criterion"] == "reml"
     for end in ("conf_low", "conf_high"):
         assert np.exp(found[end]) == pytest.approx(constant[end], rel=1e-5)
+
+
+def test_the_dispersion_of_a_formula_is_its_coefficients() -> None:
+    fit = datasets.load("sleepstudy").glmm.fit("Reaction ~ Days + (1 | Subject)", "phi ~ Days")
+    found = fit.confint(which="dispersion")
+    assert found["parameter"].to_list() == ["phi", "phi"]
+    assert found["term"].to_list() == ["Intercept", "Days"]
+    own = fit.fixef().filter(pl.col("parameter") == "phi")
+    assert found["conf_low"].to_list() == pytest.approx(own["conf_low"].to_list())
