@@ -13,7 +13,7 @@ import polars as pl
 from polars_glmm.columns.named import columns
 from polars_glmm.columns.nodes import Node, Product
 from polars_glmm.columns.operators import Arrays
-from polars_glmm.errors import ColumnError, counted, enumerate_names, suggest
+from polars_glmm.errors import ColumnError, ModelError, counted, enumerate_names, suggest
 from polars_glmm.frames.levels import Levels, code
 from polars_glmm.typing import BoolVec, CodeVec, IntVec, Vec
 
@@ -190,3 +190,12 @@ def refuse_not_finite(text: str, value: float, row: int, at: dict[str, Any], n: 
         "Filter these rows, or change the formula."
     )
     raise ColumnError(msg)
+
+
+def rows_without_columns(n: int) -> pl.DataFrame:
+    """n rows and no column. Raises ModelError where Polars is too old for such a frame to have rows."""
+    try:
+        return pl.DataFrame(height=n)
+    except TypeError as error:
+        msg = "A grid without any column needs a later version of Polars: name a column, or take fixef()."
+        raise ModelError(msg) from error

@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.answer.record import Answer
 from polars_glmm.columns.named import column, columns
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names, suggest
+from polars_glmm.frames.table import rows_without_columns
 from polars_glmm.frames.thin import small, thinned
 from polars_glmm.inference.cells import width
 from polars_glmm.inference.ranef import level_labels
@@ -54,7 +55,7 @@ def typical(fit: Answer, data: AnyFrame, *, random: bool = False) -> pl.DataFram
         column(name).mean() if schema[name].is_numeric() else column(name).drop_nulls().mode().sort().first()
         for name in names
     ]
-    return small(query.select(typed)) if names else pl.DataFrame(height=1)
+    return small(query.select(typed)) if names else rows_without_columns(1)
 
 
 def effect_frame(

@@ -17,6 +17,7 @@ from polars_glmm.answer.many import Answers
 from polars_glmm.columns.nodes import Reference
 from polars_glmm.errors import ModelError, UnknownLevelError, brief, enumerate_names, suggest
 from polars_glmm.fitting.row_facts import STATISTICS, has_rows, statistics
+from polars_glmm.frames.table import rows_without_columns
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -126,7 +127,7 @@ def crossed(axes: Sequence[Axis]) -> pl.DataFrame:
         msg = f"The grid would have {prod(sizes):,} rows ({what}). Hold some columns at fewer values, as with at=."
         raise ModelError(msg)
     if not axes:
-        return pl.DataFrame(height=1)
+        return rows_without_columns(1)
     places = np.indices(sizes).reshape(len(sizes), -1)
     return pl.DataFrame([axis.values.gather(place) for axis, place in zip(axes, places, strict=True)])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import polars as pl
 import pytest
@@ -33,6 +35,10 @@ def by_treatment() -> FitCollection:
 
 def test_the_mean_of_a_model_without_covariates_is_its_intercept() -> None:
     plates = fit(datasets.load("penicillin"), "diameter ~ 1 + (1 | plate) + (1 | sample)")
+    if "height" not in inspect.signature(pl.DataFrame).parameters:  # frames without columns have no rows there
+        with pytest.raises(ModelError, match="later version of Polars"):
+            plates.marginal_means([])
+        return
     shared = ["estimate", "std_error", "df", "conf_low", "conf_high"]
     for random in ("none", "integrate"):
         assert plates.marginal_means([], random=random).select(shared).equals(plates.fixef().select(shared))
