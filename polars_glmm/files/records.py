@@ -67,6 +67,7 @@ class RecordReader:
 
     def read(self, text: Any, hint: Any, name: str = "") -> Any:
         """The value. Raises ValueError where the JSON is not what the annotation says."""
+        hint = _opened(hint)
         origin, arguments = get_origin(hint), get_args(hint)
         if origin in (Union, UnionType):
             return self._first(text, arguments, name)
@@ -144,6 +145,12 @@ class RecordReader:
         if not (text is None or isinstance(text, str | bool | int)):
             _refuse(name, text)
         return text
+
+
+def _opened(hint: Any) -> Any:
+    """What an alias made by the statement `type` stands for, as numpy's NDArray is one from 2.5 on."""
+    origin = get_origin(hint)
+    return origin.__value__[get_args(hint)] if hasattr(origin, "__value__") else hint
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy as np
 from polars_glmm.design.records import Design
 from polars_glmm.errors import GlmmError
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.given import Given, hold_fixed_effects
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.objective import NaturalObjective
 from polars_glmm.likelihood.refits.law import columns_by_predictor, predicted, relevelled, rows_of
@@ -90,13 +90,16 @@ def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: E
     method = _method(question, design)
     values = natural_values(found)
     values = np.where(np.isnan(values), 0.0, np.minimum(values, _LARGEST_SIZE))
+    beta = dict(zip(design.mu.names, values.tolist(), strict=False))
 
     def loglik(rows: BoolVec) -> float:
         if not rows.any():
             return 0.0
-        # by rows: a fold may have fewer of them than there are fixed effects
-        model = prepare(_taken(design, rows), question.spec.family, method, question.control, by_rows=True)
-        return NaturalObjective(model).loglik(values)
+        # the fixed effects go to the offset: a fold may have fewer rows than there are, or rows that are all alike
+        held = hold_fixed_effects(_taken(design, rows), beta)
+        assert isinstance(held, Design)
+        model = prepare(held, question.spec.family, method, question.control, by_rows=True)
+        return NaturalObjective(model).loglik(values[len(beta) :])
 
     return loglik(touched) - loglik(touched & ~out)
 
