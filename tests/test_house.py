@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"columns"}),
     frozenset({"frames"}),
     frozenset({"design.recipe", "design.records"}),
-    frozenset({"design.rank", "design.recipe_json", "design.text_numbers"}),
+    frozenset({"design.rank", "design.selection", "design.recipe_json", "design.text_numbers"}),
     frozenset({"design.curved", "design.variables", "design.keys"}),
     frozenset({"design.predictors", "design.response"}),
     frozenset({"design.factors"}),

@@ -1,18 +1,59 @@
-"""The rows of a fit, read again for what needs more of them than the answer keeps."""
+"""The rows of a fit, read again for what needs more of them than the answer keeps: frames, designs, sums."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from polars_glmm.design.known import KnownRows, read_known, used_columns
+from polars_glmm.design.sums.independent import settle
+from polars_glmm.design.sums.outline import outline
+from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.flow import data_of
+from polars_glmm.fitting.readings import collected, rows_to_read
+from polars_glmm.fitting.sums import moments_model
+from polars_glmm.frames.source import Source
 from polars_glmm.frames.table import collect
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.design.recipe import Recipe
+    from polars_glmm.likelihood.products.engine import ProductModel
+
+
+def data_for(fit: Answer, verb: str) -> pl.DataFrame | pl.LazyFrame:
+    """The data of a fit. Raises ModelError where they are gone, saying which verb needs them."""
+    if fit.rows is None and fit.source is None:
+        msg = (
+            f"{verb} needs the data of the fit, which keeps none (keep='none', fitted from products, or pickled): fit "
+            "again, as in fit.update(frame=df)."
+        )
+        raise ModelError(msg)
+    return data_of(fit)
+
+
+@contextmanager
+def frame_again(fit: Answer, data: pl.DataFrame | pl.LazyFrame) -> Iterator[pl.DataFrame | pl.LazyFrame]:
+    """The data of a fit for one reading as they were read for the fit; rows on disk are there until the end."""
+    if isinstance(data, pl.DataFrame):
+        yield data
+        return
+    with rows_to_read(data, fit.call, fit.control) as rows:
+        yield collected(rows, fit.call, fit.control)
+
+
+def sums_again(
+    fit: Answer, frame: pl.DataFrame | pl.LazyFrame, fixed: Mapping[str, float] | None = None
+) -> tuple[Recipe, ProductModel]:
+    """The model of a fit from sums over its rows, and its recipe."""
+    source = Source.of(fit.spec, frame.lazy())
+    summary = summarise(outline(fit.spec, source), source, fit.call.missing)
+    recipe, _, _ = settle(summary.recipe, summary.moments, source)
+    return recipe, moments_model(recipe, summary.moments, fit.control, fixed or {})
 
 
 def rows_of(fit: Answer, what: str) -> pl.DataFrame:

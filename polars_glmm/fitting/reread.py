@@ -11,16 +11,11 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.covariance.structures import canonical_factor
-from polars_glmm.design.sums.independent import settle
-from polars_glmm.design.sums.outline import outline
-from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.errors import ModelError, ResourceError
+from polars_glmm.fitting.again import frame_again, sums_again
 from polars_glmm.fitting.choose import choose
 from polars_glmm.fitting.flow import data_of
-from polars_glmm.fitting.readings import collected, rows_to_read
 from polars_glmm.fitting.rows import learned_rows
-from polars_glmm.fitting.sums import moments_model
-from polars_glmm.frames.source import Source
 from polars_glmm.likelihood.given import hold_fixed_effects
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.products.engine import ProductModel, product_engine
@@ -116,21 +111,14 @@ def _room(fit: Answer) -> Callable[[int], None]:
 @contextmanager
 def products_again(fit: Answer) -> Iterator[tuple[Model | ProductModel, CrossProducts]]:
     """The model of a fit, ready for computing, and its cross-products."""
-    data = data_of(fit)
-    if isinstance(data, pl.DataFrame):
-        yield _products(fit, data)
-        return
-    with rows_to_read(data, fit.call, fit.control) as rows:
-        yield _products(fit, collected(rows, fit.call, fit.control))
+    with frame_again(fit, data_of(fit)) as frame:
+        yield _products(fit, frame)
 
 
 def _products(fit: Answer, frame: pl.DataFrame | pl.LazyFrame) -> tuple[Model | ProductModel, CrossProducts]:
     route, spec = choose(frame, fit.call, fit.control), fit.spec
     if route.kind == "sums":
-        source = Source.of(spec, frame.lazy())
-        summary = summarise(outline(spec, source), source, fit.call.missing)
-        recipe, _, _ = settle(summary.recipe, summary.moments, source)
-        made = moments_model(recipe, summary.moments, fit.control)
+        _, made = sums_again(fit, frame)
         return made, made.stats
     with learned_rows(frame, fit.call, fit.control, route) as learned:
         design = hold_fixed_effects(learned.design, fit.call.fixed or {})

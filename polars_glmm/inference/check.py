@@ -22,9 +22,9 @@ from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.prediction.given import INNER, Given, add_distribution, inner_of, probability_of
 from polars_glmm.prediction.leverage import leverage_of
 from polars_glmm.prediction.parameters import of_fit
-from polars_glmm.prediction.quantile_residuals import seed_of
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.prediction.rows import response_inputs
+from polars_glmm.prediction.seeds import seed_of
 from polars_glmm.prediction.simulations import simulate
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.fitting.profiles import rows_of
+from polars_glmm.fitting.again import data_for
 from polars_glmm.inference.resampling import checked_seed, question_of
 from polars_glmm.inference.schemas import CROSS_VALIDATION, table
 from polars_glmm.likelihood.refits.left_out import Folds, leave_fold_out
@@ -29,7 +29,7 @@ def cross_validate(
     folds   a number of parts, of the rows or (with `group`) of the levels of a factor; "group:NAME": each level alone
     Constants that columns learn from the data (poly, scale, levels) are those of all rows.
     """
-    design = learn(fit.call.spec(), rows_of(fit, "cross_validate()"), missing=fit.call.missing).design
+    design = learn(fit.call.spec(), data_for(fit, "cross_validate()"), missing=fit.call.missing).design
     seed = checked_seed(1, rng)
     parts, labels = _parts(fit, design, folds, group, seed)
     question = question_of(fit)

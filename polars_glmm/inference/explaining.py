@@ -10,8 +10,8 @@ import polars as pl
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.families.latent import needs_null, residual_variances
+from polars_glmm.fitting.again import data_for
 from polars_glmm.fitting.flow import fit_call
-from polars_glmm.fitting.profiles import rows_of
 from polars_glmm.inference.compare import NOISE
 from polars_glmm.inference.distributions import chi_bar_p
 from polars_glmm.inference.explained import (
@@ -66,7 +66,7 @@ def rlrt(fit: Answer, term: str | None, n: int, rng: np.random.Generator | int |
         raise ModelError(msg)
     number = _term(fit, term)
     asked = spec.mu.random[number]
-    data = rows_of(fit, "rlrt()")
+    data = data_for(fit, "rlrt()")
     full = fit if fit.method == "reml" else fit_call(data, fit.call.changed(method="reml"), fit.control, warn=False)
     less = fit.call.changed(formulas=without_term(spec, number), groups=None, method="reml")
     null = fit_call(data, less, fit.control, warn=False)
@@ -139,7 +139,7 @@ def _null(fit: Answer, verb: str) -> Null | None:
     """The null model's mean and variance, where a residual variance needs them."""
     if not needs_null(fit.spec.family, fit.estimate.phi):
         return None
-    frame = rows_of(fit, verb)
+    frame = data_for(fit, verb)
     gone = {column.name for column in fit.recipe.predictor("mu").columns} - {"Intercept"}
     held = {name: value for name, value in (fit.call.fixed or {}).items() if name not in gone}
     asked = fit.call.changed(formulas=null_formulas(fit.spec), groups=None, start=None, fixed=held or None)
@@ -148,4 +148,4 @@ def _null(fit: Answer, verb: str) -> Null | None:
 
 
 def _design(fit: Answer, verb: str) -> Design:
-    return learn(fit.call.spec(), rows_of(fit, verb), missing=fit.call.missing).design
+    return learn(fit.call.spec(), data_for(fit, verb), missing=fit.call.missing).design

@@ -12,13 +12,14 @@ from polars_glmm import progress
 from polars_glmm.design.learn import learn
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.fitting.profiles import rows_of
+from polars_glmm.fitting.again import data_for
 from polars_glmm.inference.bootstrap import INTERVALS, BootstrapInterval, bootstrap_intervals, draws_table
 from polars_glmm.inference.compare import NOISE, anova
 from polars_glmm.likelihood.given import of_estimate
 from polars_glmm.likelihood.refits.law import Law, every_row
 from polars_glmm.likelihood.refits.refit import RefitQuestion, Refitted, refit_designs, refit_responses
 from polars_glmm.likelihood.refits.resample import leave_out, require_nested, resampled
+from polars_glmm.prediction.seeds import seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,12 +129,7 @@ def checked_seed(n: int, rng: np.random.Generator | int | None) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         msg = f"n={n!r}: the number of draws is a whole number of at least 1."
         raise ModelError(msg)
-    if isinstance(rng, int) and not isinstance(rng, bool):
-        if not 0 <= rng < 2**63:
-            msg = f"rng={rng!r}: a seed is a whole number from 0 below 2**63."
-            raise ModelError(msg)
-        return rng
-    return int(np.random.default_rng(rng).integers(2**63))
+    return seed_of(rng)
 
 
 def question_of(fit: Answer) -> RefitQuestion:
@@ -145,7 +141,7 @@ def question_of(fit: Answer) -> RefitQuestion:
 
 def _design(fit: Answer, verb: str) -> Design:
     """The design of a fit with a row for each observation."""
-    return every_row(learn(fit.call.spec(), rows_of(fit, verb), missing=fit.call.missing).design)
+    return every_row(learn(fit.call.spec(), data_for(fit, verb), missing=fit.call.missing).design)
 
 
 def _cluster(design: Design, group: str | None) -> str:

@@ -26,6 +26,7 @@ from polars_glmm.inference.schemas import TERMS, TERMS_BOOTSTRAP, table
 from polars_glmm.inference.term_columns import TermColumns, terms_of
 from polars_glmm.inference.term_hypotheses import TermType, adjusted_for_all, held_apart
 from polars_glmm.prediction.effects import balanced_sum
+from polars_glmm.prediction.seeds import seed_of
 from polars_glmm.prediction.simulations import simulate
 from polars_glmm.spec.syntax import quoted, render
 from polars_glmm.typing import Mat, Vec
@@ -221,9 +222,7 @@ def bootstrap_tests(fit: Answer, kind: TermType, n: int, rng: np.random.Generato
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         msg = f"n={n!r}: the number of simulated data sets is a whole number of at least 1."
         raise ModelError(msg)
-    seed = None if rng is None or isinstance(rng, np.random.Generator) else _whole(rng)
-    if rng is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seed = None if isinstance(rng, np.random.Generator) else seed_of(rng)
     rows = []
     for k, (refits, pair, row) in enumerate(_compared(fit, kind)):
         failed = None
@@ -237,14 +236,6 @@ def bootstrap_tests(fit: Answer, kind: TermType, n: int, rng: np.random.Generato
         empty = dict.fromkeys(("distribution", "df_method", "n_draws"), None)
         rows.append({**row, **(drawn_row if failed is not None else empty), "seed": seed})
     return table(TERMS_BOOTSTRAP, {name: [row.get(name) for row in rows] for name in TERMS_BOOTSTRAP})
-
-
-def _whole(seed: object) -> int:
-    """A seed as a number. Raises ModelError for what is none."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        msg = f"rng={seed!r}: a seed is a whole number that is not negative, or a numpy Generator."
-        raise ModelError(msg)
-    return int(seed)
 
 
 def _compared(fit: Answer, kind: TermType) -> Iterator[tuple[Refits, NestedPair, dict[str, Any]]]:

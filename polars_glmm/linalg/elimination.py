@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -82,10 +82,10 @@ class OneFactor:
 
 @dataclass(frozen=True, slots=True)
 class OneFactorised:
-    """H = LL' level by level."""
+    """H = LL' level by level; of many models log_determinant is an array (m,), NaN where one is not definite."""
 
     low: Cube
-    log_determinant: float
+    log_determinant: Any
 
     def solve(self, b: list[Cube]) -> list[Cube]:
         return [cholesky.solve(self.low, b[0])]

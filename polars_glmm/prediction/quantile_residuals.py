@@ -14,7 +14,6 @@ import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
-from polars_glmm.errors import ModelError
 from polars_glmm.families.averages import take_rows
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.given import INNER, Given, add_distribution, cdf_of, inner_of
@@ -33,20 +32,7 @@ QUANTILES = ("quantile_low", "quantile_high", "resid_quantile")
 SEED = "quantile_seed"
 _ROW = f"{INTERNAL}row"
 _QUANTILE = f"{INTERNAL}quantile"
-_LARGEST_SEED = 1 << 53
 Words: TypeAlias = "npt.NDArray[np.uint64]"
-
-
-def seed_of(rng: np.random.Generator | int | None) -> int:
-    """A seed below 2^53: as given, drawn from a generator, or fresh. Raises ModelError for a negative one."""
-    if isinstance(rng, np.random.Generator):
-        return int(rng.integers(_LARGEST_SEED))
-    if rng is None:
-        return int(np.random.default_rng().integers(_LARGEST_SEED))
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or not 0 <= rng < _LARGEST_SEED:
-        msg = f"rng={rng!r}: use a numpy Generator, None, or a seed, a whole number from 0 to 2**53 - 1."
-        raise ModelError(msg)
-    return int(rng)
 
 
 def uniform_of(seed: int, row: IntVec) -> Vec:

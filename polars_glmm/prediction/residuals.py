@@ -19,9 +19,10 @@ from polars_glmm.prediction.given import Given
 from polars_glmm.prediction.leverage import add_leverage
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
-from polars_glmm.prediction.quantile_residuals import QUANTILES, SEED, add_quantiles, quantile_columns, seed_of
+from polars_glmm.prediction.quantile_residuals import QUANTILES, SEED, add_quantiles, quantile_columns
 from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_phi
 from polars_glmm.prediction.scale import scale_of
+from polars_glmm.prediction.seeds import seed_of
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer

@@ -87,7 +87,6 @@ def test_questions_that_are_of_one_fit_say_so(by_treatment: FitCollection) -> No
 
 
 def test_courses_along_a_factor_are_refused_by_name(herds: Fit) -> None:
-    pytest.importorskip("altair")
     with pytest.raises(ColumnError, match="'period' is Enum"):
         herds.plot.trajectories("period")
 
@@ -116,7 +115,6 @@ def test_leverage_asks_for_the_groups_of_the_rows_and_not_for_their_names() -> N
 
 
 def test_courses_are_drawn_for_keys_of_another_type() -> None:
-    pytest.importorskip("altair")
     sleep = datasets.load("sleepstudy")
     mixed = fit(sleep, "Reaction ~ Days + (Days | Subject)")
     text = sleep.with_columns(pl.col("Subject").cast(pl.String))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polars_glmm.control import Control
-from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.design.records import Design, Predictor
+from polars_glmm.design.selection import design_of
 from polars_glmm.errors import GlmmError
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.build import estimate
@@ -64,27 +65,6 @@ class Whole:
         return HeldParameters.of(self.estimate, self.family)
 
 
-def take_rows(design: Design, keep: BoolVec) -> Design:
-    """Some rows of a design, its levels counted anew."""
-
-    def part(v: Vec | None) -> Vec | None:
-        return None if v is None else v[keep]
-
-    def predictor(one: Predictor) -> Predictor:
-        return Predictor(np.ascontiguousarray(one.x[:, keep]), one.names, part(one.offset))
-
-    factors = []
-    for factor in design.factors:
-        levels, codes = np.unique(factor.codes[keep], return_inverse=True)
-        z = np.ascontiguousarray(factor.z[:, keep])
-        factors.append(Factor(factor.name, factor.terms, z, codes.astype(np.int32), len(levels)))
-    phi = None if design.phi is None else predictor(design.phi)
-    return Design(
-        design.y[keep], part(design.trials), part(design.frequency), part(design.precision),
-        predictor(design.mu), phi, tuple(factors),
-    )  # fmt: skip
-
-
 def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
     """The exact answers, a refit of each; groups (n,) numbers the group of every row."""
     full = known_model(whole.design, whole.family, whole.control, whole.held)
@@ -92,7 +72,7 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
     out = []
     for g in range(n_groups):
         gone = groups == g
-        rest = take_rows(whole.design, ~gone)
+        rest = design_of(whole.design, ~gone)
         n_obs = float(gone.sum() if whole.design.frequency is None else whole.design.frequency[gone].sum())
         kept = _independent(rest.mu.x)
         start = NOTHING
@@ -109,7 +89,7 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
         elpd = displacement = np.nan
         if kept.all():
             held = HeldParameters.of(found, whole.family)
-            elpd = log_density(take_rows(whole.design, gone), whole.family, whole.control, held)
+            elpd = log_density(design_of(whole.design, gone), whole.family, whole.control, held)
             displacement = top - replace(full, held=held).loglik()
         p = len(kept)
         beta, vcov = np.full(p, np.nan), np.full((p, p), np.nan)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.design.records import Design, Predictor
+from polars_glmm.design.selection import rows_of
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows.blocks import Block
 from polars_glmm.likelihood.rows.store import Stored
-from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, IntVec, Mat
 
 _MANY_ROWS = 50_000
 _ROWS, _GROUPS = 20_000, 400
@@ -49,28 +50,15 @@ def subsample(model: Model) -> Sample | None:
         return _from_disk(model, model.stored, chosen)
     keep: BoolVec = chosen[top.codes]
 
-    def part(v: Vec | None) -> Vec | None:
-        return None if v is None else np.ascontiguousarray(v[..., keep])
-
-    def predictor(old: Predictor) -> Predictor:
-        return replace(old, x=np.ascontiguousarray(old.x[:, keep]), offset=part(old.offset))
-
-    design = model.held_in_memory()
-    small = replace(
-        design,
-        y=design.y[keep],
-        trials=part(design.trials),
-        frequency=part(design.frequency),
-        precision=part(design.precision),
-        mu=predictor(design.mu),
-        phi=None if design.phi is None else predictor(design.phi),
-        factors=(),
-    )
+    rows = np.flatnonzero(keep)
+    small = rows_of(replace(model.held_in_memory(), factors=()), rows)  # the model's own maps of factors follow
     maps = []
     for f in factors:
         present, codes = np.unique(f.codes[keep], return_inverse=True)
         maps.append(replace(f, codes=codes.astype(np.intp), n_levels=len(present)))
-    effects = replace(model.effects, factors=tuple(maps), columns=part(model.effects.columns))
+    columns = model.effects.columns
+    columns = None if columns is None else np.take(columns, rows, axis=1)
+    effects = replace(model.effects, factors=tuple(maps), columns=columns)
     formulas = [one for one in (small.mu, small.phi) if one is not None]
     bases = tuple(replace(basis, x=one.x) for basis, one in zip(model.bases, formulas, strict=True))
     return Sample(replace(model, design=small, bases=bases, effects=effects), n / int(keep.sum()))

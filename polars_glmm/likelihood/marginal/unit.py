@@ -39,7 +39,7 @@ from polars_glmm.likelihood.marginal.modes import (
 )
 from polars_glmm.likelihood.marginal.quadrature import NodeValue, integrate_nodes
 from polars_glmm.likelihood.rows.blocks import Block, Unit
-from polars_glmm.likelihood.rows.models import LevelFactorised, Models
+from polars_glmm.likelihood.rows.models import Models
 from polars_glmm.linalg.elimination import Factorised, OneFactorised
 from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.linalg.quadrature import Rule
@@ -98,7 +98,7 @@ def evaluate_unit(
     if rule is None:
         value = joint - 0.5 * bend.h.log_determinant
     else:
-        assert isinstance(bend.observed, OneFactorised | LevelFactorised)  # nodes are for one factor
+        assert isinstance(bend.observed, OneFactorised)  # nodes are for one factor
         nodes = integrate_nodes(rule, here, u, bend.observed.low)
         value = nodes.value
         passes += rule.nodes.shape[1]

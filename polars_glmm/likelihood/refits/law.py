@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
-from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
+from polars_glmm.typing import IntVec, Mat, Vec
 
 _SEMIDEFINITE = 1e-10
 """Eigenvalue of a correlation matrix that rounding may leave below zero."""
@@ -98,27 +99,6 @@ def every_row(design: Design) -> Design:
     )
 
 
-def rows_of(design: Design, rows: IntVec) -> Design:
-    """Some rows of a design, in a given order, with the levels they had."""
-
-    def part(v: Mat | None) -> Mat | None:
-        return None if v is None else np.ascontiguousarray(np.take(v, rows, axis=-1))
-
-    def predictor(one: Predictor) -> Predictor:
-        return replace(one, x=np.take(one.x, rows, axis=1), offset=part(one.offset))
-
-    return replace(
-        design,
-        y=np.take(design.y, rows),
-        trials=part(design.trials),
-        frequency=part(design.frequency),
-        precision=part(design.precision),
-        mu=predictor(design.mu),
-        phi=None if design.phi is None else predictor(design.phi),
-        factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
-    )
-
-
 def columns_by_predictor(factor: Factor) -> tuple[IntVec, IntVec]:
     """Places of a factor's columns in the predictor of the mean, and in that of log phi."""
     part_of = np.array(factor.part_of)
@@ -129,12 +109,6 @@ def _effect(factor: Factor, b: Mat, own: IntVec) -> Vec:
     """z'b over some columns (n,), for effects b (r, G)."""
     effect: Vec = np.einsum("rn,rn->n", factor.z[own], b[own][:, factor.codes])
     return effect
-
-
-def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
-    """A factor whose rows have other levels, numbered anew."""
-    labels, own = np.unique(codes, return_inverse=True)
-    return replace(factor, codes=own.astype(np.int32), n_levels=len(labels))
 
 
 def predicted(part: Predictor, coefficients: Vec) -> Vec:

@@ -7,18 +7,19 @@ rows of known groups it is that given the rows that these have left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from polars_glmm.design.records import Design
+from polars_glmm.design.selection import design_of, rows_of
 from polars_glmm.errors import GlmmError
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, hold_fixed_effects
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.objective import NaturalObjective
-from polars_glmm.likelihood.refits.law import columns_by_predictor, predicted, relevelled, rows_of
+from polars_glmm.likelihood.refits.law import columns_by_predictor, predicted
 from polars_glmm.likelihood.refits.refit import FitStatus, RefitQuestion, natural_values
 from polars_glmm.likelihood.refits.responses import NewResponses
 from polars_glmm.likelihood.refits.together import full_rank
@@ -60,7 +61,7 @@ def leave_fold_out(question: RefitQuestion, folds: Folds, number: int) -> LeftOu
     out = folds.fold == number
     left = rows_of(folds.design, np.flatnonzero(out))
     failed = LeftOut(left.n_obs, np.nan, np.nan, "failed")
-    kept = _taken(folds.design, ~out)
+    kept = design_of(folds.design, ~out)
     if not full_rank(kept):
         return failed
     try:
@@ -74,11 +75,6 @@ def leave_fold_out(question: RefitQuestion, folds: Folds, number: int) -> LeftOu
     return LeftOut(left.n_obs, elpd, _squares(question, folds.design, out, found), status)
 
 
-def _taken(design: Design, rows: BoolVec) -> Design:
-    made = rows_of(design, np.flatnonzero(rows))
-    return replace(made, factors=tuple(relevelled(f, f.codes) for f in made.factors))
-
-
 def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: Estimate) -> float:
     """ℓ(in and out) − ℓ(in), over the levels of rows left out where one factor makes levels independent."""
     touched = np.ones(design.n_rows, dtype=bool)
@@ -90,16 +86,17 @@ def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: E
     method = _method(question, design)
     values = natural_values(found)
     values = np.where(np.isnan(values), 0.0, np.minimum(values, _LARGEST_SIZE))
-    beta = dict(zip(design.mu.names, values.tolist(), strict=False))
+    p = len(design.mu.names)
+    beta = dict(zip(design.mu.names, values[:p].tolist(), strict=True))
 
     def loglik(rows: BoolVec) -> float:
         if not rows.any():
             return 0.0
         # the fixed effects go to the offset: a fold may have fewer rows than there are, or rows that are all alike
-        held = hold_fixed_effects(_taken(design, rows), beta)
+        held = hold_fixed_effects(design_of(design, rows), beta)
         assert isinstance(held, Design)
         model = prepare(held, question.spec.family, method, question.control, by_rows=True)
-        return NaturalObjective(model).loglik(values[len(beta) :])
+        return NaturalObjective(model).loglik(values[p:])
 
     return loglik(touched) - loglik(touched & ~out)
 

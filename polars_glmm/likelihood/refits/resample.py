@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from polars_glmm.design.records import Design
+from polars_glmm.design.selection import design_of, relevelled, rows_of
 from polars_glmm.errors import ModelError, suggest
-from polars_glmm.likelihood.refits.law import relevelled, rows_of
 from polars_glmm.typing import CodeVec, IntVec
 
 MOST_LEFT_OUT = 200
@@ -64,8 +64,7 @@ def leave_out(design: Design) -> Iterator[Design]:
     """The design without one level of its coarsest group, or without one part of its rows, in turn."""
     parts = _parts(design)
     for part in range(int(parts.max()) + 1):
-        made = rows_of(design, np.flatnonzero(parts != part))
-        yield replace(made, factors=tuple(relevelled(f, f.codes) for f in made.factors))
+        yield design_of(design, parts != part)
 
 
 def _parts(design: Design) -> IntVec:

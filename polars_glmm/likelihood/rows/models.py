@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from polars_glmm.linalg import cholesky, level_factors
-from polars_glmm.linalg.elimination import Eliminator, Factorised
+from polars_glmm.linalg.elimination import Eliminator, Factorised, OneFactorised
 from polars_glmm.linalg.pattern import Blocks, Pattern
 from polars_glmm.linalg.scaling import scaled_plus_identity, trace_blocks
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -194,29 +194,12 @@ class ManyModels:
     def curvature(self, w: Blocks, factors: list[Cube]) -> Blocks:
         return Blocks([level_factors.scaled_plus_identity(factors[0], w.diagonal[0])], {})
 
-    def factorise(self, solver: Eliminator, h: Blocks) -> LevelFactorised:  # noqa: ARG002  # nothing couples levels
+    def factorise(self, solver: Eliminator, h: Blocks) -> OneFactorised:  # noqa: ARG002  # nothing couples levels
         low = cholesky.factor(h.diagonal[0])
-        return LevelFactorised(low, self.level_totals(cholesky.log_determinant(low)))
+        return OneFactorised(low, self.level_totals(cholesky.log_determinant(low)))
 
     def leverage(self, pattern: Pattern | None, factors: list[Cube], hat: Blocks) -> Cube:  # noqa: ARG002  # one factor
         return level_factors.outer(factors[0], hat.diagonal[0])
 
     def trace(self, w: Blocks, factors: list[Cube], hat: Blocks) -> list[Cube]:
         return [self.level_totals(level_factors.trace(w.diagonal[0], factors[0], hat.diagonal[0]))]
-
-
-@dataclass(frozen=True, slots=True)
-class LevelFactorised:
-    """H = LL' level by level, NaN where a level's is not positive definite; log_determinant (m,)."""
-
-    low: Cube
-    log_determinant: Any
-
-    def solve(self, b: list[Cube]) -> list[Cube]:
-        return [cholesky.solve(self.low, b[0])]
-
-    def inverse(self) -> Blocks:
-        return Blocks(self.inverse_diagonal(), {})
-
-    def inverse_diagonal(self) -> list[Cube]:
-        return [cholesky.inverse(self.low)]

@@ -1,0 +1,43 @@
+"""Some rows of a design: as they are, or as a design of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.typing import BoolVec, CodeVec, IntVec, Mat
+
+
+def rows_of(design: Design, rows: IntVec) -> Design:
+    """Some rows of a design, in a given order, with the levels they had."""
+
+    def part(v: Mat | None) -> Mat | None:
+        return None if v is None else np.ascontiguousarray(np.take(v, rows, axis=-1))
+
+    def predictor(one: Predictor) -> Predictor:
+        return replace(one, x=np.take(one.x, rows, axis=1), offset=part(one.offset))
+
+    return replace(
+        design,
+        y=np.take(design.y, rows),
+        trials=part(design.trials),
+        frequency=part(design.frequency),
+        precision=part(design.precision),
+        mu=predictor(design.mu),
+        phi=None if design.phi is None else predictor(design.phi),
+        factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
+    )
+
+
+def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
+    """A factor whose rows have other levels, numbered anew."""
+    labels, own = np.unique(codes, return_inverse=True)
+    return replace(factor, codes=own.astype(np.int32), n_levels=len(labels))
+
+
+def design_of(design: Design, rows: BoolVec) -> Design:
+    """The rows that are marked as a design of their own: only the levels that occur in them."""
+    made = rows_of(design, np.flatnonzero(rows))
+    return replace(made, factors=tuple(relevelled(f, f.codes) for f in made.factors))
