@@ -88,7 +88,7 @@ class ResponseRecipe:
     trials       the number of trials, or None: one each, or no binomial
     proportion   success is a share of trials
     dtype        of the column that holds the response, or None where it is computed from several or not known
-    labels       where the response is a text: that of a failure and that of a success
+    labels       where the response is a text or has categories: that of each number, from 0
     """
 
     name: str
@@ -96,7 +96,7 @@ class ResponseRecipe:
     trials: Node | None = None
     proportion: bool = False
     dtype: pl.DataType | None = None
-    labels: tuple[str, str] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

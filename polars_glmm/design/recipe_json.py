@@ -77,7 +77,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
         response=ResponseRecipe(
             **{name: read(response[name], hint, name) for name, hint in _RESPONSE.items()},
             dtype=None if response["dtype"] is None else dtypes.decode(response["dtype"]),
-            labels=read(response["labels"], tuple[str, str] | None, "labels"),
+            labels=read(response["labels"], tuple[str, ...] | None, "labels"),
         ),
         predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
         factors=tuple(factors),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
+
+
+ResponseKind: TypeAlias = Literal["number", "category", "time"]
+"""What a response is: numbers or counts as they stand, the number of one of several ordered or unordered categories."""
 
 
 class Rows(NamedTuple):
@@ -80,6 +84,7 @@ class Family(Protocol):
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
     limit             the family that phi ends at where it grows or vanishes (`limit_phi`: infinity or zero), or None
+    response          what the response is: numbers, or categories that y numbers from 0
     mu_is_mean        y has the mean mu (binomial: of one trial); else `expectation` says which, and `mu` what mu is
     knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
@@ -135,6 +140,8 @@ class Family(Protocol):
     def limit(self) -> Family | None: ...
     @property
     def limit_phi(self) -> float: ...
+    @property
+    def response(self) -> ResponseKind: ...
     @property
     def mu_is_mean(self) -> bool: ...
     @property
