@@ -17,7 +17,7 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.cores import workers
 from polars_glmm.design.by_key.records import KeyedDesign
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, towards_limit
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, among
 from polars_glmm.likelihood.many.model import prepare_batch
@@ -28,7 +28,6 @@ from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.many.settle import settle
 from polars_glmm.likelihood.many.value import BatchMarginal
 from polars_glmm.likelihood.marginal.dispersion_limit import ENOUGH
-from polars_glmm.likelihood.marginal.dispersion_range import towards_limit
 from polars_glmm.likelihood.marginal.fit import (
     GLM_TOLERANCE,
     LIMIT_LOSS,

@@ -11,7 +11,7 @@ from polars_glmm.cores import workers
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.families.base import spread_name
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
-from polars_glmm.likelihood.marginal.dispersion_limit import ceiling_of
+from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_limit
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Marginal, Value
@@ -140,7 +140,7 @@ def row_engine(model: Model) -> RowEngine:
     threads = workers(model.control.rows.threads)
     if len(blocks.units) < _FEWEST_UNITS:
         threads = 1
-    ceiling = ceiling_of(model.family, model.pieces()) if model.models_phi else np.inf
+    ceiling = log_size_of_limit(model.family, model.pieces()) if model.models_phi else np.inf
     density = RowDensity(model.family, ceiling, effects.moving)
     reml = isinstance(model.method, REML)
     marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads, reml)
