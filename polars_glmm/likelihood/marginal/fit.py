@@ -31,7 +31,6 @@ from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_no
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -189,10 +188,10 @@ def _longest_steps(model: Model, of_effects: float) -> Vec:
 def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:
     """The engine with quadrature instead of Laplace, where that is possible at bearable cost."""
     effects, marginal = model.effects, engine.marginal
-    nodes = _NODES.get(effects.factors[0].r) if len(effects.factors) == 1 and marginal.rule is None else None
+    nodes = _NODES.get(effects.factors[0].r) if len(effects.factors) == 1 and marginal.nodes == 1 else None
     if nodes is None or nodes ** effects.factors[0].r * marginal.rows.n_rows > _MOST_NODE_ROWS:
         return None
-    return RowEngine(effects, replace(marginal, rule=gauss_hermite(nodes, effects.factors[0].r), expected=False))
+    return RowEngine(effects, replace(marginal, nodes=nodes, expected=False))
 
 
 def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: Placed) -> Found:
