@@ -18,7 +18,7 @@ from polars_glmm.typing import BoolVec, Vec
 
 from .factors import learn_factors
 from .predictors import learn_predictor
-from .recipe import Recipe
+from .recipe import Recipe, cuts_of
 from .records import Design
 from .response import check_support, check_untried, learn_response, response_arrays
 from .text_numbers import text_notes
@@ -71,7 +71,8 @@ def learn(
     rows = Rows(response.y, response.trials, weights.precision)
     check_support(spec.family, rows, response.recipe.name, table)
     notes += response.notes
-    made = [learn_predictor(part, spec.offset, variables) for part in spec.predictors]
+    cuts = cuts_of(spec, response.recipe)
+    made = [learn_predictor(part, spec.offset, variables, cuts.get(part.parameter)) for part in spec.predictors]
     factors = learn_factors(spec.random, variables)
     recipe = Recipe(
         spec=spec,

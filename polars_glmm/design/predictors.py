@@ -10,6 +10,7 @@ import numpy as np
 from polars_glmm.columns.coding import Column, code_terms, fewest_columns
 from polars_glmm.columns.nodes import ONE, Coded, Node, total
 from polars_glmm.errors import ColumnError, enumerate_names
+from polars_glmm.families.base import Cuts
 from polars_glmm.frames.limits import require_columns
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
@@ -32,7 +33,9 @@ class LearnedPredictor(NamedTuple):
     notes: tuple[Note, ...]
 
 
-def learn_predictor(part: PredictorTerms, offset: str | None, variables: Variables) -> LearnedPredictor:
+def learn_predictor(
+    part: PredictorTerms, offset: str | None, variables: Variables, cuts: Cuts | None = None
+) -> LearnedPredictor:
     """Columns, rank and offset of one predictor; `offset` names the column of offset=, which belongs to mu."""
     terms = predictor_columns(part, variables)
     columns = tuple(column for term in terms for column in term)
@@ -52,7 +55,7 @@ def learn_predictor(part: PredictorTerms, offset: str | None, variables: Variabl
     node = offset_node(part, offset, variables)
     values = None if node is None else variables.evaluate(node, "the offset")
     recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node, judged.lost)
-    return LearnedPredictor(recipe, Predictor(x, names, values, part.parameter), notes)
+    return LearnedPredictor(recipe, Predictor(x, names, values, part.parameter, cuts), notes)
 
 
 def offset_node(part: PredictorTerms, offset: str | None, variables: Variables) -> Node | None:

@@ -9,7 +9,10 @@ import polars as pl
 
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Node
+from polars_glmm.families.base import Cuts
 from polars_glmm.spec.model import ModelSpec
+
+from .records import threshold_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,15 @@ class ResponseRecipe:
     labels: tuple[str, ...] | None = None
 
 
+def cuts_of(spec: ModelSpec, response: ResponseRecipe) -> dict[str, Cuts]:
+    """The thresholds between the categories of a response, by the parameter that they are."""
+    labels = response.labels
+    if spec.family.response != "category" or labels is None:
+        return {}
+    found = spec.family.cuts(labels)
+    return {} if found is None else {one.name: found for one in spec.family.parameters if one.picked}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """A ModelSpec and all that was learned for it."""
@@ -115,6 +127,12 @@ class Recipe:
     predictors: tuple[PredictorRecipe, ...]
     factors: tuple[FactorRecipe, ...]
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
+
+    def coefficients(self, parameter: str) -> tuple[str, ...]:
+        """Names of the coefficients of one family parameter, those without an estimate included."""
+        names = tuple(column.name for column in self.predictor(parameter).columns)
+        cuts = cuts_of(self.spec, self.response).get(parameter)
+        return names if cuts is None else threshold_names(cuts.names, names)
 
     def predictor(self, parameter: str) -> PredictorRecipe:
         """The predictor of one family parameter. Raises KeyError if it has none of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polars_glmm.families.base import Cuts
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -58,17 +59,32 @@ class Factor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictor:
-    """Fixed part of one linear predictor: x (p, n) C-contiguous float64 (kept columns only), offset (n,) or None."""
+    """Fixed part of one linear predictor: x (p, n) C-contiguous float64 (kept columns only), offset (n,) or None.
+
+    cuts   of thresholds: a row's category picks two of those that they make of each column of x
+    """
 
     x: Mat
     names: tuple[str, ...]
     offset: Vec | None = None
     parameter: str = "mu"
+    cuts: Cuts | None = None
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Names of its coefficients: of its columns, or of the thresholds in each column."""
+        return self.names if self.cuts is None else threshold_names(self.cuts.names, self.names)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of its coefficients among those of all predictors: "x", "phi: x"."""
-        return self.names if self.parameter == "mu" else tuple(f"{self.parameter}: {name}" for name in self.names)
+        """Names of its coefficients among those of all predictors: "x", "phi: x", "thresholds: 1|2"."""
+        own = self.coefficients
+        return own if self.parameter == "mu" else tuple(f"{self.parameter}: {name}" for name in own)
+
+
+def threshold_names(cuts: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of thresholds in each column of their formula: "1|2", and "1|2:x" for what x adds to it."""
+    return tuple(cut if column == "Intercept" else f"{cut}:{column}" for column in columns for cut in cuts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 import numpy as np
 
 from polars_glmm.families.links import Link, MeanRange
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 
 ResponseKind: TypeAlias = Literal["number", "category", "time"]
@@ -32,11 +32,24 @@ class Parameter:
     name         "mu", "phi", "zi": what its formula has on the left
     link         from the predictor to the parameter on the scale it is reported on
     definition   what it is, in words
+    picked       its coefficients are thresholds, of which a row's category picks two: `Family.cuts`
+    optional     it takes part only where it has a formula; it is the last one then
+    random       its formula may have random effects
     """
 
     name: str
     link: Link
     definition: str
+    picked: bool = False
+    optional: bool = False
+    random: bool = True
+
+
+class Cuts(NamedTuple):
+    """Thresholds α = Jτ between C categories: names of the coefficients τ (p,), and J (C − 1, p)."""
+
+    names: tuple[str, ...]
+    jacobian: Mat
 
 
 Predictors: TypeAlias = tuple["Vec | float", ...]
@@ -105,6 +118,7 @@ class Family(Protocol):
     knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
     least_log_phi     log phi at which `log_share` of the mean square of y (also a logarithm) is left; None: no limit
+    cuts              of categories by their labels: the thresholds between them, or None
     density           at the predictors eta (and zeta); degrees (order, 1) where not given; do not write to its arrays
     remoteness        per row: 1/phi (phi, where it vanishes) times the sum of these bounds what the limit lacks in ℓ
     at_response       the mu at which y is its own expectation
@@ -169,6 +183,8 @@ class Family(Protocol):
     def edges(self) -> tuple[bool, bool]: ...
     def least_log_phi(self, log_share: float, log_square: float) -> float | None: ...
 
+    def cuts(self, labels: Sequence[str]) -> Cuts | None: ...
+    def first_thresholds(self, counts: Vec) -> Vec: ...
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density: ...
     def expected(self, rows: Rows, at: Predictors) -> Expected: ...
     def constant(self, rows: Rows) -> Vec: ...

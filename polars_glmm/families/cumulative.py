@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows
+from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
 from polars_glmm.families.distributions import DISTRIBUTIONS, Distribution
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.links import Link
+from polars_glmm.families.links import LINKS, Link
 from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.families.ordinal_kernels import interval_density, logistic_density
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -40,7 +40,7 @@ class Cumulative(MeanFamily):
     concave_links = frozenset({"logit", "probit", "cloglog", "loglog"})
     mean_range = "unit"
     knows_information = False
-    response = "category"
+    response: ClassVar[ResponseKind] = "category"
     first_size = 1.0
 
     def __init__(self, link: str | Link | None = None, *, thresholds: Spacing = "flexible") -> None:
@@ -54,6 +54,18 @@ class Cumulative(MeanFamily):
     def __repr__(self) -> str:
         more = "" if self.thresholds == "flexible" else f", thresholds={self.thresholds!r}"
         return f"Cumulative(link={self.link.name!r}{more})"
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The latent variable's predictor, its thresholds, and the logarithm of its discrimination."""
+        return (
+            Parameter("mu", self.link, "position of the latent variable"),
+            Parameter("thresholds", LINKS["identity"], "thresholds of the latent variable", picked=True, random=False),
+            Parameter("disc", LINKS["log"], "discrimination: 1/sd of the latent variable", optional=True, random=False),
+        )
+
+    def cuts(self, labels: Sequence[str]) -> Cuts:
+        return Cuts(self.threshold_names(labels), self.jacobian(len(labels)))
 
     @property
     def distribution(self) -> Distribution:
@@ -103,7 +115,7 @@ class Cumulative(MeanFamily):
         central = ("central",) if m % 2 else ("central.1", "central.2")
         return (*central, *(f"spacing.{k + 1}" for k in range(p - len(central))))
 
-    def start_thresholds(self, counts: Vec) -> Vec:
+    def first_thresholds(self, counts: Vec) -> Vec:
         """τ where nothing but the counts of the categories is known: quantiles of their cumulative shares."""
         shares = np.cumsum(counts)[:-1] / counts.sum()
         alpha = self.link.forward(shares)
@@ -162,6 +174,10 @@ class Cumulative(MeanFamily):
     def first_mean(self, rows: Rows) -> Vec:
         """One half: eta is zero."""
         return np.full(len(rows.y), 0.5)
+
+    def start_further(self, rows: Rows, mu: Vec) -> tuple[float, ...]:  # noqa: ARG002
+        """Thresholds have `first_thresholds`; the discrimination is one."""
+        return 0.0, 0.0
 
     def start(self, rows: Rows) -> Vec:
         return np.zeros(len(rows.y))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
-from polars_glmm.families.base import Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
+from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
@@ -79,7 +79,7 @@ class MeanFamily(ABC):
     sufficient = False
     first_size = 0.5
     mu_is_mean = True
-    response: ResponseKind = "number"
+    response: ClassVar[ResponseKind] = "number"
     knows_information = True
     limit_phi = float("inf")
 
@@ -111,6 +111,14 @@ class MeanFamily(ABC):
     def n_parameters(self) -> int:
         """How many predictors a density needs."""
         return 1 + self.has_phi
+
+    def cuts(self, labels: Sequence[str]) -> Cuts | None:  # noqa: ARG002
+        """The thresholds between categories of given labels, where there are some."""
+        return None
+
+    def first_thresholds(self, counts: Vec) -> Vec:  # noqa: ARG002
+        """Numbers τ that make thresholds from the counts of categories alone; none where there are none."""
+        return np.empty(0)
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:

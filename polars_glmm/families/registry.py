@@ -10,6 +10,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.families.beta import Beta
 from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
+from polars_glmm.families.cumulative import Cumulative
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
 from polars_glmm.families.generalized_poisson import GeneralizedPoisson
@@ -44,10 +45,12 @@ FAMILIES: dict[str, type[MeanFamily]] = {
     "student_t": StudentT,
     "generalized_poisson": GeneralizedPoisson,
     "tweedie": Tweedie,
+    "cumulative": Cumulative,
 }
 
 ALIASES = {
     "normal": "gaussian",
+    "ordinal": "cumulative",
     "inverse.gaussian": "inverse_gaussian",
     "nb": "negative_binomial",
     "nbinom2": "negative_binomial",

@@ -13,6 +13,7 @@ from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
 from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
+from .thresholds import with_thresholds
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
@@ -142,7 +143,7 @@ class ModelSpec:
         if not waiting:  # nothing needs the frame: settled here
             mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
             shorthands = ()
-        predictors = (mu, *(part for part, _ in further))
+        predictors = with_thresholds((mu, *(part for part, _ in further)), resolved)
         for part in predictors:
             _refuse_double_terms(part.random)
         _refuse_labels_apart(predictors)

@@ -123,7 +123,7 @@ def test_thresholds_out_of_order_have_no_probability(link):
 def test_starting_thresholds_reproduce_the_shares(link):
     counts = np.array([5.0, 20.0, 30.0, 2.0])
     family = Cumulative(link)
-    p = family.probabilities(np.zeros(1), family.start_thresholds(counts)[:, None])
+    p = family.probabilities(np.zeros(1), family.first_thresholds(counts)[:, None])
     assert_allclose(p[:, 0], counts / counts.sum(), rtol=1e-12)
 
 

@@ -10,6 +10,7 @@ from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.thresholds import Thresholds
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import RowBlocks
 from polars_glmm.typing import Vec
@@ -25,7 +26,19 @@ def further_starts(model: Model, beta: Vec) -> list[Vec]:
     if len(model.parts) < 2:
         return []
     levels = rowsums.first_levels(model.pieces(), model.family, beta)
-    return [constant_level(part, level) for part, level in zip(model.parts[1:], levels, strict=True)]
+    starts = [constant_level(part, level) for part, level in zip(model.parts[1:], levels, strict=False)]
+    for k, part in enumerate(model.parts[1:]):
+        if isinstance(part.basis, Thresholds):
+            counts = rowsums.category_counts(model.pieces(), part.basis.n_categories)
+            starts[k] = first_thresholds(part.basis, model.family.first_thresholds(counts))
+    return starts
+
+
+def first_thresholds(basis: Thresholds, tau: Vec) -> Vec:
+    """Coefficients that make the thresholds of τ in all rows."""
+    named = np.zeros(len(basis.a))
+    named[: len(tau)] = tau  # the intercept of their formula comes first
+    return basis.inward(named)
 
 
 def constant_level(part: Part, level: float) -> Vec:

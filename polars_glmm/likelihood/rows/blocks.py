@@ -17,8 +17,11 @@ import scipy.sparse as sp
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.thresholds import Thresholds
 from polars_glmm.likelihood.rows.models import ONE, Models
+from polars_glmm.likelihood.rows.picked import Picked, codes_of, open_ends
 from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Pattern, find_pattern
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -48,11 +51,33 @@ def few_repeats(starts: IntVec, counts: IntVec) -> Repeats | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockPart:
-    """One linear predictor on the rows of a block: x (p, m), None for a constant; whose coefficients; offset (m,)."""
+    """One linear predictor on the rows of a block: x (p, m), None for a constant; whose coefficients; offset (m,).
 
-    x: Mat | None
+    Of thresholds x says how a row picks them, and offset (2, m) is where there is none.
+    """
+
+    x: Mat | Picked | None
     own: slice
-    offset: Vec | None = None
+    offset: Mat | None = None
+
+    @property
+    def columns(self) -> Mat | None:
+        """Columns in memory; None for a constant."""
+        return self.x.columns if isinstance(self.x, Picked) else self.x
+
+    def scores(self, v: Mat) -> Mat:
+        """Derivatives in its coefficients (p, m), from those in the predictor."""
+        if self.x is None:
+            return v[None]
+        return self.x.scores(v) if isinstance(self.x, Picked) else self.x * v
+
+
+def block_part(basis: Basis | None, x: Mat | None, own: slice, offset: Mat | None, y: Vec) -> BlockPart:
+    """A predictor on rows with responses y, of columns x in its basis."""
+    if not isinstance(basis, Thresholds) or x is None:
+        return BlockPart(x, own, offset)
+    codes = codes_of(y)
+    return BlockPart(Picked(codes, basis.jacobian, x), own, open_ends(codes, basis.n_categories))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +107,7 @@ class Block:
     @property
     def x(self) -> Mat:
         """Fixed columns of the mean, (p, m)."""
-        x = self.parts[0].x
+        x = self.parts[0].columns
         assert x is not None  # the mean has columns, if no more than none
         return x
 
@@ -264,10 +289,12 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
             data=Rows(part(design.y), _if_any(part, design.trials), _if_any(part, design.precision)),
             frequency=_if_any(part, design.frequency),
             parts=tuple(
-                BlockPart(
+                block_part(
+                    one.basis,
                     None if one.basis is None else one.basis.columns(places),
                     one.own,
                     _if_any(part, offsets.get(one.parameter)),
+                    part(design.y),
                 )
                 for one in parts
             ),

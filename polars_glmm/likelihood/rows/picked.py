@@ -18,12 +18,18 @@ from polars_glmm.typing import IntVec, Mat, Vec
 class Picked:
     """The columns of a predictor of thresholds, as sums over them go.
 
-    codes     (m,) category of each row;  jacobian   J (C − 1, p₀);  x   (q, m), or None for one column of ones
+    codes     (m,) category of each row;  jacobian   J (C − 1, p₀);  columns   (q, m)
     """
 
     codes: IntVec
     jacobian: Mat
-    x: Mat | None
+    columns: Mat
+
+    @property
+    def x(self) -> Mat | None:
+        """The columns, or None where there is one of ones."""
+        one = len(self.columns) == 1 and bool((self.columns == 1.0).all())
+        return None if one else self.columns
 
     @property
     def n_columns(self) -> int:

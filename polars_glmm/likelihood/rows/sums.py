@@ -114,6 +114,14 @@ def first_levels(pieces: Iterable[Piece], family: Family, beta: Vec) -> list[flo
     return found
 
 
+def category_counts(pieces: Iterable[Piece], n_categories: int) -> Vec:
+    """Observations in each category, (C,)."""
+    total = np.zeros(n_categories)
+    for piece in pieces:
+        total += np.bincount(piece.data.y.astype(np.intp), piece.frequency, n_categories)
+    return total
+
+
 def remoteness(pieces: Iterable[Piece], family: Family) -> float:
     """What bounds the distance to the limit of a family, times phi or 1/phi."""
     return sum(float(family.remoteness(piece.data).sum()) for piece in pieces)
