@@ -128,11 +128,15 @@ class Recipe:
     factors: tuple[FactorRecipe, ...]
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
 
-    def coefficients(self, parameter: str) -> tuple[str, ...]:
-        """Names of the coefficients of one family parameter, those without an estimate included."""
-        names = tuple(column.name for column in self.predictor(parameter).columns)
+    def coefficients(self, parameter: str) -> tuple[tuple[str, bool], ...]:
+        """Names of the coefficients of one family parameter, and whether the rank of the data kept them."""
+        found = self.predictor(parameter)
+        names = tuple(column.name for column in found.columns)
         cuts = cuts_of(self.spec, self.response).get(parameter)
-        return names if cuts is None else threshold_names(cuts.names, names)
+        if cuts is None:
+            return tuple(zip(names, found.kept, strict=True))
+        kept = [keep for keep in found.kept for _ in cuts.names]
+        return tuple(zip(threshold_names(cuts.names, names), kept, strict=True))
 
     def predictor(self, parameter: str) -> PredictorRecipe:
         """The predictor of one family parameter. Raises KeyError if it has none of its own."""

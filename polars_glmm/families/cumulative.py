@@ -121,6 +121,12 @@ class Cumulative(MeanFamily):
         alpha = self.link.forward(shares)
         return np.asarray(np.linalg.lstsq(self.jacobian(len(counts)), alpha, rcond=None)[0])
 
+    def category_density(self, eta: Vec, thresholds: Vec, delta: Vec | float | None) -> tuple[Vec, tuple[Vec, ...]]:
+        """Log density and its slopes in the predictors; see `density`."""
+        with np.errstate(all="ignore"):
+            found = interval_density(self.distribution, eta, thresholds, delta, 1)
+        return found.f, tuple(part for part in found.g if part is not None)
+
     def probabilities(self, eta: Vec, alpha: Mat, delta: Vec | float = 0.0) -> Mat:
         """P(y = k) for thresholds alpha (C − 1, n): (C, n), each to its own relative precision."""
         n = len(eta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -14,6 +14,7 @@ from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.category_predictions import category_names, predict_categories
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
@@ -156,13 +157,31 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         return predict_from(frame, of_fit_jointly(fit), request)
     if isinstance(fit, Answers):
         remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
-        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
+        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), _names(request), remedy)
         return apply_by_key(frame, fit, verb)
     return predict_from(frame, of_fit(fit), request)
 
 
+def _names(request: Request) -> Callable[[Parameters], list[str]]:
+    """Names of the new columns, by the fit."""
+
+    def of(fitted: Parameters) -> list[str]:
+        if fitted.recipe.spec.family.response != "category":
+            return request.names
+        if request.kind == "class":
+            msg = "kind='class' is of one fit: choose it by its key, as in collection[key], and the rows of it."
+            raise ModelError(msg)
+        return category_names(fitted.recipe, request)
+
+    return of
+
+
 def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     """`predict` from the parameters of one fit or of many."""
+    if fitted.recipe.spec.family.response == "category":
+        _check_choice("new_levels", request.new_levels, get_args(NewLevels))
+        _check_interval(request.interval, request.conf_level)
+        return predict_categories(frame, fitted, request, _normal_quantile(request.conf_level))
     _check_kind(fitted.recipe.spec.family, request)
     _check_choice("new_levels", request.new_levels, get_args(NewLevels))
     _check_interval(request.interval, request.conf_level)
@@ -288,6 +307,12 @@ def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
         msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
         raise ModelError(msg)
     return float(df)
+
+
+def _normal_quantile(conf_level: float) -> float:
+    from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
+
+    return float(ndtri(0.5 + conf_level / 2.0))
 
 
 def _quantile(conf_level: float, df: float | None) -> pl.Expr:

@@ -14,6 +14,7 @@ from polars_glmm.design.response import response_arrays
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.category_residuals import category_residuals
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.given import Given
 from polars_glmm.prediction.leverage import add_leverage
@@ -111,6 +112,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
     names = [f"{more.prefix}{column}" for column in COLUMNS]
     refuse_clash(schema, more.names, "set them apart with prefix=.")
     family = fitted.recipe.spec.family
+    if family.response == "category":
+        return category_residuals(frame, schema, fitted, more)
     quantiles: list[pl.Expr] = []
     if more.quantile:
         frame = add_quantiles(frame, schema, fitted, more.given, more.seed, verb="augment")

@@ -177,13 +177,15 @@ def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None
 def _slopes(model: Model, done: Polished) -> list[Cube] | None:
     """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where others have random effects too."""
     formulas = [part for part in model.parts if not part.constant]
-    if model.effects.moving == NO_EFFECTS.moving:
-        formulas = formulas[:1]
+    if model.effects.moving == NO_EFFECTS.moving and model.family.response != "category":
+        formulas = formulas[:1]  # of categories all coefficients move what is predicted
     places = [k for part in formulas for k in range(part.own.start, part.own.stop)]
     p, modes = len(places), done.gradient.warm.modes
     if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
         return None
-    columns = [done.slopes[k] for k in places]
+    free = np.cumsum(~done.held) - 1  # there is a slope for every entry that is not held
+    still = [np.zeros_like(mode) for mode in modes]
+    columns = [still if done.held[k] else done.slopes[free[k]] for k in places]
     inward = np.linalg.inv(outward(formulas))
     by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]

@@ -41,7 +41,7 @@ class Law:
         """The law of an estimate, whose fixed effects are the design's columns."""
         coefficients, start = {"mu": estimate.beta}, 0
         for one in design.further:
-            coefficients[one.parameter] = estimate.gamma[start : start + len(one.names)]
+            coefficients[one.parameter] = estimate.gamma[start : start + len(one.coefficients)]
             start += len(one.names)
         roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
         fixed = _fixed(design, family, coefficients)
