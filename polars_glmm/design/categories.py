@@ -82,7 +82,7 @@ def _listed(values: list[Any]) -> str:
 
 
 def _example(name: str, table: Table) -> str:
-    if not table.dtype(name) in (pl.String, pl.Categorical):
+    if table.dtype(name) not in (pl.String, pl.Categorical):
         return "…"
     shown = [repr(str(value)) for value in table.values(name)[:4]]
     return ", ".join(shown) + (", …" if len(table.values(name)) > 4 else "")

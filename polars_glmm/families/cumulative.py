@@ -17,6 +17,8 @@ from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.families.ordinal_kernels import interval_density, logistic_density
 from polars_glmm.typing import BoolVec, Mat, Vec
 
+_THRESHOLDS = "P(y ≤ k) = F(threshold k - linear predictor)"
+_DISCRIMINATION = "thresholds and linear predictor are multiplied by the discrimination disc"
 Spacing = Literal["flexible", "equidistant", "symmetric"]
 SPACINGS: tuple[Spacing, ...] = ("flexible", "equidistant", "symmetric")
 
@@ -60,8 +62,8 @@ class Cumulative(MeanFamily):
         """The latent variable's predictor, its thresholds, and the logarithm of its discrimination."""
         return (
             Parameter("mu", self.link, "position of the latent variable"),
-            Parameter("thresholds", LINKS["identity"], "thresholds of the latent variable", picked=True, random=False),
-            Parameter("disc", LINKS["log"], "discrimination: 1/sd of the latent variable", optional=True, random=False),
+            Parameter("thresholds", LINKS["identity"], _THRESHOLDS, picked=True, random=False),
+            Parameter("disc", LINKS["log"], _DISCRIMINATION, optional=True, random=False),
         )
 
     def cuts(self, labels: Sequence[str]) -> Cuts:

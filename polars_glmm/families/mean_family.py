@@ -16,7 +16,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 MEAN_BOUNDS: dict[MeanRange, tuple[float, float]] = {
     "real": (-np.finfo(float).max, np.finfo(float).max),
@@ -119,6 +119,10 @@ class MeanFamily(ABC):
     def first_thresholds(self, counts: Vec) -> Vec:  # noqa: ARG002
         """Numbers τ that make thresholds from the counts of categories alone; none where there are none."""
         return np.empty(0)
+
+    def simulate_categories(self, rng: np.random.Generator, eta: Vec, alpha: Mat, delta: Vec | float = 0.0) -> Vec:
+        """The number of a category for each row, for families of categories."""
+        raise ModelError(f"{self.name} draws numbers, not categories.")
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:

@@ -85,7 +85,7 @@ def build_sheet(fit: Answer) -> Sheet:
         _group_sizes(fit),
         _residual_quartiles(fit),
         _random_effects(fit),
-        *(_fixed_effects(fit, parameter) for parameter in ("mu", "phi")),
+        *(_fixed_effects(fit, parameter) for parameter in (one.parameter for one in fit.recipe.predictors)),
         _correlations(fit),
     ]
     return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), _notes(fit))
@@ -293,8 +293,16 @@ def _fixed_effects(fit: Answer, parameter: str) -> SheetTable | None:
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    heading = "Fixed effects" if parameter == "mu" else f"Fixed effects of log {parameter}"
+    heading = "Fixed effects" if parameter == "mu" else _heading(fit, parameter)
     return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, parameter), "fit.fixef()")
+
+
+def _heading(fit: Answer, parameter: str) -> str:
+    """What the coefficients of a further parameter are called: on the scale of its link."""
+    own = next(one for one in fit.spec.family.parameters if one.name == parameter)
+    if own.picked:
+        return "Thresholds"
+    return f"Fixed effects of {parameter}" if own.link.name == "identity" else f"Fixed effects of {own.link.name} {parameter}"
 
 
 def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:
@@ -303,6 +311,9 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
 
 
 def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
+    if parameter not in ("mu", "phi"):
+        own = next(one for one in fit.spec.family.parameters if one.name == parameter)
+        return (f"{own.definition[0].upper()}{own.definition[1:]}.",)
     if parameter != "mu":
         name, meaning = fit.spec.family.phi_words
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)

@@ -14,9 +14,10 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.cumulative import Cumulative
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
-from polars_glmm.prediction.variances import Moved, movement, quadratic
+from polars_glmm.prediction.variances import movement, quadratic
 
 if TYPE_CHECKING:
+    from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.prediction.parameters import FixedPart, Parameters
     from polars_glmm.typing import Mat, Vec
@@ -129,56 +130,116 @@ def add_latent(
     lost = [part.undetermined for part in parts.values() if part.undetermined is not None]
     if lost:
         frame = frame.with_columns(pl.any_horizontal(pl.col(MISSING), *lost).alias(MISSING))
-    return frame, _reader(fitted, parts, purpose)
+    return frame, _reader(fitted, purpose)
 
 
-def _reader(fitted: Parameters, parts: dict[str, FixedPart], purpose: Purpose) -> Reader:
-    recipe = fitted.recipe
-    ((name, cuts),) = cuts_of(recipe.spec, recipe.response).items()
-    j = cuts.jacobian
-    own = fitted.of_all(name)
-    first = fitted.beta.shape[1]
-    tau = fitted.gamma[0, own.start - first : own.stop - first]
-    alpha_of = (tau.reshape(-1, j.shape[1]) @ j.T).T  # (C − 1, q)
-    scale = parts.get("disc")
-    fields = [pl.col(MISSING, ETA, FIXED)]
-    fields += [node.to_expr().alias(f"w_{i}") for i, node in enumerate(parts[name].nodes)]
-    if scale is not None:
-        fields += [node.to_expr().alias(f"v_{i}") for i, node in enumerate(scale.nodes)]
-        fields.append(scale.value().alias("delta"))
-    moves, moved_of = [], None
-    if purpose.std_error:
-        moves, moved_of = movement(fitted.fixed("mu"), (purpose.acting, 0), pl.col(MISSING))
-    fields += moves
+def category_inputs(fitted: Parameters) -> frozenset[str]:
+    """Columns of the frame that thresholds and scale are made of; none where there are no categories."""
+    if fitted.recipe.spec.family.response != "category":
+        return frozenset()
+    return frozenset[str]().union(*(fitted.fixed(part.parameter).inputs for part in fitted.recipe.predictors[1:]))
 
-    def columns(rows: pl.DataFrame, letter: str, count: int) -> Mat:
-        return np.array([rows[f"{letter}_{i}"].to_numpy() for i in range(count)]).reshape(count, rows.height)
+
+def category_fields(fitted: Parameters) -> list[pl.Expr]:
+    """What thresholds and scale of a row are read from."""
+    return _Thresholds.of(fitted).fields()
+
+
+def category_draws(fitted: Parameters, rows: pl.DataFrame) -> Callable[[np.random.Generator, Vec], Vec]:
+    """Draws of categories of complete rows, at their linear predictors."""
+    family, (alpha, delta) = family_of(fitted.recipe), _Thresholds.of(fitted).at(rows)
+    return lambda rng, eta: family.simulate_categories(rng, eta, alpha, 0.0 if delta is None else delta)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Thresholds:
+    """Thresholds of rows, and their scale, from the columns of the two formulas.
+
+    of_column   thresholds (C − 1, q) in each column;  own, own_scale: where the coefficients stand among all
+    """
+
+    nodes: tuple[Node, ...]
+    jacobian: Mat
+    of_column: Mat
+    own: slice
+    scale: FixedPart | None
+    own_scale: slice | None
+
+    @classmethod
+    def of(cls, fitted: Parameters) -> _Thresholds:
+        ((name, cuts),) = cuts_of(fitted.recipe.spec, fitted.recipe.response).items()
+        own, first, j = fitted.of_all(name), fitted.beta.shape[1], cuts.jacobian
+        tau = fitted.gamma[0, own.start - first : own.stop - first]
+        scaled = fitted.models("disc")
+        return cls(
+            fitted.fixed(name).nodes, j, j @ tau.reshape(-1, j.shape[1]).T, own,
+            fitted.fixed("disc") if scaled else None, fitted.of_all("disc") if scaled else None,
+        )  # fmt: skip
+
+    def fields(self) -> list[pl.Expr]:
+        out = [node.to_expr().alias(f"w_{i}") for i, node in enumerate(self.nodes)]
+        if self.scale is not None:
+            out += [node.to_expr().alias(f"v_{i}") for i, node in enumerate(self.scale.nodes)]
+            out.append(self.scale.value().alias("delta"))
+        return out
+
+    def columns(self, rows: pl.DataFrame) -> tuple[Mat, Mat | None]:
+        """Columns of the thresholds (q, n) and of the scale, None without one."""
+        n = rows.height
+
+        def read(letter: str, count: int) -> Mat:
+            own = [np.broadcast_to(rows[f"{letter}_{i}"].to_numpy(), (n,)) for i in range(count)]
+            return np.array(own, dtype=np.float64).reshape(count, n)
+
+        return read("w", len(self.nodes)), None if self.scale is None else read("v", len(self.scale.nodes))
+
+    def at(self, rows: pl.DataFrame) -> tuple[Mat, Vec | None]:
+        """Thresholds (C − 1, n), and delta (n,) or None."""
+        w, _ = self.columns(rows)
+        return self.of_column @ w, None if self.scale is None else rows["delta"].to_numpy()
+
+    def move(self, a: Mat, rows: pl.DataFrame, by_threshold: Mat, by_delta: Vec) -> None:
+        """Add to a (P, n) the movement of rows with these coefficients, from slopes (C − 1, n) and (n,)."""
+        w, v = self.columns(rows)
+        a[self.own] += (w[:, None] * (self.jacobian.T @ by_threshold)[None]).reshape(-1, rows.height)
+        if v is not None and self.own_scale is not None:
+            a[self.own_scale] += by_delta * v
+
+
+def _reader(fitted: Parameters, purpose: Purpose) -> Reader:
+    thresholds = _Thresholds.of(fitted)
+    fields = [pl.col(MISSING, ETA, FIXED), *thresholds.fields()]
 
     def latent(rows: pl.DataFrame, eta: str = ETA) -> Latent:
-        w = columns(rows, "w", len(parts[name].nodes))
-        delta = None if scale is None else rows["delta"].to_numpy()
-        return Latent(rows[eta].to_numpy(), alpha_of @ w, delta)
+        return Latent(rows[eta].to_numpy(), *thresholds.at(rows))
+
+    def fixed(rows: pl.DataFrame) -> Latent:
+        return latent(rows, FIXED)
+
+    if not purpose.std_error:
+        return Reader(fields, latent, fixed, None)
+    part = fitted.fixed("mu")
+    moves, moved_of = movement(part, (purpose.acting, 0), pl.col(MISSING))
 
     def errors(rows: pl.DataFrame, found: Outputs) -> Mat:
-        assert moved_of is not None  # asked for only where errors are wanted
-        moved: Moved = moved_of(rows)
-        part = fitted.fixed("mu")
-        w = columns(rows, "w", len(parts[name].nodes))
-        v = None if scale is None else columns(rows, "v", len(scale.nodes))
-        out = np.empty(found.value.shape)
+        moved, out = moved_of(rows), np.empty(found.value.shape)
         for m in range(len(out)):
             a = found.eta[m] * moved.a
-            a[own] += (w[:, None] * (j.T @ found.alpha[m])[None]).reshape(-1, rows.height)
-            if v is not None:
-                a[fitted.of_all("disc")] += found.delta[m] * v
+            thresholds.move(a, rows, found.alpha[m], found.delta[m])
             if part.outward is not None:
                 a = part.outward.T @ a
             with np.errstate(all="ignore"):
                 square = found.eta[m] ** 2 * moved.random + quadratic(a, part.vcov, moved.model)
-            out[m] = np.where(moved.endless, np.nan, np.sqrt(np.maximum(square, 0.0)))
+                out[m] = np.where(moved.endless, np.nan, np.sqrt(np.maximum(square, 0.0)))
         return out
 
-    return Reader(fields, latent, lambda rows: latent(rows, FIXED), errors if purpose.std_error else None)
+    return Reader([*fields, *moves], latent, fixed, errors)
+
+
+def refuse_categories(recipe: Recipe, what: str, instead: str) -> None:
+    """Raise ModelError for what is of responses that are numbers, where they are categories."""
+    if recipe.spec.family.response == "category":
+        raise ModelError(f"{what} is of responses that are numbers, and these are categories: {instead}.")
 
 
 def refuse_many(fitted: Parameters, what: str) -> None:

@@ -12,6 +12,7 @@ from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
+from polars_glmm.prediction.categories import category_draws, category_fields, category_inputs
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
@@ -97,9 +98,14 @@ def simulate(
 def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
     factors, sizes = fitted.factors, size_inputs(fitted.recipe)
-    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=(0, 1))
+    purpose = Purpose(
+        "simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=(0, 1),
+        also_designed=category_inputs(fitted),
+    )  # fmt: skip
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="simulate")
     needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
+    if fitted.recipe.spec.family.response == "category":
+        needed += category_fields(fitted)
     for factor in factors:
         needed.append(pl.col(factor.level_names))
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
@@ -116,6 +122,7 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
     fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
     phi = used[PHI].to_numpy() if family.has_phi else None
+    drawn_categories = category_draws(fitted, used) if family.response == "category" else None
     draws = []
     for _ in range(n):
         eta, log_times = fixed.copy(), np.zeros(len(fixed))
@@ -123,8 +130,12 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
             for part, effect in factor.effects(rng).items():
                 total = log_times if part else eta
                 total += effect
-        own = phi if phi is None or not log_times.any() else phi * np.exp(log_times)
         y = np.full(rows.height, np.nan)
+        if drawn_categories is not None:
+            y[complete] = drawn_categories(rng, eta)
+            draws.append(y)
+            continue
+        own = phi if phi is None or not log_times.any() else phi * np.exp(log_times)
         y[complete] = family.simulate(rng, family.mean(eta), own, sizes)
         if fitted.recipe.response.proportion:
             y[complete] /= sizes.trials

@@ -13,8 +13,8 @@ from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
 from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
-from .thresholds import with_thresholds
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
+from .thresholds import with_thresholds
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
 

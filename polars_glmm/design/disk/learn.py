@@ -17,8 +17,8 @@ from polars_glmm.design.disk.write import DiskRoom, keep_columns, partition
 from polars_glmm.design.predictors import (
     centred_columns,
     dropped_columns,
-    predictor_columns,
     offset_node,
+    predictor_columns,
     refuse_equal_names,
 )
 from polars_glmm.design.rank import Judged, judge_moments

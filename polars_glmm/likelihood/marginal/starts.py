@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.model import Model
@@ -30,6 +31,9 @@ def further_starts(model: Model, beta: Vec) -> list[Vec]:
     for k, part in enumerate(model.parts[1:]):
         if isinstance(part.basis, Thresholds):
             counts = rowsums.category_counts(model.pieces(), part.basis.n_categories)
+            if not counts.all():
+                msg = "There is no response in some category, whose probability cannot be estimated."
+                raise ConvergenceError(msg)
             starts[k] = first_thresholds(part.basis, model.family.first_thresholds(counts))
     return starts
 

@@ -42,7 +42,7 @@ class Law:
         coefficients, start = {"mu": estimate.beta}, 0
         for one in design.further:
             coefficients[one.parameter] = estimate.gamma[start : start + len(one.coefficients)]
-            start += len(one.names)
+            start += len(one.coefficients)
         roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
         fixed = _fixed(design, family, coefficients)
         return cls(design, family, estimate.beta, fixed, roots, estimate.constants)
@@ -60,6 +60,9 @@ class Law:
         at = [v if v is None or k not in moved else v + moved[k] for k, v in enumerate(self.fixed)]
         eta, *further = at
         assert eta is not None  # the mean has a predictor
+        if self.family.response == "category":
+            alpha, *scale = [v for v in further if v is not None]
+            return self.family.simulate_categories(rng, eta, alpha, scale[0] if scale else 0.0)
         with np.errstate(over="ignore"):
             mu = self.family.mean(eta)
             values = [
@@ -99,7 +102,8 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
             own.append(_root(correlation * np.outer(sd, sd)))
         roots.append(tuple(own))
     coefficients = {one.parameter: np.array([values[name] for name in one.labels]) for one in design.predictors}
-    constants = {one.name: values[one.name] for one in family.parameters if one.name not in coefficients}
+    left = [one.name for one in family.parameters if one.name not in coefficients and not one.optional]
+    constants = {name: values[name] for name in left}
     return Law(design, family, beta, _fixed(design, family, coefficients), tuple(roots), constants)
 
 
@@ -124,7 +128,10 @@ def _effect(factor: Factor, b: Mat, own: IntVec) -> Vec:
 
 
 def predicted(part: Predictor, coefficients: Vec) -> Vec:
-    """x'coefficients + offset of every row (n,)."""
+    """x'coefficients + offset of every row (n,); of thresholds all of them, (C − 1, n)."""
+    if part.cuts is not None:
+        j = part.cuts.jacobian
+        return np.asarray(j @ coefficients.reshape(-1, j.shape[1]).T @ part.x)
     eta: Vec = coefficients @ part.x if len(coefficients) else np.zeros(part.x.shape[1])
     return eta if part.offset is None else eta + part.offset
 

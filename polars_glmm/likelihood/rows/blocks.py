@@ -16,8 +16,8 @@ import scipy.sparse as sp
 
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.basis import Basis
+from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.parameters.thresholds import Thresholds
 from polars_glmm.likelihood.rows.models import ONE, Models
