@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Beta,
         BetaBinomial,
         Binomial,
+        Cumulative,
         Gamma,
         Gaussian,
         GeneralizedPoisson,
@@ -75,8 +76,8 @@ _LAZY = {
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         (
-            "Beta", "BetaBinomial", "Binomial", "Gamma", "Gaussian", "GeneralizedPoisson", "InverseGaussian",
-            "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial",
+            "Beta", "BetaBinomial", "Binomial", "Cumulative", "Gamma", "Gaussian", "GeneralizedPoisson",
+            "InverseGaussian", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial",
             "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
         ),
         "polars_glmm.families",
@@ -99,6 +100,7 @@ __all__ = [
     "ColumnError",
     "Control",
     "ConvergenceError",
+    "Cumulative",
     "DataChangedError",
     "DatasetError",
     "Fit",

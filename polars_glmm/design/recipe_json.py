@@ -91,27 +91,33 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
 
 
 def encode_family(family: Family) -> dict[str, Any]:
-    """A family by its name, that of its link, and the numbers it holds, if any.
+    """A family by its name, that of its link, and the numbers and words it is made with, if any.
 
     Raises ModelError for one that these do not say all of.
     """
     name, link = family.name, family.link.name
-    held = dict(family.held)
-    if name not in FAMILIES or resolve_family(name, link, held) != family:
+    held, options = dict(family.held), dict(family.options)
+    if name not in FAMILIES or resolve_family(name, link, {**held, **options}) != family:
         msg = f"The family {family!r} is none of this package's: a model with a family of your own has no file format."
         raise ModelError(msg)
-    return {"name": name, "link": link, **({"held": held} if held else {})}
+    more = {key: value for key, value in (("held", held), ("options", options)) if value}
+    return {"name": name, "link": link, **more}
 
 
 def decode_family(text: Any) -> Family:
-    """The family of a name, a link, and numbers. Raises ModelError where there is none."""
+    """The family of a name, a link, numbers and words. Raises ModelError where there is none."""
     name, link = _READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link")
     held = _READER.read(text.get("held", {}), Mapping[str, float], "held")
     known = FAMILIES[name](link).held if name in FAMILIES else held
+    options = _READER.read(text.get("options", {}), Mapping[str, str], "options")
     if held.keys() != known.keys():
         msg = f"held cannot be {sorted(held)!r} for the family {name!r}"
         raise ValueError(msg)
-    return resolve_family(name, link, held)
+    try:
+        return resolve_family(name, link, {**held, **options})
+    except TypeError as error:
+        msg = f"options cannot be {sorted(options)!r} for the family {name!r}"
+        raise ValueError(msg) from error
 
 
 def upgrade(text: Mapping[str, Any], dtypes_of: Mapping[str, pl.DataType]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -70,6 +71,10 @@ class Cumulative(MeanFamily):
         return Cuts(self.threshold_names(labels), self.jacobian(len(labels)))
 
     @property
+    def options(self) -> Mapping[str, str]:
+        return {} if self.thresholds == "flexible" else {"thresholds": self.thresholds}
+
+    @property
     def distribution(self) -> Distribution:
         """Of the latent variable about eta."""
         return DISTRIBUTIONS[self.link.name]
@@ -110,7 +115,7 @@ class Cumulative(MeanFamily):
         """Names of τ for categories in their order."""
         p = self.jacobian(len(labels)).shape[1]
         if p == len(labels) - 1 and self.thresholds != "equidistant":
-            return tuple(f"{a}|{b}" for a, b in zip(labels, labels[1:], strict=False))
+            return tuple(f"{a}|{b}" for a, b in pairwise(labels))
         if self.thresholds == "equidistant":
             return (f"{labels[0]}|{labels[1]}", "spacing")[:p]
         m = len(labels) - 1
@@ -139,7 +144,7 @@ class Cumulative(MeanFamily):
             return np.array(
                 [
                     np.exp(interval_density(self.distribution, eta, np.stack([high, low]), at, 0).f)
-                    for low, high in zip(bounds, bounds[1:], strict=False)
+                    for low, high in pairwise(bounds)
                 ]
             )
 
@@ -158,7 +163,7 @@ class Cumulative(MeanFamily):
         return np.zeros_like(rows.y)
 
     def outside_support(self, rows: Rows) -> BoolVec:
-        return ~((rows.y >= 0.0) & (rows.y == np.round(rows.y)))
+        return np.asarray(~((rows.y >= 0.0) & (rows.y == np.round(rows.y))))
 
     def log_density(self, *_: object) -> Jet:
         raise self._no_number()
@@ -169,7 +174,7 @@ class Cumulative(MeanFamily):
     def draw(self, *_: object) -> Vec:
         raise self._no_number()
 
-    def cdf(self, *_: object, upper: bool = False) -> Vec:
+    def cdf(self, *_: object, upper: bool = False) -> Vec:  # noqa: ARG002
         raise self._no_number()
 
     def variance(self, *_: object) -> Vec:

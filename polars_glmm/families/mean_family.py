@@ -120,7 +120,13 @@ class MeanFamily(ABC):
         """Numbers τ that make thresholds from the counts of categories alone; none where there are none."""
         return np.empty(0)
 
-    def simulate_categories(self, rng: np.random.Generator, eta: Vec, alpha: Mat, delta: Vec | float = 0.0) -> Vec:
+    def simulate_categories(
+        self,
+        rng: np.random.Generator,  # noqa: ARG002
+        eta: Vec,  # noqa: ARG002
+        alpha: Mat,  # noqa: ARG002
+        delta: Vec | float = 0.0,  # noqa: ARG002
+    ) -> Vec:
         """The number of a category for each row, for families of categories."""
         raise ModelError(f"{self.name} draws numbers, not categories.")
 
@@ -149,6 +155,11 @@ class MeanFamily(ABC):
     @property
     def held(self) -> Mapping[str, float]:
         """Numbers that the family holds, by the names of its arguments."""
+        return {}
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Words that the family is made with, by the names of its arguments."""
         return {}
 
     @property

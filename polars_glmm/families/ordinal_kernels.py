@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polars_glmm.families.base import Density
+from polars_glmm.families.base import Density, Tensor
 from polars_glmm.families.distributions import Distribution, Surface, log1mexp
 from polars_glmm.typing import BoolVec, Vec
 
@@ -33,7 +33,8 @@ def interval_density(dist: Distribution, eta: Vec, thresholds: Vec, delta: Vec |
         share = share[:, None]
     sign = np.array([1.0, -1.0]).reshape(2, *(1,) * c.ndim)
     g = [-s * at[1, 0], s * (share * at[1, 0] + sign * at[0, 1])]
-    w, third = {}, {}
+    w: Tensor = {}
+    third: Tensor = {}
     if order > 1:
         square = s * s
         w = {(0, 0): -square * at[2, 0], (0, 1): square * (share * at[2, 0] + sign * at[1, 1])}
@@ -92,7 +93,7 @@ def logistic_density(eta: Vec, thresholds: Vec, order: int) -> Density:
     if order == 1:
         return Density(f, g)
     vu, vl = small_u * large_u, small_l * large_l
-    w = {(0, 0): vu + vl, (0, 1): -np.stack([vu, vl])}
+    w: Tensor = {(0, 0): vu + vl, (0, 1): -np.stack([vu, vl])}
     if order == 2:
         return Density(f, g, w)
     bu, bl = vu * (2.0 * above - 1.0), vl * (1.0 - 2.0 * below)

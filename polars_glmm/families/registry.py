@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import links
@@ -76,8 +77,10 @@ ELSEWHERE = {
 """What people ask for by another name, and the nearest thing there is."""
 
 
-def resolve_family(family: str | Family, link: str | None = None, held: Mapping[str, float] | None = None) -> Family:
-    """The family of a name or an object, with the named link or its default one, and numbers that it holds.
+def resolve_family(
+    family: str | Family, link: str | None = None, held: Mapping[str, float | str] | None = None
+) -> Family:
+    """The family of a name or an object, with the named link or its default one, and what else it is made with.
 
     Raises ModelError for a name or link that does not exist, and for a link beside an object that has another.
     """
@@ -95,4 +98,5 @@ def resolve_family(family: str | Family, link: str | None = None, held: Mapping[
         hint = ELSEWHERE.get(key) or suggest(key, [*FAMILIES, *ALIASES]).strip()
         known = enumerate_names(list(FAMILIES), limit=len(FAMILIES))
         raise ModelError(f"There is no family {family!r}; there are {known}. {hint}".rstrip())
-    return FAMILIES[key](link, **(held or {}))
+    arguments: dict[str, Any] = dict(held or {})
+    return FAMILIES[key](link, **arguments)

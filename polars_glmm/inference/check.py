@@ -109,7 +109,7 @@ def check(  # noqa: PLR0913  the arguments of the public verb
     two-sided and no verdicts: with many rows everything is significant; statistic beside expected says by how much.
     Raises ModelError for tests that are not known, where the rows of the fit are gone, for n below 1.
     """
-    refuse_categories(fit.recipe, "check()", "augment() has residuals, and simulate() draws for comparisons of your own")
+    refuse_categories(fit.recipe, "check()", "augment() has residuals, simulate() has draws")
     names = _chosen(fit, tests, time)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         msg = f"n={n!r}: the number of simulations is a whole number of at least 1."

@@ -1,4 +1,4 @@
-"""`augment` for ordered categories: the probability of the category observed, and residuals on the scale of probability."""
+"""`augment` for ordered categories: the probability of the category observed, and residuals of probabilities."""
 
 from __future__ import annotations
 

@@ -78,9 +78,7 @@ class _Rows(NamedTuple):
     model: IntVec
 
 
-def _reader(
-    fixed: FixedPart, factors: Acting, missing: pl.Expr
-) -> tuple[list[pl.Expr], Callable[[pl.Series], _Rows]]:
+def _reader(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> tuple[list[pl.Expr], Callable[[pl.Series], _Rows]]:
     """What a batch of rows must hold, as fields of a struct, and what is computed from it."""
     fields, moved_of = movement(fixed, factors, missing)
 
@@ -98,8 +96,9 @@ def _reader(
 
 
 class Moved(NamedTuple):
-    """How rows move: Σ_f z'Var(b | y)z (n,), a (p, n) as in `variance`, the fit of each row, (n,) or (1,), and rows that
-    a direction at infinity moves.
+    """How rows move: Σ_f z'Var(b | y)z (n,), a (p, n) as in `variance`, the fit of each row, (n,) or (1,).
+
+    endless   rows that a direction at infinity moves
     """
 
     random: Vec

@@ -99,8 +99,9 @@ def check_batch(batch: Batch) -> None:
 
 def _counts(recipe: Recipe) -> tuple[int, int, list[list[int]]]:
     """Columns kept of mu and of phi, and the numbers of effects of the terms of each group."""
+    names = [one.parameter for one in recipe.predictors]
     p, s = (
-        sum(kept for one in recipe.predictors if (one.parameter == "mu") is mean for _, kept in recipe.coefficients(one.parameter))
+        sum(kept for name in names if (name == "mu") is mean for _, kept in recipe.coefficients(name))
         for mean in (True, False)
     )
     return p, s, [[len(term.columns) for term in factor.terms] for factor in recipe.factors]

@@ -33,9 +33,7 @@ def with_thresholds(predictors: tuple[PredictorTerms, ...], family: Family) -> t
         text = next(term.text for term in there.fixed if term.key in twice)
         msg = f"{text} stands in the first formula and in that of the thresholds, which it moves too: take one out."
         raise ModelError(msg)
-    return tuple(
-        _beside_intercept(asked[name], absorbed=name != own.name) for name in order if name in asked
-    )
+    return tuple(_beside_intercept(asked[name], absorbed=name != own.name) for name in order if name in asked)
 
 
 def _beside_intercept(part: PredictorTerms, *, absorbed: bool) -> PredictorTerms:

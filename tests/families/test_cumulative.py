@@ -48,15 +48,17 @@ def test_derivatives_are_differences(link, scaled):
 
     def slopes(k, end=None):
         up, down = moved(k, h, end), moved(k, -h, end)
-        return (up.f - down.f) / (2 * h), {key: (up.w[key] - down.w[key]) / (2 * h) for key in up.w}, [
-            (a - b) / (2 * h) for a, b in zip(up.g, down.g, strict=True)
-        ]
+        return (
+            (up.f - down.f) / (2 * h),
+            {key: (up.w[key] - down.w[key]) / (2 * h) for key in up.w},
+            [(a - b) / (2 * h) for a, b in zip(up.g, down.g, strict=True)],
+        )
 
     for k in range(len(at)):
         ends = (0, 1) if k == 1 else (None,)
         for end in ends:
             f, w, g = slopes(k, end)
-            pick = (lambda v, end=end: v if end is None else v[end])
+            pick = lambda v, end=end: v if end is None else v[end]
             assert_allclose(pick(found.g[k]), f, rtol=1e-6, atol=1e-7)
             assert_allclose(pick(found.w[0, k]), -g[0], rtol=1e-6, atol=1e-7)
             assert_allclose(pick(found.third[0, 0, k]), w[0, 0], rtol=1e-5, atol=1e-6)

@@ -22,7 +22,7 @@ def test_sums_are_those_of_the_columns(spacing, q):
     rng = np.random.default_rng(q)
     codes = rng.integers(0, 5, 40)
     jacobian = Cumulative(thresholds=spacing).jacobian(5)
-    picked = Picked(codes, jacobian, None if q == 0 else rng.standard_normal((q, 40)))
+    picked = Picked(codes, jacobian, np.ones((1, 40)) if q == 0 else rng.standard_normal((q, 40)))
     v, tau = rng.standard_normal((2, 40)), rng.standard_normal(picked.n_columns)
     v[0, codes == 4] = v[1, codes == 0] = 0.0
     whole = columns_of(picked)
@@ -33,7 +33,7 @@ def test_sums_are_those_of_the_columns(spacing, q):
 
 def test_thresholds_are_those_of_the_category():
     tau, codes = np.array([-1.0, 0.5, 2.0]), np.array([0, 1, 2, 3, 1])
-    found = Picked(codes, np.eye(3), None).linear(tau) + open_ends(codes, 4)
+    found = Picked(codes, np.eye(3), np.ones((1, 5))).linear(tau) + open_ends(codes, 4)
     assert found.tolist() == [[-1.0, 0.5, 2.0, np.inf, 0.5], [-np.inf, -1.0, 0.5, 2.0, -1.0]]
 
 

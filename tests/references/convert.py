@@ -29,7 +29,7 @@ DTYPES = {"int64": pl.Int64, "float64": pl.Float64, "string": pl.String, "bool":
 
 FAMILIES = (
     "gaussian", "binomial", "poisson", "Gamma", "inverse.gaussian", "nbinom2", "nbinom1", "beta", "betabinomial",
-    "lognormal", "t", "tweedie",
+    "lognormal", "t", "tweedie", "ordinal",
 )  # fmt: skip
 HELD = ("t", "tweedie")
 """Families with a further parameter that is estimated there and held at that estimate here."""
@@ -106,7 +106,7 @@ def why_not(entry: dict[str, Any]) -> str:
     if entry["id"] in HETEROSCEDASTIC:
         return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
-    if kind in ("ordinal", "nonlinear"):
+    if kind == "nonlinear":
         return f"{kind} model"
     if kind in LATER:
         return LATER[kind]
@@ -179,6 +179,8 @@ One JSON file per model: the call, the engines and their versions, estimates, an
   with variance mu³/lambda (here phi = 1/lambda); nbinom2 `theta` (here phi = theta). Coefficients of a gaussian
   dispersion formula are for log σ² (here log σ: half of them), but for log σ where random effects are on it too
   (kind `two_part`: "TMB breadth.cpp" is a template of its own, its optimum found again by an engine in numpy).
+- Ordered categories (kind `ordinal`): P(y <= k) = F(alpha_k - x'beta - z'b), thresholds alpha as they stand (component
+  `threshold`), no intercept.
 - Terms carry R's names; `tests/references/translate.py` turns them into this package's.
 - The data of {unsent} may not be redistributed. Their tests read them from the folder named by
   POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.

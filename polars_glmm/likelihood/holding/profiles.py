@@ -91,8 +91,8 @@ class Profiles:
             part = self.model.part(target.parameter)
             assert part is not None  # a target is of a part
             assert part.basis is not None  # with a formula
-            first = p + chart.size - len(self.model.x.a)
-            w[first + part.own.start : first + part.own.stop] = part.basis.a[:, target.place]
+            behind = p + chart.size - len(self.model.x.a)
+            w[behind + part.own.start : behind + part.own.stop] = part.basis.a[:, target.place]
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         a = self.model.x.a[:, target.place]
         if p:

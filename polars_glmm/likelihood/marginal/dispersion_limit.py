@@ -92,7 +92,7 @@ def turned(rows: Iterable[PhiRows], family: Family) -> Iterator[PhiRows]:
             continue
         mean, phi, *others = block.parts
         offset = None if phi.offset is None else -phi.offset
-        back = BlockPart(None if phi.x is None else -phi.x, phi.own, offset)
+        back = BlockPart(None if phi.columns is None else -phi.columns, phi.own, offset)
         yield _TurnedRows(block.data, (mean, back, *others), block.frequency)
 
 
@@ -246,7 +246,7 @@ def whole(found: Found, origin: Vec, span: Mat) -> Found:
 
 
 def _columns(block: PhiRows) -> Mat:
-    x = block.parts[1].x
+    x = block.parts[1].columns
     assert x is not None  # there is a formula
     return x
 

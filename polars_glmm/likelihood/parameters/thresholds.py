@@ -28,9 +28,8 @@ class Thresholds(Basis):
 def thresholds(columns: Basis, jacobian: Mat) -> Thresholds:
     """The basis of thresholds in each column of a basis."""
     each = np.eye(jacobian.shape[1])
-    return Thresholds(
-        columns.x, columns.shift, columns.scale, np.kron(columns.a, each), None, columns.mix, jacobian=jacobian
-    )
+    a = np.asarray(np.kron(columns.a, each), dtype=np.float64)
+    return Thresholds(columns.x, columns.shift, columns.scale, a, None, columns.mix, jacobian=jacobian)
 
 
 def cut(basis: Basis, predictor: Predictor) -> Basis:

@@ -34,10 +34,13 @@ class Picked:
     @property
     def n_columns(self) -> int:
         """Coefficients."""
-        return self.jacobian.shape[1] * (1 if self.x is None else len(self.x))
+        return int(self.jacobian.shape[1]) * len(self.columns)
 
     def linear(self, tau: Mat, of_row: IntVec | None = None) -> Mat:
-        """Upper and lower threshold of every row (2, m), zero for an infinite one; tau (p,), or (p, M) and their rows'."""
+        """Upper and lower threshold of every row (2, m), zero for an infinite one.
+
+        tau (p,), or (p, M) of many models, and the model of every row
+        """
         q = 1 if self.x is None else len(self.x)
         tail = tau.shape[1:]
         alpha = np.tensordot(tau.reshape(q, -1, *tail), self.jacobian, ([1], [1]))  # (q, …, C − 1)
@@ -77,13 +80,9 @@ class Picked:
 
 def open_ends(codes: IntVec, n_categories: int) -> Mat:
     """Infinite thresholds of rows (2, m), zero where there is a finite one."""
-    return np.stack(
-        [np.where(codes == n_categories - 1, np.inf, 0.0), np.where(codes == 0, -np.inf, 0.0)]
-    )
+    return np.stack([np.where(codes == n_categories - 1, np.inf, 0.0), np.where(codes == 0, -np.inf, 0.0)])
 
 
 def codes_of(y: Vec) -> IntVec:
     """Categories as places."""
     return np.asarray(y).astype(np.intp)
-
-
