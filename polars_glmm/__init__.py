@@ -77,8 +77,8 @@ _LAZY = {
     **dict.fromkeys(
         (
             "Beta", "BetaBinomial", "Binomial", "Cumulative", "Gamma", "Gaussian", "GeneralizedPoisson",
-            "InverseGaussian", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial",
-            "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+            "InverseGaussian", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT",
+            "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
         ),
         "polars_glmm.families",
     ),

@@ -21,7 +21,8 @@ from polars_glmm.families.truncated import TruncatedNegativeBinomial, TruncatedN
 from polars_glmm.families.tweedie import Tweedie
 
 __all__ = [
-    "Beta", "BetaBinomial", "Binomial", "Cumulative", "Density", "Expected", "Family", "Gamma", "Gaussian", "GeneralizedPoisson",
-    "InverseGaussian", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "Rows", "StudentT",
-    "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie", "resolve_family",
+    "Beta", "BetaBinomial", "Binomial", "Cumulative", "Density", "Expected", "Family", "Gamma", "Gaussian",
+    "GeneralizedPoisson", "InverseGaussian", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "Rows",
+    "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+    "resolve_family",
 ]  # fmt: skip
