@@ -294,7 +294,7 @@ def test_a_response_says_its_categories_or_is_refused():
     assert any("are categories in their order: '0', '1', '2' and '3'" in note.text for note in integers.notes)
     assert integers.fixef().filter(parameter="thresholds")["term"].to_list() == ["0|1", "1|2", "2|3"]
     for dtype in (pl.String, pl.Categorical):
-        with pytest.raises(ColumnError, match=r"order of its categories is not known.*pl\.Enum\(\['high', 'low'"):
+        with pytest.raises(ColumnError, match=r"order of its categories is not known.*pl\.Enum"):
             polars_glmm.fit(rows.with_columns(pl.col("y").cast(dtype)), "y ~ x", family="cumulative")
     with pytest.raises(ColumnError, match="Make it an Enum"):
         polars_glmm.fit(rows.with_columns(pl.col("number").cast(pl.Float64)), "number ~ x", family="cumulative")

@@ -53,7 +53,7 @@ def category_node(node: Expression, variables: Variables) -> tuple[Looked, tuple
     else:
         msg = (
             f"response {name!r} is {brief(dtype)}: the order of its categories is not known. Make it an Enum with the "
-            f"categories in order, as in pl.col({name!r}).cast(pl.Enum([{_example(name, table)}]))."
+            f"categories in order, pl.col({name!r}).cast(pl.Enum([…]))."
         )
         raise ColumnError(msg)
     if len(found) < 2:
@@ -80,9 +80,3 @@ def label_of(value: Any) -> str:
 def _listed(values: list[Any]) -> str:
     return enumerate_names([label_of(value) for value in values])
 
-
-def _example(name: str, table: Table) -> str:
-    if table.dtype(name) not in (pl.String, pl.Categorical):
-        return "…"
-    shown = [repr(str(value)) for value in table.values(name)[:4]]
-    return ", ".join(shown) + (", …" if len(table.values(name)) > 4 else "")

@@ -12,8 +12,6 @@ from polars_glmm.columns.nodes import Node
 from polars_glmm.families.base import Cuts
 from polars_glmm.spec.model import ModelSpec
 
-from .records import threshold_names
-
 
 @dataclass(frozen=True, slots=True)
 class Categorical:
@@ -136,7 +134,7 @@ class Recipe:
         if cuts is None:
             return tuple(zip(names, found.kept, strict=True))
         kept = [keep for keep in found.kept for _ in cuts.names]
-        return tuple(zip(threshold_names(cuts.names, names), kept, strict=True))
+        return tuple(zip(cuts.coefficients(names), kept, strict=True))
 
     def predictor(self, parameter: str) -> PredictorRecipe:
         """The predictor of one family parameter. Raises KeyError if it has none of its own."""

@@ -73,18 +73,13 @@ class Predictor:
     @property
     def coefficients(self) -> tuple[str, ...]:
         """Names of its coefficients: of its columns, or of the thresholds in each column."""
-        return self.names if self.cuts is None else threshold_names(self.cuts.names, self.names)
+        return self.names if self.cuts is None else self.cuts.coefficients(self.names)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of its coefficients among those of all predictors: "x", "phi: x", "thresholds: 1|2"."""
         own = self.coefficients
         return own if self.parameter == "mu" else tuple(f"{self.parameter}: {name}" for name in own)
-
-
-def threshold_names(cuts: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of thresholds in each column of their formula: "1|2", and "1|2:x" for what x adds to it."""
-    return tuple(cut if column == "Intercept" else f"{cut}:{column}" for column in columns for cut in cuts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

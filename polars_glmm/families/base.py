@@ -50,6 +50,10 @@ class Cuts(NamedTuple):
     names: tuple[str, ...]
     jacobian: Mat
 
+    def coefficients(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Names in each column of their formula: "1|2", and "1|2:x" for what x adds to it."""
+        return tuple(cut if column == "Intercept" else f"{cut}:{column}" for column in columns for cut in self.names)
+
 
 Predictors: TypeAlias = tuple["Vec | float", ...]
 """Linear predictors η_0 … η_{K−1}, one for each parameter of a family: eta of the mean, then zeta = log phi."""

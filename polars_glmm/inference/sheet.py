@@ -302,7 +302,7 @@ def _heading(fit: Answer, parameter: str) -> str:
     own = next(one for one in fit.spec.family.parameters if one.name == parameter)
     if own.picked:
         return "Thresholds"
-    return f"Fixed effects of {'' if own.link.name == 'identity' else f'{own.link.name} '}{parameter}"
+    return f"Fixed effects of {own.link.name} {parameter}"
 
 
 def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def likeliest(family: Cumulative, at: Latent) -> Vec:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reader:
+class LatentReader:
     """How rows of a plan become what their probabilities are made of.
 
     fields   what a struct of the rows must hold;  latent, fixed: at all random effects, at none
@@ -121,7 +121,7 @@ class Reader:
 
 def add_latent(
     frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose
-) -> tuple[pl.LazyFrame, Reader]:
+) -> tuple[pl.LazyFrame, LatentReader]:
     """The frame with its linear predictor, and how to read the thresholds and the scale of its rows."""
     recipe = fitted.recipe
     parts = {part.parameter: fitted.fixed(part.parameter) for part in recipe.predictors[1:]}
@@ -206,7 +206,7 @@ class _Thresholds:
             a[self.own_scale] += by_delta * v
 
 
-def _reader(fitted: Parameters, purpose: Purpose) -> Reader:
+def _reader(fitted: Parameters, purpose: Purpose) -> LatentReader:
     thresholds = _Thresholds.of(fitted)
     fields = [pl.col(MISSING, ETA, FIXED), *thresholds.fields()]
 
@@ -217,7 +217,7 @@ def _reader(fitted: Parameters, purpose: Purpose) -> Reader:
         return latent(rows, FIXED)
 
     if not purpose.std_error:
-        return Reader(fields, latent, fixed, None)
+        return LatentReader(fields, latent, fixed, None)
     part = fitted.fixed("mu")
     moves, moved_of = movement(part, (purpose.acting, 0), pl.col(MISSING))
 
@@ -233,7 +233,7 @@ def _reader(fitted: Parameters, purpose: Purpose) -> Reader:
                 out[m] = np.where(moved.endless, np.nan, np.sqrt(np.maximum(square, 0.0)))
         return out
 
-    return Reader([*fields, *moves], latent, fixed, errors)
+    return LatentReader([*fields, *moves], latent, fixed, errors)
 
 
 def refuse_categories(recipe: Recipe, what: str, instead: str) -> None:

@@ -12,8 +12,8 @@ from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.prediction.categories import (
     KINDS,
     VALUES,
+    LatentReader,
     Outputs,
-    Reader,
     add_latent,
     cumulated,
     expected_number,
@@ -107,7 +107,7 @@ def _as_category(number: pl.Expr, recipe: Recipe) -> pl.Expr:
     return number.map_batches(lambda one: as_response(one, recipe), return_dtype=dtype, is_elementwise=True)
 
 
-def _values(rows: pl.DataFrame, fitted: Parameters, reader: Reader, request: Request, quantile: float) -> Mat:
+def _values(rows: pl.DataFrame, fitted: Parameters, reader: LatentReader, request: Request, quantile: float) -> Mat:
     """Every new column of complete and other rows, (m, n)."""
     family, at = family_of(fitted.recipe), reader.latent(rows)
     with np.errstate(all="ignore"):

@@ -31,7 +31,7 @@ NAMED = [
     ("nbinom1", None, "NegativeBinomial1(link='log')"), ("nbinom2", None, "NegativeBinomial(link='log')"),
     ("beta_family", "probit", "Beta(link='probit')"), ("betabinomial", None, "BetaBinomial(link='logit')"),
     ("lognormal", None, "Lognormal(link='identity')"), ("t", None, "StudentT(df=4)"),
-    ("tweedie", "log", "Tweedie(power=1.5)"),
+    ("tweedie", "log", "Tweedie(power=1.5)"), ("ordinal", "probit", "Cumulative(link='probit')"),
     ("truncated_nbinom1", None, "TruncatedNegativeBinomial1(link='log')"),
     ("truncated_nbinom2", None, "TruncatedNegativeBinomial(link='log')"),
     ("truncated_poisson", None, "TruncatedPoisson(link='log')"), ("genpois", None, "GeneralizedPoisson(link='log')"),
@@ -46,7 +46,7 @@ def test_names_resolve(name, link, shown):
 
 WRONG = [
     ("poison", None, "There is no family 'poison'.* Did you mean 'poisson'"),
-    ("multinomial", None, "There is no family 'multinomial'; there are 'gaussian', .* and 'tweedie'"),
+    ("multinomial", None, "There is no family 'multinomial'; there are 'gaussian', .* and 'cumulative'"),
     ("quasipoisson", None, "no density; .*'negative_binomial'"),
     ("bernoulli", None, "family='binomial'"),
     ("binomial", "probti", "binomial has no link 'probti'; it has 'logit', .* Did you mean 'probit'"),
@@ -111,6 +111,7 @@ def test_facts_of_the_table():
         "student_t": (True, False, False),
         "generalized_poisson": (True, False, False),
         "tweedie": (True, False, False),
+        "cumulative": (False, False, False),
     }
     canonical = {repr(f) for cls in FAMILIES.values() for link in cls.links if (f := cls(link)).canonical}
     assert canonical == {
