@@ -19,7 +19,7 @@ def floor_of(model: Model) -> Floor | None:
     """For log phi without random effects, in memory: each value, or some of many, must stay above rounding error."""
     if not model.models_phi or model.stored is not None or 1 in model.effects.moving:
         return None
-    mean, variance = rowsums.response_moments(model.pieces())
+    mean, variance = rowsums.response_moments(model.rows)
     share = _LOST if model.effects.factors else _PERFECT
     least = model.family.least_log_phi(share, float(np.log(max(variance, mean**2, 1e-300))))
     design = model.held_in_memory()

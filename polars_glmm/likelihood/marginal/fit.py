@@ -68,7 +68,7 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     placed = place(model, given)
     engine = row_engine(model)
     engine.floor = floor_of(model)
-    base = _fit_glm(model, bare_engine(model, engine), placed)
+    base = _fit_glm(model, bare_engine(engine), placed)
     row_variance = row_variance_of(base.engine.marginal, base.found.x)
     if model.effects.moving != NO_EFFECTS.moving:  # what is in several predictors is measured in rows of each
         model = replace(model, effects=model.effects.in_units((float(np.sqrt(row_variance)), 1.0)))
@@ -168,7 +168,7 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
-    if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[model.parts[1].own], ceiling):
+    if ceiling < np.inf and limits.suspicious(engine.marginal.rows, found.x[model.parts[1].own], ceiling):
         return found
     longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
     return longer._replace(evaluations=found.evaluations + longer.evaluations)
@@ -305,7 +305,7 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
     if ceiling == np.inf or placed.held[model.parts[1].own].any():
         return searched, None
     rows, own = engine.marginal.rows, model.parts[1].own
-    if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[own], ceiling):
+    if searched.found.settled and not limits.suspicious(rows, searched.found.x[own], ceiling):
         return searched, None
     objective, basis = engine.objective(model.n_coefficients), model.bases[1]
     level = None if basis.constant is None else basis.inward(basis.constant)
@@ -330,11 +330,11 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
         found, most = searched.found, min(most, _EXPLORING)
         if level is not None and not placed.held[of_phi].any():
             start = found._replace(x=np.where(of_phi, 0.0, found.x))
-            there = limits.constant_limit(rows.blocks, start, near, own, level, ceiling)
+            there = limits.constant_limit(rows, start, near, own, level, ceiling)
             found = found if there is start else there
-        return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
-    found = limits.best_limit(rows.blocks, searched.found, near, own, level, ceiling)
-    return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
+        return Searched(engine, found), limits.limit_at(rows, found.x[own], ceiling)
+    found = limits.best_limit(rows, searched.found, near, own, level, ceiling)
+    return Searched(engine, found), limits.limit_at(rows, found.x[own], ceiling)
 
 
 def _of_phi_alone(model: Model) -> BoolVec:
@@ -350,10 +350,10 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
     p, rows = len(model.x.a), engine.marginal.rows
     thin = thinned(rows)
-    beta, level = rowsums.first_fit(model.pieces() if thin is None else thin.blocks(), model.family, p)
+    beta, level = rowsums.first_fit(model.rows if thin is None else thin, model.family, p)
     gamma = np.empty(0)
     if len(model.parts) > 1:
-        gamma = constant_phi(model, rowsums.first_log_phi(model.pieces(), model.family, beta))
+        gamma = constant_phi(model, rowsums.first_log_phi(model.rows, model.family, beta))
     starts = [np.concatenate([beta, gamma])]
     if model.x.constant is not None:
         flat = model.x.inward(model.x.constant * level)

@@ -10,7 +10,7 @@ from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.likelihood.rows.blocks import RowBlocks
+from polars_glmm.likelihood.rows.holder import Holder
 from polars_glmm.typing import Vec
 
 _OF_A_ROW = 0.5
@@ -27,7 +27,7 @@ def constant_phi(model: Model, level: float) -> Vec:
     return np.zeros(len(basis.a)) if basis.constant is None else basis.inward(basis.constant * level)
 
 
-def thinned(rows: RowBlocks) -> RowBlocks | None:
+def thinned(rows: Holder) -> Holder | None:
     """Some of many rows that nothing couples; None where they are few."""
     return rows.thinned(_THIN_ROWS) if rows.n_rows > _THIN_BEYOND * _THIN_ROWS else None
 
@@ -55,4 +55,4 @@ def bending_scale(model: Model, x: Vec) -> float:
     """Change of eta over which derivatives of the log density change by a share of themselves."""
     if model.family.unit is not None:
         return 1.0
-    return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
+    return rowsums.predictor_size(model.rows, x[: len(model.x.a)]) or 1.0

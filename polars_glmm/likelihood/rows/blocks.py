@@ -18,6 +18,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.rows.holder import A, Holder, Pass, PerLevel
 from polars_glmm.likelihood.rows.models import ONE, Models
 from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Pattern, find_pattern
@@ -195,6 +196,28 @@ class RowBlocks:
         rows = sum(block.rows.stop - block.rows.start for unit in units for block in unit.blocks)
         return RowBlocks(units, None, rows, ((),) * count)
 
+    def ask(self, question: Pass[Any, A]) -> A:
+        """The answer for all rows."""
+        return question.of(self)
+
+    def per_level(self, question: Pass[Any, PerLevel]) -> PerLevel:
+        """Arrays over all levels of each factor."""
+        return question.of(self)
+
+    def keep(self, found: Any) -> Any:
+        """A handle of what was found, for later questions: here the thing itself."""
+        return found
+
+    def recall(self, handle: Any) -> Any:
+        """What a handle stands for."""
+        return handle
+
+    def moved(self, warm: Any, slopes: Any, k: int, h: float) -> Any:
+        """Modes moved by h along their k-th slope."""
+        if not slopes:
+            return warm
+        return warm._replace(modes=[m + h * d for m, d in zip(warm.modes, slopes[k], strict=True)])
+
     def blocks(self) -> Iterator[Block]:
         """All blocks, unit by unit."""
         return (block for unit in self.units for block in unit.blocks)
@@ -203,6 +226,12 @@ class RowBlocks:
         """The same rows in units that nothing couples, one a block: for the model without random effects."""
         units = tuple(Unit((block,), len(block.starts), None, OneFactor(), ()) for block in self.blocks())
         return RowBlocks(units, None, self.n_rows, ((),) * len(units))
+
+
+def at_hand(rows: Holder) -> RowBlocks:
+    """Rows that are known to be here."""
+    assert isinstance(rows, RowBlocks)
+    return rows
 
 
 def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:

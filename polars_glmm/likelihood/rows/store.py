@@ -151,6 +151,17 @@ class StoredUnits(Sequence[Unit]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StoredRows(RowBlocks):
+    """All units of a model on disk."""
+
+    def uncoupled(self) -> StoredRows:
+        """The same rows, coupled by nothing."""
+        assert isinstance(self.units, StoredUnits)  # as it was made
+        units = self.units.without_effects()
+        return StoredRows(units, None, self.n_rows, units.levels())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Stored:
     """A model's rows on disk, and the bases they are in (without columns), that of the mean first."""
 
@@ -159,10 +170,10 @@ class Stored:
     units: StoredUnits
     n_rows: int
 
-    def rows(self, *, effects: bool) -> RowBlocks:
+    def rows(self, *, effects: bool) -> StoredRows:
         """The blocks, for the model with its random effects or without."""
         units = self.units if effects else self.units.without_effects()
-        return RowBlocks(units, None, self.n_rows, units.levels())
+        return StoredRows(units, None, self.n_rows, units.levels())
 
 
 def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]]) -> Stored:
