@@ -133,7 +133,7 @@ class RowEngine:
 
 def row_engine(model: Model) -> RowEngine:
     """The engine over a model's rows."""
-    effects, blocks = model.effects, _blocks(model)
+    effects, blocks = model.effects, blocks_of(model)
     rule = None
     if isinstance(model.method, AGQ) and effects.factors and model.method.nodes > 1:
         rule = gauss_hermite(model.method.nodes, effects.factors[0].r)
@@ -155,7 +155,8 @@ def bare_engine(engine: RowEngine) -> RowEngine:
     return RowEngine(NO_EFFECTS, replace(whole, rows=whole.rows.uncoupled(), rule=None, density=density), engine.floor)
 
 
-def _blocks(model: Model) -> RowBlocks:
+def blocks_of(model: Model) -> RowBlocks:
+    """A model's rows in blocks."""
     effects = model.effects
     if model.stored is not None:
         return model.stored.rows(effects=bool(effects.factors))

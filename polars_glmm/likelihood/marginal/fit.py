@@ -18,6 +18,7 @@ from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
 from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap, towards_limit
+from polars_glmm.likelihood.marginal.divided import divided
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
@@ -64,9 +65,15 @@ Sums over rows have gradients that are rounded by ε/phi.
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     """Everything that needs its rows; a negative binomial without overdispersion ends as the Poisson it tends to."""
     clock = {"start": perf_counter()}
+    with divided(model, row_engine(model)) as engine:
+        return _estimate(model, engine, findings, given, clock)
+
+
+def _estimate(
+    model: Model, engine: RowEngine, findings: Findings, given: Given, clock: dict[str, float]
+) -> Estimate:
     constant = model.constant()
     placed = place(model, given)
-    engine = row_engine(model)
     engine.floor = floor_of(model)
     base = _fit_glm(model, bare_engine(engine), placed)
     row_variance = row_variance_of(base.engine.marginal, base.found.x)

@@ -8,7 +8,7 @@ block. Several factors: one unit with all rows. No factor: one unit a block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,6 +174,10 @@ class Unit:
     levels: tuple[slice, ...]
     models: Models = ONE
 
+    @property
+    def n_rows(self) -> int:
+        return sum(block.rows.stop - block.rows.start for block in self.blocks)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBlocks:
@@ -195,6 +199,20 @@ class RowBlocks:
         units = tuple(self.units[int(i)] for i in places)
         rows = sum(block.rows.stop - block.rows.start for unit in units for block in unit.blocks)
         return RowBlocks(units, None, rows, ((),) * count)
+
+    def row_ends(self) -> IntVec:
+        """Where the units end, in rows."""
+        return np.cumsum([unit.n_rows for unit in self.units])
+
+    def part(self, first: int, end: int) -> RowBlocks:
+        """The units first..end of one factor or none, their levels numbered from 0."""
+        base = [s.start for s in self.levels[first]]
+        own = tuple(
+            tuple(slice(s.start - b, s.stop - b) for s, b in zip(levels, base, strict=True))
+            for levels in self.levels[first:end]
+        )
+        units = tuple(replace(self.units[first + k], levels=levels) for k, levels in enumerate(own))
+        return RowBlocks(units, None, sum(unit.n_rows for unit in units), own)
 
     def ask(self, question: Pass[Any, A]) -> A:
         """The answer for all rows."""
