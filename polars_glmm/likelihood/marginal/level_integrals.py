@@ -53,7 +53,7 @@ class Integrated(NamedTuple):
 
 def integrated(marginal: Marginal, at: Point) -> Integrated:
     """The log-likelihood at a point, integrated level by level; NaN where Laplace's is not finite."""
-    plain = replace(marginal, rule=None, expected=False)
+    plain = replace(marginal, nodes=1, expected=False)
     found = plain.evaluate(at, None, gradient=False)
     if not np.isfinite(found.value):
         return Integrated(found.value, np.nan, np.nan)
@@ -75,7 +75,7 @@ class _Errors:
     work: float
 
     def of(self, rows: RowBlocks) -> Vec:
-        how = Approximation(self.density, None, expected=False, threads=1, reml=False)
+        how = Approximation(self.density, 1, expected=False, threads=1, reml=False)
         warm = ended(rows, how, self.at, self.warm)
         most_units = max(1, int(len(rows.units) * _MOST_WORK / self.work))
         places = np.unique(np.linspace(0, len(rows.units) - 1, min(most_units, len(rows.units))).astype(np.intp))

@@ -30,7 +30,6 @@ from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
 from polars_glmm.likelihood.rows.holder import Holder, PerLevel, added
 from polars_glmm.likelihood.rows.passes import over_units
-from polars_glmm.linalg.quadrature import Rule
 from polars_glmm.typing import Cube, Mat, Vec
 
 
@@ -79,7 +78,7 @@ class Approximation(NamedTuple):
     """How the integrals over the random effects are done: see Marginal."""
 
     density: RowDensity
-    rule: Rule | None
+    nodes: int
     expected: bool
     threads: int
     reml: bool
@@ -123,7 +122,7 @@ class Evaluate:
                 u0 = [m[:, s] for m, s in zip(starts.modes, unit.levels, strict=True)]
             here, start = unit_at(how.density, unit, at), Warm(u0, stale)
             found = evaluate_unit(
-                here, start, how.rule, expected=how.expected, gradient=self.gradient, information=informed
+                here, start, how.nodes, expected=how.expected, gradient=self.gradient, information=informed
             )
             return found, restricted_unit(here, found.factor) if how.reml else None
 
@@ -260,21 +259,21 @@ def side_by_side(parts: Sequence[PerLevel]) -> PerLevel:
 class Marginal:
     """The marginal log-likelihood of rows that somebody holds, without its constant.
 
-    rule       nodes for one factor with r effects, or None for Laplace
+    nodes      of quadrature per random effect, of one factor or of nested ones; 1 is Laplace
     expected   use expected instead of observed curvature in the determinant
     reml       the restricted likelihood, of gaussian rows with the identity link
     """
 
     rows: Holder
     density: RowDensity
-    rule: Rule | None
+    nodes: int
     expected: bool
     threads: int
     reml: bool = False
 
     @property
     def how(self) -> Approximation:
-        return Approximation(self.density, self.rule, self.expected, self.threads, self.reml)
+        return Approximation(self.density, self.nodes, self.expected, self.threads, self.reml)
 
     def evaluate(
         self, at: Point, warm: Any, *, gradient: bool = True, information: ThetaMap | None = None
