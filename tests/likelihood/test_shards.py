@@ -19,7 +19,7 @@ from polars_glmm.likelihood.marginal import fit as fitting
 from polars_glmm.likelihood.marginal.divided import divide, over
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.model import Model
-from polars_glmm.likelihood.rows.shards import AtHand, Question, Shard, Shards
+from polars_glmm.likelihood.rows.shards import Asking, AtHand, Shard, Shards
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 N = 900
@@ -81,7 +81,7 @@ def in_shards(model: Model, engine: RowEngine, parts: int) -> Iterator[RowEngine
 class Pickling(AtHand):
     """Shards whose questions and answers pass through bytes, as they do between processes."""
 
-    def ask(self, question: Question) -> list[object]:
+    def ask(self, question: Asking) -> list[object]:
         return [through_bytes(one) for one in super().ask(through_bytes(question))]
 
 
@@ -151,7 +151,7 @@ class Forgetful(AtHand):
         super().__init__(shards)
         self.rows, self.asked = rows, 0
 
-    def ask(self, question: Question) -> list[object]:
+    def ask(self, question: Asking) -> list[object]:
         self.asked += 1
         if self.asked % 3 == 0:
             self._shards = tuple(Shard(rows) for rows in self.rows)

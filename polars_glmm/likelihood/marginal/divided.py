@@ -14,7 +14,7 @@ from polars_glmm.likelihood.marginal.sample import nested, on_levels
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows.blocks import RowBlocks, at_hand
 from polars_glmm.likelihood.rows.holder import Holder
-from polars_glmm.likelihood.rows.shards import Whole, cut
+from polars_glmm.likelihood.rows.shards import Together, cut
 from polars_glmm.typing import BoolVec
 
 
@@ -22,7 +22,7 @@ class Divided(NamedTuple):
     """Rows in shards, and what they are together."""
 
     shards: list[RowBlocks]
-    whole: Whole
+    whole: Together
 
 
 def divide(model: Model, engine: RowEngine, parts: int) -> Divided | None:
@@ -44,7 +44,7 @@ def divide(model: Model, engine: RowEngine, parts: int) -> Divided | None:
         places.append(own.levels)
         start = int(end)
     n_rows = sum(shard.n_rows for shard in shards)
-    return Divided(shards, Whole(n_rows, tuple(f.n_levels for f in effects.factors), tuple(places)))
+    return Divided(shards, Together(n_rows, tuple(f.n_levels for f in effects.factors), tuple(places)))
 
 
 def over(engine: RowEngine, rows: Holder) -> RowEngine:

@@ -33,7 +33,7 @@ class View(NamedTuple):
 WHOLE = View()
 
 
-class Question(NamedTuple):
+class Asking(NamedTuple):
     """A pass on its way to the shards, with a number of its own."""
 
     number: int
@@ -60,12 +60,12 @@ class Moved(NamedTuple):
 class Carrier(Protocol):
     """What brings questions to the shards and their answers back, in the order of the shards."""
 
-    def ask(self, question: Question) -> list[Any]:
+    def ask(self, question: Asking) -> list[Any]:
         """One answer a shard; raises what a shard raises, and ResourceError where one was lost."""
 
 
 @dataclass(slots=True, eq=False)
-class Memory:
+class Remembered:
     """What a shard remembers of its last questions: where they ended, and the slopes of one."""
 
     kept: OrderedDict[Handle, Any] = field(default_factory=OrderedDict)
@@ -94,7 +94,7 @@ class Memory:
 class ShardRows(RowBlocks):
     """The rows of a shard as a pass meets them, while one question is answered."""
 
-    memory: Memory
+    memory: Remembered
     number: int
 
     def keep(self, found: Any) -> Handle:
@@ -110,12 +110,12 @@ class Shard:
     """All rows of some levels, numbered from 0, and what is remembered of them."""
 
     def __init__(self, rows: RowBlocks) -> None:
-        self._views, self._memory = {WHOLE: rows}, Memory()
+        self._views, self._memory = {WHOLE: rows}, Remembered()
 
-    def answer(self, question: Question) -> Any:
+    def answer(self, question: Asking) -> Any:
         """The answer of these rows."""
         rows = self._view(question.view)
-        memory = self._memory if question.view == WHOLE else Memory()
+        memory = self._memory if question.view == WHOLE else Remembered()
         return question.asked.of(ShardRows(rows.units, rows.order, rows.n_rows, rows.levels, memory, question.number))
 
     def _view(self, view: View) -> RowBlocks:
@@ -128,7 +128,7 @@ class Shard:
         return self._views[view]
 
 
-class Whole(NamedTuple):
+class Together(NamedTuple):
     """What the driver knows of rows in shards.
 
     n_rows   of all shards;  n_levels   of each factor
@@ -145,7 +145,7 @@ class Shards:
     """The holder of rows in shards."""
 
     carrier: Carrier
-    whole: Whole
+    whole: Together
     view: View = WHOLE
     numbers: count[int] = field(default_factory=lambda: count(1))
 
@@ -178,7 +178,7 @@ class Shards:
         return Moved(warm, slopes, k, h)
 
     def _parts(self, question: Pass[Any, Any]) -> list[Any]:
-        return self.carrier.ask(Question(next(self.numbers), self.view, question))
+        return self.carrier.ask(Asking(next(self.numbers), self.view, question))
 
     def _placed(self, f: int, parts: Sequence[Cube]) -> Cube:
         out = np.empty((*parts[0].shape[:-1], self.whole.n_levels[f]))
@@ -193,12 +193,12 @@ class AtHand:
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shards = tuple(shards)
 
-    def ask(self, question: Question) -> list[Any]:
+    def ask(self, question: Asking) -> list[Any]:
         """The answers one after the other."""
         return [shard.answer(question) for shard in self._shards]
 
 
-def cut(rows: RowBlocks, parts: int) -> tuple[list[RowBlocks], Whole]:
+def cut(rows: RowBlocks, parts: int) -> tuple[list[RowBlocks], Together]:
     """Rows of one factor or none in at most `parts` shards of about as many rows each, unit by unit."""
     ends = rows.row_ends()
     firsts = np.unique(np.searchsorted(ends, rows.n_rows * np.arange(parts) / parts, side="right"))
@@ -209,4 +209,4 @@ def cut(rows: RowBlocks, parts: int) -> tuple[list[RowBlocks], Whole]:
         both = zip(rows.levels[a], rows.levels[b - 1], strict=True)
         places.append(tuple(slice(first.start, last.stop) for first, last in both))
     n_levels = tuple(levels.stop for levels in rows.levels[-1])
-    return shards, Whole(rows.n_rows, n_levels, tuple(places))
+    return shards, Together(rows.n_rows, n_levels, tuple(places))
