@@ -104,18 +104,18 @@ class KeptSlopes(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class First:
-    """The first of kept slopes."""
+class Chosen:
+    """Some of the kept slopes, by their places."""
 
     slopes: KeptSlopes
-    number: int
+    places: tuple[int, ...]
 
     def of(self, rows: RowBlocks) -> PerLevel:
         """Per direction and factor (r_f, G_f)."""
         found = rows.recall(self.slopes.handle)
         if found is None:  # not kept for so long
             found = rows.recall(self.slopes.question.of(rows))
-        return list(found[: self.number])
+        return [found[k] for k in self.places]
 
     def add(self, parts: Sequence[PerLevel]) -> PerLevel:
         """Levels side by side."""

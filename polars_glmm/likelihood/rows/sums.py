@@ -146,18 +146,19 @@ def _first_sums(pieces: Iterable[Piece], family: Family, p: int) -> tuple[Mat, V
     return gram, right, total, n
 
 
-def first_log_phi(rows: Answering, family: Family, beta: Vec) -> float:
-    """Logarithm of a moment estimate of phi at the means of beta; of several pieces the mean."""
-    total, n = rows.ask(OverBlocks(_log_phi_sums, (family, beta), added))
-    return total / n
+def first_levels(rows: Answering, family: Family, beta: Vec) -> list[float]:
+    """Predictors of the parameters beyond the mean from moments at the means of beta; of several pieces the mean."""
+    total, n = rows.ask(OverBlocks(_level_sums, (family, beta), added))
+    found: list[float] = (total / n).tolist()
+    return found
 
 
-def _log_phi_sums(pieces: Iterable[Piece], family: Family, beta: Vec) -> tuple[float, int]:
-    total, n = 0.0, 0
+def _level_sums(pieces: Iterable[Piece], family: Family, beta: Vec) -> tuple[Vec, int]:
+    total, n = np.zeros(len(family.parameters) - 1), 0
     for piece in pieces:
         eta = beta @ piece.x if len(beta) else np.zeros(len(piece.data.y))
         mu = family.mean(eta if piece.offset is None else eta + piece.offset)
-        total += len(mu) * float(np.log(family.start_phi(piece.data, mu)))
+        total += len(mu) * np.array(family.start_further(piece.data, mu))
         n += len(mu)
     return total, n
 
