@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -13,18 +13,24 @@ from polars_glmm.columns.named import as_found, column, columns
 from polars_glmm.columns.nodes import Node, Reference
 from polars_glmm.columns.operators import Expressions
 from polars_glmm.errors import ColumnError, DataChangedError
-from polars_glmm.frames.facts import Fact
+from polars_glmm.frames.batches import batches
+from polars_glmm.frames.facts import Fact, count_labels, of_labels
 from polars_glmm.frames.held import in_memory
 from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
 from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, require_columns
 from polars_glmm.spec.model import ModelSpec
 
 _ROW = "__glmm_row"
+Query: TypeAlias = Any
+"""A lazy frame of the library that a source speaks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """The columns in use of a lazy frame. Nothing is read before something is asked.
+
+    What is asked is written in expressions of `library`, which are those of Polars here and of narwhals for a frame
+    that another engine holds (frames.engine_source), and answered in small frames of Polars.
 
     frame                  projected to the columns in use;  dtypes of these
     frequency, precision   names of the columns that weigh rows, or None
@@ -40,6 +46,9 @@ class Source:
     tried: Node | None = None
     fixed: bool = False
     facts: tuple[Fact, ...] = ()
+    library: ClassVar[Any] = pl
+    sets_aside: ClassVar[bool] = True
+    """Whether a group_by over many levels in no order sets aside more than its answer."""
 
     @classmethod
     def of(cls, spec: ModelSpec, frame: pl.LazyFrame) -> Source:
@@ -54,6 +63,56 @@ class Source:
         """A node as Float64 over rows without missing values."""
         expression: pl.Expr = node.compile(Expressions(self.dtypes))
         return expression
+
+    def column(self, name: str) -> Any:
+        """A column as its values are."""
+        return column(name)
+
+    def answers(self, queries: Sequence[Query]) -> list[pl.DataFrame]:
+        """The small answers of queries, together."""
+        return pl.collect_all(list(queries), engine="streaming")
+
+    def answer(self, query: Query) -> pl.DataFrame:
+        """The small answer of one query."""
+        found: pl.DataFrame = query.collect(engine="streaming")
+        return found
+
+    def first(self, query: Query, n: int) -> pl.DataFrame:
+        """The first rows of a query."""
+        found: pl.DataFrame = query.head(n).collect()
+        return found
+
+    def count(self) -> Any:
+        """The number of rows, as a column of sums."""
+        return pl.len().cast(pl.Float64)
+
+    def totals(self, rows: Query, values: Mapping[str, Any], aggregates: Sequence[Any] = ()) -> Query:
+        """One row: aggregates of the columns of a query, and the sums of further expressions of them."""
+        return rows.select(*aggregates, *(value.sum().alias(name) for name, value in values.items()))
+
+    def count_rows(self) -> int:
+        """How many rows there are, used or not."""
+        return int(self.frame.select(pl.len()).collect().item())
+
+    def labels(self, name: str) -> Query:
+        """The labels of a column in use with the rows of each."""
+        return count_labels(self.rows, name)
+
+    def fact_of_labels(self, found: pl.DataFrame, name: str) -> Fact:
+        """What an answer to `labels` says, to be found again."""
+        return of_labels(found, name)
+
+    def finding(self, facts: tuple[Fact, ...], checked: Sequence[tuple[Node, str]]) -> Source:  # noqa: ARG002
+        """The source whose census finds facts again; `checked` nodes that sums show not to be finite."""
+        return self if self.fixed else replace(self, facts=facts)
+
+    def batches(self, rows: int) -> Iterator[pl.DataFrame]:
+        """The columns in use, some rows at a time."""
+        return batches(self.frame, rows, contiguous=False)
+
+    def of_rows(self, rows: pl.DataFrame) -> Source:
+        """The same asked of some of the rows, in memory."""
+        return replace(self, frame=rows.lazy())
 
     @property
     def complete(self) -> pl.Expr:
@@ -150,7 +209,7 @@ class Source:
 
     def refuse_empty(self) -> NoReturn:
         """Raise the ColumnError that tells why no row is in use."""
-        found = self.judge(self.census().collect().row(0, named=True))
+        found = self.judge(self.answer(self.census()).row(0, named=True))
         if found is not None and found.n == found.n_rows:
             dropped_rows(found, "drop")
         raise ColumnError(NO_WEIGHT)

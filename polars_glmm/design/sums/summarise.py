@@ -54,7 +54,7 @@ def summarise(sketch: Outline, source: Source, missing: str = "drop", *, allow_n
     than before.
     """
     check_missing(missing)
-    source = source if source.fixed else replace(source, facts=sketch.facts)
+    source = source.finding(sketch.facts, sketch.checked)
     queries = SumQueries.of(sketch.recipe, source)
     shift, collect = way(queries)
     for scans in range(1, _MOST_SCANS + 1):  # noqa: B007  # counted for the summary
