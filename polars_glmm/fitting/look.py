@@ -15,8 +15,10 @@ from polars_glmm.columns.nodes import Reference
 from polars_glmm.design.disk.learn import trials_of
 from polars_glmm.design.learn import learn
 from polars_glmm.design.predictors import learn_columns
-from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors, needs_learning
+from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors, needs_learning, outline
 from polars_glmm.design.text_numbers import text_notes
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_source import open_source
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.source import Query, Source
 from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
@@ -97,11 +99,11 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
     )
 
 
-def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
-    """From aggregations in the streaming engine; no row is collected."""
+def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, missing: str) -> Look:
+    """From aggregations in the streaming engine, or in the engine that holds the frame; no row is collected."""
     check_missing(missing)
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
-    source = Source.of(spec, frame)
+    source = open_source(spec, frame)
     source = replace(source, tried=trials_of(spec, source))
     variables = LazyVariables(Known(source))
     variables.ask(factors_of(spec))
@@ -136,6 +138,13 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
         learning=variables.scans,
         notes=notes if incomplete is None else (dropped_rows(incomplete, missing), *notes),
     )
+
+
+def require_words(spec: ModelSpec, frame: EngineFrame) -> None:
+    """Raise NotThereError where an engine has no words for a column of a gaussian model."""
+    source = open_source(spec, frame)
+    for node, _ in outline(spec, source).checked:
+        source.expression(node)
 
 
 def _questions(factors: tuple[FactorRecipe, ...], source: Source) -> list[Query]:

@@ -46,7 +46,6 @@ class Source:
     tried: Node | None = None
     fixed: bool = False
     facts: tuple[Fact, ...] = ()
-    library: ClassVar[Any] = pl
     sets_aside: ClassVar[bool] = True
     """Whether a group_by over many levels in no order sets aside more than its answer."""
 
@@ -59,10 +58,19 @@ class Source:
         dtypes = {name: schema[name] for name in used}
         return cls(frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame))
 
-    def expression(self, node: Node) -> pl.Expr:
+    def expression(self, node: Node) -> Any:
         """A node as Float64 over rows without missing values."""
-        expression: pl.Expr = node.compile(Expressions(self.dtypes))
-        return expression
+        return node.compile(Expressions(self.dtypes))
+
+    @property
+    def library(self) -> Any:
+        """Whose expressions its queries are made of."""
+        return pl
+
+    @property
+    def most_columns(self) -> int:
+        """Columns beyond which a query of all their products is out of the question."""
+        return 1 << 10
 
     def column(self, name: str) -> Any:
         """A column as its values are."""
@@ -115,13 +123,13 @@ class Source:
         return replace(self, frame=rows.lazy())
 
     @property
-    def complete(self) -> pl.Expr:
+    def complete(self) -> Any:
         """Rows without null or NaN in any column."""
         known = [column(name).is_not_null() for name in self.dtypes]
         return pl.all_horizontal(*known, *(column(name).is_not_nan() for name in self.floats()))
 
     @property
-    def in_use(self) -> pl.Expr:
+    def in_use(self) -> Any:
         """Complete rows with frequency, precision and trials above 0."""
         keep = self.complete
         for name in (self.frequency, self.precision):
@@ -130,7 +138,7 @@ class Source:
         return keep if self.tried is None else keep & (self.expression(self.tried) > 0)
 
     @property
-    def rows(self) -> pl.LazyFrame:
+    def rows(self) -> Any:
         """The rows in use."""
         return self.frame.filter(self.in_use)
 
@@ -142,23 +150,30 @@ class Source:
         """Columns that can hold NaN or infinity."""
         return [name for name, dtype in self.dtypes.items() if dtype.is_float()]
 
-    def weight(self) -> pl.Expr | None:
+    def weight(self) -> Any:
         """w = frequency · precision, or None where every row has 1."""
         parts = [self.expression(Reference(name)) for name in (self.frequency, self.precision) if name is not None]
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else parts[0] * parts[1]
 
-    def census(self) -> pl.LazyFrame:
+    def census(self) -> Query:
         """One row: how many rows, how many complete, how many infinite values in each column, how many bad weights."""
         asked = [pl.len().alias("rows"), self.complete.sum().alias("complete")]
         asked += [column(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
         asked += [(bad & self.complete).any().alias(f"bad:{argument}") for argument, bad in self._bad_weights().items()]
-        asked += [pl.when(self.in_use).then(fact.value).sum().alias(fact.name) for fact in self.facts]
+        asked += [pl.when(self.in_use).then(self._of(fact)).sum().alias(fact.name) for fact in self.facts]
         return self.frame.select(asked)
 
-    def refuse_changed(self, census: Mapping[str, Any]) -> None:
-        """Raise DataChangedError where a census does not find the facts again."""
+    def _of(self, fact: Fact) -> Any:
+        """What a fact is the sum of."""
+        return self.expression(fact.value) if isinstance(fact.value, Node) else fact.value
+
+    def refuse_changed(self, census: Mapping[str, Any], weight: float | None = None) -> None:  # noqa: ARG002
+        """Raise DataChangedError where a census does not find the facts again.
+
+        weight   of the rows in use by the other answers, where their queries do not share one scan with the census
+        """
         for fact in self.facts:
             if not fact.holds(census[fact.name]):
                 msg = (
@@ -214,7 +229,7 @@ class Source:
             dropped_rows(found, "drop")
         raise ColumnError(NO_WEIGHT)
 
-    def _bad_weights(self) -> dict[str, pl.Expr]:
+    def _bad_weights(self) -> dict[str, Any]:
         bad = {}
         if self.frequency is not None:
             f = self.expression(Reference(self.frequency))
@@ -244,6 +259,6 @@ class Source:
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
 
 
-def no_frequency(f: pl.Expr) -> pl.Expr:
+def no_frequency(f: Any) -> Any:
     """Where a number cannot say how many rows a row stands for."""
-    return (f < 0) | (f != f.round())
+    return (f < 0) | (f != f.floor())

@@ -182,9 +182,10 @@ def remainder_of(recipe: Recipe, moments: Moments, source: Source) -> Measure:
         for node, weight, mean in used:
             if weight:
                 value = value + weight * (source.expression(node) - mean)
-        r = source.library.col("__glmm_r")
-        sums = {f"__glmm_{k}": r * (source.expression(node) - mean) for k, (node, _, mean) in enumerate(used)}
-        rows = source.rows.with_columns(value.alias("__glmm_r"))
+        col = source.library.col
+        away = [(source.expression(node) - mean).alias(f"v{k}") for k, (node, _, mean) in enumerate(used)]
+        rows, r = source.rows.select(value.alias("r"), *away), col("r")
+        sums = {f"p{k}": r * col(f"v{k}") for k in range(len(used))}
         asked = source.totals(rows, {"square": r * r, **sums}, [r.sum().alias("total")])
         row = source.answer(asked).row(0, named=True)
         return LeftOver(float(row["square"]), np.array([row[name] for name in sums]), float(row["total"]))

@@ -15,7 +15,7 @@ import polars as pl
 
 from polars_glmm.columns.arguments import bind
 from polars_glmm.columns.coding import Column
-from polars_glmm.columns.nodes import Node, Reference
+from polars_glmm.columns.nodes import Arithmetic, Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
 from polars_glmm.design.factors import correlated, independent_levels
 from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equal_names
@@ -147,7 +147,7 @@ class LazyVariables(Variables):
         self.scans += 1
         for name in labels:
             counted = next(found)
-            series = counted[name]
+            series = counted[name].cast(self.source.dtypes[name])
             if not len(series) and name not in self.declared:
                 self.source.refuse_empty()
             self.facts.append(self.source.fact_of_labels(counted, name))
@@ -197,7 +197,7 @@ class LazyVariables(Variables):
         means = near + (found["__glmm_away"] / found["__glmm_f"]).to_numpy()
         if not np.isfinite(means).all():
             source.refuse_not_finite(x, render(call))
-        labels = found[group]
+        labels = found[group].cast(source.dtypes[group])
         order = np.argsort(labels.cast(pl.String).to_numpy() if is_label(labels.dtype) else labels.to_numpy())
         values = labels.cast(pl.String) if is_label(labels.dtype) else labels
         return [values[int(k)] for k in order], means[order]
@@ -244,7 +244,9 @@ class LazyVariables(Variables):
             total, size = float(f @ v), float(f @ np.abs(v))
         if np.isfinite(total):
             name = f"an argument of the formula, the {len(self.facts) + 1}th,"
-            self.facts.append(of_argument(name, self.source.expression(node) * self._frequency(), total, size))
+            weight = self.source.frequency
+            value = node if weight is None else Arithmetic("*", node, Reference(weight))
+            self.facts.append(of_argument(name, value, total, size))
 
     def _frequency(self) -> Any:
         name = self.source.frequency

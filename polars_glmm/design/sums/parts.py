@@ -34,30 +34,35 @@ Collect: TypeAlias = Callable[[Vec], QueriedSums]
 def way(queries: SumQueries) -> tuple[Vec, Collect]:
     """Where to count columns from, and how to sum: in one query, or in parts."""
     look = queries.look()
-    if queries.k > MANY_COLUMNS:
+    if _dense(queries):
         return look.shift, lambda shift: collect_in_parts(queries, shift)
     if look.scattered and queries.source.sets_aside:
         n_rows = queries.source.count_rows()
         if n_rows * queries.row_bytes() > MOST_BYTES:
             return look.shift, lambda shift: collect_in_parts(queries, shift, n_rows)
-    return look.shift, queries.collect
+    return look.shift, queries.ask
 
 
 def collect_in_parts(queries: SumQueries, shift: Vec, n_rows: int | None = None) -> QueriedSums:
-    """What `queries.collect` gives, at no time with more than some million rows and a few sums per level."""
+    """What `queries.ask` gives, at no time with more than some million rows and a few sums per level."""
     total: _Total | None = None
-    dense = queries.k > MANY_COLUMNS
+    dense = _dense(queries)
     rows = max(_PART * MANY_COLUMNS // queries.k // 4, 1) if dense else _PART
     with progress.stage("reading", n_rows):
         for part in _parts(queries.source, rows):
             own = replace(queries, source=queries.source.of_rows(part))
-            answers = _multiplied(own, shift) if dense else own.collect(shift)
+            answers = _multiplied(own, shift) if dense else own.ask(shift)
             progress.advance(part.height)
             if total is None:
                 total = _Total(answers)
             else:
                 total.add(answers)
-    return queries.collect(shift) if total is None else total.answers()
+    return queries.ask(shift) if total is None else total.answers()
+
+
+def _dense(queries: SumQueries) -> bool:
+    """Whether there are too many columns for a query of all products."""
+    return queries.k > min(MANY_COLUMNS, queries.source.most_columns)
 
 
 def _multiplied(queries: SumQueries, shift: Vec) -> QueriedSums:

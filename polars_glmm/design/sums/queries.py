@@ -119,7 +119,7 @@ class SumQueries:
         layouts = [*(self.layouts.factors[f] for f in self.factors), *(self.layouts.pairs[pair] for pair in self.pairs)]
         return sum(8 * (2 + len(own.columns) + len(own.left) * len(own.right)) for own in layouts)
 
-    def collect(self, shift: Vec) -> QueriedSums:
+    def ask(self, shift: Vec) -> QueriedSums:
         """All sums, of columns counted from `shift`."""
         own = replace(self, source=self.source.shared())
         return own.sums(own.base(shift), own.products_in_total() | own.extras())

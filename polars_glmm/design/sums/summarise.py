@@ -61,7 +61,7 @@ def summarise(sketch: Outline, source: Source, missing: str = "drop", *, allow_n
         answers = collect(shift)
         if allow_none and not answers.totals["weight"]:
             return _without_rows(sketch, queries, answers, missing)
-        source.refuse_changed(answers.census)
+        source.refuse_changed(answers.census, answers.totals["weight"])
         incomplete = source.judge(answers.census)
         notes = () if incomplete is None else (dropped_rows(incomplete, missing),)
         if not answers.totals["weight"]:
