@@ -9,7 +9,8 @@ import numpy as np
 
 from polars_glmm.families.base import Density, Expected
 from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, lifted, to_levels
-from polars_glmm.likelihood.rows.blocks import Block, BlockPart
+from polars_glmm.likelihood.rows.block_parts import BlockPart
+from polars_glmm.likelihood.rows.blocks import Block
 from polars_glmm.likelihood.rows.picked import Picked
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.scaling import reduction
