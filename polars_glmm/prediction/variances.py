@@ -95,7 +95,7 @@ def _reader(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> tuple[list[p
     return fields, rows_of
 
 
-class Moved(NamedTuple):
+class Movement(NamedTuple):
     """How rows move: Σ_f z'Var(b | y)z (n,), a (p, n) as in `variance`, the fit of each row, (n,) or (1,).
 
     endless   rows that a direction at infinity moves
@@ -109,7 +109,7 @@ class Moved(NamedTuple):
 
 def movement(
     fixed: FixedPart, factors: Acting, missing: pl.Expr
-) -> tuple[list[pl.Expr], Callable[[pl.DataFrame], Moved]]:
+) -> tuple[list[pl.Expr], Callable[[pl.DataFrame], Movement]]:
     """Fields that rows must hold, and how a linear predictor of theirs moves with the parameters."""
     nodes, vcov = fixed.nodes, fixed.vcov
     many, (acting, part) = len(vcov) > 1, factors
@@ -122,7 +122,7 @@ def movement(
         fields.append(pl.col(factor.code).fill_null(-1).alias(f"code_{i}"))
         fields += [factor.nodes[k].to_expr().alias(f"z_{i}_{j}") for j, k in enumerate(factor.on(part))]
 
-    def moved_of(rows: pl.DataFrame) -> Moved:
+    def moved_of(rows: pl.DataFrame) -> Movement:
         a = np.zeros((vcov.shape[1], rows.height))  # further parameters move rows through the modes alone
         model = rows["model"].to_numpy() if many else np.zeros(1, dtype=np.intp)
         for j in range(len(nodes)):
@@ -134,7 +134,7 @@ def movement(
                 z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
                 code = rows[f"code_{i}"].to_numpy()
                 total += spread.add(z, np.where(code < 0, spread.n_levels + model, code), a)
-        return Moved(total, a, model, endless)
+        return Movement(total, a, model, endless)
 
     return fields, moved_of
 
