@@ -14,11 +14,15 @@ from polars_glmm.typing import BoolVec, Vec
 
 
 class Rows(NamedTuple):
-    """What a density needs besides the linear predictors; arrays (n,) that broadcast against eta (…, n)."""
+    """What a density needs besides the linear predictors; arrays (n,) that broadcast against eta (…, n).
+
+    inputs   of the curve of a nonlinear model, each (n,)
+    """
 
     y: Vec
     trials: Vec | None = None
     precision: Vec | None = None
+    inputs: tuple[Vec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

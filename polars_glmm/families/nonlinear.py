@@ -29,6 +29,7 @@ class Nonlinear(MeanFamily):
     """
 
     curve: ClassVar[Curve]
+    base: MeanFamily
     knows_information = False
     sufficient = False
 
@@ -63,7 +64,7 @@ class Nonlinear(MeanFamily):
         m, n = len(self.curve.parameters), len(at)
         most = (order,) * m + (1,) * (n - m) if degrees is None else degrees
         eta = self.predictor(rows, at, order, most)
-        base = super().density(rows, (eta.f, *at[m:]), order, (order, *most[m:]))
+        base = self.base.density(rows, (eta.f, *at[m:]), order, (order, *most[m:]))
         steps = [eta, *(jet.variable(at[k], k, order, most[k]) for k in range(m, n))]
         with np.errstate(all="ignore"):
             return density_of(_through(base, steps, order), order, most)
@@ -82,30 +83,22 @@ class Nonlinear(MeanFamily):
         """E[w] of the curve's parameters, the base's times the products of the curve's slopes; third order left out."""
         m = len(self.curve.parameters)
         eta = self.predictor(rows, at, 1, (1,) * len(at))
-        w = super().expected(rows, (eta.f, *at[m:])).w[0, 0]
+        w = self.base.expected(rows, (eta.f, *at[m:])).w[0, 0]
         slopes = [eta.parts.get((k,), np.zeros(())) for k in range(m)]
         pairs = {(a, b): np.broadcast_to(w * slopes[a] * slopes[b], w.shape) for a in range(m) for b in range(a, m)}
         return Expected(pairs, {})
 
-    @property
-    def plain(self) -> MeanFamily:
-        """The family that the curve is the predictor of."""
-        made: object = object.__new__(type(self).__mro__[2])
-        for name, value in self.__dict__.items():
-            object.__setattr__(made, name, value)
-        return cast("MeanFamily", made)
-
     def __repr__(self) -> str:
-        return repr(self.plain)
+        return repr(self.base)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Nonlinear) and (self.curve, self.plain) == (other.curve, other.plain)
+        return isinstance(other, Nonlinear) and (self.curve, self.base) == (other.curve, other.base)
 
     def __hash__(self) -> int:
-        return hash((self.curve, self.plain))
+        return hash((self.curve, self.base))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return nonlinear, (self.plain, self.curve)
+        return nonlinear, (self.base, self.curve)
 
 
 def nonlinear(family: Family, curve: Curve) -> Nonlinear:
@@ -116,6 +109,7 @@ def nonlinear(family: Family, curve: Curve) -> Nonlinear:
     made = object.__new__(_mixed(type(family), curve))
     for name, value in family.__dict__.items():
         object.__setattr__(made, name, value)
+    object.__setattr__(made, "base", family)
     return made
 
 

@@ -1,7 +1,7 @@
 """Where the parameters of a self-starting curve may begin: a rough reading of the data, then least squares.
 
 The readings are those of Bates & Watts (1988, §3.3) and Pinheiro & Bates (2000, appendix C): a plateau from the
-extremes, rates from a straight line of what is left on a logarithmic scale. `scipy.optimize.least_squares` does the rest.
+extremes, rates from a straight line of what is left on a logarithmic scale. `scipy.optimize` does the rest.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _logistic(x: Vec, y: Vec, low: float, high: float) -> tuple[float, float]:
     """xmid and scal of a curve between two plateaus."""
     with np.errstate(all="ignore"):
         intercept, slope = _line(x, np.log((y - low) / (high - y)))
-    slope = slope if slope else 4.0 / max(float(np.ptp(x)), 1e-12)
+    slope = slope or 4.0 / max(float(np.ptp(x)), 1e-12)
     return -intercept / slope, 1.0 / slope
 
 

@@ -70,7 +70,8 @@ def read_nonlinear(text: str, named: Collection[str]) -> NonlinearFormula:
     parameters = tuple(dict.fromkeys([*own, *(name for name in columns(tree.right) if name in named)]))
     unused = [name for name in named if name not in parameters]
     if unused:
-        message = f"{enumerate_names(unused)} has a formula but is not part of the curve {render(tree.right, top=False)}."
+        curve = render(tree.right, top=False)
+        message = f"{enumerate_names(unused)} has a formula but is not part of the curve {curve}."
         raise FormulaError(message, tree.text, *tree.right.span)
     builder = _Builder(tree, {name: k for k, name in enumerate(parameters)})
     root = builder.branch(tree.right)

@@ -290,7 +290,8 @@ class _Parser:
             place = "stands alone before '~'" if function == "cbind" else "is a term of its own"
             raise self.error(f"{function}() {place}.", token)
         if SIGNATURES[function].kind == "curve" and not self.curved:
-            raise self.error(f"{token.text}() is the curve of a nonlinear model: it stands in the first formula.", token)
+            message = f"{token.text}() is the curve of a nonlinear model: it stands in the first formula."
+            raise self.error(message, token)
         if SIGNATURES[function].kind == "contrast" and not self.contrast_allowed:
             raise self.error(f"{token.text}() belongs inside C(), as in C(f, {token.text}).", token)
         self.contrast_allowed = False
