@@ -20,7 +20,7 @@ from .factors import learn_factors
 from .predictors import learn_predictor
 from .recipe import Recipe
 from .records import Design
-from .response import check_support, check_untried, learn_response, response_arrays
+from .response import check_support, check_untried, learn_inputs, learn_response, response_arrays
 from .text_numbers import text_notes
 from .variables import Variables
 
@@ -88,6 +88,7 @@ def learn(
         mu=made[0].predictor,
         further=tuple(part.predictor for part in made[1:]),
         factors=tuple(factor.factor for factor in factors),
+        inputs=learn_inputs(spec, variables),
     )
     notes += text_notes(spec, variables.categoricals)
     notes += tuple(note for part in made for note in part.notes)

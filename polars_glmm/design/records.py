@@ -81,6 +81,7 @@ class Design:
     precision   (n,) > 0, else None (one each); rows of precision 0 are already gone
     mu          predictor of the mean
     further     predictors of other parameters that have a formula, in the order of the family's parameters
+    inputs      of the curve of a nonlinear model, each (n,)
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
     """
 
@@ -91,6 +92,7 @@ class Design:
     mu: Predictor
     further: tuple[Predictor, ...]
     factors: tuple[Factor, ...]
+    inputs: tuple[Vec, ...] = ()
 
     @property
     def predictors(self) -> tuple[Predictor, ...]:

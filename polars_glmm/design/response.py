@@ -14,7 +14,7 @@ from polars_glmm.families.base import Family, Rows
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
-from polars_glmm.spec.syntax import Name, columns
+from polars_glmm.spec.syntax import Name, columns, render
 from polars_glmm.typing import BoolVec, Vec
 
 from .recipe import Recipe, ResponseRecipe
@@ -57,6 +57,13 @@ def learn_response(spec: ModelSpec, variables: Variables) -> ResponseColumns:
             what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
             notes = (*notes, Note("response_proportion", what, quiet=True))
     return ResponseColumns(y, trials, recipe, notes)
+
+
+def learn_inputs(spec: ModelSpec, variables: Variables) -> tuple[Vec, ...]:
+    """What the curve of a nonlinear model takes, each (n,). Raises ColumnError for a column that is no number."""
+    n = variables.table.n_rows
+    made = (variables.evaluate(variables.arithmetic(one), f"{render(one)} of the curve") for one in spec.inputs)
+    return tuple(np.broadcast_to(np.asarray(one, dtype=np.float64), (n,)) for one in made)
 
 
 def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> ResponseRecipe:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from polars_glmm.families.curve import Curve
 from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
@@ -100,6 +101,7 @@ class Family(Protocol):
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
     limit             the family that phi ends at where it grows or vanishes (`limit_phi`: infinity or zero), or None
+    curve             that the first parameters are of, each with a predictor of its own; None: the first is the mean
     mu_is_mean        y has the mean mu (binomial: of one trial); else `expectation` says which, and `mu` what mu is
     knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
@@ -158,6 +160,8 @@ class Family(Protocol):
     def limit(self) -> Family | None: ...
     @property
     def limit_phi(self) -> float: ...
+    @property
+    def curve(self) -> Curve | None: ...
     @property
     def mu_is_mean(self) -> bool: ...
     @property

@@ -65,11 +65,13 @@ class Curve:
     text         as understood
     parameters   names, in the order of their places
     root         the tree
+    form         the self-starting form that the whole curve is, its parameters and inputs in their order, or nothing
     """
 
     text: str
     parameters: tuple[str, ...]
     root: Branch
+    form: str = ""
 
     def value(self, algebra: Algebra, parameters: Sequence[Any], inputs: Sequence[Any]) -> Any:
         """The curve at parameters and inputs of whatever the algebra computes with."""
@@ -90,6 +92,16 @@ def _value(branch: Branch, algebra: Algebra, parameters: Sequence[Any], inputs: 
     return branch
 
 
+class ArrayAlgebra:
+    """Arrays and numbers."""
+
+    def function(self, name: str, x: Any) -> Any:
+        return _PLAIN[name](x)
+
+    def binary(self, operator: str, left: Any, right: Any) -> Any:
+        return _ON_ARRAYS[operator](np.asarray(left, dtype=np.float64), right)
+
+
 class JetAlgebra:
     """Jets, arrays and numbers; a jet comes of a jet."""
 
@@ -101,7 +113,7 @@ class JetAlgebra:
     def binary(self, operator: str, left: Any, right: Any) -> Any:
         jets = isinstance(left, Jet), isinstance(right, Jet)
         if operator == "**":
-            return _power(left, right) if any(jets) else np.power(np.asarray(left, dtype=np.float64), right)
+            return _power(left, right) if any(jets) else _ON_ARRAYS["**"](np.asarray(left, dtype=np.float64), right)
         if operator == "/":
             return left * reciprocal(right) if jets[1] else left * (1.0 / np.asarray(right, dtype=np.float64))
         if operator == "-":
@@ -169,6 +181,9 @@ _OF_JETS: dict[str, Callable[[Jet], Jet]] = {
     "negative": lambda a: -a,
     "I": lambda a: a,
 }
+_ON_ARRAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.true_divide, "**": np.power,
+}  # fmt: skip
 _PLAIN: dict[str, Callable[[Any], Any]] = {
     "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log10": np.log10,
     "log1p": np.log1p, "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos, "tan": np.tan, "abs": np.abs,

@@ -14,6 +14,7 @@ import numpy as np
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Parameter, Predictors, Rows
+from polars_glmm.families.curve import Curve
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
@@ -79,6 +80,7 @@ class MeanFamily(ABC):
     sufficient = False
     first_size = 0.5
     mu_is_mean = True
+    curve: Curve | None = None
     knows_information = True
     limit_phi = float("inf")
 

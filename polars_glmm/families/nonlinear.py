@@ -28,7 +28,7 @@ class Nonlinear(MeanFamily):
     the family beyond its mean.
     """
 
-    curve: ClassVar[Curve]
+    curve: ClassVar[Curve]  # type: ignore[assignment]  # there is one here
     base: MeanFamily
     knows_information = False
     sufficient = False

@@ -15,6 +15,7 @@ from polars_glmm.likelihood.given import (
     labels_of,
     meant,
     restore_fixed_effects,
+    spelled_out,
 )
 from polars_glmm.likelihood.identify import Findings, Residual, RowFacts, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
@@ -51,7 +52,7 @@ def estimate(
         reduced = hold_fixed_effects(design, given.fixed)
         model = prepare(reduced, family, method, control, by_rows=by_rows and bool(design.further))
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
-        given = meant(model, given)
+        given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))
         engine = estimate_products if model.exact else _estimate_rows
         found = engine(model, findings, given)
@@ -76,6 +77,6 @@ def estimate_summaries(model: ProductModel, names: tuple[str, ...], given: Given
     with one_blas_thread():
         residual = Residual(constant=True, held="phi" in given.fixed)
         findings = check(ProductStructure(model.stats, model.effects), model.family, residual=residual)
-        given = meant(model, given)
+        given = spelled_out(model, meant(model, given))
         check_names(model, given, known=names)
         return restore_fixed_effects(estimate_products(model, findings, given), names, (), given.fixed)

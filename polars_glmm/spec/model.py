@@ -12,7 +12,7 @@ from polars_glmm.families.registry import resolve_family
 
 from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
-from .nonlinear import NonlinearFormula, SelfStart, is_nonlinear, read_nonlinear
+from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
 from .parser import Tree, parse_formula
 from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
@@ -47,7 +47,6 @@ class ModelSpec:
     predictors   mu first, then other parameters with a formula of their own, in the order of the family's
     shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
     inputs       of a nonlinear model: arithmetic on columns that its curve takes, beside its parameters
-    form         of a nonlinear model: the self-starting form that its curve is, or None
     """
 
     formulas: tuple[str, ...]
@@ -62,7 +61,6 @@ class ModelSpec:
     shorthands: tuple[Shorthand, ...] = ()
     asked: Method | None = None
     inputs: tuple[Expression, ...] = ()
-    form: SelfStart | None = None
 
     @property
     def formula(self) -> str:
@@ -174,7 +172,6 @@ class ModelSpec:
             shorthands=shorthands,
             asked=asked,
             inputs=() if curve is None else curve.inputs,
-            form=None if curve is None else curve.form,
         )
         _refuse_misfits(spec)
         return spec

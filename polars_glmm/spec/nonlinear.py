@@ -18,27 +18,17 @@ from .syntax import POWERS, Binary, Expression, FunctionCall, Name, Number, Unar
 
 
 @dataclass(frozen=True, slots=True)
-class SelfStart:
-    """A right side that is one self-starting form: its name and which parameter of the curve each of its own is."""
-
-    form: str
-    parameters: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class NonlinearFormula:
     """The first formula of a nonlinear model.
 
     response   its left side
     curve      its right side, over parameters and inputs
     inputs     arithmetic on columns, in the order of their places
-    form       the self-starting form that it is, or None
     """
 
     response: Expression
     curve: Curve
     inputs: tuple[Expression, ...]
-    form: SelfStart | None
 
 
 def is_nonlinear(text: str, others: Collection[str]) -> bool:
@@ -61,12 +51,8 @@ def read_nonlinear(text: str, named: Collection[str]) -> NonlinearFormula:
     if tree.left is None:
         message = "The formula has no response: write 'response ~ curve'."
         raise FormulaError(message, tree.text, 0, len(tree.text))
-    own, form = list[str](), None
-    for call in _calls(tree.right):
-        names = _form_parameters(call, tree)
-        own += names
-        if call is tree.right:
-            form = SelfStart(call.function, names)
+    own = [name for call in _calls(tree.right) for name in _form_parameters(call, tree)]
+    form = tree.right.function if isinstance(tree.right, FunctionCall) and tree.right.function in FORMS else ""
     parameters = tuple(dict.fromkeys([*own, *(name for name in columns(tree.right) if name in named)]))
     unused = [name for name in named if name not in parameters]
     if unused:
@@ -75,8 +61,8 @@ def read_nonlinear(text: str, named: Collection[str]) -> NonlinearFormula:
         raise FormulaError(message, tree.text, *tree.right.span)
     builder = _Builder(tree, {name: k for k, name in enumerate(parameters)})
     root = builder.branch(tree.right)
-    curve = Curve(render(tree.right, top=False), parameters, root)
-    return NonlinearFormula(tree.left, curve, tuple(builder.inputs), form)
+    curve = Curve(render(tree.right, top=False), parameters, root, form)
+    return NonlinearFormula(tree.left, curve, tuple(builder.inputs))
 
 
 def _calls(node: Expression) -> list[FunctionCall]:

@@ -119,7 +119,7 @@ def test_every_self_starting_form_is_read_with_its_parameters_in_order(form: str
     assert isinstance(spec.family, Nonlinear)
     assert spec.family.curve.parameters == signature.parameters
     assert spec.formulas[1:] == tuple(f"{name} ~ 1" for name in signature.parameters)
-    assert spec.form is not None
+    assert spec.family.curve.form == form
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,14 @@ def row_variance_of(plain: Marginal, beta: Vec) -> float:
     """
     some = replace(plain, rows=thinned(plain.rows) or plain.rows)
     w = some.expected_curvature(Point(beta, []))
-    return 1.0 / w if w > 0 else 1.0
+    return 1.0 / w if w else 1.0
+
+
+def units_of(plain: Marginal, beta: Vec, n: int) -> list[float]:
+    """Per predictor the change that a row's spread hides: 1/√ of its mean expected curvature; 1 where none is known."""
+    some = replace(plain, rows=thinned(plain.rows) or plain.rows)
+    found = [some.expected_curvature(Point(beta, []), k) for k in range(n)]
+    return [1.0 / np.sqrt(w) if w else 1.0 for w in found]
 
 
 def start_size(model: Model, row_variance: float) -> float:

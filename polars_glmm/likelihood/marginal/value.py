@@ -136,13 +136,15 @@ class Marginal:
             one = lambda unit: restricted_unit(unit_at(self.density, unit, at), None)
             return together(over_units(self.rows, one, self.threads))
 
-    def expected_curvature(self, at: Point) -> float:
-        """Mean expected curvature of a row without random effects, over the rows where it is finite."""
+    def expected_curvature(self, at: Point, part: int = 0) -> float | None:
+        """Mean expected curvature of a row in a predictor without random effects, where finite; None: unknown."""
         summed, count = 0.0, 0
         with np.errstate(all="ignore"):
             for unit in self.rows.units:
                 for block, own in zip(unit.blocks, fixed_parts(unit, at), strict=True):
-                    w = self.density.family.expected(block.data, own).w[0, 0]
+                    w = self.density.family.expected(block.data, own).w.get((part, part))
+                    if w is None:
+                        return None
                     finite = np.isfinite(w)
                     summed += float(w[finite].sum())
                     count += int(finite.sum())
