@@ -117,7 +117,9 @@ class Recipe:
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
 
     def predictor(self, parameter: str) -> PredictorRecipe:
-        """The predictor of one family parameter. Raises KeyError if it has none of its own."""
+        """The predictor of one family parameter; "mu" is the first, whatever it is called. Raises KeyError without one."""
+        if parameter == "mu":
+            return self.predictors[0]
         for found in self.predictors:
             if found.parameter == parameter:
                 return found

@@ -130,6 +130,7 @@ def report_rows(
         at_infinity=at_infinity,
         working=None if endless.shape[1] else working,
         others={name: value for name, value in reported.constants.items() if name != "phi"},
+        first=model.parts[0].parameter,
         sizes={part.parameter: len(part.names) for part in model.parts[1:] if not part.constant},
     )
 
