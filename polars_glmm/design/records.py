@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polars_glmm.families.base import Rows
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -93,6 +94,11 @@ class Design:
     further: tuple[Predictor, ...]
     factors: tuple[Factor, ...]
     inputs: tuple[Vec, ...] = ()
+
+    @property
+    def rows(self) -> Rows:
+        """What a density needs besides the linear predictors."""
+        return Rows(self.y, self.trials, self.precision, self.inputs)
 
     @property
     def predictors(self) -> tuple[Predictor, ...]:

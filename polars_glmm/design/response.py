@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -59,11 +60,16 @@ def learn_response(spec: ModelSpec, variables: Variables) -> ResponseColumns:
     return ResponseColumns(y, trials, recipe, notes)
 
 
-def learn_inputs(spec: ModelSpec, variables: Variables) -> tuple[Vec, ...]:
-    """What the curve of a nonlinear model takes, each (n,). Raises ColumnError for a column that is no number."""
-    n = variables.table.n_rows
-    made = (variables.evaluate(variables.arithmetic(one), f"{render(one)} of the curve") for one in spec.inputs)
-    return tuple(np.broadcast_to(np.asarray(one, dtype=np.float64), (n,)) for one in made)
+def input_nodes(spec: ModelSpec, variables: Variables) -> tuple[Node, ...]:
+    """How what the curve of a nonlinear model takes is read. Raises ColumnError for a column that is no number."""
+    return tuple(map(variables.arithmetic, spec.inputs))
+
+
+def read_inputs(nodes: Sequence[Node], spec: ModelSpec, variables: Variables) -> tuple[Vec, ...]:
+    """What the curve of a nonlinear model takes, each (n,). Raises ColumnError for a value that is no number."""
+    named = zip(nodes, spec.inputs, strict=True)
+    made = (variables.evaluate(node, f"{render(one)} of the curve") for node, one in named)
+    return tuple(np.ascontiguousarray(np.broadcast_to(one, (variables.table.n_rows,)), np.float64) for one in made)
 
 
 def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> ResponseRecipe:

@@ -26,6 +26,16 @@ class Rows(NamedTuple):
     inputs: tuple[Vec, ...] = ()
 
 
+def heads_of_inputs(inputs: Sequence[Vec]) -> dict[str, Vec]:
+    """The inputs of a curve by the names that they have among other arrays of rows."""
+    return {f"input_{k}": one for k, one in enumerate(inputs)}
+
+
+def inputs_of(arrays: Mapping[str, Vec]) -> tuple[Vec, ...]:
+    """The inputs of a curve that stand among others by name."""
+    return tuple(arrays[name] for k in range(len(arrays)) if (name := f"input_{k}") in arrays)
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter of a family: what has a linear predictor.

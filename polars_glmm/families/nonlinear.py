@@ -88,6 +88,9 @@ class Nonlinear(MeanFamily):
         pairs = {(a, b): np.broadcast_to(w * slopes[a] * slopes[b], w.shape) for a in range(m) for b in range(a, m)}
         return Expected(pairs, {})
 
+    def start(self, rows: Rows) -> Vec:
+        return self.base.start(rows)
+
     def __repr__(self) -> str:
         return repr(self.base)
 

@@ -378,7 +378,10 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
     rows = engine.marginal.rows
     thin = thinned(rows)
-    starts = curve_starts(model, placed.values) if model.family.curve is not None else _linear_starts(model, thin)
+    if model.family.curve is None:
+        starts = _linear_starts(model, thin)
+    else:
+        starts = curve_starts(model, thin or rows, placed.values)
     at, held = placed.values[: model.n_coefficients], placed.held[: model.n_coefficients]
     limit = _longest_steps(model, 0.0)[: model.n_coefficients]
     bounds = _StepBounds(limit, held, _EXPLORING if engine.marginal.density.ceiling < np.inf else None)

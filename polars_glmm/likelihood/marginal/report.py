@@ -176,9 +176,9 @@ def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None
 
 
 def _slopes(model: Model, done: Polished) -> list[Cube] | None:
-    """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where others have random effects too."""
+    """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where modes move with others too."""
     formulas = [part for part in model.parts if not part.constant]
-    if model.effects.moving == NO_EFFECTS.moving:
+    if model.effects.moving == NO_EFFECTS.moving and model.family.curve is None:
         formulas = formulas[:1]
     places = [k for part in formulas for k in range(part.own.start, part.own.stop)]
     p, modes = len(places), done.gradient.warm.modes

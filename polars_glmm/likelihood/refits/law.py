@@ -10,7 +10,7 @@ import numpy as np
 from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Rows, beyond_mean
+from polars_glmm.families.base import Family, beyond_mean
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.typing import IntVec, Mat, Vec
@@ -66,7 +66,7 @@ class Law:
                 self.constants[one.name] if v is None else one.link.inverse(v)
                 for one, v in zip(self.family.parameters[1:], further, strict=True)
             ]
-        rows = Rows(design.y, design.trials, design.precision)
+        rows = design.rows
         return self.family.simulate(rng, mu, beyond_mean(values), rows)
 
 
