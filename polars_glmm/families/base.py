@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -24,6 +24,12 @@ class Rows(NamedTuple):
     trials: Vec | None = None
     precision: Vec | None = None
     inputs: tuple[Vec, ...] = ()
+
+    def each(self, part: Callable[[Vec], Vec]) -> Rows:
+        """The same of some of the rows."""
+        trials = None if self.trials is None else part(self.trials)
+        precision = None if self.precision is None else part(self.precision)
+        return Rows(part(self.y), trials, precision, tuple(map(part, self.inputs)))
 
 
 def heads_of_inputs(inputs: Sequence[Vec]) -> dict[str, Vec]:
@@ -111,6 +117,7 @@ class Family(Protocol):
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
     limit             the family that phi ends at where it grows or vanishes (`limit_phi`: infinity or zero), or None
+    plain             the family as it is asked for by name: without the curve of a nonlinear model
     curve             that the first parameters are of, each with a predictor of its own; None: the first is the mean
     mu_is_mean        y has the mean mu (binomial: of one trial); else `expectation` says which, and `mu` what mu is
     knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
@@ -170,6 +177,8 @@ class Family(Protocol):
     def limit(self) -> Family | None: ...
     @property
     def limit_phi(self) -> float: ...
+    @property
+    def plain(self) -> Family: ...
     @property
     def curve(self) -> Curve | None: ...
     @property

@@ -80,7 +80,6 @@ class MeanFamily(ABC):
     sufficient = False
     first_size = 0.5
     mu_is_mean = True
-    curve: Curve | None = None
     knows_information = True
     limit_phi = float("inf")
 
@@ -107,6 +106,16 @@ class MeanFamily(ABC):
         """The mean's predictor, and that of log phi."""
         mu = Parameter("mu", self.link, "mean" if self.mu_is_mean else "mean of the whole distribution")
         return (mu, Parameter("phi", LINKS["log"], self.phi_definition)) if self.has_phi else (mu,)
+
+    @property
+    def curve(self) -> Curve | None:
+        """What the first parameters are of, in place of a mean."""
+        return None
+
+    @property
+    def plain(self) -> MeanFamily:
+        """The family as it is asked for by name."""
+        return self
 
     @property
     def n_parameters(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from polars_glmm.errors import ModelError
 from polars_glmm.families import jet
-from polars_glmm.families.base import Degrees, Density, Expected, Family, Parameter, Predictors, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Family, Parameter, Predictors, Rows, Tensor
 from polars_glmm.families.curve import Curve, JetAlgebra
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import LINKS
@@ -28,15 +28,23 @@ class Nonlinear(MeanFamily):
     the family beyond its mean.
     """
 
-    curve: ClassVar[Curve]  # type: ignore[assignment]  # there is one here
+    shape: ClassVar[Curve]
     base: MeanFamily
     knows_information = False
     sufficient = False
 
     @property
+    def curve(self) -> Curve:
+        return self.shape
+
+    @property
     def parameters(self) -> tuple[Parameter, ...]:
         own = (Parameter(name, LINKS["identity"], "parameter of the curve") for name in self.curve.parameters)
         return (*own, *super().parameters[1:])
+
+    @property
+    def plain(self) -> MeanFamily:
+        return self.base
 
     @property
     def n_parameters(self) -> int:
@@ -85,7 +93,9 @@ class Nonlinear(MeanFamily):
         eta = self.predictor(rows, at, 1, (1,) * len(at))
         w = self.base.expected(rows, (eta.f, *at[m:])).w[0, 0]
         slopes = [eta.parts.get((k,), np.zeros(())) for k in range(m)]
-        pairs = {(a, b): np.broadcast_to(w * slopes[a] * slopes[b], w.shape) for a in range(m) for b in range(a, m)}
+        pairs: Tensor = {
+            (a, b): np.broadcast_to(w * slopes[a] * slopes[b], w.shape) for a in range(m) for b in range(a, m)
+        }
         return Expected(pairs, {})
 
     def start(self, rows: Rows) -> Vec:
@@ -118,7 +128,7 @@ def nonlinear(family: Family, curve: Curve) -> Nonlinear:
 
 @cache
 def _mixed(base: type[MeanFamily], curve: Curve) -> type[Nonlinear]:
-    return type(f"Nonlinear{base.__name__}", (Nonlinear, base), {"curve": curve, "__doc__": base.__doc__})
+    return type(f"Nonlinear{base.__name__}", (Nonlinear, base), {"shape": curve, "__doc__": base.__doc__})
 
 
 def _through(base: Density, steps: list[Jet], order: int) -> Jet:

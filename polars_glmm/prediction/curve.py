@@ -1,4 +1,4 @@
-"""The curve of a nonlinear model in new rows: its value, and its slopes, by which the parameters' errors become its own."""
+"""The curve of a nonlinear model in new rows: its value, and its slopes, which carry the errors of its parameters."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from polars_glmm.families.curve import Curve
     from polars_glmm.prediction.parameters import FixedPart, Parameters
-    from polars_glmm.typing import Mat
+    from polars_glmm.typing import Mat, Vec
 
-SLOPES = f"{INTERNAL}slopes"
+SLOPES, ARGUMENTS = f"{INTERNAL}slopes", f"{INTERNAL}arguments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,10 @@ class CurvePart:
         """Of its predictors among those of the model."""
         return tuple(range(len(self.parts)))
 
+    def acting(self, factors: Sequence[JoinedFactor]) -> list[JoinedFactor]:
+        """The factors with random effects on one of its parameters."""
+        return [factor for factor in factors if factor.on(*self.places)]
+
     def undetermined(self) -> list[pl.Expr]:
         """Rows in which a parameter is not estimable."""
         return [part.undetermined for part in self.parts if part.undetermined is not None]
@@ -92,12 +96,9 @@ class CurvePart:
         """f at the parameters, with the random effects of factors."""
 
         def curve(batch: pl.Series) -> pl.Series:
-            values, inputs = self._taken(batch)
-            with np.errstate(all="ignore"):
-                found = np.asarray(self.curve.value(ArrayAlgebra(), list(values), list(inputs)), dtype=np.float64)
-            return pl.Series(batch.name, np.broadcast_to(found, (len(batch),)).copy())
+            return pl.Series(batch.name, self.moved(batch, np.zeros((len(self.parts), len(batch)))).copy())
 
-        return self._arguments(factors).map_batches(curve, return_dtype=pl.Float64, is_elementwise=True)
+        return self.arguments(factors).map_batches(curve, return_dtype=pl.Float64, is_elementwise=True)
 
     def slopes(self, factors: Sequence[JoinedFactor]) -> pl.Expr:
         """∂f/∂ of each parameter there, a struct."""
@@ -113,18 +114,29 @@ class CurvePart:
             return pl.DataFrame(dict(zip(names, made, strict=True))).to_struct(batch.name)
 
         struct = pl.Struct(dict.fromkeys(names, pl.Float64))
-        return self._arguments(factors).map_batches(slopes, return_dtype=struct, is_elementwise=True)
+        return self.arguments(factors).map_batches(slopes, return_dtype=struct, is_elementwise=True)
+
+    def steered(self) -> tuple[Node, ...]:
+        """∂f/∂β: the columns of all parameters times the slopes, which stand in the frame as SLOPES."""
+        return tuple(_Times(node, k) for k, part in enumerate(self.parts) for node in part.nodes)
 
     def variance(self, factors: Sequence[JoinedFactor], missing: pl.Expr) -> pl.Expr:
         """Of f, by its slopes (delta method): the variance of the predictor Σ_k ∂f/∂φ_k · (x_k'β + z_k'b).
 
         The slopes stand in the frame as SLOPES.
         """
-        nodes = tuple(_Times(node, k) for k, part in enumerate(self.parts) for node in part.nodes)
-        whole = replace(self.parts[0], nodes=nodes)
+        whole = replace(self.parts[0], nodes=self.steered())
         return variance(whole, ([_times(factor) for factor in factors], 0), missing)
 
-    def _arguments(self, factors: Sequence[JoinedFactor]) -> pl.Expr:
+    def moved(self, arguments: pl.Series, by: Mat) -> Vec:
+        """f (n,) where the parameters of `arguments` are moved, by (m, n)."""
+        values, inputs = self._taken(arguments)
+        with np.errstate(all="ignore"):
+            found = self.curve.value(ArrayAlgebra(), list(values + by), list(inputs))
+        return np.broadcast_to(np.asarray(found, dtype=np.float64), by.shape[-1:])
+
+    def arguments(self, factors: Sequence[JoinedFactor] = ()) -> pl.Expr:
+        """The parameters, with the random effects of factors, and the inputs, a struct."""
         predictors = [
             balanced_sum([part.value(), *(factor.effect(k) for factor in factors if factor.on(k))]).alias(f"p{k}")
             for k, part in enumerate(self.parts)

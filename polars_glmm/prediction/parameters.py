@@ -177,7 +177,13 @@ class Parameters:
 
 
 def refuse_random_phi(fitted: Parameters, what: str) -> None:
-    """Raise ModelError for what integrates over random effects of the mean alone, where phi has some too."""
+    """Raise ModelError for what integrates over random effects of a linear predictor of the mean alone."""
+    if fitted.recipe.spec.family.curve is not None:
+        msg = (
+            f"{what} is of models whose random effects are added to one linear predictor, and this one is nonlinear in "
+            "them. simulate() draws new responses."
+        )
+        raise ModelError(msg)
     if any(factor.on(1) for factor in fitted.factors):
         msg = f"{what} is of models whose random effects are on the mean alone, and this one has some on phi."
         raise ModelError(msg)

@@ -145,7 +145,7 @@ class ModelSpec:
             resolved = nonlinear(resolved, curve.curve)
             response = Response(curve.response)
             further = _further((*formulas[1:], *_constants(formulas, curve)), resolved, first=0)
-            understood, predictors = f"{response.text} ~ {curve.curve.text}", ()
+            understood, first = f"{response.text} ~ {curve.curve.text}", tuple[PredictorTerms, ...]()
         else:
             tree = parse_formula(formulas[0])
             response = _response(tree)
@@ -154,8 +154,8 @@ class ModelSpec:
             if not any(entry.open for entry in shorthands):  # nothing needs the frame: settled here
                 mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
                 shorthands = ()
-            understood, predictors = _understood(tree, response, mu), (mu,)
-        predictors = (*predictors, *(part for part, _ in further))
+            understood, first = _understood(tree, response, mu), (mu,)
+        predictors = (*first, *(part for part, _ in further))
         for part in predictors:
             _refuse_double_terms(part.random)
         _refuse_labels_apart(predictors)

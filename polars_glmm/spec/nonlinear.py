@@ -56,8 +56,8 @@ def read_nonlinear(text: str, named: Collection[str]) -> NonlinearFormula:
     parameters = tuple(dict.fromkeys([*own, *(name for name in columns(tree.right) if name in named)]))
     unused = [name for name in named if name not in parameters]
     if unused:
-        curve = render(tree.right, top=False)
-        message = f"{enumerate_names(unused)} has a formula but is not part of the curve {curve}."
+        written = render(tree.right, top=False)
+        message = f"{enumerate_names(unused)} has a formula but is not part of the curve {written}."
         raise FormulaError(message, tree.text, *tree.right.span)
     builder = _Builder(tree, {name: k for k, name in enumerate(parameters)})
     root = builder.branch(tree.right)
