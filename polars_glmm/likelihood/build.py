@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
@@ -12,6 +14,7 @@ from polars_glmm.likelihood.given import (
     Given,
     check_names,
     hold_fixed_effects,
+    of_levels,
     labels_of,
     meant,
     restore_fixed_effects,
@@ -49,14 +52,15 @@ def estimate(
     reached, ModelError for given parameters that do not exist or cannot be held.
     """
     with one_blas_thread():
-        reduced = hold_fixed_effects(design, given.fixed)
+        given = replace(given, fixed=of_levels(design, family, given.fixed))
+        reduced = hold_fixed_effects(design, given.fixed, family.curve)
         model = prepare(reduced, family, method, control, by_rows=by_rows and bool(design.further))
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))
         engine = estimate_products if model.exact else _estimate_rows
         found = engine(model, findings, given)
-        return restore_fixed_effects(found, design.mu.names, design.further, given.fixed)
+        return restore_fixed_effects(found, design.mu.labels, design.further, given.fixed)
 
 
 def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
