@@ -14,9 +14,9 @@ from polars_glmm.likelihood.given import (
     Given,
     check_names,
     hold_fixed_effects,
-    of_levels,
     labels_of,
     meant,
+    of_levels,
     restore_fixed_effects,
     spelled_out,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,14 +11,15 @@ from polars_glmm.families.base import Rows
 from polars_glmm.families.curve import ArrayAlgebra, Curve
 from polars_glmm.likelihood.marginal.starts import constant_level
 from polars_glmm.likelihood.model import Model
-from polars_glmm.likelihood.rows.blocks import Block, RowBlocks
+from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.holder import Holder, OverBlocks
 from polars_glmm.optimize.self_start import self_start
-from polars_glmm.typing import Vec
+from polars_glmm.typing import Mat, Vec
 
 _ALGEBRA = ArrayAlgebra()
 
 
-def curve_starts(model: Model, rows: RowBlocks, given: Vec) -> list[Vec]:
+def curve_starts(model: Model, rows: Holder, given: Vec) -> list[Vec]:
     """Search vectors without random effects: coefficients as given (NaN: not), else a constant of each parameter.
 
     rows   all, or as many as tell enough
@@ -30,8 +31,7 @@ def curve_starts(model: Model, rows: RowBlocks, given: Vec) -> list[Vec]:
     m = len(curve.parameters)
     parts = model.parts
     wanted = [k for k in range(m) if np.isnan(given[parts[k].own]).any()]
-    blocks = tuple(rows.blocks())
-    data = _together([block.data for block in blocks])
+    data = rows.ask(OverBlocks(_data, (), _together))
     levels = _read(model, curve, data) if wanted else None
     if wanted and levels is None:
         names = [curve.parameters[k] for k in wanted]
@@ -44,9 +44,9 @@ def curve_starts(model: Model, rows: RowBlocks, given: Vec) -> list[Vec]:
     x = np.zeros(parts[-1].own.stop)
     for k, part in enumerate(parts[:m]):
         x[part.own] = given[part.own] if levels is None or k not in wanted else constant_level(part, levels[k])
-    at = [np.concatenate([_predictor(block, k, x) for block in blocks]) for k in range(m)]
+    at = rows.ask(OverBlocks(_predictors, (x, m), _side_by_side))
     with np.errstate(all="ignore"):
-        mu = model.family.mean(np.asarray(curve.value(_ALGEBRA, at, data.inputs)) + np.zeros(len(data.y)))
+        mu = model.family.mean(np.asarray(curve.value(_ALGEBRA, list(at), data.inputs)) + np.zeros(len(data.y)))
     if not np.isfinite(mu).all():
         msg = f"At the values to begin with the curve {curve.text} is not finite in all rows: give others in start=."
         raise ModelError(msg)
@@ -65,6 +65,19 @@ def _read(model: Model, curve: Curve, data: Rows) -> Vec | None:
         data.inputs,
         lambda at: np.asarray(curve.value(_ALGEBRA, list(at), data.inputs)),
     )
+
+
+def _data(blocks: Iterable[Block]) -> Rows:
+    return _together([block.data for block in blocks])
+
+
+def _predictors(blocks: Iterable[Block], x: Vec, m: int) -> Mat:
+    """The parameters (m, n) in some rows at the coefficients of a search vector, offsets included."""
+    return np.concatenate([np.array([_predictor(block, k, x) for k in range(m)]) for block in blocks], axis=1)
+
+
+def _side_by_side(parts: Sequence[Mat]) -> Mat:
+    return np.concatenate(list(parts), axis=1)
 
 
 def _predictor(block: Block, k: int, x: Vec) -> Vec:
