@@ -25,21 +25,21 @@ class Algebra(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class CurveParameter:
     """A parameter, by its place."""
 
     place: int
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class CurveInput:
     """A covariate, by its place among the inputs."""
 
     place: int
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class CurveFunction:
     """An elementwise function."""
 
     name: str
@@ -47,7 +47,7 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
+class CurveStep:
     """`left operator right` with + - * / **."""
 
     operator: str
@@ -55,7 +55,7 @@ class Arithmetic:
     right: Branch
 
 
-Branch: TypeAlias = Quantity | Given | Function | Arithmetic | float
+Branch: TypeAlias = CurveParameter | CurveInput | CurveFunction | CurveStep | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,13 @@ class Curve:
 
 def _value(branch: Branch, algebra: Algebra, parameters: Sequence[Any], inputs: Sequence[Any]) -> Any:
     match branch:
-        case Quantity(place):
+        case CurveParameter(place):
             return parameters[place]
-        case Given(place):
+        case CurveInput(place):
             return inputs[place]
-        case Function(name, x):
+        case CurveFunction(name, x):
             return algebra.function(name, _value(x, algebra, parameters, inputs))
-        case Arithmetic(operator, left, right):
+        case CurveStep(operator, left, right):
             sides = (_value(side, algebra, parameters, inputs) for side in (left, right))
             return algebra.binary(operator, *sides)
     return branch

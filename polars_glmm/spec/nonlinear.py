@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from polars_glmm.errors import FormulaError, enumerate_names
-from polars_glmm.families.curve import SMOOTH, Arithmetic, Branch, Curve, Function, Given, Quantity
+from polars_glmm.families.curve import SMOOTH, CurveStep, Branch, Curve, CurveFunction, CurveInput, CurveParameter
 
 from .forms import FORMS
 from .parser import Tree, parse_curve
@@ -108,21 +108,21 @@ class _Builder:
         if isinstance(node, Number):
             return float(node.value)
         if not self.holds_parameter(node):
-            return Given(self.place_of(node))
+            return CurveInput(self.place_of(node))
         match node:
             case Name(name):
-                return Quantity(self.places[name])
+                return CurveParameter(self.places[name])
             case Unary("-", operand):
-                return Function("negative", self.branch(operand))
+                return CurveFunction("negative", self.branch(operand))
             case Unary(operand=operand):
                 return self.branch(operand)
             case Binary(operator, left, right) if operator in {"+", "-", "*", "/"} | POWERS:
                 symbol = "**" if operator in POWERS else operator
-                return Arithmetic(symbol, self.branch(left), self.branch(right))
+                return CurveStep(symbol, self.branch(left), self.branch(right))
             case FunctionCall(function=function) if function in FORMS:
                 return self.form(node)
             case FunctionCall(function=function, arguments=((_, value),)) if function in SMOOTH:
-                return Function(function, self.branch(value))
+                return CurveFunction(function, self.branch(value))
         message = f"{render(node, top=False)} has no derivative in a parameter, so that no curve can be made with it."
         raise FormulaError(message, self.tree.text, *node.span)
 
