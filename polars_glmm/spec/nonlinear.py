@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from polars_glmm.errors import FormulaError, enumerate_names
-from polars_glmm.families.curve import SMOOTH, CurveStep, Branch, Curve, CurveFunction, CurveInput, CurveParameter
+from polars_glmm.families.curve import SMOOTH, Branch, Curve, CurveFunction, CurveInput, CurveParameter, CurveStep
 
 from .forms import FORMS
 from .parser import Tree, parse_curve
