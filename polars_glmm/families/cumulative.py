@@ -122,12 +122,6 @@ class Cumulative(MeanFamily):
         central = ("central",) if m % 2 else ("central.1", "central.2")
         return (*central, *(f"spacing.{k + 1}" for k in range(p - len(central))))
 
-    def first_thresholds(self, counts: Vec) -> Vec:
-        """τ where nothing but the counts of the categories is known: quantiles of their cumulative shares."""
-        shares = np.cumsum(counts)[:-1] / counts.sum()
-        alpha = self.link.forward(shares)
-        return np.asarray(np.linalg.lstsq(self.jacobian(len(counts)), alpha, rcond=None)[0])
-
     def category_density(self, eta: Vec, thresholds: Vec, delta: Vec | float | None) -> tuple[Vec, tuple[Vec, ...]]:
         """Log density and its slopes in the predictors; see `density`."""
         with np.errstate(all="ignore"):

@@ -14,6 +14,7 @@ import numpy as np
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
 from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
+from polars_glmm.families.curve import Curve
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -108,6 +109,16 @@ class MeanFamily(ABC):
         return (mu, Parameter("phi", LINKS["log"], self.phi_definition)) if self.has_phi else (mu,)
 
     @property
+    def curve(self) -> Curve | None:
+        """What the first parameters are of, in place of a mean."""
+        return None
+
+    @property
+    def plain(self) -> MeanFamily:
+        """The family as it is asked for by name."""
+        return self
+
+    @property
     def n_parameters(self) -> int:
         """How many predictors a density needs."""
         return 1 + self.has_phi
@@ -115,10 +126,6 @@ class MeanFamily(ABC):
     def cuts(self, labels: Sequence[str]) -> Cuts | None:  # noqa: ARG002
         """The thresholds between categories of given labels, where there are some."""
         return None
-
-    def first_thresholds(self, counts: Vec) -> Vec:  # noqa: ARG002
-        """Numbers τ that make thresholds from the counts of categories alone; none where there are none."""
-        return np.empty(0)
 
     def simulate_categories(
         self,

@@ -31,6 +31,9 @@ def cross_validate(
     Constants that columns learn from the data (poly, scale, levels) are those of all rows.
     """
     refuse_categories(fit.recipe, "cross_validate()", "leave rows out with fit.update(frame=…) and predict the others")
+    if fit.spec.family.curve is not None:
+        msg = "cross_validate() predicts by one linear predictor, and this model is nonlinear: leave rows out, refit."
+        raise ModelError(msg)
     design = learn(fit.call.spec(), data_for(fit, "cross_validate()"), missing=fit.call.missing).design
     seed = checked_seed(1, rng)
     parts, labels = _parts(fit, design, folds, group, seed)

@@ -115,7 +115,7 @@ class Parameters:
         """The fixed part of a family parameter with its estimates and their covariance matrices."""
         recipe: PredictorRecipe = self.recipe.predictor(parameter)
         nodes = tuple(column.node for column, kept in zip(recipe.columns, recipe.kept, strict=True) if kept)
-        p, mean = self.beta.shape[1], parameter == "mu"
+        p, mean = self.beta.shape[1], parameter in ("mu", self.recipe.predictors[0].parameter)
         own = slice(0, p) if mean else self._of_gamma(parameter)
         name, values, before = ("beta", self.beta, 0) if mean else ("gamma", self.gamma, p)
         places = range(own.start - before, own.stop - before)
@@ -147,8 +147,9 @@ class Parameters:
     @property
     def all_move(self) -> bool:
         """The modes move with the coefficients of all predictors, and not with those of the mean alone."""
-        category = self.recipe.spec.family.response == "category"
-        return category or any(set(factor.part_of) - {0} for factor in self.factors)
+        family = self.recipe.spec.family
+        elsewhere = any(set(factor.part_of) - {0} for factor in self.factors)
+        return elsewhere or family.response == "category" or family.curve is not None
 
     def of_all(self, parameter: str) -> slice:
         """Where the coefficients of a parameter stand among those of all formulas."""
@@ -190,7 +191,13 @@ class Parameters:
 
 
 def refuse_random_phi(fitted: Parameters, what: str) -> None:
-    """Raise ModelError for what integrates over random effects of the mean alone, where phi has some too."""
+    """Raise ModelError for what integrates over random effects of a linear predictor of the mean alone."""
+    if fitted.recipe.spec.family.curve is not None:
+        msg = (
+            f"{what} is of models whose random effects are added to one linear predictor, and this one is nonlinear in "
+            "them. simulate() draws new responses."
+        )
+        raise ModelError(msg)
     if any(factor.on(1) for factor in fitted.factors):
         msg = f"{what} is of models whose random effects are on the mean alone, and this one has some on phi."
         raise ModelError(msg)

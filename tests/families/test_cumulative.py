@@ -9,6 +9,9 @@ from numpy.testing import assert_allclose
 from polars_glmm.errors import ModelError
 from polars_glmm.families import Binomial, Rows
 from polars_glmm.families.cumulative import Cumulative
+from polars_glmm.likelihood.marginal.starts import first_thresholds
+from polars_glmm.likelihood.parameters.basis import plain
+from polars_glmm.likelihood.parameters.thresholds import thresholds
 
 LINKS = ("logit", "probit", "cloglog", "loglog", "cauchit")
 each_link = pytest.mark.parametrize("link", LINKS)
@@ -125,7 +128,8 @@ def test_thresholds_out_of_order_have_no_probability(link):
 def test_starting_thresholds_reproduce_the_shares(link):
     counts = np.array([5.0, 20.0, 30.0, 2.0])
     family = Cumulative(link)
-    p = family.probabilities(np.zeros(1), family.first_thresholds(counts)[:, None])
+    tau = first_thresholds(thresholds(plain(np.ones((1, 3))), np.eye(3)), family.link, counts)
+    p = family.probabilities(np.zeros(1), tau[:, None])
     assert_allclose(p[:, 0], counts / counts.sum(), rtol=1e-12)
 
 

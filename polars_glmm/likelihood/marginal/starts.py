@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError
+from polars_glmm.families.links import Link
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.model import Model
@@ -22,6 +23,16 @@ _THIN_ROWS, _THIN_BEYOND = 100_000, 4
 """The model without random effects begins on so many rows where there are several times as many."""
 
 
+def linear_starts(model: Model, thin: Holder | None) -> list[Vec]:
+    """Coefficients by least squares of the predictors that the responses stand for, and those of a constant mean."""
+    beta, level = rowsums.first_fit(model.rows if thin is None else thin, model.family, len(model.x.a))
+    gamma = np.concatenate([np.empty(0), *further_starts(model, beta)])
+    starts = [np.concatenate([beta, gamma])]
+    if model.x.constant is not None:
+        starts.append(np.concatenate([model.x.inward(model.x.constant * level), gamma]))
+    return starts
+
+
 def further_starts(model: Model, beta: Vec) -> list[Vec]:
     """Coefficients of the predictors beyond the mean's from which the search without random effects begins."""
     if len(model.parts) < 2:
@@ -34,12 +45,14 @@ def further_starts(model: Model, beta: Vec) -> list[Vec]:
             if not counts.all():
                 msg = "There is no response in some category, whose probability cannot be estimated."
                 raise ConvergenceError(msg)
-            starts[k] = first_thresholds(part.basis, model.family.first_thresholds(counts))
+            starts[k] = first_thresholds(part.basis, model.family.link, counts)
     return starts
 
 
-def first_thresholds(basis: Thresholds, tau: Vec) -> Vec:
-    """Coefficients that make the thresholds of τ in all rows."""
+def first_thresholds(basis: Thresholds, link: Link, counts: Vec) -> Vec:
+    """Coefficients of thresholds where only the counts (C,) are known: quantiles of their cumulative shares."""
+    alpha = link.forward(np.cumsum(counts)[:-1] / counts.sum())
+    tau = np.linalg.lstsq(basis.jacobian, alpha, rcond=None)[0]
     named = np.zeros(len(basis.a))
     named[: len(tau)] = tau  # the intercept of their formula comes first
     return basis.inward(named)
@@ -65,7 +78,14 @@ def row_variance_of(plain: Marginal, beta: Vec) -> float:
     """
     some = replace(plain, rows=thinned(plain.rows) or plain.rows)
     w = some.expected_curvature(Point(beta, []))
-    return 1.0 / w if w > 0 else 1.0
+    return 1.0 / w if w else 1.0
+
+
+def units_of(plain: Marginal, beta: Vec, n: int) -> list[float]:
+    """Per predictor the change that a row's spread hides: 1/√ of its mean expected curvature; 1 where none is known."""
+    some = replace(plain, rows=thinned(plain.rows) or plain.rows)
+    found = [some.expected_curvature(Point(beta, []), k) for k in range(n)]
+    return [1.0 / np.sqrt(w) if w else 1.0 for w in found]
 
 
 def start_size(model: Model, row_variance: float) -> float:
