@@ -7,7 +7,7 @@ coordinates (exp, gau), or nothing but being different (cs). Natural parameters 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,6 +50,17 @@ class Correlation(Protocol):
         """x of reported parameters; NaN where these make no correlation matrix."""
 
 
+@runtime_checkable
+class Markov(Correlation, Protocol):
+    """Correlations of a process in time, of which `markov` ones remember nothing beyond the place before."""
+
+    @property
+    def markov(self) -> bool: ...
+
+    def lag(self, x: Vec, apart: Vec) -> tuple[Vec, Vec]:
+        """The correlation of two places that are `apart`, and its derivative in x, each of the shape of `apart`."""
+
+
 def distances(places: Mat) -> Mat:
     """Euclidean distances between places (m, q), (m, m)."""
     apart = places[:, None, :] - places[None, :, :]
@@ -76,16 +87,20 @@ class Autoregressive:
     name = "ar1"
     kind = "order"
     lengths = False
+    markov = True
 
     def count(self, size: int) -> int:  # noqa: ARG002  the same for all sizes
         return 1
 
+    def lag(self, x: Vec, apart: Vec) -> tuple[Vec, Vec]:
+        rho = np.tanh(x[0])
+        return rho**apart, apart * rho ** np.maximum(apart - 1.0, 0.0) * (1.0 - rho**2)
+
     def matrix(self, x: Vec, places: Mat, size: int) -> Mat:  # noqa: ARG002
-        return np.asarray(np.tanh(x[0]) ** distances(places))
+        return self.lag(x, distances(places))[0]
 
     def slopes(self, x: Vec, places: Mat, size: int) -> Cube:  # noqa: ARG002
-        rho, apart = np.tanh(x[0]), distances(places)
-        return np.asarray(apart * rho ** np.maximum(apart - 1.0, 0.0) * (1.0 - rho**2))[None]
+        return self.lag(x, distances(places))[1][None]
 
     def natural(self, x: Vec, size: int) -> Vec:  # noqa: ARG002
         return np.tanh(x)
@@ -112,15 +127,21 @@ class Decaying:
     def count(self, size: int) -> int:  # noqa: ARG002
         return 1
 
-    def _depth(self, x: Vec, places: Mat) -> Mat:
-        return np.asarray((distances(places) * np.exp(-x[0])) ** self.power)
+    @property
+    def markov(self) -> bool:
+        return self.kind == "time" and self.power == 1
+
+    def lag(self, x: Vec, apart: Vec) -> tuple[Vec, Vec]:
+        with np.errstate(over="ignore"):
+            depth = (apart * np.exp(-x[0])) ** self.power
+        r = np.exp(-depth)
+        return r, np.where(r > 0.0, self.power * depth * r, 0.0)
 
     def matrix(self, x: Vec, places: Mat, size: int) -> Mat:  # noqa: ARG002
-        return np.asarray(np.exp(-self._depth(x, places)))
+        return self.lag(x, distances(places))[0]
 
     def slopes(self, x: Vec, places: Mat, size: int) -> Cube:  # noqa: ARG002
-        depth = self._depth(x, places)
-        return np.asarray(self.power * depth * np.exp(-depth))[None]
+        return self.lag(x, distances(places))[1][None]
 
     def natural(self, x: Vec, size: int) -> Vec:  # noqa: ARG002
         return np.exp(x)

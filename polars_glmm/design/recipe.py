@@ -99,6 +99,14 @@ class ResponseRecipe:
     labels: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ResidualRecipe:
+    """What data taught about correlated residuals: the number of positions, and the names that us has for them."""
+
+    size: int
+    labels: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """A ModelSpec and all that was learned for it."""
@@ -108,6 +116,7 @@ class Recipe:
     predictors: tuple[PredictorRecipe, ...]
     factors: tuple[FactorRecipe, ...]
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
+    residual: ResidualRecipe | None = None
 
     def predictor(self, parameter: str) -> PredictorRecipe:
         """The predictor of one family parameter. Raises KeyError if it has none of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -59,6 +60,30 @@ class Predictor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ResidualRows:
+    """Groups of rows whose residuals are correlated, and where in it each row is.
+
+    structure   name of the correlation ("ar1", "cs", …)
+    codes       (n,) int32, 0 … n_groups − 1
+    places      (n, q): positions 0, 1, … of an order, times, coordinates, or nothing (q = 0)
+    size        of the largest group for cs, number of positions for toep and us
+    names       of its parameters: "rho(id)"
+    """
+
+    structure: str
+    codes: CodeVec
+    n_groups: int
+    places: Mat
+    size: int
+    names: tuple[str, ...]
+
+    @property
+    def correlation(self) -> Correlation:
+        """The correlation as an object."""
+        return CORRELATIONS[self.structure]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Design:
     """All rows of a model that survive missing values, in the order of the frame.
 
@@ -69,6 +94,7 @@ class Design:
     mu          predictor of the mean
     phi         predictor of log phi, or None where phi is a single number or absent
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
+    residual    groups of rows with correlated residuals, or None
     """
 
     y: Vec
@@ -78,6 +104,7 @@ class Design:
     mu: Predictor
     phi: Predictor | None
     factors: tuple[Factor, ...]
+    residual: ResidualRows | None = None
 
     @property
     def n_rows(self) -> int:

@@ -60,7 +60,7 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
     if found is None:
         height = _height(frame, control)
         return Route("sums" if height is None or queries_pay(height, spec) else "products", n_rows=height)
-    if exact(spec):
+    if exact(spec) or spec.residual is not None:
         return Route("products", why=found)
     if few_variances(spec, frame):
         route = Route("products", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
@@ -72,7 +72,7 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
 
 def exact(spec: ModelSpec) -> bool:
     """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-    return spec.family.linear and len(spec.predictors) == 1
+    return spec.family.linear and len(spec.predictors) == 1 and spec.residual is None
 
 
 def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:

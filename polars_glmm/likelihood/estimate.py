@@ -102,6 +102,20 @@ class Working:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ResidualEstimate:
+    """The correlation of residuals.
+
+    structure   name of the correlation ("ar1")
+    names       of its parameters: "rho(id)"
+    values (k,) as reported: correlations, or lengths
+    """
+
+    structure: str
+    names: tuple[str, ...]
+    values: Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
     """A fitted model in numbers.
 
@@ -110,8 +124,9 @@ class Estimate:
     vcov_fixed (p+s, p+s)    covariance of (beta, gamma) as reported
     phi                      the constant dispersion on its natural scale (gaussian: σ), None if modelled or absent,
                              inf for a negative binomial without overdispersion
-    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, phi if constant]; vech = lower triangle by
-                             rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances only
+    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, correlation parameters of the residuals, phi
+                             if constant]; vech = lower triangle by rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has
+                             its variances only
     report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not
                              identified)
     loglik                   all constants included; restricted under REML
@@ -121,6 +136,7 @@ class Estimate:
     df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p), their vcov (K, K)
     working                  what vcov_fixed was made from; None where some of it is not known
     at_infinity              fixed effects without a finite estimate, whose rows of vcov_fixed are NaN
+    residual                 the correlation of the residuals where that has parameters, or None
     null_loglik, null_df     the same fixed effects and method without random effects, for the likelihood-ratio test
     """
 
@@ -147,10 +163,11 @@ class Estimate:
     notes: tuple[Note, ...]
     at_infinity: AtInfinity | None = None
     working: Working | None = None
+    residual: ResidualEstimate | None = None
 
 
 def exact_freedom(estimate: Estimate, family: Family) -> float | None:
     """n − p, where t is exact: gaussian with identity link and one σ, without random effects; else None."""
-    if estimate.factors or not family.linear or len(estimate.gamma):
+    if estimate.factors or not family.linear or len(estimate.gamma) or estimate.residual is not None:
         return None
     return float(estimate.n_obs - len(estimate.beta))

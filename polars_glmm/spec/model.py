@@ -12,6 +12,7 @@ from polars_glmm.families.registry import resolve_family
 from .groups import Groups, Shorthand, read_groups
 from .method import AGQ, ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
+from .residual import ResidualTerm, read_residual
 from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
@@ -44,6 +45,7 @@ class ModelSpec:
     formulas     as understood, random terms of groups= included; reading them again gives the same model
     predictors   mu first, then phi where it has a formula of its own
     shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
+    residual     which residuals are correlated, and how
     """
 
     formulas: tuple[str, ...]
@@ -57,6 +59,7 @@ class ModelSpec:
     precision: str | None = None
     shorthands: tuple[Shorthand, ...] = ()
     asked: Method | None = None
+    residual: ResidualTerm | None = None
 
     @property
     def formula(self) -> str:
@@ -81,6 +84,8 @@ class ModelSpec:
         found = [*self.response.columns()]
         for part in self.predictors:
             found += part.columns()
+        if self.residual is not None:
+            found += (*self.residual.places, *self.residual.keys)
         return tuple(dict.fromkeys([*found, *(name for name in named if name is not None)]))
 
     def _expressions(self) -> Iterator[Expression]:
@@ -126,6 +131,7 @@ class ModelSpec:
         offset: str | None = None,
         frequency: str | None = None,
         precision: str | None = None,
+        residual: str | None = None,
     ) -> ModelSpec:
         """Read the arguments of fit. Raises FormulaError or ModelError for whatever needs no data to be wrong."""
         if not formulas:
@@ -136,6 +142,11 @@ class ModelSpec:
         tree = parse_formula(formulas[0])
         response = _response(tree)
         mu = predictor(tree, "mu")
+        correlated = read_residual(residual)
+        if correlated is not None:
+            _refuse_residual(correlated, resolved, frequency)
+            if correlated.own_variances is not None and len(formulas) == 1:
+                formulas = (*formulas, correlated.own_variances)
         further = _further(formulas[1:], resolved)
         shorthands = read_groups(groups)
         waiting = tuple(entry for entry in shorthands if entry.open)
@@ -158,6 +169,7 @@ class ModelSpec:
             precision=_column("precision", precision),
             shorthands=shorthands,
             asked=asked,
+            residual=correlated,
         )
         _refuse_misfits(spec)
         return spec
@@ -293,6 +305,12 @@ def _resolve_method(
 def _refuse_misfits(spec: ModelSpec) -> None:
     """Arguments that the family has no use for."""
     name = spec.family.name
+    if spec.residual is not None and any(part.random for part in spec.predictors[1:]):
+        msg = "residual= goes with fixed effects of phi only: take the random effects out of 'phi ~ …'."
+        raise ModelError(msg)
+    if spec.residual is not None and not isinstance(spec.method, ML | REML):
+        msg = f"residual= has an exact likelihood: use method='reml' or 'ml', not {spec.method.name!r}."
+        raise ModelError(msg)
     if spec.precision is not None and not spec.family.takes_precision:
         msg = (
             f"precision= divides the variance of gaussian, gamma and inverse_gaussian rows; {name} has none to divide. "
@@ -316,6 +334,20 @@ def _refuse_misfits(spec: ModelSpec) -> None:
         if spec.trials is not None:
             msg = "cbind(success, failure) already says the number of trials: leave out trials=."
             raise ModelError(msg)
+
+
+def _refuse_residual(residual: ResidualTerm, family: Family, frequency: str | None) -> None:
+    """Raise ModelError where residuals cannot be correlated."""
+    if not family.linear:
+        msg = (
+            f"residual={residual.text!r} correlates the residuals of gaussian models with identity link, and "
+            f"family={family.name!r} with link {family.link.name!r} has none such. Random effects can stand for it, as "
+            "(1 | id)."
+        )
+        raise ModelError(msg)
+    if frequency is not None:
+        msg = "residual= needs every row by itself, and a row of frequency= stands for several: write them out."
+        raise ModelError(msg)
 
 
 def _column(argument: str, name: object) -> str | None:

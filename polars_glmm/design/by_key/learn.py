@@ -121,6 +121,8 @@ class KeyedLearned:
 
 def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
     """Whether the columns of a question are the same for a key alone as for all keys together."""
+    if spec.residual is not None:  # searched one by one
+        return False
     if len(spec.predictors) > 1 or len({frozenset(term.keys) for term in spec.mu.random}) != 1:
         return False
     success = spec.response.success
