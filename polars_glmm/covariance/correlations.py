@@ -20,8 +20,10 @@ class Correlation(Protocol):
     `size` is the number of places that a matrix can have at most: the largest group for cs, the number of positions
     for toep and us; the others do not ask.
 
-    kind     what a place is: "order" (whole numbers 0, 1, …), "time" (real), "coordinates" (q of them), "any"
+    kind     what a place is: "order" (whole numbers 0, 1, …), "label" (of any), "time", "coordinates", "any" (none)
+    of       what a parameter belongs to: "all", one "lag", or one "pair" of positions
     lengths  natural parameters are lengths in the unit of the places, positive; otherwise they are correlations
+    cases    names of the correlations that are cases of this one
     """
 
     @property
@@ -29,7 +31,11 @@ class Correlation(Protocol):
     @property
     def kind(self) -> str: ...
     @property
+    def of(self) -> str: ...
+    @property
     def lengths(self) -> bool: ...
+    @property
+    def cases(self) -> tuple[str, ...]: ...
 
     def count(self, size: int) -> int:
         """Number of parameters k."""
@@ -86,8 +92,10 @@ class Autoregressive:
 
     name = "ar1"
     kind = "order"
+    of = "all"
     lengths = False
     markov = True
+    cases = ("ar1", "car1")
 
     def count(self, size: int) -> int:  # noqa: ARG002  the same for all sizes
         return 1
@@ -122,7 +130,12 @@ class Decaying:
     name: str
     kind: str
     power: int = 1
+    of = "all"
     lengths = True
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return ("ar1", self.name) if self.markov else (self.name,)
 
     def count(self, size: int) -> int:  # noqa: ARG002
         return 1
@@ -160,7 +173,9 @@ class Exchangeable:
 
     name = "cs"
     kind = "any"
+    of = "all"
     lengths = False
+    cases = ("cs",)
 
     def count(self, size: int) -> int:  # noqa: ARG002
         return 1
@@ -202,7 +217,9 @@ class Toeplitz:
 
     name = "toep"
     kind = "order"
+    of = "lag"
     lengths = False
+    cases = ("ar1", "car1", "cs", "toep")
 
     def count(self, size: int) -> int:
         return size - 1
@@ -259,8 +276,10 @@ class Free:
     """
 
     name = "us"
-    kind = "order"
+    kind = "label"
+    of = "pair"
     lengths = False
+    cases = ("ar1", "car1", "cs", "toep", "us")
 
     def count(self, size: int) -> int:
         return size * (size - 1) // 2

@@ -45,14 +45,14 @@ def learn_residual(term: ResidualTerm, table: Table) -> LearnedResidual:
         raise ModelError(msg)
     places, labels = _places(term, table)
     _refuse_ties(term, table, groups, places)
-    size = int(counts.max()) if one.kind == "any" else int(places.max()) + 1 if one.kind == "order" else 0
+    size = int(counts.max()) if one.kind == "any" else int(places.max()) + 1 if one.kind in ("order", "label") else 0
     if one.kind == "coordinates" and int(counts.max()) > _MOST_IN_ONE:
         msg = (
             f"residual={term.text!r}: one group has {int(counts.max()):,} rows, and its correlation matrix would have "
             f"that many squared entries; {_MOST_IN_ONE:,} is the most."
         )
         raise ModelError(msg)
-    if term.structure == "toep":
+    if one.of == "lag":
         _refuse_lags_without_pairs(term, groups.codes, places[:, 0], size)
     k = one.count(size)
     names = parameter_names(term, size, labels)
@@ -72,15 +72,17 @@ def residual_rows(term: ResidualTerm, recipe: ResidualRecipe, table: Table) -> R
     groups = _groups(term, table)
     places, labels = _places(term, table)
     _refuse_ties(term, table, groups, places)
-    if term.structure == "us":
+    if CORRELATIONS[term.structure].of == "pair":
         known = {label: k for k, label in enumerate(recipe.labels)}
         unknown = [label for label in labels if label not in known]
         if unknown:
             msg = f"residual={term.text!r}: the fit has no correlations of {term.places[0]} = {unknown[0]}."
             raise UnknownLevelError(msg)
         places = np.array([known[label] for label in labels], dtype=np.float64)[places.astype(np.intp)]
-    if term.structure == "toep" and places.size and int(_span(groups, places[:, 0])) >= recipe.size:
-        msg = f"residual={term.text!r}: the fit has correlations up to lag {recipe.size - 1}, and rows are further apart."
+    if CORRELATIONS[term.structure].of == "lag" and places.size and int(_span(groups, places[:, 0])) >= recipe.size:
+        msg = (
+            f"residual={term.text!r}: the fit has correlations up to lag {recipe.size - 1}, not of rows further apart."
+        )
         raise UnknownLevelError(msg)
     names = parameter_names(term, recipe.size, recipe.labels)
     return ResidualRows(term.structure, groups.codes, groups.n_levels, places, recipe.size, names)
@@ -116,7 +118,7 @@ def _places(term: ResidualTerm, table: Table) -> tuple[Mat, tuple[str, ...]]:
     if kind == "coordinates":
         return np.column_stack([_number(term, name, table) for name in term.places]), ()
     name = term.places[0]
-    if term.structure == "us":
+    if kind == "label":
         levels = table.levels(name)
         return levels.codes[:, None].astype(np.float64), tuple(map(str, table.values(name)))
     times = _number(term, name, table)
@@ -185,9 +187,9 @@ def parameter_names(term: ResidualTerm, size: int, labels: tuple[str, ...]) -> t
     """Names of the parameters of the correlation: rho(id), range(id), rho(id: 1) by lag, rho(id: a, b) by occasions."""
     one = CORRELATIONS[term.structure]
     head = "range" if one.lengths else "rho"
-    if term.structure == "toep":
+    if one.of == "lag":
         inner = [str(lag) for lag in range(1, size)]
-    elif term.structure == "us":
+    elif one.of == "pair":
         inner = [f"{labels[j]}, {labels[i]}" for i in range(size) for j in range(i)]
     else:
         return (f"{head}({term.group})" if term.group else head,)

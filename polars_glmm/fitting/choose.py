@@ -60,8 +60,10 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
     if found is None:
         height = _height(frame, control)
         return Route("sums" if height is None or queries_pay(height, spec) else "products", n_rows=height)
-    if exact(spec) or spec.residual is not None:
+    if exact(spec):
         return Route("products", why=found)
+    if spec.residual is not None:
+        return Route("rows", why=found) if isinstance(frame, pl.DataFrame) else _series(_room(spec, frame, control, found))
     if few_variances(spec, frame):
         route = Route("products", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
         return route if route.kind == "disk" else route._replace(kind="products")
@@ -145,6 +147,18 @@ def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle)
         "keep one factor."
     )
     return Route("disk", None, why, n_rows, needed, ResourceError(msg))
+
+
+def _series(route: Route) -> Route:
+    """Rows of correlated series are in memory, or nowhere."""
+    if route.kind != "disk" or route.refused is not None or route.needed is None:
+        return route
+    msg = (
+        f"{route.n_rows or 0:,} rows need about {readable(route.needed)} of memory, and models with residual= are fitted "
+        f"in memory only. Allow more with control=Control(memory=Memory(limit={_rounded(route.needed)})), or use fewer "
+        "columns or rows."
+    )
+    return route._replace(refused=ResourceError(msg))
 
 
 def _rounded(size: int) -> int:

@@ -105,7 +105,8 @@ def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) 
         if name.startswith("range") and value <= 0 and name in model.residual_names:
             msg = f"The value given for {name!r} is {value}; a range is positive."
             raise ModelError(msg)
-        if (name.startswith("cor(") or (name in model.residual_names and not name.startswith("range"))) and not -1.0 < value < 1.0:
+        of_residuals = name in model.residual_names and not name.startswith("range")
+        if (name.startswith("cor(") or of_residuals) and not -1.0 < value < 1.0:
             msg = f"The value given for {name!r} is {value}; a correlation lies between −1 and 1."
             raise ModelError(msg)
 

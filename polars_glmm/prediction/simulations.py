@@ -13,6 +13,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.correlated import correlation_of, residual_inputs
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
@@ -96,7 +97,7 @@ def simulate(
 
 def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
-    factors, sizes = fitted.factors, size_inputs(fitted.recipe)
+    factors, sizes = fitted.factors, size_inputs(fitted.recipe) | residual_inputs(fitted.recipe)
     purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=(0, 1))
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="simulate")
     needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
@@ -116,6 +117,9 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
     fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
     phi = used[PHI].to_numpy() if family.has_phi else None
+    together = None
+    if fitted.correlations is not None and used.height:
+        together = correlation_of(fitted.recipe, fitted.correlations, used)
     draws = []
     for _ in range(n):
         eta, log_times = fixed.copy(), np.zeros(len(fixed))
@@ -125,7 +129,12 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
                 total += effect
         own = phi if phi is None or not log_times.any() else phi * np.exp(log_times)
         y = np.full(rows.height, np.nan)
-        y[complete] = family.simulate(rng, family.mean(eta), own, sizes)
+        mu = family.mean(eta)
+        drawn = family.simulate(rng, mu, own, sizes)
+        if together is not None and own is not None:
+            scale = own if sizes.precision is None else own / np.sqrt(sizes.precision)
+            drawn = mu + scale * together.colour(((drawn - mu) / scale)[None])[0]
+        y[complete] = drawn
         if fitted.recipe.response.proportion:
             y[complete] /= sizes.trials
         draws.append(y)

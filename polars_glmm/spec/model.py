@@ -63,8 +63,9 @@ class ModelSpec:
 
     @property
     def formula(self) -> str:
-        """The formulas in one line."""
-        return ", ".join(self.formulas)
+        """The formulas in one line, and what correlates the residuals."""
+        correlated = () if self.residual is None else (f"residual={self.residual.text}",)
+        return ", ".join((*self.formulas, *correlated))
 
     @property
     def mu(self) -> PredictorTerms:

@@ -42,8 +42,8 @@ class ResidualTerm:
 
     @property
     def own_variances(self) -> str | None:
-        """The formula of phi that belongs to it where nobody gives another: us is a covariance matrix."""
-        return f"phi ~ 0 + C({quoted(self.places[0])})" if self.structure == "us" else None
+        """The formula of phi that goes with a correlation for each pair of occasions: together a covariance matrix."""
+        return f"phi ~ 0 + C({quoted(self.places[0])})" if CORRELATIONS[self.structure].of == "pair" else None
 
 
 def read_residual(argument: object) -> ResidualTerm | None:

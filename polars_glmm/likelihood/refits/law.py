@@ -13,6 +13,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family, Rows
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
+from polars_glmm.likelihood.residual.rows import Correlated, correlated
 from polars_glmm.typing import IntVec, Mat, Vec
 
 _SEMIDEFINITE = 1e-10
@@ -26,6 +27,7 @@ class Law:
     beta (p,)    coefficients of mu;  fixed (n,): x'β + offset
     roots        per factor and term a root (r_t, r_t) of its covariance matrix
     phi          (n,), one number, or None
+    residual     the correlation of the rows' errors, or None
     """
 
     design: Design
@@ -34,6 +36,7 @@ class Law:
     fixed: Vec
     roots: tuple[tuple[Mat, ...], ...]
     phi: Vec | float | None
+    residual: Correlated | None = None
 
     @classmethod
     def of(cls, design: Design, family: Family, estimate: Estimate) -> Law:
@@ -43,7 +46,10 @@ class Law:
         if family.has_phi:
             phi = estimate.phi if design.phi is None else np.exp(predicted(design.phi, estimate.gamma))
         roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
-        return cls(design, family, estimate.beta, fixed, roots, phi)
+        residual = None
+        if design.residual is not None and estimate.residual is not None:
+            residual = correlated(design.residual, estimate.residual.values)
+        return cls(design, family, estimate.beta, fixed, roots, phi, residual)
 
     def responses(self, seed: int, draws: Iterable[int]) -> Mat:
         """Responses (len(draws), n); each depends on the seed and its number alone."""
@@ -59,7 +65,11 @@ class Law:
         with np.errstate(over="ignore"):
             mu = self.family.mean(eta)
             phi = self.phi if self.phi is None or not log_ratio.any() else self.phi * np.exp(log_ratio)
-        return self.family.simulate(rng, mu, phi, Rows(design.y, design.trials, design.precision))
+        y = self.family.simulate(rng, mu, phi, Rows(design.y, design.trials, design.precision))
+        if self.residual is None or phi is None:
+            return y
+        scale = phi if design.precision is None else phi / np.sqrt(design.precision)
+        return np.asarray(mu + scale * self.residual.colour(((y - mu) / scale)[None])[0])
 
 
 def law_of_parameters(design: Design, family: Family, values: Mapping[str, float]) -> Law:
@@ -87,7 +97,10 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
         phi = values["phi"] if design.phi is None else None
         if design.phi is not None:
             phi = np.exp(predicted(design.phi, np.array([values[f"phi: {name}"] for name in design.phi.names])))
-    return Law(design, family, beta, predicted(design.mu, beta), tuple(roots), phi)
+    residual = None
+    if design.residual is not None:
+        residual = correlated(design.residual, np.array([values[name] for name in design.residual.names]))
+    return Law(design, family, beta, predicted(design.mu, beta), tuple(roots), phi, residual)
 
 
 def every_row(design: Design) -> Design:

@@ -146,11 +146,15 @@ class _Collected:
 
 
 def natural_values(estimate: Estimate) -> Vec:
-    """[beta, per term its standard deviations and correlations (lower triangle by rows), gamma or phi]."""
+    """[beta, per term its standard deviations and correlations (lower triangle by rows), those of the residuals, gamma
+    or phi].
+    """
     parts: list[Vec] = [estimate.beta]
     for factor in estimate.factors:
         for sigma, structure in zip(factor.covariances, factor.structures, strict=True):
             parts.append(_spread(sigma[None], correlated=_correlated(structure, len(sigma)))[0])
+    if estimate.residual is not None:
+        parts.append(estimate.residual.values)
     parts.append(estimate.gamma)
     if estimate.phi is not None:
         parts.append(np.array([estimate.phi]))

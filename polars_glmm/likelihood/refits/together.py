@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 250_000
 
 def fits_together(design: Design) -> bool:
     """Whether the engine for many models knows this kind: one grouping factor, one phi, not too many rows."""
-    return design.phi is None and len(design.factors) == 1 and design.n_rows <= LARGEST
+    return design.phi is None and design.residual is None and len(design.factors) == 1 and design.n_rows <= LARGEST
 
 
 def of_responses(design: Design, responses: Mat) -> KeyedDesign:

@@ -57,7 +57,7 @@ class SeriesRows:
 
     @property
     def n(self) -> int:
-        return self.w.shape[1]
+        return int(self.w.shape[1])
 
 
 def series_rows(model: Model) -> SeriesRows:
@@ -65,7 +65,7 @@ def series_rows(model: Model) -> SeriesRows:
     design, effects = model.held_in_memory(), model.effects
     residual = design.residual
     assert residual is not None  # else there is nothing to whiten
-    _require_nested(residual.codes, effects)
+    _require_nested(residual.codes.astype(np.intp), effects)
     levels = [f.codes for f in effects.factors]
     arranged = arrange(residual, levels)
     order = arranged.order
@@ -94,11 +94,11 @@ def _require_nested(codes: IntVec, effects: Effects) -> None:
         lowest, highest = np.full(int(codes.max()) + 1, f.n_levels), np.full(int(codes.max()) + 1, -1)
         np.minimum.at(lowest, codes, f.codes)
         np.maximum.at(highest, codes, f.codes)
-        if (lowest != highest).any():
+        if (lowest < highest).any():
             msg = (
                 f"residual= correlates rows of several levels of {f.name!r}: each of its groups must lie within one "
-                "level of every grouping factor, which crossed factors never do. Correlate within smaller groups, as in "
-                f"residual='ar1(time | {f.name})', or take the random effects of {f.name!r} out."
+                "level of every grouping factor, which is never so with crossed factors. Correlate within smaller "
+                f"groups, as in residual='ar1(time | {f.name})', or take the random effects of {f.name!r} out."
             )
             raise ModelError(msg)
 
@@ -177,7 +177,7 @@ class ResidualEngine:
         return AbsolutePoint(value, inner, 0.5 * slopes, pieces, pieces.beta, noise)
 
     def value_at(self, factors: list[Mat], gamma: Vec, beta: Vec) -> AbsolutePoint:
-        """The same at any β_c instead of the best one; the point's beta is then −∂ℓ/∂β_c."""
+        """The same at any β_c instead of the best one; the point's beta is then ∂ℓ/∂β_c."""
         nothing = AbsolutePoint(
             np.inf, [np.full_like(f, np.nan) for f in factors], np.full_like(gamma, np.nan), None, np.empty(0), 1.0
         )
@@ -193,12 +193,10 @@ class ResidualEngine:
         ]
         there = pieces._replace(beta=beta, rss=rss, d_rss=d_rss)
         slopes = self._gamma_slopes(at, there, factors)
-        total = [
-            h + (m if self.reml else 0.0) + r for h, m, r in zip(there.d_log_h, there.d_log_m, d_rss, strict=True)
-        ]
+        total = [h + (m if self.reml else 0.0) + r for h, m, r in zip(there.d_log_h, there.d_log_m, d_rss, strict=True)]
         inner = [0.5 * g for g in self.effects.inward(total)]
         value = 0.5 * self._minus_two(at, there)
-        return AbsolutePoint(value, inner, 0.5 * slopes, there, -(pieces.core[: self.p] @ c), 1.0)
+        return AbsolutePoint(value, inner, 0.5 * slopes, there, pieces.core[: self.p] @ c, 1.0)
 
     def _at(self, gamma: Vec) -> _At | None:
         rows = self.rows

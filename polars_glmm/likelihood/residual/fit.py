@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg as sl
@@ -48,16 +47,29 @@ def estimate_residual(model: Model, findings: Findings, given: Given) -> Estimat
     if not np.isfinite(found.evaluation.value):
         msg = "The likelihood is not finite anywhere the search has been: simplify the model, or hold other values."
         raise ConvergenceError(msg)
+    if _singular(model, found):
+        raise ConvergenceError(_SINGULAR)
     tolerance = min(TOLERANCE, model.control.search.decrement)
     done = optimum(engine, found, placed.held, tolerance, model.control.search.max_evaluations)
     clock["hessian"] = perf_counter()
     if done.point.pieces is None:
-        msg = "The covariance matrix of the response is not positive definite where the search ended."
-        raise ConvergenceError(msg)
+        raise ConvergenceError(_SINGULAR)
     null_loglik = loglik(model, engine, -null.evaluation.value) if model.effects.factors else None
     known = understood(model, engine, done, done.point.pieces, joint=False)
     ends = Ends(null_loglik, clock, _notes(model, done.gamma))
     return reported(model, engine, known, _scale(model, done.gamma), findings, ends)
+
+
+_SINGULAR = (
+    "The correlations of the residuals ran to where their matrix is singular: the data do not hold so many of them. Use a "
+    "simpler residual=, as ar1() or cs()."
+)
+
+
+def _singular(model: Model, found: Found) -> bool:
+    """Whether a search for several correlations ended at their limits instead of an optimum."""
+    k = len(model.residual_names)
+    return k > 1 and not found.settled and bool((np.abs(found.x[len(found.x) - k :]) > _EDGE).any())
 
 
 def residual_engine(model: Model) -> ResidualEngine:
@@ -96,7 +108,7 @@ def correlations_given(residual: ResidualRows, given: Given) -> tuple[Vec, BoolV
         return np.full(len(names), np.nan), held
     if len(there) < len(names) or (held.any() and not held.all()):
         lacking = next(name for name in names if name not in asked or (held.any() and name not in given.fixed))
-        msg = f"{there[0]!r} is given and {lacking!r} is not: give, or hold, all correlations of the residuals together."
+        msg = f"{there[0]!r} is given and {lacking!r} is not: give, or hold, all correlations of residuals together."
         raise ModelError(msg)
     x = residual.correlation.working(np.array([asked[name] for name in names]), residual.size)
     if not np.isfinite(x).all():

@@ -10,7 +10,7 @@ over the columns of [ZΛH^(−½)', (X − ZΛB_x)M^(−½)', y − Xβ̂ − Z�
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -111,7 +111,7 @@ class Chains:
         r, slope = self.correlation.lag(x, self.gaps)
         r, slope = np.where(self.first, 0.0, r), np.where(self.first, 0.0, slope)
         left = 1.0 - r**2
-        return _Chain(r, slope, left) if (left > 0.0).all() else None
+        return _Chain(r, slope, left, self.first) if (left > 0.0).all() else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +121,15 @@ class _Chain:
     r: Vec
     slope: Vec
     left: Vec
+    first: BoolVec
+
+    @property
+    def by_place(self) -> list[IntVec]:
+        """Rows that are second in their groups, third, …"""
+        rows = np.arange(len(self.first))
+        place = rows - np.maximum.accumulate(np.where(self.first, rows, 0))
+        order = np.argsort(place, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(place[order])) + 1)[1:]
 
     @property
     def log_determinant(self) -> float:
@@ -159,8 +168,8 @@ class _Chain:
 
     def colour(self, white: Mat) -> Mat:
         out = white * np.sqrt(self.left)
-        for i in np.flatnonzero(self.r).tolist():
-            out[:, i] += self.r[i] * out[:, i - 1]
+        for rows in self.by_place:  # all second rows, all third ones …
+            out[:, rows] += self.r[rows] * out[:, rows - 1]
         return out
 
 
@@ -183,7 +192,11 @@ class Sums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Exchange:
-    """C⁻¹ = (I − t 11'/(1 + (m − 1)ρ))/(1 − ρ), t = ρ, within a group of m rows; its root is the symmetric one."""
+    """C⁻¹ = (I − ρ 11'/(1 + (m − 1)ρ))/(1 − ρ) within a group of m rows.
+
+    Row i given the i − 1 before it, of sum s, has mean ρ s/(1 + (i − 2)ρ) and variance (1 − ρ)(1 + (i − 1)ρ)/
+    (1 + (i − 2)ρ): this is L⁻¹. Where any root will do, in `colour`, it is the symmetric one.
+    """
 
     rho: float
     slope: float
@@ -209,7 +222,13 @@ class _Exchange:
         return np.asarray(q - np.repeat(means, self.m.astype(np.intp), axis=1))
 
     def whiten(self, q: Mat) -> Mat:
-        return self._shrunk(q, 1.0 - np.sqrt((1.0 - self.rho) / self._along)) / np.sqrt(1.0 - self.rho)
+        sizes = self.m.astype(np.intp)
+        before = np.arange(q.shape[1]) - np.repeat(self.starts, sizes)
+        sums = np.cumsum(q, axis=1) - q
+        sums -= np.repeat(sums[:, self.starts], sizes, axis=1)
+        along = 1.0 + (before - 1.0) * self.rho
+        variance = np.where(before > 0, (1.0 - self.rho) * (along + self.rho) / along, 1.0)
+        return np.asarray((q - sums * (self.rho / along)) / np.sqrt(variance))
 
     def solve(self, q: Mat) -> Mat:
         return self._shrunk(q, 1.0 - (1.0 - self.rho) / self._along) / (1.0 - self.rho)
@@ -239,17 +258,17 @@ class _Exchange:
         return np.array([[0.5 * self.slope**2 * float(both.sum())]])
 
     def colour(self, white: Mat) -> Mat:
-        return self._shrunk(white, 1.0 - np.sqrt(self._along / (1.0 - self.rho))) * np.sqrt(1.0 - self.rho)
+        return np.asarray(self._shrunk(white, 1.0 - np.sqrt(self._along / (1.0 - self.rho))) * np.sqrt(1.0 - self.rho))
 
 
-class Pattern(NamedTuple):
+class SamePlaces(NamedTuple):
     """Groups with the same places (m, q): their rows (m, G)."""
 
     places: Mat
     rows: IntVec
 
 
-def _patterns(arranged: Arranged) -> tuple[Pattern, ...]:
+def _patterns(arranged: Arranged) -> tuple[SamePlaces, ...]:
     found: dict[bytes, list[int]] = {}
     sizes = arranged.sizes
     for g, (start, size) in enumerate(zip(arranged.starts.tolist(), sizes.tolist(), strict=True)):
@@ -258,7 +277,7 @@ def _patterns(arranged: Arranged) -> tuple[Pattern, ...]:
     for groups in found.values():
         start, size = arranged.starts[groups], int(sizes[groups[0]])
         rows = np.arange(size)[:, None] + start
-        made.append(Pattern(arranged.places[rows[:, 0]], rows))
+        made.append(SamePlaces(arranged.places[rows[:, 0]], rows))
     return tuple(made)
 
 
@@ -269,27 +288,39 @@ class Patterns:
     correlation: Correlation
     arranged: Arranged
     size: int
-    patterns: tuple[Pattern, ...]
+    patterns: tuple[SamePlaces, ...]
 
     def at(self, x: Vec) -> Law | None:
         made = []
-        for pattern in self.patterns:
-            matrix = self.correlation.matrix(x, pattern.places, self.size)
+        for pattern, (matrix, slopes) in zip(self.patterns, self._matrices(x), strict=True):
             if not np.isfinite(matrix).all():
                 return None
             try:
                 low = root(matrix)
             except np.linalg.LinAlgError:
                 return None
-            made.append((pattern, low, self.correlation.slopes(x, pattern.places, self.size)))
+            made.append((pattern, low, slopes))
         return _Patterned(tuple(made), len(x))
+
+    def _matrices(self, x: Vec) -> Iterator[tuple[Mat, Cube]]:
+        """C and ∂C/∂x of every pattern: of positions those of all, made once."""
+        one, size = self.correlation, self.size
+        if one.kind in ("order", "label"):
+            every = np.arange(size, dtype=np.float64)[:, None]
+            whole, slopes = one.matrix(x, every, size), one.slopes(x, every, size)
+            for pattern in self.patterns:
+                at = pattern.places[:, 0].astype(np.intp)
+                yield whole[at[:, None], at], slopes[:, at[:, None], at]
+            return
+        for pattern in self.patterns:
+            yield one.matrix(x, pattern.places, size), one.slopes(x, pattern.places, size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Patterned:
     """Patterns with their L (m, m) and ∂C/∂x (k, m, m)."""
 
-    made: tuple[tuple[Pattern, Mat, Cube], ...]
+    made: tuple[tuple[SamePlaces, Mat, Cube], ...]
     k: int
 
     @property
