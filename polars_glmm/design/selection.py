@@ -26,7 +26,7 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         frequency=part(design.frequency),
         precision=part(design.precision),
         mu=predictor(design.mu),
-        phi=None if design.phi is None else predictor(design.phi),
+        further=tuple(map(predictor, design.further)),
         factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
         residual=_residual(design.residual, rows),
     )
@@ -41,8 +41,14 @@ def _residual(residual: ResidualRows | None, rows: IntVec) -> ResidualRows | Non
 
 def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
     """A factor whose rows have other levels, numbered anew."""
+    own, n_levels = relevelled_codes(codes)
+    return replace(factor, codes=own.astype(np.int32), n_levels=n_levels)
+
+
+def relevelled_codes(codes: IntVec | CodeVec) -> tuple[IntVec, int]:
+    """Codes numbered anew, without gaps, and how many there are."""
     labels, own = np.unique(codes, return_inverse=True)
-    return replace(factor, codes=own.astype(np.int32), n_levels=len(labels))
+    return own, len(labels)
 
 
 def design_of(design: Design, rows: BoolVec) -> Design:

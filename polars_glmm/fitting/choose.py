@@ -63,7 +63,9 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
     if exact(spec):
         return Route("products", why=found)
     if spec.residual is not None:
-        return Route("rows", why=found) if isinstance(frame, pl.DataFrame) else _series(_room(spec, frame, control, found))
+        if isinstance(frame, pl.DataFrame):
+            return Route("rows", why=found)
+        return _series(_room(spec, frame, control, found))
     if few_variances(spec, frame):
         route = Route("products", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
         return route if route.kind == "disk" else route._replace(kind="products")
@@ -154,9 +156,9 @@ def _series(route: Route) -> Route:
     if route.kind != "disk" or route.refused is not None or route.needed is None:
         return route
     msg = (
-        f"{route.n_rows or 0:,} rows need about {readable(route.needed)} of memory, and models with residual= are fitted "
-        f"in memory only. Allow more with control=Control(memory=Memory(limit={_rounded(route.needed)})), or use fewer "
-        "columns or rows."
+        f"{route.n_rows or 0:,} rows need about {readable(route.needed)} of memory, and models with residual= are "
+        "fitted in memory only. Allow more with "
+        f"control=Control(memory=Memory(limit={_rounded(route.needed)})), or use fewer columns or rows."
     )
     return route._replace(refused=ResourceError(msg))
 

@@ -40,7 +40,8 @@ def series(n_groups: int = 12, seed: int = 3, whole_ones: int = 3) -> pl.DataFra
             pl.DataFrame({
                 "id": [f"s{g:02d}"] * len(t), "t": t, "x": x,
                 "y": 2.0 + 0.5 * x + 0.7 * rng.normal() + whole[t],
-                "when": t + rng.uniform(0.0, 0.4, len(t)), "a": rng.uniform(0, 3, len(t)), "b": rng.uniform(0, 3, len(t)),
+                "when": t + rng.uniform(0.0, 0.4, len(t)),
+                "a": rng.uniform(0, 3, len(t)), "b": rng.uniform(0, 3, len(t)),
                 "w": rng.uniform(0.5, 2.0, len(t)), "half": ["low" if i < 3 else "high" for i in t],
                 "region": [f"r{g // 3}"] * len(t),
             })
@@ -403,8 +404,8 @@ def test_what_takes_rows_to_be_independent_is_refused() -> None:
 def test_part_of_several_correlations_cannot_be_held() -> None:
     with pytest.raises(ModelError, match="together"):
         polars_glmm.fit(FRAME, "y ~ x", residual="toep(t | id)", fixed={"rho(id: 1)": 0.3})
+    impossible = {f"rho(id: {k})": 0.9 * (-1.0) ** (k // 2) for k in range(1, 6)}
     with pytest.raises(ModelError, match="no correlation matrix"):
-        impossible = {f"rho(id: {k})": 0.9 * (-1.0) ** (k // 2) for k in range(1, 6)}
         polars_glmm.fit(FRAME, "y ~ x", residual="toep(t | id)", start=impossible)
     with pytest.raises(ModelError, match="between −1 and 1"):
         polars_glmm.fit(FRAME, "y ~ x", residual="ar1(t | id)", fixed={"rho(id)": 1.5})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.linalg import block_diag
 
 from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.design.records import ResidualRows
-from polars_glmm.likelihood.residual.laws import Patterns, arrange, laws
+from polars_glmm.likelihood.residual.laws import Patterns, SamePlaces, arrange, laws
 from polars_glmm.likelihood.residual.rows import correlated
 from polars_glmm.linalg.differences import jacobian
 
@@ -37,7 +39,7 @@ def dense(rows: ResidualRows, x: np.ndarray) -> np.ndarray:
     arranged = arrange(rows)
     ends = np.append(arranged.starts, len(arranged.order))
     blocks = [
-        rows.correlation.matrix(x, arranged.places[a:b], rows.size) for a, b in zip(ends[:-1], ends[1:], strict=True)
+        rows.correlation.matrix(x, arranged.places[a:b], rows.size) for a, b in pairwise(ends)
     ]
     return np.asarray(block_diag(*blocks))
 
@@ -87,10 +89,8 @@ def test_closed_forms_agree_with_factors_by_pattern(name: str) -> None:
     quick = laws(rows, arranged)
     assert not isinstance(quick, Patterns)
     cut = np.append(arranged.starts, len(arranged.order))
-    from polars_glmm.likelihood.residual.laws import SamePlaces
-
     own = tuple(
-        SamePlaces(arranged.places[a:b], np.arange(a, b)[:, None]) for a, b in zip(cut[:-1], cut[1:], strict=True)
+        SamePlaces(arranged.places[a:b], np.arange(a, b)[:, None]) for a, b in pairwise(cut)
     )
     one, other = quick.at(x), Patterns(rows.correlation, arranged, rows.size, own).at(x)
     assert one is not None

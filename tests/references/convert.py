@@ -65,7 +65,8 @@ CORRELATED = {
 """Residual structures that are residual= here (nlme: corAR1, corCAR1, corCompSymm, corSymm), with formula and term."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
-    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "residual", "method", "n_agq", "weights",
+    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "residual", "method", "n_agq",
+    "weights",
     "contrasts", "design", "what", "table", "by", "by_levels", "fits", "situation", "r_call", "r_behaviour",
     "recommended_behaviour", "software", "primary_engine", "engines", "results", "tolerance", "seed_reported", "notes",
 )  # fmt: skip

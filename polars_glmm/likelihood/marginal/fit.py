@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -10,19 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
-from polars_glmm.families.base import has_edge, spread_name
+from polars_glmm.families.base import has_edge, spread_name, towards_limit
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
-from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap, towards_limit
+from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
-from polars_glmm.likelihood.marginal.starts import bending_scale, constant_phi, row_variance_of, start_size, thinned
+from polars_glmm.likelihood.marginal.starts import bending_scale, further_starts, row_variance_of, start_size, thinned
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert
@@ -30,7 +31,6 @@ from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_no
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -71,7 +71,8 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     base = _fit_glm(model, bare_engine(model, engine), placed)
     row_variance = row_variance_of(base.engine.marginal, base.found.x)
     if model.effects.moving != NO_EFFECTS.moving:  # what is in several predictors is measured in rows of each
-        model = replace(model, effects=model.effects.in_units((float(np.sqrt(row_variance)), 1.0)))
+        units = (float(np.sqrt(row_variance)), *(1.0 for _ in model.parts[1:]))
+        model = replace(model, effects=model.effects.in_units(units))
         engine, placed = replace(engine, effects=model.effects), place(model, given)
     clock["glm"] = perf_counter()
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
@@ -168,8 +169,10 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
-    if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[model.parts[1].own], ceiling):
-        return found
+    if ceiling < np.inf:
+        rows = limits.turned(engine.marginal.rows.blocks(), model.family)
+        if limits.suspicious(rows, found.x[model.parts[1].own], ceiling):
+            return found
     longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
     return longer._replace(evaluations=found.evaluations + longer.evaluations)
 
@@ -186,10 +189,10 @@ def _longest_steps(model: Model, of_effects: float) -> Vec:
 def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:
     """The engine with quadrature instead of Laplace, where that is possible at bearable cost."""
     effects, marginal = model.effects, engine.marginal
-    nodes = _NODES.get(effects.factors[0].r) if len(effects.factors) == 1 and marginal.rule is None else None
+    nodes = _NODES.get(effects.factors[0].r) if len(effects.factors) == 1 and marginal.nodes == 1 else None
     if nodes is None or nodes ** effects.factors[0].r * marginal.rows.n_rows > _MOST_NODE_ROWS:
         return None
-    return RowEngine(effects, replace(marginal, rule=gauss_hermite(nodes, effects.factors[0].r), expected=False))
+    return RowEngine(effects, replace(marginal, nodes=nodes, expected=False))
 
 
 def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: Placed) -> Found:
@@ -283,13 +286,15 @@ def _limit_fit(model: Model, findings: Findings, given: Given, searched: Searche
     poisson = estimate_rows(replace(model, family=family.limit), findings, given)
     if poisson.loglik < constant - searched.found.evaluation.value - LIMIT_LOSS:
         return None
-    size = len(poisson.report)
-    spread = np.full((size + 1, size + 1), np.nan)
-    spread[:size, :size] = poisson.report_vcov
+    size = len(poisson.report) + 1
+    place = size - 1 - len(poisson.others)
+    rest = np.delete(np.arange(size), place)
+    spread = np.full((size, size), np.nan)
+    spread[np.ix_(rest, rest)] = poisson.report_vcov
     return replace(
         poisson,
         phi=family.limit_phi,
-        report=np.append(poisson.report, family.limit_phi),
+        report=np.insert(poisson.report, place, family.limit_phi),
         report_vcov=spread,
         loglik_saturated=None,
         df_model=poisson.df_model + 1,
@@ -304,11 +309,15 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
     engine, ceiling = searched.engine, searched.engine.marginal.density.ceiling
     if ceiling == np.inf or placed.held[model.parts[1].own].any():
         return searched, None
-    rows, own = engine.marginal.rows, model.parts[1].own
-    if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[own], ceiling):
+    own, basis = model.parts[1].own, model.bases[1]
+
+    def rows() -> Iterator[limits.PhiRows]:
+        return limits.turned(engine.marginal.rows.blocks(), model.family)
+
+    if searched.found.settled and not limits.suspicious(rows(), searched.found.x[own], ceiling):
         return searched, None
-    objective, basis = engine.objective(model.n_coefficients), model.bases[1]
-    level = None if basis.constant is None else basis.inward(basis.constant)
+    objective = engine.objective(model.n_coefficients)
+    level = None if basis.constant is None else towards_limit(model.family) * basis.inward(basis.constant)
     of_phi = _of_phi_alone(model)
     rest = ~placed.held & ~of_phi
     rest[own] = False
@@ -330,11 +339,11 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
         found, most = searched.found, min(most, _EXPLORING)
         if level is not None and not placed.held[of_phi].any():
             start = found._replace(x=np.where(of_phi, 0.0, found.x))
-            there = limits.constant_limit(rows.blocks, start, near, own, level, ceiling)
+            there = limits.constant_limit(rows, start, near, own, level, ceiling)
             found = found if there is start else there
-        return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
-    found = limits.best_limit(rows.blocks, searched.found, near, own, level, ceiling)
-    return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
+        return Searched(engine, found), limits.limit_at(rows(), found.x[own], ceiling)
+    found = limits.best_limit(rows, searched.found, near, own, level, ceiling)
+    return Searched(engine, found), limits.limit_at(rows(), found.x[own], ceiling)
 
 
 def _of_phi_alone(model: Model) -> BoolVec:
@@ -351,9 +360,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     p, rows = len(model.x.a), engine.marginal.rows
     thin = thinned(rows)
     beta, level = rowsums.first_fit(model.pieces() if thin is None else thin.blocks(), model.family, p)
-    gamma = np.empty(0)
-    if len(model.parts) > 1:
-        gamma = constant_phi(model, rowsums.first_log_phi(model.pieces(), model.family, beta))
+    gamma = np.concatenate([np.empty(0), *further_starts(model, beta)])
     starts = [np.concatenate([beta, gamma])]
     if model.x.constant is not None:
         flat = model.x.inward(model.x.constant * level)

@@ -61,8 +61,8 @@ def estimate_residual(model: Model, findings: Findings, given: Given) -> Estimat
 
 
 _SINGULAR = (
-    "The correlations of the residuals ran to where their matrix is singular: the data do not hold so many of them. Use a "
-    "simpler residual=, as ar1() or cs()."
+    "The correlations of the residuals ran to where their matrix is singular: the data do not hold so many of them. "
+    "Use a simpler residual=, as ar1() or cs()."
 )
 
 
