@@ -127,8 +127,8 @@ class Estimate:
     sizes                    coefficients of each parameter in gamma; empty: all are phi's
     others                   further constant parameters by name, on their natural scale
     report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, correlations of residuals, constants: phi
-                             first]; vech = lower triangle by rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances
-                             only
+                             first]; vech = lower triangle by rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its
+                             variances only
     report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not
                              identified)
     loglik                   all constants included; restricted under REML

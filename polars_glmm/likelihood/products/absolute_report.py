@@ -1,6 +1,6 @@
 """From an optimum over absolute factors and γ to an estimate: one report for all that γ may be.
 
-γ are the parameters of the residual covariance; `Scale` says what they are to the user.
+γ are the parameters of the residual covariance; `GammaMeaning` says what they are to the user.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ReportedEngine(AbsoluteEngine, Protocol):
         """∂M⁻¹/∂Λ per factor (r_f, r_f, p, p), and ∂M⁻¹/∂γ (len(γ), p, p)."""
 
 
-class Scale(NamedTuple):
+class GammaMeaning(NamedTuple):
     """What γ is to the user.
 
     gamma (s,)   coefficients of log φ as named, or empty
@@ -132,7 +132,7 @@ def _vcov_slopes(engine: ReportedEngine, done: AbsoluteOptimum, pieces: Profile)
 
 
 def reported(
-    model: Model, engine: ReportedEngine, found: Understood, scale: Scale, findings: Findings, ends: Ends
+    model: Model, engine: ReportedEngine, found: Understood, scale: GammaMeaning, findings: Findings, ends: Ends
 ) -> Estimate:
     """The estimate on the scales people report."""
     done, pieces, state = found.done, found.pieces, found.done.state
@@ -213,7 +213,7 @@ def _mode_slopes(pieces: Profile, outward: Mat) -> list[Cube] | None:
     return [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
 
 
-def _flat_names(model: Model, found: Understood, scale: Scale) -> list[str]:
+def _flat_names(model: Model, found: Understood, scale: GammaMeaning) -> list[str]:
     """Parameters in whose direction the likelihood is flat."""
     assert found.inverted is not None
     blocks, names = parameter_names(model)

@@ -12,7 +12,7 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.products.absolute import Start, optimum, search
-from polars_glmm.likelihood.products.absolute_report import Ends, Scale, loglik, reported, understood
+from polars_glmm.likelihood.products.absolute_report import Ends, GammaMeaning, loglik, reported, understood
 from polars_glmm.likelihood.products.strata import LostDigits, Strata, StrataEngine
 from polars_glmm.optimize.search import Found
 
@@ -54,7 +54,7 @@ def _estimate(model: Model, strata: Strata, findings: Findings, given: Given) ->
     found_all = understood(model, engine, done, done.point.pieces, joint=not model.restricted)
     outward = model.bases[1].a.T
     names = tuple(f"phi: {name}" for name in model.parts[1].names)
-    scale = Scale(outward @ done.gamma, None, None, outward, names)
+    scale = GammaMeaning(outward @ done.gamma, None, None, outward, names)
     return reported(model, engine, found_all, scale, findings, Ends(null_loglik, clock))
 
 

@@ -23,13 +23,13 @@ from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
-from polars_glmm.likelihood.residual.laws import Arranged, Law, Laws, arrange, laws
+from polars_glmm.likelihood.residual.whitening import Arranged, Whitening, Whitenings, arrange, whitenings
 from polars_glmm.linalg.elimination import Eliminator, eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
-class Cells(NamedTuple):
+class CellRuns(NamedTuple):
     """Runs of arranged rows of one combination of levels: where each starts (C,), and which each row is in (n,)."""
 
     starts: IntVec
@@ -44,14 +44,14 @@ class SeriesRows:
     x_phi (s, n), offset    log φ = γ_c'x_phi + offset − ½ log weight
     """
 
-    laws: Laws
+    whitenings: Whitenings
     z: Mat
     w: Mat
     x_phi: Mat
     offset: Vec
     pattern: Pattern | None
     eliminator: Eliminator | None
-    cells: Cells | None
+    cells: CellRuns | None
     y_shift: float
     log_weights: float
 
@@ -84,7 +84,7 @@ def series_rows(model: Model) -> SeriesRows:
     pattern, cells = _cells(arranged, effects)
     found = None if pattern is None else eliminator(pattern)
     return SeriesRows(
-        laws(residual, arranged), z, w, x_phi, offset, pattern, found, cells, shift, log_weights
+        whitenings(residual, arranged), z, w, x_phi, offset, pattern, found, cells, shift, log_weights
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def _require_nested(codes: IntVec, effects: Effects) -> None:
             raise ModelError(msg)
 
 
-def _cells(arranged: Arranged, effects: Effects) -> tuple[Pattern | None, Cells | None]:
+def _cells(arranged: Arranged, effects: Effects) -> tuple[Pattern | None, CellRuns | None]:
     if not effects.factors:
         return None, None
     codes = [f.codes[arranged.order] for f in effects.factors]
@@ -112,13 +112,13 @@ def _cells(arranged: Arranged, effects: Effects) -> tuple[Pattern | None, Cells 
     of_cell = tuple(np.asarray(c[starts], dtype=np.intp) for c in codes)
     sizes, counts = tuple(f.r for f in effects.factors), tuple(f.n_levels for f in effects.factors)
     pattern = find_pattern(of_cell, counts, sizes)
-    return pattern, Cells(starts, np.cumsum(new) - 1)
+    return pattern, CellRuns(starts, np.cumsum(new) - 1)
 
 
 class _At(NamedTuple):
     """What is known at one γ: the law, the rows' φ_i (n,), and the cross-products of whitened rows."""
 
-    law: Law
+    law: Whitening
     scale: Vec
     stats: CrossProducts
 
@@ -200,7 +200,7 @@ class ResidualEngine:
 
     def _at(self, gamma: Vec) -> _At | None:
         rows = self.rows
-        law = rows.laws.at(gamma[self.s :])
+        law = rows.whitenings.at(gamma[self.s :])
         log_phi = gamma[: self.s] @ rows.x_phi + rows.offset
         scale = np.exp(log_phi)
         if law is None or not (np.isfinite(scale).all() and (scale > 0.0).all()):
@@ -285,7 +285,7 @@ class ResidualEngine:
         s = self.s
         out = np.zeros((len(gamma),) * 2)
         out[:s, :s] = 2.0 * self.rows.x_phi @ self.rows.x_phi.T
-        law = self.rows.laws.at(gamma[s:])
+        law = self.rows.whitenings.at(gamma[s:])
         assert law is not None  # asked where the likelihood is finite
         out[s:, s:] = law.information() + 1e-8 * self.rows.n * np.eye(len(gamma) - s)
         return out

@@ -15,9 +15,9 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.products.absolute import Start, optimum, search
-from polars_glmm.likelihood.products.absolute_report import Ends, Scale, loglik, reported, understood
+from polars_glmm.likelihood.products.absolute_report import Ends, GammaMeaning, loglik, reported, understood
 from polars_glmm.likelihood.residual.engine import ResidualEngine, series_rows
-from polars_glmm.likelihood.residual.laws import arrange, typical_distance
+from polars_glmm.likelihood.residual.whitening import arrange, typical_distance
 from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Found
 from polars_glmm.typing import BoolVec, Vec
@@ -142,7 +142,7 @@ def _begin(model: Model, engine: ResidualEngine) -> Vec:
     one = residual.correlation
     x = np.zeros(one.count(residual.size))
     if one.lengths:
-        x[:] = np.log(typical_distance(rows.laws.arranged))
+        x[:] = np.log(typical_distance(rows.whitenings.arranged))
     elif one.kind == "any":
         x = one.working(np.array([0.1]), residual.size)
     return np.append(gamma, x)
@@ -177,7 +177,7 @@ def _search(model: Model, engine: ResidualEngine, placed: Placed, null: Found) -
     return min(found, key=lambda one: one.evaluation.value)
 
 
-def _scale(model: Model, gamma: Vec) -> Scale:
+def _scale(model: Model, gamma: Vec) -> GammaMeaning:
     """What γ is to the user."""
     residual = _residual(model)
     one, size = residual.correlation, residual.size
@@ -190,11 +190,11 @@ def _scale(model: Model, gamma: Vec) -> Scale:
         jacobian = np.zeros((k + 1, k + 1))  # [correlations, phi] in [log phi, x]
         jacobian[:k, 1:] = slopes
         jacobian[k, 0] = phi
-        return Scale(np.empty(0), found, phi, jacobian, (*residual.names, "phi"))
+        return GammaMeaning(np.empty(0), found, phi, jacobian, (*residual.names, "phi"))
     outward = model.bases[1].a.T
     names = tuple(f"phi: {name}" for name in model.parts[1].names)
     jacobian = np.asarray(sl.block_diag(outward, slopes))
-    return Scale(outward @ gamma[: len(outward)], found, None, jacobian, (*names, *residual.names))
+    return GammaMeaning(outward @ gamma[: len(outward)], found, None, jacobian, (*names, *residual.names))
 
 
 def _notes(model: Model, gamma: Vec) -> tuple[Note, ...]:

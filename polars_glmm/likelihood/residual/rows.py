@@ -8,7 +8,7 @@ import numpy as np
 
 from polars_glmm.design.records import ResidualRows
 from polars_glmm.errors import ModelError
-from polars_glmm.likelihood.residual.laws import Law, arrange, laws
+from polars_glmm.likelihood.residual.whitening import Whitening, arrange, whitenings
 from polars_glmm.typing import IntVec, Mat, Vec
 
 
@@ -16,7 +16,7 @@ from polars_glmm.typing import IntVec, Mat, Vec
 class Correlated:
     """The correlation of rows in their own order."""
 
-    law: Law
+    law: Whitening
     order: IntVec
 
     def colour(self, white: Mat) -> Mat:
@@ -36,7 +36,7 @@ def correlated(residual: ResidualRows, values: Vec) -> Correlated:
     """The correlation of rows at natural parameters (k,). Raises ModelError where these make no correlation matrix."""
     arranged = arrange(residual)
     x = residual.correlation.working(values, residual.size)
-    law = laws(residual, arranged).at(x) if np.isfinite(x).all() else None
+    law = whitenings(residual, arranged).at(x) if np.isfinite(x).all() else None
     if law is None:
         at = ", ".join(f"{name} = {value:g}" for name, value in zip(residual.names, values.tolist(), strict=True))
         msg = f"Residuals with {at} have no covariance matrix."

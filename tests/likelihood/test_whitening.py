@@ -10,8 +10,8 @@ from scipy.linalg import block_diag
 
 from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.design.records import ResidualRows
-from polars_glmm.likelihood.residual.laws import Patterns, SamePlaces, arrange, laws
 from polars_glmm.likelihood.residual.rows import correlated
+from polars_glmm.likelihood.residual.whitening import Patterns, SamePlaces, arrange, whitenings
 from polars_glmm.linalg.differences import jacobian
 
 BY_NAME = pytest.mark.parametrize("name", CORRELATIONS)
@@ -52,7 +52,7 @@ def some_x(rows: ResidualRows) -> np.ndarray:
 def test_a_law_says_what_the_dense_matrix_says(name: str) -> None:
     rows = some_rows(name)
     x, arranged = some_x(rows), arrange(rows)
-    law = laws(rows, arranged).at(x)
+    law = whitenings(rows, arranged).at(x)
     assert law is not None
     c = dense(rows, x)
     q = np.random.default_rng(6).normal(size=(3, len(c)))
@@ -67,7 +67,7 @@ def test_a_law_says_what_the_dense_matrix_says(name: str) -> None:
 @BY_NAME
 def test_derivatives_of_a_law_are_those_by_differences(name: str) -> None:
     rows = some_rows(name)
-    x, made = some_x(rows), laws(rows, arrange(rows))
+    x, made = some_x(rows), whitenings(rows, arrange(rows))
     law = made.at(x)
     assert law is not None
     q = np.random.default_rng(6).normal(size=(3, len(rows.codes)))
@@ -86,7 +86,7 @@ def test_derivatives_of_a_law_are_those_by_differences(name: str) -> None:
 def test_closed_forms_agree_with_factors_by_pattern(name: str) -> None:
     rows = some_rows(name)
     arranged, x = arrange(rows), some_x(rows)
-    quick = laws(rows, arranged)
+    quick = whitenings(rows, arranged)
     assert not isinstance(quick, Patterns)
     cut = np.append(arranged.starts, len(arranged.order))
     own = tuple(
@@ -114,4 +114,4 @@ def test_a_law_at_the_end_of_its_range_is_none(name: str, edge: float) -> None:
     rows = some_rows(name)
     x = np.full(rows.correlation.count(rows.size), edge)
     with np.errstate(all="ignore"):
-        assert laws(rows, arrange(rows)).at(x) is None
+        assert whitenings(rows, arrange(rows)).at(x) is None

@@ -22,7 +22,7 @@ from polars_glmm.design.records import ResidualRows
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 
-class Law(Protocol):
+class Whitening(Protocol):
     """C at one working vector x (k,), for n rows."""
 
     @property
@@ -65,7 +65,7 @@ class Arranged(NamedTuple):
         return np.diff(np.append(self.starts, len(self.order)))
 
 
-class Laws(Protocol):
+class Whitenings(Protocol):
     """x → C for rows that stay."""
 
     @property
@@ -73,7 +73,7 @@ class Laws(Protocol):
     @property
     def arranged(self) -> Arranged: ...
 
-    def at(self, x: Vec) -> Law | None:
+    def at(self, x: Vec) -> Whitening | None:
         """C at x, or None where it is not positive definite."""
 
 
@@ -85,7 +85,7 @@ def arrange(residual: ResidualRows, outer: Sequence[IntVec] = ()) -> Arranged:
     return Arranged(order, starts, np.ascontiguousarray(residual.places[order]))
 
 
-def laws(residual: ResidualRows, arranged: Arranged) -> Laws:
+def whitenings(residual: ResidualRows, arranged: Arranged) -> Whitenings:
     """The quickest that there is: bidiagonal for processes in time, in closed form for cs, by patterns for others."""
     one = residual.correlation
     if isinstance(one, Markov) and one.markov:
@@ -107,7 +107,7 @@ class Chains:
     first: BoolVec
     gaps: Vec
 
-    def at(self, x: Vec) -> Law | None:
+    def at(self, x: Vec) -> Whitening | None:
         r, slope = self.correlation.lag(x, self.gaps)
         r, slope = np.where(self.first, 0.0, r), np.where(self.first, 0.0, slope)
         left = 1.0 - r**2
@@ -181,7 +181,7 @@ class Sums:
     arranged: Arranged
     size: int
 
-    def at(self, x: Vec) -> Law | None:
+    def at(self, x: Vec) -> Whitening | None:
         rho = float(self.correlation.natural(x, self.size)[0])
         slope = float(self.correlation.natural_slopes(x, self.size)[0, 0])
         m = self.arranged.sizes.astype(np.float64)
@@ -290,7 +290,7 @@ class Patterns:
     size: int
     patterns: tuple[SamePlaces, ...]
 
-    def at(self, x: Vec) -> Law | None:
+    def at(self, x: Vec) -> Whitening | None:
         made = []
         for pattern, (matrix, slopes) in zip(self.patterns, self._matrices(x), strict=True):
             if not np.isfinite(matrix).all():
