@@ -15,9 +15,11 @@ import polars as pl
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.by_key import fit_by
-from polars_glmm.fitting.flow import fit_call, objective_of
+from polars_glmm.fitting.elsewhere import fit_frame
+from polars_glmm.fitting.flow import objective_of
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import take
+from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
@@ -125,7 +127,7 @@ def fit(
     chosen = _control(control)
     if by is not None:
         return FitCollection.of(fit_by(_checked(frame, formulas), by, call, chosen, TABLE_COLUMNS))
-    return Fit.of(fit_call(_checked(frame, formulas), call, chosen))
+    return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
 
 
 @answered
@@ -152,7 +154,7 @@ def explain(
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual
     )
-    return explain_call(_checked(frame, formulas), call, _control(control))
+    return explain_call(_where(frame, formulas), call, _control(control))
 
 
 @answered
@@ -229,7 +231,7 @@ def products(
     call = Call(
         formulas, groups, "gaussian", None, method, None, offset, frequency, precision, missing, residual=residual
     )
-    return make_products(_checked(frame, formulas), call, like=like, levels=levels)
+    return make_products(_where(frame, formulas), call, like=like, levels=levels)
 
 
 def read_products(path: str | Path) -> Products:
@@ -303,6 +305,13 @@ def _control(control: object) -> Control:
 
 
 def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
+    """A frame of any library as one of Polars, of which the rows of an engine are read when they are needed."""
+    found = _where(frame, formulas)
+    return found.lazy() if isinstance(found, EngineFrame) else found
+
+
+def _where(frame: Any, formulas: tuple[object, ...]) -> AnyFrame | EngineFrame:
+    """A frame of any library: of Polars, or of the engine that holds its rows."""
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
     if isinstance(frame, str) and any(isinstance(one, pl.DataFrame | pl.LazyFrame) for one in formulas):
@@ -313,7 +322,7 @@ def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
         raise ModelError(msg)
     taken = take(frame)
     if taken is not None:
-        return taken.frame
+        return taken.frame if taken.engine is None else taken.engine
     kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
     msg = (
         f"The data are a {kind}; pass a frame of Polars, pandas, PyArrow, DuckDB, Ibis, Dask or Spark. "

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, brief, enumerate_names
 from polars_glmm.frames.levels import Levels, combine, is_label
 from polars_glmm.frames.table import Table
@@ -37,7 +36,7 @@ def learn_residual(term: ResidualTerm, table: Table) -> LearnedResidual:
     Raises ColumnError for columns that hold no places, ModelError where rows of one group tie in time, or where no
     group has two rows.
     """
-    one = CORRELATIONS[term.structure]
+    one = term.correlation
     groups = _groups(term, table)
     counts = np.bincount(groups.codes, minlength=groups.n_levels)
     if int(counts.max()) < 2:
@@ -72,14 +71,14 @@ def residual_rows(term: ResidualTerm, recipe: ResidualRecipe, table: Table) -> R
     groups = _groups(term, table)
     places, labels = _places(term, table)
     _refuse_ties(term, table, groups, places)
-    if CORRELATIONS[term.structure].of == "pair":
+    if term.correlation.of == "pair":
         known = {label: k for k, label in enumerate(recipe.labels)}
         unknown = [label for label in labels if label not in known]
         if unknown:
             msg = f"residual={term.text!r}: the fit has no correlations of {term.places[0]} = {unknown[0]}."
             raise UnknownLevelError(msg)
         places = np.array([known[label] for label in labels], dtype=np.float64)[places.astype(np.intp)]
-    if CORRELATIONS[term.structure].of == "lag" and places.size and int(_span(groups, places[:, 0])) >= recipe.size:
+    if term.correlation.of == "lag" and places.size and int(_span(groups, places[:, 0])) >= recipe.size:
         msg = (
             f"residual={term.text!r}: the fit has correlations up to lag {recipe.size - 1}, not of rows further apart."
         )
@@ -112,7 +111,7 @@ def _groups(term: ResidualTerm, table: Table) -> Levels:
 
 def _places(term: ResidualTerm, table: Table) -> tuple[Mat, tuple[str, ...]]:
     """Places (n, q), and names of the positions that us has parameters for."""
-    kind = CORRELATIONS[term.structure].kind
+    kind = term.correlation.kind
     if kind == "any":
         return np.zeros((table.n_rows, 0)), ()
     if kind == "coordinates":
@@ -185,7 +184,7 @@ def _refuse_lags_without_pairs(term: ResidualTerm, codes: CodeVec, times: Vec, s
 
 def parameter_names(term: ResidualTerm, size: int, labels: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the parameters of the correlation: rho(id), range(id), rho(id: 1) by lag, rho(id: a, b) by occasions."""
-    one = CORRELATIONS[term.structure]
+    one = term.correlation
     head = "range" if one.lengths else "rho"
     if one.of == "lag":
         inner = [str(lag) for lag in range(1, size)]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.errors import ModelError, brief, counted
 from polars_glmm.inference.distributions import chi2_p, chi_bar_p
 from polars_glmm.inference.same_rows import rows_differ
@@ -244,7 +243,7 @@ def _check_nested(small: Answer, large: Answer) -> None:
 
 def _holds(outer: ResidualTerm | None, inner: ResidualTerm) -> bool:
     """Whether a correlation of residuals has another as a case."""
-    return outer is not None and outer.keys == inner.keys and inner.structure in CORRELATIONS[outer.structure].cases
+    return outer is not None and outer.keys == inner.keys and inner.correlation.name in outer.correlation.cases
 
 
 def _groups(fit: Answer) -> frozenset[str]:

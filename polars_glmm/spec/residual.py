@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from polars_glmm.covariance.correlations import CORRELATIONS
+from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.errors import ModelError, suggest
 
 from .parser import parse_terms
@@ -36,6 +36,11 @@ class ResidualTerm:
         return ":".join(self.keys)
 
     @property
+    def correlation(self) -> Correlation:
+        """The correlation as an object."""
+        return CORRELATIONS[self.structure]
+
+    @property
     def text(self) -> str:
         places = " + ".join(map(quoted, self.places)) or "1"
         return f"{self.structure}({places} | {':'.join(map(quoted, self.keys)) or '1'})"
@@ -43,7 +48,7 @@ class ResidualTerm:
     @property
     def own_variances(self) -> str | None:
         """The formula of phi that goes with a correlation for each pair of occasions: together a covariance matrix."""
-        return f"phi ~ 0 + C({quoted(self.places[0])})" if CORRELATIONS[self.structure].of == "pair" else None
+        return f"phi ~ 0 + C({quoted(self.places[0])})" if self.correlation.of == "pair" else None
 
 
 def read_residual(argument: object) -> ResidualTerm | None:

@@ -155,6 +155,10 @@ class KnownModel:
             out[f.place] = FactorModes(root @ u, spread)
         return tuple(out[place] for place in sorted(out))
 
+    def conditional_modes(self) -> list[Mat]:
+        """û (r, G) per factor of the effects, spherical."""
+        return self._conditional().modes
+
     def _conditional(self) -> Conditional:
         marginal = self.engine.marginal
         value = marginal.evaluate(self.point, None, gradient=False)
