@@ -9,7 +9,7 @@ from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.errors import ModelError, suggest
 
 from .parser import parse_terms
-from .syntax import Bar, Binary, Expression, Name, Number, quoted
+from .syntax import Bar, Binary, Expression, Name, Number, bar, quoted
 
 _CALL = re.compile(r"\s*(\w+)\s*\((.*)\)\s*", re.DOTALL)
 _OTHER_NAMES = {
@@ -84,7 +84,7 @@ def read_residual(argument: object) -> ResidualTerm | None:
 def _sides(argument: str, inside: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Columns left and right of the bar."""
     node = parse_terms(inside).right if inside.strip() else Number(1)
-    if isinstance(node, Bar) and node.structure == "us" and not node.label:
+    if isinstance(node, Bar) and bar(node.structure) == "|" and not node.label:
         return _columns(argument, node.left, "+"), _columns(argument, node.right, ":")
     return _columns(argument, node, "+"), ()
 
