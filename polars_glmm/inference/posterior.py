@@ -109,7 +109,7 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     """
     e = fit.estimate
     if e.residual is not None:
-        msg = "There are no draws by the normal approximation for residual=: fit.bootstrap() has draws of all parameters."
+        msg = "There are no draws by the normal approximation for residual=: fit.bootstrap() has draws of all of it."
         raise ModelError(msg)
     if e.at_infinity is not None:
         msg = "There are no draws of estimates that run off to infinity (separation): hold them, fixed=, or drop them."
