@@ -21,7 +21,7 @@ from .predictors import learn_predictor
 from .recipe import Recipe
 from .records import Design
 from .residual import learn_residual
-from .response import check_support, check_untried, learn_response, response_arrays
+from .response import check_support, check_untried, input_nodes, learn_response, read_inputs, response_arrays
 from .text_numbers import text_notes
 from .variables import Variables
 
@@ -81,6 +81,7 @@ def learn(
         predictors=tuple(part.recipe for part in made),
         factors=tuple(factor.recipe for factor in factors),
         categoricals=variables.categoricals,
+        inputs=input_nodes(spec, variables),
         residual=None if residual is None else residual.recipe,
     )
     design = Design(
@@ -91,6 +92,7 @@ def learn(
         mu=made[0].predictor,
         further=tuple(part.predictor for part in made[1:]),
         factors=tuple(factor.factor for factor in factors),
+        inputs=read_inputs(recipe.inputs, spec, variables),
         residual=None if residual is None else residual.rows,
     )
     notes += text_notes(spec, variables.categoricals)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.errors import ModelError, suggest
+from polars_glmm.families.base import Family
 
 from .parser import parse_terms
 from .syntax import Bar, Binary, Expression, Name, Number, bar, quoted
@@ -104,3 +105,17 @@ def _columns(argument: str, node: Expression, joint: str) -> tuple[str, ...]:
         "by ':'; make a column of an expression first."
     )
     raise ModelError(msg)
+
+
+def refuse_where_independent(residual: ResidualTerm, family: Family, frequency: str | None) -> None:
+    """Raise ModelError where residuals cannot be correlated."""
+    if not family.linear:
+        msg = (
+            f"residual={residual.text!r} correlates the residuals of gaussian models with identity link, and "
+            f"family={family.name!r} with link {family.link.name!r} has none such. Random effects can stand for it, as "
+            "(1 | id)."
+        )
+        raise ModelError(msg)
+    if frequency is not None:
+        msg = "residual= needs every row by itself, and a row of frequency= stands for several: write them out."
+        raise ModelError(msg)

@@ -65,10 +65,10 @@ CORRELATED = {
 """Residual structures that are residual= here (nlme: corAR1, corCAR1, corCompSymm, corSymm), with formula and term."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
-    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "residual", "method", "n_agq",
-    "weights",
-    "contrasts", "design", "what", "table", "by", "by_levels", "fits", "situation", "r_call", "r_behaviour",
-    "recommended_behaviour", "software", "primary_engine", "engines", "results", "tolerance", "seed_reported", "notes",
+    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "random_formula", "residual",
+    "start", "method", "n_agq", "weights", "contrasts", "design", "what", "table", "by", "by_levels", "fits",
+    "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine", "engines", "results", "tolerance",
+    "seed_reported", "notes",
 )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def why_not(entry: dict[str, Any]) -> str:
     if entry["id"] in HETEROSCEDASTIC or entry["id"] in CORRELATED:
         return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
-    if kind in ("ordinal", "nonlinear"):
+    if kind == "ordinal":
         return f"{kind} model"
     if kind in LATER:
         return LATER[kind]
