@@ -67,7 +67,8 @@ EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
     "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "random_formula", "residual",
     "start", "method", "n_agq", "weights", "contrasts", "design", "what", "table", "by", "by_levels", "fits",
-    "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine", "engines", "results", "tolerance",
+    "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine", "engines", "results",
+    "tolerance",
     "seed_reported", "notes",
 )  # fmt: skip
 
