@@ -116,6 +116,14 @@ def cuts_of(spec: ModelSpec, response: ResponseRecipe) -> dict[str, Cuts]:
     return {} if found is None else {one.name: found for one in spec.family.parameters if one.picked}
 
 
+@dataclass(frozen=True, slots=True)
+class ResidualRecipe:
+    """What data taught about correlated residuals: the number of positions, and the names that us has for them."""
+
+    size: int
+    labels: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """A ModelSpec and all that was learned for it; inputs: what the curve of a nonlinear model takes."""
@@ -126,6 +134,7 @@ class Recipe:
     factors: tuple[FactorRecipe, ...]
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
     inputs: tuple[Node, ...] = ()
+    residual: ResidualRecipe | None = None
 
     def coefficients(self, parameter: str) -> tuple[tuple[str, bool], ...]:
         """Names of the coefficients of one family parameter, and whether the rank of the data kept them."""
