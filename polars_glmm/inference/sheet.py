@@ -322,15 +322,14 @@ def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | Non
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    heading = "Fixed effects" if mean else _heading(fit, parameter)
-    remarks = _fixed_remarks(fit, "mu" if mean else parameter)
-    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), remarks, "fit.fixef()")
+    heading, of = ("Fixed effects", "mu") if mean else (_heading(fit, parameter), parameter)
+    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, of), "fit.fixef()")
 
 
 def _heading(fit: Answer, parameter: str) -> str:
     """What the coefficients of a further parameter are called: on the scale of its link."""
-    own = {one.name: one for one in fit.spec.family.parameters}[parameter]
-    return "Thresholds" if own.picked else f"Fixed effects of {own.link.name} {parameter}"
+    of = {one.name: one for one in fit.spec.family.parameters}[parameter]
+    return "Thresholds" if of.picked else f"Fixed effects of {of.link.name} {parameter}"
 
 
 def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:
