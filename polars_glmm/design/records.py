@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polars_glmm.families.base import Censoring, Rows
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -69,6 +70,7 @@ class Design:
     mu          predictor of the mean
     phi         predictor of log phi, or None where phi is a single number or absent
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
+    censoring   of responses that are not all seen themselves, else None
     """
 
     y: Vec
@@ -78,6 +80,12 @@ class Design:
     mu: Predictor
     phi: Predictor | None
     factors: tuple[Factor, ...]
+    censoring: Censoring | None = None
+
+    @property
+    def rows(self) -> Rows:
+        """What a density needs besides the linear predictors."""
+        return Rows(self.y, self.trials, self.precision, self.censoring)
 
     @property
     def n_rows(self) -> int:

@@ -25,6 +25,7 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         trials=part(design.trials),
         frequency=part(design.frequency),
         precision=part(design.precision),
+        censoring=None if design.censoring is None else design.censoring.each(lambda v: np.take(v, rows)),
         mu=predictor(design.mu),
         phi=None if design.phi is None else predictor(design.phi),
         factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -12,12 +12,55 @@ from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
 
+class Censoring(NamedTuple):
+    """How much of each response is seen; arrays (n,).
+
+    status   1: y itself; 0: it is above y; 2: at most y; 3: above y and at most `upper`
+    upper    of intervals, else y; None where there are no intervals
+    entry    rows are seen because their y is above this (0: always); None: all always
+    """
+
+    status: Vec
+    upper: Vec | None = None
+    entry: Vec | None = None
+
+    def each(self, part: Callable[[Vec], Vec]) -> Censoring:
+        """The same of some of the rows."""
+        return Censoring(*(None if v is None else part(v) for v in self))  # type: ignore[arg-type]
+
+
+def joined_censoring(parts: Sequence[Censoring]) -> Censoring:
+    """The censoring of several sets of rows, one after the other."""
+    return Censoring(*(None if v[0] is None else np.concatenate(v) for v in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+CENSORING = Censoring._fields
+"""Names of the arrays, as records of rows hold them."""
+
+
+def heads_of(censoring: Censoring | None) -> dict[str, Vec | None]:
+    """The arrays by name."""
+    return dict.fromkeys(CENSORING) if censoring is None else censoring._asdict()
+
+
+def censoring_of(arrays: Mapping[str, Vec]) -> Censoring | None:
+    """The censoring whose arrays stand among others by name, or None."""
+    return Censoring(arrays["status"], arrays.get("upper"), arrays.get("entry")) if "status" in arrays else None
+
+
 class Rows(NamedTuple):
     """What a density needs besides the linear predictors; arrays (n,) that broadcast against eta (…, n)."""
 
     y: Vec
     trials: Vec | None = None
     precision: Vec | None = None
+    censoring: Censoring | None = None
+
+    def each(self, part: Callable[[Vec], Vec]) -> Rows:
+        """The same of some of the rows."""
+        trials = None if self.trials is None else part(self.trials)
+        precision = None if self.precision is None else part(self.precision)
+        return Rows(part(self.y), trials, precision, None if self.censoring is None else self.censoring.each(part))
 
 
 Predictors: TypeAlias = tuple["Vec | float", ...]

@@ -12,29 +12,11 @@ from polars_glmm.families.registry import resolve_family
 from .groups import Groups, Shorthand, read_groups
 from .method import AGQ, ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
-from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
+from .response import Response, response_of
+from .syntax import Bar, Binary, Expression, Number, Unary, names_pi, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What is modelled: one column or arithmetic on columns; with `cbind(success, failure)` two."""
-
-    success: Expression
-    failure: Expression | None = None
-
-    @property
-    def text(self) -> str:
-        if self.failure is None:
-            return render(self.success, top=False)
-        return f"cbind({render(self.success, top=False)}, {render(self.failure, top=False)})"
-
-    def columns(self) -> Iterator[str]:
-        yield from columns(self.success)
-        if self.failure is not None:
-            yield from columns(self.failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +67,7 @@ class ModelSpec:
 
     def _expressions(self) -> Iterator[Expression]:
         """Every expression of the formulas."""
-        yield self.response.success
+        yield from self.response.expressions()
         for part in self.predictors:
             yield from part.offsets
             for term in (*part.fixed, *(one for random in part.random for one in random.design)):
@@ -134,7 +116,7 @@ class ModelSpec:
         resolved = resolve_family(family, link)
         asked = None if method is None else resolve_method(method)
         tree = parse_formula(formulas[0])
-        response = _response(tree)
+        response = response_of(tree)
         mu = predictor(tree, "mu")
         further = _further(formulas[1:], resolved)
         shorthands = read_groups(groups)
@@ -161,22 +143,6 @@ class ModelSpec:
         )
         _refuse_misfits(spec)
         return spec
-
-
-def _response(tree: Tree) -> Response:
-    left = tree.left
-    if left is None:
-        message = "The formula has no response: write 'response ~ terms'."
-        raise FormulaError(message, tree.text, 0, len(tree.text))
-    response = (
-        Response(left.arguments[0][1], left.arguments[1][1])
-        if isinstance(left, FunctionCall) and left.function == "cbind"
-        else Response(left)
-    )
-    if not tuple(response.columns()):
-        message = "The response names no column."
-        raise FormulaError(message, tree.text, *left.span)
-    return response
 
 
 def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorTerms, Tree]]:

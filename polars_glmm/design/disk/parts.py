@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.families.base import CENSORING, censoring_of, heads_of
 from polars_glmm.spill import Spill, SpillFile
 from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
 
@@ -18,7 +19,7 @@ ONES = -1
 """The place of a column of ones, which is not stored."""
 _MOST_PARTS = 100
 _SMALLEST_PART = 1 << 16
-_HEAD = ("y", "trials", "frequency", "precision", "offset", "offset_phi")
+_HEAD = ("y", "trials", "frequency", "precision", *CENSORING, "offset", "offset_phi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +255,7 @@ class StoredDesign:
             trials=head.get("trials"),
             frequency=head.get("frequency"),
             precision=head.get("precision"),
+            censoring=censoring_of(head),
             mu=replace(shape.mu, x=self._taken(records, layout.mu), offset=head.get("offset")),
             phi=None
             if shape.phi is None or layout.phi is None
@@ -312,6 +314,7 @@ def head_of(design: Design) -> dict[str, Vec]:
         "trials": design.trials,
         "frequency": design.frequency,
         "precision": design.precision,
+        **heads_of(design.censoring),
         "offset": design.mu.offset,
         "offset_phi": None if design.phi is None else design.phi.offset,
     }

@@ -10,7 +10,7 @@ import numpy as np
 from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
 from polars_glmm.typing import IntVec, Mat, Vec
@@ -59,7 +59,7 @@ class Law:
         with np.errstate(over="ignore"):
             mu = self.family.mean(eta)
             phi = self.phi if self.phi is None or not log_ratio.any() else self.phi * np.exp(log_ratio)
-        return self.family.simulate(rng, mu, phi, Rows(design.y, design.trials, design.precision))
+        return self.family.simulate(rng, mu, phi, design.rows)
 
 
 def law_of_parameters(design: Design, family: Family, values: Mapping[str, float]) -> Law:

@@ -41,7 +41,7 @@ class Stretch:
     @property
     def data(self) -> Rows:
         design = self.design
-        return Rows(design.y[self.rows], self._part(design.trials), self._part(design.precision))
+        return design.rows.each(lambda v: v[self.rows])
 
     @property
     def frequency(self) -> Vec | None:
