@@ -35,10 +35,12 @@ if TYPE_CHECKING:
         Beta,
         BetaBinomial,
         Binomial,
+        Exponential,
         Gamma,
         Gaussian,
         GeneralizedPoisson,
         InverseGaussian,
+        LogLogistic,
         Lognormal,
         NegativeBinomial,
         NegativeBinomial1,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         TruncatedNegativeBinomial1,
         TruncatedPoisson,
         Tweedie,
+        Weibull,
     )
     from polars_glmm.prediction.grid import grid
     from polars_glmm.prediction.predictions import predict
@@ -73,9 +76,10 @@ _LAZY = {
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         (
-            "Beta", "BetaBinomial", "Binomial", "Gamma", "Gaussian", "GeneralizedPoisson", "InverseGaussian",
-            "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial",
-            "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+            "Beta", "BetaBinomial", "Binomial", "Exponential", "Gamma", "Gaussian", "GeneralizedPoisson",
+            "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson",
+            "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+            "Weibull",
         ),
         "polars_glmm.families",
     ),
@@ -98,6 +102,7 @@ __all__ = [
     "ConvergenceError",
     "DataChangedError",
     "DatasetError",
+    "Exponential",
     "Fit",
     "FitCollection",
     "FitWarning",
@@ -109,6 +114,7 @@ __all__ = [
     "IdentifiabilityError",
     "InverseGaussian",
     "Laplace",
+    "LogLogistic",
     "Lognormal",
     "Memory",
     "ModelError",
@@ -128,6 +134,7 @@ __all__ = [
     "TruncatedPoisson",
     "Tweedie",
     "UnknownLevelError",
+    "Weibull",
     "__version__",
     "anova",
     "augment",

@@ -12,6 +12,7 @@ import polars as pl
 
 from polars_glmm.columns import named
 from polars_glmm.columns.named import as_found
+from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN
 from polars_glmm.typing import CodeVec, Vec
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -48,8 +49,6 @@ _ENGINE_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 DAY = 86_400e6
 """Microseconds."""
 FUNCTIONS = frozenset(_ARRAY_FUNCTIONS)
-RIGHT, SEEN, LEFT, BETWEEN = 0.0, 1.0, 2.0, 3.0
-"""What is known of a response: it is above its value, that value, at most that value, or above it up to another."""
 OPERATORS = frozenset(_OPERATORS) | EXTREMES
 """Names that a node may have, whatever it is computed with."""
 

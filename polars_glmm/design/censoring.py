@@ -8,9 +8,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.nodes import Arithmetic, Constant, Elapsed, Interval, Looked, Node, Reference
-from polars_glmm.columns.operators import BETWEEN, LEFT, RIGHT, SEEN
 from polars_glmm.errors import ColumnError, ResponseError, brief, counted
-from polars_glmm.families.base import Censoring
+from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
@@ -111,19 +110,21 @@ def read_censoring(recipe: ResponseRecipe, seen: Observation, y: Vec, variables:
     """The arrays of all rows. Raises ResponseError for what is no status, no time or no interval, naming the row."""
     assert recipe.status is not None
     text, table = f"response {recipe.name}", variables.table
+    judge = _Judge(text, table)
     status = _known_status(np.asarray(table.evaluate(recipe.status), dtype=np.float64), recipe, seen, table)
-    upper = None if recipe.upper is None else variables.evaluate(recipe.upper, text)
+    upper = None if recipe.upper is None else np.asarray(table.evaluate(recipe.upper), dtype=np.float64)
     entry = None if recipe.entry is None else variables.evaluate(recipe.entry, text)
     if upper is not None:
+        judge.refuse((status == BETWEEN) & ~np.isfinite(upper), "is an interval from {:g} without an upper end", y)
         upper = np.where(status == BETWEEN, upper, y)
-        _refuse(upper < y, y, upper, recipe, table, "has its ends the wrong way round: {0:g} to {1:g}")
+        judge.refuse(upper < y, "has its ends the wrong way round: {:g} to {:g}", y, upper)
         equal = (status == BETWEEN) & (upper == y)
         status = np.where(equal, SEEN, status)
     if entry is not None:
-        _refuse(entry < 0.0, entry, y, recipe, table, "begins at {0:g}; a time of entry is not negative")
-        _refuse(~(entry < y), entry, y, recipe, table, "ends at {1:g}, not after its entry at {0:g}")
+        judge.refuse(entry < 0.0, "begins at {:g}; a time of entry is not negative", entry)
+        judge.refuse(~(entry < y), "ends at {:g}, not after its entry at {:g}", y, entry)
     if seen.times:
-        _refuse(~(y > 0.0), y, y, recipe, table, "is {0:g}: a time is above 0", _ZERO)
+        judge.refuse(~(y > 0.0), "is {:g}: a time is above 0", y, more=_ZERO)
     return Censoring(status, upper, entry)
 
 
@@ -165,14 +166,20 @@ def _known_status(status: Vec, recipe: ResponseRecipe, seen: Observation, table:
     raise ResponseError(what)
 
 
-def _refuse(bad: BoolVec, first: Vec, second: Vec, recipe: ResponseRecipe, table: Table, text: str, more: str = "") -> None:
-    """Raise ResponseError for the first row that is bad."""
-    if not bad.any():
-        return
-    i = int(np.flatnonzero(bad)[0])
-    n = counted(int(bad.sum()), "such row")
-    what = text.format(first[i], second[i])
-    raise ResponseError(f"response {recipe.name} in row {table.row(i)} {what} ({n}, counted from 0).{more}")
+class _Judge(NamedTuple):
+    """Says which row of a response cannot be."""
+
+    text: str
+    table: Table
+
+    def refuse(self, bad: BoolVec, what: str, *values: Vec, more: str = "") -> None:
+        """Raise ResponseError for the first row that is bad, with its values in the words."""
+        if not bad.any():
+            return
+        i = int(np.flatnonzero(bad)[0])
+        n = counted(int(bad.sum()), "such row")
+        said = what.format(*(value[i] for value in values))
+        raise ResponseError(f"{self.text} in row {self.table.row(i)} {said} ({n}, counted from 0).{more}")
 
 
 def refuse_unseen(name: str, statuses: set[float]) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.nodes import Arithmetic, Coded, Node, Reference
-from polars_glmm.columns.operators import BETWEEN, SEEN
 from polars_glmm.errors import ColumnError, ResponseError, brief, counted, enumerate_names
-from polars_glmm.families.base import CENSORING, Censoring, Family, Rows, censoring_of
+from polars_glmm.families.base import BETWEEN, CENSORING, SEEN, Censoring, Family, Rows, censoring_of
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -273,7 +272,8 @@ def response_arrays(recipe: Recipe, frame: pl.DataFrame) -> Rows:
     for field in CENSORING:
         if (node := getattr(response, field)) is not None:
             wanted[field] = node.to_expr()
-    needed = {*(name for node in response.nodes() for name in node.inputs()), *([spec.precision] if spec.precision else [])}
+    needed = frozenset().union(*(node.inputs() for node in response.nodes()))
+    needed |= {spec.precision} if spec.precision is not None else set()
     absent = sorted(needed - set(frame.columns))
     if absent:
         msg = f"The frame has no column {enumerate_names(absent)}, which the response of this model needs."

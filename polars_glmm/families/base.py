@@ -11,6 +11,9 @@ import numpy as np
 from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
+RIGHT, SEEN, LEFT, BETWEEN = 0.0, 1.0, 2.0, 3.0
+"""What is known of a response: it is above its value, that value, at most that value, or above it up to another."""
+
 
 class Censoring(NamedTuple):
     """How much of each response is seen; arrays (n,).
@@ -119,6 +122,9 @@ class Family(Protocol):
     residual          phi is the standard deviation of an error beside the effects, and stands among their variances
     linear            y is its mean and such an error: with gaussian effects every integral is exact
     discrete          responses are counts: fixed effects can separate them and run off to infinity
+    censorable        responses may be censored: it knows the logarithms of its tails (`censored` makes it do so)
+    of_times          responses are above 0 and may be times to an event
+    is_censored       it does: rows may have a `Censoring`
     sufficient        rows of equal predictors are one row: their mean, or all their successes and trials
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
@@ -168,6 +174,12 @@ class Family(Protocol):
     def linear(self) -> bool: ...
     @property
     def discrete(self) -> bool: ...
+    @property
+    def censorable(self) -> bool: ...
+    @property
+    def of_times(self) -> bool: ...
+    @property
+    def is_censored(self) -> bool: ...
     @property
     def sufficient(self) -> bool: ...
     @property

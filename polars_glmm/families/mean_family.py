@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,6 +79,11 @@ class MeanFamily(ABC):
     mu_is_mean = True
     knows_information = True
     limit_phi = float("inf")
+    censorable = False
+    of_times = False
+    is_censored = False
+    memoryless = False
+    """Given that it is late, what is left of a response has tails of the same shape."""
 
     @property
     @abstractmethod
@@ -164,8 +169,19 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
         """log p(y | mu, phi) without `constant`: the definition that everything else is tested against."""
 
-    def definition(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
-        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
+    def definition(
+        self,
+        rows: Rows,
+        at: Predictors,
+        order: int,
+        degrees: Degrees | None = None,
+        log_density: Callable[[Rows, Mean, Jet | None], Jet] | None = None,
+    ) -> Density:
+        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain.
+
+        log_density   another function of the same predictors, whose derivatives are wanted instead
+        """
+        log_density = self.log_density if log_density is None else log_density
         self._require(at)
         eta = np.asarray(at[0], dtype=np.float64)
         most = 0 if not self.has_phi else 1 if degrees is None else degrees[1]
@@ -173,7 +189,7 @@ class MeanFamily(ABC):
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
             log_phi = jet.of_zeta(at[1], order, most) if self.has_phi else None
-            parts = self.log_density(rows, Mean(self.link, inside, order), log_phi).parts
+            parts = log_density(rows, Mean(self.link, inside, order), log_phi).parts
         shape = parts[0, 0].shape
         excluded = None if outside is None or not outside.any() else outside
 

@@ -197,8 +197,9 @@ def missing_in(dtypes: Mapping[str, pl.DataType], ends: Ends = None) -> dict[str
         gap = column(name).is_null()
         gaps[name] = gap | column(name).is_nan().fill_null(value=False) if dtype.is_float() else gap
     if ends is not None:
-        both = gaps[ends[0]] & gaps[ends[1]]
-        gaps |= dict.fromkeys(ends, both)
+        lower, upper = ends
+        both = pl.lit(value=False) if lower is None else gaps[lower] & gaps[upper]
+        gaps |= dict.fromkeys((upper,) if lower is None else (lower, upper), both)
     return gaps
 
 

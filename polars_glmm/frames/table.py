@@ -144,8 +144,8 @@ def require_columns(used: Sequence[str], names: Sequence[str]) -> None:
         raise ColumnError(msg)
 
 
-Ends: TypeAlias = "tuple[str, str] | None"
-"""Two columns of which one may be missing, or infinite: the ends of an interval."""
+Ends: TypeAlias = "tuple[str | None, str] | None"
+"""Two columns of which one may be missing, or infinite: the ends of an interval. Without a first the second always."""
 
 
 def incomplete(table: Table, ends: Ends = None) -> tuple[BoolVec | None, tuple[str, ...]]:
@@ -160,8 +160,8 @@ def incomplete(table: Table, ends: Ends = None) -> tuple[BoolVec | None, tuple[s
         if own is not None:
             where.append(series.name)
             missing = own if missing is None else missing | own
-    if ends is not None and (both := _open(table, ends)).any():
-        where += ends
+    if ends is not None and ends[0] is not None and (both := _open(table, (ends[0], ends[1]))).any():
+        where += (ends[0], ends[1])
         missing = both if missing is None else missing | both
     return missing, tuple(where)
 

@@ -66,5 +66,5 @@ def refuse_clash(schema: pl.Schema, added: Sequence[str], remedy: str) -> None:
 def is_missing(schema: pl.Schema, columns: Iterable[str], ends: Ends = None) -> pl.Expr:
     """Boolean: a null or NaN in any of the columns; of two ends of an interval, if they are among them, in both."""
     used = sorted(set(columns))
-    tests = missing_in({name: schema[name] for name in used}, ends if {*(ends or ())} <= {*used} else None)
+    tests = missing_in({name: schema[name] for name in used}, ends if {*(ends or ())} <= {*used, None} else None)
     return pl.any_horizontal(tests.values()) if tests else pl.lit(value=False)

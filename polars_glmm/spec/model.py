@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
-from polars_glmm.families.registry import resolve_family
+from polars_glmm.families.censored import censored, plain_of
+from polars_glmm.families.registry import FAMILIES, resolve_family
 
 from .groups import Groups, Shorthand, read_groups
 from .method import AGQ, ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
-from .response import Response, response_of
+from .response import Observation, Response, response_of
 from .syntax import Bar, Binary, Expression, Number, Unary, names_pi, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
@@ -113,10 +114,13 @@ class ModelSpec:
         if not formulas:
             msg = "A fit needs a formula, such as 'y ~ x + (1 | g)'."
             raise FormulaError(msg)
-        resolved = resolve_family(family, link)
+        resolved = plain_of(resolve_family(family, link))
         asked = None if method is None else resolve_method(method)
         tree = parse_formula(formulas[0])
         response = response_of(tree)
+        if response.observation is not None:
+            _refuse_uncensored(response.observation, resolved)
+            resolved = censored(resolved, response.observation.entry is not None)
         mu = predictor(tree, "mu")
         further = _further(formulas[1:], resolved)
         shorthands = read_groups(groups)
@@ -282,6 +286,22 @@ def _refuse_misfits(spec: ModelSpec) -> None:
         if spec.trials is not None:
             msg = "cbind(success, failure) already says the number of trials: leave out trials=."
             raise ModelError(msg)
+
+
+def _refuse_uncensored(seen: Observation, family: Family) -> None:
+    """Raise ModelError for a family that cannot say how likely it is to be above or below a value."""
+    if not family.censorable:
+        others = enumerate_names(
+            [name for name, one in FAMILIES.items() if one.censorable and (one.of_times or not seen.times)], limit=20
+        )
+        msg = f"The {family.name} family takes no {seen.text}: that is for {others}."
+        raise ModelError(msg)
+    if seen.times and not family.of_times:
+        msg = (
+            f"Times are no {family.name} responses: say family='weibull' (or 'exponential', 'loglogistic', "
+            "'lognormal'). A censored response that may be negative is written cens(y, status)."
+        )
+        raise ModelError(msg)
 
 
 def _column(argument: str, name: object) -> str | None:

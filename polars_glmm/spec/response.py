@@ -78,13 +78,14 @@ class Response:
             yield from columns(one)
 
     @property
-    def ends(self) -> tuple[str, str] | None:
-        """The two columns of an interval, of which one may be null."""
+    def ends(self) -> tuple[str | None, str] | None:
+        """The two columns of an interval, of which one may be null; without the first the second always may."""
         seen = self.observation
-        if seen is None or seen.sight != "interval":
+        if seen is None or not isinstance(seen.upper, Name):
             return None
+        if seen.sight != "interval":
+            return None, seen.upper.name
         assert isinstance(self.success, Name)
-        assert isinstance(seen.upper, Name)
         return self.success.name, seen.upper.name
 
 

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.operators import LEFT, RIGHT
 from polars_glmm.design.by_key.pairing import names_by_model, pairings_by_model
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.factors import LearnedFactor, learn_factors
@@ -26,6 +25,7 @@ from polars_glmm.design.response import ResponseColumns, check_support, learn_re
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.design.variables import Variables
 from polars_glmm.errors import counted
+from polars_glmm.families.base import LEFT, RIGHT
 from polars_glmm.frames.levels import Levels, code_integers
 from polars_glmm.frames.missing import Incomplete, dropped_rows
 from polars_glmm.frames.table import Table, collect, incomplete

@@ -1,0 +1,178 @@
+"""A family whose responses may be censored: rows that are seen keep its density, others have a probability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring, Degrees, Density, Family, Predictors, Rows
+from polars_glmm.families.jet import Jet
+from polars_glmm.families.location_scale import LocationScale, Side
+from polars_glmm.families.mean_family import Mean
+from polars_glmm.typing import BoolVec, IntVec, Vec
+
+_SIDES: dict[float, Side] = {RIGHT: "above", LEFT: "below", BETWEEN: "between"}
+
+
+class Censored(LocationScale):
+    """What changes in a family where responses are censored; mixed into the family itself by `censored`.
+
+    entry   some rows are seen only because their response is above a value of their own
+    """
+
+    is_censored = True
+    canonical = False
+    sufficient = False
+    knows_information = False
+    entry: ClassVar[bool] = False
+
+    @property
+    def linear(self) -> bool:
+        return False
+
+    @property
+    def log_concave(self) -> bool:
+        """Given a late entry only where the tails of what is left have the shape of the whole, as those of hazards."""
+        return super().log_concave and super().concave_tails and (not self.entry or self.memoryless)
+
+    def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
+        known = rows.censoring
+        if known is None:
+            return super().density(rows, at, order, degrees)
+        pieces = [(own, self._piece(status, *_taken(rows, at, own), order, degrees)) for status, own in _kinds(known)]
+        shape = np.broadcast_shapes(rows.y.shape, *(np.shape(part) for part in at))
+        found = pieces[0][1] if pieces[0][0] is None else _spread(pieces, shape)
+        if known.entry is not None and (late := np.flatnonzero(known.entry > 0.0)).size:
+            some, own_at = _taken(rows._replace(y=known.entry), at, late)
+            before = _spread([(late, self._tail("above", some, own_at, order, degrees))], shape)
+            found = _combined(lambda a, b: a - b, found, before)
+        return found
+
+    def _piece(
+        self, status: float, rows: Rows, at: Predictors, order: int, degrees: Degrees | None
+    ) -> Density:
+        if status == SEEN:
+            return super().density(rows._replace(censoring=None), at, order, degrees)
+        return self._tail(_SIDES[status], rows, at, order, degrees)
+
+    def _tail(self, side: Side, rows: Rows, at: Predictors, order: int, degrees: Degrees | None) -> Density:
+        def log_tail(rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+            return self.log_tail(rows, mu, zeta, side)
+
+        with np.errstate(all="ignore"):
+            return self.definition(rows, at, order, degrees, log_tail)
+
+    def constant(self, rows: Rows) -> Vec:
+        """That of the rows that are seen."""
+        own = super().constant(rows)  # type: ignore[safe-super]  # the family beside it has one
+        return own if rows.censoring is None else np.where(rows.censoring.status == SEEN, own, 0.0)
+
+    def first_mean(self, rows: Rows) -> Vec:
+        return super().first_mean(_middle(rows))  # type: ignore[safe-super]
+
+    def start_phi(self, rows: Rows, mu: Vec) -> float:
+        return super().start_phi(_middle(rows), mu)
+
+    def outside_support(self, rows: Rows) -> BoolVec:
+        upper = None if rows.censoring is None else rows.censoring.upper
+        outside = super().outside_support(rows)  # type: ignore[safe-super]
+        if upper is None:
+            return outside
+        return outside | super().outside_support(rows._replace(y=upper))  # type: ignore[safe-super]
+
+    @property
+    def plain(self) -> LocationScale:
+        """The family itself."""
+        made: object = object.__new__(type(self).__mro__[2])
+        for name, value in self.__dict__.items():
+            object.__setattr__(made, name, value)
+        assert isinstance(made, LocationScale)
+        return made
+
+    def __repr__(self) -> str:
+        return repr(self.plain)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return censored, (self.plain, self.entry)
+
+
+def censored(family: Family, entry: bool = False) -> Family:  # noqa: FBT001, FBT002  # as pickle calls it
+    """The family for responses that may be censored, with or without late entries."""
+    if not isinstance(family, LocationScale) or isinstance(family, Censored):
+        msg = f"{family!r} has no tails"
+        raise TypeError(msg)
+    made = object.__new__(_mixed(type(family), entry))
+    for name, value in family.__dict__.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def plain_of(family: Family) -> Family:
+    """The family without censoring."""
+    return family.plain if isinstance(family, Censored) else family
+
+
+@cache
+def _mixed(base: type[LocationScale], entry: bool) -> type[Censored]:  # noqa: FBT001
+    return type(f"Censored{base.__name__}", (Censored, base), {"entry": entry, "__doc__": base.__doc__})
+
+
+def _kinds(known: Censoring) -> Iterator[tuple[float, IntVec | None]]:
+    """The statuses that occur, with the places of their rows; None: all of them."""
+    first = float(known.status[0]) if known.status.size else SEEN
+    if (known.status == first).all():
+        yield first, None
+        return
+    for status in (SEEN, RIGHT, LEFT, BETWEEN):
+        own = np.flatnonzero(known.status == status)
+        if own.size:
+            yield status, own
+
+
+def _taken(rows: Rows, at: Predictors, own: IntVec | None) -> tuple[Rows, Predictors]:
+    """Some rows with their predictors."""
+    if own is None:
+        return rows, at
+    n = rows.y.shape[-1]
+
+    def part(v: Vec | float) -> Vec | float:
+        return v if np.ndim(v) == 0 or np.shape(v)[-1] != n else np.take(v, own, axis=-1)
+
+    return rows.each(lambda v: v[own]), tuple(part(one) for one in at)
+
+
+def _spread(pieces: list[tuple[IntVec | None, Density]], shape: tuple[int, ...]) -> Density:
+    """Densities of some rows each as one of all, 0 in others."""
+
+    def joined(*parts: Vec | None) -> Vec:
+        out = np.zeros(shape)
+        for (own, _), part in zip(pieces, parts, strict=True):
+            if part is not None:
+                out[..., own] = part
+        return out
+
+    return _combined(joined, *(piece for _, piece in pieces))
+
+
+def _combined(of: Callable[..., Vec], *densities: Density) -> Density:
+    """Field by field; a derivative that one lacks is None to `of`."""
+    first = densities[0]
+    slopes = tuple(None if g is None else of(*(one.g[k] for one in densities)) for k, g in enumerate(first.g))
+
+    def tensor(field: str) -> dict[tuple[int, ...], Vec]:
+        parts = [getattr(one, field) for one in densities]
+        places = dict.fromkeys(place for part in parts for place in part)
+        return {place: of(*(part.get(place) for part in parts)) for place in places}
+
+    return Density(of(*(one.f for one in densities)), slopes, tensor("w"), tensor("third"))
+
+
+def _middle(rows: Rows) -> Rows:
+    """Intervals by their middle: where iterations may begin."""
+    known = rows.censoring
+    if known is None or known.upper is None:
+        return rows
+    return rows._replace(y=0.5 * (rows.y + known.upper))
