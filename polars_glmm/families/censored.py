@@ -83,6 +83,48 @@ class Censored(LocationScale):
             return outside
         return outside | super().outside_support(rows._replace(y=upper))  # type: ignore[safe-super]
 
+    def log_survival(self, rows: Rows, at: Predictors) -> Vec:
+        """log P(Y > y), given that it is above its entry where rows have one."""
+        found = self._tail("above", rows._replace(censoring=None), at, 0, None).f
+        entry = None if rows.censoring is None else rows.censoring.entry
+        if entry is None:
+            return found
+        late = entry > 0.0
+        before = self._tail("above", Rows(np.where(late, entry, rows.y), precision=rows.precision), at, 0, None).f
+        return found - np.where(late, before, 0.0)
+
+    def martingale(self, rows: Rows, at: Predictors) -> Vec:
+        """Observed less expected events: 1 + log S of an event, log S of a row that is censored on the right.
+
+        Between two times [S_l log S_l − S_u log S_u]/(S_l − S_u), S_l = 1 without a lower one (Farrington 2000,
+        Biometrics 56, 473–482; Lagakos 1981).
+        """
+        known = rows.censoring
+        log_s = self.log_survival(rows, at)
+        if known is None:
+            return 1.0 + log_s
+        log_u = log_s if known.upper is None else self.log_survival(rows._replace(y=known.upper), at)
+        low = np.where(known.status == LEFT, 0.0, log_s)
+        high = np.where(known.status == LEFT, log_s, log_u)
+        with np.errstate(all="ignore"):
+            ratio = np.exp(high - low)
+            between = (low - ratio * high) / (1.0 - ratio)
+        known_ends = (known.status == LEFT) | (known.status == BETWEEN)
+        return np.where(known_ends, between, np.where(known.status == SEEN, 1.0 + log_s, log_s))
+
+    def best(self, rows: Rows, at: Predictors) -> Vec:
+        """The log density, or log probability, of each row at the eta that makes it largest."""
+        known = rows.censoring
+        seen = super().density(rows._replace(censoring=None), (super().start(rows), *at[1:]), 0).f
+        if known is None:
+            return seen
+        out = np.where(known.status == SEEN, seen, 0.0)
+        own = np.flatnonzero(known.status == BETWEEN)
+        if own.size:  # symmetric about the middle of the interval
+            some, at_own = _taken(rows, at, own)
+            out[own] = self._tail("between", some, (super().start(_middle(some)), *at_own[1:]), 0, None).f
+        return out
+
     @property
     def plain(self) -> LocationScale:
         """The family itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from polars_glmm.errors import FormulaError, ModelError, suggest
+from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.families.censored import censored, plain_of
 from polars_glmm.families.registry import FAMILIES, resolve_family

@@ -19,6 +19,16 @@ _SEMIDEFINITE = 1e-10
 """Eigenvalue of a correlation matrix that rounding may leave below zero."""
 
 
+def refuse_censored(family: Family) -> None:
+    """Raise ModelError for responses that may be censored: nothing says when a new one would have been."""
+    if family.is_censored:
+        msg = (
+            "New responses of a model with censoring cannot be drawn here: nothing says when they would have been "
+            "censored. Resample groups, method='groups', or draw times with simulate() and censor them yourself."
+        )
+        raise ModelError(msg)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Law:
     """A model with its parameters held at an estimate.
@@ -59,6 +69,7 @@ class Law:
         with np.errstate(over="ignore"):
             mu = self.family.mean(eta)
             phi = self.phi if self.phi is None or not log_ratio.any() else self.phi * np.exp(log_ratio)
+        refuse_censored(self.family)
         return self.family.simulate(rng, mu, phi, design.rows)
 
 
