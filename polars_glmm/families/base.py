@@ -121,7 +121,8 @@ class Family(Protocol):
     phi_words         what a summary calls phi, and a sentence on what it does, or nothing
     residual          phi is the standard deviation of an error beside the effects, and stands among their variances
     linear            y is its mean and such an error: with gaussian effects every integral is exact
-    discrete          responses are counts: fixed effects can separate them and run off to infinity
+    discrete          responses are counts
+    separable         fixed effects can separate responses and run off to infinity: where `pull` is not zero
     censorable        responses may be censored: it knows the logarithms of its tails (`censored` makes it do so)
     of_times          responses are above 0 and may be times to an event
     is_censored       it does: rows may have a `Censoring`
@@ -142,6 +143,7 @@ class Family(Protocol):
     unit_deviance     2·[log p at mu = y − log p at mu] times phi where phi is a dispersion; precision included
     simulate          mu (…, n): one response per mean
     cdf               P(Y ≤ y) for means (…, n), or with upper P(Y > y), each to its own relative precision
+    pull              1 where the log density rises for ever with eta, −1 where it rises as eta falls, else 0
     advice            what to do with a response that is not of the family, or nothing
     start             eta (n,) where iterations may begin;  start_phi  moment estimate of phi
     """
@@ -174,6 +176,9 @@ class Family(Protocol):
     def linear(self) -> bool: ...
     @property
     def discrete(self) -> bool: ...
+    @property
+    def separable(self) -> bool: ...
+    def pull(self, rows: Rows) -> Vec: ...
     @property
     def censorable(self) -> bool: ...
     @property

@@ -70,6 +70,17 @@ class Censored(LocationScale):
         own = super().constant(rows)  # type: ignore[safe-super]  # the family beside it has one
         return own if rows.censoring is None else np.where(rows.censoring.status == SEEN, own, 0.0)
 
+    @property
+    def separable(self) -> bool:
+        return True
+
+    def pull(self, rows: Rows) -> Vec:
+        """Up where a row is censored on the right, down on the left; the other way round where eta is of a hazard."""
+        if rows.censoring is None:
+            return np.zeros(len(rows.y))
+        status = rows.censoring.status
+        return self.direction * ((status == RIGHT).astype(np.float64) - (status == LEFT))
+
     def first_mean(self, rows: Rows) -> Vec:
         return super().first_mean(_middle(rows))  # type: ignore[safe-super]
 

@@ -141,6 +141,10 @@ class Hazards(EventTime):
 
     memoryless = True
 
+    @property
+    def direction(self) -> float:  # type: ignore[override]
+        return 1.0 if self.metric == "aft" else -1.0
+
     def __init__(self, link: str | Link | None = None, *, metric: Metric = "aft", hazards: float = 0.0) -> None:
         super().__init__(link)
         if metric not in ("aft", "ph"):

@@ -20,6 +20,8 @@ class LocationScale(MeanFamily):
     """Y ≤ y where a standard variable Z ≤ z(y): all that is known of a response which is not seen itself."""
 
     censorable = True
+    direction = 1.0
+    """Whether responses rise or fall with eta."""
 
     @property
     @abstractmethod

@@ -146,6 +146,17 @@ class MeanFamily(ABC):
         return False
 
     @property
+    def separable(self) -> bool:
+        """Counts can be at an end of their range, which a mean never reaches."""
+        return self.discrete
+
+    def pull(self, rows: Rows) -> Vec:
+        """1 where all trials are successes, −1 where a count is zero."""
+        top = np.ones_like(rows.y) if rows.trials is None else rows.trials
+        upper = (rows.y == top) if self.takes_trials else np.zeros(len(rows.y), dtype=np.bool_)
+        return upper.astype(np.float64) - ((rows.y == 0.0) & ~upper)
+
+    @property
     def unit(self) -> float | None:
         """Standard deviation of the latent variable that the link stands for; None where only the data tell."""
         return self.link.unit
