@@ -11,7 +11,7 @@ import numpy as np
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring, Degrees, Density, Family, Predictors, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.location_scale import LocationScale, Side
-from polars_glmm.families.mean_family import Mean
+from polars_glmm.families.mean_family import Further, Mean
 from polars_glmm.typing import BoolVec, IntVec, Vec
 
 _SIDES: dict[float, Side] = {RIGHT: "above", LEFT: "below", BETWEEN: "between"}
@@ -59,8 +59,8 @@ class Censored(LocationScale):
         return self._tail(_SIDES[status], rows, at, order, degrees)
 
     def _tail(self, side: Side, rows: Rows, at: Predictors, order: int, degrees: Degrees | None) -> Density:
-        def log_tail(rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-            return self.log_tail(rows, mu, zeta, side)
+        def log_tail(rows: Rows, mu: Mean, further: Further) -> Jet:
+            return self.log_tail(rows, mu, further, side)
 
         with np.errstate(all="ignore"):
             return self.definition(rows, at, order, degrees, log_tail)
@@ -79,7 +79,8 @@ class Censored(LocationScale):
         if rows.censoring is None:
             return np.zeros(len(rows.y))
         status = rows.censoring.status
-        return self.direction * ((status == RIGHT).astype(np.float64) - (status == LEFT))
+        pull: Vec = self.direction * ((status == RIGHT).astype(np.float64) - (status == LEFT))
+        return pull
 
     def first_mean(self, rows: Rows) -> Vec:
         return super().first_mean(_middle(rows))  # type: ignore[safe-super]

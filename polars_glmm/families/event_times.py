@@ -16,7 +16,7 @@ from polars_glmm.families.distributions import DISTRIBUTIONS, Distribution
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import Link
 from polars_glmm.families.location_scale import LocationScale
-from polars_glmm.families.mean_family import Mean
+from polars_glmm.families.mean_family import Further, Mean
 from polars_glmm.typing import BoolVec, Vec
 
 Metric = Literal["aft", "ph"]
@@ -48,18 +48,18 @@ class EventTime(LocationScale):
         """The time at Z = 0."""
         return np.asarray(mu)
 
-    def standardised(self, y: Vec, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:  # noqa: ARG002
         z: Jet = np.log(y) - mu.log
-        return z if zeta is None else z * jet.exp(zeta)
+        return z * jet.exp(further[0]) if further else z
 
-    def width(self, low: Vec, high: Vec, rows: Rows, zeta: Jet | None) -> Jet | Vec:  # noqa: ARG002
+    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:  # noqa: ARG002
         width = np.log(high / low)
-        return width if zeta is None else jet.exp(zeta) * width
+        return jet.exp(further[0]) * width if further else width
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        z = self.standardised(rows.y, rows, mu, zeta)
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        z = self.standardised(rows.y, rows, mu, further)
         found = z.through(*self.distribution.log_density(z.f, z.order))
-        return found if zeta is None else found + zeta
+        return found + further[0] if further else found
 
     def constant(self, rows: Rows) -> Vec:
         return -np.log(rows.y)
@@ -163,11 +163,11 @@ class Hazards(EventTime):
     def distribution(self) -> Distribution:
         return DISTRIBUTIONS["cloglog"]
 
-    def standardised(self, y: Vec, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
         if self.metric == "aft":
-            return super().standardised(y, rows, mu, zeta)
+            return super().standardised(y, rows, mu, further)
         log_y = np.log(y)
-        return mu.log + (log_y if zeta is None else jet.exp(zeta) * log_y)
+        return mu.log + (jet.exp(further[0]) * log_y if further else log_y)
 
     def information(self, rows: Rows, eta: Vec, zeta: Vec | float) -> Expected:
         if self.metric == "aft":

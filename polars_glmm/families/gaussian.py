@@ -13,7 +13,7 @@ from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Ro
 from polars_glmm.families.distributions import DISTRIBUTIONS, Distribution
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.location_scale import LocationScale
-from polars_glmm.families.mean_family import Kernel, Mean, precision_of
+from polars_glmm.families.mean_family import Further, Kernel, Mean, precision_of
 from polars_glmm.typing import BoolVec, Vec
 
 LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
@@ -72,20 +72,20 @@ class Gaussian(LocationScale):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"identity": identity_kernel}
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         return -0.5 * precision_of(rows) * jet.square(rows.y - mu.value) * jet.exp(-2.0 * zeta) - zeta
 
     @property
     def distribution(self) -> Distribution:
         return DISTRIBUTIONS["probit"]
 
-    def standardised(self, y: Vec, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         return (y - mu.value) * jet.exp(-1.0 * zeta) * np.sqrt(precision_of(rows))
 
-    def width(self, low: Vec, high: Vec, rows: Rows, zeta: Jet | None) -> Jet | Vec:
-        assert zeta is not None
+    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:
+        (zeta,) = further
         return jet.exp(-1.0 * zeta) * ((high - low) * np.sqrt(precision_of(rows)))
 
     def constant(self, rows: Rows) -> Vec:

@@ -9,7 +9,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Rows
 from polars_glmm.families.distributions import Distribution
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily
 from polars_glmm.typing import Vec
 
 Side: TypeAlias = Literal["above", "below", "between"]
@@ -29,11 +29,11 @@ class LocationScale(MeanFamily):
         """That of Z."""
 
     @abstractmethod
-    def standardised(self, y: Vec, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
         """z(y)."""
 
     @abstractmethod
-    def width(self, low: Vec, high: Vec, rows: Rows, zeta: Jet | None) -> Jet | Vec:
+    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:
         """z(high) − z(low), without the digits that a difference of both would lose."""
 
     @property
@@ -41,16 +41,16 @@ class LocationScale(MeanFamily):
         """The logarithms of all such probabilities are concave in z (Prékopa 1973)."""
         return self.distribution.log_concave
 
-    def log_tail(self, rows: Rows, mu: Mean, zeta: Jet | None, side: Side) -> Jet:
+    def log_tail(self, rows: Rows, mu: Mean, further: Further, side: Side) -> Jet:
         """The logarithm of a probability of y; between y and the upper end of its censoring."""
-        z = self.standardised(rows.y, rows, mu, zeta)
+        z = self.standardised(rows.y, rows, mu, further)
         if side == "above":
             return z.through(*self.distribution.log_sf(z.f, z.order))
         if side == "below":
             return z.through(*self.distribution.log_cdf(z.f, z.order))
         assert rows.censoring is not None
         assert rows.censoring.upper is not None
-        width = self.width(rows.y, rows.censoring.upper, rows, zeta)
+        width = self.width(rows.y, rows.censoring.upper, rows, further)
         centre = z + 0.5 * width
         found = self.distribution.log_interval(centre.f, width.f if isinstance(width, Jet) else width, z.order)
         return jet.through_both(found, centre, width)

@@ -13,7 +13,7 @@ from polars_glmm.families.distributions import Distribution
 from polars_glmm.families.gaussian import Gaussian, identity_kernel
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.location_scale import LocationScale
-from polars_glmm.families.mean_family import Kernel, Mean
+from polars_glmm.families.mean_family import Further, Kernel, Mean
 from polars_glmm.typing import BoolVec, Vec
 
 _GAUSSIAN = Gaussian()
@@ -50,18 +50,18 @@ class Lognormal(LocationScale):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"identity": _kernel}
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        return _GAUSSIAN.log_density(_logged(rows), mu, zeta)
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        return _GAUSSIAN.log_density(_logged(rows), mu, further)
 
     @property
     def distribution(self) -> Distribution:
         return _GAUSSIAN.distribution
 
-    def standardised(self, y: Vec, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        return _GAUSSIAN.standardised(np.log(y), rows, mu, zeta)
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
+        return _GAUSSIAN.standardised(np.log(y), rows, mu, further)
 
-    def width(self, low: Vec, high: Vec, rows: Rows, zeta: Jet | None) -> Jet | Vec:
-        return _GAUSSIAN.width(np.zeros_like(low), np.log(high / low), rows, zeta)
+    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:
+        return _GAUSSIAN.width(np.zeros_like(low), np.log(high / low), rows, further)
 
     def constant(self, rows: Rows) -> Vec:
         return _GAUSSIAN.constant(rows) - np.log(rows.y)

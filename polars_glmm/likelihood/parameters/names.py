@@ -55,8 +55,8 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
             if STRUCTURES[t.structure].correlated:
                 names += [f"cor({f.name}: {own[k]}, {own[j]})" for j in range(t.r) for k in range(j)]
     further = model.parts[1:]
-    for part in further:
-        names += part.names if part.constant else [f"{part.parameter}: {name}" for name in part.names]
+    for part in sorted(further, key=lambda part: part.constant):  # constants stand last
+        names += part.labels
     if model.family.has_phi and not further:  # profiled out
         names.append("phi")
     return tuple(blocks), tuple(names)
