@@ -14,6 +14,7 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Categorical, FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
+from polars_glmm.families.censored import plain_of
 from polars_glmm.families.registry import FAMILIES, resolve_family
 from polars_glmm.files import dtypes
 from polars_glmm.files.records import TAG, RecordReader, plain
@@ -99,6 +100,7 @@ def encode_family(family: Family) -> dict[str, Any]:
 
     Raises ModelError for one that these do not say all of.
     """
+    family = plain_of(family)  # the formula says whether responses are censored
     name, link = family.name, family.link.name
     held = dict(family.held)
     if name not in FAMILIES or resolve_family(name, link, held) != family:

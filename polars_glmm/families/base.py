@@ -134,6 +134,7 @@ class Family(Protocol):
     canonical         observed and expected curvature agree
     log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
     phi_definition    what phi is, in words; empty without phi
+    phi_alias         another name for phi on the left of its formula, or nothing: "shape"
     phi_words         what a summary calls phi, and a sentence on what it does, or nothing
     residual          phi is the standard deviation of an error beside the effects, and stands among their variances
     linear            y is its mean and such an error: with gaussian effects every integral is exact
@@ -189,6 +190,8 @@ class Family(Protocol):
     def phi_definition(self) -> str: ...
     @property
     def phi_words(self) -> tuple[str, str]: ...
+    @property
+    def phi_alias(self) -> str: ...
     @property
     def residual(self) -> bool: ...
     @property

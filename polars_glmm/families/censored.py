@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring, Degrees, Density, Family, Predictors, Rows
-from polars_glmm.families.jet import Jet
 from polars_glmm.families.location_scale import LocationScale, Side
-from polars_glmm.families.mean_family import Further, Mean
 from polars_glmm.typing import BoolVec, IntVec, Vec
 
 _SIDES: dict[float, Side] = {RIGHT: "above", LEFT: "below", BETWEEN: "between"}
@@ -47,7 +45,7 @@ class Censored(LocationScale):
         found = pieces[0][1] if pieces[0][0] is None else _spread(pieces, shape)
         if known.entry is not None and (late := np.flatnonzero(known.entry > 0.0)).size:
             some, own_at = _taken(rows._replace(y=known.entry), at, late)
-            before = _spread([(late, self._tail("above", some, own_at, order, degrees))], shape)
+            before = _spread([(late, self.log_probability("above", some, own_at, order, degrees))], shape)
             found = _combined(lambda a, b: a - b, found, before)
         return found
 
@@ -56,14 +54,7 @@ class Censored(LocationScale):
     ) -> Density:
         if status == SEEN:
             return super().density(rows._replace(censoring=None), at, order, degrees)
-        return self._tail(_SIDES[status], rows, at, order, degrees)
-
-    def _tail(self, side: Side, rows: Rows, at: Predictors, order: int, degrees: Degrees | None) -> Density:
-        def log_tail(rows: Rows, mu: Mean, further: Further) -> Jet:
-            return self.log_tail(rows, mu, further, side)
-
-        with np.errstate(all="ignore"):
-            return self.definition(rows, at, order, degrees, log_tail)
+        return self.log_probability(_SIDES[status], rows, at, order, degrees)
 
     def constant(self, rows: Rows) -> Vec:
         """That of the rows that are seen."""
@@ -97,12 +88,12 @@ class Censored(LocationScale):
 
     def log_survival(self, rows: Rows, at: Predictors) -> Vec:
         """log P(Y > y), given that it is above its entry where rows have one."""
-        found = self._tail("above", rows._replace(censoring=None), at, 0, None).f
+        found = self.log_probability("above", rows._replace(censoring=None), at, 0).f
         entry = None if rows.censoring is None else rows.censoring.entry
         if entry is None:
             return found
         late = entry > 0.0
-        before = self._tail("above", Rows(np.where(late, entry, rows.y), precision=rows.precision), at, 0, None).f
+        before = self.log_probability("above", rows._replace(y=np.where(late, entry, rows.y), censoring=None), at, 0).f
         return found - np.where(late, before, 0.0)
 
     def martingale(self, rows: Rows, at: Predictors) -> Vec:
@@ -134,7 +125,7 @@ class Censored(LocationScale):
         own = np.flatnonzero(known.status == BETWEEN)
         if own.size:  # symmetric about the middle of the interval
             some, at_own = _taken(rows, at, own)
-            out[own] = self._tail("between", some, (super().start(_middle(some)), *at_own[1:]), 0, None).f
+            out[own] = self.log_probability("between", some, (super().start(_middle(some)), *at_own[1:]), 0).f
         return out
 
     @property

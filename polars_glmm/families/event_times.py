@@ -190,10 +190,17 @@ class Hazards(EventTime):
         return rows.y if self.metric == "aft" else 1.0 / rows.y
 
     def first_mean(self, rows: Rows) -> Vec:
-        return self.at_response(rows)
+        """The response, or the hazard at which it is the time where z = 0 if the shape is that of all rows together."""
+        if self.metric == "aft":
+            return rows.y
+        return np.asarray(rows.y ** -self._shape(self._overall(rows)))
 
     def start_phi(self, rows: Rows, mu: Vec) -> float:
-        return super().start_phi(rows, mu if self.metric == "aft" else 1.0 / np.asarray(mu))
+        return super().start_phi(rows, mu) if self.metric == "aft" else self._overall(rows)
+
+    def _overall(self, rows: Rows) -> float:
+        """The shape without covariates."""
+        return super().start_phi(rows, np.ones_like(rows.y))
 
 
 class Exponential(Hazards):
@@ -217,6 +224,7 @@ class Weibull(Hazards):
 
     name = "weibull"
     has_phi = True
+    phi_alias = "shape"
     phi_definition = "shape: the hazard goes with t^(phi − 1)"
 
     @property
@@ -230,6 +238,7 @@ class LogLogistic(EventTime):
 
     name = "loglogistic"
     has_phi = True
+    phi_alias = "shape"
     phi_definition = "shape: the odds of an event go with t^phi"
     bend = 1.0 / 3.0
 

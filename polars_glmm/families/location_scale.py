@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Literal, TypeAlias
 
 from polars_glmm.families import jet
-from polars_glmm.families.base import Rows
+from polars_glmm.families.base import Degrees, Density, Predictors, Rows
 from polars_glmm.families.distributions import Distribution
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.mean_family import Further, Mean, MeanFamily
@@ -40,6 +40,20 @@ class LocationScale(MeanFamily):
     def concave_tails(self) -> bool:
         """The logarithms of all such probabilities are concave in z (Prékopa 1973)."""
         return self.distribution.log_concave
+
+    def log_probability(
+        self, side: Side, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None
+    ) -> Density:
+        """`log_tail` at predictors, with derivatives as those of `density`."""
+
+        def log_tail(rows: Rows, mu: Mean, further: Further) -> Jet:
+            return self.log_tail(rows, mu, further, side)
+
+        return self.definition(rows, at, order, degrees, log_tail)
+
+    def quantile(self, p: Vec | float, mu: Vec, phi: Vec | float | None) -> Vec:
+        """The value with a share p of responses below it."""
+        raise NotImplementedError
 
     def log_tail(self, rows: Rows, mu: Mean, further: Further, side: Side) -> Jet:
         """The logarithm of a probability of y; between y and the upper end of its censoring."""

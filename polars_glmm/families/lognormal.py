@@ -75,6 +75,10 @@ class Lognormal(LocationScale):
             z = (np.log(np.maximum(rows.y, 0.0)) - mu) / phi
         return np.asarray(special.ndtr(-z if upper else z), dtype=np.float64)
 
+    def quantile(self, p: Vec | float, mu: Vec, phi: Vec | float | None) -> Vec:
+        assert phi is not None
+        return np.asarray(np.exp(mu + phi * special.ndtri(p)))
+
     def at_response(self, rows: Rows) -> Vec:
         return np.log(rows.y)
 

@@ -74,6 +74,7 @@ class MeanFamily(ABC):
     takes_trials = False
     takes_precision = False
     phi_definition = ""
+    phi_alias = ""
     residual = False
     discrete = False
     sufficient = False

@@ -157,6 +157,7 @@ def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorT
         tree = parse_formula(text)
         parameter = render(tree.left) if tree.left is not None else ""
         span = tree.left.span if tree.left is not None else (0, 1)
+        parameter = "phi" if parameter and parameter == family.phi_alias else parameter
         if parameter in _PARAMETERS_TO_COME:
             message = f"A formula for {parameter} ({_PARAMETERS_TO_COME[parameter]}) is not yet available."
             raise FormulaError(message, tree.text, *span)
