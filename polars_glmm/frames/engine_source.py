@@ -131,7 +131,9 @@ class EngineSource(Source):
             raise DataChangedError(_CHANGED)
 
     def of_rows(self, rows: pl.DataFrame) -> Source:
-        return Source(rows.lazy(), self.dtypes, self.frequency, self.precision, self.tried, facts=self.facts, ends=self.ends)
+        return Source(
+            rows.lazy(), self.dtypes, self.frequency, self.precision, self.tried, facts=self.facts, ends=self.ends
+        )
 
     @property
     def complete(self) -> Any:
