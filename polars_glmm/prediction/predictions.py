@@ -42,6 +42,7 @@ from polars_glmm.prediction.population import (
 )
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.scale import ResponseScale, scale_of
+from polars_glmm.prediction.scored import with_scored
 from polars_glmm.prediction.variances import FREEDOM
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     uncertainty: Uncertainty = "conditional",
     df: RowFreedom = None,
     times: Times = None,
+    ranef: pl.DataFrame | pl.LazyFrame | None = None,
 ) -> FrameT:
     """The frame with predictions beside its own columns; a LazyFrame stays lazy and nothing of it is collected.
 
@@ -133,6 +135,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     times
         Of times to an event (weibull …) kind="median", and at `times` "survival", "hazard" and "cumulative_hazard": the
         name of a column, or times for every row, which then stands once for each, with them in `<name>_time`.
+    ranef
+        Effects of groups from `fit.score(rows)`, in the place of those of the fit: groups that it has not seen, as they
+        are after new rows. As they stand: predictions from them have no standard errors.
     name
         Name of the new column.
 
@@ -156,6 +161,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     frame, time = at_times(frame, kind, times, name)
     request = Request(kind, random, new_levels, interval, conf_level, std_error, name, df, time)
     _check_choice("uncertainty", uncertainty, get_args(Uncertainty))
+    if ranef is not None:
+        return _predict_scored(frame, fit, request, ranef)
     if uncertainty == "joint":
         if isinstance(fit, Answers):
             msg = "uncertainty='joint' is of one fit: choose it by its key, as in collection[key], and the rows of it."
@@ -166,6 +173,22 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
         return apply_by_key(frame, fit, verb)
     return predict_from(frame, of_fit(fit), request)
+
+
+def _predict_scored(
+    frame: FrameT, fit: Answer | Answers, request: Request, ranef: pl.DataFrame | pl.LazyFrame
+) -> FrameT:
+    """Predictions with effects that are given."""
+    if isinstance(fit, Answers):
+        msg = "ranef= is of one fit: choose it by its key, as in collection[key], and the rows of it."
+        raise ModelError(msg)
+    if request.uncertain:
+        msg = (
+            "Predictions from ranef= have no standard errors, nor intervals: std_error of fit.score(frame) is that of "
+            "an effect. Fit again with the new groups for intervals."
+        )
+        raise ModelError(msg)
+    return predict_from(frame, with_scored(of_fit(fit), ranef), request)
 
 
 def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
