@@ -20,7 +20,7 @@ from .learn import Weights, part, require_weights
 from .predictors import matrix
 from .recipe import PredictorRecipe, Recipe, TermRecipe
 from .records import Design, Factor, Predictor, Term
-from .response import check_support, read_response
+from .response import check_support, read_inputs, read_response
 from .variables import Variables
 
 
@@ -108,9 +108,11 @@ class Reader:
             for factor, terms, coder in zip(recipe.factors, self._terms, self._coders, strict=True)
         ]
         further = tuple(made[1:])
+        inputs = read_inputs(recipe.inputs, recipe.spec, variables)
         return Design(
-            rows.y, rows.trials, weights.frequency, rows.precision, made[0], further, tuple(factors), rows.censoring
-        )
+            rows.y, rows.trials, weights.frequency, rows.precision, made[0], further, tuple(factors), inputs,
+            rows.censoring,
+        )  # fmt: skip
 
     def _require_known_labels(self, table: Table) -> None:
         """Raise DataChangedError for a label that no column was made for."""

@@ -14,7 +14,6 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Categorical, FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
-from polars_glmm.families.censored import plain_of
 from polars_glmm.families.registry import FAMILIES, resolve_family
 from polars_glmm.files import dtypes
 from polars_glmm.files.records import TAG, RecordReader, plain
@@ -47,6 +46,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
             "dtype": None if response.dtype is None else dtypes.encode(response.dtype),
             "labels": plain(response.labels),
         },
+        **({"inputs": plain(recipe.inputs)} if recipe.inputs else {}),
         "predictors": plain(recipe.predictors),
         "factors": [
             {"name": factor.name, "keys": list(factor.keys), "terms": plain(factor.terms)} for factor in recipe.factors
@@ -86,6 +86,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
         ),
         predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
         factors=tuple(factors),
+        inputs=read(text.get("inputs", []), tuple[nodes.Node, ...], "inputs"),
         categoricals={
             name: Categorical(name, read(known, tuple[str, ...], name), dtypes.decode(dtype))
             for name, known, dtype in text["categoricals"]
@@ -100,7 +101,7 @@ def encode_family(family: Family) -> dict[str, Any]:
 
     Raises ModelError for one that these do not say all of.
     """
-    family = plain_of(family)  # the formula says whether responses are censored
+    family = family.plain  # the formula says whether responses are censored
     name, link = family.name, family.link.name
     held = dict(family.held)
     if name not in FAMILIES or resolve_family(name, link, held) != family:

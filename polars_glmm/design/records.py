@@ -82,6 +82,7 @@ class Design:
     precision   (n,) > 0, else None (one each); rows of precision 0 are already gone
     mu          predictor of the mean
     further     predictors of other parameters that have a formula, in the order of the family's parameters
+    inputs      of the curve of a nonlinear model, each (n,)
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
     censoring   of responses that are not all seen themselves, else None
     """
@@ -93,12 +94,13 @@ class Design:
     mu: Predictor
     further: tuple[Predictor, ...]
     factors: tuple[Factor, ...]
+    inputs: tuple[Vec, ...] = ()
     censoring: Censoring | None = None
 
     @property
     def rows(self) -> Rows:
         """What a density needs besides the linear predictors."""
-        return Rows(self.y, self.trials, self.precision, self.censoring)
+        return Rows(self.y, self.trials, self.precision, self.inputs, self.censoring)
 
     @property
     def predictors(self) -> tuple[Predictor, ...]:

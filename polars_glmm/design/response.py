@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from polars_glmm.families.base import BETWEEN, CENSORING, SEEN, Censoring, Famil
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
-from polars_glmm.spec.syntax import Name, columns
+from polars_glmm.spec.syntax import Name, columns, render
 from polars_glmm.typing import BoolVec, Vec
 
 from .censoring import observed_nodes, read_censoring, refuse_unseen
@@ -36,7 +37,7 @@ class ResponseColumns(NamedTuple):
 
     def rows(self, precision: Vec | None) -> Rows:
         """What a density needs of them."""
-        return Rows(self.y, self.trials, precision, self.censoring)
+        return Rows(self.y, self.trials, precision, censoring=self.censoring)
 
 
 def learn_response(spec: ModelSpec, variables: Variables) -> ResponseColumns:
@@ -78,6 +79,18 @@ def observed_recipe(spec: ModelSpec, variables: Variables) -> tuple[ResponseReci
         spec.response.text, made.value, status=made.status, upper=made.upper, entry=made.entry
     )
     return recipe, made.notes
+
+
+def input_nodes(spec: ModelSpec, variables: Variables) -> tuple[Node, ...]:
+    """How what the curve of a nonlinear model takes is read. Raises ColumnError for a column that is no number."""
+    return tuple(map(variables.arithmetic, spec.inputs))
+
+
+def read_inputs(nodes: Sequence[Node], spec: ModelSpec, variables: Variables) -> tuple[Vec, ...]:
+    """What the curve of a nonlinear model takes, each (n,). Raises ColumnError for a value that is no number."""
+    named = zip(nodes, spec.inputs, strict=True)
+    made = (variables.evaluate(node, f"{render(one)} of the curve") for node, one in named)
+    return tuple(np.ascontiguousarray(np.broadcast_to(one, (variables.table.n_rows,)), np.float64) for one in made)
 
 
 def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> ResponseRecipe:
@@ -286,4 +299,4 @@ def response_arrays(recipe: Recipe, frame: pl.DataFrame) -> Rows:
     if censoring is not None and censoring.upper is not None:
         status, upper = censoring.status, np.where(censoring.status == BETWEEN, censoring.upper, arrays["y"])
         censoring = Censoring(np.where((status == BETWEEN) & (upper == arrays["y"]), SEEN, status), upper)
-    return Rows(arrays["y"], arrays.get("trials"), arrays.get("precision"), censoring)
+    return Rows(arrays["y"], arrays.get("trials"), arrays.get("precision"), censoring=censoring)

@@ -26,6 +26,7 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         frequency=part(design.frequency),
         precision=part(design.precision),
         censoring=None if design.censoring is None else design.censoring.each(lambda v: np.take(v, rows)),
+        inputs=tuple(np.take(one, rows) for one in design.inputs),
         mu=predictor(design.mu),
         further=tuple(map(predictor, design.further)),
         factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),

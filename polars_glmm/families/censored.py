@@ -155,11 +155,6 @@ def censored(family: Family, entry: bool = False) -> Family:  # noqa: FBT001, FB
     return made
 
 
-def plain_of(family: Family) -> Family:
-    """The family without censoring."""
-    return family.plain if isinstance(family, Censored) else family
-
-
 @cache
 def _mixed(base: type[LocationScale], entry: bool) -> type[Censored]:  # noqa: FBT001
     return type(f"Censored{base.__name__}", (Censored, base), {"entry": entry, "__doc__": base.__doc__})

@@ -14,6 +14,7 @@ import numpy as np
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Parameter, Predictors, Rows
+from polars_glmm.families.curve import Curve
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
@@ -113,6 +114,16 @@ class MeanFamily(ABC):
         return (mu, Parameter("phi", LINKS["log"], self.phi_definition)) if self.has_phi else (mu,)
 
     @property
+    def curve(self) -> Curve | None:
+        """What the first parameters are of, in place of a mean."""
+        return None
+
+    @property
+    def plain(self) -> MeanFamily:
+        """The family as it is asked for by name."""
+        return self
+
+    @property
     def n_parameters(self) -> int:
         """How many predictors a density needs."""
         return 1 + self.has_phi
@@ -168,8 +179,7 @@ class MeanFamily(ABC):
         """1 where all trials are successes, −1 where a count is zero."""
         top = np.ones_like(rows.y) if rows.trials is None else rows.trials
         upper = (rows.y == top) if self.takes_trials else np.zeros(len(rows.y), dtype=np.bool_)
-        pull: Vec = upper.astype(np.float64) - ((rows.y == 0.0) & ~upper)
-        return pull
+        return np.asarray(upper.astype(np.float64) - ((rows.y == 0.0) & ~upper))
 
     @property
     def unit(self) -> float | None:
@@ -196,18 +206,12 @@ class MeanFamily(ABC):
         """log p(y | mu, phi …) without `constant`: the definition that everything else is tested against."""
 
     def definition(
-        self,
-        rows: Rows,
-        at: Predictors,
-        order: int,
-        degrees: Degrees | None = None,
-        log_density: Callable[[Rows, Mean, Further], Jet] | None = None,
+        self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None, of: LogDensity | None = None
     ) -> Density:
         """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain.
 
-        log_density   another function of the same predictors, whose derivatives are wanted instead
+        of   another function of the same predictors, whose derivatives are wanted instead
         """
-        log_density = self.log_density if log_density is None else log_density
         self._require(at)
         eta = np.asarray(at[0], dtype=np.float64)
         n = self.n_parameters
@@ -216,7 +220,7 @@ class MeanFamily(ABC):
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
             further = tuple(jet.variable(at[k], k, order, most[k]) for k in range(1, n))
-            found = log_density(rows, Mean(self.link, inside, order), further)
+            found = (of or self.log_density)(rows, Mean(self.link, inside, order), further)
         return density_of(found, order, most, None if outside is None or not outside.any() else outside)
 
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
@@ -340,6 +344,7 @@ class MeanFamily(ABC):
 
 Further: TypeAlias = tuple[Jet, ...]
 """The predictors beyond the mean's, as jets."""
+LogDensity: TypeAlias = Callable[[Rows, Mean, Further], Jet]
 
 _ZERO = np.zeros(())
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from .syntax import Expression, FunctionCall
 
-Kind: TypeAlias = Literal["elementwise", "learned", "categorical", "contrast", "special"]
+from .forms import FORMS
+
+Kind: TypeAlias = Literal["elementwise", "learned", "categorical", "contrast", "special", "curve"]
 
 
 class Signature(NamedTuple):
@@ -52,6 +54,7 @@ SIGNATURES: dict[str, Signature] = {
     "cbind": Signature("special", ("success", "failure")),
     "surv": Signature("special", ("x", "y*", "z*", "kind*")),
     "cens": Signature("special", ("x", "y*", "z*", "kind*", "lower*", "upper*")),
+    **{name: Signature("curve", (*form.inputs, *form.parameters)) for name, form in FORMS.items()},
 }  # fmt: skip
 """Every function, under its canonical name."""
 

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 from polars_glmm.families import Exponential, Gaussian, LogLogistic, Lognormal, Rows, Weibull
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring
-from polars_glmm.families.censored import censored, plain_of
+from polars_glmm.families.censored import censored
 from polars_glmm.families.location_scale import LocationScale
 from polars_glmm.typing import Vec
 from tests.families.conftest import named, predictors
@@ -192,5 +192,5 @@ def test_a_censored_family_is_a_plain_value(base):
         assert again == family != base
         assert hash(again) == hash(family)
         assert repr(again) == repr(base)
-        assert plain_of(again) == base
+        assert again.plain == base
     assert censored(base) != censored(base, entry=True)

@@ -38,7 +38,7 @@ class KeyedDesign:
     @property
     def rows(self) -> Rows:
         """What a density needs besides the linear predictors."""
-        return Rows(self.y, self.trials, self.precision, self.censoring)
+        return Rows(self.y, self.trials, self.precision, censoring=self.censoring)
 
     @property
     def n_models(self) -> int:
