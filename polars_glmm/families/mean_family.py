@@ -86,8 +86,7 @@ class MeanFamily(ABC):
     censorable = False
     of_times = False
     is_censored = False
-    memoryless = False
-    """Given that it is late, what is left of a response has tails of the same shape."""
+    memoryless = False  # given that it is late, what is left of a response has tails of the same shape
 
     @property
     @abstractmethod
@@ -177,8 +176,7 @@ class MeanFamily(ABC):
 
     def pull(self, rows: Rows) -> Vec:
         """1 where all trials are successes, −1 where a count is zero."""
-        top = np.ones_like(rows.y) if rows.trials is None else rows.trials
-        upper = (rows.y == top) if self.takes_trials else np.zeros(len(rows.y), dtype=np.bool_)
+        upper = rows.y == (1.0 if rows.trials is None else rows.trials) if self.takes_trials else rows.y < 0.0
         return np.asarray(upper.astype(np.float64) - ((rows.y == 0.0) & ~upper))
 
     @property
