@@ -111,7 +111,7 @@ class Reader:
         inputs = read_inputs(recipe.inputs, recipe.spec, variables)
         return Design(
             rows.y, rows.trials, weights.frequency, rows.precision, made[0], further, tuple(factors), inputs,
-            rows.censoring,
+            censoring=rows.censoring,
         )  # fmt: skip
 
     def _require_known_labels(self, table: Table) -> None:
