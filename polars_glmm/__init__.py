@@ -36,10 +36,12 @@ if TYPE_CHECKING:
         BetaBinomial,
         Binomial,
         Cumulative,
+        Exponential,
         Gamma,
         Gaussian,
         GeneralizedPoisson,
         InverseGaussian,
+        LogLogistic,
         Lognormal,
         NegativeBinomial,
         NegativeBinomial1,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         TruncatedNegativeBinomial1,
         TruncatedPoisson,
         Tweedie,
+        Weibull,
     )
     from polars_glmm.inference.robust import CR
     from polars_glmm.prediction.grid import grid
@@ -76,9 +79,10 @@ _LAZY = {
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         (
-            "Beta", "BetaBinomial", "Binomial", "Cumulative", "Gamma", "Gaussian", "GeneralizedPoisson",
-            "InverseGaussian", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT",
-            "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+            "Beta", "BetaBinomial", "Binomial", "Cumulative", "Exponential", "Gamma", "Gaussian",
+            "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial", "NegativeBinomial1",
+            "Poisson", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson",
+            "Tweedie", "Weibull",
         ),
         "polars_glmm.families",
     ),
@@ -103,6 +107,7 @@ __all__ = [
     "Cumulative",
     "DataChangedError",
     "DatasetError",
+    "Exponential",
     "Fit",
     "FitCollection",
     "FitWarning",
@@ -114,6 +119,7 @@ __all__ = [
     "IdentifiabilityError",
     "InverseGaussian",
     "Laplace",
+    "LogLogistic",
     "Lognormal",
     "Memory",
     "ModelError",
@@ -133,6 +139,7 @@ __all__ = [
     "TruncatedPoisson",
     "Tweedie",
     "UnknownLevelError",
+    "Weibull",
     "__version__",
     "anova",
     "augment",

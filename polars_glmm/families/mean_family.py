@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations_with_replacement
 from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -15,6 +13,7 @@ from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
 from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
 from polars_glmm.families.curve import Curve
+from polars_glmm.families.densities import density_of
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -75,6 +74,7 @@ class MeanFamily(ABC):
     takes_trials = False
     takes_precision = False
     phi_definition = ""
+    phi_alias = ""
     residual = False
     discrete = False
     sufficient = False
@@ -83,6 +83,10 @@ class MeanFamily(ABC):
     response: ClassVar[ResponseKind] = "number"
     knows_information = True
     limit_phi = float("inf")
+    censorable = False
+    of_times = False
+    is_censored = False
+    memoryless = False  # given that it is late, what is left of a response has tails of the same shape
 
     @property
     @abstractmethod
@@ -185,6 +189,16 @@ class MeanFamily(ABC):
         return False
 
     @property
+    def separable(self) -> bool:
+        """Counts can be at an end of their range, which a mean never reaches."""
+        return self.discrete
+
+    def pull(self, rows: Rows) -> Vec:
+        """1 where all trials are successes, −1 where a count is zero."""
+        upper = rows.y == (1.0 if rows.trials is None else rows.trials) if self.takes_trials else rows.y < 0.0
+        return np.asarray(upper.astype(np.float64) - ((rows.y == 0.0) & ~upper))
+
+    @property
     def unit(self) -> float | None:
         """Standard deviation of the latent variable that the link stands for; None where only the data tell."""
         return self.link.unit
@@ -208,8 +222,13 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """log p(y | mu, phi …) without `constant`: the definition that everything else is tested against."""
 
-    def definition(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
-        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
+    def definition(
+        self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None, of: LogDensity | None = None
+    ) -> Density:
+        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain.
+
+        of   another function of the same predictors, whose derivatives are wanted instead
+        """
         self._require(at)
         eta = np.asarray(at[0], dtype=np.float64)
         n = self.n_parameters
@@ -218,7 +237,7 @@ class MeanFamily(ABC):
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
             further = tuple(jet.variable(at[k], k, order, most[k]) for k in range(1, n))
-            found = self.log_density(rows, Mean(self.link, inside, order), further)
+            found = (of or self.log_density)(rows, Mean(self.link, inside, order), further)
         return density_of(found, order, most, None if outside is None or not outside.any() else outside)
 
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
@@ -342,40 +361,9 @@ class MeanFamily(ABC):
 
 Further: TypeAlias = tuple[Jet, ...]
 """The predictors beyond the mean's, as jets."""
+LogDensity: TypeAlias = Callable[[Rows, Mean, Further], Jet]
 
 _ZERO = np.zeros(())
-
-
-def density_of(found: Jet, order: int, degrees: Degrees, excluded: BoolVec | None = None) -> Density:
-    """The derivatives that a jet holds, zeros broadcast; −∞ with none in rows that are excluded."""
-    shape, n = found.f.shape, len(degrees)
-    still = [k for k in range(n) if degrees[k] < order]
-
-    def part(degree: jet.Degree) -> Vec:
-        made = found.parts.get(degree, _ZERO)
-        if made.shape != shape:
-            made = np.broadcast_to(made, shape)
-        if excluded is not None:
-            made = np.where(excluded, 0.0 if degree else -np.inf, made)
-        return -made if len(degree) >= 2 else made
-
-    def tensor(rank: int) -> dict[jet.Degree, Vec]:
-        if rank > order:
-            return {}
-        return {degree: part(degree) for degree in _degrees(n, rank, tuple(degrees), tuple(still))}
-
-    g = tuple(part((k,)) if degrees[k] else None for k in range(n))
-    return Density(part(()), g if order else (), tensor(2), tensor(3))
-
-
-@cache
-def _degrees(n: int, rank: int, most: Degrees, still: tuple[int, ...]) -> tuple[jet.Degree, ...]:
-    """The derivatives of a rank in n predictors: no more in each than asked for, one at most in those still."""
-    return tuple(
-        degree
-        for degree in combinations_with_replacement(range(n), rank)
-        if all(degree.count(k) <= most[k] for k in degree) and sum(k in still for k in degree) <= 1
-    )
 
 
 _INSIDE: dict[MeanRange, tuple[float, float]] = {

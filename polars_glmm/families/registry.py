@@ -12,6 +12,7 @@ from polars_glmm.families.beta import Beta
 from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
 from polars_glmm.families.cumulative import Cumulative
+from polars_glmm.families.event_times import Exponential, LogLogistic, Weibull
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
 from polars_glmm.families.generalized_poisson import GeneralizedPoisson
@@ -47,6 +48,9 @@ FAMILIES: dict[str, type[MeanFamily]] = {
     "generalized_poisson": GeneralizedPoisson,
     "tweedie": Tweedie,
     "cumulative": Cumulative,
+    "exponential": Exponential,
+    "weibull": Weibull,
+    "loglogistic": LogLogistic,
 }
 
 ALIASES = {
@@ -63,6 +67,10 @@ ALIASES = {
     "t": "student_t",
     "t_family": "student_t",
     "genpois": "generalized_poisson",
+    "llogistic": "loglogistic",
+    "llogis": "loglogistic",
+    "log_logistic": "loglogistic",
+    "lnormal": "lognormal",
 }
 
 ELSEWHERE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +43,20 @@ def category_names(recipe: Recipe, request: Request) -> list[str]:
     first = [f"{request.name}{suffix}" for suffix in suffixes(recipe, request.kind)]
     ends = ["_std_error"] * request.std_error + (["_low", "_high"] if request.interval else [])
     return [*first, *(f"{name}{end}" for end in ends for name in first)]
+
+
+def names_by_fit(request: Request) -> Callable[[Parameters], list[str]]:
+    """Names of the new columns, by the fit."""
+
+    def of(fitted: Parameters) -> list[str]:
+        if fitted.recipe.spec.family.response != "category":
+            return request.names
+        if request.kind == "class":
+            msg = "kind='class' is of one fit: choose it by its key, as in collection[key], and the rows of it."
+            raise ModelError(msg)
+        return category_names(fitted.recipe, request)
+
+    return of
 
 
 def check_category_request(recipe: Recipe, request: Request) -> None:
