@@ -80,8 +80,8 @@ _LAZY = {
     **dict.fromkeys(
         (
             "Beta", "BetaBinomial", "Binomial", "Cumulative", "Exponential", "Gamma", "Gaussian",
-            "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial", "NegativeBinomial1",
-            "Poisson", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson",
+            "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
+            "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson",
             "Tweedie", "Weibull",
         ),
         "polars_glmm.families",
