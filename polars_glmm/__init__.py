@@ -81,8 +81,8 @@ _LAZY = {
         (
             "Beta", "BetaBinomial", "Binomial", "Cumulative", "Exponential", "Gamma", "Gaussian",
             "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
-            "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson",
-            "Tweedie", "Weibull",
+            "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1",
+            "TruncatedPoisson", "Tweedie", "Weibull",
         ),
         "polars_glmm.families",
     ),
