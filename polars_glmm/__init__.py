@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
     from polars_glmm.result.reported import report
-    from polars_glmm.result.several import compare, pool, power, rlrt
+    from polars_glmm.result.several import compare, drift, pool, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
@@ -85,7 +85,7 @@ _LAZY = {
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
     "report": "polars_glmm.result.reported",
-    **dict.fromkeys(("compare", "pool", "power", "rlrt"), "polars_glmm.result.several"),
+    **dict.fromkeys(("compare", "drift", "pool", "power", "rlrt"), "polars_glmm.result.several"),
 }
 
 __all__ = [
@@ -136,6 +136,7 @@ __all__ = [
     "augment",
     "compare",
     "datasets",
+    "drift",
     "explain",
     "fit",
     "glmm",

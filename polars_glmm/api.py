@@ -42,7 +42,7 @@ AnyFrame = pl.DataFrame | pl.LazyFrame
 class FitArguments(ModelArguments, total=False):
     """Keyword arguments of `fit` besides by."""
 
-    start: Mapping[str, float] | Fit | None
+    start: Mapping[str, float] | Fit | str | PathLike[str] | None
     fixed: Mapping[str, float] | None
     control: Control | None
 
@@ -67,7 +67,7 @@ def fit(
     precision: str | None = None,
     by: str | Sequence[str] | None = None,
     missing: Missing = "drop",
-    start: Mapping[str, float] | Fit | None = None,
+    start: Mapping[str, float] | Fit | str | PathLike[str] | None = None,
     fixed: Mapping[str, float] | None = None,
     control: Control | None = None,
 ) -> Fit | FitCollection:
@@ -100,8 +100,8 @@ def fit(
     missing
         `"drop"` rows with a null or NaN in a used column (a note counts them), or `"error"`.
     start, fixed
-        Natural parameters by name to start from, or to hold. `start` may be a Fit: of its fixed effects, standard
-        deviations and phi those are used that the new model has; the rest start as usual.
+        Natural parameters by name to start from, or to hold. `start` may be a Fit, or the file of one: of its fixed
+        effects, standard deviations and phi those are used that the new model has; the rest start as usual.
     control
         How it is computed: a `Control`.
 

@@ -29,7 +29,8 @@ def predict_on_engine(frame: EngineFrame, fitted: Parameters, request: Request) 
     if request.uncertain or request.random == "integrate":
         what = "random='integrate'" if request.random == "integrate" else "Standard errors and intervals"
         _refuse(f"{what} are computed here, not on {frame.name}")
-    factors = chosen(fitted.factors, request.random)
+    part = int(of_phi)
+    factors = tuple(factor for factor in chosen(fitted.factors, request.random) if factor.on(part))
     if factors and request.new_levels == "error":
         msg = (
             f"An engine cannot raise an error for a level that the fit has not seen while its query runs: choose "
@@ -39,7 +40,6 @@ def predict_on_engine(frame: EngineFrame, fitted: Parameters, request: Request) 
     if request.kind == "response" and not family.mu_is_mean:
         _refuse(f"The mean of a {family.name} response is computed here, not on {frame.name}")
     refuse_clash(readable(frame), request.names, "choose another with name=.")
-    part = int(of_phi)
     if of_phi and not fitted.models_phi:
         rows = engine_rows(frame, fitted, (), (), parts=(), verb="predict")
         phi = rows.words.engine.lit(None if fitted.phi is None else float(fitted.phi[0]))

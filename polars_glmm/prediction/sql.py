@@ -66,9 +66,11 @@ def to_sql(  # noqa: PLR0913  the arguments of predict
         for i, (table, factor) in enumerate(zip(tables, factors, strict=True))
     )
     usable = " AND ".join(_usable(fitted, factors, words, new_levels) or ["TRUE"])
-    inner = f"SELECT {_ROWS}.*, CASE WHEN {usable} THEN {eta} END AS eta_\n  FROM {words.name(name)} AS {_ROWS}{joins}"
+    asked = f"SELECT {_ROWS}.*, CASE WHEN {usable} THEN {eta} END AS eta_"
+    inner = f"{asked}\n  FROM {words.name(name)} AS {_ROWS}{joins}"
     without = "EXCEPT" if dialect == "spark" else "EXCLUDE"
     kept = "scored_.*" if dialect == "postgres" else f"scored_.* {without} (eta_)"
+    value = f"CASE WHEN eta_ IS NOT NULL THEN {value} END"
     text = f"SELECT {kept}, {value} AS {words.name(column)}\nFROM (\n  {inner}\n) AS scored_"
     return Scoring(text, tables)
 
