@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from polars_glmm.cli_questions import add_log, add_nulls, add_questions
 from polars_glmm.logs import tell
 
 BAD_INPUT = 2
@@ -45,14 +46,10 @@ def _version() -> str:
         return "0+unknown"
 
 
-def _common(add: Callable[..., object], *, reads: bool = True) -> None:
-    """Options that every verb has."""
-    add("--log", choices=("text", "json"), help="tell on standard error what is done, as text or a JSON object a line")
-    if reads:
-        add(
-            "--null-values", action="extend", nargs="+", metavar="TEXT",
-            help="text that is a missing value in a csv file, beside an empty field (default: NA)",
-        )  # fmt: skip
+def _common(add: Callable[..., object]) -> None:
+    """Options of every verb that reads data."""
+    add_nulls(add)
+    add_log(add)
 
 
 def parser(formats: Sequence[str]) -> argparse.ArgumentParser:
@@ -106,6 +103,13 @@ def parser(formats: Sequence[str]) -> argparse.ArgumentParser:
     add("--conf-level", type=float, default=0.95, metavar="SHARE", help="of the limits (default: 0.95)")
     add("--name", default="prediction", metavar="COLUMN", help="of the prediction (default: prediction)")
     _common(add)
+    _add_keeping(verbs)
+    add_questions(verbs)
+    return made
+
+
+def _add_keeping(verbs: Any) -> None:
+    """The verbs of what is kept from night to night: products, drift."""
     products = verbs.add_parser(
         "products",
         help="sum up the rows of a gaussian model, alone or added to earlier ones",
@@ -127,5 +131,4 @@ def parser(formats: Sequence[str]) -> argparse.ArgumentParser:
     add = moved.add_argument
     add("old", type=Path, metavar="OLD", help="what fit --save wrote before")
     add("new", type=Path, metavar="NEW", help="what fit --save wrote now")
-    _common(add, reads=False)
-    return made
+    add_log(add)

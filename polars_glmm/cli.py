@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
 from polars_glmm.arguments import complain, parser
+from polars_glmm.cli_files import SINKS, WRITERS, flat, write
+from polars_glmm.cli_questions import confint, means, plot
 from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
 from polars_glmm.opening import Opened, opened, what_was_read
 
@@ -25,18 +26,6 @@ if TYPE_CHECKING:
     from polars_glmm.spec.method import Method
     from polars_glmm.typing import MethodName
 
-WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
-    "parquet": lambda table, path: table.write_parquet(path),
-    "csv": lambda table, path: _flat(table).write_csv(path),
-    "json": lambda table, path: table.write_json(path),
-}
-SINKS: dict[str, Callable[[pl.LazyFrame, Path], None]] = {
-    ".csv": lambda rows, path: rows.sink_csv(path),
-    ".parquet": lambda rows, path: rows.sink_parquet(path),
-    ".ipc": lambda rows, path: rows.sink_ipc(path),
-    ".ndjson": lambda rows, path: rows.sink_ndjson(path),
-}
-"""Formats of predictions, which are written while they are read."""
 NOT_CONVERGED, SINGULAR = 3, 4
 PRODUCTS = "products:"
 
@@ -54,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         handler = to_stream(sys.stderr, options.log)
     try:
-        return _VERBS[options.verb](options)
+        return VERBS[options.verb](options) or 0
     except FormulaError as error:
         return complain(_one_line_formula(error), options.log)
     except (GlmmError, pl.exceptions.PolarsError, OSError) as error:
@@ -159,7 +148,7 @@ def _predict(options: argparse.Namespace) -> int:
         name=options.name,
     )
     if options.out is None:
-        print(_flat(predicted.collect()).write_csv(), end="")  # noqa: T201  the purpose of the command
+        print(flat(predicted.collect()).write_csv(), end="")  # noqa: T201  the purpose of the command
         return 0
     _in_place(options.out, lambda path: SINKS[ending](predicted, path))
     _tell(options, "predicted", f"wrote {options.out}", path=str(options.out))
@@ -201,7 +190,10 @@ def _drift(options: argparse.Namespace) -> int:
     return 0
 
 
-_VERBS = {"fit": _fit, "predict": _predict, "products": _products, "drift": _drift}
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "fit": _fit, "predict": _predict, "products": _products, "drift": _drift,
+    "confint": confint, "means": means, "plot": plot,
+}  # fmt: skip
 
 
 def _native(frame: Opened) -> Any:
@@ -264,25 +256,6 @@ def tables(fit: Fit | FitCollection) -> dict[str, pl.DataFrame]:
         "glance": fit.glance(),
     }
     return frames if (status := getattr(fit, "status", None)) is None else {**frames, "status": status()}
-
-
-def write(frames: Mapping[str, pl.DataFrame], folder: Path, form: str) -> None:
-    """Write all tables into `folder`: first beside it, then each moved into place, so that none is ever half there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".glmm-", dir=folder) as scratch:
-        files = [(Path(scratch) / f"{name}.{form}", table) for name, table in frames.items()]
-        for path, table in files:
-            WRITERS[form](table, path)
-        for path, _ in files:
-            path.replace(folder / path.name)
-
-
-def _flat(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with nested columns as JSON text, for CSV."""
-    nested = [name for name, dtype in table.schema.items() if dtype.is_nested()]
-    return table.with_columns(
-        pl.Series(name, [json.dumps(value) for value in table[name].to_list()], dtype=pl.String) for name in nested
-    )
 
 
 def _method(name: str | None, nodes: int | None) -> str | Method | None:
