@@ -80,6 +80,7 @@ def parser(formats: Sequence[str]) -> argparse.ArgumentParser:
     add("--offset", metavar="COLUMN", help="added to the linear predictor")
     add("--frequency", metavar="COLUMN", help="whole numbers: the row stands for that many identical rows")
     add("--precision", metavar="COLUMN", help="the variance of the row is divided by it")
+    add("--residual", metavar="TERM", help="correlation of residuals within groups, as 'ar1(time | id)'")
     add("--by", action="append", metavar="COLUMN", help="one model per value; may be repeated")
     add("--out", type=Path, metavar="DIR", help="write fixef, varcorr, dispersion, ranef and glance there")
     add("--format", choices=sorted(formats), default="parquet", help="format of those tables (default: parquet)")

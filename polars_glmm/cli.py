@@ -107,6 +107,7 @@ def _fitted(options: argparse.Namespace) -> Fit | FitCollection:
             offset=options.offset,
             frequency=options.frequency,
             precision=options.precision,
+            residual=options.residual,
             by=options.by,
             start=cast("Fit | None", start),
         )
@@ -238,7 +239,7 @@ def _columns(options: argparse.Namespace) -> list[str]:
     from polars_glmm.spec.call import Call
 
     weights = {"trials": options.trials, "offset": options.offset}
-    weights |= {"frequency": options.frequency, "precision": options.precision}
+    weights |= {"frequency": options.frequency, "precision": options.precision, "residual": options.residual}
     try:
         spec = Call(tuple(options.formulas), options.groups, options.family, options.link, None, **weights).spec()
     except GlmmError:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from polars_glmm.result.products import Products
     from polars_glmm.spec.call import Groups, Missing
     from polars_glmm.spec.method import Method
-    from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName
+    from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -56,6 +56,7 @@ class Glmm(Generic[Frame]):
         precision: str | None = None,
         by: str | Sequence[str] | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         start: Mapping[str, float] | Fit | str | PathLike[str] | None = None,
         fixed: Mapping[str, float] | None = None,
         control: Control | None = None,
@@ -64,7 +65,7 @@ class Glmm(Generic[Frame]):
         found = _api().fit(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, by=by, missing=missing, start=start, fixed=fixed, control=control,
+            precision=precision, by=by, missing=missing, residual=residual, start=start, fixed=fixed, control=control,
         )  # fmt: skip
         return cast("Fit | FitCollection", found)
 
@@ -81,13 +82,14 @@ class Glmm(Generic[Frame]):
         frequency: str | None = None,
         precision: str | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         control: Control | None = None,
     ) -> Explanation:
         """What `fit` would do with these arguments, and what it would cost, without fitting."""
         found = _api().explain(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, control=control,
+            precision=precision, missing=missing, residual=residual, control=control,
         )  # fmt: skip
         return cast("Explanation", found)
 
@@ -104,13 +106,14 @@ class Glmm(Generic[Frame]):
         frequency: str | None = None,
         precision: str | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         control: Control | None = None,
     ) -> NaturalObjective:
         """The log-likelihood as a function of natural parameters."""
         found = _api().objective(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, control=control,
+            precision=precision, missing=missing, residual=residual, control=control,
         )  # fmt: skip
         return cast("NaturalObjective", found)
 
@@ -124,13 +127,14 @@ class Glmm(Generic[Frame]):
         frequency: str | None = None,
         precision: str | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         like: Products | None = None,
         levels: Mapping[str, Sequence[Any]] | None = None,
     ) -> Products:
         """Cross-products of a gaussian model, to be added, stored and fitted. Arguments as `polars_glmm.products`."""
         found = _api().products(
             self._frame, *formulas, groups=groups, method=method, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, like=like, levels=levels,
+            precision=precision, missing=missing, residual=residual, like=like, levels=levels,
         )  # fmt: skip
         return cast("Products", found)
 
@@ -148,11 +152,12 @@ class Glmm(Generic[Frame]):
         name: str = "prediction",
         uncertainty: Literal["conditional", "joint"] = "conditional",
         df: Literal["normal", "satterthwaite"] | float | None = None,
+        times: Times = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return fit.predict(
             self._frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df, times=times,
         )  # fmt: skip
 
     @answered

@@ -89,6 +89,12 @@ class Sql:
         rest = "NULL" if otherwise is None else literal(otherwise)
         return f"CASE WHEN {x} >= {literal(low)} AND {x} <= {literal(high)} THEN {value} ELSE {rest} END"
 
+    def elapsed(self, *_: Any) -> str:
+        msg = "Times between dates are not the same in every database: make the column there, and use it."
+        raise ModelError(msg)
+
+    interval = elapsed
+
     def finite(self, x: str) -> str:
         """Whether a number is one."""
         return f"({x} - {x}) = 0e0"

@@ -40,6 +40,12 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
     Raises ColumnError where a column is absent or no row is complete, UnknownLevelError for a label of a fixed effect
     that has no coefficient, DataChangedError for a group that the recipe should know and does not.
     """
+    if recipe.residual is not None:
+        msg = (
+            "Leverage, influence, scores and effects of other rows are of rows that are independent given the random "
+            "effects, and residual= correlates them: they are not there for this fit."
+        )
+        raise ModelError(msg)
     if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
         msg = "What is computed again from rows is of models whose random effects are on the mean, and on nothing else."
         raise ModelError(msg)
@@ -72,7 +78,7 @@ def _with_levels_of(recipe: Recipe, rows: pl.DataFrame) -> Recipe:
     if not rows.height:
         return recipe
     table = Table({one.name: one for one in rows.iter_columns()})
-    mask, _ = incomplete(table)
+    mask, _ = incomplete(table, recipe.spec.response.ends)
     table = table if mask is None else table.keep(~mask)
     if not table.n_rows:
         return recipe

@@ -11,7 +11,15 @@ import polars as pl
 from polars_glmm.columns import nodes
 from polars_glmm.columns.operators import FUNCTIONS, OPERATORS
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.recipe import Categorical, FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
+from polars_glmm.design.recipe import (
+    Categorical,
+    FactorRecipe,
+    PredictorRecipe,
+    Recipe,
+    ResidualRecipe,
+    ResponseRecipe,
+    TermRecipe,
+)
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import FAMILIES, resolve_family
@@ -23,9 +31,11 @@ from polars_glmm.spec.model import ModelSpec
 _NODES = (
     nodes.Reference, nodes.Constant, nodes.Coded, nodes.Function, nodes.Arithmetic, nodes.Product, nodes.Affine,
     nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside, nodes.Looked,
+    nodes.Elapsed, nodes.Interval,
 )  # fmt: skip
 _READER = RecordReader(_NODES)
 _RESPONSE = {"name": str, "success": nodes.Node, "trials": nodes.Node | None, "proportion": bool}
+_CENSORING = dict.fromkeys(("status", "upper", "entry"), nodes.Node | None)
 _COLUMNS = ("trials", "offset", "frequency", "precision")
 
 
@@ -40,6 +50,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in _COLUMNS},
         "response": {
             **{name: plain(getattr(response, name)) for name in _RESPONSE},
+            **{name: plain(node) for name in _CENSORING if (node := getattr(response, name)) is not None},
             "dtype": None if response.dtype is None else dtypes.encode(response.dtype),
             "labels": plain(response.labels),
         },
@@ -48,6 +59,9 @@ def encode(recipe: Recipe) -> dict[str, Any]:
         "factors": [
             {"name": factor.name, "keys": list(factor.keys), "terms": plain(factor.terms)} for factor in recipe.factors
         ],
+        "residual": None
+        if spec.residual is None or recipe.residual is None
+        else {"text": spec.residual.text, "size": recipe.residual.size, "labels": list(recipe.residual.labels)},
         "categoricals": [
             [known.column, list(known.levels), dtypes.encode(known.dtype)] for known in recipe.categoricals.values()
         ],
@@ -57,11 +71,13 @@ def encode(recipe: Recipe) -> dict[str, Any]:
 def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
     """The recipe of `encode` with the levels of its groups. Raises ValueError (or KeyError) for any other JSON."""
     read = _READER.read
+    residual = text.get("residual")
     spec = ModelSpec.parse(
         read(text["formulas"], tuple[str, ...], "formulas"),
         family=decode_family(text["family"]),
         method=read(text["method"], Method, "method"),
         **{name: read(text[name], str | None, name) for name in _COLUMNS},
+        residual=None if residual is None else read(residual["text"], str, "residual"),
     )
     response = text["response"]
     factors = [
@@ -77,6 +93,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
         spec=replace(spec, asked=read(text["asked"], Method | None, "asked")),
         response=ResponseRecipe(
             **{name: read(response[name], hint, name) for name, hint in _RESPONSE.items()},
+            **{name: read(response.get(name), hint, name) for name, hint in _CENSORING.items()},
             dtype=None if response["dtype"] is None else dtypes.decode(response["dtype"]),
             labels=read(response["labels"], tuple[str, str] | None, "labels"),
         ),
@@ -87,6 +104,9 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
             name: Categorical(name, read(known, tuple[str, ...], name), dtypes.decode(dtype))
             for name, known, dtype in text["categoricals"]
         },
+        residual=None
+        if residual is None
+        else ResidualRecipe(read(residual["size"], int, "size"), read(residual["labels"], tuple[str, ...], "labels")),
     )
     _check(recipe, text)
     return recipe
@@ -97,7 +117,7 @@ def encode_family(family: Family) -> dict[str, Any]:
 
     Raises ModelError for one that these do not say all of.
     """
-    family = family.plain
+    family = family.plain  # the formula says whether responses are censored
     name, link = family.name, family.link.name
     held = dict(family.held)
     if name not in FAMILIES or resolve_family(name, link, held) != family:

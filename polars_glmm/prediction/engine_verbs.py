@@ -39,6 +39,8 @@ def predict_on_engine(frame: EngineFrame, fitted: Parameters, request: Request) 
         raise ModelError(msg)
     if request.kind == "response" and not family.mu_is_mean:
         _refuse(f"The mean of a {family.name} response is computed here, not on {frame.name}")
+    if request.kind not in ("response", "link", "mu", "phi"):
+        _refuse(f"kind={request.kind!r} is computed here, not on {frame.name}")
     refuse_clash(readable(frame), request.names, "choose another with name=.")
     if of_phi and not fitted.models_phi:
         rows = engine_rows(frame, fitted, (), (), parts=(), verb="predict")

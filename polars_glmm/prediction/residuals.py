@@ -12,10 +12,13 @@ from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.errors import ModelError
+from polars_glmm.families.censored import Censored
+from polars_glmm.families.censored_residuals import censored_residuals
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.correlated import add_normalized, residual_inputs
 from polars_glmm.prediction.engine_verbs import augment_on_engine, refuse_extras
 from polars_glmm.prediction.given import Given
 from polars_glmm.prediction.leverage import add_leverage
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("fitted", "fixed", "resid", "resid_pearson", "resid_deviance")
 _RESIDUALS = COLUMNS[2:]
+NORMALIZED = "resid_normalized"
 _RESIDUAL = f"{INTERNAL}residual"
 _REMEDY = 'Residuals are of levels with an effect: drop these rows, or use predict() with new_levels="zero".'
 
@@ -73,6 +77,10 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
     resid_pearson   resid / √Var(y): phi, trials and precision included
     resid_deviance  sign(resid) √d with d the unit deviance of the family
 
+    A fit with residual= has one more, of all rows of the frame together:
+
+    resid_normalized  L⁻¹ resid_pearson, LL' the correlation of the rows of one group: uncorrelated if the model holds
+
     With `quantile` also (Dunn & Smyth 1996)
 
     quantile_low, quantile_high   P(Y < y) and P(Y ≤ y) under the model, equal for continuous responses
@@ -98,7 +106,7 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
         more = More(prefix, quantile, given, seed_of(rng) if quantile else 0)
         answer = lambda rows, own: augment_from(rows, own, more)
         return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: more.names, "Drop these rows."))
-    drawn = quantile and fit.recipe.spec.family.discrete
+    drawn = quantile and (fit.recipe.spec.family.discrete or fit.recipe.spec.family.is_censored)
     more = More(prefix, quantile, given, seed_of(rng) if quantile else 0, drawn)
     if leverage and (engine := on_engine(frame)) is not None:
         refuse_extras(engine.name, leverage=leverage)
@@ -117,7 +125,8 @@ def augment_from(frame: FrameT, fitted: Parameters, more: More) -> FrameT:
 
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More) -> pl.LazyFrame:
     names = [f"{more.prefix}{column}" for column in COLUMNS]
-    refuse_clash(schema, more.names, "set them apart with prefix=.")
+    normalized = [] if fitted.correlations is None else [f"{more.prefix}{NORMALIZED}"]
+    refuse_clash(schema, [*more.names, *normalized], "set them apart with prefix=.")
     family = fitted.recipe.spec.family
     quantiles: list[pl.Expr] = []
     if more.quantile:
@@ -127,7 +136,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
     if more.carries_seed:
         quantiles.append(pl.lit(more.seed, dtype=pl.UInt64).alias(f"{more.prefix}{SEED}"))
     response = response_inputs(fitted.recipe)
-    used = response | phi_inputs(fitted)
+    used = response | phi_inputs(fitted) | residual_inputs(fitted.recipe)
     purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used, parts=(0, 1))
     frame = add_linear_predictor(frame, schema, fitted, purpose)
     frame = with_phi(frame, schema, fitted, verb="augment", factors=fitted.factors)
@@ -155,11 +164,14 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
         *(pl.col(_RESIDUAL).struct.field(name) for name in _RESIDUALS),
     ]
     outputs = [pl.when(~pl.col(MISSING)).then(value).alias(name) for value, name in zip(values, names, strict=True)]
-    return frame.select(*columns(schema), *outputs, *quantiles)
+    frame = frame.select(*columns(schema), *outputs, *quantiles)
+    return add_normalized(frame, fitted, f"{more.prefix}resid_pearson", normalized[0]) if normalized else frame
 
 
 def _residuals(family: Family, rows: Rows, mu: Vec, phi: Vec | None) -> tuple[Vec, Vec, Vec]:
     """Response, Pearson and deviance residuals of complete rows; each (n,)."""
+    if isinstance(family, Censored):
+        return censored_residuals(family, rows, mu, phi)
     trials = 1.0 if rows.trials is None else rows.trials
     with np.errstate(all="ignore"):  # no trial, or a mean at the edge of its range: without a warning
         resid = rows.y / trials - family.expectation(mu, phi)[0]

@@ -7,36 +7,20 @@ from dataclasses import dataclass, replace
 
 from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
+from polars_glmm.families.censored import censored
 from polars_glmm.families.nonlinear import nonlinear
-from polars_glmm.families.registry import resolve_family
+from polars_glmm.families.registry import FAMILIES, resolve_family
 
 from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
 from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
 from .parser import Tree, parse_formula
-from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, quoted, render
+from .residual import ResidualTerm, read_residual, refuse_where_independent
+from .response import Observation, Response, response_of
+from .syntax import Bar, Binary, Expression, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
 _PARAMETERS_TO_COME = {"zi": "zero inflation"}
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What is modelled: one column or arithmetic on columns; with `cbind(success, failure)` two."""
-
-    success: Expression
-    failure: Expression | None = None
-
-    @property
-    def text(self) -> str:
-        if self.failure is None:
-            return render(self.success, top=False)
-        return f"cbind({render(self.success, top=False)}, {render(self.failure, top=False)})"
-
-    def columns(self) -> Iterator[str]:
-        yield from columns(self.success)
-        if self.failure is not None:
-            yield from columns(self.failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +31,7 @@ class ModelSpec:
     predictors   mu first, then other parameters with a formula of their own, in the order of the family's
     shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
     inputs       of a nonlinear model: arithmetic on columns that its curve takes, beside its parameters
+    residual     which residuals are correlated, and how
     """
 
     formulas: tuple[str, ...]
@@ -61,11 +46,13 @@ class ModelSpec:
     shorthands: tuple[Shorthand, ...] = ()
     asked: Method | None = None
     inputs: tuple[Expression, ...] = ()
+    residual: ResidualTerm | None = None
 
     @property
     def formula(self) -> str:
-        """The formulas in one line."""
-        return ", ".join(self.formulas)
+        """The formulas in one line, and what correlates the residuals."""
+        correlated = () if self.residual is None else (f"residual={self.residual.text}",)
+        return ", ".join((*self.formulas, *correlated))
 
     @property
     def mu(self) -> PredictorTerms:
@@ -85,11 +72,13 @@ class ModelSpec:
         found = [*self.response.columns(), *(name for one in self.inputs for name in columns(one))]
         for part in self.predictors:
             found += part.columns()
+        if self.residual is not None:
+            found += (*self.residual.places, *self.residual.keys)
         return tuple(dict.fromkeys([*found, *(name for name in named if name is not None)]))
 
     def _expressions(self) -> Iterator[Expression]:
         """Every expression of the formulas."""
-        yield self.response.success
+        yield from self.response.expressions()
         yield from self.inputs
         for part in self.predictors:
             yield from part.offsets
@@ -131,24 +120,37 @@ class ModelSpec:
         offset: str | None = None,
         frequency: str | None = None,
         precision: str | None = None,
+        residual: str | None = None,
     ) -> ModelSpec:
         """Read the arguments of fit. Raises FormulaError or ModelError for whatever needs no data to be wrong."""
         if not formulas:
             msg = "A fit needs a formula, such as 'y ~ x + (1 | g)'."
             raise FormulaError(msg)
         resolved = resolve_family(family, link)
+        resolved = resolved.plain if resolved.is_censored else resolved
         asked = None if method is None else resolve_method(method)
+        correlated = read_residual(residual)
+        if correlated is not None:
+            refuse_where_independent(correlated, resolved, frequency)
+            if correlated.own_variances is not None and len(formulas) == 1:
+                formulas = (*formulas, correlated.own_variances)
         shorthands = read_groups(groups)
         curve = _curve(formulas, resolved)
         if curve is not None:
             _refuse_beside_curve(groups=groups, offset=offset, trials=trials)
+            if correlated is not None:
+                msg = "residual= is of models that are linear in their mean, and not of curves."
+                raise ModelError(msg)
             resolved = nonlinear(resolved, curve.curve)
             response = Response(curve.response)
             further = _further((*formulas[1:], *_constants(formulas, curve)), resolved, first=0)
             understood, first = f"{response.text} ~ {curve.curve.text}", tuple[PredictorTerms, ...]()
         else:
             tree = parse_formula(formulas[0])
-            response = _response(tree)
+            response = response_of(tree)
+            if response.observation is not None:
+                _refuse_uncensored(response.observation, resolved)
+                resolved = censored(resolved, response.observation.entry is not None)
             mu = predictor(tree, "mu")
             further = _further(formulas[1:], resolved)
             if not any(entry.open for entry in shorthands):  # nothing needs the frame: settled here
@@ -172,25 +174,10 @@ class ModelSpec:
             shorthands=shorthands,
             asked=asked,
             inputs=() if curve is None else curve.inputs,
+            residual=correlated,
         )
         _refuse_misfits(spec)
         return spec
-
-
-def _response(tree: Tree) -> Response:
-    left = tree.left
-    if left is None:
-        message = "The formula has no response: write 'response ~ terms'."
-        raise FormulaError(message, tree.text, 0, len(tree.text))
-    response = (
-        Response(left.arguments[0][1], left.arguments[1][1])
-        if isinstance(left, FunctionCall) and left.function == "cbind"
-        else Response(left)
-    )
-    if not tuple(response.columns()):
-        message = "The response names no column."
-        raise FormulaError(message, tree.text, *left.span)
-    return response
 
 
 def _curve(formulas: tuple[str, ...], family: Family) -> NonlinearFormula | None:
@@ -224,6 +211,7 @@ def _further(formulas: tuple[str, ...], family: Family, first: int = 1) -> list[
         tree = parse_formula(text)
         parameter = render(tree.left) if tree.left is not None else ""
         span = tree.left.span if tree.left is not None else (0, 1)
+        parameter = "phi" if parameter and parameter == family.phi_alias else parameter
         if parameter in _PARAMETERS_TO_COME:
             message = f"A formula for {parameter} ({_PARAMETERS_TO_COME[parameter]}) is not yet available."
             raise FormulaError(message, tree.text, *span)
@@ -329,6 +317,12 @@ def _resolve_method(
 def _refuse_misfits(spec: ModelSpec) -> None:
     """Arguments that the family has no use for."""
     name = spec.family.name
+    if spec.residual is not None and any(part.random for part in spec.predictors[1:]):
+        msg = "residual= goes with fixed effects of phi only: take the random effects out of 'phi ~ …'."
+        raise ModelError(msg)
+    if spec.residual is not None and not isinstance(spec.method, ML | REML):
+        msg = f"residual= has an exact likelihood: use method='reml' or 'ml', not {spec.method.name!r}."
+        raise ModelError(msg)
     if spec.precision is not None and not spec.family.takes_precision:
         msg = (
             f"precision= divides the variance of gaussian, gamma and inverse_gaussian rows; {name} has none to divide. "
@@ -352,6 +346,22 @@ def _refuse_misfits(spec: ModelSpec) -> None:
         if spec.trials is not None:
             msg = "cbind(success, failure) already says the number of trials: leave out trials=."
             raise ModelError(msg)
+
+
+def _refuse_uncensored(seen: Observation, family: Family) -> None:
+    """Raise ModelError for a family that cannot say how likely it is to be above or below a value."""
+    if not family.censorable:
+        others = enumerate_names(
+            [name for name, one in FAMILIES.items() if one.censorable and (one.of_times or not seen.times)], limit=20
+        )
+        msg = f"The {family.name} family takes no {seen.text}: that is for {others}."
+        raise ModelError(msg)
+    if seen.times and not family.of_times:
+        msg = (
+            f"Times are no {family.name} responses: say family='weibull' (or 'exponential', 'loglogistic', "
+            "'lognormal'). A censored response that may be negative is written cens(y, status)."
+        )
+        raise ModelError(msg)
 
 
 def _column(argument: str, name: object) -> str | None:
