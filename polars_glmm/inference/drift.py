@@ -29,8 +29,8 @@ SCHEMA = {
 
 def drift(old: Answer, new: Answer) -> pl.DataFrame:
     """One row for every natural parameter of either fit, in the order of the new one; see `polars_glmm.drift`."""
-    if old.spec.family.name != new.spec.family.name or old.spec.family.link.name != new.spec.family.link.name:
-        one, two = (f"{fit.spec.family.name} ({fit.spec.family.link.name} link)" for fit in (old, new))
+    one, two = (f"{fit.spec.family.name} ({fit.spec.family.link.name} link)" for fit in (old, new))
+    if one != two:
         msg = f"The fits are of different families, {one} and {two}: their parameters are no amounts of one thing."
         raise ModelError(msg)
     before, now = ({one.name: one for one in naturals(fit)} for fit in (old, new))
