@@ -180,9 +180,9 @@ def _check(recipe: Recipe, text: Mapping[str, Any]) -> None:
             msg = f"{len(part.columns)} columns of {part.parameter}, and {len(part.kept)} marks of those that are kept"
             raise ValueError(msg)
     for factor in recipe.factors:
-        if tuple(factor.levels.columns) != factor.keys or not {term.structure for term in factor.terms} <= {
-            *STRUCTURES
-        }:
+        if tuple(factor.levels.columns) != factor.keys or any(
+            term.structure not in STRUCTURES for term in factor.terms
+        ):
             msg = f"the group {factor.name[:80]!r} has other keys or terms"
             raise ValueError(msg)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES, plain_name, written_around
 from polars_glmm.inference import numbers
 from polars_glmm.inference.cells import shorten_all, width
 from polars_glmm.inference.coefficients import fixef, wald_chi2
@@ -213,28 +214,35 @@ def _residual_quartiles(fit: Answer) -> SheetTable | None:
 
 def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
-    remarks = [_dispersion_remark(fit), _null_test_remark(fit)]
+    remarks = [*_structure_remarks(fit), _dispersion_remark(fit), _null_test_remark(fit)]
     if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
         return None
     parts = list(components(fit.estimate))
     table = varcorr(fit)
     variances = table.filter(table["other_term"].is_null())
-    names = [(part.group if i == 0 else "", term) for part in parts for i, term in enumerate(part.labels)]
-    if len(names) < variances.height:
+    rows = [(part, i) for part in parts for i in sorted({*part.variances, *(k for pair in part.correlated for k in pair)})]
+    names = [(part.group if i == 0 else "", part.labels[i]) for part, i in rows]
+    if sum(len(part.variances) for part in parts) < variances.height:
         names.append((RESIDUAL, ""))
-    widest = max((len(part.terms) - 1 for part in parts if part.correlated), default=0)
+    place = iter(range(variances.height))
+    places = [next(place) if i in part.variances else None for part, i in rows] + [*place]
+
+    def column(name: str) -> list[float | None]:
+        values = variances[name].to_list()
+        return [None if k is None else values[k] for k in places]
+
+    widest = max((i for part in parts for _, i in part.correlated), default=0)
     triangle = [
-        [f"{correlation(part, i, j):.3f}" if part.places[i, j] >= 0 else "" for j in range(i)]
-        for part in parts
-        for i in range(len(part.terms))
+        [f"{correlation(part, i, j):.3f}" if (j, i) in part.correlated else "" for j in range(i)]
+        for part, i in rows
     ]
     triangle += [[]] * (len(names) - len(triangle))
     columns = [
         SheetColumn("Group", tuple(group for group, _ in names), right=False),
         SheetColumn("Term", tuple(term for _, term in names), right=False),
-        SheetColumn("Variance", tuple(numbers.real_column(variances["estimate"].to_list()))),
-        SheetColumn("Std. error", tuple(numbers.real_column(variances["std_error"].to_list(), 4)), optional=True),
-        SheetColumn("Std. dev.", tuple(numbers.real_column(variances["std_dev"].to_list()))),
+        SheetColumn("Variance", tuple(numbers.real_column(column("estimate")))),
+        SheetColumn("Std. error", tuple(numbers.real_column(column("std_error"), 4)), optional=True),
+        SheetColumn("Std. dev.", tuple(numbers.real_column(column("std_dev")))),
     ]
     for j in range(widest):
         cells = tuple(row[j].replace("nan", "") if j < len(row) else "" for row in triangle)
@@ -242,6 +250,14 @@ def _random_effects(fit: Answer) -> SheetTable | None:
     heading = "Random effects" if fit.estimate.factors else "Residual"
     shown = tuple(_cut(columns, "fit.varcorr()"))
     return SheetTable(heading, shown, tuple(remark for remark in remarks if remark), "fit.varcorr()")
+
+
+def _structure_remarks(fit: Answer) -> list[str]:
+    """What the structures say that a formula writes by name."""
+    terms = [(factor.name, term.structure) for factor in fit.recipe.factors for term in factor.terms]
+    return [
+        f"{group}, {plain_name(text)}(): {STRUCTURES[text].words}." for group, text in terms if written_around(text)
+    ]
 
 
 def _dispersion_remark(fit: Answer) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from math import pi
 
-from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.errors import FormulaError, suggest
+from polars_glmm.covariance.structures import ALIASES, STRUCTURES, of_rank
+from polars_glmm.errors import FormulaError, enumerate_names, suggest
 
 from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
 from .syntax import (
@@ -261,13 +261,13 @@ class _Parser:
 
     def call(self, token: Token, *, arithmetic: bool) -> Expression:
         opening = self.advance()
-        if not arithmetic and token.text in (*STRUCTURES, *STRUCTURES_TO_COME) and self.holds_bar():
+        if not arithmetic and token.text in (*STRUCTURES, *ALIASES, *STRUCTURES_TO_COME) and self.holds_bar():
             return self.structure(token, opening)
         if arithmetic and token.text == "c":
             return self.listing(opening, ")", vector=True)
         function = canonical(token.text)
         if function is None and not arithmetic and self.holds_bar():
-            hint = suggest(token.text, STRUCTURES) or " There are us() and diag()."
+            hint = suggest(token.text, STRUCTURES) or f" There are {enumerate_names([*STRUCTURES])}."
             raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
             hint = f" {ELSEWHERE[token.text]}" if token.text in ELSEWHERE else suggest(token.text, known_functions())
@@ -308,18 +308,41 @@ class _Parser:
         return False
 
     def structure(self, name: Token, opening: Token) -> Bar:
-        if name.text not in STRUCTURES:
-            raise self.error(f"The covariance structure {name.text}() is not yet available; us() and diag() are.", name)
-        self.index -= 1
-        inner = self.primary(arithmetic=False)
+        own = ALIASES.get(name.text, name.text)
+        if own not in STRUCTURES:
+            there = enumerate_names([*STRUCTURES])
+            raise self.error(f"The covariance structure {name.text}() is not yet available; {there} are.", name)
+        self.deepen(opening)
+        inner = self.expression(0, arithmetic=False)
+        rank = self.rank_argument(name) if own == "rr" else None
+        closing = self.close(opening, ")")
+        self.depth -= 1
         if not isinstance(inner, Bar):
             raise self.error(f"{name.text}() holds one random-effects term, as in {name.text}(1 + x | g).", opening)
-        if not STRUCTURES[inner.structure].correlated and name.text == "us":
-            raise self.error("us() asks for correlations and '||' for none.", name)
-        if inner.label and name.text == "diag":
-            raise self.error("diag() asks for no correlations and a label for some: leave one of them out.", name)
-        span = (name.start, inner.span[1])
-        return Bar(inner.left, inner.right, name.text, enclosed=True, label=inner.label, span=span)
+        if not STRUCTURES[inner.structure].correlated and own != inner.structure:
+            raise self.error(f"{name.text}() asks for correlations and '||' for none.", name)
+        if inner.label and own != inner.structure:
+            raise self.error(
+                f"{name.text}() has a covariance matrix of its own and a label joins terms in one: leave one of them out.",
+                name,
+            )
+        text = own if rank is None else of_rank(rank)
+        return Bar(inner.left, inner.right, text, enclosed=True, label=inner.label, span=(name.start, closing.stop))
+
+    def rank_argument(self, name: Token) -> int:
+        """`, d=2` behind the term of rr()."""
+        if not self.at(","):
+            raise self.error("rr() needs its rank, as in rr(0 + f | g, d=2).", name)
+        self.advance()
+        if self.token.kind == "name" and self.token.text == "d":
+            self.advance()
+            if not self.at("="):
+                raise self.error("rr() needs its rank, as in rr(0 + f | g, d=2).")
+            self.advance()
+        token = self.advance()
+        if token.kind != "number" or not token.text.isdigit() or int(token.text) < 1:
+            raise self.error("The rank d of rr() is a whole number of at least 1.", token)
+        return int(token.text)
 
     def argument(self, function: str) -> tuple[str, Expression]:
         keyword = ""

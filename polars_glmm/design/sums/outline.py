@@ -19,6 +19,7 @@ from polars_glmm.columns.named import column
 from polars_glmm.columns.nodes import Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
 from polars_glmm.design.factors import correlated, independent_levels
+from polars_glmm.design.ordered import structured
 from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equal_names
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
 from polars_glmm.design.response import response_recipe, success_node
@@ -310,13 +311,15 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
             _require_key(key, dtypes[key])
         recipes = []
         for members in correlated(terms):
+            structure = members[0].structure
             own: tuple[Column, ...] = ()
             parts: tuple[int, ...] = ()
             for term in members:
                 made = tuple(c for part in learn_columns(term.design, variables) for c in part)
+                structure, made = structured(term, made, variables.categoricals)
                 own, parts = own + made, parts + (term.part,) * len(made)
                 notes += independent_levels(term, made)
-            recipes.append(TermRecipe(members[0].structure, own, parts if any(parts) else ()))
+            recipes.append(TermRecipe(structure, own, parts if any(parts) else ()))
         unknown = pl.DataFrame(schema={key: dtypes[key] for key in keys})
         factors.append(FactorRecipe(terms[0].group, keys, unknown, tuple(recipes)))
     return tuple(factors), tuple(notes)

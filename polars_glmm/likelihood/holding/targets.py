@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import pi
 from typing import Literal
@@ -42,14 +42,13 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
     for block in blocks:
         t, factor = block.term, model.effects.factors[block.factor]
         at = (block.factor, t.start)
-        for k, name in enumerate(t.labels):
+        for k in block.effects.tolist():
+            name = t.labels[k]
             found.append(Target(f"sd({factor.name}: {name})", "sd", "mu", factor.name, (name,), {at: (k,)}))
-        if block.n_cor:
-            for j in range(t.r):
-                for k in range(j):
-                    pair = (t.labels[k], t.labels[j])
-                    name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
-                    found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
+        for j, k in zip(*(part.tolist() for part in block.pairs), strict=True):
+            pair = (t.labels[k], t.labels[j])
+            name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
+            found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
     phi = next((part for part in model.parts[1:] if not part.constant), None)
     for place, name in enumerate(() if phi is None else phi.names):
         found.append(Target(f"phi: {name}", "coefficient", "phi", None, (name,), place=place))
@@ -62,16 +61,20 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
 class HeldScale:
     """From the coordinate t of a held parameter to its natural value, and the range of t.
 
-    sd: a multiple of t;  correlation: cos t;  dispersion: exp t, or t⁻² with the Poisson limit at 0
+    sd: a multiple of t;  correlation: cos t, or what a structure makes of an angle t;  dispersion: exp t, or t⁻² with
+    the Poisson limit at 0
     """
 
-    kind: Literal["linear", "cosine", "exponential", "root"]
+    kind: Literal["linear", "cosine", "exponential", "root", "angle"]
     unit: float = 1.0
     low: float = -np.inf
     high: float = np.inf
+    turned: Callable[[float], float] | None = None
 
     def natural(self, t: float) -> float:
         """The value people report."""
+        if self.turned is not None:
+            return self.turned(t)
         if self.kind == "cosine":
             return float(np.cos(t))
         if self.kind == "exponential":
@@ -83,6 +86,8 @@ class HeldScale:
     @property
     def falls(self) -> bool:
         """Whether the natural value falls as t rises."""
+        if self.turned is not None:
+            return self.turned(self.high) < self.turned(self.low)
         return self.kind in ("cosine", "root")
 
 

@@ -77,11 +77,9 @@ class RowEngine:
     def mode_slopes(self, state: State, modes: list[Mat], free: BoolVec) -> list[list[Mat]]:
         """dû along every free coordinate of a state's vector."""
         at = Point(state.beta, self.effects.effective(list(state.factors)))
-        still = State(np.zeros_like(state.beta), tuple(np.zeros_like(f) for f in state.factors), state.free)
         directions = []
-        for e in np.eye(len(free))[free]:
-            d = still.moved(e)
-            directions.append(Point(d.beta, self.effects.effective(list(d.factors))))
+        for beta, factors in state.directions(free):
+            directions.append(Point(beta, self.effects.effective(factors)))
         self.passes += 1 + _SLOPE_SHARE * len(directions)
         return mode_slopes(self.marginal, at, modes, directions)
 
@@ -113,7 +111,7 @@ class RowEngine:
             if self.floor is not None and v.value > highest[0]:
                 self.floor.refuse(beta[-self.floor.x.shape[1] :])  # uphill only: a step too long is taken back
             highest[0] = max(highest[0], v.value)
-            g = np.concatenate([v.beta, self.effects.pullback(self.effects.inward(v.factors))])
+            g = np.concatenate([v.beta, self.effects.pullback(x[p:], self.effects.inward(v.factors))])
             if capped and spread is not None:
                 g[spread.place] = 0.0
             b = None
@@ -121,7 +119,7 @@ class RowEngine:
                 b = np.zeros((len(x),) * 2)
                 b[:p, :p] = v.information.beta
                 if self.effects.n_theta:
-                    b[p:, p:] = theta_information(self.effects, lambdas, v.information.levels)
+                    b[p:, p:] = theta_information(self.effects, x[p:], lambdas, v.information.levels)
                 step = newton_step(b, -g)[0][p:]
                 slopes = [-f for f in self.effects.inward(v.factors)]
                 b[p:, p:] += bending(self.effects, lambdas, slopes, step)

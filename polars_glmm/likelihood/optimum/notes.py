@@ -7,7 +7,7 @@ import numpy as np
 from polars_glmm.errors import brief, enumerate_names
 from polars_glmm.families.base import Family, spoken
 from polars_glmm.likelihood.parameters.effects import Effects
-from polars_glmm.likelihood.parameters.state import Rank, natural_sigma
+from polars_glmm.likelihood.parameters.state import Rank, lost_rank, natural_sigma
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Mat
 
@@ -36,7 +36,7 @@ def singular_notes(effects: Effects, factors: tuple[Mat, ...], ranks: list[Rank]
     for rank in ranks:
         f = effects.factors[rank.factor]
         t = f.terms[rank.term]
-        if rank.rank == t.r:
+        if not lost_rank(effects, rank):
             continue
         sigma = natural_sigma(f, t, factors[rank.factor])
         notes.append(Note("singular", collapse(f.name, t.labels, sigma, rank.rank), ADVICE))
