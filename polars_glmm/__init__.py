@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         TruncatedPoisson,
         Tweedie,
     )
+    from polars_glmm.inference.robust import CR
     from polars_glmm.prediction.grid import grid
     from polars_glmm.prediction.predictions import predict
     from polars_glmm.prediction.ranef_join import with_ranef
@@ -66,6 +67,7 @@ _LAZY = {
     **dict.fromkeys(
         ("anova", "explain", "fit", "objective", "products", "read_fit", "read_products"), "polars_glmm.api"
     ),
+    "CR": "polars_glmm.inference.robust",
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
@@ -88,6 +90,7 @@ _LAZY = {
 
 __all__ = [
     "AGQ",
+    "CR",
     "ML",
     "REML",
     "Beta",

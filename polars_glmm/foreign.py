@@ -54,6 +54,8 @@ _SENTENCES: dict[str, str] = {
     "ddf lmertest kenwardroger satterthwaite": "Write df='satterthwaite', df='kenward_roger', df='normal' or a number.",
     "exponentiated exp eform oddsratio": "Write fit.fixef(exponentiate=True).",
     "condvar": "fit.ranef('g') has the conditional standard deviations.",
+    "vcovcr vcovhc vce robust sandwich coeftest covtype": "Write vcov='CR2', or vcov=CR('cluster', type='CR2'), as in "
+    "fit.fixef(vcov='CR2').",
     "lrtest": "anova(smaller, larger) is the likelihood-ratio test; fit.test_terms(method='lrt') tests each term.",
     # what a fit can be asked for
     "confinterval confinterval95 conf_int intervals": "Write fit.confint(), or fit.confint(method='profile').",

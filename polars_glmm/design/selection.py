@@ -33,8 +33,14 @@ def rows_of(design: Design, rows: IntVec) -> Design:
 
 def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
     """A factor whose rows have other levels, numbered anew."""
+    own, n_levels = relevelled_codes(codes)
+    return replace(factor, codes=own.astype(np.int32), n_levels=n_levels)
+
+
+def relevelled_codes(codes: IntVec | CodeVec) -> tuple[IntVec, int]:
+    """Codes numbered anew, without gaps, and how many there are."""
     labels, own = np.unique(codes, return_inverse=True)
-    return replace(factor, codes=own.astype(np.int32), n_levels=len(labels))
+    return own, len(labels)
 
 
 def design_of(design: Design, rows: BoolVec) -> Design:

@@ -172,6 +172,11 @@ def spoken(family: Family) -> str:
     return family.name.replace("_", " ").replace("poisson", "Poisson")
 
 
+def towards_limit(family: Family) -> float:
+    """1 where log phi grows towards the limit of a family, −1 where it falls."""
+    return 1.0 if family.limit_phi > 1.0 else -1.0
+
+
 def has_edge(family: Family) -> bool:
     """Whether some responses are likeliest where the domain of the link ends: a corner of the likelihood, no peak."""
     return any(family.edges)

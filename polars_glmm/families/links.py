@@ -283,6 +283,37 @@ class CLogLog(Link):
 
 
 @dataclass(frozen=True, repr=False)
+class LogLog(Link):
+    """mu = exp(−exp −eta): the complement of the complementary log-log link at −eta."""
+
+    name: str = "loglog"
+    unit: float | None = float(np.pi / np.sqrt(6.0))
+
+    def inverse(self, eta: Vec) -> Vec:
+        return np.exp(-np.exp(np.minimum(-eta, ETA_OVERFLOW)))
+
+    def forward(self, mu: Vec) -> Vec:
+        return -np.log(-np.log(mu))
+
+    def value(self, eta: Vec, order: int) -> Derivatives:
+        t = np.minimum(np.exp(np.clip(-eta, -ETA_OVERFLOW, ETA_OVERFLOW)), HAZARD_MOST)
+        mu = np.exp(-t)
+        return _lazily(
+            order,
+            lambda: mu,
+            lambda: t * mu,
+            lambda: t * mu * (t - 1.0),
+            lambda: t * mu * ((1.0 - t) ** 2 - t),
+        )
+
+    def log(self, eta: Vec, order: int) -> Derivatives:
+        return mirrored(CLogLog().log_complement(-eta, order))
+
+    def log_complement(self, eta: Vec, order: int) -> Derivatives:
+        return mirrored(CLogLog().log(-eta, order))
+
+
+@dataclass(frozen=True, repr=False)
 class Cauchit(Link):
     """mu = ½ + arctan(eta)/π."""
 
@@ -321,14 +352,18 @@ class Cauchit(Link):
         )
 
     def log_complement(self, eta: Vec, order: int) -> Derivatives:
-        mirrored = self.log(-eta, order)
-        return tuple(part if k % 2 == 0 else -part for k, part in enumerate(mirrored))
+        return mirrored(self.log(-eta, order))
+
+
+def mirrored(derivatives: Derivatives) -> Derivatives:
+    """Of h(−eta), from h and its derivatives at −eta."""
+    return tuple(part if k % 2 == 0 else -part for k, part in enumerate(derivatives))
 
 
 LINKS: dict[str, Link] = {
     link.name: link
     for link in (
-        Power(), Log(), Logit(), Probit(), CLogLog(), Cauchit(),
+        Power(), Log(), Logit(), Probit(), CLogLog(), LogLog(), Cauchit(),
         Power("inverse", power=-1.0), Power("sqrt", power=2.0), Power("inverse_squared", power=-0.5),
     )
 }  # fmt: skip

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.columns.named import columns
 from polars_glmm.design.known import KnownRows, read_known, used_columns
 from polars_glmm.design.sums.independent import settle
 from polars_glmm.design.sums.outline import outline
 from polars_glmm.design.sums.summarise import summarise
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import ColumnError, ModelError, suggest
 from polars_glmm.fitting.flow import data_of
 from polars_glmm.fitting.readings import collected, rows_to_read
 from polars_glmm.fitting.sums import moments_model
+from polars_glmm.frames.batches import whole
 from polars_glmm.frames.source import Source
 from polars_glmm.frames.table import collect
 
@@ -65,6 +67,20 @@ def rows_of(fit: Answer, what: str) -> pl.DataFrame:
         )
         raise ModelError(msg)
     return pl.DataFrame(list(collect(data_of(fit), used_columns(fit.recipe)).series.values()))
+
+
+def rows_with(fit: Answer, keys: Sequence[str], what: str) -> pl.DataFrame:
+    """As `rows_of`, with further columns of the data. Raises ColumnError for one that the data lack."""
+    rows = rows_of(fit, what)
+    if set(keys) <= set(rows.columns):
+        return rows
+    lazy = data_of(fit).lazy()
+    names = lazy.collect_schema().names()
+    absent = [key for key in keys if key not in names]
+    if absent:
+        msg = f"{absent[0]!r} is neither a grouping factor of the model nor a column of its data."
+        raise ColumnError(f"{msg}{suggest(absent[0], names)}")
+    return whole(lazy.select(columns(list(dict.fromkeys([*used_columns(fit.recipe), *keys])))))
 
 
 def design_of(fit: Answer, what: str) -> KnownRows:

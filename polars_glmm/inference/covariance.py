@@ -1,23 +1,24 @@
 """The covariance matrix of the fixed effects and their reference distribution: where `vcov=` and `df=` are understood.
 
-Nobody downstream knows which it was. A further kind of covariance, such as a robust one, is an object with one method,
+Nobody downstream knows which it was. A further kind of covariance, such as `CR`, is an object with one method,
 `covariance_of(fit)`, and serves every table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ModelError, counted, suggest
+from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.fitting.reread import small_sample_of
+from polars_glmm.inference.covariance_record import CoefficientCovariance, CovarianceKind, constant_df
 from polars_glmm.inference.ddf import Denominator, Sensitivity, fai_cornelius, kenward_roger, single
-from polars_glmm.inference.delta import transform_covariance, transformed_variances
 from polars_glmm.inference.names import fixed_terms
+from polars_glmm.inference.robust import CR, TYPES, RobustType
 from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.typing import Mat, Vec
 
@@ -28,58 +29,7 @@ DegreesOfFreedom: TypeAlias = Literal["normal", "satterthwaite", "kenward_roger"
 KNOWN = ("normal", "satterthwaite", "kenward_roger")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CoefficientCovariance:
-    """The covariance matrix of the kept coefficients (beta, gamma), and what functions of them are compared with.
-
-    matrix (k, k)           NaN rows and columns where a coefficient has none
-    df_of(rows)             rows (q, k), independent → denominator of the F of all of them together
-    df_each(rows)           rows (m, k), or None for the coefficients themselves → df (m,); inf for the normal
-    df_method               for tables: "satterthwaite", "kenward_roger", "residual" (n − p), "normal" or "given"
-    outward, inner (k, k)   matrix = outward · inner · outward', which matters where columns are nearly alike; or None
-    """
-
-    matrix: Mat
-    df_of: Callable[[Mat], Denominator]
-    df_each: Callable[[Mat | None], Vec]
-    df_method: str
-    outward: Mat | None = None
-    inner: Mat | None = None
-
-    def of(self, rows: Mat) -> Mat:
-        """Covariance matrix (m, m) of rows · coefficients; NaN for rows that use a coefficient without one."""
-        if self.outward is None or self.inner is None:
-            return transform_covariance(rows, self.matrix)
-        return np.asarray((rows @ self.outward) @ self.inner @ (rows @ self.outward).T)
-
-    def variances(self, rows: Mat | None) -> Vec:
-        """Its diagonal (m,); that of the matrix itself for multiples of single coefficients, or for None."""
-        diagonal = np.diag(self.matrix)
-        if rows is None:
-            return diagonal
-        out = np.empty(len(rows))
-        alone = (rows != 0.0).sum(axis=1) == 1
-        place = np.abs(rows[alone]).argmax(axis=1)
-        out[alone] = diagonal[place] * rows[alone, place] ** 2
-        if not alone.all():
-            rest = rows[~alone]
-            if self.outward is None or self.inner is None:
-                out[~alone] = transformed_variances(rest, self.matrix)
-            else:
-                working = rest @ self.outward
-                out[~alone] = np.einsum("mi,mi->m", working @ self.inner, working)
-        return out
-
-
-@runtime_checkable
-class CovarianceKind(Protocol):
-    """A kind of covariance as an object: `vcov=CR("school")`."""
-
-    def covariance_of(self, fit: Answer) -> CoefficientCovariance:
-        """The covariance of the kept coefficients of a fit, with the reference distribution that goes with it."""
-
-
-CovarianceChoice: TypeAlias = Literal["kenward_roger"] | CovarianceKind | pl.DataFrame | None
+CovarianceChoice: TypeAlias = Literal["kenward_roger"] | RobustType | CovarianceKind | pl.DataFrame | None
 
 
 def coefficient_covariance(
@@ -87,7 +37,8 @@ def coefficient_covariance(
 ) -> CoefficientCovariance:
     """What `vcov=` and `df=` ask for.
 
-    vcov   None: the fit's own; "kenward_roger"; a kind such as CR(...); a frame shaped as `fit.vcov()`
+    vcov   None: the fit's own; "kenward_roger"; "CR0" … "CR3" or CR(cluster, type), cluster-robust; a frame shaped as
+           `fit.vcov()`
     df     None: what goes with the covariance, and for the fit's own n − p for a gaussian model without random
            effects, Satterthwaite for gaussian REML, else normal; "satterthwaite", "kenward_roger" (with its
            covariance), "normal", or a number
@@ -104,21 +55,28 @@ def coefficient_covariance(
     if vcov is None:
         return _own(fit, df)
     if isinstance(vcov, str):
-        if vcov != "kenward_roger":
+        if vcov == "kenward_roger":
+            base = _kenward_roger(fit)
+        elif vcov in TYPES:
+            base = CR(type=vcov).covariance_of(fit)
+        else:
+            known = ["kenward_roger", *TYPES]
             msg = (
-                f"vcov={vcov!r} is not known.{suggest(vcov, ['kenward_roger'])} Use None, 'kenward_roger', or a frame "
-                "as fit.vcov() gives it."
+                f"vcov={vcov!r} is not known.{suggest(vcov, known)} Use None, {enumerate_names(known)}, CR(cluster, "
+                "type), or a frame as fit.vcov() gives it."
             )
             raise ModelError(msg)
-        base = _kenward_roger(fit)
     elif isinstance(vcov, pl.DataFrame):
         base = _given(fit, vcov)
     elif isinstance(vcov, CovarianceKind):
         base = vcov.covariance_of(fit)
     else:
-        msg = f"vcov= takes None, 'kenward_roger', or a frame as fit.vcov() gives it, not a {type(vcov).__name__}."
+        msg = (
+            "vcov= takes None, 'kenward_roger', 'CR2', CR(cluster), or a frame as fit.vcov() gives it, not a "
+            f"{type(vcov).__name__}."
+        )
         raise ModelError(msg)
-    if df is None or (df == "kenward_roger" and base.df_method == df):
+    if df is None or df == base.df_method:
         return base
     other = _kenward_roger(fit) if df == "kenward_roger" else _own(fit, df)
     return replace(base, df_of=other.df_of, df_each=other.df_each, df_method=other.df_method)
@@ -146,21 +104,6 @@ def _own(fit: Answer, df: DegreesOfFreedom) -> CoefficientCovariance:
         freedom = sensitive_df(lambda: _sensitivity(fit), fai_cornelius, e.df_satterthwaite, n_mu, n_phi)
         return CoefficientCovariance(e.vcov_fixed, *freedom, "satterthwaite", outward, inner)
     return CoefficientCovariance(e.vcov_fixed, *constant_df(np.inf, np.inf, n_mu, n_phi), "normal", outward, inner)
-
-
-def constant_df(
-    mu: float, phi: float, n_mu: int, n_phi: int
-) -> tuple[Callable[[Mat], Denominator], Callable[[Mat | None], Vec]]:
-    """df_of and df_each that are the same for all functions of beta (n_mu), and for those with any gamma (n_phi)."""
-    alone = np.concatenate([np.full(n_mu, mu), np.full(n_phi, phi)])
-
-    def df_each(rows: Mat | None) -> Vec:
-        return alone if rows is None else np.where((rows[:, n_mu:] != 0.0).any(axis=1), phi, mu)
-
-    def df_of(rows: Mat) -> Denominator:
-        return Denominator(phi if (rows[:, n_mu:] != 0.0).any() else mu)
-
-    return df_of, df_each
 
 
 def sensitive_df(

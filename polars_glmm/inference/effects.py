@@ -36,7 +36,7 @@ from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
-    from polars_glmm.inference.covariance import CoefficientCovariance
+    from polars_glmm.inference.covariance_record import CoefficientCovariance
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 HowCompared: TypeAlias = str | Callable[[float, float], float]

@@ -12,12 +12,8 @@ import polars as pl
 from polars_glmm.errors import ModelError, brief
 from polars_glmm.inference.adjust import Adjustment, Tests, adjust
 from polars_glmm.inference.all_pairs import means_of_pairs
-from polars_glmm.inference.covariance import (
-    CoefficientCovariance,
-    CovarianceChoice,
-    DegreesOfFreedom,
-    coefficient_covariance,
-)
+from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom, coefficient_covariance
+from polars_glmm.inference.covariance_record import CoefficientCovariance
 from polars_glmm.inference.ddf import Denominator
 from polars_glmm.inference.distributions import one_sided_p
 from polars_glmm.inference.hypotheses import Hypotheses, HypothesesLike, read_hypotheses

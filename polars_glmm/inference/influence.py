@@ -9,11 +9,9 @@ import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.known import read_known, used_columns
-from polars_glmm.errors import ColumnError, ModelError, enumerate_names
-from polars_glmm.fitting.again import rows_of
-from polars_glmm.fitting.flow import data_of
-from polars_glmm.frames.batches import whole as collected
+from polars_glmm.design.known import read_known
+from polars_glmm.errors import ModelError, enumerate_names
+from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.inference.ranef import label_of
 from polars_glmm.inference.schemas import Schema, table
@@ -147,14 +145,7 @@ def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, l
             raise ModelError(msg)
         group = next(iter(factors))
     keys = factors[group].keys if group in factors else (group,)
-    rows = rows_of(fit, "influence()")
-    if not set(keys) <= set(rows.columns):
-        lazy = data_of(fit).lazy()
-        absent = [key for key in keys if key not in lazy.collect_schema()]
-        if absent:
-            msg = f"group={group!r}: neither a grouping factor of the model nor a column of its data."
-            raise ColumnError(msg)
-        rows = collected(lazy.select(columns(list(dict.fromkeys([*used_columns(fit.recipe), *keys])))))
+    rows = rows_with(fit, keys, "influence()")
     known = read_known(fit.recipe, rows, own_levels=False)
     spec = fit.recipe.spec
     full = Whole(known.design, spec.family, spec.method, fit.control, fit.estimate)

@@ -39,7 +39,7 @@ from polars_glmm.typing import BoolVec, Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
-    from polars_glmm.inference.covariance import CoefficientCovariance
+    from polars_glmm.inference.covariance_record import CoefficientCovariance
 
 CORE: Schema = {name: FIXEF[name] for name in Core._fields}
 MEANS: Schema = {**CORE, "n_cells": pl.Int64(), "averaged_on": pl.String(), "note": pl.String()}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polars_glmm.inference.covariance import CoefficientCovariance
+from polars_glmm.inference.covariance_record import CoefficientCovariance
 from polars_glmm.inference.ddf import Denominator
 from polars_glmm.typing import Mat, Vec
 

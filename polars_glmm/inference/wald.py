@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import chdtrc, fdtrc
 
 from polars_glmm.errors import ModelError, suggest
-from polars_glmm.inference.covariance import CoefficientCovariance
+from polars_glmm.inference.covariance_record import CoefficientCovariance
 from polars_glmm.inference.distributions import one_sided_p, one_sided_quantile, quantile, two_sided_p
 from polars_glmm.typing import Mat, Vec
 

@@ -49,7 +49,15 @@ class Pattern:
 
     def nested_lead(self) -> bool:
         """Whether every level of the first factor meets exactly one level of each other factor."""
-        return all(len(self.pairs[0, g].left) == self.n_levels[0] for g in range(1, self.n_factors))
+        return self.crossing(1) is None
+
+    def crossing(self, n_leads: int | None = None) -> tuple[int, int] | None:
+        """The first two factors f < g of which a level of f meets several of g; f among the first n_leads, or all."""
+        for f in range(self.n_factors if n_leads is None else n_leads):
+            for g in range(f + 1, self.n_factors):
+                if len(self.pairs[f, g].left) > self.n_levels[f]:
+                    return f, g
+        return None
 
 
 def find_pattern(codes: tuple[IntVec, ...], n_levels: tuple[int, ...], sizes: tuple[int, ...]) -> Pattern:

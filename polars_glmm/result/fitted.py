@@ -70,7 +70,8 @@ class Fit(Questions):
 
         df     None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
                "satterthwaite", "kenward_roger" (with its standard errors; needs the rows of the fit), or a number
-        vcov   None: the fit's own covariance; "kenward_roger"; or a frame as `vcov()` gives it
+        vcov   None: the fit's own covariance; "kenward_roger"; "CR0", "CR1", "CR1S", "CR2", "CR3" or CR(cluster, type):
+               robust to any covariance within clusters, with degrees of freedom of its own; or a frame as `vcov()`
         """
         return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
 
@@ -106,7 +107,7 @@ class Fit(Questions):
     def vcov(self, full: bool = False, vcov: CovarianceChoice = None) -> pl.DataFrame:  # noqa: FBT001, FBT002
         """Covariances of the fixed effects, long; `full` adds log sd, atanh correlation and log dispersion.
 
-        vcov   "kenward_roger": the covariance adjusted for small samples; as in `fixef`
+        vcov   "kenward_roger": adjusted for small samples; "CR2": robust; as in `fixef`
         """
         return covariances(self, full=full, vcov=vcov)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
+from polars_glmm.errors import FormulaError, ModelError, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import resolve_family
 
 from .groups import Groups, Shorthand, read_groups
-from .method import AGQ, ML, REML, Laplace, Method, resolve_method
+from .method import ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
 from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
@@ -277,12 +277,6 @@ def _resolve_method(
     if isinstance(asked, ML) and random and not exact:
         msg = f"With random effects {model} has no exact likelihood. Use method='laplace' or AGQ(nodes=9)."
         raise ModelError(msg)
-    if isinstance(asked, AGQ):
-        factors = list(dict.fromkeys(frozenset(term.keys) for term in terms))
-        if len(factors) > 1:
-            names = enumerate_names(list(dict.fromkeys(term.group for term in terms)))
-            msg = f"AGQ works with one grouping factor; this model has {len(factors)} ({names}). Use method='laplace'."
-            raise ModelError(msg)
     if not random:
         return asked if isinstance(asked, REML | ML) else REML() if asked is None and exact else ML()
     if asked is not None:

@@ -8,11 +8,12 @@ from numpy.testing import assert_allclose
 
 from polars_glmm.families.links import LINKS, Link
 
-RANGES = {"logit": "unit", "probit": "unit", "cloglog": "unit", "cauchit": "unit"}
+RANGES = {"logit": "unit", "probit": "unit", "cloglog": "unit", "loglog": "unit", "cauchit": "unit"}
 DOMAINS = {
     "identity": [0.02, 0.5, 0.98], "log": [-20.0, -1.0, -0.01], "inverse": [1.01, 3.0, 50.0],
     "sqrt": [0.1, 0.5, 0.9], "inverse_squared": [1.01, 3.0, 50.0], "logit": [-20.0, -1.0, 0.0, 5.0, 20.0],
     "probit": [-20.0, -5.0, 0.0, 1.0, 7.0], "cloglog": [-20.0, -1.0, 0.0, 1.0, 3.0],
+    "loglog": [-3.0, -1.0, 0.0, 1.0, 20.0],
     "cauchit": [-300.0, -20.0, 0.0, 1.0, 20.0],
 }  # fmt: skip
 """Where each mean is between 0 and 1."""

@@ -28,26 +28,28 @@ def counts(seed: int, kind: str, n: int = 120) -> pl.DataFrame:
     return pl.DataFrame({"y": y, "g": g, "x": x, "w": w, "f": f})
 
 
+@pytest.mark.parametrize("family", ["negative_binomial", "negative_binomial1"])
 @pytest.mark.parametrize("kind", ["under", "poisson", "partly", "over"])
 @pytest.mark.parametrize("formula", ["y ~ x", "y ~ x + (1 | g)"])
-def test_a_formula_of_phi_never_ends_below_the_models_it_contains(kind: str, formula: str) -> None:
+def test_a_formula_of_phi_never_ends_below_the_models_it_contains(kind: str, formula: str, family: str) -> None:
     frame = counts(811, kind)
-    floor = max(attempt(frame, formula, family=f).loglik for f in ("poisson", "negative_binomial"))
+    floor = max(attempt(frame, formula, family=f).loglik for f in ("poisson", family))
     for phi in FORMULAS:
-        fit = frame.glmm.fit(formula, phi, family="negative_binomial")
+        fit = frame.glmm.fit(formula, phi, family=family)
         assert fit.loglik >= floor - 1e-6, phi
         of_phi = fit.fixef().filter(pl.col("parameter") == "phi")
         if of_phi["std_error"].null_count():
             assert "no_overdispersion" in codes(fit), phi
 
 
-def test_without_overdispersion_all_rows_are_poisson_rows() -> None:
+@pytest.mark.parametrize("family", ["negative_binomial", "negative_binomial1"])
+def test_without_overdispersion_all_rows_are_poisson_rows(family: str) -> None:
     """Everything but phi is Poisson's, lazily too; phi has no errors."""
     formula = "y ~ x + (1 | g)"
     frame = counts(812, "under")
     plain = attempt(frame, formula, family="poisson")
     for source in (frame, frame.lazy()):
-        fit = source.glmm.fit(formula, "phi ~ f", family="negative_binomial")
+        fit = source.glmm.fit(formula, "phi ~ f", family=family)
         names(fit, "no_overdispersion", "all rows", "Poisson")
         assert fit.converged
         assert fit.loglik == pytest.approx(plain.loglik, abs=1e-6)
@@ -61,6 +63,22 @@ def test_without_overdispersion_all_rows_are_poisson_rows() -> None:
             plain.augment(frame)["resid_pearson"].to_list(), rel=1e-3, abs=1e-5
         )
         assert fit.simulate(frame, n=1, rng=1)["sim_1"].null_count() == 0
+
+
+@pytest.mark.parametrize("phi", FORMULAS)
+def test_a_formula_of_phi_of_a_beta_binomial_ends_at_the_binomial_limit(phi: str) -> None:
+    """Counts of 14 with less than binomial spread."""
+    rng = np.random.default_rng(817)
+    frame = counts(812, "under").with_columns(y=pl.Series(np.clip(7 + rng.integers(-1, 2, 120), 0, 14)))
+    frame = frame.with_columns(left=14 - pl.col("y"))
+    formula = "cbind(y, left) ~ x + (1 | g)"
+    plain = attempt(frame, formula, family="binomial")
+    fit = frame.glmm.fit(formula, phi, family="beta_binomial")
+    names(fit, "no_overdispersion", "all rows", "binomial")
+    assert fit.converged
+    assert fit.loglik == pytest.approx(plain.loglik, abs=1e-6)
+    of_mu = fit.fixef().filter(pl.col("parameter") == "mu")
+    assert of_mu["estimate"].to_list() == pytest.approx(plain.fixef()["estimate"].to_list(), abs=1e-5)
 
 
 def test_levels_without_overdispersion_leave_the_size_of_the_others_as_it_is() -> None:

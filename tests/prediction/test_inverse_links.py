@@ -42,5 +42,5 @@ def test_extreme_predictors_give_limits():
 
 
 def test_an_unknown_link_names_the_known_ones():
-    with pytest.raises(ModelError, match=r"'loglog'.*identity.*cloglog"):
-        mean_of("loglog", pl.col("eta"))
+    with pytest.raises(ModelError, match=r"'log-log'.*identity.*cloglog"):
+        mean_of("log-log", pl.col("eta"))

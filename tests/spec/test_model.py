@@ -126,7 +126,6 @@ def test_the_method_is_the_one_asked_for_or_the_default(formulas: list[str], opt
         (["y ~ x", "phi ~ (1 | g)"], {"method": "reml"}, "With random effects in phi a model has no exact"),
         (["y ~ x", "phi ~ (1 | g)"], {"method": "ml"}, "With random effects in phi a model has no exact"),
         (["y ~ x", "phi ~ (1 | g)"], {"method": Laplace("expected")}, "has no expected curvature"),
-        (["y ~ (1 | g)", "phi ~ (1 | h)"], {"method": AGQ(3)}, "one grouping factor"),
         (["y ~ (1 |p| g)", "phi ~ (1 |p| h)"], {}, "share the label 'p'"),
         (["y ~ (1 |p| g) + (1 |p| g)"], {}, "given twice"),
         (["y ~ (1 || p | g)"], {}, "(1 |p| g)"),
@@ -139,8 +138,6 @@ def test_the_method_is_the_one_asked_for_or_the_default(formulas: list[str], opt
         (["y ~ (1 | g)"], {"link": "log", "method": "reml"}, "REML is defined for gaussian"),
         (["y ~ (1 | g)", "phi ~ x"], {"family": "gamma", "method": "reml"}, "and a formula for phi"),
         (["y ~ (1 | g)"], {"family": "poisson", "method": "ml"}, "no exact likelihood"),
-        (["y ~ (1 | g) + (1 | h)"], {"family": "poisson", "method": AGQ(3)}, "one grouping factor"),
-        (["y ~ (1 | a/b)"], {"family": "poisson", "method": AGQ(3)}, "one grouping factor"),
         (["y ~ x"], {"family": "poisson", "precision": "w"}, "frequency="),
         (["y ~ x"], {"family": "binomial", "precision": "w"}, "trials="),
         (["y ~ x"], {"family": "negative_binomial", "precision": "w"}, "trials="),
@@ -155,13 +152,6 @@ def test_what_cannot_go_together_raises_before_data_are_read(formulas: list[str]
     with pytest.raises((FormulaError, ModelError)) as caught:
         parse(*formulas, **options)
     assert message in str(caught.value)
-
-
-def test_agq_with_a_nesting_in_groups_raises_once_the_columns_are_known() -> None:
-    spec = parse("y ~ x", groups="a/b", family="binomial", method=AGQ(5))
-    with pytest.raises(ModelError, match="one grouping factor"):
-        spec.resolve({"a", "b"})
-    assert spec.resolve({"a/b"}).method == AGQ(5)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,18 @@ class Leverage(NamedTuple):
     gradient: Vec
 
 
+class WorkingRows(NamedTuple):
+    """Per row at the modes, in the computing basis: x (p, n) and a = x + Σ s'z (p, n) with s = ∂b̂/∂β, so that w a is
+    the row of V⁻¹X; the weight w (n,), the spread z'Var(b | y)z (n,) and the gradient ∂log p/∂eta (n,).
+    """
+
+    x: Mat
+    a: Mat
+    weight: Vec
+    spread: Vec
+    gradient: Vec
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownModel:
     """The likelihood of a design at held parameters."""
@@ -203,27 +215,27 @@ class KnownModel:
         modes; for one gaussian model the hat matrix of Hodges & Sargent 2001).
         """
         with one_blas_thread(), np.errstate(all="ignore"):
-            at, marginal = self.point, self.engine.marginal
-            if not self.model.effects.factors:
-                modes: list[Mat] = []
-            else:
-                modes = self._conditional().modes
-            rows = marginal.rows
-            parts = []
-            for unit, levels in zip(rows.units, rows.levels, strict=True):
-                u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
-                parts.append(_unit_leverage(unit_at(marginal.density, unit, at), u))
+            at = self.working_rows()
             p = len(self.held.beta)
-            x, a, w, c, g = (np.concatenate([part[k] for part in parts], axis=-1) for k in range(5))
-            information = (x * w) @ a.T if p else np.zeros((0, 0))
-            fixed = np.einsum("pn,pn->n", a, np.linalg.pinv(information, hermitian=False) @ a) * w
-            sorted_rows = (c * w + fixed, fixed, w, g)
-        order = rows.order
-        if order is None:
-            return Leverage(*sorted_rows)
-        out = np.empty((4, len(order)))
-        out[:, order] = np.array(sorted_rows)
-        return Leverage(*out)
+            information = (at.x * at.weight) @ at.a.T if p else np.zeros((0, 0))
+            fixed = np.einsum("pn,pn->n", at.a, np.linalg.pinv(information, hermitian=False) @ at.a) * at.weight
+            return Leverage(at.spread * at.weight + fixed, fixed, at.weight, at.gradient)
+
+    def working_rows(self) -> WorkingRows:
+        """What Henderson's equations at the modes say of every row, in the order of the design."""
+        at, marginal = self.point, self.engine.marginal
+        modes = self._conditional().modes if self.model.effects.factors else []
+        rows = marginal.rows
+        parts = []
+        for unit, levels in zip(rows.units, rows.levels, strict=True):
+            u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
+            parts.append(_unit_rows(unit_at(marginal.density, unit, at), u))
+        found = WorkingRows(*(np.concatenate([part[k] for part in parts], axis=-1) for k in range(5)))
+        if rows.order is None:
+            return found
+        back = np.empty_like(rows.order)
+        back[rows.order] = np.arange(len(back))
+        return WorkingRows(*(v[..., back] for v in found))
 
 
 def _root_directions(t: TermMap, root: Mat) -> Iterator[Mat]:
@@ -257,8 +269,8 @@ def known_model(
         return KnownModel(model, engine, held)
 
 
-def _unit_leverage(here: UnitAt, u: list[Mat]) -> tuple[Mat, Mat, Vec, Vec, Vec]:
-    """x (p, n), a = x + Σ s'z (p, n), weights w, z'Var(b | y)z and ∂log p/∂eta of the rows of a unit, sorted."""
+def _unit_rows(here: UnitAt, u: list[Mat]) -> WorkingRows:
+    """Those of a unit, sorted."""
     unit, models, at = here.unit, here.unit.models, here.at
     state = rows_state(here, u, order=2)
     w = [density.w[0, 0] for density in state.densities]
@@ -267,7 +279,7 @@ def _unit_leverage(here: UnitAt, u: list[Mat]) -> tuple[Mat, Mat, Vec, Vec, Vec]
     if not at.factors:
         x = np.concatenate(xs, axis=-1)
         weights = np.concatenate(w)
-        return x, x, weights, np.zeros_like(weights), np.concatenate(g)
+        return WorkingRows(x, x, weights, np.zeros_like(weights), np.concatenate(g))
     h = models.factorise(unit.eliminator, curvature(here, state.w))
     if h is None:
         msg = "the curvature at the conditional modes is not positive definite."
@@ -286,7 +298,7 @@ def _unit_leverage(here: UnitAt, u: list[Mat]) -> tuple[Mat, Mat, Vec, Vec, Vec]
             moved.append(np.zeros(x.shape[1]) if of_mean is None else of_mean)
         a.append(x + np.array(moved).reshape(x.shape))
         c.append(block.quadratic(k_cells[..., block.cells])[0, 0])
-    return (
+    return WorkingRows(
         np.concatenate(xs, axis=-1), np.concatenate(a, axis=-1), np.concatenate(w), np.concatenate(c),
         np.concatenate(g),
     )  # fmt: skip

@@ -22,7 +22,7 @@ from polars_glmm.likelihood.marginal.modes import RowDensity, UnitAt, Warm, adde
 from polars_glmm.likelihood.rows.blocks import counted_order
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import OneFactorised
-from polars_glmm.linalg.quadrature import Rule, gauss_hermite
+from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -99,8 +99,7 @@ class LevelLikelihood:
 
     def at(self, psi: Vec | Mat, nodes: int = 1) -> LevelValues:
         """Likelihoods and scores by Laplace, or by adaptive quadrature with that many nodes per effect."""
-        rule = gauss_hermite(nodes, self.layout.r) if nodes > 1 else None
-        engine = BatchRowEngine(self._marginal(rule), self.layout, None)
+        engine = BatchRowEngine(self._marginal(nodes), self.layout, None)
         with one_blas_thread(), np.errstate(all="ignore"):
             found = engine.evaluate(self._each(psi), None, information=True)
         assert found.information is not None  # asked for
@@ -109,7 +108,7 @@ class LevelLikelihood:
 
     def integrals(self, psi: Vec, nodes: Nodes) -> LevelIntegrals:
         """Integrals over b with nodes around each mode, scaled by the curvature there (importance weights)."""
-        marginal, x = self._marginal(None), self._each(psi)
+        marginal, x = self._marginal(1), self._each(psi)
         root = self.layout.lam(x[:1, self.layout.p : self.layout.p + self.layout.q])[..., 0]
         with one_blas_thread(), np.errstate(all="ignore"):
             at = self.layout.point(x)
@@ -126,8 +125,8 @@ class LevelLikelihood:
     def _each(self, psi: Vec | Mat) -> Mat:
         return np.broadcast_to(psi, (self.rows.n_models, self.layout.size)) + 0.0
 
-    def _marginal(self, rule: Rule | None) -> BatchMarginal:
-        return BatchMarginal.of(self.rows, RowDensity(self.family), rule, None, _BLOCK_ROWS)
+    def _marginal(self, nodes: int) -> BatchMarginal:
+        return BatchMarginal.of(self.rows, RowDensity(self.family), nodes, None, _BLOCK_ROWS)
 
 
 def quadrature(nodes: int) -> Nodes:

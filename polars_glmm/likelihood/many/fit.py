@@ -17,7 +17,7 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.cores import workers
 from polars_glmm.design.by_key.records import KeyedDesign
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, towards_limit
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, among
 from polars_glmm.likelihood.many.model import prepare_batch
@@ -28,7 +28,6 @@ from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.many.settle import settle
 from polars_glmm.likelihood.many.value import BatchMarginal
 from polars_glmm.likelihood.marginal.dispersion_limit import ENOUGH
-from polars_glmm.likelihood.marginal.dispersion_range import towards_limit
 from polars_glmm.likelihood.marginal.fit import (
     GLM_TOLERANCE,
     LIMIT_LOSS,
@@ -36,7 +35,6 @@ from polars_glmm.likelihood.marginal.fit import (
     SLOWEST_GAMMA_STEP,
 )
 from polars_glmm.likelihood.optimum.notes import no_overdispersion_note
-from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.optimize.many import PATIENCE, minimise_all
 from polars_glmm.spec.method import AGQ, Method
@@ -81,10 +79,8 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
     clock["glm"] = perf_counter()
     layout = SearchLayout.of(p, model.terms, has_gamma=bool(s))
     low, high = _gamma_range(question)
-    rule = None
-    if isinstance(question.method, AGQ) and question.method.nodes > 1:
-        rule = gauss_hermite(question.method.nodes, layout.r)
-    marginal = BatchMarginal.of(model.rows, question.density, rule, question.pool, _BLOCK_ROWS)
+    nodes = question.method.nodes if isinstance(question.method, AGQ) else 1
+    marginal = BatchMarginal.of(model.rows, question.density, nodes, question.pool, _BLOCK_ROWS)
     engine = BatchRowEngine(marginal, layout, high)
     size = _start_size(question.family, base.row_variance)[:, None]
     x = np.concatenate([base.x[:, :p], np.where(layout.diagonal, size, 0.0), base.x[:, p:]], axis=1)

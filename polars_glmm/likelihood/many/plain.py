@@ -78,7 +78,7 @@ class BatchPlain:
 
         def one(unit: Unit) -> UnitValue:
             here = placed(self.density, unit, at)
-            return evaluate_unit(here, Warm([]), None, expected=False, gradient=True, information=curvature)
+            return evaluate_unit(here, Warm([]), 1, expected=False, gradient=True, information=curvature)
 
         parts = over_units(self.pool, self.units, one)
         value = -along([np.asarray(part.value) for part in parts])

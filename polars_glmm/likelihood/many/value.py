@@ -18,7 +18,6 @@ from polars_glmm.likelihood.marginal.slopes import unit_slopes
 from polars_glmm.likelihood.marginal.unit import evaluate_unit
 from polars_glmm.likelihood.rows.blocks import Unit
 from polars_glmm.likelihood.rows.models import ManyModels
-from polars_glmm.linalg.quadrature import Rule
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 T = TypeVar("T")
@@ -60,20 +59,20 @@ class BatchConditional(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchMarginal:
-    """The marginal log-likelihoods of the models of a batch, without their constants; rule is None for Laplace."""
+    """The marginal log-likelihoods of the models of a batch, without their constants; one node is Laplace."""
 
     rows: BatchRows
     units: tuple[Unit, ...]
     density: RowDensity
-    rule: Rule | None
+    nodes: int
     pool: Executor | None
     block_rows: int
 
     @classmethod
     def of(
-        cls, rows: BatchRows, density: RowDensity, rule: Rule | None, pool: Executor | None, block_rows: int
+        cls, rows: BatchRows, density: RowDensity, nodes: int, pool: Executor | None, block_rows: int
     ) -> BatchMarginal:
-        return cls(rows, rows.cut(block_rows), density, rule, pool, block_rows)
+        return cls(rows, rows.cut(block_rows), density, nodes, pool, block_rows)
 
     def take(self, keep: BoolVec) -> BatchMarginal:
         """The likelihoods of some models."""
@@ -88,7 +87,7 @@ class BatchMarginal:
         def one(unit: Unit) -> BatchValue:
             here = placed(self.density, unit, at)
             start = Warm([warm[:, unit.levels[0]]])
-            v = evaluate_unit(here, start, self.rule, expected=False, gradient=True, information=information)
+            v = evaluate_unit(here, start, self.nodes, expected=False, gradient=True, information=information)
             info = None
             if v.information is not None:
                 info = BatchInformation(v.information.beta, v.information.levels[0])

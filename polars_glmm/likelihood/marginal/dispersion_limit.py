@@ -1,4 +1,6 @@
-"""Where a formula of a negative binomial's log phi runs to infinity: the Poisson limit of all rows, or of some.
+"""Where a formula of log phi runs to infinity: the limit of a family, as Poisson's, in all rows, or in some.
+
+What follows is of a negative binomial; a family whose limit lies at phi = 0 has its predictor `turned` round.
 
 With log phi = x'γ the likelihood has a limit along γ + t·d, t → ∞, for every d with x'd ≥ 0 in all rows: rows with
 x'd > 0 become Poisson rows, rows with x'd = 0 keep their size. Those d are the recession cone of the model; the rows
@@ -15,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from polars_glmm.errors import enumerate_names
-from polars_glmm.families.base import Family, Rows, spoken
+from polars_glmm.families.base import Family, Rows, spoken, towards_limit
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import BlockPart
 from polars_glmm.likelihood.rows.sums import Piece
@@ -74,9 +76,24 @@ def log_size_of_limit(family: Family, pieces: Iterable[Piece]) -> float:
     return float(np.log(ENOUGH * max(rowsums.remoteness(pieces, family), 1.0)))
 
 
-def ceiling_of(family: Family, pieces: Iterable[Piece]) -> float:
-    """log phi that a formula of it may reach, where it grows towards a limit."""
-    return log_size_of_limit(family, pieces) if family.limit_phi > 1.0 else np.inf
+class _TurnedRows(NamedTuple):
+    """Rows as `PhiRows`, the predictor of log phi with its sign changed."""
+
+    data: Rows
+    parts: tuple[BlockPart, ...]
+    frequency: Vec | None
+
+
+def turned(rows: Iterable[PhiRows], family: Family) -> Iterator[PhiRows]:
+    """Rows whose second predictor grows towards the limit of the family: log phi, or −log phi where phi vanishes."""
+    for block in rows:
+        if towards_limit(family) > 0.0:
+            yield block
+            continue
+        mean, phi, *others = block.parts
+        offset = None if phi.offset is None else -phi.offset
+        back = BlockPart(None if phi.x is None else -phi.x, phi.own, offset)
+        yield _TurnedRows(block.data, (mean, back, *others), block.frequency)
 
 
 def suspicious(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> bool:
@@ -289,9 +306,10 @@ def no_overdispersion_notes(
     whole, finish = limit.n_poisson == limit.n_rows, []
     where = "all rows" if whole else f"{limit.n_poisson:,} of {limit.n_rows:,} rows"
     if limit.n_poisson:
-        finish.append(f"phi = inf ({spoken(family.limit)}) in {where}")
+        finish.append(f"phi = {family.limit_phi:g} ({spoken(family.limit)}) in {where}")
     if limit.n_zero:
-        finish.append(f"phi = 0 in {limit.n_zero:,}, all with a count of zero")
+        opposite = 0.0 if family.limit_phi > 1.0 else np.inf
+        finish.append(f"phi = {opposite:g} in {limit.n_zero:,}, all with a count of zero")
     text = f"no overdispersion in {where}: " if limit.n_poisson else "no finite phi: "
     text += f"along {terms} of phi the likelihood rises to a limit, {' and '.join(finish)}."
     advice = "The values of these coefficients mean nothing; all else stands. Counts may even be underdispersed."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import towards_limit
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal.engine import Confined
 from polars_glmm.likelihood.model import Model
@@ -16,11 +16,6 @@ def size_cap(model: Model) -> float | None:
     if model.family.limit is None or model.models_phi:
         return None
     return limits.log_size_of_limit(model.family, model.pieces())
-
-
-def towards_limit(family: Family) -> float:
-    """1 where log phi grows towards the limit of a family, −1 where it falls."""
-    return 1.0 if family.limit_phi > 1.0 else -1.0
 
 
 def confined(model: Model, least: float) -> Confined | None:

@@ -11,8 +11,9 @@ from polars_glmm.cores import workers
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.families.base import spread_name
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
-from polars_glmm.likelihood.marginal.dispersion_limit import ceiling_of
+from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_limit
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
+from polars_glmm.likelihood.marginal.node_limit import refuse_nodes
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Marginal, Value
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
@@ -23,7 +24,6 @@ from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.likelihood.rows.merge import merge_rows
-from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Evaluation, newton_step
 from polars_glmm.spec.method import AGQ, REML, Laplace
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -131,17 +131,17 @@ class RowEngine:
 def row_engine(model: Model) -> RowEngine:
     """The engine over a model's rows."""
     effects, blocks = model.effects, _blocks(model)
-    rule = None
-    if isinstance(model.method, AGQ) and effects.factors and model.method.nodes > 1:
-        rule = gauss_hermite(model.method.nodes, effects.factors[0].r)
+    nodes = model.method.nodes if isinstance(model.method, AGQ) and effects.factors else 1
+    if nodes > 1:
+        refuse_nodes(effects, blocks, nodes, model.control)
     expected = isinstance(model.method, Laplace) and model.method.curvature == "expected"
     threads = workers(model.control.rows.threads)
     if len(blocks.units) < _FEWEST_UNITS:
         threads = 1
-    ceiling = ceiling_of(model.family, model.pieces()) if model.models_phi else np.inf
+    ceiling = log_size_of_limit(model.family, model.pieces()) if model.models_phi else np.inf
     density = RowDensity(model.family, ceiling, effects.moving)
     reml = isinstance(model.method, REML)
-    marginal = Marginal(blocks, density, rule, expected and not model.family.canonical, threads, reml)
+    marginal = Marginal(blocks, density, nodes, expected and not model.family.canonical, threads, reml)
     return RowEngine(effects, marginal)
 
 
@@ -150,7 +150,7 @@ def bare_engine(model: Model, engine: RowEngine) -> RowEngine:
     whole = engine.marginal
     rows = whole.rows.uncoupled() if model.stored is None else model.stored.rows(effects=False)
     density = replace(whole.density, moving=NO_EFFECTS.moving)
-    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, rule=None, density=density), engine.floor)
+    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, nodes=1, density=density), engine.floor)
 
 
 def _blocks(model: Model) -> RowBlocks:

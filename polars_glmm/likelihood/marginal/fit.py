@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -10,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
-from polars_glmm.families.base import has_edge, spread_name
+from polars_glmm.families.base import has_edge, spread_name, towards_limit
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
-from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap, towards_limit
+from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
@@ -30,7 +31,6 @@ from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_no
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -168,8 +168,10 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
-    if ceiling < np.inf and limits.suspicious(engine.marginal.rows.blocks(), found.x[model.parts[1].own], ceiling):
-        return found
+    if ceiling < np.inf:
+        rows = limits.turned(engine.marginal.rows.blocks(), model.family)
+        if limits.suspicious(rows, found.x[model.parts[1].own], ceiling):
+            return found
     longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
     return longer._replace(evaluations=found.evaluations + longer.evaluations)
 
@@ -186,10 +188,10 @@ def _longest_steps(model: Model, of_effects: float) -> Vec:
 def _quadrature(model: Model, engine: RowEngine) -> RowEngine | None:
     """The engine with quadrature instead of Laplace, where that is possible at bearable cost."""
     effects, marginal = model.effects, engine.marginal
-    nodes = _NODES.get(effects.factors[0].r) if len(effects.factors) == 1 and marginal.rule is None else None
+    nodes = _NODES.get(effects.factors[0].r) if len(effects.factors) == 1 and marginal.nodes == 1 else None
     if nodes is None or nodes ** effects.factors[0].r * marginal.rows.n_rows > _MOST_NODE_ROWS:
         return None
-    return RowEngine(effects, replace(marginal, rule=gauss_hermite(nodes, effects.factors[0].r), expected=False))
+    return RowEngine(effects, replace(marginal, nodes=nodes, expected=False))
 
 
 def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: Placed) -> Found:
@@ -304,11 +306,15 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
     engine, ceiling = searched.engine, searched.engine.marginal.density.ceiling
     if ceiling == np.inf or placed.held[model.parts[1].own].any():
         return searched, None
-    rows, own = engine.marginal.rows, model.parts[1].own
-    if searched.found.settled and not limits.suspicious(rows.blocks(), searched.found.x[own], ceiling):
+    own, basis = model.parts[1].own, model.bases[1]
+
+    def rows() -> Iterator[limits.PhiRows]:
+        return limits.turned(engine.marginal.rows.blocks(), model.family)
+
+    if searched.found.settled and not limits.suspicious(rows(), searched.found.x[own], ceiling):
         return searched, None
-    objective, basis = engine.objective(model.n_coefficients), model.bases[1]
-    level = None if basis.constant is None else basis.inward(basis.constant)
+    objective = engine.objective(model.n_coefficients)
+    level = None if basis.constant is None else towards_limit(model.family) * basis.inward(basis.constant)
     of_phi = _of_phi_alone(model)
     rest = ~placed.held & ~of_phi
     rest[own] = False
@@ -330,11 +336,11 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
         found, most = searched.found, min(most, _EXPLORING)
         if level is not None and not placed.held[of_phi].any():
             start = found._replace(x=np.where(of_phi, 0.0, found.x))
-            there = limits.constant_limit(rows.blocks, start, near, own, level, ceiling)
+            there = limits.constant_limit(rows, start, near, own, level, ceiling)
             found = found if there is start else there
-        return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
-    found = limits.best_limit(rows.blocks, searched.found, near, own, level, ceiling)
-    return Searched(engine, found), limits.limit_at(rows.blocks(), found.x[own], ceiling)
+        return Searched(engine, found), limits.limit_at(rows(), found.x[own], ceiling)
+    found = limits.best_limit(rows, searched.found, near, own, level, ceiling)
+    return Searched(engine, found), limits.limit_at(rows(), found.x[own], ceiling)
 
 
 def _of_phi_alone(model: Model) -> BoolVec:

@@ -50,7 +50,7 @@ class Integrated(NamedTuple):
 
 def integrated(marginal: Marginal, at: Point) -> Integrated:
     """The log-likelihood at a point, integrated level by level; NaN where Laplace's is not finite."""
-    plain = replace(marginal, rule=None, expected=False)
+    plain = replace(marginal, nodes=1, expected=False)
     found = plain.evaluate(at, None, gradient=False)
     if not np.isfinite(found.value):
         return Integrated(found.value, np.nan, np.nan)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from polars_glmm.families.base import Degrees, Density, Expected, Family, Predictors, has_edge
+from polars_glmm.families.base import Degrees, Density, Expected, Family, Predictors, has_edge, towards_limit
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.elimination import Factorised
@@ -48,6 +48,7 @@ class RowDensity:
     """A family as the kernels use it; with a formula of phi, rows past the ceiling of log phi count as being at it.
 
     There phi changes nothing: derivatives in it are zero. So it is for counts of zero past the negative of the ceiling.
+    Of a family whose limit lies where phi vanishes it is −log phi that has the ceiling.
 
     moving   predictors with random effects: the density bends in them while modes are looked for
     """
@@ -94,11 +95,12 @@ class RowDensity:
         return Expected(*({place: part * block.frequency for place, part in one.items()} for one in e))
 
     def _held_back(self, block: Block, at: Predictors) -> tuple[Predictors, BoolVec | None]:
-        """log phi no higher than the ceiling and, where y = 0, no lower than its negative; rows that were (or None)."""
+        """±log phi up to the ceiling and, where y = 0, down to its negative; the rows that were past it (or None)."""
         if self.ceiling == np.inf or len(at) < 2 or not isinstance(at[1], np.ndarray):
             return at, None
         zeta = at[1]
-        past: BoolVec = (zeta > self.ceiling) | ((zeta < -self.ceiling) & (block.data.y == 0.0))
+        ahead = towards_limit(self.family) * zeta
+        past: BoolVec = (ahead > self.ceiling) | ((ahead < -self.ceiling) & (block.data.y == 0.0))
         if not past.any():
             return at, None
         return (at[0], np.where(past, np.clip(zeta, -self.ceiling, self.ceiling), zeta)), past

@@ -37,12 +37,10 @@ from polars_glmm.likelihood.marginal.modes import (
     rows_state,
     to_levels,
 )
-from polars_glmm.likelihood.marginal.quadrature import NodeValue, integrate_nodes
+from polars_glmm.likelihood.marginal.quadrature import NodeValue, integrate_nodes, passes_of
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.likelihood.rows.models import Models
-from polars_glmm.linalg.elimination import Factorised, OneFactorised
-from polars_glmm.linalg.pattern import Blocks
-from polars_glmm.linalg.quadrature import Rule
+from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.typing import Cube, Mat, Vec
 
 
@@ -82,9 +80,9 @@ class _Slopes(NamedTuple):
 
 
 def evaluate_unit(
-    here: UnitAt, start: Warm, rule: Rule | None, *, expected: bool, gradient: bool, information: bool
+    here: UnitAt, start: Warm, nodes: int, *, expected: bool, gradient: bool, information: bool
 ) -> UnitValue:
-    """ℓ of a unit; −∞ where it is not finite or a curvature is not positive definite."""
+    """ℓ of a unit by Laplace (one node) or so many nodes per random effect; −∞ where there is none, or no curvature."""
     if not start.modes:
         return _without_effects(here, gradient=gradient, information=information)
     u, state, passes, _ = find_modes(here, start, 3 if gradient else 2)
@@ -94,19 +92,18 @@ def evaluate_unit(
     bend = None if models.alone and not np.isfinite(joint) else _bend(here, state, expected=expected)
     if bend is None:
         return bad
-    nodes = None
-    if rule is None:
+    integral = None
+    if nodes == 1:
         value = joint - 0.5 * bend.h.log_determinant
     else:
-        assert isinstance(bend.observed, OneFactorised)  # nodes are for one factor
-        nodes = integrate_nodes(rule, here, u, bend.observed.low)
-        value = nodes.value
-        passes += rule.nodes.shape[1]
+        integral = integrate_nodes(nodes, here, u, bend.observed)
+        value = integral.value
+        passes += passes_of(nodes, u)
     if models.alone and not np.isfinite(value):
         return bad
     if not gradient:
         return bad._replace(value=value, row_passes=passes * n_rows)
-    slopes = _slopes(here, u, state, bend, nodes)
+    slopes = _slopes(here, u, state, bend, integral)
     info = tangent_information(here, state, bend.observed) if information else None
     kept = bend.observed if here.unit.eliminator.costly else None
     return UnitValue(value, *slopes, u, passes * n_rows, info, kept)
@@ -133,7 +130,7 @@ def _bend(here: UnitAt, state: RowsAt, *, expected: bool) -> _Bend | None:
 def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeValue | None) -> _Slopes:
     """The gradient at the modes."""
     unit, models, at = here.unit, here.unit.models, here.at
-    hat = bend.h.inverse() if nodes is None else Blocks([nodes.hat], {})
+    hat = bend.h.inverse() if nodes is None else nodes.hat
     k_cells = models.leverage(unit.pattern, at.factors, hat)
     curved: Sequence[Density | Expected] = state.densities if bend.expectation is None else bend.expectation.rows
     s_cells, bent = [], []
@@ -143,7 +140,7 @@ def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeV
     s = concatenate(s_cells)
     pull = [models.transposed_times(lam, sf) for lam, sf in zip(at.factors, to_levels(unit, s), strict=True)]
     if nodes is not None:
-        pull = [pull[0] - 2.0 * nodes.slope]
+        pull = [own - 2.0 * slope for own, slope in zip(pull, nodes.slope, strict=True)]
     a = bend.observed.solve(pull)
     a_cells = cell_effects(unit, at.factors, a)
     assert a_cells is not None  # there are random effects here
@@ -155,7 +152,7 @@ def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeV
         beta = beta + _x_sums(models, block, residuals)
     shift = to_levels(unit, 0.5 * (np.einsum("jkC,kC->jC", state.w, a_cells) - s))
     g_levels = to_levels(unit, state.g)
-    direct = [models.products(g, v) for g, v in zip(g_levels, u, strict=True)] if nodes is None else [nodes.direct]
+    direct = [models.products(g, v) for g, v in zip(g_levels, u, strict=True)] if nodes is None else nodes.direct
     trace = models.trace(gather(unit, bend.w), at.factors, hat)
     factors = [
         direct[f] + models.products(shift[f], u[f]) - trace[f] - 0.5 * models.products(g_levels[f], a[f])

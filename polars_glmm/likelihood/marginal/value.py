@@ -23,7 +23,6 @@ from polars_glmm.likelihood.marginal.restricted import Restricted, restricted_te
 from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
 from polars_glmm.likelihood.rows.passes import over_units
-from polars_glmm.linalg.quadrature import Rule
 from polars_glmm.typing import Cube, Mat, Vec
 
 
@@ -53,14 +52,14 @@ class Conditional(NamedTuple):
 class Marginal:
     """The marginal log-likelihood of rows in blocks, without its constant.
 
-    rule       nodes for one factor with r effects, or None for Laplace
+    nodes      of quadrature per random effect, of one factor or of nested ones; 1 is Laplace
     expected   use expected instead of observed curvature in the determinant
     reml       the restricted likelihood, of gaussian rows with the identity link
     """
 
     rows: RowBlocks
     density: RowDensity
-    rule: Rule | None
+    nodes: int
     expected: bool
     threads: int
     reml: bool = False
@@ -79,7 +78,7 @@ class Marginal:
                 u0 = [m[:, s] for m, s in zip(starts.modes, unit.levels, strict=True)]
             here, start = unit_at(self.density, unit, at), Warm(u0, stale)
             found = evaluate_unit(
-                here, start, self.rule, expected=self.expected, gradient=gradient, information=information
+                here, start, self.nodes, expected=self.expected, gradient=gradient, information=information
             )
             return found, restricted_unit(here, found.factor) if self.reml else None
 

@@ -143,7 +143,7 @@ def unbounded_note(effects: Effects, runaway: list[bool]) -> Note:
     return Note("unbounded", text, advice)
 
 
-_APPROXIMATION = "Compare with method=AGQ(nodes=25) (one grouping factor), or use fewer random effects."
+_APPROXIMATION = "Compare with method=AGQ(nodes=25) (one grouping factor, or nested ones), or use fewer random effects."
 
 
 def artefact_note(value: float, size: float, excess: float) -> Note:

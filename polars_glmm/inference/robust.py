@@ -1,0 +1,292 @@
+"""Cluster-robust (sandwich) covariances of the fixed effects, with degrees of freedom for few clusters.
+
+With M = (Σ S_g)⁻¹, S_g = X_g'V_g⁻¹X_g and the scores s_g of the clusters (likelihood.known.clusters) the covariance is
+M Σ B_g s_g s_g'B_g' M. It needs V only as a working covariance (Liang & Zeger 1986).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from polars_glmm.columns.named import columns
+from polars_glmm.design.known import KnownRows, read_known
+from polars_glmm.design.records import Design
+from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.fitting.again import rows_of, rows_with
+from polars_glmm.frames.levels import codes_of, in_order
+from polars_glmm.inference.covariance_record import CoefficientCovariance
+from polars_glmm.inference.ddf import Denominator
+from polars_glmm.likelihood.given import hold_fixed_effects
+from polars_glmm.likelihood.known.clusters import ClusterSums, cluster_sums, marginal_scores
+from polars_glmm.likelihood.known.joint import HeldParameters, known_model
+from polars_glmm.likelihood.refits.resample import is_nested
+from polars_glmm.prediction.joint import working_vcov
+from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
+
+RobustType: TypeAlias = Literal["CR0", "CR1", "CR1S", "CR2", "CR3"]
+TYPES: tuple[RobustType, ...] = ("CR0", "CR1", "CR1S", "CR2", "CR3")
+_ALONE = 1e-10
+"""1 − eigenvalue of a cluster's share of the information below which it determines a direction alone."""
+_AT_ONCE = 1e7
+"""Numbers of an array over hypotheses and clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class CR:
+    """Cluster-robust covariance of the fixed effects, for `vcov=`; t and F tests for few clusters go with it.
+
+    cluster   a grouping factor of the model or a column of its data in whose groups all levels of every grouping
+              factor lie; None: the coarsest factor of the model, each row where it has none
+    type      B_g: "CR0" I (Liang & Zeger 1986); "CR1" √(J/(J − 1)) for J clusters; "CR1S" times √((n − 1)/(n − p))
+              (Stata); "CR2" (I − S_gM)^(−1/2), unbiased where V holds (Bell & McCaffrey 2002; the root of Kauermann &
+              Carroll 2001); "CR3" (I − S_gM)⁻¹, near the jackknife (Mancl & DeRouen 2001)
+
+    Degrees of freedom are Satterthwaite's for the variance of the estimator under V (Bell & McCaffrey 2002), F tests
+    approximate Hotelling's (Pustejovsky & Tipton 2018, "HTZ"). Linear models take S_g and s_g exactly, by ML and REML,
+    and have none for coefficients of phi. Of others s_g is the slope of the cluster's marginal log-likelihood in all
+    parameters, S_g the working one at the modes; coefficients of phi are not adjusted, and normal. Needs the rows.
+    Raises ModelError for a type that is not known, crossed factors, a cluster that cuts levels apart, or without rows.
+    """
+
+    cluster: str | None = None
+    type: RobustType = "CR2"
+
+    def __post_init__(self) -> None:
+        if self.type not in TYPES:
+            near = suggest(str(self.type), TYPES)
+            msg = f"type={self.type!r} is not known.{near} Use {enumerate_names(TYPES, 'or')}."
+            raise ModelError(msg)
+
+    def covariance_of(self, fit: Answer) -> CoefficientCovariance:
+        """The covariance of the kept coefficients of a fit, read off its rows once."""
+        found = _FOUND.setdefault(fit, {})
+        if self not in found:
+            found[self] = _covariance(_clustered(fit, self.cluster), self.type)
+        return found[self]
+
+
+_FOUND: WeakKeyDictionary[Answer, dict[CR, CoefficientCovariance]] = WeakKeyDictionary()
+
+
+class _Clustered(NamedTuple):
+    """Clusters in coordinates w in which M is the identity: coefficients = outward · w, of those estimated.
+
+    influence (J, k)   what each adds to (β̂, γ̂), in w;  share (J, p, p) of the information;  times (J,): rows that
+    outward (k, k)     are equal clusters;  free (p + s,): which coefficients are estimated
+    """
+
+    influence: Mat
+    share: Cube
+    times: Vec
+    outward: Mat
+    free: BoolVec
+    n_obs: float
+
+
+def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
+    e, family = fit.estimate, fit.recipe.spec.family
+    if e.at_infinity is not None:
+        msg = "A robust covariance needs finite estimates, and some of this fit run off to infinity (separation)."
+        raise ModelError(msg)
+    known, codes, times = _clusters(fit, cluster)
+    free = _estimated(fit)
+    p, s = len(e.beta), len(e.gamma)
+    held = HeldParameters.of(e, family)
+    design = hold_fixed_effects(known.design, fit.call.fixed or {})
+    assert isinstance(design, Design)  # it was read into memory
+    held = HeldParameters(held.beta[free[:p]], held.roots, held.gamma if not s else e.gamma[free[p:]])
+    model = known_model(design, family, fit.control, held, fit.spec.method if not family.linear else None)
+    sums = cluster_sums(model, codes, len(times))
+    sums = ClusterSums(sums.scores / times[:, None], sums.information / times[:, None, None], sums.outward)
+    root, inverse = _roots(np.einsum("g,gij->ij", times, sums.information))
+    share = np.einsum("ai,gij,bj->gab", inverse, sums.information, inverse)
+    k, own = int(free.sum()), len(root)
+    outward = np.eye(k)
+    outward[:own, :own] = sums.outward @ root
+    influence = np.full((len(times), k), np.nan)
+    if family.linear:
+        influence[:, :own] = sums.scores @ inverse.T
+    else:
+        vcov = working_vcov(e, HeldParameters.of(e, family), e.vcov_fixed)
+        told = np.concatenate([free[:p], np.ones(len(vcov) - p - s, dtype=bool), free[p:]])
+        slopes = marginal_scores(model, design, codes, len(times)) / times[:, None]
+        moved = slopes @ vcov[np.ix_(told, told)]
+        influence[:, :own] = np.linalg.solve(outward[:own, :own], moved[:, :own].T).T
+        influence[:, own:] = moved[:, moved.shape[1] - (k - own) :]
+    return _Clustered(influence, share, times, outward, free, float(e.n_obs))
+
+
+def _estimated(fit: Answer) -> BoolVec:
+    """Which of the kept coefficients (beta, gamma) are not held by the user."""
+    held = fit.call.fixed or {}
+    out = []
+    for predictor, before in zip(fit.recipe.predictors, ("", "phi: "), strict=False):
+        kept = [column.name for column, keep in zip(predictor.columns, predictor.kept, strict=True) if keep]
+        out += [f"{before}{name}" not in held for name in kept]
+    return np.array(out, dtype=bool)
+
+
+def _clusters(fit: Answer, cluster: str | None) -> tuple[KnownRows, IntVec, Vec]:
+    """The rows of a fit, the cluster of each, and how many equal clusters each stands for."""
+    factors = {factor.name: factor for factor in fit.recipe.factors}
+    if cluster is None and not factors:
+        known = read_known(fit.recipe, rows_of(fit, "A robust covariance"), own_levels=False)
+        n, frequency = known.design.n_rows, known.design.frequency
+        return known, np.arange(n), np.ones(n) if frequency is None else frequency
+    if cluster is None or cluster in factors:
+        known = read_known(fit.recipe, rows_of(fit, "A robust covariance"), own_levels=False)
+        design = known.design
+        name = cluster or min(design.factors, key=lambda factor: factor.n_levels).name
+        codes = next(factor.codes for factor in design.factors if factor.name == name).astype(np.intp)
+    else:
+        name = cluster
+        rows = rows_with(fit, (cluster,), "A robust covariance")
+        known = read_known(fit.recipe, rows, own_levels=False)
+        used = rows[known.places].select(columns((cluster,)))
+        if used.to_series().null_count():
+            msg = f"cluster={cluster!r} is missing in some rows of the fit."
+            raise ModelError(msg)
+        codes = codes_of(used, in_order(used.unique(), (cluster,))).astype(np.intp)
+    _require_nested(known.design, name, codes)
+    labels, codes = np.unique(codes, return_inverse=True)
+    if len(labels) < 2:
+        msg = f"A robust covariance needs two clusters at least, and {name!r} has one."
+        raise ModelError(msg)
+    return known, codes, np.ones(len(labels))
+
+
+def _require_nested(design: Design, name: str, codes: IntVec) -> None:
+    for factor in design.factors:
+        if not is_nested(factor.codes, codes):
+            msg = (
+                f"Levels of {factor.name!r} lie in several clusters of {name!r}, so that clusters are not independent. "
+                "Name a cluster that holds all of them, CR(cluster), or use another vcov=."
+            )
+            raise ModelError(msg)
+
+
+def _roots(information: Mat) -> tuple[Mat, Mat]:
+    """R with RR' = M, the inverse of the information (p, p), and R' (the inward map of scores)."""
+    scale = np.sqrt(np.diag(information))
+    low = np.linalg.cholesky(information / np.outer(scale, scale)) if len(scale) else information
+    root = np.linalg.inv(low).T / scale[:, None]
+    return root, root.T
+
+
+def _covariance(at: _Clustered, type_: RobustType) -> CoefficientCovariance:
+    p, j = at.share.shape[1], float(at.times.sum())
+    power = {"CR2": -0.5, "CR3": -1.0}.get(type_)
+    bent = None if power is None else _powers(at.share, power)
+    influence = at.influence.copy()
+    if bent is not None:
+        influence[:, :p] = np.einsum("gab,gb->ga", bent, influence[:, :p])
+    if type_ in ("CR1", "CR1S"):
+        scale = j / (j - 1.0)
+        if type_ == "CR1S":
+            scale *= (at.n_obs - 1.0) / (at.n_obs - p)
+        influence *= np.sqrt(scale)
+    inner = (influence * at.times[:, None]).T @ influence
+    free, k = at.free, len(at.free)
+    matrix = np.full((k, k), np.nan)
+    told, own = np.isfinite(np.diag(inner)), np.flatnonzero(free)
+    places, outward = own[told], at.outward[np.ix_(told, told)]
+    matrix[np.ix_(places, places)] = outward @ inner[np.ix_(told, told)] @ outward.T
+    exact = bool(free.all() and told.all())
+    freedom = _Freedom(at, bent)
+    return CoefficientCovariance(
+        matrix, freedom.of, freedom.each, "satterthwaite", at.outward if exact else None, inner if exact else None
+    )
+
+
+def _powers(share: Cube, power: float) -> Cube:
+    """(I − A_g)^power; zero in directions that a cluster determines alone, where its residuals are zero too."""
+    values, vectors = np.linalg.eigh(share)
+    rest = 1.0 - values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bent = np.where(rest > _ALONE, rest**power, 0.0)
+    return np.asarray((vectors * bent[:, None, :]) @ vectors.swapaxes(1, 2))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Freedom:
+    """Degrees of freedom from the moments of the estimator where V is the covariance.
+
+    A row l has v_g = f(A_g)l, w_g = A_gv_g, and Σ (v_g's_g)² the moments of Q_gh = δ_gh v_g'A_gv_g − w_g'w_h.
+    """
+
+    at: _Clustered
+    bent: Cube | None
+
+    @property
+    def _p(self) -> int:
+        return int(self.at.share.shape[1])
+
+    def _inward(self, rows: Mat) -> tuple[Mat, BoolVec]:
+        """Rows (m, p) over w, and which of them use coefficients of the mean only."""
+        p, own = self._p, rows[:, self.at.free]
+        return own[:, :p] @ self.at.outward[:p, :p], ~(own[:, p:] != 0.0).any(axis=1)
+
+    def each(self, rows: Mat | None) -> Vec:
+        """As CoefficientCovariance.df_each; infinite where a coefficient of phi is used."""
+        rows = np.eye(len(self.at.free)) if rows is None else rows
+        inward, plain = self._inward(rows)
+        out = np.full(len(rows), np.inf)
+        step = max(1, int(_AT_ONCE / max(self.at.share.shape[0] * self._p, 1)))
+        for start in range(0, len(rows), step):
+            some = np.arange(start, min(start + step, len(rows)))
+            some = some[plain[some]]
+            if len(some):
+                out[some] = self._single(inward[some])
+        used = (rows[:, ~self.at.free] != 0.0).any(axis=1)
+        out[used] = np.nan
+        return out
+
+    def _single(self, rows: Mat) -> Vec:
+        v, w = self._ends(rows)
+        times = self.at.times[:, None]
+        d, c = np.einsum("gma,gma->gm", v, w), np.einsum("gma,gma->gm", w, w)
+        u = np.einsum("g,gma,gmb->mab", self.at.times, w, w)
+        trace = (times * (d - c)).sum(0)
+        square = (times * (d * d - 2.0 * d * c)).sum(0) + np.einsum("mab,mab->m", u, u)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(trace**2 / square)
+
+    def _ends(self, rows: Mat) -> tuple[Cube, Cube]:
+        """v and w (J, m, p)."""
+        j = len(self.at.share)
+        v = np.broadcast_to(rows, (j, *rows.shape)) if self.bent is None else np.einsum("gab,mb->gma", self.bent, rows)
+        return v, np.einsum("gab,gmb->gma", self.at.share, v)
+
+    def of(self, rows: Mat) -> Denominator:
+        """As CoefficientCovariance.df_of: η − q + 1 for η of the matrix of q rows, F = (η − q + 1)/η · χ²/q."""
+        if len(rows) == 1:
+            return Denominator(float(self.each(rows)[0]))
+        inward, plain = self._inward(rows)
+        if not plain.all():
+            return Denominator(np.inf)
+        times, q = self.at.times, len(rows)
+        v, w = self._ends(inward)
+        d, c = np.einsum("gsa,gta->gst", v, w), np.einsum("gsa,gta->gst", w, w)
+        expected = np.einsum("g,gst->st", times, d - c)
+        values, vectors = np.linalg.eigh(expected)
+        if not values[0] > 0.0:
+            return Denominator(0.0)
+        turn = vectors / np.sqrt(values) @ vectors.T
+        d, c = turn @ d @ turn, turn @ c @ turn
+        w = np.einsum("st,gta->gsa", turn, w)
+        u = np.einsum("g,gsa,gtb->stab", times, w, w)
+        ds, cs = np.einsum("gss->gs", d), np.einsum("gss->gs", c)
+        first = np.einsum("g,gs,gt->st", times, ds, ds) - np.einsum("g,gs,gt->st", times, ds, cs)
+        first -= np.einsum("g,gs,gt->st", times, cs, ds)
+        first += np.einsum("stab,stab->st", u, u)
+        second = np.einsum("g,gst->st", times, d * d.swapaxes(1, 2) - d * c.swapaxes(1, 2) - c * d.swapaxes(1, 2))
+        second += np.einsum("stab,stba->st", u, u)
+        eta = q * (q + 1.0) / float((first + second).sum())
+        return Denominator(eta - q + 1.0, (eta - q + 1.0) / eta)
