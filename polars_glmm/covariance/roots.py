@@ -79,7 +79,7 @@ class Uncorrelated:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchangeable:
+class Alike:
     """One correlation ρ between any two of r effects, −1/(r − 1) ≤ ρ ≤ 1.
 
     Q = √(r/(r−1)) sin φ (I − J/r) + √r cos φ J/r has squares that sum to r, so its rows are of length 1:

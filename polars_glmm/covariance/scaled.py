@@ -63,7 +63,7 @@ class Scaled:
     def pull(self, theta: Vec, r: int, gradient: Mat) -> Vec:
         return np.asarray(np.tensordot(self.tangent(theta, r), gradient, 2))
 
-    def entries(self, r: int) -> tuple[IntVec, IntVec]:
+    def entries(self, r: int) -> tuple[IntVec, IntVec]:  # noqa: ARG002  there are none
         msg = f"the parameters of {self.name} are no entries of a factor"
         raise TypeError(msg)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
-from .roots import Exchangeable, Markov, Stationary, Uncorrelated
+from .roots import Alike, Markov, Stationary, Uncorrelated
 from .scaled import Scaled
 
 
@@ -213,10 +213,10 @@ _NAMED: Mapping[str, Structure] = {
     "us": Unstructured(),
     "diag": Diagonal(),
     "id": Scaled("id", "independent effects of equal variance", Uncorrelated(), equal=True),
-    "cs": Scaled("cs", "one correlation between any two effects", Exchangeable(), equal=False),
-    "homcs": Scaled("homcs", "equal variances, one correlation between any two effects", Exchangeable(), equal=True),
-    "toep": Scaled("toep", "a correlation for every distance in order", Stationary(), equal=False),
-    "homtoep": Scaled("homtoep", "equal variances, a correlation for every distance in order", Stationary(), equal=True),
+    "cs": Scaled("cs", "one correlation between any two effects", Alike(), equal=False),
+    "homcs": Scaled("homcs", "equal variances, one correlation between any two effects", Alike(), equal=True),
+    "toep": Scaled("toep", "a correlation for every distance", Stationary(), equal=False),
+    "homtoep": Scaled("homtoep", "equal variances, a correlation for every distance", Stationary(), equal=True),
 }  # fmt: skip
 _PLACED = {
     "ar1": ("equal variances, correlation ρ^distance in order (autoregressive of order 1)", 1, True),
@@ -273,6 +273,11 @@ class _Structures(Mapping[str, Structure]):
 
 
 STRUCTURES: Mapping[str, Structure] = _Structures()
+
+
+def known(text: str) -> bool:
+    """Whether a text spells a structure."""
+    return text in STRUCTURES
 
 
 def placed(name: str, places: tuple[float, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -49,10 +50,10 @@ def structured(term: RandomTerm, columns: Sequence[Column], categoricals: Mappin
     places = _places(term, first, levels, categoricals[first.column].dtype)
     if takes_places(term.structure):
         return Structured(placed(term.structure, places), made)
-    if any(b - a != 1.0 for a, b in zip(places, places[1:], strict=False)):
+    if any(b - a != 1.0 for a, b in pairwise(places)):
         msg = (
-            f"{term.text}: the levels of {first.column!r} are not one step apart, and {term.structure}() knows no gaps. "
-            f"Use ar1() or ou(), or a column that numbers the levels."
+            f"{term.text}: levels of {first.column!r} are not one step apart, and {term.structure}() knows no gaps. "
+            "Use ar1() or ou(), or a column that numbers the levels."
         )
         raise ColumnError(msg)
     return Structured(term.structure, made)
@@ -62,7 +63,8 @@ def _require_columns(term: RandomTerm, n: int) -> None:
     structure = STRUCTURES[term.structure]
     rank = reduced_rank(term.structure)
     if structure.plural and n < 2:
-        msg = f"{term.text} has one column: {plain_name(structure.name)}() is about several. Write ({term.written} | …)."
+        name = plain_name(term.structure)
+        msg = f"{term.text} has one column, and {name}() is about several. Write ({term.written} | {term.group})."
         raise ColumnError(msg)
     if rank is not None and rank > n:
         msg = f"{term.text} has {counted(n, 'column')}, which have no rank of {rank}: take a smaller d."
@@ -80,7 +82,7 @@ def _places(term: RandomTerm, node: Coded, levels: Sequence[Any], dtype: pl.Data
         if any(value != int(value) for value in values):
             msg = f"{term.text}: {node.column!r} is not whole everywhere; ou() is over times of any distance."
             raise ColumnError(msg)
-        step = gcd(*(int(b - a) for a, b in zip(values, values[1:], strict=False))) or 1
+        step = gcd(*(int(b - a) for a, b in pairwise(values))) or 1
         return tuple((value - values[0]) / step for value in values)
     if takes_places(term.structure) and not whole_distances(term.structure):
         msg = f"{term.text}: {node.column!r} is no number, and {term.structure}() is over times. Use ar1(), or numbers."

@@ -10,7 +10,7 @@ import polars as pl
 
 from polars_glmm.columns import nodes
 from polars_glmm.columns.operators import FUNCTIONS, OPERATORS
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import known
 from polars_glmm.design.recipe import Categorical, FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
@@ -181,7 +181,7 @@ def _check(recipe: Recipe, text: Mapping[str, Any]) -> None:
             raise ValueError(msg)
     for factor in recipe.factors:
         if tuple(factor.levels.columns) != factor.keys or any(
-            term.structure not in STRUCTURES for term in factor.terms
+            not known(term.structure) for term in factor.terms
         ):
             msg = f"the group {factor.name[:80]!r} has other keys or terms"
             raise ValueError(msg)

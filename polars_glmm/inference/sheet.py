@@ -220,7 +220,7 @@ def _random_effects(fit: Answer) -> SheetTable | None:
     parts = list(components(fit.estimate))
     table = varcorr(fit)
     variances = table.filter(table["other_term"].is_null())
-    rows = [(part, i) for part in parts for i in sorted({*part.variances, *(k for pair in part.correlated for k in pair)})]
+    rows = [(part, i) for part in parts for i in part.shown]
     names = [(part.group if i == 0 else "", part.labels[i]) for part, i in rows]
     if sum(len(part.variances) for part in parts) < variances.height:
         names.append((RESIDUAL, ""))
@@ -233,8 +233,7 @@ def _random_effects(fit: Answer) -> SheetTable | None:
 
     widest = max((i for part in parts for _, i in part.correlated), default=0)
     triangle = [
-        [f"{correlation(part, i, j):.3f}" if (j, i) in part.correlated else "" for j in range(i)]
-        for part, i in rows
+        [f"{correlation(part, i, j):.3f}" if (j, i) in part.correlated else "" for j in range(i)] for part, i in rows
     ]
     triangle += [[]] * (len(names) - len(triangle))
     columns = [

@@ -44,6 +44,11 @@ class Component(NamedTuple):
     correlated: list[tuple[int, int]]
     structure: str
 
+    @property
+    def shown(self) -> list[int]:
+        """Effects that take part in a parameter."""
+        return sorted({*self.variances, *(k for pair in self.correlated for k in pair)})
+
 
 def components(estimate: Estimate) -> Iterator[Component]:
     """All covariance matrices in the order of Estimate.report."""

@@ -150,7 +150,9 @@ def _place_block(
         return
     structure = STRUCTURES[t.structure]
     if isinstance(structure, Scaled):
-        _place_scaled(model, block, structure, names, given, values[t.theta], held[t.theta])
+        unit = np.diag(model.effects.factors[block.factor].outward)[t.start : t.stop]
+        placed = _place_scaled(structure, t.r, (tuple(own), tuple(pairs)), given, unit)
+        values[t.theta], held[t.theta] = placed
         return
     free = [name for name in (*own, *pairs) if name not in given.fixed]
     if pairs and 0 < len(free) < len(own) + len(pairs):
@@ -196,28 +198,27 @@ def _of_rank(structure: Structure, sd: Vec, pairs: Sequence[float], outward: Mat
 
 
 def _place_scaled(
-    model: Parametrised, block: TermPlace, structure: Scaled, names: tuple[str, ...], given: Given, values: Vec,
-    held: BoolVec,
-) -> None:  # fmt: skip
+    structure: Scaled, r: int, names: tuple[tuple[str, ...], tuple[str, ...]], given: Given, unit: Vec
+) -> Placed:
     """The same for a structure whose parameters they are: each stands by itself, but for the correlations of several
-    angles, which stand together.
+    angles, which stand together; unit (r,) natural size of an effect per unit of the linear predictor.
     """
-    t, asked, k = block.term, given.asked, block.n_sd
-    own, pairs = names[block.sd], names[block.cor]
-    unit = np.diag(model.effects.factors[block.factor].outward)[t.start : t.stop]
+    (own, pairs), asked, k = names, given.asked, len(names[0])
+    values, held = np.full(structure.size(r), np.nan), np.zeros(structure.size(r), dtype=bool)
     values[:k] = [asked.get(name, np.nan) for name in own] / unit[:k]
     held[:k] = [name in given.fixed for name in own]
     if not any(name in asked for name in pairs):
-        return
+        return Placed(values, held)
     holds = [name in given.fixed for name in pairs]
     if any(holds) and not all(holds):
         msg = f"fixed= holds {pairs[holds.index(True)]!r} but not {pairs[holds.index(False)]!r}: hold all or none."
         raise ModelError(msg)
-    angles = structure.root.of(np.array([asked.get(name, 0.0) for name in pairs]), t.r)
+    angles = structure.root.of(np.array([asked.get(name, 0.0) for name in pairs]), r)
     if np.isnan(angles).any():
         msg = f"The correlations given for {pairs[0]!r} and its neighbours do not make a matrix of {structure.name}()."
         raise ModelError(msg)
     values[k:], held[k:] = angles, all(holds)
+    return Placed(values, held)
 
 
 def _correlation_root(values: Sequence[float], r: int, names: Sequence[str]) -> Mat:

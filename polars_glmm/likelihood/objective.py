@@ -26,7 +26,8 @@ class NaturalObjective:
     """ℓ(β, sd, correlation, φ) with all constants, and its gradient.
 
     names      fixed effects of mu; per term "sd(group: term)", then "cor(group: term, term)" by rows of the lower
-               triangle, as far as the structure has them as parameters; "phi: term" (log scale) where phi has a formula, else "phi" (gaussian: σ)
+               triangle, those that are parameters of the structure; "phi: term" (log scale) where phi has a formula,
+               else "phi" (gaussian: σ)
     loglik     at a mapping from names, or a vector in their order; under REML the restricted likelihood, in which
                X'V⁻¹X is accounted for and β enters through the residual sum of squares only
     gradient   in the same parameters, (P,)

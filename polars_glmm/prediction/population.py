@@ -166,7 +166,8 @@ def covariance_entries(fitted: Parameters, first: int) -> list[CovarianceEntry]:
             r = len(term.columns)
             structure = STRUCTURES[term.structure]
             if structure.bends:
-                whole = _stacked(factor)[0, start - first_of : start - first_of + r, start - first_of : start - first_of + r]
+                own = slice(start - first_of, start - first_of + r)
+                whole = _stacked(factor)[0, own, own]
                 for slopes in np.nan_to_num(natural_slopes(structure, whole)):
                     entries += [
                         CovarianceEntry(start + i, start + j, place, (1.0 if i == j else 2.0) * float(slopes[i, j]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from math import pi
 
-from polars_glmm.covariance.structures import ALIASES, STRUCTURES, of_rank
-from polars_glmm.errors import FormulaError, enumerate_names, suggest
+from polars_glmm.covariance.structures import ALIASES, STRUCTURES, of_rank, written_around
+from polars_glmm.errors import FormulaError, suggest
 
 from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
 from .syntax import (
@@ -31,6 +31,7 @@ from .tokens import Token, tokenize
 _FLAGS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "NULL": None, "None": None}
 _FORMULA_OPERATORS = frozenset({"+", "-", "*", "/", ":", "%in%", "|", "||"}) | POWERS
 _ARITHMETIC_OPERATORS = frozenset({"+", "-", "*", "/"}) | POWERS | COMPARISONS
+_SPELLED = ", ".join(f"{name}()" for name in STRUCTURES)
 _DEPTH = 60  # nested parentheses and calls; far below Python's own limit
 
 
@@ -267,7 +268,7 @@ class _Parser:
             return self.listing(opening, ")", vector=True)
         function = canonical(token.text)
         if function is None and not arithmetic and self.holds_bar():
-            hint = suggest(token.text, STRUCTURES) or f" There are {enumerate_names([*STRUCTURES])}."
+            hint = suggest(token.text, STRUCTURES) or f" There are {_SPELLED}."
             raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
             hint = f" {ELSEWHERE[token.text]}" if token.text in ELSEWHERE else suggest(token.text, known_functions())
@@ -310,8 +311,7 @@ class _Parser:
     def structure(self, name: Token, opening: Token) -> Bar:
         own = ALIASES.get(name.text, name.text)
         if own not in STRUCTURES:
-            there = enumerate_names([*STRUCTURES])
-            raise self.error(f"The covariance structure {name.text}() is not yet available; {there} are.", name)
+            raise self.error(f"The covariance structure {name.text}() is not yet available; {_SPELLED} are.", name)
         self.deepen(opening)
         inner = self.expression(0, arithmetic=False)
         rank = self.rank_argument(name) if own == "rr" else None
@@ -319,13 +319,11 @@ class _Parser:
         self.depth -= 1
         if not isinstance(inner, Bar):
             raise self.error(f"{name.text}() holds one random-effects term, as in {name.text}(1 + x | g).", opening)
-        if not STRUCTURES[inner.structure].correlated and own != inner.structure:
+        if not STRUCTURES[inner.structure].correlated and (written_around(own) or STRUCTURES[own].correlated):
             raise self.error(f"{name.text}() asks for correlations and '||' for none.", name)
-        if inner.label and own != inner.structure:
-            raise self.error(
-                f"{name.text}() has a covariance matrix of its own and a label joins terms in one: leave one of them out.",
-                name,
-            )
+        if inner.label and (written_around(own) or not STRUCTURES[own].correlated):
+            asks = "a structure of its own" if written_around(own) else "no correlations"
+            raise self.error(f"{name.text}() asks for {asks} and a label for some: leave one of them out.", name)
         text = own if rank is None else of_rank(rank)
         return Bar(inner.left, inner.right, text, enclosed=True, label=inner.label, span=(name.start, closing.stop))
 

@@ -112,7 +112,7 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`(left | right)`; structure is "us", "diag" for `||`, or what is written around. enclosed: it stands in parentheses.
+    """`(left | right)`; structure is "us", "diag" for `||`, or what is around. enclosed: it stands in parentheses.
 
     label   of `(left |label| right)`: terms that share it are correlated
     """

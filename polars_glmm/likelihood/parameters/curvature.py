@@ -49,15 +49,25 @@ def theta_information(effects: Effects, theta: Vec, lambdas: list[Mat], levels: 
         for t in f.terms:
             block = lam[t.start : t.stop, t.start : t.stop]
             own = gw[t.start : t.stop, t.start : t.stop]
-            products = []
-            for change in _changes(t, theta[t.theta], block):
-                products.append(np.tensordot(change, own, (1, 0)).swapaxes(0, 1))
+            if STRUCTURES[t.structure].rank(t.r) < t.r:
+                own = _beyond_rank(own, block)
+            changes = _changes(t, theta[t.theta], block)
+            products = [np.tensordot(change, own, (1, 0)).swapaxes(0, 1) for change in changes]
             for a, pa in enumerate(products):
                 for b in range(a + 1):
                     value = 0.5 * float(np.vdot(pa, products[b].swapaxes(0, 1)))
                     ia, ib = t.theta.start + a, t.theta.start + b
                     out[ia, ib] = out[ib, ia] = value
     return out
+
+
+def _beyond_rank(own: Cube, block: Mat) -> Cube:
+    """G (r, r, G) of a term whose Λ has fewer columns: beside its span, of which nothing is known, the mean within."""
+    vectors, sizes, _ = np.linalg.svd(block)
+    beside = vectors[:, np.count_nonzero(sizes > SMALL_PIVOT * sizes[0]) :]
+    inside = max(len(block) - beside.shape[1], 1)
+    mean = np.einsum("iiG->G", own) / inside
+    return np.asarray(own + (beside @ beside.T)[:, :, None] * mean)
 
 
 def _changes(t: TermMap, theta: Vec, block: Mat) -> Iterator[Mat]:

@@ -57,7 +57,8 @@ def find_held(engine: ProductEngine, model: Model | ProductModel, tolerance: flo
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     total = float(engine.stats.ww[-1, -1])
     sigma = given.asked.get("phi", float(np.sqrt((total if bare is None else bare.rss) / max(engine.nu, 1))))
-    theta = np.where(np.isnan(placed.values[p : p + q]), effects.times(effects.start(), sigma), placed.values[p : p + q])
+    start, given_theta = effects.times(effects.start(), sigma), placed.values[p : p + q]
+    theta = np.where(np.isnan(given_theta), start, given_theta)
     held = np.append(placed.held[p : p + q], "phi" in given.fixed)
     most = model.control.search.max_evaluations
     found = search(OneSigma(engine), Start(np.append(theta, np.log(sigma)), held), tolerance, most)

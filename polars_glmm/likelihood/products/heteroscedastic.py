@@ -161,9 +161,7 @@ def _understood(model: Model, engine: StrataEngine, done: AbsoluteOptimum, piece
 def _vcov_slopes(engine: StrataEngine, done: AbsoluteOptimum, pieces: Profile) -> Cube:
     """∂vcov(β_c)/∂(free entries of Λ, γ), (K, p, p)."""
     by_factor, by_phi = engine.vcov_slopes(pieces, list(done.state.factors), done.gamma)
-    entries = [
-        one for free, change in zip(done.state.free, by_factor, strict=True) for one in free.pull(change)
-    ]
+    entries = [one for free, change in zip(done.state.free, by_factor, strict=True) for one in free.pull(change)]
     p = engine.p
     return np.array([*entries, *by_phi]).reshape(len(entries) + len(by_phi), p, p)
 
