@@ -42,7 +42,7 @@ LATER = {
 """Kinds of models that are not there yet."""
 NOT_NEEDED = ("rats_litter",)
 """Data of such models only."""
-STRUCTURES = ("us", "diag", "scalar")
+STRUCTURES = ("us", "diag", "scalar", "cs", "ar1", "toep")
 HETEROSCEDASTIC = {
     "pig_lme_varident_ml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
     "pig_lme_varident_reml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
