@@ -49,7 +49,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"fitting"}),
     frozenset({"prediction"}),
     frozenset({"inference"}),
-    frozenset({"reports", "plot"}),
+    frozenset({"reports", "plot", "export"}),
     frozenset({"result"}),
     frozenset({"api", "datasets"}),
     frozenset({"namespace"}),
@@ -93,6 +93,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
             "inference",
             "reports",
             "plot",
+            "export",
             "result",
             "api",
             "datasets",
@@ -109,6 +110,7 @@ LAZY = frozenset({"__init__", "namespace", "api", "cli"})
 """The front door: its imports inside functions are there to be late, and may reach any room."""
 
 HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matplotlib", "altair", "great_tables")
+HEAVY += ("arviz", "arviz_base", "bambi", "pymc")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

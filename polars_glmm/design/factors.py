@@ -51,15 +51,18 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
         structure = members[0].structure
         own: tuple[Column, ...] = ()
         parts: tuple[int, ...] = ()
+        named: tuple[str, ...] = ()
         for term in members:
             made = tuple(column for part in learn_columns(term.design, variables) for column in part)
             require_effects(term.text, len(made), table.n_rows)
             structure, made = structured(term, made, variables.categoricals)
             own, parts = own + made, parts + (term.part,) * len(made)
+            named += (term.parameter,) * len(made)
             notes += independent_levels(term, made)
-        recipe = TermRecipe(structure, own, parts if any(parts) else ())
+        recipe = TermRecipe(structure, own, *((parts, named) if any(parts) else ()))
         names = tuple(column.name for column in own)
-        terms.append(Term(len(columns), len(columns) + len(own), recipe.structure, names, recipe.parts))
+        place = len(columns)
+        terms.append(Term(place, place + len(own), recipe.structure, names, recipe.parts, recipe.parameters))
         recipes.append(recipe)
         columns += own
     frame = pl.DataFrame([table.at(key, levels.first) for key in keys])

@@ -41,7 +41,7 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
     that has no coefficient, DataChangedError for a group that the recipe should know and does not.
     """
     if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
-        msg = "What is computed again from rows is of models whose random effects are on the mean, and not on phi."
+        msg = "What is computed again from rows is of models whose random effects are on the mean, and on nothing else."
         raise ModelError(msg)
     used = used_columns(recipe)
     require_columns(used, rows.columns)
@@ -54,9 +54,8 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
     if design is None:
         msg = f"No row is complete in {enumerate_names(used)}."
         raise ColumnError(msg)
-    predictors = [design.mu, *([design.phi] if design.phi is not None else [])]
-    kept = [_kept(one, part.kept) for one, part in zip(predictors, recipe.predictors, strict=True)]
-    design = replace(design, mu=kept[0], phi=kept[1] if len(kept) > 1 else None)
+    kept = [_kept(one, part.kept) for one, part in zip(design.predictors, recipe.predictors, strict=True)]
+    design = replace(design, mu=kept[0], further=tuple(kept[1:]))
     return KnownRows(recipe, design, reader.places)
 
 
@@ -65,7 +64,7 @@ def _kept(predictor: Predictor, kept: tuple[bool, ...]) -> Predictor:
         return predictor
     mask = np.array(kept)
     names = tuple(name for name, keep in zip(predictor.names, kept, strict=True) if keep)
-    return Predictor(np.ascontiguousarray(predictor.x[mask]), names, predictor.offset)
+    return replace(predictor, x=np.ascontiguousarray(predictor.x[mask]), names=names)
 
 
 def _with_levels_of(recipe: Recipe, rows: pl.DataFrame) -> Recipe:

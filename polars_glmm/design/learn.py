@@ -86,7 +86,7 @@ def learn(
         frequency=weights.frequency,
         precision=weights.precision,
         mu=made[0].predictor,
-        phi=made[1].predictor if len(made) > 1 else None,
+        further=tuple(part.predictor for part in made[1:]),
         factors=tuple(factor.factor for factor in factors),
     )
     notes += text_notes(spec, variables.categoricals)

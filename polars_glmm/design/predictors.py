@@ -52,7 +52,7 @@ def learn_predictor(part: PredictorTerms, offset: str | None, variables: Variabl
     node = offset_node(part, offset, variables)
     values = None if node is None else variables.evaluate(node, "the offset")
     recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node, judged.lost)
-    return LearnedPredictor(recipe, Predictor(x, names, values), notes)
+    return LearnedPredictor(recipe, Predictor(x, names, values, part.parameter), notes)
 
 
 def offset_node(part: PredictorTerms, offset: str | None, variables: Variables) -> Node | None:

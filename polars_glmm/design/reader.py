@@ -101,8 +101,8 @@ class Reader:
             )
             for factor, terms, coder in zip(recipe.factors, self._terms, self._coders, strict=True)
         ]
-        phi = made[1] if len(made) > 1 else None
-        return Design(y, trials, weights.frequency, weights.precision, made[0], phi, tuple(factors))
+        further = tuple(made[1:])
+        return Design(y, trials, weights.frequency, weights.precision, made[0], further, tuple(factors))
 
     def _require_known_labels(self, table: Table) -> None:
         """Raise DataChangedError for a label that no column was made for."""
@@ -126,7 +126,8 @@ class Reader:
 
 def _predictor(recipe: PredictorRecipe, variables: Variables) -> Predictor:
     offset = None if recipe.offset is None else variables.evaluate(recipe.offset, "the offset")
-    return Predictor(_columns(recipe.columns, variables), tuple(column.name for column in recipe.columns), offset)
+    names = tuple(column.name for column in recipe.columns)
+    return Predictor(_columns(recipe.columns, variables), names, offset, recipe.parameter)
 
 
 def _columns(columns: Sequence[Column], variables: Variables) -> Mat:
@@ -144,6 +145,7 @@ def terms_of(recipes: Sequence[TermRecipe]) -> tuple[Term, ...]:
     start = 0
     for recipe in recipes:
         names = tuple(column.name for column in recipe.columns)
-        terms.append(Term(start, start + len(names), recipe.structure, names, recipe.parts))
+        own = recipe.parameter_of if recipe.parts else ()
+        terms.append(Term(start, start + len(names), recipe.structure, names, recipe.parts, own))
         start += len(names)
     return tuple(terms)

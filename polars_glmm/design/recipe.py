@@ -29,12 +29,19 @@ class Categorical:
 class TermRecipe:
     """The columns of one random-effects term and the structure of their covariance ("us", "diag").
 
-    parts   the predictor of each column, by its place among those of the recipe; empty: all are mu's
+    parts        the predictor of each column, by its place among those of the family; empty: all are mu's
+    parameters   those of these predictors
     """
 
     structure: str
     columns: tuple[Column, ...]
     parts: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+    @property
+    def parameter_of(self) -> tuple[str, ...]:
+        """The parameter of each column; older files knew of two and did not name them."""
+        return self.parameters or tuple("phi" if part else "mu" for part in self.parts) or ("mu",) * len(self.columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

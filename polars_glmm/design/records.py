@@ -13,7 +13,8 @@ class Term:
 
     structure   name of the covariance structure ("us", "diag")
     names       of its columns, as in ranef(): "Intercept", "Days", "YEAR[T.96]"
-    parts       the linear predictor of each column, 0 the mean's, 1 that of log phi; empty: all are the mean's
+    parts       the linear predictor of each column by its place in the family, 0 the mean's; empty: all are the mean's
+    parameters  the parameters of those predictors; empty: all are mu
     """
 
     start: int
@@ -21,11 +22,17 @@ class Term:
     structure: str
     names: tuple[str, ...]
     parts: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
 
     @property
     def part_of(self) -> tuple[int, ...]:
         """The linear predictor of each column."""
         return self.parts or (0,) * len(self.names)
+
+    @property
+    def parameter_of(self) -> tuple[str, ...]:
+        """The parameter of the family that each column is of."""
+        return self.parameters or ("mu",) * len(self.names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +63,12 @@ class Predictor:
     x: Mat
     names: tuple[str, ...]
     offset: Vec | None = None
+    parameter: str = "mu"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its coefficients among those of all predictors: "x", "phi: x"."""
+        return self.names if self.parameter == "mu" else tuple(f"{self.parameter}: {name}" for name in self.names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +80,7 @@ class Design:
     frequency   (n,) counts of identical rows ≥ 0, else None (one each)
     precision   (n,) > 0, else None (one each); rows of precision 0 are already gone
     mu          predictor of the mean
-    phi         predictor of log phi, or None where phi is a single number or absent
+    further     predictors of other parameters that have a formula, in the order of the family's parameters
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
     """
 
@@ -76,8 +89,18 @@ class Design:
     frequency: Vec | None
     precision: Vec | None
     mu: Predictor
-    phi: Predictor | None
+    further: tuple[Predictor, ...]
     factors: tuple[Factor, ...]
+
+    @property
+    def predictors(self) -> tuple[Predictor, ...]:
+        """All that have a formula, that of the mean first."""
+        return (self.mu, *self.further)
+
+    @property
+    def phi(self) -> Predictor | None:
+        """Predictor of log phi, or None where phi is a single number or absent."""
+        return next((one for one in self.further if one.parameter == "phi"), None)
 
     @property
     def n_rows(self) -> int:

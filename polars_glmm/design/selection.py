@@ -26,7 +26,7 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         frequency=part(design.frequency),
         precision=part(design.precision),
         mu=predictor(design.mu),
-        phi=None if design.phi is None else predictor(design.phi),
+        further=tuple(map(predictor, design.further)),
         factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
     )
 

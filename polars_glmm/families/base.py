@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +19,20 @@ class Rows(NamedTuple):
     y: Vec
     trials: Vec | None = None
     precision: Vec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a family: what has a linear predictor.
+
+    name         "mu", "phi", "zi": what its formula has on the left
+    link         from the predictor to the parameter on the scale it is reported on
+    definition   what it is, in words
+    """
+
+    name: str
+    link: Link
+    definition: str
 
 
 Predictors: TypeAlias = tuple["Vec | float", ...]
@@ -64,8 +79,9 @@ class Expected(NamedTuple):
 
 @runtime_checkable
 class Family(Protocol):
-    """y | eta (and zeta = log phi). Instances are frozen, hashable, picklable; short repr: Binomial(link='logit').
+    """y | eta, zeta = log phi … Instances are frozen, hashable, picklable; short repr: Binomial(link='logit').
 
+    parameters        what has a linear predictor, in the order of those of a density: mu, then phi where there is one
     mean_range        where the mean lives
     has_phi           phi is a parameter (gaussian: sigma; gamma, inverse_gaussian: dispersion; negative_binomial: size)
     held              numbers that the family holds, by name: df, power
@@ -95,12 +111,15 @@ class Family(Protocol):
     cdf               P(Y ≤ y) for means (…, n), or with upper P(Y > y), each to its own relative precision
     advice            what to do with a response that is not of the family, or nothing
     start             eta (n,) where iterations may begin;  start_phi  moment estimate of phi
+    start_further     predictors of all parameters beyond the mean where iterations may begin: log of start_phi …
     """
 
     @property
     def name(self) -> str: ...
     @property
     def link(self) -> Link: ...
+    @property
+    def parameters(self) -> tuple[Parameter, ...]: ...
     @property
     def mean_range(self) -> MeanRange: ...
     @property
@@ -159,7 +178,18 @@ class Family(Protocol):
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec: ...
     def outside_support(self, rows: Rows) -> BoolVec: ...
     def start(self, rows: Rows) -> Vec: ...
+    def start_further(self, rows: Rows, mu: Vec) -> tuple[float, ...]: ...
     def start_phi(self, rows: Rows, mu: Vec) -> float: ...
+
+
+def beyond_mean(values: Sequence[Vec | float]) -> Any:
+    """Parameters beyond the mean as families take them: None without any, phi itself alone, several as a tuple."""
+    return None if not values else values[0] if len(values) == 1 else tuple(values)
+
+
+def only_phi(family: Family) -> bool:
+    """Whether a family has no parameters but a mean and, it may be, phi."""
+    return all(one.name in ("mu", "phi") for one in family.parameters)
 
 
 def spread_name(family: Family) -> str:

@@ -12,7 +12,7 @@ from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.gaussian import LOG_ROOT_TWO_PI
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ETA_OVERFLOW
-from polars_glmm.families.mean_family import Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily
 from polars_glmm.families.special import digamma_rest, digamma_rest_bend
 from polars_glmm.typing import BoolVec, Vec
 
@@ -37,9 +37,9 @@ class Beta(MeanFamily):
     mean_range = "unit"
     first_size = 1.0
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """−φ KL(mu‖y) + ½ log φ mu(1 − mu) and three rests of Stirling's series: nothing of the size φ cancels."""
-        assert zeta is not None
+        (zeta,) = further
         log_mu, log_rest = mu.log, mu.log_complement
         apart = jet.exp(log_mu) * (log_mu - np.log(rows.y)) + jet.exp(log_rest) * (log_rest - np.log1p(-rows.y))
         rests = jet.stirling(zeta) - jet.stirling(log_mu + zeta) - jet.stirling(log_rest + zeta)

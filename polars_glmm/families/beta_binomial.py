@@ -10,7 +10,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.binomial import Binomial, trials_of
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Mean, MeanFamily, log_of
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily, log_of
 from polars_glmm.families.poisson import not_counts
 from polars_glmm.typing import BoolVec, Vec
 
@@ -45,9 +45,9 @@ class BetaBinomial(MeanFamily):
     def remoteness(self, rows: Rows) -> Vec:
         return np.square(trials_of(rows)) + np.zeros_like(rows.y)
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """The binomial one and three rising products, which vanish as φ grows."""
-        assert zeta is not None
+        (zeta,) = further
         y, n = rows.y, trials_of(rows) + np.zeros_like(rows.y)
         log_mu, log_rest = mu.log, mu.log_complement
         over = jet.rising(y, log_mu + zeta) + jet.rising(n - y, log_rest + zeta) - jet.rising(n, zeta)

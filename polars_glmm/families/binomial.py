@@ -11,7 +11,7 @@ from scipy import special
 from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.binomial_kernels import cloglog_kernel, logit_kernel, probit_kernel
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily
 from polars_glmm.families.poisson import not_counts
 from polars_glmm.typing import BoolVec, Vec
 
@@ -37,7 +37,7 @@ class Binomial(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"logit": logit_kernel, "probit": probit_kernel, "cloglog": cloglog_kernel}
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:  # noqa: ARG002
         return rows.y * mu.log + (trials_of(rows) - rows.y) * mu.log_complement
 
     def constant(self, rows: Rows) -> Vec:

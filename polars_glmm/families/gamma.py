@@ -12,7 +12,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.gaussian import LOG_ROOT_TWO_PI
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision_of
+from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily, precision_of
 from polars_glmm.families.special import digamma_rest, digamma_rest_bend, stirling_rest
 from polars_glmm.typing import BoolVec, Vec
 
@@ -83,8 +83,8 @@ class Gamma(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         log_shape = -zeta + np.log(precision_of(rows))
         shape = jet.exp(log_shape)
         return shape * (log_shape - mu.log - mu.reciprocal * rows.y + np.log(rows.y)) - jet.lgamma(shape)

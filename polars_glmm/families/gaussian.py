@@ -11,7 +11,7 @@ from scipy import special
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision_of
+from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily, precision_of
 from polars_glmm.typing import BoolVec, Vec
 
 LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
@@ -70,8 +70,8 @@ class Gaussian(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"identity": identity_kernel}
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         return -0.5 * precision_of(rows) * jet.square(rows.y - mu.value) * jet.exp(-2.0 * zeta) - zeta
 
     def constant(self, rows: Rows) -> Vec:

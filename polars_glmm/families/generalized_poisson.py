@@ -10,7 +10,7 @@ from scipy import special
 from polars_glmm.families import jet
 from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Mean, MeanFamily, log_of
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily, log_of
 from polars_glmm.families.poisson import not_counts
 from polars_glmm.typing import BoolVec, Vec
 
@@ -39,13 +39,13 @@ class GeneralizedPoisson(MeanFamily):
     concave_links = frozenset()
     mean_range = "positive"
 
-    def log_minus_log_p0(self, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet:
         """log of −log P(y = 0) = θ."""
-        assert zeta is not None
+        (zeta,) = further
         return mu.log - 0.5 * zeta
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         y, log_theta = rows.y, mu.log - 0.5 * zeta
         shift = np.where(y == 0.0, log_theta.f, np.maximum(log_theta.f, 0.0))  # so that powers of a jet stay finite
         rate = 1.0 - jet.exp(-0.5 * zeta)

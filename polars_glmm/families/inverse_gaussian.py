@@ -12,7 +12,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.gaussian import LOG_ROOT_TWO_PI
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily, precision_of
+from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily, precision_of
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -79,8 +79,8 @@ class InverseGaussian(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         y = rows.y
         return (-0.5 * precision_of(rows) / y) * jet.square(y * mu.reciprocal - 1.0) * jet.exp(-zeta) - 0.5 * zeta
 

@@ -1,14 +1,15 @@
-"""Jets: numbers that carry their derivatives in the two linear predictors, the only chain rule in the house.
+"""Jets: numbers that carry their derivatives in the linear predictors of a family, the only chain rule in the house.
 
 A family is defined by its log density; evaluated on jets instead of floats that one line also yields every derivative
-the likelihood asks for.  A jet of order k is a Taylor polynomial in (eta, zeta) truncated at total degree k and, where
-zeta stands still, made linear in it: nobody needs a second derivative in zeta then.
+the likelihood asks for.  A jet of order k is a Taylor polynomial in η_0 … η_{K−1} truncated at total degree k and, in
+those that stand still, at one derivative in all: nobody needs a second derivative in them then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import comb
 
 import numpy as np
@@ -18,30 +19,30 @@ from polars_glmm.families import special as delicate
 from polars_glmm.families.links import ETA_OVERFLOW, LINKS
 from polars_glmm.typing import Vec
 
-Degree = tuple[int, int]
-"""(times differentiated in eta, times differentiated in zeta)."""
+Degree = tuple[int, ...]
+"""The predictors that are differentiated in, in rising order: () the value, (0, 0, 1) twice in η_0 and once in η_1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Jet:
     """Partial derivatives by degree, each (…, n); a degree that is missing is zero, or above `order`.
 
-    most   derivatives in zeta at most
+    still   predictors in which there is one derivative at most, in all of them together
     """
 
     parts: dict[Degree, Vec]
     order: int
-    most: int = 1
+    still: frozenset[int] = frozenset()
 
     __array_ufunc__ = None  # so that  array * jet  asks the jet
 
     @property
     def f(self) -> Vec:
-        return self.parts[0, 0]
+        return self.parts[()]
 
     def __add__(self, other: Jet | Vec | float) -> Jet:
         if not isinstance(other, Jet):
-            return self._with({**self.parts, (0, 0): self.f + other})
+            return self._with({**self.parts, (): self.f + other})
         parts = dict(self.parts)
         for degree, part in other.parts.items():
             parts[degree] = parts[degree] + part if degree in parts else part
@@ -52,16 +53,17 @@ class Jet:
         if not isinstance(other, Jet):
             return self._with({degree: part * other for degree, part in self.parts.items()})
         parts: dict[Degree, Vec] = {}
-        most = max(self.most, other.most)
-        for (i, j), a in self.parts.items():
-            for (k, m), b in other.parts.items():
-                if i + j + k + m <= self.order and j + m <= most:
-                    term = comb(i + k, i) * comb(j + m, j) * (a * b)
-                    parts[i + k, j + m] = parts[i + k, j + m] + term if (i + k, j + m) in parts else term
+        still = self.still | other.still
+        for left, a in self.parts.items():
+            for right, b in other.parts.items():
+                degree, times, n_still = _merged(left, right, still)
+                if len(degree) <= self.order and n_still <= 1:
+                    term = times * (a * b)
+                    parts[degree] = parts[degree] + term if degree in parts else term
         return self._with(parts, other)
 
     def _with(self, parts: dict[Degree, Vec], other: Jet | None = None) -> Jet:
-        return Jet(parts, self.order, self.most if other is None else max(self.most, other.most))
+        return Jet(parts, self.order, self.still if other is None else self.still | other.still)
 
     def __neg__(self) -> Jet:
         return self * -1.0
@@ -77,11 +79,11 @@ class Jet:
 
     def through(self, *outer: Vec) -> Jet:
         """g(self), given g and its derivatives g', g'' … at `self.f` up to the order (Faà di Bruno's formula)."""
-        inner = {degree: part for degree, part in self.parts.items() if degree != (0, 0)}
+        inner = {degree: part for degree, part in self.parts.items() if degree}
         if not inner:
-            return self._with({(0, 0): outer[0]})
+            return self._with({(): outer[0]})
         rest = self._with(inner)  # self without its value: nilpotent, so that g(self) = Σ g⁽ᵏ⁾ restᵏ / k!
-        result, power, factorial = self._with({(0, 0): outer[0]}), rest, 1.0
+        result, power, factorial = self._with({(): outer[0]}), rest, 1.0
         for k, derivative in enumerate(outer[1:], start=1):
             factorial *= k
             result = result + power * (derivative / factorial)
@@ -89,15 +91,27 @@ class Jet:
         return result
 
 
-def of_eta(derivatives: Sequence[Vec]) -> Jet:
-    """A function of eta as a jet, from its value and derivatives; their number sets the order."""
-    return Jet({(i, 0): part for i, part in enumerate(derivatives)}, len(derivatives) - 1)
+@cache
+def _merged(left: Degree, right: Degree, still: frozenset[int]) -> tuple[Degree, int, int]:
+    """Both degrees together, how often their product occurs (binomials), and how many are in still predictors."""
+    times = 1
+    for k in set(left) & set(right):
+        times *= comb(left.count(k) + right.count(k), left.count(k))
+    degree = tuple(sorted(left + right))
+    return degree, times, sum(k in still for k in degree)
 
 
-def of_zeta(zeta: Vec | float, order: int, most: int = 1) -> Jet:
-    """zeta itself as a jet with at most so many derivatives in it; with none a constant."""
-    value = np.asarray(zeta, dtype=np.float64)
-    return Jet({(0, 0): value, (0, 1): np.ones_like(value)} if most and order else {(0, 0): value}, order, most)
+def function_of(derivatives: Sequence[Vec], place: int = 0) -> Jet:
+    """A function of one predictor as a jet, from its value and derivatives; their number sets the order."""
+    return Jet({(place,) * i: part for i, part in enumerate(derivatives)}, len(derivatives) - 1)
+
+
+def variable(value: Vec | float, place: int, order: int, most: int) -> Jet:
+    """A predictor itself as a jet with at most so many derivatives in it: none makes it a constant, one still."""
+    at = np.asarray(value, dtype=np.float64)
+    if not (most and order):
+        return Jet({(): at}, order)
+    return Jet({(): at, (place,): np.ones_like(at)}, order, frozenset() if most >= order else frozenset({place}))
 
 
 def exp(a: Jet) -> Jet:

@@ -11,7 +11,7 @@ from scipy import special
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows
 from polars_glmm.families.gaussian import Gaussian, identity_kernel
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily
 from polars_glmm.typing import BoolVec, Vec
 
 _GAUSSIAN = Gaussian()
@@ -47,8 +47,8 @@ class Lognormal(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"identity": _kernel}
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        return _GAUSSIAN.log_density(_logged(rows), mu, zeta)
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        return _GAUSSIAN.log_density(_logged(rows), mu, further)
 
     def constant(self, rows: Rows) -> Vec:
         return _GAUSSIAN.constant(rows) - np.log(rows.y)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from itertools import combinations_with_replacement
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
-from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows
+from polars_glmm.families.base import Degrees, Density, Expected, Parameter, Predictors, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
@@ -40,19 +42,19 @@ class Mean:
 
     @property
     def value(self) -> Jet:
-        return jet.of_eta(self.link.value(self.eta, self.order))
+        return jet.function_of(self.link.value(self.eta, self.order))
 
     @property
     def log(self) -> Jet:
-        return jet.of_eta(self.link.log(self.eta, self.order))
+        return jet.function_of(self.link.log(self.eta, self.order))
 
     @property
     def log_complement(self) -> Jet:
-        return jet.of_eta(self.link.log_complement(self.eta, self.order))
+        return jet.function_of(self.link.log_complement(self.eta, self.order))
 
     @property
     def reciprocal(self) -> Jet:
-        return jet.of_eta(self.link.reciprocal(self.eta, self.order))
+        return jet.function_of(self.link.reciprocal(self.eta, self.order))
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -97,6 +99,17 @@ class MeanFamily(ABC):
     @property
     @abstractmethod
     def mean_range(self) -> MeanRange: ...
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The mean's predictor, and that of log phi."""
+        mu = Parameter("mu", self.link, "mean" if self.mu_is_mean else "mean of the whole distribution")
+        return (mu, Parameter("phi", LINKS["log"], self.phi_definition)) if self.has_phi else (mu,)
+
+    @property
+    def n_parameters(self) -> int:
+        """How many predictors a density needs."""
+        return 1 + self.has_phi
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:
@@ -161,40 +174,21 @@ class MeanFamily(ABC):
         return None
 
     @abstractmethod
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        """log p(y | mu, phi) without `constant`: the definition that everything else is tested against."""
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        """log p(y | mu, phi …) without `constant`: the definition that everything else is tested against."""
 
     def definition(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
         """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
         self._require(at)
         eta = np.asarray(at[0], dtype=np.float64)
-        most = 0 if not self.has_phi else 1 if degrees is None else degrees[1]
+        n = self.n_parameters
+        most = (order,) + (1,) * (n - 1) if degrees is None else degrees[:n]
         outside = self.link.outside(eta, self.mean_range)
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
-            log_phi = jet.of_zeta(at[1], order, most) if self.has_phi else None
-            parts = self.log_density(rows, Mean(self.link, inside, order), log_phi).parts
-        shape = parts[0, 0].shape
-        excluded = None if outside is None or not outside.any() else outside
-
-        def part(i: int, j: int) -> Vec | None:
-            if i + j > order or j > most:
-                return None
-            found = parts.get((i, j), _ZERO)
-            if found.shape != shape:
-                found = np.broadcast_to(found, shape)
-            if excluded is not None:
-                found = np.where(excluded, -np.inf if (i, j) == (0, 0) else 0.0, found)
-            return -found if i + j >= 2 else found
-
-        def tensor(rank: int) -> dict[tuple[int, ...], Vec]:
-            wanted = {(0,) * (rank - j) + (1,) * j: part(rank - j, j) for j in range(rank + 1)}
-            return {place: found for place, found in wanted.items() if found is not None}
-
-        f = part(0, 0)
-        assert f is not None
-        g = (part(1, 0), part(0, 1)) if self.has_phi else (part(1, 0),)
-        return Density(f, g if order else (), tensor(2), tensor(3))
+            further = tuple(jet.variable(at[k], k, order, most[k]) for k in range(1, n))
+            found = self.log_density(rows, Mean(self.link, inside, order), further)
+        return density_of(found, order, most, None if outside is None or not outside.any() else outside)
 
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
         """Log density per row without its constant, and derivatives up to `order`; see `Density`.
@@ -214,7 +208,7 @@ class MeanFamily(ABC):
             return kernel(rows, at, order, (order, 1) if degrees is None else degrees)
 
     def _require(self, at: Predictors) -> None:
-        if self.has_phi and len(at) < 2:
+        if len(at) < self.n_parameters:
             raise ModelError(f"{self.name} has a dispersion: its density needs zeta = log phi.")
 
     def expected(self, rows: Rows, at: Predictors) -> Expected:
@@ -306,12 +300,53 @@ class MeanFamily(ABC):
     def first_mean(self, rows: Rows) -> Vec:
         """The response moved inside the range of the mean."""
 
+    def start_further(self, rows: Rows, mu: Vec) -> tuple[float, ...]:
+        """Predictors of the parameters beyond the mean where iterations may start."""
+        return (float(np.log(self.start_phi(rows, mu))),) if self.has_phi else ()
+
     def start_phi(self, rows: Rows, mu: Vec) -> float:  # noqa: ARG002
         """A moment estimate of phi given the means; NaN for families without phi."""
         return float("nan")
 
 
+Further: TypeAlias = tuple[Jet, ...]
+"""The predictors beyond the mean's, as jets."""
+
 _ZERO = np.zeros(())
+
+
+def density_of(found: Jet, order: int, degrees: Degrees, excluded: BoolVec | None = None) -> Density:
+    """The derivatives that a jet holds, zeros broadcast; −∞ with none in rows that are excluded."""
+    shape, n = found.f.shape, len(degrees)
+    still = [k for k in range(n) if degrees[k] < order]
+
+    def part(degree: jet.Degree) -> Vec:
+        made = found.parts.get(degree, _ZERO)
+        if made.shape != shape:
+            made = np.broadcast_to(made, shape)
+        if excluded is not None:
+            made = np.where(excluded, 0.0 if degree else -np.inf, made)
+        return -made if len(degree) >= 2 else made
+
+    def tensor(rank: int) -> dict[jet.Degree, Vec]:
+        if rank > order:
+            return {}
+        return {degree: part(degree) for degree in _degrees(n, rank, tuple(degrees), tuple(still))}
+
+    g = tuple(part((k,)) if degrees[k] else None for k in range(n))
+    return Density(part(()), g if order else (), tensor(2), tensor(3))
+
+
+@cache
+def _degrees(n: int, rank: int, most: Degrees, still: tuple[int, ...]) -> tuple[jet.Degree, ...]:
+    """The derivatives of a rank in n predictors: no more in each than asked for, one at most in those still."""
+    return tuple(
+        degree
+        for degree in combinations_with_replacement(range(n), rank)
+        if all(degree.count(k) <= most[k] for k in degree) and sum(k in still for k in degree) <= 1
+    )
+
+
 _INSIDE: dict[MeanRange, tuple[float, float]] = {
     "real": MEAN_BOUNDS["real"],
     "positive": (1e-300, 1e18),

@@ -12,7 +12,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ETA_OVERFLOW
-from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily
 from polars_glmm.families.poisson import Poisson, not_counts, poisson_cdf
 from polars_glmm.families.special import log1p_rest, rising, rising_bend
 from polars_glmm.typing import BoolVec, Vec
@@ -101,13 +101,13 @@ class NegativeBinomial(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}
 
-    def log_minus_log_p0(self, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet:
         """log of −log P(y = 0) = φ·log(1 + mu/φ)."""
-        assert zeta is not None
+        (zeta,) = further
         return zeta + jet.log_softplus(mu.log - zeta)
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         phi, odds = jet.exp(zeta), mu.log - zeta
         return (
             jet.lgamma(phi + rows.y) - jet.lgamma(phi)

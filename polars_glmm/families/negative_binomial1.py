@@ -10,7 +10,7 @@ from scipy import special
 from polars_glmm.families import jet
 from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily
 from polars_glmm.families.negative_binomial import negative_binomial_cdf
 from polars_glmm.families.poisson import Poisson, not_counts
 from polars_glmm.typing import BoolVec, Vec
@@ -42,16 +42,16 @@ class NegativeBinomial1(MeanFamily):
     def limit(self) -> MeanFamily:
         return Poisson(self.link)
 
-    def log_minus_log_p0(self, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet:
         """log of −log P(y = 0) = mu·log(1+φ)/φ."""
-        assert zeta is not None
+        (zeta,) = further
         return mu.log + jet.log_softplus(zeta) - zeta
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """Every term tends to Poisson's as φ vanishes, and none cancels."""
-        assert zeta is not None
+        (zeta,) = further
         overdispersed = jet.rising(rows.y, mu.log - zeta) - rows.y * jet.softplus(zeta)
-        return overdispersed + rows.y * mu.log - jet.exp(self.log_minus_log_p0(mu, zeta))
+        return overdispersed + rows.y * mu.log - jet.exp(self.log_minus_log_p0(mu, further))
 
     def constant(self, rows: Rows) -> Vec:
         return -np.asarray(special.gammaln(rows.y + 1.0), dtype=np.float64)

@@ -10,7 +10,7 @@ from scipy import special
 
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Kernel, Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -42,11 +42,11 @@ class Poisson(MeanFamily):
     def kernels(self) -> Mapping[str, Kernel]:
         return {"log": log_kernel}
 
-    def log_minus_log_p0(self, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet:  # noqa: ARG002
         """log of −log P(y = 0) = mu."""
         return mu.log
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:  # noqa: ARG002
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:  # noqa: ARG002
         return rows.y * mu.log - mu.value
 
     def constant(self, rows: Rows) -> Vec:

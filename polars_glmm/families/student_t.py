@@ -13,7 +13,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import Link
-from polars_glmm.families.mean_family import Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -57,8 +57,8 @@ class StudentT(MeanFamily):
     def least_log_phi(self, log_share: float, log_square: float) -> float:
         return 0.5 * (log_share + log_square)
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         z = jet.square(rows.y - mu.value) * jet.exp(-2.0 * zeta)
         return -0.5 * (self.df + 1.0) * jet.log(z * (1.0 / self.df) + 1.0) - zeta
 

@@ -12,7 +12,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import LINKS
-from polars_glmm.families.mean_family import Mean, MeanFamily, log_of
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily, log_of
 from polars_glmm.families.negative_binomial import NegativeBinomial
 from polars_glmm.families.negative_binomial1 import NegativeBinomial1
 from polars_glmm.families.poisson import Poisson
@@ -52,9 +52,9 @@ class _Truncated(MeanFamily):
         found: float | None = self.whole.least_log_phi(log_share, log_square)
         return found
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         whole = self.whole
-        found: Jet = whole.log_density(rows, mu, zeta) - jet.log1mexp(whole.log_minus_log_p0(mu, zeta))
+        found: Jet = whole.log_density(rows, mu, further) - jet.log1mexp(whole.log_minus_log_p0(mu, further))
         return found
 
     def constant(self, rows: Rows) -> Vec:
@@ -223,10 +223,10 @@ class TruncatedNegativeBinomial(_TruncatedNegativeBinomial):
     def odds(self, mu: Vec, phi: Vec) -> Vec:
         return mu / phi
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """y log mu − (y + φ) log(1 + mu/φ) and a rising product, less log(1 − p₀)."""
-        assert zeta is not None
-        log_t = self.whole.log_minus_log_p0(mu, zeta)
+        (zeta,) = further
+        log_t = self.whole.log_minus_log_p0(mu, further)
         whole = rows.y * mu.log - rows.y * jet.softplus(mu.log - zeta) - jet.exp(log_t) + jet.rising(rows.y, zeta)
         return whole - jet.log1mexp(log_t)
 

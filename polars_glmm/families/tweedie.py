@@ -13,7 +13,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Expected, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import Link
-from polars_glmm.families.mean_family import Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily
 from polars_glmm.typing import BoolVec, Vec
 
 LEAST, MOST = 1.01, 1.99
@@ -60,8 +60,8 @@ class Tweedie(MeanFamily):
     def phi_words(self) -> tuple[str, str]:
         return "Dispersion", f"The variance is phi*mu^{self.power:g}, the power held."
 
-    def log_density(self, rows: Rows, mu: Mean, zeta: Jet | None) -> Jet:
-        assert zeta is not None
+    def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
         p, y = self.power, rows.y
         ahead, whole = (1.0 - p) * mu.log - zeta, (2.0 - p) * mu.log - zeta
         amounts = zeta.through(*self._log_series(y, zeta))

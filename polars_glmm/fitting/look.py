@@ -20,7 +20,7 @@ from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, gr
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.source import Source
-from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
+from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.linalg.pattern import distinct
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
     check_missing(missing)
     learned = learn(spec, frame, missing="error" if missing == "error" else "drop")
     design = learned.design
-    predictors = [("mu", design.mu.names), *([("phi", design.phi.names)] if design.phi is not None else [])]
+    predictors = [(one.parameter, one.names) for one in design.predictors]
     names = [
-        _labels([effect for term in factor.terms for effect in zip(term.names, term.part_of, strict=True)])
+        _labels([effect for term in factor.terms for effect in zip(term.names, term.parameter_of, strict=True)])
         for factor in design.factors
     ]
     sizes = group_sizes(design)
@@ -158,11 +158,11 @@ def _pairs(meetings: Mapping[tuple[int, int], Mapping[int, int]]) -> dict[tuple[
 
 
 def _columns(factor: FactorRecipe) -> tuple[str, ...]:
-    parts = [part for term in factor.terms for part in term.parts or (0,) * len(term.columns)]
+    parameters = [on for term in factor.terms for on in term.parameter_of]
     names = [column.name for term in factor.terms for column in term.columns]
-    return _labels(list(zip(names, parts, strict=True)))
+    return _labels(list(zip(names, parameters, strict=True)))
 
 
-def _labels(effects: list[tuple[str, int]]) -> tuple[str, ...]:
+def _labels(effects: list[tuple[str, str]]) -> tuple[str, ...]:
     """Names of random effects that tell those on several parameters apart."""
-    return tuple(label(name, PARAMETERS[part]) for name, part in effects)
+    return tuple(label(name, on) for name, on in effects)

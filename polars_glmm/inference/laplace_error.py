@@ -67,7 +67,7 @@ def laplace_error(
         raise ModelError(msg)
     known, family = design_of(fit, "laplace_error()"), fit.recipe.spec.family
     held = HeldParameters.of(fit.estimate, family)
-    if len(known.design.factors) > 1 or known.design.phi is not None:
+    if len(known.design.factors) > 1 or known.design.further:
         if per == "level":
             msg = "per='level' is of models with one grouping factor and a constant dispersion: use per='factor'."
             raise ModelError(msg)

@@ -218,6 +218,10 @@ CROSS_VALIDATION: Schema = {
     "seed": _WHOLE,
 }
 BOOTSTRAP: Schema = {"draw": _WHOLE, **_NATURAL, "value": _REAL, "status": _TEXT, "seed": _WHOLE}
+POSTERIOR: Schema = {
+    "draw": _WHOLE, "group": _TEXT, "level": _TEXT, "term": _TEXT, "other_term": _TEXT, "quantity": _TEXT,
+    "parameter": _TEXT, "value": _REAL, "seed": _WHOLE,
+}  # fmt: skip
 STATUS_NOTES = pl.List(pl.Struct({"code": _TEXT, "text": _TEXT}))
 STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT, "notes": STATUS_NOTES}
 

@@ -16,6 +16,7 @@ import polars as pl
 from polars_glmm.columns.named import column, columns
 from polars_glmm.design.known import KnownRows, read_known, used_columns
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
+from polars_glmm.families.base import only_phi
 from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.ranef import find_factor, label_of
 from polars_glmm.likelihood.known.joint import FactorModes, HeldParameters, block_root, known_model
@@ -91,7 +92,7 @@ def _by_modes(rows: pl.DataFrame, fit: Answer, recipe: FactorRecipe, schema: dic
     place = [factor.name for factor in fit.recipe.factors].index(recipe.name)
     modes = known_model(known.design, family, fit.control, held).modes()[place]
     mean = np.full_like(modes.modes, np.nan)
-    if len(fit.recipe.factors) == 1 and known.design.phi is None:
+    if len(fit.recipe.factors) == 1 and not known.design.further and only_phi(fit.spec.family):
         levels = LevelLikelihood.of(known.design, family)
         mean = levels.integrals(levels.psi(held), quadrature(_NODES)).mean
     return _long(known, place, modes, mean).select(pl.col(name).cast(dtype) for name, dtype in schema.items())

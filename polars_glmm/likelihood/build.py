@@ -11,8 +11,8 @@ from polars_glmm.likelihood.given import (
     NOTHING,
     Given,
     check_names,
-    coefficients_of_phi,
     hold_fixed_effects,
+    labels_of,
     meant,
     restore_fixed_effects,
 )
@@ -49,14 +49,13 @@ def estimate(
     """
     with one_blas_thread():
         reduced = hold_fixed_effects(design, given.fixed)
-        phi = coefficients_of_phi(design)
-        model = prepare(reduced, family, method, control, by_rows=by_rows and design.phi is not None)
+        model = prepare(reduced, family, method, control, by_rows=by_rows and bool(design.further))
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
         given = meant(model, given)
-        check_names(model, given, known=(*design.mu.names, *phi))
+        check_names(model, given, known=labels_of(design.predictors))
         engine = estimate_products if model.exact else _estimate_rows
         found = engine(model, findings, given)
-        return restore_fixed_effects(found, design.mu.names, phi, given.fixed)
+        return restore_fixed_effects(found, design.mu.names, design.further, given.fixed)
 
 
 def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -106,11 +106,13 @@ class Estimate:
     """A fitted model in numbers.
 
     beta (p,)                fixed effects of mu, in the columns of Design.mu.names
-    gamma (s,)               those of phi on its log scale, or empty
+    gamma (s,)               those of other parameters that have a formula, on the scales of their links, in order
     vcov_fixed (p+s, p+s)    covariance of (beta, gamma) as reported
     phi                      the constant dispersion on its natural scale (gaussian: σ), None if modelled or absent,
                              inf for a negative binomial without overdispersion
-    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, phi if constant]; vech = lower triangle by
+    sizes                    coefficients of each parameter in gamma; empty: all are phi's
+    others                   further constant parameters by name, on their natural scale
+    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, constants: phi first]; vech = lower triangle by
                              rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances only
     report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not
                              identified)
@@ -147,6 +149,27 @@ class Estimate:
     notes: tuple[Note, ...]
     at_infinity: AtInfinity | None = None
     working: Working | None = None
+    others: dict[str, float] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """Constant parameters by name, in the order in which they end `report`."""
+        return self.others if self.phi is None else {"phi": self.phi, **self.others}
+
+    @property
+    def coefficients(self) -> dict[str, Vec]:
+        """Coefficients by the parameter that has them in a formula."""
+        found, start = {"mu": self.beta}, 0
+        for name, size in (self.sizes or {"phi": len(self.gamma)}).items():
+            found[name] = self.gamma[start : start + size]
+            start += size
+        return found
+
+    @property
+    def phi_place(self) -> int:
+        """Where a constant phi stands in `report`."""
+        return len(self.report) - 1 - len(self.others)
 
 
 def exact_freedom(estimate: Estimate, family: Family) -> float | None:

@@ -62,8 +62,7 @@ def of_estimate(names: Sequence[str], estimate: Estimate) -> OfFit:
             if bool((sd > 0).all()):
                 found |= {f"sd({factor.name}: {name})": float(one) for name, one in zip(own, sd, strict=True)}
             start += len(sd)
-    if estimate.phi is not None and 0 < estimate.phi < np.inf:
-        found["phi"] = float(estimate.phi)
+    found |= {name: float(value) for name, value in estimate.constants.items() if 0 < value < np.inf}
     return OfFit(found)
 
 
@@ -101,8 +100,20 @@ def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) 
         if (name == "phi" or name.startswith("sd(")) and (value < 0 or (name == "phi" and value == 0)):
             msg = f"The value given for {name!r} is {value}; it must be positive."
             raise ModelError(msg)
+        _check_constant(model, name, value)
         if name.startswith("cor(") and not -1.0 < value < 1.0:
             msg = f"The value given for {name!r} is {value}; a correlation lies between −1 and 1."
+            raise ModelError(msg)
+
+
+def _check_constant(model: Parametrised, name: str, value: float) -> None:
+    """Raise ModelError for a value that a constant parameter cannot have."""
+    part = next((one for one in model.parts if one.constant and one.parameter == name), None)
+    if part is not None:
+        with np.errstate(all="ignore"):
+            at = part.predictor(value)
+        if not np.isfinite(at):
+            msg = f"The value given for {name!r} is {value}, which is outside its range."
             raise ModelError(msg)
 
 
@@ -116,10 +127,10 @@ def place(model: Parametrised, given: Given) -> Placed:
     for part in model.parts:
         if part.basis is None:
             if part.parameter in asked:
-                values[part.own] = np.log(asked[part.parameter])
+                values[part.own] = part.predictor(asked[part.parameter])
                 held[part.own] = part.parameter in given.fixed
             continue
-        own = [name if part.parameter == "mu" else f"{part.parameter}: {name}" for name in part.names]
+        own = part.labels
         there = [name for name in own if name in asked]
         if there:
             if len(there) < len(own):
@@ -234,37 +245,38 @@ def _correlation_root(values: Sequence[float], r: int, names: Sequence[str]) -> 
 
 
 def hold_fixed_effects(design: Design | StoredDesign, fixed: Mapping[str, float]) -> Design | StoredDesign:
-    """The design with held fixed effects of mu, and of log phi, moved to its offsets.
+    """The design with held fixed effects of all predictors moved to its offsets.
 
-    Raises ModelError where no coefficient of phi is left.
+    Raises ModelError where no coefficient of a parameter beyond mu is left.
     """
-    phi = () if design.phi is None else coefficients_of_phi(design)
-    if phi and all(name in fixed for name in phi):
-        msg = (
-            f"fixed= holds all coefficients of phi ({enumerate_names(list(phi))}): known variances are precision=, one "
-            'over the variance of each row, with fixed={"phi": 1}.'
-        )
-        raise ModelError(msg)
-    if not any(name in fixed for name in (*design.mu.names, *phi)):
+    for one in design.further:
+        if all(name in fixed for name in one.labels):
+            msg = f"fixed= holds all coefficients of {one.parameter} ({enumerate_names(list(one.labels))}): "
+            msg += (
+                'known variances are precision=, one over the variance of each row, with fixed={"phi": 1}.'
+                if one.parameter == "phi"
+                else "leave one of them free."
+            )
+            raise ModelError(msg)
+    if not any(name in fixed for name in labels_of(design.predictors)):
         return design
     if isinstance(design, StoredDesign):
         return design.with_held(fixed)
-    held = {name.removeprefix("phi: "): fixed[name] for name in phi if name in fixed}
-    moved = None if design.phi is None else _moved_to_offset(design.phi, held, design.n_rows)
-    return replace(design, mu=_moved_to_offset(design.mu, fixed, design.n_rows), phi=moved)
+    mu, *further = (_moved_to_offset(one, fixed, design.n_rows) for one in design.predictors)
+    return replace(design, mu=mu, further=tuple(further))
 
 
-def coefficients_of_phi(design: Design | StoredDesign) -> tuple[str, ...]:
-    """Names of the coefficients of log phi among all parameters."""
-    return () if design.phi is None else tuple(f"phi: {name}" for name in design.phi.names)
+def labels_of(predictors: Sequence[Predictor]) -> tuple[str, ...]:
+    """Names of the coefficients of predictors among all parameters."""
+    return tuple(name for one in predictors for name in one.labels)
 
 
 def _moved_to_offset(predictor: Predictor, fixed: Mapping[str, float], n_rows: int) -> Predictor:
-    keep = [i for i, name in enumerate(predictor.names) if name not in fixed]
+    keep = [i for i, name in enumerate(predictor.labels) if name not in fixed]
     if len(keep) == len(predictor.names):
         return predictor
     offset = np.zeros(n_rows) if predictor.offset is None else predictor.offset.copy()
-    for i, name in enumerate(predictor.names):
+    for i, name in enumerate(predictor.labels):
         if name in fixed:
             offset += fixed[name] * predictor.x[i]
     x = np.ascontiguousarray(predictor.x[keep])
@@ -272,20 +284,21 @@ def _moved_to_offset(predictor: Predictor, fixed: Mapping[str, float], n_rows: i
 
 
 def restore_fixed_effects(
-    estimate: Estimate, names: tuple[str, ...], phi: tuple[str, ...], fixed: Mapping[str, float]
+    estimate: Estimate, names: tuple[str, ...], others: tuple[Predictor, ...], fixed: Mapping[str, float]
 ) -> Estimate:
-    """An estimate with its held fixed effects back in place, without standard errors; names of mu, and of log phi."""
+    """An estimate with its held fixed effects back in place, without standard errors; names of mu, other predictors."""
+    further, sizes = labels_of(others), {one.parameter: len(one.names) for one in others}
     kept = np.array([name not in fixed for name in names], dtype=bool)
-    kept_phi = np.array([name not in fixed for name in phi], dtype=bool)
-    if kept.all() and kept_phi.all():
+    kept_further = np.array([name not in fixed for name in further], dtype=bool)
+    if kept.all() and kept_further.all():
         return estimate
-    beta, gamma = (np.array([fixed.get(name, np.nan) for name in own]) for own in (names, phi))
+    beta, gamma = (np.array([fixed.get(name, np.nan) for name in own]) for own in (names, further))
     beta[kept] = estimate.beta
-    gamma[kept_phi] = estimate.gamma
+    gamma[kept_further] = estimate.gamma
     covariances = estimate.report[len(estimate.beta) + len(estimate.gamma) :]
-    all_kept = np.concatenate([kept, kept_phi, np.ones(len(covariances), dtype=bool)])
+    all_kept = np.concatenate([kept, kept_further, np.ones(len(covariances), dtype=bool)])
     report = np.concatenate([beta, gamma, covariances])
-    n_fixed = len(names) + len(phi)
+    n_fixed = len(names) + len(further)
 
     def spread(small: Vec, keep: BoolVec) -> Vec:
         out = np.full((len(keep),) * 2, np.nan)
@@ -311,6 +324,7 @@ def restore_fixed_effects(
         factors=tuple(_with_held(factor, kept) for factor in estimate.factors),
         beta=beta,
         gamma=gamma,
+        sizes=sizes,
         report=report,
         report_vcov=spread(estimate.report_vcov, all_kept),
         vcov_fixed=spread(estimate.vcov_fixed, all_kept[:n_fixed]),

@@ -11,7 +11,7 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, Parameter
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
 from polars_glmm.likelihood.parameters.parts import Part, make_parts
@@ -53,14 +53,23 @@ class Model:
         return self.bases[0]
 
     @property
+    def phi_part(self) -> Part | None:
+        """The predictor of log phi, where there is one."""
+        return self.part("phi")
+
+    @property
     def models_phi(self) -> bool:
         """Whether phi has a formula."""
-        return len(self.bases) > 1
+        return self.design.phi is not None
+
+    def part(self, parameter: str) -> Part | None:
+        """The predictor of a parameter."""
+        return next((one for one in self.parts if one.parameter == parameter), None)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The linear predictors and their coefficients; a constant phi is one, unless it is profiled out."""
-        return predictors_of(self.design, self.bases, constant_phi=self.family.has_phi and not self.exact)
+        return predictors_of(self.design, self.bases, self.family.parameters[: 1 if self.exact else None])
 
     @property
     def n_coefficients(self) -> int:
@@ -74,7 +83,7 @@ class Model:
     @property
     def exact(self) -> bool:
         """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-        return not self.by_rows and self.family.linear and self.design.phi is None
+        return not self.by_rows and self.family.linear and not self.design.further
 
     @property
     def few_variances(self) -> bool:
@@ -114,14 +123,12 @@ class Model:
         return rowsums.saturated(self.pieces(), self.family)
 
 
-def predictors_of(design: Design | StoredDesign, bases: tuple[Basis, ...], *, constant_phi: bool) -> tuple[Part, ...]:
-    """The linear predictors of a design with the bases of those that have a formula."""
-    named: list[tuple[str, tuple[str, ...], Basis | None]] = [("mu", design.mu.names, bases[0])]
-    if design.phi is not None:
-        named.append(("phi", design.phi.names, bases[1]))
-    elif constant_phi:
-        named.append(("phi", ("phi",), None))
-    return make_parts(named)
+def predictors_of(
+    design: Design | StoredDesign, bases: tuple[Basis, ...], parameters: tuple[Parameter, ...]
+) -> tuple[Part, ...]:
+    """The linear predictors of parameters, with the bases of those that have a formula, in the order of the design."""
+    known = {one.parameter: (one.names, basis) for one, basis in zip(design.predictors, bases, strict=True)}
+    return make_parts([(one, *known.get(one.name, ((one.name,), None))) for one in parameters])
 
 
 def prepare(
@@ -129,7 +136,7 @@ def prepare(
 ) -> Model:
     """The model of a design; `by_rows` keeps a gaussian one from its cross-products."""
     if isinstance(design, StoredDesign):
-        on_disk = store(design, control.rows.block, partial(predictors_of, design, constant_phi=family.has_phi))
+        on_disk = store(design, control.rows.block, partial(predictors_of, design, parameters=family.parameters))
         return Model(design, family, method, control, on_disk.bases, on_disk.effects, by_rows=True, stored=on_disk)
-    bases = tuple(centred(one.x) for one in (design.mu, design.phi) if one is not None)
+    bases = tuple(centred(one.x) for one in design.predictors)
     return Model(design, family, method, control, bases, map_effects(design.factors, design.n_rows), by_rows)

@@ -119,7 +119,11 @@ class NaturalObjective:
             value, beta, inner = found.value + self._constant, found.beta[:p], found.factors
             for part in model.parts[1:]:
                 slope, place = found.beta[part.own], self._named(part)
-                out[place] = slope / x[place] if part.basis is None else np.linalg.solve(part.basis.a, slope)
+                out[place] = (
+                    slope / part.natural_slope(part.predictor(x[place][0]))
+                    if part.basis is None
+                    else np.linalg.solve(part.basis.a, slope)
+                )
         out[:p] = np.linalg.solve(model.x.a, beta) if p else beta
         for b, root in zip(self._blocks, roots, strict=True):
             t, r = b.term, b.term.r
@@ -135,9 +139,9 @@ class NaturalObjective:
         return value, out
 
     def _named(self, part: Part) -> slice:
-        """Where the coefficients of a further predictor stand among the natural parameters: last."""
-        behind = self._model.n_coefficients - part.own.start
-        return slice(len(self.names) - behind, len(self.names) - behind + part.own.stop - part.own.start)
+        """Where the coefficients of a further predictor stand among the natural parameters."""
+        start = self.names.index(part.labels[0])
+        return slice(start, start + len(part.labels))
 
     def _coefficients(self, x: Vec) -> Vec:
         """The coefficients of all predictors in the computing bases; a constant on the scale of its predictor."""
@@ -145,7 +149,7 @@ class NaturalObjective:
         found = [model.x.inward(x[: len(model.x.a)])]
         for part in model.parts[1:]:
             own = x[self._named(part)]
-            found.append(np.log(own) if part.basis is None else part.basis.inward(own))
+            found.append(np.array([part.predictor(own[0])]) if part.basis is None else part.basis.inward(own))
         return np.concatenate(found)
 
     def _gaussian(self, beta: Vec, absolute: list[Mat], sigma: float) -> tuple[float, Vec, list[Mat], float]:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
-from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
+from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.guards import Check
 from polars_glmm.prediction.keys import match_key
@@ -53,12 +53,17 @@ class JoinedFactor:
     @property
     def column_names(self) -> tuple[str, ...]:
         """Names for columns that tell random effects on several parameters apart."""
-        effects = zip(self.term_names, self.part_of, strict=True)
-        return tuple(label(name, PARAMETERS[part], "_") for name, part in effects)
+        effects = zip(self.term_names, self.parameter_of, strict=True)
+        return tuple(label(name, on, "_") for name, on in effects)
+
+    @property
+    def parameter_of(self) -> tuple[str, ...]:
+        """The parameter that each of them is on."""
+        return tuple(on for term in self.recipe.terms for on in term.parameter_of)
 
     @property
     def part_of(self) -> tuple[int, ...]:
-        """The predictor that each of them is added to, by its place in the recipe."""
+        """The predictor that each of them is added to, by its place in the family."""
         return tuple(part for term in self.recipe.terms for part in term.parts or (0,) * len(term.columns))
 
     def on(self, *parts: int) -> list[int]:

@@ -114,16 +114,16 @@ class Parameters:
         """The fixed part of a family parameter with its estimates and their covariance matrices."""
         recipe: PredictorRecipe = self.recipe.predictor(parameter)
         nodes = tuple(column.node for column, kept in zip(recipe.columns, recipe.kept, strict=True) if kept)
-        p = self.beta.shape[1]
-        own, name, values = slice(p), "beta", self.beta
-        if parameter == "phi":
-            own, name, values = slice(p, None), "gamma", self.gamma
-        coefficients = tuple(self._value(_name(name, j), values[:, j]) for j in range(values.shape[1]))
+        p, mean = self.beta.shape[1], parameter == "mu"
+        own = slice(0, p) if mean else self._of_gamma(parameter)
+        name, values, before = ("beta", self.beta, 0) if mean else ("gamma", self.gamma, p)
+        places = range(own.start - before, own.stop - before)
+        coefficients = tuple(self._value(_name(name, j), values[:, j]) for j in places)
         infinite = self.at_infinity
         vcov = self.vcov if infinite is None else infinite.vcov[None]
         used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
         inputs = frozenset[str]().union(*(node.inputs() for node in used))
-        directions = None if infinite is None or parameter == "phi" else infinite.directions
+        directions = None if infinite is None or not mean else infinite.directions
         place = 0
         if any(set(factor.part_of) - {0} for factor in self.factors):  # the modes move with all coefficients
             own, place = slice(None), own.start or 0
@@ -132,20 +132,34 @@ class Parameters:
         return FixedPart(
             nodes,
             coefficients,
-            vcov[:, own, own] if self.joint is None or parameter == "phi" else self.joint[None],
+            vcov[:, own, own] if self.joint is None or not mean else self.joint[None],
             recipe.offset,
             inputs if recipe.offset is None else inputs | recipe.offset.inputs(),
             undetermined(recipe),
             directions,
-            self.freedom if parameter == "mu" else None,
+            self.freedom if mean else None,
             None if self.outward is None else self.outward[own, own],
             place,
         )
 
+    def _of_gamma(self, parameter: str) -> slice:
+        """Where the coefficients of a predictor beyond the mean's stand among those of all formulas."""
+        start = self.beta.shape[1]
+        for part in self.recipe.predictors[1:]:
+            stop = start + sum(part.kept)
+            if part.parameter == parameter:
+                return slice(start, stop)
+            start = stop
+        raise KeyError(parameter)
+
+    def models(self, parameter: str) -> bool:
+        """Whether a parameter has a formula."""
+        return any(part.parameter == parameter for part in self.recipe.predictors)
+
     @property
     def models_phi(self) -> bool:
         """Whether phi has a formula."""
-        return bool(self.gamma.shape[1])
+        return self.models("phi")
 
     def constant_phi(self) -> pl.Expr:
         """The constant dispersion; null for a family without one."""
@@ -186,8 +200,8 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
         for i, recipe in enumerate(fit.recipe.factors)
     )
     phi = None if e.phi is None else np.array([e.phi])
-    # a constant dispersion is the last of the report, on the natural scale
-    variance = None if e.phi is None else e.report_vcov[-1:, -1]
+    # constants end the report, on their natural scales
+    variance = None if e.phi is None else e.report_vcov[e.phi_place, e.phi_place : e.phi_place + 1]
     vcov = e.vcov_fixed if e.working is None else e.working.vcov
     return Parameters(
         fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from polars_glmm.errors import FormulaError, ModelError, suggest
+from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import resolve_family
 
@@ -42,7 +42,7 @@ class ModelSpec:
     """A model as asked for.
 
     formulas     as understood, random terms of groups= included; reading them again gives the same model
-    predictors   mu first, then phi where it has a formula of its own
+    predictors   mu first, then other parameters with a formula of their own, in the order of the family's
     shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
     """
 
@@ -180,8 +180,9 @@ def _response(tree: Tree) -> Response:
 
 
 def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorTerms, Tree]]:
-    """Formulas after the first: one per family parameter, named on the left of '~'."""
-    found: list[tuple[PredictorTerms, Tree]] = []
+    """Formulas after the first, in the order of the family's parameters: one each, named on the left of '~'."""
+    found: dict[int, tuple[PredictorTerms, Tree]] = {}
+    names = [one.name for one in family.parameters]
     for text in formulas:
         tree = parse_formula(text)
         parameter = render(tree.left) if tree.left is not None else ""
@@ -189,18 +190,20 @@ def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorT
         if parameter in _PARAMETERS_TO_COME:
             message = f"A formula for {parameter} ({_PARAMETERS_TO_COME[parameter]}) is not yet available."
             raise FormulaError(message, tree.text, *span)
-        if parameter != "phi":
-            hint = suggest(parameter, ["phi"])
-            message = f"A further formula names a parameter of the family, 'phi ~ …'; {parameter!r} is none.{hint}"
-            raise FormulaError(message, tree.text, *span)
-        if found:
-            message = "phi has two formulas."
-            raise FormulaError(message, tree.text, *span)
-        if not family.has_phi:
+        if parameter == "phi" and parameter not in names:
             message = f"The {family.name} family has no dispersion phi to model."
             raise FormulaError(message, tree.text, *span)
-        found.append((predictor(tree, "phi", 1), tree))
-    return found
+        if parameter not in names[1:]:
+            known = names[1:] or ["phi"]
+            said = enumerate_names([f"{name} ~ …" for name in known], "or")
+            message = f"A further formula names a parameter of the family, {said}; {parameter!r} is none."
+            raise FormulaError(message + suggest(parameter, known), tree.text, *span)
+        place = names.index(parameter)
+        if place in found:
+            message = f"{parameter} has two formulas."
+            raise FormulaError(message, tree.text, *span)
+        found[place] = (predictor(tree, parameter, place), tree)
+    return [found[place] for place in sorted(found)]
 
 
 def _understood(tree: Tree, response: Response | None, part: PredictorTerms) -> str:
@@ -259,18 +262,20 @@ def _resolve_method(
     asked: Method | None, family: Family, predictors: tuple[PredictorTerms, ...], *, open_terms: bool
 ) -> Method:
     """The method used: the one asked for if it can go with the model, else the default of its kind."""
-    terms, dispersion = [term for part in predictors for term in part.random], len(predictors) > 1
-    further = any(part.random for part in predictors[1:])
+    terms = [term for part in predictors for term in part.random]
+    others = "".join(f" and a formula for {part.parameter}" for part in predictors[1:])
+    further = [part.parameter for part in predictors[1:] if part.random]
     if further and (isinstance(asked, ML | REML) or (isinstance(asked, Laplace) and asked.curvature == "expected")):
         why = "has no exact likelihood" if isinstance(asked, ML | REML) else "has no expected curvature"
-        msg = f"With random effects in phi a model {why}. Use method='laplace' or, with one group, AGQ(nodes=9)."
+        on = further[0]
+        msg = f"With random effects in {on} a model {why}. Use method='laplace' or, with one group, AGQ(nodes=9)."
         raise ModelError(msg)
     if isinstance(asked, Laplace) and asked.curvature == "expected" and not family.knows_information:
         msg = f"The expected curvature of {family.name} has no closed form: use Laplace() with the observed one."
         raise ModelError(msg)
     exact = family.linear and not further  # integrals over u and beta
     random = bool(terms) or open_terms
-    model = f"family={family.name!r} with link {family.link.name!r}" + (" and a formula for phi" if dispersion else "")
+    model = f"family={family.name!r} with link {family.link.name!r}{others}"
     if isinstance(asked, REML) and not exact:
         msg = f"REML is defined for gaussian models with identity link, not for {model}."
         raise ModelError(msg)

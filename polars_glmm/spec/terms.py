@@ -59,7 +59,8 @@ class RandomTerm:
     """`structure(design | keys)`: one covariance matrix over the columns of the design for every level of the keys.
 
     label   terms on the same keys that share one have one covariance matrix, in whatever predictors they are
-    part    the linear predictor it belongs to, by its place among those of the model: 0 is mu
+    part    the linear predictor it belongs to, by its place among those of the family: 0 is mu
+    parameter   that of the predictor
     """
 
     design: tuple[FixedTerm, ...]
@@ -68,6 +69,7 @@ class RandomTerm:
     written: str
     label: str = ""
     part: int = 0
+    parameter: str = "mu"
 
     @property
     def group(self) -> str:
@@ -109,7 +111,7 @@ _Terms: TypeAlias = dict[frozenset[str], FixedTerm]
 def predictor(tree: Tree, parameter: str, part: int = 0) -> PredictorTerms:
     """The right side of a formula as a predictor. Raises FormulaError with the place of what cannot be a term.
 
-    part   its place among the predictors of the model
+    part   its place among the predictors of the family
     """
     fixed: _Terms = {INTERCEPT.key: INTERCEPT}
     random: list[RandomTerm] = []
@@ -126,7 +128,7 @@ def predictor(tree: Tree, parameter: str, part: int = 0) -> PredictorTerms:
             case Bar() if sign == "-":
                 random = _without(random, tree, node)
             case Bar():
-                random += random_terms(tree, node, part)
+                random += random_terms(tree, node, part, parameter)
             case FunctionCall(function="offset", arguments=((_, value),)):
                 offsets.append(value)
             case _:
@@ -167,12 +169,15 @@ def design_terms(tree: Tree, node: Expression) -> tuple[FixedTerm, ...]:
     return _by_degree(fixed)
 
 
-def random_terms(tree: Tree, node: Bar, part: int = 0) -> list[RandomTerm]:
+def random_terms(tree: Tree, node: Bar, part: int = 0, parameter: str = "mu") -> list[RandomTerm]:
     """One term per grouping factor: `(1 | a/b)` is `(1 | a) + (1 | a:b)`."""
     design, written = design_terms(tree, node.left), render(node.left, top=False)
     if in_order(node.structure):
         design = (_levels_in_order(tree, node, design),)
-    return [RandomTerm(design, keys, node.structure, written, node.label, part) for keys in _groups(tree, node.right)]
+    return [
+        RandomTerm(design, keys, node.structure, written, node.label, part, parameter)
+        for keys in _groups(tree, node.right)
+    ]
 
 
 def _levels_in_order(tree: Tree, node: Bar, design: tuple[FixedTerm, ...]) -> FixedTerm:

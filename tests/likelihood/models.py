@@ -51,7 +51,7 @@ def draw(family="poisson", link=None, *, n=160, groups=12, r=1, others=(), model
     if family == "binomial" and made.link.name == "identity":
         eta = np.clip(0.5 + 0.2 * x + (rng.normal(size=groups) * 0.05)[codes], 0.1, 0.9)
     y = DRAW[family](rng, made.mean(eta))
-    phi = Predictor(np.array([np.ones(n), x]), ("Intercept", "x")) if modelled_phi else None
+    phi = (Predictor(np.array([np.ones(n), x]), ("Intercept", "x"), parameter="phi"),) if modelled_phi else ()
     weights = rng.integers(1, 4, n).astype(float) if frequency else None
     mu = Predictor(np.array([np.ones(n), x]), ("Intercept", "x"))
     return Design(y, None, weights, None, mu, phi, tuple(factors)), made
@@ -65,7 +65,8 @@ def with_effects_on_phi(design, *terms):
     for of_mean, of_phi in terms:
         stop = start + of_mean + of_phi
         names = tuple(f"z{i}" for i in [*range(of_mean), *range(of_phi)])
-        made.append(Term(start, stop, "us", names, (0,) * of_mean + (1,) * of_phi))
+        on = ("mu",) * of_mean + ("phi",) * of_phi
+        made.append(Term(start, stop, "us", names, (0,) * of_mean + (1,) * of_phi, on))
         z += [*available[:of_mean], *available[:of_phi]]
         start = stop
     return replace(design, factors=(replace(first, terms=tuple(made), z=np.array(z)), *others))

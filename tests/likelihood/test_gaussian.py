@@ -111,7 +111,9 @@ def test_laplace_of_a_gaussian_is_exact(name):
     """The integrand is gaussian, so Laplace must give ML itself: two engines, one number."""
     design = designs()[name]
     exact = estimate(design, GAUSSIAN, ML(), control())
-    modelled = replace(design, phi=replace(design.mu, x=np.ones((1, design.n_rows)), names=("Intercept",)))
+    modelled = replace(
+        design, further=(replace(design.mu, x=np.ones((1, design.n_rows)), names=("Intercept",), parameter="phi"),)
+    )
     laplace = estimate(modelled, GAUSSIAN, Laplace(), control())
     assert_allclose(laplace.loglik, exact.loglik, rtol=1e-9)
     assert_allclose(laplace.beta, exact.beta, rtol=1e-5, atol=1e-6)

@@ -168,16 +168,20 @@ def test_modes_move_along_their_slopes_with_effects_on_phi(terms):
         assert_allclose(slope[0], difference, rtol=1e-6, atol=1e-7)
 
 
-def test_curvatures_are_lifted_to_the_nearest_that_is_not_negative():
-    """W⁺ has the positive eigenvalues of W and zeros for the others."""
+@pytest.mark.parametrize("curved", [(0,), (1,), (0, 1), (0, 2), (0, 1, 3)], ids=str)
+def test_curvatures_are_lifted_to_the_nearest_that_is_not_negative(curved):
+    """W⁺ has the positive eigenvalues of W and zeros for the others, of however many predictors."""
     rng = np.random.default_rng(2)
-    a, b, c = np.append(rng.normal(size=(3, 50)), np.zeros((3, 1)), axis=1)
-    w = lifted({(0, 0): a, (0, 1): b, (1, 1): c})
-    for i in range(51):
-        values, vectors = np.linalg.eigh(np.array([[a[i], b[i]], [b[i], c[i]]]))
-        wanted = (vectors * np.maximum(values, 0.0)) @ vectors.T
-        found = np.array([[w[0, 0][i], w[0, 1][i]], [w[0, 1][i], w[1, 1][i]]])
-        assert_allclose(found, wanted, atol=1e-14)
+    pairs = [(a, b) for a in curved for b in curved if a <= b]
+    w = {pair: np.append(rng.normal(size=50), 0.0) for pair in pairs}
+    made = lifted(w, curved)
+
+    def whole(of, k):
+        return np.array([[of[min(a, b), max(a, b)][k] for a in curved] for b in curved])
+
+    for k in range(51):
+        values, vectors = np.linalg.eigh(whole(w, k))
+        assert_allclose(whole(made, k), (vectors * np.maximum(values, 0.0)) @ vectors.T, atol=1e-14)
 
 
 @pytest.mark.parametrize("terms", ["together", "beside"])

@@ -54,7 +54,7 @@ def designs() -> dict[str, Design]:
     n, x, one = base.n_rows, base.mu.x[1], np.ones(base.n_rows)
     codes = rng.integers(0, 8, n)
     kind = rng.integers(0, 3, n)
-    kinds = Predictor(np.array([one, kind == 1, kind == 2], dtype=float), ("Intercept", "f1", "f2"))
+    kinds = Predictor(np.array([one, kind == 1, kind == 2], dtype=float), ("Intercept", "f1", "f2"), parameter="phi")
     crossed = (factor("g", codes, [one]), factor("h", rng.integers(0, 6, n), [one, x]))
     covariate = {
         "(1+x|g)": base,
@@ -66,8 +66,8 @@ def designs() -> dict[str, Design]:
         "frequency": replace(base, frequency=rng.integers(1, 4, n).astype(float)),
         "x·1000": replace(base, mu=replace(base.mu, x=base.mu.x * [[1.0], [1000.0]])),
     }
-    of_factor = {f"{name}, by factor": replace(design, phi=kinds) for name, design in covariate.items()}
-    moved = replace(base, phi=replace(kinds, offset=0.3 * (kind == 2)))
+    of_factor = {f"{name}, by factor": replace(design, further=(kinds,)) for name, design in covariate.items()}
+    moved = replace(base, further=(replace(kinds, offset=0.3 * (kind == 2)),))
     return covariate | of_factor | {"offset of log phi": moved}
 
 
@@ -166,9 +166,9 @@ def test_sums_per_residual_variance_say_what_rows_say(name: str, method: ML | RE
 def test_with_a_constant_alone_the_formula_of_phi_changes_nothing() -> None:
     """One σ has one optimum, whichever way it is written, with the same standard errors and degrees of freedom."""
     for design in (designs()["(1+x|g)"], designs()["crossed"]):
-        one = replace(design, phi=Predictor(np.ones((1, design.n_rows)), ("Intercept",)))
+        one = replace(design, further=(Predictor(np.ones((1, design.n_rows)), ("Intercept",), parameter="phi"),))
         for method in (ML(), REML()):
-            a = estimate(replace(design, phi=None), GAUSSIAN, method, control())
+            a = estimate(replace(design, further=()), GAUSSIAN, method, control())
             b = estimate(one, GAUSSIAN, method, control())
             assert b.loglik == pytest.approx(a.loglik, abs=1e-8)
             assert np.exp(b.gamma[0]) == pytest.approx(a.phi, rel=1e-6)

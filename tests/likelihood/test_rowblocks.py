@@ -10,13 +10,13 @@ from numpy.testing import assert_allclose
 
 from polars_glmm.likelihood.parameters.basis import plain
 from polars_glmm.likelihood.parameters.effects import map_effects
-from polars_glmm.likelihood.parameters.parts import make_parts
+from polars_glmm.likelihood.parameters.parts import mean_alone
 from polars_glmm.likelihood.rows.blocks import counted_order, cut_rows
 from tests.likelihood.models import draw, factor
 
 
 def mean_of(design):
-    return make_parts([("mu", design.mu.names, plain(design.mu.x))])
+    return mean_alone(design.mu.names, plain(design.mu.x))
 
 
 @pytest.mark.parametrize("levels", [4, 60, 4000], ids=["many rows a cell", "few repeats", "one row a cell"])

@@ -24,7 +24,7 @@ from polars_glmm.design.response import ResponseColumns, check_support, learn_re
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.design.variables import Variables
 from polars_glmm.errors import counted
-from polars_glmm.families.base import Rows
+from polars_glmm.families.base import Rows, only_phi
 from polars_glmm.frames.levels import Levels, code_integers
 from polars_glmm.frames.missing import Incomplete, dropped_rows
 from polars_glmm.frames.table import Table, collect, incomplete
@@ -121,7 +121,9 @@ class KeyedLearned:
 
 def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
     """Whether the columns of a question are the same for a key alone as for all keys together."""
-    if len(spec.predictors) > 1 or len({frozenset(term.keys) for term in spec.mu.random}) != 1:
+    if len(spec.predictors) > 1 or not only_phi(spec.family):
+        return False
+    if len({frozenset(term.keys) for term in spec.mu.random}) != 1:
         return False
     success = spec.response.success
     if isinstance(success, Name):

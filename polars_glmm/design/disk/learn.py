@@ -106,7 +106,7 @@ def learn_stored(
     _require_groups_fit(recipe, level_rows, sizes.group_bytes)
     room = DiskRoom(spill, sizes.part_bytes, sizes.n_rows, level_rows)
     stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
-    found = [_judged(stored, places, part.centred) for places, part in zip(_places(stored), made, strict=True)]
+    found = [_judged(stored, places, part.centred) for places, part in zip(stored.layout.x, made, strict=True)]
     kept = [one.kept for one in found]
     predictors = tuple(
         replace(part.recipe, kept=tuple(one.kept.tolist()), lost=one.lost)
@@ -114,7 +114,7 @@ def learn_stored(
     )
     for part, one in zip(made, found, strict=True):
         notes += _dropped(part, one, source)
-    stored = keep_columns(stored, kept[0], kept[1] if len(kept) > 1 else None)
+    stored = keep_columns(stored, kept)
     return StoredLearned(replace(recipe, predictors=predictors), stored, left_out + notes + more, n_dropped)
 
 
@@ -207,11 +207,6 @@ def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]
     sorted_levels = found[pl.Series(order.astype(np.uint32))]
     level_rows = sorted_levels[_COUNT].to_numpy().astype(np.int64)
     return replace(factor, levels=sorted_levels.select(map(column, keys))), level_rows
-
-
-def _places(stored: StoredDesign) -> list[tuple[int, ...]]:
-    layout = stored.layout
-    return [layout.mu] if layout.phi is None else [layout.mu, layout.phi]
 
 
 def _dropped(part: _Predictor, judged: Judged, source: Source) -> tuple[Note, ...]:

@@ -6,7 +6,7 @@ A row is a record of float64: the code of its level, y, what weighs and shifts i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,20 +18,23 @@ ONES = -1
 """The place of a column of ones, which is not stored."""
 _MOST_PARTS = 100
 _SMALLEST_PART = 1 << 16
-_HEAD = ("y", "trials", "frequency", "precision", "offset", "offset_phi")
+
+
+def offset_name(parameter: str) -> str:
+    """What the offset of a linear predictor is called on disk."""
+    return "offset" if parameter == "mu" else f"offset_{parameter}"
 
 
 @dataclass(frozen=True, slots=True)
 class RecordLayout:
     """Where things stand in a record: the code, then `head`, then the distinct columns.
 
-    mu, phi, z   which distinct column each column of the model is, ONES for one of ones; phi None without formula
+    x, z   which distinct column each column of the model is, ONES for one of ones; x by linear predictor
     """
 
     head: tuple[str, ...]
     n_columns: int
-    mu: tuple[int, ...]
-    phi: tuple[int, ...] | None
+    x: tuple[tuple[int, ...], ...]
     z: tuple[int, ...]
 
     @property
@@ -42,7 +45,7 @@ class RecordLayout:
     @property
     def widest(self) -> int:
         """Numbers a row takes, at most, while records become blocks, where columns are not shared."""
-        columns = [*self.mu, *(self.phi or ()), *self.z]
+        columns = [*(place for own in self.x for place in own), *self.z]
         return max(self.width, 1 + len(self.head) + sum(place != ONES for place in columns))
 
 
@@ -149,7 +152,7 @@ class StoredDesign:
     shape    the same design without its rows: names, terms, levels, and which of the optional columns there are
     tally    sums over the rows;  moments of the distinct columns
     parts    the rows
-    held, held_phi   distinct columns whose coefficient in mu, or log phi, is given: they are part of the offset
+    held     by parameter distinct columns whose coefficient in its predictor is given: they are part of the offset
     """
 
     shape: Design
@@ -158,14 +161,13 @@ class StoredDesign:
     moments: ColumnMoments
     parts: Parts
     spill: Spill
-    held: tuple[tuple[int, float], ...] = ()
-    held_phi: tuple[tuple[int, float], ...] = ()
+    held: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
 
     @property
     def head(self) -> tuple[str, ...]:
         """What the designs hold besides columns."""
-        held = {"offset": self.held, "offset_phi": self.held_phi}
-        return tuple(name for name in _HEAD if name in self.layout.head or held.get(name))
+        held = [offset_name(parameter) for parameter in self.held]
+        return (*self.layout.head, *(name for name in held if name not in self.layout.head))
 
     @property
     def n_rows(self) -> int:
@@ -181,6 +183,16 @@ class StoredDesign:
         return self.shape.mu
 
     @property
+    def further(self) -> tuple[Predictor, ...]:
+        """Names of the fixed effects of other parameters."""
+        return self.shape.further
+
+    @property
+    def predictors(self) -> tuple[Predictor, ...]:
+        """Names of all fixed effects."""
+        return self.shape.predictors
+
+    @property
     def phi(self) -> Predictor | None:
         """Names of the fixed effects of log phi."""
         return self.shape.phi
@@ -191,24 +203,19 @@ class StoredDesign:
         return self.shape.factors
 
     def with_held(self, fixed: Mapping[str, float]) -> StoredDesign:
-        """The design with the fixed effects of mu, and of log phi, that are named moved to its offsets."""
-        own = {name.removeprefix("phi: "): value for name, value in fixed.items() if name.startswith("phi: ")}
-        if own and self.shape.phi is not None and self.layout.phi is not None:
-            named = list(zip(self.shape.phi.names, self.layout.phi, strict=True))
-            left = [(name, place) for name, place in named if name not in own]
-            phi = replace(self.shape.phi, names=tuple(name for name, _ in left), x=np.empty((len(left), 0)))
-            given = tuple((place, own[name]) for name, place in named if name in own)
-            layout = replace(self.layout, phi=tuple(place for _, place in left))
-            moved = replace(self, shape=replace(self.shape, phi=phi), layout=layout, held_phi=(*self.held_phi, *given))
-            return moved.with_held({name: value for name, value in fixed.items() if not name.startswith("phi: ")})
-        named = list(zip(self.shape.mu.names, self.layout.mu, strict=True))
-        names = tuple(name for name, _ in named if name not in fixed)
-        mu = replace(self.shape.mu, names=names, x=np.empty((len(names), 0)))
-        places = tuple(place for name, place in named if name not in fixed)
-        held = tuple((place, fixed[name]) for name, place in named if name in fixed)
-        return replace(
-            self, shape=replace(self.shape, mu=mu), layout=replace(self.layout, mu=places), held=(*self.held, *held)
-        )
+        """The design with the fixed effects that are named, "x" of mu, "phi: x" of others, moved to its offsets."""
+        predictors, places, held = [], [], dict(self.held)
+        for predictor, own in zip(self.shape.predictors, self.layout.x, strict=True):
+            named = list(zip(predictor.names, predictor.labels, own, strict=True))
+            given = tuple((place, fixed[label]) for _, label, place in named if label in fixed)
+            if given:
+                held[predictor.parameter] = (*held.get(predictor.parameter, ()), *given)
+            left = [(name, place) for name, label, place in named if label not in fixed]
+            names = tuple(name for name, _ in left)
+            predictors.append(replace(predictor, names=names, x=np.empty((len(left), 0))))
+            places.append(tuple(place for _, place in left))
+        shape = replace(self.shape, mu=predictors[0], further=tuple(predictors[1:]))
+        return replace(self, shape=shape, layout=replace(self.layout, x=tuple(places)), held=held)
 
     def drain(self) -> Iterator[Design]:
         """The rows, part by part and sorted by level; every part leaves the disk once the next is asked for."""
@@ -245,19 +252,21 @@ class StoredDesign:
             codes, records = codes[order], records[order]
         layout, shape = self.layout, self.shape
         head = {name: np.ascontiguousarray(records[:, k]) for k, name in enumerate(layout.head, start=1)}
-        for name, held in (("offset", self.held), ("offset_phi", self.held_phi)):
-            if held:
-                places, values = zip(*held, strict=True)
-                head[name] = head.get(name, 0.0) + np.array(values) @ self._taken(records, places)
+        for parameter, given in self.held.items():
+            places, values = zip(*given, strict=True)
+            name = offset_name(parameter)
+            head[name] = head.get(name, 0.0) + np.array(values) @ self._taken(records, places)
+        mu, *further = (
+            replace(one, x=self._taken(records, places), offset=head.get(offset_name(one.parameter)))
+            for one, places in zip(shape.predictors, layout.x, strict=True)
+        )
         return Design(
             y=head["y"],
             trials=head.get("trials"),
             frequency=head.get("frequency"),
             precision=head.get("precision"),
-            mu=replace(shape.mu, x=self._taken(records, layout.mu), offset=head.get("offset")),
-            phi=None
-            if shape.phi is None or layout.phi is None
-            else replace(shape.phi, x=self._taken(records, layout.phi), offset=head.get("offset_phi")),
+            mu=mu,
+            further=tuple(further),
             factors=tuple(replace(f, z=self._taken(records, layout.z), codes=codes) for f in shape.factors),
         )
 
@@ -312,7 +321,6 @@ def head_of(design: Design) -> dict[str, Vec]:
         "trials": design.trials,
         "frequency": design.frequency,
         "precision": design.precision,
-        "offset": design.mu.offset,
-        "offset_phi": None if design.phi is None else design.phi.offset,
+        **{offset_name(one.parameter): one.offset for one in design.predictors},
     }
-    return {name: found[name] for name in _HEAD if found[name] is not None}  # type: ignore[misc]
+    return {name: values for name, values in found.items() if values is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -74,23 +74,20 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
     return Partitioned(StoredDesign(_shape(recipe), layout, tally, moments, parts, room.spill), notes, reader.n_dropped)
 
 
-def keep_columns(stored: StoredDesign, mu: BoolVec, phi: BoolVec | None) -> StoredDesign:
-    """The design with the marked columns of its formulas only."""
-    shape, layout = stored.shape, stored.layout
+def keep_columns(stored: StoredDesign, kept: Sequence[BoolVec]) -> StoredDesign:
+    """The design with the marked columns of its formulas only, by predictor."""
 
     def predictor(old: Predictor, keep: BoolVec) -> Predictor:
         names = tuple(name for name, k in zip(old.names, keep, strict=True) if k)
         return replace(old, x=np.empty((len(names), 0)), names=names)
 
-    def places(old: tuple[int, ...], keep: BoolVec) -> tuple[int, ...]:
-        return tuple(place for place, k in zip(old, keep, strict=True) if k)
-
-    shape = replace(shape, mu=predictor(shape.mu, mu))
-    layout = replace(layout, mu=places(layout.mu, mu))
-    if phi is not None and shape.phi is not None and layout.phi is not None:
-        shape = replace(shape, phi=predictor(shape.phi, phi))
-        layout = replace(layout, phi=places(layout.phi, phi))
-    return replace(stored, shape=shape, layout=layout)
+    mu, *further = (predictor(old, keep) for old, keep in zip(stored.shape.predictors, kept, strict=True))
+    x = tuple(
+        tuple(place for place, k in zip(old, keep, strict=True) if k)
+        for old, keep in zip(stored.layout.x, kept, strict=True)
+    )
+    shape = replace(stored.shape, mu=mu, further=tuple(further))
+    return replace(stored, shape=shape, layout=replace(stored.layout, x=x))
 
 
 def _designs(reader: Reader, query: pl.LazyFrame) -> Iterator[Design]:
@@ -109,19 +106,23 @@ def _records(design: Design, head: list[Mat], distinct: Mat) -> Mat:
     return records
 
 
+_RANDOM = -1
+"""Where columns are of the random effects, and not of the predictor of that number."""
+
+
 class _Columns:
     """The distinct columns of a recipe: terms often share them, and one of ones need not be stored."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._place: dict[Node, int] = {}
-        self._first: list[tuple[str, int]] = []
-        self._mu = self._places("mu", [column.node for column in recipe.predictors[0].columns])
-        phi = recipe.predictors[1] if len(recipe.predictors) > 1 else None
-        self._phi = None if phi is None else self._places("phi", [column.node for column in phi.columns])
+        self._first: list[tuple[int, int]] = []
+        self._x = tuple(
+            self._places(k, [column.node for column in part.columns]) for k, part in enumerate(recipe.predictors)
+        )
         terms = recipe.factors[0].terms if recipe.factors else ()
-        self._z = self._places("z", [column.node for term in terms for column in term.columns])
+        self._z = self._places(_RANDOM, [column.node for term in terms for column in term.columns])
 
-    def _places(self, kind: str, nodes: list[Node]) -> tuple[int, ...]:
+    def _places(self, kind: int, nodes: list[Node]) -> tuple[int, ...]:
         found = []
         for k, node in enumerate(nodes):
             if node == ONE:
@@ -134,22 +135,23 @@ class _Columns:
         return tuple(found)
 
     def layout(self, head: tuple[str, ...]) -> RecordLayout:
-        return RecordLayout(head, len(self._place), self._mu, self._phi, self._z)
+        return RecordLayout(head, len(self._place), self._x, self._z)
 
     def of(self, design: Design) -> Mat:
         """The distinct columns (k, m) of a batch."""
-        x = {"mu": design.mu.x, "phi": None if design.phi is None else design.phi.x}
-        x["z"] = design.factors[0].z if design.factors else None
+        x = dict(enumerate(one.x for one in design.predictors))
+        if design.factors:
+            x[_RANDOM] = design.factors[0].z
         out = np.empty((len(self._first), design.n_rows))
         for row, (kind, k) in zip(out, self._first, strict=True):
-            row[:] = x[kind][k]  # type: ignore[index]  # the kinds that occur have columns
+            row[:] = x[kind][k]
         return out
 
 
 def _shape(recipe: Recipe) -> Design:
     """The design of a recipe without rows."""
     made = [
-        Predictor(np.empty((len(part.columns), 0)), tuple(column.name for column in part.columns))
+        Predictor(np.empty((len(part.columns), 0)), tuple(c.name for c in part.columns), parameter=part.parameter)
         for part in recipe.predictors
     ]
     factors = tuple(
@@ -162,4 +164,4 @@ def _shape(recipe: Recipe) -> Design:
         )
         for factor in recipe.factors
     )
-    return Design(np.empty(0), None, None, None, made[0], made[1] if len(made) > 1 else None, factors)
+    return Design(np.empty(0), None, None, None, made[0], tuple(made[1:]), factors)

@@ -314,12 +314,14 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
             structure = members[0].structure
             own: tuple[Column, ...] = ()
             parts: tuple[int, ...] = ()
+            named: tuple[str, ...] = ()
             for term in members:
                 made = tuple(c for part in learn_columns(term.design, variables) for c in part)
                 structure, made = structured(term, made, variables.categoricals)
                 own, parts = own + made, parts + (term.part,) * len(made)
+                named += (term.parameter,) * len(made)
                 notes += independent_levels(term, made)
-            recipes.append(TermRecipe(structure, own, parts if any(parts) else ()))
+            recipes.append(TermRecipe(structure, own, *((parts, named) if any(parts) else ())))
         unknown = pl.DataFrame(schema={key: dtypes[key] for key in keys})
         factors.append(FactorRecipe(terms[0].group, keys, unknown, tuple(recipes)))
     return tuple(factors), tuple(notes)

@@ -35,13 +35,16 @@ from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Laplace, Method
 from polars_glmm.typing import Cube, Mat, Vec
 
-_LARGEST_LOG_PHI = 28.0
+_LARGEST_LOG = 28.0
 """log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldParameters:
-    """Parameters as they are held: beta (p,), one root (r, r) of Σ per factor of the design, coefficients of log phi.
+    """Parameters as they are held: beta (p,), one root (r, r) of Σ per factor of the design, gamma (P − p,).
+
+    gamma holds the coefficients of all other predictors in the order of the family's parameters, a constant as its
+    predictor: log phi.
 
     b = root · u with u spherical; roots are lower triangular, block diagonal over the terms of a factor.
     """
@@ -54,13 +57,15 @@ class HeldParameters:
     def of(cls, estimate: Estimate, family: Family) -> HeldParameters:
         """The parameters of an estimate."""
         roots = tuple(block_root(factor.covariances) for factor in estimate.factors)
-        gamma = None
-        if len(estimate.gamma):
-            gamma = estimate.gamma
-        elif family.has_phi:
-            assert estimate.phi is not None
-            gamma = np.array([min(float(np.log(estimate.phi)), _LARGEST_LOG_PHI)])
-        return cls(estimate.beta, roots, gamma)
+        own: list[Vec] = []
+        for one in family.parameters[1:]:
+            if one.name in estimate.constants:
+                with np.errstate(divide="ignore"):
+                    at = one.link.forward(np.array([estimate.constants[one.name]]))
+                own.append(np.minimum(at, _LARGEST_LOG))
+            else:
+                own.append(estimate.coefficients[one.name])
+        return cls(estimate.beta, roots, np.concatenate(own) if own else None)
 
 
 def block_root(covariances: tuple[Mat, ...]) -> Mat:
@@ -129,9 +134,11 @@ class KnownModel:
 
     def _inward(self, beta: Vec, gamma: Vec | None) -> Vec:
         """Coefficients of all predictors in the bases for computing."""
-        parts = [self.model.x.inward(beta)]
-        if gamma is not None:
-            parts.append(self.model.bases[1].inward(gamma) if self.model.models_phi else gamma)
+        parts, p = [self.model.x.inward(beta)], len(beta)
+        for part in () if gamma is None else self.model.parts[1:]:
+            assert gamma is not None  # there are parts beyond the mean's
+            own = gamma[part.own.start - p : part.own.stop - p]
+            parts.append(own if part.basis is None else part.basis.inward(own))
         return np.concatenate(parts)
 
     def loglik(self) -> float:
@@ -150,6 +157,10 @@ class KnownModel:
             spread = np.tensordot(root, np.tensordot(root, covariance, (1, 1)), (1, 1))
             out[f.place] = FactorModes(root @ u, spread)
         return tuple(out[place] for place in sorted(out))
+
+    def conditional_modes(self) -> list[Mat]:
+        """û (r, G) per factor of the effects, spherical."""
+        return self._conditional().modes
 
     def _conditional(self) -> Conditional:
         marginal = self.engine.marginal

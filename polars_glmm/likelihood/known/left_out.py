@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polars_glmm.control import Control
-from polars_glmm.design.records import Design, Predictor
+from polars_glmm.design.records import Design
 from polars_glmm.design.selection import design_of
 from polars_glmm.errors import GlmmError
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, only_phi
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import NOTHING, Given, of_estimate
@@ -80,7 +80,7 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
             start = Given(of_estimate(list(whole.design.mu.names), whole.estimate), {})
         else:
             names = tuple(name for name, keep in zip(rest.mu.names, kept, strict=True) if keep)
-            rest = replace(rest, mu=Predictor(np.ascontiguousarray(rest.mu.x[kept]), names, rest.mu.offset))
+            rest = replace(rest, mu=replace(rest.mu, x=np.ascontiguousarray(rest.mu.x[kept]), names=names))
         try:
             found = estimate(rest, whole.family, whole.method, whole.control, start)
         except GlmmError as error:
@@ -102,7 +102,7 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
 
 def log_density(design: Design, family: Family, control: Control, held: HeldParameters) -> float:
     """log p of rows whose groups are not known, their random effects integrated out."""
-    if len(design.factors) == 1 and design.phi is None and not family.linear:
+    if len(design.factors) == 1 and not design.further and only_phi(family) and not family.linear:
         levels = LevelLikelihood.of(design, family)
         return float(levels.integrals(levels.psi(held), quadrature(_NODES)).value.sum())
     return known_model(design, family, control, held).loglik()

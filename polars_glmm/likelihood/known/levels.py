@@ -13,7 +13,7 @@ import numpy as np
 
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import Family, Rows, only_phi
 from polars_glmm.likelihood.known.joint import HeldParameters
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.rows import BatchRows, data_of
@@ -75,8 +75,10 @@ class LevelLikelihood:
     @classmethod
     def of(cls, design: Design, family: Family) -> LevelLikelihood:
         """Raises ModelError for a design that has not one factor, or a formula of phi."""
-        if len(design.factors) != 1 or design.phi is not None:
-            has = "a formula of phi" if design.phi is not None else f"{len(design.factors)} grouping factors"
+        if len(design.factors) != 1 or design.further or not only_phi(family):
+            has = f"{len(design.factors)} grouping factors"
+            if design.further or not only_phi(family):
+                has = f"a formula of {design.further[0].parameter}" if design.further else "other parameters"
             msg = f"Level by level a model has one grouping factor and a constant dispersion; this one has {has}."
             raise ModelError(msg)
         factor = design.factors[0]

@@ -77,7 +77,7 @@ def _boundary(
     """Groups of the models near the boundary."""
     beside, values, largest, row_variance = judged
     at, where = engine.layout, np.flatnonzero(beside)
-    t = TermMap(term.start, term.stop, term.structure, slice(0, at.q), term.names, term.part_of)
+    t = TermMap(term.start, term.stop, term.structure, slice(0, at.q), term.names, term.part_of, term.parameter_of)
     lam = at.lam(x[beside, at.p : at.p + at.q])
     strict = [settle_term(t, lam[..., i], RANK_TOLERANCE * largest[k]) for i, k in enumerate(where)]
     snapped = [settle_term(t, lam[..., i], SUSPECT * largest[k]) for i, k in enumerate(where)]

@@ -17,7 +17,10 @@ _WATCHED = 10_000
 
 def floor_of(model: Model) -> Floor | None:
     """For log phi without random effects, in memory: each value, or some of many, must stay above rounding error."""
-    if not model.models_phi or model.stored is not None or 1 in model.effects.moving:
+    part = model.phi_part
+    if part is None or part.basis is None or model.stored is not None:
+        return None
+    if 1 in model.effects.moving:
         return None
     mean, variance = rowsums.response_moments(model.pieces())
     share = _LOST if model.effects.factors else _PERFECT
@@ -31,6 +34,6 @@ def floor_of(model: Model) -> Floor | None:
         counts, places = None, np.linspace(0, design.n_rows - 1, min(_WATCHED, design.n_rows)).astype(np.intp)
     else:
         counts, places = np.bincount(found.codes, minlength=len(found.places)), found.places
-    x = np.ascontiguousarray(model.bases[1].columns(places).T)
+    x = np.ascontiguousarray(part.basis.columns(places).T)
     name, values = spread_name(model.family), design.phi.x[:, places]
-    return Floor(x, offset[places], least, design.phi.names, values, counts, name)
+    return Floor(x, offset[places], least, design.phi.names, values, counts, name, part.own)

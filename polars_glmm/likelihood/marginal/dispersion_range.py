@@ -20,9 +20,10 @@ def size_cap(model: Model) -> float | None:
 
 def confined(model: Model, least: float) -> Confined | None:
     """Range of a constant log phi: up to the Poisson limit, down to a share of the size of y (its log)."""
-    if len(model.parts) < 2 or model.models_phi:
+    part = model.phi_part
+    if part is None or not part.constant:
         return None
-    place = model.parts[1].own.start
+    place = part.own.start
     if model.family.limit is not None:
         cap = size_cap(model) or np.inf
         grows = towards_limit(model.family) > 0.0

@@ -109,7 +109,7 @@ class RowEngine:
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
             if self.floor is not None and v.value > highest[0]:
-                self.floor.refuse(beta[-self.floor.x.shape[1] :])  # uphill only: a step too long is taken back
+                self.floor.refuse(beta[self.floor.own])  # uphill only: a step too long is taken back
             highest[0] = max(highest[0], v.value)
             g = np.concatenate([v.beta, self.effects.pullback(x[p:], self.effects.inward(v.factors))])
             if capped and spread is not None:

@@ -23,7 +23,7 @@ from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_e
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
-from polars_glmm.likelihood.marginal.starts import bending_scale, constant_phi, row_variance_of, start_size, thinned
+from polars_glmm.likelihood.marginal.starts import bending_scale, further_starts, row_variance_of, start_size, thinned
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert
@@ -71,7 +71,8 @@ def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     base = _fit_glm(model, bare_engine(model, engine), placed)
     row_variance = row_variance_of(base.engine.marginal, base.found.x)
     if model.effects.moving != NO_EFFECTS.moving:  # what is in several predictors is measured in rows of each
-        model = replace(model, effects=model.effects.in_units((float(np.sqrt(row_variance)), 1.0)))
+        units = (float(np.sqrt(row_variance)), *(1.0 for _ in model.parts[1:]))
+        model = replace(model, effects=model.effects.in_units(units))
         engine, placed = replace(engine, effects=model.effects), place(model, given)
     clock["glm"] = perf_counter()
     found = _search(model, engine, base.found.x, row_variance, placed) if model.effects.factors else base
@@ -285,13 +286,15 @@ def _limit_fit(model: Model, findings: Findings, given: Given, searched: Searche
     poisson = estimate_rows(replace(model, family=family.limit), findings, given)
     if poisson.loglik < constant - searched.found.evaluation.value - LIMIT_LOSS:
         return None
-    size = len(poisson.report)
-    spread = np.full((size + 1, size + 1), np.nan)
-    spread[:size, :size] = poisson.report_vcov
+    size = len(poisson.report) + 1
+    place = size - 1 - len(poisson.others)
+    rest = np.delete(np.arange(size), place)
+    spread = np.full((size, size), np.nan)
+    spread[np.ix_(rest, rest)] = poisson.report_vcov
     return replace(
         poisson,
         phi=family.limit_phi,
-        report=np.append(poisson.report, family.limit_phi),
+        report=np.insert(poisson.report, place, family.limit_phi),
         report_vcov=spread,
         loglik_saturated=None,
         df_model=poisson.df_model + 1,
@@ -357,9 +360,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     p, rows = len(model.x.a), engine.marginal.rows
     thin = thinned(rows)
     beta, level = rowsums.first_fit(model.pieces() if thin is None else thin.blocks(), model.family, p)
-    gamma = np.empty(0)
-    if len(model.parts) > 1:
-        gamma = constant_phi(model, rowsums.first_log_phi(model.pieces(), model.family, beta))
+    gamma = np.concatenate([np.empty(0), *further_starts(model, beta)])
     starts = [np.concatenate([beta, gamma])]
     if model.x.constant is not None:
         flat = model.x.inward(model.x.constant * level)

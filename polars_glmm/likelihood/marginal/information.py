@@ -12,7 +12,7 @@ from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, l
 from polars_glmm.likelihood.rows.blocks import Block, BlockPart
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.scaling import reduction
-from polars_glmm.typing import Cube, Mat, Vec
+from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
 class Information(NamedTuple):
@@ -32,24 +32,30 @@ def tangent_information(here: UnitAt, state: RowsAt, h: Factorised) -> Informati
     unit, models, at = here.unit, here.unit.models, here.at
     curved = here.density.curved
     beta, cells = _outer_products(here, state), []
+    places = _curved_places(unit.blocks[0], curved)
     for block, density in zip(unit.blocks, state.densities, strict=True):
-        w = lifted(density.w)
+        w = lifted(density.w, curved)
         weighted = {k: _weighted(block, w, k, curved) for k in curved}
         for k in curved:
             part = block.parts[k]
-            beta[_curved_places(block, curved), part.own] += models.xx_sums(weighted[k], part.x)
+            beta[places, part.own] += models.xx_sums(weighted[k], part.x)
         cells.append(block.z_sums(weighted))
     zwx = concatenate(cells)
     right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, zwx), strict=True)]
     solved = h.solve(right)
-    places = _curved_places(unit.blocks[0], curved)
-    beta[places, places] -= sum(models.crossed(b, s) for b, s in zip(right, solved, strict=True))
+    taken = sum(models.crossed(b, s) for b, s in zip(right, solved, strict=True))
+    if isinstance(places, slice):
+        beta[places, places] -= taken
+    else:
+        beta[np.ix_(places, places)] -= taken
     return Information(beta, [reduction(i) for i in h.inverse().diagonal])
 
 
-def _curved_places(block: Block, curved: Sequence[int]) -> slice:
-    """The coefficients of the predictors whose curvature is known: the first ones."""
-    return slice(0, block.parts[max(curved)].own.stop)
+def _curved_places(block: Block, curved: Sequence[int]) -> slice | IntVec:
+    """The coefficients of the predictors whose curvature is known: mostly the first ones."""
+    if tuple(curved) == tuple(range(len(curved))):
+        return slice(0, block.parts[curved[-1]].own.stop)
+    return np.concatenate([np.arange(block.parts[k].own.start, block.parts[k].own.stop) for k in curved])
 
 
 def _weighted(block: Block, w: Mapping[tuple[int, ...], Vec], k: int, curved: Sequence[int]) -> Mat:

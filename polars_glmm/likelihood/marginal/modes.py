@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -103,12 +103,12 @@ class RowDensity:
         past: BoolVec = (ahead > self.ceiling) | ((ahead < -self.ceiling) & (block.data.y == 0.0))
         if not past.any():
             return at, None
-        return (at[0], np.where(past, np.clip(zeta, -self.ceiling, self.ceiling), zeta)), past
+        return (at[0], np.where(past, np.clip(zeta, -self.ceiling, self.ceiling), zeta), *at[2:]), past
 
 
 def _flat_in_phi(found: Density, past: BoolVec) -> Density:
     """Densities of rows in which some have no derivatives in phi."""
-    g = tuple(np.where(past, 0.0, part) if k and part is not None else part for k, part in enumerate(found.g))
+    g = tuple(np.where(past, 0.0, part) if k == 1 and part is not None else part for k, part in enumerate(found.g))
     w, third = (
         {place: np.where(past, 0.0, part) if 1 in place else part for place, part in one.items()}
         for one in (found.w, found.third)
@@ -317,24 +317,41 @@ def ascent(here: UnitAt, state: RowsAt) -> Ascent:
         refused = ~np.isfinite(cholesky.log_determinant(cholesky.factor(h.diagonal[0])))
         if not refused.any():
             return Ascent(factor, exact=True)
-    floored = [b.zz_sums(lifted(d.w)) for b, d in zip(unit.blocks, state.densities, strict=True)]
+    floored = [b.zz_sums(lifted(d.w, here.density.curved)) for b, d in zip(unit.blocks, state.densities, strict=True)]
     w = np.where(refused, concatenate(floored), state.w)
     return Ascent(models.factorise(unit.eliminator, curvature(here, w)), exact=False)
 
 
-def lifted(w: Mapping[tuple[int, ...], Vec]) -> Mapping[tuple[int, ...], Vec]:
-    """Curvatures of rows with their negative eigenvalues at zero, of one predictor or of two together.
+def lifted(w: Mapping[tuple[int, ...], Vec], curved: Sequence[int]) -> Mapping[tuple[int, ...], Vec]:
+    """Curvatures of rows in some predictors, in rising order, with their negative eigenvalues at zero.
 
     Of two, with mean m and half the difference s of the eigenvalues: W = mI + sR, R a reflection, and W⁺ = m⁺I + s⁺R.
     """
-    if (1, 1) not in w:
-        return {(0, 0): np.maximum(w[0, 0], 0.0)}
-    m, half = 0.5 * (w[0, 0] + w[1, 1]), 0.5 * (w[0, 0] - w[1, 1])
-    s = np.hypot(half, w[0, 1])
+    if len(curved) == 1:
+        return {(curved[0],) * 2: np.maximum(w[curved[0], curved[0]], 0.0)}
+    if len(curved) > 2:
+        return _lifted_many(w, curved)
+    a, b = curved
+    m, half = 0.5 * (w[a, a] + w[b, b]), 0.5 * (w[a, a] - w[b, b])
+    s = np.hypot(half, w[a, b])
     high, low = np.maximum(m + s, 0.0), np.maximum(m - s, 0.0)
     share = np.divide(0.5 * (high - low), s, out=np.zeros_like(s), where=s > 0.0)
     mean = 0.5 * (high + low)
-    return {(0, 0): mean + share * half, (0, 1): share * w[0, 1], (1, 1): mean - share * half}
+    return {(a, a): mean + share * half, (a, b): share * w[a, b], (b, b): mean - share * half}
+
+
+def _lifted_many(w: Mapping[tuple[int, ...], Vec], curved: Sequence[int]) -> Mapping[tuple[int, ...], Vec]:
+    """The same of three predictors or more, by eigenvalues row by row; a row that is not finite stays as it is."""
+    n = len(curved)
+    whole = np.empty((*np.broadcast(*(w[a, b] for a in curved for b in curved if a <= b)).shape, n, n))
+    for i, a in enumerate(curved):
+        for j, b in enumerate(curved[: i + 1]):
+            whole[..., i, j] = whole[..., j, i] = w[b, a]
+    fine: BoolVec = np.asarray(np.isfinite(whole).all((-2, -1)))
+    values, vectors = np.linalg.eigh(np.where(fine[..., None, None], whole, 0.0))
+    made = np.einsum("...ik,...k,...jk->...ij", vectors, np.maximum(values, 0.0), vectors)
+    made = np.where(fine[..., None, None], made, whole)
+    return {(b, a): made[..., i, j] for i, a in enumerate(curved) for j, b in enumerate(curved[: i + 1])}
 
 
 def concatenate(parts: list[Cube]) -> Cube:

@@ -27,7 +27,7 @@ from polars_glmm.likelihood.optimum.notes import (
 )
 from polars_glmm.likelihood.parameters.parts import outward
 from polars_glmm.likelihood.parameters.state import lost_rank
-from polars_glmm.typing import BoolVec, Cube, Mat
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SHARE = 1e-6
 """Share of the largest part that a coefficient has in a direction at infinity from which it counts."""
@@ -60,7 +60,7 @@ def report_rows(
     natural = np.eye(width)
     natural[:p, :p] = model.x.a.T
     separated = _separated(model, done)
-    endless = _endless(done, separated, levels.phi_limit, model.parts[-1].own)
+    endless = _endless(done, separated, levels.phi_limit, model.parts[min(1, len(model.parts) - 1)].own)
     inverted = None if done.hessian is None else _invert(done, endless)
     spread, working, denominator = np.full((width, width), np.nan), None, None
     vcov = None if inverted is None else inverted.vcov
@@ -70,30 +70,20 @@ def report_rows(
         spread = report.propagate(natural, vcov, np.zeros(width, dtype=bool))
         working = _working(model, vcov, None if denominator is None else denominator.inner)
     cov = report.covariances(effects, state, None)
-    modelled, to_named = model.models_phi, outward(model.parts)
-    named = to_named @ state.beta
-    beta, gamma = named[:p], named[p:] if modelled else np.empty(0)
-    phi = float(np.exp(state.beta[p])) if n_all > p and not modelled else None
-    n_fixed = p + len(gamma)
-    size = n_fixed + len(cov.values) + (0 if phi is None else 1)
-    jac = np.zeros((size, width))
-    jac[:p, :p] = np.eye(p)
-    jac[p:n_fixed, p:n_fixed] = to_named[p:n_fixed, p:n_fixed]
-    jac[n_fixed : n_fixed + len(cov.values)] = cov.jacobian
-    if phi is not None:
-        jac[-1, p] = phi
+    reported = _reported(model, state.beta, cov)
+    beta, gamma, phi = reported.beta, reported.gamma, reported.constants.get("phi")
+    n_fixed, size = p + len(gamma), len(reported.values)
     null = np.zeros(size, dtype=bool)
     lost_phi = _lost_phi(model, levels.phi_limit)
-    null[p:n_fixed] = lost_phi
+    null[p : p + len(lost_phi)] = lost_phi
     null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
-    report_vcov = report.propagate(jac, spread, null)
+    report_vcov = report.propagate(reported.jacobian, spread, null)
     at_infinity = None
     if separated is not None:
         across = report_vcov[:n_fixed, :n_fixed]
         at_infinity = AtInfinity(model.x.a.T @ separated.directions, across)
         lost = np.concatenate([np.isin(model.names, separated.terms), np.zeros(size - p, dtype=bool)])
         report_vcov = report.propagate(np.eye(size), report_vcov, lost)
-    values = np.concatenate([beta, gamma, cov.values, [] if phi is None else [phi]])
     n = model.design.n_obs
     df_model = n_all + effects.n_theta - int(done.held.sum())
     notes = [
@@ -101,7 +91,9 @@ def report_rows(
         *convergence_notes(done.decrement),
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(() if separated is None else separated.terms),
-        *no_overdispersion_notes(model.family, model.parts[1].names if modelled else (), lost_phi, levels.phi_limit),
+        *no_overdispersion_notes(
+            model.family, model.parts[1].names if model.models_phi else (), lost_phi, levels.phi_limit
+        ),
     ]
     if inverted is not None and not separated and not findings.notes:
         notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
@@ -113,7 +105,7 @@ def report_rows(
         factors=report.factor_estimates(
             effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, done), None
         ),
-        report=values,
+        report=reported.values,
         report_vcov=report_vcov,
         loglik=done.gradient.value + levels.constant,
         loglik_saturated=model.saturated(),
@@ -138,14 +130,48 @@ def report_rows(
         notes=tuple(notes),
         at_infinity=at_infinity,
         working=None if endless.shape[1] else working,
+        others={name: value for name, value in reported.constants.items() if name != "phi"},
+        sizes={part.parameter: len(part.names) for part in model.parts[1:] if not part.constant},
     )
+
+
+class _Reported(NamedTuple):
+    """Coefficients as named, constants by name, the vector of the report, and its Jacobian in the state's vector."""
+
+    beta: Vec
+    gamma: Vec
+    constants: dict[str, float]
+    values: Vec
+    jacobian: Mat
+
+
+def _reported(model: Model, coefficients: Vec, cov: report.Covariances) -> _Reported:
+    """[coefficients of formulas, covariances, constants on their natural scale], from those of all predictors."""
+    to_named = outward(model.parts)
+    named = to_named @ coefficients
+    formulas = [part for part in model.parts if not part.constant]
+    single = [part for part in model.parts if part.constant]
+    constants = {part.parameter: part.natural(coefficients[part.own.start]) for part in single}
+    fixed = np.concatenate([named[part.own] for part in formulas])
+    values = np.concatenate([fixed, cov.values, np.array([*constants.values()])])
+    jac, p = np.zeros((len(values), cov.jacobian.shape[1])), len(model.x.a)
+    jac[:p, :p] = np.eye(p)  # the spread of the mean's is of those named already
+    row = p
+    for part in formulas[1:]:
+        rows = slice(row, row + len(part.names))
+        jac[rows, part.own] = to_named[part.own, part.own]
+        row = rows.stop
+    jac[row : row + len(cov.values)] = cov.jacobian
+    for k, part in enumerate(single, start=row + len(cov.values)):
+        jac[k, part.own.start] = part.natural_slope(coefficients[part.own.start])
+    return _Reported(fixed[:p], fixed[p:], constants, values, jac)
 
 
 def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None:
     """What a covariance matrix (of β_c, factors) says of fixed effects, and how they become those named."""
     formulas = [part for part in model.parts if not part.constant]
-    n = formulas[-1].own.stop
-    own = vcov[:n, :n]
+    places = np.concatenate([np.arange(part.own.start, part.own.stop) for part in formulas])
+    own = vcov[np.ix_(places, places)]
     return None if np.isnan(own).any() else Working(outward(formulas), own, derivative)
 
 
@@ -154,10 +180,11 @@ def _slopes(model: Model, done: Polished) -> list[Cube] | None:
     formulas = [part for part in model.parts if not part.constant]
     if model.effects.moving == NO_EFFECTS.moving:
         formulas = formulas[:1]
-    p, modes = formulas[-1].own.stop, done.gradient.warm.modes
+    places = [k for part in formulas for k in range(part.own.start, part.own.stop)]
+    p, modes = len(places), done.gradient.warm.modes
     if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
         return None
-    columns = done.slopes[:p]
+    columns = [done.slopes[k] for k in places]
     inward = np.linalg.inv(outward(formulas))
     by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]

@@ -59,8 +59,7 @@ def subsample(model: Model) -> Sample | None:
     columns = model.effects.columns
     columns = None if columns is None else np.take(columns, rows, axis=1)
     effects = replace(model.effects, factors=tuple(maps), columns=columns)
-    formulas = [one for one in (small.mu, small.phi) if one is not None]
-    bases = tuple(replace(basis, x=one.x) for basis, one in zip(model.bases, formulas, strict=True))
+    bases = tuple(replace(basis, x=one.x) for basis, one in zip(model.bases, small.predictors, strict=True))
     return Sample(replace(model, design=small, bases=bases, effects=effects), n / int(keep.sum()))
 
 
@@ -84,27 +83,23 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
             return None
         return np.concatenate([p[..., mask] for p, mask in zip(parts, masks, strict=True) if p is not None], axis=-1)
 
-    shape, names = model.design, model.names
     y = joined(lambda b: b.data.y)
     assert y is not None  # every block has responses
-    made = []
-    for k in range(len(model.bases)):
+    made, predictors = [], []
+    formulas = [k for k, part in enumerate(model.parts) if not part.constant]
+    for k, one in zip(formulas, model.design.predictors, strict=True):
         columns = joined(lambda b, k=k: b.parts[k].x)  # type: ignore[misc]  # the loop's own k
         assert columns is not None  # there is a formula
         made.append(columns)
-    predictors = [
-        Predictor(columns, own, joined(lambda b, k=k: b.parts[k].offset))  # type: ignore[misc]
-        for k, (columns, own) in enumerate(
-            zip(made, (names, () if shape.phi is None else shape.phi.names), strict=False)
-        )
-    ]
+        offset = joined(lambda b, k=k: b.parts[k].offset)  # type: ignore[misc]
+        predictors.append(Predictor(columns, one.names, offset, one.parameter))
     small = Design(
         y=y,
         trials=joined(lambda b: b.data.trials),
         frequency=joined(lambda b: b.frequency),
         precision=joined(lambda b: b.data.precision),
         mu=predictors[0],
-        phi=predictors[1] if len(predictors) > 1 else None,
+        further=tuple(predictors[1:]),
         factors=(),
     )
     present, places = np.unique(np.concatenate(codes), return_inverse=True)

@@ -9,6 +9,7 @@ import numpy as np
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import RowBlocks
 from polars_glmm.typing import Vec
@@ -19,9 +20,17 @@ _THIN_ROWS, _THIN_BEYOND = 100_000, 4
 """The model without random effects begins on so many rows where there are several times as many."""
 
 
-def constant_phi(model: Model, level: float) -> Vec:
-    """Coefficients of log phi that make it a given level in all rows, or zero where none do."""
-    basis = model.parts[1].basis
+def further_starts(model: Model, beta: Vec) -> list[Vec]:
+    """Coefficients of the predictors beyond the mean's from which the search without random effects begins."""
+    if len(model.parts) < 2:
+        return []
+    levels = rowsums.first_levels(model.pieces(), model.family, beta)
+    return [constant_level(part, level) for part, level in zip(model.parts[1:], levels, strict=True)]
+
+
+def constant_level(part: Part, level: float) -> Vec:
+    """Coefficients of a predictor that make it a given level in all rows, or zero where none do."""
+    basis = part.basis
     if basis is None:
         return np.array([level])
     return np.zeros(len(basis.a)) if basis.constant is None else basis.inward(basis.constant * level)

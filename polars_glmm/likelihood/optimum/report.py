@@ -11,7 +11,6 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.estimate import FactorEstimate
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
-from polars_glmm.likelihood.parameters.parts import PARAMETERS
 from polars_glmm.likelihood.parameters.state import FreeEntries, State, natural_sigma
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -118,7 +117,7 @@ def factor_estimates(
             modes=outward @ mode,
             mode_covariance=spread,
             mode_slope=None if slope is None else np.tensordot(outward, slope, (1, 0)),
-            parameters=tuple(PARAMETERS[part] for t in f.terms for part in t.part_of),
+            parameters=tuple(on for t in f.terms for on in t.parameter_of),
         )
         out.append((f.place, estimate))
     return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))

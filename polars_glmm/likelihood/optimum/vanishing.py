@@ -44,6 +44,7 @@ class Floor(NamedTuple):
     """Values of log phi, x (K, s) γ + offset (K,), that a model has (or some of many): below `least` none is left.
 
     names, values (s, K)   the columns of phi as the user named them;  counts (K,) rows of each, None where some of many
+    own   where γ stands among the coefficients of all predictors
     """
 
     x: Mat
@@ -53,6 +54,7 @@ class Floor(NamedTuple):
     values: Mat
     counts: IntVec | None
     spread: str
+    own: slice
 
     def refuse(self, gamma: Vec) -> None:
         """Raise IdentifiabilityError where nothing is left of one of them."""

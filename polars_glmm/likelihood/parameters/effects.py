@@ -18,7 +18,7 @@ import scipy.linalg as sl
 from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Factor
-from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
+from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.typing import IntVec, Mat, Vec
 
 _DEPENDENT = 1e-10
@@ -46,6 +46,7 @@ class TermMap:
     theta: slice
     names: tuple[str, ...]
     part_of: tuple[int, ...]
+    parameter_of: tuple[str, ...]
 
     @property
     def r(self) -> int:
@@ -54,7 +55,7 @@ class TermMap:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names that tell effects of several predictors apart."""
-        return tuple(label(name, PARAMETERS[part]) for name, part in zip(self.names, self.part_of, strict=True))
+        return tuple(label(name, on) for name, on in zip(self.names, self.parameter_of, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -253,7 +254,8 @@ def assemble(
         terms = []
         for t in factor.terms:
             size = STRUCTURES[t.structure].size(t.stop - t.start)
-            terms.append(TermMap(t.start, t.stop, t.structure, slice(theta, theta + size), t.names, t.part_of))
+            own = slice(theta, theta + size)
+            terms.append(TermMap(t.start, t.stop, t.structure, own, t.names, t.part_of, t.parameter_of))
             theta += size
         sizes.append(tuple(terms))
     maps = []

@@ -92,8 +92,8 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
             names += [f"sd({f.name}: {own[k]})" for k in block.effects]
             names += [f"cor({f.name}: {own[k]}, {own[j]})" for j, k in zip(*block.pairs, strict=True)]
     further = model.parts[1:]
-    for part in further:
-        names += part.names if part.constant else [f"{part.parameter}: {name}" for name in part.names]
+    for part in sorted(further, key=lambda part: part.constant):  # constants stand last
+        names += part.labels
     if model.family.has_phi and not further:  # profiled out
         names.append("phi")
     return tuple(blocks), tuple(names)

@@ -8,29 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sl
 
+from polars_glmm.families.base import Parameter
+from polars_glmm.families.links import LINKS, Link
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.typing import Mat
-
-PARAMETERS = ("mu", "phi")
-"""Parameters of a family by the place of their linear predictor."""
 
 
 def label(name: str, parameter: str, between: str = " ") -> str:
     """What a random effect is called where those of several predictors stand together: "Intercept", "phi Intercept"."""
-    return name if parameter == PARAMETERS[0] else f"{parameter}{between}{name}"
+    return name if parameter == "mu" else f"{parameter}{between}{name}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One linear predictor: that of the mean, or of log phi.
+    """One linear predictor: that of the mean, of log phi, of another parameter.
 
     parameter   of the family: "mu", "phi"
+    link        from the predictor to the parameter, on the scale on which a constant is reported
     names       of its coefficients, as the user named the columns; of a constant the parameter's own
     basis       its columns, or None for a constant: one coefficient and no column
     own         its coefficients in the vector of all
     """
 
     parameter: str
+    link: Link
     names: tuple[str, ...]
     basis: Basis | None
     own: slice
@@ -41,19 +42,43 @@ class Part:
         return self.basis is None
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its coefficients among those of all predictors: "x", "phi: x", and of a constant "phi"."""
+        if self.constant or self.parameter == "mu":
+            return self.names
+        return tuple(f"{self.parameter}: {name}" for name in self.names)
+
+    def natural(self, value: float) -> float:
+        """A constant on the scale of its parameter."""
+        return float(self.link.inverse(np.float64(value)))  # type: ignore[arg-type]
+
+    def predictor(self, value: float) -> float:
+        """A constant on the scale of its predictor."""
+        return float(self.link.forward(np.float64(value)))  # type: ignore[arg-type]
+
+    def natural_slope(self, value: float) -> float:
+        """∂parameter/∂predictor of a constant at its predictor."""
+        return float(self.link.value(np.float64(value), 1)[1])  # type: ignore[arg-type]
+
+    @property
     def outward(self) -> Mat:
         """Coefficients as named = outward · those in the computing basis, (p, p)."""
         return np.eye(1) if self.basis is None else self.basis.a.T
 
 
-def make_parts(named: Sequence[tuple[str, tuple[str, ...], Basis | None]]) -> tuple[Part, ...]:
+def make_parts(named: Sequence[tuple[Parameter, tuple[str, ...], Basis | None]]) -> tuple[Part, ...]:
     """Parts from parameter, names and basis of each, their coefficients one after the other."""
     found, start = [], 0
     for parameter, names, basis in named:
         size = 1 if basis is None else len(basis.a)
-        found.append(Part(parameter, names, basis, slice(start, start + size)))
+        found.append(Part(parameter.name, parameter.link, names, basis, slice(start, start + size)))
         start += size
     return tuple(found)
+
+
+def mean_alone(names: tuple[str, ...], basis: Basis) -> tuple[Part, ...]:
+    """The predictor of the mean, where it is all there is."""
+    return make_parts([(Parameter("mu", LINKS["identity"], "mean"), names, basis)])
 
 
 def outward(parts: Sequence[Part]) -> Mat:

@@ -14,7 +14,7 @@ import numpy as np
 from polars_glmm.design.records import Design
 from polars_glmm.likelihood.parameters.basis import Basis, plain
 from polars_glmm.likelihood.parameters.effects import Effects
-from polars_glmm.likelihood.parameters.parts import make_parts
+from polars_glmm.likelihood.parameters.parts import mean_alone
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.columns import stretches
@@ -102,7 +102,7 @@ def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, s
         return CrossProducts(
             None, None, Blocks([], {}), [], ww, design.n_obs, log_weights, shift, None, start, left_over
         )
-    rows = cut_rows(design, make_parts([("mu", (), plain(w))]), effects, block_rows)
+    rows = cut_rows(design, mean_alone((), plain(w)), effects, block_rows)
     sorted_weights = weights if rows.order is None or weights is None else weights[rows.order]
     ww = np.zeros((m, m))
     zz_parts, zw_parts, cell_codes = [], [], []

@@ -14,7 +14,7 @@ from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.curvature import bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
-from polars_glmm.likelihood.parameters.parts import Part, make_parts
+from polars_glmm.likelihood.parameters.parts import Part, mean_alone
 from polars_glmm.likelihood.products.average_information import average_information
 from polars_glmm.likelihood.products.cross import CrossProducts, cross_products
 from polars_glmm.likelihood.products.profile import Profile, profile
@@ -129,7 +129,7 @@ class ProductModel:
     @property
     def parts(self) -> tuple[Part, ...]:
         """The mean; the residual variance is profiled out."""
-        return make_parts([("mu", self.names, self.x)])
+        return mean_alone(self.names, self.x)
 
 
 def product_engine(model: Model | ProductModel) -> ProductEngine:

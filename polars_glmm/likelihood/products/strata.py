@@ -23,7 +23,7 @@ from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.optimum.vanishing import distinct_columns
 from polars_glmm.likelihood.parameters.basis import Basis, plain
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
-from polars_glmm.likelihood.parameters.parts import make_parts
+from polars_glmm.likelihood.parameters.parts import mean_alone
 from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
@@ -239,7 +239,7 @@ def _over_levels(
     """Z'Z and Z'W over levels and meeting pairs, per stratum: cells are runs of rows of one level and one stratum."""
     own = FactorMap("", np.empty((0, 0)), np.empty((0, 0)), (), n_strata, codes, -1)
     rows = cut_rows(
-        design, make_parts([("mu", (), plain(w))]), replace(effects, factors=(*effects.factors, own)), design.n_rows
+        design, mean_alone((), plain(w)), replace(effects, factors=(*effects.factors, own)), design.n_rows
     )
     order = np.arange(design.n_rows) if rows.order is None else rows.order
     zz_parts, zw_parts, first = [], [], []

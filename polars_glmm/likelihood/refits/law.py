@@ -10,9 +10,9 @@ import numpy as np
 from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import Family, Rows, beyond_mean
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.parameters.parts import PARAMETERS, label
+from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.typing import IntVec, Mat, Vec
 
 _SEMIDEFINITE = 1e-10
@@ -23,43 +23,59 @@ _SEMIDEFINITE = 1e-10
 class Law:
     """A model with its parameters held at an estimate.
 
-    beta (p,)    coefficients of mu;  fixed (n,): x'β + offset
+    beta (p,)    coefficients of mu
+    fixed        per parameter of the family x'β + offset (n,), or None where it is one of the constants
     roots        per factor and term a root (r_t, r_t) of its covariance matrix
-    phi          (n,), one number, or None
+    constants    parameters that are one number, on their own scale
     """
 
     design: Design
     family: Family
     beta: Vec
-    fixed: Vec
+    fixed: tuple[Vec | None, ...]
     roots: tuple[tuple[Mat, ...], ...]
-    phi: Vec | float | None
+    constants: Mapping[str, float]
 
     @classmethod
     def of(cls, design: Design, family: Family, estimate: Estimate) -> Law:
         """The law of an estimate, whose fixed effects are the design's columns."""
-        fixed = predicted(design.mu, estimate.beta)
-        phi = None
-        if family.has_phi:
-            phi = estimate.phi if design.phi is None else np.exp(predicted(design.phi, estimate.gamma))
+        coefficients, start = {"mu": estimate.beta}, 0
+        for one in design.further:
+            coefficients[one.parameter] = estimate.gamma[start : start + len(one.names)]
+            start += len(one.names)
         roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
-        return cls(design, family, estimate.beta, fixed, roots, phi)
+        fixed = _fixed(design, family, coefficients)
+        return cls(design, family, estimate.beta, fixed, roots, estimate.constants)
 
     def responses(self, seed: int, draws: Iterable[int]) -> Mat:
         """Responses (len(draws), n); each depends on the seed and its number alone."""
         return np.array([self._response(np.random.default_rng([seed, draw])) for draw in draws])
 
     def _response(self, rng: np.random.Generator) -> Vec:
-        eta, log_ratio, design = self.fixed.copy(), np.zeros(len(self.fixed)), self.design
+        design, moved = self.design, dict[int, Vec]()
         for factor, roots in zip(design.factors, self.roots, strict=True):
             b = np.concatenate([root @ rng.standard_normal((len(root), factor.n_levels)) for root in roots])
-            of_mean, of_phi = columns_by_predictor(factor)
-            eta += _effect(factor, b, of_mean)
-            log_ratio += _effect(factor, b, of_phi)
+            for k in sorted(set(factor.part_of)):
+                moved[k] = moved.get(k, 0.0) + _effect(factor, b, columns_of(factor, k))
+        at = [v if v is None or k not in moved else v + moved[k] for k, v in enumerate(self.fixed)]
+        eta, *further = at
+        assert eta is not None  # the mean has a predictor
         with np.errstate(over="ignore"):
             mu = self.family.mean(eta)
-            phi = self.phi if self.phi is None or not log_ratio.any() else self.phi * np.exp(log_ratio)
-        return self.family.simulate(rng, mu, phi, Rows(design.y, design.trials, design.precision))
+            values = [
+                self.constants[one.name] if v is None else one.link.inverse(v)
+                for one, v in zip(self.family.parameters[1:], further, strict=True)
+            ]
+        rows = Rows(design.y, design.trials, design.precision)
+        return self.family.simulate(rng, mu, beyond_mean(values), rows)
+
+
+def _fixed(design: Design, family: Family, coefficients: Mapping[str, Vec]) -> tuple[Vec | None, ...]:
+    """x'β + offset of each parameter of a family that has a formula."""
+    known = {one.parameter: one for one in design.predictors}
+    return tuple(
+        predicted(known[one.name], coefficients[one.name]) if one.name in known else None for one in family.parameters
+    )
 
 
 def law_of_parameters(design: Design, family: Family, values: Mapping[str, float]) -> Law:
@@ -70,7 +86,7 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
         own = []
         for t in f.terms:
             r = len(t.names)
-            labels = [label(name, PARAMETERS[part]) for name, part in zip(t.names, t.part_of, strict=True)]
+            labels = [label(name, on) for name, on in zip(t.names, t.parameter_of, strict=True)]
             sd = np.array([values[f"sd({f.name}: {name})"] for name in labels])
             correlation = np.eye(r)
             for j in range(r):
@@ -82,12 +98,9 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
                 raise ModelError(msg)
             own.append(_root(correlation * np.outer(sd, sd)))
         roots.append(tuple(own))
-    phi: Vec | float | None = None
-    if family.has_phi:
-        phi = values["phi"] if design.phi is None else None
-        if design.phi is not None:
-            phi = np.exp(predicted(design.phi, np.array([values[f"phi: {name}"] for name in design.phi.names])))
-    return Law(design, family, beta, predicted(design.mu, beta), tuple(roots), phi)
+    coefficients = {one.parameter: np.array([values[name] for name in one.labels]) for one in design.predictors}
+    constants = {one.name: values[one.name] for one in family.parameters if one.name not in coefficients}
+    return Law(design, family, beta, _fixed(design, family, coefficients), tuple(roots), constants)
 
 
 def every_row(design: Design) -> Design:
@@ -99,10 +112,9 @@ def every_row(design: Design) -> Design:
     )
 
 
-def columns_by_predictor(factor: Factor) -> tuple[IntVec, IntVec]:
-    """Places of a factor's columns in the predictor of the mean, and in that of log phi."""
-    part_of = np.array(factor.part_of)
-    return np.flatnonzero(part_of == 0), np.flatnonzero(part_of == 1)
+def columns_of(factor: Factor, part: int) -> IntVec:
+    """Places of a factor's columns in one predictor."""
+    return np.flatnonzero(np.array(factor.part_of) == part)
 
 
 def _effect(factor: Factor, b: Mat, own: IntVec) -> Vec:

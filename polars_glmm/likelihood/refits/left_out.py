@@ -19,7 +19,7 @@ from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, hold_fixed_effects
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.objective import NaturalObjective
-from polars_glmm.likelihood.refits.law import columns_by_predictor, predicted
+from polars_glmm.likelihood.refits.law import columns_of, predicted
 from polars_glmm.likelihood.refits.refit import FitStatus, RefitQuestion, natural_values
 from polars_glmm.likelihood.refits.responses import NewResponses
 from polars_glmm.likelihood.refits.together import full_rank
@@ -117,7 +117,7 @@ def _squares(question: RefitQuestion, design: Design, out: BoolVec, found: Estim
         known = np.unique(factor.codes[~out])
         modes = np.zeros((len(factor.z), factor.n_levels))
         modes[:, known] = estimate.modes
-        own = columns_by_predictor(factor)[0]
+        own = columns_of(factor, 0)
         eta = eta + np.einsum("rn,rn->n", one.z[own], modes[own][:, one.codes])
     y = left.y if left.trials is None else left.y / left.trials
     f = np.ones(len(y)) if left.frequency is None else left.frequency

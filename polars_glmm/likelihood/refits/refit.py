@@ -57,7 +57,7 @@ def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int
     """The model fitted to responses drawn from a law over rows that the design has too."""
     found = _Collected(len(draws))
     new: NewResponses | None = None
-    together = question.together and fits_together(design)
+    together = question.together and fits_together(design, question.spec.family)
     with progress.stage("refits", len(draws)):
         for part in _chunks(len(draws), max(ROWS_AT_ONCE // max(design.n_rows, 1), 1)):
             responses = law.responses(seed, [draws[i] for i in part])
@@ -85,7 +85,8 @@ def refit_designs(question: RefitQuestion, designs: Iterator[Design], n: int) ->
                 waiting.append((number, design))
             if number == n - 1 or sum(d.n_rows for _, d in waiting) > ROWS_AT_ONCE:
                 rest = waiting
-                if question.together and len(waiting) >= FEWEST and all(fits_together(d) for _, d in waiting):
+                family = question.spec.family
+                if question.together and len(waiting) >= FEWEST and all(fits_together(d, family) for _, d in waiting):
                     numbers = [k for k, _ in waiting]
                     done = _batched(question, of_designs([d for _, d in waiting]), found, numbers)
                     rest = [(k, d) for k, d in waiting if k not in done]
@@ -146,14 +147,13 @@ class _Collected:
 
 
 def natural_values(estimate: Estimate) -> Vec:
-    """[beta, per term its standard deviations and correlations (lower triangle by rows), gamma or phi]."""
+    """[beta, per term its standard deviations and correlations (lower triangle by rows), gamma, constants]."""
     parts: list[Vec] = [estimate.beta]
     for factor in estimate.factors:
         for sigma, structure in zip(factor.covariances, factor.structures, strict=True):
             parts.append(_spread(sigma[None], structure)[0])
     parts.append(estimate.gamma)
-    if estimate.phi is not None:
-        parts.append(np.array([estimate.phi]))
+    parts.append(np.array([*estimate.constants.values()]))
     return np.concatenate(parts)
 
 

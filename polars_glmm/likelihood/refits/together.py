@@ -9,6 +9,7 @@ import numpy as np
 
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.records import Design, Term
+from polars_glmm.families.base import Family, only_phi
 from polars_glmm.typing import IntVec, Mat
 
 LARGEST = 10_000
@@ -19,9 +20,9 @@ ROWS_AT_ONCE = 250_000
 """Rows of all models that are fitted together: some arrays of so many rows are made."""
 
 
-def fits_together(design: Design) -> bool:
+def fits_together(design: Design, family: Family) -> bool:
     """Whether the engine for many models knows this kind: one grouping factor, one phi, not too many rows."""
-    return design.phi is None and len(design.factors) == 1 and design.n_rows <= LARGEST
+    return not design.further and only_phi(family) and len(design.factors) == 1 and design.n_rows <= LARGEST
 
 
 def of_responses(design: Design, responses: Mat) -> KeyedDesign:
@@ -96,7 +97,7 @@ def _by_level(design: Design) -> _ByLevel:
 
 def full_rank(design: Design) -> bool:
     """Whether the fixed effects of a resample are determined: a level of a factor may be in none of its groups."""
-    return all(_independent(part.x) for part in (design.mu, design.phi) if part is not None)
+    return all(_independent(part.x) for part in design.predictors)
 
 
 def _independent(x: Mat) -> bool:

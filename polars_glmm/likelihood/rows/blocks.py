@@ -242,7 +242,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
         starts = np.flatnonzero(change)
         bounds = _bounds(starts, n, block_rows)
 
-    offsets = (design.mu.offset, None if design.phi is None else design.phi.offset)
+    offsets = {one.parameter: one.offset for one in design.predictors}
     ones = (True,) if effects.columns is None else tuple(map(_is_ones, effects.columns))
     ends = np.append(bounds[1:], n)
     one_unit = len(codes) > 1
@@ -264,8 +264,12 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
             data=Rows(part(design.y), _if_any(part, design.trials), _if_any(part, design.precision)),
             frequency=_if_any(part, design.frequency),
             parts=tuple(
-                BlockPart(None if one.basis is None else one.basis.columns(places), one.own, _if_any(part, offset))
-                for one, offset in zip(parts, offsets, strict=False)
+                BlockPart(
+                    None if one.basis is None else one.basis.columns(places),
+                    one.own,
+                    _if_any(part, offsets.get(one.parameter)),
+                )
+                for one in parts
             ),
             z=_if_any(part, effects.columns),
             ones=ones,

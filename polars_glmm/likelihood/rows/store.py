@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 
 from polars_glmm import progress
-from polars_glmm.design.disk.parts import ColumnMoments, StoredDesign
+from polars_glmm.design.disk.parts import ColumnMoments, StoredDesign, offset_name
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
 from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
@@ -22,9 +22,6 @@ from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.spill import SpillFile
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
-OFFSETS = ("offset", "offset_phi")
-"""What the offsets of the linear predictors are called on disk."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockLayout:
@@ -33,13 +30,15 @@ class BlockLayout:
     head      the vectors there are, in their order on disk
     x         per linear predictor marks of the columns of ones, or None where it is a constant
     z         the same of the random columns, None for one column of ones
-    own       per linear predictor its coefficients;  part_of: the predictor of each column of z
+    own       per linear predictor its coefficients;  offsets: the name of its offset
+    part_of   the predictor of each column of z
     """
 
     head: tuple[str, ...]
     x: tuple[BoolVec | None, ...]
     z: BoolVec | None
     own: tuple[slice, ...]
+    offsets: tuple[str, ...]
     part_of: tuple[int, ...]
 
     @property
@@ -134,7 +133,7 @@ class StoredUnits(Sequence[Unit]):
             frequency=head.get("frequency"),
             parts=tuple(
                 BlockPart(made, own, head.get(offset))
-                for made, own, offset in zip(x, layout.own, OFFSETS, strict=False)
+                for made, own, offset in zip(x, layout.own, layout.offsets, strict=True)
             ),
             z=z,
             ones=(True,) if layout.z is None else tuple(layout.z.tolist()),
@@ -171,17 +170,20 @@ def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis
     parts_of   the linear predictors of the model from the bases of those with a formula
     """
     layout, moments = design.layout, design.moments
-    places = [layout.mu] if layout.phi is None else [layout.mu, layout.phi]
-    bases = tuple(_basis(design, own) for own in places)
+    bases = tuple(_basis(design, own) for own in layout.x)
     predictors = parts_of(bases)
     effects, working, distinct = _effects(design)
     z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
-    ones = [_ones(basis, moments.pick(own)) for basis, own in zip(bases, places, strict=True)]
+    ones = {
+        one.parameter: _ones(basis, moments.pick(own))
+        for one, basis, own in zip(design.predictors, bases, layout.x, strict=True)
+    }
     marks = BlockLayout(
         design.head,
-        tuple(None if part.constant else own for part, own in zip(predictors, [*ones, None], strict=False)),
+        tuple(ones.get(part.parameter) for part in predictors),
         z_ones,
         tuple(part.own for part in predictors),
+        tuple(offset_name(part.parameter) for part in predictors),
         effects.part_of,
     )
     file = design.spill.create("blocks")
@@ -194,8 +196,7 @@ def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis
                 columns = working.made([part.factors[0].z[k] for k in distinct], part.n_rows)
             codes = tuple(replace(f, codes=part.factors[0].codes.astype(np.intp)) for f in effects.factors)
             own = replace(effects, factors=codes, columns=columns)
-            formulas = zip(bases, (part.mu, part.phi), strict=False)
-            made = [replace(basis, x=one.x) for basis, one in formulas if one is not None]
+            made = [replace(basis, x=one.x) for basis, one in zip(bases, part.predictors, strict=True)]
             blocks = cut_rows(part, parts_of(tuple(made)), own, block_rows)
             for unit in blocks.units:
                 (block,) = unit.blocks
@@ -260,7 +261,7 @@ def _numbers(block: Block, layout: BlockLayout) -> Vec:
         "trials": block.data.trials,
         "frequency": block.frequency,
         "precision": block.data.precision,
-        **{name: part.offset for name, part in zip(OFFSETS, block.parts, strict=False)},
+        **{name: part.offset for name, part in zip(layout.offsets, block.parts, strict=True)},
     }
     parts = [v for name in layout.head if (v := head[name]) is not None]
     made = [part.x for part in block.parts]

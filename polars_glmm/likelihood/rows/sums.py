@@ -102,15 +102,16 @@ def first_fit(pieces: Iterable[Piece], family: Family, p: int) -> FirstFit:
     return FirstFit(beta, total / n)
 
 
-def first_log_phi(pieces: Iterable[Piece], family: Family, beta: Vec) -> float:
-    """Logarithm of a moment estimate of phi at the means of beta; of several pieces the mean."""
-    total, n = 0.0, 0
+def first_levels(pieces: Iterable[Piece], family: Family, beta: Vec) -> list[float]:
+    """Predictors of the parameters beyond the mean from moments at the means of beta; of several pieces the mean."""
+    total, n = np.zeros(len(family.parameters) - 1), 0
     for piece in pieces:
         eta = beta @ piece.x if len(beta) else np.zeros(len(piece.data.y))
         mu = family.mean(eta if piece.offset is None else eta + piece.offset)
-        total += len(mu) * float(np.log(family.start_phi(piece.data, mu)))
+        total += len(mu) * np.array(family.start_further(piece.data, mu))
         n += len(mu)
-    return total / n
+    found: list[float] = (total / n).tolist()
+    return found
 
 
 def remoteness(pieces: Iterable[Piece], family: Family) -> float:
