@@ -258,18 +258,10 @@ def test_a_class_has_one_owner() -> None:
 COLLECTING = {"collect", "collect_all", "collect_batches", "collect_schema", "sink_parquet", "sink_ipc"}
 COLLECTORS: dict[str, str] = {
     "cli.py": "reads files, which is its work",
-    "design/curved.py": "until Source is a protocol",
-    "design/disk/learn.py": "until Source is a protocol",
-    "design/sums/independent.py": "until Source is a protocol",
-    "design/sums/other_rows.py": "until Source is a protocol",
-    "design/sums/outline.py": "until Source is a protocol",
-    "design/sums/parts.py": "until Source is a protocol",
-    "design/sums/queries.py": "until Source is a protocol",
     "prediction/columns.py": "gives a DataFrame back for a DataFrame",
     "prediction/simulations.py": "draws belong to the rows of one run",
     "fitting/by_key.py": "until Source is a protocol",
     "fitting/choose.py": "until Source is a protocol",
-    "fitting/look.py": "until Source is a protocol",
     "fitting/readings.py": "until Source is a protocol",
 }
 """Files outside frames/ that run a query, and why. The list may only shrink."""

@@ -14,6 +14,7 @@ import numpy as np
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.known.joint import KnownModel, block_root
 from polars_glmm.likelihood.marginal.modes import UnitAt, concatenate, curvature, rows_state, to_levels, unit_at
+from polars_glmm.likelihood.rows.blocks import at_hand
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.typing import Cube, Mat
 
@@ -39,7 +40,7 @@ def _by_level(known: KnownModel, streams: Sequence[np.random.Generator]) -> Cube
 def _together(known: KnownModel, streams: Sequence[np.random.Generator]) -> tuple[Cube, ...]:
     marginal, at = known.engine.marginal, known.point
     modes = known.conditional_modes()
-    rows = marginal.rows
+    rows = at_hand(marginal.rows)
     out = [np.empty((len(streams), *m.shape)) for m in modes]
     step = max(1, int(_AT_ONCE / max(rows.n_rows, 1)))
     for unit, levels in zip(rows.units, rows.levels, strict=True):

@@ -14,12 +14,12 @@ from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
 from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_limit
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.node_limit import refuse_nodes
-from polars_glmm.likelihood.marginal.slopes import mode_slopes
-from polars_glmm.likelihood.marginal.value import Marginal, Value
+from polars_glmm.likelihood.marginal.slopes import KeptSlopes, Slopes
+from polars_glmm.likelihood.marginal.value import Marginal, ThetaMap, Value
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.notes import reproduced_text
 from polars_glmm.likelihood.optimum.vanishing import Floor
-from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
+from polars_glmm.likelihood.parameters.curvature import Gradient, bending
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
@@ -62,26 +62,27 @@ class RowEngine:
     evaluations: int = 0
     passes: float = 0.0
 
-    def _value(self, beta: Vec, factors: list[Mat], warm: Any, *, information: bool) -> Value:
+    def _value(self, beta: Vec, factors: list[Mat], warm: Any, of_theta: ThetaMap | None = None) -> Value:
         at = Point(beta, self.effects.effective(factors))
-        value = self.marginal.evaluate(at, warm, information=information)
+        value = self.marginal.evaluate(at, warm, information=of_theta)
         self.evaluations += 1
         self.passes += value.passes
         return value
 
     def gradient(self, beta: Vec, factors: list[Mat], warm: Any) -> Gradient:
-        v = self._value(beta, factors, warm, information=False)
+        v = self._value(beta, factors, warm)
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
         return Gradient(v.value, v.beta, inward, v.warm, v.passes)
 
-    def mode_slopes(self, state: State, modes: list[Mat], free: BoolVec) -> list[list[Mat]]:
-        """dû along every free coordinate of a state's vector."""
+    def mode_slopes(self, state: State, warm: Any, free: BoolVec) -> KeptSlopes:
+        """dû along every free coordinate of a state's vector, at which an evaluation ended `warm`."""
         at = Point(state.beta, self.effects.effective(list(state.factors)))
         directions = []
         for beta, factors in state.directions(free):
             directions.append(Point(beta, self.effects.effective(factors)))
         self.passes += 1 + _SLOPE_SHARE * len(directions)
-        return mode_slopes(self.marginal, at, modes, directions)
+        question = Slopes(self.marginal.how, at, warm, directions)
+        return KeptSlopes(question, self.marginal.rows.ask(question))
 
     def objective(self, p: int, spread: Confined | None = None) -> Any:
         """−ℓ over [β, θ], for the search; p coefficients.
@@ -105,7 +106,7 @@ class RowEngine:
                 if capped:
                     beta = beta.copy()
                     beta[spread.place] = np.clip(beta[spread.place], spread.low, spread.high)
-            v = self._value(beta, lambdas, warm, information=curvature)
+            v = self._value(beta, lambdas, warm, ThetaMap(self.effects, x[p:]) if curvature else None)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
             if self.floor is not None and v.value > highest[0]:
@@ -119,7 +120,7 @@ class RowEngine:
                 b = np.zeros((len(x),) * 2)
                 b[:p, :p] = v.information.beta
                 if self.effects.n_theta:
-                    b[p:, p:] = theta_information(self.effects, x[p:], lambdas, v.information.levels)
+                    b[p:, p:] = v.information.theta
                 step = newton_step(b, -g)[0][p:]
                 slopes = [-f for f in self.effects.inward(v.factors)]
                 b[p:, p:] += bending(self.effects, lambdas, slopes, step)
@@ -130,7 +131,7 @@ class RowEngine:
 
 def row_engine(model: Model) -> RowEngine:
     """The engine over a model's rows."""
-    effects, blocks = model.effects, _blocks(model)
+    effects, blocks = model.effects, blocks_of(model)
     nodes = model.method.nodes if isinstance(model.method, AGQ) and effects.factors else 1
     if nodes > 1:
         refuse_nodes(effects, blocks, nodes, model.control)
@@ -138,22 +139,22 @@ def row_engine(model: Model) -> RowEngine:
     threads = workers(model.control.rows.threads)
     if len(blocks.units) < _FEWEST_UNITS:
         threads = 1
-    ceiling = log_size_of_limit(model.family, model.pieces()) if model.models_phi else np.inf
+    ceiling = log_size_of_limit(model.family, model.rows) if model.models_phi else np.inf
     density = RowDensity(model.family, ceiling, effects.moving)
     reml = isinstance(model.method, REML)
     marginal = Marginal(blocks, density, nodes, expected and not model.family.canonical, threads, reml)
     return RowEngine(effects, marginal)
 
 
-def bare_engine(model: Model, engine: RowEngine) -> RowEngine:
+def bare_engine(engine: RowEngine) -> RowEngine:
     """The engine without random effects, over the same rows: for the GLM that a search starts from."""
     whole = engine.marginal
-    rows = whole.rows.uncoupled() if model.stored is None else model.stored.rows(effects=False)
     density = replace(whole.density, moving=NO_EFFECTS.moving)
-    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, nodes=1, density=density), engine.floor)
+    return RowEngine(NO_EFFECTS, replace(whole, rows=whole.rows.uncoupled(), nodes=1, density=density), engine.floor)
 
 
-def _blocks(model: Model) -> RowBlocks:
+def blocks_of(model: Model) -> RowBlocks:
+    """A model's rows in blocks."""
     effects = model.effects
     if model.stored is not None:
         return model.stored.rows(effects=bool(effects.factors))

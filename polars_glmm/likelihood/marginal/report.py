@@ -15,6 +15,7 @@ from polars_glmm.likelihood.marginal.gls import least_squares
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished
 from polars_glmm.likelihood.marginal.separation import Separation, separation
+from polars_glmm.likelihood.marginal.slopes import Chosen
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum import report
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
@@ -103,7 +104,7 @@ def report_rows(
         vcov_fixed=report_vcov[:n_fixed, :n_fixed],
         phi=phi,
         factors=report.factor_estimates(
-            effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, done), None
+            effects, state.factors, *conditional, _slopes(model, engine, done, conditional.modes), None
         ),
         report=reported.values,
         report_vcov=report_vcov,
@@ -175,16 +176,16 @@ def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None
     return None if np.isnan(own).any() else Working(outward(formulas), own, derivative)
 
 
-def _slopes(model: Model, done: Polished) -> list[Cube] | None:
+def _slopes(model: Model, engine: RowEngine, done: Polished, modes: list[Mat]) -> list[Cube] | None:
     """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where others have random effects too."""
     formulas = [part for part in model.parts if not part.constant]
     if model.effects.moving == NO_EFFECTS.moving:
         formulas = formulas[:1]
     places = [k for part in formulas for k in range(part.own.start, part.own.stop)]
-    p, modes = len(places), done.gradient.warm.modes
-    if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
+    p = len(places)
+    if done.slopes is None or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
         return None
-    columns = [done.slopes[k] for k in places]
+    columns = engine.marginal.rows.per_level(Chosen(done.slopes, tuple(places)))
     inward = np.linalg.inv(outward(formulas))
     by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.rows.holder import OverBlocks, added, stacked
 from polars_glmm.likelihood.rows.sums import Piece
 from polars_glmm.typing import Mat, Vec
 
@@ -42,22 +43,16 @@ def separation(model: Model, std_error: Vec) -> Separation | None:
     if not model.family.discrete or not suspicious.any():
         return None
     binomial, p = model.family.takes_trials, len(model.x.a)
-    rows, all_of_them = np.empty((0, p + 3)), True
-    waiting: list[Mat] = []
-    for piece in model.pieces():
-        all_of_them = all_of_them and len(rows) < _MOST_ROWS
-        if all_of_them:
-            waiting.append(_marked(piece, binomial=binomial))
-            if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
-                rows, waiting = np.unique(np.concatenate([rows, *waiting]), axis=0), []
-    rows = np.unique(np.concatenate([rows, *waiting]), axis=0)
+    rows, all_of_them = model.rows.ask(OverBlocks(_corners, (p, binomial), _all_corners))
     x = rows[:, :p]
     up, low, mid = (rows[:, p + k] > 0 for k in range(3))
     signed = np.concatenate([x[up], -x[low]])
     found: list[Vec] = []
     while len(signed):
         direction = _recession(signed, x[mid])
-        if direction is None or not (all_of_them or _holds(direction, found, model.pieces(), binomial=binomial)):
+        if direction is None:
+            break
+        if not all_of_them and not model.rows.ask(OverBlocks(_holds, (direction, tuple(found), binomial), all)):
             break
         found.append(direction)
         signed = signed[signed @ direction <= _FLAT]
@@ -66,14 +61,7 @@ def separation(model: Model, std_error: Vec) -> Separation | None:
 
 def _separation(model: Model, found: Mat) -> Separation:
     """All directions that the rows cannot tell apart that those found (p, f) leave undecided."""
-    p = len(found)
-    gram, rest, n = np.zeros((p, p)), np.zeros((p, p)), 0
-    for piece in model.pieces():
-        x = piece.x
-        kept = x[:, (np.abs(found.T @ x) <= _FLAT).all(0)]
-        gram += x @ x.T
-        rest += kept @ kept.T
-        n += x.shape[1]
+    gram, rest, n = model.rows.ask(OverBlocks(_undecided, (found,), added))
     values, vectors = np.linalg.eigh(rest / n)
     directions = vectors[:, values <= _NO_SHARE * max(float(values[-1]), 1.0)]
     named = model.x.a.T @ directions
@@ -81,6 +69,42 @@ def _separation(model: Model, found: Mat) -> Separation:
     share = np.abs(named).max(1) * np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
     names = tuple(name for name, s in zip(model.names, share, strict=True) if s > 1e-6 * share.max())
     return Separation(names, directions)
+
+
+def _corners(pieces: Iterable[Piece], p: int, binomial: bool) -> tuple[Mat, bool]:  # noqa: FBT001
+    """Distinct marked rows (m, p + 3), and whether they are all that there are."""
+    rows, all_of_them = np.empty((0, p + 3)), True
+    waiting: list[Mat] = []
+    for piece in pieces:
+        all_of_them = all_of_them and len(rows) < _MOST_ROWS
+        if all_of_them:
+            waiting.append(_marked(piece, binomial=binomial))
+            if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
+                rows, waiting = stacked([rows, *waiting]), []
+    return stacked([rows, *waiting]), all_of_them
+
+
+def _all_corners(parts: Sequence[tuple[Mat, bool]]) -> tuple[Mat, bool]:
+    """The same of several sets of rows."""
+    rows, all_of_them = parts[0]
+    for more, whole in parts[1:]:
+        if len(rows) >= _MOST_ROWS:
+            return rows, False
+        rows, all_of_them = stacked([rows, more]), all_of_them and whole
+    return rows, all_of_them
+
+
+def _undecided(pieces: Iterable[Piece], found: Mat) -> tuple[Mat, Mat, int]:
+    """Cross-products of the columns, those of rows that directions (p, f) leave undecided, and the number of rows."""
+    p = len(found)
+    gram, rest, n = np.zeros((p, p)), np.zeros((p, p)), 0
+    for piece in pieces:
+        x = piece.x
+        kept = x[:, (np.abs(found.T @ x) <= _FLAT).all(0)]
+        gram += x @ x.T
+        rest += kept @ kept.T
+        n += x.shape[1]
+    return gram, rest, n
 
 
 def _marked(piece: Piece, *, binomial: bool) -> Mat:
@@ -93,7 +117,7 @@ def _marked(piece: Piece, *, binomial: bool) -> Mat:
     return np.concatenate([piece.x, upper[None], lower[None], inner[None]]).T
 
 
-def _holds(direction: Vec, before: Sequence[Vec], pieces: Iterable[Piece], *, binomial: bool) -> bool:
+def _holds(pieces: Iterable[Piece], direction: Vec, before: Sequence[Vec], binomial: bool) -> bool:  # noqa: FBT001
     """Whether no row speaks against a direction in which some rows let the likelihood rise for ever.
 
     Rows that the directions before it predict without error have nothing to say.
