@@ -59,7 +59,7 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
             own, parts = own + made, parts + (term.part,) * len(made)
             named += (term.parameter,) * len(made)
             notes += independent_levels(term, made)
-        recipe = TermRecipe(structure, own, *((parts, named) if any(parts) else ()))
+        recipe = TermRecipe(structure, own, *((parts, named) if set(named) != {"mu"} else ()))
         names = tuple(column.name for column in own)
         place = len(columns)
         terms.append(Term(place, place + len(own), recipe.structure, names, recipe.parts, recipe.parameters))

@@ -43,6 +43,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
             "dtype": None if response.dtype is None else dtypes.encode(response.dtype),
             "labels": plain(response.labels),
         },
+        **({"inputs": plain(recipe.inputs)} if recipe.inputs else {}),
         "predictors": plain(recipe.predictors),
         "factors": [
             {"name": factor.name, "keys": list(factor.keys), "terms": plain(factor.terms)} for factor in recipe.factors
@@ -81,6 +82,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
         ),
         predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
         factors=tuple(factors),
+        inputs=read(text.get("inputs", []), tuple[nodes.Node, ...], "inputs"),
         categoricals={
             name: Categorical(name, read(known, tuple[str, ...], name), dtypes.decode(dtype))
             for name, known, dtype in text["categoricals"]
@@ -95,6 +97,7 @@ def encode_family(family: Family) -> dict[str, Any]:
 
     Raises ModelError for one that these do not say all of.
     """
+    family = family.plain
     name, link = family.name, family.link.name
     held = dict(family.held)
     if name not in FAMILIES or resolve_family(name, link, held) != family:

@@ -219,7 +219,7 @@ def _nodes(step: Vec) -> Iterator[tuple[IntVec, Mat, Vec]]:
 
 def take_rows(rows: Rows, places: IntVec) -> Rows:
     """Some of the rows."""
-    return Rows(*(part_of(part, places) for part in rows))  # type: ignore[arg-type]  # y is never None
+    return rows.each(lambda part: part_of(part, places))  # type: ignore[arg-type,return-value]  # y is never None
 
 
 def part_of(values: Vec | float | None, places: IntVec) -> Vec | float | None:

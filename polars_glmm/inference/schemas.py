@@ -209,6 +209,11 @@ POOL: Schema = {
     "fmi": _REAL,
     "n_imputations": _WHOLE,
 }
+POOL_TEST: Schema = {
+    "hypothesis": _TEXT, "method": _TEXT, "num_df": _WHOLE, "den_df": _REAL, "statistic": _REAL, "p_value": _REAL,
+    "riv": _REAL, "n_imputations": _WHOLE,
+}  # fmt: skip
+AVERAGE: Schema = {**FIXEF, "weight": _REAL, "n_models": _WHOLE, "kind": _TEXT}
 CROSS_VALIDATION: Schema = {
     "fold": _TEXT,
     "n_obs": _WHOLE,

@@ -114,7 +114,7 @@ class Parameters:
         """The fixed part of a family parameter with its estimates and their covariance matrices."""
         recipe: PredictorRecipe = self.recipe.predictor(parameter)
         nodes = tuple(column.node for column, kept in zip(recipe.columns, recipe.kept, strict=True) if kept)
-        p, mean = self.beta.shape[1], parameter == "mu"
+        p, mean = self.beta.shape[1], parameter in ("mu", self.recipe.predictors[0].parameter)
         own = slice(0, p) if mean else self._of_gamma(parameter)
         name, values, before = ("beta", self.beta, 0) if mean else ("gamma", self.gamma, p)
         places = range(own.start - before, own.stop - before)
@@ -125,7 +125,8 @@ class Parameters:
         inputs = frozenset[str]().union(*(node.inputs() for node in used))
         directions = None if infinite is None or not mean else infinite.directions
         place = 0
-        if any(set(factor.part_of) - {0} for factor in self.factors):  # the modes move with all coefficients
+        curve = self.recipe.spec.family.curve
+        if curve is not None or any(set(factor.part_of) - {0} for factor in self.factors):  # modes move with all
             own, place = slice(None), own.start or 0
             if directions is not None:
                 directions = np.pad(directions, ((0, vcov.shape[1] - len(directions)), (0, 0)))
@@ -176,7 +177,13 @@ class Parameters:
 
 
 def refuse_random_phi(fitted: Parameters, what: str) -> None:
-    """Raise ModelError for what integrates over random effects of the mean alone, where phi has some too."""
+    """Raise ModelError for what integrates over random effects of a linear predictor of the mean alone."""
+    if fitted.recipe.spec.family.curve is not None:
+        msg = (
+            f"{what} is of models whose random effects are added to one linear predictor, and this one is nonlinear in "
+            "them. simulate() draws new responses."
+        )
+        raise ModelError(msg)
     if any(factor.on(1) for factor in fitted.factors):
         msg = f"{what} is of models whose random effects are on the mean alone, and this one has some on phi."
         raise ModelError(msg)

@@ -39,7 +39,8 @@ def with_phi(
     part = fitted.fixed("phi")
     if part.undetermined is not None:
         frame = frame.with_columns(pl.any_horizontal(pl.col(MISSING), part.undetermined).alias(MISSING))
-    log_phi = balanced_sum([part.value(), *(factor.effect(1) for factor in factors if factor.on(1))])
+    place = [one.name for one in fitted.recipe.spec.family.parameters].index("phi")
+    log_phi = balanced_sum([part.value(), *(factor.effect(place) for factor in factors if factor.on(place))])
     return frame.with_columns(log_phi.exp().alias(PHI))
 
 

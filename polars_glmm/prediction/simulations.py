@@ -14,6 +14,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.curve import ARGUMENTS, CurvePart
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
@@ -106,7 +107,10 @@ def collected_rows(
     factors, sizes = fitted.factors, size_inputs(fitted.recipe)
     purpose = Purpose(verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=(0, 1))
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb=verb)
-    needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
+    curve = CurvePart.of(fitted)
+    if curve is not None:
+        frame = frame.with_columns(curve.arguments().alias(ARGUMENTS))
+    needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *([] if curve is None else [ARGUMENTS]), *sorted(sizes)])
     for factor in factors:
         needed.append(pl.col(factor.level_names))
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
@@ -121,15 +125,17 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     complete[complete] = possible_sizes(sizes_of(fitted.recipe, rows.filter(complete)), fitted.recipe)
     used = rows.filter(complete)
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
-    fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
+    fixed, sizes, curve = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used), CurvePart.of(fitted)
+    n_mean = 1 if curve is None else len(curve.parts)
     phi = used[PHI].to_numpy() if family.has_phi else None
     draws = []
     for _ in range(n):
-        eta, log_times = fixed.copy(), np.zeros(len(fixed))
+        moved, log_times = np.zeros((n_mean, len(fixed))), np.zeros(len(fixed))
         for factor in factors:
             for part, effect in factor.effects(rng).items():
-                total = log_times if part else eta
+                total = moved[part] if part < n_mean else log_times
                 total += effect
+        eta = fixed + moved[0] if curve is None else curve.moved(used[ARGUMENTS], moved)
         own = phi if phi is None or not log_times.any() else phi * np.exp(log_times)
         y = np.full(rows.height, np.nan)
         y[complete] = family.simulate(rng, family.mean(eta), own, sizes)

@@ -134,11 +134,12 @@ class Fit(Questions):
         name: str = "prediction",
         uncertainty: Uncertainty = "conditional",
         df: RowFreedom = None,
+        ranef: pl.DataFrame | pl.LazyFrame | None = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df, ranef=ranef,
         )  # fmt: skip
 
     @answered

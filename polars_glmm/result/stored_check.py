@@ -17,8 +17,8 @@ from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
     """Raise ValueError unless the arrays of an estimate have the shapes that its recipe asks for."""
     p, s, sizes = _counts(recipe)
-    reported = p + s + _entries(recipe)
-    if recipe.spec.family.has_phi and not s:
+    reported = p + s + _entries(recipe) + len(estimate.others)
+    if recipe.spec.family.has_phi and "phi" not in {one.parameter for one in recipe.predictors}:
         reported += 1 if len(estimate.report) > reported else 0
     k = 0 if estimate.covariance_vcov is None else len(estimate.covariance_vcov)
     if estimate.n_obs < 1 or estimate.df_model < 0 or (estimate.phi or 0.0) < 0.0:
@@ -100,7 +100,8 @@ def check_batch(batch: Batch) -> None:
 def _counts(recipe: Recipe) -> tuple[int, int, list[list[int]]]:
     """Columns kept of mu and of phi, and the numbers of effects of the terms of each group."""
     p, s = (
-        sum(sum(one.kept) for one in recipe.predictors if (one.parameter == "mu") is mean) for mean in (True, False)
+        sum(sum(one.kept) for place, one in enumerate(recipe.predictors) if (place == 0) is mean)
+        for mean in (True, False)
     )
     return p, s, [[len(term.columns) for term in factor.terms] for factor in recipe.factors]
 

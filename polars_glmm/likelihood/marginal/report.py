@@ -132,6 +132,7 @@ def report_rows(
         at_infinity=at_infinity,
         working=None if endless.shape[1] else working,
         others={name: value for name, value in reported.constants.items() if name != "phi"},
+        first=model.parts[0].parameter,
         sizes={part.parameter: len(part.names) for part in model.parts[1:] if not part.constant},
     )
 
@@ -177,9 +178,9 @@ def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None
 
 
 def _slopes(model: Model, engine: RowEngine, done: Polished, modes: list[Mat]) -> list[Cube] | None:
-    """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where others have random effects too."""
+    """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where modes move with others too."""
     formulas = [part for part in model.parts if not part.constant]
-    if model.effects.moving == NO_EFFECTS.moving:
+    if model.effects.moving == NO_EFFECTS.moving and model.family.curve is None:
         formulas = formulas[:1]
     places = [k for part in formulas for k in range(part.own.start, part.own.stop)]
     p = len(places)
