@@ -71,7 +71,7 @@ Sums over rows have gradients that are rounded by ε/phi.
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     """Everything that needs its rows; a negative binomial without overdispersion ends as the Poisson it tends to."""
     clock = {"start": perf_counter()}
-    with divided(model, row_engine(model)) as engine:
+    with divided(model) as engine:
         return _estimate(model, engine, findings, given, clock)
 
 
