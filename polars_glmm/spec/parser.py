@@ -9,6 +9,7 @@ from polars_glmm.covariance.structures import ALIASES, STRUCTURES, of_rank, writ
 from polars_glmm.errors import FormulaError, suggest
 
 from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
+from .ranks import read_rank
 from .syntax import (
     COMPARISONS,
     POWERS,
@@ -331,7 +332,7 @@ class _Parser:
             raise self.error(f"The covariance structure {name.text}() is not yet available; {_SPELLED} are.", name)
         self.deepen(opening)
         inner = self.expression(0, arithmetic=False)
-        rank = self.rank_argument(name) if own == "rr" else None
+        rank = read_rank(self, name) if own == "rr" else None
         closing = self.close(opening, ")")
         self.depth -= 1
         if not isinstance(inner, Bar):
@@ -343,21 +344,6 @@ class _Parser:
             raise self.error(f"{name.text}() asks for {asks} and a label for some: leave one of them out.", name)
         text = own if rank is None else of_rank(rank)
         return Bar(inner.left, inner.right, text, enclosed=True, label=inner.label, span=(name.start, closing.stop))
-
-    def rank_argument(self, name: Token) -> int:
-        """`, d=2` behind the term of rr()."""
-        if not self.at(","):
-            raise self.error("rr() needs its rank, as in rr(0 + f | g, d=2).", name)
-        self.advance()
-        if self.token.kind == "name" and self.token.text == "d":
-            self.advance()
-            if not self.at("="):
-                raise self.error("rr() needs its rank, as in rr(0 + f | g, d=2).")
-            self.advance()
-        token = self.advance()
-        if token.kind != "number" or not token.text.isdigit() or int(token.text) < 1:
-            raise self.error("The rank d of rr() is a whole number of at least 1.", token)
-        return int(token.text)
 
     def argument(self, function: str) -> tuple[str, Expression]:
         keyword = ""

@@ -34,7 +34,7 @@ Tolerances: TypeAlias = "list[float | Vec]"
 """Per term, or for a "diag" term per standard deviation."""
 
 
-class Curve(NamedTuple):
+class BentTerm(NamedTuple):
     """A term whose F bends in its parameters, rows start..stop of its factor: θ of it, and marks of what is free."""
 
     start: int
@@ -70,7 +70,7 @@ class FreeEntries(NamedTuple):
 
     rows: IntVec
     columns: IntVec
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[BentTerm, ...] = ()
 
     @property
     def size(self) -> int:
@@ -240,7 +240,7 @@ def settle(effects: Effects, beta: Vec, lambdas: list[Mat], tolerances: Toleranc
         full = np.zeros_like(lam)
         rows: list[IntVec] = [np.empty(0, np.intp)]
         columns: list[IntVec] = [np.empty(0, np.intp)]
-        curves: list[Curve] = []
+        curves: list[BentTerm] = []
         for t_number, t in enumerate(f.terms):
             own = lam[t.start : t.stop, t.start : t.stop]
             if STRUCTURES[t.structure].bends:
@@ -261,12 +261,12 @@ def settle(effects: Effects, beta: Vec, lambdas: list[Mat], tolerances: Toleranc
     return State(beta, tuple(factors), tuple(free)), ranks
 
 
-def settle_curve(t: TermMap, lam: Mat, tolerance: float | Vec) -> tuple[Curve, int]:
+def settle_curve(t: TermMap, lam: Mat, tolerance: float | Vec) -> tuple[BentTerm, int]:
     """A term that bends with what is at its limits held there, and the rank of its Σ."""
     structure = STRUCTURES[t.structure]
     assert isinstance(structure, Scaled)  # no other bends
     theta, held = structure.settled(structure.of(lam @ lam.T), t.r, tolerance)
-    curve = Curve(t.start, t.stop, t.structure, theta, ~held)
+    curve = BentTerm(t.start, t.stop, t.structure, theta, ~held)
     rank = int(np.linalg.matrix_rank(curve.block, tol=_SHARE * float(np.abs(theta[: structure.scales(t.r)]).max())))
     return curve, t.r if not held.any() else rank
 
