@@ -1,4 +1,4 @@
-"""The constant dispersion of a family on its natural scale."""
+"""The constant dispersion of a family and the correlation of residuals, on their natural scales."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import polars as pl
 
 from polars_glmm.inference.distributions import normal_quantile
 from polars_glmm.inference.schemas import DISPERSION, table
-from polars_glmm.inference.varcorr import log_interval, standard_error
+from polars_glmm.inference.varcorr import log_interval, residual_numbers, standard_error
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
 
+
 def dispersion(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
-    """phi with standard error and exp(log phi ± z·se/phi); no rows without phi, or where phi has a formula."""
+    """phi with standard error and exp(log phi ± z·se/phi), unless phi has a formula; then correlations of residuals.
+
+    Intervals of correlations are tanh(atanh ρ ± z·se/(1 − ρ²)), of ranges as those of phi.
+    """
     z = normal_quantile(conf_level)
-    phi = fit.estimate.phi
-    if phi is None:
-        return table(DISPERSION, {name: [] for name in DISPERSION})
-    std_error = standard_error(fit.estimate.report_vcov, -1)
-    low, high = log_interval(phi, std_error, z)
-    row = {"parameter": "phi", "estimate": phi, "std_error": std_error, "conf_low": low, "conf_high": high}
-    return table(DISPERSION, {name: [value] for name, value in row.items()})
+    phi, rows = fit.estimate.phi, []
+    if phi is not None:
+        std_error = standard_error(fit.estimate.report_vcov, -1)
+        rows.append(("phi", phi, std_error, *log_interval(phi, std_error, z)))
+    rows += [one[:5] for one in residual_numbers(fit.estimate, z)]
+    return table(DISPERSION, {name: [row[k] for row in rows] for k, name in enumerate(DISPERSION)})

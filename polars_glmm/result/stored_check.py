@@ -11,6 +11,7 @@ from polars_glmm.answer.many import Batch
 from polars_glmm.answer.tally import GroupSize
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Recipe
+from polars_glmm.design.residual import parameter_names
 from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 
 
@@ -18,6 +19,11 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
     """Raise ValueError unless the arrays of an estimate have the shapes that its recipe asks for."""
     p, s, sizes = _counts(recipe)
     reported = p + s + _entries(recipe) + len(estimate.others)
+    if recipe.residual is not None and recipe.spec.residual is not None:
+        names = parameter_names(recipe.spec.residual, recipe.residual.size, recipe.residual.labels)
+        _equal("residual", list(() if estimate.residual is None else estimate.residual.names), list(names))
+        _shaped("residual", None if estimate.residual is None else estimate.residual.values, len(names))
+        reported += len(names)
     if recipe.spec.family.has_phi and "phi" not in {one.parameter for one in recipe.predictors}:
         reported += 1 if len(estimate.report) > reported else 0
     k = 0 if estimate.covariance_vcov is None else len(estimate.covariance_vcov)

@@ -61,6 +61,11 @@ class ScaledChart:
         """The coordinate of the standard deviation of an effect."""
         return 0 if self.structure.equal else k
 
+    def correlations(self, group: str) -> list[str]:
+        """Names of the correlations that are parameters."""
+        labels = self.term.labels
+        return [f"cor({group}: {labels[k]}, {labels[j]})" for j, k in self.structure.root.pairs(self.term.r)]
+
     @property
     def first_angle(self) -> int:
         return self.structure.scales(self.term.r)

@@ -30,6 +30,8 @@ class Parametrised(Protocol):
     def family(self) -> Family: ...
     @property
     def method(self) -> Method: ...
+    @property
+    def residual_names(self) -> tuple[str, ...]: ...
 
 
 class TermPlace(NamedTuple):
@@ -91,6 +93,7 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
             own = t.labels
             names += [f"sd({f.name}: {own[k]})" for k in block.effects]
             names += [f"cor({f.name}: {own[k]}, {own[j]})" for j, k in zip(*block.pairs, strict=True)]
+    names += model.residual_names
     further = model.parts[1:]
     for part in sorted(further, key=lambda part: part.constant):  # constants stand last
         names += part.labels
