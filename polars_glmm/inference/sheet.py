@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from polars_glmm.covariance.structures import STRUCTURES, plain_name, written_around
 from polars_glmm.inference import numbers
 from polars_glmm.inference.cells import shorten_all, width
 from polars_glmm.inference.coefficients import fixef, wald_chi2
@@ -18,6 +17,7 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
+from polars_glmm.inference.structure_words import structure_remarks
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
 
@@ -216,7 +216,7 @@ def _residual_quartiles(fit: Answer) -> SheetTable | None:
 def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
     remarks = [
-        *_structure_remarks(fit), _dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit),
+        *structure_remarks(fit.recipe), _dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit),
     ]  # fmt: skip
     if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
         said = tuple(_correlation_remarks(fit))
@@ -253,14 +253,6 @@ def _random_effects(fit: Answer) -> SheetTable | None:
     heading = "Random effects" if fit.estimate.factors else "Residual"
     shown = tuple(_cut(columns, "fit.varcorr()"))
     return SheetTable(heading, shown, tuple(remark for remark in remarks if remark), "fit.varcorr()")
-
-
-def _structure_remarks(fit: Answer) -> list[str]:
-    """What the structures say that a formula writes by name."""
-    terms = [(factor.name, term.structure) for factor in fit.recipe.factors for term in factor.terms]
-    return [
-        f"{group}, {plain_name(text)}(): {STRUCTURES[text].words}." for group, text in terms if written_around(text)
-    ]
 
 
 def _dispersion_remark(fit: Answer) -> str:
