@@ -117,7 +117,7 @@ class Alike:
 
 
 @dataclass(frozen=True, slots=True)
-class Markov:
+class MarkovChain:
     """A chain: neighbours at distance d have the correlation ρ^(d), and the past tells no more than the last before.
 
     places   of the effects, ascending; none: 0, 1, 2 …

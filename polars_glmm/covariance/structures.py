@@ -16,7 +16,7 @@ import numpy as np
 
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
-from .roots import Alike, Markov, Stationary, Uncorrelated
+from .roots import Alike, MarkovChain, Stationary, Uncorrelated
 from .scaled import Scaled
 
 
@@ -223,7 +223,7 @@ _PLACED = {
     "hetar1": ("correlation ρ^distance in order (autoregressive of order 1)", 1, False),
     "ou": ("equal variances, correlation exp(−distance/range) in time (Ornstein–Uhlenbeck)", 2, True),
 }
-"""Structures over places: what they are, the power of a Markov chain, and whether variances are equal."""
+"""Structures over places: what they are, the power of a MarkovChain chain, and whether variances are equal."""
 
 ALIASES = {"hetcs": "cs", "homar1": "ar1", "hettoep": "toep", "homdiag": "id"}
 """Other packages' names."""
@@ -252,11 +252,11 @@ def _read(text: str) -> Structure:
         raise KeyError(text)
     words, power, equal = _PLACED[name]
     if not given:
-        return Scaled(text.removesuffix("()"), words, Markov((), power), equal)
+        return Scaled(text.removesuffix("()"), words, MarkovChain((), power), equal)
     unit = 1.0 if power == 1 else float(np.diff(given).min(initial=np.inf))
     if power == 1 and any(place != int(place) for place in given):
         raise KeyError(text)
-    return Scaled(text, words, Markov(given, power, unit), equal)
+    return Scaled(text, words, MarkovChain(given, power, unit), equal)
 
 
 class _Structures(Mapping[str, Structure]):

@@ -215,9 +215,8 @@ def _residual_quartiles(fit: Answer) -> SheetTable | None:
 
 def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
-    remarks = [
-        *structure_remarks(fit.recipe), _dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit),
-    ]  # fmt: skip
+    words = structure_remarks(fit.recipe)
+    remarks = [*words, _dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit)]
     if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
         said = tuple(_correlation_remarks(fit))
         return SheetTable("Residual", (), said) if said else None
