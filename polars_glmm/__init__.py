@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Tweedie,
         Weibull,
     )
+    from polars_glmm.frames.episodes import split_times
     from polars_glmm.inference.robust import CR
     from polars_glmm.prediction.grid import grid
     from polars_glmm.prediction.predictions import predict
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
     from polars_glmm.result.reported import report
-    from polars_glmm.result.several import average, compare, pool, pool_test, power, rlrt
+    from polars_glmm.result.several import average, compare, drift, pool, pool_test, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
@@ -72,6 +73,7 @@ _LAZY = {
         ("anova", "explain", "fit", "objective", "products", "read_fit", "read_products"), "polars_glmm.api"
     ),
     "CR": "polars_glmm.inference.robust",
+    "split_times": "polars_glmm.frames.episodes",
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
@@ -90,7 +92,9 @@ _LAZY = {
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
     "report": "polars_glmm.result.reported",
-    **dict.fromkeys(("average", "compare", "pool", "pool_test", "power", "rlrt"), "polars_glmm.result.several"),
+    **dict.fromkeys(
+        ("average", "compare", "drift", "pool", "pool_test", "power", "rlrt"), "polars_glmm.result.several"
+    ),
 }
 
 __all__ = [
@@ -146,6 +150,7 @@ __all__ = [
     "average",
     "compare",
     "datasets",
+    "drift",
     "explain",
     "fit",
     "glmm",
@@ -161,6 +166,7 @@ __all__ = [
     "report",
     "rlrt",
     "simulate",
+    "split_times",
     "with_ranef",
 ]
 
