@@ -304,5 +304,5 @@ class ResidualEngine:
         for row in self.rows.x_phi:
             half = (x * row) @ solved.T
             by_phi.append(-(half + half.T))
-        inner = np.concatenate([np.array(by_phi).reshape(-1, self.p, self.p), at.law.forms(x)])
+        inner = np.concatenate([np.array(by_phi).reshape(self.s, self.p, self.p), at.law.forms(x)])
         return by_factor, -pieces.m_inverse @ inner @ pieces.m_inverse

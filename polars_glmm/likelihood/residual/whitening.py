@@ -91,8 +91,8 @@ def whitenings(residual: ResidualRows, arranged: Arranged) -> Whitenings:
     if isinstance(one, Markov) and one.markov:
         first = np.zeros(len(arranged.order), dtype=np.bool_)
         first[arranged.starts] = True
-        gaps = np.append(0.0, np.diff(arranged.places[:, 0]))
-        return Chains(one, arranged, first, np.where(first, 1.0, gaps))
+        gaps = np.where(first, 1.0, np.append(0.0, np.diff(arranged.places[:, 0])))
+        return Chains(one, arranged, first, *np.unique(gaps, return_inverse=True))
     if one.kind == "any":
         return Sums(one, arranged, residual.size)
     return Patterns(one, arranged, residual.size, _patterns(arranged))
@@ -100,16 +100,19 @@ def whitenings(residual: ResidualRows, arranged: Arranged) -> Whitenings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chains:
-    """Processes without memory beyond the row before (ar1, car1)."""
+    """Processes without memory beyond the row before (ar1, car1).
+
+    gaps   the distinct ones;  gap_of (n,) that of each row
+    """
 
     correlation: Markov
     arranged: Arranged
     first: BoolVec
     gaps: Vec
+    gap_of: IntVec
 
     def at(self, x: Vec) -> Whitening | None:
-        r, slope = self.correlation.lag(x, self.gaps)
-        r, slope = np.where(self.first, 0.0, r), np.where(self.first, 0.0, slope)
+        r, slope = (np.where(self.first, 0.0, one[self.gap_of]) for one in self.correlation.lag(x, self.gaps))
         left = 1.0 - r**2
         return _Chain(r, slope, left, self.first) if (left > 0.0).all() else None
 
