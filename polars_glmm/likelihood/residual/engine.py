@@ -23,7 +23,8 @@ from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
-from polars_glmm.likelihood.residual.whitening import Arranged, Whitening, Whitenings, arrange, whitenings
+from polars_glmm.likelihood.residual.arrangement import Arranged, Whitening, Whitenings, arrange
+from polars_glmm.likelihood.residual.whitening import whitenings
 from polars_glmm.linalg.elimination import Eliminator, eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
