@@ -219,7 +219,7 @@ def _nodes(step: Vec) -> Iterator[tuple[IntVec, Mat, Vec]]:
 
 def take_rows(rows: Rows, places: IntVec) -> Rows:
     """Some of the rows."""
-    return rows.each(lambda part: part_of(part, places))  # type: ignore[arg-type,return-value]  # y is never None
+    return rows.each(lambda v: v[places] if v.ndim else v)
 
 
 def part_of(values: Vec | float | None, places: IntVec) -> Vec | float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
@@ -75,6 +75,7 @@ class MeanFamily(ABC):
     takes_trials = False
     takes_precision = False
     phi_definition = ""
+    phi_alias = ""
     residual = False
     discrete = False
     sufficient = False
@@ -82,6 +83,10 @@ class MeanFamily(ABC):
     mu_is_mean = True
     knows_information = True
     limit_phi = float("inf")
+    censorable = False
+    of_times = False
+    is_censored = False
+    memoryless = False  # given that it is late, what is left of a response has tails of the same shape
 
     @property
     @abstractmethod
@@ -165,6 +170,16 @@ class MeanFamily(ABC):
         return False
 
     @property
+    def separable(self) -> bool:
+        """Counts can be at an end of their range, which a mean never reaches."""
+        return self.discrete
+
+    def pull(self, rows: Rows) -> Vec:
+        """1 where all trials are successes, −1 where a count is zero."""
+        upper = rows.y == (1.0 if rows.trials is None else rows.trials) if self.takes_trials else rows.y < 0.0
+        return np.asarray(upper.astype(np.float64) - ((rows.y == 0.0) & ~upper))
+
+    @property
     def unit(self) -> float | None:
         """Standard deviation of the latent variable that the link stands for; None where only the data tell."""
         return self.link.unit
@@ -188,8 +203,13 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """log p(y | mu, phi …) without `constant`: the definition that everything else is tested against."""
 
-    def definition(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
-        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
+    def definition(
+        self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None, of: LogDensity | None = None
+    ) -> Density:
+        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain.
+
+        of   another function of the same predictors, whose derivatives are wanted instead
+        """
         self._require(at)
         eta = np.asarray(at[0], dtype=np.float64)
         n = self.n_parameters
@@ -198,7 +218,7 @@ class MeanFamily(ABC):
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
             further = tuple(jet.variable(at[k], k, order, most[k]) for k in range(1, n))
-            found = self.log_density(rows, Mean(self.link, inside, order), further)
+            found = (of or self.log_density)(rows, Mean(self.link, inside, order), further)
         return density_of(found, order, most, None if outside is None or not outside.any() else outside)
 
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
@@ -322,6 +342,7 @@ class MeanFamily(ABC):
 
 Further: TypeAlias = tuple[Jet, ...]
 """The predictors beyond the mean's, as jets."""
+LogDensity: TypeAlias = Callable[[Rows, Mean, Further], Jet]
 
 _ZERO = np.zeros(())
 

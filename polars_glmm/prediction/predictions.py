@@ -16,6 +16,7 @@ from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
+from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
@@ -47,7 +48,7 @@ from polars_glmm.prediction.variances import FREEDOM
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
     from polars_glmm.families.base import Family
-    from polars_glmm.typing import Kind
+    from polars_glmm.typing import Kind, Times
 
 Interval = Literal["confidence", "prediction"]
 Uncertainty = Literal["conditional", "joint"]
@@ -66,6 +67,7 @@ class Request:
     std_error: bool
     name: str
     df: RowFreedom = None
+    time: str | None = None
 
     @property
     def uncertain(self) -> bool:
@@ -92,6 +94,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     name: str = "prediction",
     uncertainty: Uncertainty = "conditional",
     df: RowFreedom = None,
+    times: Times = None,
     ranef: pl.DataFrame | pl.LazyFrame | None = None,
 ) -> FrameT:
     """The frame with predictions beside its own columns; a LazyFrame stays lazy and nothing of it is collected.
@@ -129,6 +132,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         movement of the modes against all parameters (Kass & Steffey 1989), for which the rows of the fit are read.
     df
         "normal", "satterthwaite" or a number, for the intervals, instead of what is said above.
+    times
+        Of times to an event (weibull …) kind="median", and at `times` "survival", "hazard" and "cumulative_hazard": the
+        name of a column, or times for every row, which then stands once for each, with them in `<name>_time`.
     ranef
         Effects of groups from `fit.score(rows)`, in the place of those of the fit: groups that it has not seen, as they
         are after new rows. As they stand: predictions from them have no standard errors.
@@ -152,7 +158,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     a row that the data do not determine (not estimable: an empty cell of an interaction) gives null. A row along which
     the estimates run off to infinity (separation) has a prediction and no standard error; other rows have both.
     """
-    request = Request(kind, random, new_levels, interval, conf_level, std_error, name, df)
+    frame, time = at_times(frame, kind, times, name)
+    request = Request(kind, random, new_levels, interval, conf_level, std_error, name, df, time)
     _check_choice("uncertainty", uncertainty, get_args(Uncertainty))
     if ranef is not None:
         return _predict_scored(frame, fit, request, ranef)
@@ -199,13 +206,15 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     family, of_phi = fitted.recipe.spec.family, request.kind == "phi"
     known = _known_freedom(fitted, request.df)
     half_width = _quantile(request.conf_level, known)
-    scale = _scale(family, request.kind)
+    scale = _scale(family, request)
     if of_phi and not fitted.models_phi:
         frame = add_constant_dispersion(frame, fitted, std_error=request.uncertain)
         return _selected(frame, schema, request, _values(request, scale, half_width))
     new = request.interval == "prediction"
     also_used = size_inputs(fitted.recipe) | phi_inputs(fitted) if new else frozenset[str]()
     also_used |= phi_inputs(fitted) if scale.needs_phi else frozenset()
+    if isinstance(scale, EventScale):
+        also_used |= scale.require(schema)
     if new:
         refuse_random_phi(fitted, "interval='prediction'")
     if request.random == "integrate":
@@ -242,8 +251,11 @@ def _selected(frame: pl.LazyFrame, schema: pl.Schema, request: Request, values: 
     return frame.select(*columns(schema), *outputs)
 
 
-def _scale(family: Family, kind: str) -> ResponseScale:
+def _scale(family: Family, request: Request) -> ResponseScale:
     """What the linear predictor of a kind becomes."""
+    kind = request.kind
+    if kind in quantities_of(family):
+        return EventScale(family.link.name, family, kind, request.time)
     if kind == "response":
         return scale_of(family)
     return ResponseScale.of_link({"link": "identity", "phi": "log"}.get(kind, family.link.name))
@@ -337,6 +349,7 @@ def _t_quantile(conf_level: float) -> pl.Expr:
 def _check_kind(family: Family, request: Request) -> None:
     kind = request.kind
     kinds = ["response", "link", *([] if family.mu_is_mean else ["mu"]), *(["phi"] if family.has_phi else [])]
+    kinds += quantities_of(family)
     if kind not in kinds:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"

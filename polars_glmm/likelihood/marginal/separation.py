@@ -1,4 +1,4 @@
-"""Whether fixed effects run off to infinity: separation of counts, by linear programming (Konis 2007, ch. 4)."""
+"""Whether fixed effects run off to infinity: separation of counts, or of censored times (Konis 2007, ch. 4)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows.holder import OverBlocks, added, stacked
 from polars_glmm.likelihood.rows.sums import Piece
@@ -40,10 +41,10 @@ def separation(model: Model, std_error: Vec) -> Separation | None:
     std_error (p,)   in the computing basis, NaN if unknown
     """
     suspicious = ~(std_error < LOOSE)
-    if not model.family.discrete or not suspicious.any():
+    if not model.family.separable or not suspicious.any():
         return None
-    binomial, p = model.family.takes_trials, len(model.x.a)
-    rows, all_of_them = model.rows.ask(OverBlocks(_corners, (p, binomial), _all_corners))
+    family, p = model.family, len(model.x.a)
+    rows, all_of_them = model.rows.ask(OverBlocks(_corners, (p, family), _all_corners))
     x = rows[:, :p]
     up, low, mid = (rows[:, p + k] > 0 for k in range(3))
     signed = np.concatenate([x[up], -x[low]])
@@ -52,7 +53,7 @@ def separation(model: Model, std_error: Vec) -> Separation | None:
         direction = _recession(signed, x[mid])
         if direction is None:
             break
-        if not all_of_them and not model.rows.ask(OverBlocks(_holds, (direction, tuple(found), binomial), all)):
+        if not all_of_them and not model.rows.ask(OverBlocks(_holds, (direction, tuple(found), family), all)):
             break
         found.append(direction)
         signed = signed[signed @ direction <= _FLAT]
@@ -71,14 +72,14 @@ def _separation(model: Model, found: Mat) -> Separation:
     return Separation(names, directions)
 
 
-def _corners(pieces: Iterable[Piece], p: int, binomial: bool) -> tuple[Mat, bool]:  # noqa: FBT001
+def _corners(pieces: Iterable[Piece], p: int, family: Family) -> tuple[Mat, bool]:
     """Distinct marked rows (m, p + 3), and whether they are all that there are."""
     rows, all_of_them = np.empty((0, p + 3)), True
     waiting: list[Mat] = []
     for piece in pieces:
         all_of_them = all_of_them and len(rows) < _MOST_ROWS
         if all_of_them:
-            waiting.append(_marked(piece, binomial=binomial))
+            waiting.append(_marked(piece, family))
             if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
                 rows, waiting = stacked([rows, *waiting]), []
     return stacked([rows, *waiting]), all_of_them
@@ -107,24 +108,20 @@ def _undecided(pieces: Iterable[Piece], found: Mat) -> tuple[Mat, Mat, int]:
     return gram, rest, n
 
 
-def _marked(piece: Piece, *, binomial: bool) -> Mat:
-    """Rows (m, p + 3): fixed columns, and whether y is at the top of its range, at the bottom, or between."""
-    y, trials = piece.data.y, piece.data.trials
-    top = np.ones_like(y) if trials is None else trials
-    upper = (y == top) if binomial else np.zeros(len(y), dtype=bool)
-    lower = y == 0
-    inner = ~(upper | lower)
-    return np.concatenate([piece.x, upper[None], lower[None], inner[None]]).T
+def _marked(piece: Piece, family: Family) -> Mat:
+    """Rows (m, p + 3): fixed columns, and whether a row pulls eta up for ever, down, or neither."""
+    pull = family.pull(piece.data)
+    return np.concatenate([piece.x, [pull > 0.0], [pull < 0.0], [pull == 0.0]]).T
 
 
-def _holds(pieces: Iterable[Piece], direction: Vec, before: Sequence[Vec], binomial: bool) -> bool:  # noqa: FBT001
+def _holds(pieces: Iterable[Piece], direction: Vec, before: Sequence[Vec], family: Family) -> bool:
     """Whether no row speaks against a direction in which some rows let the likelihood rise for ever.
 
     Rows that the directions before it predict without error have nothing to say.
     """
     p = len(direction)
     for piece in pieces:
-        rows = _marked(piece, binomial=binomial)
+        rows = _marked(piece, family)
         for other in before:
             rows = rows[np.abs(rows[:, :p] @ other) <= _FLAT]
         along, marks = rows[:, :p] @ direction, rows[:, p:] > 0
