@@ -197,6 +197,10 @@ def parameters(entry: Entry, names: Sequence[str]) -> dict[str, float]:
     groups = {name.removeprefix("sd(").partition(": ")[0] for name in names if name.startswith("sd(")}
     for term in entry["results"]["random"]:
         group, columns = our_group(term["group"], groups), random_terms(term, frame)
+        if term["structure"] == "ar1":
+            values[f"sd({group}: {columns[0]})"] = term["sd"][0]
+            values[f"cor({group}: {columns[0]}, {columns[1]})"] = term["correlation"][1][0]
+            continue
         values |= {f"sd({group}: {name})": sd for name, sd in zip(columns, term["sd"], strict=True)}
         if term["structure"] == "us":
             values |= {
