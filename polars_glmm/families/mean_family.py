@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations_with_replacement
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -177,6 +175,10 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """log p(y | mu, phi …) without `constant`: the definition that everything else is tested against."""
 
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet | None:  # noqa: ARG002
+        """log of −log P(Y = 0), or None for a family without zeros, or whose zeros are responses like any other."""
+        return None
+
     def definition(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
         """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
         self._require(at)
@@ -331,20 +333,10 @@ def density_of(found: Jet, order: int, degrees: Degrees, excluded: BoolVec | Non
     def tensor(rank: int) -> dict[jet.Degree, Vec]:
         if rank > order:
             return {}
-        return {degree: part(degree) for degree in _degrees(n, rank, tuple(degrees), tuple(still))}
+        return {degree: part(degree) for degree in jet.degrees(n, rank, tuple(degrees), tuple(still))}
 
     g = tuple(part((k,)) if degrees[k] else None for k in range(n))
     return Density(part(()), g if order else (), tensor(2), tensor(3))
-
-
-@cache
-def _degrees(n: int, rank: int, most: Degrees, still: tuple[int, ...]) -> tuple[jet.Degree, ...]:
-    """The derivatives of a rank in n predictors: no more in each than asked for, one at most in those still."""
-    return tuple(
-        degree
-        for degree in combinations_with_replacement(range(n), rank)
-        if all(degree.count(k) <= most[k] for k in degree) and sum(k in still for k in degree) <= 1
-    )
 
 
 _INSIDE: dict[MeanRange, tuple[float, float]] = {

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 
 from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
-from polars_glmm.families.registry import resolve_family
+from polars_glmm.families.registry import ZERO_PARAMETER, resolve_family, with_zeros
 
 from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
 from .parser import Tree, parse_formula
 from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
-
-_PARAMETERS_TO_COME = {"zi": "zero inflation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +134,8 @@ class ModelSpec:
         tree = parse_formula(formulas[0])
         response = _response(tree)
         mu = predictor(tree, "mu")
+        if any(_names_zeros(text) for text in formulas[1:]):
+            resolved = with_zeros(resolved)
         further = _further(formulas[1:], resolved)
         shorthands = read_groups(groups)
         waiting = tuple(entry for entry in shorthands if entry.open)
@@ -179,6 +179,11 @@ def _response(tree: Tree) -> Response:
     return response
 
 
+def _names_zeros(text: str) -> bool:
+    """Whether a further formula is of the probability of zeros."""
+    return text.partition("~")[0].strip() == ZERO_PARAMETER
+
+
 def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorTerms, Tree]]:
     """Formulas after the first, in the order of the family's parameters: one each, named on the left of '~'."""
     found: dict[int, tuple[PredictorTerms, Tree]] = {}
@@ -187,9 +192,6 @@ def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorT
         tree = parse_formula(text)
         parameter = render(tree.left) if tree.left is not None else ""
         span = tree.left.span if tree.left is not None else (0, 1)
-        if parameter in _PARAMETERS_TO_COME:
-            message = f"A formula for {parameter} ({_PARAMETERS_TO_COME[parameter]}) is not yet available."
-            raise FormulaError(message, tree.text, *span)
         if parameter == "phi" and parameter not in names:
             message = f"The {family.name} family has no dispersion phi to model."
             raise FormulaError(message, tree.text, *span)
