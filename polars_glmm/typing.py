@@ -28,5 +28,5 @@ LinkName: TypeAlias = Literal[
     "identity", "log", "logit", "probit", "cloglog", "cauchit", "inverse", "sqrt", "inverse_squared", "1/mu^2",
 ]  # fmt: skip
 MethodName: TypeAlias = Literal["reml", "ml", "laplace", "agq"]
-Kind: TypeAlias = Literal["response", "link", "mu", "phi"]
+Kind: TypeAlias = Literal["response", "link", "mu", "phi", "zi", "zero", "df", "power"]
 """What a prediction is of."""

@@ -109,6 +109,10 @@ class Family(Protocol):
     unit_deviance     2·[log p at mu = y − log p at mu] times phi where phi is a dispersion; precision included
     simulate          mu (…, n): one response per mean
     cdf               P(Y ≤ y) for means (…, n), or with upper P(Y > y), each to its own relative precision
+    zeros             the parameter of zeros that are apart from the rest of the law, or nothing
+    zeros_beside      the rest of the law has zeros too
+    pulls             per row 1, −1 where the density rises for ever with the predictor at a place, or as it falls; 0
+                      where it has a peak; NaN where it says nothing
     advice            what to do with a response that is not of the family, or nothing
     start             eta (n,) where iterations may begin;  start_phi  moment estimate of phi
     start_further     predictors of all parameters beyond the mean where iterations may begin: log of start_phi …
@@ -176,6 +180,11 @@ class Family(Protocol):
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
     def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec: ...
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec: ...
+    @property
+    def zeros(self) -> str: ...
+    @property
+    def zeros_beside(self) -> bool: ...
+    def pulls(self, rows: Rows, place: int) -> Vec: ...
     def outside_support(self, rows: Rows) -> BoolVec: ...
     def start(self, rows: Rows) -> Vec: ...
     def start_further(self, rows: Rows, mu: Vec) -> tuple[float, ...]: ...
@@ -185,6 +194,25 @@ class Family(Protocol):
 def beyond_mean(values: Sequence[Vec | float]) -> Any:
     """Parameters beyond the mean as families take them: None without any, phi itself alone, several as a tuple."""
     return None if not values else values[0] if len(values) == 1 else tuple(values)
+
+
+def moved_beyond(family: Family, values: Any, moved: Mapping[int, Vec]) -> Any:
+    """Parameters beyond the mean with effects added to their predictors, by place."""
+    if not moved:
+        return values
+    several = values if isinstance(values, tuple) else (values,)
+    with np.errstate(over="ignore"):
+        return beyond_mean(
+            [
+                one.link.inverse(one.link.forward(np.asarray(value)) + moved[k]) if k in moved else value
+                for k, (one, value) in enumerate(zip(family.parameters[1:], several, strict=True), start=1)
+            ]
+        )
+
+
+def all_parts(family: Family) -> tuple[int, ...]:
+    """The places of all predictors."""
+    return tuple(range(len(family.parameters)))
 
 
 def only_phi(family: Family) -> bool:

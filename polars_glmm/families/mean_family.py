@@ -77,6 +77,8 @@ class MeanFamily(ABC):
     sufficient = False
     first_size = 0.5
     mu_is_mean = True
+    zeros = ""
+    zeros_beside = False
     knows_information = True
     limit_phi = float("inf")
 
@@ -286,6 +288,13 @@ class MeanFamily(ABC):
 
         with np.errstate(all="ignore"):
             return np.maximum(2.0 * (log_density(self.at_response(rows)) - log_density(mu)), 0.0)
+
+    def pulls(self, rows: Rows, place: int) -> Vec:
+        """Counts at the ends of their range pull the mean; everything else holds."""
+        if place or not self.discrete:
+            return np.zeros(len(rows.y))
+        top = np.ones_like(rows.y) if rows.trials is None else rows.trials
+        return np.where(rows.y == 0.0, -1.0, np.where((rows.y == top) & self.takes_trials, 1.0, 0.0))
 
     def advice(self, y: float) -> str:  # noqa: ARG002
         """What to do with a response that is not of the family, or nothing."""

@@ -26,8 +26,7 @@ from polars_glmm.families.truncated import (
     TruncatedPoisson,
 )
 from polars_glmm.families.tweedie import Tweedie
-from polars_glmm.families.zero_inflated import PARAMETER as ZERO_PARAMETER
-from polars_glmm.families.zero_inflated import ZeroInflated
+from polars_glmm.families.zero_inflated import PARAMETER, ZeroInflated
 
 FAMILIES: dict[str, type[MeanFamily]] = {
     "gaussian": Gaussian,
@@ -86,7 +85,7 @@ def with_zeros(family: Family) -> Family:
     if isinstance(family, ZeroInflated):
         return family
     if not isinstance(family, MeanFamily):
-        raise ModelError(f"A formula for {ZERO_PARAMETER} is of the families of this package.")
+        raise ModelError(f"A formula for {PARAMETER} is of the families of this package.")
     return ZeroInflated(family)
 
 

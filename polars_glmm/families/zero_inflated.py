@@ -36,6 +36,7 @@ class ZeroInflated(MeanFamily):
 
     base: MeanFamily
 
+    zeros = PARAMETER
     knows_information = False
     mu_is_mean = False
     canonical_link = None
@@ -58,6 +59,10 @@ class ZeroInflated(MeanFamily):
     def hurdle(self) -> bool:
         """The base family has no zeros: all are of one kind."""
         return not _has_zeros(self.base)
+
+    @property
+    def zeros_beside(self) -> bool:  # type: ignore[override]
+        return not self.hurdle
 
     @property
     def name(self) -> str:
@@ -134,7 +139,8 @@ class ZeroInflated(MeanFamily):
         """The density over all rows; `density` has the same numbers from rows split by y = 0."""
         *own, z = further
         zero = self._zeros(mu, tuple(own), z, np.broadcast_to(rows.y, np.shape(mu.eta)))
-        positive = self.base.log_density(_with_responses(rows, np.where(rows.y == 0.0, self._inside, rows.y)), mu, tuple(own))
+        y = np.where(rows.y == 0.0, self._inside, rows.y)
+        positive = self.base.log_density(rows._replace(y=y), mu, tuple(own))
         return jet.where(rows.y == 0.0, zero, positive - jet.softplus(z))
 
     def _zeros(self, mu: Mean, own: Further, z: Jet, like: Vec) -> Jet:
@@ -222,7 +228,7 @@ class ZeroInflated(MeanFamily):
 
     def constant(self, rows: Rows) -> Vec:
         above = rows.y != 0.0
-        return np.where(above, self.base.constant(_with_responses(rows, np.where(above, rows.y, self._inside))), 0.0)
+        return np.where(above, self.base.constant(rows._replace(y=np.where(above, rows.y, self._inside))), 0.0)
 
     def split(self, phi: Any) -> tuple[Any, Vec]:
         """What the base family takes beyond the mean, and pi."""
@@ -270,6 +276,14 @@ class ZeroInflated(MeanFamily):
         wrong: BoolVec = self.base.outside_support(rows) & (rows.y != 0.0)
         return wrong
 
+    def pulls(self, rows: Rows, place: int) -> Vec:
+        """Zeros pull pi up, all else down; of a hurdle they say nothing of the other predictors."""
+        zero = rows.y == 0.0
+        if place == self.n_parameters - 1:
+            return np.where(zero, 1.0, -1.0)
+        found = self.base.pulls(rows, place)
+        return np.where(zero, np.nan, found) if self.hurdle else found
+
     def advice(self, y: float) -> str:
         return self.base.advice(y)
 
@@ -278,7 +292,7 @@ class ZeroInflated(MeanFamily):
         if not above.any():
             return self.base.start(rows) if not self.hurdle else np.zeros_like(rows.y)
         middle = float(np.mean(rows.y[above]))
-        return self.base.start(_with_responses(rows, np.where(above, rows.y, middle)))
+        return self.base.start(rows._replace(y=np.where(above, rows.y, middle)))
 
     def first_mean(self, rows: Rows) -> Vec:
         return self.base.first_mean(rows)
@@ -322,7 +336,3 @@ def _some(rows: Rows, places: IntVec) -> Rows:
 
 def _taken(values: Vec | float, places: IntVec) -> Vec | float:
     return values if np.ndim(values) == 0 or np.shape(values)[-1] == 1 else np.take(values, places, axis=-1)
-
-
-def _with_responses(rows: Rows, y: Vec) -> Rows:
-    return rows._replace(y=y)

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
 
 def dispersion(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
-    """phi with standard error and exp(log phi ± z·se/phi); no rows without phi, or where phi has a formula."""
-    z = normal_quantile(conf_level)
-    phi = fit.estimate.phi
-    if phi is None:
-        return table(DISPERSION, {name: [] for name in DISPERSION})
-    std_error = standard_error(fit.estimate.report_vcov, -1)
-    low, high = log_interval(phi, std_error, z)
-    row = {"parameter": "phi", "estimate": phi, "std_error": std_error, "conf_low": low, "conf_high": high}
-    return table(DISPERSION, {name: [value] for name, value in row.items()})
+    """Constant parameters with standard errors and exp(log phi ± z·se/phi); none that is absent or has a formula."""
+    z, e = normal_quantile(conf_level), fit.estimate
+    rows: dict[str, list[object]] = {name: [] for name in DISPERSION}
+    for place, (name, value) in enumerate(e.constants.items(), start=len(e.report) - len(e.constants)):
+        std_error = standard_error(e.report_vcov, place)
+        low, high = log_interval(value, std_error, z)
+        row = {"parameter": name, "estimate": value, "std_error": std_error, "conf_low": low, "conf_high": high}
+        for column, one in row.items():
+            rows[column].append(one)
+    return table(DISPERSION, rows)

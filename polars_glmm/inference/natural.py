@@ -65,9 +65,10 @@ def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
         out += _correlations(component, fit, z)
     out += phi
     for row in dispersion(fit, conf_level=conf_level).iter_rows(named=True):
-        group = RESIDUAL if fit.spec.family.residual else None
+        name = row["parameter"]
+        group = RESIDUAL if fit.spec.family.residual and name == "phi" else None
         numbers = (row["estimate"], row["std_error"], row["conf_low"], row["conf_high"])
-        out.append(Natural("phi", "phi", group, None, None, "dispersion", *numbers))
+        out.append(Natural(name, name, group, None, None, "dispersion", *numbers))
     return out
 
 

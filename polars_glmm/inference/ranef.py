@@ -39,7 +39,7 @@ def ranef(fit: Answer, group: str | None = None) -> pl.DataFrame:
 def coef(fit: Answer, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
     """Keys of `group`, then a column per fixed effect of a parameter: the fixed effect plus the level's random effect.
 
-    parameter   "mu", or "phi" where that has a formula: coefficients of log phi
+    parameter   "mu", or another with a formula: "phi", of log phi, "zi", of logit zi
     A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column. Raises
     ModelError for a parameter without a formula.
     """
@@ -51,7 +51,7 @@ def coef(fit: Answer, group: str | None = None, parameter: str = "mu") -> pl.Dat
         msg = f"parameter={parameter!r} has no formula in this model; {enumerate_names(known)} {_verb(known)}."
         raise ModelError(msg)
     predictor = fit.recipe.predictor(parameter)
-    beta = iter(fit.estimate.beta if parameter == known[0] else fit.estimate.gamma)
+    beta = iter(fit.estimate.coefficients[parameter])
     columns: dict[str, pl.Series] = {}
     for column, kept in zip(predictor.columns, predictor.kept, strict=True):
         if not kept:

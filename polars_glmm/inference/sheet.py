@@ -85,7 +85,7 @@ def build_sheet(fit: Answer) -> Sheet:
         _group_sizes(fit),
         _residual_quartiles(fit),
         _random_effects(fit),
-        *(_fixed_effects(fit, parameter) for parameter in ("mu", "phi")),
+        *(_fixed_effects(fit, part.parameter) for part in fit.recipe.predictors),
         _correlations(fit),
     ]
     return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), _notes(fit))
@@ -293,7 +293,8 @@ def _fixed_effects(fit: Answer, parameter: str) -> SheetTable | None:
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    heading = "Fixed effects" if parameter == "mu" else f"Fixed effects of log {parameter}"
+    link = next(one.link.name for one in fit.spec.family.parameters if one.name == parameter)
+    heading = "Fixed effects" if parameter == "mu" else f"Fixed effects of {link} {parameter}"
     return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, parameter), "fit.fixef()")
 
 
@@ -303,6 +304,9 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
 
 
 def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
+    if parameter not in ("mu", "phi"):
+        (one,) = (one for one in fit.spec.family.parameters if one.name == parameter)
+        return (f"{parameter} is the {one.definition}.",)
     if parameter != "mu":
         name, meaning = fit.spec.family.phi_words
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)

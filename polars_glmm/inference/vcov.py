@@ -79,7 +79,8 @@ def _full(fit: Answer, matrix: Mat) -> Labelled:
             add("atanh_correlation", name, places, _atanh_gradient(component.covariance[np.ix_([i, j], [i, j])],
                                                                    correlation(component, i, j)))  # fmt: skip
     if estimate.phi is not None:
-        add("log_dispersion", "phi", [n_report - 1], [1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan])
+        slope = 1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan
+        add("log_dispersion", "phi", [estimate.phi_place], [slope])
     jacobian = np.array(gradients).reshape(len(gradients), n_report)
     joint = transform_covariance(jacobian, estimate.report_vcov)
     # The reported covariance of the fixed effects wins where the two differ (gaussian: GLS, given the variances).

@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError
+from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
@@ -17,7 +18,7 @@ from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
-from polars_glmm.prediction.rows import PHI, phi_inputs, size_inputs, sizes_of, with_phi
+from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, size_inputs, sizes_of, with_phi
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -97,7 +98,8 @@ def simulate(
 def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
     factors, sizes = fitted.factors, size_inputs(fitted.recipe)
-    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=(0, 1))
+    parts = all_parts(fitted.recipe.spec.family)
+    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=parts)
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="simulate")
     needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
     for factor in factors:
@@ -115,17 +117,17 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     used = rows.filter(complete)
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
     fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
-    phi = used[PHI].to_numpy() if family.has_phi else None
+    phi = beyond(used[PHI], family)
     draws = []
     for _ in range(n):
-        eta, log_times = fixed.copy(), np.zeros(len(fixed))
+        eta = fixed.copy()
+        moved: dict[int, Vec] = {}
         for factor in factors:
             for part, effect in factor.effects(rng).items():
-                total = log_times if part else eta
-                total += effect
-        own = phi if phi is None or not log_times.any() else phi * np.exp(log_times)
+                moved[part] = moved[part] + effect if part in moved else effect
         y = np.full(rows.height, np.nan)
-        y[complete] = family.simulate(rng, family.mean(eta), own, sizes)
+        eta += moved.pop(0, 0.0)
+        y[complete] = family.simulate(rng, family.mean(eta), moved_beyond(family, phi, moved), sizes)
         if fitted.recipe.response.proportion:
             y[complete] /= sizes.trials
         draws.append(y)

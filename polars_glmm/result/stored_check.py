@@ -17,9 +17,11 @@ from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
     """Raise ValueError unless the arrays of an estimate have the shapes that its recipe asks for."""
     p, s, sizes = _counts(recipe)
-    reported = p + s + _entries(recipe)
-    if recipe.spec.family.has_phi and not s:
+    reported = p + s + _entries(recipe) + len(estimate.others)
+    if recipe.spec.family.has_phi and not any(part.parameter == "phi" for part in recipe.predictors):
         reported += 1 if len(estimate.report) > reported else 0
+    known = [one.name for one in recipe.spec.family.parameters[1:]]
+    _equal("constants", [name for name in estimate.others if name not in known], [])
     k = 0 if estimate.covariance_vcov is None else len(estimate.covariance_vcov)
     if estimate.n_obs < 1 or estimate.df_model < 0 or (estimate.phi or 0.0) < 0.0:
         msg = "a number of observations or parameters, or the dispersion, is below what it can be"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
-from polars_glmm.families.registry import ZERO_PARAMETER, resolve_family, with_zeros
+from polars_glmm.families.registry import resolve_family, with_zeros
+from polars_glmm.families.zero_inflated import PARAMETER as ZERO_PARAMETER
 
 from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.errors import enumerate_names
 from polars_glmm.likelihood.model import Model
-from polars_glmm.likelihood.rows.sums import Piece
-from polars_glmm.typing import Mat, Vec
+from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.notes import Note
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 LOOSE = 30.0
 """Standard error of a coefficient of a unit-variance column beyond which separation is looked for."""
@@ -20,6 +23,8 @@ _FEW_ROWS = 100_000
 _NO_SHARE = 1e-10
 """Mean square along a direction of unit length that is rounding error: columns have unit mean square."""
 _FLAT = 1e-7
+FADED = 9.0
+"""A logit below the negative of this is a probability of 1e-4 at most, beside which its end is nothing."""
 
 
 class Separation(NamedTuple):
@@ -33,21 +38,50 @@ class Separation(NamedTuple):
     directions: Mat
 
 
-def separation(model: Model, std_error: Vec) -> Separation | None:
-    """Along what the likelihood rises for ever, or None.
+class Marked(NamedTuple):
+    """Some rows of one predictor: columns (p, m); whether each pulls it up for ever, down for ever, or holds it."""
+
+    x: Mat
+    up: BoolVec
+    low: BoolVec
+    mid: BoolVec
+
+    @property
+    def rows(self) -> Mat:
+        """All of it, a row each (m, p + 3)."""
+        return np.concatenate([self.x, self.up[None], self.low[None], self.mid[None]]).T
+
+
+def marked_rows(model: Model, place: int, blocks: Callable[[], Iterable[Block]]) -> Iterator[Marked]:
+    """The rows of the predictor at a place; those that say nothing of it are left out.
+
+    blocks   the rows of all predictors; of the mean they are not asked for
+    """
+    pairs = ((piece.data, piece.x) for piece in model.pieces()) if not place else (
+        (block.data, x) for block in blocks() if (x := block.parts[place].x) is not None
+    )
+    for data, x in pairs:
+        pulls = model.family.pulls(data, place)
+        said = ~np.isnan(pulls)
+        own, pulls = (x, pulls) if said.all() else (x[:, said], pulls[said])
+        yield Marked(own, pulls > 0.0, pulls < 0.0, pulls == 0.0)
+
+
+def separation(part: Part, rows_of: Callable[[], Iterable[Marked]], std_error: Vec) -> Separation | None:
+    """Along what of a predictor's coefficients the likelihood rises for ever, or None.
 
     std_error (p,)   in the computing basis, NaN if unknown
     """
     suspicious = ~(std_error < LOOSE)
-    if not model.family.discrete or not suspicious.any():
+    if not suspicious.any():
         return None
-    binomial, p = model.family.takes_trials, len(model.x.a)
+    p = len(std_error)
     rows, all_of_them = np.empty((0, p + 3)), True
     waiting: list[Mat] = []
-    for piece in model.pieces():
+    for piece in rows_of():
         all_of_them = all_of_them and len(rows) < _MOST_ROWS
         if all_of_them:
-            waiting.append(_marked(piece, binomial=binomial))
+            waiting.append(piece.rows)
             if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
                 rows, waiting = np.unique(np.concatenate([rows, *waiting]), axis=0), []
     rows = np.unique(np.concatenate([rows, *waiting]), axis=0)
@@ -57,18 +91,66 @@ def separation(model: Model, std_error: Vec) -> Separation | None:
     found: list[Vec] = []
     while len(signed):
         direction = _recession(signed, x[mid])
-        if direction is None or not (all_of_them or _holds(direction, found, model.pieces(), binomial=binomial)):
+        if direction is None or not (all_of_them or _holds(direction, found, rows_of())):
             break
         found.append(direction)
         signed = signed[signed @ direction <= _FLAT]
-    return _separation(model, np.array(found).T) if found else None
+    return _separation(part, rows_of(), np.array(found).T) if found else None
 
 
-def _separation(model: Model, found: Mat) -> Separation:
+class Faded(NamedTuple):
+    """Coefficients (named) and directions (p, k) of a predictor so low in n of n_rows rows that it says nothing."""
+
+    terms: tuple[str, ...]
+    directions: Mat
+    n: int
+    n_rows: int
+
+
+def faded_rows(part: Part, blocks: Iterable[Block], place: int, coefficients: Vec) -> Faded | None:
+    """Where a predictor has run down, or None: directions that only such rows would tell from one another."""
+    gram, every, n, n_rows = np.zeros((len(coefficients),) * 2), np.zeros((len(coefficients),) * 2), 0.0, 0.0
+    for block in blocks:
+        own = block.parts[place]
+        assert own.x is not None  # there is a formula
+        at = coefficients @ own.x if own.offset is None else coefficients @ own.x + own.offset
+        weight = np.ones(len(at)) if block.frequency is None else block.frequency
+        kept = own.x[:, at > -FADED]
+        gram += kept @ kept.T
+        every += own.x @ own.x.T
+        n += float(weight[at <= -FADED].sum())
+        n_rows += float(weight.sum())
+    values, vectors = np.linalg.eigh(gram)
+    flat = values <= _NO_SHARE * max(float(np.linalg.eigvalsh(every)[-1]), 1.0)
+    if not n or not flat.any():
+        return None
+    assert part.basis is not None  # there are coefficients
+    share = np.abs(part.basis.a.T @ vectors[:, flat]).max(1)
+    names = tuple(name for name, s in zip(part.labels, share, strict=True) if s > 1e-6 * share.max())
+    return Faded(names, vectors[:, flat], round(n), round(n_rows))
+
+
+def no_zero_notes(faded: Sequence[tuple[Part, Faded]]) -> list[Note]:
+    """Notes where the probability of further zeros has gone to nothing."""
+    notes = []
+    for part, one in faded:
+        whole = one.n == one.n_rows
+        where = "all rows" if whole else f"{one.n:,} of {one.n_rows:,} rows"
+        text = (
+            f"no zero inflation in {where}: along {enumerate_names(one.terms)} the likelihood rises as "
+            f"{part.parameter} goes to zero."
+        )
+        advice = "The values of these coefficients mean nothing; all else stands."
+        advice = f"Leave out the formula of {part.parameter}." if whole else advice
+        notes.append(Note("no_zero_inflation", text, advice))
+    return notes
+
+
+def _separation(part: Part, pieces: Iterable[Marked], found: Mat) -> Separation:
     """All directions that the rows cannot tell apart that those found (p, f) leave undecided."""
     p = len(found)
     gram, rest, n = np.zeros((p, p)), np.zeros((p, p)), 0
-    for piece in model.pieces():
+    for piece in pieces:
         x = piece.x
         kept = x[:, (np.abs(found.T @ x) <= _FLAT).all(0)]
         gram += x @ x.T
@@ -76,31 +158,22 @@ def _separation(model: Model, found: Mat) -> Separation:
         n += x.shape[1]
     values, vectors = np.linalg.eigh(rest / n)
     directions = vectors[:, values <= _NO_SHARE * max(float(values[-1]), 1.0)]
-    named = model.x.a.T @ directions
-    back = np.linalg.inv(model.x.a)
+    assert part.basis is not None  # there are coefficients
+    named = part.basis.a.T @ directions
+    back = np.linalg.inv(part.basis.a)
     share = np.abs(named).max(1) * np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
-    names = tuple(name for name, s in zip(model.names, share, strict=True) if s > 1e-6 * share.max())
+    names = tuple(name for name, s in zip(part.labels, share, strict=True) if s > 1e-6 * share.max())
     return Separation(names, directions)
 
 
-def _marked(piece: Piece, *, binomial: bool) -> Mat:
-    """Rows (m, p + 3): fixed columns, and whether y is at the top of its range, at the bottom, or between."""
-    y, trials = piece.data.y, piece.data.trials
-    top = np.ones_like(y) if trials is None else trials
-    upper = (y == top) if binomial else np.zeros(len(y), dtype=bool)
-    lower = y == 0
-    inner = ~(upper | lower)
-    return np.concatenate([piece.x, upper[None], lower[None], inner[None]]).T
-
-
-def _holds(direction: Vec, before: Sequence[Vec], pieces: Iterable[Piece], *, binomial: bool) -> bool:
+def _holds(direction: Vec, before: Sequence[Vec], pieces: Iterable[Marked]) -> bool:
     """Whether no row speaks against a direction in which some rows let the likelihood rise for ever.
 
     Rows that the directions before it predict without error have nothing to say.
     """
     p = len(direction)
     for piece in pieces:
-        rows = _marked(piece, binomial=binomial)
+        rows = piece.rows
         for other in before:
             rows = rows[np.abs(rows[:, :p] @ other) <= _FLAT]
         along, marks = rows[:, :p] @ direction, rows[:, p:] > 0
