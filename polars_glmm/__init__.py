@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
     from polars_glmm.result.reported import report
-    from polars_glmm.result.several import compare, pool, power, rlrt
+    from polars_glmm.result.several import average, compare, pool, pool_test, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
@@ -85,7 +85,7 @@ _LAZY = {
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
     "report": "polars_glmm.result.reported",
-    **dict.fromkeys(("compare", "pool", "power", "rlrt"), "polars_glmm.result.several"),
+    **dict.fromkeys(("average", "compare", "pool", "pool_test", "power", "rlrt"), "polars_glmm.result.several"),
 }
 
 __all__ = [
@@ -134,6 +134,7 @@ __all__ = [
     "__version__",
     "anova",
     "augment",
+    "average",
     "compare",
     "datasets",
     "explain",
@@ -142,6 +143,7 @@ __all__ = [
     "grid",
     "objective",
     "pool",
+    "pool_test",
     "power",
     "predict",
     "products",

@@ -15,9 +15,11 @@ import polars as pl
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.by_key import fit_by
-from polars_glmm.fitting.flow import fit_call, objective_of
+from polars_glmm.fitting.elsewhere import fit_frame
+from polars_glmm.fitting.flow import objective_of
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import take
+from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
@@ -120,7 +122,7 @@ def fit(
     chosen = _control(control)
     if by is not None:
         return FitCollection.of(fit_by(_checked(frame, formulas), by, call, chosen, TABLE_COLUMNS))
-    return Fit.of(fit_call(_checked(frame, formulas), call, chosen))
+    return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
 
 
 @answered
@@ -144,7 +146,7 @@ def explain(
     memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table.
     """
     call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
-    return explain_call(_checked(frame, formulas), call, _control(control))
+    return explain_call(_where(frame, formulas), call, _control(control))
 
 
 @answered
@@ -215,7 +217,7 @@ def products(
         msg = "like= brings its own formula, offset, weights and levels: leave out the others."
         raise ModelError(msg)
     call = Call(formulas, groups, "gaussian", None, method, None, offset, frequency, precision, missing)
-    return make_products(_checked(frame, formulas), call, like=like, levels=levels)
+    return make_products(_where(frame, formulas), call, like=like, levels=levels)
 
 
 def read_products(path: str | Path) -> Products:
@@ -289,6 +291,13 @@ def _control(control: object) -> Control:
 
 
 def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
+    """A frame of any library as one of Polars, of which the rows of an engine are read when they are needed."""
+    found = _where(frame, formulas)
+    return found.lazy() if isinstance(found, EngineFrame) else found
+
+
+def _where(frame: Any, formulas: tuple[object, ...]) -> AnyFrame | EngineFrame:
+    """A frame of any library: of Polars, or of the engine that holds its rows."""
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
     if isinstance(frame, str) and any(isinstance(one, pl.DataFrame | pl.LazyFrame) for one in formulas):
@@ -299,7 +308,7 @@ def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
         raise ModelError(msg)
     taken = take(frame)
     if taken is not None:
-        return taken.frame
+        return taken.frame if taken.engine is None else taken.engine
     kind = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
     msg = (
         f"The data are a {kind}; pass a frame of Polars, pandas, PyArrow, DuckDB, Ibis, Dask or Spark. "

@@ -1,62 +1,30 @@
 """The command line: `polars-glmm fit DATA "FORMULA" …` reads a file, prints the summary, writes the tidy tables.
 
-`polars-glmm predict MODEL DATA` predicts by a model that `fit … --save MODEL` wrote.
+`polars-glmm predict MODEL DATA` predicts by a model that `fit … --save MODEL` wrote; `confint`, `means` and `plot` ask
+it more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import polars as pl
 
-from polars_glmm import datasets
-from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, counted, enumerate_names
+from polars_glmm.cli_files import SINKS, WRITERS, flat, read, what_was_read, write
+from polars_glmm.cli_questions import add_nulls, add_questions, confint, means, plot
+from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.spec.method import Method
     from polars_glmm.typing import MethodName
 
-DATASET = "dataset:"
-NULLS = ("NA",)
-"""What stands for a missing value in a csv file when nobody says, beside an empty field: what R writes."""
-
-
-def scan_csv(path: Path, nulls: Sequence[str] = NULLS) -> pl.LazyFrame:
-    """A csv file whose dtypes are inferred from all of its rows."""
-    return pl.scan_csv(path, infer_schema_length=None, null_values=list(nulls))
-
-
-READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
-    ".csv": scan_csv,
-    ".parquet": pl.scan_parquet,
-    ".pq": pl.scan_parquet,
-    ".ipc": pl.scan_ipc,
-    ".arrow": pl.scan_ipc,
-    ".feather": pl.scan_ipc,
-    ".ndjson": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
-    ".jsonl": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
-}
-WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
-    "parquet": lambda table, path: table.write_parquet(path),
-    "csv": lambda table, path: _flat(table).write_csv(path),
-    "json": lambda table, path: table.write_json(path),
-}
-SINKS: dict[str, Callable[[pl.LazyFrame, Path], None]] = {
-    ".csv": lambda rows, path: rows.sink_csv(path),
-    ".parquet": lambda rows, path: rows.sink_parquet(path),
-    ".ipc": lambda rows, path: rows.sink_ipc(path),
-    ".ndjson": lambda rows, path: rows.sink_ndjson(path),
-}
-"""Formats of predictions, which are written while they are read."""
 BAD_INPUT = 2
 
 
@@ -64,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, or 2 after one line on standard error."""
     options = _parser().parse_args(arguments)
     try:
-        (_predict if options.verb == "predict" else _fit)(options)
+        VERBS[options.verb](options)
     except FormulaError as error:
         return _complain(_one_line_formula(error))
     except (GlmmError, pl.exceptions.PolarsError, OSError) as error:
@@ -130,7 +98,7 @@ def _predict(options: argparse.Namespace) -> None:
         name=options.name,
     )
     if options.out is None:
-        print(_flat(predicted.collect()).write_csv(), end="")  # noqa: T201  the purpose of the command
+        print(flat(predicted.collect()).write_csv(), end="")  # noqa: T201  the purpose of the command
         return
     with tempfile.TemporaryDirectory(prefix=".glmm-", dir=options.out.absolute().parent) as scratch:
         path = Path(scratch) / options.out.name
@@ -138,49 +106,9 @@ def _predict(options: argparse.Namespace) -> None:
         path.replace(options.out)
 
 
-def read(name: str, nulls: Sequence[str] | None = None) -> pl.DataFrame | pl.LazyFrame:
-    """The data behind `dataset:NAME` (a frame), or behind a path (lazily), by its suffix.
-
-    nulls   what stands for a missing value in a csv file; None: `NULLS`
-    """
-    path = Path(name)
-    if nulls is not None and (name.startswith(DATASET) or path.suffix.lower() != ".csv"):
-        msg = f"--null-values is for csv files; {name!r} has null values of its own."
-        raise DatasetError(msg)
-    if name.startswith(DATASET):
-        return datasets.load(name.removeprefix(DATASET))
-    if (reader := READERS.get(path.suffix.lower())) is None:
-        known = enumerate_names(sorted(READERS), limit=len(READERS))
-        msg = f"{name!r}: the suffix says the format; known are {known}, and {DATASET}NAME."
-        raise DatasetError(msg)
-    if not path.is_file():
-        msg = f"{name!r}: there is no such file."
-        raise DatasetError(msg)
-    try:
-        frame = reader(path) if nulls is None else scan_csv(path, nulls)
-        frame.collect_schema()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _unreadable(name, error) from error
-    return frame
-
-
-def what_was_read(name: str, frame: pl.DataFrame | pl.LazyFrame, columns: Iterable[str]) -> str:
-    """One line about a file: its rows, and dtype and missing values of `columns`; nothing about a data set.
-
-    Raises DatasetError for a file that cannot be read to its end.
-    """
-    if isinstance(frame, pl.DataFrame):
-        return ""
-    try:
-        schema = frame.collect_schema()
-        used = [column for column in dict.fromkeys(columns) if column in schema]
-        counts = frame.select(pl.len().alias(""), *(pl.col(f"^{re.escape(column)}$").null_count() for column in used))
-        n, *nulls = counts.collect(engine="streaming").row(0)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _unreadable(name, error) from error
-    missing = [f" ({k:,} null)" if k else "" for k in nulls]
-    told = [f"{column} {schema[column]}{k}" for column, k in zip(used, missing, strict=True)]
-    return f"read {name}: {counted(n, 'row', grouped=True)}; {', '.join(told)}"
+VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "fit": _fit, "predict": _predict, "confint": confint, "means": means, "plot": plot,
+}  # fmt: skip
 
 
 def _columns(options: argparse.Namespace) -> list[str]:
@@ -196,12 +124,6 @@ def _columns(options: argparse.Namespace) -> list[str]:
     return [*spec.columns(), *(options.by or [])]
 
 
-def _unreadable(name: str, error: Exception) -> DatasetError:
-    """What is wrong with a file, in the first line that Polars has to say; its advice is for callers in Python."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return DatasetError(f"{name!r} cannot be read: {first.rstrip('.')}.")
-
-
 def tables(fit: Fit | FitCollection) -> dict[str, pl.DataFrame]:
     """The tidy tables that are written, by file name; of a collection also which fits failed, and why."""
     frames = {
@@ -212,25 +134,6 @@ def tables(fit: Fit | FitCollection) -> dict[str, pl.DataFrame]:
         "glance": fit.glance(),
     }
     return frames if (status := getattr(fit, "status", None)) is None else {**frames, "status": status()}
-
-
-def write(frames: Mapping[str, pl.DataFrame], folder: Path, form: str) -> None:
-    """Write all tables into `folder`: first beside it, then each moved into place, so that none is ever half there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".glmm-", dir=folder) as scratch:
-        files = [(Path(scratch) / f"{name}.{form}", table) for name, table in frames.items()]
-        for path, table in files:
-            WRITERS[form](table, path)
-        for path, _ in files:
-            path.replace(folder / path.name)
-
-
-def _flat(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with nested columns as JSON text, for CSV."""
-    nested = [name for name, dtype in table.schema.items() if dtype.is_nested()]
-    return table.with_columns(
-        pl.Series(name, [json.dumps(value) for value in table[name].to_list()], dtype=pl.String) for name in nested
-    )
 
 
 def _method(name: str | None, nodes: int | None) -> str | Method | None:
@@ -294,10 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--frequency", metavar="COLUMN", help="whole numbers: the row stands for that many identical rows")
     add("--precision", metavar="COLUMN", help="the variance of the row is divided by it")
     add("--by", action="append", metavar="COLUMN", help="one model per value; may be repeated")
-    add(
-        "--null-values", action="extend", nargs="+", metavar="TEXT",
-        help="text that is a missing value in a csv file, beside an empty field (default: NA)",
-    )  # fmt: skip
+    add_nulls(add)
     add("--out", type=Path, metavar="DIR", help="write fixef, varcorr, dispersion, ranef and glance there")
     add("--format", choices=sorted(WRITERS), default="parquet", help="format of those tables (default: parquet)")
     add("--save", type=Path, metavar="MODEL", help="write the model there, for polars-glmm predict and read_fit")
@@ -316,8 +216,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--interval", action="store_true", help="with confidence limits")
     add("--conf-level", type=float, default=0.95, metavar="SHARE", help="of the limits (default: 0.95)")
     add("--name", default="prediction", metavar="COLUMN", help="of the prediction (default: prediction)")
-    add(
-        "--null-values", action="extend", nargs="+", metavar="TEXT",
-        help="text that is a missing value in a csv file, beside an empty field (default: NA)",
-    )  # fmt: skip
+    add_nulls(add)
+    add_questions(verbs)
     return parser

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 import polars_glmm
 from polars_glmm import cli, datasets
@@ -276,3 +277,52 @@ def test_a_wrong_model_or_place_is_one_line(
     said = capsys.readouterr()
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+def test_a_saved_model_answers_as_in_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = tmp_path / "cake.glmm", tmp_path / "table.parquet"
+    cake = datasets.load("cake")
+    fit = cake.glmm.fit("angle ~ recipe + temperature + (1 | recipe:replicate)")
+    fit.write(model)
+    assert cli.main(["confint", str(model), "--which", "fixed", "--conf-level", "0.9", "--out", str(out)]) == 0
+    assert_frame_equal(pl.read_parquet(out), fit.confint("wald", ["fixed"], 0.9))
+    words = ["means", str(model), "recipe", "--contrast", "pairwise", "--adjust", "tukey"]
+    assert cli.main(words) == 0
+    expected = fit.marginal_means("recipe", contrast="pairwise", adjust="tukey")
+    assert capsys.readouterr().out == expected.write_csv()
+    assert cli.main(["confint", str(model), "--method", "profile", "--which", "phi"]) == 2
+    assert "data" in capsys.readouterr().err
+    rows = ["--data", "dataset:cake"]
+    assert cli.main(["confint", str(model), "--method", "profile", "--which", "phi", *rows, "--out", str(out)]) == 0
+    assert_frame_equal(pl.read_parquet(out), fit.confint("profile", ["phi"]), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "data"),
+    [(["caterpillar"], False), (["effects", "temperature"], True), (["residuals"], True)],
+)
+def test_pictures_are_written_as_the_suffix_says(words: list[str], data: bool, tmp_path: Path) -> None:
+    model, out = tmp_path / "cake.glmm", tmp_path / "picture.json"
+    datasets.load("cake").glmm.fit("angle ~ recipe + temperature + (1 | recipe:replicate)").write(model)
+    rows = ["--data", "dataset:cake"] if data else []
+    assert cli.main(["plot", str(model), *words, *rows, "--out", str(out)]) == 0
+    assert "vega-lite" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plot", "{model}", "caterpillar", "--out", "x.gif"],
+        ["plot", "{model}", "effects", "--out", "x.json"],
+        ["plot", "{model}", "residuals", "--out", "{model}.json"],
+        ["confint", "{model}", "--out", "x.xlsx"],
+        ["confint", "{model}", "--which", "Dayss"],
+        ["means", "{model}", "Subjects"],
+    ],
+)
+def test_a_wrong_question_is_one_line(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "sleep.glmm"
+    datasets.load("sleepstudy").glmm.fit(SLEEP).write(model)
+    assert cli.main([one.format(model=model) for one in arguments]) == 2
+    said = capsys.readouterr()
+    assert (said.err.count("\n"), said.out) == (1, "")

@@ -12,7 +12,6 @@ from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
 from polars_glmm.columns.nodes import Affine, Arithmetic, Coded, Constant, Function, Node, Product
 from polars_glmm.frames.source import Source
@@ -116,9 +115,10 @@ def spread_by_query(source: Source) -> Callable[[Sequence[Node]], list[ColumnSpr
     """Means and standard deviations of variables over the rows of a source."""
 
     def spread_of(variables: Sequence[Node]) -> list[ColumnSpread]:
-        values = [source.expression(v).alias(str(k)) for k, v in enumerate(variables)]
-        asked = [pl.all().mean().name.suffix("m"), pl.all().std().name.suffix("s")]
-        row = source.rows.select(values).select(asked).collect(engine="streaming").row(0, named=True)
+        values = [source.expression(v).alias(f"v{k}") for k, v in enumerate(variables)]
+        own = [source.library.col(f"v{k}") for k in range(len(variables))]
+        asked = [one for k, v in enumerate(own) for one in (v.mean().alias(f"{k}m"), v.std().alias(f"{k}s"))]
+        row = source.answer(source.rows.select(*values).select(*asked)).row(0, named=True)
         return [ColumnSpread(float(row[f"{k}m"]), float(row[f"{k}s"] or 0.0)) for k in range(len(variables))]
 
     return spread_of
@@ -129,13 +129,11 @@ def kept_by_query(source: Source, centred: BoolVec) -> Callable[[Sequence[Node]]
 
     def judge_again(nodes: Sequence[Node]) -> BoolVec:
         p = len(nodes)
-        names = [f"__glmm_v{j}" for j in range(p)]
-        values = [source.expression(node).alias(name) for node, name in zip(nodes, names, strict=True)]
-        one, pairs = pl.len().cast(pl.Float64).alias("n"), [(i, j) for i in range(p) for j in range(i + 1)]
-        sums = [pl.sum(name).alias(f"s{j}") for j, name in enumerate(names)]
-        products = [(pl.col(f"__glmm_v{i}") * pl.col(f"__glmm_v{j}")).sum().alias(f"p{i},{j}") for i, j in pairs]
-        asked = source.rows.with_columns(values).select(one, *sums, *products)
-        row = asked.collect(engine="streaming").row(0, named=True)
+        own = [source.library.col(f"v{j}") for j in range(p)]
+        values = [source.expression(node).alias(f"v{j}") for j, node in enumerate(nodes)]
+        sums = [source.count().alias("n"), *(v.sum().alias(f"s{j}") for j, v in enumerate(own))]
+        products = {f"p{i},{j}": own[i] * own[j] for i in range(p) for j in range(i + 1)}
+        row = source.answer(source.totals(source.rows.select(*values), products, sums)).row(0, named=True)
         mean = np.array([row[f"s{j}"] for j in range(p)]) / row["n"] * centred
         second = np.array([[row[f"p{max(i, j)},{min(i, j)}"] for j in range(p)] for i in range(p)])
         return _kept(second / row["n"] - np.outer(mean, mean), centred)

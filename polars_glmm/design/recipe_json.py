@@ -14,7 +14,8 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Categorical, FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
-from polars_glmm.families.registry import FAMILIES, resolve_family
+from polars_glmm.families.registry import FAMILIES, resolve_family, with_zeros
+from polars_glmm.families.zero_inflated import ZeroInflated
 from polars_glmm.files import dtypes
 from polars_glmm.files.records import TAG, RecordReader, plain
 from polars_glmm.spec.method import Method
@@ -95,6 +96,8 @@ def encode_family(family: Family) -> dict[str, Any]:
 
     Raises ModelError for one that these do not say all of.
     """
+    if isinstance(family, ZeroInflated):
+        return {**encode_family(family.base), "zeros": True}
     name, link = family.name, family.link.name
     held = dict(family.held)
     if name not in FAMILIES or resolve_family(name, link, held) != family:
@@ -111,7 +114,8 @@ def decode_family(text: Any) -> Family:
     if held.keys() != known.keys():
         msg = f"held cannot be {sorted(held)!r} for the family {name!r}"
         raise ValueError(msg)
-    return resolve_family(name, link, held)
+    found = resolve_family(name, link, held)
+    return with_zeros(found) if _READER.read(text.get("zeros", False), bool, "zeros") else found
 
 
 def upgrade(text: Mapping[str, Any], dtypes_of: Mapping[str, pl.DataType]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
 from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_cells import compress_engine
 from polars_glmm.frames.size import room_for
 from polars_glmm.likelihood.optimum.vanishing import MOST_VALUES
 from polars_glmm.memory import memory_limit, readable
@@ -106,9 +108,24 @@ def _height(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> int | None:
     return int(frame.select(pl.len()).collect().item()) if control.keep == "rows" else None
 
 
+def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route | None:
+    """The route of a model whose rows stay with their engine; None where they must be read out."""
+    spec = call.spec()
+    if obstacle(spec, call) is None:
+        return Route("sums")
+    if exact(spec) or few_variances(spec, frame.lazy()) or not control.rows.compress:
+        return None
+    counted = learned_cells(compress_engine(frame, spec, missing=call.missing), spec, call)
+    return None if counted is None else Route("rows", counted)
+
+
 def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Counted | None:
-    """Equal rows counted first, where that saves rows; None too where something is to be said of single rows."""
-    found = compress(frame, spec, missing=call.missing)
+    """Equal rows counted first, where that saves rows."""
+    return learned_cells(compress(frame, spec, missing=call.missing), spec, call)
+
+
+def learned_cells(found: Compressed | None, spec: ModelSpec, call: Call) -> Counted | None:
+    """What counted rows teach; None where there are none, or something is to be said of single rows."""
     if found is None:
         return None
     try:

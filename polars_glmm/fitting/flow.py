@@ -57,17 +57,18 @@ def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> An
     began = perf_counter()
     route = choose(frame, call, control)
     if route.kind != "sums":
-        return _fit_from_rows(frame, call, control, route, began)
+        return fit_from_rows(frame, call, control, route, began)
     fit = fit_summaries(frame.lazy(), call, control)
     if isinstance(fit, Obstacle):
-        return _fit_from_rows(frame, call, control, Route("products", why=fit), began)
+        return fit_from_rows(frame, call, control, Route("products", why=fit), began)
     rows, source = kept_rows(frame, control)
     return replace(fit, rows=rows, source=source, kept=None if rows is None else rows_in_use(fit, rows))
 
 
-def _fit_from_rows(
+def fit_from_rows(
     frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route, began: float
 ) -> Answer:
+    """The fit of rows by another route than sums, which began when the clock stood at `began`."""
     given = Given(call.start or {}, call.fixed or {})
     with learned_rows(frame, call, control, route) as learned:
         design, spec = learned.design, learned.recipe.spec

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from polars_glmm.answer.tally import group_sizes
-from polars_glmm.columns.named import columns
 from polars_glmm.columns.nodes import Reference
 from polars_glmm.design.disk.learn import trials_of
 from polars_glmm.design.learn import learn
 from polars_glmm.design.predictors import learn_columns
-from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors, needs_learning
+from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors, needs_learning, outline
 from polars_glmm.design.text_numbers import text_notes
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_source import open_source
 from polars_glmm.frames.missing import check_missing, dropped_rows
-from polars_glmm.frames.source import Source
+from polars_glmm.frames.source import Query, Source
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.linalg.pattern import distinct
 
@@ -98,11 +99,11 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
     )
 
 
-def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
-    """From aggregations in the streaming engine; no row is collected."""
+def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, missing: str) -> Look:
+    """From aggregations in the streaming engine, or in the engine that holds the frame; no row is collected."""
     check_missing(missing)
     spec = spec.resolve(frozenset(frame.collect_schema().names()))
-    source = Source.of(spec, frame)
+    source = open_source(spec, frame)
     source = replace(source, tried=trials_of(spec, source))
     variables = LazyVariables(Known(source))
     variables.ask(factors_of(spec))
@@ -112,13 +113,16 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
     )
     factors, notes = group_factors(spec, variables)
     notes = text_notes(spec, variables.categoricals) + notes
-    census, totals, *counted = pl.collect_all(_questions(factors, source.shared()), engine="streaming")
+    census, totals, *counted = source.answers(_questions(factors, source.shared()))
     incomplete = source.judge(census.row(0, named=True))
-    n_rows, n_obs = totals.row(0)
+    n_rows, n_obs = map(int, totals.row(0))
     if not n_rows:
         source.refuse_empty()
     sizes, met = counted[: len(factors)], counted[len(factors) :]
-    meetings = {at: dict(one.iter_rows()) for at, one in zip(permutations(range(len(factors)), 2), met, strict=True)}
+    meetings = {
+        at: {int(k): int(n) for k, n in one.select(_COUNT, "n").iter_rows()}
+        for at, one in zip(permutations(range(len(factors)), 2), met, strict=True)
+    }
     return Look(
         spec=spec,
         n_rows=n_rows,
@@ -126,7 +130,7 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
         n_obs=int(n_obs),
         predictors=predictors,
         factors=tuple(
-            FactorLook(factor.name, _columns(factor), *map(int, size.row(0)))
+            FactorLook(factor.name, _columns(factor), *map(int, size.select("n", "smallest", "largest").row(0)))
             for factor, size in zip(factors, sizes, strict=True)
         ),
         pairs=_pairs(meetings),
@@ -136,19 +140,31 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame, missing: str) -> Look:
     )
 
 
-def _questions(factors: tuple[FactorRecipe, ...], source: Source) -> list[pl.LazyFrame]:
+def require_words(spec: ModelSpec, frame: EngineFrame) -> None:
+    """Raise NotThereError where an engine has no words for a column of a gaussian model."""
+    source = open_source(spec, frame)
+    for node, _ in outline(spec, source).checked:
+        source.expression(node)
+
+
+def _questions(factors: tuple[FactorRecipe, ...], source: Source) -> list[Query]:
     """Missing values; rows and observations; levels and sizes of every factor; meeting pairs of every two."""
-    name = source.frequency
-    observations = pl.len() if name is None else source.expression(Reference(name)).sum()
-    rows, count = source.rows, pl.col(_COUNT)
-    asked = [source.census(), rows.select(pl.len().alias("rows"), observations.alias(_COUNT))]
+    one_each, n = source.library.lit(1.0), source.library.len()
+    frequency = one_each if source.frequency is None else source.expression(Reference(source.frequency))
+    rows = source.rows.with_columns(frequency.alias(_COUNT))
+    count = source.library.col(_COUNT)
+
+    def columns(keys: Iterable[str]) -> list[Any]:
+        return [source.column(key) for key in keys]
+
+    asked = [source.census(), rows.select(n.alias("n"), count.sum())]
     for factor in factors:
-        levels = rows.group_by(columns(factor.keys)).agg(observations.alias(_COUNT))
-        asked.append(levels.select(pl.len(), count.min().alias("smallest"), count.max().alias("largest")))
+        levels = rows.group_by(columns(factor.keys)).agg(count.sum())
+        asked.append(levels.select(n.alias("n"), count.min().alias("smallest"), count.max().alias("largest")))
     for one, other in permutations(factors, 2):
         keys = list(dict.fromkeys((*one.keys, *other.keys)))
-        met = rows.select(columns(keys)).unique().group_by(columns(one.keys)).agg(pl.len().alias(_COUNT))
-        asked.append(met.group_by(_COUNT).agg(pl.len()))
+        met = rows.select(columns(keys)).unique().group_by(columns(one.keys)).agg(n.alias(_COUNT))
+        asked.append(met.group_by(_COUNT).agg(n.alias("n")))
     return asked
 
 

@@ -21,6 +21,8 @@ from polars_glmm.design.sums.places import columns_of, places
 from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_source import open_source
 from polars_glmm.frames.size import room_for
 from polars_glmm.frames.source import Source
 from polars_glmm.likelihood.build import estimate_summaries
@@ -92,7 +94,7 @@ def collected_note(found: Obstacle | None) -> tuple[Note, ...]:
     return (Note("rows_collected", what, quiet=True),)
 
 
-def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Answer | Obstacle:
+def fit_summaries(frame: pl.LazyFrame | EngineFrame, call: Call, control: Control) -> Answer | Obstacle:
     """The fit of a gaussian model; its data are `frame`, which later questions may read again.
 
     An Obstacle where sums hold too few digits of what the model leaves of the response.
@@ -100,7 +102,7 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Answer |
     began = perf_counter()
     spec = call.spec().resolve(frozenset(frame.collect_schema().names()))
     with progress.stage("reading"):
-        source = Source.of(spec, frame)
+        source = open_source(spec, frame)
         summary = summarise(outline(spec, source), source, call.missing)
         recipe, notes, closest = settle(summary.recipe, summary.moments, source)
     if closest < _NEARLY_ALIKE and rows_fit(spec, frame, control):
@@ -129,7 +131,7 @@ def fit_summaries(frame: pl.LazyFrame, call: Call, control: Control) -> Answer |
     )
 
 
-def rows_fit(spec: ModelSpec, frame: pl.LazyFrame, control: Control) -> bool:
+def rows_fit(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, control: Control) -> bool:
     """Whether the rows of a frame may be collected."""
     limit = memory_limit(control.memory.limit)
     return room_for(spec, frame, limit).needed <= limit

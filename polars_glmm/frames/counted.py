@@ -46,13 +46,13 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     schema = lazy.collect_schema()
     spec = spec.resolve(frozenset(schema.names()))
     columns = list(dict.fromkeys(replace(spec, frequency=None).columns()))
-    if any(c not in schema for c in spec.columns()) or COUNT in schema or not _countable(spec, schema, columns):
+    if any(c not in schema for c in spec.columns()) or COUNT in schema or not countable(spec, schema, columns):
         return None
     lazy = lazy.select(map(as_found, dict.fromkeys(spec.columns())))
     n_rows = frame.height if isinstance(frame, pl.DataFrame) else lazy.select(pl.len()).collect().item()
-    if n_rows < _FEWEST_ROWS:
+    if few(n_rows):
         return None
-    response = [c for c in dict.fromkeys(spec.response.columns()) if c not in _groups(spec)]
+    response = [c for c in dict.fromkeys(spec.response.columns()) if c not in groups_of(spec)]
     if not _repeats(lazy, schema, spec, columns, response, n_rows):
         return None
     gaps = {c: _missing(c, schema) for c in [*columns, *([spec.frequency] if spec.frequency else [])]}
@@ -64,7 +64,7 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
         return None
     rows = lazy.filter(~incomplete) if n_missing else lazy
     count = pl.len() if spec.frequency is None else column(spec.frequency).sum()
-    groups = _groups(spec)
+    groups = groups_of(spec)
     keys = [*dict.fromkeys(groups), *(c for c in columns if c not in groups and c not in response), *response]
     texts = _short_texts(lazy, [c for c in columns if c not in groups and schema[c] == pl.String])
     coded = rows.with_columns(column(name).cast(pl.Categorical) for name in texts)
@@ -77,14 +77,27 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     if n_missing:
         where = [c for c in gaps if seen[c].item()]
         notes.append(dropped_rows(Incomplete(n_missing, n_rows, 0, tuple(where)), missing))
-    text = (
-        f"{n_rows - n_missing} rows are {counted.height} different ones; the fit counts them instead of repeating them."
-    )
-    notes.append(Note("rows_compressed", text, quiet=True))
+    notes.append(counted_note(n_rows - n_missing, counted.height))
     return Compressed(counted, replace(spec, frequency=COUNT), n_missing, tuple(notes))
 
 
-def _countable(spec: ModelSpec, schema: pl.Schema, columns: list[str]) -> bool:
+def few(n_rows: int) -> bool:
+    """Whether there are too few rows for their counting to pay."""
+    return n_rows < _FEWEST_ROWS
+
+
+def repeating(n_different: int, n_rows: int) -> bool:
+    """Whether so few rows are different that counting them pays."""
+    return n_different <= _WORTH * n_rows
+
+
+def counted_note(n_rows: int, n_cells: int) -> Note:
+    """That equal rows were counted."""
+    text = f"{n_rows} rows are {n_cells} different ones; the fit counts them instead of repeating them."
+    return Note("rows_compressed", text, quiet=True)
+
+
+def countable(spec: ModelSpec, schema: pl.Schema, columns: list[str]) -> bool:
     """Whether the frequency of rows, if there is one, is a number that means nothing else to the model."""
     if spec.frequency is None:
         return True
@@ -96,7 +109,8 @@ def _wrong_counts(spec: ModelSpec, incomplete: pl.Expr) -> pl.Expr:
     if spec.frequency is None:
         return pl.lit(value=False)
     f = column(spec.frequency).cast(pl.Float64)
-    return (~incomplete & (no_frequency(f) | f.is_infinite())).any()
+    wrong: pl.Expr = no_frequency(f) | f.is_infinite()
+    return (~incomplete & wrong).any()
 
 
 def _short_texts(lazy: pl.LazyFrame, columns: list[str]) -> list[str]:
@@ -126,15 +140,16 @@ def _repeats(
     floats = [c for c in looked if schema[c].is_float()]
     if floats:
         head = lazy.select(named(floats)).head(_SAMPLE).collect()
-        if any(head[c].n_unique() > _WORTH * head.height for c in floats):
+        if not all(repeating(head[c].n_unique(), head.height) for c in floats):
             return False
     distinct = pl.struct(named(looked)).hash().approx_n_unique()
     for size in (_SLICE, n_rows):
         size = min(size, n_rows)  # noqa: PLW2901  # a share that falls with every further row
-        if lazy.head(size).select(distinct).collect().item() <= _WORTH * size:
+        if repeating(lazy.head(size).select(distinct).collect().item(), size):
             return True
     return False
 
 
-def _groups(spec: ModelSpec) -> list[str]:
+def groups_of(spec: ModelSpec) -> list[str]:
+    """The key columns of all grouping factors, each once."""
     return list(dict.fromkeys(c for term in spec.random for c in term.keys))

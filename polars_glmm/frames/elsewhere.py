@@ -6,17 +6,13 @@ where it streams them, and every other verb then finds a LazyFrame. narwhals is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from polars_glmm.errors import ModelError
-
-if TYPE_CHECKING:
-    import narwhals.stable.v2 as nw
+from polars_glmm.frames.engine import EngineFrame
 
 PolarsFrame = pl.DataFrame | pl.LazyFrame
 
@@ -24,11 +20,13 @@ PolarsFrame = pl.DataFrame | pl.LazyFrame
 class Taken(NamedTuple):
     """A frame as a Polars frame, and how columns that were added to it get back beside the frame's own.
 
-    back   None where an engine keeps its own rows
+    back     None where an engine keeps its own rows
+    engine   the frame there, of which `frame` reads the rows out
     """
 
     frame: PolarsFrame
     back: Callable[[pl.DataFrame], Any] | None
+    engine: EngineFrame | None = None
 
 
 def take(frame: object) -> Taken | None:
@@ -42,7 +40,11 @@ def take(frame: object) -> Taken | None:
     except TypeError:
         return None
     if isinstance(found, nw.LazyFrame):
-        return Taken(_scan(found), None)
+        native = found.to_native()
+        if isinstance(native, pl.LazyFrame):
+            return Taken(native, lambda made: made)
+        engine = EngineFrame.of(found)
+        return Taken(engine.lazy(), None, engine)
     rows = _with_categories(found.to_polars(), found)
     return Taken(rows, lambda made: _beside(found, made.select(pl.exclude(rows.columns))))
 
@@ -77,49 +79,6 @@ def applied(frame: object, verb: str, work: Callable[[PolarsFrame], PolarsFrame]
         raise ModelError(msg)
     made = work(taken.frame)
     return taken.back(made.collect() if isinstance(made, pl.LazyFrame) else made)
-
-
-@dataclass(frozen=True, eq=False)
-class _Engine:
-    """The rows of an engine as a source of a LazyFrame: only the columns asked for are read, and none is kept."""
-
-    frame: nw.LazyFrame[Any]
-    schema: pl.Schema
-
-    def __call__(
-        self, names: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        wanted = list(self.schema) if names is None else names
-        left = n_rows
-        for batch in _batches(self.frame, wanted, batch_size or 1 << 17):
-            rows = batch.cast({name: self.schema[name] for name in wanted})
-            rows = rows if predicate is None else rows.filter(predicate)
-            if left is not None:
-                rows, left = rows.head(left), left - min(left, rows.height)
-            yield rows
-            if left == 0:
-                return
-
-
-def _scan(found: nw.LazyFrame[Any]) -> pl.LazyFrame:
-    empty = _with_categories(found.head(0).collect("polars").to_native(), found)
-    engine = _Engine(found, empty.schema)
-    return register_io_source(engine, schema=empty.schema)
-
-
-def _batches(frame: nw.LazyFrame[Any], names: list[str], size: int) -> Iterator[pl.DataFrame]:
-    """The rows as they come: in batches from an engine that streams Arrow, else all at once."""
-    native = frame.select(names).to_native()
-    for reader in ("to_arrow_reader", "fetch_arrow_reader"):  # DuckDB, by version
-        if hasattr(native, reader):
-            for batch in getattr(native, reader)(size):
-                yield pl.DataFrame(batch)
-            return
-    if hasattr(native, "to_pyarrow_batches"):  # Ibis
-        for batch in native.to_pyarrow_batches(chunk_size=size):
-            yield pl.DataFrame(batch)
-        return
-    yield frame.select(names).collect("polars").to_native()
 
 
 def _with_categories(rows: pl.DataFrame, found: Any) -> pl.DataFrame:

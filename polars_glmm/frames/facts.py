@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from polars_glmm.columns.named import column
+from polars_glmm.columns.nodes import Node
 
 _COUNT = "__glmm_count"
 _HASHES = 1 << 64
@@ -14,10 +16,13 @@ _ROUNDING = 1e-9
 
 
 class Fact(NamedTuple):
-    """A sum over the rows in use: of `value`, known to be `total` up to `rounding` (0: exactly, modulo 2^64)."""
+    """A sum over the rows in use: of `value`, known to be `total` up to `rounding` (0: exactly, modulo 2^64).
+
+    value   a node, or an expression of Polars
+    """
 
     name: str
-    value: pl.Expr
+    value: Node | pl.Expr
     total: float
     rounding: float = 0.0
 
@@ -40,7 +45,13 @@ def of_labels(counted: pl.DataFrame, name: str) -> Fact:
     return Fact(f"the labels of column {name!r}", _hash(name, counted.schema[name]), total)
 
 
-def of_argument(text: str, value: pl.Expr, total: float, size: float) -> Fact:
+def weighed(text: str, value: Node, known: Sequence[tuple[float, float]]) -> Fact:
+    """That rows weighed by label have the sum they had; known: the weight and the rows of each label."""
+    total = sum(weight * n for weight, n in known)
+    return Fact(text, value, total, _ROUNDING * max(total, 1.0))
+
+
+def of_argument(text: str, value: Node, total: float, size: float) -> Fact:
     """That the argument of a transform has the sum it had; size: of the numbers summed, for rounding."""
     return Fact(text, value, total, _ROUNDING * max(size, 1e-300))
 

@@ -13,12 +13,12 @@ NO_WEIGHT = "No row is left: frequency, precision or trials is 0 in all of them.
 class Incomplete(NamedTuple):
     """n of n_rows rows have a missing value, the first of them row `first`; `where` names the columns.
 
-    empty   columns that hold nothing else
+    first   None where rows have no numbers, as those of an engine;  empty: columns that hold nothing else
     """
 
     n: int
     n_rows: int
-    first: int
+    first: int | None
     where: tuple[str, ...]
     empty: tuple[str, ...] = ()
 
@@ -38,17 +38,19 @@ def dropped_rows(found: Incomplete, missing: str, *, all_may_go: bool = False) -
         msg = f"Every row has a missing value: {reason}."
         raise ColumnError(msg)
     if missing == "error":
+        at = "" if first is None else f" (the first is row {first}, counted from 0)"
         msg = (
-            f"{counted(n, 'row', 'has', 'have')} a missing value in {enumerate_names(where)} "
-            f"(the first is row {first}, counted from 0). missing='drop' leaves them out."
+            f"{counted(n, 'row', 'has', 'have')} a missing value in {enumerate_names(where)}{at}. "
+            "missing='drop' leaves them out."
         )
         raise ColumnError(msg)
     what = f"{dropped_text(n, n_rows)}: missing values in {enumerate_names(where)}."
     return Note("rows_dropped", what, quiet=True)
 
 
-def refuse_weight(argument: str, name: str, value: float, row: int) -> NoReturn:
-    """Raise ColumnError for a frequency or precision that is none."""
+def refuse_weight(argument: str, name: str, value: float, row: int | None = None) -> NoReturn:
+    """Raise ColumnError for a frequency or precision that is none; row: None where rows have no numbers."""
     rule = "a whole number of at least 0" if argument == "frequency" else "not negative"
-    msg = f"{argument}={name!r} is {value:g} in row {row}; it must be {rule}."
+    where = "a row" if row is None else f"row {row}"
+    msg = f"{argument}={name!r} is {value:g} in {where}; it must be {rule}."
     raise ColumnError(msg)

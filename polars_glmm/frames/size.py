@@ -8,6 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from polars_glmm.columns.named import column
+from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.table import require_columns
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
@@ -29,18 +30,25 @@ class RowRoom(NamedTuple):
     needed: int
 
 
-def room_for(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> RowRoom:
+def count_rows(frame: pl.LazyFrame | EngineFrame) -> int:
+    """How many rows a frame has."""
+    if isinstance(frame, EngineFrame):
+        return frame.count_rows()
+    return int(frame.select(pl.len()).collect().item())
+
+
+def room_for(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, limit: int) -> RowRoom:
     """The rows of a frame and what they need; raises ColumnError for a column that the frame does not have."""
-    n_rows = int(frame.select(pl.len()).collect().item())
+    n_rows = count_rows(frame)
     return RowRoom(n_rows, n_rows * row_bytes(spec, frame, most=limit // max(n_rows, 1)))
 
 
 def may_fit(spec: ModelSpec, frame: pl.LazyFrame, limit: int) -> bool:
     """Whether the rows, counted in one query, would fit if categorical columns had two levels each."""
-    return int(frame.select(pl.len()).collect().item()) * row_bytes(spec, frame, most=-1) <= limit
+    return count_rows(frame) * row_bytes(spec, frame, most=-1) <= limit
 
 
-def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:
+def row_bytes(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, *, most: int) -> int:
     """Bytes a row takes at the worst moment; beyond `most` a lower bound may do, and nothing is read for it.
 
     Raises ColumnError for a column that the frame does not have.
@@ -54,6 +62,8 @@ def row_bytes(spec: ModelSpec, frame: pl.LazyFrame, *, most: int) -> int:
     least = _bytes(len(used), terms, dict.fromkeys(labelled, 2))
     if not labelled or least > most:
         return least
+    if isinstance(frame, EngineFrame):
+        return _bytes(len(used), terms, frame.count_labels(labelled))
     found = frame.select(column(name).cast(pl.String).approx_n_unique() for name in labelled).collect()
     return _bytes(len(used), terms, dict(zip(labelled, found.row(0), strict=True)))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -13,18 +13,24 @@ from polars_glmm.columns.named import as_found, column, columns
 from polars_glmm.columns.nodes import Node, Reference
 from polars_glmm.columns.operators import Expressions
 from polars_glmm.errors import ColumnError, DataChangedError
-from polars_glmm.frames.facts import Fact
+from polars_glmm.frames.batches import batches
+from polars_glmm.frames.facts import Fact, count_labels, of_labels
 from polars_glmm.frames.held import in_memory
 from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
 from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, require_columns
 from polars_glmm.spec.model import ModelSpec
 
 _ROW = "__glmm_row"
+Query: TypeAlias = Any
+"""A lazy frame of the library that a source speaks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """The columns in use of a lazy frame. Nothing is read before something is asked.
+
+    What is asked is written in expressions of `library`, which are those of Polars here and of narwhals for a frame
+    that another engine holds (frames.engine_source), and answered in small frames of Polars.
 
     frame                  projected to the columns in use;  dtypes of these
     frequency, precision   names of the columns that weigh rows, or None
@@ -40,6 +46,8 @@ class Source:
     tried: Node | None = None
     fixed: bool = False
     facts: tuple[Fact, ...] = ()
+    sets_aside: ClassVar[bool] = True
+    """Whether a group_by over many levels in no order sets aside more than its answer."""
 
     @classmethod
     def of(cls, spec: ModelSpec, frame: pl.LazyFrame) -> Source:
@@ -50,19 +58,78 @@ class Source:
         dtypes = {name: schema[name] for name in used}
         return cls(frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame))
 
-    def expression(self, node: Node) -> pl.Expr:
+    def expression(self, node: Node) -> Any:
         """A node as Float64 over rows without missing values."""
-        expression: pl.Expr = node.compile(Expressions(self.dtypes))
-        return expression
+        return node.compile(Expressions(self.dtypes))
 
     @property
-    def complete(self) -> pl.Expr:
+    def library(self) -> Any:
+        """Whose expressions its queries are made of."""
+        return pl
+
+    @property
+    def most_columns(self) -> int:
+        """Columns beyond which a query of all their products is out of the question."""
+        return 1 << 10
+
+    def column(self, name: str) -> Any:
+        """A column as its values are."""
+        return column(name)
+
+    def answers(self, queries: Sequence[Query]) -> list[pl.DataFrame]:
+        """The small answers of queries, together."""
+        return pl.collect_all(list(queries), engine="streaming")
+
+    def answer(self, query: Query) -> pl.DataFrame:
+        """The small answer of one query."""
+        found: pl.DataFrame = query.collect(engine="streaming")
+        return found
+
+    def first(self, query: Query, n: int) -> pl.DataFrame:
+        """The first rows of a query."""
+        found: pl.DataFrame = query.head(n).collect()
+        return found
+
+    def count(self) -> Any:
+        """The number of rows, as a column of sums."""
+        return pl.len().cast(pl.Float64)
+
+    def totals(self, rows: Query, values: Mapping[str, Any], aggregates: Sequence[Any] = ()) -> Query:
+        """One row: aggregates of the columns of a query, and the sums of further expressions of them."""
+        return rows.select(*aggregates, *(value.sum().alias(name) for name, value in values.items()))
+
+    def count_rows(self) -> int:
+        """How many rows there are, used or not."""
+        return int(self.frame.select(pl.len()).collect().item())
+
+    def labels(self, name: str) -> Query:
+        """The labels of a column in use with the rows of each."""
+        return count_labels(self.rows, name)
+
+    def fact_of_labels(self, found: pl.DataFrame, name: str) -> Fact:
+        """What an answer to `labels` says, to be found again."""
+        return of_labels(found, name)
+
+    def finding(self, facts: tuple[Fact, ...], checked: Sequence[tuple[Node, str]]) -> Source:  # noqa: ARG002
+        """The source whose census finds facts again; `checked` nodes that sums show not to be finite."""
+        return self if self.fixed else replace(self, facts=facts)
+
+    def batches(self, rows: int) -> Iterator[pl.DataFrame]:
+        """The columns in use, some rows at a time."""
+        return batches(self.frame, rows, contiguous=False)
+
+    def of_rows(self, rows: pl.DataFrame) -> Source:
+        """The same asked of some of the rows, in memory."""
+        return replace(self, frame=rows.lazy())
+
+    @property
+    def complete(self) -> Any:
         """Rows without null or NaN in any column."""
         known = [column(name).is_not_null() for name in self.dtypes]
         return pl.all_horizontal(*known, *(column(name).is_not_nan() for name in self.floats()))
 
     @property
-    def in_use(self) -> pl.Expr:
+    def in_use(self) -> Any:
         """Complete rows with frequency, precision and trials above 0."""
         keep = self.complete
         for name in (self.frequency, self.precision):
@@ -71,7 +138,7 @@ class Source:
         return keep if self.tried is None else keep & (self.expression(self.tried) > 0)
 
     @property
-    def rows(self) -> pl.LazyFrame:
+    def rows(self) -> Any:
         """The rows in use."""
         return self.frame.filter(self.in_use)
 
@@ -83,23 +150,30 @@ class Source:
         """Columns that can hold NaN or infinity."""
         return [name for name, dtype in self.dtypes.items() if dtype.is_float()]
 
-    def weight(self) -> pl.Expr | None:
+    def weight(self) -> Any:
         """w = frequency · precision, or None where every row has 1."""
         parts = [self.expression(Reference(name)) for name in (self.frequency, self.precision) if name is not None]
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else parts[0] * parts[1]
 
-    def census(self) -> pl.LazyFrame:
+    def census(self) -> Query:
         """One row: how many rows, how many complete, how many infinite values in each column, how many bad weights."""
         asked = [pl.len().alias("rows"), self.complete.sum().alias("complete")]
         asked += [column(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
         asked += [(bad & self.complete).any().alias(f"bad:{argument}") for argument, bad in self._bad_weights().items()]
-        asked += [pl.when(self.in_use).then(fact.value).sum().alias(fact.name) for fact in self.facts]
+        asked += [pl.when(self.in_use).then(self._of(fact)).sum().alias(fact.name) for fact in self.facts]
         return self.frame.select(asked)
 
-    def refuse_changed(self, census: Mapping[str, Any]) -> None:
-        """Raise DataChangedError where a census does not find the facts again."""
+    def _of(self, fact: Fact) -> Any:
+        """What a fact is the sum of."""
+        return self.expression(fact.value) if isinstance(fact.value, Node) else fact.value
+
+    def refuse_changed(self, census: Mapping[str, Any], weight: float | None = None) -> None:  # noqa: ARG002
+        """Raise DataChangedError where a census does not find the facts again.
+
+        weight   of the rows in use by the other answers, where their queries do not share one scan with the census
+        """
         for fact in self.facts:
             if not fact.holds(census[fact.name]):
                 msg = (
@@ -150,12 +224,12 @@ class Source:
 
     def refuse_empty(self) -> NoReturn:
         """Raise the ColumnError that tells why no row is in use."""
-        found = self.judge(self.census().collect().row(0, named=True))
+        found = self.judge(self.answer(self.census()).row(0, named=True))
         if found is not None and found.n == found.n_rows:
             dropped_rows(found, "drop")
         raise ColumnError(NO_WEIGHT)
 
-    def _bad_weights(self) -> dict[str, pl.Expr]:
+    def _bad_weights(self) -> dict[str, Any]:
         bad = {}
         if self.frequency is not None:
             f = self.expression(Reference(self.frequency))
@@ -185,6 +259,6 @@ class Source:
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
 
 
-def no_frequency(f: pl.Expr) -> pl.Expr:
+def no_frequency(f: Any) -> Any:
     """Where a number cannot say how many rows a row stands for."""
-    return (f < 0) | (f != f.round())
+    return (f < 0) | (f != f.floor())

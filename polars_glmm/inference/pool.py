@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.inference.distributions import quantile, two_sided_p
+from polars_glmm.inference.natural import naturals
 from polars_glmm.inference.schemas import POOL, table
+
+if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
 
 KEYS = ("parameter", "group", "term", "other_term", "level", "contrast", "hypothesis", "variable")
 """Columns of our tables that say what a row is about."""
@@ -65,6 +69,46 @@ def pool_tables(
     }  # fmt: skip
     numbers = table({name: dtype for name, dtype in POOL.items() if name in columns}, columns)
     return first.select(keys).hstack(numbers)
+
+
+def pool_variances(fits: Sequence[Answer], df: str = "rubin", conf_level: float = 0.95) -> pl.DataFrame:
+    """Standard deviations, correlations and phi pooled on the scales log and atanh, and transformed back.
+
+    within, between, total, riv and fmi are of those scales; std_error by the delta method; statistic and p_value null.
+    An estimate at an end of its range in some imputation has no logarithm, and its row no numbers.
+    """
+    tables = []
+    for fit in fits:
+        own = [one for one in naturals(fit) if one.quantity != "coefficient"]
+        value = np.array([np.nan if one.estimate is None else one.estimate for one in own], dtype=np.float64)
+        error = np.array([np.nan if one.std_error is None else one.std_error for one in own], dtype=np.float64)
+        rho = np.array([one.quantity == "correlation" for one in own], dtype=np.bool_)
+        with np.errstate(all="ignore"):
+            scaled = np.where(rho, np.arctanh(np.clip(value, -1.0, 1.0)), np.log(value))
+            slope = np.where(rho, 1.0 - value**2, value)
+            tables.append(
+                pl.DataFrame(
+                    {
+                        **{k: [getattr(one, k) for one in own] for k in ("parameter", "group", "term", "other_term")},
+                        "estimate": np.where(np.isfinite(scaled), scaled, np.nan),
+                        "std_error": error / slope,
+                    },
+                    schema_overrides=dict.fromkeys(("parameter", "group", "term", "other_term"), pl.String()),
+                )
+            )
+    found = pool_tables(tables, df, None, conf_level)
+    back = pl.Series(rho)
+    numbers = {
+        name: np.where(rho, np.tanh(found[name].to_numpy()), np.exp(found[name].to_numpy()))
+        for name in ("estimate", "conf_low", "conf_high")
+    }
+    slope = np.where(rho, 1.0 - numbers["estimate"] ** 2, numbers["estimate"])
+    return found.with_columns(
+        pl.Series("std_error", slope * found["std_error"].to_numpy(), nan_to_null=True),
+        *(pl.Series(name, values, nan_to_null=True) for name, values in numbers.items()),
+        pl.lit(None, pl.Float64).alias("statistic"), pl.lit(None, pl.Float64).alias("p_value"),
+        pl.Series("quantity", ["correlation" if one else "sd" for one in back]),
+    )  # fmt: skip
 
 
 def _freedom(tables: Sequence[pl.DataFrame], df: str, dfcom: float | None, old: Any, share: Any) -> Any:

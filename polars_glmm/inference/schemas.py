@@ -209,6 +209,11 @@ POOL: Schema = {
     "fmi": _REAL,
     "n_imputations": _WHOLE,
 }
+POOL_TEST: Schema = {
+    "hypothesis": _TEXT, "method": _TEXT, "num_df": _WHOLE, "den_df": _REAL, "statistic": _REAL, "p_value": _REAL,
+    "riv": _REAL, "n_imputations": _WHOLE,
+}  # fmt: skip
+AVERAGE: Schema = {**FIXEF, "weight": _REAL, "n_models": _WHOLE, "kind": _TEXT}
 CROSS_VALIDATION: Schema = {
     "fold": _TEXT,
     "n_obs": _WHOLE,
@@ -218,6 +223,10 @@ CROSS_VALIDATION: Schema = {
     "seed": _WHOLE,
 }
 BOOTSTRAP: Schema = {"draw": _WHOLE, **_NATURAL, "value": _REAL, "status": _TEXT, "seed": _WHOLE}
+POSTERIOR: Schema = {
+    "draw": _WHOLE, "group": _TEXT, "level": _TEXT, "term": _TEXT, "other_term": _TEXT, "quantity": _TEXT,
+    "parameter": _TEXT, "value": _REAL, "seed": _WHOLE,
+}  # fmt: skip
 STATUS_NOTES = pl.List(pl.Struct({"code": _TEXT, "text": _TEXT}))
 STATUS: Schema = {"status": _TEXT, "code": _TEXT, "text": _TEXT, "notes": STATUS_NOTES}
 

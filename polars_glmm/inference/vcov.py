@@ -34,7 +34,7 @@ def vcov(fit: Answer, *, full: bool = False, vcov: CovarianceChoice = None) -> p
     `vcov` puts another covariance of the fixed effects in the place of the fit's own.
     """
     own = fit.estimate.vcov_fixed if vcov is None else coefficient_covariance(fit, vcov).matrix
-    parameters, terms, matrix = _full(fit, own) if full else _fixed(fit, own)
+    parameters, terms, matrix = report_scales(fit, own) if full else _fixed(fit, own)
     k = len(terms)
     return table(
         VCOV,
@@ -54,7 +54,7 @@ def _fixed(fit: Answer, matrix: Mat) -> Labelled:
     return Labelled([parameters[j] for j in chosen], [terms[j] for j in chosen], matrix)
 
 
-def _full(fit: Answer, matrix: Mat) -> Labelled:
+def report_scales(fit: Answer, matrix: Mat) -> Labelled:
     """Report scales are a smooth function of Estimate.report; its Jacobian carries Estimate.report_vcov over."""
     estimate = fit.estimate
     fixed = _fixed(fit, matrix)

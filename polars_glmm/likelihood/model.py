@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,8 +16,7 @@ from polars_glmm.likelihood.parameters.effects import Effects, map_effects
 from polars_glmm.likelihood.parameters.parts import Part, make_parts
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.store import Stored, store
-from polars_glmm.likelihood.rows.sums import Piece, Stretch
-from polars_glmm.linalg.columns import stretches
+from polars_glmm.likelihood.rows.sums import Answering, Stretches
 from polars_glmm.spec.method import ML, REML, Method
 
 NO_EFFECTS = Effects((), None, 0)
@@ -110,13 +108,12 @@ class Model:
         """β is integrated out."""
         return isinstance(self.method, REML)
 
-    def pieces(self) -> Iterator[Piece]:
-        """The rows, a stretch at a time that fits in cache, or from disk."""
+    @property
+    def rows(self) -> Answering:
+        """Who answers for the rows as they are in the data, nothing merged and nothing coupled."""
         if self.stored is not None:
-            return self.stored.rows(effects=False).blocks()
-        design = self.held_in_memory()
-        stretch = stretches(design.n_rows, self.control.rows.block)
-        return (Stretch(design, self.x, rows) for rows in stretch)
+            return self.stored.rows(effects=False)
+        return Stretches(self.held_in_memory(), self.x, self.control.rows.block)
 
     def held_in_memory(self) -> Design:
         """The design, where its rows are not on disk."""
@@ -125,12 +122,12 @@ class Model:
 
     def constant(self) -> float:
         """The parameter-free part of the log-likelihood; under REML of the columns that the user named."""
-        whole = rowsums.constant(self.pieces(), self.family)
+        whole = rowsums.constant(self.rows, self.family)
         return whole + 0.5 * len(self.x.a) * LOG_TWO_PI + self.x.log_determinant if self.restricted else whole
 
     def saturated(self) -> float | None:
         """Log-likelihood of the saturated model, or None where there is none."""
-        return rowsums.saturated(self.pieces(), self.family)
+        return rowsums.saturated(self.rows, self.family)
 
 
 def predictors_of(

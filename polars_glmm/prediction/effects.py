@@ -33,6 +33,7 @@ class JoinedFactor:
     covariances    one (M, r_t, r_t) per term, fit by fit
     of_level (G,)  the fit of every level, where there are many
     by             the columns that tell fits by key apart
+    scored         keys, code and modes of levels that stand in the place of those of the fit
     """
 
     recipe: FactorRecipe
@@ -44,6 +45,7 @@ class JoinedFactor:
     covariances: tuple[Cube, ...]
     of_level: IntVec | None = None
     by: tuple[str, ...] = ()
+    scored: pl.LazyFrame | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -87,7 +89,18 @@ class JoinedFactor:
 
     def attach(self, frame: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         """The frame with code and modes of each row's level beside it; null where it is unseen or a key is null."""
+        if self.scored is not None:
+            return self._joined(frame, schema, self.scored, [self.code, *map(self.mode, range(len(self.nodes)))])
         return self.join(frame, schema, self._values())
+
+    def _joined(self, frame: pl.LazyFrame, schema: pl.Schema, levels: pl.LazyFrame, values: list[str]) -> pl.LazyFrame:
+        """The frame with columns of a table of levels on its rows."""
+        known = levels.collect_schema()
+        pairs = [match_key(key, schema[key], known[key]) for key in self.recipe.keys]
+        found = [pair.found.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
+        learned = [pair.learned.alias(name) for pair, name in zip(pairs, self.level_names, strict=True)]
+        table = levels.select(*learned, *map(pl.col, values))
+        return frame.with_columns(found).join(table, on=self.level_names, how="left", maintain_order="left")
 
     def join(self, frame: pl.LazyFrame, schema: pl.Schema, values: Sequence[pl.Series]) -> pl.LazyFrame:
         """The frame with values of each level, (G,) in code order, on its rows."""

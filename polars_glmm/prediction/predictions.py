@@ -42,6 +42,7 @@ from polars_glmm.prediction.population import (
 )
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.scale import ResponseScale, scale_of
+from polars_glmm.prediction.scored import with_scored
 from polars_glmm.prediction.several import SEVERAL, errors_of, value_of
 from polars_glmm.prediction.variances import FREEDOM
 
@@ -93,6 +94,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     name: str = "prediction",
     uncertainty: Uncertainty = "conditional",
     df: RowFreedom = None,
+    ranef: pl.DataFrame | pl.LazyFrame | None = None,
 ) -> FrameT:
     """The frame with predictions beside its own columns; a LazyFrame stays lazy and nothing of it is collected.
 
@@ -129,6 +131,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         movement of the modes against all parameters (Kass & Steffey 1989), for which the rows of the fit are read.
     df
         "normal", "satterthwaite" or a number, for the intervals, instead of what is said above.
+    ranef
+        Effects of groups from `fit.score(rows)`, in the place of those of the fit: groups that it has not seen, as they
+        are after new rows. As they stand: predictions from them have no standard errors.
     name
         Name of the new column.
 
@@ -151,6 +156,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     """
     request = Request(kind, random, new_levels, interval, conf_level, std_error, name, df)
     _check_choice("uncertainty", uncertainty, get_args(Uncertainty))
+    if ranef is not None:
+        return _predict_scored(frame, fit, request, ranef)
     if uncertainty == "joint":
         if isinstance(fit, Answers):
             msg = "uncertainty='joint' is of one fit: choose it by its key, as in collection[key], and the rows of it."
@@ -161,6 +168,22 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
         return apply_by_key(frame, fit, verb)
     return predict_from(frame, of_fit(fit), request)
+
+
+def _predict_scored(
+    frame: FrameT, fit: Answer | Answers, request: Request, ranef: pl.DataFrame | pl.LazyFrame
+) -> FrameT:
+    """Predictions with effects that are given."""
+    if isinstance(fit, Answers):
+        msg = "ranef= is of one fit: choose it by its key, as in collection[key], and the rows of it."
+        raise ModelError(msg)
+    if request.uncertain:
+        msg = (
+            "Predictions from ranef= have no standard errors, nor intervals: std_error of fit.score(frame) is that of "
+            "an effect. Fit again with the new groups for intervals."
+        )
+        raise ModelError(msg)
+    return predict_from(frame, with_scored(of_fit(fit), ranef), request)
 
 
 def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:

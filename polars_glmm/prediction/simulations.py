@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -86,34 +87,40 @@ def simulate(
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         names = [f"sim_{i + 1}" for i in range(n)]
         refuse_clash(schema, names, "rename or drop these columns first.")
-        if not repeatable(lazy):  # draws belong to the rows of one run
-            lazy = lazy.collect().lazy()
-        draws = _draws(_collected(lazy, schema, fitted), fitted, n, generator, new=random == "new")
+        lazy = of_one_run(lazy)
+        draws = _draws(collected_rows(lazy, schema, fitted), fitted, n, generator, new=random == "new")
         drawn = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
         return lazy.with_columns(as_response(column, fitted.recipe) for column in drawn)
 
     return apply_plan(frame, "simulate", plan)
 
 
-def _collected(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters) -> pl.DataFrame:
+def of_one_run(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """A query that gives the same rows again: draws belong to those of one run."""
+    return frame if repeatable(frame) else frame.collect().lazy()
+
+
+def collected_rows(
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, verb: str = "simulate", more: Sequence[pl.Expr] = ()
+) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
     factors, sizes = fitted.factors, size_inputs(fitted.recipe)
     parts = all_parts(fitted.recipe.spec.family)
-    purpose = Purpose("simulate", factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=parts)
-    frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="simulate")
+    purpose = Purpose(verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=parts)
+    frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb=verb)
     needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
     for factor in factors:
         needed.append(pl.col(factor.level_names))
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
-        needed += [node.to_expr().alias(_z(factor, j)) for j, node in enumerate(factor.nodes)]
-    return frame.select(needed).collect()
+        needed += [node.to_expr().alias(z_column(factor, j)) for j, node in enumerate(factor.nodes)]
+    return frame.select([*needed, *more]).collect()
 
 
 def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Generator, *, new: bool) -> list[Vec]:
     """n simulated responses, NaN in incomplete rows and in those without a distribution."""
     family = fitted.recipe.spec.family
     complete = ~rows[MISSING].to_numpy()
-    complete[complete] = _possible(sizes_of(fitted.recipe, rows.filter(complete)), fitted.recipe)
+    complete[complete] = possible_sizes(sizes_of(fitted.recipe, rows.filter(complete)), fitted.recipe)
     used = rows.filter(complete)
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
     fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
@@ -134,7 +141,7 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     return draws
 
 
-def _possible(sizes: Rows, recipe: Recipe) -> BoolVec:
+def possible_sizes(sizes: Rows, recipe: Recipe) -> BoolVec:
     """Rows (n,) whose trials and precision belong to a distribution."""
     fine = np.ones(len(sizes.y), dtype=np.bool_)
     if sizes.precision is not None:
@@ -150,8 +157,8 @@ class _Drawn:
 
     def __init__(self, factor: JoinedFactor, rows: pl.DataFrame, *, new: bool) -> None:
         r = len(factor.nodes)
-        self.z: Mat = np.stack([rows[_z(factor, j)].to_numpy() for j in range(r)])
-        self.codes: IntVec = _codes(rows.select(factor.level_names))
+        self.z: Mat = np.stack([rows[z_column(factor, j)].to_numpy() for j in range(r)])
+        self.codes: IntVec = level_codes(rows.select(factor.level_names))
         self.n_levels = int(self.codes.max(initial=-1)) + 1
         self.roots = [_root(covariance[0]) for covariance in factor.covariances]
         # modes (r, n) of the rows; NaN marks a level that is drawn
@@ -170,7 +177,7 @@ class _Drawn:
         return {k: np.einsum("rn,rn->n", self.z[self.part_of == k], b[self.part_of == k]) for k in parts}
 
 
-def _codes(levels: pl.DataFrame) -> IntVec:
+def level_codes(levels: pl.DataFrame) -> IntVec:
     """Whole numbers 0 … of the distinct levels, sorted: the draw of a level does not hang on the order of rows."""
     table = levels.unique().sort(levels.columns).with_row_index(_ROW)
     joined = levels.join(table, on=levels.columns, how="left", maintain_order="left")
@@ -185,5 +192,6 @@ def _root(covariance: Mat) -> Mat:
     return root
 
 
-def _z(factor: JoinedFactor, j: int) -> str:
+def z_column(factor: JoinedFactor, j: int) -> str:
+    """Internal column: what the random effect j of a factor multiplies."""
     return f"{factor.tag}z_{j}"

@@ -9,11 +9,13 @@ import polars as pl
 
 from polars_glmm.columns.named import column
 from polars_glmm.errors import brief, counted
-from polars_glmm.fitting.choose import choose, exact
+from polars_glmm.fitting.choose import choose, choose_on_engine, exact
 from polars_glmm.fitting.costs import Cost, Elimination, elimination, passes_cost, products_cost
-from polars_glmm.fitting.look import Look, look_at_arrays, look_by_queries
+from polars_glmm.fitting.look import Look, look_at_arrays, look_by_queries, require_words
 from polars_glmm.fitting.readings import is_collected, rows_to_read
 from polars_glmm.frames.counted import COUNT, Compressed
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_expressions import NotThereError
 from polars_glmm.frames.size import row_bytes
 from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import Schema, table
@@ -52,6 +54,8 @@ class Plan(NamedTuple):
              or "disk" (passes over blocks on disk)
     cells    rows after equal ones are counted, or None where that would not pay
     scans    how often the source is read from one end to the other
+    engine   who sums or counts the rows instead, or gives them out; "" for Polars
+    stays    whether no row leaves that engine
     fits     False where the rows need more memory than may be used, and cannot go to disk
     """
 
@@ -60,6 +64,8 @@ class Plan(NamedTuple):
     scans: int
     cost: Cost
     fits: bool = True
+    engine: str = ""
+    stays: bool = True
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -77,6 +83,7 @@ class Explanation:
     notes: tuple[Note, ...]
     plan: Plan
     elimination: Elimination
+    look: Look
 
     def __repr__(self) -> str:
         return self.text
@@ -87,11 +94,13 @@ class Explanation:
         return render(Sheet(formula, (), (plan,), ()))
 
 
-def explain_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Explanation:
+def explain_call(frame: pl.DataFrame | pl.LazyFrame | EngineFrame, call: Call, control: Control) -> Explanation:
     """Count rows, levels and columns, and say what the likelihood will be made of and what it will cost.
 
     A DataFrame of ordinary size is learned as for a fit; a large or lazy one is counted by queries.
     """
+    if isinstance(frame, EngineFrame):
+        return _explained_engine(frame, call, control)
     if isinstance(frame, pl.LazyFrame):
         with rows_to_read(frame, call, control) as rows:
             return _explained(rows, call, control, once=rows is not frame or is_collected(rows, call, control))
@@ -105,11 +114,33 @@ def _explained(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control,
         look = look_at_arrays(spec, frame, call.missing)
     else:
         look = look_by_queries(spec, frame.lazy(), call.missing)
-    plan, gone = make_plan(frame, look, call, control), elimination(look)
-    plan = plan._replace(scans=1) if once else plan
+    plan = make_plan(frame, look, call, control)
+    return _worded(look, plan._replace(scans=1) if once else plan)
+
+
+def _explained_engine(frame: EngineFrame, call: Call, control: Control) -> Explanation:
+    """The explanation of rows that an engine holds: what it sums or counts, or that its rows are read out."""
+    try:
+        route = None if control.keep == "rows" else choose_on_engine(frame, call, control)
+        if route is not None:
+            look = look_by_queries(call.spec(), frame, call.missing)
+            require_words(look.spec, frame)
+            if route.counted is not None:
+                return _worded(look, _counted_plan(look, route.counted.compressed)._replace(engine=frame.name))
+            scans = 2 + look.learning + len(look.factors) + len(look.pairs)
+            return _worded(look, Plan("sums", None, scans, products_cost(look, 1, lazy=True), engine=frame.name))
+    except NotThereError:  # a function that the engine does not have
+        pass
+    explained = explain_call(frame.lazy(), call, control)
+    look, plan = explained.look, explained.plan._replace(engine=frame.name, stays=False, scans=1)
+    return _worded(look, plan)
+
+
+def _worded(look: Look, plan: Plan) -> Explanation:
+    gone = elimination(look)
     columns = {name: [row[k] for row in _rows(look, plan, gone)] for k, name in enumerate(EXPLANATION)}
     text = "\n".join(_lines(look, plan, gone))
-    return Explanation(text, table(EXPLANATION, columns), look.notes, plan, gone)
+    return Explanation(text, table(EXPLANATION, columns), look.notes, plan, gone, look)
 
 
 def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, control: Control) -> Plan:
@@ -121,18 +152,28 @@ def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, contro
         return Plan(route.kind, None, scans, products_cost(look, scans, lazy=lazy))
     if route.kind == "products":
         return Plan("products", None, 1, products_cost(look, 1, lazy=lazy))
-    nodes = getattr(spec.method, "nodes", 1) ** sum(len(factor.columns) for factor in look.factors)
+    nodes = _nodes(look)
     if route.counted is not None:
-        counted = route.counted.compressed
-        cells = _passed_over(counted)
-        memory = counted.frame.height * _row_bytes(counted.spec, counted.frame.lazy())
-        return Plan("rows", cells, 3, passes_cost(look, cells, memory, nodes))
+        return _counted_plan(look, route.counted.compressed)
     memory = route.needed or look.n_rows * _row_bytes(spec, frame.lazy())
     if route.kind == "disk":
         fits = route.refused is None
         cost = passes_cost(look, look.n_rows, memory_limit(control.memory.limit) if fits else memory, nodes)
         return Plan("disk", None, look.learning + 2, cost, fits)
     return Plan("rows", None, 1, passes_cost(look, look.n_rows, memory, nodes))
+
+
+def _nodes(look: Look) -> int:
+    """Evaluations of each row: quadrature points of all effects of a level."""
+    nodes: int = getattr(look.spec.method, "nodes", 1) ** sum(len(factor.columns) for factor in look.factors)
+    return nodes
+
+
+def _counted_plan(look: Look, counted: Compressed) -> Plan:
+    """Passes over counted rows."""
+    cells = _passed_over(counted)
+    memory = counted.frame.height * _row_bytes(counted.spec, counted.frame.lazy())
+    return Plan("rows", cells, 3, passes_cost(look, cells, memory, _nodes(look)))
 
 
 def _row_bytes(spec: ModelSpec, frame: pl.LazyFrame) -> int:
@@ -161,6 +202,7 @@ def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
         f"{spec.family.name} ({spec.family.link.name} link), {_way(look, plan)}",
         f"{counted(look.n_rows, 'row', grouped=True)} used{observations}, {look.n_dropped:,} dropped",
         *([f"{plan.cells:,} different rows, which are counted instead of repeated"] if plan.cells is not None else []),
+        *_where(plan),
         *(f"fixed effects of {name}: {_listed(columns)}" for name, columns in look.predictors),
         *(
             f"random effects on {f.name}: {_listed(f.columns)} "
@@ -171,6 +213,15 @@ def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
         *_costs(look, plan),
         *(f"note: {note.text}" for note in look.notes),
     ]
+
+
+def _where(plan: Plan) -> list[str]:
+    """What becomes of rows that an engine holds."""
+    if not plan.engine:
+        return []
+    if not plan.stays:
+        return [f"rows stay with {plan.engine} until they are read out, once"]
+    return [f"rows stay with {plan.engine}, which {'sums' if plan.route == 'sums' else 'counts'} them"]
 
 
 def _way(look: Look, plan: Plan) -> str:

@@ -12,6 +12,8 @@ import polars as pl
 from polars_glmm.answer.record import Answer
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
+from polars_glmm.export.arviz import to_arviz
+from polars_glmm.export.bambi import to_bambi
 from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.foreign import answered, refuse_attribute
 from polars_glmm.inference.coefficients import fixef
@@ -132,11 +134,12 @@ class Fit(Questions):
         name: str = "prediction",
         uncertainty: Uncertainty = "conditional",
         df: RowFreedom = None,
+        ranef: pl.DataFrame | pl.LazyFrame | None = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df, ranef=ranef,
         )  # fmt: skip
 
     @answered
@@ -222,6 +225,18 @@ class Fit(Questions):
         from polars_glmm.result.stored import write_model
 
         write_model(self, path)
+
+    # in other packages
+
+    @answered
+    def to_arviz(self, n: int = 4000, rng: np.random.Generator | int | None = None) -> Any:
+        """n draws of `posterior` as ArviZ knows them (extra `bayes`): a DataTree, or InferenceData of ArviZ 0."""
+        return to_arviz(self, n, rng)
+
+    @answered
+    def to_bambi(self, frame: pl.DataFrame | None = None, **options: Any) -> Any:
+        """The same model for bambi, to be sampled (extra `bayes`): formula, family, link and the rows of the fit."""
+        return to_bambi(self, frame, **options)
 
     # on paper
 

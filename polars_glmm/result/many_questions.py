@@ -14,6 +14,7 @@ from polars_glmm.inference.check import check
 from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.influence import influence, influence_terms
 from polars_glmm.inference.laplace_error import laplace_error
+from polars_glmm.inference.posterior import PARTS, posterior
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.many_effects import ManyMeansAndEffects
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.intervals import IntervalMethod
+    from polars_glmm.inference.posterior import Part
     from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
@@ -100,6 +102,16 @@ class ManyQuestions(ManyMeansAndEffects):
     ) -> pl.DataFrame:
         """Bootstrap draws of all fits. Arguments as `Fit.bootstrap`."""
         return self._of_each(lambda fit: fit.bootstrap(n, rng, kind=kind, group=group))
+
+    @answered
+    def posterior(
+        self,
+        n: int = 4000,
+        rng: int | None = None,
+        include: Part | Sequence[Part] = PARTS,
+    ) -> pl.DataFrame:
+        """Draws of the parameters and effects of every fit. Arguments as `Fit.posterior`."""
+        return self._of_each(lambda fit: posterior(fit, n, rng, include))
 
     @answered
     def influence(

@@ -37,9 +37,11 @@ from polars_glmm.fitting.sums import (
     residual_share,
     sizes_of,
 )
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_expressions import NotThereError
+from polars_glmm.frames.engine_source import open_source
 from polars_glmm.frames.held import from_one_run
 from polars_glmm.frames.levels import codes_of, in_order
-from polars_glmm.frames.source import Source
 from polars_glmm.frames.table import NO_ROWS
 from polars_glmm.inference.html import render
 from polars_glmm.inference.sheet import Sheet
@@ -170,11 +172,14 @@ class Products:
 
 
 def make_products(
-    frame: pl.DataFrame | pl.LazyFrame, call: Call, *, like: Products | None = None, levels: Declared | None = None
+    frame: pl.DataFrame | pl.LazyFrame | EngineFrame,
+    call: Call,
+    *,
+    like: Products | None = None,
+    levels: Declared | None = None,
 ) -> Products:
     """The products of what `call` asks, or of the recipe of `like`, over a frame read by aggregation queries."""
-    lazy = frame.lazy()
-    names = lazy.collect_schema().names()
+    names = frame.collect_schema().names()
     if like is not None:
         if not isinstance(like, Products):
             msg = f"like= takes the products of another part, not {type(like).__name__}."
@@ -189,14 +194,19 @@ def make_products(
             raise ModelError(msg)
         check_declared(levels, names)
 
-    def summed(rows: pl.LazyFrame) -> Products:
-        source = Source.of(spec, rows)
+    def summed(rows: pl.LazyFrame | EngineFrame) -> Products:
+        source = open_source(spec, rows)
         sketch = outline(spec, source, levels) if like is None else outline_like(like.recipe, source)
         summary = summarise(sketch, source, call.missing, allow_none=True)
         return Products(summary.recipe, summary.moments, summary.notes, summary.n_dropped)
 
     memory = Control().memory
-    return from_one_run(lazy, spec.columns(), memory.limit, memory.spill, summed)[0]
+    if isinstance(frame, EngineFrame):
+        try:
+            return summed(frame)
+        except NotThereError:  # the rows must be read out
+            return from_one_run(frame.lazy(), spec.columns(), memory.limit, memory.spill, summed)[0]
+    return from_one_run(frame.lazy(), spec.columns(), memory.limit, memory.spill, summed)[0]
 
 
 def read_stored(path: str | Path) -> Products:

@@ -16,6 +16,8 @@ from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
 from polars_glmm.inference.influence import influence, influence_terms
 from polars_glmm.inference.intervals import Draws, confint, profile
 from polars_glmm.inference.laplace_error import laplace_error
+from polars_glmm.inference.posterior import PARTS, posterior
+from polars_glmm.inference.predictive import predictive
 from polars_glmm.inference.resampling import Resampling, bootstrap
 from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
 from polars_glmm.result.effects import MeansAndEffects
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.intervals import IntervalMethod
+    from polars_glmm.inference.posterior import Part
+    from polars_glmm.inference.predictive import Drawn, Effects
     from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
@@ -196,6 +200,40 @@ class Questions(MeansAndEffects):
         "failed": then value is null), seed.
         """
         return bootstrap(self, Resampling(n, rng, kind, group))
+
+    @answered
+    def posterior(
+        self,
+        n: int = 4000,
+        rng: np.random.Generator | int | None = None,
+        include: Part | Sequence[Part] = PARTS,
+    ) -> pl.DataFrame:
+        """Draws of all parameters and random effects together, by the normal approximation at the estimates.
+
+        Coefficients, log standard deviations, atanh of correlations and log phi are normal about their estimates with
+        the inverse of the information; given them effects are normal about modes that move with them. Under a flat
+        prior on these scales it is the first approximation of the posterior; variances near zero are beyond it.
+
+        include   "beta": coefficients; "theta": standard deviations, correlations, phi; "u": effects, for which the
+                  rows of the fit are needed
+        rng       a seed, a numpy Generator, or None for a fresh seed; draw i depends on the seed and i alone
+        Columns: draw, group, level (null but for effects), term, other_term, quantity ("coefficient", "sd",
+        "correlation", "dispersion", "effect"), parameter, value, seed. Raises ResourceError where they would not fit.
+        """
+        return posterior(self, n, rng, include)
+
+    @answered
+    def predictive(
+        self,
+        frame: Frame,
+        n: int = 100,
+        rng: np.random.Generator | int | None = None,
+        *,
+        of: Drawn = "response",
+        random: Effects = "all",
+    ) -> Frame:
+        """The frame with n draws sim_1 … of its responses, or means, each with a draw of `posterior` of its own."""
+        return predictive(frame, self, n, rng, of=of, random=random)
 
     @answered
     def check(

@@ -1,20 +1,22 @@
-"""Functions of several fits, or of one that is refitted: rlrt, compare, pool, power."""
+"""Functions of several fits, or of one that is refitted: rlrt, compare, average, pool, pool_test, power."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import polars as pl
 
 from polars_glmm.control import Control
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import GlmmError, ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.frames.batches import whole
 from polars_glmm.frames.elsewhere import read
+from polars_glmm.inference.averaging import average_fits
 from polars_glmm.inference.explaining import rlrt as _rlrt
 from polars_glmm.inference.natural import naturals
-from polars_glmm.inference.pool import pool_tables
+from polars_glmm.inference.pool import pool_tables, pool_variances
+from polars_glmm.inference.pool_tests import pooled_likelihood_ratio, pooled_wald
 from polars_glmm.inference.power import PowerQuestion, power_table
 from polars_glmm.inference.selection import compare_fits
 from polars_glmm.result.collection import FitCollection
@@ -23,6 +25,8 @@ from polars_glmm.spec.call import Call, ModelArguments
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from polars_glmm.inference.hypotheses import HypothesesLike
 
 
 @answered
@@ -91,6 +95,7 @@ def pool(
     df: Literal["barnard_rubin", "rubin", "normal"] = "barnard_rubin",
     dfcom: float | None = None,
     conf_level: float = 0.95,
+    which: Literal["fixed", "random"] = "fixed",
 ) -> pl.DataFrame:
     """The fits of several imputations as one, by Rubin's rules: the columns of `fixef`, and where variance comes from.
 
@@ -105,6 +110,9 @@ def pool(
         Those of complete data; None for the mean of the fits' own (Satterthwaite), which mice does not know.
     conf_level
         Of the intervals.
+    which
+        "fixed": coefficients; "random": standard deviations, correlations and phi, pooled as logarithms and atanh
+        (df="rubin" or "normal").
 
     Returns
     -------
@@ -117,10 +125,120 @@ def pool(
     ModelError
         For fewer than two imputations, an imputation whose fit failed, or tables with other rows.
     """
-    if isinstance(fits, FitCollection):
-        fits = [fits[key if len(key) > 1 else key[0]] for key in fits.keys.rows()]
+    fits = _imputations(fits, "pool")
+    if which == "random":
+        kind: Literal["rubin", "normal"] = "rubin" if df == "barnard_rubin" else df
+        return pool_variances([_one_fit(one, "pool") for one in fits], kind, conf_level)
+    if which != "fixed":
+        msg = f"which={which!r} is not known: use 'fixed' or 'random'."
+        raise ModelError(msg)
     tables = [one if isinstance(one, pl.DataFrame) else _one_fit(one, "pool").fixef() for one in fits]
     return pool_tables(tables, df, dfcom, conf_level)
+
+
+def _imputations(fits: object, verb: str) -> Sequence[Any]:
+    """The fits of a collection, or the sequence itself. Raises ModelError that names an imputation that failed."""
+    if not isinstance(fits, FitCollection):
+        return list(fits)  # type: ignore[call-overload, no-any-return]
+    found = []
+    for key in fits.keys.rows():
+        own = key if len(key) > 1 else key[0]
+        try:
+            found.append(fits[own])
+        except GlmmError as error:
+            msg = f"{verb}(): the fit of {', '.join(fits.keys.columns)} {own!r} failed: {error}"
+            raise ModelError(msg) from error
+    return found
+
+
+@answered
+def pool_test(
+    fits: FitCollection | Sequence[Fit],
+    test: HypothesesLike | FitCollection | Sequence[Fit],
+    method: Literal["D1", "D2", "D3"] | None = None,
+) -> pl.DataFrame:
+    """A test of several parameters at once over imputations.
+
+    Parameters
+    ----------
+    fits
+        A collection with a model per imputation, or a sequence of fits.
+    test
+        Hypotheses as in `Fit.test`: names of terms (all their columns are zero), "a = b", …; or the fits of a smaller
+        model to the same imputations.
+    method
+        "D1", the default for hypotheses: Wald, with their covariance between imputations (Li, Raghunathan & Rubin
+        1991). "D3", the default for a smaller model: likelihood ratios at the estimates of each imputation and at their
+        mean (Meng & Rubin 1992; natural parameters are averaged); REML fits are fitted again by maximum likelihood, and
+        the rows are needed. "D2": from the χ² of each imputation alone, coarse, for either.
+
+    Returns
+    -------
+    polars.DataFrame
+        hypothesis, method, num_df, den_df (null: no variance between imputations), statistic (F), p_value, riv
+        (relative increase of variance), n_imputations: one row.
+
+    Raises
+    ------
+    ModelError
+        For fewer than two imputations, one that failed, or a method that does not go with `test`.
+    """
+    larger = [_one_fit(one, "pool_test") for one in _imputations(fits, "pool_test")]
+    if len(larger) < 2:
+        msg = f"pool_test() takes the fits of at least two imputations, not {len(larger)}."
+        raise ModelError(msg)
+    models = isinstance(test, FitCollection) or (
+        not isinstance(test, str | pl.DataFrame | Mapping) and all(isinstance(one, Fit) for one in test)
+    )
+    allowed = ("D3", "D2") if models else ("D1", "D2")
+    if method is not None and method not in allowed:
+        msg = f"method={method!r}: of {'a smaller model' if models else 'hypotheses'} there are {', '.join(allowed)}."
+        raise ModelError(msg)
+    if not models:
+        return pooled_wald(larger, test, method or "D1")  # type: ignore[arg-type]
+    smaller = [_by_ml(one) for one in _imputations(test, "pool_test")]
+    return pooled_likelihood_ratio([_by_ml(one) for one in larger], smaller, method or "D3")
+
+
+def _by_ml(fit: Fit) -> Fit:
+    return fit.update(method="ml") if fit.method == "reml" else fit
+
+
+@answered
+def average(
+    fits: Mapping[str, Fit] | Sequence[Fit],
+    by: Literal["aicc", "aic", "bic"] = "aicc",
+    kind: Literal["full", "conditional"] = "full",
+    conf_level: float = 0.95,
+) -> pl.DataFrame:
+    """Coefficients averaged over models with Akaike weights, and standard errors that hold the choice among them.
+
+    Parameters
+    ----------
+    fits
+        Models of one response, family and link, by maximum likelihood where their fixed effects differ.
+    by
+        The criterion of the weights, as in `compare`.
+    kind
+        "full": a model without a coefficient has it at zero; "conditional": over the models that have it, which
+        exaggerates coefficients of little weight.
+    conf_level
+        Of the intervals, which are normal.
+
+    Returns
+    -------
+    polars.DataFrame
+        parameter, term, the estimate core, weight (sum over the models that have the term), n_models, kind.
+
+    Raises
+    ------
+    ModelError
+        As `compare`, and for models of several families or links.
+    """
+    named = dict(fits) if isinstance(fits, Mapping) else _named_by_formula(fits)
+    for one in named.values():
+        _one_fit(one, "average")
+    return average_fits(named, by, kind, conf_level)
 
 
 @answered

@@ -224,3 +224,87 @@ def test_a_collection_has_each_table() -> None:
         table = getattr(fits, verb)()
         assert table.columns[0] == "Diet"
         assert table.height == 2
+
+
+# several parameters over imputations, and models averaged
+
+
+def imputations(m: int, noise: float = 6.0) -> list[Any]:
+    """Fits to sleepstudy with some reactions drawn anew, by REML."""
+    rng, fits = np.random.default_rng(5), []
+    for _ in range(m):
+        drawn = pl.Series(rng.normal(size=SLEEP.height) * noise * (np.arange(SLEEP.height) % 3 == 0))
+        fits.append(quiet(SLEEP.with_columns(Reaction=pl.col("Reaction") + drawn), "Reaction ~ Days + (1 | Subject)"))
+    return fits
+
+
+def test_one_parameter_by_d1_is_the_pooled_t_squared() -> None:
+    fits = imputations(5)
+    found = polars_glmm.pool_test(fits, "Days").row(0, named=True)
+    pooled = polars_glmm.pool(fits).filter(term="Days").row(0, named=True)
+    assert found["statistic"] == pytest.approx(pooled["statistic"] ** 2, rel=1e-6)
+    assert found["riv"] == pytest.approx(pooled["riv"], rel=1e-6)
+    assert (found["method"], found["num_df"], found["n_imputations"]) == ("D1", 1, 5)
+
+
+def test_equal_imputations_are_tested_as_the_fit() -> None:
+    """Without variance between imputations D1 is Wald's F, D2 and D3 the likelihood ratio over its parameters."""
+    large = quiet(SLEEP, "Reaction ~ Days + I(Days**2) + (1 | Subject)", method="ml")
+    small = quiet(SLEEP, "Reaction ~ 1 + (1 | Subject)", method="ml")
+    terms = ["Days", "I(Days**2)"]
+    names = large.fixef()["term"].to_list()[1:]
+    wald = large.test(names, joint=True, df="normal")["statistic"].item()
+    assert len(terms) == len(names)
+    d1 = polars_glmm.pool_test([large] * 3, names).row(0, named=True)
+    assert d1["statistic"] == pytest.approx(wald / 2, rel=1e-9)
+    assert d1["den_df"] is None
+    ratio = 2 * (large.loglik - small.loglik)
+    for method in ("D2", "D3"):
+        found = polars_glmm.pool_test([large] * 3, [small] * 3, method).row(0, named=True)
+        assert found["statistic"] == pytest.approx(ratio / 2, rel=1e-6)
+
+
+def test_likelihood_ratios_and_wald_tests_nearly_agree_over_imputations() -> None:
+    large = imputations(6)
+    small = [one.update("Reaction ~ 1 + (1 | Subject)") for one in large]
+    d3, d1 = polars_glmm.pool_test(large, small), polars_glmm.pool_test(large, "Days")
+    assert d3["riv"].item() == pytest.approx(d1["riv"].item(), rel=0.3)
+    assert d3["statistic"].item() == pytest.approx(d1["statistic"].item(), rel=0.35)
+
+
+def test_variance_components_are_pooled_on_their_own_scales() -> None:
+    fits = imputations(4)
+    found = polars_glmm.pool(fits, which="random")
+    sd = np.array([one.varcorr()["std_dev"].to_numpy() for one in fits])
+    assert_allclose(found["estimate"], np.exp(np.log(sd).mean(0)), rtol=1e-10)
+    assert_allclose(found["between"], np.log(sd).var(0, ddof=1), rtol=1e-6)
+    assert (found["conf_low"] > 0).all()
+    assert found["group"].to_list() == ["Subject", "Residual"]
+
+
+def test_an_imputation_that_failed_is_named() -> None:
+    frame = pl.concat([SLEEP.with_columns(imputation=pl.lit(k)) for k in range(3)])
+    frame = frame.with_columns(
+        Reaction=pl.when(pl.col("imputation") == 1).then(250.0).otherwise(pl.col("Reaction"))
+    )
+    many = quiet(frame, "Reaction ~ Days + (1 | Subject)", by="imputation")
+    with pytest.raises(ModelError, match="the fit of imputation 1 failed"):
+        polars_glmm.pool(many)
+
+
+def test_averages_by_hand() -> None:
+    fits = {x: quiet(SLEEP, f"Reaction ~ {x} + (1 | Subject)", method="ml") for x in ("1", "Days", "Days + I(Days**2)")}
+    weights = {row["name"]: row["weight"] for row in polars_glmm.compare(fits).iter_rows(named=True)}
+    full = polars_glmm.average(fits)
+    own = {x: fit.fixef(df="normal") for x, fit in fits.items()}
+    days = {x: own[x].filter(term="Days").row(0, named=True) for x in ("Days", "Days + I(Days**2)")}
+    mean = sum(weights[x] * row["estimate"] for x, row in days.items())
+    variance = sum(weights[x] * (row["std_error"] ** 2 + (row["estimate"] - mean) ** 2) for x, row in days.items())
+    variance += weights["1"] * mean**2
+    got = full.filter(term="Days").row(0, named=True)
+    assert (got["estimate"], got["std_error"]) == pytest.approx((mean, variance**0.5), rel=1e-9)
+    assert got["weight"] == pytest.approx(1 - weights["1"])
+    conditional = polars_glmm.average(fits, kind="conditional").filter(term="Days").row(0, named=True)
+    assert conditional["estimate"] == pytest.approx(mean / (1 - weights["1"]), rel=1e-9)
+    one = polars_glmm.average({"only": fits["Days"]})
+    assert_allclose(one["std_error"], own["Days"]["std_error"], rtol=1e-12)

@@ -105,3 +105,28 @@ def test_incomplete_rows_are_left_out_and_what_cannot_be_is_said() -> None:
     counts = polars_glmm.fit(herds, "incidence ~ period + (1 | herd)", family="poisson")
     with pytest.raises(UnknownLevelError, match="has not seen"):
         counts.score(herds.with_columns(period=pl.lit("9")))
+
+
+def test_predictions_take_the_effects_of_groups_that_were_scored() -> None:
+    """Scored on the rows of the fit they are its own; of new groups the frame of score() joins, lazily too."""
+    sleep = datasets.load("sleepstudy")
+    found = polars_glmm.fit(sleep, "Reaction ~ Days + (Days | Subject)")
+    own = found.predict(sleep, ranef=found.score(sleep))["prediction"]
+    assert_allclose(own, found.predict(sleep)["prediction"], rtol=1e-9)
+    early = pl.col("Subject").cast(pl.String) < "350"
+    half = polars_glmm.fit(sleep.filter(early), "Reaction ~ Days + (Days | Subject)")
+    new = sleep.filter(pl.col("Subject").cast(pl.String) >= "350").with_columns(pl.col("Subject").cast(pl.String))
+    effects = half.score(new.lazy())
+    predicted = half.predict(new.lazy(), ranef=effects)
+    assert isinstance(predicted, pl.LazyFrame)
+    wide = effects.collect().pivot(on="term", index="Subject", values="estimate")
+    both = predicted.collect().join(wide, on="Subject")
+    beta = half.fixef()["estimate"]
+    expected = beta[0] + both["Intercept"] + (beta[1] + both["Days_right"]) * both["Days"]
+    assert_allclose(both["prediction"], expected, rtol=1e-12)
+    with pytest.raises(UnknownLevelError):
+        half.predict(sleep.filter(pl.col("Subject").cast(pl.String) < "350"), ranef=effects)
+    with pytest.raises(ModelError, match="no standard errors"):
+        half.predict(new, ranef=effects, std_error=True)
+    with pytest.raises(ColumnError, match=r"takes the frame of fit\.score"):
+        half.predict(new, ranef=wide)

@@ -11,7 +11,7 @@ from scipy import integrate
 
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
-from polars_glmm.likelihood.marginal.modes import Point, lifted
+from polars_glmm.likelihood.marginal.modes import Point, Warm, lifted
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.parameters.state import settle
 from polars_glmm.spec.method import AGQ, Laplace
@@ -162,7 +162,7 @@ def test_modes_move_along_their_slopes_with_effects_on_phi(terms):
         there = Point(moved.beta, model.effects.effective(list(moved.factors)))
         return engine.marginal.evaluate(there, None).warm.modes[0]
 
-    slopes = engine.mode_slopes(state, [at(vector)], np.ones(len(vector), dtype=bool))
+    slopes = engine.mode_slopes(state, Warm([at(vector)]), np.ones(len(vector), dtype=bool)).handle
     for slope, e in zip(slopes, np.eye(len(vector)), strict=True):
         difference = (at(vector + 1e-5 * e) - at(vector - 1e-5 * e)) / 2e-5
         assert_allclose(slope[0], difference, rtol=1e-6, atol=1e-7)

@@ -169,7 +169,7 @@ def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: 
         y.max().alias("most"),
         ((y == 1) & (n > 1)).any().alias("doubt"),
     )
-    found = asked.collect(engine="streaming").row(0, named=True)
+    found = source.answer(asked).row(0, named=True)
     if found["share"]:
         return True
     if found["most"] is not None and found["most"] <= 1 and found["doubt"] and not all_integers(spec, variables.table):
@@ -195,7 +195,7 @@ def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -
 def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:
     """The factor with its levels in code order, and the rows of each."""
     keys = list(factor.keys)
-    found = source.rows.group_by(map(column, keys)).agg(pl.len().alias(_COUNT)).collect(engine="streaming")
+    found = source.answer(source.rows.group_by(map(column, keys)).agg(pl.len().alias(_COUNT)))
     if not found.height:
         source.refuse_empty()
     table = Table({key: found[key] for key in keys})

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import polars as pl
 
 from polars_glmm.columns.nodes import ONE, Coded
 from polars_glmm.design.curved import degree, kept_by_query, lost_to_rounding, spread_by_query
@@ -178,21 +177,18 @@ def remainder_of(recipe: Recipe, moments: Moments, source: Source) -> Measure:
     nodes = columns_of(recipe)
 
     def measure(weights: Vec, constant: float) -> LeftOver:
-        value = pl.lit(constant)
-        used = list(zip(nodes[: len(weights)], weights, moments.mean, strict=False))
+        value = source.library.lit(constant)
+        used = list(zip(nodes[: len(weights)], weights.tolist(), moments.mean.tolist(), strict=False))
         for node, weight, mean in used:
             if weight:
                 value = value + weight * (source.expression(node) - mean)
-        products = [
-            (pl.col("__glmm_r") * (source.expression(node) - mean)).sum().alias(f"{k}")
-            for k, (node, _, mean) in enumerate(used)
-        ]
-        r = pl.col("__glmm_r")
-        asked = source.rows.with_columns(value.alias("__glmm_r")).select(
-            (r * r).sum().alias("square"), r.sum().alias("total"), *products
-        )
-        row = asked.collect(engine="streaming").row(0, named=True)
-        return LeftOver(float(row["square"]), np.array([row[f"{k}"] for k in range(len(used))]), float(row["total"]))
+        col = source.library.col
+        away = [(source.expression(node) - mean).alias(f"v{k}") for k, (node, _, mean) in enumerate(used)]
+        rows, r = source.rows.select(value.alias("r"), *away), col("r")
+        sums = {f"p{k}": r * col(f"v{k}") for k in range(len(used))}
+        asked = source.totals(rows, {"square": r * r, **sums}, [r.sum().alias("total")])
+        row = source.answer(asked).row(0, named=True)
+        return LeftOver(float(row["square"]), np.array([row[name] for name in sums]), float(row["total"]))
 
     return measure
 

@@ -13,7 +13,7 @@ from polars_glmm.columns.nodes import Node
 from polars_glmm.design.recipe import Recipe
 from polars_glmm.design.sums.outline import Outline
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names, suggest
-from polars_glmm.frames.facts import Fact, count_labels, of_labels
+from polars_glmm.frames.facts import Fact
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.source import Source
 
@@ -23,8 +23,8 @@ def outline_like(recipe: Recipe, source: Source) -> Outline:
     _require_dtypes(recipe, source)
     facts: list[Fact] = []
     for name, known in recipe.categoricals.items():
-        counted = count_labels(source.rows, name).collect(engine="streaming")
-        facts.append(of_labels(counted, name))
+        counted = source.answer(source.labels(name))
+        facts.append(source.fact_of_labels(counted, name))
         unseen = sorted(set(counted[name].cast(pl.String)) - set(known.levels))
         if unseen:
             msg = (

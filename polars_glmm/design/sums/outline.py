@@ -15,8 +15,7 @@ import polars as pl
 
 from polars_glmm.columns.arguments import bind
 from polars_glmm.columns.coding import Column
-from polars_glmm.columns.named import column
-from polars_glmm.columns.nodes import Node, Reference
+from polars_glmm.columns.nodes import Arithmetic, Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
 from polars_glmm.design.factors import correlated, independent_levels
 from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equal_names
@@ -25,9 +24,9 @@ from polars_glmm.design.response import response_recipe, success_node
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.design.variables import Variables
 from polars_glmm.errors import ColumnError, brief
-from polars_glmm.frames.facts import Fact, count_labels, of_argument, of_labels
+from polars_glmm.frames.facts import Fact, of_argument
 from polars_glmm.frames.levels import Levels, code, is_label
-from polars_glmm.frames.source import Source
+from polars_glmm.frames.source import Query, Source
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
@@ -122,7 +121,7 @@ class LazyVariables(Variables):
     scans: int = 0
 
     def count_rows(self) -> int:
-        return int(self.source.frame.select(pl.len()).collect().item())
+        return self.source.count_rows()
 
     @property
     def source(self) -> Source:
@@ -131,36 +130,36 @@ class LazyVariables(Variables):
 
     def ask(self, factors: Iterable[Expression]) -> None:
         """Learn, in one scan, the labels and the arguments of transforms that need nothing learned before."""
-        labels: dict[str, pl.LazyFrame] = {}
-        values: dict[tuple[Node, bool], pl.LazyFrame] = {}
+        labels: dict[str, Query] = {}
+        values: dict[tuple[Node, bool], _About] = {}
         shared = self.source.shared()
         for factor in factors:
             for asked in _Asked.of(factor, self.source.dtypes):
                 if isinstance(asked.of_what, str):
-                    labels[asked.of_what] = count_labels(shared.rows, asked.of_what)
+                    labels[asked.of_what] = shared.labels(asked.of_what)
                 elif not asked.nested and asked.of_what.function != "ave":  # learned by a query of its own
                     call = asked.of_what
                     node = self.arithmetic(bind(call)["x"])
                     values[node, call.function in SPREAD_SUFFICES] = self._about(node, call.function, shared)
         if not labels and not values:
             return
-        found = iter(pl.collect_all([*labels.values(), *values.values()], engine="streaming"))
+        found = iter(shared.answers([*labels.values(), *(about.query for about in values.values())]))
         self.scans += 1
         for name in labels:
             counted = next(found)
-            series = counted[name]
+            series = counted[name].cast(self.source.dtypes[name])
             if not len(series) and name not in self.declared:
                 self.source.refuse_empty()
-            self.facts.append(of_labels(counted, name))
+            self.facts.append(self.source.fact_of_labels(counted, name))
             self.table.series[name] = self._with_declared(series)
-        for node, short in values:
-            self._understand(node, next(found), short=short)
+        for (node, _), about in values.items():
+            self._understand(node, next(found), about.near)
 
     def labels(self, column: str) -> list[str]:
         if column in self.table.series:
             return super(LazyVariables, self).labels(column)  # a class with slots has no bare super()
         found = self.source.frame.select(column).unique()  # every row: which are in use may depend on this column
-        return found.collect(engine="streaming")[column].cast(pl.String).drop_nulls().to_list()
+        return self.source.answer(found)[column].cast(pl.String).drop_nulls().to_list()
 
     def evaluate(self, node: Node, text: str) -> Vec:
         self.checked.setdefault(node, text)
@@ -170,7 +169,8 @@ class LazyVariables(Variables):
         self.checked.setdefault(x, render(call))
         short = call.function in SPREAD_SUFFICES
         if x not in (self.spreads if short else self.counts):
-            self._understand(x, self._about(x, call.function, self.source).collect(engine="streaming"), short=short)
+            about = self._about(x, call.function, self.source)
+            self._understand(x, self.source.answer(about.query), about.near)
             self.scans += 1
         values, counts = (np.array(self.spreads[x]), np.empty(0)) if short else self.counts[x]
         if not np.isfinite(values.sum()):
@@ -184,30 +184,29 @@ class LazyVariables(Variables):
         self.checked.setdefault(x, render(call))
         source, near = self.source, _near(self.source, x)
         rows = source.rows.select(
-            column(group).alias("__glmm_key"),
-            (source.expression(x) - near).alias("__glmm_v"),
+            source.column(group).alias(group),
+            ((source.expression(x) - near) * self._frequency()).alias("__glmm_away"),
             self._frequency().alias("__glmm_f"),
         )
-        asked = rows.group_by("__glmm_key").agg(
-            (pl.col("__glmm_v") * pl.col("__glmm_f")).sum().alias("away"), pl.sum("__glmm_f").alias("count")
-        )
-        found = asked.collect(engine="streaming")
+        away, count = (source.library.col(name).sum() for name in ("__glmm_away", "__glmm_f"))
+        asked = rows.group_by(source.column(group)).agg(away.alias("__glmm_away"), count.alias("__glmm_f"))
+        found = source.answer(asked)
         self.scans += 1
         if not found.height:
             source.refuse_empty()
-        means = near + (found["away"] / found["count"]).to_numpy()
+        means = near + (found["__glmm_away"] / found["__glmm_f"]).to_numpy()
         if not np.isfinite(means).all():
             source.refuse_not_finite(x, render(call))
-        labels = found["__glmm_key"]
+        labels = found[group].cast(source.dtypes[group])
         order = np.argsort(labels.cast(pl.String).to_numpy() if is_label(labels.dtype) else labels.to_numpy())
         values = labels.cast(pl.String) if is_label(labels.dtype) else labels
         return [values[int(k)] for k in order], means[order]
 
     def bounds(self, node: Node, text: str) -> tuple[float, float]:
         self.checked.setdefault(node, text)
-        value = self.source.expression(node)
-        asked = self.source.rows.select(value.min().alias("low"), value.max().alias("high"))
-        low, high = asked.collect(engine="streaming").row(0)
+        v = self.source.library.col("v")
+        asked = self.source.rows.select(v=self.source.expression(node)).select(low=v.min(), high=v.max())
+        low, high = self.source.answer(asked).row(0)
         self.scans += 1
         return low, high
 
@@ -223,23 +222,19 @@ class LazyVariables(Variables):
             raise ColumnError(msg) from error
         return pl.concat([labels, more]).unique()
 
-    def _about(self, node: Node, function: str, source: Source) -> pl.LazyFrame:
+    def _about(self, node: Node, function: str, source: Source) -> _About:
         """For the small transforms count, mean and squares; for the others every distinct value and its count."""
         rows = source.rows.select(v=source.expression(node), f=self._frequency())
+        v, f = (source.library.col(name) for name in ("v", "f"))
         if function not in SPREAD_SUFFICES:
-            return rows.group_by("v").agg(pl.sum("f"))
+            return _About(rows.group_by("v").agg(f.sum()), None)
         near = _near(self.source, node)
-        away = pl.col("v") - near
-        return rows.select(
-            near=pl.lit(near),
-            count=pl.sum("f"),
-            away=(pl.col("f") * away).sum(),
-            squares=(pl.col("f") * away * away).sum(),
-        )
+        sums = {"away": f * (v - near), "squares": f * (v - near) * (v - near)}
+        return _About(source.totals(rows, sums, [f.sum().alias("count")]), near)
 
-    def _understand(self, node: Node, answer: pl.DataFrame, *, short: bool) -> None:
-        if short:
-            near, count, away, squares = answer.row(0)
+    def _understand(self, node: Node, answer: pl.DataFrame, near: float | None) -> None:
+        if near is not None:
+            count, away, squares = answer.select("count", "away", "squares").row(0)
             mean = away / count if count else 0.0
             self.spreads[node] = Spread(count, near + mean, float(np.maximum(squares - count * mean**2, 0.0)))
             total, size = near * count + away, float(np.sqrt(count * (squares + count * near**2)))
@@ -249,11 +244,20 @@ class LazyVariables(Variables):
             total, size = float(f @ v), float(f @ np.abs(v))
         if np.isfinite(total):
             name = f"an argument of the formula, the {len(self.facts) + 1}th,"
-            self.facts.append(of_argument(name, self.source.expression(node) * self._frequency(), total, size))
+            weight = self.source.frequency
+            value = node if weight is None else Arithmetic("*", node, Reference(weight))
+            self.facts.append(of_argument(name, value, total, size))
 
-    def _frequency(self) -> pl.Expr:
+    def _frequency(self) -> Any:
         name = self.source.frequency
-        return pl.lit(1.0) if name is None else self.source.expression(Reference(name))
+        return self.source.library.lit(1.0) if name is None else self.source.expression(Reference(name))
+
+
+class _About(NamedTuple):
+    """What tells of the argument of a transform; near: the number from which its sums count, None for all values."""
+
+    query: Query
+    near: float | None
 
 
 class _Asked(NamedTuple):
@@ -332,6 +336,6 @@ def _require_key(name: str, dtype: pl.DataType) -> None:
 
 def _near(source: Source, node: Node) -> float:
     """A number near the mean, from the first rows."""
-    values = source.rows.select(v=source.expression(node)).head(1000).collect()["v"]
+    values = source.first(source.rows.select(v=source.expression(node)), 1000)["v"]
     mean = values.filter(values.is_finite()).mean()
     return float(mean) if isinstance(mean, int | float) else 0.0

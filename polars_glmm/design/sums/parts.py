@@ -17,7 +17,8 @@ import polars as pl
 
 from polars_glmm import progress
 from polars_glmm.design.sums.queries import KEY, QueriedSums, SumQueries, product_name
-from polars_glmm.frames.batches import batches
+from polars_glmm.frames.aggregates import aggregated, computed
+from polars_glmm.frames.source import Source
 from polars_glmm.typing import Vec
 
 MOST_BYTES = 1 << 30
@@ -33,35 +34,40 @@ Collect: TypeAlias = Callable[[Vec], QueriedSums]
 def way(queries: SumQueries) -> tuple[Vec, Collect]:
     """Where to count columns from, and how to sum: in one query, or in parts."""
     look = queries.look()
-    if queries.k > MANY_COLUMNS:
+    if _dense(queries):
         return look.shift, lambda shift: collect_in_parts(queries, shift)
-    if look.scattered:
-        n_rows = int(queries.source.frame.select(pl.len()).collect().item())
+    if look.scattered and queries.source.sets_aside:
+        n_rows = queries.source.count_rows()
         if n_rows * queries.row_bytes() > MOST_BYTES:
             return look.shift, lambda shift: collect_in_parts(queries, shift, n_rows)
-    return look.shift, queries.collect
+    return look.shift, queries.ask
 
 
 def collect_in_parts(queries: SumQueries, shift: Vec, n_rows: int | None = None) -> QueriedSums:
-    """What `queries.collect` gives, at no time with more than some million rows and a few sums per level."""
+    """What `queries.ask` gives, at no time with more than some million rows and a few sums per level."""
     total: _Total | None = None
-    dense = queries.k > MANY_COLUMNS
+    dense = _dense(queries)
     rows = max(_PART * MANY_COLUMNS // queries.k // 4, 1) if dense else _PART
     with progress.stage("reading", n_rows):
-        for part in _parts(queries.source.frame, rows):
-            own = replace(queries, source=replace(queries.source, frame=part.lazy()))
-            answers = _multiplied(own, shift) if dense else own.collect(shift)
+        for part in _parts(queries.source, rows):
+            own = replace(queries, source=queries.source.of_rows(part))
+            answers = _multiplied(own, shift) if dense else own.ask(shift)
             progress.advance(part.height)
             if total is None:
                 total = _Total(answers)
             else:
                 total.add(answers)
-    return queries.collect(shift) if total is None else total.answers()
+    return queries.ask(shift) if total is None else total.answers()
+
+
+def _dense(queries: SumQueries) -> bool:
+    """Whether there are too many columns for a query of all products."""
+    return queries.k > min(MANY_COLUMNS, queries.source.most_columns)
 
 
 def _multiplied(queries: SumQueries, shift: Vec) -> QueriedSums:
     """The answers of rows in memory, the products in total by one matrix product."""
-    base = queries.base(shift).collect()
+    base = computed(queries.base(shift))
     answers = queries.sums(base.lazy(), queries.extras())
     v = base.select(f"v{j}" for j in range(queries.k)).to_numpy()
     gram = v.T @ (v if "w" not in base.columns else v * base["w"].to_numpy()[:, None])
@@ -69,9 +75,9 @@ def _multiplied(queries: SumQueries, shift: Vec) -> QueriedSums:
     return answers._replace(totals={**answers.totals, **products})
 
 
-def _parts(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+def _parts(source: Source, rows: int) -> Iterator[pl.DataFrame]:
     waiting: list[pl.DataFrame] = []
-    for batch in batches(frame, min(_BATCH, rows), contiguous=False):
+    for batch in source.batches(min(_BATCH, rows)):
         waiting.append(batch)
         if sum(one.height for one in waiting) >= rows:
             yield pl.concat(waiting)
@@ -133,4 +139,4 @@ class _Frames:
         together = pl.concat(self._waiting).lazy()
         keys = [name for name in self._waiting[0].columns if name.startswith(KEY)]
         sums = pl.exclude(keys).cast(pl.Float64).sum()
-        return together.group_by(keys).agg(sums).collect(engine="streaming")
+        return aggregated(together.group_by(keys).agg(sums))

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.named import column
 from polars_glmm.columns.nodes import Node, Reference
 from polars_glmm.design.recipe import Recipe
 from polars_glmm.design.sums.moments import Layout
 from polars_glmm.design.sums.places import Layouts, columns_of, layouts_of
-from polars_glmm.frames.source import Source
+from polars_glmm.frames.source import Query, Source
 from polars_glmm.typing import IntVec, Vec
 
 _HEAD = 1000
@@ -101,7 +100,8 @@ class SumQueries:
         """What the first rows in use tell."""
         asked = [self.source.expression(node).alias(f"v{j}") for j, node in enumerate(self.nodes)]
         keys = dict.fromkeys(name for factor in self.recipe.factors for name in factor.keys)
-        head = self.source.rows.select(*asked, *(column(name).alias(KEY + name) for name in keys)).head(_HEAD).collect()
+        labels = (self.source.column(name).alias(KEY + name) for name in keys)
+        head = self.source.first(self.source.rows.select(*asked, *labels), _HEAD)
         shift = np.zeros(self.k)
         for j in range(self.k):
             values = head[f"v{j}"].filter(head[f"v{j}"].is_finite()).to_numpy()
@@ -119,24 +119,24 @@ class SumQueries:
         layouts = [*(self.layouts.factors[f] for f in self.factors), *(self.layouts.pairs[pair] for pair in self.pairs)]
         return sum(8 * (2 + len(own.columns) + len(own.left) * len(own.right)) for own in layouts)
 
-    def collect(self, shift: Vec) -> QueriedSums:
+    def ask(self, shift: Vec) -> QueriedSums:
         """All sums, of columns counted from `shift`."""
         own = replace(self, source=self.source.shared())
         return own.sums(own.base(shift), own.products_in_total() | own.extras())
 
-    def sums(self, base: pl.LazyFrame, riders: Mapping[str, pl.Expr]) -> QueriedSums:
+    def sums(self, base: Query, riders: Mapping[str, Any]) -> QueriedSums:
         """All sums of the columns of `base`, and of others that are asked for in total only."""
         queries = {"census": self.source.census()}
         ride = bool(self.factors) and len(riders) <= _RIDERS
         if not ride:
             total = [] if self.factors else [*self._counts(), *self._firsts(np.arange(self.k))]
-            queries["overall"] = base.select(*total, *(value.sum().alias(name) for name, value in riders.items()))
+            queries["overall"] = self.source.totals(base, riders, total)
         for f in self.factors:
             own = riders if ride and f == self.factors[0] else {}
             queries[f"{f}"] = self._grouped(base, [f], self.layouts.factors[f], own)
         for f, g in self.pairs:
             queries[f"{f},{g}"] = self._grouped(base, [f, g], self.layouts.pairs[f, g], {})
-        found = dict(zip(queries, pl.collect_all(list(queries.values()), engine="streaming"), strict=True))
+        found = dict(zip(queries, self.source.answers(list(queries.values())), strict=True))
         totals = {} if ride else dict(found["overall"].row(0, named=True))
         for f in self.factors:
             sums = [name for name in found[f"{f}"].columns if not name.startswith(KEY)]
@@ -148,22 +148,21 @@ class SumQueries:
             {(f, g): found[f"{f},{g}"] for f, g in self.pairs},
         )
 
-    def _grouped(
-        self, base: pl.LazyFrame, factors: Sequence[int], layout: Layout, riders: Mapping[str, pl.Expr]
-    ) -> pl.LazyFrame:
+    def _grouped(self, base: Query, factors: Sequence[int], layout: Layout, riders: Mapping[str, Any]) -> Query:
         keys = dict.fromkeys(KEY + name for f in factors for name in self.recipe.factors[f].keys)
         columns = layout.columns
         products = self._products((columns[a], columns[b]) for a in layout.left for b in layout.right)
         products |= riders
         made = base.with_columns(value.alias(name) for name, value in products.items()) if products else base
-        return made.group_by(list(keys)).agg(*self._counts(), *self._firsts(columns), *map(pl.sum, products))
+        sums = (self._column(name).sum() for name in products)
+        return made.group_by(list(keys)).agg(*self._counts(), *self._firsts(columns), *sums)
 
-    def base(self, shift: Vec) -> pl.LazyFrame:
+    def base(self, shift: Vec) -> Query:
         """Keys, columns v0 …, w·v as x0 … where rows are weighted, and what weighs them."""
         source = self.source
         values = [
             (source.expression(node) - c if c else source.expression(node)).alias(f"v{j}")
-            for j, (node, c) in enumerate(zip(self.nodes, shift, strict=True))
+            for j, (node, c) in enumerate(zip(self.nodes, shift.tolist(), strict=True))
         ]
         keys = dict.fromkeys(name for factor in self.recipe.factors for name in factor.keys)
         weight = source.weight()
@@ -174,10 +173,11 @@ class SumQueries:
             own.append(source.expression(Reference(source.frequency)).alias("f"))
         if self.raw_response:
             own.append(source.expression(self.recipe.response.success).alias("y"))
-        base = source.rows.select(*values, *own, *(column(name).alias(KEY + name) for name in keys))
+        base = source.rows.select(*values, *own, *(source.column(name).alias(KEY + name) for name in keys))
         if weight is None:
             return base
-        return base.with_columns((pl.col("w") * pl.col(f"v{j}")).alias(f"x{j}") for j in range(self.k))
+        w = self._column("w")
+        return base.with_columns((w * self._column(f"v{j}")).alias(f"x{j}") for j in range(self.k))
 
     @property
     def raw_response(self) -> bool:
@@ -188,37 +188,44 @@ class SumQueries:
     def _x(self) -> str:
         return "v" if self.source.weight() is None else "x"
 
-    def _products(self, pairs: Iterable[tuple[int, int]]) -> dict[str, pl.Expr]:
+    def _column(self, name: str) -> Any:
+        """A column of `base`."""
+        return self.source.library.col(name)
+
+    def _products(self, pairs: Iterable[tuple[int, int]]) -> dict[str, Any]:
         """Products w·v_a·v_b by name, each once."""
-        ordered = dict.fromkeys((min(a, b), max(a, b)) for a, b in pairs)
-        return {product_name(a, b): pl.col(f"{self._x}{a}") * pl.col(f"v{b}") for a, b in ordered}
+        ordered, x = dict.fromkeys((min(a, b), max(a, b)) for a, b in pairs), self._x
+        return {product_name(a, b): self._column(f"{x}{a}") * self._column(f"v{b}") for a, b in ordered}
 
-    def _counts(self) -> list[pl.Expr]:
+    def _counts(self) -> list[Any]:
         """weight = Σ w, and count = Σ f where that is something else."""
-        if self.source.weight() is None:
-            return [pl.len().cast(pl.Float64).alias("weight")]
-        weight = [pl.sum("w").alias("weight")]
-        if self.source.precision is None:
+        source = self.source
+        if source.weight() is None:
+            return [source.count().alias("weight")]
+        weight = [self._column("w").sum().alias("weight")]
+        if source.precision is None:
             return weight
-        return [*weight, (pl.len().cast(pl.Float64) if self.source.frequency is None else pl.sum("f")).alias("count")]
+        return [*weight, (source.count() if source.frequency is None else self._column("f").sum()).alias("count")]
 
-    def _firsts(self, columns: IntVec) -> list[pl.Expr]:
-        return [pl.sum(f"{self._x}{j}").alias(f"s{j}") for j in columns]
+    def _firsts(self, columns: IntVec) -> list[Any]:
+        x = self._x
+        return [self._column(f"{x}{j}").sum().alias(f"s{j}") for j in columns]
 
-    def products_in_total(self) -> dict[str, pl.Expr]:
+    def products_in_total(self) -> dict[str, Any]:
         """Products whose totals no factor's sums give: of columns without random effects."""
         covered = {int(a) for f in self.factors for a in self.layouts.slopes[f]}
         rest = [a for a in range(self.k) if a not in covered]
         return self._products((a, b) for a in rest for b in rest if a <= b)
 
-    def extras(self) -> dict[str, pl.Expr]:
+    def extras(self) -> dict[str, Any]:
         """What constants and fingerprint need, where they do not follow from the moments."""
-        f = pl.col("f") if self.source.frequency is not None else pl.lit(1.0)
+        f = self._column("f") if self.source.frequency is not None else self.source.library.lit(1.0)
         extras = {}
         if self.source.precision is not None:
-            extras["log_weights"] = f * pl.col("precision").log()
+            extras["log_weights"] = f * self._column("precision").log()
         if self.raw_response:
-            extras |= {"fy": f * pl.col("y"), "fyy": f * pl.col("y") * pl.col("y")}
+            y = self._column("y")
+            extras |= {"fy": f * y, "fyy": f * y * y}
         return extras
 
 

@@ -54,14 +54,14 @@ def summarise(sketch: Outline, source: Source, missing: str = "drop", *, allow_n
     than before.
     """
     check_missing(missing)
-    source = source if source.fixed else replace(source, facts=sketch.facts)
+    source = source.finding(sketch.facts, sketch.checked)
     queries = SumQueries.of(sketch.recipe, source)
     shift, collect = way(queries)
     for scans in range(1, _MOST_SCANS + 1):  # noqa: B007  # counted for the summary
         answers = collect(shift)
         if allow_none and not answers.totals["weight"]:
             return _without_rows(sketch, queries, answers, missing)
-        source.refuse_changed(answers.census)
+        source.refuse_changed(answers.census, answers.totals["weight"])
         incomplete = source.judge(answers.census)
         notes = () if incomplete is None else (dropped_rows(incomplete, missing),)
         if not answers.totals["weight"]:

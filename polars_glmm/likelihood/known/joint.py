@@ -27,7 +27,7 @@ from polars_glmm.likelihood.marginal.modes import (
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
-from polars_glmm.likelihood.rows.blocks import cut_rows
+from polars_glmm.likelihood.rows.blocks import at_hand, cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Laplace, Method
 from polars_glmm.typing import Cube, Mat, Vec
@@ -155,6 +155,10 @@ class KnownModel:
             out[f.place] = FactorModes(root @ u, spread)
         return tuple(out[place] for place in sorted(out))
 
+    def conditional_modes(self) -> list[Mat]:
+        """û (r, G) per factor of the effects, spherical."""
+        return self._conditional().modes
+
     def _conditional(self) -> Conditional:
         marginal = self.engine.marginal
         value = marginal.evaluate(self.point, None, gradient=False)
@@ -209,7 +213,8 @@ class KnownModel:
             marginal = self.engine.marginal
             modes = self._conditional().modes if self.model.effects.factors else []
             total = self.model.constant()
-            for unit, levels in zip(marginal.rows.units, marginal.rows.levels, strict=True):
+            rows = at_hand(marginal.rows)
+            for unit, levels in zip(rows.units, rows.levels, strict=True):
                 u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
                 total += float(rows_state(unit_at(marginal.density, unit, self.point), u, order=2).f.sum())
         return float(total)
@@ -231,7 +236,7 @@ class KnownModel:
         """What Henderson's equations at the modes say of every row, in the order of the design."""
         at, marginal = self.point, self.engine.marginal
         modes = self._conditional().modes if self.model.effects.factors else []
-        rows = marginal.rows
+        rows = at_hand(marginal.rows)
         parts = []
         for unit, levels in zip(rows.units, rows.levels, strict=True):
             u = [m[:, s] for m, s in zip(modes, levels, strict=True)]

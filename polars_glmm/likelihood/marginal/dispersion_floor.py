@@ -22,7 +22,7 @@ def floor_of(model: Model) -> Floor | None:
         return None
     if 1 in model.effects.moving:
         return None
-    mean, variance = rowsums.response_moments(model.pieces())
+    mean, variance = rowsums.response_moments(model.rows)
     share = _LOST if model.effects.factors else _PERFECT
     least = model.family.least_log_phi(share, float(np.log(max(variance, mean**2, 1e-300))))
     design = model.held_in_memory()

@@ -12,7 +12,8 @@ Where x'd < 0 the size goes to zero and a count of zero to probability one: such
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from polars_glmm.errors import enumerate_names
 from polars_glmm.families.base import Family, Rows, spoken, towards_limit
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.blocks import BlockPart
-from polars_glmm.likelihood.rows.sums import Piece
+from polars_glmm.likelihood.rows.holder import OverBlocks, added, furthest, stacked
+from polars_glmm.likelihood.rows.sums import Answering
 from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Evaluation, Found, Objective
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -69,14 +71,14 @@ class Face(NamedTuple):
     direction: Vec
 
 
-def log_size_of_limit(family: Family, pieces: Iterable[Piece]) -> float:
+def log_size_of_limit(family: Family, rows: Answering) -> float:
     """|log phi| beyond which a family is its limit to 1e-8 in ℓ; infinite for families without one."""
     if family.limit is None:
         return np.inf
-    return float(np.log(ENOUGH * max(rowsums.remoteness(pieces, family), 1.0)))
+    return float(np.log(ENOUGH * max(rowsums.remoteness(rows, family), 1.0)))
 
 
-class _TurnedRows(NamedTuple):
+class _TurnedBlock(NamedTuple):
     """Rows as `PhiRows`, the predictor of log phi with its sign changed."""
 
     data: Rows
@@ -84,7 +86,23 @@ class _TurnedRows(NamedTuple):
     frequency: Vec | None
 
 
-def turned(rows: Iterable[PhiRows], family: Family) -> Iterator[PhiRows]:
+@dataclass(frozen=True, slots=True, eq=False)
+class TurnedRows:
+    """Who answers for rows whose second predictor grows towards the limit of a family."""
+
+    rows: Answering
+    family: Family
+
+    def ask(self, question: Any) -> Any:
+        """The answer of all rows to a function of their blocks."""
+        return self.rows.ask(replace(question, function=_of_turned, arguments=(self.family, question)))
+
+
+def _of_turned(rows: Iterable[PhiRows], family: Family, question: OverBlocks[Any]) -> Any:
+    return question.function(_turned(rows, family), *question.arguments)
+
+
+def _turned(rows: Iterable[PhiRows], family: Family) -> Iterator[PhiRows]:
     """Rows whose second predictor grows towards the limit of the family: log phi, or −log phi where phi vanishes."""
     for block in rows:
         if towards_limit(family) > 0.0:
@@ -93,17 +111,21 @@ def turned(rows: Iterable[PhiRows], family: Family) -> Iterator[PhiRows]:
         mean, phi, *others = block.parts
         offset = None if phi.offset is None else -phi.offset
         back = BlockPart(None if phi.x is None else -phi.x, phi.own, offset)
-        yield _TurnedRows(block.data, (mean, back, *others), block.frequency)
+        yield _TurnedBlock(block.data, (mean, back, *others), block.frequency)
 
 
-def suspicious(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> bool:
+def suspicious(rows: Answering, gamma: Vec, ceiling: float) -> bool:
     """Whether the size of some row has run half of the way on which it matters."""
+    return rows.ask(OverBlocks(_suspicious, (gamma, ceiling), any))
+
+
+def _suspicious(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> bool:
     return any(bool((_past(block, gamma, 0.5 * ceiling) != 0).any()) for block in rows)
 
 
-def faces(rows: Iterable[PhiRows], gamma: Vec) -> Iterator[Face]:
+def faces(rows: Answering, gamma: Vec) -> Iterator[Face]:
     """Faces on the side from which γ points away, the empty one first: all other rows go up, or zeros below go down."""
-    x, zero = _distinct(rows)
+    x, zero = _told_apart(rows.ask(OverBlocks(_distinct, (), stacked)))
     yield from _chain(x, np.zeros(len(x), dtype=bool), gamma)
     down = zero & (x @ gamma < 0.0)
     if down.any():
@@ -128,8 +150,12 @@ def _chain(x: Mat, may_fall: BoolVec, gamma: Vec) -> Iterator[Face]:
         span = np.linalg.qr(np.column_stack([span, nearest]))[0]
 
 
-def beyond(rows: Iterable[PhiRows], face: Face, gamma: Vec, ceiling: float) -> Vec:
+def beyond(rows: Answering, face: Face, gamma: Vec, ceiling: float) -> Vec:
     """γ + t·d with the smallest t that takes every row off the face past the ceiling, or past its negative."""
+    return gamma + rows.ask(OverBlocks(_furthest_off, (face, gamma, ceiling), furthest)) * face.direction
+
+
+def _furthest_off(rows: Iterable[PhiRows], face: Face, gamma: Vec, ceiling: float) -> float:
     t = 0.0
     for block in rows:
         x = _columns(block)
@@ -138,25 +164,29 @@ def beyond(rows: Iterable[PhiRows], face: Face, gamma: Vec, ceiling: float) -> V
         if off.any():
             side = np.sign(ahead[off])
             t = max(t, float(((ceiling - side * _log_phi(block, gamma)[off]) / np.abs(ahead[off])).max()))
-    return gamma + t * face.direction
+    return t
 
 
-def start_on(face: Face, rows: Iterable[PhiRows], gamma: Vec) -> Vec:
+def start_on(face: Face, rows: Answering, gamma: Vec) -> Vec:
     """γ whose rows on the face are of moderate size: as they are, or smaller where they have run away."""
     if not face.span.shape[1]:
         return np.zeros_like(gamma)
-    on_face = []
-    for block in rows:
-        x = _columns(block)
-        on_face.append(x[:, np.linalg.norm(x - face.span @ (face.span.T @ x), axis=0) <= _IN_SPAN].T)
-    x = np.unique(np.concatenate(on_face), axis=0)
+    x = rows.ask(OverBlocks(_on_face, (face,), stacked))
     wanted = np.clip(x @ gamma, -_MODERATE, _MODERATE)
     inside = np.linalg.lstsq(x @ face.span, wanted, rcond=None)[0]
     return np.asarray(face.span @ inside, dtype=np.float64)
 
 
+def _on_face(rows: Iterable[PhiRows], face: Face) -> Mat:
+    on_face = []
+    for block in rows:
+        x = _columns(block)
+        on_face.append(x[:, np.linalg.norm(x - face.span @ (face.span.T @ x), axis=0) <= _IN_SPAN].T)
+    return stacked(on_face)
+
+
 def best_limit(
-    rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, own: slice, level: Vec | None, ceiling: float
+    rows: Answering, found: Found, near: Near, own: slice, level: Vec | None, ceiling: float
 ) -> Found:
     """The optimum in the limit of the fewest sizes that is as good as any and as what was found, or the latter.
 
@@ -173,27 +203,27 @@ def best_limit(
 
 
 def constant_limit(
-    rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, own: slice, level: Vec, ceiling: float
+    rows: Answering, found: Found, near: Near, own: slice, level: Vec, ceiling: float
 ) -> Found:
     """The limit in which no row has a size of its own, if it is as good as what was found, or the latter.
 
     level   γ (s,) of a constant log phi of one
     """
     x, s = found.x.copy(), len(level)
-    x[own] = beyond(rows(), Face(np.empty((s, 0)), level), np.zeros(s), ceiling + 1.0)
+    x[own] = beyond(rows, Face(np.empty((s, 0)), level), np.zeros(s), ceiling + 1.0)
     there = near(x, np.empty((s, 0)))
     return there if _value(there) <= _value(found) + LOSS else found
 
 
-def _furthest(rows: Callable[[], Iterable[PhiRows]], found: Found, near: Near, own: slice, ceiling: float) -> Found:
+def _furthest(rows: Answering, found: Found, near: Near, own: slice, ceiling: float) -> Found:
     """The best of the limits ahead of an optimum, the one of the fewest sizes if several are; or the optimum."""
     limits = []
-    for face in faces(rows(), found.x[own]):
+    for face in faces(rows, found.x[own]):
         x = found.x.copy()
-        x[own] = beyond(rows(), face, start_on(face, rows(), x[own]), 2.0 * ceiling)
+        x[own] = beyond(rows, face, start_on(face, rows, x[own]), 2.0 * ceiling)
         there = near(x, face.span)
         x = there.x.copy()
-        x[own] = beyond(rows(), face, face.span @ (face.span.T @ x[own]), ceiling + 1.0)
+        x[own] = beyond(rows, face, face.span @ (face.span.T @ x[own]), ceiling + 1.0)
         limits.append(there._replace(x=x))
     best = min(map(_value, [found, *limits]))
     good = [limit for limit in limits if _value(limit) <= best + LOSS]
@@ -212,8 +242,19 @@ def _value(found: Found) -> float:
     return value if np.isfinite(value) else np.inf
 
 
-def limit_at(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> Limit | None:
+def limit_at(rows: Answering, gamma: Vec, ceiling: float) -> Limit | None:
     """The limit that γ stands for, or None where no direction takes only rows past the ceiling further."""
+    gram, n = rows.ask(OverBlocks(_short_of, (gamma, ceiling), added))
+    if not n[1:].any():
+        return None
+    values, vectors = np.linalg.eigh(gram)
+    flat = values <= _IN_SPAN**2 * max(float(values[-1]), 1.0)
+    n_rows, n_poisson, n_zero = (round(count) for count in n)
+    return Limit(vectors[:, flat], n_poisson, n_zero, n_rows) if flat.any() else None
+
+
+def _short_of(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> tuple[Mat, Vec]:
+    """Cross-products (s, s) of the columns of rows short of the ceiling; rows in all, past it, past its negative."""
     gram, n = np.zeros((len(gamma),) * 2), np.zeros(3)
     for block in rows:
         x, past = _columns(block), _past(block, gamma, ceiling)
@@ -221,12 +262,7 @@ def limit_at(rows: Iterable[PhiRows], gamma: Vec, ceiling: float) -> Limit | Non
         gram += kept @ kept.T
         weight = np.ones(len(past)) if block.frequency is None else block.frequency
         n += [float(weight.sum()), float(weight[past > 0].sum()), float(weight[past < 0].sum())]
-    if not n[1:].any():
-        return None
-    values, vectors = np.linalg.eigh(gram)
-    flat = values <= _IN_SPAN**2 * max(float(values[-1]), 1.0)
-    n_rows, n_poisson, n_zero = (round(count) for count in n)
-    return Limit(vectors[:, flat], n_poisson, n_zero, n_rows) if flat.any() else None
+    return gram, n
 
 
 def along(objective: Objective, origin: Vec, span: Mat) -> Objective:
@@ -263,16 +299,20 @@ def _past(block: PhiRows, gamma: Vec, ceiling: float) -> Vec:
     return np.where(zeta > ceiling, 1, np.where((zeta < -ceiling) & (block.data.y == 0.0), -1, 0))
 
 
-def _distinct(rows: Iterable[PhiRows]) -> tuple[Mat, BoolVec]:
-    """Distinct columns of log phi, a row each (m, s), and whether all their counts are zero."""
+def _distinct(rows: Iterable[PhiRows]) -> Mat:
+    """Distinct columns of log phi, a row each, with a mark of counts above zero last: (m, s + 1)."""
     kept, waiting = np.empty((0, 0)), list[Mat]()
     for block in rows:
         waiting.append(np.column_stack([_columns(block).T, block.data.y > 0.0]))
         kept = kept.reshape(-1, waiting[-1].shape[1])
         if sum(map(len, waiting)) > _MOST_ROWS:
-            kept, waiting = np.unique(np.concatenate([kept, *waiting]), axis=0), []
-    kept = np.unique(np.concatenate([kept, *waiting]), axis=0)  # a row of zeros stands before its like that counts
-    last = np.append((np.diff(kept[:, :-1], axis=0) != 0).any(1), True)
+            kept, waiting = stacked([kept, *waiting]), []
+    return stacked([kept, *waiting])
+
+
+def _told_apart(kept: Mat) -> tuple[Mat, BoolVec]:
+    """Distinct columns of log phi (m, s), and whether all their counts are zero."""
+    last = np.append((np.diff(kept[:, :-1], axis=0) != 0).any(1), True)  # zeros stand before their like that counts
     return kept[last, :-1], kept[last, -1] == 0.0
 
 

@@ -15,7 +15,7 @@ def size_cap(model: Model) -> float | None:
     """|log phi| beyond which a family is its limit to 1e-8 in ℓ; a negative binomial: ℓ_P − ℓ ≈ Σ((y − μ)² − y)/2φ."""
     if model.family.limit is None or model.models_phi:
         return None
-    return limits.log_size_of_limit(model.family, model.pieces())
+    return limits.log_size_of_limit(model.family, model.rows)
 
 
 def confined(model: Model, least: float) -> Confined | None:
@@ -28,7 +28,7 @@ def confined(model: Model, least: float) -> Confined | None:
         cap = size_cap(model) or np.inf
         grows = towards_limit(model.family) > 0.0
         return Confined(place, -np.inf, cap) if grows else Confined(place, -cap, np.inf, bounded=True)
-    mean, variance = rowsums.response_moments(model.pieces())
+    mean, variance = rowsums.response_moments(model.rows)
     spread = float(np.log(max(variance, mean**2, 1e-300)))
     smallest = model.family.least_log_phi(least, spread)
     return Confined(place, -np.inf if smallest is None else smallest, np.inf)

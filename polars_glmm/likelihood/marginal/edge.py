@@ -6,11 +6,15 @@ the level it belongs to may have its mode there. Laplace's and adaptive quadratu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from polars_glmm.errors import enumerate_names
 from polars_glmm.families.base import Family, has_edge
 from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.rows.holder import OverBlocks, added
+from polars_glmm.likelihood.rows.sums import Piece
 from polars_glmm.typing import BoolVec, Vec
 
 
@@ -18,15 +22,7 @@ def message(model: Model) -> str | None:
     """Which rows push a mode to the edge of the domain, and what helps; None where there are none."""
     if not has_edge(model.family):
         return None
-    bottom, top = model.family.edges
-    full = empty = 0.0
-    for piece in model.pieces():
-        y, trials = piece.data.y, piece.data.trials
-        weight = np.ones_like(y) if piece.frequency is None else piece.frequency
-        if top:
-            full += _sum(weight, y == (np.ones_like(y) if trials is None else trials))
-        if bottom:
-            empty += _sum(weight, y == 0.0)
+    full, empty = model.rows.ask(OverBlocks(_at_edges, model.family.edges, added))
     rows = [
         f"{round(count):,} row{'' if round(count) == 1 else 's'} with {what}"
         for count, what in ((full, "successes only (probability 1)"), (empty, f"y = 0 ({_zero(model.family)} 0)"))
@@ -41,6 +37,19 @@ def message(model: Model) -> str | None:
         f"{' and '.join(rows)} pull their levels there, where the likelihood has a corner and no approximation holds. "
         f"Use link={other}, or leave out the random effects whose levels hold such rows."
     )
+
+
+def _at_edges(pieces: Iterable[Piece], bottom: bool, top: bool) -> tuple[float, float]:  # noqa: FBT001  # of a family
+    """Number of rows at the top of the range of y, and at its bottom, where that is an edge."""
+    full = empty = 0.0
+    for piece in pieces:
+        y, trials = piece.data.y, piece.data.trials
+        weight = np.ones_like(y) if piece.frequency is None else piece.frequency
+        if top:
+            full += _sum(weight, y == (np.ones_like(y) if trials is None else trials))
+        if bottom:
+            empty += _sum(weight, y == 0.0)
+    return full, empty
 
 
 def _zero(family: Family) -> str:

@@ -14,12 +14,12 @@ from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
 from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_limit
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
 from polars_glmm.likelihood.marginal.node_limit import refuse_nodes
-from polars_glmm.likelihood.marginal.slopes import mode_slopes
-from polars_glmm.likelihood.marginal.value import Marginal, Value
+from polars_glmm.likelihood.marginal.slopes import KeptSlopes, Slopes
+from polars_glmm.likelihood.marginal.value import Marginal, ThetaMap, Value
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.notes import reproduced_text
 from polars_glmm.likelihood.optimum.vanishing import Floor
-from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
+from polars_glmm.likelihood.parameters.curvature import Gradient, bending
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
@@ -64,7 +64,7 @@ class RowEngine:
 
     def _value(self, beta: Vec, factors: list[Mat], warm: Any, *, information: bool) -> Value:
         at = Point(beta, self.effects.effective(factors))
-        value = self.marginal.evaluate(at, warm, information=information)
+        value = self.marginal.evaluate(at, warm, information=ThetaMap(self.effects, factors) if information else None)
         self.evaluations += 1
         self.passes += value.passes
         return value
@@ -74,8 +74,8 @@ class RowEngine:
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
         return Gradient(v.value, v.beta, inward, v.warm, v.passes)
 
-    def mode_slopes(self, state: State, modes: list[Mat], free: BoolVec) -> list[list[Mat]]:
-        """dû along every free coordinate of a state's vector."""
+    def mode_slopes(self, state: State, warm: Any, free: BoolVec) -> KeptSlopes:
+        """dû along every free coordinate of a state's vector, at which an evaluation ended `warm`."""
         at = Point(state.beta, self.effects.effective(list(state.factors)))
         still = State(np.zeros_like(state.beta), tuple(np.zeros_like(f) for f in state.factors), state.free)
         directions = []
@@ -83,7 +83,8 @@ class RowEngine:
             d = still.moved(e)
             directions.append(Point(d.beta, self.effects.effective(list(d.factors))))
         self.passes += 1 + _SLOPE_SHARE * len(directions)
-        return mode_slopes(self.marginal, at, modes, directions)
+        question = Slopes(self.marginal.how, at, warm, directions)
+        return KeptSlopes(question, self.marginal.rows.ask(question))
 
     def objective(self, p: int, spread: Confined | None = None) -> Any:
         """−ℓ over [β, θ], for the search; p coefficients.
@@ -121,7 +122,7 @@ class RowEngine:
                 b = np.zeros((len(x),) * 2)
                 b[:p, :p] = v.information.beta
                 if self.effects.n_theta:
-                    b[p:, p:] = theta_information(self.effects, lambdas, v.information.levels)
+                    b[p:, p:] = v.information.theta
                 step = newton_step(b, -g)[0][p:]
                 slopes = [-f for f in self.effects.inward(v.factors)]
                 b[p:, p:] += bending(self.effects, lambdas, slopes, step)
@@ -132,7 +133,7 @@ class RowEngine:
 
 def row_engine(model: Model) -> RowEngine:
     """The engine over a model's rows."""
-    effects, blocks = model.effects, _blocks(model)
+    effects, blocks = model.effects, blocks_of(model)
     nodes = model.method.nodes if isinstance(model.method, AGQ) and effects.factors else 1
     if nodes > 1:
         refuse_nodes(effects, blocks, nodes, model.control)
@@ -140,22 +141,22 @@ def row_engine(model: Model) -> RowEngine:
     threads = workers(model.control.rows.threads)
     if len(blocks.units) < _FEWEST_UNITS:
         threads = 1
-    ceiling = log_size_of_limit(model.family, model.pieces()) if model.models_phi else np.inf
+    ceiling = log_size_of_limit(model.family, model.rows) if model.models_phi else np.inf
     density = RowDensity(model.family, ceiling, effects.moving)
     reml = isinstance(model.method, REML)
     marginal = Marginal(blocks, density, nodes, expected and not model.family.canonical, threads, reml)
     return RowEngine(effects, marginal)
 
 
-def bare_engine(model: Model, engine: RowEngine) -> RowEngine:
+def bare_engine(engine: RowEngine) -> RowEngine:
     """The engine without random effects, over the same rows: for the GLM that a search starts from."""
     whole = engine.marginal
-    rows = whole.rows.uncoupled() if model.stored is None else model.stored.rows(effects=False)
     density = replace(whole.density, moving=NO_EFFECTS.moving)
-    return RowEngine(NO_EFFECTS, replace(whole, rows=rows, nodes=1, density=density), engine.floor)
+    return RowEngine(NO_EFFECTS, replace(whole, rows=whole.rows.uncoupled(), nodes=1, density=density), engine.floor)
 
 
-def _blocks(model: Model) -> RowBlocks:
+def blocks_of(model: Model) -> RowBlocks:
+    """A model's rows in blocks."""
     effects = model.effects
     if model.stored is not None:
         return model.stored.rows(effects=bool(effects.factors))

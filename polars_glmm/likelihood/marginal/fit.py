@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -19,6 +18,7 @@ from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
 from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
+from polars_glmm.likelihood.marginal.divided import divided
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
@@ -64,11 +64,17 @@ Sums over rows have gradients that are rounded by ε/phi.
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     """Everything that needs its rows; a negative binomial without overdispersion ends as the Poisson it tends to."""
     clock = {"start": perf_counter()}
+    with divided(model, row_engine(model)) as engine:
+        return _estimate(model, engine, findings, given, clock)
+
+
+def _estimate(
+    model: Model, engine: RowEngine, findings: Findings, given: Given, clock: dict[str, float]
+) -> Estimate:
     constant = model.constant()
     placed = place(model, given)
-    engine = row_engine(model)
     engine.floor = floor_of(model)
-    base = _fit_glm(model, bare_engine(model, engine), placed)
+    base = _fit_glm(model, bare_engine(engine), placed)
     row_variance = row_variance_of(base.engine.marginal, base.found.x)
     if model.effects.moving != NO_EFFECTS.moving:  # what is in several predictors is measured in rows of each
         units = (float(np.sqrt(row_variance)), *(1.0 for _ in model.parts[1:]))
@@ -170,7 +176,7 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
     if ceiling < np.inf:
-        rows = limits.turned(engine.marginal.rows.blocks(), model.family)
+        rows = limits.TurnedRows(engine.marginal.rows, model.family)
         if limits.suspicious(rows, found.x[model.parts[1].own], ceiling):
             return found
     longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
@@ -310,11 +316,8 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
     if ceiling == np.inf or placed.held[model.parts[1].own].any():
         return searched, None
     own, basis = model.parts[1].own, model.bases[1]
-
-    def rows() -> Iterator[limits.PhiRows]:
-        return limits.turned(engine.marginal.rows.blocks(), model.family)
-
-    if searched.found.settled and not limits.suspicious(rows(), searched.found.x[own], ceiling):
+    rows = limits.TurnedRows(engine.marginal.rows, model.family)
+    if searched.found.settled and not limits.suspicious(rows, searched.found.x[own], ceiling):
         return searched, None
     objective = engine.objective(model.n_coefficients)
     level = None if basis.constant is None else towards_limit(model.family) * basis.inward(basis.constant)
@@ -341,9 +344,9 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
             start = found._replace(x=np.where(of_phi, 0.0, found.x))
             there = limits.constant_limit(rows, start, near, own, level, ceiling)
             found = found if there is start else there
-        return Searched(engine, found), limits.limit_at(rows(), found.x[own], ceiling)
+        return Searched(engine, found), limits.limit_at(rows, found.x[own], ceiling)
     found = limits.best_limit(rows, searched.found, near, own, level, ceiling)
-    return Searched(engine, found), limits.limit_at(rows(), found.x[own], ceiling)
+    return Searched(engine, found), limits.limit_at(rows, found.x[own], ceiling)
 
 
 def _of_phi_alone(model: Model) -> BoolVec:
@@ -359,7 +362,7 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
     p, rows = len(model.x.a), engine.marginal.rows
     thin = thinned(rows)
-    beta, level = rowsums.first_fit(model.pieces() if thin is None else thin.blocks(), model.family, p)
+    beta, level = rowsums.first_fit(model.rows if thin is None else thin, model.family, p)
     gamma = np.concatenate([np.empty(0), *further_starts(model, beta)])
     starts = [np.concatenate([beta, gamma])]
     if model.x.constant is not None:

@@ -9,14 +9,16 @@ the log-likelihood itself; with several it is its first correction.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
 from polars_glmm.likelihood.marginal.modes import (
     Point,
+    RowDensity,
     RowsAt,
     UnitAt,
     added,
@@ -25,7 +27,8 @@ from polars_glmm.likelihood.marginal.modes import (
     rows_state,
     unit_at,
 )
-from polars_glmm.likelihood.marginal.value import Marginal
+from polars_glmm.likelihood.marginal.value import Approximation, Marginal, ended
+from polars_glmm.likelihood.rows.blocks import RowBlocks
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.pattern import sum_by
 from polars_glmm.typing import Cube, Mat, Vec
@@ -54,21 +57,41 @@ def integrated(marginal: Marginal, at: Point) -> Integrated:
     found = plain.evaluate(at, None, gradient=False)
     if not np.isfinite(found.value):
         return Integrated(found.value, np.nan, np.nan)
-    rows = marginal.rows
-    points = int(np.clip(_MOST_WORK / max(rows.n_rows, 1) / 3, _FEWEST_POINTS, _POINTS))
-    most_units = max(1, int(len(rows.units) * _MOST_WORK / (3.0 * points * max(rows.n_rows, 1))))
-    places = np.unique(np.linspace(0, len(rows.units) - 1, min(most_units, len(rows.units))).astype(np.intp))
-    errors, seen = np.zeros(_BATCHES + 1), 0
-    with np.errstate(all="ignore"):
-        for i in places:
-            unit = rows.units[int(i)]
-            u = [m[:, s] for m, s in zip(found.warm.modes, rows.levels[int(i)], strict=True)]
-            errors += _unit_errors(unit_at(marginal.density, unit, at), u, points)
-            seen += unit.n_cells
-    if len(places) < len(rows.units):  # one factor: cells are levels
-        errors *= found.warm.modes[0].shape[1] / seen
+    points = int(np.clip(_MOST_WORK / max(marginal.rows.n_rows, 1) / 3, _FEWEST_POINTS, _POINTS))
+    work = 3.0 * points * max(marginal.rows.n_rows, 1)
+    errors = marginal.rows.ask(_Errors(marginal.density, at, found.warm, points, work))
     spread = float(np.std(errors[1:], ddof=1)) / np.sqrt(_BATCHES)
     return Integrated(found.value, found.value + float(errors[0]), spread)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Errors:
+    """Σ (log I_g − Laplace_g) over all levels by all points, and by each batch of them; `work` for all rows."""
+
+    density: RowDensity
+    at: Point
+    warm: Any
+    points: int
+    work: float
+
+    def of(self, rows: RowBlocks) -> Vec:
+        how = Approximation(self.density, 1, expected=False, threads=1, reml=False)
+        warm = ended(rows, how, self.at, self.warm)
+        most_units = max(1, int(len(rows.units) * _MOST_WORK / self.work))
+        places = np.unique(np.linspace(0, len(rows.units) - 1, min(most_units, len(rows.units))).astype(np.intp))
+        errors, seen = np.zeros(_BATCHES + 1), 0
+        with np.errstate(all="ignore"):
+            for i in places:
+                unit = rows.units[int(i)]
+                u = [m[:, s] for m, s in zip(warm.modes, rows.levels[int(i)], strict=True)]
+                errors += _unit_errors(unit_at(self.density, unit, self.at), u, self.points)
+                seen += unit.n_cells
+        if len(places) < len(rows.units):  # one factor: cells are levels
+            errors *= warm.modes[0].shape[1] / seen
+        return errors
+
+    def add(self, parts: Sequence[Vec]) -> Vec:
+        return np.asarray(sum(parts))
 
 
 def _unit_errors(here: UnitAt, u: list[Mat], points: int) -> Vec:

@@ -8,6 +8,7 @@ import numpy as np
 
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.slopes import KeptSlopes
 from polars_glmm.likelihood.optimum.newton import HESSIAN_STALE, ROUNDING, Scale, difference_steps, newton
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import Rank, State
@@ -18,7 +19,7 @@ from polars_glmm.typing import BoolVec, Mat, Vec
 class Polished(NamedTuple):
     """An optimum: state, ℓ with gradient there, Hessian of −ℓ over the entries that are not held (or None), decrement.
 
-    slopes    dû along each of those entries, (r_f, G_f) per factor; empty without random effects or Hessian
+    slopes    dû along each of those entries; None without random effects or Hessian
     """
 
     state: State
@@ -27,7 +28,7 @@ class Polished(NamedTuple):
     hessian: Mat | None
     decrement: float
     held: BoolVec
-    slopes: list[list[Mat]]
+    slopes: KeptSlopes | None
 
 
 class Settled(NamedTuple):
@@ -60,16 +61,16 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
     if not hessian or not free.any():
         g = state.pull(now.beta, now.factors)[free]
         b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
-        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held, [])
+        return Polished(state, ranks, now, None, 0.5 * float(g @ np.linalg.lstsq(b, g, rcond=None)[0]), held, None)
     loose = None
     if curvature.shape == (len(x),) * 2:
         loose = 1.0 / np.sqrt(np.maximum(np.diag(curvature), 1e-300))
     h, decrement = np.empty((0, 0)), np.inf
-    slopes: list[list[Mat]] = []
+    slopes: KeptSlopes | None = None
     for _ in range(3):
         h, slopes = _row_hessian(engine, state, now, free, difference_steps(state, scale, loose)[free])
         if not np.isfinite(h).all():
-            return Polished(state, ranks, now, None, np.inf, held, [])
+            return Polished(state, ranks, now, None, np.inf, held, None)
         for _ in range(4):
             g = -state.pull(now.beta, now.factors)[free]
             step, decrement = newton(h, g)
@@ -92,7 +93,7 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
 
 def _row_hessian(
     engine: RowEngine, state: State, now: Gradient, free: BoolVec, steps: Vec
-) -> tuple[Mat, list[list[Mat]]]:
+) -> tuple[Mat, KeptSlopes | None]:
     """Hessian of −ℓ on the free entries, by forward differences of the exact gradient, and the slopes of modes.
 
     Every difference starts from modes moved along their own slopes, so that a column costs one row pass; with steps of
@@ -100,15 +101,15 @@ def _row_hessian(
     """
     x = state.vector()
     here = -state.pull(now.beta, now.factors)[free]
-    slopes = engine.mode_slopes(state, now.warm.modes, free) if now.warm.modes else []
+    slopes = engine.mode_slopes(state, now.warm, free) if engine.effects.factors else None
     rows = []
-    for at, h, slope in zip(np.flatnonzero(free), steps, slopes or [[]] * len(steps), strict=True):
+    for k, (at, h) in enumerate(zip(np.flatnonzero(free), steps, strict=True)):
         moved = x.copy()
         moved[at] += h
-        warm = now.warm._replace(modes=[m + h * d for m, d in zip(now.warm.modes, slope, strict=True)])
+        warm = now.warm if slopes is None else engine.marginal.rows.moved(now.warm, slopes.handle, k, float(h))
         there = state.moved(moved)
         g = engine.gradient(there.beta, list(there.factors), warm)
         if not np.isfinite(g.value):
-            return np.full((len(here),) * 2, np.nan), []
+            return np.full((len(here),) * 2, np.nan), None
         rows.append((-there.pull(g.beta, g.factors)[free] - here) / (moved[at] - x[at]))
     return symmetric(np.array(rows)), slopes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +18,13 @@ from polars_glmm.likelihood.marginal.polish import Polished
 from polars_glmm.likelihood.marginal.separation import (
     LOOSE,
     Faded,
+    OfPredictor,
     Separation,
     faded_rows,
-    marked_rows,
     no_zero_notes,
     separation,
 )
+from polars_glmm.likelihood.marginal.slopes import Chosen
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum import report
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
@@ -115,7 +115,7 @@ def report_rows(
         vcov_fixed=report_vcov[:n_fixed, :n_fixed],
         phi=phi,
         factors=report.factor_estimates(
-            effects, state.factors, conditional.modes, conditional.covariance, _slopes(model, done), None
+            effects, state.factors, *conditional, _slopes(model, engine, done, conditional.modes), None
         ),
         report=reported.values,
         report_vcov=report_vcov,
@@ -189,16 +189,16 @@ def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None
     return None if np.isnan(own).any() else Working(outward(formulas), own, derivative)
 
 
-def _slopes(model: Model, done: Polished) -> list[Cube] | None:
+def _slopes(model: Model, engine: RowEngine, done: Polished, modes: list[Mat]) -> list[Cube] | None:
     """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where others have random effects too."""
     formulas = [part for part in model.parts if not part.constant]
     if model.effects.moving == NO_EFFECTS.moving and only_phi(model.family):
         formulas = formulas[:1]
     places = [k for part in formulas for k in range(part.own.start, part.own.stop)]
-    p, modes = len(places), done.gradient.warm.modes
-    if not done.slopes or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
+    p = len(places)
+    if done.slopes is None or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
         return None
-    columns = [done.slopes[k] for k in places]
+    columns = engine.marginal.rows.per_level(Chosen(done.slopes, tuple(places)))
     inward = np.linalg.inv(outward(formulas))
     by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]
@@ -240,14 +240,14 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
         std_error = np.where(done.held[part.own], 0.0, spread[part.own])
         if place and part.parameter != model.family.zeros:
             continue
-        rows = partial(marked_rows, model, place, engine.marginal.rows.blocks)
-        found = separation(part, rows, std_error)
+        of = OfPredictor(part, model.family, place, engine.marginal.rows if place else model.rows)
+        found = separation(of, std_error)
         if found is not None and not place:
             mean = found
         elif found is not None:
             separated.append((part, found))
         elif place and model.family.zeros_beside and not (std_error < LOOSE).all():
-            gone = faded_rows(part, engine.marginal.rows.blocks(), place, done.state.beta[part.own])
+            gone = faded_rows(of, done.state.beta[part.own])
             if gone is not None:
                 faded.append((part, gone))
     return _Runaway(mean, tuple(separated), tuple(faded))

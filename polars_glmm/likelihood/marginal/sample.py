@@ -11,6 +11,7 @@ import numpy as np
 from polars_glmm.design.records import Design, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import Block
 from polars_glmm.likelihood.rows.store import Stored
 from polars_glmm.typing import BoolVec, IntVec, Mat
@@ -38,7 +39,7 @@ def subsample(model: Model) -> Sample | None:
     if n < _MANY_ROWS or not factors:
         return None
     top = factors[-1]
-    if any(not _nested(f.codes, top.codes, f.n_levels) for f in factors[:-1]):
+    if not nested(model.effects):
         return None
     share = min(1.0, max(_ROWS / n, min(_GROUPS, top.n_levels / 4) / top.n_levels))
     levels = int(np.ceil(top.n_levels * share))
@@ -48,19 +49,39 @@ def subsample(model: Model) -> Sample | None:
     chosen[np.random.default_rng(_SEED).choice(top.n_levels, levels, replace=False)] = True
     if model.stored is not None:
         return _from_disk(model, model.stored, chosen)
-    keep: BoolVec = chosen[top.codes]
+    part, places = on_levels(model, chosen)
+    return Sample(part, n / len(places.rows))
 
+
+def nested(effects: Effects) -> bool:
+    """Whether every factor is nested in the last, the coarsest."""
+    top = effects.factors[-1]
+    return all(_nested(f.codes, top.codes, f.n_levels) for f in effects.factors[:-1])
+
+
+class Places(NamedTuple):
+    """Where a part of the rows stands among all: its rows, and its levels of every factor."""
+
+    rows: IntVec
+    levels: tuple[IntVec, ...]
+
+
+def on_levels(model: Model, chosen: BoolVec) -> tuple[Model, Places]:
+    """The model, whose rows are in memory, on marked levels of the coarsest factor."""
+    factors = model.effects.factors
+    keep: BoolVec = chosen[factors[-1].codes]
     rows = np.flatnonzero(keep)
     small = rows_of(replace(model.held_in_memory(), factors=()), rows)  # the model's own maps of factors follow
-    maps = []
+    maps, levels = [], []
     for f in factors:
         present, codes = np.unique(f.codes[keep], return_inverse=True)
         maps.append(replace(f, codes=codes.astype(np.intp), n_levels=len(present)))
+        levels.append(present)
     columns = model.effects.columns
     columns = None if columns is None else np.take(columns, rows, axis=1)
     effects = replace(model.effects, factors=tuple(maps), columns=columns)
     bases = tuple(replace(basis, x=one.x) for basis, one in zip(model.bases, small.predictors, strict=True))
-    return Sample(replace(model, design=small, bases=bases, effects=effects), n / int(keep.sum()))
+    return replace(model, design=small, bases=bases, effects=effects), Places(rows, tuple(levels))
 
 
 def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from polars_glmm.errors import enumerate_names
-from polars_glmm.likelihood.model import Model
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.holder import OverBlocks, added, stacked
+from polars_glmm.likelihood.rows.sums import Answering
 from polars_glmm.notes import Note
-from polars_glmm.typing import BoolVec, Mat, Vec
+from polars_glmm.typing import Mat, Vec
 
 LOOSE = 30.0
 """Standard error of a coefficient of a unit-variance column beyond which separation is looked for."""
@@ -38,64 +41,128 @@ class Separation(NamedTuple):
     directions: Mat
 
 
-class Marked(NamedTuple):
-    """Some rows of one predictor: columns (p, m); whether each pulls it up for ever, down for ever, or holds it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class OfPredictor:
+    """The predictor at a place in a family, over the rows of a holder: of the mean any will do, of others blocks."""
 
-    x: Mat
-    up: BoolVec
-    low: BoolVec
-    mid: BoolVec
+    part: Part
+    family: Family
+    place: int
+    rows: Answering
 
-    @property
-    def rows(self) -> Mat:
-        """All of it, a row each (m, p + 3)."""
-        return np.concatenate([self.x, self.up[None], self.low[None], self.mid[None]]).T
-
-
-def marked_rows(model: Model, place: int, blocks: Callable[[], Iterable[Block]]) -> Iterator[Marked]:
-    """The rows of the predictor at a place; those that say nothing of it are left out.
-
-    blocks   the rows of all predictors; of the mean they are not asked for
-    """
-    pairs = ((piece.data, piece.x) for piece in model.pieces()) if not place else (
-        (block.data, x) for block in blocks() if (x := block.parts[place].x) is not None
-    )
-    for data, x in pairs:
-        pulls = model.family.pulls(data, place)
-        said = ~np.isnan(pulls)
-        own, pulls = (x, pulls) if said.all() else (x[:, said], pulls[said])
-        yield Marked(own, pulls > 0.0, pulls < 0.0, pulls == 0.0)
+    def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
+        """The answer of all rows to a function of (pieces, family, place, …)."""
+        return self.rows.ask(OverBlocks(function, (self.family, self.place, *arguments), join))
 
 
-def separation(part: Part, rows_of: Callable[[], Iterable[Marked]], std_error: Vec) -> Separation | None:
+def separation(of: OfPredictor, std_error: Vec) -> Separation | None:
     """Along what of a predictor's coefficients the likelihood rises for ever, or None.
 
     std_error (p,)   in the computing basis, NaN if unknown
     """
-    suspicious = ~(std_error < LOOSE)
-    if not suspicious.any():
+    if not (~(std_error < LOOSE)).any():
         return None
     p = len(std_error)
-    rows, all_of_them = np.empty((0, p + 3)), True
-    waiting: list[Mat] = []
-    for piece in rows_of():
-        all_of_them = all_of_them and len(rows) < _MOST_ROWS
-        if all_of_them:
-            waiting.append(piece.rows)
-            if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
-                rows, waiting = np.unique(np.concatenate([rows, *waiting]), axis=0), []
-    rows = np.unique(np.concatenate([rows, *waiting]), axis=0)
+    rows, all_of_them = of.ask(_corners, (p,), _all_corners)
     x = rows[:, :p]
     up, low, mid = (rows[:, p + k] > 0 for k in range(3))
     signed = np.concatenate([x[up], -x[low]])
     found: list[Vec] = []
     while len(signed):
         direction = _recession(signed, x[mid])
-        if direction is None or not (all_of_them or _holds(direction, found, rows_of())):
+        if direction is None:
+            break
+        if not all_of_them and not of.ask(_holds, (direction, tuple(found)), all):
             break
         found.append(direction)
         signed = signed[signed @ direction <= _FLAT]
-    return _separation(part, rows_of(), np.array(found).T) if found else None
+    return _separation(of, np.array(found).T) if found else None
+
+
+def _separation(of: OfPredictor, found: Mat) -> Separation:
+    """All directions that the rows cannot tell apart that those found (p, f) leave undecided."""
+    gram, rest, n = of.ask(_undecided, (found,), added)
+    values, vectors = np.linalg.eigh(rest / n)
+    directions = vectors[:, values <= _NO_SHARE * max(float(values[-1]), 1.0)]
+    assert of.part.basis is not None  # there are coefficients
+    back = np.linalg.inv(of.part.basis.a)
+    spread = np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
+    return Separation(_names_along(of.part, directions, spread), directions)
+
+
+def _names_along(part: Part, directions: Mat, spread: Vec | float = 1.0) -> tuple[str, ...]:
+    """The coefficients that have a share in directions (p, k), in units of the spread of their columns."""
+    assert part.basis is not None  # there are coefficients
+    share = np.abs(part.basis.a.T @ directions).max(1) * spread
+    return tuple(name for name, s in zip(part.labels, share, strict=True) if s > 1e-6 * share.max())
+
+
+def _marked(pieces: Iterable[Any], family: Family, place: int) -> Iterator[Mat]:
+    """Rows (m, p + 3) by piece: columns; whether each pulls the predictor up for ever, down for ever, or holds it.
+
+    Rows that say nothing of it are left out.
+    """
+    for piece in pieces:
+        x = piece.parts[place].x if place else piece.x
+        pulls = family.pulls(piece.data, place)
+        said = ~np.isnan(pulls)
+        if not said.all():
+            x, pulls = x[:, said], pulls[said]
+        yield np.concatenate([x, (pulls > 0.0)[None], (pulls < 0.0)[None], (pulls == 0.0)[None]]).T
+
+
+def _corners(pieces: Iterable[Any], family: Family, place: int, p: int) -> tuple[Mat, bool]:
+    """Distinct marked rows (m, p + 3), and whether they are all that there are."""
+    rows, all_of_them = np.empty((0, p + 3)), True
+    waiting: list[Mat] = []
+    for marked in _marked(pieces, family, place):
+        all_of_them = all_of_them and len(rows) < _MOST_ROWS
+        if all_of_them:
+            waiting.append(marked)
+            if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
+                rows, waiting = stacked([rows, *waiting]), []
+    return stacked([rows, *waiting]), all_of_them
+
+
+def _all_corners(parts: Sequence[tuple[Mat, bool]]) -> tuple[Mat, bool]:
+    """The same of several sets of rows."""
+    rows, all_of_them = parts[0]
+    for more, whole in parts[1:]:
+        if len(rows) >= _MOST_ROWS:
+            return rows, False
+        rows, all_of_them = stacked([rows, more]), all_of_them and whole
+    return rows, all_of_them
+
+
+def _undecided(pieces: Iterable[Any], family: Family, place: int, found: Mat) -> tuple[Mat, Mat, int]:
+    """Cross-products of the columns, those of rows that directions (p, f) leave undecided, and the number of rows."""
+    p = len(found)
+    gram, rest, n = np.zeros((p, p)), np.zeros((p, p)), 0
+    for marked in _marked(pieces, family, place):
+        x = marked[:, :p].T
+        kept = x[:, (np.abs(found.T @ x) <= _FLAT).all(0)]
+        gram += x @ x.T
+        rest += kept @ kept.T
+        n += x.shape[1]
+    return gram, rest, n
+
+
+def _holds(pieces: Iterable[Any], family: Family, place: int, direction: Vec, before: Sequence[Vec]) -> bool:
+    """Whether no row speaks against a direction in which some rows let the likelihood rise for ever.
+
+    Rows that the directions before it predict without error have nothing to say.
+    """
+    p = len(direction)
+    for marked in _marked(pieces, family, place):
+        rows = marked
+        for other in before:
+            rows = rows[np.abs(rows[:, :p] @ other) <= _FLAT]
+        along, marks = rows[:, :p] @ direction, rows[:, p:] > 0
+        if (along[marks[:, 0]] < -_FLAT).any() or (along[marks[:, 1]] > _FLAT).any():
+            return False
+        if (np.abs(along[marks[:, 2]]) > _FLAT).any():
+            return False
+    return True
 
 
 class Faded(NamedTuple):
@@ -107,27 +174,31 @@ class Faded(NamedTuple):
     n_rows: int
 
 
-def faded_rows(part: Part, blocks: Iterable[Block], place: int, coefficients: Vec) -> Faded | None:
+def faded_rows(of: OfPredictor, coefficients: Vec) -> Faded | None:
     """Where a predictor has run down, or None: directions that only such rows would tell from one another."""
-    gram, every, n, n_rows = np.zeros((len(coefficients),) * 2), np.zeros((len(coefficients),) * 2), 0.0, 0.0
-    for block in blocks:
-        own = block.parts[place]
-        assert own.x is not None  # there is a formula
-        at = coefficients @ own.x if own.offset is None else coefficients @ own.x + own.offset
-        weight = np.ones(len(at)) if block.frequency is None else block.frequency
-        kept = own.x[:, at > -FADED]
-        gram += kept @ kept.T
-        every += own.x @ own.x.T
-        n += float(weight[at <= -FADED].sum())
-        n_rows += float(weight.sum())
+    gram, every, (n, n_rows) = of.ask(_above_faded, (coefficients,), added)
     values, vectors = np.linalg.eigh(gram)
     flat = values <= _NO_SHARE * max(float(np.linalg.eigvalsh(every)[-1]), 1.0)
     if not n or not flat.any():
         return None
-    assert part.basis is not None  # there are coefficients
-    share = np.abs(part.basis.a.T @ vectors[:, flat]).max(1)
-    names = tuple(name for name, s in zip(part.labels, share, strict=True) if s > 1e-6 * share.max())
-    return Faded(names, vectors[:, flat], round(n), round(n_rows))
+    directions = vectors[:, flat]
+    return Faded(_names_along(of.part, directions), directions, round(n), round(n_rows))
+
+
+def _above_faded(blocks: Iterable[Block], _: Family, place: int, coefficients: Vec) -> tuple[Mat, Mat, Vec]:
+    """Cross-products of the columns of rows that have not faded, and of all; how many have, and how many there are."""
+    gram, every, n = np.zeros((len(coefficients),) * 2), np.zeros((len(coefficients),) * 2), np.zeros(2)
+    for block in blocks:
+        own = block.parts[place]
+        x = own.x
+        assert x is not None  # there is a formula
+        at = coefficients @ x if own.offset is None else coefficients @ x + own.offset
+        weight = np.ones(len(at)) if block.frequency is None else block.frequency
+        kept = x[:, at > -FADED]
+        gram += kept @ kept.T
+        every += x @ x.T
+        n += [float(weight[at <= -FADED].sum()), float(weight.sum())]
+    return gram, every, n
 
 
 def no_zero_notes(faded: Sequence[tuple[Part, Faded]]) -> list[Note]:
@@ -144,44 +215,6 @@ def no_zero_notes(faded: Sequence[tuple[Part, Faded]]) -> list[Note]:
         advice = f"Leave out the formula of {part.parameter}." if whole else advice
         notes.append(Note("no_zero_inflation", text, advice))
     return notes
-
-
-def _separation(part: Part, pieces: Iterable[Marked], found: Mat) -> Separation:
-    """All directions that the rows cannot tell apart that those found (p, f) leave undecided."""
-    p = len(found)
-    gram, rest, n = np.zeros((p, p)), np.zeros((p, p)), 0
-    for piece in pieces:
-        x = piece.x
-        kept = x[:, (np.abs(found.T @ x) <= _FLAT).all(0)]
-        gram += x @ x.T
-        rest += kept @ kept.T
-        n += x.shape[1]
-    values, vectors = np.linalg.eigh(rest / n)
-    directions = vectors[:, values <= _NO_SHARE * max(float(values[-1]), 1.0)]
-    assert part.basis is not None  # there are coefficients
-    named = part.basis.a.T @ directions
-    back = np.linalg.inv(part.basis.a)
-    share = np.abs(named).max(1) * np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
-    names = tuple(name for name, s in zip(part.labels, share, strict=True) if s > 1e-6 * share.max())
-    return Separation(names, directions)
-
-
-def _holds(direction: Vec, before: Sequence[Vec], pieces: Iterable[Marked]) -> bool:
-    """Whether no row speaks against a direction in which some rows let the likelihood rise for ever.
-
-    Rows that the directions before it predict without error have nothing to say.
-    """
-    p = len(direction)
-    for piece in pieces:
-        rows = piece.rows
-        for other in before:
-            rows = rows[np.abs(rows[:, :p] @ other) <= _FLAT]
-        along, marks = rows[:, :p] @ direction, rows[:, p:] > 0
-        if (along[marks[:, 0]] < -_FLAT).any() or (along[marks[:, 1]] > _FLAT).any():
-            return False
-        if (np.abs(along[marks[:, 2]]) > _FLAT).any():
-            return False
-    return True
 
 
 def _recession(signed: Vec, fixed: Vec) -> Vec | None:

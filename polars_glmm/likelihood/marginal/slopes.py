@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from polars_glmm.families.base import Density, Predictors
 from polars_glmm.likelihood.marginal.modes import (
     Point,
     UnitAt,
+    Warm,
     added,
     cell_effects,
     concatenate,
@@ -16,8 +21,9 @@ from polars_glmm.likelihood.marginal.modes import (
     to_levels,
     unit_at,
 )
-from polars_glmm.likelihood.marginal.value import Marginal
-from polars_glmm.likelihood.rows.blocks import Unit
+from polars_glmm.likelihood.marginal.value import Approximation, Marginal, ended, side_by_side
+from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
+from polars_glmm.likelihood.rows.holder import PerLevel
 from polars_glmm.likelihood.rows.passes import over_units
 from polars_glmm.typing import Mat, Vec
 
@@ -59,18 +65,64 @@ def _bent(density: Density, k: int, turned: Predictors) -> Vec:
     return np.asarray(total)
 
 
-def mode_slopes(marginal: Marginal, at: Point, modes: list[Mat], directions: list[Point]) -> list[list[Mat]]:
-    """dû/dt along directions, per direction and factor (r_f, G_f); zero in units where there is no slope."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Slopes:
+    """dû/dt along directions, from where an evaluation at the same point ended; they stay with the rows."""
 
-    def one(unit: Unit) -> list[list[Mat]]:
-        u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
-        with np.errstate(all="ignore"):
-            return unit_slopes(unit_at(marginal.density, unit, at), u, directions)
+    how: Approximation
+    at: Point
+    warm: Any
+    directions: list[Point]
 
-    out = [[np.zeros_like(m) for m in modes] for _ in directions]
-    parts = over_units(marginal.rows, one, marginal.threads)
-    for levels, part in zip(marginal.rows.levels, parts, strict=True):
-        for whole, own in zip(out, part, strict=False):
-            for slope, value, s in zip(whole, own, levels, strict=True):
-                slope[:, s] = value
-    return out
+    def of(self, rows: RowBlocks) -> Any:
+        """A handle of the slopes per direction and factor (r_f, G_f), zero in units where there is no slope."""
+        modes = ended(rows, self.how, self.at, self.warm).modes
+
+        def one(unit: Unit) -> PerLevel:
+            u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
+            with np.errstate(all="ignore"):
+                return unit_slopes(unit_at(self.how.density, unit, self.at), u, self.directions)
+
+        out = [[np.zeros_like(m) for m in modes] for _ in self.directions]
+        parts = over_units(rows, one, self.how.threads)
+        for levels, part in zip(rows.levels, parts, strict=True):
+            for whole, own in zip(out, part, strict=False):
+                for slope, value, s in zip(whole, own, levels, strict=True):
+                    slope[:, s] = value
+        return rows.keep(out)
+
+    def add(self, parts: Sequence[Any]) -> Any:
+        """One handle for all."""
+        return parts[0]
+
+
+class KeptSlopes(NamedTuple):
+    """Slopes that stayed with the rows: what was asked, and their handle."""
+
+    question: Slopes
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """Some of the kept slopes, by their places."""
+
+    slopes: KeptSlopes
+    places: tuple[int, ...]
+
+    def of(self, rows: RowBlocks) -> PerLevel:
+        """Per direction and factor (r_f, G_f)."""
+        found = rows.recall(self.slopes.handle)
+        if found is None:  # not kept for so long
+            found = rows.recall(self.slopes.question.of(rows))
+        return [found[k] for k in self.places]
+
+    def add(self, parts: Sequence[PerLevel]) -> PerLevel:
+        """Levels side by side."""
+        return side_by_side(parts)
+
+
+def mode_slopes(marginal: Marginal, at: Point, modes: list[Mat], directions: list[Point]) -> PerLevel:
+    """dû/dt along directions, per direction and factor (r_f, G_f), of rows at hand; zero where there is no slope."""
+    slopes: PerLevel = marginal.rows.ask(Slopes(marginal.how, at, Warm(modes), directions))
+    return slopes

@@ -11,7 +11,7 @@ from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.likelihood.rows.blocks import RowBlocks
+from polars_glmm.likelihood.rows.holder import Holder
 from polars_glmm.typing import Vec
 
 _OF_A_ROW = 0.5
@@ -24,7 +24,7 @@ def further_starts(model: Model, beta: Vec) -> list[Vec]:
     """Coefficients of the predictors beyond the mean's from which the search without random effects begins."""
     if len(model.parts) < 2:
         return []
-    levels = rowsums.first_levels(model.pieces(), model.family, beta)
+    levels = rowsums.first_levels(model.rows, model.family, beta)
     return [constant_level(part, level) for part, level in zip(model.parts[1:], levels, strict=True)]
 
 
@@ -36,7 +36,7 @@ def constant_level(part: Part, level: float) -> Vec:
     return np.zeros(len(basis.a)) if basis.constant is None else basis.inward(basis.constant * level)
 
 
-def thinned(rows: RowBlocks) -> RowBlocks | None:
+def thinned(rows: Holder) -> Holder | None:
     """Some of many rows that nothing couples; None where they are few."""
     return rows.thinned(_THIN_ROWS) if rows.n_rows > _THIN_BEYOND * _THIN_ROWS else None
 
@@ -64,4 +64,4 @@ def bending_scale(model: Model, x: Vec) -> float:
     """Change of eta over which derivatives of the log density change by a share of themselves."""
     if model.family.unit is not None:
         return 1.0
-    return rowsums.predictor_size(model.pieces(), x[: len(model.x.a)]) or 1.0
+    return rowsums.predictor_size(model.rows, x[: len(model.x.a)]) or 1.0

@@ -1,15 +1,19 @@
-"""The marginal likelihood of a mixed model, without its constant: the sum over the units of its rows."""
+"""The marginal likelihood of a mixed model, without its constant: the sum over the units of its rows.
+
+What is asked of the rows are passes, answered by who holds them; what is not a sum is done when all answers are in.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from polars_glmm import progress
 from polars_glmm.errors import ConvergenceError
-from polars_glmm.likelihood.marginal.information import Information, join, total
+from polars_glmm.likelihood.marginal.information import join, total
 from polars_glmm.likelihood.marginal.modes import (
     Point,
     RowDensity,
@@ -21,13 +25,35 @@ from polars_glmm.likelihood.marginal.modes import (
 )
 from polars_glmm.likelihood.marginal.restricted import Restricted, restricted_term, restricted_unit, together
 from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
+from polars_glmm.likelihood.parameters.curvature import theta_information
+from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
+from polars_glmm.likelihood.rows.holder import Holder, PerLevel, added
 from polars_glmm.likelihood.rows.passes import over_units
 from polars_glmm.typing import Cube, Mat, Vec
 
 
+class Bends(NamedTuple):
+    """Curvature of −ℓ for a search: in the coefficients of all predictors (P, P), and in θ."""
+
+    beta: Mat
+    theta: Mat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ThetaMap:
+    """What makes curvature in θ of that in the levels; sent elsewhere without the rows of its effects."""
+
+    effects: Effects
+    lambdas: list[Mat]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        maps = tuple(replace(f, codes=f.codes[:0]) for f in self.effects.factors)
+        return ThetaMap, (replace(self.effects, factors=maps, columns=None), self.lambdas)
+
+
 class Value(NamedTuple):
-    """ℓ and its gradient at a point; where the next evaluation may start.
+    """ℓ and its gradient at a point; where the next evaluation may start, which the holder of the rows understands.
 
     beta      coefficients of all predictors;  factors   ∂ℓ/∂(T_fΛ_f) per factor
     information  expected-type curvature of −ℓ, or None
@@ -36,9 +62,9 @@ class Value(NamedTuple):
     value: float
     beta: Vec
     factors: list[Mat]
-    warm: Warm
+    warm: Any
     passes: float
-    information: Information | None
+    information: Bends | None
 
 
 class Conditional(NamedTuple):
@@ -48,102 +74,236 @@ class Conditional(NamedTuple):
     covariance: list[Cube]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Marginal:
-    """The marginal log-likelihood of rows in blocks, without its constant.
+class Approximation(NamedTuple):
+    """How the integrals over the random effects are done: see Marginal."""
 
-    nodes      of quadrature per random effect, of one factor or of nested ones; 1 is Laplace
-    expected   use expected instead of observed curvature in the determinant
-    reml       the restricted likelihood, of gaussian rows with the identity link
-    """
-
-    rows: RowBlocks
     density: RowDensity
     nodes: int
     expected: bool
     threads: int
-    reml: bool = False
+    reml: bool
 
-    def evaluate(self, at: Point, warm: Warm | None, *, gradient: bool = True, information: bool = False) -> Value:
-        """ℓ at a point; `warm` is where Newton starts and changes the work, not the value."""
+
+class UnitSums(NamedTuple):
+    """What an evaluation adds up over units, ℓ without what REML adds; no gradient where ℓ is not finite."""
+
+    value: float
+    restricted: Restricted | None
+    beta: Vec
+    factors: list[Mat]
+    warm: Any
+    row_passes: int
+    information: Bends | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluate:
+    """ℓ at a point and, if asked for, its gradient and its curvature."""
+
+    how: Approximation
+    at: Point
+    warm: Any
+    gradient: bool
+    information: ThetaMap | None
+
+    def of(self, rows: RowBlocks) -> UnitSums:
+        """The sums of some rows; the modes found there stay with them."""
+        at, how = self.at, self.how
         sizes = [lam.shape[1] for lam in at.factors]
-        starts = warm if warm is not None and self.density.concave else None
+        starts = rows.recall(self.warm) if self.warm is not None and how.density.concave else None
         stale = None if starts is None else starts.factor
-        n_levels = [max(levels[f].stop for levels in self.rows.levels) for f in range(len(sizes))]
+        n_levels = [max(levels[f].stop for levels in rows.levels) for f in range(len(sizes))]
         modes = [np.zeros((r, g)) for r, g in zip(sizes, n_levels, strict=True)]
+        informed = self.information is not None
 
         def one(unit: Unit) -> tuple[UnitValue, Restricted | None]:
             u0 = [np.zeros((r, s.stop - s.start)) for r, s in zip(sizes, unit.levels, strict=True)]
             if starts is not None:
                 u0 = [m[:, s] for m, s in zip(starts.modes, unit.levels, strict=True)]
-            here, start = unit_at(self.density, unit, at), Warm(u0, stale)
+            here, start = unit_at(how.density, unit, at), Warm(u0, stale)
             found = evaluate_unit(
-                here, start, self.nodes, expected=self.expected, gradient=gradient, information=information
+                here, start, how.nodes, expected=how.expected, gradient=self.gradient, information=informed
             )
-            return found, restricted_unit(here, found.factor) if self.reml else None
+            return found, restricted_unit(here, found.factor) if how.reml else None
 
         with np.errstate(all="ignore"):
-            both = over_units(self.rows, one, self.threads)
+            both = over_units(rows, one, how.threads)
         parts = [part for part, _ in both]
-        progress.advance()
-        for levels, part in zip(self.rows.levels, parts, strict=True):
+        for levels, part in zip(rows.levels, parts, strict=True):
             for f, s in enumerate(levels):
                 modes[f][:, s] = part.modes[f]
         value = float(sum(p.value for p in parts))
-        term = restricted_term(together([part for _, part in both])) if self.reml else None
-        if self.reml:
-            value = -np.inf if term is None else value + term.value
-        passes = sum(p.row_passes for p in parts) / max(self.rows.n_rows, 1)
-        after = Warm(modes, parts[0].factor if len(parts) == 1 else None)
-        if not gradient or not np.isfinite(value):
-            return Value(value if np.isfinite(value) else -np.inf, np.empty(0), [], after, passes, None)
+        more = together([part for _, part in both]) if how.reml else None
+        warm = rows.keep(Warm(modes, parts[0].factor if len(parts) == 1 else None))
+        found = UnitSums(value, more, np.empty(0), [], warm, sum(p.row_passes for p in parts), None)
+        if not self.gradient or not np.isfinite(value):
+            return found
         beta = total([p.beta for p in parts])
         factors = [total([p.factors[f] for p in parts]) for f in range(len(sizes))]
-        if term is not None:
-            factors = [slope + more for slope, more in zip(factors, term.factors, strict=True)]
-            beta = beta + term.beta
-        return Value(
-            value,
-            beta,
-            factors,
-            after,
-            passes,
-            join([p.information for p in parts if p.information is not None]) if information else None,
+        if self.information is not None:
+            whole = join([p.information for p in parts if p.information is not None])
+            theta = theta_information(self.information.effects, self.information.lambdas, whole.levels)
+            found = found._replace(information=Bends(whole.beta, theta))
+        return found._replace(beta=beta, factors=factors)
+
+    def add(self, parts: Sequence[UnitSums]) -> UnitSums:
+        """The sums of all."""
+        value, passes = added([p.value for p in parts]), added([p.row_passes for p in parts])
+        more = together([p.restricted for p in parts]) if self.how.reml else None
+        found = UnitSums(value, more, np.empty(0), [], parts[0].warm, passes, None)
+        if not self.gradient or not np.isfinite(value):
+            return found
+        return found._replace(
+            beta=added([p.beta for p in parts]),
+            factors=added([p.factors for p in parts]),
+            information=added([p.information for p in parts]),
         )
 
-    def conditional(self, at: Point, warm: Warm) -> Conditional:
-        """Modes and Var(u | y) by the observed curvature, for the tables of a fit; `warm` is of an evaluation there."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AtModes:
+    """Modes and Var(u | y) by the observed curvature, from where an evaluation at the same point ended."""
+
+    how: Approximation
+    at: Point
+    warm: Any
+
+    def of(self, rows: RowBlocks) -> PerLevel:
+        """By level: modes, then covariances."""
+        warm = ended(rows, self.how, self.at, self.warm)
         if warm.factor is not None:  # costly, and known
-            return Conditional(warm.modes, warm.factor.inverse().diagonal)
-        value = self.evaluate(at, warm, gradient=False)
+            return [warm.modes, warm.factor.inverse().diagonal]
+        again = Evaluate(self.how, self.at, self.warm, gradient=False, information=None).of(rows)
+        modes = rows.recall(again.warm).modes
         covariance = [
-            np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(at.factors, value.warm.modes, strict=True)
+            np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(self.at.factors, modes, strict=True)
         ]
-        for unit in self.rows.units if at.factors else ():
-            u = [m[:, s] for m, s in zip(value.warm.modes, unit.levels, strict=True)]
-            here = unit_at(self.density, unit, at)
+        for unit in rows.units if self.at.factors else ():
+            u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
+            here = unit_at(self.how.density, unit, self.at)
             h = unit.eliminator.factorise(curvature(here, rows_state(here, u, order=2).w))
             if h is None:
                 msg = "the curvature at the conditional modes is not positive definite."
                 raise ConvergenceError(msg)
             for f, block_inverse in enumerate(h.inverse().diagonal):
                 covariance[f][..., unit.levels[f]] = block_inverse
-        return Conditional(value.warm.modes, covariance)
+        return [modes, covariance]
 
-    def restricted_at(self, at: Point) -> Restricted | None:
-        """M = X'V⁻¹X at a point with what its derivatives are made of."""
+    def add(self, parts: Sequence[PerLevel]) -> PerLevel:
+        """Levels side by side."""
+        return side_by_side(parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RestrictedAt:
+    """M = X'V⁻¹X at a point with what its derivatives are made of."""
+
+    how: Approximation
+    at: Point
+
+    def of(self, rows: RowBlocks) -> Restricted | None:
+        """That of some rows."""
         with np.errstate(all="ignore"):
-            one = lambda unit: restricted_unit(unit_at(self.density, unit, at), None)
-            return together(over_units(self.rows, one, self.threads))
+            one = lambda unit: restricted_unit(unit_at(self.how.density, unit, self.at), None)
+            return together(over_units(rows, one, self.how.threads))
 
-    def expected_curvature(self, at: Point) -> float:
-        """Mean expected curvature of a row without random effects, over the rows where it is finite."""
+    def add(self, parts: Sequence[Restricted | None]) -> Restricted | None:
+        """The sum."""
+        return together(parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpectedCurvature:
+    """Sum and number of the finite expected curvatures of rows without random effects."""
+
+    density: RowDensity
+    at: Point
+
+    def of(self, rows: RowBlocks) -> tuple[float, int]:
+        """Those of some rows."""
         summed, count = 0.0, 0
         with np.errstate(all="ignore"):
-            for unit in self.rows.units:
-                for block, own in zip(unit.blocks, fixed_parts(unit, at), strict=True):
+            for unit in rows.units:
+                for block, own in zip(unit.blocks, fixed_parts(unit, self.at), strict=True):
                     w = self.density.family.expected(block.data, own).w[0, 0]
                     finite = np.isfinite(w)
                     summed += float(w[finite].sum())
                     count += int(finite.sum())
+        return summed, count
+
+    def add(self, parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
+        """The sums."""
+        summed, count = added(parts)
+        return summed, count
+
+
+def ended(rows: RowBlocks, how: Approximation, at: Point, warm: Any) -> Warm:
+    """Where an evaluation at a point ended, which is done again where nobody remembers."""
+    found: Warm | None = rows.recall(warm)
+    if found is None:
+        found = rows.recall(Evaluate(how, at, None, gradient=False, information=None).of(rows).warm)
+        assert found is not None  # just kept
+    return found
+
+
+def side_by_side(parts: Sequence[PerLevel]) -> PerLevel:
+    """Arrays of several sets of levels, by kind and factor, as one of all levels."""
+    if len(parts) == 1:
+        return parts[0]
+    return [
+        [np.concatenate(own, axis=-1) for own in zip(*kind, strict=True)] for kind in zip(*parts, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Marginal:
+    """The marginal log-likelihood of rows that somebody holds, without its constant.
+
+    nodes      of quadrature per random effect, of one factor or of nested ones; 1 is Laplace
+    expected   use expected instead of observed curvature in the determinant
+    reml       the restricted likelihood, of gaussian rows with the identity link
+    """
+
+    rows: Holder
+    density: RowDensity
+    nodes: int
+    expected: bool
+    threads: int
+    reml: bool = False
+
+    @property
+    def how(self) -> Approximation:
+        return Approximation(self.density, self.nodes, self.expected, self.threads, self.reml)
+
+    def evaluate(
+        self, at: Point, warm: Any, *, gradient: bool = True, information: ThetaMap | None = None
+    ) -> Value:
+        """ℓ at a point; `warm` is where Newton starts and changes the work, not the value."""
+        found = self.rows.ask(Evaluate(self.how, at, warm, gradient, information))
+        progress.advance()
+        value, beta, factors = found.value, found.beta, found.factors
+        term = restricted_term(found.restricted) if self.reml else None
+        if self.reml:
+            value = -np.inf if term is None else value + term.value
+        passes = found.row_passes / max(self.rows.n_rows, 1)
+        if not gradient or not np.isfinite(value):
+            nothing: Vec = np.empty(0)
+            return Value(value if np.isfinite(value) else -np.inf, nothing, [], found.warm, passes, None)
+        if term is not None:
+            factors = [slope + more for slope, more in zip(factors, term.factors, strict=True)]
+            beta = beta + term.beta
+        return Value(value, beta, factors, found.warm, passes, found.information)
+
+    def conditional(self, at: Point, warm: Any) -> Conditional:
+        """Modes and Var(u | y) by the observed curvature, for the tables of a fit; `warm` is of an evaluation there."""
+        modes, covariance = self.rows.per_level(AtModes(self.how, at, warm))
+        return Conditional(modes, covariance)
+
+    def restricted_at(self, at: Point) -> Restricted | None:
+        """M = X'V⁻¹X at a point with what its derivatives are made of."""
+        return self.rows.ask(RestrictedAt(self.how, at))
+
+    def expected_curvature(self, at: Point) -> float:
+        """Mean expected curvature of a row without random effects, over the rows where it is finite."""
+        summed, count = self.rows.ask(ExpectedCurvature(self.density, at))
         return summed / max(count, 1)

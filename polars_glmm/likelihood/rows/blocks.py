@@ -8,7 +8,7 @@ block. Several factors: one unit with all rows. No factor: one unit a block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.rows.holder import A, Holder, Pass, PerLevel
 from polars_glmm.likelihood.rows.models import ONE, Models
 from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
 from polars_glmm.linalg.pattern import Pattern, find_pattern
@@ -173,6 +174,10 @@ class Unit:
     levels: tuple[slice, ...]
     models: Models = ONE
 
+    @property
+    def n_rows(self) -> int:
+        return sum(block.rows.stop - block.rows.start for block in self.blocks)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBlocks:
@@ -195,6 +200,42 @@ class RowBlocks:
         rows = sum(block.rows.stop - block.rows.start for unit in units for block in unit.blocks)
         return RowBlocks(units, None, rows, ((),) * count)
 
+    def row_ends(self) -> IntVec:
+        """Where the units end, in rows."""
+        return np.cumsum([unit.n_rows for unit in self.units])
+
+    def part(self, first: int, end: int) -> RowBlocks:
+        """The units first..end of one factor or none, their levels numbered from 0."""
+        base = [s.start for s in self.levels[first]]
+        own = tuple(
+            tuple(slice(s.start - b, s.stop - b) for s, b in zip(levels, base, strict=True))
+            for levels in self.levels[first:end]
+        )
+        units = tuple(replace(self.units[first + k], levels=levels) for k, levels in enumerate(own))
+        return RowBlocks(units, None, sum(unit.n_rows for unit in units), own)
+
+    def ask(self, question: Pass[Any, A]) -> A:
+        """The answer for all rows."""
+        return question.of(self)
+
+    def per_level(self, question: Pass[Any, PerLevel]) -> PerLevel:
+        """Arrays over all levels of each factor."""
+        return question.of(self)
+
+    def keep(self, found: Any) -> Any:
+        """A handle of what was found, for later questions: here the thing itself."""
+        return found
+
+    def recall(self, handle: Any) -> Any:
+        """What a handle stands for."""
+        return handle
+
+    def moved(self, warm: Any, slopes: Any, k: int, h: float) -> Any:
+        """Modes moved by h along their k-th slope."""
+        if not slopes:
+            return warm
+        return warm._replace(modes=[m + h * d for m, d in zip(warm.modes, slopes[k], strict=True)])
+
     def blocks(self) -> Iterator[Block]:
         """All blocks, unit by unit."""
         return (block for unit in self.units for block in unit.blocks)
@@ -203,6 +244,12 @@ class RowBlocks:
         """The same rows in units that nothing couples, one a block: for the model without random effects."""
         units = tuple(Unit((block,), len(block.starts), None, OneFactor(), ()) for block in self.blocks())
         return RowBlocks(units, None, self.n_rows, ((),) * len(units))
+
+
+def at_hand(rows: Holder) -> RowBlocks:
+    """Rows that are known to be here."""
+    assert isinstance(rows, RowBlocks)
+    return rows
 
 
 def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:

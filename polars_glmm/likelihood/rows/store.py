@@ -50,7 +50,8 @@ class BlockLayout:
 class StoredUnits(Sequence[Unit]):
     """Units of one block each on disk.
 
-    row_ends, level_ends (U,)   where the units end, in rows and levels
+    bounds (U + 1,)             where the units begin and the last ends, in rows of the file
+    level_ends (U,)             where they end in levels
     level_rows (G,)             rows of each level; empty without factor
     effects                     False: the same rows for the model without random effects
     """
@@ -59,14 +60,14 @@ class StoredUnits(Sequence[Unit]):
         self,
         file: SpillFile,
         layout: BlockLayout,
-        row_ends: IntVec,
+        bounds: IntVec,
         level_ends: IntVec,
         level_rows: IntVec,
         *,
         effects: bool,
     ) -> None:
         self._file, self._layout, self._effects = file, layout, effects
-        self._rows = np.concatenate([[0], row_ends])
+        self._rows = bounds
         self._ends = np.concatenate([[0], level_ends])
         self._level_rows = level_rows
 
@@ -97,7 +98,23 @@ class StoredUnits(Sequence[Unit]):
 
     def without_effects(self) -> StoredUnits:
         """The same rows, coupled by nothing."""
-        return StoredUnits(self._file, self._layout, self._rows[1:], self._ends[1:], self._level_rows, effects=False)
+        return self.part(0, len(self), effects=False)
+
+    def row_ends(self) -> IntVec:
+        """Where the units end, in rows."""
+        return np.asarray(self._rows[1:] - self._rows[0])
+
+    def part(self, first: int, end: int, *, effects: bool) -> StoredUnits:
+        """The units first..end, their levels numbered from 0."""
+        low, high = self._ends[first], self._ends[end]
+        return StoredUnits(
+            self._file,
+            self._layout,
+            self._rows[first : end + 1],
+            self._ends[first + 1 : end + 1] - low,
+            self._level_rows[low:high],
+            effects=effects,
+        )
 
     def _load(self, i: int) -> Unit:
         first, end = int(self._rows[i]), int(self._rows[i + 1])
@@ -150,6 +167,28 @@ class StoredUnits(Sequence[Unit]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StoredRows(RowBlocks):
+    """All units of a model on disk."""
+
+    def uncoupled(self) -> StoredRows:
+        """The same rows, coupled by nothing."""
+        assert isinstance(self.units, StoredUnits)  # as it was made
+        units = self.units.without_effects()
+        return StoredRows(units, None, self.n_rows, units.levels())
+
+    def row_ends(self) -> IntVec:
+        """Where the units end, in rows; none is loaded."""
+        assert isinstance(self.units, StoredUnits)
+        return self.units.row_ends()
+
+    def part(self, first: int, end: int) -> StoredRows:
+        """The units first..end, their levels numbered from 0; none is loaded."""
+        assert isinstance(self.units, StoredUnits)
+        units = self.units.part(first, end, effects=bool(self.levels[0]))
+        return StoredRows(units, None, int(units.row_ends()[-1]), units.levels())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Stored:
     """A model's rows on disk, and the bases they are in (without columns), that of the mean first."""
 
@@ -158,10 +197,10 @@ class Stored:
     units: StoredUnits
     n_rows: int
 
-    def rows(self, *, effects: bool) -> RowBlocks:
+    def rows(self, *, effects: bool) -> StoredRows:
         """The blocks, for the model with its random effects or without."""
         units = self.units if effects else self.units.without_effects()
-        return RowBlocks(units, None, self.n_rows, units.levels())
+        return StoredRows(units, None, self.n_rows, units.levels())
 
 
 def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]]) -> Stored:
@@ -211,7 +250,7 @@ def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis
     units = StoredUnits(
         file,
         marks,
-        np.array(row_ends, dtype=np.int64),
+        np.array([0, *row_ends], dtype=np.int64),
         np.array(level_ends, dtype=np.int64),
         np.concatenate(level_rows) if level_rows else np.empty(0, dtype=np.intp),
         effects=bool(effects.factors),

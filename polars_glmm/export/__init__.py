@@ -1,0 +1,1 @@
+"""Fits as objects of other packages, each imported when it is asked for."""

@@ -1,0 +1,143 @@
+"""Draws of means or responses of rows in which all parameters and effects are uncertain too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError
+from polars_glmm.inference.posterior import JointDraws, joint_draws
+from polars_glmm.inference.resampling import checked_seed
+from polars_glmm.likelihood.known.draws import roots_of
+from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.drawn import as_response
+from polars_glmm.prediction.effects import JoinedFactor
+from polars_glmm.prediction.linear_predictor import FIXED, MISSING
+from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.rows import PHI, sizes_of
+from polars_glmm.prediction.simulations import collected_rows, level_codes, of_one_run, possible_sizes, z_column
+from polars_glmm.typing import IntVec, Mat, Vec
+
+if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
+
+Drawn: TypeAlias = Literal["response", "mean"]
+Effects: TypeAlias = Literal["all", "new", "none"]
+_X = f"{INTERNAL}x_"
+
+
+def predictive(
+    frame: FrameT,
+    fit: Answer,
+    n: int = 100,
+    rng: np.random.Generator | int | None = None,
+    *,
+    of: Drawn = "response",
+    random: Effects = "all",
+) -> FrameT:
+    """The frame with n draws sim_1 …, each by parameters and effects of its own from `posterior`.
+
+    of       "response": a response from the family; "mean": its mean
+    random   "all": known levels have the effects of the draw, others new ones from its covariance; "new": all are new;
+             "none": effects are zero
+    Draw i depends on (rng, i) and the rows alone. A LazyFrame gives a LazyFrame, the columns used are collected at the
+    call. Rows that are incomplete, or without a distribution, are null. Raises ModelError as `posterior`, ColumnError
+    and UnknownLevelError as predict().
+    """
+    seed = checked_seed(n, rng)
+    for name, value, known in (("of", of, ("response", "mean")), ("random", random, ("all", "new", "none"))):
+        if value not in known:
+            msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
+            raise ModelError(msg)
+    draws, fitted = joint_draws(fit, seed, range(n), effects=random == "all"), of_fit(fit)
+
+    def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
+        names = [f"sim_{i + 1}" for i in range(n)]
+        refuse_clash(schema, names, "rename or drop these columns first.")
+        lazy = of_one_run(lazy)
+        rows = collected_rows(lazy, schema, fitted, "predictive", _more(fitted))
+        made = _DrawnRows(rows, fitted, fit)
+        series = [
+            pl.Series(name, made.draw(draws, i, np.random.default_rng([seed, i, 1]), of, random), nan_to_null=True)
+            for i, name in enumerate(names)
+        ]
+        return lazy.with_columns(series if of == "mean" else [as_response(one, fitted.recipe) for one in series])
+
+    return apply_plan(frame, "predictive", plan)
+
+
+def _more(fitted: Parameters) -> list[pl.Expr]:
+    """The columns of the linear predictors, and the level of each row in the fit."""
+    out = [
+        column.node.to_expr().cast(pl.Float64).alias(f"{_X}{k}_{j}")
+        for k, predictor in enumerate(fitted.recipe.predictors)
+        for j, (column, kept) in enumerate(zip(predictor.columns, predictor.kept, strict=True))
+        if kept
+    ]
+    return [*out, *(pl.col(factor.code) for factor in fitted.factors)]
+
+
+class _DrawnRows:
+    """The complete rows of a frame as arrays, for draw after draw."""
+
+    def __init__(self, rows: pl.DataFrame, fitted: Parameters, fit: Answer) -> None:
+        complete = ~rows[MISSING].to_numpy()
+        complete[complete] = possible_sizes(sizes_of(fitted.recipe, rows.filter(complete)), fitted.recipe)
+        used = rows.filter(complete)
+        self.complete, self.recipe, self.fit = complete, fitted.recipe, fit
+        self.fixed, self.sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
+        self.x = [
+            used.select(pl.col(f"^{_X}{k}_.*$")).to_numpy().T for k in range(len(fitted.recipe.predictors))
+        ]
+        self.log_phi = np.log(used[PHI].to_numpy()) if fitted.recipe.spec.family.has_phi else None
+        self.factors = [_DrawnLevels(factor, used) for factor in fitted.factors]
+
+    def draw(self, draws: JointDraws, i: int, rng: np.random.Generator, of: Drawn, random: Effects) -> Vec:
+        """One draw (n,), NaN in incomplete rows."""
+        family, e = self.recipe.spec.family, self.fit.estimate
+        eta = self.fixed + (draws.beta[i] - e.beta) @ self.x[0]
+        log_phi = self.log_phi
+        if log_phi is not None:
+            own = (draws.gamma[i] - e.gamma) @ self.x[1] if len(e.gamma) else _moved(draws.phi, i, e.phi)
+            log_phi = log_phi + own
+        if random != "none":
+            for number, factor in enumerate(self.factors):
+                known = draws.effects[number][i] if random == "all" else None
+                root = roots_of([part[i : i + 1] for part in draws.covariances[number]])[0]
+                eta = eta + factor.effect(rng, root, known)
+        mean = family.mean(eta)
+        out = np.full(len(self.complete), np.nan)
+        out[self.complete] = mean
+        if of == "response":
+            phi = None if log_phi is None else np.exp(log_phi)
+            out[self.complete] = family.simulate(rng, mean, phi, self.sizes)
+            if self.recipe.response.proportion:
+                assert self.sizes.trials is not None  # shares are of trials
+                out[self.complete] /= self.sizes.trials
+        return out
+
+
+def _moved(phi: Vec | None, i: int, estimate: float | None) -> float:
+    """log phi of a draw less that of the estimate."""
+    if phi is None or estimate is None or not np.isfinite(phi[i] / estimate) or estimate <= 0.0:
+        return 0.0
+    return float(np.log(phi[i] / estimate))
+
+
+class _DrawnLevels:
+    """The levels of one factor in the rows of a frame."""
+
+    def __init__(self, factor: JoinedFactor, rows: pl.DataFrame) -> None:
+        self.z: Mat = np.stack([rows[z_column(factor, j)].to_numpy() for j in range(len(factor.nodes))])
+        self.codes: IntVec = level_codes(rows.select(factor.level_names))
+        self.n_levels = int(self.codes.max(initial=-1)) + 1
+        self.known = rows[factor.code].fill_null(-1).to_numpy().astype(np.intp)
+
+    def effect(self, rng: np.random.Generator, root: Mat, known: Mat | None) -> Vec:
+        """z'b (n,) with the effects (r, G) of known levels, new ones elsewhere."""
+        b = (root @ rng.standard_normal((len(root), self.n_levels)))[:, self.codes]
+        if known is not None:
+            b = np.where(self.known >= 0, known[:, self.known], b)
+        return np.asarray(np.einsum("rn,rn->n", self.z, b))

@@ -1,0 +1,94 @@
+"""Who has the rows: a question goes to all of them, and one answer comes back.
+
+A *pass* is a small record that can be sent to where rows are: what it asks of some rows, and how the answers for
+several sets of whole levels become one. A *holder* has the rows, in memory, on disk or as shards elsewhere, and answers
+passes. What the next evaluation may start from (modes) stays with the holder, behind a handle that nobody else reads:
+it changes the work, not the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import numpy as np
+
+from polars_glmm.typing import Cube, Mat
+
+A = TypeVar("A")
+Where_contra = TypeVar("Where_contra", contravariant=True)
+PerLevel = list[list[Cube]]
+"""Arrays with the levels of a factor last, by kind and factor."""
+
+
+class Pass(Protocol[Where_contra, A]):
+    """A question to all rows of a model: it can be pickled, and its answer depends on the rows alone."""
+
+    def of(self, rows: Where_contra, /) -> A:
+        """The answer for some rows, all rows of each of their levels."""
+
+    def add(self, parts: Sequence[A], /) -> A:
+        """The answer for several sets of rows together, from their own in the order of the sets."""
+
+
+class Holder(Protocol):
+    """Who has the rows of a model and answers for them; n_rows of them."""
+
+    @property
+    def n_rows(self) -> int: ...
+
+    def ask(self, question: Pass[Any, A], /) -> A:
+        """The answer for all rows."""
+
+    def per_level(self, question: Pass[Any, PerLevel], /) -> PerLevel:
+        """Arrays over all levels of each factor, in the order of its levels."""
+
+    def uncoupled(self) -> Holder:
+        """The same rows for the model without random effects."""
+
+    def thinned(self, n_rows: int) -> Holder:
+        """About n_rows rows, spread evenly; for rows that nothing couples."""
+
+    def moved(self, warm: Any, slopes: Any, k: int, h: float) -> Any:
+        """Where the next evaluation may start: modes moved by h along their k-th slope; both are handles."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OverBlocks(Generic[A]):
+    """A pass over the blocks of rows by a function of them, known by its name, and how its answers are joined."""
+
+    function: Callable[..., A]
+    arguments: tuple[Any, ...]
+    join: Callable[[Sequence[A]], A]
+
+    def of(self, rows: Any) -> A:
+        return self.function(rows.blocks(), *self.arguments)
+
+    def add(self, parts: Sequence[A]) -> A:
+        return self.join(parts)
+
+
+def added(parts: Sequence[A]) -> A:
+    """The sums of numbers, of arrays, or of tuples and lists of them."""
+    return cast("A", _added(parts))
+
+
+def _added(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if first is None or len(parts) == 1:
+        return first
+    if isinstance(first, list | tuple):
+        sums = [_added(own) for own in zip(*parts, strict=True)]
+        return type(first)(*sums) if hasattr(first, "_fields") else type(first)(sums)
+    return sum(parts[1:], first)
+
+
+def furthest(parts: Sequence[float]) -> float:
+    """The largest."""
+    return max(parts)
+
+
+def stacked(parts: Sequence[Mat]) -> Mat:
+    """Distinct rows of arrays (m, k) of rows."""
+    return np.unique(np.concatenate(parts), axis=0)
