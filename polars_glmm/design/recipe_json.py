@@ -100,10 +100,18 @@ def encode_family(family: Family) -> dict[str, Any]:
         return {**encode_family(family.base), "zeros": True}
     name, link = family.name, family.link.name
     held = dict(family.held)
+    free = FAMILIES[name](link).held if name in FAMILIES and not held else {}
+    if free and _estimating(name, link, free) == family:
+        return {"name": name, "link": link, "estimated": True}
     if name not in FAMILIES or resolve_family(name, link, held) != family:
         msg = f"The family {family!r} is none of this package's: a model with a family of your own has no file format."
         raise ModelError(msg)
     return {"name": name, "link": link, **({"held": held} if held else {})}
+
+
+def _estimating(name: str, link: str, held: Mapping[str, float]) -> Family:
+    """The family that estimates what it could hold."""
+    return FAMILIES[name](link, **dict.fromkeys(held))
 
 
 def decode_family(text: Any) -> Family:
@@ -111,10 +119,11 @@ def decode_family(text: Any) -> Family:
     name, link = _READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link")
     held = _READER.read(text.get("held", {}), Mapping[str, float], "held")
     known = FAMILIES[name](link).held if name in FAMILIES else held
-    if held.keys() != known.keys():
+    estimated = _READER.read(text.get("estimated", False), bool, "estimated")
+    if held.keys() != ({} if estimated else known).keys():
         msg = f"held cannot be {sorted(held)!r} for the family {name!r}"
         raise ValueError(msg)
-    found = resolve_family(name, link, held)
+    found = resolve_family(name, link, held) if not estimated else _estimating(name, link, known)
     return with_zeros(found) if _READER.read(text.get("zeros", False), bool, "zeros") else found
 
 

@@ -28,11 +28,15 @@ class Parameter:
     name         "mu", "phi", "zi": what its formula has on the left
     link         from the predictor to the parameter on the scale it is reported on
     definition   what it is, in words
+    far          a constant beyond this on the scale of its link is infinite, for the family then is another:
+    limit        which that is, in words
     """
 
     name: str
     link: Link
     definition: str
+    far: float = np.inf
+    limit: str = ""
 
 
 Predictors: TypeAlias = tuple["Vec | float", ...]

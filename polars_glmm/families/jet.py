@@ -149,6 +149,12 @@ def log(a: Jet) -> Jet:
     return a.through(*(np.log(a.f), q, -q * q, 2.0 * q**3)[: a.order + 1])
 
 
+def log1p(a: Jet) -> Jet:
+    """log(1 + a), for a ≥ 0."""
+    q = 1.0 / (1.0 + a.f)
+    return a.through(*(np.log1p(a.f), q, -q * q, 2.0 * q**3)[: a.order + 1])
+
+
 def square(a: Jet) -> Jet:
     """a²."""
     return a * a

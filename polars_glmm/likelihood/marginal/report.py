@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg as sl
 
-from polars_glmm.families.base import only_phi
+from polars_glmm.families.base import Parameter, only_phi
 from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, Working
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.dispersion_limit import Limit, no_overdispersion_notes
@@ -36,6 +37,7 @@ from polars_glmm.likelihood.optimum.notes import (
     singular_notes,
 )
 from polars_glmm.likelihood.parameters.parts import Part, outward
+from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SHARE = 1e-6
@@ -70,7 +72,8 @@ def report_rows(
     natural[:p, :p] = model.x.a.T
     runaway = _runaway(model, engine, done)
     separated = runaway.of_mean
-    endless = _endless(done, runaway, levels.phi_limit, model)
+    ended = _ended(model, done)
+    endless = _endless(done, runaway, levels.phi_limit, ended, model)
     inverted = None if done.hessian is None else _invert(done, endless)
     spread, working, denominator = np.full((width, width), np.nan), None, None
     vcov = None if inverted is None else inverted.vcov
@@ -80,7 +83,7 @@ def report_rows(
         spread = report.propagate(natural, vcov, np.zeros(width, dtype=bool))
         working = _working(model, vcov, None if denominator is None else denominator.inner)
     cov = report.covariances(effects, state, None)
-    reported = _reported(model, state.beta, cov)
+    reported = _reported(model, state.beta, cov, [part.parameter for part, _ in ended])
     beta, gamma, phi = reported.beta, reported.gamma, reported.constants.get("phi")
     n_fixed, size = p + len(gamma), len(reported.values)
     null = np.zeros(size, dtype=bool)
@@ -88,7 +91,8 @@ def report_rows(
     null[p : p + len(lost_phi)] = lost_phi
     null[:n_fixed] |= np.isin(reported.names, runaway.further)
     null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
-    report_vcov = report.propagate(reported.jacobian, spread, null)
+    null |= np.isnan(reported.jacobian).any(1)
+    report_vcov = report.propagate(np.nan_to_num(reported.jacobian), spread, null)
     at_infinity = None
     if separated is not None:
         across = report_vcov[:n_fixed, :n_fixed]
@@ -103,6 +107,7 @@ def report_rows(
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(runaway.terms),
         *no_zero_notes(runaway.faded),
+        *(_limit_note(one) for _, one in ended),
         *no_overdispersion_notes(
             model.family, model.parts[1].names if model.models_phi else (), lost_phi, levels.phi_limit
         ),
@@ -158,13 +163,16 @@ class _Reported(NamedTuple):
     jacobian: Mat
 
 
-def _reported(model: Model, coefficients: Vec, cov: report.Covariances) -> _Reported:
+def _reported(model: Model, coefficients: Vec, cov: report.Covariances, infinite: Sequence[str]) -> _Reported:
     """[coefficients of formulas, covariances, constants on their natural scale], from those of all predictors."""
     to_named = outward(model.parts)
     named = to_named @ coefficients
     formulas = [part for part in model.parts if not part.constant]
     single = [part for part in model.parts if part.constant]
-    constants = {part.parameter: part.natural(coefficients[part.own.start]) for part in single}
+    constants = {
+        part.parameter: np.inf if part.parameter in infinite else part.natural(coefficients[part.own.start])
+        for part in single
+    }
     fixed = np.concatenate([named[part.own] for part in formulas])
     values = np.concatenate([fixed, cov.values, np.array([*constants.values()])])
     jac, p = np.zeros((len(values), cov.jacobian.shape[1])), len(model.x.a)
@@ -176,7 +184,8 @@ def _reported(model: Model, coefficients: Vec, cov: report.Covariances) -> _Repo
         row = rows.stop
     jac[row : row + len(cov.values)] = cov.jacobian
     for k, part in enumerate(single, start=row + len(cov.values)):
-        jac[k, part.own.start] = part.natural_slope(coefficients[part.own.start])
+        slope = part.natural_slope(coefficients[part.own.start])
+        jac[k, part.own.start] = np.nan if part.parameter in infinite else slope
     names = [name for part in formulas for name in part.labels]
     return _Reported(names, fixed[:p], fixed[p:], constants, values, jac)
 
@@ -253,12 +262,26 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
     return _Runaway(mean, tuple(separated), tuple(faded))
 
 
-def _endless(done: Polished, runaway: _Runaway, limit: Limit | None, model: Model) -> Mat:
+def _limit_note(one: Parameter) -> Note:
+    text = f"{one.name} has no finite estimate: the likelihood rises to that of family={one.limit!r}."
+    return Note("at_limit", text, "The fit stands; the smaller family says the same.")
+
+
+def _ended(model: Model, done: Polished) -> list[tuple[Part, Parameter]]:
+    """Constants that have run so far that the family is another, in which they are infinite."""
+    pairs = zip(model.parts, model.family.parameters, strict=False)
+    return [(part, one) for part, one in pairs if part.constant and done.state.beta[part.own.start] > one.far]
+
+
+def _endless(
+    done: Polished, runaway: _Runaway, limit: Limit | None, ended: list[tuple[Part, Parameter]], model: Model
+) -> Mat:
     """Directions (P, k) of the state's vector in which the likelihood does not bend: of coefficients without end."""
     size = len(done.held)
     known = [(model.parts[0].own, runaway.of_mean.directions)] if runaway.of_mean is not None else []
     known += [(part.own, one.directions) for part, one in runaway.separated]
     known += [(part.own, one.directions) for part, one in runaway.faded]
+    known += [(part.own, np.eye(1)) for part, _ in ended]
     if limit is not None:
         known.append((model.parts[1].own, limit.directions))
     parts = []
