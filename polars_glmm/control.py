@@ -32,21 +32,27 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Row blocks: their length, and the threads that work on them.
+    """Row blocks: their length, and the threads or processes that work on them.
 
     threads    0 = one for each core that the process may use, at most 8
+    processes  that hold a part of the rows each, this one among them: 1 = none but this, 0 = one for each core, at most
+               8, where rows are so many that it pays and threads is 0. Crossed factors couple all rows, which then stay
+               in one process
     compress   count equal rows instead of repeating them, where a look at the data says that it pays
     """
 
     block: int = 65536
     threads: int = 0
     compress: bool = True
+    processes: int = 0
 
     def __post_init__(self) -> None:
         if not _is_whole(self.block, 1):
             _refuse("Rows(block", self.block, "a whole number of rows, at least 1")
         if not _is_whole(self.threads, 0):
             _refuse("Rows(threads", self.threads, "a whole number, 0 for as many as there are cores")
+        if not _is_whole(self.processes, 0):
+            _refuse("Rows(processes", self.processes, "a whole number, 0 for as many as there are cores where it pays")
 
 
 @dataclass(frozen=True, slots=True)

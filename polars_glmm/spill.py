@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from time import time, time_ns
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from polars_glmm.errors import ResourceError
 from polars_glmm.memory import readable
@@ -71,6 +71,9 @@ class SpillFile:
         self._file: BinaryIO = path.open("w+b", buffering=0)
         self._seeking = Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadFile, (self.path,)
+
     def append(self, data: memoryview) -> int:
         """Write at the end; where the data begin. Raises ResourceError on a full disk."""
         start = self.size
@@ -122,6 +125,15 @@ class SpillFile:
     def close(self) -> None:
         """Close, and leave deleting to the folder's end."""
         self._file.close()
+
+
+class ReadFile(SpillFile):
+    """A file of another process's spill, to be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO = path.open("rb", buffering=0)
+        self._seeking = Lock()
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
             own, parts = own + made, parts + (term.part,) * len(made)
             named += (term.parameter,) * len(made)
             notes += independent_levels(term, made)
-        recipe = TermRecipe(members[0].structure, own, *((parts, named) if any(parts) else ()))
+        recipe = TermRecipe(members[0].structure, own, *((parts, named) if set(named) != {"mu"} else ()))
         names = tuple(column.name for column in own)
         place = len(columns)
         terms.append(Term(place, place + len(own), recipe.structure, names, recipe.parts, recipe.parameters))

@@ -20,7 +20,7 @@ from .factors import learn_factors
 from .predictors import learn_predictor
 from .recipe import Recipe
 from .records import Design
-from .response import check_support, check_untried, learn_response, response_arrays
+from .response import check_support, check_untried, input_nodes, learn_response, read_inputs, response_arrays
 from .text_numbers import text_notes
 from .variables import Variables
 
@@ -79,6 +79,7 @@ def learn(
         predictors=tuple(part.recipe for part in made),
         factors=tuple(factor.recipe for factor in factors),
         categoricals=variables.categoricals,
+        inputs=input_nodes(spec, variables),
     )
     design = Design(
         y=response.y,
@@ -88,6 +89,7 @@ def learn(
         mu=made[0].predictor,
         further=tuple(part.predictor for part in made[1:]),
         factors=tuple(factor.factor for factor in factors),
+        inputs=read_inputs(recipe.inputs, spec, variables),
     )
     notes += text_notes(spec, variables.categoricals)
     notes += tuple(note for part in made for note in part.notes)

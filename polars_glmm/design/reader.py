@@ -19,7 +19,7 @@ from .learn import Weights, part, require_weights
 from .predictors import matrix
 from .recipe import PredictorRecipe, Recipe, TermRecipe
 from .records import Design, Factor, Predictor, Term
-from .response import check_support, read_response
+from .response import check_support, read_inputs, read_response
 from .variables import Variables
 
 
@@ -102,7 +102,8 @@ class Reader:
             for factor, terms, coder in zip(recipe.factors, self._terms, self._coders, strict=True)
         ]
         further = tuple(made[1:])
-        return Design(y, trials, weights.frequency, weights.precision, made[0], further, tuple(factors))
+        inputs = read_inputs(recipe.inputs, recipe.spec, variables)
+        return Design(y, trials, weights.frequency, weights.precision, made[0], further, tuple(factors), inputs)
 
     def _require_known_labels(self, table: Table) -> None:
         """Raise DataChangedError for a label that no column was made for."""

@@ -108,16 +108,19 @@ class ResponseRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """A ModelSpec and all that was learned for it."""
+    """A ModelSpec and all that was learned for it; inputs: what the curve of a nonlinear model takes."""
 
     spec: ModelSpec
     response: ResponseRecipe
     predictors: tuple[PredictorRecipe, ...]
     factors: tuple[FactorRecipe, ...]
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
+    inputs: tuple[Node, ...] = ()
 
     def predictor(self, parameter: str) -> PredictorRecipe:
-        """The predictor of one family parameter. Raises KeyError if it has none of its own."""
+        """The predictor of one family parameter; "mu" is the first, whatever its name. Raises KeyError without one."""
+        if parameter == "mu":
+            return self.predictors[0]
         for found in self.predictors:
             if found.parameter == parameter:
                 return found

@@ -44,6 +44,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
             "dtype": None if response.dtype is None else dtypes.encode(response.dtype),
             "labels": plain(response.labels),
         },
+        **({"inputs": plain(recipe.inputs)} if recipe.inputs else {}),
         "predictors": plain(recipe.predictors),
         "factors": [
             {"name": factor.name, "keys": list(factor.keys), "terms": plain(factor.terms)} for factor in recipe.factors
@@ -82,6 +83,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
         ),
         predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
         factors=tuple(factors),
+        inputs=read(text.get("inputs", []), tuple[nodes.Node, ...], "inputs"),
         categoricals={
             name: Categorical(name, read(known, tuple[str, ...], name), dtypes.decode(dtype))
             for name, known, dtype in text["categoricals"]
@@ -98,6 +100,7 @@ def encode_family(family: Family) -> dict[str, Any]:
     """
     if isinstance(family, ZeroInflated):
         return {**encode_family(family.base), "zeros": True}
+    family = family.plain
     name, link = family.name, family.link.name
     held = dict(family.held)
     free = FAMILIES[name](link).held if name in FAMILIES and not held else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polars_glmm.families.base import Rows
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -81,6 +82,7 @@ class Design:
     precision   (n,) > 0, else None (one each); rows of precision 0 are already gone
     mu          predictor of the mean
     further     predictors of other parameters that have a formula, in the order of the family's parameters
+    inputs      of the curve of a nonlinear model, each (n,)
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
     """
 
@@ -91,6 +93,12 @@ class Design:
     mu: Predictor
     further: tuple[Predictor, ...]
     factors: tuple[Factor, ...]
+    inputs: tuple[Vec, ...] = ()
+
+    @property
+    def rows(self) -> Rows:
+        """What a density needs besides the linear predictors."""
+        return Rows(self.y, self.trials, self.precision, self.inputs)
 
     @property
     def predictors(self) -> tuple[Predictor, ...]:

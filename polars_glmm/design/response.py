@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from polars_glmm.families.base import Family, Rows
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
-from polars_glmm.spec.syntax import Name, columns
+from polars_glmm.spec.syntax import Name, columns, render
 from polars_glmm.typing import BoolVec, Vec
 
 from .recipe import Recipe, ResponseRecipe
@@ -57,6 +58,18 @@ def learn_response(spec: ModelSpec, variables: Variables) -> ResponseColumns:
             what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
             notes = (*notes, Note("response_proportion", what, quiet=True))
     return ResponseColumns(y, trials, recipe, notes)
+
+
+def input_nodes(spec: ModelSpec, variables: Variables) -> tuple[Node, ...]:
+    """How what the curve of a nonlinear model takes is read. Raises ColumnError for a column that is no number."""
+    return tuple(map(variables.arithmetic, spec.inputs))
+
+
+def read_inputs(nodes: Sequence[Node], spec: ModelSpec, variables: Variables) -> tuple[Vec, ...]:
+    """What the curve of a nonlinear model takes, each (n,). Raises ColumnError for a value that is no number."""
+    named = zip(nodes, spec.inputs, strict=True)
+    made = (variables.evaluate(node, f"{render(one)} of the curve") for node, one in named)
+    return tuple(np.ascontiguousarray(np.broadcast_to(one, (variables.table.n_rows,)), np.float64) for one in made)
 
 
 def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> ResponseRecipe:

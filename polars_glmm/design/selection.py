@@ -25,6 +25,7 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         trials=part(design.trials),
         frequency=part(design.frequency),
         precision=part(design.precision),
+        inputs=tuple(np.take(one, rows) for one in design.inputs),
         mu=predictor(design.mu),
         further=tuple(map(predictor, design.further)),
         factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),

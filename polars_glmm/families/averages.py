@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Predictors, Rows
+from polars_glmm.families.base import Family, Predictors, Rows, beyond_parameters
 from polars_glmm.families.links import Link
 from polars_glmm.typing import IntVec, Mat, Vec
 
@@ -196,7 +196,7 @@ def _likelihood(family: Family, rows: Rows, phi: Vec | float | None) -> tuple[Ve
 def _predictors(family: Family, eta: Vec, phi: Any) -> Predictors:
     """The linear predictors of a mean and of what is beyond it; a size beyond counting is a large one."""
     values = () if phi is None else phi if isinstance(phi, tuple) else (phi,)
-    further = zip(family.parameters[1:], values, strict=True)
+    further = zip((one for _, one in beyond_parameters(family)), values, strict=True)
     return (eta, *(one.link.forward(np.minimum(value, _LARGEST_SIZE)) for one, value in further))
 
 
@@ -221,7 +221,7 @@ def _nodes(step: Vec) -> Iterator[tuple[IntVec, Mat, Vec]]:
 
 def take_rows(rows: Rows, places: IntVec) -> Rows:
     """Some of the rows."""
-    return Rows(*(part_of(part, places) for part in rows))
+    return rows.each(lambda part: part_of(part, places))
 
 
 def part_of(values: Any, places: IntVec) -> Any:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from polars_glmm.families.curve import Curve
 from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
 
 class Rows(NamedTuple):
-    """What a density needs besides the linear predictors; arrays (n,) that broadcast against eta (…, n)."""
+    """What a density needs besides the linear predictors; arrays (n,) that broadcast against eta (…, n).
+
+    inputs   of the curve of a nonlinear model, each (n,)
+    """
 
     y: Vec
     trials: Vec | None = None
     precision: Vec | None = None
+    inputs: tuple[Vec, ...] = ()
+
+    def each(self, part: Callable[[Vec], Vec]) -> Rows:
+        """The same of some of the rows."""
+        trials = None if self.trials is None else part(self.trials)
+        precision = None if self.precision is None else part(self.precision)
+        return Rows(part(self.y), trials, precision, tuple(map(part, self.inputs)))
+
+
+def heads_of_inputs(inputs: Sequence[Vec]) -> dict[str, Vec]:
+    """The inputs of a curve by the names that they have among other arrays of rows."""
+    return {f"input_{k}": one for k, one in enumerate(inputs)}
+
+
+def inputs_of(arrays: Mapping[str, Vec]) -> tuple[Vec, ...]:
+    """The inputs of a curve that stand among others by name."""
+    return tuple(arrays[name] for k in range(len(arrays)) if (name := f"input_{k}") in arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +121,8 @@ class Family(Protocol):
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
     limit             the family that phi ends at where it grows or vanishes (`limit_phi`: infinity or zero), or None
+    plain             the family as it is asked for by name: without the curve of a nonlinear model
+    curve             that the first parameters are of, each with a predictor of its own; None: the first is the mean
     mu_is_mean        y has the mean mu (binomial: of one trial); else `expectation` says which, and `mu` what mu is
     knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
@@ -163,6 +186,10 @@ class Family(Protocol):
     @property
     def limit_phi(self) -> float: ...
     @property
+    def plain(self) -> Family: ...
+    @property
+    def curve(self) -> Curve | None: ...
+    @property
     def mu_is_mean(self) -> bool: ...
     @property
     def knows_information(self) -> bool: ...
@@ -209,9 +236,15 @@ def moved_beyond(family: Family, values: Any, moved: Mapping[int, Vec]) -> Any:
         return beyond_mean(
             [
                 one.link.inverse(one.link.forward(np.asarray(value)) + moved[k]) if k in moved else value
-                for k, (one, value) in enumerate(zip(family.parameters[1:], several, strict=True), start=1)
+                for (k, one), value in zip(beyond_parameters(family), several, strict=True)
             ]
         )
+
+
+def beyond_parameters(family: Family) -> list[tuple[int, Parameter]]:
+    """Parameters that are not of the mean, or of its curve, with their places."""
+    n_mean = 1 if family.curve is None else len(family.curve.parameters)
+    return list(enumerate(family.parameters))[n_mean:]
 
 
 def all_parts(family: Family) -> tuple[int, ...]:

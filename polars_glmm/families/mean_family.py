@@ -12,6 +12,7 @@ import numpy as np
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Parameter, Predictors, Rows
+from polars_glmm.families.curve import Curve
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
@@ -105,6 +106,16 @@ class MeanFamily(ABC):
         """The mean's predictor, and that of log phi."""
         mu = Parameter("mu", self.link, "mean" if self.mu_is_mean else "mean of the whole distribution")
         return (mu, Parameter("phi", LINKS["log"], self.phi_definition)) if self.has_phi else (mu,)
+
+    @property
+    def curve(self) -> Curve | None:
+        """What the first parameters are of, in place of a mean."""
+        return None
+
+    @property
+    def plain(self) -> MeanFamily:
+        """The family as it is asked for by name."""
+        return self
 
     @property
     def n_parameters(self) -> int:

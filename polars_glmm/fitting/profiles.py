@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from polars_glmm.errors import ModelError
 from polars_glmm.fitting.again import data_for, frame_again, sums_again
 from polars_glmm.fitting.choose import choose
 from polars_glmm.fitting.rows import learned_rows
@@ -25,6 +26,9 @@ def profiles_of(fit: Answer, verb: str) -> Iterator[Profiles]:
 
     Raises ModelError where the data are gone, DataChangedError where they have changed.
     """
+    if fit.recipe.spec.family.curve is not None:
+        msg = f"{verb} follows one linear predictor, and this model is nonlinear: use method='bootstrap' or 'wald'."
+        raise ModelError(msg)
     with frame_again(fit, data_for(fit, verb)) as frame, _profiles(fit, frame) as found:
         yield found
 

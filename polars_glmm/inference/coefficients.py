@@ -62,6 +62,8 @@ def coefficients(fit: Answer) -> Vec:
 def wald_chi2(fit: Answer) -> tuple[float, int] | None:
     """Joint Wald statistic β'V⁻¹β that all slopes of mu are zero, and its degrees of freedom; None without slopes."""
     predictor = fit.recipe.predictor("mu")
+    if fit.spec.family.curve is not None:
+        return None  # zero is no hypothesis about the parameter of a curve
     names = [column.name for column, kept in zip(predictor.columns, predictor.kept, strict=True) if kept]
     slopes = [j for j, name in enumerate(names) if name != "Intercept"]
     vcov = fit.estimate.vcov_fixed[np.ix_(slopes, slopes)]

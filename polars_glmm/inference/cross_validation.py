@@ -29,6 +29,9 @@ def cross_validate(
     folds   a number of parts, of the rows or (with `group`) of the levels of a factor; "group:NAME": each level alone
     Constants that columns learn from the data (poly, scale, levels) are those of all rows.
     """
+    if fit.spec.family.curve is not None:
+        msg = "cross_validate() predicts by one linear predictor, and this model is nonlinear: leave rows out, refit."
+        raise ModelError(msg)
     design = learn(fit.call.spec(), data_for(fit, "cross_validate()"), missing=fit.call.missing).design
     seed = checked_seed(1, rng)
     parts, labels = _parts(fit, design, folds, group, seed)

@@ -51,6 +51,9 @@ def predictive(
         if value not in known:
             msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
             raise ModelError(msg)
+    if fit.recipe.spec.family.curve is not None:
+        msg = "predictive() adds effects to one linear predictor, and this model is nonlinear in them: use simulate()."
+        raise ModelError(msg)
     draws, fitted = joint_draws(fit, seed, range(n), effects=random == "all"), of_fit(fit)
 
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:

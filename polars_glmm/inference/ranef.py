@@ -39,29 +39,48 @@ def ranef(fit: Answer, group: str | None = None) -> pl.DataFrame:
 def coef(fit: Answer, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
     """Keys of `group`, then a column per fixed effect of a parameter: the fixed effect plus the level's random effect.
 
-    parameter   "mu", or another with a formula: "phi", of log phi, "zi", of logit zi
+    parameter   "mu", or another with a formula: "phi", of log phi, "zi", of logit zi; of a nonlinear model one
+                parameter of its curve, where "mu" is all of them: columns "Asym", "xmid: x"
     A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column. Raises
     ModelError for a parameter without a formula.
     """
     if group is None:
         group = _only_factor(fit)
     recipe, factor = find_factor(fit, group)
-    known = [predictor.parameter for predictor in fit.recipe.predictors]
-    if parameter not in known:
+    known, curve = [predictor.parameter for predictor in fit.recipe.predictors], fit.spec.family.curve
+    whole = curve is not None and parameter == "mu"
+    if parameter not in known and not whole:
         msg = f"parameter={parameter!r} has no formula in this model; {enumerate_names(known)} {_verb(known)}."
         raise ModelError(msg)
+    columns: dict[str, pl.Series] = {}
+    for name in curve.parameters if curve is not None and whole else (parameter,):
+        columns |= {
+            _of_curve(name, column) if whole else column: values
+            for column, values in _level_coefficients(fit, recipe, factor, name).items()
+        }
+    _refuse_clash(recipe, columns, f"fit.coef({group!r})")
+    return recipe.levels.with_columns(**columns)
+
+
+def _of_curve(parameter: str, column: str) -> str:
+    return parameter if column == "Intercept" else f"{parameter}: {column}"
+
+
+def _level_coefficients(
+    fit: Answer, recipe: FactorRecipe, factor: FactorEstimate, parameter: str
+) -> dict[str, pl.Series]:
+    """The coefficients of one parameter in every level, by column; null where the rank left one out."""
     predictor = fit.recipe.predictor(parameter)
     beta = iter(fit.estimate.coefficients[parameter])
-    columns: dict[str, pl.Series] = {}
+    found: dict[str, pl.Series] = {}
     for column, kept in zip(predictor.columns, predictor.kept, strict=True):
         if not kept:
-            columns[column.name] = pl.Series([None] * recipe.levels.height, dtype=pl.Float64)
+            found[column.name] = pl.Series([None] * recipe.levels.height, dtype=pl.Float64)
             continue
         effects = enumerate(zip(factor.term_names, factor.parameter_of, strict=True))
         random = [k for k, effect in effects if effect == (column.name, parameter)]
-        columns[column.name] = pl.Series(next(beta) + factor.modes[random].sum(axis=0))
-    _refuse_clash(recipe, columns, f"fit.coef({group!r})")
-    return recipe.levels.with_columns(**columns)
+        found[column.name] = pl.Series(next(beta) + factor.modes[random].sum(axis=0))
+    return found
 
 
 def _verb(names: list[str]) -> str:

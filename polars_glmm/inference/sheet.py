@@ -85,7 +85,7 @@ def build_sheet(fit: Answer) -> Sheet:
         _group_sizes(fit),
         _residual_quartiles(fit),
         _random_effects(fit),
-        *(_fixed_effects(fit, part.parameter) for part in fit.recipe.predictors),
+        *(_fixed_effects(fit, parameters) for parameters in _together(fit)),
         _correlations(fit),
     ]
     return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), _notes(fit))
@@ -93,7 +93,7 @@ def build_sheet(fit: Answer) -> Sheet:
 
 def title(fit: Answer) -> str:
     """What kind of model."""
-    kind = "Linear" if _linear(fit) else "Generalized linear"
+    kind = "Linear" if _linear(fit) else "Generalized linear" if fit.spec.family.curve is None else "Nonlinear"
     return kind + (" mixed model" if fit.estimate.factors else " model")
 
 
@@ -270,18 +270,31 @@ def _null_test_remark(fit: Answer) -> str:
     return f"LR test against no random effects: {result}"
 
 
-def _fixed_effects(fit: Answer, parameter: str) -> SheetTable | None:
-    table = fixef(fit)
-    table = table.filter(table["parameter"] == parameter)
+def _together(fit: Answer) -> list[tuple[str, ...]]:
+    """The parameters that have a formula, those of a curve in one table."""
+    curve, known = fit.spec.family.curve, [one.parameter for one in fit.recipe.predictors]
+    of_mean = known[:1] if curve is None else list(curve.parameters)
+    return [tuple(of_mean), *((name,) for name in known[len(of_mean) :])]
+
+
+def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | None:
+    table, parameter = fixef(fit), parameters[0]
+    table = table.filter(table["parameter"].is_in(parameters))
     if not table.height:
         return None
+    mean = parameter == fit.recipe.predictors[0].parameter
+    terms = table["term"].to_list()
+    if fit.spec.family.curve is not None and mean:
+        terms = [
+            of if term == "Intercept" else f"{of}: {term}" for of, term in zip(table["parameter"], terms, strict=True)
+        ]
     t = table["df"].is_not_null().any()
     letter = "t" if t else "z"
     # Digits beyond the fourth of a standard error say nothing about the estimate.
     beside = table["std_error"].to_list() if table["std_error"].count() else None
     estimates = numbers.real_column(table["estimate"].to_list(), 4 if beside else 5, beside)
     columns = [
-        SheetColumn("Term", tuple(table["term"].to_list()), right=False),
+        SheetColumn("Term", tuple(terms), right=False),
         SheetColumn("Estimate", tuple(text or "(dropped)" for text in estimates)),
         SheetColumn("Std. error", tuple(numbers.real_column(table["std_error"].to_list(), 4))),
     ]
@@ -293,9 +306,10 @@ def _fixed_effects(fit: Answer, parameter: str) -> SheetTable | None:
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    link = next(one.link.name for one in fit.spec.family.parameters if one.name == parameter)
-    heading = "Fixed effects" if parameter == "mu" else f"Fixed effects of {link} {parameter}"
-    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, parameter), "fit.fixef()")
+    link = next((one.link.name for one in fit.spec.family.parameters if one.name == parameter), "")
+    heading = "Fixed effects" if mean else f"Fixed effects of {link} {parameter}"
+    remarks = _fixed_remarks(fit, "mu" if mean else parameter)
+    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), remarks, "fit.fixef()")
 
 
 def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
@@ -14,7 +16,9 @@ from polars_glmm.likelihood.given import (
     hold_fixed_effects,
     labels_of,
     meant,
+    of_levels,
     restore_fixed_effects,
+    spelled_out,
 )
 from polars_glmm.likelihood.identify import Findings, Residual, RowFacts, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
@@ -48,14 +52,15 @@ def estimate(
     reached, ModelError for given parameters that do not exist or cannot be held.
     """
     with one_blas_thread():
-        reduced = hold_fixed_effects(design, given.fixed)
+        given = replace(given, fixed=of_levels(design, family, given.fixed))
+        reduced = hold_fixed_effects(design, given.fixed, family.curve)
         model = prepare(reduced, family, method, control, by_rows=by_rows and bool(design.further))
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
-        given = meant(model, given)
+        given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))
         engine = estimate_products if model.exact else _estimate_rows
         found = engine(model, findings, given)
-        return restore_fixed_effects(found, design.mu.names, design.further, given.fixed)
+        return restore_fixed_effects(found, design.mu.labels, design.further, given.fixed)
 
 
 def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
@@ -76,6 +81,6 @@ def estimate_summaries(model: ProductModel, names: tuple[str, ...], given: Given
     with one_blas_thread():
         residual = Residual(constant=True, held="phi" in given.fixed)
         findings = check(ProductStructure(model.stats, model.effects), model.family, residual=residual)
-        given = meant(model, given)
+        given = spelled_out(model, meant(model, given))
         check_names(model, given, known=names)
         return restore_fixed_effects(estimate_products(model, findings, given), names, (), given.fixed)

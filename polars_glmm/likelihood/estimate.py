@@ -111,6 +111,7 @@ class Estimate:
     phi                      the constant dispersion on its natural scale (gaussian: σ), None if modelled or absent,
                              inf for a negative binomial without overdispersion
     sizes                    coefficients of each parameter in gamma; empty: all are phi's
+    first                    the parameter that beta is of: mu, or the first of a curve
     others                   further constant parameters by name, on their natural scale
     report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, constants: phi first]; vech = lower triangle by
                              rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances only
@@ -151,6 +152,7 @@ class Estimate:
     working: Working | None = None
     others: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    first: str = "mu"
 
     @property
     def constants(self) -> dict[str, float]:
@@ -160,7 +162,7 @@ class Estimate:
     @property
     def coefficients(self) -> dict[str, Vec]:
         """Coefficients by the parameter that has them in a formula."""
-        found, start = {"mu": self.beta}, 0
+        found, start = {self.first: self.beta}, 0
         for name, size in (self.sizes or {"phi": len(self.gamma)}).items():
             found[name] = self.gamma[start : start + size]
             start += size

@@ -15,6 +15,8 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design, Predictor
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families.base import Family
+from polars_glmm.families.curve import Curve
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.parameters.names import Parametrised, TermPlace, parameter_names
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -82,6 +84,27 @@ def meant(model: Parametrised, given: Given) -> Given:
         if not all(name in asked or name in given.fixed for name in group):
             asked = {name: value for name, value in asked.items() if name not in group}
     return replace(given, start=asked)
+
+
+def spelled_out(model: Parametrised, given: Given) -> Given:
+    """A value of a whole parameter of a curve, start={"Asym": 200}, as that of its coefficients: the same in all rows.
+
+    Raises ModelError for a parameter that no coefficients make constant, and for holding several by one value.
+    """
+    start, fixed = dict(given.start), dict(given.fixed)
+    for part in model.parts:
+        if part.basis is None or part.parameter not in {**start, **fixed} or part.parameter in part.labels:
+            continue
+        constant = part.basis.constant
+        if constant is None or (part.parameter in fixed and len(constant) > 1):
+            names = enumerate_names(part.labels)
+            msg = f"{part.parameter!r} has no single value: give its coefficients, {names}."
+            raise ModelError(msg)
+        for values in (start, fixed):
+            if part.parameter in values:
+                level = values.pop(part.parameter)
+                values.update(zip(part.labels, (constant * level).tolist(), strict=True))
+    return replace(given, start=start, fixed=fixed) if not isinstance(given.start, OfFit) else given
 
 
 def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) -> None:
@@ -197,13 +220,34 @@ def _correlation_root(values: Sequence[float], r: int, names: Sequence[str]) -> 
         raise ModelError(msg) from None
 
 
-def hold_fixed_effects(design: Design | StoredDesign, fixed: Mapping[str, float]) -> Design | StoredDesign:
+def of_levels(design: Design | StoredDesign, family: Family, fixed: Mapping[str, float]) -> Mapping[str, float]:
+    """Held parameters of a curve by the names of their coefficients: {"scal": 350} holds "scal: Intercept".
+
+    Raises ModelError for one that is more than a constant.
+    """
+    curve = family.curve
+    if curve is None or not set(curve.parameters) & set(fixed):
+        return fixed
+    found = dict(fixed)
+    for one in design.predictors:
+        if one.parameter in found and one.parameter in curve.parameters:
+            if one.names != ("Intercept",):
+                msg = f"{one.parameter!r} has no single value: hold its coefficients, {enumerate_names(one.labels)}."
+                raise ModelError(msg)
+            found[one.labels[0]] = found.pop(one.parameter)
+    return found
+
+
+def hold_fixed_effects(
+    design: Design | StoredDesign, fixed: Mapping[str, float], curve: Curve | None = None
+) -> Design | StoredDesign:
     """The design with held fixed effects of all predictors moved to its offsets.
 
-    Raises ModelError where no coefficient of a parameter beyond mu is left.
+    Raises ModelError where no coefficient of a parameter beyond mu, or beyond a curve, is left.
     """
     for one in design.further:
-        if all(name in fixed for name in one.labels):
+        of_mean = curve is not None and one.parameter in curve.parameters
+        if not of_mean and all(name in fixed for name in one.labels):
             msg = f"fixed= holds all coefficients of {one.parameter} ({enumerate_names(list(one.labels))}): "
             msg += (
                 'known variances are precision=, one over the variance of each row, with fixed={"phi": 1}.'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.errors import ColumnError, brief
 from polars_glmm.frames.levels import is_label
 from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
+from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded
 from polars_glmm.prediction.variances import FREEDOM, VARIANCE, variance, variance_with_freedom
@@ -64,9 +65,13 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     With an interval FREEDOM as well, where its reference is t. MISSING is true of rows whose fixed part is not
     estimable, and carries the guard: whatever is derived from the others must be made null by it, and so keeps it.
     """
+    curve = CurvePart.of(fitted) if purpose.parts[0] == 0 else None
+    if curve is not None:
+        purpose = replace(purpose, parts=(*curve.places, *(k - 1 + len(curve.places) for k in purpose.parts[1:])))
     part, factors = purpose.parts[0], purpose.acting
     fixed = fitted.fixed(fitted.recipe.spec.family.parameters[part].name)
-    designs = fixed.inputs.union(*(factor.slope_inputs(*purpose.parts) for factor in factors))
+    inputs = fixed.inputs if curve is None else curve.inputs
+    designs = inputs.union(*(factor.slope_inputs(*purpose.parts) for factor in factors))
     used = designs.union(purpose.also_used, *(factor.recipe.keys for factor in factors))
     require_columns(schema, used, purpose.verb)
     require_dtypes(schema, designs, fitted.recipe)
@@ -81,8 +86,15 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
         checks += [factor.check(missing, purpose.remedy) for factor in factors]
     elif purpose.new_levels == "null" and factors:
         incomplete = pl.any_horizontal(missing, *(factor.unseen() for factor in factors))
-    if fixed.undetermined is not None:
-        incomplete = pl.any_horizontal(incomplete, fixed.undetermined)
+    unclear = curve.undetermined() if curve is not None else [fixed.undetermined]
+    incomplete = pl.any_horizontal(incomplete, *(one for one in unclear if one is not None))
+    if curve is not None:
+        values = curve.value().alias(FIXED), curve.value(factors).alias(ETA)
+        frame = frame.with_columns(guarded(incomplete, checks).alias(MISSING), *values)
+        if not purpose.std_error:
+            return frame
+        spread = curve.variance(factors, pl.col(MISSING)).sqrt().alias(STD_ERROR)
+        return frame.with_columns(curve.slopes(factors).alias(SLOPES)).with_columns(spread)
     columns = [
         guarded(incomplete, checks).alias(MISSING),
         fixed.value().alias(FIXED),

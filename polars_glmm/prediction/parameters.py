@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import only_phi
+from polars_glmm.families.base import beyond_parameters, only_phi
 from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import MODEL, JoinedFactor, balanced_sum
@@ -118,7 +118,7 @@ class Parameters:
         """The fixed part of a family parameter with its estimates and their covariance matrices."""
         recipe: PredictorRecipe = self.recipe.predictor(parameter)
         nodes = tuple(column.node for column, kept in zip(recipe.columns, recipe.kept, strict=True) if kept)
-        p, mean = self.beta.shape[1], parameter == "mu"
+        p, mean = self.beta.shape[1], parameter in ("mu", self.recipe.predictors[0].parameter)
         own = slice(0, p) if mean else self._of_gamma(parameter)
         name, values, before = ("beta", self.beta, 0) if mean else ("gamma", self.gamma, p)
         places = range(own.start - before, own.stop - before)
@@ -190,8 +190,14 @@ class Parameters:
 
 
 def refuse_random_phi(fitted: Parameters, what: str) -> None:
-    """Raise ModelError for what integrates over random effects of the mean alone, where other predictors have some."""
-    for k, parameter in enumerate(fitted.recipe.spec.family.parameters[1:], start=1):
+    """Raise ModelError for what integrates over random effects of a linear predictor of the mean alone."""
+    if fitted.recipe.spec.family.curve is not None:
+        msg = (
+            f"{what} is of models whose random effects are added to one linear predictor, and this one is nonlinear in "
+            "them. simulate() draws new responses."
+        )
+        raise ModelError(msg)
+    for k, parameter in beyond_parameters(fitted.recipe.spec.family):
         if any(factor.on(k) for factor in fitted.factors):
             on = parameter.name
             msg = f"{what} is of models whose random effects are on the mean alone, and this one has some on {on}."

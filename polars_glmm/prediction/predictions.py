@@ -201,7 +201,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     family = fitted.recipe.spec.family
     place = next((k for k, one in enumerate(family.parameters) if k and one.name == request.kind), 0)
     plain = request.random != "integrate" and request.interval != "prediction"
-    if plain and request.kind in SEVERAL and not only_phi(family):
+    if plain and request.kind in SEVERAL and not only_phi(family) and family.curve is None:
         return _of_several(frame, schema, fitted, request)
     known = _known_freedom(fitted, request.df)
     half_width = _quantile(request.conf_level, known)

@@ -18,6 +18,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.frames.aggregates import aggregated
 from polars_glmm.prediction.columns import INTERNAL
+from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, NewLevels, Purpose, add_linear_predictor
@@ -88,6 +89,10 @@ def with_quantity(
         return _integrated(frame, schema, fitted, wanted, link)
     purpose = Purpose(wanted.verb, chosen(fitted.factors, wanted.random), wanted.new_levels)
     frame = add_linear_predictor(frame, schema, fitted, purpose)
+    curve = CurvePart.of(fitted)
+    if curve is not None:
+        frame = frame.with_columns(curve.slopes(curve.acting(purpose.factors)).alias(SLOPES))
+        nodes = curve.steered()
     name, eta = link.name if wanted.scale == "response" else "identity", pl.col(ETA)
     slope = slope_of(name, eta)
     gradient = tuple(slope * node.to_expr() for node in nodes)

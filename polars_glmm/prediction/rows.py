@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import column
-from polars_glmm.families.base import Rows
+from polars_glmm.families.base import Rows, beyond_parameters
 from polars_glmm.prediction.columns import INTERNAL, require_columns
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.inverse_links import mean_of
@@ -25,7 +25,11 @@ PHI = f"{INTERNAL}phi"
 
 def phi_inputs(fitted: Parameters) -> frozenset[str]:
     """Columns that parameters beyond the mean depend on: none unless one has a formula."""
-    return frozenset[str]().union(*(fitted.fixed(part.parameter).inputs for part in fitted.recipe.predictors[1:]))
+    return frozenset[str]().union(*(fitted.fixed(name).inputs for name in _with_formulas(fitted)))
+
+
+def _with_formulas(fitted: Parameters) -> list[str]:
+    return [one.name for _, one in beyond_parameters(fitted.recipe.spec.family) if fitted.models(one.name)]
 
 
 def with_phi(
@@ -43,12 +47,11 @@ def with_phi(
     estimable is marked as missing.
     """
     require_columns(schema, phi_inputs(fitted), verb)
-    lost = [part.undetermined for one in fitted.recipe.predictors[1:] for part in [fitted.fixed(one.parameter)]]
-    lost = [one for one in lost if one is not None]
+    lost = [one for name in _with_formulas(fitted) if (one := fitted.fixed(name).undetermined) is not None]
     if lost:
         frame = frame.with_columns(pl.any_horizontal(pl.col(MISSING), *lost).alias(MISSING))
     values = []
-    for k, parameter in enumerate(fitted.recipe.spec.family.parameters[1:], start=1):
+    for k, parameter in beyond_parameters(fitted.recipe.spec.family):
         if not fitted.models(parameter.name):
             values.append(fitted.constant(parameter.name).alias(parameter.name))
             continue
@@ -61,7 +64,7 @@ def with_phi(
 
 def beyond(values: pl.Series, family: Family) -> Any:
     """What a family takes beyond the mean, from PHI of rows."""
-    names = [one.name for one in family.parameters[1:]]
+    names = [one.name for _, one in beyond_parameters(family)]
     if len(names) < 2:
         return values.cast(pl.Float64).to_numpy() if names else None
     return tuple(values.struct.field(name).cast(pl.Float64).to_numpy() for name in names)

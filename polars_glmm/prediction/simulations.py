@@ -15,6 +15,7 @@ from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.curve import ARGUMENTS, CurvePart
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
@@ -108,7 +109,10 @@ def collected_rows(
     parts = all_parts(fitted.recipe.spec.family)
     purpose = Purpose(verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=parts)
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb=verb)
-    needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *sorted(sizes)])
+    curve = CurvePart.of(fitted)
+    if curve is not None:
+        frame = frame.with_columns(curve.arguments().alias(ARGUMENTS))
+    needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *([] if curve is None else [ARGUMENTS]), *sorted(sizes)])
     for factor in factors:
         needed.append(pl.col(factor.level_names))
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
@@ -123,17 +127,21 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     complete[complete] = possible_sizes(sizes_of(fitted.recipe, rows.filter(complete)), fitted.recipe)
     used = rows.filter(complete)
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
-    fixed, sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
+    fixed, sizes, curve = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used), CurvePart.of(fitted)
+    n_mean = 1 if curve is None else len(curve.parts)
     phi = beyond(used[PHI], family)
     draws = []
     for _ in range(n):
-        eta = fixed.copy()
+        of_mean = np.zeros((n_mean, len(fixed)))
         moved: dict[int, Vec] = {}
         for factor in factors:
             for part, effect in factor.effects(rng).items():
-                moved[part] = moved[part] + effect if part in moved else effect
+                if part < n_mean:
+                    of_mean[part] += effect
+                else:
+                    moved[part] = moved[part] + effect if part in moved else effect
+        eta = fixed + of_mean[0] if curve is None else curve.moved(used[ARGUMENTS], of_mean)
         y = np.full(rows.height, np.nan)
-        eta += moved.pop(0, 0.0)
         y[complete] = family.simulate(rng, family.mean(eta), moved_beyond(family, phi, moved), sizes)
         if fitted.recipe.response.proportion:
             y[complete] /= sizes.trials

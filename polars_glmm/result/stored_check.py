@@ -102,7 +102,8 @@ def check_batch(batch: Batch) -> None:
 def _counts(recipe: Recipe) -> tuple[int, int, list[list[int]]]:
     """Columns kept of mu and of phi, and the numbers of effects of the terms of each group."""
     p, s = (
-        sum(sum(one.kept) for one in recipe.predictors if (one.parameter == "mu") is mean) for mean in (True, False)
+        sum(sum(one.kept) for place, one in enumerate(recipe.predictors) if (place == 0) is mean)
+        for mean in (True, False)
     )
     return p, s, [[len(term.columns) for term in factor.terms] for factor in recipe.factors]
 

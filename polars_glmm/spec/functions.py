@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
-Kind: TypeAlias = Literal["elementwise", "learned", "categorical", "contrast", "special"]
+from .forms import FORMS
+
+Kind: TypeAlias = Literal["elementwise", "learned", "categorical", "contrast", "special", "curve"]
 
 
 class Signature(NamedTuple):
@@ -47,6 +49,7 @@ SIGNATURES: dict[str, Signature] = {
     "contr.poly": Signature("contrast", ("scores*",)),
     "offset": Signature("special", ("x",)),
     "cbind": Signature("special", ("success", "failure")),
+    **{name: Signature("curve", (*form.inputs, *form.parameters)) for name, form in FORMS.items()},
 }  # fmt: skip
 """Every function, under its canonical name."""
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
+from polars_glmm.families.nonlinear import nonlinear
 from polars_glmm.families.registry import resolve_family, with_zeros
 from polars_glmm.families.zero_inflated import PARAMETER as ZERO_PARAMETER
 
 from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
+from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
 from .parser import Tree, parse_formula
-from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, render
+from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
 
@@ -43,6 +45,7 @@ class ModelSpec:
     formulas     as understood, random terms of groups= included; reading them again gives the same model
     predictors   mu first, then other parameters with a formula of their own, in the order of the family's
     shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
+    inputs       of a nonlinear model: arithmetic on columns that its curve takes, beside its parameters
     """
 
     formulas: tuple[str, ...]
@@ -56,6 +59,7 @@ class ModelSpec:
     precision: str | None = None
     shorthands: tuple[Shorthand, ...] = ()
     asked: Method | None = None
+    inputs: tuple[Expression, ...] = ()
 
     @property
     def formula(self) -> str:
@@ -77,7 +81,7 @@ class ModelSpec:
     def columns(self) -> tuple[str, ...]:
         """Every column of the frame the model uses, each once."""
         named = (self.trials, self.offset, self.frequency, self.precision)
-        found = [*self.response.columns()]
+        found = [*self.response.columns(), *(name for one in self.inputs for name in columns(one))]
         for part in self.predictors:
             found += part.columns()
         return tuple(dict.fromkeys([*found, *(name for name in named if name is not None)]))
@@ -85,6 +89,7 @@ class ModelSpec:
     def _expressions(self) -> Iterator[Expression]:
         """Every expression of the formulas."""
         yield self.response.success
+        yield from self.inputs
         for part in self.predictors:
             yield from part.offsets
             for term in (*part.fixed, *(one for random in part.random for one in random.design)):
@@ -132,23 +137,31 @@ class ModelSpec:
             raise FormulaError(msg)
         resolved = resolve_family(family, link)
         asked = None if method is None else resolve_method(method)
-        tree = parse_formula(formulas[0])
-        response = _response(tree)
-        mu = predictor(tree, "mu")
         if any(_names_zeros(text) for text in formulas[1:]):
             resolved = with_zeros(resolved)
-        further = _further(formulas[1:], resolved)
         shorthands = read_groups(groups)
-        waiting = tuple(entry for entry in shorthands if entry.open)
-        if not waiting:  # nothing needs the frame: settled here
-            mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
-            shorthands = ()
-        predictors = (mu, *(part for part, _ in further))
+        curve = _curve(formulas, resolved)
+        if curve is not None:
+            _refuse_beside_curve(groups=groups, offset=offset, trials=trials)
+            resolved = nonlinear(resolved, curve.curve)
+            response = Response(curve.response)
+            further = _further((*formulas[1:], *_constants(formulas, curve)), resolved, first=0)
+            understood, first = f"{response.text} ~ {curve.curve.text}", tuple[PredictorTerms, ...]()
+        else:
+            tree = parse_formula(formulas[0])
+            response = _response(tree)
+            mu = predictor(tree, "mu")
+            further = _further(formulas[1:], resolved)
+            if not any(entry.open for entry in shorthands):  # nothing needs the frame: settled here
+                mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
+                shorthands = ()
+            understood, first = _understood(tree, response, mu), (mu,)
+        predictors = (*first, *(part for part, _ in further))
         for part in predictors:
             _refuse_double_terms(part.random)
         _refuse_labels_apart(predictors)
         spec = cls(
-            formulas=(_understood(tree, response, mu), *(_understood(text, None, part) for part, text in further)),
+            formulas=(understood, *(_understood(text, None, part) for part, text in further)),
             response=response,
             family=resolved,
             method=_resolve_method(asked, resolved, predictors, open_terms=bool(shorthands)),
@@ -159,6 +172,7 @@ class ModelSpec:
             precision=_column("precision", precision),
             shorthands=shorthands,
             asked=asked,
+            inputs=() if curve is None else curve.inputs,
         )
         _refuse_misfits(spec)
         return spec
@@ -185,8 +199,31 @@ def _names_zeros(text: str) -> bool:
     return text.partition("~")[0].strip() == ZERO_PARAMETER
 
 
-def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorTerms, Tree]]:
-    """Formulas after the first, in the order of the family's parameters: one each, named on the left of '~'."""
+def _curve(formulas: tuple[str, ...], family: Family) -> NonlinearFormula | None:
+    """The first formula of a nonlinear model; None of any other."""
+    known = {one.name for one in family.parameters}
+    named = [name for name in (text.partition("~")[0].strip() for text in formulas[1:]) if name not in known]
+    return read_nonlinear(formulas[0], named) if is_nonlinear(formulas[0], named) else None
+
+
+def _constants(formulas: tuple[str, ...], curve: NonlinearFormula) -> tuple[str, ...]:
+    """Formulas of the parameters of a self-starting form that have none of their own: one number each."""
+    named = {text.partition("~")[0].strip() for text in formulas[1:]}
+    return tuple(f"{quoted(name)} ~ 1" for name in curve.curve.parameters if not {name, quoted(name)} & named)
+
+
+def _refuse_beside_curve(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            msg = f"{name}= means nothing beside a curve: write what it says in the formulas of the parameters."
+            raise ModelError(msg)
+
+
+def _further(formulas: tuple[str, ...], family: Family, first: int = 1) -> list[tuple[PredictorTerms, Tree]]:
+    """Formulas after the first, in the order of the family's parameters: one each, named on the left of '~'.
+
+    first   the first parameter that they may name
+    """
     found: dict[int, tuple[PredictorTerms, Tree]] = {}
     names = [one.name for one in family.parameters]
     for text in formulas:
@@ -196,8 +233,8 @@ def _further(formulas: tuple[str, ...], family: Family) -> list[tuple[PredictorT
         if parameter == "phi" and parameter not in names:
             message = f"The {family.name} family has no dispersion phi to model."
             raise FormulaError(message, tree.text, *span)
-        if parameter not in names[1:]:
-            known = names[1:] or ["phi"]
+        if parameter not in names[first:]:
+            known = names[first:] or ["phi"]
             said = enumerate_names([f"{name} ~ …" for name in known], "or")
             message = f"A further formula names a parameter of the family, {said}; {parameter!r} is none."
             raise FormulaError(message + suggest(parameter, known), tree.text, *span)

@@ -59,6 +59,19 @@ def parse_formula(text: str) -> Tree:
 
 
 @lru_cache(maxsize=256)
+def parse_curve(text: str) -> Tree:
+    """`response ~ curve` as a tree with arithmetic on both sides. Raises FormulaError with the place marked."""
+    parser = _Parser(text)
+    parser.curved = True
+    parser.require_tilde()
+    left = None if parser.at("~") else parser.expression(0, arithmetic=True)
+    parser.expect("~", "A formula is written as 'response ~ curve'")
+    right = parser.expression(0, arithmetic=True)
+    parser.finish()
+    return Tree(text, left, right)
+
+
+@lru_cache(maxsize=256)
 def parse_terms(text: str) -> Tree:
     """Terms alone, as in groups={"g": "1 + x"}."""
     parser = _Parser(text)
@@ -79,6 +92,7 @@ class _Parser:
             raise FormulaError(msg)
         self.text, self.tokens, self.index, self.depth = text, tokenize(text), 0, 0
         self.contrast_allowed = False  # the next call may be a contrast: an argument of C() begins
+        self.curved = False  # the formula is that of a nonlinear model
 
     @property
     def token(self) -> Token:
@@ -275,6 +289,9 @@ class _Parser:
         if function in ("offset", "cbind") and (arithmetic or function == "cbind") and not self.response_start(token):
             place = "stands alone before '~'" if function == "cbind" else "is a term of its own"
             raise self.error(f"{function}() {place}.", token)
+        if SIGNATURES[function].kind == "curve" and not self.curved:
+            message = f"{token.text}() is the curve of a nonlinear model: it stands in the first formula."
+            raise self.error(message, token)
         if SIGNATURES[function].kind == "contrast" and not self.contrast_allowed:
             raise self.error(f"{token.text}() belongs inside C(), as in C(f, {token.text}).", token)
         self.contrast_allowed = False

@@ -17,7 +17,7 @@ from polars_glmm import Control
 from polars_glmm.control import Memory, Rows
 from polars_glmm.likelihood.marginal import fit as fitting
 from polars_glmm.likelihood.marginal.divided import divide, over
-from polars_glmm.likelihood.marginal.engine import RowEngine
+from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows.shards import Asking, AtHand, Shard, Shards
 
@@ -74,7 +74,6 @@ MODELS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
 @contextmanager
 def in_shards(model: Model, engine: RowEngine, parts: int) -> Iterator[RowEngine]:
     made = divide(model, engine, parts)
-    assert made is not None
     yield over(engine, Shards(Pickling([Shard(rows) for rows in made.shards]), made.whole))
 
 
@@ -94,8 +93,8 @@ def sharded(monkeypatch: pytest.MonkeyPatch, parts: int) -> Iterator[list[int]]:
     seen: list[int] = []
 
     @contextmanager
-    def divided(model: Model, engine: RowEngine) -> Iterator[RowEngine]:
-        with in_shards(model, engine, parts) as there:
+    def divided(model: Model) -> Iterator[RowEngine]:
+        with in_shards(model, row_engine(model), parts) as there:
             assert isinstance(there.marginal.rows, Shards)
             seen.append(len(there.marginal.rows.whole.places))
             yield there
@@ -169,9 +168,9 @@ def test_shards_that_forget_and_questions_asked_twice_change_nothing(
     here = polars_glmm.fit(DATA, *formulas, **options)
 
     @contextmanager
-    def divided(model: Model, engine: RowEngine) -> Iterator[RowEngine]:
+    def divided(model: Model) -> Iterator[RowEngine]:
+        engine = row_engine(model)
         made = divide(model, engine, 3)
-        assert made is not None
         yield over(engine, Shards(Forgetful([Shard(rows) for rows in made.shards], made.shards), made.whole))
 
     with monkeypatch.context() as patch:

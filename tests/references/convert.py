@@ -56,9 +56,10 @@ HETEROSCEDASTIC = {
 """Residual structures that are a formula of phi here (nlme: varIdent, varExp), with that formula."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
-    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "zi_formula", "method", "n_agq", "weights",
-    "contrasts", "design", "what", "table", "by", "by_levels", "fits", "situation", "r_call", "r_behaviour",
-    "recommended_behaviour", "software", "primary_engine", "engines", "results", "tolerance", "seed_reported", "notes",
+    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "zi_formula",
+    "random_formula", "start", "method", "n_agq", "weights", "contrasts", "design", "what", "table", "by", "by_levels",
+    "fits", "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine", "engines",
+    "results", "tolerance", "seed_reported", "notes",
 )  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def why_not(entry: dict[str, Any]) -> str:
     if entry["id"] in HETEROSCEDASTIC:
         return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
-    if kind in ("ordinal", "nonlinear"):
+    if kind == "ordinal":
         return f"{kind} model"
     if kind in LATER:
         return LATER[kind]

@@ -117,7 +117,7 @@ def translated(names: Sequence[str], frame: pl.DataFrame, contrasts: Mapping[str
 
 
 def fixed(entry: Entry, component: str) -> pl.DataFrame:
-    """Fixed effects of "cond" (the mean), "disp" (log phi) or "zi" (logit zi) as `term, estimate, std_error`, terms in our names."""
+    """Fixed effects of "cond" (the mean), "disp" (log phi) or "zi" as `term, estimate, std_error`, terms our names."""
     rows = [row for row in entry["results"]["fixed"] if row["component"] == component]
     names = translated([row["term"] for row in rows], data(entry), coding(entry))
     halved = component == "disp" and entry["family"] == "gaussian" and entry["kind"] != "two_part"

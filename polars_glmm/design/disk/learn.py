@@ -23,7 +23,7 @@ from polars_glmm.design.predictors import (
 )
 from polars_glmm.design.rank import Judged, judge_moments
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe
-from polars_glmm.design.response import all_integers, response_recipe, success_node
+from polars_glmm.design.response import all_integers, input_nodes, response_recipe, success_node
 from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.errors import ColumnError, ResourceError, ResponseError, counted, enumerate_names
@@ -100,6 +100,7 @@ def learn_stored(
         predictors=tuple(part.recipe for part in made),
         factors=tuple(factor for factor, _ in counted),
         categoricals=variables.categoricals,
+        inputs=input_nodes(spec, variables),
     )
     notes += text_notes(spec, variables.categoricals)
     level_rows = counted[0][1] if counted else np.empty(0, dtype=np.int64)

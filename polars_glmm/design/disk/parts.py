@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.families.base import heads_of_inputs, inputs_of
 from polars_glmm.spill import Spill, SpillFile
 from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
 
@@ -268,6 +269,7 @@ class StoredDesign:
             mu=mu,
             further=tuple(further),
             factors=tuple(replace(f, z=self._taken(records, layout.z), codes=codes) for f in shape.factors),
+            inputs=inputs_of(head),
         )
 
 
@@ -321,6 +323,7 @@ def head_of(design: Design) -> dict[str, Vec]:
         "trials": design.trials,
         "frequency": design.frequency,
         "precision": design.precision,
+        **heads_of_inputs(design.inputs),
         **{offset_name(one.parameter): one.offset for one in design.predictors},
     }
     return {name: values for name, values in found.items() if values is not None}

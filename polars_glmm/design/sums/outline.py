@@ -322,7 +322,7 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
                 own, parts = own + made, parts + (term.part,) * len(made)
                 named += (term.parameter,) * len(made)
                 notes += independent_levels(term, made)
-            recipes.append(TermRecipe(members[0].structure, own, *((parts, named) if any(parts) else ())))
+            recipes.append(TermRecipe(members[0].structure, own, *((parts, named) if set(named) != {"mu"} else ())))
         unknown = pl.DataFrame(schema={key: dtypes[key] for key in keys})
         factors.append(FactorRecipe(terms[0].group, keys, unknown, tuple(recipes)))
     return tuple(factors), tuple(notes)

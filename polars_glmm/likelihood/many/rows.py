@@ -185,8 +185,7 @@ def _at(rows: slice, v: Vec) -> Vec:
 
 def data_of(data: Rows, part: Callable[[Vec], Vec]) -> Rows:
     """The data of some of the rows."""
-    y, trials, precision = data
-    return Rows(part(y), None if trials is None else part(trials), None if precision is None else part(precision))
+    return data.each(part)
 
 
 def starts(counts: IntVec) -> IntVec:

@@ -16,6 +16,7 @@ from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
+from polars_glmm.likelihood.marginal.curve_starts import curve_starts
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
 from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
 from polars_glmm.likelihood.marginal.divided import divided
@@ -23,14 +24,20 @@ from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_e
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
-from polars_glmm.likelihood.marginal.starts import bending_scale, further_starts, row_variance_of, start_size, thinned
+from polars_glmm.likelihood.marginal.starts import (
+    bending_scale,
+    linear_starts,
+    row_variance_of,
+    start_size,
+    thinned,
+    units_of,
+)
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
 from polars_glmm.likelihood.optimum.newton import Scale, invert
 from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_note, reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
-from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -64,7 +71,7 @@ Sums over rows have gradients that are rounded by ε/phi.
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     """Everything that needs its rows; a negative binomial without overdispersion ends as the Poisson it tends to."""
     clock = {"start": perf_counter()}
-    with divided(model, row_engine(model)) as engine:
+    with divided(model) as engine:
         return _estimate(model, engine, findings, given, clock)
 
 
@@ -77,7 +84,7 @@ def _estimate(
     base = _fit_glm(model, bare_engine(engine), placed)
     row_variance = row_variance_of(base.engine.marginal, base.found.x)
     if model.effects.moving != NO_EFFECTS.moving:  # what is in several predictors is measured in rows of each
-        units = (float(np.sqrt(row_variance)), *(1.0 for _ in model.parts[1:]))
+        units = units_of(base.engine.marginal, base.found.x, len(model.parts))
         model = replace(model, effects=model.effects.in_units(units))
         engine, placed = replace(engine, effects=model.effects), place(model, given)
     clock["glm"] = perf_counter()
@@ -360,14 +367,12 @@ def _of_phi_alone(model: Model) -> BoolVec:
 
 def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
     """The model without random effects: where the search starts, and the null of the likelihood-ratio test."""
-    p, rows = len(model.x.a), engine.marginal.rows
+    rows = engine.marginal.rows
     thin = thinned(rows)
-    beta, level = rowsums.first_fit(model.rows if thin is None else thin, model.family, p)
-    gamma = np.concatenate([np.empty(0), *further_starts(model, beta)])
-    starts = [np.concatenate([beta, gamma])]
-    if model.x.constant is not None:
-        flat = model.x.inward(model.x.constant * level)
-        starts.append(np.concatenate([flat, gamma]))
+    if model.family.curve is None:
+        starts = linear_starts(model, thin)
+    else:
+        starts = curve_starts(model, thin or rows, placed.values)
     at, held = placed.values[: model.n_coefficients], placed.held[: model.n_coefficients]
     limit = _longest_steps(model, 0.0)[: model.n_coefficients]
     bounds = _StepBounds(limit, held, _EXPLORING if engine.marginal.density.ceiling < np.inf else None)

@@ -148,6 +148,7 @@ def report_rows(
         at_infinity=at_infinity,
         working=None if endless.shape[1] else working,
         others={name: value for name, value in reported.constants.items() if name != "phi"},
+        first=model.parts[0].parameter,
         sizes={part.parameter: len(part.names) for part in model.parts[1:] if not part.constant},
     )
 
@@ -199,7 +200,7 @@ def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None
 
 
 def _slopes(model: Model, engine: RowEngine, done: Polished, modes: list[Mat]) -> list[Cube] | None:
-    """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where others have random effects too."""
+    """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where modes move with others too."""
     formulas = [part for part in model.parts if not part.constant]
     if model.effects.moving == NO_EFFECTS.moving and only_phi(model.family):
         formulas = formulas[:1]

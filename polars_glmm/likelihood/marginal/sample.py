@@ -104,6 +104,9 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
             return None
         return np.concatenate([p[..., mask] for p, mask in zip(parts, masks, strict=True) if p is not None], axis=-1)
 
+    def heads(part: Block) -> Mat:
+        return np.array(part.data.inputs).reshape(-1, len(part.data.y))
+
     y = joined(lambda b: b.data.y)
     assert y is not None  # every block has responses
     made, predictors = [], []
@@ -122,6 +125,7 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
         mu=predictors[0],
         further=tuple(predictors[1:]),
         factors=(),
+        inputs=tuple(np.concatenate([heads(b)[:, mask] for b, mask in zip(kept, masks, strict=True)], axis=1)),
     )
     present, places = np.unique(np.concatenate(codes), return_inverse=True)
     top = replace(model.effects.factors[0], codes=places.reshape(-1).astype(np.intp), n_levels=len(present))

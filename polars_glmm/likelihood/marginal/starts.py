@@ -20,6 +20,16 @@ _THIN_ROWS, _THIN_BEYOND = 100_000, 4
 """The model without random effects begins on so many rows where there are several times as many."""
 
 
+def linear_starts(model: Model, thin: Holder | None) -> list[Vec]:
+    """Coefficients by least squares of the predictors that the responses stand for, and those of a constant mean."""
+    beta, level = rowsums.first_fit(model.rows if thin is None else thin, model.family, len(model.x.a))
+    gamma = np.concatenate([np.empty(0), *further_starts(model, beta)])
+    starts = [np.concatenate([beta, gamma])]
+    if model.x.constant is not None:
+        starts.append(np.concatenate([model.x.inward(model.x.constant * level), gamma]))
+    return starts
+
+
 def further_starts(model: Model, beta: Vec) -> list[Vec]:
     """Coefficients of the predictors beyond the mean's from which the search without random effects begins."""
     if len(model.parts) < 2:
@@ -48,7 +58,14 @@ def row_variance_of(plain: Marginal, beta: Vec) -> float:
     """
     some = replace(plain, rows=thinned(plain.rows) or plain.rows)
     w = some.expected_curvature(Point(beta, []))
-    return 1.0 / w if w > 0 else 1.0
+    return 1.0 / w if w else 1.0
+
+
+def units_of(plain: Marginal, beta: Vec, n: int) -> list[float]:
+    """Per predictor the change that a row's spread hides: 1/√ of its mean expected curvature; 1 where none is known."""
+    some = replace(plain, rows=thinned(plain.rows) or plain.rows)
+    found = [some.expected_curvature(Point(beta, []), k) for k in range(n)]
+    return [1.0 / np.sqrt(w) if w else 1.0 for w in found]
 
 
 def start_size(model: Model, row_variance: float) -> float:

@@ -214,10 +214,11 @@ class RestrictedAt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpectedCurvature:
-    """Sum and number of the finite expected curvatures of rows without random effects."""
+    """Sum and number of the finite expected curvatures of rows in a predictor, without random effects; 0 if unknown."""
 
     density: RowDensity
     at: Point
+    part: int = 0
 
     def of(self, rows: RowBlocks) -> tuple[float, int]:
         """Those of some rows."""
@@ -225,7 +226,9 @@ class ExpectedCurvature:
         with np.errstate(all="ignore"):
             for unit in rows.units:
                 for block, own in zip(unit.blocks, fixed_parts(unit, self.at), strict=True):
-                    w = self.density.family.expected(block.data, own).w[0, 0]
+                    w = self.density.family.expected(block.data, own).w.get((self.part, self.part))
+                    if w is None:
+                        return 0.0, 0
                     finite = np.isfinite(w)
                     summed += float(w[finite].sum())
                     count += int(finite.sum())
@@ -303,7 +306,7 @@ class Marginal:
         """M = X'V⁻¹X at a point with what its derivatives are made of."""
         return self.rows.ask(RestrictedAt(self.how, at))
 
-    def expected_curvature(self, at: Point) -> float:
-        """Mean expected curvature of a row without random effects, over the rows where it is finite."""
-        summed, count = self.rows.ask(ExpectedCurvature(self.density, at))
-        return summed / max(count, 1)
+    def expected_curvature(self, at: Point, part: int = 0) -> float | None:
+        """Mean expected curvature of a row in a predictor without random effects, where finite; None: unknown."""
+        summed, count = self.rows.ask(ExpectedCurvature(self.density, at, part))
+        return summed / count if count else None

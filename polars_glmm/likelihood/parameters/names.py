@@ -43,7 +43,7 @@ class TermPlace(NamedTuple):
 
 def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[str, ...]]:
     """Names of the natural parameters, and where the covariance parameters of each term stand among them."""
-    names = list(model.names)
+    names = list(model.parts[0].labels)
     blocks = []
     factors = model.effects.factors
     for i in sorted(range(len(factors)), key=lambda i: factors[i].place):

@@ -10,7 +10,8 @@ import numpy as np
 from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Rows, beyond_mean
+from polars_glmm.families.base import Family, beyond_mean
+from polars_glmm.families.curve import ArrayAlgebra
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.typing import IntVec, Mat, Vec
@@ -39,7 +40,7 @@ class Law:
     @classmethod
     def of(cls, design: Design, family: Family, estimate: Estimate) -> Law:
         """The law of an estimate, whose fixed effects are the design's columns."""
-        coefficients, start = {"mu": estimate.beta}, 0
+        coefficients, start = {estimate.first: estimate.beta}, 0
         for one in design.further:
             coefficients[one.parameter] = estimate.gamma[start : start + len(one.names)]
             start += len(one.names)
@@ -59,16 +60,18 @@ class Law:
             for k in sorted(set(factor.part_of)):
                 moved[k] = moved.get(k, 0.0) + _effect(factor, b, columns_of(factor, k))
         at = [v if v is None or k not in moved else v + moved[k] for k, v in enumerate(self.fixed)]
-        eta, *further = at
-        assert eta is not None  # the mean has a predictor
-        with np.errstate(over="ignore"):
+        curve, design_rows = self.family.curve, design.rows
+        n_mean = 1 if curve is None else len(curve.parameters)
+        means, further = at[:n_mean], at[n_mean:]
+        with np.errstate(all="ignore"):
+            eta = means[0] if curve is None else curve.value(ArrayAlgebra(), means, design_rows.inputs)
+            assert eta is not None  # the mean has a predictor
             mu = self.family.mean(eta)
             values = [
                 self.constants[one.name] if v is None else one.link.inverse(v)
-                for one, v in zip(self.family.parameters[1:], further, strict=True)
+                for one, v in zip(self.family.parameters[n_mean:], further, strict=True)
             ]
-        rows = Rows(design.y, design.trials, design.precision)
-        return self.family.simulate(rng, mu, beyond_mean(values), rows)
+        return self.family.simulate(rng, mu, beyond_mean(values), design_rows)
 
 
 def _fixed(design: Design, family: Family, coefficients: Mapping[str, Vec]) -> tuple[Vec | None, ...]:

@@ -51,7 +51,8 @@ class Stretch:
     @property
     def data(self) -> Rows:
         design = self.design
-        return Rows(design.y[self.rows], self._part(design.trials), self._part(design.precision))
+        inputs = tuple(one[self.rows] for one in design.inputs)
+        return Rows(design.y[self.rows], self._part(design.trials), self._part(design.precision), inputs)
 
     @property
     def frequency(self) -> Vec | None:
