@@ -67,6 +67,7 @@ def fit(
     precision: str | None = None,
     by: str | Sequence[str] | None = None,
     missing: Missing = "drop",
+    residual: str | None = None,
     start: Mapping[str, float] | Fit | None = None,
     fixed: Mapping[str, float] | None = None,
     control: Control | None = None,
@@ -99,6 +100,10 @@ def fit(
         Column or columns: one model per key, returned as a FitCollection.
     missing
         `"drop"` rows with a null or NaN in a used column (a note counts them), or `"error"`.
+    residual
+        Residuals of a gaussian model that are correlated within groups: `"ar1(time | id)"` (whole steps of time, gaps
+        allowed), `"car1(time | id)"` (any times), `"cs(1 | id)"`, `"toep(time | id)"`, `"us(time | id)"` (with a
+        variance of its own for each time), `"exp(x + y | id)"` and `"gau(x + y | id)"` (coordinates).
     start, fixed
         Natural parameters by name to start from, or to hold. `start` may be a Fit: of its fixed effects, standard
         deviations and phi those are used that the new model has; the rest start as usual.
@@ -117,7 +122,7 @@ def fit(
     """
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing,
-        starting_values(start), fixed,
+        starting_values(start), fixed, residual,
     )  # fmt: skip
     chosen = _control(control)
     if by is not None:
@@ -138,6 +143,7 @@ def explain(
     frequency: str | None = None,
     precision: str | None = None,
     missing: Missing = "drop",
+    residual: str | None = None,
     control: Control | None = None,
 ) -> Explanation:
     """What `fit` would do with the same arguments, without doing it.
@@ -145,7 +151,9 @@ def explain(
     Rows, columns, levels and group sizes, the way to the likelihood, how often the source is read, and estimates of
     memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table.
     """
-    call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
+    call = Call(
+        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual
+    )
     return explain_call(_where(frame, formulas), call, _control(control))
 
 
@@ -162,13 +170,16 @@ def objective(
     frequency: str | None = None,
     precision: str | None = None,
     missing: Missing = "drop",
+    residual: str | None = None,
     control: Control | None = None,
 ) -> NaturalObjective:
     """The log-likelihood as a function of natural parameters (fixed effects, sd, correlation, dispersion).
 
     The result has `.names`, `.loglik(params)` and `.gradient(params)`.
     """
-    call = Call(formulas, groups, family, link, method, trials, offset, frequency, precision, missing)
+    call = Call(
+        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual
+    )
     return objective_of(_checked(frame, formulas), call, _control(control))
 
 
@@ -182,6 +193,7 @@ def products(
     frequency: str | None = None,
     precision: str | None = None,
     missing: Missing = "drop",
+    residual: str | None = None,
     like: Products | None = None,
     levels: Mapping[str, Sequence[Any]] | None = None,
 ) -> Products:
@@ -216,7 +228,9 @@ def products(
     if like is not None and (formulas or groups or offset or frequency or precision or levels):
         msg = "like= brings its own formula, offset, weights and levels: leave out the others."
         raise ModelError(msg)
-    call = Call(formulas, groups, "gaussian", None, method, None, offset, frequency, precision, missing)
+    call = Call(
+        formulas, groups, "gaussian", None, method, None, offset, frequency, precision, missing, residual=residual
+    )
     return make_products(_where(frame, formulas), call, like=like, levels=levels)
 
 

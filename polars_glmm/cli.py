@@ -66,6 +66,7 @@ def _fit(options: argparse.Namespace) -> None:
             offset=options.offset,
             frequency=options.frequency,
             precision=options.precision,
+            residual=options.residual,
             by=options.by,
         )
     if options.out is not None:
@@ -116,7 +117,7 @@ def _columns(options: argparse.Namespace) -> list[str]:
     from polars_glmm.spec.call import Call
 
     weights = {"trials": options.trials, "offset": options.offset}
-    weights |= {"frequency": options.frequency, "precision": options.precision}
+    weights |= {"frequency": options.frequency, "precision": options.precision, "residual": options.residual}
     try:
         spec = Call(tuple(options.formulas), options.groups, options.family, options.link, None, **weights).spec()
     except GlmmError:
@@ -196,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--offset", metavar="COLUMN", help="added to the linear predictor")
     add("--frequency", metavar="COLUMN", help="whole numbers: the row stands for that many identical rows")
     add("--precision", metavar="COLUMN", help="the variance of the row is divided by it")
+    add("--residual", metavar="TERM", help="correlation of residuals within groups, as 'ar1(time | id)'")
     add("--by", action="append", metavar="COLUMN", help="one model per value; may be repeated")
     add_nulls(add)
     add("--out", type=Path, metavar="DIR", help="write fixef, varcorr, dispersion, ranef and glance there")

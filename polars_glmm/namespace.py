@@ -55,6 +55,7 @@ class Glmm(Generic[Frame]):
         precision: str | None = None,
         by: str | Sequence[str] | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         start: Mapping[str, float] | Fit | None = None,
         fixed: Mapping[str, float] | None = None,
         control: Control | None = None,
@@ -63,7 +64,7 @@ class Glmm(Generic[Frame]):
         found = _api().fit(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, by=by, missing=missing, start=start, fixed=fixed, control=control,
+            precision=precision, by=by, missing=missing, residual=residual, start=start, fixed=fixed, control=control,
         )  # fmt: skip
         return cast("Fit | FitCollection", found)
 
@@ -80,13 +81,14 @@ class Glmm(Generic[Frame]):
         frequency: str | None = None,
         precision: str | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         control: Control | None = None,
     ) -> Explanation:
         """What `fit` would do with these arguments, and what it would cost, without fitting."""
         found = _api().explain(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, control=control,
+            precision=precision, missing=missing, residual=residual, control=control,
         )  # fmt: skip
         return cast("Explanation", found)
 
@@ -103,13 +105,14 @@ class Glmm(Generic[Frame]):
         frequency: str | None = None,
         precision: str | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         control: Control | None = None,
     ) -> NaturalObjective:
         """The log-likelihood as a function of natural parameters."""
         found = _api().objective(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, control=control,
+            precision=precision, missing=missing, residual=residual, control=control,
         )  # fmt: skip
         return cast("NaturalObjective", found)
 
@@ -123,13 +126,14 @@ class Glmm(Generic[Frame]):
         frequency: str | None = None,
         precision: str | None = None,
         missing: Missing = "drop",
+        residual: str | None = None,
         like: Products | None = None,
         levels: Mapping[str, Sequence[Any]] | None = None,
     ) -> Products:
         """Cross-products of a gaussian model, to be added, stored and fitted. Arguments as `polars_glmm.products`."""
         found = _api().products(
             self._frame, *formulas, groups=groups, method=method, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, like=like, levels=levels,
+            precision=precision, missing=missing, residual=residual, like=like, levels=levels,
         )  # fmt: skip
         return cast("Products", found)
 

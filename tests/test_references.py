@@ -24,6 +24,7 @@ BY_GROUP = translate.entries("by_group")
 TABLES = translate.entries("anova")
 SPREADS = translate.entries("heteroscedastic")
 HELD = translate.entries("held")
+CORRELATED = translate.entries("correlated")
 TWO_PARTS = translate.entries("two_part")
 ZEROS = translate.entries("zeros")
 EDGES = translate.entries("edge")
@@ -327,6 +328,45 @@ def _natural(fit: Any) -> dict[str, float]:
 
     found = variance_parameters(fit)
     return dict(zip(found.names, found.values.tolist(), strict=True))
+@pytest.mark.parametrize("name", CORRELATED)
+def test_residuals_that_are_correlated(name: str) -> None:
+    """nlme's gls and lme with a correlation, and dense likelihoods: objective there, optimum, and all it reports."""
+    entry = CORRELATED[name]
+    results, fit, frame = entry["results"], fit_of(entry, translate.data(entry)), translate.data(entry)
+    fixed = translate.fixed(entry, "cond")
+    objective = polars_glmm.objective(frame, *translate.formulas(entry), **translate.arguments(entry))
+    at = translate.correlated(entry, objective.names)
+    assert set(at) == set(objective.names)
+    assert objective.loglik(at) == pytest.approx(results["logLik"], abs=1e-5)
+    assert fit.loglik == pytest.approx(results["logLik"], abs=tolerance(entry, "logLik_abs"))
+    assert fit.glance()["df_model"].item() == results["n_params"]
+    both = fixed.join(fit.fixef().filter(parameter="mu"), on="term", suffix="_ours")
+    assert both.height == 2
+    distance = (both["estimate_ours"] - both["estimate"]) / both["std_error"]
+    assert_allclose(distance, 0, atol=tolerance(entry, "fixed_in_se_units"))
+    n, by_gls = results["n_obs"], name.startswith("pig_gls") and entry["method"] == "ML"
+    factor = np.sqrt(n / (n - both.height)) if by_gls else 1.0  # gls has it by ML too
+    assert_allclose(factor * both["std_error_ours"], both["std_error"], rtol=1e-4)
+    ours = fit.confint().filter(pl.col("quantity") != "coefficient")
+    for name_of, value in zip(objective.names, objective_values(fit, objective.names), strict=True):
+        near = max(tolerance(entry, "sd_rel"), 1e-4)
+        assert value == pytest.approx(at[name_of], rel=near, abs=1e-4), name_of
+    assert ours["status"].is_in(["ok", "at_boundary", "not_identified"]).all()
+
+
+def objective_values(fit: Any, names: tuple[str, ...]) -> list[float]:
+    """The estimates of a fit in the order of an objective's names."""
+    table = fit.fixef().select(
+        name=pl.when(pl.col("parameter") == "mu").then("term").otherwise(pl.format("phi: {}", "term")),
+        value="estimate",
+    )
+    found = dict(table.iter_rows()) | dict(fit.dispersion().select("parameter", "estimate").iter_rows())
+    for row in fit.varcorr().filter(pl.col("group") != "Residual").iter_rows(named=True):
+        if row["other_term"] is None:
+            found[f"sd({row['group']}: {row['term']})"] = row["std_dev"]
+        else:
+            found[f"cor({row['group']}: {row['term']}, {row['other_term']})"] = row["correlation"]
+    return [found[name] for name in names]
 
 
 @pytest.mark.parametrize("name", [name for name, entry in TWO_PARTS.items() if len(entry["results"]["random"]) == 1])

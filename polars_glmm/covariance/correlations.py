@@ -7,7 +7,7 @@ coordinates (exp, gau), or nothing but being different (cs). Natural parameters 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,8 +20,10 @@ class Correlation(Protocol):
     `size` is the number of places that a matrix can have at most: the largest group for cs, the number of positions
     for toep and us; the others do not ask.
 
-    kind     what a place is: "order" (whole numbers 0, 1, …), "time" (real), "coordinates" (q of them), "any"
+    kind     what a place is: "order" (whole numbers 0, 1, …), "label" (of any), "time", "coordinates", "any" (none)
+    of       what a parameter belongs to: "all", one "lag", or one "pair" of positions
     lengths  natural parameters are lengths in the unit of the places, positive; otherwise they are correlations
+    cases    names of the correlations that are cases of this one
     """
 
     @property
@@ -29,7 +31,11 @@ class Correlation(Protocol):
     @property
     def kind(self) -> str: ...
     @property
+    def of(self) -> str: ...
+    @property
     def lengths(self) -> bool: ...
+    @property
+    def cases(self) -> tuple[str, ...]: ...
 
     def count(self, size: int) -> int:
         """Number of parameters k."""
@@ -48,6 +54,17 @@ class Correlation(Protocol):
 
     def working(self, natural: Vec, size: int) -> Vec:
         """x of reported parameters; NaN where these make no correlation matrix."""
+
+
+@runtime_checkable
+class Markov(Correlation, Protocol):
+    """Correlations of a process in time, of which `markov` ones remember nothing beyond the place before."""
+
+    @property
+    def markov(self) -> bool: ...
+
+    def lag(self, x: Vec, apart: Vec) -> tuple[Vec, Vec]:
+        """The correlation of two places that are `apart`, and its derivative in x, each of the shape of `apart`."""
 
 
 def distances(places: Mat) -> Mat:
@@ -75,17 +92,23 @@ class Autoregressive:
 
     name = "ar1"
     kind = "order"
+    of = "all"
     lengths = False
+    markov = True
+    cases = ("ar1", "car1")
 
     def count(self, size: int) -> int:  # noqa: ARG002  the same for all sizes
         return 1
 
+    def lag(self, x: Vec, apart: Vec) -> tuple[Vec, Vec]:
+        rho = np.tanh(x[0])
+        return rho**apart, apart * rho ** np.maximum(apart - 1.0, 0.0) * (1.0 - rho**2)
+
     def matrix(self, x: Vec, places: Mat, size: int) -> Mat:  # noqa: ARG002
-        return np.asarray(np.tanh(x[0]) ** distances(places))
+        return self.lag(x, distances(places))[0]
 
     def slopes(self, x: Vec, places: Mat, size: int) -> Cube:  # noqa: ARG002
-        rho, apart = np.tanh(x[0]), distances(places)
-        return np.asarray(apart * rho ** np.maximum(apart - 1.0, 0.0) * (1.0 - rho**2))[None]
+        return self.lag(x, distances(places))[1][None]
 
     def natural(self, x: Vec, size: int) -> Vec:  # noqa: ARG002
         return np.tanh(x)
@@ -107,20 +130,31 @@ class Decaying:
     name: str
     kind: str
     power: int = 1
+    of = "all"
     lengths = True
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return ("ar1", self.name) if self.markov else (self.name,)
 
     def count(self, size: int) -> int:  # noqa: ARG002
         return 1
 
-    def _depth(self, x: Vec, places: Mat) -> Mat:
-        return np.asarray((distances(places) * np.exp(-x[0])) ** self.power)
+    @property
+    def markov(self) -> bool:
+        return self.kind == "time" and self.power == 1
+
+    def lag(self, x: Vec, apart: Vec) -> tuple[Vec, Vec]:
+        with np.errstate(over="ignore"):
+            depth = (apart * np.exp(-x[0])) ** self.power
+        r = np.exp(-depth)
+        return r, np.where(r > 0.0, self.power * depth * r, 0.0)
 
     def matrix(self, x: Vec, places: Mat, size: int) -> Mat:  # noqa: ARG002
-        return np.asarray(np.exp(-self._depth(x, places)))
+        return self.lag(x, distances(places))[0]
 
     def slopes(self, x: Vec, places: Mat, size: int) -> Cube:  # noqa: ARG002
-        depth = self._depth(x, places)
-        return np.asarray(self.power * depth * np.exp(-depth))[None]
+        return self.lag(x, distances(places))[1][None]
 
     def natural(self, x: Vec, size: int) -> Vec:  # noqa: ARG002
         return np.exp(x)
@@ -139,7 +173,9 @@ class Exchangeable:
 
     name = "cs"
     kind = "any"
+    of = "all"
     lengths = False
+    cases = ("cs",)
 
     def count(self, size: int) -> int:  # noqa: ARG002
         return 1
@@ -181,7 +217,9 @@ class Toeplitz:
 
     name = "toep"
     kind = "order"
+    of = "lag"
     lengths = False
+    cases = ("ar1", "car1", "cs", "toep")
 
     def count(self, size: int) -> int:
         return size - 1
@@ -238,8 +276,10 @@ class Free:
     """
 
     name = "us"
-    kind = "order"
+    kind = "label"
+    of = "pair"
     lengths = False
+    cases = ("ar1", "car1", "cs", "toep", "us")
 
     def count(self, size: int) -> int:
         return size * (size - 1) // 2

@@ -40,6 +40,12 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
     Raises ColumnError where a column is absent or no row is complete, UnknownLevelError for a label of a fixed effect
     that has no coefficient, DataChangedError for a group that the recipe should know and does not.
     """
+    if recipe.residual is not None:
+        msg = (
+            "Leverage, influence, scores and effects of other rows are of rows that are independent given the random "
+            "effects, and residual= correlates them: they are not there for this fit."
+        )
+        raise ModelError(msg)
     if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
         msg = "What is computed again from rows is of models whose random effects are on the mean, and on nothing else."
         raise ModelError(msg)

@@ -20,6 +20,7 @@ from .factors import learn_factors
 from .predictors import learn_predictor
 from .recipe import Recipe
 from .records import Design
+from .residual import learn_residual
 from .response import check_support, check_untried, input_nodes, learn_response, read_inputs, response_arrays
 from .text_numbers import text_notes
 from .variables import Variables
@@ -73,6 +74,7 @@ def learn(
     notes += response.notes
     made = [learn_predictor(part, spec.offset, variables) for part in spec.predictors]
     factors = learn_factors(spec.random, variables)
+    residual = None if spec.residual is None else learn_residual(spec.residual, table)
     recipe = Recipe(
         spec=spec,
         response=response.recipe,
@@ -80,6 +82,7 @@ def learn(
         factors=tuple(factor.recipe for factor in factors),
         categoricals=variables.categoricals,
         inputs=input_nodes(spec, variables),
+        residual=None if residual is None else residual.recipe,
     )
     design = Design(
         y=response.y,
@@ -90,10 +93,12 @@ def learn(
         further=tuple(part.predictor for part in made[1:]),
         factors=tuple(factor.factor for factor in factors),
         inputs=read_inputs(recipe.inputs, spec, variables),
+        residual=None if residual is None else residual.rows,
     )
     notes += text_notes(spec, variables.categoricals)
     notes += tuple(note for part in made for note in part.notes)
     notes += tuple(note for factor in factors for note in factor.notes)
+    notes += () if residual is None else residual.notes
     return Learned(recipe, design, notes, n_dropped, _mask(table, n_rows))
 
 

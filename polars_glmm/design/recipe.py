@@ -106,6 +106,14 @@ class ResponseRecipe:
     labels: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ResidualRecipe:
+    """What data taught about correlated residuals: the number of positions, and the names that us has for them."""
+
+    size: int
+    labels: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """A ModelSpec and all that was learned for it; inputs: what the curve of a nonlinear model takes."""
@@ -116,6 +124,7 @@ class Recipe:
     factors: tuple[FactorRecipe, ...]
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
     inputs: tuple[Node, ...] = ()
+    residual: ResidualRecipe | None = None
 
     def predictor(self, parameter: str) -> PredictorRecipe:
         """The predictor of one family parameter; "mu" is the first, whatever its name. Raises KeyError without one."""

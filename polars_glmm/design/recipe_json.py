@@ -11,7 +11,15 @@ import polars as pl
 from polars_glmm.columns import nodes
 from polars_glmm.columns.operators import FUNCTIONS, OPERATORS
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.recipe import Categorical, FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe, TermRecipe
+from polars_glmm.design.recipe import (
+    Categorical,
+    FactorRecipe,
+    PredictorRecipe,
+    Recipe,
+    ResidualRecipe,
+    ResponseRecipe,
+    TermRecipe,
+)
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import FAMILIES, resolve_family, with_zeros
@@ -49,6 +57,9 @@ def encode(recipe: Recipe) -> dict[str, Any]:
         "factors": [
             {"name": factor.name, "keys": list(factor.keys), "terms": plain(factor.terms)} for factor in recipe.factors
         ],
+        "residual": None
+        if spec.residual is None or recipe.residual is None
+        else {"text": spec.residual.text, "size": recipe.residual.size, "labels": list(recipe.residual.labels)},
         "categoricals": [
             [known.column, list(known.levels), dtypes.encode(known.dtype)] for known in recipe.categoricals.values()
         ],
@@ -58,11 +69,13 @@ def encode(recipe: Recipe) -> dict[str, Any]:
 def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
     """The recipe of `encode` with the levels of its groups. Raises ValueError (or KeyError) for any other JSON."""
     read = _READER.read
+    residual = text.get("residual")
     spec = ModelSpec.parse(
         read(text["formulas"], tuple[str, ...], "formulas"),
         family=decode_family(text["family"]),
         method=read(text["method"], Method, "method"),
         **{name: read(text[name], str | None, name) for name in _COLUMNS},
+        residual=None if residual is None else read(residual["text"], str, "residual"),
     )
     response = text["response"]
     factors = [
@@ -88,6 +101,9 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
             name: Categorical(name, read(known, tuple[str, ...], name), dtypes.decode(dtype))
             for name, known, dtype in text["categoricals"]
         },
+        residual=None
+        if residual is None
+        else ResidualRecipe(read(residual["size"], int, "size"), read(residual["labels"], tuple[str, ...], "labels")),
     )
     _check(recipe, text)
     return recipe

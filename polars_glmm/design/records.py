@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.families.base import Rows
 from polars_glmm.typing import CodeVec, Mat, Vec
 
@@ -73,6 +74,30 @@ class Predictor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ResidualRows:
+    """Groups of rows whose residuals are correlated, and where in it each row is.
+
+    structure   name of the correlation ("ar1", "cs", …)
+    codes       (n,) int32, 0 … n_groups − 1
+    places      (n, q): positions 0, 1, … of an order, times, coordinates, or nothing (q = 0)
+    size        of the largest group for cs, number of positions for toep and us
+    names       of its parameters: "rho(id)"
+    """
+
+    structure: str
+    codes: CodeVec
+    n_groups: int
+    places: Mat
+    size: int
+    names: tuple[str, ...]
+
+    @property
+    def correlation(self) -> Correlation:
+        """The correlation as an object."""
+        return CORRELATIONS[self.structure]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Design:
     """All rows of a model that survive missing values, in the order of the frame.
 
@@ -84,6 +109,7 @@ class Design:
     further     predictors of other parameters that have a formula, in the order of the family's parameters
     inputs      of the curve of a nonlinear model, each (n,)
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
+    residual    groups of rows with correlated residuals, or None
     """
 
     y: Vec
@@ -94,6 +120,7 @@ class Design:
     further: tuple[Predictor, ...]
     factors: tuple[Factor, ...]
     inputs: tuple[Vec, ...] = ()
+    residual: ResidualRows | None = None
 
     @property
     def rows(self) -> Rows:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.design.records import Design, Factor, Predictor, ResidualRows
 from polars_glmm.typing import BoolVec, CodeVec, IntVec, Mat
 
 
@@ -29,7 +29,15 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         mu=predictor(design.mu),
         further=tuple(map(predictor, design.further)),
         factors=tuple(replace(f, z=np.take(f.z, rows, axis=1), codes=f.codes[rows]) for f in design.factors),
+        residual=_residual(design.residual, rows),
     )
+
+
+def _residual(residual: ResidualRows | None, rows: IntVec) -> ResidualRows | None:
+    """Groups of correlated rows, some rows of them; rows of one group stay correlated at the places they had."""
+    if residual is None:
+        return None
+    return replace(residual, codes=residual.codes[rows], places=residual.places[rows])
 
 
 def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:

@@ -47,10 +47,12 @@ def to_bambi(fit: Answer, frame: pl.DataFrame | None = None, **options: Any) -> 
     of bambi's second parameter. Priors are bambi's weakly informative ones. bambi takes random effects of one group for
     independent a priori, written (x | g) or (x || g).
 
-    Raises ModelError for what bambi has no word for: families it lacks, precision=, frequency=, held parameters.
+    Raises ModelError for what bambi has no word for: families it lacks, precision=, frequency=, residual=, held
+    parameters.
     """
     spec = fit.spec
-    for name, value in (("precision", spec.precision), ("frequency", spec.frequency), ("fixed", fit.call.fixed)):
+    lacking = {"precision": spec.precision, "frequency": spec.frequency, "residual": spec.residual}
+    for name, value in {**lacking, "fixed": fit.call.fixed}.items():
         if value:
             msg = f"bambi has no {name}=, so that its model would be another one."
             raise ModelError(msg)

@@ -64,6 +64,10 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
         return Route("sums" if height is None or queries_pay(height, spec) else "products", n_rows=height)
     if exact(spec):
         return Route("products", why=found)
+    if spec.residual is not None:
+        if isinstance(frame, pl.DataFrame):
+            return Route("rows", why=found)
+        return _series(_room(spec, frame, control, found))
     if few_variances(spec, frame):
         route = Route("products", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
         return route if route.kind == "disk" else route._replace(kind="products")
@@ -74,7 +78,7 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
 
 def exact(spec: ModelSpec) -> bool:
     """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-    return spec.family.linear and len(spec.predictors) == 1
+    return spec.family.linear and len(spec.predictors) == 1 and spec.residual is None
 
 
 def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
@@ -162,6 +166,18 @@ def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle)
         "keep one factor."
     )
     return Route("disk", None, why, n_rows, needed, ResourceError(msg))
+
+
+def _series(route: Route) -> Route:
+    """Rows of correlated series are in memory, or nowhere."""
+    if route.kind != "disk" or route.refused is not None or route.needed is None:
+        return route
+    msg = (
+        f"{route.n_rows or 0:,} rows need about {readable(route.needed)} of memory, and models with residual= are "
+        "fitted in memory only. Allow more with "
+        f"control=Control(memory=Memory(limit={_rounded(route.needed)})), or use fewer columns or rows."
+    )
+    return route._replace(refused=ResourceError(msg))
 
 
 def _rounded(size: int) -> int:

@@ -110,7 +110,13 @@ def _room(fit: Answer) -> Callable[[int], None]:
 
 @contextmanager
 def products_again(fit: Answer) -> Iterator[tuple[Model | ProductModel, CrossProducts]]:
-    """The model of a fit, ready for computing, and its cross-products."""
+    """The model of a fit, ready for computing, and its cross-products.
+
+    Raises ModelError where residuals are correlated, of which these do not tell.
+    """
+    if fit.spec.residual is not None:
+        msg = "This needs cross-products of independent rows, and residual= correlates them: not there for this fit."
+        raise ModelError(msg)
     with frame_again(fit, data_of(fit)) as frame:
         yield _products(fit, frame)
 

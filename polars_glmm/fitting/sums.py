@@ -55,6 +55,8 @@ def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
     family = spec.family
     if not family.linear or len(spec.predictors) > 1:
         return Obstacle("")
+    if spec.residual is not None:
+        return Obstacle(f"residual={spec.residual.text!r} needs the rows of each group in their order")
     if call.fixed:
         return Obstacle("fixed= holds parameters, which sums by group cannot express")
     if any(_nowhere(factor) for factor in factors_of(spec)):

@@ -15,6 +15,7 @@ from polars_glmm.inference.varcorr import components
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.spec.residual import ResidualTerm
 
 FEW_LEVELS = 10
 """Below this many levels the asymptotic mixture is a poor guide, and p-values are called approximate."""
@@ -223,6 +224,14 @@ def _check_nested(small: Answer, large: Answer) -> None:
             f"does not. Compare their aic or bic."
         )
         raise ModelError(msg)
+    inner, outer = small.spec.residual, large.spec.residual
+    if inner is not None and not _holds(outer, inner):
+        others = "independent residuals" if outer is None else f"residual={outer.text!r}"
+        msg = (
+            f"The models are not nested: residual={inner.text!r} of the smaller one is no case of the larger one's "
+            f"{others}. Compare their aic or bic."
+        )
+        raise ModelError(msg)
     if large.loglik < small.loglik - NOT_NESTED * max(1.0, 1e-4 * abs(small.loglik)):
         msg = (
             f"The models are not nested, or one of the searches stopped early: the larger model {large.formula!r} has "
@@ -230,6 +239,11 @@ def _check_nested(small: Answer, large: Answer) -> None:
             f"fit.diagnose()."
         )
         raise ModelError(msg)
+
+
+def _holds(outer: ResidualTerm | None, inner: ResidualTerm) -> bool:
+    """Whether a correlation of residuals has another as a case."""
+    return outer is not None and outer.keys == inner.keys and inner.correlation.name in outer.correlation.cases
 
 
 def _groups(fit: Answer) -> frozenset[str]:

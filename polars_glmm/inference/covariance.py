@@ -161,6 +161,10 @@ def _kenward_roger(fit: Answer) -> CoefficientCovariance:
     """The adjusted covariance of Kenward & Roger (1997), from the cross-products of the fit's rows."""
     e = fit.estimate
     exact = exact_freedom(e, fit.spec.family)
+    if e.residual is not None:
+        other = "satterthwaite" if fit.method == "reml" else "normal"
+        msg = f"Kenward and Roger's covariance is not there for models with residual=. Use df={other!r}."
+        raise ModelError(msg)
     if fit.method != "reml" or len(e.gamma) or (exact is None and e.df_satterthwaite is None):
         other = "satterthwaite" if fit.method == "reml" else "normal"
         modelled = ", a formula for phi" if len(e.gamma) else ""

@@ -1,4 +1,4 @@
-"""The constant dispersion of a family on its natural scale."""
+"""The constant dispersion of a family and the correlation of residuals, on their natural scales."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import polars as pl
 
 from polars_glmm.inference.distributions import normal_quantile
 from polars_glmm.inference.schemas import DISPERSION, table
-from polars_glmm.inference.varcorr import log_interval, standard_error
+from polars_glmm.inference.varcorr import log_interval, residual_numbers, standard_error
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
 
+
 def dispersion(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
-    """Constant parameters with standard errors and exp(log phi ± z·se/phi); none that is absent or has a formula."""
+    """Constant parameters with standard errors and exp(log phi ± z·se/phi), then correlations of residuals.
+
+    None that is absent or has a formula. Intervals of correlations are tanh(atanh ρ ± z·se/(1 − ρ²)), of ranges as
+    those of phi.
+    """
     z, e = normal_quantile(conf_level), fit.estimate
-    rows: dict[str, list[object]] = {name: [] for name in DISPERSION}
+    rows = []
     for place, (name, value) in enumerate(e.constants.items(), start=len(e.report) - len(e.constants)):
         std_error = standard_error(e.report_vcov, place)
-        low, high = log_interval(value, std_error, z)
-        row = {"parameter": name, "estimate": value, "std_error": std_error, "conf_low": low, "conf_high": high}
-        for column, one in row.items():
-            rows[column].append(one)
-    return table(DISPERSION, rows)
+        rows.append((name, value, std_error, *log_interval(value, std_error, z)))
+    rows += [one[:5] for one in residual_numbers(e, z)]
+    return table(DISPERSION, {name: [row[k] for row in rows] for k, name in enumerate(DISPERSION)})

@@ -58,10 +58,10 @@ def rlrt(fit: Answer, term: str | None, n: int, rng: np.random.Generator | int |
     """The exact test of one variance."""
     seed = checked_seed(n, rng)
     spec = fit.spec
-    if not spec.family.linear or fit.estimate.phi is None:
+    if not spec.family.linear or fit.estimate.phi is None or spec.residual is not None:
         msg = (
-            "rlrt() is for gaussian models with identity link and one residual variance; anova(smaller, larger, "
-            "method='bootstrap') is for all."
+            "rlrt() is for gaussian models with identity link and one residual variance, without residual=; "
+            "anova(smaller, larger, method='bootstrap') is for all."
         )
         raise ModelError(msg)
     number = _term(fit, term)

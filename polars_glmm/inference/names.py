@@ -67,6 +67,11 @@ def variance_parameters(fit: Answer) -> NaturalParameters:
                 places = [int(part.places[i, i]), int(part.places[i, j]), int(part.places[j, j])]
                 slopes = [-0.5 * rho / sd[i] ** 2, 1.0 / (sd[i] * sd[j]), -0.5 * rho / sd[j] ** 2]
                 add(name, rho, places, [float(slope) for slope in slopes])
+    if estimate.residual is not None:
+        k = len(estimate.residual.values)
+        place = size - k - len(estimate.constants)
+        for j, (name, value) in enumerate(zip(estimate.residual.names, estimate.residual.values.tolist(), strict=True)):
+            add(name, value, [place + j], [1.0])
     for place, (name, value) in enumerate(estimate.constants.items(), start=size - len(estimate.constants)):
         add(name, value, [place], [1.0])
     jacobian = np.array(rows).reshape(len(rows), size)

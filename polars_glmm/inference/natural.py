@@ -15,6 +15,7 @@ from polars_glmm.inference.varcorr import (
     components,
     correlation,
     correlation_error,
+    residual_numbers,
     standard_error,
     tanh_interval,
     variance_numbers,
@@ -23,7 +24,12 @@ from polars_glmm.inference.varcorr import (
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
 
-GROUPS = {"all": None, "fixed": ("coefficient",), "random": ("sd", "correlation"), "dispersion": ("dispersion",)}
+GROUPS = {
+    "all": None,
+    "fixed": ("coefficient",),
+    "random": ("sd", "correlation"),
+    "dispersion": ("dispersion", "residual_correlation", "residual_range"),
+}
 """Words of which=, and the quantities they mean."""
 
 
@@ -63,9 +69,15 @@ def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
     for component in components(fit.estimate):
         out += _deviations(component, fit, z)
         out += _correlations(component, fit, z)
+    for one in residual_numbers(fit.estimate, z):
+        kind = "residual_range" if one.length else "residual_correlation"
+        numbers = (one.estimate, one.std_error, one.low, one.high)
+        out.append(Natural(one.name, "phi", RESIDUAL, one.name, None, kind, *numbers))
     out += phi
     for row in dispersion(fit, conf_level=conf_level).iter_rows(named=True):
         name = row["parameter"]
+        if name not in fit.estimate.constants:
+            continue  # correlations of residuals stand above
         group = RESIDUAL if fit.spec.family.residual and name == "phi" else None
         numbers = (row["estimate"], row["std_error"], row["conf_low"], row["conf_high"])
         out.append(Natural(name, name, group, None, None, "dispersion", *numbers))

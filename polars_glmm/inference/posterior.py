@@ -108,6 +108,9 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     coefficients that run off to infinity, and where the effects need rows that are gone.
     """
     e = fit.estimate
+    if e.residual is not None:
+        msg = "There are no draws by the normal approximation for residual=: fit.bootstrap() has draws of all of it."
+        raise ModelError(msg)
     if e.at_infinity is not None:
         msg = "There are no draws of estimates that run off to infinity (separation): hold them, fixed=, or drop them."
         raise ModelError(msg)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from polars_glmm.inference import numbers
 from polars_glmm.inference.cells import shorten_all, width
@@ -20,8 +21,6 @@ from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, var
 from polars_glmm.prediction.residuals import augment
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from polars_glmm.answer.record import Answer
 
 MOST_ROWS = 60
@@ -37,6 +36,8 @@ INTERVAL = ("[95% conf.", "interval]")
 """Headings of the two ends of an interval: one without the other says nothing."""
 _OF_LEVEL = re.compile(r"[^\[\]:]+\[(?:[A-Z]+\.)?(?P<level>[^\[\]]+)\]")
 """The name of a column of contrasts, such as `factor[T.level]`."""
+_MOST_SENTENCES = 4
+"""Correlations of residuals up to which each is said."""
 MANY_ROWS = 1_000_000
 """Residuals of more rows are not worth the wait when something is printed."""
 
@@ -213,9 +214,10 @@ def _residual_quartiles(fit: Answer) -> SheetTable | None:
 
 def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
-    remarks = [_dispersion_remark(fit), _null_test_remark(fit)]
+    remarks = [_dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit)]
     if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
-        return None
+        said = tuple(_correlation_remarks(fit))
+        return SheetTable("Residual", (), said) if said else None
     parts = list(components(fit.estimate))
     table = varcorr(fit)
     variances = table.filter(table["other_term"].is_null())
@@ -250,14 +252,28 @@ def _dispersion_remark(fit: Answer) -> str:
     if phi is None or fit.spec.family.residual:
         return ""
     row = dispersion(fit).row(0, named=True)
-    error = f" (std. error {numbers.real(row['std_error'], 4)})" if row["std_error"] is not None else ""
-    interval = (
-        f", 95% interval {numbers.real(row['conf_low'], 4)} to {numbers.real(row['conf_high'], 4)}"
-        if row["conf_low"] is not None
-        else ""
-    )
     name, meaning = fit.spec.family.phi_words
-    return f"{name} phi = {numbers.real(phi)}{error}{interval}. {meaning}"
+    return f"{name} phi = {numbers.real(phi)}{_spread(row)}. {meaning}"
+
+
+def _correlation_remarks(fit: Answer) -> list[str]:
+    """The correlation of residuals: a sentence for each of few parameters, or where they stand."""
+    if fit.estimate.residual is None:
+        return []
+    rows = dispersion(fit).filter(pl.col("parameter") != "phi").rows(named=True)
+    if len(rows) > _MOST_SENTENCES:
+        return [f"{len(rows)} correlations of the residuals: fit.dispersion() has them."]
+    return [
+        f"Residual {row['parameter']} = {numbers.real(row['estimate'])}{_spread(row)}" for row in rows
+    ]
+
+
+def _spread(row: dict[str, float | None]) -> str:
+    """Standard error and interval of a row of dispersion(), in words."""
+    error = f" (std. error {numbers.real(row['std_error'], 4)})" if row["std_error"] is not None else ""
+    if row["conf_low"] is None:
+        return error
+    return f"{error}, 95% interval {numbers.real(row['conf_low'], 4)} to {numbers.real(row['conf_high'], 4)}"
 
 
 def _null_test_remark(fit: Answer) -> str:

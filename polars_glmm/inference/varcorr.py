@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.inference.distributions import normal_quantile
 from polars_glmm.inference.schemas import VARCORR, table
 from polars_glmm.typing import IntVec, Mat
@@ -63,6 +64,30 @@ def components(estimate: Estimate) -> Iterator[Component]:
             parameters, labels = factor.parameter_of[own], factor.labels[own]
             yield Component(factor.name, factor.term_names[own], covariance, places, parameters, labels)
             start += r
+
+
+class ResidualNumber(NamedTuple):
+    """One parameter of the correlation of residuals with its interval; length: a range, else a correlation."""
+
+    name: str
+    estimate: float
+    std_error: float
+    low: float
+    high: float
+    length: bool
+
+
+def residual_numbers(estimate: Estimate, z: float) -> Iterator[ResidualNumber]:
+    """Correlations with tanh(atanh ρ ± z·se/(1 − ρ²)), ranges with exp(log r ± z·se/r), in the order of the report."""
+    found = estimate.residual
+    if found is None:
+        return
+    length = CORRELATIONS[found.structure].lengths
+    place = len(estimate.report) - len(found.values) - (estimate.phi is not None)
+    for k, (name, value) in enumerate(zip(found.names, found.values.tolist(), strict=True)):
+        std_error = standard_error(estimate.report_vcov, place + k)
+        ends = log_interval(value, std_error, z) if length else tanh_interval(value, std_error, z)
+        yield ResidualNumber(name, value, std_error, *ends, length)
 
 
 def varcorr(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from polars_glmm.inference.covariance import CovarianceChoice, coefficient_covar
 from polars_glmm.inference.delta import transform_covariance
 from polars_glmm.inference.names import fixed_terms
 from polars_glmm.inference.schemas import VCOV, table
-from polars_glmm.inference.varcorr import components, correlation
+from polars_glmm.inference.varcorr import components, correlation, residual_numbers
 from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def vcov(fit: Answer, *, full: bool = False, vcov: CovarianceChoice = None) -> p
     """All pairs of fixed effects of all parameters; with `full` also of the variance parameters on the report scales.
 
     `full` adds, by the delta method, parameter "log_sd" (term "Subject: Days"), "atanh_correlation"
-    (term "Subject: Intercept, Days") and "log_dispersion" (term "phi"). Pairs without a covariance are null.
+    (term "Subject: Intercept, Days") and "log_dispersion" (term "phi"); of correlated residuals "atanh_correlation"
+    (term "rho(id)") or "log_range" (term "range(id)"). Pairs without a covariance are null.
     `vcov` puts another covariance of the fixed effects in the place of the fit's own.
     """
     own = fit.estimate.vcov_fixed if vcov is None else coefficient_covariance(fit, vcov).matrix
@@ -78,6 +79,11 @@ def report_scales(fit: Answer, matrix: Mat) -> Labelled:
             places = [component.places[i, i], component.places[i, j], component.places[j, j]]
             add("atanh_correlation", name, places, _atanh_gradient(component.covariance[np.ix_([i, j], [i, j])],
                                                                    correlation(component, i, j)))  # fmt: skip
+    correlations = list(residual_numbers(estimate, 1.0))
+    for place, one in enumerate(correlations, n_report - (estimate.phi is not None) - len(correlations)):
+        with np.errstate(divide="ignore"):
+            slope = float(np.divide(1.0, one.estimate if one.length else 1.0 - one.estimate**2))
+        add("log_range" if one.length else "atanh_correlation", one.name, [place], [slope])
     if estimate.phi is not None:
         slope = 1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan
         add("log_dispersion", "phi", [estimate.phi_place], [slope])

@@ -29,6 +29,7 @@ from polars_glmm.likelihood.products.fit import estimate_products
 from polars_glmm.likelihood.products.heteroscedastic import estimate_strata
 from polars_glmm.likelihood.products.strata import strata_of
 from polars_glmm.likelihood.products.structure import ProductStructure
+from polars_glmm.likelihood.residual.fit import estimate_residual
 from polars_glmm.likelihood.rows.structure import RowStructure, StoredStructure
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
@@ -58,7 +59,7 @@ def estimate(
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))
-        engine = estimate_products if model.exact else _estimate_rows
+        engine = estimate_products if model.exact else _estimate_rows if model.residual is None else estimate_residual
         found = engine(model, findings, given)
         return restore_fixed_effects(found, design.mu.labels, design.further, given.fixed)
 

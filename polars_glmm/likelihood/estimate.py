@@ -102,6 +102,20 @@ class Working:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ResidualEstimate:
+    """The correlation of residuals.
+
+    structure   name of the correlation ("ar1")
+    names       of its parameters: "rho(id)"
+    values (k,) as reported: correlations, or lengths
+    """
+
+    structure: str
+    names: tuple[str, ...]
+    values: Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
     """A fitted model in numbers.
 
@@ -113,8 +127,9 @@ class Estimate:
     sizes                    coefficients of each parameter in gamma; empty: all are phi's
     first                    the parameter that beta is of: mu, or the first of a curve
     others                   further constant parameters by name, on their natural scale
-    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, constants: phi first]; vech = lower triangle by
-                             rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its variances only
+    report                   vector [beta, gamma, vech Σ_1, vech Σ_2, …, correlations of residuals, constants: phi
+                             first]; vech = lower triangle by rows (0,0),(1,0),(1,1),(2,0)…; a "diag" term has its
+                             variances only
     report_vcov (R, R)       its covariance matrix; NaN rows and columns where no standard error exists (boundary, not
                              identified)
     loglik                   all constants included; restricted under REML
@@ -124,6 +139,7 @@ class Estimate:
     df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p), their vcov (K, K)
     working                  what vcov_fixed was made from; None where some of it is not known
     at_infinity              fixed effects without a finite estimate, whose rows of vcov_fixed are NaN
+    residual                 the correlation of the residuals where that has parameters, or None
     null_loglik, null_df     the same fixed effects and method without random effects, for the likelihood-ratio test
     """
 
@@ -150,6 +166,7 @@ class Estimate:
     notes: tuple[Note, ...]
     at_infinity: AtInfinity | None = None
     working: Working | None = None
+    residual: ResidualEstimate | None = None
     others: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     first: str = "mu"
@@ -176,6 +193,6 @@ class Estimate:
 
 def exact_freedom(estimate: Estimate, family: Family) -> float | None:
     """n − p, where t is exact: gaussian with identity link and one σ, without random effects; else None."""
-    if estimate.factors or not family.linear or len(estimate.gamma):
+    if estimate.factors or not family.linear or len(estimate.gamma) or estimate.residual is not None:
         return None
     return float(estimate.n_obs - len(estimate.beta))

@@ -63,6 +63,8 @@ def of_estimate(names: Sequence[str], estimate: Estimate) -> OfFit:
             if bool((sd > 0).all()):
                 found |= {f"sd({factor.name}: {name})": float(one) for name, one in zip(own, sd, strict=True)}
             start += len(sd)
+    if estimate.residual is not None:
+        found |= zip(estimate.residual.names, estimate.residual.values.tolist(), strict=True)
     found |= {name: float(value) for name, value in estimate.constants.items() if 0 < value < np.inf}
     return OfFit(found)
 
@@ -79,7 +81,7 @@ def meant(model: Parametrised, given: Given) -> Given:
     if not asked:
         msg = f"start= is a fit that shares no parameter with this model, which has {', '.join(names)}."
         raise ModelError(msg)
-    whole = [model.names, *([names[b.start + k] for k in range(b.term.r)] for b in blocks)]
+    whole = [model.names, model.residual_names, *([names[b.start + k] for k in range(b.term.r)] for b in blocks)]
     for group in whole:
         if not all(name in asked or name in given.fixed for name in group):
             asked = {name: value for name, value in asked.items() if name not in group}
@@ -122,8 +124,12 @@ def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) 
         if (name == "phi" or name.startswith("sd(")) and (value < 0 or (name == "phi" and value == 0)):
             msg = f"The value given for {name!r} is {value}; it must be positive."
             raise ModelError(msg)
+        if name.startswith("range") and value <= 0 and name in model.residual_names:
+            msg = f"The value given for {name!r} is {value}; a range is positive."
+            raise ModelError(msg)
         _check_constant(model, name, value)
-        if name.startswith("cor(") and not -1.0 < value < 1.0:
+        of_residuals = name in model.residual_names and not name.startswith("range")
+        if (name.startswith("cor(") or of_residuals) and not -1.0 < value < 1.0:
             msg = f"The value given for {name!r} is {value}; a correlation lies between −1 and 1."
             raise ModelError(msg)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
-from polars_glmm.design.records import Design
+from polars_glmm.design.records import Design, ResidualRows
 from polars_glmm.families.base import Family, Parameter
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
@@ -89,9 +89,19 @@ class Model:
         return self.design.n_obs
 
     @property
+    def residual(self) -> ResidualRows | None:
+        """Groups of rows with correlated residuals."""
+        return self.design.residual if isinstance(self.design, Design) else None
+
+    @property
+    def residual_names(self) -> tuple[str, ...]:
+        """Parameters of the correlation of residuals."""
+        return () if self.residual is None else self.residual.names
+
+    @property
     def exact(self) -> bool:
         """A gaussian identity-link model with one residual variance: cross-products hold all there is to know."""
-        return not self.by_rows and self.family.linear and not self.design.further
+        return not self.by_rows and self.family.linear and not self.design.further and self.residual is None
 
     @property
     def few_variances(self) -> bool:

@@ -15,6 +15,8 @@ from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.products.engine import ProductEngine, product_engine
+from polars_glmm.likelihood.residual.engine import ResidualEngine
+from polars_glmm.likelihood.residual.fit import residual_engine
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 from polars_glmm.typing import Mat, Vec
@@ -24,7 +26,8 @@ class NaturalObjective:
     """ℓ(β, sd, correlation, φ) with all constants, and its gradient.
 
     names      fixed effects of mu; per term "sd(group: term)", then "cor(group: term, term)" by rows of the lower
-               triangle; "phi: term" (log scale) where phi has a formula, else "phi" (gaussian: σ)
+               triangle; "rho(group)" of correlated residuals; "phi: term" (log scale) where phi has a formula, else
+               "phi" (gaussian: σ)
     loglik     at a mapping from names, or a vector in their order; under REML the restricted likelihood, in which
                X'V⁻¹X is accounted for and β enters through the residual sum of squares only
     gradient   in the same parameters, (P,)
@@ -34,8 +37,8 @@ class NaturalObjective:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._engine: ProductEngine | RowEngine = product_engine(model) if model.exact else row_engine(model)
-        self._constant = 0.0 if model.exact else model.constant()
+        self._engine = _engine(model)
+        self._constant = model.constant() if isinstance(self._engine, RowEngine) else 0.0
         self._blocks, self.names = parameter_names(model)
 
     def loglik(self, params: Mapping[str, float] | Sequence[float] | Vec) -> float:
@@ -92,6 +95,8 @@ class NaturalObjective:
         out = np.zeros(len(x))
         if isinstance(self._engine, ProductEngine):
             value, beta, inner, out[-1] = self._gaussian(x[:p], scaled, float(x[-1]))
+        elif isinstance(self._engine, ResidualEngine):
+            value, beta, inner, out[len(x) - self._behind :] = self._correlated(x, scaled)
         else:
             found = self._engine.gradient(self._coefficients(x), scaled, None)
             if not np.isfinite(found.value):
@@ -129,6 +134,35 @@ class NaturalObjective:
             found.append(np.array([part.predictor(own[0])]) if part.basis is None else part.basis.inward(own))
         return np.concatenate(found)
 
+    @property
+    def _behind(self) -> int:
+        """Parameters of the residual covariance, which are the last ones."""
+        own = self._model.parts[1].own
+        return int(len(self._model.residual_names) + own.stop - own.start)
+
+    def _correlated(self, x: Vec, absolute: list[Mat]) -> tuple[float, Vec, list[Mat], Vec]:
+        """ℓ with gradients in β_c, the absolute factors, and [correlations of residuals, φ or its coefficients]."""
+        model, engine, residual = self._model, self._engine, self._model.residual
+        assert isinstance(engine, ResidualEngine)
+        assert residual is not None
+        p, k, part = len(model.x.a), len(residual.names), model.parts[1]
+        place = len(x) - self._behind
+        w = residual.correlation.working(x[place : place + k], residual.size)
+        own = x[place + k :]
+        lost = (-np.inf, np.full(p, np.nan), [np.full_like(f, np.nan) for f in absolute], np.full(self._behind, np.nan))
+        if not np.isfinite(w).all():
+            return lost
+        gamma = np.append(np.log(own) if part.basis is None else part.basis.inward(own), w)
+        shift = 0.0 if model.x.constant is None else engine.y_shift * model.x.constant
+        at = engine.value_at(absolute, gamma, model.x.inward(x[:p] - shift))
+        if at.pieces is None:
+            return lost
+        value = -at.value + (model.x.log_determinant if model.restricted else 0.0)
+        s = len(gamma) - k
+        by_phi = -at.gamma[:s] / own if part.basis is None else np.linalg.solve(part.basis.a, -at.gamma[:s])
+        by_rho = np.linalg.solve(residual.correlation.natural_slopes(w, residual.size).T, -at.gamma[s:])
+        return value, at.beta, [-g for g in at.factors], np.append(by_rho, by_phi)
+
     def _gaussian(self, beta: Vec, absolute: list[Mat], sigma: float) -> tuple[float, Vec, list[Mat], float]:
         """ℓ with gradients in β_c, the absolute factors and σ (module likelihood.products.profile, at any β)."""
         model, engine = self._model, self._engine
@@ -164,6 +198,12 @@ class NaturalObjective:
         d_sigma = -engine.nu / sigma + q / sigma**3
         d_sigma -= sum(float(np.vdot(g, lam)) for g, lam in zip(d_relative, relative, strict=True)) / sigma
         return float(value), d_beta, [g / sigma for g in d_relative], d_sigma
+
+
+def _engine(model: Model) -> ProductEngine | RowEngine | ResidualEngine:
+    if model.residual is not None:
+        return residual_engine(model)
+    return product_engine(model) if model.exact else row_engine(model)
 
 
 def _root(correlation: Mat) -> Mat | None:

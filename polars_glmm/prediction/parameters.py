@@ -86,6 +86,7 @@ class Parameters:
     report_vcov (M, R, R)   of all estimates in the order of Estimate.report
     others                  further constants by name, with their standard errors (of one fit)
     joint (P, P)            of all parameters that modes move against, beta first (of one fit); None: of beta alone
+    correlations (k,)       of the residuals, natural (of one fit), or None
     """
 
     recipe: Recipe
@@ -102,6 +103,7 @@ class Parameters:
     report_vcov: Cube | None = None
     joint: Mat | None = None
     others: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    correlations: Vec | None = None
 
     def attach(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """The frame with each row's fit and its coefficients beside it, where there are many fits."""
@@ -228,7 +230,7 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
     return Parameters(
         fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,
         freedom=_freedom(e, fit.recipe.spec.family), outward=None if e.working is None else e.working.outward,
-        report_vcov=e.report_vcov[None],
+        report_vcov=e.report_vcov[None], correlations=None if e.residual is None else e.residual.values,
         others={
             name: (value, float(np.sqrt(e.report_vcov[place, place])))
             for place, (name, value) in enumerate(e.others.items(), start=len(e.report) - len(e.others))

@@ -16,6 +16,7 @@ from polars_glmm.families.base import all_parts
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.correlated import add_normalized, residual_inputs
 from polars_glmm.prediction.given import Given
 from polars_glmm.prediction.leverage import add_leverage
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("fitted", "fixed", "resid", "resid_pearson", "resid_deviance")
 _RESIDUALS = COLUMNS[2:]
+NORMALIZED = "resid_normalized"
 _RESIDUAL = f"{INTERNAL}residual"
 PHI_FIXED = f"{INTERNAL}phi_fixed"
 """PHI with all random effects at zero."""
@@ -74,6 +76,10 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
     resid_pearson   resid / √Var(y): phi, trials and precision included
     resid_deviance  sign(resid) √d with d the unit deviance of the family
 
+    A fit with residual= has one more, of all rows of the frame together:
+
+    resid_normalized  L⁻¹ resid_pearson, LL' the correlation of the rows of one group: uncorrelated if the model holds
+
     With `quantile` also (Dunn & Smyth 1996)
 
     quantile_low, quantile_high   P(Y < y) and P(Y ≤ y) under the model, equal for continuous responses
@@ -112,7 +118,8 @@ def augment_from(frame: FrameT, fitted: Parameters, more: More) -> FrameT:
 
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More) -> pl.LazyFrame:
     names = [f"{more.prefix}{column}" for column in COLUMNS]
-    refuse_clash(schema, more.names, "set them apart with prefix=.")
+    normalized = [] if fitted.correlations is None else [f"{more.prefix}{NORMALIZED}"]
+    refuse_clash(schema, [*more.names, *normalized], "set them apart with prefix=.")
     family = fitted.recipe.spec.family
     quantiles: list[pl.Expr] = []
     if more.quantile:
@@ -122,7 +129,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
     if more.carries_seed:
         quantiles.append(pl.lit(more.seed, dtype=pl.UInt64).alias(f"{more.prefix}{SEED}"))
     response = response_inputs(fitted.recipe)
-    used = response | phi_inputs(fitted)
+    used = response | phi_inputs(fitted) | residual_inputs(fitted.recipe)
     purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used, parts=all_parts(family))
     frame = add_linear_predictor(frame, schema, fitted, purpose)
     frame = with_phi(frame, schema, fitted, verb="augment", factors=fitted.factors)
@@ -151,7 +158,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
         *(pl.col(_RESIDUAL).struct.field(name) for name in _RESIDUALS),
     ]
     outputs = [pl.when(~pl.col(MISSING)).then(value).alias(name) for value, name in zip(values, names, strict=True)]
-    return frame.select(*columns(schema), *outputs, *quantiles)
+    frame = frame.select(*columns(schema), *outputs, *quantiles)
+    return add_normalized(frame, fitted, f"{more.prefix}resid_pearson", normalized[0]) if normalized else frame
 
 
 def _residuals(family: Family, rows: Rows, mu: Vec, phi: Vec | None) -> tuple[Vec, Vec, Vec]:

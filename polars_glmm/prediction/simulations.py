@@ -15,6 +15,7 @@ from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.correlated import correlation_of, residual_inputs
 from polars_glmm.prediction.curve import ARGUMENTS, CurvePart
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
@@ -105,7 +106,7 @@ def collected_rows(
     frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, verb: str = "simulate", more: Sequence[pl.Expr] = ()
 ) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
-    factors, sizes = fitted.factors, size_inputs(fitted.recipe)
+    factors, sizes = fitted.factors, size_inputs(fitted.recipe) | residual_inputs(fitted.recipe)
     parts = all_parts(fitted.recipe.spec.family)
     purpose = Purpose(verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=parts)
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb=verb)
@@ -130,6 +131,9 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     fixed, sizes, curve = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used), CurvePart.of(fitted)
     n_mean = 1 if curve is None else len(curve.parts)
     phi = beyond(used[PHI], family)
+    together = None
+    if fitted.correlations is not None and used.height:
+        together = correlation_of(fitted.recipe, fitted.correlations, used)
     draws = []
     for _ in range(n):
         of_mean = np.zeros((n_mean, len(fixed)))
@@ -142,7 +146,12 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
                     moved[part] = moved[part] + effect if part in moved else effect
         eta = fixed + of_mean[0] if curve is None else curve.moved(used[ARGUMENTS], of_mean)
         y = np.full(rows.height, np.nan)
-        y[complete] = family.simulate(rng, family.mean(eta), moved_beyond(family, phi, moved), sizes)
+        mu, own = family.mean(eta), moved_beyond(family, phi, moved)
+        drawn = family.simulate(rng, mu, own, sizes)
+        if together is not None and own is not None:
+            scale = own if sizes.precision is None else own / np.sqrt(sizes.precision)
+            drawn = mu + scale * together.colour(((drawn - mu) / scale)[None])[0]
+        y[complete] = drawn
         if fitted.recipe.response.proportion:
             y[complete] /= sizes.trials
         draws.append(y)

@@ -209,6 +209,7 @@ def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
             f"({counted(f.n_levels, 'level', grouped=True)} of {_several(f.smallest, f.largest, unit)})"
             for f in look.factors
         ),
+        *([] if spec.residual is None else [f"residuals correlated by {spec.residual.text}"]),
         *_eliminated(gone),
         *_costs(look, plan),
         *(f"note: {note.text}" for note in look.notes),
@@ -226,6 +227,8 @@ def _where(plan: Plan) -> list[str]:
 
 def _way(look: Look, plan: Plan) -> str:
     method, n = METHODS[look.spec.method.name], len(look.factors)
+    if look.spec.residual is not None:
+        return f"{method} by passes over rows whitened within their groups: rows are collected once"
     if plan.route == "products" and not exact(look.spec):
         return f"{method} from cross-products of each residual variance: rows are read once"
     if not n:

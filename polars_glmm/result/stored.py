@@ -222,6 +222,7 @@ def _asked(call: Call, control: Control) -> Json:
             "start_is_fit": isinstance(call.start, OfFit),
             "fixed": plain(None if call.fixed is None else dict(call.fixed)),
             **{name: getattr(call, name) for name in _CALL},
+            "residual": call.residual,
         },
         "control": {
             "search": plain(control.search),
@@ -246,6 +247,7 @@ def _read_asked(text: Json) -> tuple[Call, Control]:
         start=OfFit(start) if start is not None and asked["start_is_fit"] else start,
         fixed=read(asked["fixed"], Mapping[str, float] | None, "fixed"),
         **{name: read(asked[name], str | None, name) for name in _CALL},
+        residual=read(asked.get("residual"), str | None, "residual"),
     )
     control = Control(
         search=read(steered["search"], Search, "search"),

@@ -11,6 +11,7 @@ from polars_glmm.answer.many import Batch
 from polars_glmm.answer.tally import GroupSize
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.recipe import Recipe
+from polars_glmm.design.residual import parameter_names
 from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 
 
@@ -18,7 +19,12 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
     """Raise ValueError unless the arrays of an estimate have the shapes that its recipe asks for."""
     p, s, sizes = _counts(recipe)
     reported = p + s + _entries(recipe) + len(estimate.others)
-    if recipe.spec.family.has_phi and not any(part.parameter == "phi" for part in recipe.predictors):
+    if recipe.residual is not None and recipe.spec.residual is not None:
+        names = parameter_names(recipe.spec.residual, recipe.residual.size, recipe.residual.labels)
+        _equal("residual", list(() if estimate.residual is None else estimate.residual.names), list(names))
+        _shaped("residual", None if estimate.residual is None else estimate.residual.values, len(names))
+        reported += len(names)
+    if recipe.spec.family.has_phi and "phi" not in {one.parameter for one in recipe.predictors}:
         reported += 1 if len(estimate.report) > reported else 0
     known = [one.name for one in recipe.spec.family.parameters[1:]]
     _equal("constants", [name for name in estimate.others if name not in known], [])

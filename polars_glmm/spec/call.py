@@ -31,6 +31,7 @@ class ProductArguments(TypedDict, total=False):
     frequency: str | None
     precision: str | None
     missing: Missing
+    residual: str | None
 
 
 class ModelArguments(ProductArguments, total=False):
@@ -61,6 +62,7 @@ class Call:
     missing: Missing = "drop"
     start: Mapping[str, float] | None = None
     fixed: Mapping[str, float] | None = None
+    residual: str | None = None
 
     def spec(self) -> ModelSpec:
         """The question as a ModelSpec; everything that can be wrong without data is raised here."""
@@ -74,6 +76,7 @@ class Call:
             offset=self.offset,
             frequency=self.frequency,
             precision=self.precision,
+            residual=self.residual,
         )
 
     def changed(self, formula: str | None = None, *, understood: tuple[str, ...] | None = None, **changes: Any) -> Call:

@@ -15,6 +15,7 @@ from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
 from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
 from .parser import Tree, parse_formula
+from .residual import ResidualTerm, read_residual, refuse_where_independent
 from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 
@@ -46,6 +47,7 @@ class ModelSpec:
     predictors   mu first, then other parameters with a formula of their own, in the order of the family's
     shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
     inputs       of a nonlinear model: arithmetic on columns that its curve takes, beside its parameters
+    residual     which residuals are correlated, and how
     """
 
     formulas: tuple[str, ...]
@@ -60,11 +62,13 @@ class ModelSpec:
     shorthands: tuple[Shorthand, ...] = ()
     asked: Method | None = None
     inputs: tuple[Expression, ...] = ()
+    residual: ResidualTerm | None = None
 
     @property
     def formula(self) -> str:
-        """The formulas in one line."""
-        return ", ".join(self.formulas)
+        """The formulas in one line, and what correlates the residuals."""
+        correlated = () if self.residual is None else (f"residual={self.residual.text}",)
+        return ", ".join((*self.formulas, *correlated))
 
     @property
     def mu(self) -> PredictorTerms:
@@ -84,6 +88,8 @@ class ModelSpec:
         found = [*self.response.columns(), *(name for one in self.inputs for name in columns(one))]
         for part in self.predictors:
             found += part.columns()
+        if self.residual is not None:
+            found += (*self.residual.places, *self.residual.keys)
         return tuple(dict.fromkeys([*found, *(name for name in named if name is not None)]))
 
     def _expressions(self) -> Iterator[Expression]:
@@ -130,6 +136,7 @@ class ModelSpec:
         offset: str | None = None,
         frequency: str | None = None,
         precision: str | None = None,
+        residual: str | None = None,
     ) -> ModelSpec:
         """Read the arguments of fit. Raises FormulaError or ModelError for whatever needs no data to be wrong."""
         if not formulas:
@@ -139,10 +146,18 @@ class ModelSpec:
         asked = None if method is None else resolve_method(method)
         if any(_names_zeros(text) for text in formulas[1:]):
             resolved = with_zeros(resolved)
+        correlated = read_residual(residual)
+        if correlated is not None:
+            refuse_where_independent(correlated, resolved, frequency)
+            if correlated.own_variances is not None and len(formulas) == 1:
+                formulas = (*formulas, correlated.own_variances)
         shorthands = read_groups(groups)
         curve = _curve(formulas, resolved)
         if curve is not None:
             _refuse_beside_curve(groups=groups, offset=offset, trials=trials)
+            if correlated is not None:
+                msg = "residual= is of models that are linear in their mean, and not of curves."
+                raise ModelError(msg)
             resolved = nonlinear(resolved, curve.curve)
             response = Response(curve.response)
             further = _further((*formulas[1:], *_constants(formulas, curve)), resolved, first=0)
@@ -173,6 +188,7 @@ class ModelSpec:
             shorthands=shorthands,
             asked=asked,
             inputs=() if curve is None else curve.inputs,
+            residual=correlated,
         )
         _refuse_misfits(spec)
         return spec
@@ -332,6 +348,12 @@ def _resolve_method(
 def _refuse_misfits(spec: ModelSpec) -> None:
     """Arguments that the family has no use for."""
     name = spec.family.name
+    if spec.residual is not None and any(part.random for part in spec.predictors[1:]):
+        msg = "residual= goes with fixed effects of phi only: take the random effects out of 'phi ~ …'."
+        raise ModelError(msg)
+    if spec.residual is not None and not isinstance(spec.method, ML | REML):
+        msg = f"residual= has an exact likelihood: use method='reml' or 'ml', not {spec.method.name!r}."
+        raise ModelError(msg)
     if spec.precision is not None and not spec.family.takes_precision:
         msg = (
             f"precision= divides the variance of gaussian, gamma and inverse_gaussian rows; {name} has none to divide. "

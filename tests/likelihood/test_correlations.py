@@ -11,6 +11,7 @@ from polars_glmm.linalg.differences import jacobian
 SIZE = 4
 PLACES = {
     "order": np.arange(SIZE, dtype=float)[:, None],
+    "label": np.arange(SIZE, dtype=float)[:, None],
     "time": np.array([[0.0], [0.4], [1.9], [5.0]]),
     "coordinates": np.array([[0.0, 0.0], [1.0, 0.5], [0.3, 2.0], [4.0, 1.0]]),
     "any": np.zeros((SIZE, 1)),

@@ -54,12 +54,26 @@ HETEROSCEDASTIC = {
     "sleepstudy_dispformula_reml": ("Reaction ~ Days + (1 | Subject)", "~Days"),
 }
 """Residual structures that are a formula of phi here (nlme: varIdent, varExp), with that formula."""
+CORRELATED = {
+    "pig_gls_ar1_ml": ("weight ~ week", "ar1(week | id)"),
+    "pig_gls_ar1_reml": ("weight ~ week", "ar1(week | id)"),
+    "pig_gls_compsymm_ml": ("weight ~ week", "cs(1 | id)"),
+    "pig_gls_compsymm_reml": ("weight ~ week", "cs(1 | id)"),
+    "pig_gls_unstructured_ml": ("weight ~ week", "us(week | id)"),
+    "pig_lme_slope_ar1_reml": ("weight ~ week + (week | id)", "ar1(week | id)"),
+    "sim_ou_gls_car1_reml": ("y ~ x", "car1(t | id)"),
+    "sim_ou_ml": ("y ~ x + (1 | id)", "car1(t | id)"),
+    "sim_ou_reml": ("y ~ x + (1 | id)", "car1(t | id)"),
+    "sleepstudy_lme_ar1_ml": ("Reaction ~ Days + (1 | Subject)", "ar1(Days | Subject)"),
+    "sleepstudy_lme_ar1_reml": ("Reaction ~ Days + (1 | Subject)", "ar1(Days | Subject)"),
+}
+"""Residual structures that are residual= here (nlme: corAR1, corCAR1, corCompSymm, corSymm), with formula and term."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
     "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "zi_formula",
-    "random_formula", "start", "method", "n_agq", "weights", "contrasts", "design", "what", "table", "by", "by_levels",
-    "fits", "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine", "engines",
-    "results", "tolerance", "seed_reported", "notes",
+    "random_formula", "residual", "start", "method", "n_agq", "weights", "contrasts", "design", "what", "table", "by",
+    "by_levels", "fits", "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine",
+    "engines", "results", "tolerance", "seed_reported", "notes",
 )  # fmt: skip
 
 
@@ -109,7 +123,7 @@ def read(schema: Path) -> pl.DataFrame:
 def why_not(entry: dict[str, Any]) -> str:
     """Why an entry is outside the models this package fits; empty if it is inside."""
     kind, family = entry["kind"], entry.get("family")
-    if entry["id"] in HETEROSCEDASTIC:
+    if entry["id"] in HETEROSCEDASTIC or entry["id"] in CORRELATED:
         return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
     if kind == "ordinal":
@@ -135,6 +149,9 @@ def trim(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["id"] in HETEROSCEDASTIC:
         formula, dispersion = HETEROSCEDASTIC[entry["id"]]
         kept |= {"kind": "heteroscedastic", "formula": formula, "dispersion_formula": dispersion}
+    if entry["id"] in CORRELATED:
+        formula, residual = CORRELATED[entry["id"]]
+        kept |= {"kind": "correlated", "formula": formula, "residual": residual}
     if entry.get("family") in HELD:
         kept["kind"] = "held"
     if entry.get("zi_formula"):
@@ -187,6 +204,8 @@ One JSON file per model: the call, the engines and their versions, estimates, an
   with variance mu³/lambda (here phi = 1/lambda); nbinom2 `theta` (here phi = theta). Coefficients of a gaussian
   dispersion formula are for log σ² (here log σ: half of them), but for log σ where random effects are on it too
   (kind `two_part`: "TMB breadth.cpp" is a template of its own, its optimum found again by an engine in numpy).
+- Correlated residuals (kind `correlated`): nlme's corAR1, corCAR1, corCompSymm and corSymm with varIdent, by exact
+  dense likelihoods too. By ML the standard errors of nlme's `gls` have a factor √(n/(n − p)), those here none.
 - Terms carry R's names; `tests/references/translate.py` turns them into this package's.
 - The data of {unsent} may not be redistributed. Their tests read them from the folder named by
   POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.

@@ -7,6 +7,7 @@ contrast carries its level or degree. Dispersions are on the scales of `README.m
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,6 +85,8 @@ def arguments(entry: Entry) -> dict[str, Any]:
         named["method"] = AGQ(entry["n_agq"]) if method == "AGQ" else method.lower()
         if "dispersion_formula" in entry and entry["family"] != "gaussian":
             named["method"] = "laplace"  # called ML there
+    if "residual" in entry:
+        named["residual"] = entry["residual"]
     if (weights := entry.get("weights")) is not None:
         named["trials" if family == "binomial" else "precision"] = weights
     return named
@@ -130,6 +133,30 @@ def fixed(entry: Entry, component: str) -> pl.DataFrame:
         },
         schema={"term": pl.String, "estimate": pl.Float64, "std_error": pl.Float64},
     )
+
+
+def correlated(entry: Entry, names: Sequence[str]) -> dict[str, float]:
+    """All parameters of a model with correlated residuals, by our names."""
+    results = entry["results"]
+    found = dict(fixed(entry, "cond").select("term", "estimate").iter_rows())
+    for term in results.get("random", ()):
+        labels = ["Intercept" if one == "(Intercept)" else one for one in term["terms"]]
+        found |= {f"sd({term['group']}: {label})": sd for label, sd in zip(labels, term["sd"], strict=True)}
+        found |= {
+            f"cor({term['group']}: {labels[k]}, {labels[j]})": term["correlation"][j][k]
+            for j in range(len(labels))
+            for k in range(j)
+        }
+    correlations = [name for name in names if name.startswith(("rho", "range"))]
+    if "residual_covariance" in results:
+        covariance = results["residual_covariance"]
+        sd = [row[i] ** 0.5 for i, row in enumerate(covariance)]
+        pairs = [(i, j) for i in range(len(sd)) for j in range(i)]
+        found |= {n: covariance[i][j] / sd[i] / sd[j] for n, (i, j) in zip(correlations, pairs, strict=True)}
+        phis = [name for name in names if name.startswith("phi: ")]
+        return found | {name: math.log(one) for name, one in zip(phis, sd, strict=True)}
+    values = results["correlation_parameters"].values()
+    return found | dict(zip(correlations, values, strict=True)) | {"phi": results["dispersion"]["value"]}
 
 
 def phi(entry: Entry) -> float | None:

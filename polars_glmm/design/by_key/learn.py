@@ -121,7 +121,7 @@ class KeyedLearned:
 
 def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
     """Whether the columns of a question are the same for a key alone as for all keys together."""
-    if len(spec.predictors) > 1 or spec.inputs or not only_phi(spec.family):
+    if spec.residual is not None or spec.inputs or len(spec.predictors) > 1 or not only_phi(spec.family):
         return False
     if len({frozenset(term.keys) for term in spec.mu.random}) != 1:
         return False

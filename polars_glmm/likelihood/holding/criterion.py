@@ -14,6 +14,7 @@ import numpy as np
 
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.products.engine import ProductEngine
+from polars_glmm.likelihood.residual.engine import ResidualEngine
 from polars_glmm.typing import Mat, Vec
 
 
@@ -84,6 +85,27 @@ class ProductCriterion:
         shrink = sum(float(np.vdot(g, f)) for g, f in zip(inner, relative, strict=True))
         d_tail = np.array([engine.nu - q - shrink])
         return At(0.5 * float(value), np.empty(0), [g / sigma for g in inner], d_tail, slope, beta, None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResidualCriterion:
+    """Gaussian models with correlated residuals: β profiled out, the tail is [log φ or its coefficients, x]."""
+
+    engine: ResidualEngine
+    n_tail: int
+    n_beta: int = 0
+
+    def at(self, beta: Vec, factors: list[Mat], tail: Vec, warm: Any, held: HeldAt | None) -> At | None:  # noqa: ARG002
+        best = self.engine.point(factors, tail)
+        if best.pieces is None:
+            return None
+        if held is None:
+            return At(best.value, np.empty(0), best.factors, best.gamma, 0.0, best.beta, None)
+        along = best.pieces.m_inverse @ held.a
+        push = float(held.a @ best.beta - held.value) / float(held.a @ along)
+        moved = best.beta - push * along
+        there = self.engine.value_at(factors, tail, moved)
+        return At(there.value, np.empty(0), there.factors, there.gamma, -push, moved, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

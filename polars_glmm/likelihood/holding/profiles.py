@@ -11,12 +11,12 @@ import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.design.disk.parts import StoredDesign
-from polars_glmm.design.records import Design
+from polars_glmm.design.records import Design, ResidualRows
 from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, hold_fixed_effects
 from polars_glmm.likelihood.holding.chart import Chart
-from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion, RowCriterion
+from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion, ResidualCriterion, RowCriterion
 from polars_glmm.likelihood.holding.path import Path, PathPoint
 from polars_glmm.likelihood.holding.surface import Surface
 from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, targets
@@ -26,6 +26,8 @@ from polars_glmm.likelihood.marginal.starts import bending_scale
 from polars_glmm.likelihood.model import LOG_TWO_PI, Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
+from polars_glmm.likelihood.residual.engine import ResidualEngine
+from polars_glmm.likelihood.residual.fit import residual_engine
 from polars_glmm.spec.method import REML
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -81,13 +83,16 @@ class Profiles:
             at = 0 if lead else first[0]
             w[p + own.place.start + at] = 1.0
             return Path(surface, HeldScale("linear", float(own.unit[first[0]]), 0.0), w, None, 0.0, singular)
-        if target.quantity == "dispersion":
+        if target.quantity in ("residual_correlation", "residual_range"):
             w[-1] = 1.0
+            return Path(surface, HeldScale("residual", residual=self._residual), w, None, 0.0, singular)
+        if target.quantity == "dispersion":
+            w[-1 - self._n_correlations] = 1.0
             root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
             return Path(surface, ROOT if root else EXPONENTIAL, w, None, 0.0, singular)
         if target.parameter == "phi":
             assert isinstance(self.model, Model)
-            w[p + chart.size :] = self.model.bases[1].a[:, target.place]
+            w[p + chart.size : len(w) - self._n_correlations] = self.model.bases[1].a[:, target.place]
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         a = self.model.x.a[:, target.place]
         if p:
@@ -114,6 +119,11 @@ class Profiles:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     correlation = sigma / np.outer(sd, sd)
                 values[block.start + r : block.start + r + block.n_cor] = correlation[np.tril_indices(r, -1)]
+        k = self._n_correlations
+        if k and self._residual is not None:
+            at = len(names) - len(tail)
+            values[at : at + k] = self._residual.correlation.natural(tail[len(tail) - k :], self._residual.size)
+            tail = tail[: len(tail) - k]
         if len(tail):
             values[len(names) - len(tail) :] = self._phi(surface, tail)
         return dict(zip(names, values.tolist(), strict=True))
@@ -123,6 +133,20 @@ class Profiles:
             return self.model.bases[1].outward(tail)
         root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
         return np.array([(ROOT if root else EXPONENTIAL).natural(abs(float(tail[0])) if root else float(tail[0]))])
+
+    @property
+    def _residual(self) -> ResidualRows | None:
+        return self.model.residual if isinstance(self.model, Model) else None
+
+    @property
+    def _n_correlations(self) -> int:
+        """Parameters of the correlation of residuals, the last of the tail."""
+        return len(self.model.residual_names)
+
+    @cached_property
+    def _correlated_rows(self) -> ResidualEngine | None:
+        model = self.model
+        return residual_engine(model) if isinstance(model, Model) and model.residual is not None else None
 
     @cached_property
     def _engine(self) -> ProductEngine | None:
@@ -150,6 +174,8 @@ class Profiles:
         """What was taken from the coefficients with the response, in the columns of the user (p,)."""
         model = self.model
         out = np.zeros(len(model.names))
+        if self._correlated_rows is not None and model.x.constant is not None:
+            return self._correlated_rows.y_shift * model.x.constant
         if self._engine is not None:
             stats = self._engine.stats
             if stats.start is not None:
@@ -159,6 +185,9 @@ class Profiles:
         return out
 
     def _criterion(self, *, restricted: bool) -> Criterion:
+        if self._correlated_rows is not None:
+            rows = self._correlated_rows
+            return ResidualCriterion(replace(rows, reml=restricted), rows.s + self._n_correlations)
         if self._engine is None:
             return self._by_rows(restricted=restricted)
         e = self._engine
@@ -196,6 +225,8 @@ class Profiles:
 
     def _constant(self, *, restricted: bool) -> float:
         """What ℓ has beside the criterion: constants of the family, weights, the change of basis under REML."""
+        if self._correlated_rows is not None:
+            return self.model.x.log_determinant if restricted else 0.0
         if self._engine is None:
             assert isinstance(self.model, Model)
             whole = self.model.constant()
@@ -222,6 +253,12 @@ class Profiles:
     def _tail(self, criterion: Criterion) -> Vec:
         if not criterion.n_tail:
             return np.empty(0)
+        residual, found = self._residual, self.estimate.residual
+        if residual is not None and found is not None:
+            return np.append(self._phi_tail(criterion), residual.correlation.working(found.values, residual.size))
+        return self._phi_tail(criterion)
+
+    def _phi_tail(self, criterion: Criterion) -> Vec:
         if isinstance(self.model, Model) and self.model.models_phi:
             return self.model.bases[1].inward(self.estimate.gamma)
         phi = self.estimate.phi
@@ -236,7 +273,7 @@ class Profiles:
     def _sizes(self, criterion: Criterion) -> tuple[float, Vec]:
         """A noticeable effect on the scale of the linear predictor, and the steps of fixed effects."""
         model = self.model
-        if isinstance(criterion, ProductCriterion):
+        if isinstance(criterion, ProductCriterion | ResidualCriterion):
             return float(self.estimate.phi or 1.0), np.empty(0)
         assert isinstance(model, Model)
         beta = self._beta(criterion)
@@ -251,8 +288,11 @@ class Profiles:
             for k, name in enumerate(c.term.labels):
                 if f"sd({f.name}: {name})" in self.fixed:
                     free[criterion.n_beta + c.place.start + k] = False
-        if "phi" in self.fixed and criterion.n_tail == 1:
-            free[-1] = False
+        k = self._n_correlations
+        if "phi" in self.fixed and criterion.n_tail == 1 + k:
+            free[-1 - k] = False
+        if k and any(name in self.fixed for name in self.model.residual_names):
+            free[len(free) - k :] = False
         return free
 
     def _vanishes(self, place: tuple[int, int], pair: tuple[int, ...]) -> bool:

@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from polars_glmm.design.records import ResidualRows
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.engine import ProductModel
 
-Quantity = Literal["coefficient", "sd", "correlation", "dispersion"]
+Quantity = Literal["coefficient", "sd", "correlation", "residual_correlation", "residual_range", "dispersion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
                     pair = (t.labels[k], t.labels[j])
                     name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
                     found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
+    residual = model.residual if isinstance(model, Model) else None
+    if residual is not None and len(residual.names) == 1:  # of several none is a coordinate
+        kind: Quantity = "residual_range" if residual.correlation.lengths else "residual_correlation"
+        found.append(Target(residual.names[0], kind, "phi"))
     phi = next((part for part in model.parts[1:] if not part.constant), None)
     for place, name in enumerate(() if phi is None else phi.names):
         found.append(Target(f"phi: {name}", "coefficient", "phi", None, (name,), place=place))
@@ -63,15 +68,19 @@ class HeldScale:
     """From the coordinate t of a held parameter to its natural value, and the range of t.
 
     sd: a multiple of t;  correlation: cos t;  dispersion: exp t, or t⁻² with the Poisson limit at 0
+    residual: as its correlation says
     """
 
-    kind: Literal["linear", "cosine", "exponential", "root"]
+    kind: Literal["linear", "cosine", "exponential", "root", "residual"]
     unit: float = 1.0
     low: float = -np.inf
     high: float = np.inf
+    residual: ResidualRows | None = None
 
     def natural(self, t: float) -> float:
         """The value people report."""
+        if self.residual is not None:
+            return float(self.residual.correlation.natural(np.array([t]), self.residual.size)[0])
         if self.kind == "cosine":
             return float(np.cos(t))
         if self.kind == "exponential":

@@ -27,6 +27,8 @@ class Parametrised(Protocol):
     def family(self) -> Family: ...
     @property
     def method(self) -> Method: ...
+    @property
+    def residual_names(self) -> tuple[str, ...]: ...
 
 
 class TermPlace(NamedTuple):
@@ -54,6 +56,7 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
             names += [f"sd({f.name}: {name})" for name in own]
             if STRUCTURES[t.structure].correlated:
                 names += [f"cor({f.name}: {own[k]}, {own[j]})" for j in range(t.r) for k in range(j)]
+    names += model.residual_names
     further = model.parts[1:]
     for part in sorted(further, key=lambda part: part.constant):  # constants stand last
         names += part.labels

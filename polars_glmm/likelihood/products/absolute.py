@@ -53,7 +53,7 @@ class AbsoluteEngine(Protocol):
     def point(self, factors: list[Mat], gamma: Vec) -> AbsolutePoint:
         """−ℓ and its gradient, without constants."""
 
-    def gamma_information(self) -> Mat:
+    def gamma_information(self, gamma: Vec) -> Mat:
         """Expected information of γ without random effects, (s, s): a start for a search."""
 
 
@@ -112,7 +112,7 @@ def _objective(engine: AbsoluteEngine) -> Any:
         b = None
         if curvature:
             b = np.zeros((len(x),) * 2)
-            b[q:, q:] = engine.gamma_information()
+            b[q:, q:] = engine.gamma_information(x[q:])
             b[:q, :q] = theta_information(effects, lambdas, [reduction(block) for block in at.pieces.h_inverse])
             step = newton_step(b, gradient)[0][:q]
             b[:q, :q] += bending(effects, lambdas, at.factors, step)

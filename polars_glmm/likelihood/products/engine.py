@@ -121,6 +121,7 @@ class ProductModel:
     stats: CrossProducts
 
     exact: ClassVar[bool] = True
+    residual_names: ClassVar[tuple[str, ...]] = ()
 
     @property
     def n_obs(self) -> int:

@@ -46,7 +46,7 @@ class OneSigma:
         value = 0.5 * self.products.minus_two(pieces, sigma)
         return AbsolutePoint(value, [g / sigma for g in inner], np.array([slope]), pieces, pieces.beta, sigma)
 
-    def gamma_information(self) -> Mat:
+    def gamma_information(self, gamma: Vec) -> Mat:  # noqa: ARG002  the same everywhere
         return np.array([[2.0 * self.products.nu]])
 
 

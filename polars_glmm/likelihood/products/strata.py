@@ -114,6 +114,14 @@ class StrataEngine:
     def nu(self) -> int:
         return self.strata.n - (self.p if self.reml else 0)
 
+    @property
+    def y_shift(self) -> float:
+        return self.strata.y_shift
+
+    @property
+    def log_weights(self) -> float:
+        return self.strata.log_weights
+
     def log_phi(self, gamma: Vec) -> Vec:
         return self.strata.x_phi @ gamma + self.strata.offset
 
@@ -177,7 +185,7 @@ class StrataEngine:
             found.append(StratumRest(r, sum(float(np.vdot(lam, t)) for lam, t in zip(effective, traces, strict=True))))
         return found
 
-    def gamma_information(self) -> Mat:
+    def gamma_information(self, gamma: Vec) -> Mat:  # noqa: ARG002  the same everywhere
         counts = np.array([float(part.n) for part in self.strata.parts])
         x = self.strata.x_phi
         return np.asarray(2.0 * (x.T * counts) @ x)

@@ -14,6 +14,7 @@ from polars_glmm.families.base import Family, beyond_mean
 from polars_glmm.families.curve import ArrayAlgebra
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import label
+from polars_glmm.likelihood.residual.rows import Correlated, correlated
 from polars_glmm.typing import IntVec, Mat, Vec
 
 _SEMIDEFINITE = 1e-10
@@ -28,6 +29,7 @@ class Law:
     fixed        per parameter of the family x'β + offset (n,), or None where it is one of the constants
     roots        per factor and term a root (r_t, r_t) of its covariance matrix
     constants    parameters that are one number, on their own scale
+    residual     the correlation of the rows' errors, or None
     """
 
     design: Design
@@ -36,6 +38,7 @@ class Law:
     fixed: tuple[Vec | None, ...]
     roots: tuple[tuple[Mat, ...], ...]
     constants: Mapping[str, float]
+    residual: Correlated | None = None
 
     @classmethod
     def of(cls, design: Design, family: Family, estimate: Estimate) -> Law:
@@ -46,7 +49,10 @@ class Law:
             start += len(one.names)
         roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
         fixed = _fixed(design, family, coefficients)
-        return cls(design, family, estimate.beta, fixed, roots, estimate.constants)
+        residual = None
+        if design.residual is not None and estimate.residual is not None:
+            residual = correlated(design.residual, estimate.residual.values)
+        return cls(design, family, estimate.beta, fixed, roots, estimate.constants, residual)
 
     def responses(self, seed: int, draws: Iterable[int]) -> Mat:
         """Responses (len(draws), n); each depends on the seed and its number alone."""
@@ -71,7 +77,11 @@ class Law:
                 self.constants[one.name] if v is None else one.link.inverse(v)
                 for one, v in zip(self.family.parameters[n_mean:], further, strict=True)
             ]
-        return self.family.simulate(rng, mu, beyond_mean(values), design_rows)
+        y = self.family.simulate(rng, mu, beyond_mean(values), design_rows)
+        if self.residual is None:
+            return y
+        scale = values[0] if design.precision is None else values[0] / np.sqrt(design.precision)
+        return np.asarray(mu + scale * self.residual.colour(((y - mu) / scale)[None])[0])
 
 
 def _fixed(design: Design, family: Family, coefficients: Mapping[str, Vec]) -> tuple[Vec | None, ...]:
@@ -104,7 +114,10 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
         roots.append(tuple(own))
     coefficients = {one.parameter: np.array([values[name] for name in one.labels]) for one in design.predictors}
     constants = {one.name: values[one.name] for one in family.parameters if one.name not in coefficients}
-    return Law(design, family, beta, _fixed(design, family, coefficients), tuple(roots), constants)
+    residual = None
+    if design.residual is not None:
+        residual = correlated(design.residual, np.array([values[name] for name in design.residual.names]))
+    return Law(design, family, beta, _fixed(design, family, coefficients), tuple(roots), constants, residual)
 
 
 def every_row(design: Design) -> Design:

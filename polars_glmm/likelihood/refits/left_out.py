@@ -78,7 +78,9 @@ def leave_fold_out(question: RefitQuestion, folds: Folds, number: int) -> LeftOu
 def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: Estimate) -> float:
     """ℓ(in and out) − ℓ(in), over the levels of rows left out where one factor makes levels independent."""
     touched = np.ones(design.n_rows, dtype=bool)
-    if not design.factors:
+    if not design.factors and design.residual is not None:
+        touched = np.isin(design.residual.codes, np.unique(design.residual.codes[out]))
+    elif not design.factors:
         touched = out
     elif len(design.factors) == 1:
         codes = design.factors[0].codes

@@ -147,11 +147,13 @@ class _Collected:
 
 
 def natural_values(estimate: Estimate) -> Vec:
-    """[beta, per term its standard deviations and correlations (lower triangle by rows), gamma, constants]."""
+    """[beta, sds and correlations of each term (lower triangle by rows), those of the residuals, gamma, constants]."""
     parts: list[Vec] = [estimate.beta]
     for factor in estimate.factors:
         for sigma, structure in zip(factor.covariances, factor.structures, strict=True):
             parts.append(_spread(sigma[None], correlated=_correlated(structure, len(sigma)))[0])
+    if estimate.residual is not None:
+        parts.append(estimate.residual.values)
     parts.append(estimate.gamma)
     parts.append(np.array([*estimate.constants.values()]))
     return np.concatenate(parts)

@@ -57,7 +57,11 @@ def _of_levels(design: Design, group: str, chosen: IntVec) -> Design:
     copy = np.repeat(np.arange(len(chosen)), sizes)
     made = rows_of(design, np.concatenate([order[starts[k] : starts[k + 1]] for k in chosen]))
     factors = tuple(relevelled(f, copy * f.n_levels + f.codes.astype(np.int64)) for f in made.factors)
-    return replace(made, factors=factors)
+    residual = made.residual
+    if residual is not None:
+        _, codes = np.unique(copy * residual.n_groups + residual.codes.astype(np.int64), return_inverse=True)
+        residual = replace(residual, codes=codes.astype(np.int32), n_groups=int(codes.max()) + 1)
+    return replace(made, factors=factors, residual=residual)
 
 
 def leave_out(design: Design) -> Iterator[Design]:

@@ -1,0 +1,1 @@
+"""Gaussian models whose residuals are correlated within groups: exact ML and REML."""

@@ -1,0 +1,44 @@
+"""Correlated residuals at parameters that are known: drawing them, and taking the correlation out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polars_glmm.design.records import ResidualRows
+from polars_glmm.errors import ModelError
+from polars_glmm.likelihood.residual.whitening import Whitening, arrange, whitenings
+from polars_glmm.typing import IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Correlated:
+    """The correlation of rows in their own order."""
+
+    law: Whitening
+    order: IntVec
+
+    def colour(self, white: Mat) -> Mat:
+        """Errors with this correlation from independent ones of variance 1, (c, n)."""
+        out = np.empty_like(white)
+        out[:, self.order] = self.law.colour(white[:, self.order])
+        return out
+
+    def whiten(self, errors: Mat) -> Mat:
+        """Independent errors from those of this correlation and variance 1, (c, n): the root is lower triangular."""
+        out = np.empty_like(errors)
+        out[:, self.order] = self.law.whiten(errors[:, self.order])
+        return out
+
+
+def correlated(residual: ResidualRows, values: Vec) -> Correlated:
+    """The correlation of rows at natural parameters (k,). Raises ModelError where these make no correlation matrix."""
+    arranged = arrange(residual)
+    x = residual.correlation.working(values, residual.size)
+    law = whitenings(residual, arranged).at(x) if np.isfinite(x).all() else None
+    if law is None:
+        at = ", ".join(f"{name} = {value:g}" for name, value in zip(residual.names, values.tolist(), strict=True))
+        msg = f"Residuals with {at} have no covariance matrix."
+        raise ModelError(msg)
+    return Correlated(law, arranged.order)
