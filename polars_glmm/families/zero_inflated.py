@@ -331,7 +331,7 @@ def _with_last(k: int, rank: int, most: Degrees, order: int) -> list[tuple[int, 
 
 
 def _some(rows: Rows, places: IntVec) -> Rows:
-    return Rows(*(None if v is None else v[places] for v in rows))  # type: ignore[arg-type]
+    return rows.each(lambda v: v[places])
 
 
 def _taken(values: Vec | float, places: IntVec) -> Vec | float:
