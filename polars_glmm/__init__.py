@@ -35,10 +35,12 @@ if TYPE_CHECKING:
         Beta,
         BetaBinomial,
         Binomial,
+        Exponential,
         Gamma,
         Gaussian,
         GeneralizedPoisson,
         InverseGaussian,
+        LogLogistic,
         Lognormal,
         NegativeBinomial,
         NegativeBinomial1,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         TruncatedNegativeBinomial1,
         TruncatedPoisson,
         Tweedie,
+        Weibull,
     )
     from polars_glmm.inference.robust import CR
     from polars_glmm.prediction.grid import grid
@@ -75,9 +78,10 @@ _LAZY = {
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         (
-            "Beta", "BetaBinomial", "Binomial", "Gamma", "Gaussian", "GeneralizedPoisson", "InverseGaussian",
-            "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial",
-            "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+            "Beta", "BetaBinomial", "Binomial", "Exponential", "Gamma", "Gaussian", "GeneralizedPoisson",
+            "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial", "NegativeBinomial1", "Poisson",
+            "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie",
+            "Weibull",
         ),
         "polars_glmm.families",
     ),
@@ -101,6 +105,7 @@ __all__ = [
     "ConvergenceError",
     "DataChangedError",
     "DatasetError",
+    "Exponential",
     "Fit",
     "FitCollection",
     "FitWarning",
@@ -112,6 +117,7 @@ __all__ = [
     "IdentifiabilityError",
     "InverseGaussian",
     "Laplace",
+    "LogLogistic",
     "Lognormal",
     "Memory",
     "ModelError",
@@ -131,6 +137,7 @@ __all__ = [
     "TruncatedPoisson",
     "Tweedie",
     "UnknownLevelError",
+    "Weibull",
     "__version__",
     "anova",
     "augment",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from polars_glmm.result.products import Products
     from polars_glmm.spec.call import Groups, Missing
     from polars_glmm.spec.method import Method
-    from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName
+    from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -151,11 +151,12 @@ class Glmm(Generic[Frame]):
         name: str = "prediction",
         uncertainty: Literal["conditional", "joint"] = "conditional",
         df: Literal["normal", "satterthwaite"] | float | None = None,
+        times: Times = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return fit.predict(
             self._frame, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df, times=times,
         )  # fmt: skip
 
     @answered

@@ -6,6 +6,7 @@ C cells (distinct combinations of levels) · Q quadrature nodes · P parameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,5 +29,9 @@ LinkName: TypeAlias = Literal[
     "identity", "log", "logit", "probit", "cloglog", "cauchit", "inverse", "sqrt", "inverse_squared", "1/mu^2",
 ]  # fmt: skip
 MethodName: TypeAlias = Literal["reml", "ml", "laplace", "agq"]
-Kind: TypeAlias = Literal["response", "link", "mu", "phi", "zi", "zero", "df", "power"]
+Kind: TypeAlias = Literal[
+    "response", "link", "mu", "phi", "zi", "zero", "df", "power", "median", "survival", "hazard", "cumulative_hazard",
+]  # fmt: skip
 """What a prediction is of."""
+Times: TypeAlias = str | Sequence[float] | float | None
+"""A column of times, or times at which every row is asked: one row for each then."""

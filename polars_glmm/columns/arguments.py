@@ -5,17 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polars_glmm.errors import FormulaError
-from polars_glmm.spec.functions import KEYWORDS, SIGNATURES
 from polars_glmm.spec.syntax import Binary, Expression, Flag, FunctionCall, Listing, Number, Text, Unary, render
-
-
-def bind(call: FunctionCall) -> dict[str, Expression]:
-    """The arguments of a call by parameter."""
-    names = [name.rstrip("*") for name in SIGNATURES[call.function].parameters]
-    return {
-        KEYWORDS.get(keyword, keyword) if keyword else names[position]: value
-        for position, (keyword, value) in enumerate(call.arguments)
-    }
 
 
 def constants(call: FunctionCall, bound: dict[str, Expression]) -> dict[str, Any]:

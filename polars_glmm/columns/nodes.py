@@ -29,6 +29,8 @@ class Interpreter(Protocol):
     def piecewise(self, x: Value, breaks: tuple[float, ...], pieces: tuple[tuple[float, ...], ...]) -> Value: ...
     def wrapped(self, x: Value, low: float, high: float) -> Value: ...
     def inside(self, x: Value, low: float, high: float, value: Value, otherwise: float | None) -> Value: ...
+    def elapsed(self, column: str) -> Value: ...
+    def interval(self, lower: Value, upper: Value, field: str, least: float) -> Value: ...
 
 
 class Node:
@@ -244,6 +246,39 @@ class Inside(Node):
 
     def inputs(self) -> frozenset[str]:
         return self.x.inputs() | self.value.inputs()
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed(Node):
+    """A column of durations in days."""
+
+    column: str
+
+    def compile(self, to: Interpreter) -> Value:
+        return to.elapsed(self.column)
+
+    def inputs(self) -> frozenset[str]:
+        return frozenset({self.column})
+
+
+@dataclass(frozen=True, slots=True)
+class Interval(Node):
+    """What two ends say of a number between them, an end that is null, infinite or `least` being open.
+
+    field   "value": the lower end, or the upper one where the lower is open; "upper": the other way round; "status": 1
+            of equal ends, 0 without an upper one, 2 without a lower one, 3 with both
+    """
+
+    lower: Node
+    upper: Node
+    field: Literal["value", "upper", "status"]
+    least: float
+
+    def compile(self, to: Interpreter) -> Value:
+        return to.interval(self.lower.compile(to), self.upper.compile(to), self.field, self.least)
+
+    def inputs(self) -> frozenset[str]:
+        return self.lower.inputs() | self.upper.inputs()
 
 
 def product(nodes: tuple[Node, ...]) -> Node:

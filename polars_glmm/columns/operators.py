@@ -12,6 +12,7 @@ import polars as pl
 
 from polars_glmm.columns import named
 from polars_glmm.columns.named import as_found
+from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN
 from polars_glmm.typing import CodeVec, Vec
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -45,6 +46,8 @@ _ENGINE_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "negative": lambda x: 0.0 - x,
     "I": lambda x: x,
 }
+DAY = 86_400e6
+"""Microseconds."""
 FUNCTIONS = frozenset(_ARRAY_FUNCTIONS)
 OPERATORS = frozenset(_OPERATORS) | EXTREMES
 """Names that a node may have, whatever it is computed with."""
@@ -54,6 +57,7 @@ class Data(Protocol):
     """Columns of a fit as arrays without missing values."""
 
     def number(self, column: str) -> Vec: ...
+    def elapsed(self, column: str) -> Vec: ...
     def codes(self, column: str) -> tuple[CodeVec, dict[Any, int]]: ...
 
 
@@ -117,6 +121,17 @@ class Arrays:
 
     def inside(self, x: Any, low: float, high: float, value: Any, otherwise: float | None) -> Any:
         return np.where((x >= low) & (x <= high), value, np.nan if otherwise is None else otherwise)
+
+    def elapsed(self, column: str) -> Any:
+        return self.data.elapsed(column)
+
+    def interval(self, lower: Any, upper: Any, field: str, least: float) -> Any:
+        below, above = np.isfinite(lower) & (lower != least), np.isfinite(upper)
+        if field == "status":
+            seen = np.where(lower == upper, SEEN, BETWEEN)
+            return np.where(below & above, seen, np.where(below, RIGHT, np.where(above, LEFT, np.nan)))
+        first, second, known = (lower, upper, below) if field == "value" else (upper, lower, above)
+        return np.where(known, first, second)
 
 
 class Interpretation:
@@ -213,6 +228,19 @@ class Interpretation:
                 self.engine.lit(None) if otherwise is None else self.otherwise_null(x, self.engine.lit(otherwise))
             )
         )
+
+    def elapsed(self, column: str) -> Any:
+        return self.column(column).dt.total_microseconds().cast(self.engine.Float64) / DAY
+
+    def interval(self, lower: Any, upper: Any, field: str, least: float) -> Any:
+        when, lit = self.engine.when, self.engine.lit
+        below, above = (lower.is_finite() & (lower != least)).fill_null(False), upper.is_finite().fill_null(False)  # noqa: FBT003
+        if field == "status":
+            seen = when(lower == upper).then(lit(SEEN)).otherwise(lit(BETWEEN))
+            open_above = when(below).then(lit(RIGHT)).otherwise(when(above).then(lit(LEFT)))
+            return when(below & above).then(seen).otherwise(open_above)
+        first, second, known = (lower, upper, below) if field == "value" else (upper, lower, above)
+        return when(known).then(first).otherwise(second)
 
     def otherwise_null(self, x: Any, value: Any) -> Any:
         """`value` where x is known, else null: branches without x would hide that it is missing."""

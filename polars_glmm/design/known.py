@@ -78,7 +78,7 @@ def _with_levels_of(recipe: Recipe, rows: pl.DataFrame) -> Recipe:
     if not rows.height:
         return recipe
     table = Table({one.name: one for one in rows.iter_columns()})
-    mask, _ = incomplete(table)
+    mask, _ = incomplete(table, recipe.spec.response.ends)
     table = table if mask is None else table.keep(~mask)
     if not table.n_rows:
         return recipe

@@ -8,9 +8,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ColumnError, counted
-from polars_glmm.families.base import Rows
 from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_weight
-from polars_glmm.frames.table import Table, collect, incomplete
+from polars_glmm.frames.table import Ends, Table, collect, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name
@@ -56,7 +55,7 @@ def learn(
     spec = spec.resolve(frozenset(names))
     table = collect(frame, spec.columns())
     n_rows = table.n_rows
-    table, n_dropped, notes = _complete(table, missing)
+    table, n_dropped, notes = _complete(table, missing, spec.response.ends)
     table, weights = _weigh(spec, table)
     variables = Variables(table, weights.frequency)
     response = learn_response(spec, variables)
@@ -69,8 +68,7 @@ def learn(
         table, weights = _keep(table, weights, tried)
         variables = Variables(table, weights.frequency)
         response = learn_response(spec, variables)
-    rows = Rows(response.y, response.trials, weights.precision)
-    check_support(spec.family, rows, response.recipe.name, table)
+    check_support(spec.family, response.rows(weights.precision), response.recipe.name, table)
     notes += response.notes
     made = [learn_predictor(part, spec.offset, variables) for part in spec.predictors]
     factors = learn_factors(spec.random, variables)
@@ -92,6 +90,7 @@ def learn(
         mu=made[0].predictor,
         further=tuple(part.predictor for part in made[1:]),
         factors=tuple(factor.factor for factor in factors),
+        censoring=response.censoring,
         inputs=read_inputs(recipe.inputs, spec, variables),
         residual=None if residual is None else residual.rows,
     )
@@ -102,10 +101,10 @@ def learn(
     return Learned(recipe, design, notes, n_dropped, _mask(table, n_rows))
 
 
-def _complete(table: Table, missing: str) -> tuple[Table, int, tuple[Note, ...]]:
+def _complete(table: Table, missing: str, ends: Ends) -> tuple[Table, int, tuple[Note, ...]]:
     """The rows without missing values; how many had some."""
     check_missing(missing)
-    mask, where = incomplete(table)
+    mask, where = incomplete(table, ends)
     if mask is None:
         return table, 0, ()
     empty = tuple(name for name in where if table.series[name].null_count() == table.n_rows)

@@ -12,8 +12,9 @@ from polars_glmm.errors import ColumnError, DataChangedError, counted, dropped_t
 from polars_glmm.families.base import Rows
 from polars_glmm.frames.table import Table, incomplete
 from polars_glmm.notes import Note
-from polars_glmm.typing import BoolVec, Mat, Vec
+from polars_glmm.typing import BoolVec, Mat
 
+from .censoring import refuse_unseen
 from .keys import KeyCoder
 from .learn import Weights, part, require_weights
 from .predictors import matrix
@@ -39,6 +40,7 @@ class Reader:
         self._refuse_missing = refuse_missing
         self._coders = [KeyCoder(factor) for factor in recipe.factors]
         self._where: dict[str, None] = {}
+        self._statuses: set[float] = set()
         self._terms = [terms_of(factor.terms) for factor in recipe.factors]
 
     def read(self, batch: pl.DataFrame) -> Design | None:
@@ -48,7 +50,7 @@ class Reader:
         """
         first, self.n_rows = self.n_rows, self.n_rows + batch.height
         table = Table({one.name: one for one in batch.iter_columns()}, np.arange(first, self.n_rows))
-        mask, where = incomplete(table)
+        mask, where = incomplete(table, self.recipe.spec.response.ends)
         if mask is not None:
             self._drop(mask, where, table)
             table = table.keep(~mask)
@@ -58,19 +60,23 @@ class Reader:
         table, weights = part(table, weights, keep)
         if not table.n_rows:
             return None
-        y, trials = read_response(self.recipe, Variables(table))
-        if trials is not None and not trials.all():
-            tried = trials > 0
+        rows = read_response(self.recipe, Variables(table))
+        if rows.trials is not None and not rows.trials.all():
+            tried = rows.trials > 0
             self.n_untried += int((~tried).sum())
             table, weights = part(table, weights, tried)
-            y, trials = y[tried], trials[tried]
+            rows = rows.each(lambda v: v[tried])
             if not table.n_rows:
                 return None
-        return self._design(table, weights, y, trials)
+        if rows.censoring is not None:
+            self._statuses.update(np.unique(rows.censoring.status).tolist())
+        return self._design(table, weights, rows._replace(precision=weights.precision))
 
     def notes(self) -> tuple[Note, ...]:
-        """What was left out. Raises ColumnError where that was everything."""
+        """What was left out. Raises ColumnError where that was everything, ResponseError where no event was seen."""
         found = []
+        if self._statuses:
+            refuse_unseen(self.recipe.response.name, self._statuses)
         if self.n_dropped:
             where = enumerate_names(list(self._where))
             if self.n_dropped == self.n_rows:
@@ -84,11 +90,11 @@ class Reader:
             found.append(Note("rows_without_trials", what, quiet=True))
         return tuple(found)
 
-    def _design(self, table: Table, weights: Weights, y: Vec, trials: Vec | None) -> Design:
+    def _design(self, table: Table, weights: Weights, rows: Rows) -> Design:
         assert table.rows is not None  # batches are numbered
         variables, self.places = Variables(table), table.rows
         recipe = self.recipe
-        check_support(recipe.spec.family, Rows(y, trials, weights.precision), recipe.response.name, table)
+        check_support(recipe.spec.family, rows, recipe.response.name, table)
         made = [_predictor(part, variables) for part in recipe.predictors]
         self._require_known_labels(table)
         factors = [
@@ -103,7 +109,10 @@ class Reader:
         ]
         further = tuple(made[1:])
         inputs = read_inputs(recipe.inputs, recipe.spec, variables)
-        return Design(y, trials, weights.frequency, weights.precision, made[0], further, tuple(factors), inputs)
+        return Design(
+            rows.y, rows.trials, weights.frequency, rows.precision, made[0], further, tuple(factors), inputs,
+            censoring=rows.censoring,
+        )  # fmt: skip
 
     def _require_known_labels(self, table: Table) -> None:
         """Raise DataChangedError for a label that no column was made for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -96,6 +96,7 @@ class ResponseRecipe:
     proportion   success is a share of trials
     dtype        of the column that holds the response, or None where it is computed from several or not known
     labels       where the response is a text: that of a failure and that of a success
+    status, upper, entry   where it may be censored, the arrays of families.base.Censoring
     """
 
     name: str
@@ -104,6 +105,14 @@ class ResponseRecipe:
     proportion: bool = False
     dtype: pl.DataType | None = None
     labels: tuple[str, str] | None = None
+    status: Node | None = None
+    upper: Node | None = None
+    entry: Node | None = None
+
+    def nodes(self) -> Iterator[Node]:
+        """Everything that a response is read from."""
+        yield self.success
+        yield from (one for one in (self.trials, self.status, self.upper, self.entry) if one is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,11 @@ from polars_glmm.spec.model import ModelSpec
 _NODES = (
     nodes.Reference, nodes.Constant, nodes.Coded, nodes.Function, nodes.Arithmetic, nodes.Product, nodes.Affine,
     nodes.Roots, nodes.Piecewise, nodes.Wrapped, nodes.Inside, nodes.Looked,
+    nodes.Elapsed, nodes.Interval,
 )  # fmt: skip
 _READER = RecordReader(_NODES)
 _RESPONSE = {"name": str, "success": nodes.Node, "trials": nodes.Node | None, "proportion": bool}
+_CENSORING = dict.fromkeys(("status", "upper", "entry"), nodes.Node | None)
 _COLUMNS = ("trials", "offset", "frequency", "precision")
 
 
@@ -49,6 +51,7 @@ def encode(recipe: Recipe) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in _COLUMNS},
         "response": {
             **{name: plain(getattr(response, name)) for name in _RESPONSE},
+            **{name: plain(node) for name in _CENSORING if (node := getattr(response, name)) is not None},
             "dtype": None if response.dtype is None else dtypes.encode(response.dtype),
             "labels": plain(response.labels),
         },
@@ -91,6 +94,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
         spec=replace(spec, asked=read(text["asked"], Method | None, "asked")),
         response=ResponseRecipe(
             **{name: read(response[name], hint, name) for name, hint in _RESPONSE.items()},
+            **{name: read(response.get(name), hint, name) for name, hint in _CENSORING.items()},
             dtype=None if response["dtype"] is None else dtypes.decode(response["dtype"]),
             labels=read(response["labels"], tuple[str, str] | None, "labels"),
         ),
@@ -116,7 +120,7 @@ def encode_family(family: Family) -> dict[str, Any]:
     """
     if isinstance(family, ZeroInflated):
         return {**encode_family(family.base), "zeros": True}
-    family = family.plain
+    family = family.plain  # the formula says whether responses are censored
     name, link = family.name, family.link.name
     held = dict(family.held)
     free = FAMILIES[name](link).held if name in FAMILIES and not held else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
-from polars_glmm.families.base import Rows
+from polars_glmm.families.base import Censoring, Rows
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -110,6 +110,7 @@ class Design:
     inputs      of the curve of a nonlinear model, each (n,)
     factors     grouping factors in the order of the formula; terms on one factor are merged into one entry
     residual    groups of rows with correlated residuals, or None
+    censoring   of responses that are not all seen themselves, else None
     """
 
     y: Vec
@@ -121,11 +122,12 @@ class Design:
     factors: tuple[Factor, ...]
     inputs: tuple[Vec, ...] = ()
     residual: ResidualRows | None = None
+    censoring: Censoring | None = None
 
     @property
     def rows(self) -> Rows:
         """What a density needs besides the linear predictors."""
-        return Rows(self.y, self.trials, self.precision, self.inputs)
+        return Rows(self.y, self.trials, self.precision, self.inputs, self.censoring)
 
     @property
     def predictors(self) -> tuple[Predictor, ...]:

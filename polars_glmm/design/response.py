@@ -11,13 +11,14 @@ import polars as pl
 
 from polars_glmm.columns.nodes import Arithmetic, Coded, Node, Reference
 from polars_glmm.errors import ColumnError, ResponseError, brief, counted, enumerate_names
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import BETWEEN, CENSORING, SEEN, Censoring, Family, Rows, censoring_of
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name, columns, render
 from polars_glmm.typing import BoolVec, Vec
 
+from .censoring import observed_nodes, read_censoring, refuse_unseen
 from .recipe import Recipe, ResponseRecipe
 from .variables import Variables
 
@@ -26,17 +27,28 @@ _WHOLE = 1e-7
 
 
 class ResponseColumns(NamedTuple):
-    """y (n,), trials (n,) or None, and how both are read."""
+    """y (n,), trials (n,) or None, how much of y is seen where that is not all of it, and how they are read."""
 
     y: Vec
     trials: Vec | None
     recipe: ResponseRecipe
     notes: tuple[Note, ...]
+    censoring: Censoring | None = None
+
+    def rows(self, precision: Vec | None) -> Rows:
+        """What a density needs of them."""
+        return Rows(self.y, self.trials, precision, censoring=self.censoring)
 
 
 def learn_response(spec: ModelSpec, variables: Variables) -> ResponseColumns:
     """y and trials of every row. Raises ColumnError for an unusable dtype, ResponseError for an unusable value."""
     table, text = variables.table, spec.response.text
+    if (seen := spec.response.observation) is not None:
+        recipe, notes = observed_recipe(spec, variables)
+        y = variables.evaluate(recipe.success, f"response {text}")
+        censoring = read_censoring(recipe, seen, y, variables)
+        refuse_unseen(recipe.name, set(np.unique(censoring.status).tolist()))
+        return ResponseColumns(y, None, recipe, notes, censoring)
     success, notes = success_node(spec, variables)
     y = variables.evaluate(success, f"response {text}")
     recipe = response_recipe(spec, variables, success)
@@ -58,6 +70,15 @@ def learn_response(spec: ModelSpec, variables: Variables) -> ResponseColumns:
             what = f"The response {text} is read as the proportion of successes in {spec.trials!r} trials."
             notes = (*notes, Note("response_proportion", what, quiet=True))
     return ResponseColumns(y, trials, recipe, notes)
+
+
+def observed_recipe(spec: ModelSpec, variables: Variables) -> tuple[ResponseRecipe, tuple[Note, ...]]:
+    """How a response that may be censored is read."""
+    made = observed_nodes(spec.response, variables)
+    recipe = ResponseRecipe(
+        spec.response.text, made.value, status=made.status, upper=made.upper, entry=made.entry
+    )
+    return recipe, made.notes
 
 
 def input_nodes(spec: ModelSpec, variables: Variables) -> tuple[Node, ...]:
@@ -92,24 +113,26 @@ def _labels(name: str, table: Table) -> list[str]:
     return labels if len(labels) == 2 else table.values(name)
 
 
-def read_response(recipe: Recipe, variables: Variables) -> tuple[Vec, Vec | None]:
-    """y and trials of rows by a recipe. Raises ColumnError, ResponseError for an unusable value."""
+def read_response(recipe: Recipe, variables: Variables) -> Rows:
+    """Rows by a recipe, without precision. Raises ColumnError, ResponseError for an unusable value."""
     response, spec, table = recipe.response, recipe.spec, variables.table
     text = response.name
     y = variables.evaluate(response.success, f"response {text}")
+    if (seen := spec.response.observation) is not None:
+        return Rows(y, censoring=read_censoring(response, seen, y, variables))
     if response.trials is None:
-        return y, None
+        return Rows(y)
     trials = variables.evaluate(response.trials, f"response {text}")
     if spec.trials is None:
         _require_counts(y, text, table, "successes")
         _require_counts(trials - y, text, table, "failures")
-        return y, trials
+        return Rows(y, trials)
     _require_counts(trials, spec.trials, table, "trials")
     if not response.proportion:
-        return y, trials
+        return Rows(y, trials)
     successes = y * trials
     _refuse_no_share(y, trials, (y < 0) | (y > 1) | _between(successes, trials), text, table)
-    return np.round(successes), trials
+    return Rows(np.round(successes), trials)
 
 
 def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Note, ...]]:
@@ -259,8 +282,11 @@ def response_arrays(recipe: Recipe, frame: pl.DataFrame) -> Rows:
         wanted["trials"] = response.trials.to_expr()
     if spec.precision is not None:
         wanted["precision"] = Reference(spec.precision).to_expr()
-    nodes = [response.success, *([response.trials] if response.trials is not None else [])]
-    needed = {*(name for node in nodes for name in node.inputs()), *([spec.precision] if spec.precision else [])}
+    for field in CENSORING:
+        if (node := getattr(response, field)) is not None:
+            wanted[field] = node.to_expr()
+    needed = frozenset().union(*(node.inputs() for node in response.nodes()))
+    needed |= {spec.precision} if spec.precision is not None else set()
     absent = sorted(needed - set(frame.columns))
     if absent:
         msg = f"The frame has no column {enumerate_names(absent)}, which the response of this model needs."
@@ -269,4 +295,8 @@ def response_arrays(recipe: Recipe, frame: pl.DataFrame) -> Rows:
     arrays = {name: taken[name].cast(pl.Float64).to_numpy() for name in wanted}
     if response.proportion:
         arrays["y"] = np.round(arrays["y"] * arrays["trials"])
-    return Rows(arrays["y"], arrays.get("trials"), arrays.get("precision"))
+    censoring = censoring_of(arrays)
+    if censoring is not None and censoring.upper is not None:
+        status, upper = censoring.status, np.where(censoring.status == BETWEEN, censoring.upper, arrays["y"])
+        censoring = Censoring(np.where((status == BETWEEN) & (upper == arrays["y"]), SEEN, status), upper)
+    return Rows(arrays["y"], arrays.get("trials"), arrays.get("precision"), censoring=censoring)

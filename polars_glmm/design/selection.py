@@ -25,6 +25,7 @@ def rows_of(design: Design, rows: IntVec) -> Design:
         trials=part(design.trials),
         frequency=part(design.frequency),
         precision=part(design.precision),
+        censoring=None if design.censoring is None else design.censoring.each(lambda v: np.take(v, rows)),
         inputs=tuple(np.take(one, rows) for one in design.inputs),
         mu=predictor(design.mu),
         further=tuple(map(predictor, design.further)),

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns import contrasts
-from polars_glmm.columns.arguments import bind, constant, constants
+from polars_glmm.columns.arguments import constant, constants
 from polars_glmm.columns.coding import Column, Variable
 from polars_glmm.columns.nodes import Arithmetic, Coded, Constant, Function, Looked, Node, Reference
 from polars_glmm.columns.operators import EXTREMES
@@ -20,7 +20,7 @@ from polars_glmm.errors import ColumnError, FormulaError, brief
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.limits import require_levels
 from polars_glmm.frames.table import Table, refuse_not_finite
-from polars_glmm.spec.functions import SIGNATURES
+from polars_glmm.spec.functions import SIGNATURES, bind
 from polars_glmm.spec.syntax import (
     COMPARISONS,
     POWERS,

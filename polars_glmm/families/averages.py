@@ -221,7 +221,7 @@ def _nodes(step: Vec) -> Iterator[tuple[IntVec, Mat, Vec]]:
 
 def take_rows(rows: Rows, places: IntVec) -> Rows:
     """Some of the rows."""
-    return rows.each(lambda part: part_of(part, places))
+    return rows.each(lambda v: v[places] if v.ndim else v)
 
 
 def part_of(values: Any, places: IntVec) -> Any:

@@ -13,6 +13,45 @@ from polars_glmm.families.curve import Curve
 from polars_glmm.families.links import Link, MeanRange
 from polars_glmm.typing import BoolVec, Vec
 
+RIGHT, SEEN, LEFT, BETWEEN = 0.0, 1.0, 2.0, 3.0
+"""What is known of a response: it is above its value, that value, at most that value, or above it up to another."""
+
+
+class Censoring(NamedTuple):
+    """How much of each response is seen; arrays (n,).
+
+    status   1: y itself; 0: it is above y; 2: at most y; 3: above y and at most `upper`
+    upper    of intervals, else y; None where there are no intervals
+    entry    rows are seen because their y is above this (0: always); None: all always
+    """
+
+    status: Vec
+    upper: Vec | None = None
+    entry: Vec | None = None
+
+    def each(self, part: Callable[[Vec], Vec]) -> Censoring:
+        """The same of some of the rows."""
+        return Censoring(*(None if v is None else part(v) for v in self))  # type: ignore[arg-type]
+
+
+def joined_censoring(parts: Sequence[Censoring]) -> Censoring:
+    """The censoring of several sets of rows, one after the other."""
+    return Censoring(*(None if v[0] is None else np.concatenate(v) for v in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+CENSORING = Censoring._fields
+"""Names of the arrays, as records of rows hold them."""
+
+
+def heads_of(censoring: Censoring | None) -> dict[str, Vec | None]:
+    """The arrays by name."""
+    return dict.fromkeys(CENSORING) if censoring is None else censoring._asdict()
+
+
+def censoring_of(arrays: Mapping[str, Vec]) -> Censoring | None:
+    """The censoring whose arrays stand among others by name, or None."""
+    return Censoring(arrays["status"], arrays.get("upper"), arrays.get("entry")) if "status" in arrays else None
+
 
 class Rows(NamedTuple):
     """What a density needs besides the linear predictors; arrays (n,) that broadcast against eta (…, n).
@@ -24,12 +63,14 @@ class Rows(NamedTuple):
     trials: Vec | None = None
     precision: Vec | None = None
     inputs: tuple[Vec, ...] = ()
+    censoring: Censoring | None = None
 
     def each(self, part: Callable[[Vec], Vec]) -> Rows:
         """The same of some of the rows."""
         trials = None if self.trials is None else part(self.trials)
         precision = None if self.precision is None else part(self.precision)
-        return Rows(part(self.y), trials, precision, tuple(map(part, self.inputs)))
+        censoring = None if self.censoring is None else self.censoring.each(part)
+        return Rows(part(self.y), trials, precision, tuple(map(part, self.inputs)), censoring)
 
 
 def heads_of_inputs(inputs: Sequence[Vec]) -> dict[str, Vec]:
@@ -113,10 +154,15 @@ class Family(Protocol):
     canonical         observed and expected curvature agree
     log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
     phi_definition    what phi is, in words; empty without phi
+    phi_alias         another name for phi on the left of its formula, or nothing: "shape"
     phi_words         what a summary calls phi, and a sentence on what it does, or nothing
     residual          phi is the standard deviation of an error beside the effects, and stands among their variances
     linear            y is its mean and such an error: with gaussian effects every integral is exact
-    discrete          responses are counts: fixed effects can separate them and run off to infinity
+    discrete          responses are counts
+    separable         fixed effects can separate responses and run off to infinity: where `pull` is not zero
+    censorable        responses may be censored: it knows the logarithms of its tails (`censored` makes it do so)
+    of_times          responses are above 0 and may be times to an event
+    is_censored       it does: rows may have a `Censoring`
     sufficient        rows of equal predictors are one row: their mean, or all their successes and trials
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
@@ -138,8 +184,8 @@ class Family(Protocol):
     cdf               P(Y ≤ y) for means (…, n), or with upper P(Y > y), each to its own relative precision
     zeros             the parameter of zeros that are apart from the rest of the law, or nothing
     zeros_beside      the rest of the law has zeros too
-    pulls             per row 1, −1 where the density rises for ever with the predictor at a place, or as it falls; 0
-                      where it has a peak; NaN where it says nothing
+    pull              1 where the log density rises for ever with eta, −1 where it rises as eta falls, else 0
+    pulls             the same of the predictor at a place, and NaN where a row says nothing of it
     advice            what to do with a response that is not of the family, or nothing
     start             eta (n,) where iterations may begin;  start_phi  moment estimate of phi
     start_further     predictors of all parameters beyond the mean where iterations may begin: log of start_phi …
@@ -170,11 +216,22 @@ class Family(Protocol):
     @property
     def phi_words(self) -> tuple[str, str]: ...
     @property
+    def phi_alias(self) -> str: ...
+    @property
     def residual(self) -> bool: ...
     @property
     def linear(self) -> bool: ...
     @property
     def discrete(self) -> bool: ...
+    @property
+    def separable(self) -> bool: ...
+    def pull(self, rows: Rows) -> Vec: ...
+    @property
+    def censorable(self) -> bool: ...
+    @property
+    def of_times(self) -> bool: ...
+    @property
+    def is_censored(self) -> bool: ...
     @property
     def sufficient(self) -> bool: ...
     @property

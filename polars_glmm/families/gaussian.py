@@ -10,8 +10,10 @@ from scipy import special
 
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
+from polars_glmm.families.distributions import DISTRIBUTIONS, Distribution
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily, precision_of
+from polars_glmm.families.location_scale import LocationScale
+from polars_glmm.families.mean_family import Further, Kernel, Mean, precision_of
 from polars_glmm.typing import BoolVec, Vec
 
 LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
@@ -45,7 +47,7 @@ def identity_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) ->
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Gaussian(MeanFamily):
+class Gaussian(LocationScale):
     """log p = −½ w (y − mu)²/phi² − log phi + ½ log w − ½ log 2π; phi = σ, w = precision."""
 
     name = "gaussian"
@@ -73,6 +75,18 @@ class Gaussian(MeanFamily):
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         (zeta,) = further
         return -0.5 * precision_of(rows) * jet.square(rows.y - mu.value) * jet.exp(-2.0 * zeta) - zeta
+
+    @property
+    def distribution(self) -> Distribution:
+        return DISTRIBUTIONS["probit"]
+
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
+        (zeta,) = further
+        return (y - mu.value) * jet.exp(-1.0 * zeta) * np.sqrt(precision_of(rows))
+
+    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:
+        (zeta,) = further
+        return jet.exp(-1.0 * zeta) * ((high - low) * np.sqrt(precision_of(rows)))
 
     def constant(self, rows: Rows) -> Vec:
         return 0.5 * np.log(precision_of(rows)) - LOG_ROOT_TWO_PI + np.zeros_like(rows.y)

@@ -7,11 +7,11 @@ those that stand still, at one derivative in all: nobody needs a second derivati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
-from math import comb
+from math import comb, factorial
 
 import numpy as np
 from scipy import special
@@ -90,6 +90,24 @@ class Jet:
             result = result + power * (derivative / factorial)
             power = power * rest
         return result
+
+
+def through_both(surface: Mapping[tuple[int, int], Vec], a: Jet, b: Jet | Vec) -> Jet:
+    """g(a, b), given g and its derivatives at both values by how often in a and in b."""
+    rest_a, rest_b = a - a.f, b - b.f if isinstance(b, Jet) else None
+    result = a * 0.0 + surface[0, 0]
+    for (i, j), derivative in surface.items():
+        if i + j == 0 or (j and rest_b is None):
+            continue
+        term: Jet | None = None
+        for _ in range(i):
+            term = rest_a if term is None else term * rest_a
+        for _ in range(j):
+            assert rest_b is not None
+            term = rest_b if term is None else term * rest_b
+        assert term is not None
+        result = result + term * (derivative / (factorial(i) * factorial(j)))
+    return result
 
 
 @cache

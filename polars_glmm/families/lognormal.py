@@ -9,9 +9,11 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows
+from polars_glmm.families.distributions import Distribution
 from polars_glmm.families.gaussian import Gaussian, identity_kernel
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily
+from polars_glmm.families.location_scale import LocationScale
+from polars_glmm.families.mean_family import Further, Kernel, Mean
 from polars_glmm.typing import BoolVec, Vec
 
 _GAUSSIAN = Gaussian()
@@ -26,12 +28,13 @@ def _logged(rows: Rows) -> Rows:
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Lognormal(MeanFamily):
+class Lognormal(LocationScale):
     """log p = −½(log y − mu)²/φ² − log φ − log y − ½ log 2π; mu is the mean of log y, that of y exp(mu + φ²/2)."""
 
     name = "lognormal"
     has_phi = True
     residual = True
+    of_times = True
     mu_is_mean = False
     phi_definition = "standard deviation of log y"
     phi_words = ("Standard deviation of log y", "")
@@ -50,6 +53,16 @@ class Lognormal(MeanFamily):
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         return _GAUSSIAN.log_density(_logged(rows), mu, further)
 
+    @property
+    def distribution(self) -> Distribution:
+        return _GAUSSIAN.distribution
+
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
+        return _GAUSSIAN.standardised(np.log(y), rows, mu, further)
+
+    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:
+        return _GAUSSIAN.width(np.zeros_like(low), np.log(high / low), rows, further)
+
     def constant(self, rows: Rows) -> Vec:
         return _GAUSSIAN.constant(rows) - np.log(rows.y)
 
@@ -61,6 +74,10 @@ class Lognormal(MeanFamily):
         with np.errstate(divide="ignore"):
             z = (np.log(np.maximum(rows.y, 0.0)) - mu) / phi
         return np.asarray(special.ndtr(-z if upper else z), dtype=np.float64)
+
+    def quantile(self, p: Vec | float, mu: Vec, phi: Vec | float | None) -> Vec:
+        assert phi is not None
+        return np.asarray(np.exp(mu + phi * special.ndtri(p)))
 
     def at_response(self, rows: Rows) -> Vec:
         return np.log(rows.y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -73,6 +73,7 @@ class MeanFamily(ABC):
     takes_trials = False
     takes_precision = False
     phi_definition = ""
+    phi_alias = ""
     residual = False
     discrete = False
     sufficient = False
@@ -82,6 +83,10 @@ class MeanFamily(ABC):
     zeros_beside = False
     knows_information = True
     limit_phi = float("inf")
+    censorable = False
+    of_times = False
+    is_censored = False
+    memoryless = False  # given that it is late, what is left of a response has tails of the same shape
 
     @property
     @abstractmethod
@@ -165,6 +170,16 @@ class MeanFamily(ABC):
         return False
 
     @property
+    def separable(self) -> bool:
+        """Counts can be at an end of their range, which a mean never reaches."""
+        return self.discrete
+
+    def pull(self, rows: Rows) -> Vec:
+        """1 where all trials are successes, −1 where a count is zero."""
+        upper = rows.y == (1.0 if rows.trials is None else rows.trials) if self.takes_trials else rows.y < 0.0
+        return np.asarray(upper.astype(np.float64) - ((rows.y == 0.0) & ~upper))
+
+    @property
     def unit(self) -> float | None:
         """Standard deviation of the latent variable that the link stands for; None where only the data tell."""
         return self.link.unit
@@ -192,8 +207,13 @@ class MeanFamily(ABC):
         """log of −log P(Y = 0), or None for a family without zeros, or whose zeros are responses like any other."""
         return None
 
-    def definition(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
-        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain."""
+    def definition(
+        self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None, of: LogDensity | None = None
+    ) -> Density:
+        """The density and its derivatives by jets; −∞ with zero derivatives where eta is outside the link's domain.
+
+        of   another function of the same predictors, whose derivatives are wanted instead
+        """
         self._require(at)
         eta = np.asarray(at[0], dtype=np.float64)
         n = self.n_parameters
@@ -202,7 +222,7 @@ class MeanFamily(ABC):
         inside = eta if outside is None else np.where(outside, self.link.interior(self.mean_range), eta)
         with np.errstate(all="ignore"):
             further = tuple(jet.variable(at[k], k, order, most[k]) for k in range(1, n))
-            found = self.log_density(rows, Mean(self.link, inside, order), further)
+            found = (of or self.log_density)(rows, Mean(self.link, inside, order), further)
         return density_of(found, order, most, None if outside is None or not outside.any() else outside)
 
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:
@@ -301,11 +321,8 @@ class MeanFamily(ABC):
             return np.maximum(2.0 * (log_density(self.at_response(rows)) - log_density(mu)), 0.0)
 
     def pulls(self, rows: Rows, place: int) -> Vec:
-        """Counts at the ends of their range pull the mean; everything else holds."""
-        if place or not self.discrete:
-            return np.zeros(len(rows.y))
-        top = np.ones_like(rows.y) if rows.trials is None else rows.trials
-        return np.where(rows.y == 0.0, -1.0, np.where((rows.y == top) & self.takes_trials, 1.0, 0.0))
+        """Those of the mean, where responses can be at an end; everything else holds."""
+        return np.zeros(len(rows.y)) if place or not self.separable else self.pull(rows)
 
     def advice(self, y: float) -> str:  # noqa: ARG002
         """What to do with a response that is not of the family, or nothing."""
@@ -333,6 +350,7 @@ class MeanFamily(ABC):
 
 Further: TypeAlias = tuple[Jet, ...]
 """The predictors beyond the mean's, as jets."""
+LogDensity: TypeAlias = Callable[[Rows, Mean, Further], Jet]
 
 _ZERO = np.zeros(())
 

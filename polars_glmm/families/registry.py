@@ -10,6 +10,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.families.beta import Beta
 from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
+from polars_glmm.families.event_times import Exponential, LogLogistic, Weibull
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
 from polars_glmm.families.generalized_poisson import GeneralizedPoisson
@@ -45,6 +46,9 @@ FAMILIES: dict[str, type[MeanFamily]] = {
     "student_t": StudentT,
     "generalized_poisson": GeneralizedPoisson,
     "tweedie": Tweedie,
+    "exponential": Exponential,
+    "weibull": Weibull,
+    "loglogistic": LogLogistic,
 }
 
 ALIASES = {
@@ -60,6 +64,10 @@ ALIASES = {
     "t": "student_t",
     "t_family": "student_t",
     "genpois": "generalized_poisson",
+    "llogistic": "loglogistic",
+    "llogis": "loglogistic",
+    "log_logistic": "loglogistic",
+    "lnormal": "lognormal",
 }
 
 ELSEWHERE = {

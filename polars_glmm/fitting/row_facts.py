@@ -17,6 +17,7 @@ from polars_glmm.design.known import used_columns
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.flow import data_of
 from polars_glmm.frames.aggregates import aggregated
+from polars_glmm.frames.source import missing_in
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -51,11 +52,8 @@ def used_rows(fit: Answer, need: str) -> pl.LazyFrame:
 
 def _left_out(fit: Answer, schema: pl.Schema) -> list[pl.Expr]:
     """Why a row is none of the model's: a missing value, a precision of zero, no trial."""
-    reasons = []
-    for name in used_columns(fit.recipe):
-        reasons.append(named.column(name).is_null())
-        if schema[name].is_float():
-            reasons.append(named.column(name).is_nan())
+    used = {name: schema[name] for name in used_columns(fit.recipe)}
+    reasons = [*missing_in(used, fit.spec.response.ends).values()]
     if fit.spec.precision is not None:
         reasons.append(named.column(fit.spec.precision) == 0)
     if fit.recipe.response.trials is not None:

@@ -15,7 +15,7 @@ from polars_glmm.columns.named import as_found, column
 from polars_glmm.columns.named import columns as named
 from polars_glmm.errors import DataChangedError
 from polars_glmm.frames.missing import Incomplete, dropped_rows
-from polars_glmm.frames.source import no_frequency
+from polars_glmm.frames.source import missing_in, no_frequency
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
@@ -55,7 +55,8 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     response = [c for c in dict.fromkeys(spec.response.columns()) if c not in groups_of(spec)]
     if not _repeats(lazy, schema, spec, columns, response, n_rows):
         return None
-    gaps = {c: _missing(c, schema) for c in [*columns, *([spec.frequency] if spec.frequency else [])]}
+    asked_for = [*columns, *([spec.frequency] if spec.frequency else [])]
+    gaps = missing_in({c: schema[c] for c in asked_for}, spec.response.ends)
     incomplete = pl.any_horizontal(gaps.values())
     asked = [incomplete.sum().alias(COUNT), *(gap.sum().alias(c) for c, gap in gaps.items())]
     seen = lazy.select(*asked, _wrong_counts(spec, incomplete).alias(_WRONG)).collect()
@@ -119,11 +120,6 @@ def _short_texts(lazy: pl.LazyFrame, columns: list[str]) -> list[str]:
         return []
     head = lazy.select(named(columns)).head(_SAMPLE).collect()
     return [c for c in columns if head[c].n_unique() <= _FEW_TEXTS]
-
-
-def _missing(name: str, schema: pl.Schema) -> pl.Expr:
-    gap = column(name).is_null()
-    return gap | column(name).is_nan() if schema[name].is_float() else gap
 
 
 def _repeats(

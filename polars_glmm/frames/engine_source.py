@@ -50,7 +50,9 @@ class EngineSource(Source):
         used = spec.columns()
         require_columns(used, frame.schema.names())
         dtypes = {name: frame.schema[name] for name in used}
-        return cls(frame.plan.select(list(used)), dtypes, spec.frequency, spec.precision, origin=frame)
+        return cls(
+            frame.plan.select(list(used)), dtypes, spec.frequency, spec.precision, ends=spec.response.ends, origin=frame
+        )
 
     @property
     def library(self) -> Any:
@@ -129,14 +131,29 @@ class EngineSource(Source):
             raise DataChangedError(_CHANGED)
 
     def of_rows(self, rows: pl.DataFrame) -> Source:
-        return Source(rows.lazy(), self.dtypes, self.frequency, self.precision, self.tried, facts=self.facts)
+        return Source(
+            rows.lazy(), self.dtypes, self.frequency, self.precision, self.tried, facts=self.facts, ends=self.ends
+        )
 
     @property
     def complete(self) -> Any:
         """Rows without null, NaN or infinity in any column; infinity is refused by `judge`."""
-        col = self.library.col
-        known = [~col(name).is_null() for name in self.dtypes]
-        return every([*known, *(finite(col(name)) for name in self.floats())])
+        return every(list(self.known().values()))
+
+    def known(self) -> dict[str, Any]:
+        """Where each column holds a value; of the ends of an interval where one of them does."""
+        col, floats = self.library.col, set(self.floats())
+        known = {
+            name: ~col(name).is_null() & finite(col(name)) if name in floats else ~col(name).is_null()
+            for name in self.dtypes
+        }
+        if self.ends is not None:
+            lower, upper = self.ends
+            if lower is None:
+                del known[upper]
+            else:
+                known[lower] = known[upper] = known[lower] | known[upper]
+        return known
 
     def census(self) -> Query:
         """As of `Source`; also the rows in use, their weight, and in how many each checked node is finite."""
@@ -202,15 +219,12 @@ class EngineSource(Source):
 
     def _incomplete(self, n: int, n_rows: int) -> Incomplete:
         nw = self.library
-        known = {f"{k}": ~nw.col(name).is_null() for k, name in enumerate(self.dtypes)}
-        for k, name in enumerate(self.dtypes):
-            if self.dtypes[name].is_float():
-                known[f"{k}"] = known[f"{k}"] & finite(nw.col(name))
-        flags = self.frame.select(**{f"k{k}": flag.cast(nw.Int64) for k, flag in known.items()})
-        found = self.answer(flags.select(nw.col(f"k{k}").sum() for k in known)).row(0)
+        known = self.known()
+        flags = self.frame.select(**{f"k{k}": flag.cast(nw.Int64) for k, flag in enumerate(known.values())})
+        found = self.answer(flags.select(nw.col(f"k{k}").sum() for k in range(len(known)))).row(0)
         here = [int(count or 0) for count in found]
-        where = tuple(name for name, count in zip(self.dtypes, here, strict=True) if count < n_rows)
-        empty = tuple(name for name, count in zip(self.dtypes, here, strict=True) if not count)
+        where = tuple(name for name, count in zip(known, here, strict=True) if count < n_rows)
+        empty = tuple(name for name, count in zip(known, here, strict=True) if not count)
         return Incomplete(n, n_rows, None, where, empty)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.named import column, columns
+from polars_glmm.columns.named import columns
+from polars_glmm.frames.source import missing_in
+from polars_glmm.frames.table import Ends
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -25,15 +27,17 @@ def kept_rows(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> tuple[pl.
 
 
 def complete_rows(
-    data: pl.DataFrame | pl.LazyFrame, names: Sequence[str], kept: BoolVec | None, frequency: str | None
+    data: pl.DataFrame | pl.LazyFrame,
+    names: Sequence[str],
+    kept: BoolVec | None,
+    frequency: str | None,
+    ends: Ends = None,
 ) -> pl.DataFrame:
     """These columns of the rows in use, without those that miss a value; rows that stand for several are repeated."""
     frame = data.lazy().select(columns(names)).collect()
     if kept is not None:
         frame = frame.filter(pl.Series(kept))
-    frame = frame.drop_nulls()
-    floats = [column(name).is_nan() for name in names if frame.schema[name].is_float()]
-    frame = frame.filter(~pl.any_horizontal(floats)) if floats else frame
+    frame = frame.filter(~pl.any_horizontal(missing_in(frame.schema, ends).values()))
     if frequency is None:
         return frame
     return frame[np.repeat(np.arange(frame.height), frame[frequency].cast(pl.Int64).to_numpy())]

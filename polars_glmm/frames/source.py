@@ -17,7 +17,7 @@ from polars_glmm.frames.batches import batches
 from polars_glmm.frames.facts import Fact, count_labels, of_labels
 from polars_glmm.frames.held import in_memory
 from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
-from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, require_columns
+from polars_glmm.frames.table import NO_ROWS, Ends, refuse_infinite, refuse_not_finite, require_columns
 from polars_glmm.spec.model import ModelSpec
 
 _ROW = "__glmm_row"
@@ -37,6 +37,7 @@ class Source:
     tried                  the number of trials, without which a row is not used, or None
     fixed                  whether the frame is rows in memory, which every reading finds again
     facts                  what an earlier reading found, to be found again by a census
+    ends                   two columns of which one may be missing, or infinite
     """
 
     frame: pl.LazyFrame
@@ -46,6 +47,7 @@ class Source:
     tried: Node | None = None
     fixed: bool = False
     facts: tuple[Fact, ...] = ()
+    ends: Ends = None
     sets_aside: ClassVar[bool] = True
     """Whether a group_by over many levels in no order sets aside more than its answer."""
 
@@ -56,7 +58,10 @@ class Source:
         used = spec.columns()
         require_columns(used, schema.names())
         dtypes = {name: schema[name] for name in used}
-        return cls(frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame))
+        return cls(
+            frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame),
+            ends=spec.response.ends,
+        )  # fmt: skip
 
     def expression(self, node: Node) -> Any:
         """A node as Float64 over rows without missing values."""
@@ -125,8 +130,11 @@ class Source:
     @property
     def complete(self) -> Any:
         """Rows without null or NaN in any column."""
-        known = [column(name).is_not_null() for name in self.dtypes]
-        return pl.all_horizontal(*known, *(column(name).is_not_nan() for name in self.floats()))
+        return ~pl.any_horizontal(self.gaps().values())
+
+    def gaps(self) -> dict[str, pl.Expr]:
+        """Where columns are null or NaN; an end of an interval only where both are."""
+        return missing_in(self.dtypes, self.ends)
 
     @property
     def in_use(self) -> Any:
@@ -147,8 +155,8 @@ class Source:
         return replace(self, frame=self.frame.cache())
 
     def floats(self) -> list[str]:
-        """Columns that can hold NaN or infinity."""
-        return [name for name, dtype in self.dtypes.items() if dtype.is_float()]
+        """Columns that can hold infinity by mistake."""
+        return [name for name, dtype in self.dtypes.items() if dtype.is_float() and name not in (self.ends or ())]
 
     def weight(self) -> Any:
         """w = frequency · precision, or None where every row has 1."""
@@ -239,10 +247,7 @@ class Source:
         return bad
 
     def _incomplete(self, n: int, n_rows: int) -> Incomplete:
-        missing = {
-            name: column(name).is_null() | column(name).is_nan() if dtype.is_float() else column(name).is_null()
-            for name, dtype in self.dtypes.items()
-        }
+        missing = self.gaps()
         asked = self.frame.select(
             *(expression.any().alias(f"any:{name}") for name, expression in missing.items()),
             *(column(name).is_null().all().alias(f"all:{name}") for name in missing),
@@ -257,6 +262,19 @@ class Source:
         asked = [pl.col(_ROW), *([column(name)] if name else [])]
         taken = self.frame.with_row_index(_ROW).filter(where).select(asked).head(1).collect()
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
+
+
+def missing_in(dtypes: Mapping[str, pl.DataType], ends: Ends = None) -> dict[str, pl.Expr]:
+    """Where each column is null or NaN, never null itself; an end of an interval only where both ends are."""
+    gaps = {}
+    for name, dtype in dtypes.items():
+        gap = column(name).is_null()
+        gaps[name] = gap | column(name).is_nan().fill_null(value=False) if dtype.is_float() else gap
+    if ends is not None:
+        lower, upper = ends
+        both = pl.lit(value=False) if lower is None else gaps[lower] & gaps[upper]
+        gaps |= dict.fromkeys((upper,) if lower is None else (lower, upper), both)
+    return gaps
 
 
 def no_frequency(f: Any) -> Any:

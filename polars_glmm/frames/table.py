@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.columns.nodes import Node, Product
-from polars_glmm.columns.operators import Arrays
+from polars_glmm.columns.operators import DAY, Arrays
 from polars_glmm.errors import ColumnError, ModelError, counted, enumerate_names, suggest
 from polars_glmm.frames.levels import Levels, code
 from polars_glmm.typing import BoolVec, CodeVec, IntVec, Vec
@@ -55,6 +55,11 @@ class Table:
         if column not in self._numbers:
             self._numbers[column] = as_float(self.series[column])
         return self._numbers[column]
+
+    def elapsed(self, column: str) -> Vec:
+        """A column of durations in days."""
+        days: Vec = as_float(self.series[column].dt.total_microseconds()) / DAY
+        return days
 
     def levels(self, column: str) -> Levels:
         """A key column as codes."""
@@ -139,19 +144,36 @@ def require_columns(used: Sequence[str], names: Sequence[str]) -> None:
         raise ColumnError(msg)
 
 
-def incomplete(table: Table) -> tuple[BoolVec | None, tuple[str, ...]]:
+Ends: TypeAlias = "tuple[str | None, str] | None"
+"""Two columns of which one may be missing, or infinite: the ends of an interval. Without a first the second always."""
+
+
+def incomplete(table: Table, ends: Ends = None) -> tuple[BoolVec | None, tuple[str, ...]]:
     """Rows with a null or NaN in any column (None if there are none), and the columns that have them.
 
-    Raises ColumnError for an infinite value.
+    Of two ends a row has one at least. Raises ColumnError for an infinite value.
     """
     missing: BoolVec | None = None
     where: list[str] = []
     for name, series in table.series.items():
-        own = _missing(series, table.dtypes[name])
+        own = None if ends is not None and name in ends else _missing(series, table.dtypes[name])
         if own is not None:
             where.append(series.name)
             missing = own if missing is None else missing | own
+    if ends is not None and ends[0] is not None and (both := _open(table, (ends[0], ends[1]))).any():
+        where += (ends[0], ends[1])
+        missing = both if missing is None else missing | both
     return missing, tuple(where)
+
+
+def _open(table: Table, ends: tuple[str, str]) -> BoolVec:
+    """Rows without either end."""
+    gaps = []
+    for name in ends:
+        series = table.series[name]
+        gap = series.is_null()
+        gaps.append(gap | series.is_nan().fill_null(value=False) if table.dtypes[name].is_float() else gap)
+    return (gaps[0] & gaps[1]).to_numpy()
 
 
 def _missing(series: pl.Series, dtype: pl.DataType) -> BoolVec | None:

@@ -135,6 +135,7 @@ def _with(frame: pl.DataFrame | pl.LazyFrame, used: list[str]) -> pl.LazyFrame:
 def _chosen(fit: Answer, tests: str | Sequence[str], time: str | None) -> list[str]:
     if tests == "all":
         left_out = {
+            "dispersion": fit.recipe.spec.family.is_censored,
             "zero_inflation": not fit.recipe.spec.family.discrete,
             "autocorrelation": time is None,
             "ranef_normality": not fit.recipe.factors,
@@ -154,6 +155,9 @@ def _chosen(fit: Answer, tests: str | Sequence[str], time: str | None) -> list[s
 
 def _dispersion(asked: Checked) -> list[Finding]:
     fit, family = asked.fit, asked.fit.recipe.spec.family
+    if family.is_censored:
+        msg = "dispersion is of Pearson residuals, which censored responses have none of."
+        raise ModelError(msg)
     rows = asked.augmented
     observed = float(np.square(asked.of("resid_pearson")).sum())
     effective = float(leverage_of(fit, rows.select(columns(used_columns(fit.recipe)))).found.value.sum())

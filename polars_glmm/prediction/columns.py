@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import polars as pl
 
-from polars_glmm.columns import named
 from polars_glmm.errors import ColumnError, enumerate_names, suggest
 from polars_glmm.frames.elsewhere import applied
+from polars_glmm.frames.source import missing_in
+from polars_glmm.frames.table import Ends
 
 INTERNAL = "__glmm_"
 """Prefix of columns that live only inside a plan."""
@@ -62,11 +63,8 @@ def refuse_clash(schema: pl.Schema, added: Sequence[str], remedy: str) -> None:
         raise ColumnError(msg)
 
 
-def is_missing(schema: pl.Schema, columns: Iterable[str]) -> pl.Expr:
-    """Boolean: a null or NaN in any of the columns."""
-    tests: list[pl.Expr] = []
-    for column in sorted(set(columns)):
-        tests.append(named.column(column).is_null())
-        if schema[column].is_float():
-            tests.append(named.column(column).is_nan().fill_null(value=False))
-    return pl.any_horizontal(tests) if tests else pl.lit(value=False)
+def is_missing(schema: pl.Schema, columns: Iterable[str], ends: Ends = None) -> pl.Expr:
+    """Boolean: a null or NaN in any of the columns; of two ends of an interval, if they are among them, in both."""
+    used = sorted(set(columns))
+    tests = missing_in({name: schema[name] for name in used}, ends if {*(ends or ())} <= {*used, None} else None)
+    return pl.any_horizontal(tests.values()) if tests else pl.lit(value=False)

@@ -76,7 +76,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     require_columns(schema, used, purpose.verb)
     require_dtypes(schema, designs, fitted.recipe)
 
-    frame = fitted.attach(frame).with_columns(is_missing(schema, used).alias(MISSING))
+    frame = fitted.attach(frame).with_columns(is_missing(schema, used, fitted.recipe.spec.response.ends).alias(MISSING))
     for factor in factors:
         frame = factor.attach(frame, schema)
 

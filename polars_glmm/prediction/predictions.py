@@ -17,6 +17,7 @@ from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
+from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
@@ -49,7 +50,7 @@ from polars_glmm.prediction.variances import FREEDOM
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
     from polars_glmm.families.base import Family
-    from polars_glmm.typing import Kind
+    from polars_glmm.typing import Kind, Times
 
 Interval = Literal["confidence", "prediction"]
 Uncertainty = Literal["conditional", "joint"]
@@ -68,6 +69,7 @@ class Request:
     std_error: bool
     name: str
     df: RowFreedom = None
+    time: str | None = None
 
     @property
     def uncertain(self) -> bool:
@@ -94,6 +96,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     name: str = "prediction",
     uncertainty: Uncertainty = "conditional",
     df: RowFreedom = None,
+    times: Times = None,
     ranef: pl.DataFrame | pl.LazyFrame | None = None,
 ) -> FrameT:
     """The frame with predictions beside its own columns; a LazyFrame stays lazy and nothing of it is collected.
@@ -131,6 +134,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         movement of the modes against all parameters (Kass & Steffey 1989), for which the rows of the fit are read.
     df
         "normal", "satterthwaite" or a number, for the intervals, instead of what is said above.
+    times
+        Of times to an event (weibull …) kind="median", and at `times` "survival", "hazard" and "cumulative_hazard": the
+        name of a column, or times for every row, which then stands once for each, with them in `<name>_time`.
     ranef
         Effects of groups from `fit.score(rows)`, in the place of those of the fit: groups that it has not seen, as they
         are after new rows. As they stand: predictions from them have no standard errors.
@@ -154,7 +160,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     a row that the data do not determine (not estimable: an empty cell of an interaction) gives null. A row along which
     the estimates run off to infinity (separation) has a prediction and no standard error; other rows have both.
     """
-    request = Request(kind, random, new_levels, interval, conf_level, std_error, name, df)
+    frame, time = at_times(frame, kind, times, name)
+    request = Request(kind, random, new_levels, interval, conf_level, std_error, name, df, time)
     _check_choice("uncertainty", uncertainty, get_args(Uncertainty))
     if ranef is not None:
         return _predict_scored(frame, fit, request, ranef)
@@ -205,7 +212,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         return _of_several(frame, schema, fitted, request)
     known = _known_freedom(fitted, request.df)
     half_width = _quantile(request.conf_level, known)
-    scale = _scale(family, request.kind)
+    scale = _scale(family, request)
     if place and not fitted.models(request.kind):
         frame = add_constant(frame, fitted, request.kind, std_error=request.uncertain)
         scale = ResponseScale.of_link("log")
@@ -213,6 +220,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     new = request.interval == "prediction"
     also_used = size_inputs(fitted.recipe) | phi_inputs(fitted) if new else frozenset[str]()
     also_used |= phi_inputs(fitted) if scale.needs_phi else frozenset()
+    if isinstance(scale, EventScale):
+        also_used |= scale.require(schema)
     if new:
         refuse_random_phi(fitted, "interval='prediction'")
     if request.random == "integrate":
@@ -273,8 +282,11 @@ def _selected(frame: pl.LazyFrame, schema: pl.Schema, request: Request, values: 
     return frame.select(*columns(schema), *outputs)
 
 
-def _scale(family: Family, kind: str) -> ResponseScale:
+def _scale(family: Family, request: Request) -> ResponseScale:
     """What the linear predictor of a kind becomes."""
+    kind = request.kind
+    if kind in quantities_of(family):
+        return EventScale(family.link.name, family, kind, request.time)
     if kind == "response":
         return scale_of(family)
     links = {one.name: one.link.name for one in family.parameters}
@@ -372,6 +384,7 @@ def _check_kind(family: Family, request: Request) -> None:
     kinds += [one.name for one in family.parameters[1:]]
     if hasattr(family, "zero_probability"):
         kinds.append("zero")
+    kinds += quantities_of(family)
     if kind not in kinds:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"

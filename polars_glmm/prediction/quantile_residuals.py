@@ -15,6 +15,7 @@ import polars as pl
 from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.families.averages import take_rows
+from polars_glmm.families.censored_residuals import censored_quantiles
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.given import INNER, Given, add_distribution, cdf_of, inner_of
 from polars_glmm.prediction.linear_predictor import MISSING
@@ -97,6 +98,8 @@ def _quantiles(recipe: Recipe, used: pl.DataFrame, uniform: Vec) -> tuple[Vec, V
 
 
 def _ends(family: Family, rows: Rows, inner: tuple[Vec, Vec, Vec | None], *, upper: bool) -> tuple[Vec, Vec]:
+    if rows.censoring is not None:
+        return censored_quantiles(rows, lambda one: cdf_of(family, one, inner, upper=upper), upper=upper)
     high = cdf_of(family, rows, inner, upper=upper)
     if not family.discrete:
         return high, high

@@ -13,6 +13,8 @@ from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts
+from polars_glmm.families.censored import Censored
+from polars_glmm.families.censored_residuals import censored_residuals
 from polars_glmm.foreign import answered
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
@@ -105,7 +107,7 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
         more = More(prefix, quantile, given, seed_of(rng) if quantile else 0)
         answer = lambda rows, own: augment_from(rows, own, more)
         return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: more.names, "Drop these rows."))
-    drawn = quantile and fit.recipe.spec.family.discrete
+    drawn = quantile and (fit.recipe.spec.family.discrete or fit.recipe.spec.family.is_censored)
     more = More(prefix, quantile, given, seed_of(rng) if quantile else 0, drawn)
     augmented = augment_from(frame, of_fit(fit), more)
     return add_leverage(augmented, fit, f"{prefix}leverage") if leverage else augmented
@@ -164,6 +166,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
 
 def _residuals(family: Family, rows: Rows, mu: Vec, phi: Vec | None) -> tuple[Vec, Vec, Vec]:
     """Response, Pearson and deviance residuals of complete rows; each (n,)."""
+    if isinstance(family, Censored):
+        return censored_residuals(family, rows, mu, phi)
     trials = 1.0 if rows.trials is None else rows.trials
     with np.errstate(all="ignore"):  # no trial, or a mean at the edge of its range: without a warning
         resid = rows.y / trials - family.expectation(mu, phi)[0]

@@ -72,7 +72,7 @@ def beyond(values: pl.Series, family: Family) -> Any:
 
 def response_inputs(recipe: Recipe) -> frozenset[str]:
     """Columns that y, trials and precision of a row are read from."""
-    return recipe.response.success.inputs() | size_inputs(recipe)
+    return size_inputs(recipe).union(*(node.inputs() for node in recipe.response.nodes()))
 
 
 def size_inputs(recipe: Recipe) -> frozenset[str]:

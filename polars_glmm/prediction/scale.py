@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
@@ -52,7 +53,9 @@ class ResponseScale:
             rows = batch.struct.unnest()
             eta = rows["eta"].cast(pl.Float64).to_numpy()
             phi = beyond(rows["phi"], family)
-            return pl.Series(batch.name, family.expectation(family.mean(eta), phi)[part], dtype=pl.Float64)
+            found = family.expectation(family.mean(eta), phi)[part]
+            # without a mean, as of times with heavy tails, there is none to predict
+            return pl.Series(batch.name, np.where(np.isinf(found), np.nan, found), nan_to_null=True)
 
         both = pl.struct(eta.alias("eta"), (pl.col(PHI) if phi is None else phi).alias("phi"))
         value = both.map_batches(of, return_dtype=pl.Float64, is_elementwise=True)

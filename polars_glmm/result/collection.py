@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import KeyedPictures
-    from polars_glmm.typing import IntVec, Kind, Scalar
+    from polars_glmm.typing import IntVec, Kind, Scalar, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -178,6 +178,7 @@ class FitCollection(ManyQuestions):
         name: str = "prediction",
         uncertainty: Uncertainty = "conditional",
         df: RowFreedom = None,
+        times: Times = None,
     ) -> Frame:
         """The frame with each row's prediction by the model of its key. Arguments as `polars_glmm.predict`.
 
@@ -186,7 +187,7 @@ class FitCollection(ManyQuestions):
         """
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name, uncertainty=uncertainty, df=df,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df, times=times,
         )  # fmt: skip
 
     @answered

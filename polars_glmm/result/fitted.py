@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import Pictures
-    from polars_glmm.typing import Kind
+    from polars_glmm.typing import Kind, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -134,12 +134,13 @@ class Fit(Questions):
         name: str = "prediction",
         uncertainty: Uncertainty = "conditional",
         df: RowFreedom = None,
+        times: Times = None,
         ranef: pl.DataFrame | pl.LazyFrame | None = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
-            std_error=std_error, name=name, uncertainty=uncertainty, df=df, ranef=ranef,
+            std_error=std_error, name=name, uncertainty=uncertainty, df=df, times=times, ranef=ranef,
         )  # fmt: skip
 
     @answered

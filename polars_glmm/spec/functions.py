@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from .syntax import Expression, FunctionCall
 
 from .forms import FORMS
 
@@ -49,6 +52,8 @@ SIGNATURES: dict[str, Signature] = {
     "contr.poly": Signature("contrast", ("scores*",)),
     "offset": Signature("special", ("x",)),
     "cbind": Signature("special", ("success", "failure")),
+    "surv": Signature("special", ("x", "y*", "z*", "kind*")),
+    "cens": Signature("special", ("x", "y*", "z*", "kind*", "lower*", "upper*")),
     **{name: Signature("curve", (*form.inputs, *form.parameters)) for name, form in FORMS.items()},
 }  # fmt: skip
 """Every function, under its canonical name."""
@@ -56,12 +61,13 @@ SIGNATURES: dict[str, Signature] = {
 _ALIASES = {
     "cs": "cr", "factor": "C", "as.factor": "C", "ceiling": "ceil", "standardise": "standardize",
     "Treatment": "contr.treatment", "Sum": "contr.sum", "Helmert": "contr.helmert", "Diff": "contr.diff",
-    "Poly": "contr.poly",
+    "Poly": "contr.poly", "Surv": "surv", "Cens": "cens",
     **{f"np.{name}": name for name in SIGNATURES if SIGNATURES[name].kind == "elementwise" and name != "I"},
     **{f"numpy.{name}": name for name in SIGNATURES if SIGNATURES[name].kind == "elementwise" and name != "I"},
 }  # fmt: skip
 KEYWORDS = {
     "intercept": "include_intercept", "Intercept": "include_intercept", "reference": "base", "center": "center",
+    "type": "kind",
 }  # fmt: skip
 """Other names of parameters: R's and patsy's."""
 
@@ -90,6 +96,19 @@ STRUCTURES_TO_COME = (
     "cs", "homcs", "hetcs", "ar1", "hetar1", "homar1", "toep", "homtoep", "hettoep", "homdiag", "ou", "mat", "gau",
     "exp", "rr", "propto", "equalto",
 )  # fmt: skip
+
+
+RESPONSES = frozenset({"cbind", "surv", "cens"})
+"""Functions that stand alone on the left of a formula."""
+
+
+def bind(call: FunctionCall) -> dict[str, Expression]:
+    """The arguments of a call by parameter."""
+    names = [name.rstrip("*") for name in SIGNATURES[call.function].parameters]
+    return {
+        KEYWORDS.get(keyword, keyword) if keyword else names[position]: value
+        for position, (keyword, value) in enumerate(call.arguments)
+    }
 
 
 def canonical(name: str) -> str | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.families.base import Family
+from polars_glmm.families.censored import censored
 from polars_glmm.families.nonlinear import nonlinear
-from polars_glmm.families.registry import resolve_family, with_zeros
+from polars_glmm.families.registry import FAMILIES, resolve_family, with_zeros
 from polars_glmm.families.zero_inflated import PARAMETER as ZERO_PARAMETER
 
 from .groups import Groups, Shorthand, read_groups
@@ -16,27 +17,9 @@ from .method import ML, REML, Laplace, Method, resolve_method
 from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
 from .parser import Tree, parse_formula
 from .residual import ResidualTerm, read_residual, refuse_where_independent
-from .syntax import Bar, Binary, Expression, FunctionCall, Number, Unary, columns, names_pi, quoted, render
+from .response import Observation, Response, response_of
+from .syntax import Bar, Binary, Expression, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What is modelled: one column or arithmetic on columns; with `cbind(success, failure)` two."""
-
-    success: Expression
-    failure: Expression | None = None
-
-    @property
-    def text(self) -> str:
-        if self.failure is None:
-            return render(self.success, top=False)
-        return f"cbind({render(self.success, top=False)}, {render(self.failure, top=False)})"
-
-    def columns(self) -> Iterator[str]:
-        yield from columns(self.success)
-        if self.failure is not None:
-            yield from columns(self.failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +77,7 @@ class ModelSpec:
 
     def _expressions(self) -> Iterator[Expression]:
         """Every expression of the formulas."""
-        yield self.response.success
+        yield from self.response.expressions()
         yield from self.inputs
         for part in self.predictors:
             yield from part.offsets
@@ -143,6 +126,7 @@ class ModelSpec:
             msg = "A fit needs a formula, such as 'y ~ x + (1 | g)'."
             raise FormulaError(msg)
         resolved = resolve_family(family, link)
+        resolved = resolved.plain if resolved.is_censored else resolved
         asked = None if method is None else resolve_method(method)
         if any(_names_zeros(text) for text in formulas[1:]):
             resolved = with_zeros(resolved)
@@ -164,7 +148,10 @@ class ModelSpec:
             understood, first = f"{response.text} ~ {curve.curve.text}", tuple[PredictorTerms, ...]()
         else:
             tree = parse_formula(formulas[0])
-            response = _response(tree)
+            response = response_of(tree)
+            if response.observation is not None:
+                _refuse_uncensored(response.observation, resolved)
+                resolved = censored(resolved, response.observation.entry is not None)
             mu = predictor(tree, "mu")
             further = _further(formulas[1:], resolved)
             if not any(entry.open for entry in shorthands):  # nothing needs the frame: settled here
@@ -192,22 +179,6 @@ class ModelSpec:
         )
         _refuse_misfits(spec)
         return spec
-
-
-def _response(tree: Tree) -> Response:
-    left = tree.left
-    if left is None:
-        message = "The formula has no response: write 'response ~ terms'."
-        raise FormulaError(message, tree.text, 0, len(tree.text))
-    response = (
-        Response(left.arguments[0][1], left.arguments[1][1])
-        if isinstance(left, FunctionCall) and left.function == "cbind"
-        else Response(left)
-    )
-    if not tuple(response.columns()):
-        message = "The response names no column."
-        raise FormulaError(message, tree.text, *left.span)
-    return response
 
 
 def _names_zeros(text: str) -> bool:
@@ -246,6 +217,7 @@ def _further(formulas: tuple[str, ...], family: Family, first: int = 1) -> list[
         tree = parse_formula(text)
         parameter = render(tree.left) if tree.left is not None else ""
         span = tree.left.span if tree.left is not None else (0, 1)
+        parameter = "phi" if parameter and parameter == family.phi_alias else parameter
         if parameter == "phi" and parameter not in names:
             message = f"The {family.name} family has no dispersion phi to model."
             raise FormulaError(message, tree.text, *span)
@@ -377,6 +349,22 @@ def _refuse_misfits(spec: ModelSpec) -> None:
         if spec.trials is not None:
             msg = "cbind(success, failure) already says the number of trials: leave out trials=."
             raise ModelError(msg)
+
+
+def _refuse_uncensored(seen: Observation, family: Family) -> None:
+    """Raise ModelError for a family that cannot say how likely it is to be above or below a value."""
+    if not family.censorable:
+        others = enumerate_names(
+            [name for name, one in FAMILIES.items() if one.censorable and (one.of_times or not seen.times)], limit=20
+        )
+        msg = f"The {family.name} family takes no {seen.text}: that is for {others}."
+        raise ModelError(msg)
+    if seen.times and not family.of_times:
+        msg = (
+            f"Times are no {family.name} responses: say family='weibull' (or 'exponential', 'loglogistic', "
+            "'lognormal'). A censored response that may be negative is written cens(y, status)."
+        )
+        raise ModelError(msg)
 
 
 def _column(argument: str, name: object) -> str | None:

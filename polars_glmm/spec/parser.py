@@ -8,7 +8,7 @@ from math import pi
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import FormulaError, suggest
 
-from .functions import ELSEWHERE, KEYWORDS, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
+from .functions import ELSEWHERE, KEYWORDS, RESPONSES, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
 from .syntax import (
     COMPARISONS,
     POWERS,
@@ -286,8 +286,9 @@ class _Parser:
         if function is None:
             hint = f" {ELSEWHERE[token.text]}" if token.text in ELSEWHERE else suggest(token.text, known_functions())
             raise self.error(f"Function {token.text!r} is not one a formula can use.{hint}", token)
-        if function in ("offset", "cbind") and (arithmetic or function == "cbind") and not self.response_start(token):
-            place = "stands alone before '~'" if function == "cbind" else "is a term of its own"
+        alone = function in RESPONSES
+        if (alone or (function == "offset" and arithmetic)) and not self.response_start(token):
+            place = "stands alone before '~'" if alone else "is a term of its own"
             raise self.error(f"{function}() {place}.", token)
         if SIGNATURES[function].kind == "curve" and not self.curved:
             message = f"{token.text}() is the curve of a nonlinear model: it stands in the first formula."
@@ -309,7 +310,7 @@ class _Parser:
         return call
 
     def response_start(self, token: Token) -> bool:
-        return token is self.tokens[0] and token.text == "cbind"
+        return token is self.tokens[0] and canonical(token.text) in RESPONSES
 
     def holds_bar(self) -> bool:
         """Whether the parentheses that were just opened hold a bar of their own."""

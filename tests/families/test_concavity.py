@@ -24,6 +24,9 @@ RESPONSES = {
     "truncated_negative_binomial1": [1.0, 2.0, 4.0, 60.0],
     "student_t": [-3.0, 0.0, 0.4, 5.0],
     "tweedie": [0.0, 0.2, 1.0, 40.0],
+    "exponential": [1e-3, 0.2, 1.0, 40.0],
+    "weibull": [1e-3, 0.2, 1.0, 40.0],
+    "loglogistic": [1e-3, 0.2, 1.0, 40.0],
 }
 TRIALS, ZETAS = 7.0, (-2.0, 0.0, 1.5)
 

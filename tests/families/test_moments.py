@@ -16,7 +16,10 @@ from polars_glmm.typing import Vec
 from tests.families.conftest import named, predictors
 
 MEANS = {"real": (-1.5, 0.4, 2.0), "positive": (0.3, 1.0, 4.0), "unit": (0.05, 0.5, 0.9)}
-DISPERSIONS = {"beta": 8.0, "beta_binomial": 3.0, "generalized_poisson": 1.8, "truncated_negative_binomial": 2.0}
+DISPERSIONS = {
+    "beta": 8.0, "beta_binomial": 3.0, "generalized_poisson": 1.8, "truncated_negative_binomial": 2.0,
+    "weibull": 1.3, "loglogistic": 5.0,
+}  # fmt: skip
 """phi by the name of a family; elsewhere 0.35."""
 TRIALS, PRECISION = 7.0, 1.7
 
@@ -167,6 +170,9 @@ SCIPY = {
     "student_t": lambda r, mu, phi: stats.t.logpdf(r.y, 4.0, mu, phi),
     "generalized_poisson": lambda r, mu, phi: _consul_jain(r.y, mu / np.sqrt(phi), 1.0 - 1.0 / np.sqrt(phi)),
     "tweedie": lambda r, mu, phi: _mixed_gammas(r.y, mu, phi, 1.5),
+    "exponential": lambda r, mu, phi: stats.expon.logpdf(r.y, scale=mu),
+    "weibull": lambda r, mu, phi: stats.weibull_min.logpdf(r.y, phi, scale=mu),
+    "loglogistic": lambda r, mu, phi: stats.fisk.logpdf(r.y, phi, scale=mu),
 }
 
 
@@ -235,7 +241,7 @@ def test_deviance_is_twice_the_gap_to_a_mean_at_the_response(family):
 
     squared = dict.fromkeys(("gaussian", "lognormal"), phi**2)
     scale = {**squared, **dict.fromkeys(("gamma", "inverse_gaussian", "tweedie"), phi)}.get(family.name, 1.0)
-    if family.mu_is_mean or family.residual:
+    if family.mu_is_mean or family.residual or family.of_times:
         best = family.at_response(rows)
     else:  # a count of one is likeliest at a mean of zero
         best = family.mu_of_mean(y, phi)
@@ -280,7 +286,7 @@ def test_a_size_without_end_draws_poisson_counts():
 def test_starts_are_inside_the_domain(family):
     counts = {"binomial": [0.0, 3.0, 7.0], "beta_binomial": [0.0, 3.0, 7.0]}
     y = {**counts, "gaussian": [-1.0, 0.0, 3.0]}.get(family.name, [0.0, 1.0, 30.0])
-    y = np.array(y) + (0.01 if family.name in {"gamma", "inverse_gaussian", "lognormal"} else 0.0)
+    y = np.array(y) + (0.01 if family.name in {"gamma", "inverse_gaussian"} or family.of_times else 0.0)
     y = y / 31.0 + 0.01 if family.name == "beta" else y + 1.0 if family.name.startswith("truncated") else y
     rows = Rows(y, np.full(3, 7.0) if family.takes_trials else None)
     eta = family.start(rows)
@@ -309,6 +315,9 @@ IMPOSSIBLE = {
     "truncated_negative_binomial1": [0.0, 0.5, np.inf, np.nan],
     "student_t": [np.nan, np.inf],
     "tweedie": [-1.0, np.inf, np.nan],
+    "exponential": [0.0, -1.0, np.inf, np.nan],
+    "weibull": [0.0, -1.0, np.inf, np.nan],
+    "loglogistic": [0.0, -1.0, np.inf, np.nan],
 }
 
 

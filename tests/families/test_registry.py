@@ -35,6 +35,7 @@ NAMED = [
     ("truncated_nbinom1", None, "TruncatedNegativeBinomial1(link='log')"),
     ("truncated_nbinom2", None, "TruncatedNegativeBinomial(link='log')"),
     ("truncated_poisson", None, "TruncatedPoisson(link='log')"), ("genpois", None, "GeneralizedPoisson(link='log')"),
+    ("llogis", None, "LogLogistic(link='log')"), ("weibull", None, "Weibull(metric='aft')"),
     ("nb", None, "NegativeBinomial(link='log')"), ("negative_binomial", "log", "NegativeBinomial(link='log')"),
 ]  # fmt: skip
 
@@ -46,7 +47,7 @@ def test_names_resolve(name, link, shown):
 
 WRONG = [
     ("poison", None, "There is no family 'poison'.* Did you mean 'poisson'"),
-    ("multinomial", None, "There is no family 'multinomial'; there are 'gaussian', .* and 'tweedie'"),
+    ("multinomial", None, "There is no family 'multinomial'; there are 'gaussian', .* and 'loglogistic'"),
     ("quasipoisson", None, "no density; .*'negative_binomial'"),
     ("bernoulli", None, "family='binomial'"),
     ("binomial", "probti", "binomial has no link 'probti'; it has 'logit', .* Did you mean 'probit'"),
@@ -111,6 +112,9 @@ def test_facts_of_the_table():
         "student_t": (True, False, False),
         "generalized_poisson": (True, False, False),
         "tweedie": (True, False, False),
+        "exponential": (False, False, False),
+        "weibull": (True, False, False),
+        "loglogistic": (True, False, False),
     }
     canonical = {repr(f) for cls in FAMILIES.values() for link in cls.links if (f := cls(link)).canonical}
     assert canonical == {

@@ -7,6 +7,7 @@ it lacks, a column that depends on the others) is left out, and a question whose
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -24,13 +25,14 @@ from polars_glmm.design.response import ResponseColumns, check_support, learn_re
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.design.variables import Variables
 from polars_glmm.errors import counted
-from polars_glmm.families.base import Rows, only_phi
+from polars_glmm.families.base import LEFT, RIGHT, only_phi
 from polars_glmm.frames.levels import Levels, code_integers
 from polars_glmm.frames.missing import Incomplete, dropped_rows
 from polars_glmm.frames.table import Table, collect, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.response import Response
 from polars_glmm.spec.syntax import COMPARISONS, Binary, Expression, FunctionCall, Name, Unary
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
@@ -135,8 +137,14 @@ def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
     if spec.trials is not None and not isinstance(success, Name):
         return False  # whole numbers by their values, not by the dtypes of their columns
     terms = (*spec.mu.fixed, *(term for random in spec.mu.random for term in random.design))
-    others = [success, *spec.mu.offsets, *([] if spec.response.failure is None else [spec.response.failure])]
+    others = [*_measured(spec.response), *spec.mu.offsets]
     return not any(map(_learns, [*(factor for term in terms for factor in term.factors), *others]))
+
+
+def _measured(response: Response) -> Iterator[Expression]:
+    """What a response is read from, events and other statuses apart: comparisons say the same of every key."""
+    seen = response.observation
+    yield from (one for one in response.expressions() if seen is None or one is not seen.status)
 
 
 def _learns(node: Expression) -> bool:
@@ -165,8 +173,7 @@ def learn_by_key(
     rest = _usable(spec, table, code, n_keys, missing)
     table, code, usual, weights, response = rest.table, rest.code, rest.usual, rest.weights, rest.response
     variables = rest.variables
-    rows = Rows(response.y, response.trials, weights.precision)
-    check_support(spec.family, rows, response.recipe.name, table)
+    check_support(spec.family, response.rows(weights.precision), response.recipe.name, table)
     terms = learn_columns(spec.mu.fixed, variables)
     columns = tuple(column for term in terms for column in term)
     names = tuple(column.name for column in columns)
@@ -199,6 +206,7 @@ def learn_by_key(
         precision=take(weights.precision), offset=take(offset), names=names, x=_taken(x, order),
         group=learned.factor.name, terms=learned.factor.terms, z=_taken(learned.factor.z, order),
         model_rows=model_rows, model_levels=model_levels, level_rows=level_rows,
+        censoring=None if response.censoring is None else response.censoring.each(lambda v: _taken(v, order)),
     )  # fmt: skip
     recipe = Recipe(
         spec=spec,
@@ -229,12 +237,12 @@ class _Usable(NamedTuple):
 def _usable(spec: ModelSpec, table: Table, code: IntVec, n_keys: int, missing: str) -> _Usable:
     """Rows without missing values, with weight and with trials, as design.learn chooses them."""
     count = np.bincount(code, minlength=n_keys)
-    mask, where = incomplete(table)
+    mask, where = incomplete(table, spec.response.ends)
     usual = count > 0
     lost, marks = np.zeros(n_keys, dtype=np.intp), {}
     if mask is not None:
         lost = np.bincount(code[mask], minlength=n_keys)
-        marks = {name: _keys_missing(table, name, code, n_keys) for name in where}
+        marks = {name: _keys_missing(table, name, mask, code, n_keys) for name in where}
         usual &= (lost < count) if missing == "drop" else (lost == 0)
         table, code = table.keep(~mask), code[~mask]
     weights, used = require_weights(spec, table)
@@ -251,6 +259,9 @@ def _usable(spec: ModelSpec, table: Table, code: IntVec, n_keys: int, missing: s
         variables = Variables(table, weights.frequency)
         response = learn_response(spec, variables)
     usual &= np.bincount(code, minlength=n_keys) > 0
+    if response.censoring is not None:  # keys without an event have an error of their own
+        for blind in (RIGHT, LEFT):
+            usual &= np.bincount(code[response.censoring.status != blind], minlength=n_keys) > 0
     return _Usable(table, code, usual, weights, variables, response, Dropped(count, lost, marks, untried))
 
 
@@ -260,10 +271,12 @@ def _mask(places: IntVec, n: int) -> BoolVec:
     return out
 
 
-def _keys_missing(table: Table, name: str, code: IntVec, n_keys: int) -> BoolVec:
-    """Keys with a missing value in one column."""
-    own, _ = incomplete(Table({name: table.series[name]}))
-    return np.zeros(n_keys, dtype=np.bool_) if own is None else np.bincount(code[own], minlength=n_keys) > 0
+def _keys_missing(table: Table, name: str, mask: BoolVec, code: IntVec, n_keys: int) -> BoolVec:
+    """Keys with a missing value in one column, in rows that are left out."""
+    series = table.series[name]
+    gap = series.is_null()
+    own = (gap | series.is_nan().fill_null(value=False) if series.dtype.is_float() else gap).to_numpy() & mask
+    return np.bincount(code[own], minlength=n_keys) > 0
 
 
 def _has_all_levels(variables: Variables, code: IntVec, n_keys: int) -> BoolVec:

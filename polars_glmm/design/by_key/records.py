@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from polars_glmm.design.records import Term
+from polars_glmm.families.base import Censoring, Rows
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 
@@ -32,6 +33,12 @@ class KeyedDesign:
     model_rows: IntVec
     model_levels: IntVec
     level_rows: IntVec
+    censoring: Censoring | None = None
+
+    @property
+    def rows(self) -> Rows:
+        """What a density needs besides the linear predictors."""
+        return Rows(self.y, self.trials, self.precision, censoring=self.censoring)
 
     @property
     def n_models(self) -> int:
@@ -44,6 +51,7 @@ class KeyedDesign:
             y=self.y[:0],
             trials=None,
             precision=None,
+            censoring=None,
             offset=None,
             frequency=None if self.frequency is None else self.frequency[rows],
             x=self.x[:, :0],

@@ -23,7 +23,7 @@ from polars_glmm.design.predictors import (
 )
 from polars_glmm.design.rank import Judged, judge_moments
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, ResponseRecipe
-from polars_glmm.design.response import all_integers, input_nodes, response_recipe, success_node
+from polars_glmm.design.response import all_integers, input_nodes, observed_recipe, response_recipe, success_node
 from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.errors import ColumnError, ResourceError, ResponseError, counted, enumerate_names
@@ -149,6 +149,8 @@ def trials_of(spec: ModelSpec, source: Source) -> Node | None:
 
 def _response(spec: ModelSpec, variables: LazyVariables) -> tuple[ResponseRecipe, tuple[Note, ...]]:
     """How the response is read; every value is checked later, row by row."""
+    if spec.response.observation is not None:
+        return observed_recipe(spec, variables)
     success, notes = success_node(spec, variables)
     text, tried = spec.response.text, trials_of(spec, variables.source)
     recipe = replace(response_recipe(spec, variables, success), trials=tried)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from polars_glmm.design.records import Design, Factor, Predictor
-from polars_glmm.families.base import heads_of_inputs, inputs_of
+from polars_glmm.families.base import censoring_of, heads_of, heads_of_inputs, inputs_of
 from polars_glmm.spill import Spill, SpillFile
 from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
 
@@ -266,6 +266,7 @@ class StoredDesign:
             trials=head.get("trials"),
             frequency=head.get("frequency"),
             precision=head.get("precision"),
+            censoring=censoring_of(head),
             mu=mu,
             further=tuple(further),
             factors=tuple(replace(f, z=self._taken(records, layout.z), codes=codes) for f in shape.factors),
@@ -323,6 +324,7 @@ def head_of(design: Design) -> dict[str, Vec]:
         "trials": design.trials,
         "frequency": design.frequency,
         "precision": design.precision,
+        **heads_of(design.censoring),
         **heads_of_inputs(design.inputs),
         **{offset_name(one.parameter): one.offset for one in design.predictors},
     }

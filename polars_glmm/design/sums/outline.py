@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.arguments import bind
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Arithmetic, Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
@@ -29,7 +28,7 @@ from polars_glmm.frames.levels import Levels, code, is_label
 from polars_glmm.frames.source import Query, Source
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
-from polars_glmm.spec.functions import SIGNATURES
+from polars_glmm.spec.functions import SIGNATURES, bind
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Expression, FunctionCall, Name, render
 from polars_glmm.typing import IntVec, Vec

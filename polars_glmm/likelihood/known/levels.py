@@ -13,10 +13,10 @@ import numpy as np
 
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Rows, only_phi
+from polars_glmm.families.base import Family, only_phi
 from polars_glmm.likelihood.known.joint import HeldParameters
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
-from polars_glmm.likelihood.many.rows import BatchRows, data_of
+from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.many.value import BatchMarginal, along, placed
 from polars_glmm.likelihood.marginal.modes import RowDensity, UnitAt, Warm, added, curvature, find_modes
 from polars_glmm.likelihood.rows.blocks import counted_order
@@ -84,7 +84,7 @@ class LevelLikelihood:
         factor = design.factors[0]
         order = counted_order(factor.codes.astype(np.intp), factor.n_levels)
         counts = np.bincount(factor.codes, minlength=factor.n_levels).astype(np.intp)
-        data = data_of(Rows(design.y, design.trials, design.precision), lambda v: v[order])
+        data = design.rows.each(lambda v: v[order])
         frequency = None if design.frequency is None else design.frequency[order]
         offset = None if design.mu.offset is None else design.mu.offset[order]
         ones = np.ones(factor.n_levels, dtype=np.intp)

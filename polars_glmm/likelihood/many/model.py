@@ -13,7 +13,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.records import Term
-from polars_glmm.families.base import Family, Rows
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood.identify import LONE_SHARE, RANK_TOLERANCE
 from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
@@ -72,7 +72,7 @@ def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
         outward, z, fine = _working(design.z, design.terms, per_row, mean)
         regular &= fine
     rows = BatchRows(
-        Rows(design.y, design.trials, design.precision), design.frequency, design.offset, x, z,
+        design.rows, design.frequency, design.offset, x, z,
         design.model_rows, design.model_levels, design.level_rows, constant_phi=family.has_phi,
     )  # fmt: skip
     fine, lone = _identified(rows, design, family)

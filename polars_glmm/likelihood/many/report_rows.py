@@ -70,7 +70,7 @@ def report_rows(
         found = inverted(done.hessian)
         spread, smallest = found.vcov, found.smallest
         fine &= ~found.flat
-        if family.discrete:
+        if family.separable:
             fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
     lam = at.lam(done.x[:, p : p + at.q])
     constant, unit = rows.totals(family.constant(rows.data)), unit_of(family)

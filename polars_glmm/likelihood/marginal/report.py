@@ -245,7 +245,7 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
     spread = np.sqrt(np.diag(widen(invert(done.hessian), done.held).vcov))
     mean, separated, faded = None, [], []
     for place, part in enumerate(model.parts):
-        if part.basis is None or (not model.family.discrete and not place):
+        if part.basis is None or (not model.family.separable and not place):
             continue
         std_error = np.where(done.held[part.own], 0.0, spread[part.own])
         if place and part.parameter != model.family.zeros:

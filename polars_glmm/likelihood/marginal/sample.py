@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from polars_glmm.design.records import Design, Predictor
 from polars_glmm.design.selection import rows_of
+from polars_glmm.families.base import Censoring, joined_censoring
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import Block
@@ -125,6 +126,7 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
         mu=predictors[0],
         further=tuple(predictors[1:]),
         factors=(),
+        censoring=_censoring(kept, masks),
         inputs=tuple(np.concatenate([heads(b)[:, mask] for b, mask in zip(kept, masks, strict=True)], axis=1)),
     )
     present, places = np.unique(np.concatenate(codes), return_inverse=True)
@@ -133,6 +135,13 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
     bases = tuple(basis.holding(columns) for basis, columns in zip(model.bases, made, strict=True))
     part = replace(model, design=small, bases=bases, effects=effects, stored=None, by_rows=True)
     return Sample(part, rows.n_rows / len(y))
+
+
+def _censoring(blocks: Sequence[Block], masks: Sequence[BoolVec]) -> Censoring | None:
+    """How much is seen of the responses of the chosen rows, or None where of all."""
+    both = [(b.data.censoring, mask) for b, mask in zip(blocks, masks, strict=True)]
+    parts = [known.each(lambda v, m=mask: v[m]) for known, mask in both if known is not None]  # type: ignore[misc]
+    return joined_censoring(parts) if parts else None
 
 
 def _nested(inner: IntVec, outer: IntVec, n_levels: int) -> bool:

@@ -1,4 +1,4 @@
-"""Whether fixed effects run off to infinity: separation of counts, by linear programming (Konis 2007, ch. 4)."""
+"""Whether fixed effects run off to infinity: separation of counts, or of censored times (Konis 2007, ch. 4)."""
 
 from __future__ import annotations
 

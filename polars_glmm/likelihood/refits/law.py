@@ -21,6 +21,16 @@ _SEMIDEFINITE = 1e-10
 """Eigenvalue of a correlation matrix that rounding may leave below zero."""
 
 
+def refuse_censored(family: Family) -> None:
+    """Raise ModelError for responses that may be censored: nothing says when a new one would have been."""
+    if family.is_censored:
+        msg = (
+            "New responses of a model with censoring cannot be drawn here: nothing says when they would have been "
+            "censored. Resample groups, method='groups', or draw times with simulate() and censor them yourself."
+        )
+        raise ModelError(msg)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Law:
     """A model with its parameters held at an estimate.
@@ -77,6 +87,7 @@ class Law:
                 self.constants[one.name] if v is None else one.link.inverse(v)
                 for one, v in zip(self.family.parameters[n_mean:], further, strict=True)
             ]
+        refuse_censored(self.family)
         y = self.family.simulate(rng, mu, beyond_mean(values), design_rows)
         if self.residual is None:
             return y

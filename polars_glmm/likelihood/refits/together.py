@@ -9,7 +9,7 @@ import numpy as np
 
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.records import Design, Term
-from polars_glmm.families.base import Family, only_phi
+from polars_glmm.families.base import Censoring, Family, joined_censoring, only_phi
 from polars_glmm.typing import IntVec, Mat
 
 LARGEST = 10_000
@@ -40,6 +40,7 @@ def of_responses(design: Design, responses: Mat) -> KeyedDesign:
         trials=tiled(design.trials),
         frequency=tiled(design.frequency),
         precision=tiled(design.precision),
+        censoring=None if design.censoring is None else design.censoring.each(lambda v: np.tile(v[own.order], b)),
         offset=tiled(design.mu.offset),
         names=design.mu.names,
         x=x,
@@ -68,6 +69,7 @@ def of_designs(designs: Sequence[Design]) -> KeyedDesign:
         trials=joined([d.trials for d in designs]),
         frequency=joined([d.frequency for d in designs]),
         precision=joined([d.precision for d in designs]),
+        censoring=_joined_censoring([d.censoring for d in designs], owns),
         offset=joined([d.mu.offset for d in designs]),
         names=designs[0].mu.names,
         x=x,
@@ -78,6 +80,12 @@ def of_designs(designs: Sequence[Design]) -> KeyedDesign:
         model_levels=np.array([len(own.counts) for own in owns], dtype=np.intp),
         level_rows=np.concatenate([own.counts for own in owns]),
     )
+
+
+def _joined_censoring(parts: Sequence[Censoring | None], owns: Sequence[_ByLevel]) -> Censoring | None:
+    """The censoring of all designs, one after the other."""
+    known = [part.each(lambda v, o=own: v[o.order]) for part, own in zip(parts, owns, strict=True) if part is not None]  # type: ignore[misc]
+    return joined_censoring(known) if known else None
 
 
 class _ByLevel(NamedTuple):

@@ -308,12 +308,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
             return np.ascontiguousarray(v[..., places]) if isinstance(places, slice) else v.take(places, axis=-1)
 
         block = Block(
-            data=Rows(
-                part(design.y),
-                _if_any(part, design.trials),
-                _if_any(part, design.precision),
-                tuple(map(part, design.inputs)),
-            ),
+            data=design.rows.each(part),
             frequency=_if_any(part, design.frequency),
             parts=tuple(
                 BlockPart(

@@ -13,7 +13,7 @@ import numpy as np
 
 from polars_glmm import progress
 from polars_glmm.design.disk.parts import ColumnMoments, StoredDesign, offset_name
-from polars_glmm.families.base import Rows, heads_of_inputs, inputs_of
+from polars_glmm.families.base import Rows, censoring_of, heads_of, heads_of_inputs, inputs_of
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
 from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
 from polars_glmm.likelihood.parameters.parts import Part
@@ -146,7 +146,7 @@ class StoredUnits(Sequence[Unit]):
         low, high = int(self._ends[i]), int(self._ends[i + 1])
         counts = self._level_rows[low:high] if len(self._level_rows) else np.ones(m, dtype=np.intp)
         block = Block(
-            data=Rows(head["y"], head.get("trials"), head.get("precision"), inputs_of(head)),
+            data=Rows(head["y"], head.get("trials"), head.get("precision"), inputs_of(head), censoring_of(head)),
             frequency=head.get("frequency"),
             parts=tuple(
                 BlockPart(made, own, head.get(offset))
@@ -300,6 +300,7 @@ def _numbers(block: Block, layout: BlockLayout) -> Vec:
         "trials": block.data.trials,
         "frequency": block.frequency,
         "precision": block.data.precision,
+        **heads_of(block.data.censoring),
         **heads_of_inputs(block.data.inputs),
         **{name: part.offset for name, part in zip(layout.offsets, block.parts, strict=True)},
     }

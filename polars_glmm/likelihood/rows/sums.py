@@ -51,8 +51,7 @@ class Stretch:
     @property
     def data(self) -> Rows:
         design = self.design
-        inputs = tuple(one[self.rows] for one in design.inputs)
-        return Rows(design.y[self.rows], self._part(design.trials), self._part(design.precision), inputs)
+        return design.rows.each(lambda v: v[self.rows])
 
     @property
     def frequency(self) -> Vec | None:
