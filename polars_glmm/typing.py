@@ -29,7 +29,9 @@ LinkName: TypeAlias = Literal[
     "identity", "log", "logit", "probit", "cloglog", "cauchit", "inverse", "sqrt", "inverse_squared", "1/mu^2",
 ]  # fmt: skip
 MethodName: TypeAlias = Literal["reml", "ml", "laplace", "agq"]
-Kind: TypeAlias = Literal["response", "link", "mu", "phi", "median", "survival", "hazard", "cumulative_hazard"]
+Kind: TypeAlias = Literal[
+    "response", "link", "mu", "phi", "zi", "zero", "df", "power", "median", "survival", "hazard", "cumulative_hazard",
+]  # fmt: skip
 """What a prediction is of."""
 Times: TypeAlias = str | Sequence[float] | float | None
 """A column of times, or times at which every row is asked: one row for each then."""

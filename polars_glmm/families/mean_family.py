@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations_with_replacement
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -81,6 +79,8 @@ class MeanFamily(ABC):
     sufficient = False
     first_size = 0.5
     mu_is_mean = True
+    zeros = ""
+    zeros_beside = False
     knows_information = True
     limit_phi = float("inf")
     censorable = False
@@ -203,6 +203,10 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """log p(y | mu, phi …) without `constant`: the definition that everything else is tested against."""
 
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet | None:  # noqa: ARG002
+        """log of −log P(Y = 0), or None for a family without zeros, or whose zeros are responses like any other."""
+        return None
+
     def definition(
         self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None, of: LogDensity | None = None
     ) -> Density:
@@ -316,6 +320,10 @@ class MeanFamily(ABC):
         with np.errstate(all="ignore"):
             return np.maximum(2.0 * (log_density(self.at_response(rows)) - log_density(mu)), 0.0)
 
+    def pulls(self, rows: Rows, place: int) -> Vec:
+        """Those of the mean, where responses can be at an end; everything else holds."""
+        return np.zeros(len(rows.y)) if place or not self.separable else self.pull(rows)
+
     def advice(self, y: float) -> str:  # noqa: ARG002
         """What to do with a response that is not of the family, or nothing."""
         return ""
@@ -363,20 +371,10 @@ def density_of(found: Jet, order: int, degrees: Degrees, excluded: BoolVec | Non
     def tensor(rank: int) -> dict[jet.Degree, Vec]:
         if rank > order:
             return {}
-        return {degree: part(degree) for degree in _degrees(n, rank, tuple(degrees), tuple(still))}
+        return {degree: part(degree) for degree in jet.degrees(n, rank, tuple(degrees), tuple(still))}
 
     g = tuple(part((k,)) if degrees[k] else None for k in range(n))
     return Density(part(()), g if order else (), tensor(2), tensor(3))
-
-
-@cache
-def _degrees(n: int, rank: int, most: Degrees, still: tuple[int, ...]) -> tuple[jet.Degree, ...]:
-    """The derivatives of a rank in n predictors: no more in each than asked for, one at most in those still."""
-    return tuple(
-        degree
-        for degree in combinations_with_replacement(range(n), rank)
-        if all(degree.count(k) <= most[k] for k in degree) and sum(k in still for k in degree) <= 1
-    )
 
 
 _INSIDE: dict[MeanRange, tuple[float, float]] = {

@@ -115,7 +115,7 @@ def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
     if family.linear:
         influence[:, :own] = sums.scores @ inverse.T
     else:
-        vcov = working_vcov(e, HeldParameters.of(e, family), e.vcov_fixed)
+        vcov = working_vcov(e, family, HeldParameters.of(e, family), e.vcov_fixed)
         told = np.concatenate([free[:p], np.ones(len(vcov) - p - s, dtype=bool), free[p:]])
         slopes = marginal_scores(model, design, codes, len(times)) / times[:, None]
         moved = slopes @ vcov[np.ix_(told, told)]

@@ -322,7 +322,8 @@ def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | Non
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    heading = "Fixed effects" if mean else f"Fixed effects of log {parameter}"
+    link = next((one.link.name for one in fit.spec.family.parameters if one.name == parameter), "")
+    heading = "Fixed effects" if mean else f"Fixed effects of {link} {parameter}"
     remarks = _fixed_remarks(fit, "mu" if mean else parameter)
     return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), remarks, "fit.fixef()")
 
@@ -333,6 +334,9 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
 
 
 def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
+    if parameter not in ("mu", "phi"):
+        (one,) = (one for one in fit.spec.family.parameters if one.name == parameter)
+        return (f"{parameter} is the {one.definition}.",)
     if parameter != "mu":
         name, meaning = fit.spec.family.phi_words
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)

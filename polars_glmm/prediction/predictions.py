@@ -12,6 +12,7 @@ import polars as pl
 from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families.base import all_parts, only_phi
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
@@ -28,7 +29,7 @@ from polars_glmm.prediction.linear_predictor import (
     STD_ERROR,
     NewLevels,
     Purpose,
-    add_constant_dispersion,
+    add_constant,
     add_linear_predictor,
 )
 from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_random_phi
@@ -45,6 +46,7 @@ from polars_glmm.prediction.population import (
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.scale import ResponseScale, scale_of
 from polars_glmm.prediction.scored import with_scored
+from polars_glmm.prediction.several import SEVERAL, errors_of, value_of
 from polars_glmm.prediction.variances import FREEDOM
 
 if TYPE_CHECKING:
@@ -108,8 +110,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         trials, frequency or precision. Rows, their order and their columns are kept.
     kind
         "response": the mean given the random effects (a probability for binomial); "link": the linear predictor of mu;
-        or a family parameter, "phi" (gaussian: sigma). Where mu is not the mean (lognormal, truncated counts) "mu" is
-        mu, and the standard errors of the mean are those at the estimated phi.
+        or a family parameter, "phi" (gaussian: sigma), "zi"; "zero": P(y = 0) where there is a zi. Where mu is not the
+        mean (lognormal, truncated counts) "mu" is mu, and errors of the mean are those at an estimated constant phi.
     random
         "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
         the unit whose random effects are zero; "integrate" is the average over the population, E g⁻¹(x'β + z'b) with
@@ -208,12 +210,17 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
 
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     refuse_clash(schema, request.names, "choose another with name=.")
-    family, of_phi = fitted.recipe.spec.family, request.kind == "phi"
+    family = fitted.recipe.spec.family
+    place = next((k for k, one in enumerate(family.parameters) if k and one.name == request.kind), 0)
+    plain = request.random != "integrate" and request.interval != "prediction"
+    if plain and request.kind in SEVERAL and not only_phi(family) and family.curve is None:
+        return _of_several(frame, schema, fitted, request)
     known = _known_freedom(fitted, request.df)
     half_width = _quantile(request.conf_level, known)
     scale = _scale(family, request)
-    if of_phi and not fitted.models_phi:
-        frame = add_constant_dispersion(frame, fitted, std_error=request.uncertain)
+    if place and not fitted.models(request.kind):
+        frame = add_constant(frame, fitted, request.kind, std_error=request.uncertain)
+        scale = ResponseScale.of_link("log")
         return _selected(frame, schema, request, _values(request, scale, half_width))
     new = request.interval == "prediction"
     also_used = size_inputs(fitted.recipe) | phi_inputs(fitted) if new else frozenset[str]()
@@ -232,12 +239,12 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         by_row = request.interval == "confidence" and request.df in (None, "satterthwaite")
         purpose = Purpose(
             "predict", chosen(fitted.factors, request.random), request.new_levels, also_used=also_used,
-            std_error=request.uncertain, interval=by_row, parts=(0, 1) if scale.needs_phi else (int(of_phi),),
+            std_error=request.uncertain, interval=by_row, parts=all_parts(family) if scale.needs_phi else (place,),
         )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
         if scale.needs_phi:
             frame = with_phi(frame, schema, fitted, verb="predict", factors=purpose.acting)
-        if by_row and fitted.freedom is not None and not of_phi:
+        if by_row and fitted.freedom is not None and not place:
             half_width = _t_quantile(request.conf_level)
         values = _values(request, scale, half_width)
         total = pl.col(STD_ERROR) ** 2
@@ -246,6 +253,30 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         limits = new_response_limits(fitted.recipe, request.conf_level, known).alias(LIMITS)
         frame = frame.with_columns(limits)
         values += [pl.col(LIMITS).struct.field(end).fill_nan(None) for end in (LOW, HIGH)]
+    return _selected(frame, schema, request, values)
+
+
+def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
+    """A mean, or the probability of a zero, that several predictors decide on."""
+    parts, factors = all_parts(fitted.recipe.spec.family), chosen(fitted.factors, request.random)
+    purpose = Purpose("predict", factors, request.new_levels, also_used=phi_inputs(fitted), parts=parts)
+    frame = with_phi(
+        add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="predict", factors=purpose.acting
+    )
+    family = fitted.recipe.spec.family
+    value = value_of(family, request.kind)
+    values = [value]
+    if request.uncertain:
+        frame = frame.with_columns(errors_of(fitted, request.kind, purpose.acting).alias(STD_ERROR))
+        error = pl.col(STD_ERROR).fill_nan(None)
+        if request.std_error:
+            values.append(error)
+        if request.interval is not None:
+            half = _quantile(request.conf_level, _known_freedom(fitted, request.df))
+            link = "logit" if request.kind == "zero" or family.mean_range == "unit" else "log"
+            at = value.log() if link == "log" else (value / (1.0 - value)).log()
+            slope = 1.0 / value if link == "log" else 1.0 / (value * (1.0 - value))
+            values += _limits(ResponseScale.of_link(link), at, error * slope * half)
     return _selected(frame, schema, request, values)
 
 
@@ -263,7 +294,8 @@ def _scale(family: Family, request: Request) -> ResponseScale:
         return EventScale(family.link.name, family, kind, request.time)
     if kind == "response":
         return scale_of(family)
-    return ResponseScale.of_link({"link": "identity", "phi": "log"}.get(kind, family.link.name))
+    links = {one.name: one.link.name for one in family.parameters}
+    return ResponseScale.of_link("identity" if kind == "link" else links[kind])
 
 
 def _refuse_other_mean(family: Family) -> None:
@@ -353,7 +385,10 @@ def _t_quantile(conf_level: float) -> pl.Expr:
 
 def _check_kind(family: Family, request: Request) -> None:
     kind = request.kind
-    kinds = ["response", "link", *([] if family.mu_is_mean else ["mu"]), *(["phi"] if family.has_phi else [])]
+    kinds = ["response", "link", *([] if family.mu_is_mean else ["mu"])]
+    kinds += [one.name for one in family.parameters[1:]]
+    if hasattr(family, "zero_probability"):
+        kinds.append("zero")
     kinds += quantities_of(family)
     if kind not in kinds:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
