@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.recipe", "design.records"}),
     frozenset({"design.rank", "design.selection", "design.recipe_json", "design.text_numbers"}),
     frozenset({"design.curved", "design.variables", "design.keys"}),
-    frozenset({"design.predictors", "design.censoring"}),
+    frozenset({"design.predictors", "design.censoring", "design.categories"}),
     frozenset({"design.response", "design.ordered"}),
     frozenset({"design.factors", "design.residual"}),
     frozenset({"design.learn"}),

@@ -330,10 +330,14 @@ def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | Non
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    link = next((one.link.name for one in fit.spec.family.parameters if one.name == parameter), "")
-    heading = "Fixed effects" if mean else f"Fixed effects of {link} {parameter}"
-    remarks = _fixed_remarks(fit, "mu" if mean else parameter)
-    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), remarks, "fit.fixef()")
+    heading, of = ("Fixed effects", "mu") if mean else (_heading(fit, parameter), parameter)
+    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, of), "fit.fixef()")
+
+
+def _heading(fit: Answer, parameter: str) -> str:
+    """What the coefficients of a further parameter are called: on the scale of its link."""
+    of = {one.name: one for one in fit.spec.family.parameters}[parameter]
+    return "Thresholds" if of.picked else f"Fixed effects of {of.link.name} {parameter}"
 
 
 def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:
@@ -344,7 +348,8 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
 def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
     if parameter not in ("mu", "phi"):
         (one,) = (one for one in fit.spec.family.parameters if one.name == parameter)
-        return (f"{parameter} is the {one.definition}.",)
+        said = one.definition
+        return (f"{said[0].upper()}{said[1:]}." if one.picked else f"{parameter} is the {said}.",)
     if parameter != "mu":
         name, meaning = fit.spec.family.phi_words
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)

@@ -20,6 +20,8 @@ from polars_glmm.families.base import Family
 from polars_glmm.families.curve import Curve
 from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.likelihood.parameters.names import Parametrised, TermPlace, parameter_names
+from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.thresholds import Thresholds
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 
@@ -161,7 +163,9 @@ def place(model: Parametrised, given: Given) -> Placed:
             continue
         own = part.labels
         there = [name for name in own if name in asked]
-        if there:
+        if isinstance(part.basis, Thresholds):
+            _place_thresholds(part, given, values, held)
+        elif there:
             if len(there) < len(own):
                 lacking = next(name for name in own if name not in asked)
                 of = part.parameter
@@ -171,6 +175,20 @@ def place(model: Parametrised, given: Given) -> Placed:
     for block in blocks:
         _place_block(model, block, names, given, values[p:], held[p:])
     return Placed(values, held)
+
+
+def _place_thresholds(part: Part, given: Given, values: Vec, held: BoolVec) -> None:
+    """Given thresholds in the search vector: all of them, or, without a formula of their own, any."""
+    asked, basis = given.asked, part.basis
+    assert basis is not None  # thresholds have one
+    there = [name for name in part.labels if name in asked]
+    whole = np.array([asked.get(name, np.nan) for name in part.labels])
+    plain = bool((basis.a == np.eye(len(basis.a))).all())
+    if there and not plain and (len(there) < len(part.labels) or any(name in given.fixed for name in there)):
+        msg = "With a formula of their own all thresholds are given in start=, or none, and none is held."
+        raise ModelError(msg)
+    values[part.own] = whole if plain else basis.inward(whole)
+    held[part.own] = [name in given.fixed for name in part.labels]
 
 
 def _place_block(
@@ -300,7 +318,7 @@ def hold_fixed_effects(
     """
     for one in design.further:
         of_mean = curve is not None and one.parameter in curve.parameters
-        if not of_mean and all(name in fixed for name in one.labels):
+        if one.cuts is None and not of_mean and all(name in fixed for name in one.labels):
             msg = f"fixed= holds all coefficients of {one.parameter} ({enumerate_names(list(one.labels))}): "
             msg += (
                 'known variances are precision=, one over the variance of each row, with fixed={"phi": 1}.'
@@ -308,7 +326,7 @@ def hold_fixed_effects(
                 else "leave one of them free."
             )
             raise ModelError(msg)
-    if not any(name in fixed for name in labels_of(design.predictors)):
+    if not any(name in fixed for name in labels_of(_of_columns(design.predictors))):
         return design
     if isinstance(design, StoredDesign):
         return design.with_held(fixed)
@@ -321,9 +339,14 @@ def labels_of(predictors: Sequence[Predictor]) -> tuple[str, ...]:
     return tuple(name for one in predictors for name in one.labels)
 
 
+def _of_columns(predictors: Sequence[Predictor]) -> list[Predictor]:
+    """Those whose coefficients have columns, which can be added up; thresholds are held where they are."""
+    return [one for one in predictors if one.cuts is None]
+
+
 def _moved_to_offset(predictor: Predictor, fixed: Mapping[str, float], n_rows: int) -> Predictor:
     keep = [i for i, name in enumerate(predictor.labels) if name not in fixed]
-    if len(keep) == len(predictor.names):
+    if len(keep) == len(predictor.labels) or predictor.cuts is not None:
         return predictor
     offset = np.zeros(n_rows) if predictor.offset is None else predictor.offset.copy()
     for i, name in enumerate(predictor.labels):
@@ -337,9 +360,10 @@ def restore_fixed_effects(
     estimate: Estimate, names: tuple[str, ...], others: tuple[Predictor, ...], fixed: Mapping[str, float]
 ) -> Estimate:
     """An estimate with its held fixed effects back in place, without standard errors; names of mu, other predictors."""
-    further, sizes = labels_of(others), {one.parameter: len(one.names) for one in others}
+    further, sizes = labels_of(others), {one.parameter: len(one.labels) for one in others}
+    here = set(labels_of([one for one in others if one.cuts is not None]))  # thresholds are in the estimate
     kept = np.array([name not in fixed for name in names], dtype=bool)
-    kept_further = np.array([name not in fixed for name in further], dtype=bool)
+    kept_further = np.array([name not in fixed or name in here for name in further], dtype=bool)
     if kept.all() and kept_further.all():
         return estimate
     beta, gamma = (np.array([fixed.get(name, np.nan) for name in own]) for own in (names, further))

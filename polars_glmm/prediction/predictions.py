@@ -16,6 +16,7 @@ from polars_glmm.families.base import all_parts, only_phi
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.category_predictions import names_by_fit, predict_categories
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
@@ -174,7 +175,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         return predict_from(frame, of_fit_jointly(fit), request)
     if isinstance(fit, Answers):
         remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
-        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
+        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), names_by_fit(request), remedy)
         return apply_by_key(frame, fit, verb)
     return predict_from(frame, of_fit(fit), request)
 
@@ -197,6 +198,10 @@ def _predict_scored(
 
 def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     """`predict` from the parameters of one fit or of many."""
+    if fitted.recipe.spec.family.response == "category":
+        _check_choice("new_levels", request.new_levels, get_args(NewLevels))
+        _check_interval(request.interval, request.conf_level)
+        return predict_categories(frame, fitted, request, _normal_quantile(request.conf_level))
     _check_kind(fitted.recipe.spec.family, request)
     _check_choice("new_levels", request.new_levels, get_args(NewLevels))
     _check_interval(request.interval, request.conf_level)
@@ -360,6 +365,12 @@ def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
         msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
         raise ModelError(msg)
     return float(df)
+
+
+def _normal_quantile(conf_level: float) -> float:
+    from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
+
+    return float(ndtri(0.5 + conf_level / 2.0))
 
 
 def _quantile(conf_level: float, df: float | None) -> pl.Expr:
