@@ -47,7 +47,10 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
         )
         raise ModelError(msg)
     if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
-        msg = "What is computed again from rows is of models whose random effects are on the mean, and on nothing else."
+        msg = (
+            "What is computed again from rows is of models whose random effects are on the mean, and on nothing else. "
+            "Ask the same model without the others, whose formula has the fixed effects alone, as in 'phi ~ x'."
+        )
         raise ModelError(msg)
     used = used_columns(recipe)
     require_columns(used, rows.columns)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _REAL, _TEXT = pl.Float64(), pl.String()
 CHECK: Schema = {
-    "test": _TEXT, "group": _TEXT, "term": _TEXT, "statistic": _REAL, "expected": _REAL, "std_error": _REAL,
-    "p_value": _REAL, "method": _TEXT, "note": _TEXT, "seed": pl.UInt64(),
+    "test": _TEXT, "group": _TEXT, "term": _TEXT, "seed": pl.UInt64(), "method": _TEXT, "note": _TEXT,
+    "statistic": _REAL, "expected": _REAL, "std_error": _REAL, "p_value": _REAL,
 }  # fmt: skip
 _PREFIX = "check_"
 _TAIL = 0.005
@@ -93,7 +93,7 @@ def check(  # noqa: PLR0913  the arguments of the public verb
     given: Given = "modes",
     time: str | None = None,
 ) -> pl.DataFrame:
-    """One row per test: test, group, term, statistic, expected, std_error, p_value, method, note, seed.
+    """One row per test: test, group, term, seed, method, note, statistic, expected, std_error, p_value.
 
     dispersion          Pearson's χ² over n − tr(H), against responses simulated at the modes (`n` of them)
     zero_inflation      zeros observed, against those of the marginal distribution; simulated with new random effects

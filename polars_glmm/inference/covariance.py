@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
+from polars_glmm.fitting.held import with_held_known
 from polars_glmm.fitting.reread import small_sample_of
 from polars_glmm.inference.covariance_record import CoefficientCovariance, CovarianceKind, constant_df
 from polars_glmm.inference.ddf import Denominator, Sensitivity, fai_cornelius, kenward_roger, single
@@ -87,23 +88,26 @@ def _own(fit: Answer, df: DegreesOfFreedom) -> CoefficientCovariance:
     e = fit.estimate
     n_mu, n_phi = len(e.beta), len(e.gamma)
     outward, inner = (None, None) if e.working is None else (e.working.outward, e.working.vcov)
+    vcov = with_held_known(fit, e.vcov_fixed)
+    if vcov is not e.vcov_fixed:
+        outward = inner = None
     if isinstance(df, int | float) and not isinstance(df, bool):
         if not df > 0:
             msg = f"df={df!r}: degrees of freedom are a positive number."
             raise ModelError(msg)
         return CoefficientCovariance(
-            e.vcov_fixed, *constant_df(float(df), float(df), n_mu, n_phi), "given", outward, inner
+            vcov, *constant_df(float(df), float(df), n_mu, n_phi), "given", outward, inner
         )
     if df not in (None, *KNOWN):
         msg = f"df={df!r} is not known. Use 'normal', 'satterthwaite', 'kenward_roger', a number, or None."
         raise ModelError(msg)
     exact = exact_freedom(e, fit.spec.family)
     if df != "normal" and exact is not None:
-        return CoefficientCovariance(e.vcov_fixed, *constant_df(exact, np.inf, n_mu, n_phi), "residual", outward, inner)
+        return CoefficientCovariance(vcov, *constant_df(exact, np.inf, n_mu, n_phi), "residual", outward, inner)
     if df == "satterthwaite" or (df is None and e.df_satterthwaite is not None):
         freedom = sensitive_df(lambda: _sensitivity(fit), fai_cornelius, e.df_satterthwaite, n_mu, n_phi)
-        return CoefficientCovariance(e.vcov_fixed, *freedom, "satterthwaite", outward, inner)
-    return CoefficientCovariance(e.vcov_fixed, *constant_df(np.inf, np.inf, n_mu, n_phi), "normal", outward, inner)
+        return CoefficientCovariance(vcov, *freedom, "satterthwaite", outward, inner)
+    return CoefficientCovariance(vcov, *constant_df(np.inf, np.inf, n_mu, n_phi), "normal", outward, inner)
 
 
 def sensitive_df(

@@ -140,10 +140,24 @@ def _of_texts(
                 labels.append(reader.names[j] if label is None else f"{label}: {reader.names[j]}")
                 found.append(_Found(float(reader.values[j]), gradient, linear=True, null=0.0, equation=False))
             continue
+        _suggest_joint(text, whole, reader)
         left, right = reader.read(text)
         labels.append(" ".join(text.split()) if label is None else label)
         found.append(_difference(left, right, text))
     return labels, found
+
+
+def _suggest_joint(text: str, terms: Mapping[str, Sequence[int]], reader: HypothesisReader) -> None:
+    """Raise ModelError for "term = 0" of a term of several columns, which no single equation is about."""
+    name = text.partition("=")[0].strip()
+    places = terms.get(normal_form(name), ())
+    if "=" in text and len(places) > 1 and not reader.knows(name):
+        own = enumerate_names([reader.names[j] for j in places])
+        msg = (
+            f"{name!r} is a term of {len(places)} coefficients ({own}): test({name!r}, joint=True) tests that all of "
+            "them are zero, test_terms() each term."
+        )
+        raise ModelError(msg)
 
 
 def _difference(left: Differentiable, right: Differentiable | None, text: str) -> _Found:

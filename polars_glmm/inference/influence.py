@@ -47,8 +47,9 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
              fit (one grouping factor, `group` being it); "case": a row left out given the variances, by leverage:
              row, leverage, leverage_fixed and cooks_distance
 
-    A refit that fails is a row of nulls with its `status`. `group` may be any grouping factor or column of the data;
-    it may be omitted where the model has one factor. Raises ModelError where the rows of the fit are gone.
+    A refit that fails is a row of nulls with its `status`; without a level of a factor of the formula its coefficient
+    is lost, distances are null and the status says "coefficient_lost". `group` may be any grouping factor or column of
+    the data; it may be omitted where the model has one factor. Raises ModelError where the rows of the fit are gone.
     """
     if method == "case":
         return _cases(fit)

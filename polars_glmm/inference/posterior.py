@@ -114,6 +114,9 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     if e.at_infinity is not None:
         msg = "There are no draws of estimates that run off to infinity (separation): hold them, fixed=, or drop them."
         raise ModelError(msg)
+    if e.residual is not None:
+        msg = "posterior() has no draws of residual correlations: it is of models without residual=."
+        raise ModelError(msg)
     streams = [np.random.default_rng([seed, number]) for number in numbers]
     own = report_scales(fit, e.vcov_fixed)
     root = _root(np.nan_to_num(own.matrix))

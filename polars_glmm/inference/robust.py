@@ -17,6 +17,7 @@ from polars_glmm.design.known import KnownRows, read_known
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.fitting.again import rows_of, rows_with
+from polars_glmm.fitting.held import held_coefficients
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.inference.covariance_record import CoefficientCovariance
 from polars_glmm.inference.ddf import Denominator
@@ -96,7 +97,7 @@ def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
         msg = "A robust covariance needs finite estimates, and some of this fit run off to infinity (separation)."
         raise ModelError(msg)
     known, codes, times = _clusters(fit, cluster)
-    free = _estimated(fit)
+    free = ~held_coefficients(fit)
     p, s = len(e.beta), len(e.gamma)
     held = HeldParameters.of(e, family)
     design = hold_fixed_effects(known.design, fit.call.fixed or {})
@@ -121,16 +122,6 @@ def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
         influence[:, :own] = np.linalg.solve(outward[:own, :own], moved[:, :own].T).T
         influence[:, own:] = moved[:, moved.shape[1] - (k - own) :]
     return _Clustered(influence, share, times, outward, free, float(e.n_obs))
-
-
-def _estimated(fit: Answer) -> BoolVec:
-    """Which of the kept coefficients (beta, gamma) are not held by the user."""
-    held = fit.call.fixed or {}
-    out = []
-    for predictor, before in zip(fit.recipe.predictors, ("", "phi: "), strict=False):
-        kept = [column.name for column, keep in zip(predictor.columns, predictor.kept, strict=True) if keep]
-        out += [f"{before}{name}" not in held for name in kept]
-    return np.array(out, dtype=bool)
 
 
 def _clusters(fit: Answer, cluster: str | None) -> tuple[KnownRows, IntVec, Vec]:
@@ -198,6 +189,7 @@ def _covariance(at: _Clustered, type_: RobustType) -> CoefficientCovariance:
     told, own = np.isfinite(np.diag(inner)), np.flatnonzero(free)
     places, outward = own[told], at.outward[np.ix_(told, told)]
     matrix[np.ix_(places, places)] = outward @ inner[np.ix_(told, told)] @ outward.T
+    matrix[~free] = matrix[:, ~free] = 0.0  # what is held is known
     exact = bool(free.all() and told.all())
     freedom = _Freedom(at, bent)
     return CoefficientCovariance(
@@ -244,8 +236,7 @@ class _Freedom:
             some = some[plain[some]]
             if len(some):
                 out[some] = self._single(inward[some])
-        used = (rows[:, ~self.at.free] != 0.0).any(axis=1)
-        out[used] = np.nan
+        out[~(rows[:, self.at.free] != 0.0).any(axis=1)] = np.nan
         return out
 
     def _single(self, rows: Mat) -> Vec:

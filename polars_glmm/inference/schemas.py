@@ -38,15 +38,15 @@ JOINT: Schema = {
     "p_value": _REAL,
 }
 JOINT_TEST: Schema = {"hypothesis": _TEXT, **JOINT, "df_method": _TEXT, "note": _TEXT}
-TERMS: Schema = {
-    "parameter": _TEXT,
-    "term": _TEXT,
-    "type": _WHOLE,
-    **JOINT,
-    "df_method": _TEXT,
-    "note": _TEXT,
-}
-TERMS_BOOTSTRAP: Schema = {**TERMS, "n_draws": _WHOLE, "n_failed": _WHOLE, "seed": _WHOLE}
+_OF_TERM: Schema = {
+    "parameter": _TEXT, "term": _TEXT, "type": _WHOLE, "distribution": _TEXT, "df_method": _TEXT, "note": _TEXT,
+}  # fmt: skip
+TERMS: Schema = {**_OF_TERM, **{name: dtype for name, dtype in JOINT.items() if name != "distribution"}}
+"""The numbers last: of ten columns Polars prints the first four and the last four."""
+TERMS_BOOTSTRAP: Schema = {
+    **_OF_TERM, "n_draws": _WHOLE, "n_failed": _WHOLE, "seed": _WHOLE,
+    **{name: dtype for name, dtype in TERMS.items() if name not in _OF_TERM},
+}  # fmt: skip
 VARCORR: Schema = {
     "group": _TEXT,
     "term": _TEXT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import beyond_parameters, only_phi
+from polars_glmm.fitting.held import with_held_known
 from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import MODEL, JoinedFactor, balanced_sum
@@ -202,7 +203,10 @@ def refuse_random_phi(fitted: Parameters, what: str) -> None:
     for k, parameter in beyond_parameters(fitted.recipe.spec.family):
         if any(factor.on(k) for factor in fitted.factors):
             on = parameter.name
-            msg = f"{what} is of models whose random effects are on the mean alone, and this one has some on {on}."
+            msg = (
+                f"{what} is of models whose random effects are on the mean alone, and this one has some on {on}. Draw "
+                f"responses with simulate(random='new') and average those, or fit {on} without random effects."
+            )
             raise ModelError(msg)
 
 
@@ -226,11 +230,14 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
     phi = None if e.phi is None else np.array([e.phi])
     # constants end the report, on their natural scales
     variance = None if e.phi is None else e.report_vcov[e.phi_place, e.phi_place : e.phi_place + 1]
-    vcov = e.vcov_fixed if e.working is None else e.working.vcov
+    known = with_held_known(fit, e.vcov_fixed)
+    if known is not e.vcov_fixed:
+        e = replace(e, working=None)
+    vcov, outward = (known, None) if e.working is None else (e.working.vcov, e.working.outward)
     return Parameters(
         fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,
-        freedom=_freedom(e, fit.recipe.spec.family), outward=None if e.working is None else e.working.outward,
-        report_vcov=e.report_vcov[None], correlations=None if e.residual is None else e.residual.values,
+        freedom=_freedom(e, fit.recipe.spec.family), outward=outward, report_vcov=e.report_vcov[None],
+        correlations=None if e.residual is None else e.residual.values,
         others={
             name: (value, float(np.sqrt(e.report_vcov[place, place])))
             for place, (name, value) in enumerate(e.others.items(), start=len(e.report) - len(e.others))

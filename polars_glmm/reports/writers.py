@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import polars as pl
 
 from polars_glmm.errors import ModelError
+from polars_glmm.inference.cells import ljust, rjust, width
 from polars_glmm.inference.html import STYLE
 from polars_glmm.reports.table import LEADING, SECTIONS, Report
 
-ReportFormat: TypeAlias = Literal["frame", "markdown", "html", "latex", "great_tables"]
+ReportFormat: TypeAlias = Literal["frame", "text", "markdown", "html", "latex", "great_tables"]
 """What a report can be written as."""
 
 
@@ -38,6 +39,26 @@ def lines(report: Report) -> Iterator[ReportLine]:
 def models(report: Report) -> list[str]:
     """The names of the models."""
     return [name for name in report.frame.columns if name not in LEADING]
+
+
+def text(report: Report) -> str:
+    """For a terminal or an e-mail: labels on the left, numbers on the right."""
+    names = [_one_line(name) for name in models(report)]
+    rows = list(lines(report))
+    label = max((width(_one_line(row.label)) for row in rows), default=0) + 2
+    room = [max([width(name), *(width(row.cells[k]) for row in rows)]) for k, name in enumerate(names)]
+    rule = "-" * (label + sum(room) + 2 * len(room))
+
+    def line(first: str, values: Sequence[str]) -> str:
+        shown = [rjust(_one_line(value), own) for value, own in zip(values, room, strict=True)]
+        return "  ".join([ljust(first, label), *shown]).rstrip()
+
+    out = [line("", names), rule]
+    for row in rows:
+        if row.heading:
+            out.append(row.heading)
+        out.append(line(f"  {_one_line(row.label)}" if row.label else "", row.cells))
+    return "\n".join([*out, rule, *map(_one_line, report.remarks)])
 
 
 _MARKDOWN: dict[str, str | int | None] = {mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|~"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 from polars_glmm.columns.named import column as named
 from polars_glmm.columns.named import columns
 from polars_glmm.control import Control
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import FitWarning, ModelError
 from polars_glmm.fitting.by_key import fit_by
 from polars_glmm.frames.elsewhere import take
 from polars_glmm.frames.thin import thinned
@@ -156,7 +157,9 @@ def shrinkage_frame(fit: Fit, data: AnyFrame, group: str | None = None) -> pl.Da
     keys, n_levels = list(recipe.keys), recipe.levels.height
     conditional = coef(fit, recipe.name).with_columns(level_labels(recipe).alias(_LEVEL)).head(levels.MOST)
     rows = _with_offset(fit, data, conditional, keys, shown)
-    alone = FitCollection.of(fit_by(rows, keys, _alone(fit, shown), Control()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # of fits that nobody asked for
+        alone = FitCollection.of(fit_by(rows, keys, _alone(fit, shown), Control()))
     own = alone.fixef().filter(pl.col("term").is_in(shown), pl.col("std_error").is_not_null())
     long = conditional.select(columns([*keys, _LEVEL, *shown])).unpivot(
         index=[*keys, _LEVEL], on=shown, variable_name="term", value_name="conditional"

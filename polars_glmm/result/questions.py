@@ -98,7 +98,7 @@ class Questions(MeansAndEffects):
         method    "wald"; "lrt": likelihood ratios, every model fitted again by maximum likelihood; "bootstrap": the
                   same with p-values from `n` data sets simulated under the smaller model with the seed `rng`. Both need
                   the rows of the fit, and test the terms of mu.
-        Columns: parameter, term, type, num_df, den_df, statistic, distribution, p_value, df_method, note; with
+        Columns: parameter, term, type, distribution, df_method, note, num_df, den_df, statistic, p_value; with
         "bootstrap" also n_draws, n_failed, seed. A term that dropped columns leave untestable is null with a note.
         """
         return terms_tested(self, type, df, vcov, method, TermBootstrap(n, rng))

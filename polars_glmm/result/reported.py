@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _WRITERS: dict[str, Any] = {
     "frame": lambda report: report.frame,
+    "text": writers.text,
     "markdown": writers.markdown,
     "html": writers.html,
     "latex": writers.latex,
@@ -47,8 +48,8 @@ def report(
     names
         What the columns are called; else model_1, model_2 …, or the keys.
     format
-        "frame" (columns section, term, quantity and one of text for each model), "markdown", "html", "latex" (with
-        booktabs), or "great_tables" for a `GT` to style further (extra `report`).
+        "frame" (columns section, term, quantity and one of text for each model), "text", "markdown", "html", "latex"
+        (with booktabs), or "great_tables" for a `GT` to style further (extra `report`).
     stat
         The line below each estimate: text with names of columns of `fixef()` in braces, such as
         "[{conf_low}, {conf_high}]" or "p = {p_value}"; None for no such line.

@@ -138,3 +138,43 @@ def test_the_dispersion_of_a_formula_is_its_coefficients() -> None:
     assert found["term"].to_list() == ["Intercept", "Days"]
     own = fit.fixef().filter(pl.col("parameter") == "phi")
     assert found["conf_low"].to_list() == pytest.approx(own["conf_low"].to_list())
+
+
+def test_tables_of_tests_show_their_numbers_at_polars_default_width() -> None:
+    """Polars prints the first and the last four of many columns."""
+    found = fit(datasets.load("cake"), "angle ~ recipe + temperature + (1 | recipe:replicate)")
+    with pl.Config(restore_defaults=True):
+        terms, checks = str(found.test_terms()), str(found.check(n=9, rng=1))
+    assert all(name in terms for name in ("statistic", "p_value", "den_df"))
+    assert all(name in checks for name in ("statistic", "expected", "p_value"))
+
+
+def test_an_equation_about_a_term_of_several_columns_says_what_to_write() -> None:
+    found = fit(datasets.load("cake"), "angle ~ recipe + (1 | recipe:replicate)")
+    with pytest.raises(ModelError, match=r"test\('recipe', joint=True\)"):
+        found.test("recipe = 0")
+
+
+def test_a_held_coefficient_is_known_to_what_depends_on_it() -> None:
+    """Means and predictions with fixed= are those of the response less the held part."""
+    sleep = datasets.load("sleepstudy")
+    held = fit(sleep, "Reaction ~ Days + (Days | Subject)", fixed={"Days": 10.0})
+    less = sleep.with_columns(Reaction=pl.col("Reaction") - 10.0 * pl.col("Days"))
+    other = fit(less, "Reaction ~ 1 + (Days | Subject)")
+    ours = held.test("Intercept + 5*Days = 300").row(0, named=True)
+    assert ours["estimate"] == pytest.approx(other.fixef()["estimate"].item() - 250.0, rel=1e-6)
+    assert ours["std_error"] == pytest.approx(other.fixef()["std_error"].item(), rel=1e-6)
+    assert ours["df"] == pytest.approx(other.fixef()["df"].item(), rel=1e-5)
+    for options in ({"random": "none"}, {"random": "all"}):
+        mine = held.predict(sleep, std_error=True, **options)["prediction_std_error"]  # type: ignore[arg-type]
+        theirs = other.predict(less, std_error=True, **options)["prediction_std_error"]  # type: ignore[arg-type]
+        assert (mine - theirs).abs().max() == pytest.approx(0.0, abs=1e-4)
+    assert held.fixef()["std_error"].to_list()[1] is None
+    assert held.slopes(variables="Days")["std_error"].to_list() == [None]
+
+
+def test_a_level_of_a_fixed_factor_that_is_left_out_takes_its_coefficient_with_it() -> None:
+    found = fit(datasets.load("cake"), "angle ~ recipe + (1 | recipe:replicate)")
+    found = found.influence("recipe").filter(pl.col("cooks_distance").is_null())
+    assert set(found["status"]) == {"coefficient_lost"}
+    assert found.height > 0

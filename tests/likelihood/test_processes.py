@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
 import subprocess
@@ -19,8 +20,12 @@ import polars_glmm
 from polars_glmm import Control
 from polars_glmm.control import Memory, Rows
 from polars_glmm.errors import ModelError, ResourceError
+from polars_glmm.likelihood.marginal import divided
 from polars_glmm.likelihood.rows import processes
+from polars_glmm.likelihood.rows.blocks import RowBlocks
+from polars_glmm.likelihood.rows.holder import OverBlocks, added
 from polars_glmm.likelihood.rows.processes import Child
+from polars_glmm.likelihood.rows.shards import Shards, Together
 
 N = 2000
 TWO = Control(rows=Rows(block=200, processes=2), progress=False)
@@ -209,4 +214,69 @@ def test_processes_are_a_whole_number() -> None:
 
 def test_few_rows_start_no_process_unasked(started: list[Child]) -> None:
     polars_glmm.fit(DATA, "y ~ x + (1 | g)", family="binomial")
+    assert not started
+
+
+def test_many_rows_start_processes_unasked_unless_threads_are_given(
+    started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divided, "_WORTH", 1)
+    monkeypatch.setattr(divided, "workers", lambda asked: asked or 2)
+    for rows, wanted in ((Rows(block=200), 1), (Rows(block=200, threads=1), 0), (Rows(block=200, processes=1), 0)):
+        started.clear()
+        polars_glmm.fit(DATA, "y ~ x + (1 | g)", family="binomial", control=Control(rows=rows, progress=False))
+        assert len(started) == wanted
+
+
+class NoStart(Child):
+    def __init__(self) -> None:
+        msg = "no more processes"
+        raise BlockingIOError(msg)
+
+
+class Stillborn(Child):
+    def receive(self) -> object:
+        self._process.kill()
+        self._process.wait()
+        return super().receive()
+
+
+@pytest.mark.parametrize("child", [NoStart, Stillborn])
+def test_where_no_process_can_start_one_does_the_work_unless_more_were_asked_for(
+    child: type[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "Child", child)
+    monkeypatch.setattr(divided, "_WORTH", 1)
+    monkeypatch.setattr(divided, "workers", lambda asked: asked or 2)
+    here = polars_glmm.fit(DATA, "y ~ x + (1 | g)", family="binomial", control=ONE)
+    unasked = Control(rows=Rows(block=200), progress=False)
+    assert polars_glmm.fit(DATA, "y ~ x + (1 | g)", family="binomial", control=unasked).loglik == here.loglik
+    with pytest.raises(ResourceError, match=r"processes=1"):
+        polars_glmm.fit(DATA, "y ~ x + (1 | g)", family="binomial", control=TWO)
+
+
+def test_a_worker_starts_none_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.can_start()
+    monkeypatch.setenv("POLARS_GLMM_WORKER", "1")
+    assert not processes.can_start()
+    monkeypatch.delenv("POLARS_GLMM_WORKER")
+    monkeypatch.setattr(sys, "executable", "/usr/lib/host-application")
+    assert not processes.can_start()
+
+
+def test_errors_of_a_child_are_raised_as_they_are() -> None:
+    with processes.children(1) as (child,):
+        child.receive()
+        rows = RowBlocks((), None, 0, ())
+        child.send(rows)
+        shards = Shards(processes.Processes(rows, [child]), Together(0, (), ((), ())))
+        for _ in range(2):  # what was said is in step after an error
+            with pytest.raises(TypeError, match="unsupported operand"):
+                shards.ask(OverBlocks(operator.truediv, (0.0,), added))
+    assert ended(child)
+
+
+def test_rows_of_one_block_are_not_divided(started: list[Child]) -> None:
+    control = Control(rows=Rows(processes=3), progress=False)
+    polars_glmm.fit(DATA, "y ~ x + (1 | g)", family="binomial", control=control)
     assert not started

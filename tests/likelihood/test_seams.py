@@ -11,8 +11,12 @@ from numpy.testing import assert_allclose
 
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.marginal.divided import divide, over
+from polars_glmm.likelihood.marginal.engine import row_engine
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.products.engine import product_engine
+from polars_glmm.likelihood.rows.holder import OverLevels
+from polars_glmm.likelihood.rows.shards import AtHand, Shard, Shards
 from polars_glmm.linalg.differences import jacobian
 from polars_glmm.spec.method import REML, Laplace
 from tests.likelihood.models import control, draw
@@ -97,3 +101,27 @@ def test_vcov_slopes_are_those_of_satterthwaite():
     scale = 1.0 / model.effects.factors[0].outward[0, 0]
     theta = np.array([np.sqrt(best.factors[0].covariances[0][0, 0]) * scale / best.phi])
     assert_allclose(vcov_slopes(design, family, theta)[0] * best.phi**2, best.vcov_derivative[0], rtol=1e-4, atol=1e-9)
+
+
+def response_by_level(model, parts):
+    """A question to all rows: the mean response of every level, of rows together or in shards."""
+
+    def totals(blocks):
+        blocks = list(blocks)
+        sums = np.concatenate([block.sums(block.data.y) for block in blocks])
+        return [[sums], [np.concatenate([block.counts for block in blocks])]]
+
+    engine = row_engine(model)
+    if parts:
+        made = divide(model, engine, parts)
+        engine = over(engine, Shards(AtHand([Shard(rows) for rows in made.shards]), made.whole))
+    (sums,), (counts,) = engine.marginal.rows.per_level(OverLevels(totals))
+    return sums / counts
+
+
+def test_a_pass_takes_few_lines_and_every_holder_answers_it():
+    design, family = draw("poisson", n=300, groups=17)
+    model = prepare(design, family, Laplace(), control())
+    wanted = np.bincount(design.factors[0].codes, design.y) / np.bincount(design.factors[0].codes)
+    for parts in (0, 1, 4):
+        assert_allclose(response_by_level(model, parts), wanted, rtol=1e-14)

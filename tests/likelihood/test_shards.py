@@ -131,6 +131,8 @@ def test_a_fit_of_shards_is_the_fit_of_the_rows_together(
     assert seen
     assert 1 <= max(seen) <= parts
     same(there, here)
+    work = [fit.estimate.certificate.row_passes for fit in (there, here)]
+    assert work[0] == pytest.approx(work[1], rel=0.05)  # modes are where they were left
 
 
 def test_shards_on_disk_are_the_rows_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:

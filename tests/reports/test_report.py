@@ -196,3 +196,13 @@ def test_what_is_no_fit_is_refused(large: Any) -> None:
         report([])
     with pytest.raises(TypeError, match="report"):
         polars_glmm.report([large], star=True)
+
+
+def test_as_text_numbers_stand_under_their_names(small: Any, large: Any) -> None:
+    lines = report([small, large], names=["brood", "北海道"], format="text").splitlines()
+    assert [line.split() for line in lines[:2]] == [["brood", "北海道"], ["-" * len(lines[1])]]
+    cells = {line.split()[0]: line.split()[1:] for line in lines[3:] if len(line.split()) == 3}
+    frame = report([small, large])
+    assert cells["Intercept"] == [cell(frame, "Intercept", "estimate", name) for name in frame.columns[3:]]
+    ends = {len(line) for line in lines if line.endswith(")") and line.count("(") == 2}
+    assert len(ends) == 1

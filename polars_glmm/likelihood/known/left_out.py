@@ -95,7 +95,7 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
         beta, vcov = np.full(p, np.nan), np.full((p, p), np.nan)
         beta[kept], vcov[np.ix_(kept, kept)] = found.beta, found.vcov_fixed[: kept.sum(), : kept.sum()]
         covariances = tuple(factor.covariances for factor in found.factors)
-        status = "singular" if found.singular else "ok"
+        status = "coefficient_lost" if not kept.all() else "singular" if found.singular else "ok"
         out.append(Rest(n_obs, found.loglik, elpd, displacement, beta, vcov, covariances, found.phi, status))
     return out
 

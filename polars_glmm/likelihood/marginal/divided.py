@@ -69,7 +69,7 @@ def divided(model: Model) -> Iterator[RowEngine]:
         try:
             helpers = stack.enter_context(children(count - 1))
             engine, made = _waited_for(model, helpers)
-        except (OSError, ResourceError):
+        except ResourceError:
             if asked:
                 raise
             stack.close()  # a system that starts no processes
@@ -105,5 +105,7 @@ def processes_for(model: Model) -> int:
 
 
 def _divisible(model: Model) -> bool:
-    """Whether no two shards of whole levels share anything: one factor, or others nested in the coarsest."""
+    """Whether there is more than a block, and shards of whole levels share nothing: factors are nested, if several."""
+    if model.design.n_rows <= model.control.rows.block:
+        return False
     return len(model.effects.factors) < _SEVERAL or (model.stored is None and nested(model.effects))

@@ -21,9 +21,9 @@ from polars_glmm.likelihood.marginal.modes import (
     to_levels,
     unit_at,
 )
-from polars_glmm.likelihood.marginal.value import Approximation, Marginal, ended, side_by_side
+from polars_glmm.likelihood.marginal.value import Approximation, Marginal, ended
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
-from polars_glmm.likelihood.rows.holder import PerLevel
+from polars_glmm.likelihood.rows.holder import PerLevel, side_by_side
 from polars_glmm.likelihood.rows.passes import over_units
 from polars_glmm.typing import Mat, Vec
 

@@ -28,7 +28,7 @@ from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
 from polars_glmm.likelihood.parameters.curvature import theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
-from polars_glmm.likelihood.rows.holder import Holder, PerLevel, added
+from polars_glmm.likelihood.rows.holder import Holder, PerLevel, added, side_by_side
 from polars_glmm.likelihood.rows.passes import over_units
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -247,15 +247,6 @@ def ended(rows: RowBlocks, how: Approximation, at: Point, warm: Any) -> Warm:
         found = rows.recall(Evaluate(how, at, None, gradient=False, information=None).of(rows).warm)
         assert found is not None  # just kept
     return found
-
-
-def side_by_side(parts: Sequence[PerLevel]) -> PerLevel:
-    """Arrays of several sets of levels, by kind and factor, as one of all levels."""
-    if len(parts) == 1:
-        return parts[0]
-    return [
-        [np.concatenate(own, axis=-1) for own in zip(*kind, strict=True)] for kind in zip(*parts, strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

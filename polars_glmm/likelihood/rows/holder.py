@@ -69,6 +69,27 @@ class OverBlocks(Generic[A]):
         return self.join(parts)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OverLevels:
+    """A pass whose function of blocks, known by its name, tells something of every level."""
+
+    function: Callable[..., PerLevel]
+    arguments: tuple[Any, ...] = ()
+
+    def of(self, rows: Any) -> PerLevel:
+        return self.function(rows.blocks(), *self.arguments)
+
+    def add(self, parts: Sequence[PerLevel]) -> PerLevel:
+        return side_by_side(parts)
+
+
+def side_by_side(parts: Sequence[PerLevel]) -> PerLevel:
+    """Arrays of several sets of levels, by kind and factor, as one of all levels."""
+    if len(parts) == 1:
+        return parts[0]
+    return [[np.concatenate(own, axis=-1) for own in zip(*kind, strict=True)] for kind in zip(*parts, strict=True)]
+
+
 def added(parts: Sequence[A]) -> A:
     """The sums of numbers, of arrays, or of tuples and lists of them."""
     return cast("A", _added(parts))

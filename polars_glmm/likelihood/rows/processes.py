@@ -38,7 +38,7 @@ class Child:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603  # this interpreter
-            [sys.executable, "-c", _CODE],
+            [sys.executable or "python", "-c", _CODE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, _MARK: str(os.getpid())},
@@ -124,11 +124,18 @@ def _own_answer(shard: Shard, question: Asking) -> tuple[bool, Any]:
 
 @contextmanager
 def children(count: int) -> Iterator[list[Child]]:
-    """Processes that are there until the block is left, however it is left. Raises OSError where none can start."""
+    """Processes that are there until the block is left, however that is. Raises ResourceError where none can start."""
     made: list[Child] = []
     try:
-        for _ in range(count):
-            made.append(Child())  # noqa: PERF401  # those that did start must end
+        try:
+            for _ in range(count):
+                made.append(Child())  # noqa: PERF401  # those that did start must end
+        except (OSError, ValueError) as error:
+            msg = (
+                f"No process can be started to hold a part of the rows ({error}). Fit in this one with "
+                "control=Control(rows=Rows(processes=1))."
+            )
+            raise ResourceError(msg) from error
         yield made
     finally:
         for child in made:

@@ -82,8 +82,10 @@ class Remembered:
     def recall(self, handle: Any) -> Any:
         """What a handle stands for, or None."""
         if not isinstance(handle, Moved):
+            if handle in self.kept:
+                self.kept.move_to_end(handle)  # what is used is not old: the columns of a Hessian start from one place
             return self.kept.get(handle)
-        warm, slopes = self.recall(handle.warm), self.kept.get(handle.slopes)
+        warm, slopes = self.recall(handle.warm), self.recall(handle.slopes)
         if warm is None or slopes is None:
             return warm
         moved = [m + handle.h * d for m, d in zip(warm.modes, slopes[handle.k], strict=True)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from polars_glmm.design.records import Design
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
+from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.holder import OverLevels, PerLevel
 from polars_glmm.likelihood.rows.store import Stored
 from polars_glmm.linalg.cholesky import quadratic
 from polars_glmm.typing import Cube, Vec
@@ -67,12 +70,8 @@ class StoredStructure:
     effects: Effects
 
     def level_products(self, f: FactorMap) -> Cube:
-        parts = [
-            block.zz_sums(dict.fromkeys(((0, 0), (0, 1), (1, 1)), np.ones(len(block.data.y))))
-            for unit in self.stored.rows(effects=True).units
-            for block in unit.blocks
-        ]
-        return quadratic(f.basis, np.concatenate(parts, axis=-1), f.basis)
+        ((products,),) = self.stored.rows(effects=True).per_level(OverLevels(_products))
+        return quadratic(f.basis, products, f.basis)
 
     def uneven(self, f: FactorMap) -> bool:  # noqa: ARG002  # what is saturated is never on disk
         return False
@@ -81,9 +80,23 @@ class StoredStructure:
         return a is b
 
     def trials(self, f: FactorMap) -> Vec:  # noqa: ARG002  # the protocol's shape
-        parts = []
-        for unit in self.stored.rows(effects=True).units:
-            for block in unit.blocks:
-                trials = np.ones(len(block.data.y)) if block.data.trials is None else block.data.trials
-                parts.append(block.sums(trials if block.frequency is None else trials * block.frequency))
-        return np.concatenate(parts)
+        ((trials,),) = self.stored.rows(effects=True).per_level(OverLevels(_trials))
+        return trials
+
+
+def _products(blocks: Iterable[Block]) -> PerLevel:
+    """Σ zz' per level of one factor, (d, d, G)."""
+    parts = []
+    for block in blocks:
+        pairs = {(min(a, b), max(a, b)) for a in block.part_of for b in block.part_of}
+        parts.append(block.zz_sums(dict.fromkeys(pairs, np.ones(len(block.data.y)))))
+    return [[np.concatenate(parts, axis=-1)]]
+
+
+def _trials(blocks: Iterable[Block]) -> PerLevel:
+    """The number of trials of every level of one factor, (G,)."""
+    parts = []
+    for block in blocks:
+        trials = np.ones(len(block.data.y)) if block.data.trials is None else block.data.trials
+        parts.append(block.sums(trials if block.frequency is None else trials * block.frequency))
+    return [[np.concatenate(parts)]]
