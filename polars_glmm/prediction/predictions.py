@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers
@@ -21,6 +20,7 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
+from polars_glmm.prediction.half_widths import half_width_by_row, half_width_of
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
@@ -48,7 +48,6 @@ from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.scale import ResponseScale, scale_of
 from polars_glmm.prediction.scored import with_scored
 from polars_glmm.prediction.several import SEVERAL, errors_of, value_of
-from polars_glmm.prediction.variances import FREEDOM
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -221,7 +220,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     if plain and request.kind in SEVERAL and not only_phi(family) and family.curve is None:
         return _of_several(frame, schema, fitted, request)
     known = _known_freedom(fitted, request.df)
-    half_width = _quantile(request.conf_level, known)
+    half_width = half_width_of(request.conf_level, known)
     scale = _scale(family, request)
     if place and not fitted.models(request.kind):
         frame = add_constant(frame, fitted, request.kind, std_error=request.uncertain)
@@ -250,7 +249,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         if scale.needs_phi:
             frame = with_phi(frame, schema, fitted, verb="predict", factors=purpose.acting)
         if by_row and fitted.freedom is not None and not place:
-            half_width = _t_quantile(request.conf_level)
+            half_width = half_width_by_row(request.conf_level)
         values = _values(request, scale, half_width)
         total = pl.col(STD_ERROR) ** 2
     if new:
@@ -277,7 +276,7 @@ def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, requ
         if request.std_error:
             values.append(error)
         if request.interval is not None:
-            half = _quantile(request.conf_level, _known_freedom(fitted, request.df))
+            half = half_width_of(request.conf_level, _known_freedom(fitted, request.df))
             link = "logit" if request.kind == "zero" or family.mean_range == "unit" else "log"
             at = value.log() if link == "log" else (value / (1.0 - value)).log()
             slope = 1.0 / value if link == "log" else 1.0 / (value * (1.0 - value))
@@ -371,27 +370,6 @@ def _normal_quantile(conf_level: float) -> float:
     from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
 
     return float(ndtri(0.5 + conf_level / 2.0))
-
-
-def _quantile(conf_level: float, df: float | None) -> pl.Expr:
-    from scipy.special import ndtri, stdtrit  # noqa: PLC0415  scipy stays out of plain imports
-
-    upper = 0.5 + conf_level / 2.0
-    return pl.lit(float(ndtri(upper) if df is None or not np.isfinite(df) else stdtrit(df, upper)))
-
-
-def _t_quantile(conf_level: float) -> pl.Expr:
-    """Half-widths for the degrees of freedom of each row, inf being normal."""
-
-    def quantiles(freedom: pl.Series) -> pl.Series:
-        from scipy.special import ndtri, stdtrit  # noqa: PLC0415  scipy stays out of plain imports
-
-        upper, df = 0.5 + conf_level / 2.0, freedom.to_numpy()
-        finite = np.isfinite(df)
-        values = np.where(finite, stdtrit(np.where(finite, df, 1.0), upper), ndtri(upper))
-        return pl.Series(freedom.name, values)
-
-    return pl.col(FREEDOM).map_batches(quantiles, return_dtype=pl.Float64, is_elementwise=True)
 
 
 def _check_kind(family: Family, request: Request) -> None:

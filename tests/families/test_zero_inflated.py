@@ -78,6 +78,8 @@ def test_each_derivative_is_the_difference_of_the_one_below(family):
             for times in (-2, -1, 1, 2):
                 moved = [v + times * h * (j == k) for j, v in enumerate(vectors)]
                 near.append(named(family.density(rows, tuple(moved), 3, (3,) * n)))
+            if not all(np.isfinite(one[()]).all() for one in near):
+                continue
             for place in here:
                 further = tuple(sorted((*place, k)))
                 if further not in here:
