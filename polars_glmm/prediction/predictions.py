@@ -20,7 +20,7 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
-from polars_glmm.prediction.half_widths import half_width_by_row, half_width_of
+from polars_glmm.prediction.half_widths import _known_freedom, _normal_quantile, half_width_by_row, half_width_of
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
@@ -346,30 +346,8 @@ def _limits(scale: ResponseScale, eta: pl.Expr, margin: pl.Expr) -> list[pl.Expr
     return [pl.when(margin.is_not_null()).then(limit) for limit in limits]
 
 
-def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
-    """Degrees of freedom that hold for all rows, or None: normal, or by row.
-
-    Raises ModelError for an argument that is not known, and for Satterthwaite's where the fit has none.
-    """
-    if df is None:
-        return None if fitted.freedom is None else fitted.freedom.known
-    if df == "normal":
-        return None
-    if df == "satterthwaite":
-        if fitted.freedom is None:
-            msg = "df='satterthwaite' is of gaussian models fitted by REML: use df='normal' or a number."
-            raise ModelError(msg)
-        return fitted.freedom.known
-    if isinstance(df, str) or not df > 0.0:
-        msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
-        raise ModelError(msg)
-    return float(df)
 
 
-def _normal_quantile(conf_level: float) -> float:
-    from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
-
-    return float(ndtri(0.5 + conf_level / 2.0))
 
 
 def _check_kind(family: Family, request: Request) -> None:
