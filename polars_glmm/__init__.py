@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         Tweedie,
         Weibull,
     )
+    from polars_glmm.frames.episodes import split_times
     from polars_glmm.inference.robust import CR
     from polars_glmm.prediction.grid import grid
     from polars_glmm.prediction.predictions import predict
@@ -71,6 +72,7 @@ _LAZY = {
         ("anova", "explain", "fit", "objective", "products", "read_fit", "read_products"), "polars_glmm.api"
     ),
     "CR": "polars_glmm.inference.robust",
+    "split_times": "polars_glmm.frames.episodes",
     "predict": "polars_glmm.prediction.predictions",
     "with_ranef": "polars_glmm.prediction.ranef_join",
     "augment": "polars_glmm.prediction.residuals",
@@ -159,6 +161,7 @@ __all__ = [
     "report",
     "rlrt",
     "simulate",
+    "split_times",
     "with_ranef",
 ]
 

@@ -29,7 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.rank", "design.selection", "design.recipe_json", "design.text_numbers"}),
     frozenset({"design.curved", "design.variables", "design.keys"}),
     frozenset({"design.predictors", "design.censoring"}),
-    frozenset({"design.response"}),
+    frozenset({"design.response", "design.ordered"}),
     frozenset({"design.factors", "design.residual"}),
     frozenset({"design.learn"}),
     frozenset({"design.reader", "design.sums"}),

@@ -33,6 +33,10 @@ RIDGE = {"grouseticks_overparameterised": "grouseticks_year_slope"}
 """Only the sum of two covariance matrices is identified: their parts are whatever an engine stopped at, and the entry's
 linear predictors count the intercept twice (its modes do not). The entry named is the same model without the ridge."""
 
+JOINT = {"sim_ar1_gaussian": 5e-3}
+"""Gaussian models whose standard errors are those of the joint Hessian there, and given the variances here: by how much
+they may differ (a residual variance next to its boundary)."""
+
 pytestmark = pytest.mark.reference
 every_model = pytest.mark.parametrize("name", MODELS)
 models_with = lambda key: pytest.mark.parametrize(
@@ -100,7 +104,8 @@ def test_fixed_effects(name: str, component: str) -> None:
     both = reference.join(ours, on="term", how="left", suffix="_ours")
     distance = (both["estimate_ours"] - both["estimate"]) / both["std_error"]
     assert_allclose(distance, 0, atol=tolerance(entry, "fixed_in_se_units"))
-    assert_allclose(both["std_error_ours"], both["std_error"], rtol=tolerance(entry, "std_error_rel"))
+    joint = JOINT.get(name, tolerance(entry, "std_error_rel"))
+    assert_allclose(both["std_error_ours"], both["std_error"], rtol=joint)
 
 
 @models_with("random")
@@ -114,6 +119,12 @@ def test_variance_components(name: str) -> None:
     for term in entry["results"]["random"]:
         group, columns = translate.our_group(term["group"], groups), translate.random_terms(term, translate.data(entry))
         rows = table.filter(pl.col("group") == group)
+        if term["structure"] == "ar1":  # one standard deviation and one correlation say all
+            pair = rows.filter(pl.col("other_term") == columns[1])
+            assert pair["correlation"].item() == pytest.approx(
+                term["correlation"][1][0], abs=tolerance(entry, "correlation_abs")
+            )
+            columns = columns[:1]
         for i, column in enumerate(columns):
             sd = rows.filter(pl.col("term") == column, pl.col("other_term").is_null())["std_dev"].item()
             zero = term["sd"][i] < tolerance(entry, "sd_zero_abs")
@@ -150,7 +161,10 @@ def test_standard_errors_of_variance_components(name: str) -> None:
     estimates = np.asarray(listed["estimate"])
     for term in entry["results"]["random"]:
         group = translate.our_group(term["group"], table["group"].unique())
-        for column, sd in zip(translate.random_terms(term, translate.data(entry)), term["sd"], strict=True):
+        columns = translate.random_terms(term, translate.data(entry))
+        if term["structure"] == "ar1":
+            columns = columns[:1]
+        for column, sd in zip(columns, term["sd"], strict=False):
             se = listed["std_error"][int(np.argmin(np.abs(estimates - sd)))]
             ours = table.filter(pl.col("group") == group, pl.col("term") == column)["std_error"].item()
             if ours is None:

@@ -17,6 +17,7 @@ from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.terms import RandomTerm
 
+from .ordered import structured
 from .predictors import learn_columns, matrix, require_finite
 from .recipe import FactorRecipe, TermRecipe
 from .records import Factor, Term
@@ -47,16 +48,18 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
     recipes: list[TermRecipe] = []
     notes: list[Note] = []
     for members in correlated(asked):
+        structure = members[0].structure
         own: tuple[Column, ...] = ()
         parts: tuple[int, ...] = ()
         named: tuple[str, ...] = ()
         for term in members:
             made = tuple(column for part in learn_columns(term.design, variables) for column in part)
             require_effects(term.text, len(made), table.n_rows)
+            structure, made = structured(term, made, variables.categoricals)
             own, parts = own + made, parts + (term.part,) * len(made)
             named += (term.parameter,) * len(made)
             notes += independent_levels(term, made)
-        recipe = TermRecipe(members[0].structure, own, *((parts, named) if set(named) != {"mu"} else ()))
+        recipe = TermRecipe(structure, own, *((parts, named) if set(named) != {"mu"} else ()))
         names = tuple(column.name for column in own)
         place = len(columns)
         terms.append(Term(place, place + len(own), recipe.structure, names, recipe.parts, recipe.parameters))
@@ -91,7 +94,8 @@ def _is_categorical(node: Node) -> bool:
 
 def independent_levels(term: RandomTerm, columns: Sequence[Column]) -> list[Note]:
     """A note where `||` stands between the levels of a categorical variable."""
-    if STRUCTURES[term.structure].correlated or not any(_is_categorical(column.node) for column in columns):
+    structure = STRUCTURES[term.structure]
+    if structure.correlated or structure.bends or not any(_is_categorical(column.node) for column in columns):
         return []
     text = (
         f"{term.text} drops all correlations, also those between the levels of a categorical variable "

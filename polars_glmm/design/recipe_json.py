@@ -10,7 +10,7 @@ import polars as pl
 
 from polars_glmm.columns import nodes
 from polars_glmm.columns.operators import FUNCTIONS, OPERATORS
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import known
 from polars_glmm.design.recipe import (
     Categorical,
     FactorRecipe,
@@ -216,9 +216,9 @@ def _check(recipe: Recipe, text: Mapping[str, Any]) -> None:
             msg = f"{len(part.columns)} columns of {part.parameter}, and {len(part.kept)} marks of those that are kept"
             raise ValueError(msg)
     for factor in recipe.factors:
-        if tuple(factor.levels.columns) != factor.keys or not {term.structure for term in factor.terms} <= {
-            *STRUCTURES
-        }:
+        if tuple(factor.levels.columns) != factor.keys or any(
+            not known(term.structure) for term in factor.terms
+        ):
             msg = f"the group {factor.name[:80]!r} has other keys or terms"
             raise ValueError(msg)
 

@@ -134,7 +134,7 @@ def likelihood_ratio(
 
 def covariance_parameters(fit: Answer) -> CovarianceParameters:
     """Names of all variances and covariances of the random effects."""
-    variances = {(part.group, term) for part in components(fit.estimate) for term in part.labels}
+    variances = {(part.group, part.labels[i]) for part in components(fit.estimate) for i in part.variances}
     covariances = {
         (part.group, *sorted((part.labels[i], part.labels[j])))
         for part in components(fit.estimate)

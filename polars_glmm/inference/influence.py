@@ -106,13 +106,14 @@ def _parameters(
         for term, sigma in zip(factor.terms, sigmas, strict=True):
             own = [column.name for column in term.columns]
             sd = np.sqrt(np.diag(sigma))
-            out += [("sd", factor.name, one, None, float(s)) for one, s in zip(own, sd, strict=True)]
-            if STRUCTURES[term.structure].correlated:
-                for j in range(len(own)):
-                    for i in range(j):
-                        size = sd[i] * sd[j]
-                        rho = float(sigma[i, j] / size) if size > 0.0 else np.nan
-                        out.append(("correlation", factor.name, own[i], own[j], rho))
+            rows, columns = (part.tolist() for part in STRUCTURES[term.structure].vech(len(own)))
+            pairs = list(zip(rows, columns, strict=True))
+            out += [("sd", factor.name, own[i], None, float(sd[i])) for i, j in pairs if i == j]
+            for j, i in pairs:
+                if i != j:
+                    size = sd[i] * sd[j]
+                    rho = float(sigma[i, j] / size) if size > 0.0 else np.nan
+                    out.append(("correlation", factor.name, own[i], own[j], rho))
     if phi is not None:
         out.append(("phi", None, "phi", None, phi))
     return out

@@ -51,7 +51,7 @@ def variance_parameters(fit: Answer) -> NaturalParameters:
 
     def add(name: str, value: float, places: list[int], slopes: list[float]) -> None:
         row = np.zeros(size)
-        row[places] = slopes
+        np.add.at(row, places, slopes)  # equal variances share a place
         names.append(name)
         values.append(value)
         rows.append(row)
@@ -59,7 +59,8 @@ def variance_parameters(fit: Answer) -> NaturalParameters:
     with np.errstate(divide="ignore", invalid="ignore"):
         for part in components(estimate):
             sd = np.sqrt(np.maximum(np.diag(part.covariance), 0.0))
-            for i, term in enumerate(part.labels):
+            for i in part.variances:
+                term = part.labels[i]
                 add(f"sd({part.group}: {term})", float(sd[i]), [int(part.places[i, i])], [float(np.divide(0.5, sd[i]))])
             for i, j in part.correlated:
                 rho = correlation(part, i, j)

@@ -112,7 +112,8 @@ def chosen(found: Sequence[Natural], which: str | Sequence[str]) -> list[Natural
 
 def _deviations(component: Component, fit: Answer, z: float) -> list[Natural]:
     out = []
-    for i, term in enumerate(component.terms):
+    for i in component.variances:
+        term = component.terms[i]
         variance = float(component.covariance[i, i])
         numbers = variance_numbers(variance, standard_error(fit.estimate.report_vcov, component.places[i, i]), z)
         sd = numbers["std_dev"]

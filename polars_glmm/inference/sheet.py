@@ -17,6 +17,7 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
+from polars_glmm.inference.structure_words import structure_remarks
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
 
@@ -214,29 +215,36 @@ def _residual_quartiles(fit: Answer) -> SheetTable | None:
 
 def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
-    remarks = [_dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit)]
+    words = structure_remarks(fit.recipe)
+    remarks = [*words, _dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit)]
     if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
         said = tuple(_correlation_remarks(fit))
         return SheetTable("Residual", (), said) if said else None
     parts = list(components(fit.estimate))
     table = varcorr(fit)
     variances = table.filter(table["other_term"].is_null())
-    names = [(part.group if i == 0 else "", term) for part in parts for i, term in enumerate(part.labels)]
-    if len(names) < variances.height:
+    rows = [(part, i) for part in parts for i in part.shown]
+    names = [(part.group if i == 0 else "", part.labels[i]) for part, i in rows]
+    if sum(len(part.variances) for part in parts) < variances.height:
         names.append((RESIDUAL, ""))
-    widest = max((len(part.terms) - 1 for part in parts if part.correlated), default=0)
+    place = iter(range(variances.height))
+    places = [next(place) if i in part.variances else None for part, i in rows] + [*place]
+
+    def column(name: str) -> list[float | None]:
+        values = variances[name].to_list()
+        return [None if k is None else values[k] for k in places]
+
+    widest = max((i for part in parts for _, i in part.correlated), default=0)
     triangle = [
-        [f"{correlation(part, i, j):.3f}" if part.places[i, j] >= 0 else "" for j in range(i)]
-        for part in parts
-        for i in range(len(part.terms))
+        [f"{correlation(part, i, j):.3f}" if (j, i) in part.correlated else "" for j in range(i)] for part, i in rows
     ]
     triangle += [[]] * (len(names) - len(triangle))
     columns = [
         SheetColumn("Group", tuple(group for group, _ in names), right=False),
         SheetColumn("Term", tuple(term for _, term in names), right=False),
-        SheetColumn("Variance", tuple(numbers.real_column(variances["estimate"].to_list()))),
-        SheetColumn("Std. error", tuple(numbers.real_column(variances["std_error"].to_list(), 4)), optional=True),
-        SheetColumn("Std. dev.", tuple(numbers.real_column(variances["std_dev"].to_list()))),
+        SheetColumn("Variance", tuple(numbers.real_column(column("estimate")))),
+        SheetColumn("Std. error", tuple(numbers.real_column(column("std_error"), 4)), optional=True),
+        SheetColumn("Std. dev.", tuple(numbers.real_column(column("std_dev")))),
     ]
     for j in range(widest):
         cells = tuple(row[j].replace("nan", "") if j < len(row) else "" for row in triangle)

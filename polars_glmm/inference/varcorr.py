@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.covariance.correlations import CORRELATIONS
+from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.inference.distributions import normal_quantile
 from polars_glmm.inference.schemas import VARCORR, table
 from polars_glmm.typing import IntVec, Mat
@@ -28,7 +29,9 @@ VAGUE = 5.0
 class Component(NamedTuple):
     """One covariance matrix of the model and where its entries stand in Estimate.report.
 
-    places (r, r): index of each reported entry, symmetric; −1 where the structure has none.
+    places (r, r): index of each reported entry, symmetric, of equal variances that of the first; −1 where there is none
+    variances, correlated: effects whose variance, and pairs (i, j), i < j, whose covariance is a parameter
+    structure: its name as a formula writes it
     parameters, labels: of the family that each effect is on, and names that tell effects on several of them apart
     """
 
@@ -38,12 +41,14 @@ class Component(NamedTuple):
     places: IntVec
     parameters: tuple[str, ...]
     labels: tuple[str, ...]
+    variances: list[int]
+    correlated: list[tuple[int, int]]
+    structure: str
 
     @property
-    def correlated(self) -> list[tuple[int, int]]:
-        """Pairs (i, j), i < j, of terms whose covariance is a parameter."""
-        r = len(self.terms)
-        return [(i, j) for i in range(r) for j in range(i + 1, r) if self.places[i, j] >= 0]
+    def shown(self) -> list[int]:
+        """Effects that take part in a parameter."""
+        return sorted({*self.variances, *(k for pair in self.correlated for k in pair)})
 
 
 def components(estimate: Estimate) -> Iterator[Component]:
@@ -53,16 +58,21 @@ def components(estimate: Estimate) -> Iterator[Component]:
         start = 0
         for covariance, structure in zip(factor.covariances, factor.structures, strict=True):
             r = len(covariance)
+            rows, columns = STRUCTURES[structure].vech(r)
             places = np.full((r, r), -1, dtype=np.intp)
-            for i in range(r):
-                for j in range(i + 1):
-                    if structure == "diag" and j < i:
-                        continue
-                    places[i, j] = places[j, i] = place
-                    place += 1
+            places[rows, columns] = places[columns, rows] = place + np.arange(len(rows))
+            place += len(rows)
+            if STRUCTURES[structure].bends:
+                equal = np.flatnonzero(np.diag(places) < 0)
+                places[equal, equal] = places[0, 0]
+            apart = rows != columns
             own = slice(start, start + r)
             parameters, labels = factor.parameter_of[own], factor.labels[own]
-            yield Component(factor.name, factor.term_names[own], covariance, places, parameters, labels)
+            yield Component(
+                factor.name, factor.term_names[own], covariance, places, parameters, labels,
+                rows[~apart].tolist(), sorted(zip(columns[apart].tolist(), rows[apart].tolist(), strict=True)),
+                plain_name(structure),
+            )  # fmt: skip
             start += r
 
 
@@ -93,6 +103,9 @@ def residual_numbers(estimate: Estimate, z: float) -> Iterator[ResidualNumber]:
 def varcorr(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
     """Variance rows, then covariance rows, term by term; last the gaussian residual variance σ².
 
+    They are the entries of Σ that determine it: of equal variances there is the first, of ar1() the covariance of the
+    first two effects.
+
     Intervals of variances are exp(log v ± z·se/v), as Stata's; those of correlations tanh(atanh ρ ± z·se/(1 − ρ²)).
     On the boundary, where no standard error exists, both are null; so is an interval that spans whatever one likes.
     """
@@ -107,8 +120,8 @@ def varcorr(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
 
 
 def _variance_rows(component: Component, vcov: Mat, z: float) -> Iterator[dict[str, Any]]:
-    for i, term in enumerate(component.terms):
-        place = component.places[i, i]
+    for i in component.variances:
+        term, place = component.terms[i], component.places[i, i]
         variance = float(component.covariance[i, i])
         names = {"parameter": component.parameters[i], "group": component.group, "term": term}
         yield names | variance_numbers(variance, standard_error(vcov, place), z)

@@ -65,14 +65,15 @@ def report_scales(fit: Answer, matrix: Mat) -> Labelled:
 
     def add(parameter: str, term: str, places: list[int], slopes: list[float]) -> None:
         gradient = np.zeros(n_report)
-        gradient[places] = slopes
+        np.add.at(gradient, places, slopes)  # equal variances share a place
         parameters.append(parameter)
         terms.append(term)
         gradients.append(gradient)
 
     for component in components(estimate):
         variance = np.diag(component.covariance)
-        for i, term in enumerate(component.labels):
+        for i in component.variances:
+            term = component.labels[i]
             add("log_sd", f"{component.group}: {term}", [component.places[i, i]], [_half_reciprocal(variance[i])])
         for i, j in component.correlated:
             name = f"{component.group}: {component.labels[i]}, {component.labels[j]}"

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.scaled import Scaled
+from polars_glmm.covariance.structures import STRUCTURES, Structure
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design, Predictor
 from polars_glmm.errors import ModelError, enumerate_names, suggest
@@ -81,7 +82,7 @@ def meant(model: Parametrised, given: Given) -> Given:
     if not asked:
         msg = f"start= is a fit that shares no parameter with this model, which has {', '.join(names)}."
         raise ModelError(msg)
-    whole = [model.names, model.residual_names, *([names[b.start + k] for k in range(b.term.r)] for b in blocks)]
+    whole = [model.names, model.residual_names, *(names[b.sd] for b in blocks)]
     for group in whole:
         if not all(name in asked or name in given.fixed for name in group):
             asked = {name: value for name, value in asked.items() if name not in group}
@@ -182,11 +183,16 @@ def _place_block(
 ) -> None:
     """Standard deviations and correlations of one term as entries of its working Λ; without a value these are zero."""
     t = block.term
-    own = [names[block.start + k] for k in range(t.r)]
-    pairs = [names[block.start + t.r + k] for k in range(block.n_cor)]
+    own, pairs = list(names[block.sd]), list(names[block.cor])
     asked = given.asked
     named = [name for name in (*own, *pairs) if name in asked]
     if not named:
+        return
+    structure = STRUCTURES[t.structure]
+    if isinstance(structure, Scaled):
+        unit = np.diag(model.effects.factors[block.factor].outward)[t.start : t.stop]
+        placed = _place_scaled(structure, t.r, (tuple(own), tuple(pairs)), given, unit)
+        values[t.theta], held[t.theta] = placed
         return
     free = [name for name in (*own, *pairs) if name not in given.fixed]
     if pairs and 0 < len(free) < len(own) + len(pairs):
@@ -201,7 +207,9 @@ def _place_block(
         raise ModelError(msg)
     outward = model.effects.factors[block.factor].outward[t.start : t.stop, t.start : t.stop]
     sd = np.array([asked.get(name, np.nan) for name in own])
-    if STRUCTURES[t.structure].correlated:
+    if structure.rank(t.r) < t.r:
+        working = _of_rank(structure, sd, [asked.get(name, 0.0) for name in pairs], outward, own)
+    elif structure.correlated:
         root = sd[:, None] * _correlation_root([asked.get(name, 0.0) for name in pairs], t.r, own)
         working = np.asarray(np.linalg.qr(np.linalg.solve(outward, root).T, mode="r")).T
         working = working * np.where(np.diag(working) < 0, -1.0, 1.0)
@@ -212,6 +220,45 @@ def _place_block(
         held[t.theta] = [name in given.fixed for name in own]
     elif not free:
         held[t.theta] = True
+
+
+def _of_rank(structure: Structure, sd: Vec, pairs: Sequence[float], outward: Mat, names: Sequence[str]) -> Mat:
+    """The working factor of a structure of lower rank, from natural standard deviations and correlations."""
+    r = len(sd)
+    sigma = np.eye(r)
+    rows, columns = np.tril_indices(r, -1)
+    sigma[rows, columns] = sigma[columns, rows] = pairs
+    back = np.linalg.inv(outward) * sd
+    sigma = back @ sigma @ back.T
+    factor = structure.factor(structure.of(sigma), r)
+    if np.abs(factor @ factor.T - sigma).max() > 1e-6 * np.abs(sigma).max():
+        msg = f"The correlations given for {names[0]!r} and its neighbours do not make a matrix {structure.words}."
+        raise ModelError(msg)
+    return factor
+
+
+def _place_scaled(
+    structure: Scaled, r: int, names: tuple[tuple[str, ...], tuple[str, ...]], given: Given, unit: Vec
+) -> Placed:
+    """The same for a structure whose parameters they are: each stands by itself, but for the correlations of several
+    angles, which stand together; unit (r,) natural size of an effect per unit of the linear predictor.
+    """
+    (own, pairs), asked, k = names, given.asked, len(names[0])
+    values, held = np.full(structure.size(r), np.nan), np.zeros(structure.size(r), dtype=bool)
+    values[:k] = [asked.get(name, np.nan) for name in own] / unit[:k]
+    held[:k] = [name in given.fixed for name in own]
+    if not any(name in asked for name in pairs):
+        return Placed(values, held)
+    holds = [name in given.fixed for name in pairs]
+    if any(holds) and not all(holds):
+        msg = f"fixed= holds {pairs[holds.index(True)]!r} but not {pairs[holds.index(False)]!r}: hold all or none."
+        raise ModelError(msg)
+    angles = structure.root.of(np.array([asked.get(name, 0.0) for name in pairs]), r)
+    if np.isnan(angles).any():
+        msg = f"The correlations given for {pairs[0]!r} and its neighbours do not make a matrix of {structure.name}()."
+        raise ModelError(msg)
+    values[k:], held[k:] = angles, all(holds)
+    return Placed(values, held)
 
 
 def _correlation_root(values: Sequence[float], r: int, names: Sequence[str]) -> Mat:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import IdentifiabilityError, counted, enumerate_names
 from polars_glmm.families.base import Family, spread_name
@@ -139,6 +140,8 @@ def _term_text(f: FactorMap, k: int) -> str:
 def _refuse_saturated(structure: RowFacts, f: FactorMap) -> None:
     """As many effects as observations, unless unequal precisions tell the variances apart."""
     n, r = structure.n_obs, sum(part == 0 for t in f.terms for part in t.part_of)  # effects on the mean
+    if any(STRUCTURES[t.structure].bends for t in f.terms):
+        return  # its effects are fewer than they look: `_loads` tells
     if r and f.n_levels * r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
         effects = f"{counted(f.n_levels, 'level')} × {r} effects" if r > 1 else counted(f.n_levels, "level")
         msg = (
@@ -161,6 +164,8 @@ def _loads(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> list[bool]:
     """Marks the terms that take part in a change of covariances, and of a residual variance, that no rows show."""
     own = np.array([part for t in f.terms for part in t.part_of])
     s = np.where((own[:, None] == own)[..., None], structure.level_products(f), 0.0)  # predictors tell them apart
+    if any(STRUCTURES[t.structure].bends for t in f.terms):
+        return _bent_loads(s, f, structure.n_obs, gaussian=gaussian)
     pairs: list[tuple[int, int, int]] = []
     for position, t in enumerate(f.terms):
         for a in range(t.start, t.stop):
@@ -181,6 +186,39 @@ def _loads(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> list[bool]:
     for flag, (position, _, _) in zip(loads, pairs, strict=True):
         marks[position] = marks[position] or bool(flag)
     return marks
+
+
+_INSIDE = 0.6
+"""Angle of correlations at which their parameters are told apart: at none they may not be, from a residual."""
+
+
+def _bent_loads(s: Cube, f: FactorMap, n: int, *, gaussian: bool) -> list[bool]:
+    """The same where Σ is no linear function of its parameters: ½ Σ_g tr(∂Σ S_g ∂Σ S_g) at a place inside."""
+    changes, owners = [], []
+    for position, t in enumerate(f.terms):
+        structure = STRUCTURES[t.structure]
+        theta = structure.start(t.r, np.ones(t.r))
+        if isinstance(structure, Scaled):
+            theta[structure.scales(t.r) :] = _INSIDE
+        lam, tangent = structure.factor(theta, t.r), structure.tangent(theta, t.r)
+        half = tangent @ lam.T
+        for change in half + half.swapaxes(1, 2):
+            whole = np.zeros((f.r, f.r))
+            whole[t.start : t.stop, t.start : t.stop] = change
+            changes.append(whole)
+            owners.append(position)
+    products = [np.einsum("ab,bcG->acG", change, s) for change in changes]
+    k = len(changes)
+    gram = np.empty((k + 1, k + 1))
+    for i, own in enumerate(products):
+        for j, other in enumerate(products[: i + 1]):
+            gram[i, j] = gram[j, i] = 0.5 * float(np.vdot(own, other.swapaxes(0, 1)))
+        gram[i, k] = gram[k, i] = float(np.einsum("aaG->", own))
+    gram[k, k] = 2.0 * n
+    null = _null_space(gram if gaussian else gram[:k, :k])
+    loads: BoolVec = np.asarray((np.abs(null) > 1e-6).any(1))[:k]
+    return [any(flag and owner == position for flag, owner in zip(loads, owners, strict=True))
+            for position in range(len(f.terms))]  # fmt: skip
 
 
 def _null_space(gram: Mat) -> Mat:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polars_glmm.control import Control
+from polars_glmm.covariance.scaled import Scaled
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.families.base import Family
@@ -26,8 +28,8 @@ class NaturalObjective:
     """ℓ(β, sd, correlation, φ) with all constants, and its gradient.
 
     names      fixed effects of mu; per term "sd(group: term)", then "cor(group: term, term)" by rows of the lower
-               triangle; "rho(group)" of correlated residuals; "phi: term" (log scale) where phi has a formula, else
-               "phi" (gaussian: σ)
+               triangle, those that are parameters of the structure; "rho(group)" of correlated residuals; "phi: term"
+               (log scale) where phi has a formula, else "phi" (gaussian: σ)
     loglik     at a mapping from names, or a vector in their order; under REML the restricted likelihood, in which
                X'V⁻¹X is accounted for and β enters through the residual sum of squares only
     gradient   in the same parameters, (P,)
@@ -40,6 +42,14 @@ class NaturalObjective:
         self._engine = _engine(model)
         self._constant = model.constant() if isinstance(self._engine, RowEngine) else 0.0
         self._blocks, self.names = parameter_names(model)
+        for b in self._blocks:
+            structure = STRUCTURES[b.term.structure]
+            if structure.rank(b.term.r) < b.term.r:
+                msg = (
+                    f"{structure.name}() has fewer parameters than standard deviations and correlations, so that these "
+                    "are no coordinates of its likelihood: there is no objective. Use us() or diag()."
+                )
+                raise ModelError(msg)
 
     def loglik(self, params: Mapping[str, float] | Sequence[float] | Vec) -> float:
         """ℓ at a point."""
@@ -70,21 +80,30 @@ class NaturalObjective:
         return x
 
     def _factors(self, x: Vec) -> tuple[list[Mat], list[Mat]]:
-        """Λ_f on the scale of the columns, and the correlation factor L of every block."""
+        """Λ_f on the scale of the columns, and of every block the correlation factor L, or θ of its own parameters."""
         factors = [np.zeros((f.r, f.r)) for f in self._model.effects.factors]
         roots = []
         for b in self._blocks:
             r, t = b.term.r, b.term
+            structure = STRUCTURES[t.structure]
+            if isinstance(structure, Scaled):
+                theta = structure.natural(x[b.sd], x[b.cor], r)
+                if np.isnan(theta).any():
+                    msg = f"The correlations of {self.names[b.start]} and its neighbours make no {structure.name}()."
+                    raise ModelError(msg)
+                roots.append(theta)
+                factors[b.factor][t.start : t.stop, t.start : t.stop] = structure.factor(theta, r)
+                continue
             correlation = np.eye(r)
             if b.n_cor:
                 i, j = np.tril_indices(r, -1)
-                correlation[i, j] = correlation[j, i] = x[b.start + r : b.start + r + b.n_cor]
+                correlation[i, j] = correlation[j, i] = x[b.cor]
             root = _root(correlation)
             if root is None:
                 msg = f"The correlations of {self.names[b.start]} and its neighbours do not make a covariance matrix."
                 raise ModelError(msg)
             roots.append(root)
-            factors[b.factor][t.start : t.stop, t.start : t.stop] = x[b.start : b.start + r, None] * root
+            factors[b.factor][t.start : t.stop, t.start : t.stop] = x[b.sd, None] * root
         return factors, roots
 
     def _evaluate(self, x: Vec) -> tuple[float, Vec]:
@@ -114,10 +133,13 @@ class NaturalObjective:
             t, r = b.term, b.term.r
             own = slice(t.start, t.stop)
             g = inward[b.factor][own, own].T @ inner[b.factor][own, own]
-            sd = x[b.start : b.start + r]
-            out[b.start : b.start + r] = (g * root).sum(1)
+            structure = STRUCTURES[t.structure]
+            if isinstance(structure, Scaled):
+                out[b.sd.start : b.cor.stop] = structure.natural_gradient(root, r, g)
+                continue
+            out[b.sd] = (g * root).sum(1)
             if b.n_cor:
-                out[b.start + r : b.start + r + b.n_cor] = _correlation_gradient(root, sd[:, None] * g)
+                out[b.cor] = _correlation_gradient(root, x[b.sd, None] * g)
         return value, out
 
     def _named(self, part: Part) -> slice:

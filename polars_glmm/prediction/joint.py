@@ -87,9 +87,16 @@ def working_vcov(estimate: Estimate, family: Family, held: HeldParameters, fixed
 
 
 def _inward(root: Mat, structure: str, vcov: Mat) -> Mat:
-    """∂(entries of the root)/∂(vech Σ) for Σ = root·root'; zero for a term whose variances have no standard errors."""
-    entries, vech = STRUCTURES[structure].entries(len(root)), STRUCTURES[structure].vech(len(root))
-    if np.isnan(vcov).any():
+    """∂(entries of the root)/∂(vech Σ) for Σ = root·root'; zero for a term whose variances have no standard errors.
+
+    Those of a matrix of lower rank count as known: its entries do not move one by one.
+    """
+    found = STRUCTURES[structure]
+    vech = found.vech(len(root))
+    if found.bends:  # its parameters are those entries themselves
+        return np.where(np.isnan(np.diag(vcov))[:, None], 0.0, np.eye(len(vech[0])))
+    entries = found.entries(len(root))
+    if np.isnan(vcov).any() or len(entries[0]) != len(vech[0]):
         return np.zeros((len(entries[0]), len(vech[0])))
     outward = np.empty((len(vech[0]), len(entries[0])))
     for k, (i, j) in enumerate(zip(*entries, strict=True)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, natural_slopes
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.prediction.columns import INTERNAL, require_columns
 from polars_glmm.prediction.effects import MODEL
@@ -161,9 +161,22 @@ def covariance_entries(fitted: Parameters, first: int) -> list[CovarianceEntry]:
     """Where the entries of all covariance matrices stand in a report, terms in the order of the formula."""
     entries, place, start = [], first, 0
     for factor in fitted.factors:
+        first_of = start
         for term in factor.recipe.terms:
             r = len(term.columns)
-            for i, j in zip(*STRUCTURES[term.structure].vech(r), strict=True):
+            structure = STRUCTURES[term.structure]
+            if structure.bends:
+                own = slice(start - first_of, start - first_of + r)
+                whole = _stacked(factor)[0, own, own]
+                for slopes in np.nan_to_num(natural_slopes(structure, whole)):
+                    entries += [
+                        CovarianceEntry(start + i, start + j, place, (1.0 if i == j else 2.0) * float(slopes[i, j]))
+                        for i in range(r) for j in range(i + 1) if slopes[i, j] != 0.0
+                    ]  # fmt: skip
+                    place += 1
+                start += r
+                continue
+            for i, j in zip(*structure.vech(r), strict=True):
                 entries.append(CovarianceEntry(start + int(i), start + int(j), place, 1.0 if i == j else 2.0))
                 place += 1
             start += r

@@ -92,10 +92,7 @@ ELSEWHERE = {
 }
 """Functions of other packages, and what to write."""
 
-STRUCTURES_TO_COME = (
-    "cs", "homcs", "hetcs", "ar1", "hetar1", "homar1", "toep", "homtoep", "hettoep", "homdiag", "ou", "mat", "gau",
-    "exp", "rr", "propto", "equalto",
-)  # fmt: skip
+STRUCTURES_TO_COME = ("mat", "gau", "exp", "propto", "equalto")
 
 
 RESPONSES = frozenset({"cbind", "surv", "cens"})

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from math import pi
 
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import ALIASES, STRUCTURES, of_rank, written_around
 from polars_glmm.errors import FormulaError, suggest
 
 from .functions import ELSEWHERE, KEYWORDS, RESPONSES, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
+from .ranks import read_rank
 from .syntax import (
     COMPARISONS,
     POWERS,
@@ -31,6 +32,7 @@ from .tokens import Token, tokenize
 _FLAGS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "NULL": None, "None": None}
 _FORMULA_OPERATORS = frozenset({"+", "-", "*", "/", ":", "%in%", "|", "||"}) | POWERS
 _ARITHMETIC_OPERATORS = frozenset({"+", "-", "*", "/"}) | POWERS | COMPARISONS
+_SPELLED = ", ".join(f"{name}()" for name in STRUCTURES)
 _DEPTH = 60  # nested parentheses and calls; far below Python's own limit
 
 
@@ -275,13 +277,13 @@ class _Parser:
 
     def call(self, token: Token, *, arithmetic: bool) -> Expression:
         opening = self.advance()
-        if not arithmetic and token.text in (*STRUCTURES, *STRUCTURES_TO_COME) and self.holds_bar():
+        if not arithmetic and token.text in (*STRUCTURES, *ALIASES, *STRUCTURES_TO_COME) and self.holds_bar():
             return self.structure(token, opening)
         if arithmetic and token.text == "c":
             return self.listing(opening, ")", vector=True)
         function = canonical(token.text)
         if function is None and not arithmetic and self.holds_bar():
-            hint = suggest(token.text, STRUCTURES) or " There are us() and diag()."
+            hint = suggest(token.text, STRUCTURES) or f" There are {_SPELLED}."
             raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
             hint = f" {ELSEWHERE[token.text]}" if token.text in ELSEWHERE else suggest(token.text, known_functions())
@@ -326,18 +328,23 @@ class _Parser:
         return False
 
     def structure(self, name: Token, opening: Token) -> Bar:
-        if name.text not in STRUCTURES:
-            raise self.error(f"The covariance structure {name.text}() is not yet available; us() and diag() are.", name)
-        self.index -= 1
-        inner = self.primary(arithmetic=False)
+        own = ALIASES.get(name.text, name.text)
+        if own not in STRUCTURES:
+            raise self.error(f"The covariance structure {name.text}() is not yet available; {_SPELLED} are.", name)
+        self.deepen(opening)
+        inner = self.expression(0, arithmetic=False)
+        rank = read_rank(self, name) if own == "rr" else None
+        closing = self.close(opening, ")")
+        self.depth -= 1
         if not isinstance(inner, Bar):
             raise self.error(f"{name.text}() holds one random-effects term, as in {name.text}(1 + x | g).", opening)
-        if not STRUCTURES[inner.structure].correlated and name.text == "us":
-            raise self.error("us() asks for correlations and '||' for none.", name)
-        if inner.label and name.text == "diag":
-            raise self.error("diag() asks for no correlations and a label for some: leave one of them out.", name)
-        span = (name.start, inner.span[1])
-        return Bar(inner.left, inner.right, name.text, enclosed=True, label=inner.label, span=span)
+        if not STRUCTURES[inner.structure].correlated and (written_around(own) or STRUCTURES[own].correlated):
+            raise self.error(f"{name.text}() asks for correlations and '||' for none.", name)
+        if inner.label and (written_around(own) or not STRUCTURES[own].correlated):
+            asks = "a structure of its own" if written_around(own) else "no correlations"
+            raise self.error(f"{name.text}() asks for {asks} and a label for some: leave one of them out.", name)
+        text = own if rank is None else of_rank(rank)
+        return Bar(inner.left, inner.right, text, enclosed=True, label=inner.label, span=(name.start, closing.stop))
 
     def argument(self, function: str) -> tuple[str, Expression]:
         keyword = ""

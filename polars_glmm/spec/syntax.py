@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, plain_name, reduced_rank, written_around
 
 Span: TypeAlias = tuple[int, int]
 
@@ -112,7 +112,7 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`(left | right)`; structure is "us", or "diag" for `||` and `diag()`. enclosed: it stands in parentheses.
+    """`(left | right)`; structure is "us", "diag" for `||`, or what is around. enclosed: it stands in parentheses.
 
     label   of `(left |label| right)`: terms that share it are correlated
     """
@@ -167,7 +167,15 @@ def bar(structure: str, label: str = "") -> str:
     """What stands between the design of a random-effects term and its group."""
     if label:
         return f"|{quoted(label)}|"
-    return "|" if STRUCTURES[structure].correlated else "||"
+    return "|" if written_around(structure) or STRUCTURES[structure].correlated else "||"
+
+
+def around(structure: str, text: str) -> str:
+    """A random-effects term with its structure around it: "(1 | g)", "cs(0 + f | g)", "rr(0 + f | g, d=2)"."""
+    if not written_around(structure):
+        return f"({text})"
+    rank = reduced_rank(structure)
+    return f"{plain_name(structure)}({text}{'' if rank is None else f', d={rank}'})"
 
 
 def _within(node: Expression, level: int) -> str:

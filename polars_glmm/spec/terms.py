@@ -7,10 +7,25 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
+from polars_glmm.covariance.structures import in_order, plain_name
 from polars_glmm.errors import FormulaError
 
 from .parser import Tree
-from .syntax import POWERS, Bar, Binary, Expression, FunctionCall, Name, Number, Unary, bar, columns, quoted, render
+from .syntax import (
+    POWERS,
+    Bar,
+    Binary,
+    Expression,
+    FunctionCall,
+    Name,
+    Number,
+    Unary,
+    around,
+    bar,
+    columns,
+    quoted,
+    render,
+)
 
 _MOST_TERMS = 2000
 
@@ -62,7 +77,8 @@ class RandomTerm:
 
     @property
     def text(self) -> str:
-        return f"({self.written} {bar(self.structure, self.label)} {':'.join(quoted(key) for key in self.keys)})"
+        keys = ":".join(quoted(key) for key in self.keys)
+        return around(self.structure, f"{self.written} {bar(self.structure, self.label)} {keys}")
 
     @property
     def key(self) -> tuple[frozenset[frozenset[str]], frozenset[str]]:
@@ -156,10 +172,24 @@ def design_terms(tree: Tree, node: Expression) -> tuple[FixedTerm, ...]:
 def random_terms(tree: Tree, node: Bar, part: int = 0, parameter: str = "mu") -> list[RandomTerm]:
     """One term per grouping factor: `(1 | a/b)` is `(1 | a) + (1 | a:b)`."""
     design, written = design_terms(tree, node.left), render(node.left, top=False)
+    if in_order(node.structure):
+        design = (_levels_in_order(tree, node, design),)
     return [
         RandomTerm(design, keys, node.structure, written, node.label, part, parameter)
         for keys in _groups(tree, node.right)
     ]
+
+
+def _levels_in_order(tree: Tree, node: Bar, design: tuple[FixedTerm, ...]) -> FixedTerm:
+    """The one term of a structure over the levels of one column, which may be numbers."""
+    match design:
+        case (FixedTerm((Name() as variable,)),):
+            return FixedTerm((FunctionCall("C", "C", (("", variable),), span=variable.span),))
+        case (FixedTerm((FunctionCall(function="C", arguments=((_, Name()),)),)) as term,):
+            return term
+    name = plain_name(node.structure)
+    message = f"{name}() is over the levels of one column, without an intercept: write {name}(0 + time | g)."
+    raise FormulaError(message, tree.text, *node.span)
 
 
 def _groups(tree: Tree, node: Expression) -> list[tuple[str, ...]]:

@@ -47,7 +47,7 @@ def test_average_information_is_its_formula(structure):
     here, effects = engine(design, reml=True)
     theta = np.random.default_rng(1).uniform(0.3, 1.2, effects.n_theta)
     at = here.pieces(effects.lambdas(theta))
-    got = average_information(effects, here.stats, effects.lambdas(theta), at, here.nu)
+    got = average_information(effects, here.stats, theta, at, here.nu)
     z, x, y, n = dense_rows(design), design.mu.x.T, design.y, design.n_rows
 
     def v(theta):

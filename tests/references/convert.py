@@ -43,7 +43,7 @@ LATER = {
     "lmm_multiple_membership": "multiple membership",
 }
 """Kinds of models that are not there yet."""
-STRUCTURES = ("us", "diag", "scalar")
+STRUCTURES = ("us", "diag", "scalar", "cs", "ar1", "toep")
 HETEROSCEDASTIC = {
     "pig_lme_varident_ml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
     "pig_lme_varident_reml": ("weight ~ week + (1 | id)", "~0 + C(week)"),

@@ -203,6 +203,10 @@ def parameters(entry: Entry, names: Sequence[str]) -> dict[str, float]:
         group, names_of_columns = our_group(term["group"], groups), random_terms(term, frame)
         parts = term.get("term_components", [term.get("component", "cond")] * len(names_of_columns))
         columns = [f"zi {c}" if part == "zi" else c for c, part in zip(names_of_columns, parts, strict=True)]
+        if term["structure"] == "ar1":
+            values[f"sd({group}: {columns[0]})"] = term["sd"][0]
+            values[f"cor({group}: {columns[0]}, {columns[1]})"] = term["correlation"][1][0]
+            continue
         values |= {f"sd({group}: {name})": sd for name, sd in zip(columns, term["sd"], strict=True)}
         if term["structure"] == "us":
             values |= {

@@ -218,7 +218,7 @@ def test_objective_is_the_same_at_a_point(parts: int, monkeypatch: pytest.Monkey
             model = prepare(design, spec.family, spec.method, control)
             lambdas = model.effects.lambdas(theta)
             at = Point(model.x.inward(beta), model.effects.effective(lambdas))
-            of_theta = ThetaMap(model.effects, lambdas)
+            of_theta = ThetaMap(model.effects, theta)
             values.append(row_engine(model).marginal.evaluate(at, None, information=of_theta))
     here, there = values
     assert there.value == pytest.approx(here.value, rel=1e-13)

@@ -17,6 +17,7 @@ from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Arithmetic, Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
 from polars_glmm.design.factors import correlated, independent_levels
+from polars_glmm.design.ordered import structured
 from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equal_names
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
 from polars_glmm.design.response import response_recipe, success_node
@@ -313,15 +314,17 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
             _require_key(key, dtypes[key])
         recipes = []
         for members in correlated(terms):
+            structure = members[0].structure
             own: tuple[Column, ...] = ()
             parts: tuple[int, ...] = ()
             named: tuple[str, ...] = ()
             for term in members:
                 made = tuple(c for part in learn_columns(term.design, variables) for c in part)
+                structure, made = structured(term, made, variables.categoricals)
                 own, parts = own + made, parts + (term.part,) * len(made)
                 named += (term.parameter,) * len(made)
                 notes += independent_levels(term, made)
-            recipes.append(TermRecipe(members[0].structure, own, *((parts, named) if set(named) != {"mu"} else ())))
+            recipes.append(TermRecipe(structure, own, *((parts, named) if set(named) != {"mu"} else ())))
         unknown = pl.DataFrame(schema={key: dtypes[key] for key in keys})
         factors.append(FactorRecipe(terms[0].group, keys, unknown, tuple(recipes)))
     return tuple(factors), tuple(notes)

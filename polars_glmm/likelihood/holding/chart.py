@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.likelihood.holding.scaled_chart import ScaledChart
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
 from polars_glmm.typing import IntVec, Mat, Vec
 
@@ -83,6 +85,21 @@ class TermChart:
             x[:3] = np.log(max(low[0, 0], _LEAST)), np.log(max(second, _LEAST)), np.arctan2(low[1, 1], low[1, 0])
         return x
 
+    def spread(self, x: Vec) -> Vec:
+        """Size of the row that each coordinate belongs to, 1 for logarithms and angles."""
+        own = np.linalg.norm(self.triangle(x), axis=1)[self.entries()[0]]
+        if self.angle:
+            own[:3] = 1.0
+        return np.asarray(own)
+
+    def off_zero(self, x: Vec, least: float) -> Vec:
+        """x with every diagonal entry of the triangle at least so large."""
+        rows, columns = self.entries()
+        low = (rows == columns) & (np.abs(x) < least)
+        if self.angle:
+            low[:3] = False
+        return np.where(low, least, x)
+
     def sigma(self, x: Vec) -> Mat:
         """The natural covariance matrix (r, r)."""
         factor = np.empty((len(self.order),) * 2)
@@ -96,7 +113,7 @@ class Chart:
     """Coordinates of all covariance matrices of a model."""
 
     effects: Effects
-    terms: tuple[TermChart, ...]
+    terms: tuple[TermChart | ScaledChart, ...]
     size: int
 
     @classmethod
@@ -105,14 +122,20 @@ class Chart:
 
         One effect makes its standard deviation a coordinate, two their correlation.
         """
-        terms, at = [], 0
+        terms: list[TermChart | ScaledChart] = []
+        at = 0
         for number, f in enumerate(effects.factors):
             for t in f.terms:
                 first = lead.get((number, t.start), ())
                 order = np.array([*first, *(k for k in range(t.r) if k not in first)], dtype=np.intp)
                 outward = f.outward[t.start : t.stop, t.start : t.stop]
                 unit = np.linalg.norm(outward, axis=1)
-                size = len(STRUCTURES[t.structure].entries(t.r)[0])
+                structure = STRUCTURES[t.structure]
+                size = structure.size(t.r)
+                if isinstance(structure, Scaled):
+                    terms.append(ScaledChart(number, t, structure, unit, slice(at, at + size)))
+                    at += size
+                    continue
                 inward = np.linalg.inv(outward) * unit
                 terms.append(TermChart(number, t, order, len(first) == 2, unit, inward, slice(at, at + size)))
                 at += size
@@ -146,21 +169,12 @@ class Chart:
         """Size (size,) of the row that each coordinate belongs to, 1 for logarithms and angles."""
         out = np.ones(self.size)
         for c in self.terms:
-            rows = c.entries()[0]
-            own = np.linalg.norm(c.triangle(x[c.place]), axis=1)[rows]
-            if c.angle:
-                own[:3] = 1.0
-            out[c.place] = own
+            out[c.place] = c.spread(x[c.place])
         return out
 
     def off_zero(self, x: Vec, least: float) -> Vec:
         """x with every diagonal entry of a triangle at least so large: at zero the likelihood has no slope to leave."""
         out = x.copy()
         for c in self.terms:
-            rows, columns = c.entries()
-            own = out[c.place]
-            low = (rows == columns) & (np.abs(own) < least)
-            if c.angle:
-                low[:3] = False
-            own[low] = least
+            out[c.place] = c.off_zero(x[c.place], least)
         return out

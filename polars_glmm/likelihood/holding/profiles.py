@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from polars_glmm.control import Control
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design, ResidualRows
 from polars_glmm.errors import ModelError
@@ -18,6 +19,7 @@ from polars_glmm.likelihood.given import Given, hold_fixed_effects
 from polars_glmm.likelihood.holding.chart import Chart
 from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion, ResidualCriterion, RowCriterion
 from polars_glmm.likelihood.holding.path import Path, PathPoint
+from polars_glmm.likelihood.holding.scaled_chart import ScaledChart
 from polars_glmm.likelihood.holding.surface import Surface
 from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, targets
 from polars_glmm.likelihood.marginal.dispersion_range import size_cap
@@ -75,6 +77,8 @@ class Profiles:
         if target.quantity in ("sd", "correlation"):
             ((place, first),) = target.lead.items()
             own = next(c for c in chart.terms if (c.factor, c.term.start) == place)
+            if isinstance(own, ScaledChart):
+                return self._path_of_scaled(surface, own, first)
             if len(first) == 2:
                 if self._vanishes(place, first):
                     return None
@@ -100,6 +104,28 @@ class Profiles:
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         return Path(surface, HeldScale("linear"), None, a, float(self._centre[target.place]), singular)
 
+    def _path_of_scaled(self, surface: Surface, own: ScaledChart, first: tuple[int, ...]) -> Path | None:
+        """The path of a standard deviation or correlation that is a coordinate of a structure; None where it is none:
+        correlations at longer distances move with several angles.
+        """
+        p, w, singular = surface.criterion.n_beta, np.zeros(len(surface.x)), self._singular(surface)
+        structure, r = own.structure, own.term.r
+        if len(first) == 1:
+            at = own.of_effect(first[0])
+            w[p + own.place.start + at] = 1.0
+            return Path(surface, HeldScale("linear", float(own.unit[first[0]]), 0.0), w, None, 0.0, singular)
+        if first[::-1] != structure.root.pairs(r)[0] or self._vanishes((own.factor, own.term.start), first):
+            return None
+        w[p + own.place.start + own.first_angle] = 1.0
+        others = surface.split(surface.x)[1][own.place][own.first_angle + 1 :]
+
+        def correlation(t: float) -> float:
+            root = structure.root.at(np.append(t, others), r).root
+            return float(root[first[0]] @ root[first[1]])
+
+        low, high = structure.root.ends
+        return Path(surface, HeldScale("angle", 1.0, low, high, correlation), w, None, 0.0, singular)
+
     def natural(self, path: Path, point: PathPoint) -> dict[str, float]:
         """All natural parameters by name at a point of a path."""
         blocks, names = parameter_names(self.model)
@@ -112,13 +138,13 @@ class Profiles:
             for c, sigma in zip(surface.chart.terms, surface.chart.sigmas(own), strict=True)
         }
         for block in blocks:
-            sigma, r = sigmas[block.factor, block.term.start], block.term.r
+            sigma = sigmas[block.factor, block.term.start]
             sd = np.sqrt(np.diag(sigma))
-            values[block.start : block.start + r] = sd
+            values[block.sd] = sd[block.effects]
             if block.n_cor:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     correlation = sigma / np.outer(sd, sd)
-                values[block.start + r : block.start + r + block.n_cor] = correlation[np.tril_indices(r, -1)]
+                values[block.cor] = correlation[block.pairs]
         k = self._n_correlations
         if k and self._residual is not None:
             at = len(names) - len(tail)
@@ -197,7 +223,7 @@ class Profiles:
         """Whether the parameter belongs to a term with correlations, whose order matters."""
         for (factor, start), first in target.lead.items():
             t = next(t for t in self.model.effects.factors[factor].terms if t.start == start)
-            return bool(t.theta.stop - t.theta.start > t.r and first != (0,))
+            return bool(STRUCTURES[t.structure].invariant and t.r > 1 and first != (0,))
         return False
 
     def _surface(self, lead: Lead, *, restricted: bool) -> Surface:
@@ -287,7 +313,10 @@ class Profiles:
             f = chart.effects.factors[c.factor]
             for k, name in enumerate(c.term.labels):
                 if f"sd({f.name}: {name})" in self.fixed:
-                    free[criterion.n_beta + c.place.start + k] = False
+                    at = c.of_effect(k) if isinstance(c, ScaledChart) else k
+                    free[criterion.n_beta + c.place.start + at] = False
+            if isinstance(c, ScaledChart) and any(name in self.fixed for name in c.correlations(f.name)):
+                free[criterion.n_beta + c.place.start + c.first_angle : criterion.n_beta + c.place.stop] = False
         k = self._n_correlations
         if "phi" in self.fixed and criterion.n_tail == 1 + k:
             free[-1 - k] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import pi
 from typing import Literal
@@ -43,14 +43,13 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
     for block in blocks:
         t, factor = block.term, model.effects.factors[block.factor]
         at = (block.factor, t.start)
-        for k, name in enumerate(t.labels):
+        for k in block.effects.tolist():
+            name = t.labels[k]
             found.append(Target(f"sd({factor.name}: {name})", "sd", "mu", factor.name, (name,), {at: (k,)}))
-        if block.n_cor:
-            for j in range(t.r):
-                for k in range(j):
-                    pair = (t.labels[k], t.labels[j])
-                    name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
-                    found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
+        for j, k in zip(*(part.tolist() for part in block.pairs), strict=True):
+            pair = (t.labels[k], t.labels[j])
+            name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
+            found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
     residual = model.residual if isinstance(model, Model) else None
     if residual is not None and len(residual.names) == 1:  # of several none is a coordinate
         kind: Quantity = "residual_range" if residual.correlation.lengths else "residual_correlation"
@@ -67,18 +66,21 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
 class HeldScale:
     """From the coordinate t of a held parameter to its natural value, and the range of t.
 
-    sd: a multiple of t;  correlation: cos t;  dispersion: exp t, or t⁻² with the Poisson limit at 0
-    residual: as its correlation says
+    sd: a multiple of t;  correlation: cos t, or what a structure makes of an angle t;  dispersion: exp t, or t⁻² with
+    the Poisson limit at 0;  residual: as its correlation says
     """
 
-    kind: Literal["linear", "cosine", "exponential", "root", "residual"]
+    kind: Literal["linear", "cosine", "exponential", "root", "angle", "residual"]
     unit: float = 1.0
     low: float = -np.inf
     high: float = np.inf
+    turned: Callable[[float], float] | None = None
     residual: ResidualRows | None = None
 
     def natural(self, t: float) -> float:
         """The value people report."""
+        if self.turned is not None:
+            return self.turned(t)
         if self.residual is not None:
             return float(self.residual.correlation.natural(np.array([t]), self.residual.size)[0])
         if self.kind == "cosine":
@@ -92,6 +94,8 @@ class HeldScale:
     @property
     def falls(self) -> bool:
         """Whether the natural value falls as t rises."""
+        if self.turned is not None:
+            return self.turned(self.high) < self.turned(self.low)
         return self.kind in ("cosine", "root")
 
 

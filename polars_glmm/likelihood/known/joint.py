@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from polars_glmm.control import Control
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.correlations import root_slopes
+from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, units
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.base import Density, Family
@@ -27,6 +29,7 @@ from polars_glmm.likelihood.marginal.modes import (
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
+from polars_glmm.likelihood.parameters.effects import TermMap
 from polars_glmm.likelihood.rows.blocks import at_hand, cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Laplace, Method
@@ -183,9 +186,7 @@ class KnownModel:
             number = next(k for k, f in enumerate(effects.factors) if f.place == place)
             f = effects.factors[number]
             for t in f.terms:
-                for i, j in zip(*STRUCTURES[t.structure].entries(t.r), strict=True):
-                    unit = np.zeros((f.r, f.r))
-                    unit[t.start + i, t.start + j] = 1.0
+                for unit in _root_directions(t, self.held.roots[f.place]):
                     factors = list(still.factors)
                     factors[number] = f.basis @ np.linalg.solve(f.outward, unit)
                     directions.append(still._replace(factors=factors))
@@ -247,6 +248,24 @@ class KnownModel:
         back = np.empty_like(rows.order)
         back[rows.order] = np.arange(len(back))
         return WorkingRows(*(v[..., back] for v in found))
+
+
+def _root_directions(t: TermMap, root: Mat) -> Iterator[Mat]:
+    """How a factor's root (r_f, r_f) moves with the parameters of one of its terms: entries of the root, or, where the
+    structure bends, the entries of Σ that determine it.
+    """
+    structure, own = STRUCTURES[t.structure], slice(t.start, t.stop)
+    if structure.bends:
+        low = root[own, own]
+        slopes = natural_slopes(structure, low @ low.T)
+        fine = np.isfinite(slopes).all() and bool(np.diag(low).all())
+        blocks = root_slopes(low, slopes) if fine else np.zeros_like(slopes)
+    else:
+        blocks = units(*structure.entries(t.r), t.r)
+    for block in blocks:
+        unit = np.zeros_like(root)
+        unit[own, own] = block
+        yield unit
 
 
 def known_model(

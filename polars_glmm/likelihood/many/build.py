@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from polars_glmm.control import Control
+from polars_glmm.covariance.structures import STRUCTURES, reduced_rank
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.many.estimate import BatchAnswer
@@ -13,7 +14,9 @@ from polars_glmm.spec.model import ModelSpec
 
 
 def answers(spec: ModelSpec) -> bool:
-    """Whether there is a batched engine for the family and method of a question."""
+    """Whether there is a batched engine for the family, method and structures of a question."""
+    if any(STRUCTURES[term.structure].bends or reduced_rank(term.structure) for term in spec.random):
+        return False
     expected = isinstance(spec.method, Laplace) and spec.method.curvature == "expected"
     return spec.family.canonical or not expected
 

@@ -62,26 +62,24 @@ class RowEngine:
     evaluations: int = 0
     passes: float = 0.0
 
-    def _value(self, beta: Vec, factors: list[Mat], warm: Any, *, information: bool) -> Value:
+    def _value(self, beta: Vec, factors: list[Mat], warm: Any, of_theta: ThetaMap | None = None) -> Value:
         at = Point(beta, self.effects.effective(factors))
-        value = self.marginal.evaluate(at, warm, information=ThetaMap(self.effects, factors) if information else None)
+        value = self.marginal.evaluate(at, warm, information=of_theta)
         self.evaluations += 1
         self.passes += value.passes
         return value
 
     def gradient(self, beta: Vec, factors: list[Mat], warm: Any) -> Gradient:
-        v = self._value(beta, factors, warm, information=False)
+        v = self._value(beta, factors, warm)
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
         return Gradient(v.value, v.beta, inward, v.warm, v.passes)
 
     def mode_slopes(self, state: State, warm: Any, free: BoolVec) -> KeptSlopes:
         """dû along every free coordinate of a state's vector, at which an evaluation ended `warm`."""
         at = Point(state.beta, self.effects.effective(list(state.factors)))
-        still = State(np.zeros_like(state.beta), tuple(np.zeros_like(f) for f in state.factors), state.free)
         directions = []
-        for e in np.eye(len(free))[free]:
-            d = still.moved(e)
-            directions.append(Point(d.beta, self.effects.effective(list(d.factors))))
+        for beta, factors in state.directions(free):
+            directions.append(Point(beta, self.effects.effective(factors)))
         self.passes += 1 + _SLOPE_SHARE * len(directions)
         question = Slopes(self.marginal.how, at, warm, directions)
         return KeptSlopes(question, self.marginal.rows.ask(question))
@@ -108,13 +106,13 @@ class RowEngine:
                 if capped:
                     beta = beta.copy()
                     beta[spread.place] = np.clip(beta[spread.place], spread.low, spread.high)
-            v = self._value(beta, lambdas, warm, information=curvature)
+            v = self._value(beta, lambdas, warm, ThetaMap(self.effects, x[p:]) if curvature else None)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
             if self.floor is not None and v.value > highest[0]:
                 self.floor.refuse(beta[self.floor.own])  # uphill only: a step too long is taken back
             highest[0] = max(highest[0], v.value)
-            g = np.concatenate([v.beta, self.effects.pullback(self.effects.inward(v.factors))])
+            g = np.concatenate([v.beta, self.effects.pullback(x[p:], self.effects.inward(v.factors))])
             if capped and spread is not None:
                 g[spread.place] = 0.0
             b = None

@@ -37,6 +37,6 @@ def least_squares(
     slopes = []
     for f, free, change in zip(effects.factors, state.free, by_factor, strict=True):
         inward = np.tensordot(f.basis.T, change, 1)
-        slopes += [inward[i, j] for i, j in zip(free.rows, free.columns, strict=True)]
+        slopes += list(free.pull(inward))
     cube = np.array([*by_phi, *slopes]).reshape(width - p, p, p)
     return LeastSquares(whole, satterthwaite(cube, inverse, outward, whole[p:, p:]))

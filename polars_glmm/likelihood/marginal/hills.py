@@ -68,7 +68,7 @@ class Coordinates(NamedTuple):
     def scaled(self, x: Vec, fixed: float, spread: float) -> Vec:
         """The vector with its fixed effects and its factors multiplied."""
         m, p = self.n_mean, self.p
-        return np.concatenate([fixed * x[:m], x[m:p], spread * x[p:]])
+        return np.concatenate([fixed * x[:m], x[m:p], self.effects.times(x[p:], spread)])
 
     def point(self, x: Vec, factors: list[Mat] | None = None) -> Point:
         return Point(x[: self.p], self.effects.effective(factors or self.factors(x)))

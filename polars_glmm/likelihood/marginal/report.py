@@ -37,6 +37,7 @@ from polars_glmm.likelihood.optimum.notes import (
     singular_notes,
 )
 from polars_glmm.likelihood.parameters.parts import Part, outward
+from polars_glmm.likelihood.parameters.state import lost_rank
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -129,7 +130,7 @@ def report_rows(
         n_obs=n,
         df_model=df_model,
         df_resid=n - df_model,
-        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        singular=any(lost_rank(effects, rank) for rank in done.ranks),
         converged=done.decrement < CONVERGED,
         df_satterthwaite=None if denominator is None else denominator.df,
         vcov_derivative=None if denominator is None else denominator.derivative,

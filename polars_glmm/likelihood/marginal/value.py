@@ -45,11 +45,11 @@ class ThetaMap:
     """What makes curvature in θ of that in the levels; sent elsewhere without the rows of its effects."""
 
     effects: Effects
-    lambdas: list[Mat]
+    theta: Vec
 
     def __reduce__(self) -> tuple[Any, ...]:
         maps = tuple(replace(f, codes=f.codes[:0]) for f in self.effects.factors)
-        return ThetaMap, (replace(self.effects, factors=maps, columns=None), self.lambdas)
+        return ThetaMap, (replace(self.effects, factors=maps, columns=None), self.theta)
 
 
 class Value(NamedTuple):
@@ -142,7 +142,8 @@ class Evaluate:
         factors = [total([p.factors[f] for p in parts]) for f in range(len(sizes))]
         if self.information is not None:
             whole = join([p.information for p in parts if p.information is not None])
-            theta = theta_information(self.information.effects, self.information.lambdas, whole.levels)
+            effects, here = self.information.effects, self.information.theta
+            theta = theta_information(effects, here, effects.lambdas(here), whole.levels)
             found = found._replace(information=Bends(whole.beta, theta))
         return found._replace(beta=beta, factors=factors)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
-from polars_glmm.likelihood.parameters.state import Rank, State, Tolerances, scaled_sigma, settle
+from polars_glmm.likelihood.parameters.state import Rank, State, Tolerances, lost_rank, scaled_sigma, settle
 from polars_glmm.linalg.differences import symmetric
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
@@ -55,10 +57,7 @@ def settle_ranks(
     position, doubtful = 0, []
     for f, lam in zip(effects.factors, lambdas, strict=True):
         for t in f.terms:
-            values = np.linalg.eigvalsh(scaled_sigma(lam, t))
-            if (held is None or not held[t.theta].any()) and (
-                (values > strict[position]) & (values <= suspect[position])
-            ).any():
+            if (held is None or not held[t.theta].any()) and _doubtful(t, lam, strict[position], suspect[position]):
                 doubtful.append(position)
             position += 1
     if not doubtful:
@@ -72,12 +71,22 @@ def settle_ranks(
     return plain, ranks
 
 
+def _doubtful(t: TermMap, lam: Mat, strict: float | Vec, suspect: float | Vec) -> bool:
+    """Whether a term is near enough to its boundary to be tried there."""
+    sigma, structure = scaled_sigma(lam, t), STRUCTURES[t.structure]
+    if isinstance(structure, Scaled):
+        theta = structure.of(sigma)
+        return bool((structure.settled(theta, t.r, strict)[1] != structure.settled(theta, t.r, suspect)[1]).any())
+    values = np.linalg.eigvalsh(sigma)
+    return bool(((values > strict) & (values <= suspect)).any())
+
+
 def _sparing(effects: Effects, tolerances: Tolerances, held: BoolVec) -> Tolerances:
     """Tolerances below zero for what is held: standard deviations of a "diag" term one by one, else whole terms."""
     terms = [t for f in effects.factors for t in f.terms]
     spared: list[float | Vec] = []
     for t, share in zip(terms, tolerances, strict=True):
-        if STRUCTURES[t.structure].correlated:
+        if STRUCTURES[t.structure].correlated or STRUCTURES[t.structure].bends:
             spared.append(-1.0 if held[t.theta].any() else share)
         else:
             spared.append(np.where(held[t.theta], -1.0, share))
@@ -104,7 +113,12 @@ def leaving(
     for rank in ranks:
         f = effects.factors[rank.factor]
         t = f.terms[rank.term]
-        if rank.rank == t.r:
+        if STRUCTURES[t.structure].bends:
+            rise = _leaving_curve(effects, state, rank, row_variance, gradient)
+            if rise is not None and rise.score > (0.0 if steepest is None else steepest.score):
+                steepest = rise
+            continue
+        if not lost_rank(effects, rank):
             continue
         own = slice(t.start, t.stop)
         null, columns = null_space(t, state.factors[rank.factor][own, own], rank.rank)
@@ -113,7 +127,7 @@ def leaving(
         def moved(step: Mat, number: int = rank.factor, at: tuple[slice, IntVec] = at) -> State:
             factors = [m.copy() for m in state.factors]
             factors[number][at] += step
-            return State(state.beta, tuple(factors), state.free)
+            return replace(state, factors=tuple(factors))
 
         g = gradient(moved(size * null))
         if not np.isfinite(g.value):
@@ -125,6 +139,45 @@ def leaving(
             place = int(np.argmax(np.abs(direction))) if not STRUCTURES[t.structure].correlated else 0
             step[:, place] = 0.1 * np.sqrt(row_variance) * null @ direction
             steepest = Rise(score, moved(step))
+    return steepest
+
+
+def _leaving_curve(
+    effects: Effects, state: State, rank: Rank, row_variance: float, gradient: Callable[[State], Gradient]
+) -> Rise | None:
+    """The same for a structure that bends, limit by limit: ℓ is even about each, so its slope beside shows its bend."""
+    f = effects.factors[rank.factor]
+    t, place = f.terms[rank.term], rank.factor
+    entries = state.free[place]
+    number = next(k for k, c in enumerate(entries.curves) if c.start == t.start)
+    curve = entries.curves[number]
+    k = curve.scaled.scales(t.r)
+    none = not curve.theta[:k].any()
+    steepest: Rise | None = None
+
+    def at(theta: Vec) -> State:
+        curves = (*entries.curves[:number], curve._replace(theta=theta), *entries.curves[number + 1 :])
+        free = (*state.free[:place], entries._replace(curves=curves), *state.free[place + 1 :])
+        factors = [m.copy() for m in state.factors]
+        factors[place][curve.own, curve.own] = curves[number].block
+        return State(state.beta, tuple(factors), free)
+
+    for j in np.flatnonzero(~curve.free).tolist():
+        if j >= k and none:
+            continue  # correlations of nothing
+        unit, step = (row_variance, np.sqrt(row_variance)) if j < k else (1.0, 1.0)
+        small, far = (1e-3 * step, 0.1 * step) if j < k else (1e-3, 0.3)
+        beside = curve.theta.copy()
+        inward = -1.0 if beside[j] > 0.0 else 1.0
+        beside[j] += inward * small
+        g = gradient(at(beside))
+        if not np.isfinite(g.value):
+            continue
+        tangent = curve.scaled.tangent(beside, t.r)[j]
+        score = inward * float(np.vdot(tangent, g.factors[place][curve.own, curve.own])) / (2.0 * small) * unit
+        if score > max(RISES, 0.0 if steepest is None else steepest.score):
+            beside[j] = curve.theta[j] + inward * far
+            steepest = Rise(score, at(beside))
     return steepest
 
 

@@ -99,7 +99,7 @@ def difference_steps(state: State, scale: Scale, std_error: Vec | None) -> Vec:
     parts = [np.full(n_mean, small), np.ones(p - n_mean)]
     for f, e in zip(state.factors, state.free, strict=True):
         size = float(np.abs(f).max(initial=0.0)) if f.size else 0.0
-        parts.append(np.full(len(e.rows), min(max(size, least), bend)))
+        parts.append(e.sizes(np.full(len(f), min(max(size, least), bend))))
     steps = FORWARD * np.concatenate(parts)
     if std_error is None:
         return steps

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.errors import brief, enumerate_names
 from polars_glmm.families.base import Family, spoken
-from polars_glmm.likelihood.parameters.effects import Effects
-from polars_glmm.likelihood.parameters.state import Rank, natural_sigma
+from polars_glmm.likelihood.parameters.effects import Effects, TermMap
+from polars_glmm.likelihood.parameters.state import Rank, lost_rank, natural_sigma
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Mat
 
@@ -36,14 +37,29 @@ def singular_notes(effects: Effects, factors: tuple[Mat, ...], ranks: list[Rank]
     for rank in ranks:
         f = effects.factors[rank.factor]
         t = f.terms[rank.term]
-        if rank.rank == t.r:
+        if not lost_rank(effects, rank):
             continue
         sigma = natural_sigma(f, t, factors[rank.factor])
-        notes.append(Note("singular", collapse(f.name, t.labels, sigma, rank.rank), ADVICE))
+        scaled = STRUCTURES[t.structure].bends and bool(sigma.any(1).all())
+        said = at_limit(f.name, t, sigma) if scaled else collapse(f.name, t.labels, sigma, rank.rank)
+        notes.append(Note("singular", said, ADVICE))
     return notes
 
 
 ADVICE = "The fit stands (it is an optimum on the boundary); a smaller random part would fit as well."
+
+
+def at_limit(group: str, t: TermMap, sigma: Mat) -> str:
+    """What it means, in words, that the correlations of a structure are where they make no other matrix."""
+    rows, columns = STRUCTURES[t.structure].vech(t.r)
+    pairs = [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if i != j]
+    name = plain_name(t.structure)
+    if len(pairs) > 1:
+        return f"group '{group}': the correlations of {name}() are estimated at a limit of what correlations can be."
+    (i, j), *_ = pairs
+    rho = float(sigma[i, j] / np.sqrt(sigma[i, i] * sigma[j, j]))
+    at = f"{rho:+.3g}".replace("-", "−").removesuffix(".0")
+    return f"group '{group}': the correlation of {name}() is estimated at {at}, its limit."
 
 
 def collapse(group: str, names: tuple[str, ...], sigma: Mat, rank: int) -> str:

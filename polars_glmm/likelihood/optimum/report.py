@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.estimate import FactorEstimate
-from polars_glmm.likelihood.parameters.effects import Effects
-from polars_glmm.likelihood.parameters.state import State, natural_sigma
+from polars_glmm.likelihood.parameters.effects import Effects, TermMap
+from polars_glmm.likelihood.parameters.state import FreeEntries, State, natural_sigma
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 SLOPES_KEPT = 10_000_000
@@ -30,7 +30,7 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
     """Reported variances and covariances; `null` marks those without a standard error.
 
     They are those of a term that has lost a rank, where a neighbour of the estimate is no covariance matrix; in a
-    "diag" term, whose variances bound one another in nothing, those of zero.
+    "diag" term, whose variances bound one another in nothing, those of zero; in one that bends, what is at a limit.
     """
     width = len(state.vector()) + (0 if sigma is None else 1)
     rows: list[tuple[int, int, Vec, Mat, BoolVec]] = []
@@ -44,26 +44,43 @@ def covariances(effects: Effects, state: State, sigma: float | None) -> Covarian
             cov = natural_sigma(f, t, state.factors[number])
             i, j = STRUCTURES[t.structure].vech(t.r)
             jac = np.zeros((len(i), width))
-            for k, (row, column) in enumerate(zip(entries.rows, entries.columns, strict=True)):
-                if not t.start <= row < t.stop:
-                    continue
-                change = np.zeros((t.r, t.r))
-                a, c = row - t.start, column - t.start
-                change[a] += block[:, c]
-                change[:, a] += block[:, c]
+            for k, change in _changes(t, block, entries):
                 jac[:, where.start + k] = s2 * (outward @ change @ outward.T)[i, j]
             if sigma is not None:
                 jac[:, -1] = 2.0 * sigma * cov[i, j]
             lost: BoolVec = np.asarray(np.diag(cov) == 0.0)
-            if STRUCTURES[t.structure].correlated:
-                lost |= int(block.any(0).sum()) < t.r
-            rows.append((f.place, place, s2 * cov[i, j], jac, lost[i] | lost[j]))
+            null = lost[i] | lost[j]
+            curve = next((c for c in entries.curves if c.start == t.start), None)
+            if curve is not None:
+                null |= ~curve.free
+            elif STRUCTURES[t.structure].correlated and int(block.any(0).sum()) < STRUCTURES[t.structure].rank(t.r):
+                null[:] = True
+            rows.append((f.place, place, s2 * cov[i, j], jac, null))
     rows.sort(key=lambda r: (r[0], r[1]))
     if not rows:
         return Covariances(np.empty(0), np.zeros((0, width)), np.zeros(0, dtype=bool))
     return Covariances(
         np.concatenate([r[2] for r in rows]), np.concatenate([r[3] for r in rows]), np.concatenate([r[4] for r in rows])
     )
+
+
+def _changes(t: TermMap, block: Mat, entries: FreeEntries) -> Iterator[tuple[int, Mat]]:
+    """∂Σ (r, r) of a term by each free parameter of its factor that is its own, with the number of that."""
+    for k, (row, column) in enumerate(zip(entries.rows, entries.columns, strict=True)):
+        if not t.start <= row < t.stop:
+            continue
+        change = np.zeros((t.r, t.r))
+        a, c = row - t.start, column - t.start
+        change[a] += block[:, c]
+        change[:, a] += block[:, c]
+        yield k, change
+    k = len(entries.rows)
+    for curve in entries.curves:
+        tangents = curve.tangents
+        if curve.start == t.start:
+            half = tangents @ block.T
+            yield from enumerate(half + half.swapaxes(1, 2), k)
+        k += len(tangents)
 
 
 def unidentified_rows(effects: Effects, marks: tuple[tuple[bool, ...], ...]) -> BoolVec:

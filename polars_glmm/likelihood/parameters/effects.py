@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg as sl
 
-from polars_glmm.covariance.structures import STRUCTURES, fill
+from polars_glmm.covariance.scaled import Scaled
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Factor
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.typing import IntVec, Mat, Vec
@@ -26,6 +27,8 @@ _LEAST_SHARE, _MOST_TIMES = 0.2, 1e3
 """Share of itself that a standard deviation keeps in one step of the covariances, and how many times it may become."""
 _NOTICEABLE = 0.1
 """Standard deviation from which a search may start: at zero the likelihood is flat in it."""
+_FARTHEST_TURN = 0.5
+"""Change of an angle in one step of the covariances."""
 _SMALL_PIVOT = 1e-3
 """Share of the largest pivot of Λ below which relative steps mean nothing."""
 _CONSTANT = 1e-14
@@ -111,7 +114,8 @@ class Effects:
     def lambdas(self, theta: Vec) -> list[Mat]:
         """Scaled factors Λ_f (r_f, r_f), block diagonal over the terms of a factor."""
         return [
-            _block_diagonal([fill(STRUCTURES[t.structure], theta[t.theta], t.r) for t in f.terms]) for f in self.factors
+            _block_diagonal([STRUCTURES[t.structure].factor(theta[t.theta], t.r) for t in f.terms])
+            for f in self.factors
         ]
 
     def effective(self, lambdas: list[Mat]) -> list[Mat]:
@@ -122,13 +126,13 @@ class Effects:
         """∂ℓ/∂Λ_f (r_f, r_f) from ∂ℓ/∂(T_f Λ_f)."""
         return [f.basis.T @ g for f, g in zip(self.factors, effective_gradients, strict=True)]
 
-    def pullback(self, gradients: list[Mat]) -> Vec:
-        """∂ℓ/∂θ from ∂ℓ/∂Λ_f."""
+    def pullback(self, theta: Vec, gradients: list[Mat]) -> Vec:
+        """∂ℓ/∂θ at θ from ∂ℓ/∂Λ_f."""
         out = np.empty(self.n_theta)
         for f, gradient in zip(self.factors, gradients, strict=True):
             for t in f.terms:
                 block = gradient[t.start : t.stop, t.start : t.stop]
-                out[t.theta] = block[STRUCTURES[t.structure].entries(t.r)]
+                out[t.theta] = STRUCTURES[t.structure].pull(theta[t.theta], t.r, block)
         return out
 
     def along(self, theta: Vec, step: Vec) -> Vec:
@@ -143,32 +147,45 @@ class Effects:
                 out[t.theta] = _along(t, theta[t.theta], step[t.theta])
         return out
 
+    def times(self, theta: Vec, factor: float) -> Vec:
+        """θ of factor · Λ."""
+        out = factor * theta
+        for f in self.factors:
+            for t in f.terms:
+                structure = STRUCTURES[t.structure]
+                if isinstance(structure, Scaled):
+                    angles = slice(t.theta.start + structure.scales(t.r), t.theta.stop)
+                    out[angles] = theta[angles]
+        return out
+
     def apart(self, theta: Vec) -> Vec:
         """θ of independent effects with the same standard deviations, none of them next to nothing."""
         out = np.zeros(self.n_theta)
         for f, lam in zip(self.factors, self.lambdas(theta), strict=True):
             for t in f.terms:
                 sizes = np.linalg.norm(lam[t.start : t.stop, t.start : t.stop], axis=1)
-                out[t.theta] = np.diag(np.maximum(sizes, _NOTICEABLE))[STRUCTURES[t.structure].entries(t.r)]
+                out[t.theta] = STRUCTURES[t.structure].start(t.r, np.maximum(sizes, _NOTICEABLE))
         return out
 
     def start(self, size: float = 1.0) -> Vec:
-        """θ with Λ = size · I: every variance away from the stationary point at zero."""
+        """θ with Λ = size · I, or as near as may be: every variance away from the stationary point at zero."""
         theta = np.zeros(self.n_theta)
         for f in self.factors:
             for t in f.terms:
-                rows, columns = STRUCTURES[t.structure].entries(t.r)
-                theta[t.theta] = np.where(rows == columns, size, 0.0)
+                theta[t.theta] = STRUCTURES[t.structure].start(t.r, np.full(t.r, size))
         return theta
 
 
 def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
     """One term of Effects.along; where Λ is nearly singular θ + δ, no entry by more than the largest pivot."""
-    if not STRUCTURES[t.structure].correlated or t.r == 1:
-        times = np.sqrt(np.clip(1.0 + 2.0 * step / np.where(theta == 0.0, 1.0, theta), _LEAST_SHARE**2, _MOST_TIMES**2))
-        return np.where(theta == 0.0, step, theta * times)
     structure = STRUCTURES[t.structure]
-    factor, change = fill(structure, theta, t.r), fill(structure, step, t.r)
+    if isinstance(structure, Scaled):
+        k = structure.scales(t.r)
+        turned = theta[k:] + np.clip(step[k:], -_FARTHEST_TURN, _FARTHEST_TURN)
+        return np.concatenate([_multiplied(theta[:k], step[:k]), turned])
+    if not structure.correlated or t.r == 1:
+        return _multiplied(theta, step)
+    factor, change = structure.factor(theta, t.r), structure.factor(step, t.r)
     pivots = np.abs(np.diag(factor))
     if pivots.min() <= _SMALL_PIVOT * pivots.max():
         return theta + step * min(1.0, float(pivots.max() / max(np.abs(step).max(), 1e-300)))
@@ -176,6 +193,12 @@ def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
     values, vectors = np.linalg.eigh(np.eye(t.r) + relative + relative.T)
     moved = (vectors * np.clip(values, _LEAST_SHARE**2, _MOST_TIMES**2)) @ vectors.T
     return np.asarray((factor @ np.linalg.cholesky(moved))[structure.entries(t.r)])
+
+
+def _multiplied(theta: Vec, step: Vec) -> Vec:
+    """Standard deviations after a step in the variances."""
+    times = np.sqrt(np.clip(1.0 + 2.0 * step / np.where(theta == 0.0, 1.0, theta), _LEAST_SHARE**2, _MOST_TIMES**2))
+    return np.where(theta == 0.0, step, theta * times)
 
 
 def _block_diagonal(blocks: list[Mat]) -> Mat:
@@ -230,7 +253,7 @@ def assemble(
     for factor in factors:
         terms = []
         for t in factor.terms:
-            size = len(STRUCTURES[t.structure].entries(t.stop - t.start)[0])
+            size = STRUCTURES[t.structure].size(t.stop - t.start)
             own = slice(theta, theta + size)
             terms.append(TermMap(t.start, t.stop, t.structure, own, t.names, t.part_of, t.parameter_of))
             theta += size
@@ -260,8 +283,10 @@ def _working(transfer: Mat, root: Mat, terms: tuple[TermMap, ...]) -> tuple[Mat,
         own = slice(t.start, t.stop)
         sizes = np.linalg.norm(root @ transfer[:, own], axis=0)
         sizes[sizes == 0.0] = 1.0
+        if not STRUCTURES[t.structure].free_scale:
+            sizes[:] = np.sqrt(np.mean(sizes**2))
         inverse = np.diag(1.0 / sizes)
-        if STRUCTURES[t.structure].correlated and t.r > 1:
+        if STRUCTURES[t.structure].invariant and t.r > 1:
             triangle = np.asarray(np.linalg.qr(root @ transfer[:, own], mode="r"))
             triangle = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None]
             if len(triangle) == t.r and np.diag(triangle).min() > _DEPENDENT * sizes.min():

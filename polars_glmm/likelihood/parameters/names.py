@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.spec.method import Method
+from polars_glmm.typing import IntVec
 
 
 class Parametrised(Protocol):
@@ -32,15 +35,49 @@ class Parametrised(Protocol):
 
 
 class TermPlace(NamedTuple):
-    """Where one term's parameters live: its factor in order of elimination, the term, and its first sd."""
+    """Where one term's parameters live: its factor in order of elimination, the term, and its first sd.
+
+    Its standard deviations and, behind them, its correlations are those of the entries of Σ that are reported.
+    """
 
     factor: int
     term: TermMap
     start: int
 
     @property
+    def effects(self) -> IntVec:
+        """The effects whose standard deviations are parameters."""
+        rows, columns = self._vech
+        return np.asarray(rows[rows == columns])
+
+    @property
+    def pairs(self) -> tuple[IntVec, IntVec]:
+        """Rows and columns of the correlations that are parameters, by rows of the lower triangle."""
+        rows, columns = self._vech
+        apart = rows != columns
+        return rows[apart], columns[apart]
+
+    @property
+    def _vech(self) -> tuple[IntVec, IntVec]:
+        return STRUCTURES[self.term.structure].vech(self.term.r)
+
+    @property
+    def n_sd(self) -> int:
+        return len(self.effects)
+
+    @property
     def n_cor(self) -> int:
-        return self.term.r * (self.term.r - 1) // 2 if STRUCTURES[self.term.structure].correlated else 0
+        return len(self.pairs[0])
+
+    @property
+    def sd(self) -> slice:
+        """Standard deviations among all parameters."""
+        return slice(self.start, self.start + self.n_sd)
+
+    @property
+    def cor(self) -> slice:
+        """Correlations among all parameters."""
+        return slice(self.sd.stop, self.sd.stop + self.n_cor)
 
 
 def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[str, ...]]:
@@ -51,11 +88,11 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
     for i in sorted(range(len(factors)), key=lambda i: factors[i].place):
         f = factors[i]
         for t in f.terms:
-            blocks.append(TermPlace(i, t, len(names)))
+            block = TermPlace(i, t, len(names))
+            blocks.append(block)
             own = t.labels
-            names += [f"sd({f.name}: {name})" for name in own]
-            if STRUCTURES[t.structure].correlated:
-                names += [f"cor({f.name}: {own[k]}, {own[j]})" for j in range(t.r) for k in range(j)]
+            names += [f"sd({f.name}: {own[k]})" for k in block.effects]
+            names += [f"cor({f.name}: {own[k]}, {own[j]})" for j, k in zip(*block.pairs, strict=True)]
     names += model.residual_names
     further = model.parts[1:]
     for part in sorted(further, key=lambda part: part.constant):  # constants stand last

@@ -7,6 +7,7 @@ differences of the exact gradient.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -108,12 +109,12 @@ def _objective(engine: AbsoluteEngine) -> Any:
         at = engine.point(lambdas, x[q:])
         if at.pieces is None:
             return Evaluation(np.inf, np.zeros_like(x), None, warm)
-        gradient = np.append(effects.pullback(at.factors), at.gamma)
+        gradient = np.append(effects.pullback(x[:q], at.factors), at.gamma)
         b = None
         if curvature:
             b = np.zeros((len(x),) * 2)
             b[q:, q:] = engine.gamma_information(x[q:])
-            b[:q, :q] = theta_information(effects, lambdas, [reduction(block) for block in at.pieces.h_inverse])
+            b[:q, :q] = theta_information(effects, x[:q], lambdas, [reduction(h) for h in at.pieces.h_inverse])
             step = newton_step(b, gradient)[0][:q]
             b[:q, :q] += bending(effects, lambdas, at.factors, step)
         return Evaluation(at.value, gradient, b, at)
@@ -195,6 +196,6 @@ def _polished(
 def _there(engine: AbsoluteEngine, state: State, gamma: Vec, ranks: list[Rank]) -> AbsoluteOptimum:
     """What is known at a state without its Hessian."""
     at = engine.point(list(state.factors), gamma)
-    state = State(at.beta, state.factors, state.free)
+    state = replace(state, beta=at.beta)
     nothing = np.zeros(len(state.vector()) - len(at.beta) + len(gamma), dtype=bool)
     return AbsoluteOptimum(state, gamma, ranks, at, nothing, None, np.empty((0, len(at.beta))), 0.0)

@@ -25,6 +25,7 @@ from polars_glmm.likelihood.optimum.report import (
 )
 from polars_glmm.likelihood.optimum.satterthwaite import Satterthwaite, satterthwaite
 from polars_glmm.likelihood.parameters.names import parameter_names
+from polars_glmm.likelihood.parameters.state import lost_rank
 from polars_glmm.likelihood.products.absolute import AbsoluteEngine, AbsoluteOptimum
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.notes import Note
@@ -123,9 +124,7 @@ def _vcov_slopes(engine: ReportedEngine, done: AbsoluteOptimum, pieces: Profile)
     """∂vcov(β_c)/∂(free entries of Λ, γ), (K, p, p)."""
     by_factor, by_phi = engine.vcov_slopes(pieces, list(done.state.factors), done.gamma)
     entries = [
-        change[i, j]
-        for free, change in zip(done.state.free, by_factor, strict=True)
-        for i, j in zip(free.rows, free.columns, strict=True)
+        one for free, change in zip(done.state.free, by_factor, strict=True) for one in free.pull(change)
     ]
     p = engine.p
     return np.array([*entries, *by_phi]).reshape(len(entries) + len(by_phi), p, p)
@@ -180,7 +179,7 @@ def reported(
         n_obs=model.n_obs,
         df_model=df_model,
         df_resid=model.n_obs - df_model,
-        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        singular=any(lost_rank(effects, rank) for rank in done.ranks),
         converged=done.decrement < CONVERGED,
         df_satterthwaite=None if degrees is None else degrees.df,
         vcov_derivative=None if degrees is None else degrees.derivative,
@@ -219,8 +218,8 @@ def _flat_names(model: Model, found: Understood, scale: GammaMeaning) -> list[st
     blocks, names = parameter_names(model)
     flat, at, marked = found.inverted.flat, 0, []
     for entries in found.done.state.free:
-        marked.append(set(entries.rows[flat[at : at + len(entries.rows)]].tolist()))
-        at += len(entries.rows)
+        marked.append(set(entries.owners[flat[at : at + entries.size]].tolist()))
+        at += entries.size
     lost = []
     for block in blocks:
         t = block.term

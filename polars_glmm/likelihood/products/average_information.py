@@ -18,14 +18,14 @@ from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.linalg.pattern import times
-from polars_glmm.typing import Cube, Mat
+from polars_glmm.typing import Cube, Mat, Vec
 
 
-def average_information(effects: Effects, stats: CrossProducts, lambdas: list[Mat], at: Profile, nu: int) -> Mat:
-    """A (n_theta, n_theta) at scaled factors Λ_f, whose profile is `at`; nu residual degrees of freedom."""
+def average_information(effects: Effects, stats: CrossProducts, theta: Vec, at: Profile, nu: int) -> Mat:
+    """A (n_theta, n_theta) at θ, whose profile is `at`; nu residual degrees of freedom."""
     assert at.h is not None  # there are random effects
-    factors = effects.effective(lambdas)
-    a = _directions(effects, factors, at)
+    factors = effects.effective(effects.lambdas(theta))
+    a = _directions(effects, theta, factors, at)
     za = times(stats.zz, stats.pattern, a)
     right = [np.einsum("dr,dtG->rtG", lam, z) for lam, z in zip(factors, za, strict=True)]
     solved = at.h.solve(right)
@@ -36,11 +36,11 @@ def average_information(effects: Effects, stats: CrossProducts, lambdas: list[Ma
         c += np.einsum("dpG,dtG->pt", ef[:, :-1], af)
     q -= c.T @ at.m_inverse @ c
     variance = at.rss / nu
-    slope = effects.pullback(effects.inward(at.d_rss))
+    slope = effects.pullback(theta, effects.inward(at.d_rss))
     return np.asarray(0.5 * (q / variance - np.outer(slope, slope) / (variance**2 * nu)))
 
 
-def _directions(effects: Effects, factors: list[Mat], at: Profile) -> list[Cube]:
+def _directions(effects: Effects, theta: Vec, factors: list[Mat], at: Profile) -> list[Cube]:
     """a_t per factor (d, n_theta, G_f): zero for parameters of other factors."""
     c = np.append(-at.beta, 1.0)
     out = []
@@ -49,7 +49,13 @@ def _directions(effects: Effects, factors: list[Mat], at: Profile) -> list[Cube]
         inward = f.basis.T @ eta
         a = np.zeros((len(eta), effects.n_theta, f.n_levels))
         for t in f.terms:
-            entries = zip(*STRUCTURES[t.structure].entries(t.r), strict=True)
+            structure = STRUCTURES[t.structure]
+            if structure.bends:
+                own = slice(t.start, t.stop)
+                for place, tangent in enumerate(structure.tangent(theta[t.theta], t.r), t.theta.start):
+                    a[:, place] = f.basis[:, own] @ (tangent @ u[own]) + lam[:, own] @ (tangent.T @ inward[own])
+                continue
+            entries = zip(*structure.entries(t.r), strict=True)
             for place, (row, column) in enumerate(entries, t.theta.start):
                 i, j = t.start + row, t.start + column
                 a[:, place] = np.outer(f.basis[:, i], u[j]) + np.outer(lam[:, j], inward[i])

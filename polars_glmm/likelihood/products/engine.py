@@ -77,11 +77,11 @@ class ProductEngine:
             if pieces is None or not np.isfinite(pieces.rss):
                 return Evaluation(np.inf, np.zeros_like(theta), None, warm)
             sigma = np.sqrt(pieces.rss / self.nu)
-            g = 0.5 * self.effects.pullback(self.gradients(pieces, sigma))
+            g = 0.5 * self.effects.pullback(theta, self.gradients(pieces, sigma))
             at = Evaluation(0.5 * self.minus_two(pieces), g, None, pieces)
             if not curvature:
                 return at
-            expected = theta_information(self.effects, lambdas, [reduction(block) for block in pieces.h_inverse])
+            expected = theta_information(self.effects, theta, lambdas, [reduction(h) for h in pieces.h_inverse])
             at = at._replace(curvature=expected)
             return at if scoring else at._replace(curvature=self.nearby(theta, at))
 
@@ -99,7 +99,7 @@ class ProductEngine:
             return b
         lambdas = self.effects.lambdas(theta)
         if newton_step(b, at.gradient)[1] <= _AVERAGE_BELOW:
-            average = average_information(self.effects, self.stats, lambdas, at.state, self.nu)
+            average = average_information(self.effects, self.stats, theta, at.state, self.nu)
             b = at_least(average, b, _LEAST_INFORMATION)
         slopes = self.gradients(at.state, float(np.sqrt(at.state.rss / self.nu)))
         return b + bending(self.effects, lambdas, [0.5 * g for g in slopes])

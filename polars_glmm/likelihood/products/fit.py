@@ -34,7 +34,7 @@ from polars_glmm.likelihood.optimum.satterthwaite import Satterthwaite, satterth
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.names import parameter_names
-from polars_glmm.likelihood.parameters.state import Rank, State
+from polars_glmm.likelihood.parameters.state import Rank, State, lost_rank
 from polars_glmm.likelihood.products.absolute import AbsoluteOptimum
 from polars_glmm.likelihood.products.degenerate import (
     DOUBTED,
@@ -97,7 +97,7 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     clock["hessian"] = perf_counter()
     refuse_lost(engine, model, done, max(done.decrement, rises))
     state, sigma = done.state, done.sigma
-    k = sum(len(e.rows) for e in state.free)
+    k = state.n_free
     inverted = invert(done.hessian) if done.hessian is not None else None
     denominator = None
     if isinstance(model.method, REML) and effects.factors and inverted is not None:
@@ -208,7 +208,7 @@ def _reported(
         n_obs=n,
         df_model=df_model,
         df_resid=n - df_model,
-        singular=any(r.rank < effects.factors[r.factor].terms[r.term].r for r in done.ranks),
+        singular=any(lost_rank(effects, rank) for rank in done.ranks),
         converged=done.decrement < CONVERGED,
         df_satterthwaite=None if denominator is None else denominator.df,
         vcov_derivative=None if denominator is None else denominator.derivative,
@@ -239,8 +239,8 @@ def _flat_names(model: Model | ProductModel, state: State, flat: BoolVec) -> lis
     at, found = 0, []
     marked = []
     for entries in state.free:
-        marked.append(set(entries.rows[flat[at : at + len(entries.rows)]].tolist()))
-        at += len(entries.rows)
+        marked.append(set(entries.owners[flat[at : at + entries.size]].tolist()))
+        at += entries.size
     for block in blocks:
         t = block.term
         found += [names[block.start + i - t.start] for i in range(t.start, t.stop) if i in marked[block.factor]]
@@ -354,7 +354,7 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     start = _alone(engine) if alone else effects.start(_first_size(engine))
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
-        start = np.where(np.isnan(theta), start, theta / sigma)
+        start = np.where(np.isnan(theta), start, effects.times(theta, 1.0 / sigma))
     found = _continue(engine, model, tolerance, start)
     if model.x.constant is None and p and effects.factors and not given.start:
         # without an intercept the random effects may have to bear the mean: another hill, far away

@@ -57,7 +57,8 @@ def find_held(engine: ProductEngine, model: Model | ProductModel, tolerance: flo
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
     total = float(engine.stats.ww[-1, -1])
     sigma = given.asked.get("phi", float(np.sqrt((total if bare is None else bare.rss) / max(engine.nu, 1))))
-    theta = np.where(np.isnan(placed.values[p : p + q]), effects.start() * sigma, placed.values[p : p + q])
+    start, given_theta = effects.times(effects.start(), sigma), placed.values[p : p + q]
+    theta = np.where(np.isnan(given_theta), start, given_theta)
     held = np.append(placed.held[p : p + q], "phi" in given.fixed)
     most = model.control.search.max_evaluations
     found = search(OneSigma(engine), Start(np.append(theta, np.log(sigma)), held), tolerance, most)
@@ -84,6 +85,6 @@ def held_vcov_slopes(model: Model | ProductModel, done: AbsoluteOptimum) -> Cube
         model.effects.factors, done.state.free, done.state.factors, derivatives, strict=True
     ):
         inward = np.tensordot(f.basis.T, change, (1, 0))
-        entries.extend(sigma * inward[i, j] for i, j in zip(free.rows, free.columns, strict=True))
+        entries.extend(sigma * one for one in free.pull(inward))
         along = along - np.tensordot(factor, inward, 2)
     return np.array([*entries, along]).reshape(len(entries) + 1, p, p)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.products.cross import CrossProducts
@@ -60,7 +60,14 @@ def entries_of(effects: Effects, held: Callable[[int, str], bool]) -> list[Entry
     found = []
     for number, f in enumerate(effects.factors):
         for t in f.terms:
-            rows, columns = STRUCTURES[t.structure].vech(t.r)
+            structure = STRUCTURES[t.structure]
+            if structure.bends or structure.rank(t.r) < t.r:
+                msg = (
+                    f"Kenward and Roger's method is of covariance matrices that are sums of their parameters, which "
+                    f"those of {plain_name(t.structure)}() are not. Use df='satterthwaite'."
+                )
+                raise ModelError(msg)
+            rows, columns = structure.vech(t.r)
             found += [
                 Entry(number, t.start + int(i), t.start + int(j))
                 for i, j in zip(rows, columns, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +58,8 @@ def polish_products(
     """
     nu = engine.nu
     sigma = float(np.sqrt(pieces.rss / nu))
-    state = State(pieces.beta, state.factors, state.free)
-    k = sum(len(e.rows) for e in state.free)
+    state = replace(state, beta=pieces.beta)
+    k = state.n_free
     p = len(state.beta)
 
     def split(s: State, at: Profile) -> tuple[Vec, Vec, Vec]:
@@ -92,7 +93,7 @@ def polish_products(
             if trial is None or not engine.minus_two(trial) <= engine.minus_two(pieces) + 1e-9:
                 return PolishedProducts(state, ranks, pieces, sigma, h if hessian else None, decrement)
             before, pieces = decrement, trial
-            state = State(trial.beta, trial_state.factors, trial_state.free)
+            state = replace(trial_state, beta=trial.beta)
             sigma = float(np.sqrt(pieces.rss / nu))
             if before > HESSIAN_STALE:
                 break
@@ -119,7 +120,7 @@ def _product_hessian(
         d_h, d_m, d_r = split(s, at)
         return np.concatenate([d_h + d_m, d_r])
 
-    steps = FORWARD * np.concatenate([_row_sizes(f)[e.rows] for f, e in zip(state.factors, state.free, strict=True)])
+    steps = FORWARD * np.concatenate([e.sizes(_row_sizes(f)) for f, e in zip(state.factors, state.free, strict=True)])
     d_h, d_m, d_r = split(state, pieces)
     many = sum(engine.stats.pattern.n_levels if engine.stats.pattern else ()) > MANY_LEVELS
     here = np.concatenate([d_h + d_m, d_r]) if many else None

@@ -17,6 +17,6 @@ def vcov_slopes(effects: Effects, state: State, pieces: Profile, sigma: float) -
     for number, (f, d_vcov) in enumerate(zip(effects.factors, vcov_derivatives(pieces), strict=True)):
         entries = state.free[number]
         inward = np.tensordot(f.basis.T, d_vcov, (1, 0))
-        per_entry.extend(sigma**2 * inward[i, j] for i, j in zip(entries.rows, entries.columns, strict=True))
+        per_entry.extend(sigma**2 * change for change in entries.pull(inward))
     per_entry.append(2.0 * sigma * pieces.m_inverse)
     return np.array(per_entry).reshape(len(per_entry), p, p)

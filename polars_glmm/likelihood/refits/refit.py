@@ -151,7 +151,7 @@ def natural_values(estimate: Estimate) -> Vec:
     parts: list[Vec] = [estimate.beta]
     for factor in estimate.factors:
         for sigma, structure in zip(factor.covariances, factor.structures, strict=True):
-            parts.append(_spread(sigma[None], correlated=_correlated(structure, len(sigma)))[0])
+            parts.append(_spread(sigma[None], structure)[0])
     if estimate.residual is not None:
         parts.append(estimate.residual.values)
     parts.append(estimate.gamma)
@@ -163,26 +163,23 @@ def natural_values_of_many(batch: BatchEstimate) -> Mat:
     """`natural_values` of many models, (M, K)."""
     parts = [batch.beta]
     for sigma, structure in zip(batch.covariances, batch.structures, strict=True):
-        parts.append(_spread(sigma, correlated=_correlated(structure, sigma.shape[1])))
+        parts.append(_spread(sigma, structure))
     if batch.phi is not None:
         parts.append(batch.phi[:, None])
     return np.concatenate(parts, axis=1)
 
 
-def _correlated(structure: str, r: int) -> bool:
-    """Whether the covariances of a term are parameters."""
-    return len(STRUCTURES[structure].vech(r)[0]) > r
-
-
-def _spread(sigma: Mat, *, correlated: bool) -> Mat:
-    """Standard deviations and, of correlated effects, correlations of matrices (M, r, r)."""
+def _spread(sigma: Mat, structure: str) -> Mat:
+    """Standard deviations and correlations that are parameters, of matrices (M, r, r)."""
     sd: Mat = np.sqrt(np.einsum("mii->mi", sigma))
-    if not correlated:
-        return sd
+    rows, columns = STRUCTURES[structure].vech(sd.shape[1])
+    apart = rows != columns
+    own = sd[:, rows[~apart]]
+    if not apart.any():
+        return own
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = sigma / (sd[:, :, None] * sd[:, None])
-    rows, columns = np.tril_indices(sd.shape[1], -1)
-    return np.concatenate([sd, np.clip(correlation[:, rows, columns], -1.0, 1.0)], axis=1)
+    return np.concatenate([own, np.clip(correlation[:, rows[apart], columns[apart]], -1.0, 1.0)], axis=1)
 
 
 def _chunks(n: int, size: int) -> Iterator[range]:

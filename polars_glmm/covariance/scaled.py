@@ -1,0 +1,140 @@
+"""Covariance structures made of standard deviations and a correlation matrix of few parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+
+from .roots import CorrelationRoot, Uncorrelated
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Standard deviations, one for all or one for each effect, times the factor of a correlation matrix.
+
+    θ = (signed standard deviations, angles of the correlations)
+    """
+
+    name: str
+    words: str
+    root: CorrelationRoot
+    equal: bool
+
+    invariant = False
+    bends = True
+    plural = True
+
+    @property
+    def correlated(self) -> bool:
+        return not isinstance(self.root, Uncorrelated)
+
+    @property
+    def free_scale(self) -> bool:
+        return not self.equal
+
+    def scales(self, r: int) -> int:
+        """Number of standard deviations; the angles stand behind them."""
+        return 1 if self.equal else r
+
+    def size(self, r: int) -> int:
+        return self.scales(r) + self.root.count(r)
+
+    def rank(self, r: int) -> int:
+        return r
+
+    def factor(self, theta: Vec, r: int) -> Mat:
+        k = self.scales(r)
+        return np.asarray(_column(theta[:k], r) * self.root.at(theta[k:], r).root)
+
+    def tangent(self, theta: Vec, r: int) -> Cube:
+        k = self.scales(r)
+        root, slopes = self.root.at(theta[k:], r)
+        out = np.empty((self.size(r), r, r))
+        if self.equal:
+            out[0] = root
+        else:
+            out[:r] = np.eye(r)[:, :, None] * root
+        out[k:] = _column(theta[:k], r) * slopes
+        return out
+
+    def pull(self, theta: Vec, r: int, gradient: Mat) -> Vec:
+        return np.asarray(np.tensordot(self.tangent(theta, r), gradient, 2))
+
+    def entries(self, r: int) -> tuple[IntVec, IntVec]:  # noqa: ARG002  there are none
+        msg = f"the parameters of {self.name} are no entries of a factor"
+        raise TypeError(msg)
+
+    def vech(self, r: int) -> tuple[IntVec, IntVec]:
+        pairs = [*((k, k) for k in range(self.scales(r))), *self.root.pairs(r)]
+        rows, columns = np.array(pairs, dtype=np.intp).T
+        return rows, columns
+
+    def start(self, r: int, sizes: Vec) -> Vec:
+        own = np.array([np.sqrt(np.mean(np.square(sizes)))]) if self.equal else np.asarray(sizes, dtype=np.float64)
+        return np.concatenate([own, self.root.start(r)])
+
+    def of(self, sigma: Mat) -> Vec:
+        r = len(sigma)
+        sd = np.sqrt(np.diag(sigma))
+        own = np.array([np.sqrt(np.mean(np.diag(sigma)))]) if self.equal else sd
+        pairs = self.root.pairs(r)
+        if not pairs:
+            return own
+        i, j = np.array(pairs).T
+        size = sd[i] * sd[j]
+        rho = np.where(size > 0.0, sigma[i, j] / np.where(size > 0.0, size, 1.0), 0.0)
+        angles = self.root.of(rho, r)
+        return np.concatenate([own, np.where(np.isnan(angles), self.root.start(r), angles)])
+
+    def natural(self, sd: Vec, correlations: Vec, r: int) -> Vec:
+        """θ of the reported standard deviations and correlations; NaN angles where these make no matrix."""
+        return np.concatenate([sd, self.root.of(correlations, r)])
+
+    def natural_gradient(self, theta: Vec, r: int, gradient: Mat) -> Vec:
+        """∂ℓ/∂(standard deviations, correlations) at θ from ∂ℓ/∂Λ (r, r); NaN at a limit of a correlation."""
+        k = self.scales(r)
+        out = self.pull(theta, r, gradient)
+        root, slopes = self.root.at(theta[k:], r)
+        if not len(slopes):
+            return out
+        i, j = np.array(self.root.pairs(r)).T
+        half = slopes @ root.T
+        jacobian = (half + half.swapaxes(1, 2))[:, i, j].T  # of the correlations in the angles
+        with np.errstate(all="ignore"):
+            try:
+                out[k:] = np.linalg.solve(jacobian.T, out[k:])
+            except np.linalg.LinAlgError:
+                out[k:] = np.nan
+        return out
+
+    def settled(self, theta: Vec, r: int, tolerance: float | Vec) -> tuple[Vec, BoolVec]:
+        """θ with variances up to a tolerance at zero and near limits of correlations at them, and marks of what stays.
+
+        Below zero a tolerance leaves all as it is. Correlations of no more than one effect that varies mean nothing.
+        """
+        k = self.scales(r)
+        held = np.zeros(self.size(r), dtype=bool)
+        if np.any(np.asarray(tolerance) < 0.0):
+            return theta, held
+        own = theta.copy()
+        most = float(np.max(tolerance))
+        own[:k] = np.abs(own[:k])
+        held[:k] = own[:k] ** 2 <= most
+        own[:k][held[:k]] = 0.0
+        largest = float(np.max(own[:k] ** 2, initial=0.0))
+        if int((own[:k] > 0.0).sum()) < (1 if self.equal else 2):
+            held[k:] = True
+            return own, held
+        own[k:], held[k:] = self.root.settled(own[k:], r, min(most / largest, 0.1))
+        return own, held
+
+    def angles(self, r: int) -> BoolVec:
+        """Marks the parameters that are angles."""
+        return np.arange(self.size(r)) >= self.scales(r)
+
+
+def _column(scales: Vec, r: int) -> Mat:
+    return np.broadcast_to(scales, (r,))[:, None]
