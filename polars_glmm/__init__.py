@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.products import Products
     from polars_glmm.result.reported import report
-    from polars_glmm.result.several import average, compare, pool, pool_test, power, rlrt
+    from polars_glmm.result.several import average, compare, drift, pool, pool_test, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
 
     __version__: str
@@ -91,7 +91,9 @@ _LAZY = {
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
     "report": "polars_glmm.result.reported",
-    **dict.fromkeys(("average", "compare", "pool", "pool_test", "power", "rlrt"), "polars_glmm.result.several"),
+    **dict.fromkeys(
+        ("average", "compare", "drift", "pool", "pool_test", "power", "rlrt"), "polars_glmm.result.several"
+    ),
 }
 
 __all__ = [
@@ -146,6 +148,7 @@ __all__ = [
     "average",
     "compare",
     "datasets",
+    "drift",
     "explain",
     "fit",
     "glmm",

@@ -42,7 +42,7 @@ AnyFrame = pl.DataFrame | pl.LazyFrame
 class FitArguments(ModelArguments, total=False):
     """Keyword arguments of `fit` besides by."""
 
-    start: Mapping[str, float] | Fit | None
+    start: Mapping[str, float] | Fit | str | PathLike[str] | None
     fixed: Mapping[str, float] | None
     control: Control | None
 
@@ -68,7 +68,7 @@ def fit(
     by: str | Sequence[str] | None = None,
     missing: Missing = "drop",
     residual: str | None = None,
-    start: Mapping[str, float] | Fit | None = None,
+    start: Mapping[str, float] | Fit | str | PathLike[str] | None = None,
     fixed: Mapping[str, float] | None = None,
     control: Control | None = None,
 ) -> Fit | FitCollection:
@@ -105,8 +105,8 @@ def fit(
         allowed), `"car1(time | id)"` (any times), `"cs(1 | id)"`, `"toep(time | id)"`, `"us(time | id)"` (with a
         variance of its own for each time), `"exp(x + y | id)"` and `"gau(x + y | id)"` (coordinates).
     start, fixed
-        Natural parameters by name to start from, or to hold. `start` may be a Fit: of its fixed effects, standard
-        deviations and phi those are used that the new model has; the rest start as usual.
+        Natural parameters by name to start from, or to hold. `start` may be a Fit, or the file of one: of its fixed
+        effects, standard deviations and phi those are used that the new model has; the rest start as usual.
     control
         How it is computed: a `Control`.
 

@@ -1,7 +1,6 @@
 """The command line: `polars-glmm fit DATA "FORMULA" …` reads a file, prints the summary, writes the tidy tables.
 
-`polars-glmm predict MODEL DATA` predicts by a model that `fit … --save MODEL` wrote; `confint`, `means` and `plot` ask
-it more.
+`polars-glmm predict MODEL DATA` predicts by a model that `fit … --save MODEL` wrote.
 """
 
 from __future__ import annotations
@@ -12,51 +11,93 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from polars_glmm.cli_files import SINKS, WRITERS, flat, read, what_was_read, write
-from polars_glmm.cli_questions import add_nulls, add_questions, confint, means, plot
+from polars_glmm.arguments import complain, parser
+from polars_glmm.cli_files import SINKS, WRITERS, flat, write
+from polars_glmm.cli_questions import confint, means, plot
 from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
+from polars_glmm.opening import Opened, opened, what_was_read
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.spec.method import Method
     from polars_glmm.typing import MethodName
 
-BAD_INPUT = 2
+NOT_CONVERGED, SINGULAR = 3, 4
+PRODUCTS = "products:"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 after one line on standard error."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; returns the exit code.
+
+    0 where all is well; 2 after one line on standard error about bad input; 3 where a model did not converge, or a key
+    of --by has none; 4, with --fail-singular, where a covariance matrix lost rank.
+    """
+    options = parser(list(WRITERS)).parse_args(arguments)
+    handler = None
+    if options.log is not None:
+        from polars_glmm.logs import to_stream
+
+        handler = to_stream(sys.stderr, options.log)
     try:
-        VERBS[options.verb](options)
+        return VERBS[options.verb](options) or 0
     except FormulaError as error:
-        return _complain(_one_line_formula(error))
+        return complain(_one_line_formula(error), options.log)
     except (GlmmError, pl.exceptions.PolarsError, OSError) as error:
-        return _complain(str(error))
-    return 0
+        return complain(str(error), options.log)
+    finally:
+        if handler is not None:
+            from polars_glmm.logs import LOGGER
+
+            LOGGER.removeHandler(handler)
 
 
-def _fit(options: argparse.Namespace) -> None:
+def _fit(options: argparse.Namespace) -> int:
     """`fit`: every check that needs no data first, then the model, the summary and the tables."""
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         msg = f"--out {options.out}: this is a file; name a directory."
         raise DatasetError(msg)
-    if options.save is not None and not options.save.absolute().parent.is_dir():
-        msg = f"--save {options.save}: there is no such folder."
-        raise DatasetError(msg)
+    if options.save is not None:
+        _require_folder("--save", options.save)
+    fit = _fitted(options)
+    if options.out is not None:
+        write(tables(fit), options.out, options.format)
+    if options.save is not None:
+        fit.write(options.save)
+        _tell(options, "saved", f"saved {options.save}", path=str(options.save))
+    print(fit)  # noqa: T201  the purpose of the command
+    if (status := getattr(fit, "status", None)) is not None:
+        print(status())  # noqa: T201
+        found = set(status()["status"])
+        converged = "failed" not in found and bool(fit.glance()["converged"].all())
+        singular = "singular" in found
+    else:
+        converged, singular = fit.converged, fit.singular  # type: ignore[union-attr]
+    if not converged:
+        return NOT_CONVERGED
+    return SINGULAR if singular and options.fail_singular else 0
+
+
+def _fitted(options: argparse.Namespace) -> Fit | FitCollection:
+    """The model of rows, or of products that were stored."""
     method = _method(options.method, options.nodes)
-    frame = read(options.data, options.null_values)
+    if options.data.startswith(PRODUCTS):
+        return _of_products(options, method)
+    if not options.formulas:
+        msg = "the following arguments are required: FORMULA"
+        raise DatasetError(msg)
+    frame = opened(options.data, options.null_values)
     import polars_glmm  # numerics are imported only once there is something to fit
 
+    start = None if options.start is None else polars_glmm.read_fit(options.start)
     said = what_was_read(options.data, frame, _columns(options))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the summary prints the notes
-        fit = polars_glmm.fit(
-            frame,
+        fit: Fit | FitCollection = polars_glmm.fit(
+            _native(frame),
             *options.formulas,
             groups=options.groups,
             family=options.family,
@@ -68,24 +109,33 @@ def _fit(options: argparse.Namespace) -> None:
             precision=options.precision,
             residual=options.residual,
             by=options.by,
+            start=cast("Fit | None", start),
         )
-    if options.out is not None:
-        write(tables(fit), options.out, options.format)
-    if options.save is not None:
-        fit.write(options.save)
     if said:
-        print(f"polars-glmm: {said}", file=sys.stderr)  # noqa: T201
-    print(fit)  # noqa: T201  the purpose of the command
-    if isinstance(fit, polars_glmm.FitCollection):
-        print(fit.status())  # noqa: T201
+        _tell(options, "read", said)
+    return fit
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _of_products(options: argparse.Namespace, method: str | Method | None) -> Fit:
+    """The fit of products in a file, which bring their formula."""
+    if options.formulas or options.by or options.groups:
+        msg = f"{PRODUCTS}FILE brings its formula: leave out FORMULA, --groups and --by."
+        raise DatasetError(msg)
+    import polars_glmm
+
+    kept = polars_glmm.read_products(options.data.removeprefix(PRODUCTS))
+    start = None if options.start is None else polars_glmm.read_fit(options.start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        return kept.fit(method, start=starting(start))
+
+
+def _predict(options: argparse.Namespace) -> int:
     """`predict`: the rows of a file with the prediction of a saved model beside them, to a file or as csv to print."""
     if options.out is not None and (ending := options.out.suffix.lower()) not in SINKS:
         msg = f"--out {options.out}: the suffix {ending!r} says no format; known are {enumerate_names([*SINKS])}."
         raise DatasetError(msg)
-    frame = read(options.data, options.null_values)
+    frame = opened(options.data, options.null_values)
     import polars_glmm
 
     model = polars_glmm.read_fit(options.model)
@@ -100,16 +150,88 @@ def _predict(options: argparse.Namespace) -> None:
     )
     if options.out is None:
         print(flat(predicted.collect()).write_csv(), end="")  # noqa: T201  the purpose of the command
-        return
-    with tempfile.TemporaryDirectory(prefix=".glmm-", dir=options.out.absolute().parent) as scratch:
-        path = Path(scratch) / options.out.name
-        SINKS[ending](predicted, path)
-        path.replace(options.out)
+        return 0
+    _in_place(options.out, lambda path: SINKS[ending](predicted, path))
+    _tell(options, "predicted", f"wrote {options.out}", path=str(options.out))
+    return 0
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "fit": _fit, "predict": _predict, "confint": confint, "means": means, "plot": plot,
+def _products(options: argparse.Namespace) -> int:
+    """`products`: the cross-products of a file, alone or added to those of earlier files."""
+    _require_folder("--out", options.out)
+    frame = opened(options.data, options.null_values)
+    import polars_glmm
+
+    before = polars_glmm.read_products(options.out) if options.append and options.out.exists() else None
+    if before is None and not options.formulas:
+        msg = "products needs a FORMULA, unless --append finds the file of earlier ones."
+        raise DatasetError(msg)
+    if before is not None:
+        made = before + polars_glmm.products(_native(frame), like=before)
+    else:
+        levels = {}
+        for text in options.levels or []:
+            column, _, names = text.partition("=")
+            levels[column] = names.split(",")
+        made = polars_glmm.products(_native(frame), *options.formulas, groups=options.groups, levels=levels or None)
+    _in_place(options.out, made.write_parquet)
+    print(made)  # noqa: T201  the purpose of the command
+    return 0
+
+
+def _drift(options: argparse.Namespace) -> int:
+    """`drift`: how far parameters moved between two saved models, as csv."""
+    import polars_glmm
+
+    old, new = (polars_glmm.read_fit(path) for path in (options.old, options.new))
+    if not isinstance(old, polars_glmm.Fit) or not isinstance(new, polars_glmm.Fit):
+        msg = "drift compares single models; a collection of --by holds many."
+        raise ModelError(msg)
+    print(polars_glmm.drift(old, new).write_csv(), end="")  # noqa: T201  the purpose of the command
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "fit": _fit, "predict": _predict, "products": _products, "drift": _drift,
+    "confint": confint, "means": means, "plot": plot,
 }  # fmt: skip
+
+
+def _native(frame: Opened) -> Any:
+    """A frame as `fit` takes it."""
+    return frame if isinstance(frame, pl.DataFrame | pl.LazyFrame) else frame.plan.to_native()
+
+
+def starting(start: object) -> Any:
+    """Values to start from, of a fit that was read."""
+    from polars_glmm.result.fitted import starting_values
+
+    return starting_values(start)
+
+
+def _require_folder(option: str, path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        msg = f"{option} {path}: there is no such folder."
+        raise DatasetError(msg)
+
+
+def _in_place(target: Path, work: Callable[[Path], object]) -> None:
+    """Make a file beside its place and move it there, so that it is never half there."""
+    with tempfile.TemporaryDirectory(prefix=".glmm-", dir=target.absolute().parent) as scratch:
+        path = Path(scratch) / target.name
+        work(path)
+        path.replace(target)
+
+
+def _tell(options: argparse.Namespace, event: str, text: str, **fields: Any) -> None:
+    """A line on standard error about what was done, or a record where those are asked for."""
+    if options.log is None:
+        if event == "read":
+            print(f"polars-glmm: {text}", file=sys.stderr)  # noqa: T201
+        return
+    from polars_glmm.logs import tell
+
+    tell(event, text, **fields)
 
 
 def _columns(options: argparse.Namespace) -> list[str]:
@@ -154,70 +276,3 @@ def _one_line_formula(error: FormulaError) -> str:
     message = str(error).partition("\n")[0]
     marked = error.text[error.start : error.stop if error.stop is not None else error.start + 1]
     return f"{message} (at {marked!r} in {error.text!r})" if error.text and marked else message
-
-
-def _complain(message: str) -> int:
-    """Print one line to standard error; returns the exit code."""
-    line = " ".join(message.split())
-    print(f"polars-glmm: error: {line}", file=sys.stderr)  # noqa: T201
-    return BAD_INPUT
-
-
-class _Arguments(argparse.ArgumentParser):
-    """Arguments as argparse reads them, mistakes as one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SystemExit(_complain(f"{message} (see {self.prog} --help)"))
-
-
-def _parser() -> argparse.ArgumentParser:
-    """The arguments: names and meanings as those of `fit`."""
-    parser = _Arguments(prog="polars-glmm", description="Mixed-effects models on Polars frames.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    fit = verbs.add_parser(
-        "fit",
-        help="fit a model, print its summary, write its tables",
-        description="Fit a model to a file or to a shipped data set, print the summary, and write the tidy tables.",
-    )
-    fit.add_argument("data", metavar="DATA", help="csv, parquet, ipc or ndjson file (by suffix), or dataset:NAME")
-    fit.add_argument(
-        "formulas", metavar="FORMULA", nargs="+", help='"y ~ x + (1 | g)"; further ones name a parameter: "phi ~ x"'
-    )
-    add = fit.add_argument
-    add("--groups", action="append", metavar="NAME", help="grouping factor: adds (1 | NAME); may be repeated")
-    add(
-        "--family",
-        default="gaussian",
-        help="gaussian, binomial, poisson, gamma, beta …; a wrong name lists them all",
-    )
-    add("--link", help="link of the mean; each family has a default")
-    add("--method", help="reml, ml, laplace or agq")
-    add("--nodes", type=int, help="quadrature points per random effect, for --method agq")
-    add("--trials", metavar="COLUMN", help="binomial trials; the response is the number of successes")
-    add("--offset", metavar="COLUMN", help="added to the linear predictor")
-    add("--frequency", metavar="COLUMN", help="whole numbers: the row stands for that many identical rows")
-    add("--precision", metavar="COLUMN", help="the variance of the row is divided by it")
-    add("--residual", metavar="TERM", help="correlation of residuals within groups, as 'ar1(time | id)'")
-    add("--by", action="append", metavar="COLUMN", help="one model per value; may be repeated")
-    add_nulls(add)
-    add("--out", type=Path, metavar="DIR", help="write fixef, varcorr, dispersion, ranef and glance there")
-    add("--format", choices=sorted(WRITERS), default="parquet", help="format of those tables (default: parquet)")
-    add("--save", type=Path, metavar="MODEL", help="write the model there, for polars-glmm predict and read_fit")
-    predict = verbs.add_parser(
-        "predict",
-        help="predict by a saved model",
-        description="Predict the rows of a file by a model that fit --save wrote; print csv, or write a file.",
-    )
-    add = predict.add_argument
-    add("model", type=Path, metavar="MODEL", help="what fit --save wrote")
-    add("data", metavar="DATA", help="csv, parquet, ipc or ndjson file (by suffix), or dataset:NAME")
-    add("--out", type=Path, metavar="FILE", help="write there (csv, parquet, ipc or ndjson, by suffix)")
-    add("--kind", choices=("response", "link", "mu", "phi", "zi", "zero"), default="response", help="what is predicted")
-    add("--random", choices=("all", "none"), default="all", help="with the random effects of known levels, or without")
-    add("--new-levels", choices=("error", "zero", "null"), default="error", help="what a level not seen before gets")
-    add("--interval", action="store_true", help="with confidence limits")
-    add("--conf-level", type=float, default=0.95, metavar="SHARE", help="of the limits (default: 0.95)")
-    add("--name", default="prediction", metavar="COLUMN", help="of the prediction (default: prediction)")
-    add_nulls(add)
-    add_questions(verbs)
-    return parser

@@ -11,8 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from polars_glmm.cli_files import WRITERS, flat, read
+from polars_glmm.cli_files import WRITERS, flat
 from polars_glmm.errors import DatasetError, FitWarning, ModelError, counted, enumerate_names
+from polars_glmm.opening import opened
 
 TABLES = tuple(f".{name}" for name in WRITERS)
 PICTURES = (".html", ".json", ".png", ".svg")
@@ -69,7 +70,8 @@ def _model(options: argparse.Namespace) -> Any:
         raise ModelError(msg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
-        rows: Any = read(options.data, options.null_values)
+        found = opened(options.data, options.null_values)
+        rows: Any = found if isinstance(found, pl.DataFrame) else found.lazy()
         return model.update(frame=rows)
 
 
@@ -95,6 +97,11 @@ def add_nulls(add: Callable[..., Any]) -> None:
     )  # fmt: skip
 
 
+def add_log(add: Callable[..., Any]) -> None:
+    """The option that says how is told what is done."""
+    add("--log", choices=("text", "json"), help="tell on standard error what is done, as text or a JSON object a line")
+
+
 def add_questions(verbs: Any) -> None:
     """The verbs that ask a saved model."""
     what = {
@@ -109,6 +116,7 @@ def add_questions(verbs: Any) -> None:
         add("model", type=Path, metavar="MODEL", help="what fit --save wrote")
         add("--data", metavar="DATA", help="the rows, where they are needed: the model is fitted to them again")
         add_nulls(add)
+        add_log(add)
         endings = PICTURES if verb == "plot" else TABLES
         add("--out", type=Path, metavar="FILE", required=verb == "plot", help=f"write there ({', '.join(endings)})")
     for verb in ("confint", "means"):

@@ -14,6 +14,7 @@ from polars_glmm.foreign import answered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
 
     import numpy as np
 
@@ -56,7 +57,7 @@ class Glmm(Generic[Frame]):
         by: str | Sequence[str] | None = None,
         missing: Missing = "drop",
         residual: str | None = None,
-        start: Mapping[str, float] | Fit | None = None,
+        start: Mapping[str, float] | Fit | str | PathLike[str] | None = None,
         fixed: Mapping[str, float] | None = None,
         control: Control | None = None,
     ) -> Fit | FitCollection:

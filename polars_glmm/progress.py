@@ -6,12 +6,15 @@ starts do not report: their caller does, as their results come in.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import Protocol, TextIO
+
+from polars_glmm.logs import tell
 
 PATIENCE = 2.0
 """Seconds of work before anything is shown."""
@@ -126,12 +129,13 @@ def listening(asked: bool | None) -> Iterator[None]:  # noqa: FBT001  # the valu
 @contextmanager
 def stage(name: str, total: float | None = None) -> Iterator[None]:
     """A stretch of work with a name, of `total` steps where that is known."""
-    listener = _listener.get()
+    listener, began = _listener.get(), monotonic()
     listener.begin(name, total)
     try:
         yield
     finally:
         listener.end()
+        tell("stage", name, logging.DEBUG, stage=name, seconds=monotonic() - began)
 
 
 def advance(steps: float = 1.0) -> None:

@@ -117,7 +117,9 @@ def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route 
     spec = call.spec()
     if obstacle(spec, call) is None:
         return Route("sums")
-    if exact(spec) or few_variances(spec, frame.lazy()) or not control.rows.compress:
+    if exact(spec) or spec.residual is not None or spec.response.ends or spec.family.is_censored:
+        return None
+    if few_variances(spec, frame.lazy()) or not control.rows.compress:
         return None
     counted = learned_cells(compress_engine(frame, spec, missing=call.missing), spec, call)
     return None if counted is None else Route("rows", counted)

@@ -11,7 +11,7 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.errors import DataChangedError
 from polars_glmm.fitting.choose import choose_on_engine
-from polars_glmm.fitting.flow import fit_call, fit_from_rows, warn_once
+from polars_glmm.fitting.flow import fit_call, fit_from_rows, told
 from polars_glmm.fitting.sums import Obstacle, fit_summaries
 from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.engine_expressions import NotThereError
@@ -29,7 +29,7 @@ def fit_frame(frame: pl.DataFrame | pl.LazyFrame | EngineFrame, call: Call, cont
         return fit_call(frame, call, control)
     with progress.listening(control.progress):
         fit = _on_engine(frame, call, control)
-    warn_once(fit.notes)
+    told(fit)
     return fit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from dataclasses import replace
@@ -30,6 +31,7 @@ from polars_glmm.fitting.sums import (
 from polars_glmm.frames.kept import kept_rows
 from polars_glmm.likelihood.build import estimate, objective
 from polars_glmm.likelihood.given import Given
+from polars_glmm.logs import tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,8 +50,21 @@ def fit_call(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *
     with progress.listening(control.progress):
         fit = fit_readings(frame, call, control, _fit)
     if warn:
-        warn_once(fit.notes)
+        told(fit)
     return fit
+
+
+def told(fit: Answer) -> None:
+    """Say what there is to say of a fit: one FitWarning with all notes that are not quiet, and a record of the log."""
+    tell(
+        "fitted", f"fitted {fit.spec.formula}", formula=fit.spec.formula, n_obs=fit.n_obs, n_dropped=fit.n_dropped,
+        loglik=fit.loglik, converged=fit.converged, singular=fit.singular, seconds=fit.seconds,
+        notes=[note.code for note in fit.notes],
+    )  # fmt: skip
+    for note in fit.notes:
+        if not note.quiet:
+            tell("note", f"{note.text} {note.advice}".strip(), logging.WARNING, code=note.code)
+    warn_once(fit.notes)
 
 
 def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Answer:

@@ -49,6 +49,14 @@ def take(frame: object) -> Taken | None:
     return Taken(rows, lambda made: _beside(found, made.select(pl.exclude(rows.columns))))
 
 
+def on_engine(frame: object) -> EngineFrame | None:
+    """A frame whose rows an engine holds; None for any other."""
+    if isinstance(frame, pl.DataFrame | pl.LazyFrame):
+        return None
+    taken = take(frame)
+    return None if taken is None else taken.engine
+
+
 def read(frame: object, verb: str) -> PolarsFrame:
     """A frame of any library as one of Polars, for a verb that answers with a table of its own.
 

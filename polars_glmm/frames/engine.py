@@ -50,6 +50,14 @@ class EngineFrame:
         asked = ((name, self.plan.select(nw.col(name)).unique().select(nw.len())) for name in names)
         return {name: int(query.collect("polars").to_native().item()) for name, query in asked}
 
+    def counted(self, keys: Sequence[str], count: str) -> pl.DataFrame:
+        """Distinct values of columns, and the rows of each in a column `count`."""
+        import narwhals.stable.v2 as nw  # noqa: PLC0415  for such frames only
+
+        asked = self.plan.select(list(keys)).group_by(list(keys)).agg(nw.len().alias(count))
+        found: pl.DataFrame = asked.collect("polars").to_native()
+        return found.cast({**{key: self.schema[key] for key in keys}, count: pl.Int64()})
+
     def lazy(self, tally: list[int] | None = None) -> pl.LazyFrame:
         """The rows as a query of Polars, which reads the columns in use out whenever it runs.
 

@@ -6,8 +6,8 @@ orthogonal to every dependence among the columns: x_lost = Σ_k w_k x_k. All par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -28,15 +28,20 @@ def undetermined(recipe: PredictorRecipe) -> pl.Expr | None:
     if not recipe.lost:
         return None
     nodes = [column.node for column in recipe.columns]
-    return pl.any_horizontal(_misses(one, nodes) for one in recipe.lost)
+    return pl.any_horizontal(misses(one, nodes, lambda node: node.to_expr(), pl.Expr.is_not_nan) for one in recipe.lost)
 
 
-def _misses(one: Combination, nodes: Sequence[Node]) -> pl.Expr:
-    """Whether a row is not what the combination says. A value that is not a number answers for itself."""
-    lost = nodes[one.place].to_expr()
-    parts = [(nodes[k].to_expr(), w, one.centre[k]) for k, w in enumerate(one.weights) if w != 0.0]
+def misses(
+    one: Combination, nodes: Sequence[Node], expression: Callable[[Node], Any], is_number: Callable[[Any], Any]
+) -> Any:
+    """Whether a row is not what the combination says. A value that is not a number answers for itself.
+
+    expression, is_number   of a node, and whether it is no NaN, in the words of any library
+    """
+    lost = expression(nodes[one.place])
+    parts = [(expression(nodes[k]), w, one.centre[k]) for k, w in enumerate(one.weights) if w != 0.0]
     miss = lost - balanced_sum([w * x for x, w, _ in parts])
     away = balanced_sum([(lost - one.centre[one.place]).abs(), *(abs(w) * (x - c).abs() for x, w, c in parts)])
     size = balanced_sum([lost.abs(), *(abs(w) * x.abs() for x, w, _ in parts)])
     most = _TOLERANCE * (away + one.size) + _ROUNDING * size
-    return pl.all_horizontal(miss.is_not_nan(), miss.abs() > most)
+    return is_number(miss) & (miss.abs() > most)

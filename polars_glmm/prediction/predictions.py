@@ -13,9 +13,11 @@ from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families.base import all_parts, only_phi
 from polars_glmm.foreign import answered
+from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
+from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
 from polars_glmm.prediction.half_widths import half_width_by_row, half_width_of
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
@@ -199,6 +201,9 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     _check_interval(request.interval, request.conf_level)
     if request.random != "integrate":
         chosen(fitted.factors, request.random)  # refused before the frame is looked at
+    if (engine := on_engine(frame)) is not None:
+        made: FrameT = predict_on_engine(engine, fitted, request)
+        return made
     return apply_plan(frame, "predict", lambda lazy, schema: _plan(lazy, schema, fitted, request))
 
 

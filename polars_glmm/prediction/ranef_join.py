@@ -9,10 +9,12 @@ import polars as pl
 from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.foreign import answered
+from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash, require_columns
 from polars_glmm.prediction.effects import JoinedFactor
+from polars_glmm.prediction.engine_verbs import ranef_on_engine
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ def with_ranef(frame: FrameT, fit: Answer | Answers, prefix: str = "") -> FrameT
 
 def with_ranef_from(frame: FrameT, fitted: Parameters, prefix: str) -> FrameT:
     """`with_ranef` from the parameters of one fit or of many."""
+    if (engine := on_engine(frame)) is not None:
+        made: FrameT = ranef_on_engine(engine, fitted, [_names(factor, prefix) for factor in fitted.factors])
+        return made
     return apply_plan(frame, "with_ranef", lambda lazy, schema: _plan(lazy, schema, fitted, prefix))
 
 

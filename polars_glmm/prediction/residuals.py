@@ -16,9 +16,11 @@ from polars_glmm.families.base import all_parts
 from polars_glmm.families.censored import Censored
 from polars_glmm.families.censored_residuals import censored_residuals
 from polars_glmm.foreign import answered
+from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.correlated import add_normalized, residual_inputs
+from polars_glmm.prediction.engine_verbs import augment_on_engine, refuse_extras
 from polars_glmm.prediction.given import Given
 from polars_glmm.prediction.leverage import add_leverage
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
@@ -109,12 +111,18 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
         return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: more.names, "Drop these rows."))
     drawn = quantile and (fit.recipe.spec.family.discrete or fit.recipe.spec.family.is_censored)
     more = More(prefix, quantile, given, seed_of(rng) if quantile else 0, drawn)
+    if leverage and (engine := on_engine(frame)) is not None:
+        refuse_extras(engine.name, leverage=leverage)
     augmented = augment_from(frame, of_fit(fit), more)
     return add_leverage(augmented, fit, f"{prefix}leverage") if leverage else augmented
 
 
 def augment_from(frame: FrameT, fitted: Parameters, more: More) -> FrameT:
     """`augment` from the parameters of one fit or of many."""
+    if (engine := on_engine(frame)) is not None:
+        refuse_extras(engine.name, quantile=more.quantile)
+        made: FrameT = augment_on_engine(engine, fitted, more.names)
+        return made
     return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fitted, more))
 
 

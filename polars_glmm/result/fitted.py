@@ -32,6 +32,8 @@ from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.ranef_join import with_ranef
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.prediction.simulations import simulate
+from polars_glmm.prediction.sql import to_sql
+from polars_glmm.prediction.unseen import unseen
 from polars_glmm.result.questions import Questions
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.prediction.given import Given
     from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
+    from polars_glmm.prediction.sql import Dialect, Scoring
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import Pictures
     from polars_glmm.typing import Kind, Times
@@ -186,6 +189,37 @@ class Fit(Questions):
         return with_ranef(frame, self, prefix=prefix)
 
     @answered
+    def unseen(self, frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+        """Levels of a frame that the fit has not seen: variable, part ("fixed", "random"), level and n_rows.
+
+        Of a fixed factor they have no prediction, of a grouping factor what `new_levels` says. The frame may be one of
+        any library; levels are counted where its rows are. Raises ColumnError for a column that it does not have.
+        """
+        return unseen(frame, self)
+
+    @answered
+    def to_sql(
+        self,
+        name: str,
+        *,
+        dialect: Dialect = "duckdb",
+        kind: Literal["response", "link"] = "response",
+        random: str | Sequence[str] = "all",
+        new_levels: Literal["zero", "null"] = "zero",
+        column: str = "prediction",
+    ) -> Scoring:
+        """The SELECT that predicts the rows of table `name`, and the tables of modes that must stand beside it.
+
+        Returns (sql, tables): `tables` are frames by the name under which the query reads them. Null, NaN and an unseen
+        level of a fixed factor give null, as an unseen level of a group does with new_levels="null". Dialects are
+        "duckdb", "postgres" (whose result keeps the linear predictor as eta_) and "spark". Raises ModelError for a link
+        or a function without an expression.
+        """
+        return to_sql(
+            self, name, dialect=dialect, kind=kind, random=random, new_levels=new_levels, column=column
+        )  # fmt: skip
+
+    @answered
     def simulate(
         self,
         frame: Frame,
@@ -272,13 +306,17 @@ class Fit(Questions):
 
 
 def starting_values(start: object) -> Mapping[str, float] | None:
-    """start= as values by name; a fit gives its own. Raises ModelError for anything that has none."""
+    """start= as values by name; a fit, or one in a file, gives its own. Raises ModelError for what has none."""
     if isinstance(start, Fit):
         mu = start.recipe.predictor("mu")
         names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
         return of_estimate(names, start.estimate)
     if start is None or isinstance(start, Mapping):
         return start
+    if isinstance(start, str | PathLike):
+        from polars_glmm.result.stored import read_model
+
+        return starting_values(read_model(start))
     msg = (
         f"start= takes a fit, or values by name such as {{'Intercept': 1.0}}, not a {type(start).__name__}. "
         "Of a collection choose one model, collection[key]."

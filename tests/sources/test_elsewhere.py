@@ -144,11 +144,11 @@ def test_rows_of_an_engine_larger_than_memory_go_by_the_disk() -> None:
     assert got.loglik == pytest.approx(want.loglik, abs=1e-6)
 
 
-def test_an_engine_keeps_its_rows_and_is_told_so() -> None:
+def test_rows_in_no_order_get_no_draws_beside_them() -> None:
     frame = datasets.load("sleepstudy")
     fit = polars_glmm.fit(frame, GAUSSIAN[0])
     with pytest.raises(ModelError, match=r"not to duckdb\.DuckDBPyRelation: take the rows out first"):
-        fit.predict(as_duckdb(frame))
+        fit.simulate(as_duckdb(frame), rng=1)
 
 
 @pytest.mark.parametrize("nothing", [[1, 2], {"x": [1.0]}, np.ones((3, 2)), None, 7])

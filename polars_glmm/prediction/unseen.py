@@ -1,0 +1,66 @@
+"""Levels of a frame that a fit has not seen: what to look at before rows are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from polars_glmm.columns import named
+from polars_glmm.frames.aggregates import aggregated
+from polars_glmm.frames.elsewhere import on_engine, read
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.prediction.columns import readable_schema, require_columns
+from polars_glmm.prediction.guards import is_known
+from polars_glmm.prediction.keys import match_key
+from polars_glmm.prediction.linear_predictor import used_categoricals
+
+if TYPE_CHECKING:
+    from polars_glmm.answer.record import Answer
+
+_COUNT = "__glmm_count"
+_SCHEMA = {"variable": pl.String, "part": pl.String, "level": pl.String, "n_rows": pl.Int64}
+
+
+def unseen(frame: object, fit: Answer) -> pl.DataFrame:
+    """One row for every level of a frame that the fit does not know; see `Fit.unseen`."""
+    engine = on_engine(frame)
+    source = engine if engine is not None else read(frame, "unseen").lazy()
+    schema = engine.schema if engine is not None else readable_schema(read(frame, "unseen").lazy())
+    recipe = fit.recipe
+    inputs = [column.node.inputs() for part in recipe.predictors for column in part.columns]
+    fixed = used_categoricals(recipe, frozenset[str]().union(*inputs))
+    keys = {key for factor in recipe.factors for key in factor.keys}
+    require_columns(schema, {*keys, *(factor.column for factor in fixed)}, "unseen")
+    found = []
+    for categorical in fixed:
+        counts = _counted(source, [categorical.column])
+        unknown = counts.filter(~is_known(categorical).fill_null(value=True))
+        found.append(_named(unknown, categorical.column, "fixed", [categorical.column]))
+    for factor in recipe.factors:
+        counts = _counted(source, factor.keys)
+        pairs = {key: match_key(key, schema[key], dtype) for key, dtype in factor.levels.schema.items()}
+        levels = factor.levels.select(pair.learned.alias(key) for key, pair in pairs.items())
+        own = counts.with_columns(pair.found.alias(f"__glmm_{key}") for key, pair in pairs.items())
+        on = [f"__glmm_{key}" for key in pairs]
+        unknown = own.join(levels.rename({key: f"__glmm_{key}" for key in pairs}), on=on, how="anti")
+        found.append(_named(unknown, factor.name, "random", factor.keys))
+    return pl.concat(found).sort("part", "variable", "level", maintain_order=True)
+
+
+def _counted(source: pl.LazyFrame | EngineFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Distinct values of columns without a null, and the rows of each."""
+    if isinstance(source, EngineFrame):
+        return source.counted(keys, _COUNT).drop_nulls(list(keys))
+    counts = source.group_by(named.columns(keys)).agg(pl.len().cast(pl.Int64).alias(_COUNT))
+    return aggregated(counts).drop_nulls(list(keys))
+
+
+def _named(counts: pl.DataFrame, variable: str, part: str, keys: Sequence[str]) -> pl.DataFrame:
+    label = pl.concat_str([named.column(key).cast(pl.String) for key in keys], separator=":")
+    made = counts.select(
+        pl.lit(variable).alias("variable"), pl.lit(part).alias("part"), label.alias("level"),
+        pl.col(_COUNT).alias("n_rows"),
+    )  # fmt: skip
+    return made.cast(_SCHEMA)  # type: ignore[arg-type]
