@@ -18,6 +18,7 @@ from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
 from polars_glmm.inference.sheet_words import method_in_words, title
+from polars_glmm.inference.sheet_notes import sheet_notes
 from polars_glmm.inference.structure_words import structure_remarks
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
@@ -91,7 +92,7 @@ def build_sheet(fit: Answer) -> Sheet:
         *(_fixed_effects(fit, parameters) for parameters in _together(fit)),
         _correlations(fit),
     ]
-    return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), _notes(fit))
+    return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), sheet_notes(fit))
 
 
 
@@ -369,13 +370,6 @@ def _short_names(names: list[str]) -> list[str]:
         for name in names
     ]
     return [own if short.count(own) == 1 else name for name, own in zip(names, short, strict=True)]
-
-
-def _notes(fit: Answer) -> tuple[tuple[str, str], ...]:
-    notes = [(note.text, note.advice) for note in fit.notes]
-    if not fit.converged and not any("converge" in note.code for note in fit.notes):
-        notes.insert(0, ("The search did not converge: the numbers above are where it stopped.", "See fit.diagnose()."))
-    return tuple(notes)
 
 
 def _cut(columns: list[SheetColumn], whole: str) -> list[SheetColumn]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.prediction.parameters import Parameters
-from polars_glmm.prediction.predictions import RowFreedom
 from polars_glmm.prediction.variances import FREEDOM
 
 
@@ -39,7 +40,7 @@ def _normal_quantile(conf_level: float) -> float:
     return float(ndtri(0.5 + conf_level / 2.0))
 
 
-def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
+def known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
     """Degrees of freedom that hold for all rows, or None: normal, or by row.
 
     Raises ModelError for an argument that is not known, and for Satterthwaite's where the fit has none.
@@ -57,3 +58,6 @@ def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
         msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
         raise ModelError(msg)
     return float(df)
+
+
+RowFreedom: TypeAlias = Literal["normal", "satterthwaite"] | float | None

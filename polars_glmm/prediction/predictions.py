@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
 
@@ -20,7 +20,13 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
-from polars_glmm.prediction.half_widths import _known_freedom, _normal_quantile, half_width_by_row, half_width_of
+from polars_glmm.prediction.half_widths import (
+    RowFreedom,
+    _normal_quantile,
+    half_width_by_row,
+    half_width_of,
+    known_freedom,
+)
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
@@ -56,7 +62,6 @@ if TYPE_CHECKING:
 
 Interval = Literal["confidence", "prediction"]
 Uncertainty = Literal["conditional", "joint"]
-RowFreedom: TypeAlias = Literal["normal", "satterthwaite"] | float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +224,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     plain = request.random != "integrate" and request.interval != "prediction"
     if plain and request.kind in SEVERAL and not only_phi(family) and family.curve is None:
         return _of_several(frame, schema, fitted, request)
-    known = _known_freedom(fitted, request.df)
+    known = known_freedom(fitted, request.df)
     half_width = half_width_of(request.conf_level, known)
     scale = _scale(family, request)
     if place and not fitted.models(request.kind):
@@ -276,7 +281,7 @@ def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, requ
         if request.std_error:
             values.append(error)
         if request.interval is not None:
-            half = half_width_of(request.conf_level, _known_freedom(fitted, request.df))
+            half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
             link = "logit" if request.kind == "zero" or family.mean_range == "unit" else "log"
             at = value.log() if link == "log" else (value / (1.0 - value)).log()
             slope = 1.0 / value if link == "log" else 1.0 / (value * (1.0 - value))
