@@ -17,8 +17,9 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
-from polars_glmm.inference.sheet_words import method_in_words, title
+from polars_glmm.inference.parameter_words import heading_of, sentence_of
 from polars_glmm.inference.sheet_notes import sheet_notes
+from polars_glmm.inference.sheet_words import method_in_words, title
 from polars_glmm.inference.structure_words import structure_remarks
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
@@ -309,14 +310,8 @@ def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | Non
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    heading, of = ("Fixed effects", "mu") if mean else (_heading(fit, parameter), parameter)
+    heading, of = ("Fixed effects", "mu") if mean else (heading_of(fit, parameter), parameter)
     return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, of), "fit.fixef()")
-
-
-def _heading(fit: Answer, parameter: str) -> str:
-    """What the coefficients of a further parameter are called: on the scale of its link."""
-    of = {one.name: one for one in fit.spec.family.parameters}[parameter]
-    return "Thresholds" if of.picked else f"Fixed effects of {of.link.name} {parameter}"
 
 
 def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:
@@ -326,9 +321,7 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
 
 def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
     if parameter not in ("mu", "phi"):
-        (one,) = (one for one in fit.spec.family.parameters if one.name == parameter)
-        said = one.definition
-        return (f"{said[0].upper()}{said[1:]}." if one.picked else f"{parameter} is the {said}.",)
+        return (sentence_of(fit, parameter),)
     if parameter != "mu":
         name, meaning = fit.spec.family.phi_words
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)

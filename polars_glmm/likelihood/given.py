@@ -16,8 +16,7 @@ from polars_glmm.covariance.structures import STRUCTURES, Structure
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.names import Parametrised, TermPlace, parameter_names
-from polars_glmm.likelihood.parameters.parts import Part
-from polars_glmm.likelihood.parameters.thresholds import Thresholds
+from polars_glmm.likelihood.parameters.thresholds import Thresholds, place_thresholds
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 
@@ -160,7 +159,7 @@ def place(model: Parametrised, given: Given) -> Placed:
         own = part.labels
         there = [name for name in own if name in asked]
         if isinstance(part.basis, Thresholds):
-            _place_thresholds(part, given, values, held)
+            place_thresholds(part, given.asked, given.fixed, values, held)
         elif there:
             if len(there) < len(own):
                 lacking = next(name for name in own if name not in asked)
@@ -171,20 +170,6 @@ def place(model: Parametrised, given: Given) -> Placed:
     for block in blocks:
         _place_block(model, block, names, given, values[p:], held[p:])
     return Placed(values, held)
-
-
-def _place_thresholds(part: Part, given: Given, values: Vec, held: BoolVec) -> None:
-    """Given thresholds in the search vector: all of them, or, without a formula of their own, any."""
-    asked, basis = given.asked, part.basis
-    assert basis is not None  # thresholds have one
-    there = [name for name in part.labels if name in asked]
-    whole = np.array([asked.get(name, np.nan) for name in part.labels])
-    plain = bool((basis.a == np.eye(len(basis.a))).all())
-    if there and not plain and (len(there) < len(part.labels) or any(name in given.fixed for name in there)):
-        msg = "With a formula of their own all thresholds are given in start=, or none, and none is held."
-        raise ModelError(msg)
-    values[part.own] = whole if plain else basis.inward(whole)
-    held[part.own] = [name in given.fixed for name in part.labels]
 
 
 def _place_block(

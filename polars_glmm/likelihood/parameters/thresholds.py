@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from polars_glmm.design.records import Predictor
+from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.parameters.basis import Basis
-from polars_glmm.typing import Mat
+from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,3 +38,22 @@ def thresholds(columns: Basis, jacobian: Mat) -> Thresholds:
 def cut(basis: Basis, predictor: Predictor) -> Basis:
     """The basis of a predictor's coefficients from that of its columns."""
     return basis if predictor.cuts is None else thresholds(basis, predictor.cuts.jacobian)
+
+
+def place_thresholds(
+    part: Part, asked: Mapping[str, float], fixed: Mapping[str, float], values: Vec, held: BoolVec
+) -> None:
+    """Given thresholds in the search vector: all of them, or, without a formula of their own, any.
+
+    Raises ModelError for some of those with a formula.
+    """
+    basis = part.basis
+    assert basis is not None  # thresholds have one
+    there = [name for name in part.labels if name in asked]
+    whole = np.array([asked.get(name, np.nan) for name in part.labels])
+    plain = bool((basis.a == np.eye(len(basis.a))).all())
+    if there and not plain and (len(there) < len(part.labels) or any(name in fixed for name in there)):
+        msg = "With a formula of their own all thresholds are given in start=, or none, and none is held."
+        raise ModelError(msg)
+    values[part.own] = whole if plain else basis.inward(whole)
+    held[part.own] = [name in fixed for name in part.labels]
