@@ -34,7 +34,8 @@ _SENTENCES: dict[str, str] = {
     "exposure": "Write offset(log(exposure)) in the formula.",
     "size ntrials binomialn": "Write trials='column', or cbind(success, failure) ~ x.",
     "group groupby grouping cluster": "Write groups='column' for random effects, by='column' for one model per key.",
-    "correlation corr corstruct": "Correlated errors are not available; random effects such as (x | g) are correlated.",
+    "correlation corr corstruct corar1 corcompsymm corcar1 corsymm": "Write residual='ar1(time | id)' for correlated "
+    "residuals; random effects such as (x | g) are correlated.",
     "inits init startparams startvalues": "Write start={'Intercept': 1.0}, or start=fit.",
     "maxiter maxit maxfun optimizer opt optimx optctrl lmercontrol glmercontrol": "Write "
     "control=Control(search=Search(max_evaluations=…)).",

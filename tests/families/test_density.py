@@ -181,9 +181,10 @@ def test_nodes_of_phi_alone_are_a_leading_axis_too(family, case):
 
 def test_nothing_that_is_handed_in_is_written_to(family, case):
     one = case()
-    given = (*one.rows, *predictors(one.eta, None if one.zeta is None else np.full_like(one.eta, one.zeta)))
-    copies = [None if part is None else part.copy() for part in given]
-    at = given[len(one.rows) :]
+    arrays = tuple(part for part in one.rows if isinstance(part, np.ndarray))
+    given = (*arrays, *predictors(one.eta, None if one.zeta is None else np.full_like(one.eta, one.zeta)))
+    copies = [np.copy(part) for part in given]
+    at = given[len(arrays) :]
     family.density(one.rows, at, 3, ALL)
     family.definition(one.rows, at, 3, ALL)
     family.expected(one.rows, at)

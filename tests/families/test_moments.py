@@ -106,7 +106,7 @@ def test_mean_and_variance_are_those_of_the_density(family, points):
     above, below = (family.expectation(mu + h, phi)[0] for h in (1e-6, -1e-6))
     assert_allclose(slope, (above - below) / 2e-6, rtol=1e-7)
     variance = (p * (rows.y - mean[:, None]) ** 2).sum(axis=1)
-    one = Rows(*(None if part is None else part[0] for part in rows))
+    one = rows.each(lambda part: part[0])
     if not family.takes_precision:
         one = one._replace(precision=None)
     assert_allclose(variance, trials**2 * family.response_variance(one, mu, phi), rtol=1e-9)
@@ -116,7 +116,7 @@ def test_scores_average_to_zero_and_curvature_to_the_expected_one(family, points
     (rows, _), eta, zeta = points
     p = probabilities(family, points)
     result = named(family.density(rows, predictors(broad(eta, rows), zeta), 2))
-    one = Rows(*(None if part is None else part[:1] for part in rows))
+    one = rows.each(lambda part: part[:1])
     expected = family.expected(one, predictors(eta, zeta)).w[0, 0]
     assert_allclose((p * result[0,]).sum(axis=1), 0.0, atol=1e-10 * float(np.max(expected)) + 1e-12)
     curvature = (p * result[0, 0]).sum(axis=1)
@@ -133,7 +133,7 @@ def test_scores_average_to_zero_and_curvature_to_the_expected_one(family, points
 
 def test_expected_curvature_has_the_derivatives_it_says(family, points):
     (rows, _), eta, zeta = points
-    one = Rows(*(None if part is None else part[:1] for part in rows))
+    one = rows.each(lambda part: part[:1])
     expected = named(family.expected(one, predictors(eta, zeta)))
     h = 1e-3 * np.minimum(np.abs(eta), 0.3)
 
@@ -192,7 +192,7 @@ def _mixed_gammas(y: Vec, mu: Vec, phi: float, p: float) -> Vec:
 def test_scipy_has_the_same_log_density_constants_included(family, points):
     (rows, _), eta, zeta = points
     middle = slice(rows.y.size // 3, rows.y.size // 3 + 60) if family.takes_precision else slice(0, 60)
-    rows = Rows(*(None if part is None else part[middle] for part in rows))
+    rows = rows.each(lambda part: part[middle])
     ours = family.density(rows, predictors(broad(eta, rows), zeta), 0).f + family.constant(rows)
     assert_allclose(ours, SCIPY[family.name](rows, family.mean(eta), dispersed(family)), rtol=1e-9, atol=1e-10)
 
@@ -211,7 +211,7 @@ def test_draws_have_the_mean_and_variance(family, points):
     assert y.shape == mu.shape
     assert not family.outside_support(rows._replace(y=y)).any()
     trials = TRIALS if family.takes_trials else 1.0
-    one = Rows(*(None if part is None else part[0] for part in rows))
+    one = rows.each(lambda part: part[0])
     variance = trials**2 * family.response_variance(one, mu[:, 0], phi)
     expectation = family.expectation(mu[:, 0], phi)[0]
     assert np.all(np.abs(y.mean(axis=1) - trials * expectation) < 4.5 * np.sqrt(variance / n))

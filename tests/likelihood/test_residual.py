@@ -237,6 +237,13 @@ def test_one_series_needs_no_group() -> None:
     )
 
 
+@pytest.mark.parametrize("effects", ["", " + (1 | region)"])
+def test_a_mean_without_coefficients_has_the_same_likelihood_by_both_methods(effects: str) -> None:
+    ml, reml = (quietly(f"y ~ 0{effects}", residual="ar1(t | id)", method=method) for method in ("ml", "reml"))
+    assert reml.loglik == pytest.approx(ml.loglik, abs=1e-9)
+    assert reml.fixef().height == 0
+
+
 def test_us_is_any_covariance_matrix_of_two_occasions() -> None:
     pairs = pl.DataFrame({"id": np.repeat(np.arange(30), 2), "t": [0, 1] * 30}).with_columns(
         y=pl.Series(np.random.default_rng(1).multivariate_normal([0, 0], [[1, 0.8], [0.8, 3]], 30).ravel())
@@ -409,3 +416,14 @@ def test_part_of_several_correlations_cannot_be_held() -> None:
         polars_glmm.fit(FRAME, "y ~ x", residual="toep(t | id)", start=impossible)
     with pytest.raises(ModelError, match="between −1 and 1"):
         polars_glmm.fit(FRAME, "y ~ x", residual="ar1(t | id)", fixed={"rho(id)": 1.5})
+
+
+@pytest.mark.slow
+def test_parameters_of_simulated_series_are_recovered() -> None:
+    """200 fits through by=: estimates about the truth within Monte Carlo error, intervals that cover nominally."""
+    frame = pl.concat([series(30, seed=1000 + k, whole_ones=30).with_columns(key=pl.lit(k)) for k in range(200)])
+    fits = quietly("y ~ x + (1 | id)", frame=frame, residual="ar1(t | id)", by="key", method="reml")
+    slope = fits.fixef().filter(term="x")
+    assert slope["estimate"].mean() == pytest.approx(0.5, abs=3.5 * slope["estimate"].std() / np.sqrt(200))
+    covered = ((slope["conf_low"] < 0.5) & (slope["conf_high"] > 0.5)).mean()
+    assert covered == pytest.approx(0.95, abs=3.5 * np.sqrt(0.95 * 0.05 / 200))

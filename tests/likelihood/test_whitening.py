@@ -10,8 +10,10 @@ from scipy.linalg import block_diag
 
 from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.design.records import ResidualRows
+from polars_glmm.likelihood.residual.arrangement import arrange
+from polars_glmm.likelihood.residual.patterns import Patterns, SamePlaces
 from polars_glmm.likelihood.residual.rows import correlated
-from polars_glmm.likelihood.residual.whitening import Patterns, SamePlaces, arrange, whitenings
+from polars_glmm.likelihood.residual.whitening import whitenings
 from polars_glmm.linalg.differences import jacobian
 
 BY_NAME = pytest.mark.parametrize("name", CORRELATIONS)

@@ -23,7 +23,8 @@ from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
-from polars_glmm.likelihood.residual.whitening import Arranged, Whitening, Whitenings, arrange, whitenings
+from polars_glmm.likelihood.residual.arrangement import Arranged, Whitening, Whitenings, arrange
+from polars_glmm.likelihood.residual.whitening import whitenings
 from polars_glmm.linalg.elimination import Eliminator, eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -304,5 +305,5 @@ class ResidualEngine:
         for row in self.rows.x_phi:
             half = (x * row) @ solved.T
             by_phi.append(-(half + half.T))
-        inner = np.concatenate([np.array(by_phi).reshape(-1, self.p, self.p), at.law.forms(x)])
+        inner = np.concatenate([np.array(by_phi).reshape(self.s, self.p, self.p), at.law.forms(x)])
         return by_factor, -pieces.m_inverse @ inner @ pieces.m_inverse

@@ -16,8 +16,8 @@ from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.products.absolute import Start, optimum, search
 from polars_glmm.likelihood.products.absolute_report import Ends, GammaMeaning, loglik, reported, understood
+from polars_glmm.likelihood.residual.arrangement import arrange, typical_distance
 from polars_glmm.likelihood.residual.engine import ResidualEngine, series_rows
-from polars_glmm.likelihood.residual.whitening import arrange, typical_distance
 from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Found
 from polars_glmm.typing import BoolVec, Vec

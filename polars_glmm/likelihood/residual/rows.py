@@ -8,7 +8,8 @@ import numpy as np
 
 from polars_glmm.design.records import ResidualRows
 from polars_glmm.errors import ModelError
-from polars_glmm.likelihood.residual.whitening import Whitening, arrange, whitenings
+from polars_glmm.likelihood.residual.arrangement import Whitening, arrange
+from polars_glmm.likelihood.residual.whitening import whitenings
 from polars_glmm.typing import IntVec, Mat, Vec
 
 

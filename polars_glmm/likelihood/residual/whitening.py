@@ -1,88 +1,16 @@
-"""What a likelihood asks of the correlation C of residuals at one point: log|C|, L⁻¹ for LL' = C, and derivatives.
-
-Rows are in the order of their groups, within a group by place; C is block diagonal over groups. For columns q of rows
-the derivative of q'C⁻¹q in a working parameter is all that a gradient needs:
-
-    ∂(−2ℓ)/∂x = ∂log|C|/∂x + Σ_q ∂(q'C⁻¹q)/∂x
-
-over the columns of [ZΛH^(−½)', (X − ZΛB_x)M^(−½)', y − Xβ̂ − ZΛû] (module likelihood.residual.engine).
-"""
+"""The quickest whitening that there is: bidiagonal for processes in time, closed for cs, by patterns for others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
-from polars_glmm.covariance.correlations import Correlation, Markov, distances, root
+from polars_glmm.covariance.correlations import Correlation, Markov
 from polars_glmm.design.records import ResidualRows
+from polars_glmm.likelihood.residual.arrangement import Arranged, Whitening, Whitenings
+from polars_glmm.likelihood.residual.patterns import Patterns, same_places
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
-
-
-class Whitening(Protocol):
-    """C at one working vector x (k,), for n rows."""
-
-    @property
-    def log_determinant(self) -> float:
-        """log|C|."""
-
-    @property
-    def log_determinant_slopes(self) -> Vec:
-        """∂log|C|/∂x (k,)."""
-
-    def whiten(self, q: Mat) -> Mat:
-        """L⁻¹q for columns q, here rows of an array (c, n)."""
-
-    def solve(self, q: Mat) -> Mat:
-        """C⁻¹q, (c, n)."""
-
-    def forms(self, q: Mat) -> Cube:
-        """∂(q_a'C⁻¹q_b)/∂x_j, (k, c, c)."""
-
-    def form_traces(self, q: Mat) -> Vec:
-        """Σ_a ∂(q_a'C⁻¹q_a)/∂x_j, (k,)."""
-
-    def information(self) -> Mat:
-        """½ tr C⁻¹∂_iC C⁻¹∂_jC, (k, k)."""
-
-    def colour(self, white: Mat) -> Mat:
-        """Lw for independent columns w, (c, n)."""
-
-
-class Arranged(NamedTuple):
-    """Rows in the order of their groups: their order, where each group starts (G,), and their places (n, q)."""
-
-    order: IntVec
-    starts: IntVec
-    places: Mat
-
-    @property
-    def sizes(self) -> IntVec:
-        """Rows of each group, (G,)."""
-        return np.diff(np.append(self.starts, len(self.order)))
-
-
-class Whitenings(Protocol):
-    """x → C for rows that stay."""
-
-    @property
-    def correlation(self) -> Correlation: ...
-    @property
-    def arranged(self) -> Arranged: ...
-
-    def at(self, x: Vec) -> Whitening | None:
-        """C at x, or None where it is not positive definite."""
-
-
-def arrange(residual: ResidualRows, outer: Sequence[IntVec] = ()) -> Arranged:
-    """Rows by group and place; groups in the order of `outer` codes (n,), which are constant within each."""
-    order = np.lexsort((*residual.places.T[::-1], residual.codes, *outer[::-1]))
-    codes = residual.codes[order]
-    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))
-    return Arranged(order, starts, np.ascontiguousarray(residual.places[order]))
 
 
 def whitenings(residual: ResidualRows, arranged: Arranged) -> Whitenings:
@@ -91,25 +19,28 @@ def whitenings(residual: ResidualRows, arranged: Arranged) -> Whitenings:
     if isinstance(one, Markov) and one.markov:
         first = np.zeros(len(arranged.order), dtype=np.bool_)
         first[arranged.starts] = True
-        gaps = np.append(0.0, np.diff(arranged.places[:, 0]))
-        return Chains(one, arranged, first, np.where(first, 1.0, gaps))
+        gaps = np.where(first, 1.0, np.append(0.0, np.diff(arranged.places[:, 0])))
+        return Chains(one, arranged, first, *np.unique(gaps, return_inverse=True))
     if one.kind == "any":
         return Sums(one, arranged, residual.size)
-    return Patterns(one, arranged, residual.size, _patterns(arranged))
+    return Patterns(one, arranged, residual.size, same_places(arranged))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chains:
-    """Processes without memory beyond the row before (ar1, car1)."""
+    """Processes without memory beyond the row before (ar1, car1).
+
+    gaps   the distinct ones;  gap_of (n,) that of each row
+    """
 
     correlation: Markov
     arranged: Arranged
     first: BoolVec
     gaps: Vec
+    gap_of: IntVec
 
     def at(self, x: Vec) -> Whitening | None:
-        r, slope = self.correlation.lag(x, self.gaps)
-        r, slope = np.where(self.first, 0.0, r), np.where(self.first, 0.0, slope)
+        r, slope = (np.where(self.first, 0.0, one[self.gap_of]) for one in self.correlation.lag(x, self.gaps))
         left = 1.0 - r**2
         return _Chain(r, slope, left, self.first) if (left > 0.0).all() else None
 
@@ -259,141 +190,3 @@ class _Exchange:
 
     def colour(self, white: Mat) -> Mat:
         return np.asarray(self._shrunk(white, 1.0 - np.sqrt(self._along / (1.0 - self.rho))) * np.sqrt(1.0 - self.rho))
-
-
-class SamePlaces(NamedTuple):
-    """Groups with the same places (m, q): their rows (m, G)."""
-
-    places: Mat
-    rows: IntVec
-
-
-def _patterns(arranged: Arranged) -> tuple[SamePlaces, ...]:
-    found: dict[bytes, list[int]] = {}
-    sizes = arranged.sizes
-    for g, (start, size) in enumerate(zip(arranged.starts.tolist(), sizes.tolist(), strict=True)):
-        found.setdefault(arranged.places[start : start + size].tobytes(), []).append(g)
-    made = []
-    for groups in found.values():
-        start, size = arranged.starts[groups], int(sizes[groups[0]])
-        rows = np.arange(size)[:, None] + start
-        made.append(SamePlaces(arranged.places[rows[:, 0]], rows))
-    return tuple(made)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Patterns:
-    """Any correlation: one Cholesky factor for each set of places that occurs."""
-
-    correlation: Correlation
-    arranged: Arranged
-    size: int
-    patterns: tuple[SamePlaces, ...]
-
-    def at(self, x: Vec) -> Whitening | None:
-        made = []
-        for pattern, (matrix, slopes) in zip(self.patterns, self._matrices(x), strict=True):
-            if not np.isfinite(matrix).all():
-                return None
-            try:
-                low = root(matrix)
-            except np.linalg.LinAlgError:
-                return None
-            made.append((pattern, low, slopes))
-        return _Patterned(tuple(made), len(x))
-
-    def _matrices(self, x: Vec) -> Iterator[tuple[Mat, Cube]]:
-        """C and ∂C/∂x of every pattern: of positions those of all, made once."""
-        one, size = self.correlation, self.size
-        if one.kind in ("order", "label"):
-            every = np.arange(size, dtype=np.float64)[:, None]
-            whole, slopes = one.matrix(x, every, size), one.slopes(x, every, size)
-            for pattern in self.patterns:
-                at = pattern.places[:, 0].astype(np.intp)
-                yield whole[at[:, None], at], slopes[:, at[:, None], at]
-            return
-        for pattern in self.patterns:
-            yield one.matrix(x, pattern.places, size), one.slopes(x, pattern.places, size)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Patterned:
-    """Patterns with their L (m, m) and ∂C/∂x (k, m, m)."""
-
-    made: tuple[tuple[SamePlaces, Mat, Cube], ...]
-    k: int
-
-    @property
-    def log_determinant(self) -> float:
-        return float(sum(2.0 * pattern.rows.shape[1] * np.log(np.diag(low)).sum() for pattern, low, _ in self.made))
-
-    @property
-    def log_determinant_slopes(self) -> Vec:
-        out = np.zeros(self.k)
-        for pattern, low, slopes in self.made:
-            out += pattern.rows.shape[1] * np.einsum("ij,kij->k", _inverse(low), slopes)
-        return out
-
-    def _each(self, q: Mat, low: Mat, rows: IntVec, *, twice: bool) -> Mat:
-        """L⁻¹q, or C⁻¹q, in the rows of a pattern: (m, c, G)."""
-        own = np.moveaxis(q[:, rows], 1, 0)
-        flat = solve_triangular(low, own.reshape(len(low), -1), lower=True, check_finite=False)
-        if twice:
-            flat = solve_triangular(low, flat, lower=True, trans="T", check_finite=False)
-        return np.asarray(flat.reshape(own.shape))
-
-    def _filled(self, q: Mat, *, twice: bool) -> Mat:
-        out = np.empty_like(q)
-        for pattern, low, _ in self.made:
-            out[:, pattern.rows] = np.moveaxis(self._each(q, low, pattern.rows, twice=twice), 0, 1)
-        return out
-
-    def whiten(self, q: Mat) -> Mat:
-        return self._filled(q, twice=False)
-
-    def solve(self, q: Mat) -> Mat:
-        return self._filled(q, twice=True)
-
-    def forms(self, q: Mat) -> Cube:
-        out = np.zeros((self.k, len(q), len(q)))
-        for pattern, low, slopes in self.made:
-            u = self._each(q, low, pattern.rows, twice=True)
-            for j, slope in enumerate(slopes):
-                out[j] -= np.tensordot(u, np.tensordot(slope, u, (1, 0)), ((0, 2), (0, 2)))
-        return out
-
-    def form_traces(self, q: Mat) -> Vec:
-        out = np.zeros(self.k)
-        for pattern, low, slopes in self.made:
-            u = self._each(q, low, pattern.rows, twice=True).reshape(len(low), -1)
-            out -= np.einsum("kij,ij->k", slopes, u @ u.T)
-        return out
-
-    def information(self) -> Mat:
-        out = np.zeros((self.k, self.k))
-        for pattern, low, slopes in self.made:
-            inner = _inverse(low) @ slopes
-            out += 0.5 * pattern.rows.shape[1] * np.einsum("aij,bji->ab", inner, inner)
-        return out
-
-    def colour(self, white: Mat) -> Mat:
-        out = np.empty_like(white)
-        for pattern, low, _ in self.made:
-            out[:, pattern.rows] = np.einsum("ij,cjG->ciG", low, white[:, pattern.rows])
-        return out
-
-
-def _inverse(low: Mat) -> Mat:
-    """C⁻¹ from its root."""
-    half = solve_triangular(low, np.eye(len(low)), lower=True, check_finite=False)
-    return np.asarray(half.T @ half)
-
-
-def typical_distance(arranged: Arranged) -> float:
-    """Median distance of neighbours within groups: a length to begin with."""
-    apart = [
-        distances(arranged.places[start : start + size])
-        for start, size in zip(arranged.starts[:200].tolist(), arranged.sizes[:200].tolist(), strict=True)
-    ]
-    found = np.concatenate([one[one > 0.0] for one in apart])
-    return float(np.median(found)) if len(found) else 1.0
