@@ -17,7 +17,7 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
-from polars_glmm.inference.parameter_words import heading_of, sentence_of
+from polars_glmm.inference.parameter_words import heading_of, sentence_of, together
 from polars_glmm.inference.sheet_notes import sheet_notes
 from polars_glmm.inference.sheet_words import method_in_words, title
 from polars_glmm.inference.structure_words import structure_remarks
@@ -90,7 +90,7 @@ def build_sheet(fit: Answer) -> Sheet:
         _group_sizes(fit),
         _residual_quartiles(fit),
         _random_effects(fit),
-        *(_fixed_effects(fit, parameters) for parameters in _together(fit)),
+        *(_fixed_effects(fit, parameters) for parameters in together(fit)),
         _correlations(fit),
     ]
     return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), sheet_notes(fit))
@@ -272,13 +272,6 @@ def _null_test_remark(fit: Answer) -> str:
     chisq = f"{test.chisq:.1g}" if 0.0 < test.chisq < SMALL_STATISTIC else f"{test.chisq:.2f}"
     result = f"{test.reference} = {chisq}, {numbers.p_statement(test.p_value)}{reservations}"
     return f"LR test against no random effects: {result}"
-
-
-def _together(fit: Answer) -> list[tuple[str, ...]]:
-    """The parameters that have a formula, those of a curve in one table."""
-    curve, known = fit.spec.family.curve, [one.parameter for one in fit.recipe.predictors]
-    of_mean = known[:1] if curve is None else list(curve.parameters)
-    return [tuple(of_mean), *((name,) for name in known[len(of_mean) :])]
 
 
 def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | None:

@@ -34,7 +34,7 @@ def half_width_by_row(conf_level: float) -> pl.Expr:
     return pl.col(FREEDOM).map_batches(quantiles, return_dtype=pl.Float64, is_elementwise=True)
 
 
-def _normal_quantile(conf_level: float) -> float:
+def normal_half_width(conf_level: float) -> float:
     from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
 
     return float(ndtri(0.5 + conf_level / 2.0))

@@ -22,10 +22,10 @@ from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
 from polars_glmm.prediction.half_widths import (
     RowFreedom,
-    _normal_quantile,
     half_width_by_row,
     half_width_of,
     known_freedom,
+    normal_half_width,
 )
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
@@ -205,7 +205,7 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     if fitted.recipe.spec.family.response == "category":
         _check_choice("new_levels", request.new_levels, get_args(NewLevels))
         _check_interval(request.interval, request.conf_level)
-        return predict_categories(frame, fitted, request, _normal_quantile(request.conf_level))
+        return predict_categories(frame, fitted, request, normal_half_width(request.conf_level))
     _check_kind(fitted.recipe.spec.family, request)
     _check_choice("new_levels", request.new_levels, get_args(NewLevels))
     _check_interval(request.interval, request.conf_level)
