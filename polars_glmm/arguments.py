@@ -97,7 +97,7 @@ def parser(formats: Sequence[str]) -> argparse.ArgumentParser:
     add("model", type=Path, metavar="MODEL", help="what fit --save wrote")
     add("data", metavar="DATA", help=_DATA)
     add("--out", type=Path, metavar="FILE", help="write there (csv, parquet, ipc or ndjson, by suffix)")
-    add("--kind", choices=("response", "link", "phi"), default="response", help="what is predicted")
+    add("--kind", choices=("response", "link", "mu", "phi", "zi", "zero"), default="response", help="what is predicted")
     add("--random", choices=("all", "none"), default="all", help="with the random effects of known levels, or without")
     add("--new-levels", choices=("error", "zero", "null"), default="error", help="what a level not seen before gets")
     add("--interval", action="store_true", help="with confidence limits")

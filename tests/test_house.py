@@ -40,7 +40,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihood.parameters"}),
     frozenset({"likelihood.estimate"}),
     frozenset({"likelihood.dense_limit", "likelihood.identify", "likelihood.optimum", "likelihood.rows"}),
-    frozenset({"likelihood.model", "likelihood.given"}),
+    frozenset({"likelihood.model", "likelihood.given", "likelihood.held"}),
     frozenset({"likelihood.marginal", "likelihood.products"}),
     frozenset({"likelihood.residual"}),
     frozenset({"likelihood.many", "likelihood.objective", "likelihood.holding"}),

@@ -26,6 +26,7 @@ SPREADS = translate.entries("heteroscedastic")
 HELD = translate.entries("held")
 CORRELATED = translate.entries("correlated")
 TWO_PARTS = translate.entries("two_part")
+ZEROS = translate.entries("zeros")
 EDGES = translate.entries("edge")
 
 RIDGE = {"grouseticks_overparameterised": "grouseticks_year_slope"}
@@ -312,6 +313,35 @@ def test_residual_variances_that_differ(name: str) -> None:
         assert_allclose(log_phi, [results["dispersion"][key] for key in ("intercept", "Days")], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ZEROS)
+def test_zero_inflation_and_hurdles(name: str) -> None:
+    """Objective and gradient at the reference parameters, optimum, both predictors, covariances and dispersion."""
+    entry = ZEROS[name]
+    results, frame = entry["results"], translate.data(entry)
+    objective = polars_glmm.objective(frame, *translate.formulas(entry), **translate.arguments(entry))
+    at = translate.parameters(entry, objective.names)
+    assert set(at) == set(objective.names)
+    assert objective.loglik(at) == pytest.approx(results["logLik"], abs=1e-5)
+    fit = fit_of(entry, frame)
+    assert fit.loglik >= results["logLik"] - max(1e-4, tolerance(entry, "logLik_abs"))
+    assert fit.glance()["df_model"].item() == results["n_params"]
+    for component, parameter in (("cond", "mu"), ("zi", "zi")):
+        reference = translate.fixed(entry, component)
+        both = reference.join(fit.fixef().filter(parameter=parameter), on="term", suffix="_ours")
+        assert both.height == reference.height
+        distance = (both["estimate_ours"] - both["estimate"]) / both["std_error"]
+        assert_allclose(distance, 0, atol=tolerance(entry, "fixed_in_se_units"))
+        assert_allclose(both["std_error_ours"], both["std_error"], rtol=tolerance(entry, "std_error_rel"))
+    ours = _natural(fit)
+    assert ours == pytest.approx({name: at[name] for name in ours}, rel=max(2e-4, tolerance(entry, "sd_rel")))
+
+
+def _natural(fit: Any) -> dict[str, float]:
+    """The natural parameters of a fit by name."""
+    from polars_glmm.inference.names import variance_parameters  # noqa: PLC0415
+
+    found = variance_parameters(fit)
+    return dict(zip(found.names, found.values.tolist(), strict=True))
 @pytest.mark.parametrize("name", CORRELATED)
 def test_residuals_that_are_correlated(name: str) -> None:
     """nlme's gls and lme with a correlation, and dense likelihoods: objective there, optimum, and all it reports."""

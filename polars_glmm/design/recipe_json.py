@@ -22,7 +22,8 @@ from polars_glmm.design.recipe import (
 )
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
-from polars_glmm.families.registry import FAMILIES, resolve_family
+from polars_glmm.families.registry import FAMILIES, resolve_family, with_zeros
+from polars_glmm.families.zero_inflated import ZeroInflated
 from polars_glmm.files import dtypes
 from polars_glmm.files.records import TAG, RecordReader, plain
 from polars_glmm.spec.method import Method
@@ -117,9 +118,14 @@ def encode_family(family: Family) -> dict[str, Any]:
 
     Raises ModelError for one that these do not say all of.
     """
+    if isinstance(family, ZeroInflated):
+        return {**encode_family(family.base), "zeros": True}
     family = family.plain  # the formula says whether responses are censored
     name, link = family.name, family.link.name
     held, options = dict(family.held), dict(family.options)
+    free = FAMILIES[name](link).held if name in FAMILIES and not held else {}
+    if free and _estimating(name, link, free) == family:
+        return {"name": name, "link": link, "estimated": True}
     if name not in FAMILIES or resolve_family(name, link, {**held, **options}) != family:
         msg = f"The family {family!r} is none of this package's: a model with a family of your own has no file format."
         raise ModelError(msg)
@@ -127,20 +133,27 @@ def encode_family(family: Family) -> dict[str, Any]:
     return {"name": name, "link": link, **more}
 
 
+def _estimating(name: str, link: str, held: Mapping[str, float]) -> Family:
+    """The family that estimates what it could hold."""
+    return FAMILIES[name](link, **dict.fromkeys(held))
+
+
 def decode_family(text: Any) -> Family:
     """The family of a name, a link, numbers and words. Raises ModelError where there is none."""
     name, link = _READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link")
     held = _READER.read(text.get("held", {}), Mapping[str, float], "held")
     known = FAMILIES[name](link).held if name in FAMILIES else held
+    estimated = _READER.read(text.get("estimated", False), bool, "estimated")
     options = _READER.read(text.get("options", {}), Mapping[str, str], "options")
-    if held.keys() != known.keys():
+    if held.keys() != ({} if estimated else known).keys():
         msg = f"held cannot be {sorted(held)!r} for the family {name!r}"
         raise ValueError(msg)
     try:
-        return resolve_family(name, link, {**held, **options})
+        found = resolve_family(name, link, {**held, **options}) if not estimated else _estimating(name, link, known)
     except TypeError as error:
         msg = f"options cannot be {sorted(options)!r} for the family {name!r}"
         raise ValueError(msg) from error
+    return with_zeros(found) if _READER.read(text.get("zeros", False), bool, "zeros") else found
 
 
 def upgrade(text: Mapping[str, Any], dtypes_of: Mapping[str, pl.DataType]) -> dict[str, Any]:

@@ -10,13 +10,13 @@ a large variance costs more nodes instead of digits. Derivatives come from ∂E 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import Family, Predictors, Rows
+from polars_glmm.families.base import Family, Predictors, Rows, beyond_parameters
 from polars_glmm.families.links import Link
 from polars_glmm.typing import IntVec, Mat, Vec
 
@@ -120,7 +120,7 @@ def averaged_density(family: Family, rows: Rows, eta: Vec, variance: Vec, phi: V
     def of(rows: Rows, eta: Mat, phi: Vec | float | None) -> Mat:
         if family.link.name == "sqrt":  # the mean is eta² on both sides of zero
             eta = np.abs(eta)
-        return np.exp(family.density(rows, _predictors(eta, phi), 0).f + family.constant(rows))
+        return np.exp(family.density(rows, _predictors(family, eta, phi), 0).f + family.constant(rows))
 
     return _averaged(family, rows, (eta, variance, phi), of, _over_likelihood)
 
@@ -187,15 +187,17 @@ def _likelihood(family: Family, rows: Rows, phi: Vec | float | None) -> tuple[Ve
     """Where in eta the likelihood of a row is highest, and how wide it is there; each (n,)."""
     with np.errstate(all="ignore"):
         peak = family.start(rows._replace(y=np.maximum(rows.y, 0.0)) if family.discrete else rows)
-        curvature = family.expected(rows, _predictors(peak, phi)).w[0, 0]
+        curvature = family.expected(rows, _predictors(family, peak, phi)).w[0, 0]
         width = 1.0 / np.sqrt(curvature)
     n = rows.y.shape
     return np.broadcast_to(peak, n), np.broadcast_to(np.where(width > 0.0, width, np.inf), n)
 
 
-def _predictors(eta: Vec, phi: Vec | float | None) -> Predictors:
-    """The linear predictors of a mean and of log phi, if there is one; a size beyond counting is a large one."""
-    return (eta,) if phi is None else (eta, np.log(np.minimum(phi, _LARGEST_SIZE)))
+def _predictors(family: Family, eta: Vec, phi: Any) -> Predictors:
+    """The linear predictors of a mean and of what is beyond it; a size beyond counting is a large one."""
+    values = () if phi is None else phi if isinstance(phi, tuple) else (phi,)
+    further = zip((one for _, one in beyond_parameters(family)), values, strict=True)
+    return (eta, *(one.link.forward(np.minimum(value, _LARGEST_SIZE)) for one, value in further))
 
 
 def _step(strip: float, sd: Vec) -> Vec:
@@ -222,8 +224,10 @@ def take_rows(rows: Rows, places: IntVec) -> Rows:
     return rows.each(lambda v: v[places] if v.ndim else v)
 
 
-def part_of(values: Vec | float | None, places: IntVec) -> Vec | float | None:
-    """The values of some rows; one for all stays one."""
+def part_of(values: Any, places: IntVec) -> Any:
+    """The values of some rows; one for all stays one, and several by their places."""
+    if isinstance(values, tuple):
+        return tuple(part_of(one, places) for one in values)
     return values[places] if isinstance(values, np.ndarray) and values.ndim else values
 
 

@@ -93,6 +93,8 @@ class Parameter:
     name         "mu", "phi", "zi": what its formula has on the left
     link         from the predictor to the parameter on the scale it is reported on
     definition   what it is, in words
+    far          a constant beyond this on the scale of its link is infinite, for the family then is another:
+    limit        which that is, in words
     picked       its coefficients are thresholds, of which a row's category picks two: `Family.cuts`
     optional     it takes part only where it has a formula; it is the last one then
     random       its formula may have random effects
@@ -101,6 +103,8 @@ class Parameter:
     name: str
     link: Link
     definition: str
+    far: float = np.inf
+    limit: str = ""
     picked: bool = False
     optional: bool = False
     random: bool = True
@@ -201,7 +205,10 @@ class Family(Protocol):
     unit_deviance     2·[log p at mu = y − log p at mu] times phi where phi is a dispersion; precision included
     simulate          mu (…, n): one response per mean
     cdf               P(Y ≤ y) for means (…, n), or with upper P(Y > y), each to its own relative precision
+    zeros             the parameter of zeros that are apart from the rest of the law, or nothing
+    zeros_beside      the rest of the law has zeros too
     pull              1 where the log density rises for ever with eta, −1 where it rises as eta falls, else 0
+    pulls             the same of the predictor at a place, and NaN where a row says nothing of it
     advice            what to do with a response that is not of the family, or nothing
     start             eta (n,) where iterations may begin;  start_phi  moment estimate of phi
     start_further     predictors of all parameters beyond the mean where iterations may begin: log of start_phi …
@@ -290,6 +297,11 @@ class Family(Protocol):
     def unit_deviance(self, rows: Rows, mu: Vec, phi: Vec | float | None) -> Vec: ...
     def simulate(self, rng: np.random.Generator, mu: Vec, phi: Vec | float | None, rows: Rows) -> Vec: ...
     def cdf(self, rows: Rows, mu: Vec, phi: Vec | float | None, *, upper: bool = False) -> Vec: ...
+    @property
+    def zeros(self) -> str: ...
+    @property
+    def zeros_beside(self) -> bool: ...
+    def pulls(self, rows: Rows, place: int) -> Vec: ...
     def outside_support(self, rows: Rows) -> BoolVec: ...
     def start(self, rows: Rows) -> Vec: ...
     def start_further(self, rows: Rows, mu: Vec) -> tuple[float, ...]: ...
@@ -299,6 +311,31 @@ class Family(Protocol):
 def beyond_mean(values: Sequence[Vec | float]) -> Any:
     """Parameters beyond the mean as families take them: None without any, phi itself alone, several as a tuple."""
     return None if not values else values[0] if len(values) == 1 else tuple(values)
+
+
+def moved_beyond(family: Family, values: Any, moved: Mapping[int, Vec]) -> Any:
+    """Parameters beyond the mean with effects added to their predictors, by place."""
+    if not moved:
+        return values
+    several = values if isinstance(values, tuple) else (values,)
+    with np.errstate(over="ignore"):
+        return beyond_mean(
+            [
+                one.link.inverse(one.link.forward(np.asarray(value)) + moved[k]) if k in moved else value
+                for (k, one), value in zip(beyond_parameters(family), several, strict=True)
+            ]
+        )
+
+
+def beyond_parameters(family: Family) -> list[tuple[int, Parameter]]:
+    """Parameters that are not of the mean, or of its curve, with their places."""
+    n_mean = 1 if family.curve is None else len(family.curve.parameters)
+    return list(enumerate(family.parameters))[n_mean:]
+
+
+def all_parts(family: Family) -> tuple[int, ...]:
+    """The places of all predictors."""
+    return tuple(range(len(family.parameters)))
 
 
 def only_phi(family: Family) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations_with_replacement
 from math import comb, factorial
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import special
 
 from polars_glmm.families import special as delicate
 from polars_glmm.families.links import ETA_OVERFLOW, LINKS
-from polars_glmm.typing import Vec
+from polars_glmm.typing import BoolVec, Vec
 
 Degree = tuple[int, ...]
 """The predictors that are differentiated in, in rising order: () the value, (0, 0, 1) twice in η_0 and once in η_1."""
@@ -132,6 +133,28 @@ def variable(value: Vec | float, place: int, order: int, most: int) -> Jet:
     return Jet({(): at, (place,): np.ones_like(at)}, order, frozenset() if most >= order else frozenset({place}))
 
 
+def constant(value: float, like: Jet) -> Jet:
+    """A number on the rows of another jet."""
+    return Jet({(): np.full_like(like.f, value)}, like.order, like.still)
+
+
+def where(mask: BoolVec, a: Jet, b: Jet) -> Jet:
+    """One jet in some rows, the other elsewhere."""
+    zero = np.zeros(())
+    parts = {key: np.where(mask, a.parts.get(key, zero), b.parts.get(key, zero)) for key in a.parts | b.parts}
+    return Jet(parts, a.order, a.still | b.still)
+
+
+@cache
+def degrees(n: int, rank: int, most: tuple[int, ...], still: tuple[int, ...]) -> tuple[Degree, ...]:
+    """The derivatives of a rank in n predictors: no more in each than asked for, one at most in those still."""
+    return tuple(
+        degree
+        for degree in combinations_with_replacement(range(n), rank)
+        if all(degree.count(k) <= most[k] for k in degree) and sum(k in still for k in degree) <= 1
+    )
+
+
 def exp(a: Jet) -> Jet:
     """exp a."""
     value = np.exp(a.f)
@@ -142,6 +165,12 @@ def log(a: Jet) -> Jet:
     """log a, for a > 0."""
     q = 1.0 / a.f
     return a.through(*(np.log(a.f), q, -q * q, 2.0 * q**3)[: a.order + 1])
+
+
+def log1p(a: Jet) -> Jet:
+    """log(1 + a), for a ≥ 0."""
+    q = 1.0 / (1.0 + a.f)
+    return a.through(*(np.log1p(a.f), q, -q * q, 2.0 * q**3)[: a.order + 1])
 
 
 def square(a: Jet) -> Jet:

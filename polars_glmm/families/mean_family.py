@@ -80,6 +80,8 @@ class MeanFamily(ABC):
     sufficient = False
     first_size = 0.5
     mu_is_mean = True
+    zeros = ""
+    zeros_beside = False
     response: ClassVar[ResponseKind] = "number"
     knows_information = True
     limit_phi = float("inf")
@@ -222,6 +224,10 @@ class MeanFamily(ABC):
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """log p(y | mu, phi …) without `constant`: the definition that everything else is tested against."""
 
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet | None:  # noqa: ARG002
+        """log of −log P(Y = 0), or None for a family without zeros, or whose zeros are responses like any other."""
+        return None
+
     def definition(
         self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None, of: LogDensity | None = None
     ) -> Density:
@@ -334,6 +340,10 @@ class MeanFamily(ABC):
 
         with np.errstate(all="ignore"):
             return np.maximum(2.0 * (log_density(self.at_response(rows)) - log_density(mu)), 0.0)
+
+    def pulls(self, rows: Rows, place: int) -> Vec:
+        """Those of the mean, where responses can be at an end; everything else holds."""
+        return np.zeros(len(rows.y)) if place or not self.separable else self.pull(rows)
 
     def advice(self, y: float) -> str:  # noqa: ARG002
         """What to do with a response that is not of the family, or nothing."""

@@ -29,6 +29,7 @@ from polars_glmm.families.truncated import (
     TruncatedPoisson,
 )
 from polars_glmm.families.tweedie import Tweedie
+from polars_glmm.families.zero_inflated import PARAMETER, ZeroInflated
 
 FAMILIES: dict[str, type[MeanFamily]] = {
     "gaussian": Gaussian,
@@ -77,12 +78,27 @@ ELSEWHERE = {
     "negbin": "Write family='negative_binomial'.",
     "multinomial": "For one category against the others make a Boolean response and use family='binomial'.",
     "bernoulli": "Write family='binomial'; without trials= every row is one trial.",
+    "zip": "Write family='poisson' and a further formula, \"zi ~ 1\".",
+    "zinb": "Write family='negative_binomial' and a further formula, \"zi ~ 1\".",
+    "zero_inflated_poisson": "Write family='poisson' and a further formula, \"zi ~ 1\".",
+    "zero_inflated_negative_binomial": "Write family='negative_binomial' and a further formula, \"zi ~ 1\".",
+    "zero_inflated_beta": "Write family='beta' and a further formula, \"zi ~ 1\".",
+    "hurdle": "Write family='truncated_poisson' or 'truncated_negative_binomial' and a further formula, \"zi ~ 1\".",
     "quasi": "A quasi-likelihood has no density; family='gamma' or 'negative_binomial' estimate a dispersion.",
     "quasibinomial": "A quasi-likelihood has no density; for overdispersion add an observation-level effect (1 | row).",
     "quasipoisson": "A quasi-likelihood has no density; for overdispersion use family='negative_binomial' "
     "or add an observation-level effect (1 | row).",
 }
 """What people ask for by another name, and the nearest thing there is."""
+
+
+def with_zeros(family: Family) -> Family:
+    """The family with zeros of their own, whose probability has a formula. Raises ModelError where these are none."""
+    if isinstance(family, ZeroInflated):
+        return family
+    if not isinstance(family, MeanFamily):
+        raise ModelError(f"A formula for {PARAMETER} is of the families of this package.")
+    return ZeroInflated(family)
 
 
 def resolve_family(

@@ -67,6 +67,11 @@ class Tweedie(MeanFamily):
         amounts = zeta.through(*self._log_series(y, zeta))
         return amounts - jet.exp(ahead) * (y / (p - 1.0)) - jet.exp(whole) * (1.0 / (2.0 - p))
 
+    def log_minus_log_p0(self, mu: Mean, further: Further) -> Jet:
+        """log of −log P(Y = 0) = log of the mean number of amounts."""
+        (zeta,) = further
+        return (2.0 - self.power) * mu.log - zeta - float(np.log(2.0 - self.power))
+
     def _log_series(self, y: Vec, zeta: Jet) -> tuple[Vec, ...]:
         """log W and its derivatives in log φ: cumulants of the number of amounts, times powers of −1/(p − 1)."""
         order = zeta.order if len(zeta.parts) > 1 else 0

@@ -24,7 +24,7 @@ def conditional_glance(fit: Answer) -> pl.DataFrame:
     """
     found = leverage_of(fit, rows_of(fit, "glance(conditional=True)"))
     effective = float(found.found.value.sum())
-    scale = len(fit.estimate.gamma) or int(fit.recipe.spec.family.has_phi)
+    scale = len(fit.estimate.gamma) + len(fit.estimate.constants)
     return glance(fit).with_columns(
         loglik_conditional=pl.lit(found.loglik),
         df_effective=pl.lit(effective),

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def dispersion(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
-    """phi with standard error and exp(log phi ± z·se/phi), unless phi has a formula; then correlations of residuals.
+    """Constant parameters with standard errors and exp(log phi ± z·se/phi), then correlations of residuals.
 
-    Intervals of correlations are tanh(atanh ρ ± z·se/(1 − ρ²)), of ranges as those of phi.
+    None that is absent or has a formula. Intervals of correlations are tanh(atanh ρ ± z·se/(1 − ρ²)), of ranges as
+    those of phi.
     """
-    z = normal_quantile(conf_level)
-    phi, rows = fit.estimate.phi, []
-    if phi is not None:
-        std_error = standard_error(fit.estimate.report_vcov, -1)
-        rows.append(("phi", phi, std_error, *log_interval(phi, std_error, z)))
-    rows += [one[:5] for one in residual_numbers(fit.estimate, z)]
+    z, e = normal_quantile(conf_level), fit.estimate
+    rows = []
+    for place, (name, value) in enumerate(e.constants.items(), start=len(e.report) - len(e.constants)):
+        std_error = standard_error(e.report_vcov, place)
+        rows.append((name, value, std_error, *log_interval(value, std_error, z)))
+    rows += [one[:5] for one in residual_numbers(e, z)]
     return table(DISPERSION, {name: [row[k] for row in rows] for k, name in enumerate(DISPERSION)})

@@ -73,11 +73,11 @@ def variance_parameters(fit: Answer) -> NaturalParameters:
                 add(name, rho, places, [float(slope) for slope in slopes])
     if estimate.residual is not None:
         k = len(estimate.residual.values)
-        place = size - k - (estimate.phi is not None)
+        place = size - k - len(estimate.constants)
         for j, (name, value) in enumerate(zip(estimate.residual.names, estimate.residual.values.tolist(), strict=True)):
             add(name, value, [place + j], [1.0])
-    if estimate.phi is not None:
-        add("phi", estimate.phi, [size - 1], [1.0])
+    for place, (name, value) in enumerate(estimate.constants.items(), start=size - len(estimate.constants)):
+        add(name, value, [place], [1.0])
     jacobian = np.array(rows).reshape(len(rows), size)
     return NaturalParameters(names, np.array(values), np.where(np.isfinite(jacobian), jacobian, np.nan))
 

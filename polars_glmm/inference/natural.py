@@ -74,10 +74,13 @@ def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
         numbers = (one.estimate, one.std_error, one.low, one.high)
         out.append(Natural(one.name, "phi", RESIDUAL, one.name, None, kind, *numbers))
     out += phi
-    for row in dispersion(fit, conf_level=conf_level).filter(parameter="phi").iter_rows(named=True):
-        group = RESIDUAL if fit.spec.family.residual else None
+    for row in dispersion(fit, conf_level=conf_level).iter_rows(named=True):
+        name = row["parameter"]
+        if name not in fit.estimate.constants:
+            continue  # correlations of residuals stand above
+        group = RESIDUAL if fit.spec.family.residual and name == "phi" else None
         numbers = (row["estimate"], row["std_error"], row["conf_low"], row["conf_high"])
-        out.append(Natural("phi", "phi", group, None, None, "dispersion", *numbers))
+        out.append(Natural(name, name, group, None, None, "dispersion", *numbers))
     return out
 
 

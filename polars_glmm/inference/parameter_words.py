@@ -16,8 +16,9 @@ def heading_of(fit: Answer, parameter: str) -> str:
 
 def sentence_of(fit: Answer, parameter: str) -> str:
     """What a parameter is, as its family says it."""
-    said = {one.name: one.definition for one in fit.spec.family.parameters}[parameter]
-    return f"{said[0].upper()}{said[1:]}."
+    of = {one.name: one for one in fit.spec.family.parameters}[parameter]
+    said = of.definition
+    return f"{said[0].upper()}{said[1:]}." if of.picked else f"{parameter} is the {said}."
 
 
 def together(fit: Answer) -> list[tuple[str, ...]]:

@@ -39,8 +39,8 @@ def ranef(fit: Answer, group: str | None = None) -> pl.DataFrame:
 def coef(fit: Answer, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
     """Keys of `group`, then a column per fixed effect of a parameter: the fixed effect plus the level's random effect.
 
-    parameter   "mu", or another with a formula: "phi", coefficients of log phi; of a nonlinear model one parameter of
-                its curve, where "mu" is all of them: columns "Asym", "xmid: x"
+    parameter   "mu", or another with a formula: "phi", of log phi, "zi", of logit zi; of a nonlinear model one
+                parameter of its curve, where "mu" is all of them: columns "Asym", "xmid: x"
     A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column. Raises
     ModelError for a parameter without a formula.
     """

@@ -18,6 +18,8 @@ from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
 from polars_glmm.inference.parameter_words import heading_of, sentence_of, together
+from polars_glmm.inference.sheet_notes import sheet_notes
+from polars_glmm.inference.sheet_words import method_in_words, title
 from polars_glmm.inference.structure_words import structure_remarks
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
@@ -91,38 +93,15 @@ def build_sheet(fit: Answer) -> Sheet:
         *(_fixed_effects(fit, parameters) for parameters in together(fit)),
         _correlations(fit),
     ]
-    return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), _notes(fit))
+    return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), sheet_notes(fit))
 
 
-def title(fit: Answer) -> str:
-    """What kind of model."""
-    kind = "Linear" if _linear(fit) else "Generalized linear" if fit.spec.family.curve is None else "Nonlinear"
-    return kind + (" mixed model" if fit.estimate.factors else " model")
 
 
-def _linear(fit: Answer) -> bool:
-    return fit.spec.family.linear
 
 
-def method_in_words(fit: Answer) -> str:
-    """The method as a reader of a paper would write it."""
-    method = fit.spec.method
-    match method.name:
-        case "reml":
-            return "restricted maximum likelihood (REML)"
-        case "ml" | "laplace" | "agq" if _linear(fit) and len(fit.estimate.gamma) and not _effects_on_phi(fit):
-            return "maximum likelihood (exact: the integral over the random effects is gaussian)"
-        case "laplace" if fit.estimate.factors:
-            expected = ", expected curvature" if getattr(method, "curvature", "observed") == "expected" else ""
-            return f"maximum likelihood, Laplace approximation{expected}"
-        case "agq" if fit.estimate.factors:
-            nodes = getattr(method, "nodes", 0)
-            return f"maximum likelihood, adaptive Gauss-Hermite quadrature ({nodes} nodes)"
-    return "maximum likelihood"
 
 
-def _effects_on_phi(fit: Answer) -> bool:
-    return any(part.random for part in fit.spec.predictors[1:])
 
 
 def _facts(fit: Answer) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -377,13 +356,6 @@ def _short_names(names: list[str]) -> list[str]:
         for name in names
     ]
     return [own if short.count(own) == 1 else name for name, own in zip(names, short, strict=True)]
-
-
-def _notes(fit: Answer) -> tuple[tuple[str, str], ...]:
-    notes = [(note.text, note.advice) for note in fit.notes]
-    if not fit.converged and not any("converge" in note.code for note in fit.notes):
-        notes.insert(0, ("The search did not converge: the numbers above are where it stopped.", "See fit.diagnose()."))
-    return tuple(notes)
 
 
 def _cut(columns: list[SheetColumn], whole: str) -> list[SheetColumn]:

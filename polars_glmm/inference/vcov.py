@@ -86,7 +86,8 @@ def report_scales(fit: Answer, matrix: Mat) -> Labelled:
             slope = float(np.divide(1.0, one.estimate if one.length else 1.0 - one.estimate**2))
         add("log_range" if one.length else "atanh_correlation", one.name, [place], [slope])
     if estimate.phi is not None:
-        add("log_dispersion", "phi", [n_report - 1], [1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan])
+        slope = 1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan
+        add("log_dispersion", "phi", [estimate.phi_place], [slope])
     jacobian = np.array(gradients).reshape(len(gradients), n_report)
     joint = transform_covariance(jacobian, estimate.report_vcov)
     # The reported covariance of the fixed effects wins where the two differ (gaussian: GLS, given the variances).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -69,6 +69,16 @@ class Model:
     def parts(self) -> tuple[Part, ...]:
         """The linear predictors and their coefficients; a constant phi is one, unless it is profiled out."""
         return predictors_of(self.design, self.bases, self.family.parameters[: 1 if self.exact else None])
+
+    def without_phi(self, limit: Family) -> Model:
+        """The model of a family that has no phi: predictors behind it move up by a place."""
+        up = lambda part: part - 1 if part > 1 else part
+        maps = tuple(
+            replace(f, terms=tuple(replace(t, part_of=tuple(map(up, t.part_of))) for t in f.terms))
+            for f in self.effects.factors
+        )
+        effects = replace(self.effects, factors=maps, part_of=tuple(map(up, self.effects.part_of)))
+        return replace(self, family=limit, effects=effects)
 
     @property
     def n_coefficients(self) -> int:

@@ -72,7 +72,7 @@ class EventScale(ResponseScale):
             raise ColumnError(msg)
         return frozenset({self.time})
 
-    def _expectation(self, eta: pl.Expr, part: int) -> pl.Expr:
+    def _expectation(self, eta: pl.Expr, part: int, phi: pl.Expr | None = None) -> pl.Expr:  # noqa: ARG002
         family, quantity = self.expects, self.quantity
         assert isinstance(family, LocationScale)
 

@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.families.averages import averaged_cdf, averaged_density, take_rows
+from polars_glmm.families.averages import averaged_cdf, averaged_density, part_of, take_rows
+from polars_glmm.families.base import all_parts
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.population import RANDOM_VARIANCE, add_population_predictor
-from polars_glmm.prediction.rows import PHI, phi_inputs, with_phi
+from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, with_phi
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family, Rows
@@ -38,22 +39,26 @@ def add_distribution(
         hint = suggest(str(given), get_args(Given), listed=True)
         msg = f"given={given!r} is not known: use {enumerate_names(get_args(Given), 'or')}.{hint}"
         raise ModelError(msg)
-    refuse_random_phi(fitted, f"the distribution that {verb}() needs")
+    if given == "integrate":
+        refuse_random_phi(fitted, f"the distribution that {verb}() needs")
     used = also_used | phi_inputs(fitted)
     if given == "integrate" and fitted.factors:
         frame = add_population_predictor(frame, schema, fitted, verb=verb, also_used=used, std_error=False)
         variance = pl.col(RANDOM_VARIANCE)
     else:
         factors = fitted.factors if given == "modes" else ()
-        purpose = Purpose(verb, factors, remedy=_REMEDY, also_used=used)
-        frame, variance = add_linear_predictor(frame, schema, fitted, purpose), pl.lit(0.0)
+        parts = all_parts(fitted.recipe.spec.family)
+        purpose = Purpose(verb, factors, remedy=_REMEDY, also_used=used, parts=parts)
+        frame = add_linear_predictor(frame, schema, fitted, purpose)
+        frame = with_phi(frame, schema, fitted, verb=verb, factors=purpose.acting)
+        return frame.with_columns(pl.lit(0.0).alias(VARIANCE_OF_ETA))
     return with_phi(frame.with_columns(variance.alias(VARIANCE_OF_ETA)), schema, fitted, verb=verb)
 
 
 def inner_of(rows: pl.DataFrame, family: Family) -> tuple[Vec, Vec, Vec | None]:
     """eta, its variance and phi (None where the family has none) of complete rows; each (n,)."""
     return (
-        rows[ETA].to_numpy(), rows[VARIANCE_OF_ETA].to_numpy(), rows[PHI].to_numpy() if family.has_phi else None
+        rows[ETA].to_numpy(), rows[VARIANCE_OF_ETA].to_numpy(), beyond(rows[PHI], family)
     )  # fmt: skip
 
 
@@ -74,6 +79,6 @@ def probability_of(family: Family, rows: Rows, inner: tuple[Vec, Vec, Vec | None
     possible = np.flatnonzero(~family.outside_support(rows))
     if len(possible):
         eta, variance, phi = inner
-        own = eta[possible], variance[possible], None if phi is None else phi[possible]
+        own = eta[possible], variance[possible], part_of(phi, possible)
         out[possible] = averaged_density(family, take_rows(rows, possible), *own)
     return out

@@ -17,7 +17,7 @@ from polars_glmm.columns.named import columns
 from polars_glmm.families.quantiles import averaged_quantile
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import ETA, MISSING
-from polars_glmm.prediction.rows import PHI, size_inputs, sizes_of
+from polars_glmm.prediction.rows import PHI, beyond, size_inputs, sizes_of
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
@@ -42,7 +42,7 @@ def new_response_limits(recipe: Recipe, conf_level: float, df: float | None) -> 
         used = rows.filter(complete)
         if used.height:
             sizes = sizes_of(recipe, used)
-            phi = used[PHI].to_numpy() if family.has_phi else None
+            phi = beyond(used[PHI], family)
             at = used[ETA].to_numpy(), used[TOTAL].to_numpy(), phi
             low[complete], high[complete] = _limits(family, sizes, at, tail, df)
         made = [pl.Series(LOW, low), pl.Series(HIGH, high)]

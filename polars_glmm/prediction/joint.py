@@ -18,6 +18,7 @@ from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.families.base import Family
     from polars_glmm.likelihood.estimate import Estimate
     from polars_glmm.typing import Mat
 
@@ -36,17 +37,17 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     slopes = known_model(known.design, family, fit.control, held).mode_slopes()
     factors = tuple(replace(factor, mode_slope=slope) for factor, slope in zip(fitted.factors, slopes, strict=True))
     fixed = e.vcov_fixed if e.at_infinity is None else e.at_infinity.vcov
-    joint = working_vcov(e, held, fixed)
+    joint = working_vcov(e, family, held, fixed)
     return replace(fitted, factors=factors, joint=joint, freedom=None, outward=None)
 
 
-def working_vcov(estimate: Estimate, held: HeldParameters, fixed: Mat) -> Mat:
-    """Var(ψ̂) for ψ = (beta, entries of the roots of Σ by term, coefficients of log phi), from that of the report.
+def working_vcov(estimate: Estimate, family: Family, held: HeldParameters, fixed: Mat) -> Mat:
+    """Var(ψ̂) for ψ = (beta, entries of the roots of Σ by term, predictors beyond the mean), from that of the report.
 
-    fixed (p + s, p + s)   that of beta and of a modelled phi, which stands as it is
+    fixed (p + s, p + s)   that of the coefficients of all formulas, which stands as it is
     """
-    p, s, report = len(estimate.beta), len(estimate.gamma), estimate.report_vcov
-    blocks, place = [], p + s
+    p, report = len(estimate.beta), estimate.report_vcov
+    blocks, place = [], p + len(estimate.gamma)
     for factor, root in zip(estimate.factors, held.roots, strict=True):
         start = 0
         for covariance, structure in zip(factor.covariances, factor.structures, strict=True):
@@ -56,23 +57,32 @@ def working_vcov(estimate: Estimate, held: HeldParameters, fixed: Mat) -> Mat:
             blocks.append((rows, _inward(root[start:stop, start:stop], structure, report[np.ix_(rows, rows)])))
             place += len(rows)
             start = stop
-    if held.gamma is not None and not s:
-        rows = np.array([place])
-        known = np.isnan(report[place, place]) or not np.isfinite(estimate.report[place])
-        blocks.append((rows, np.zeros((1, 1)) if known else np.array([[1.0 / estimate.report[place]]])))
-    theta = sum(len(rows) for rows, _ in blocks) - (1 if held.gamma is not None and not s else 0)
+    theta = sum(len(rows) for rows, _ in blocks)
     size = p + theta + (0 if held.gamma is None else len(held.gamma))
     jacobian = np.zeros((size, len(report)))
     jacobian[:p, :p] = np.eye(p)
-    if s:
-        jacobian[p + theta :, p : p + s] = np.eye(s)
     at = p
     for rows, inward in blocks:
         jacobian[at : at + len(inward), rows] = inward
         at += len(inward)
+    own, of_formulas = list(range(p)), list(range(p))
+    constants = dict(zip(estimate.constants, range(len(report) - len(estimate.constants), len(report)), strict=True))
+    starts = dict(zip(estimate.coefficients, np.cumsum([0, *map(len, estimate.coefficients.values())]), strict=False))
+    for one in family.parameters[1:] if held.gamma is not None else ():
+        if one.name in constants:  # what is not known moves nothing
+            k, value = constants[one.name], estimate.constants[one.name]
+            at_value = one.link.forward(np.array([value]))
+            slope = float(one.link.value(at_value, 1)[1][0]) if np.isfinite(value) else np.nan
+            jacobian[at, k] = 0.0 if np.isnan(report[k, k]) or not np.isfinite(slope) else 1.0 / slope
+            at += 1
+            continue
+        size_own, first = len(estimate.coefficients[one.name]), int(starts[one.name])
+        jacobian[at : at + size_own, first : first + size_own] = np.eye(size_own)
+        own += range(at, at + size_own)
+        of_formulas += range(first, first + size_own)
+        at += size_own
     out = np.asarray(jacobian @ np.nan_to_num(report) @ jacobian.T)
-    own = np.concatenate([np.arange(p), np.arange(p + theta, size)]) if s else np.arange(p)
-    out[np.ix_(own, own)] = fixed[: len(own), : len(own)]
+    out[np.ix_(own, own)] = fixed[np.ix_(of_formulas, of_formulas)]
     return out
 
 

@@ -38,7 +38,7 @@ class Purpose:
 
     verb        the public function, for messages
     factors     grouping factors whose random effects are added
-    parts       predictors that are wanted, by their places in the recipe: the first one here, others by what follows
+    parts       predictors that are wanted, by their places in the family: the first one here, others by what follows
     new_levels  what their unseen levels become; `remedy` is said where they are an error
     also_designed   columns that enter further predictors
     also_used   further columns whose nulls make a row incomplete (the response, in augment)
@@ -71,7 +71,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     if curve is not None:
         purpose = replace(purpose, parts=(*curve.places, *(k - 1 + len(curve.places) for k in purpose.parts[1:])))
     part, factors = purpose.parts[0], purpose.acting
-    fixed = fitted.fixed(fitted.recipe.predictors[part].parameter)
+    fixed = fitted.fixed(fitted.recipe.spec.family.parameters[part].name)
     inputs = fixed.inputs if curve is None else curve.inputs
     designs = inputs.union(purpose.also_designed, *(factor.slope_inputs(*purpose.parts) for factor in factors))
     used = designs.union(purpose.also_used, *(factor.recipe.keys for factor in factors))
@@ -112,12 +112,12 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     return frame.with_columns(columns)
 
 
-def add_constant_dispersion(frame: pl.LazyFrame, fitted: Parameters, *, std_error: bool = False) -> pl.LazyFrame:
-    """The frame with internal columns MISSING, ETA = log phi and, on request, STD_ERROR of a phi without a formula."""
-    phi = fitted.constant_phi()
-    columns = [pl.lit(value=False).alias(MISSING), phi.log().alias(ETA)]
+def add_constant(frame: pl.LazyFrame, fitted: Parameters, parameter: str, *, std_error: bool = False) -> pl.LazyFrame:
+    """The frame with MISSING, ETA = log of a parameter without a formula and, on request, its STD_ERROR."""
+    value = fitted.constant(parameter)
+    columns = [pl.lit(value=False).alias(MISSING), value.log().alias(ETA)]
     if std_error:
-        columns.append((fitted.constant_phi_error() / phi).alias(STD_ERROR))
+        columns.append((fitted.constant_error(parameter) / value).alias(STD_ERROR))
     return fitted.attach(frame).with_columns(columns)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 
 from polars_glmm.design.recipe import cuts_of
 from polars_glmm.errors import ModelError
+from polars_glmm.families.base import beyond_parameters, only_phi
 from polars_glmm.fitting.held import with_held_known
 from polars_glmm.likelihood.estimate import exact_freedom
 from polars_glmm.prediction.columns import INTERNAL
@@ -84,6 +86,7 @@ class Parameters:
     at_infinity             fixed effects of mu without a finite estimate (of one fit)
     freedom                 of the fixed effects of mu, where tests and intervals use t
     report_vcov (M, R, R)   of all estimates in the order of Estimate.report
+    others                  further constants by name, with their standard errors (of one fit)
     joint (P, P)            of all parameters that modes move against, beta first (of one fit); None: of beta alone
     correlations (k,)       of the residuals, natural (of one fit), or None
     """
@@ -101,6 +104,7 @@ class Parameters:
     outward: Mat | None = None
     report_vcov: Cube | None = None
     joint: Mat | None = None
+    others: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     correlations: Vec | None = None
 
     def attach(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -147,13 +151,6 @@ class Parameters:
             place,
         )
 
-    @property
-    def all_move(self) -> bool:
-        """The modes move with the coefficients of all predictors, and not with those of the mean alone."""
-        family = self.recipe.spec.family
-        elsewhere = any(set(factor.part_of) - {0} for factor in self.factors)
-        return elsewhere or family.response == "category" or family.curve is not None
-
     def of_all(self, parameter: str) -> slice:
         """Where the coefficients of a parameter stand among those of all formulas."""
         return slice(0, self.beta.shape[1]) if parameter == "mu" else self._of_gamma(parameter)
@@ -179,12 +176,22 @@ class Parameters:
         """Whether phi has a formula."""
         return self.models("phi")
 
-    def constant_phi(self) -> pl.Expr:
-        """The constant dispersion; null for a family without one."""
+    @property
+    def all_move(self) -> bool:
+        """The modes move with the coefficients of all predictors, and not with those of the mean alone."""
+        several = not only_phi(self.recipe.spec.family)
+        return several or any(set(factor.part_of) - {0} for factor in self.factors)
+
+    def constant(self, parameter: str) -> pl.Expr:
+        """A constant parameter on its natural scale; null for a family without it."""
+        if parameter != "phi":
+            return pl.lit(self.others[parameter][0])
         return pl.lit(None, dtype=pl.Float64) if self.phi is None else self._value(_name("phi", 0), self.phi)
 
-    def constant_phi_error(self) -> pl.Expr:
-        """The standard error of the constant dispersion on its natural scale."""
+    def constant_error(self, parameter: str) -> pl.Expr:
+        """The standard error of a constant parameter on its natural scale."""
+        if parameter != "phi":
+            return pl.lit(self.others[parameter][1])
         assert self.phi_variance is not None  # asked for only where there is one
         errors = np.sqrt(self.phi_variance)
         return pl.lit(float(errors[0])) if self.model is None else pl.lit(pl.Series(errors[self.model]))
@@ -201,12 +208,14 @@ def refuse_random_phi(fitted: Parameters, what: str) -> None:
             "them. simulate() draws new responses."
         )
         raise ModelError(msg)
-    if any(factor.on(1) for factor in fitted.factors):
-        msg = (
-            f"{what} is of models whose random effects are on the mean alone, and this one has some on phi. Draw "
-            "responses with simulate(random='new') and average those, or fit phi without random effects."
-        )
-        raise ModelError(msg)
+    for k, parameter in beyond_parameters(fitted.recipe.spec.family):
+        if any(factor.on(k) for factor in fitted.factors):
+            on = parameter.name
+            msg = (
+                f"{what} is of models whose random effects are on the mean alone, and this one has some on {on}. Draw "
+                f"responses with simulate(random='new') and average those, or fit {on} without random effects."
+            )
+            raise ModelError(msg)
 
 
 def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
@@ -237,6 +246,10 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
         fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,
         freedom=_freedom(e, fit.recipe.spec.family), outward=outward, report_vcov=e.report_vcov[None],
         correlations=None if e.residual is None else e.residual.values,
+        others={
+            name: (value, float(np.sqrt(e.report_vcov[place, place])))
+            for place, (name, value) in enumerate(e.others.items(), start=len(e.report) - len(e.others))
+        },
     )  # fmt: skip
 
 

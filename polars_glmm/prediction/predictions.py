@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families.base import all_parts, only_phi
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
@@ -20,6 +20,13 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
+from polars_glmm.prediction.half_widths import (
+    RowFreedom,
+    half_width_by_row,
+    half_width_of,
+    known_freedom,
+    normal_half_width,
+)
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
@@ -29,7 +36,7 @@ from polars_glmm.prediction.linear_predictor import (
     STD_ERROR,
     NewLevels,
     Purpose,
-    add_constant_dispersion,
+    add_constant,
     add_linear_predictor,
 )
 from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_random_phi
@@ -46,7 +53,7 @@ from polars_glmm.prediction.population import (
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.scale import ResponseScale, scale_of
 from polars_glmm.prediction.scored import with_scored
-from polars_glmm.prediction.variances import FREEDOM
+from polars_glmm.prediction.several import SEVERAL, errors_of, value_of
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -55,7 +62,6 @@ if TYPE_CHECKING:
 
 Interval = Literal["confidence", "prediction"]
 Uncertainty = Literal["conditional", "joint"]
-RowFreedom: TypeAlias = Literal["normal", "satterthwaite"] | float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,8 +115,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         trials, frequency or precision. Rows, their order and their columns are kept.
     kind
         "response": the mean given the random effects (a probability for binomial); "link": the linear predictor of mu;
-        or a family parameter, "phi" (gaussian: sigma). Where mu is not the mean (lognormal, truncated counts) "mu" is
-        mu, and the standard errors of the mean are those at the estimated phi.
+        or a family parameter, "phi" (gaussian: sigma), "zi"; "zero": P(y = 0) where there is a zi. Where mu is not the
+        mean (lognormal, truncated counts) "mu" is mu, and errors of the mean are those at an estimated constant phi.
     random
         "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
         the unit whose random effects are zero; "integrate" is the average over the population, E g⁻¹(x'β + z'b) with
@@ -199,7 +205,7 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     if fitted.recipe.spec.family.response == "category":
         _check_choice("new_levels", request.new_levels, get_args(NewLevels))
         _check_interval(request.interval, request.conf_level)
-        return predict_categories(frame, fitted, request, _normal_quantile(request.conf_level))
+        return predict_categories(frame, fitted, request, normal_half_width(request.conf_level))
     _check_kind(fitted.recipe.spec.family, request)
     _check_choice("new_levels", request.new_levels, get_args(NewLevels))
     _check_interval(request.interval, request.conf_level)
@@ -213,12 +219,17 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
 
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     refuse_clash(schema, request.names, "choose another with name=.")
-    family, of_phi = fitted.recipe.spec.family, request.kind == "phi"
-    known = _known_freedom(fitted, request.df)
-    half_width = _quantile(request.conf_level, known)
+    family = fitted.recipe.spec.family
+    place = next((k for k, one in enumerate(family.parameters) if k and one.name == request.kind), 0)
+    plain = request.random != "integrate" and request.interval != "prediction"
+    if plain and request.kind in SEVERAL and not only_phi(family) and family.curve is None:
+        return _of_several(frame, schema, fitted, request)
+    known = known_freedom(fitted, request.df)
+    half_width = half_width_of(request.conf_level, known)
     scale = _scale(family, request)
-    if of_phi and not fitted.models_phi:
-        frame = add_constant_dispersion(frame, fitted, std_error=request.uncertain)
+    if place and not fitted.models(request.kind):
+        frame = add_constant(frame, fitted, request.kind, std_error=request.uncertain)
+        scale = ResponseScale.of_link("log")
         return _selected(frame, schema, request, _values(request, scale, half_width))
     new = request.interval == "prediction"
     also_used = size_inputs(fitted.recipe) | phi_inputs(fitted) if new else frozenset[str]()
@@ -237,13 +248,13 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         by_row = request.interval == "confidence" and request.df in (None, "satterthwaite")
         purpose = Purpose(
             "predict", chosen(fitted.factors, request.random), request.new_levels, also_used=also_used,
-            std_error=request.uncertain, interval=by_row, parts=(0, 1) if scale.needs_phi else (int(of_phi),),
+            std_error=request.uncertain, interval=by_row, parts=all_parts(family) if scale.needs_phi else (place,),
         )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
         if scale.needs_phi:
             frame = with_phi(frame, schema, fitted, verb="predict", factors=purpose.acting)
-        if by_row and fitted.freedom is not None and not of_phi:
-            half_width = _t_quantile(request.conf_level)
+        if by_row and fitted.freedom is not None and not place:
+            half_width = half_width_by_row(request.conf_level)
         values = _values(request, scale, half_width)
         total = pl.col(STD_ERROR) ** 2
     if new:
@@ -251,6 +262,30 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         limits = new_response_limits(fitted.recipe, request.conf_level, known).alias(LIMITS)
         frame = frame.with_columns(limits)
         values += [pl.col(LIMITS).struct.field(end).fill_nan(None) for end in (LOW, HIGH)]
+    return _selected(frame, schema, request, values)
+
+
+def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
+    """A mean, or the probability of a zero, that several predictors decide on."""
+    parts, factors = all_parts(fitted.recipe.spec.family), chosen(fitted.factors, request.random)
+    purpose = Purpose("predict", factors, request.new_levels, also_used=phi_inputs(fitted), parts=parts)
+    frame = with_phi(
+        add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="predict", factors=purpose.acting
+    )
+    family = fitted.recipe.spec.family
+    value = value_of(family, request.kind)
+    values = [value]
+    if request.uncertain:
+        frame = frame.with_columns(errors_of(fitted, request.kind, purpose.acting).alias(STD_ERROR))
+        error = pl.col(STD_ERROR).fill_nan(None)
+        if request.std_error:
+            values.append(error)
+        if request.interval is not None:
+            half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
+            link = "logit" if request.kind == "zero" or family.mean_range == "unit" else "log"
+            at = value.log() if link == "log" else (value / (1.0 - value)).log()
+            slope = 1.0 / value if link == "log" else 1.0 / (value * (1.0 - value))
+            values += _limits(ResponseScale.of_link(link), at, error * slope * half)
     return _selected(frame, schema, request, values)
 
 
@@ -268,7 +303,8 @@ def _scale(family: Family, request: Request) -> ResponseScale:
         return EventScale(family.link.name, family, kind, request.time)
     if kind == "response":
         return scale_of(family)
-    return ResponseScale.of_link({"link": "identity", "phi": "log"}.get(kind, family.link.name))
+    links = {one.name: one.link.name for one in family.parameters}
+    return ResponseScale.of_link("identity" if kind == "link" else links[kind])
 
 
 def _refuse_other_mean(family: Family) -> None:
@@ -315,56 +351,16 @@ def _limits(scale: ResponseScale, eta: pl.Expr, margin: pl.Expr) -> list[pl.Expr
     return [pl.when(margin.is_not_null()).then(limit) for limit in limits]
 
 
-def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
-    """Degrees of freedom that hold for all rows, or None: normal, or by row.
-
-    Raises ModelError for an argument that is not known, and for Satterthwaite's where the fit has none.
-    """
-    if df is None:
-        return None if fitted.freedom is None else fitted.freedom.known
-    if df == "normal":
-        return None
-    if df == "satterthwaite":
-        if fitted.freedom is None:
-            msg = "df='satterthwaite' is of gaussian models fitted by REML: use df='normal' or a number."
-            raise ModelError(msg)
-        return fitted.freedom.known
-    if isinstance(df, str) or not df > 0.0:
-        msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
-        raise ModelError(msg)
-    return float(df)
 
 
-def _normal_quantile(conf_level: float) -> float:
-    from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
-
-    return float(ndtri(0.5 + conf_level / 2.0))
-
-
-def _quantile(conf_level: float, df: float | None) -> pl.Expr:
-    from scipy.special import ndtri, stdtrit  # noqa: PLC0415  scipy stays out of plain imports
-
-    upper = 0.5 + conf_level / 2.0
-    return pl.lit(float(ndtri(upper) if df is None or not np.isfinite(df) else stdtrit(df, upper)))
-
-
-def _t_quantile(conf_level: float) -> pl.Expr:
-    """Half-widths for the degrees of freedom of each row, inf being normal."""
-
-    def quantiles(freedom: pl.Series) -> pl.Series:
-        from scipy.special import ndtri, stdtrit  # noqa: PLC0415  scipy stays out of plain imports
-
-        upper, df = 0.5 + conf_level / 2.0, freedom.to_numpy()
-        finite = np.isfinite(df)
-        values = np.where(finite, stdtrit(np.where(finite, df, 1.0), upper), ndtri(upper))
-        return pl.Series(freedom.name, values)
-
-    return pl.col(FREEDOM).map_batches(quantiles, return_dtype=pl.Float64, is_elementwise=True)
 
 
 def _check_kind(family: Family, request: Request) -> None:
     kind = request.kind
-    kinds = ["response", "link", *([] if family.mu_is_mean else ["mu"]), *(["phi"] if family.has_phi else [])]
+    kinds = ["response", "link", *([] if family.mu_is_mean else ["mu"])]
+    kinds += [one.name for one in family.parameters[1:]]
+    if hasattr(family, "zero_probability"):
+        kinds.append("zero")
     kinds += quantities_of(family)
     if kind not in kinds:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)

@@ -12,6 +12,7 @@ from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.design.response import response_arrays
 from polars_glmm.errors import ModelError
+from polars_glmm.families.base import all_parts
 from polars_glmm.families.censored import Censored
 from polars_glmm.families.censored_residuals import censored_residuals
 from polars_glmm.foreign import answered
@@ -26,7 +27,7 @@ from polars_glmm.prediction.leverage import add_leverage
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.quantile_residuals import QUANTILES, SEED, add_quantiles, quantile_columns
-from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_phi
+from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, response_inputs, with_phi
 from polars_glmm.prediction.scale import scale_of
 from polars_glmm.prediction.seeds import seed_of
 
@@ -39,6 +40,8 @@ COLUMNS = ("fitted", "fixed", "resid", "resid_pearson", "resid_deviance")
 _RESIDUALS = COLUMNS[2:]
 NORMALIZED = "resid_normalized"
 _RESIDUAL = f"{INTERNAL}residual"
+PHI_FIXED = f"{INTERNAL}phi_fixed"
+"""PHI with all random effects at zero."""
 _REMEDY = 'Residuals are of levels with an effect: drop these rows, or use predict() with new_levels="zero".'
 
 
@@ -140,9 +143,10 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
         quantiles.append(pl.lit(more.seed, dtype=pl.UInt64).alias(f"{more.prefix}{SEED}"))
     response = response_inputs(fitted.recipe)
     used = response | phi_inputs(fitted) | residual_inputs(fitted.recipe)
-    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used, parts=(0, 1))
+    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used, parts=all_parts(family))
     frame = add_linear_predictor(frame, schema, fitted, purpose)
     frame = with_phi(frame, schema, fitted, verb="augment", factors=fitted.factors)
+    frame = with_phi(frame, schema, fitted, verb="augment", name=PHI_FIXED)
 
     def residuals(batch: pl.Series) -> pl.Series:
         rows = batch.struct.unnest()
@@ -150,7 +154,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
         used = rows.filter(complete)
         values = np.full((3, rows.height), np.nan)
         if used.height:
-            mu, phi = family.mean(used[ETA].to_numpy()), used[PHI].to_numpy() if family.has_phi else None
+            mu, phi = family.mean(used[ETA].to_numpy()), beyond(used[PHI], family)
             values[:, complete] = _residuals(family, response_arrays(fitted.recipe, used), mu, phi)
         made = [pl.Series(name, values[i], nan_to_null=True) for i, name in enumerate(_RESIDUALS)]
         return pl.DataFrame(made).to_struct(batch.name)
@@ -163,7 +167,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
     scale = scale_of(family)
     values = [
         scale.value(pl.col(ETA)),
-        scale.value(pl.col(FIXED)),
+        scale.value(pl.col(FIXED), pl.col(PHI_FIXED)),
         *(pl.col(_RESIDUAL).struct.field(name) for name in _RESIDUALS),
     ]
     outputs = [pl.when(~pl.col(MISSING)).then(value).alias(name) for value, name in zip(values, names, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
-from polars_glmm.prediction.rows import PHI
+from polars_glmm.prediction.rows import PHI, beyond
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -35,9 +35,9 @@ class ResponseScale:
         """Whether the frame must hold PHI."""
         return self.expects is not None
 
-    def value(self, eta: pl.Expr) -> pl.Expr:
-        """On the scale, from the linear predictor."""
-        return mean_of(self.link, eta) if self.expects is None else self._expectation(eta, 0)
+    def value(self, eta: pl.Expr, phi: pl.Expr | None = None) -> pl.Expr:
+        """On the scale, from the linear predictor, and PHI if not another."""
+        return mean_of(self.link, eta) if self.expects is None else self._expectation(eta, 0, phi)
 
     def slope(self, eta: pl.Expr) -> pl.Expr:
         """∂value/∂eta."""
@@ -45,19 +45,19 @@ class ResponseScale:
             return slope_of(self.link, eta)
         return self._expectation(eta, 1) * slope_of(self.link, eta)
 
-    def _expectation(self, eta: pl.Expr, part: int) -> pl.Expr:
+    def _expectation(self, eta: pl.Expr, part: int, phi: pl.Expr | None = None) -> pl.Expr:
         family = self.expects
         assert family is not None
 
         def of(batch: pl.Series) -> pl.Series:
             rows = batch.struct.unnest()
             eta = rows["eta"].cast(pl.Float64).to_numpy()
-            phi = rows["phi"].cast(pl.Float64).to_numpy() if family.has_phi else None
+            phi = beyond(rows["phi"], family)
             found = family.expectation(family.mean(eta), phi)[part]
             # without a mean, as of times with heavy tails, there is none to predict
             return pl.Series(batch.name, np.where(np.isinf(found), np.nan, found), nan_to_null=True)
 
-        both = pl.struct(eta.alias("eta"), pl.col(PHI).alias("phi"))
+        both = pl.struct(eta.alias("eta"), (pl.col(PHI) if phi is None else phi).alias("phi"))
         value = both.map_batches(of, return_dtype=pl.Float64, is_elementwise=True)
         return pl.when(eta.is_not_null()).then(value)
 

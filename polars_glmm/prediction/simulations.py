@@ -11,6 +11,7 @@ import polars as pl
 from polars_glmm.answer.many import Answers
 from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError
+from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
 from polars_glmm.prediction.categories import category_draws, category_fields, category_inputs
@@ -21,7 +22,7 @@ from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
-from polars_glmm.prediction.rows import PHI, phi_inputs, size_inputs, sizes_of, with_phi
+from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, size_inputs, sizes_of, with_phi
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -108,8 +109,8 @@ def collected_rows(
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
     factors, sizes = fitted.factors, size_inputs(fitted.recipe) | residual_inputs(fitted.recipe)
     purpose = Purpose(
-        verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=(0, 1),
-        also_designed=category_inputs(fitted),
+        verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted),
+        parts=all_parts(fitted.recipe.spec.family), also_designed=category_inputs(fitted),
     )  # fmt: skip
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb=verb)
     curve = CurvePart.of(fitted)
@@ -134,26 +135,28 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     factors = [_Drawn(factor, used, new=new) for factor in fitted.factors]
     fixed, sizes, curve = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used), CurvePart.of(fitted)
     n_mean = 1 if curve is None else len(curve.parts)
-    phi = used[PHI].to_numpy() if family.has_phi else None
+    phi = beyond(used[PHI], family)
     drawn_categories = category_draws(fitted, used) if family.response == "category" else None
     together = None
     if fitted.correlations is not None and used.height:
         together = correlation_of(fitted.recipe, fitted.correlations, used)
     draws = []
     for _ in range(n):
-        moved, log_times = np.zeros((n_mean, len(fixed))), np.zeros(len(fixed))
+        of_mean = np.zeros((n_mean, len(fixed)))
+        moved: dict[int, Vec] = {}
         for factor in factors:
             for part, effect in factor.effects(rng).items():
-                total = moved[part] if part < n_mean else log_times
-                total += effect
-        eta = fixed + moved[0] if curve is None else curve.moved(used[ARGUMENTS], moved)
+                if part < n_mean:
+                    of_mean[part] += effect
+                else:
+                    moved[part] = moved[part] + effect if part in moved else effect
+        eta = fixed + of_mean[0] if curve is None else curve.moved(used[ARGUMENTS], of_mean)
         y = np.full(rows.height, np.nan)
         if drawn_categories is not None:
             y[complete] = drawn_categories(rng, eta)
             draws.append(y)
             continue
-        own = phi if phi is None or not log_times.any() else phi * np.exp(log_times)
-        mu = family.mean(eta)
+        mu, own = family.mean(eta), moved_beyond(family, phi, moved)
         drawn = family.simulate(rng, mu, own, sizes)
         if together is not None and own is not None:
             scale = own if sizes.precision is None else own / np.sqrt(sizes.precision)

@@ -70,6 +70,50 @@ def variance_with_freedom(fixed: FixedPart, factors: Acting, missing: pl.Expr) -
     return pl.struct(fields).map_batches(both, return_dtype=struct, is_elementwise=True)
 
 
+def joint_variance(
+    parts: Sequence[tuple[int, FixedPart]],
+    factors: Sequence[JoinedFactor],
+    slopes: tuple[pl.Expr, Callable[[pl.Series], dict[int, Vec]]],
+    missing: pl.Expr,
+) -> pl.Expr:
+    """The variance of a function of several predictors, as `variance` has that of one: x and z times their slopes.
+
+    parts    places of the predictors and their fixed parts, all with the variance of all coefficients
+    slopes   what derivatives in the predictors are computed from, as a field, and how
+    """
+    (field, slopes_of), places = slopes, [k for k, _ in parts]
+    vcov, outward = parts[0][1].vcov, parts[0][1].outward
+    directions = next((part.directions for _, part in parts if part.directions is not None), None)
+    spreads = [_spread(factor, vcov, *places) for factor in factors]
+    fields = [missing.alias("rows"), field.alias("at")]
+    for k, part in parts:
+        fields += [node.to_expr().alias(f"x_{k}_{j}") for j, node in enumerate(part.nodes)]
+    for i, factor in enumerate(factors):
+        fields.append(pl.col(factor.code).fill_null(-1).alias(f"code_{i}"))
+        fields += [factor.nodes[k].to_expr().alias(f"z_{i}_{j}") for j, k in enumerate(factor.on(*places))]
+
+    def totals(batch: pl.Series) -> pl.Series:
+        rows = batch.struct.unnest()
+        slope = slopes_of(rows["at"])
+        a, one = np.zeros((vcov.shape[1], rows.height)), np.zeros(1, dtype=np.intp)
+        for k, part in parts:
+            for j in range(len(part.nodes)):
+                a[part.place + j] = slope[k] * rows[f"x_{k}_{j}"].to_numpy()
+        total = np.zeros(rows.height)
+        with np.errstate(invalid="ignore", over="ignore"):
+            endless = _along(a, directions)
+            for i, (factor, spread) in enumerate(zip(factors, spreads, strict=True)):
+                owners = [factor.part_of[j] for j in factor.on(*places)]
+                z = [slope[k] * rows[f"z_{i}_{j}"].to_numpy() for j, k in enumerate(owners)]
+                code = rows[f"code_{i}"].to_numpy()
+                total += spread.add(z, np.where(code < 0, spread.n_levels, code), a)
+            total += quadratic(a if outward is None else outward.T @ a, vcov, one)
+        total[endless] = np.nan
+        return pl.Series(batch.name, np.maximum(total, 0.0))
+
+    return pl.struct(fields).map_batches(totals, return_dtype=pl.Float64, is_elementwise=True)
+
+
 class _Rows(NamedTuple):
     """The variance of each row (n,), a (p, n) as in `variance`, and the fit of each row, (n,) or (1,)."""
 
@@ -196,8 +240,8 @@ def quadratic(a: Mat, vcov: Cube, model: IntVec) -> Vec:
     return total
 
 
-def _spread(factor: JoinedFactor, vcov: Cube, part: int) -> _Spread:
-    own, n_levels = factor.on(part), factor.modes.shape[1]
+def _spread(factor: JoinedFactor, vcov: Cube, *parts: int) -> _Spread:
+    own, n_levels = factor.on(*parts), factor.modes.shape[1]
     r, slope = len(own), None if factor.mode_slope is None else factor.mode_slope[own]
     fits, p = vcov.shape[:2]
     if slope is None:

@@ -26,6 +26,8 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
         reported += len(names)
     if recipe.spec.family.has_phi and "phi" not in {one.parameter for one in recipe.predictors}:
         reported += 1 if len(estimate.report) > reported else 0
+    known = [one.name for one in recipe.spec.family.parameters[1:]]
+    _equal("constants", [name for name in estimate.others if name not in known], [])
     k = 0 if estimate.covariance_vcov is None else len(estimate.covariance_vcov)
     if estimate.n_obs < 1 or estimate.df_model < 0 or (estimate.phi or 0.0) < 0.0:
         msg = "a number of observations or parameters, or the dispersion, is below what it can be"

@@ -9,7 +9,8 @@ from polars_glmm.errors import FormulaError, ModelError, enumerate_names, sugges
 from polars_glmm.families.base import Family
 from polars_glmm.families.censored import censored
 from polars_glmm.families.nonlinear import nonlinear
-from polars_glmm.families.registry import FAMILIES, resolve_family
+from polars_glmm.families.registry import FAMILIES, resolve_family, with_zeros
+from polars_glmm.families.zero_inflated import PARAMETER as ZERO_PARAMETER
 
 from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
@@ -20,8 +21,6 @@ from .response import Observation, Response, response_of
 from .syntax import Bar, Binary, Expression, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 from .thresholds import with_thresholds
-
-_PARAMETERS_TO_COME = {"zi": "zero inflation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,8 @@ class ModelSpec:
         resolved = resolve_family(family, link)
         resolved = resolved.plain if resolved.is_censored else resolved
         asked = None if method is None else resolve_method(method)
+        if any(_names_zeros(text) for text in formulas[1:]):
+            resolved = with_zeros(resolved)
         correlated = read_residual(residual)
         if correlated is not None:
             refuse_where_independent(correlated, resolved, frequency)
@@ -181,6 +182,11 @@ class ModelSpec:
         return spec
 
 
+def _names_zeros(text: str) -> bool:
+    """Whether a further formula is of the probability of zeros."""
+    return text.partition("~")[0].strip() == ZERO_PARAMETER
+
+
 def _curve(formulas: tuple[str, ...], family: Family) -> NonlinearFormula | None:
     """The first formula of a nonlinear model; None of any other."""
     known = {one.name for one in family.parameters}
@@ -213,9 +219,6 @@ def _further(formulas: tuple[str, ...], family: Family, first: int = 1) -> list[
         parameter = render(tree.left) if tree.left is not None else ""
         span = tree.left.span if tree.left is not None else (0, 1)
         parameter = "phi" if parameter and parameter == family.phi_alias else parameter
-        if parameter in _PARAMETERS_TO_COME:
-            message = f"A formula for {parameter} ({_PARAMETERS_TO_COME[parameter]}) is not yet available."
-            raise FormulaError(message, tree.text, *span)
         if parameter == "phi" and parameter not in names:
             message = f"The {family.name} family has no dispersion phi to model."
             raise FormulaError(message, tree.text, *span)

@@ -32,6 +32,11 @@ FAMILIES = (
     "lognormal", "t", "tweedie", "weibull", "exponential", "loglogistic", "lognormal_time", "gaussian_censored",
     "ordinal",
 )  # fmt: skip
+ZEROS = (
+    "poisson", "nbinom1", "nbinom2", "truncated_poisson", "truncated_nbinom1", "truncated_nbinom2", "ziGamma",
+    "zero_inflated_beta",
+)  # fmt: skip
+"""Families with a formula for zeros."""
 HELD = ("t", "tweedie")
 """Families with a further parameter that is estimated there and held at that estimate here."""
 LATER = {
@@ -62,11 +67,10 @@ CORRELATED = {
 """Residual structures that are residual= here (nlme: corAR1, corCAR1, corCompSymm, corSymm), with formula and term."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
-    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "random_formula", "residual",
-    "start", "method", "n_agq", "weights", "contrasts", "design", "what", "table", "by", "by_levels", "fits",
-    "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine", "engines", "results",
-    "tolerance",
-    "seed_reported", "notes",
+    "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "zi_formula",
+    "random_formula", "residual", "start", "method", "n_agq", "weights", "contrasts", "design", "what", "table", "by",
+    "by_levels", "fits", "situation", "r_call", "r_behaviour", "recommended_behaviour", "software", "primary_engine",
+    "engines", "results", "tolerance", "seed_reported", "notes",
 )  # fmt: skip
 
 
@@ -123,9 +127,9 @@ def why_not(entry: dict[str, Any]) -> str:
         return LATER[kind]
     if kind in ("gls", "lmm_residual_structure"):
         return "residual covariance structure"
-    if entry.get("zi_formula") or entry["id"] == "anova_owls_zi":
-        return "zero inflation or hurdle"
-    if family is not None and family not in FAMILIES:
+    if entry["id"] == "anova_owls_zi":
+        return "a table of zero-inflated models"
+    if family is not None and family not in (ZEROS if entry.get("zi_formula") else FAMILIES):
         return f"family {family}"
     if entry.get("dispersion_formula") == "~0":
         return "no residual variance (dispformula = ~0): a residual covariance structure"
@@ -145,6 +149,8 @@ def trim(entry: dict[str, Any]) -> dict[str, Any]:
         kept |= {"kind": "correlated", "formula": formula, "residual": residual}
     if entry.get("family") in HELD:
         kept["kind"] = "held"
+    if entry.get("zi_formula"):
+        kept["kind"] = "zeros"
     kept["engines"] = [
         {key: engine[key] for key in ("name", "version", "call", "logLik", "se_kind", "note") if key in engine}
         for engine in entry.get("engines", ())

@@ -25,7 +25,10 @@ from tests.references.convert import NOT_REDISTRIBUTED, read
 Entry = Mapping[str, Any]
 
 HERE = Path(__file__).resolve().parent
-FAMILY = {"Gamma": "gamma", "inverse.gaussian": "inverse_gaussian", "nbinom2": "negative_binomial"}
+FAMILY = {
+    "Gamma": "gamma", "inverse.gaussian": "inverse_gaussian", "nbinom2": "negative_binomial", "ziGamma": "gamma",
+    "zero_inflated_beta": "beta",
+}  # fmt: skip
 HELD = {"t": lambda df: StudentT(df=df), "tweedie": lambda power: Tweedie(power=power)}
 ORDERED = {"cake": {"temperature": "contr.poly"}}
 """Ordered factors: polynomial contrasts in R, treatment contrasts here unless asked for."""
@@ -68,8 +71,8 @@ def formulas(entry: Entry) -> tuple[str, ...]:
         fixed_or_bar = re.split(r"(\([^()]*\|[^()]*\))", formula)
         fixed_or_bar[::2] = [re.sub(rf"\b{column}\b", f"C({column}, {contrast})", part) for part in fixed_or_bar[::2]]
         formula = "".join(fixed_or_bar)
-    dispersion = entry.get("dispersion_formula")
-    return (formula, f"phi {dispersion}") if dispersion else (formula,)
+    further = {"phi": entry.get("dispersion_formula"), "zi": entry.get("zi_formula")}
+    return (formula, *(f"{name} {text}" for name, text in further.items() if text))
 
 
 def arguments(entry: Entry) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def translated(names: Sequence[str], frame: pl.DataFrame, contrasts: Mapping[str
 
 
 def fixed(entry: Entry, component: str) -> pl.DataFrame:
-    """Fixed effects of "cond" (the mean) or "disp" (log phi) as `term, estimate, std_error`, terms in our names."""
+    """Fixed effects of "cond" (the mean), "disp" (log phi) or "zi" as `term, estimate, std_error`, terms our names."""
     rows = [row for row in entry["results"]["fixed"] if row["component"] == component]
     names = translated([row["term"] for row in rows], data(entry), coding(entry))
     halved = component == "disp" and entry["family"] == "gaussian" and entry["kind"] != "two_part"
@@ -162,7 +165,7 @@ def phi(entry: Entry) -> float | None:
     if "value" not in dispersion:
         return None
     value = float(dispersion["value"])
-    return {"Gamma": value**2, "inverse.gaussian": 1 / value}.get(entry["family"], value)
+    return {"Gamma": value**2, "ziGamma": value**2, "inverse.gaussian": 1 / value}.get(entry["family"], value)
 
 
 def parts_of(group: str) -> frozenset[str]:
@@ -193,10 +196,13 @@ def parameters(entry: Entry, names: Sequence[str]) -> dict[str, float]:
     """The reference estimates by the names of `objective(…).names`; REML has no fixed effects among its parameters."""
     frame = data(entry)
     values: dict[str, float] = dict(zip(*fixed(entry, "cond")[["term", "estimate"]].get_columns(), strict=True))
-    values |= {f"phi: {term}": value for term, value, _ in fixed(entry, "disp").iter_rows()}
+    for part, name in (("disp", "phi"), ("zi", "zi")):
+        values |= {f"{name}: {term}": value for term, value, _ in fixed(entry, part).iter_rows()}
     groups = {name.removeprefix("sd(").partition(": ")[0] for name in names if name.startswith("sd(")}
     for term in entry["results"]["random"]:
-        group, columns = our_group(term["group"], groups), random_terms(term, frame)
+        group, names_of_columns = our_group(term["group"], groups), random_terms(term, frame)
+        parts = term.get("term_components", [term.get("component", "cond")] * len(names_of_columns))
+        columns = [f"zi {c}" if part == "zi" else c for c, part in zip(names_of_columns, parts, strict=True)]
         if term["structure"] == "ar1":
             values[f"sd({group}: {columns[0]})"] = term["sd"][0]
             values[f"cor({group}: {columns[0]}, {columns[1]})"] = term["correlation"][1][0]

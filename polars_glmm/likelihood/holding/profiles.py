@@ -15,7 +15,8 @@ from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design, ResidualRows
 from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import Given, hold_fixed_effects
+from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.held import hold_fixed_effects
 from polars_glmm.likelihood.holding.chart import Chart
 from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion, ResidualCriterion, RowCriterion
 from polars_glmm.likelihood.holding.path import Path, PathPoint

@@ -296,7 +296,7 @@ def _limit_fit(model: Model, findings: Findings, given: Given, searched: Searche
     """The fit of the limit, as Poisson's with phi = inf, if it is as good as that of the family."""
     family = model.family
     assert family.limit is not None
-    poisson = estimate_rows(replace(model, family=family.limit), findings, given)
+    poisson = estimate_rows(model.without_phi(family.limit), findings, given)
     if poisson.loglik < constant - searched.found.evaluation.value - LIMIT_LOSS:
         return None
     size = len(poisson.report) + 1

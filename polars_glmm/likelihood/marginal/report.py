@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg as sl
 
+from polars_glmm.families.base import Parameter, only_phi
 from polars_glmm.likelihood.estimate import AtInfinity, Certificate, Estimate, Working
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.dispersion_limit import Limit, no_overdispersion_notes
@@ -14,7 +16,15 @@ from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.gls import least_squares
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.polish import Polished
-from polars_glmm.likelihood.marginal.separation import Separation, separation
+from polars_glmm.likelihood.marginal.separation import (
+    LOOSE,
+    Faded,
+    OfPredictor,
+    Separation,
+    faded_rows,
+    no_zero_notes,
+    separation,
+)
 from polars_glmm.likelihood.marginal.slopes import Chosen
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum import report
@@ -26,8 +36,9 @@ from polars_glmm.likelihood.optimum.notes import (
     separation_note,
     singular_notes,
 )
-from polars_glmm.likelihood.parameters.parts import outward
+from polars_glmm.likelihood.parameters.parts import Part, outward
 from polars_glmm.likelihood.parameters.state import lost_rank
+from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SHARE = 1e-6
@@ -60,8 +71,10 @@ def report_rows(
     width = len(state.vector())
     natural = np.eye(width)
     natural[:p, :p] = model.x.a.T
-    separated = _separated(model, done)
-    endless = _endless(done, separated, levels.phi_limit, model.parts[min(1, len(model.parts) - 1)].own)
+    runaway = _runaway(model, engine, done)
+    separated = runaway.of_mean
+    ended = _ended(model, done)
+    endless = _endless(done, runaway, levels.phi_limit, ended, model)
     inverted = None if done.hessian is None else _invert(done, endless)
     spread, working, denominator = np.full((width, width), np.nan), None, None
     vcov = None if inverted is None else inverted.vcov
@@ -71,14 +84,16 @@ def report_rows(
         spread = report.propagate(natural, vcov, np.zeros(width, dtype=bool))
         working = _working(model, vcov, None if denominator is None else denominator.inner)
     cov = report.covariances(effects, state, None)
-    reported = _reported(model, state.beta, cov)
+    reported = _reported(model, state.beta, cov, [part.parameter for part, _ in ended])
     beta, gamma, phi = reported.beta, reported.gamma, reported.constants.get("phi")
     n_fixed, size = p + len(gamma), len(reported.values)
     null = np.zeros(size, dtype=bool)
     lost_phi = _lost_phi(model, levels.phi_limit)
     null[p : p + len(lost_phi)] = lost_phi
+    null[:n_fixed] |= np.isin(reported.names, runaway.further)
     null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
-    report_vcov = report.propagate(reported.jacobian, spread, null)
+    null |= np.isnan(reported.jacobian).any(1)
+    report_vcov = report.propagate(np.nan_to_num(reported.jacobian), spread, null)
     at_infinity = None
     if separated is not None:
         across = report_vcov[:n_fixed, :n_fixed]
@@ -91,7 +106,9 @@ def report_rows(
         *findings.notes,
         *convergence_notes(done.decrement),
         *singular_notes(effects, state.factors, done.ranks),
-        *separation_note(() if separated is None else separated.terms),
+        *separation_note(runaway.terms),
+        *no_zero_notes(runaway.faded),
+        *(_limit_note(one) for _, one in ended),
         *no_overdispersion_notes(
             model.family, model.parts[1].names if model.models_phi else (), lost_phi, levels.phi_limit
         ),
@@ -138,8 +155,9 @@ def report_rows(
 
 
 class _Reported(NamedTuple):
-    """Coefficients as named, constants by name, the vector of the report, and its Jacobian in the state's vector."""
+    """Names of coefficients, their values, constants by name; the vector of the report, its Jacobian in the state's."""
 
+    names: list[str]
     beta: Vec
     gamma: Vec
     constants: dict[str, float]
@@ -147,13 +165,16 @@ class _Reported(NamedTuple):
     jacobian: Mat
 
 
-def _reported(model: Model, coefficients: Vec, cov: report.Covariances) -> _Reported:
+def _reported(model: Model, coefficients: Vec, cov: report.Covariances, infinite: Sequence[str]) -> _Reported:
     """[coefficients of formulas, covariances, constants on their natural scale], from those of all predictors."""
     to_named = outward(model.parts)
     named = to_named @ coefficients
     formulas = [part for part in model.parts if not part.constant]
     single = [part for part in model.parts if part.constant]
-    constants = {part.parameter: part.natural(coefficients[part.own.start]) for part in single}
+    constants = {
+        part.parameter: np.inf if part.parameter in infinite else part.natural(coefficients[part.own.start])
+        for part in single
+    }
     fixed = np.concatenate([named[part.own] for part in formulas])
     values = np.concatenate([fixed, cov.values, np.array([*constants.values()])])
     jac, p = np.zeros((len(values), cov.jacobian.shape[1])), len(model.x.a)
@@ -165,8 +186,10 @@ def _reported(model: Model, coefficients: Vec, cov: report.Covariances) -> _Repo
         row = rows.stop
     jac[row : row + len(cov.values)] = cov.jacobian
     for k, part in enumerate(single, start=row + len(cov.values)):
-        jac[k, part.own.start] = part.natural_slope(coefficients[part.own.start])
-    return _Reported(fixed[:p], fixed[p:], constants, values, jac)
+        slope = part.natural_slope(coefficients[part.own.start])
+        jac[k, part.own.start] = np.nan if part.parameter in infinite else slope
+    names = [name for part in formulas for name in part.labels]
+    return _Reported(names, fixed[:p], fixed[p:], constants, values, jac)
 
 
 def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None:
@@ -180,8 +203,7 @@ def _working(model: Model, vcov: Mat, derivative: Cube | None) -> Working | None
 def _slopes(model: Model, engine: RowEngine, done: Polished, modes: list[Mat]) -> list[Cube] | None:
     """∂û/∂β (r_f, p, G_f) per factor, with beta as named: the mean's, or all where modes move with others too."""
     formulas = [part for part in model.parts if not part.constant]
-    category = model.family.response == "category"  # there all coefficients move what is predicted
-    if model.effects.moving == NO_EFFECTS.moving and model.family.curve is None and not category:
+    if model.effects.moving == NO_EFFECTS.moving and only_phi(model.family):
         formulas = formulas[:1]
     places = [k for part in formulas for k in range(part.own.start, part.own.stop)]
     p = len(places)
@@ -196,28 +218,81 @@ def _slopes(model: Model, engine: RowEngine, done: Polished, modes: list[Mat]) -
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]
 
 
-def _separated(model: Model, done: Polished) -> Separation | None:
-    """Fixed effects that run off to infinity; looked for only where a coefficient is loose."""
-    if done.hessian is None:
-        return None
-    p = len(model.x.a)
-    spread = widen(invert(done.hessian), done.held).vcov
-    std_error = np.where(done.held[:p], 0.0, np.sqrt(np.diag(spread)[:p]))
-    return separation(model, std_error)
+class _Runaway(NamedTuple):
+    """Coefficients without a finite estimate.
 
-
-def _endless(done: Polished, separated: Separation | None, limit: Limit | None, own: slice) -> Mat:
-    """Directions (P, k) of the state's vector in which the likelihood does not bend: of the mean's coefficients, and of
-    log phi's, which stand at `own`.
+    of_mean     separation in the predictor of the mean;  separated: in others, by part
+    faded       predictors that have run so far down that they change nothing, in all rows or in some
     """
+
+    of_mean: Separation | None
+    separated: tuple[tuple[Part, Separation], ...]
+    faded: tuple[tuple[Part, Faded], ...]
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Of separation, named as among those of all predictors."""
+        mean = () if self.of_mean is None else self.of_mean.terms
+        return (*mean, *(name for _, one in self.separated for name in one.terms))
+
+    @property
+    def further(self) -> list[str]:
+        """Coefficients beyond the mean's that have no standard error."""
+        faded = [name for _, one in self.faded for name in one.terms]
+        return [*(name for _, one in self.separated for name in one.terms), *faded]
+
+
+def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
+    """What runs off to infinity; looked for only where a coefficient is loose."""
+    if done.hessian is None:
+        return _Runaway(None, (), ())
+    spread = np.sqrt(np.diag(widen(invert(done.hessian), done.held).vcov))
+    mean, separated, faded = None, [], []
+    for place, part in enumerate(model.parts):
+        if part.basis is None or (not model.family.separable and not place):
+            continue
+        std_error = np.where(done.held[part.own], 0.0, spread[part.own])
+        if place and part.parameter != model.family.zeros:
+            continue
+        of = OfPredictor(part, model.family, place, engine.marginal.rows if place else model.rows)
+        found = separation(of, std_error)
+        if found is not None and not place:
+            mean = found
+        elif found is not None:
+            separated.append((part, found))
+        elif place and model.family.zeros_beside and not (std_error < LOOSE).all():
+            gone = faded_rows(of, done.state.beta[part.own])
+            if gone is not None:
+                faded.append((part, gone))
+    return _Runaway(mean, tuple(separated), tuple(faded))
+
+
+def _limit_note(one: Parameter) -> Note:
+    text = f"{one.name} has no finite estimate: the likelihood rises to that of family={one.limit!r}."
+    return Note("at_limit", text, "The fit stands; the smaller family says the same.")
+
+
+def _ended(model: Model, done: Polished) -> list[tuple[Part, Parameter]]:
+    """Constants that have run so far that the family is another, in which they are infinite."""
+    pairs = zip(model.parts, model.family.parameters, strict=False)
+    return [(part, one) for part, one in pairs if part.constant and done.state.beta[part.own.start] > one.far]
+
+
+def _endless(
+    done: Polished, runaway: _Runaway, limit: Limit | None, ended: list[tuple[Part, Parameter]], model: Model
+) -> Mat:
+    """Directions (P, k) of the state's vector in which the likelihood does not bend: of coefficients without end."""
     size = len(done.held)
-    parts = []
-    if separated is not None:
-        beta = separated.directions
-        parts.append(np.concatenate([beta, np.zeros((size - len(beta), beta.shape[1]))]))
+    known = [(model.parts[0].own, runaway.of_mean.directions)] if runaway.of_mean is not None else []
+    known += [(part.own, one.directions) for part, one in runaway.separated]
+    known += [(part.own, one.directions) for part, one in runaway.faded]
+    known += [(part.own, np.eye(1)) for part, _ in ended]
     if limit is not None:
-        whole = np.zeros((size, limit.directions.shape[1]))
-        whole[own] = limit.directions
+        known.append((model.parts[1].own, limit.directions))
+    parts = []
+    for own, directions in known:
+        whole = np.zeros((size, directions.shape[1]))
+        whole[own] = directions
         parts.append(whole)
     return np.hstack(parts) if parts else np.empty((size, 0))
 

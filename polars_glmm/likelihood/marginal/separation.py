@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from polars_glmm.errors import enumerate_names
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.model import Model
+from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.rows.blocks import Block
 from polars_glmm.likelihood.rows.holder import OverBlocks, added, stacked
-from polars_glmm.likelihood.rows.sums import Piece
+from polars_glmm.likelihood.rows.sums import Answering
+from polars_glmm.notes import Note
 from polars_glmm.typing import Mat, Vec
 
 LOOSE = 30.0
@@ -22,6 +26,8 @@ _FEW_ROWS = 100_000
 _NO_SHARE = 1e-10
 """Mean square along a direction of unit length that is rounding error: columns have unit mean square."""
 _FLAT = 1e-7
+FADED = 9.0
+"""A logit below the negative of this is a probability of 1e-4 at most, beside which its end is nothing."""
 
 
 class Separation(NamedTuple):
@@ -35,16 +41,29 @@ class Separation(NamedTuple):
     directions: Mat
 
 
-def separation(model: Model, std_error: Vec) -> Separation | None:
-    """Along what the likelihood rises for ever, or None.
+@dataclass(frozen=True, slots=True, eq=False)
+class OfPredictor:
+    """The predictor at a place in a family, over the rows of a holder: of the mean any will do, of others blocks."""
+
+    part: Part
+    family: Family
+    place: int
+    rows: Answering
+
+    def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
+        """The answer of all rows to a function of (pieces, family, place, …)."""
+        return self.rows.ask(OverBlocks(function, (self.family, self.place, *arguments), join))
+
+
+def separation(of: OfPredictor, std_error: Vec) -> Separation | None:
+    """Along what of a predictor's coefficients the likelihood rises for ever, or None.
 
     std_error (p,)   in the computing basis, NaN if unknown
     """
-    suspicious = ~(std_error < LOOSE)
-    if not model.family.separable or not suspicious.any():
+    if not (~(std_error < LOOSE)).any():
         return None
-    family, p = model.family, len(model.x.a)
-    rows, all_of_them = model.rows.ask(OverBlocks(_corners, (p, family), _all_corners))
+    p = len(std_error)
+    rows, all_of_them = of.ask(_corners, (p,), _all_corners)
     x = rows[:, :p]
     up, low, mid = (rows[:, p + k] > 0 for k in range(3))
     signed = np.concatenate([x[up], -x[low]])
@@ -53,33 +72,53 @@ def separation(model: Model, std_error: Vec) -> Separation | None:
         direction = _recession(signed, x[mid])
         if direction is None:
             break
-        if not all_of_them and not model.rows.ask(OverBlocks(_holds, (direction, tuple(found), family), all)):
+        if not all_of_them and not of.ask(_holds, (direction, tuple(found)), all):
             break
         found.append(direction)
         signed = signed[signed @ direction <= _FLAT]
-    return _separation(model, np.array(found).T) if found else None
+    return _separation(of, np.array(found).T) if found else None
 
 
-def _separation(model: Model, found: Mat) -> Separation:
+def _separation(of: OfPredictor, found: Mat) -> Separation:
     """All directions that the rows cannot tell apart that those found (p, f) leave undecided."""
-    gram, rest, n = model.rows.ask(OverBlocks(_undecided, (found,), added))
+    gram, rest, n = of.ask(_undecided, (found,), added)
     values, vectors = np.linalg.eigh(rest / n)
     directions = vectors[:, values <= _NO_SHARE * max(float(values[-1]), 1.0)]
-    named = model.x.a.T @ directions
-    back = np.linalg.inv(model.x.a)
-    share = np.abs(named).max(1) * np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
-    names = tuple(name for name, s in zip(model.names, share, strict=True) if s > 1e-6 * share.max())
-    return Separation(names, directions)
+    assert of.part.basis is not None  # there are coefficients
+    back = np.linalg.inv(of.part.basis.a)
+    spread = np.sqrt(np.einsum("pi,ij,pj->p", back, gram / n, back))
+    return Separation(_names_along(of.part, directions, spread), directions)
 
 
-def _corners(pieces: Iterable[Piece], p: int, family: Family) -> tuple[Mat, bool]:
+def _names_along(part: Part, directions: Mat, spread: Vec | float = 1.0) -> tuple[str, ...]:
+    """The coefficients that have a share in directions (p, k), in units of the spread of their columns."""
+    assert part.basis is not None  # there are coefficients
+    share = np.abs(part.basis.a.T @ directions).max(1) * spread
+    return tuple(name for name, s in zip(part.labels, share, strict=True) if s > 1e-6 * share.max())
+
+
+def _marked(pieces: Iterable[Any], family: Family, place: int) -> Iterator[Mat]:
+    """Rows (m, p + 3) by piece: columns; whether each pulls the predictor up for ever, down for ever, or holds it.
+
+    Rows that say nothing of it are left out.
+    """
+    for piece in pieces:
+        x = piece.parts[place].x if place else piece.x
+        pulls = family.pulls(piece.data, place)
+        said = ~np.isnan(pulls)
+        if not said.all():
+            x, pulls = x[:, said], pulls[said]
+        yield np.concatenate([x, (pulls > 0.0)[None], (pulls < 0.0)[None], (pulls == 0.0)[None]]).T
+
+
+def _corners(pieces: Iterable[Any], family: Family, place: int, p: int) -> tuple[Mat, bool]:
     """Distinct marked rows (m, p + 3), and whether they are all that there are."""
     rows, all_of_them = np.empty((0, p + 3)), True
     waiting: list[Mat] = []
-    for piece in pieces:
+    for marked in _marked(pieces, family, place):
         all_of_them = all_of_them and len(rows) < _MOST_ROWS
         if all_of_them:
-            waiting.append(_marked(piece, family))
+            waiting.append(marked)
             if sum(map(len, waiting)) > max(len(rows), _FEW_ROWS):  # sorted a few times, not once for each piece
                 rows, waiting = stacked([rows, *waiting]), []
     return stacked([rows, *waiting]), all_of_them
@@ -95,12 +134,12 @@ def _all_corners(parts: Sequence[tuple[Mat, bool]]) -> tuple[Mat, bool]:
     return rows, all_of_them
 
 
-def _undecided(pieces: Iterable[Piece], found: Mat) -> tuple[Mat, Mat, int]:
+def _undecided(pieces: Iterable[Any], family: Family, place: int, found: Mat) -> tuple[Mat, Mat, int]:
     """Cross-products of the columns, those of rows that directions (p, f) leave undecided, and the number of rows."""
     p = len(found)
     gram, rest, n = np.zeros((p, p)), np.zeros((p, p)), 0
-    for piece in pieces:
-        x = piece.x
+    for marked in _marked(pieces, family, place):
+        x = marked[:, :p].T
         kept = x[:, (np.abs(found.T @ x) <= _FLAT).all(0)]
         gram += x @ x.T
         rest += kept @ kept.T
@@ -108,20 +147,14 @@ def _undecided(pieces: Iterable[Piece], found: Mat) -> tuple[Mat, Mat, int]:
     return gram, rest, n
 
 
-def _marked(piece: Piece, family: Family) -> Mat:
-    """Rows (m, p + 3): fixed columns, and whether a row pulls eta up for ever, down, or neither."""
-    pull = family.pull(piece.data)
-    return np.concatenate([piece.x, [pull > 0.0], [pull < 0.0], [pull == 0.0]]).T
-
-
-def _holds(pieces: Iterable[Piece], direction: Vec, before: Sequence[Vec], family: Family) -> bool:
+def _holds(pieces: Iterable[Any], family: Family, place: int, direction: Vec, before: Sequence[Vec]) -> bool:
     """Whether no row speaks against a direction in which some rows let the likelihood rise for ever.
 
     Rows that the directions before it predict without error have nothing to say.
     """
     p = len(direction)
-    for piece in pieces:
-        rows = _marked(piece, family)
+    for marked in _marked(pieces, family, place):
+        rows = marked
         for other in before:
             rows = rows[np.abs(rows[:, :p] @ other) <= _FLAT]
         along, marks = rows[:, :p] @ direction, rows[:, p:] > 0
@@ -130,6 +163,58 @@ def _holds(pieces: Iterable[Piece], direction: Vec, before: Sequence[Vec], famil
         if (np.abs(along[marks[:, 2]]) > _FLAT).any():
             return False
     return True
+
+
+class Faded(NamedTuple):
+    """Coefficients (named) and directions (p, k) of a predictor so low in n of n_rows rows that it says nothing."""
+
+    terms: tuple[str, ...]
+    directions: Mat
+    n: int
+    n_rows: int
+
+
+def faded_rows(of: OfPredictor, coefficients: Vec) -> Faded | None:
+    """Where a predictor has run down, or None: directions that only such rows would tell from one another."""
+    gram, every, (n, n_rows) = of.ask(_above_faded, (coefficients,), added)
+    values, vectors = np.linalg.eigh(gram)
+    flat = values <= _NO_SHARE * max(float(np.linalg.eigvalsh(every)[-1]), 1.0)
+    if not n or not flat.any():
+        return None
+    directions = vectors[:, flat]
+    return Faded(_names_along(of.part, directions), directions, round(n), round(n_rows))
+
+
+def _above_faded(blocks: Iterable[Block], _: Family, place: int, coefficients: Vec) -> tuple[Mat, Mat, Vec]:
+    """Cross-products of the columns of rows that have not faded, and of all; how many have, and how many there are."""
+    gram, every, n = np.zeros((len(coefficients),) * 2), np.zeros((len(coefficients),) * 2), np.zeros(2)
+    for block in blocks:
+        own = block.parts[place]
+        x = own.x
+        assert isinstance(x, np.ndarray)  # there is a formula, and thresholds do not fade
+        at = coefficients @ x if own.offset is None else coefficients @ x + own.offset
+        weight = np.ones(len(at)) if block.frequency is None else block.frequency
+        kept = x[:, at > -FADED]
+        gram += kept @ kept.T
+        every += x @ x.T
+        n += [float(weight[at <= -FADED].sum()), float(weight.sum())]
+    return gram, every, n
+
+
+def no_zero_notes(faded: Sequence[tuple[Part, Faded]]) -> list[Note]:
+    """Notes where the probability of further zeros has gone to nothing."""
+    notes = []
+    for part, one in faded:
+        whole = one.n == one.n_rows
+        where = "all rows" if whole else f"{one.n:,} of {one.n_rows:,} rows"
+        text = (
+            f"no zero inflation in {where}: along {enumerate_names(one.terms)} the likelihood rises as "
+            f"{part.parameter} goes to zero."
+        )
+        advice = "The values of these coefficients mean nothing; all else stands."
+        advice = f"Leave out the formula of {part.parameter}." if whole else advice
+        notes.append(Note("no_zero_inflation", text, advice))
+    return notes
 
 
 def _recession(signed: Vec, fixed: Vec) -> Vec | None:

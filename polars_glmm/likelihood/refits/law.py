@@ -69,7 +69,8 @@ class Law:
         return np.array([self._response(np.random.default_rng([seed, draw])) for draw in draws])
 
     def _response(self, rng: np.random.Generator) -> Vec:
-        design, moved = self.design, dict[int, Vec]()
+        design = self.design
+        moved: dict[int, Vec] = {}
         for factor, roots in zip(design.factors, self.roots, strict=True):
             b = np.concatenate([root @ rng.standard_normal((len(root), factor.n_levels)) for root in roots])
             for k in sorted(set(factor.part_of)):
