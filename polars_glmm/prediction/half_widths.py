@@ -35,6 +35,7 @@ def half_width_by_row(conf_level: float) -> pl.Expr:
 
 
 def normal_half_width(conf_level: float) -> float:
+    """Standard errors that a normal interval reaches to either side."""
     from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
 
     return float(ndtri(0.5 + conf_level / 2.0))
