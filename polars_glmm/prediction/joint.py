@@ -14,6 +14,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.fitting.again import design_of
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
+from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def of_fit_jointly(fit: Answer) -> Parameters:
 
     A variance without a standard error, as at a boundary, counts as known.
     """
+    refuse_categories(fit.recipe, "uncertainty='joint'", "errors given the variances are uncertainty='conditional'")
     fitted, e = of_fit(fit), fit.estimate
     if not fitted.factors:
         return fitted
