@@ -78,6 +78,8 @@ def working_vcov(estimate: Estimate, family: Family, held: HeldParameters, fixed
             jacobian[at, k] = 0.0 if np.isnan(report[k, k]) or not np.isfinite(slope) else 1.0 / slope
             at += 1
             continue
+        if one.optional and one.name not in starts:
+            continue
         size_own, first = len(estimate.coefficients[one.name]), int(starts[one.name])
         jacobian[at : at + size_own, first : first + size_own] = np.eye(size_own)
         own += range(at, at + size_own)
