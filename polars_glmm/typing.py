@@ -30,7 +30,8 @@ LinkName: TypeAlias = Literal[
 ]  # fmt: skip
 MethodName: TypeAlias = Literal["reml", "ml", "laplace", "agq"]
 Kind: TypeAlias = Literal[
-    "response", "link", "mu", "phi", "zi", "zero", "df", "power", "median", "survival", "hazard", "cumulative_hazard",
+    "response", "link", "mu", "phi", "zi", "zero", "df", "power", "class", "cumulative", "mean", "median", "survival",
+    "hazard", "cumulative_hazard",
 ]  # fmt: skip
 """What a prediction is of."""
 Times: TypeAlias = str | Sequence[float] | float | None

@@ -17,7 +17,7 @@ from polars_glmm.typing import BoolVec, Vec
 
 from .factors import learn_factors
 from .predictors import learn_predictor
-from .recipe import Recipe
+from .recipe import Recipe, cuts_of
 from .records import Design
 from .residual import learn_residual
 from .response import check_support, check_untried, input_nodes, learn_response, read_inputs, response_arrays
@@ -70,7 +70,8 @@ def learn(
         response = learn_response(spec, variables)
     check_support(spec.family, response.rows(weights.precision), response.recipe.name, table)
     notes += response.notes
-    made = [learn_predictor(part, spec.offset, variables) for part in spec.predictors]
+    cuts = cuts_of(spec, response.recipe)
+    made = [learn_predictor(part, spec.offset, variables, cuts.get(part.parameter)) for part in spec.predictors]
     factors = learn_factors(spec.random, variables)
     residual = None if spec.residual is None else learn_residual(spec.residual, table)
     recipe = Recipe(

@@ -10,6 +10,7 @@ import numpy as np
 from polars_glmm.columns.coding import Column, code_terms, fewest_columns
 from polars_glmm.columns.nodes import ONE, Coded, Node, total
 from polars_glmm.errors import ColumnError, enumerate_names
+from polars_glmm.families.base import Cuts
 from polars_glmm.frames.limits import require_columns
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
@@ -32,13 +33,15 @@ class LearnedPredictor(NamedTuple):
     notes: tuple[Note, ...]
 
 
-def learn_predictor(part: PredictorTerms, offset: str | None, variables: Variables) -> LearnedPredictor:
+def learn_predictor(
+    part: PredictorTerms, offset: str | None, variables: Variables, cuts: Cuts | None = None
+) -> LearnedPredictor:
     """Columns, rank and offset of one predictor; `offset` names the column of offset=, which belongs to mu."""
-    terms = learn_columns(part.fixed, variables)
+    terms = predictor_columns(part, variables)
     columns = tuple(column for term in terms for column in term)
     x = matrix(columns, variables.table)
     require_finite(x, columns, variables)
-    centred = centred_columns(terms, variables.table)
+    centred = centred_columns(part, terms, variables.table)
     judged = judge(x, centred)
     kept = judged.kept
     notes: tuple[Note, ...] = ()
@@ -52,13 +55,21 @@ def learn_predictor(part: PredictorTerms, offset: str | None, variables: Variabl
     node = offset_node(part, offset, variables)
     values = None if node is None else variables.evaluate(node, "the offset")
     recipe = PredictorRecipe(part.parameter, columns, tuple(kept.tolist()), node, judged.lost)
-    return LearnedPredictor(recipe, Predictor(x, names, values, part.parameter), notes)
+    return LearnedPredictor(recipe, Predictor(x, names, values, part.parameter, cuts), notes)
 
 
 def offset_node(part: PredictorTerms, offset: str | None, variables: Variables) -> Node | None:
     """The sum of all offsets of a predictor."""
     asked = [*part.offsets, *([Name(offset)] if part.parameter == "mu" and offset is not None else [])]
     return total(tuple(variables.arithmetic(expression) for expression in asked))
+
+
+def predictor_columns(part: PredictorTerms, variables: Variables) -> tuple[tuple[Column, ...], ...]:
+    """The columns of each fixed term; where other parameters take up the constant, coded beside it and without it."""
+    made = learn_columns(part.fixed, variables)
+    if not part.absorbed:
+        return made
+    return tuple(columns if term.factors else () for term, columns in zip(part.fixed, made, strict=True))
 
 
 def learn_columns(terms: Sequence[FixedTerm], variables: Variables) -> tuple[tuple[Column, ...], ...]:
@@ -149,8 +160,10 @@ CENTRE = (
 )
 
 
-def centred_columns(terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:
+def centred_columns(part: PredictorTerms, terms: Sequence[tuple[Column, ...]], table: Table) -> BoolVec:
     """Columns to centre for the rank rule: all but those that make the constant; none where nothing makes it."""
+    if part.absorbed:
+        return np.ones(sum(map(len, terms)), dtype=np.bool_)
     constant = next((k for k, term in enumerate(terms) if _makes_constant(term, table)), None)
     return np.array(
         [constant is not None and k != constant for k, term in enumerate(terms) for _ in term], dtype=np.bool_

@@ -9,7 +9,7 @@ import polars as pl
 
 from polars_glmm.columns.coding import Column
 from polars_glmm.errors import ColumnError, DataChangedError, counted, dropped_text, enumerate_names
-from polars_glmm.families.base import Rows
+from polars_glmm.families.base import Cuts, Rows
 from polars_glmm.frames.table import Table, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Mat
@@ -18,7 +18,7 @@ from .censoring import refuse_unseen
 from .keys import KeyCoder
 from .learn import Weights, part, require_weights
 from .predictors import matrix
-from .recipe import PredictorRecipe, Recipe, TermRecipe
+from .recipe import PredictorRecipe, Recipe, TermRecipe, cuts_of
 from .records import Design, Factor, Predictor, Term
 from .response import check_support, read_inputs, read_response
 from .variables import Variables
@@ -40,6 +40,7 @@ class Reader:
         self._refuse_missing = refuse_missing
         self._coders = [KeyCoder(factor) for factor in recipe.factors]
         self._where: dict[str, None] = {}
+        self._cuts = cuts_of(recipe.spec, recipe.response)
         self._statuses: set[float] = set()
         self._terms = [terms_of(factor.terms) for factor in recipe.factors]
 
@@ -95,7 +96,7 @@ class Reader:
         variables, self.places = Variables(table), table.rows
         recipe = self.recipe
         check_support(recipe.spec.family, rows, recipe.response.name, table)
-        made = [_predictor(part, variables) for part in recipe.predictors]
+        made = [_predictor(part, variables, self._cuts.get(part.parameter)) for part in recipe.predictors]
         self._require_known_labels(table)
         factors = [
             Factor(
@@ -134,10 +135,10 @@ class Reader:
         self._where.update(dict.fromkeys(where))
 
 
-def _predictor(recipe: PredictorRecipe, variables: Variables) -> Predictor:
+def _predictor(recipe: PredictorRecipe, variables: Variables, cuts: Cuts | None) -> Predictor:
     offset = None if recipe.offset is None else variables.evaluate(recipe.offset, "the offset")
     names = tuple(column.name for column in recipe.columns)
-    return Predictor(_columns(recipe.columns, variables), names, offset, recipe.parameter)
+    return Predictor(_columns(recipe.columns, variables), names, offset, recipe.parameter, cuts)
 
 
 def _columns(columns: Sequence[Column], variables: Variables) -> Mat:

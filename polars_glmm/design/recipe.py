@@ -9,6 +9,7 @@ import polars as pl
 
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Node
+from polars_glmm.families.base import Cuts
 from polars_glmm.spec.model import ModelSpec
 
 
@@ -95,7 +96,7 @@ class ResponseRecipe:
     trials       the number of trials, or None: one each, or no binomial
     proportion   success is a share of trials
     dtype        of the column that holds the response, or None where it is computed from several or not known
-    labels       where the response is a text: that of a failure and that of a success
+    labels       where the response is a text or has categories: that of each number, from 0
     status, upper, entry   where it may be censored, the arrays of families.base.Censoring
     """
 
@@ -104,7 +105,7 @@ class ResponseRecipe:
     trials: Node | None = None
     proportion: bool = False
     dtype: pl.DataType | None = None
-    labels: tuple[str, str] | None = None
+    labels: tuple[str, ...] | None = None
     status: Node | None = None
     upper: Node | None = None
     entry: Node | None = None
@@ -113,6 +114,15 @@ class ResponseRecipe:
         """Everything that a response is read from."""
         yield self.success
         yield from (one for one in (self.trials, self.status, self.upper, self.entry) if one is not None)
+
+
+def cuts_of(spec: ModelSpec, response: ResponseRecipe) -> dict[str, Cuts]:
+    """The thresholds between the categories of a response, by the parameter that they are."""
+    labels = response.labels
+    if spec.family.response != "category" or labels is None:
+        return {}
+    found = spec.family.cuts(labels)
+    return {} if found is None else {one.name: found for one in spec.family.parameters if one.picked}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,16 @@ class Recipe:
     categoricals: Mapping[str, Categorical] = field(default_factory=dict)
     inputs: tuple[Node, ...] = ()
     residual: ResidualRecipe | None = None
+
+    def coefficients(self, parameter: str) -> tuple[tuple[str, bool], ...]:
+        """Names of the coefficients of one family parameter, and whether the rank of the data kept them."""
+        found = self.predictor(parameter)
+        names = tuple(column.name for column in found.columns)
+        cuts = cuts_of(self.spec, self.response).get(parameter)
+        if cuts is None:
+            return tuple(zip(names, found.kept, strict=True))
+        kept = [keep for keep in found.kept for _ in cuts.names]
+        return tuple(zip(cuts.coefficients(names), kept, strict=True))
 
     def predictor(self, parameter: str) -> PredictorRecipe:
         """The predictor of one family parameter; "mu" is the first, whatever its name. Raises KeyError without one."""

@@ -96,7 +96,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
             **{name: read(response[name], hint, name) for name, hint in _RESPONSE.items()},
             **{name: read(response.get(name), hint, name) for name, hint in _CENSORING.items()},
             dtype=None if response["dtype"] is None else dtypes.decode(response["dtype"]),
-            labels=read(response["labels"], tuple[str, str] | None, "labels"),
+            labels=read(response["labels"], tuple[str, ...] | None, "labels"),
         ),
         predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
         factors=tuple(factors),
@@ -114,7 +114,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
 
 
 def encode_family(family: Family) -> dict[str, Any]:
-    """A family by its name, that of its link, and the numbers it holds, if any.
+    """A family by its name, that of its link, and the numbers and words it is made with, if any.
 
     Raises ModelError for one that these do not say all of.
     """
@@ -122,14 +122,15 @@ def encode_family(family: Family) -> dict[str, Any]:
         return {**encode_family(family.base), "zeros": True}
     family = family.plain  # the formula says whether responses are censored
     name, link = family.name, family.link.name
-    held = dict(family.held)
+    held, options = dict(family.held), dict(family.options)
     free = FAMILIES[name](link).held if name in FAMILIES and not held else {}
     if free and _estimating(name, link, free) == family:
         return {"name": name, "link": link, "estimated": True}
-    if name not in FAMILIES or resolve_family(name, link, held) != family:
+    if name not in FAMILIES or resolve_family(name, link, {**held, **options}) != family:
         msg = f"The family {family!r} is none of this package's: a model with a family of your own has no file format."
         raise ModelError(msg)
-    return {"name": name, "link": link, **({"held": held} if held else {})}
+    more = {key: value for key, value in (("held", held), ("options", options)) if value}
+    return {"name": name, "link": link, **more}
 
 
 def _estimating(name: str, link: str, held: Mapping[str, float]) -> Family:
@@ -138,15 +139,20 @@ def _estimating(name: str, link: str, held: Mapping[str, float]) -> Family:
 
 
 def decode_family(text: Any) -> Family:
-    """The family of a name, a link, and numbers. Raises ModelError where there is none."""
+    """The family of a name, a link, numbers and words. Raises ModelError where there is none."""
     name, link = _READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link")
     held = _READER.read(text.get("held", {}), Mapping[str, float], "held")
     known = FAMILIES[name](link).held if name in FAMILIES else held
     estimated = _READER.read(text.get("estimated", False), bool, "estimated")
+    options = _READER.read(text.get("options", {}), Mapping[str, str], "options")
     if held.keys() != ({} if estimated else known).keys():
         msg = f"held cannot be {sorted(held)!r} for the family {name!r}"
         raise ValueError(msg)
-    found = resolve_family(name, link, held) if not estimated else _estimating(name, link, known)
+    try:
+        found = resolve_family(name, link, {**held, **options}) if not estimated else _estimating(name, link, known)
+    except TypeError as error:
+        msg = f"options cannot be {sorted(options)!r} for the family {name!r}"
+        raise ValueError(msg) from error
     return with_zeros(found) if _READER.read(text.get("zeros", False), bool, "zeros") else found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
-from polars_glmm.families.base import Censoring, Rows
+from polars_glmm.families.base import Censoring, Cuts, Rows
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -60,17 +60,27 @@ class Factor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictor:
-    """Fixed part of one linear predictor: x (p, n) C-contiguous float64 (kept columns only), offset (n,) or None."""
+    """Fixed part of one linear predictor: x (p, n) C-contiguous float64 (kept columns only), offset (n,) or None.
+
+    cuts   of thresholds: a row's category picks two of those that they make of each column of x
+    """
 
     x: Mat
     names: tuple[str, ...]
     offset: Vec | None = None
     parameter: str = "mu"
+    cuts: Cuts | None = None
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Names of its coefficients: of its columns, or of the thresholds in each column."""
+        return self.names if self.cuts is None else self.cuts.coefficients(self.names)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of its coefficients among those of all predictors: "x", "phi: x"."""
-        return self.names if self.parameter == "mu" else tuple(f"{self.parameter}: {name}" for name in self.names)
+        """Names of its coefficients among those of all predictors: "x", "phi: x", "thresholds: 1|2"."""
+        own = self.coefficients
+        return own if self.parameter == "mu" else tuple(f"{self.parameter}: {name}" for name in own)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

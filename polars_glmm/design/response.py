@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.nodes import Arithmetic, Coded, Node, Reference
+from polars_glmm.columns.nodes import Arithmetic, Coded, Looked, Node, Reference
 from polars_glmm.errors import ColumnError, ResponseError, brief, counted, enumerate_names
 from polars_glmm.families.base import BETWEEN, CENSORING, SEEN, Censoring, Family, Rows, censoring_of
 from polars_glmm.frames.table import Table
@@ -18,6 +18,7 @@ from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name, columns, render
 from polars_glmm.typing import BoolVec, Vec
 
+from .categories import categories, category_node, label_of
 from .censoring import observed_nodes, read_censoring, refuse_unseen
 from .recipe import Recipe, ResponseRecipe
 from .variables import Variables
@@ -98,7 +99,9 @@ def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> Res
     name = spec.response.success
     if not isinstance(name, Name):
         return ResponseRecipe(spec.response.text, success)
-    labels = None
+    labels: tuple[str, ...] | None = None
+    if isinstance(success, Looked):
+        labels = tuple(label_of(value) for value in categories(name.name, variables.table))
     if isinstance(success, Coded):
         (second,) = success.levels
         (first,) = (label for label in _labels(name.name, variables.table) if label != second)
@@ -138,6 +141,8 @@ def read_response(recipe: Recipe, variables: Variables) -> Rows:
 def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Note, ...]]:
     """What is on the left of the formula. Raises ColumnError for a dtype that the family cannot use."""
     node = spec.response.success
+    if spec.family.response == "category":
+        return category_node(node, variables)
     if not isinstance(node, Name):
         return variables.arithmetic(node), ()
     table, name = variables.table, node.name

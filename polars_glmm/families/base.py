@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from polars_glmm.families.curve import Curve
 from polars_glmm.families.links import Link, MeanRange
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
+
+ResponseKind: TypeAlias = Literal["number", "category", "time"]
+"""What a response is: numbers or counts as they stand, the number of one of several ordered or unordered categories."""
 
 RIGHT, SEEN, LEFT, BETWEEN = 0.0, 1.0, 2.0, 3.0
 """What is known of a response: it is above its value, that value, at most that value, or above it up to another."""
@@ -92,6 +95,9 @@ class Parameter:
     definition   what it is, in words
     far          a constant beyond this on the scale of its link is infinite, for the family then is another:
     limit        which that is, in words
+    picked       its coefficients are thresholds, of which a row's category picks two: `Family.cuts`
+    optional     it takes part only where it has a formula; it is the last one then
+    random       its formula may have random effects
     """
 
     name: str
@@ -99,6 +105,20 @@ class Parameter:
     definition: str
     far: float = np.inf
     limit: str = ""
+    picked: bool = False
+    optional: bool = False
+    random: bool = True
+
+
+class Cuts(NamedTuple):
+    """Thresholds α = Jτ between C categories: names of the coefficients τ (p,), and J (C − 1, p)."""
+
+    names: tuple[str, ...]
+    jacobian: Mat
+
+    def coefficients(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Names in each column of their formula: "1|2", and "1|2:x" for what x adds to it."""
+        return tuple(cut if column == "Intercept" else f"{cut}:{column}" for column in columns for cut in self.names)
 
 
 Predictors: TypeAlias = tuple["Vec | float", ...]
@@ -151,6 +171,7 @@ class Family(Protocol):
     mean_range        where the mean lives
     has_phi           phi is a parameter (gaussian: sigma; gamma, inverse_gaussian: dispersion; negative_binomial: size)
     held              numbers that the family holds, by name: df, power
+    options           words that it is made with, by name: thresholds
     canonical         observed and expected curvature agree
     log_concave       the log density is concave in eta for every response: w ≥ 0, so modes are unique
     phi_definition    what phi is, in words; empty without phi
@@ -167,12 +188,14 @@ class Family(Protocol):
     unit              an sd of eta that is large whatever the data, or None where only the data tell
     first_size        standard deviation in such units from which the search for random effects starts
     limit             the family that phi ends at where it grows or vanishes (`limit_phi`: infinity or zero), or None
+    response          what the response is: numbers, or categories that y numbers from 0
     plain             the family as it is asked for by name: without the curve of a nonlinear model
     curve             that the first parameters are of, each with a predictor of its own; None: the first is the mean
     mu_is_mean        y has the mean mu (binomial: of one trial); else `expectation` says which, and `mu` what mu is
     knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
     least_log_phi     log phi at which `log_share` of the mean square of y (also a logarithm) is left; None: no limit
+    cuts              of categories by their labels: the thresholds between them, or None
     density           at the predictors eta (and zeta); degrees (order, 1) where not given; do not write to its arrays
     remoteness        per row: 1/phi (phi, where it vanishes) times the sum of these bounds what the limit lacks in ℓ
     at_response       the mu at which y is its own expectation
@@ -207,6 +230,8 @@ class Family(Protocol):
     def takes_precision(self) -> bool: ...
     @property
     def held(self) -> Mapping[str, float]: ...
+    @property
+    def options(self) -> Mapping[str, str]: ...
     @property
     def canonical(self) -> bool: ...
     @property
@@ -243,6 +268,8 @@ class Family(Protocol):
     @property
     def limit_phi(self) -> float: ...
     @property
+    def response(self) -> ResponseKind: ...
+    @property
     def plain(self) -> Family: ...
     @property
     def curve(self) -> Curve | None: ...
@@ -254,6 +281,8 @@ class Family(Protocol):
     def edges(self) -> tuple[bool, bool]: ...
     def least_log_phi(self, log_share: float, log_square: float) -> float | None: ...
 
+    def cuts(self, labels: Sequence[str]) -> Cuts | None: ...
+    def simulate_categories(self, rng: np.random.Generator, eta: Vec, alpha: Mat, delta: Vec | float = 0.0) -> Vec: ...
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density: ...
     def expected(self, rows: Rows, at: Predictors) -> Expected: ...
     def constant(self, rows: Rows) -> Vec: ...
@@ -299,7 +328,9 @@ def moved_beyond(family: Family, values: Any, moved: Mapping[int, Vec]) -> Any:
 
 
 def beyond_parameters(family: Family) -> list[tuple[int, Parameter]]:
-    """Parameters that are not of the mean, or of its curve, with their places."""
+    """Parameters that are not of the mean, or of its curve, with their places; categories have no mean at all."""
+    if family.response == "category":
+        return []
     n_mean = 1 if family.curve is None else len(family.curve.parameters)
     return list(enumerate(family.parameters))[n_mean:]
 

@@ -11,8 +11,8 @@ from scipy.special import expit, polygamma
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
 
-LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
-"""Variance of the latent response of a binary model, by its link."""
+LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0, "loglog": np.pi**2 / 6.0}
+"""Variance of the latent response of a model of two or more categories, by its link."""
 ON_LOG_SCALE = ("poisson", "negative_binomial", "gamma")
 """Families whose residual variance on the log scale is one of their mean, or of their dispersion."""
 
@@ -32,6 +32,8 @@ def needs_null(family: Family, phi: float | None) -> bool:
     if family.linear:
         return False
     link = family.link.name
+    if family.response == "category" and link in LATENT:
+        return False
     if (family.name == "binomial" and link in LATENT) or (family.name in ON_LOG_SCALE and link == "log"):
         return True
     msg = f"The residual variance of {family.name} with the {link} link is not defined on the scale of its predictor."
@@ -46,6 +48,9 @@ def residual_variances(
     phi           the dispersion;  mean_fitted: of probabilities
     Means of counts are exp(β₀ + v/2) of the null model; "lognormal_unit" takes exp(β₀), the median.
     """
+    if family.response == "category":
+        yield "theoretical", LATENT[family.link.name]
+        return
     if null is None:
         assert phi is not None
         yield "exact", phi**2

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import jet
-from polars_glmm.families.base import Degrees, Density, Expected, Parameter, Predictors, Rows
+from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
 from polars_glmm.families.curve import Curve
+from polars_glmm.families.densities import density_of
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
-from polars_glmm.typing import BoolVec, Vec
+from polars_glmm.typing import BoolVec, Mat, Vec
 
 MEAN_BOUNDS: dict[MeanRange, tuple[float, float]] = {
     "real": (-np.finfo(float).max, np.finfo(float).max),
@@ -81,6 +82,7 @@ class MeanFamily(ABC):
     mu_is_mean = True
     zeros = ""
     zeros_beside = False
+    response: ClassVar[ResponseKind] = "number"
     knows_information = True
     limit_phi = float("inf")
     censorable = False
@@ -127,6 +129,20 @@ class MeanFamily(ABC):
         """How many predictors a density needs."""
         return 1 + self.has_phi
 
+    def cuts(self, labels: Sequence[str]) -> Cuts | None:  # noqa: ARG002
+        """The thresholds between categories of given labels, where there are some."""
+        return None
+
+    def simulate_categories(
+        self,
+        rng: np.random.Generator,  # noqa: ARG002
+        eta: Vec,  # noqa: ARG002
+        alpha: Mat,  # noqa: ARG002
+        delta: Vec | float = 0.0,  # noqa: ARG002
+    ) -> Vec:
+        """The number of a category for each row, for families of categories."""
+        raise ModelError(f"{self.name} draws numbers, not categories.")
+
     @property
     def kernels(self) -> Mapping[str, Kernel]:
         return {}
@@ -152,6 +168,11 @@ class MeanFamily(ABC):
     @property
     def held(self) -> Mapping[str, float]:
         """Numbers that the family holds, by the names of its arguments."""
+        return {}
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Words that the family is made with, by the names of its arguments."""
         return {}
 
     @property
@@ -353,28 +374,6 @@ Further: TypeAlias = tuple[Jet, ...]
 LogDensity: TypeAlias = Callable[[Rows, Mean, Further], Jet]
 
 _ZERO = np.zeros(())
-
-
-def density_of(found: Jet, order: int, degrees: Degrees, excluded: BoolVec | None = None) -> Density:
-    """The derivatives that a jet holds, zeros broadcast; −∞ with none in rows that are excluded."""
-    shape, n = found.f.shape, len(degrees)
-    still = [k for k in range(n) if degrees[k] < order]
-
-    def part(degree: jet.Degree) -> Vec:
-        made = found.parts.get(degree, _ZERO)
-        if made.shape != shape:
-            made = np.broadcast_to(made, shape)
-        if excluded is not None:
-            made = np.where(excluded, 0.0 if degree else -np.inf, made)
-        return -made if len(degree) >= 2 else made
-
-    def tensor(rank: int) -> dict[jet.Degree, Vec]:
-        if rank > order:
-            return {}
-        return {degree: part(degree) for degree in jet.degrees(n, rank, tuple(degrees), tuple(still))}
-
-    g = tuple(part((k,)) if degrees[k] else None for k in range(n))
-    return Density(part(()), g if order else (), tensor(2), tensor(3))
 
 
 _INSIDE: dict[MeanRange, tuple[float, float]] = {

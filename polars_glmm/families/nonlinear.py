@@ -13,9 +13,10 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Family, Parameter, Predictors, Rows, Tensor
 from polars_glmm.families.curve import Curve, JetAlgebra
+from polars_glmm.families.densities import density_of
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import LINKS
-from polars_glmm.families.mean_family import MeanFamily, density_of
+from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.typing import Vec
 
 _ALGEBRA = JetAlgebra()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.families import links
@@ -10,6 +11,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.families.beta import Beta
 from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
+from polars_glmm.families.cumulative import Cumulative
 from polars_glmm.families.event_times import Exponential, LogLogistic, Weibull
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
@@ -46,6 +48,7 @@ FAMILIES: dict[str, type[MeanFamily]] = {
     "student_t": StudentT,
     "generalized_poisson": GeneralizedPoisson,
     "tweedie": Tweedie,
+    "cumulative": Cumulative,
     "exponential": Exponential,
     "weibull": Weibull,
     "loglogistic": LogLogistic,
@@ -53,6 +56,7 @@ FAMILIES: dict[str, type[MeanFamily]] = {
 
 ALIASES = {
     "normal": "gaussian",
+    "ordinal": "cumulative",
     "inverse.gaussian": "inverse_gaussian",
     "nb": "negative_binomial",
     "nbinom2": "negative_binomial",
@@ -97,8 +101,10 @@ def with_zeros(family: Family) -> Family:
     return ZeroInflated(family)
 
 
-def resolve_family(family: str | Family, link: str | None = None, held: Mapping[str, float] | None = None) -> Family:
-    """The family of a name or an object, with the named link or its default one, and numbers that it holds.
+def resolve_family(
+    family: str | Family, link: str | None = None, held: Mapping[str, float | str] | None = None
+) -> Family:
+    """The family of a name or an object, with the named link or its default one, and what else it is made with.
 
     Raises ModelError for a name or link that does not exist, and for a link beside an object that has another.
     """
@@ -116,4 +122,5 @@ def resolve_family(family: str | Family, link: str | None = None, held: Mapping[
         hint = ELSEWHERE.get(key) or suggest(key, [*FAMILIES, *ALIASES]).strip()
         known = enumerate_names(list(FAMILIES), limit=len(FAMILIES))
         raise ModelError(f"There is no family {family!r}; there are {known}. {hint}".rstrip())
-    return FAMILIES[key](link, **(held or {}))
+    arguments: dict[str, Any] = dict(held or {})
+    return FAMILIES[key](link, **arguments)

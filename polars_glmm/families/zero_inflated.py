@@ -16,9 +16,10 @@ from scipy import special
 from polars_glmm.errors import ModelError
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Parameter, Predictors, Rows, beyond_mean
+from polars_glmm.families.densities import density_of
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ETA_OVERFLOW, HAZARD_MOST, LINKS
-from polars_glmm.families.mean_family import Further, Mean, MeanFamily, density_of
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily
 from polars_glmm.typing import BoolVec, IntVec, Vec
 
 PARAMETER = "zi"

@@ -20,8 +20,8 @@ def held_coefficients(fit: Answer) -> BoolVec:
     out = []
     for predictor in fit.recipe.predictors:
         before = "" if predictor.parameter == "mu" else f"{predictor.parameter}: "
-        kept = [column.name for column, keep in zip(predictor.columns, predictor.kept, strict=True) if keep]
-        out += [f"{before}{name}" in values for name in kept]
+        named = fit.recipe.coefficients(predictor.parameter)
+        out += [f"{before}{name}" in values for name, keep in named if keep]
     return np.array(out, dtype=np.bool_)
 
 

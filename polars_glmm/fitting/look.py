@@ -14,7 +14,7 @@ from polars_glmm.answer.tally import group_sizes
 from polars_glmm.columns.nodes import Reference
 from polars_glmm.design.disk.learn import trials_of
 from polars_glmm.design.learn import learn
-from polars_glmm.design.predictors import learn_columns
+from polars_glmm.design.predictors import predictor_columns
 from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors, needs_learning, outline
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.frames.engine import EngineFrame
@@ -108,7 +108,7 @@ def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, missing:
     variables = LazyVariables(Known(source))
     variables.ask(factors_of(spec))
     predictors = tuple(
-        (part.parameter, tuple(column.name for term in learn_columns(part.fixed, variables) for column in term))
+        (part.parameter, tuple(column.name for term in predictor_columns(part, variables) for column in term))
         for part in spec.predictors
     )
     factors, notes = group_factors(spec, variables)

@@ -16,7 +16,7 @@ from polars_glmm.fitting.again import frame_again, sums_again
 from polars_glmm.fitting.choose import choose
 from polars_glmm.fitting.flow import data_of
 from polars_glmm.fitting.rows import learned_rows
-from polars_glmm.likelihood.given import hold_fixed_effects
+from polars_glmm.likelihood.held import hold_fixed_effects
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.products.engine import ProductModel, product_engine
 from polars_glmm.likelihood.products.kenward_roger import RESIDUAL, SmallSample, entries_of, small_sample

@@ -19,6 +19,7 @@ from polars_glmm.fitting.flow import data_of
 from polars_glmm.frames.batches import whole
 from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.schemas import Schema, table
+from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.given import INNER, Given, add_distribution, inner_of, probability_of
 from polars_glmm.prediction.leverage import leverage_of
 from polars_glmm.prediction.parameters import of_fit
@@ -108,6 +109,7 @@ def check(  # noqa: PLR0913  the arguments of the public verb
     two-sided and no verdicts: with many rows everything is significant; statistic beside expected says by how much.
     Raises ModelError for tests that are not known, where the rows of the fit are gone, for n below 1.
     """
+    refuse_categories(fit.recipe, "check()", "augment() has residuals, simulate() has draws")
     names = _chosen(fit, tests, time)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         msg = f"n={n!r}: the number of simulations is a whole number of at least 1."

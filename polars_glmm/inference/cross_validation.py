@@ -14,6 +14,7 @@ from polars_glmm.fitting.again import data_for
 from polars_glmm.inference.resampling import checked_seed, question_of
 from polars_glmm.inference.schemas import CROSS_VALIDATION, table
 from polars_glmm.likelihood.refits.left_out import Folds, leave_fold_out
+from polars_glmm.prediction.categories import refuse_categories
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -29,6 +30,7 @@ def cross_validate(
     folds   a number of parts, of the rows or (with `group`) of the levels of a factor; "group:NAME": each level alone
     Constants that columns learn from the data (poly, scale, levels) are those of all rows.
     """
+    refuse_categories(fit.recipe, "cross_validate()", "leave rows out with fit.update(frame=…) and predict the others")
     if fit.spec.family.curve is not None:
         msg = "cross_validate() predicts by one linear predictor, and this model is nonlinear: leave rows out, refit."
         raise ModelError(msg)

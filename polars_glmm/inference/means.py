@@ -33,6 +33,7 @@ from polars_glmm.inference.mean_cells import (
 from polars_glmm.inference.natural_covariance import suited_covariance
 from polars_glmm.inference.schemas import FIXEF, Schema, table
 from polars_glmm.inference.wald import Core, core
+from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.grid import axes_of, crossed, model_inputs, require_known
 from polars_glmm.prediction.quantities import Scale, check_scale
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -91,6 +92,9 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     """One row for each combination of the levels of `variables` and `by`, or one for each contrast within `by`."""
     variables, by, at = _names(variables), _names(by), dict(at or {})
     _check(random, scale, average)
+    if (scale, average, random) != ("link", "link", "none"):
+        instead = "use scale='link' and random='none', means of the latent scale; predict() has the probabilities"
+        refuse_categories(fit.recipe, "A mean on the scale of the response", instead)
     inputs = _inputs(fit, random)
     _require(fit, variables, by, at, inputs)
     rest = [name for name in inputs if name not in (*by, *variables)]

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 def fixed_terms(fit: Answer) -> tuple[list[str], list[str], BoolVec]:
     """Parameter and name of every fixed-effect column, and whether the rank of the data kept it; each (p + s,)."""
-    predictors = fit.recipe.predictors
-    parameters = [predictor.parameter for predictor in predictors for _ in predictor.columns]
-    terms = [column.name for predictor in predictors for column in predictor.columns]
-    return parameters, terms, np.array([kept for predictor in predictors for kept in predictor.kept], dtype=np.bool_)
+    found = [
+        (one.parameter, term, kept)
+        for one in fit.recipe.predictors
+        for term, kept in fit.recipe.coefficients(one.parameter)
+    ]
+    parameters, terms = [one for one, _, _ in found], [term for _, term, _ in found]
+    return parameters, terms, np.array([kept for _, _, kept in found], dtype=np.bool_)
 
 
 def coefficient_names(fit: Answer) -> list[str]:

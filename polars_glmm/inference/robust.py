@@ -21,7 +21,7 @@ from polars_glmm.fitting.held import held_coefficients
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.inference.covariance_record import CoefficientCovariance
 from polars_glmm.inference.ddf import Denominator
-from polars_glmm.likelihood.given import hold_fixed_effects
+from polars_glmm.likelihood.held import hold_fixed_effects
 from polars_glmm.likelihood.known.clusters import ClusterSums, cluster_sums, marginal_scores
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.refits.resample import is_nested

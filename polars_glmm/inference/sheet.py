@@ -17,7 +17,9 @@ from polars_glmm.inference.dispersion import dispersion
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.glance import deviance_residual
 from polars_glmm.inference.names import fixed_terms
+from polars_glmm.inference.parameter_words import heading_of, sentence_of, together
 from polars_glmm.inference.sheet_notes import sheet_notes
+from polars_glmm.inference.sheet_words import method_in_words, title
 from polars_glmm.inference.structure_words import structure_remarks
 from polars_glmm.inference.varcorr import RESIDUAL, components, correlation, varcorr
 from polars_glmm.prediction.residuals import augment
@@ -88,41 +90,18 @@ def build_sheet(fit: Answer) -> Sheet:
         _group_sizes(fit),
         _residual_quartiles(fit),
         _random_effects(fit),
-        *(_fixed_effects(fit, parameters) for parameters in _together(fit)),
+        *(_fixed_effects(fit, parameters) for parameters in together(fit)),
         _correlations(fit),
     ]
     return Sheet(title(fit), _facts(fit), tuple(table for table in tables if table), sheet_notes(fit))
 
 
-def title(fit: Answer) -> str:
-    """What kind of model."""
-    kind = "Linear" if _linear(fit) else "Generalized linear" if fit.spec.family.curve is None else "Nonlinear"
-    return kind + (" mixed model" if fit.estimate.factors else " model")
 
 
-def _linear(fit: Answer) -> bool:
-    return fit.spec.family.linear
 
 
-def method_in_words(fit: Answer) -> str:
-    """The method as a reader of a paper would write it."""
-    method = fit.spec.method
-    match method.name:
-        case "reml":
-            return "restricted maximum likelihood (REML)"
-        case "ml" | "laplace" | "agq" if _linear(fit) and len(fit.estimate.gamma) and not _effects_on_phi(fit):
-            return "maximum likelihood (exact: the integral over the random effects is gaussian)"
-        case "laplace" if fit.estimate.factors:
-            expected = ", expected curvature" if getattr(method, "curvature", "observed") == "expected" else ""
-            return f"maximum likelihood, Laplace approximation{expected}"
-        case "agq" if fit.estimate.factors:
-            nodes = getattr(method, "nodes", 0)
-            return f"maximum likelihood, adaptive Gauss-Hermite quadrature ({nodes} nodes)"
-    return "maximum likelihood"
 
 
-def _effects_on_phi(fit: Answer) -> bool:
-    return any(part.random for part in fit.spec.predictors[1:])
 
 
 def _facts(fit: Answer) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -295,13 +274,6 @@ def _null_test_remark(fit: Answer) -> str:
     return f"LR test against no random effects: {result}"
 
 
-def _together(fit: Answer) -> list[tuple[str, ...]]:
-    """The parameters that have a formula, those of a curve in one table."""
-    curve, known = fit.spec.family.curve, [one.parameter for one in fit.recipe.predictors]
-    of_mean = known[:1] if curve is None else list(curve.parameters)
-    return [tuple(of_mean), *((name,) for name in known[len(of_mean) :])]
-
-
 def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | None:
     table, parameter = fixef(fit), parameters[0]
     table = table.filter(table["parameter"].is_in(parameters))
@@ -331,10 +303,8 @@ def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | Non
         SheetColumn(INTERVAL[0], _ends(table, "conf_low", beside), optional=True, gone="95% intervals"),
         SheetColumn(INTERVAL[1], _ends(table, "conf_high", beside), optional=True, gone="95% intervals"),
     ]
-    link = next((one.link.name for one in fit.spec.family.parameters if one.name == parameter), "")
-    heading = "Fixed effects" if mean else f"Fixed effects of {link} {parameter}"
-    remarks = _fixed_remarks(fit, "mu" if mean else parameter)
-    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), remarks, "fit.fixef()")
+    heading, of = ("Fixed effects", "mu") if mean else (heading_of(fit, parameter), parameter)
+    return SheetTable(heading, tuple(_cut(columns, "fit.fixef()")), _fixed_remarks(fit, of), "fit.fixef()")
 
 
 def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> tuple[str, ...]:
@@ -344,8 +314,7 @@ def _ends(table: pl.DataFrame, name: str, beside: list[float | None] | None) -> 
 
 def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
     if parameter not in ("mu", "phi"):
-        (one,) = (one for one in fit.spec.family.parameters if one.name == parameter)
-        return (f"{parameter} is the {one.definition}.",)
+        return (sentence_of(fit, parameter),)
     if parameter != "mu":
         name, meaning = fit.spec.family.phi_words
         return (f"{parameter} is the {name[0].lower()}{name[1:]}. {meaning}".strip(),)

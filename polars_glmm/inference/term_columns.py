@@ -58,9 +58,11 @@ def term_columns(fit: Answer, names: Sequence[str]) -> dict[str, tuple[int, ...]
     start = 0
     for predictor in fit.recipe.predictors:
         prefix = "" if predictor.parameter == "mu" else f"{predictor.parameter}: "
+        coefficients = len(fit.recipe.coefficients(predictor.parameter))
+        each = coefficients // max(len(predictor.columns), 1)  # thresholds have several in each column
         for term in terms_of(fit, predictor.parameter):
-            found[f"{prefix}{term.name}"] = tuple(start + j for j in term.places)
-        start += len(predictor.columns)
+            found[f"{prefix}{term.name}"] = tuple(start + j * each + k for j in term.places for k in range(each))
+        start += coefficients
     assert start == len(names)
     return found
 

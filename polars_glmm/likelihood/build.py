@@ -9,17 +9,8 @@ from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import (
-    NOTHING,
-    Given,
-    check_names,
-    hold_fixed_effects,
-    labels_of,
-    meant,
-    of_levels,
-    restore_fixed_effects,
-    spelled_out,
-)
+from polars_glmm.likelihood.given import NOTHING, Given, check_names, meant, spelled_out
+from polars_glmm.likelihood.held import hold_fixed_effects, labels_of, of_levels, restore_fixed_effects
 from polars_glmm.likelihood.identify import Findings, Residual, RowFacts, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
 from polars_glmm.likelihood.model import Model, prepare

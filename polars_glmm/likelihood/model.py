@@ -14,6 +14,7 @@ from polars_glmm.families.base import Family, Parameter
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
 from polars_glmm.likelihood.parameters.parts import Part, make_parts
+from polars_glmm.likelihood.parameters.thresholds import cut
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Answering, Stretches
@@ -144,8 +145,9 @@ def predictors_of(
     design: Design | StoredDesign, bases: tuple[Basis, ...], parameters: tuple[Parameter, ...]
 ) -> tuple[Part, ...]:
     """The linear predictors of parameters, with the bases of those that have a formula, in the order of the design."""
-    known = {one.parameter: (one.names, basis) for one, basis in zip(design.predictors, bases, strict=True)}
-    return make_parts([(one, *known.get(one.name, ((one.name,), None))) for one in parameters])
+    known = {one.parameter: (one.coefficients, basis) for one, basis in zip(design.predictors, bases, strict=True)}
+    there = [one for one in parameters if one.name in known or not one.optional]
+    return make_parts([(one, *known.get(one.name, ((one.name,), None))) for one in there])
 
 
 def prepare(
@@ -155,5 +157,5 @@ def prepare(
     if isinstance(design, StoredDesign):
         on_disk = store(design, control.rows.block, partial(predictors_of, design, parameters=family.parameters))
         return Model(design, family, method, control, on_disk.bases, on_disk.effects, by_rows=True, stored=on_disk)
-    bases = tuple(centred(one.x) for one in design.predictors)
+    bases = tuple(cut(centred(one.x), one) for one in design.predictors)
     return Model(design, family, method, control, bases, map_effects(design.factors, design.n_rows), by_rows)

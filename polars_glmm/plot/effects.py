@@ -16,6 +16,7 @@ from polars_glmm.inference.cells import width
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.plot import chart
 from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Chart
+from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.prediction.rows import size_inputs
@@ -66,6 +67,7 @@ def effect_frame(
     Columns kind ("line", "point"), x (Float64, or text in level order), by (text, null without), y, low, high, n_rows.
     Raises ModelError for a variable that the fixed effects do not have.
     """
+    refuse_categories(fit.recipe, "This picture", "plot the columns of predict(kind='response')")
     known = inputs_of(fit)
     for name in (variable, *([] if by is None else [by])):
         if name not in known:

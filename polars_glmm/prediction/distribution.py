@@ -15,6 +15,7 @@ from polars_glmm.families.base import Rows
 from polars_glmm.families.quantiles import averaged_quantile
 from polars_glmm.frames.batches import batches, whole
 from polars_glmm.frames.elsewhere import read
+from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, require_columns
 from polars_glmm.prediction.given import INNER, Given, add_distribution, cdf_of, inner_of, probability_of
 from polars_glmm.prediction.linear_predictor import MISSING
@@ -55,6 +56,7 @@ def distribution(
     Raises ModelError for arguments that are not known, or values that must be given; ColumnError for absent columns.
     """
     keys = [] if by is None else [by] if isinstance(by, str) else list(by)
+    refuse_categories(fit.recipe, "distribution()", "predict(kind='response') has the probability of each")
     fitted, family = of_fit(fit), fit.recipe.spec.family
     rows, inner, sizes = _collected(frame, fitted, random, keys)
     if values is None:

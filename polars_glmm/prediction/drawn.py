@@ -16,12 +16,14 @@ def as_response(drawn: pl.Series, recipe: Recipe) -> pl.Series:
     Numbers of successes beside trials are whole numbers whatever the column was: 0.0 and 1.0 could be shares.
     """
     response, spec = recipe.response, recipe.spec
+    labels, dtype = response.labels, response.dtype
+    if labels is not None and dtype is not None:
+        if dtype == pl.Boolean:
+            return drawn.cast(pl.Boolean)
+        numbers = [float(k) for k in range(len(labels))]
+        return drawn.replace_strict(numbers, list(labels), default=None, return_dtype=pl.String).cast(dtype)
     if not spec.family.discrete or response.proportion:
         return drawn
-    dtype = response.dtype
-    if response.labels is not None and dtype is not None:
-        first, second = response.labels
-        return drawn.replace_strict([0.0, 1.0], [first, second], default=None, return_dtype=pl.String).cast(dtype)
     if dtype == pl.Boolean and response.trials is None and spec.family.takes_trials:
         return drawn.cast(pl.Boolean)
     if dtype is not None and (dtype.is_integer() or dtype == pl.Boolean):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 import polars as pl
 
+from polars_glmm.errors import ModelError
+from polars_glmm.prediction.parameters import Parameters
 from polars_glmm.prediction.variances import FREEDOM
 
 
@@ -28,3 +32,33 @@ def half_width_by_row(conf_level: float) -> pl.Expr:
         return pl.Series(freedom.name, values)
 
     return pl.col(FREEDOM).map_batches(quantiles, return_dtype=pl.Float64, is_elementwise=True)
+
+
+def normal_half_width(conf_level: float) -> float:
+    """Standard errors that a normal interval reaches to either side."""
+    from scipy.special import ndtri  # noqa: PLC0415  scipy stays out of plain imports
+
+    return float(ndtri(0.5 + conf_level / 2.0))
+
+
+def known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
+    """Degrees of freedom that hold for all rows, or None: normal, or by row.
+
+    Raises ModelError for an argument that is not known, and for Satterthwaite's where the fit has none.
+    """
+    if df is None:
+        return None if fitted.freedom is None else fitted.freedom.known
+    if df == "normal":
+        return None
+    if df == "satterthwaite":
+        if fitted.freedom is None:
+            msg = "df='satterthwaite' is of gaussian models fitted by REML: use df='normal' or a number."
+            raise ModelError(msg)
+        return fitted.freedom.known
+    if isinstance(df, str) or not df > 0.0:
+        msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
+        raise ModelError(msg)
+    return float(df)
+
+
+RowFreedom: TypeAlias = Literal["normal", "satterthwaite"] | float | None

@@ -40,6 +40,7 @@ class Purpose:
     factors     grouping factors whose random effects are added
     parts       predictors that are wanted, by their places in the family: the first one here, others by what follows
     new_levels  what their unseen levels become; `remedy` is said where they are an error
+    also_designed   columns that enter further predictors
     also_used   further columns whose nulls make a row incomplete (the response, in augment)
     std_error, interval   whether the variance is wanted, and whether its degrees of freedom are
     """
@@ -52,6 +53,7 @@ class Purpose:
     std_error: bool = False
     interval: bool = False
     parts: tuple[int, ...] = (0,)
+    also_designed: frozenset[str] = frozenset()
 
     @property
     def acting(self) -> tuple[JoinedFactor, ...]:
@@ -71,7 +73,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     part, factors = purpose.parts[0], purpose.acting
     fixed = fitted.fixed(fitted.recipe.spec.family.parameters[part].name)
     inputs = fixed.inputs if curve is None else curve.inputs
-    designs = inputs.union(*(factor.slope_inputs(*purpose.parts) for factor in factors))
+    designs = inputs.union(purpose.also_designed, *(factor.slope_inputs(*purpose.parts) for factor in factors))
     used = designs.union(purpose.also_used, *(factor.recipe.keys for factor in factors))
     require_columns(schema, used, purpose.verb)
     require_dtypes(schema, designs, fitted.recipe)

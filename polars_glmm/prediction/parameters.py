@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.recipe import cuts_of
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import beyond_parameters, only_phi
 from polars_glmm.fitting.held import with_held_known
@@ -125,7 +126,8 @@ class Parameters:
         own = slice(0, p) if mean else self._of_gamma(parameter)
         name, values, before = ("beta", self.beta, 0) if mean else ("gamma", self.gamma, p)
         places = range(own.start - before, own.stop - before)
-        coefficients = tuple(self._value(_name(name, j), values[:, j]) for j in places)
+        picked = len(places) > len(nodes)  # thresholds: read as they stand
+        coefficients = () if picked else tuple(self._value(_name(name, j), values[:, j]) for j in places)
         infinite = self.at_infinity
         vcov = self.vcov if infinite is None else infinite.vcov[None]
         used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
@@ -149,11 +151,17 @@ class Parameters:
             place,
         )
 
+    def of_all(self, parameter: str) -> slice:
+        """Where the coefficients of a parameter stand among those of all formulas."""
+        return slice(0, self.beta.shape[1]) if parameter == "mu" else self._of_gamma(parameter)
+
     def _of_gamma(self, parameter: str) -> slice:
         """Where the coefficients of a predictor beyond the mean's stand among those of all formulas."""
         start = self.beta.shape[1]
+        cuts = cuts_of(self.recipe.spec, self.recipe.response)
         for part in self.recipe.predictors[1:]:
-            stop = start + sum(part.kept)
+            each = 1 if part.parameter not in cuts else len(cuts[part.parameter].names)
+            stop = start + each * sum(part.kept)
             if part.parameter == parameter:
                 return slice(start, stop)
             start = stop

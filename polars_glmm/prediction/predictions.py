@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
 
@@ -15,11 +15,18 @@ from polars_glmm.families.base import all_parts, only_phi
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.category_predictions import names_by_fit, predict_categories
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
-from polars_glmm.prediction.half_widths import half_width_by_row, half_width_of
+from polars_glmm.prediction.half_widths import (
+    RowFreedom,
+    half_width_by_row,
+    half_width_of,
+    known_freedom,
+    normal_half_width,
+)
 from polars_glmm.prediction.intervals import HIGH, LIMITS, LOW, TOTAL, new_response_limits
 from polars_glmm.prediction.inverse_links import clip_to_domain
 from polars_glmm.prediction.joint import of_fit_jointly
@@ -55,7 +62,6 @@ if TYPE_CHECKING:
 
 Interval = Literal["confidence", "prediction"]
 Uncertainty = Literal["conditional", "joint"]
-RowFreedom: TypeAlias = Literal["normal", "satterthwaite"] | float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +179,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         return predict_from(frame, of_fit_jointly(fit), request)
     if isinstance(fit, Answers):
         remedy = 'Use new_levels="null" for no prediction.' if new_levels == "error" else None
-        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), lambda _: request.names, remedy)
+        verb = KeyedVerb("predict", lambda rows, own: predict_from(rows, own, request), names_by_fit(request), remedy)
         return apply_by_key(frame, fit, verb)
     return predict_from(frame, of_fit(fit), request)
 
@@ -196,6 +202,10 @@ def _predict_scored(
 
 def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     """`predict` from the parameters of one fit or of many."""
+    if fitted.recipe.spec.family.response == "category":
+        _check_choice("new_levels", request.new_levels, get_args(NewLevels))
+        _check_interval(request.interval, request.conf_level)
+        return predict_categories(frame, fitted, request, normal_half_width(request.conf_level))
     _check_kind(fitted.recipe.spec.family, request)
     _check_choice("new_levels", request.new_levels, get_args(NewLevels))
     _check_interval(request.interval, request.conf_level)
@@ -214,7 +224,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     plain = request.random != "integrate" and request.interval != "prediction"
     if plain and request.kind in SEVERAL and not only_phi(family) and family.curve is None:
         return _of_several(frame, schema, fitted, request)
-    known = _known_freedom(fitted, request.df)
+    known = known_freedom(fitted, request.df)
     half_width = half_width_of(request.conf_level, known)
     scale = _scale(family, request)
     if place and not fitted.models(request.kind):
@@ -271,7 +281,7 @@ def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, requ
         if request.std_error:
             values.append(error)
         if request.interval is not None:
-            half = half_width_of(request.conf_level, _known_freedom(fitted, request.df))
+            half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
             link = "logit" if request.kind == "zero" or family.mean_range == "unit" else "log"
             at = value.log() if link == "log" else (value / (1.0 - value)).log()
             slope = 1.0 / value if link == "log" else 1.0 / (value * (1.0 - value))
@@ -341,24 +351,8 @@ def _limits(scale: ResponseScale, eta: pl.Expr, margin: pl.Expr) -> list[pl.Expr
     return [pl.when(margin.is_not_null()).then(limit) for limit in limits]
 
 
-def _known_freedom(fitted: Parameters, df: RowFreedom) -> float | None:
-    """Degrees of freedom that hold for all rows, or None: normal, or by row.
 
-    Raises ModelError for an argument that is not known, and for Satterthwaite's where the fit has none.
-    """
-    if df is None:
-        return None if fitted.freedom is None else fitted.freedom.known
-    if df == "normal":
-        return None
-    if df == "satterthwaite":
-        if fitted.freedom is None:
-            msg = "df='satterthwaite' is of gaussian models fitted by REML: use df='normal' or a number."
-            raise ModelError(msg)
-        return fitted.freedom.known
-    if isinstance(df, str) or not df > 0.0:
-        msg = f"df={df!r} is not known: use 'normal', 'satterthwaite' or a positive number."
-        raise ModelError(msg)
-    return float(df)
+
 
 
 def _check_kind(family: Family, request: Request) -> None:

@@ -18,6 +18,7 @@ from polars_glmm.families.censored_residuals import censored_residuals
 from polars_glmm.foreign import answered
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
+from polars_glmm.prediction.category_residuals import category_residuals
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.correlated import add_normalized, residual_inputs
 from polars_glmm.prediction.engine_verbs import augment_on_engine, refuse_extras
@@ -131,6 +132,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
     normalized = [] if fitted.correlations is None else [f"{more.prefix}{NORMALIZED}"]
     refuse_clash(schema, [*more.names, *normalized], "set them apart with prefix=.")
     family = fitted.recipe.spec.family
+    if family.response == "category":
+        return category_residuals(frame, schema, fitted, more)
     quantiles: list[pl.Expr] = []
     if more.quantile:
         frame = add_quantiles(frame, schema, fitted, more.given, more.seed, verb="augment")

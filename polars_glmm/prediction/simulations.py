@@ -14,6 +14,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import repeatable
+from polars_glmm.prediction.categories import category_draws, category_fields, category_inputs
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.correlated import correlation_of, residual_inputs
 from polars_glmm.prediction.curve import ARGUMENTS, CurvePart
@@ -107,13 +108,17 @@ def collected_rows(
 ) -> pl.DataFrame:
     """What a simulation needs of every row: linear predictor, phi, sizes, levels, modes, columns of random effects."""
     factors, sizes = fitted.factors, size_inputs(fitted.recipe) | residual_inputs(fitted.recipe)
-    parts = all_parts(fitted.recipe.spec.family)
-    purpose = Purpose(verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted), parts=parts)
+    purpose = Purpose(
+        verb, factors, new_levels="zero", also_used=sizes | phi_inputs(fitted),
+        parts=all_parts(fitted.recipe.spec.family), also_designed=category_inputs(fitted),
+    )  # fmt: skip
     frame = with_phi(add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb=verb)
     curve = CurvePart.of(fitted)
     if curve is not None:
         frame = frame.with_columns(curve.arguments().alias(ARGUMENTS))
     needed: list[pl.Expr] = columns([MISSING, FIXED, PHI, *([] if curve is None else [ARGUMENTS]), *sorted(sizes)])
+    if fitted.recipe.spec.family.response == "category":
+        needed += category_fields(fitted)
     for factor in factors:
         needed.append(pl.col(factor.level_names))
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
@@ -131,6 +136,7 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
     fixed, sizes, curve = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used), CurvePart.of(fitted)
     n_mean = 1 if curve is None else len(curve.parts)
     phi = beyond(used[PHI], family)
+    drawn_categories = category_draws(fitted, used) if family.response == "category" else None
     together = None
     if fitted.correlations is not None and used.height:
         together = correlation_of(fitted.recipe, fitted.correlations, used)
@@ -146,6 +152,10 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
                     moved[part] = moved[part] + effect if part in moved else effect
         eta = fixed + of_mean[0] if curve is None else curve.moved(used[ARGUMENTS], of_mean)
         y = np.full(rows.height, np.nan)
+        if drawn_categories is not None:
+            y[complete] = drawn_categories(rng, eta)
+            draws.append(y)
+            continue
         mu, own = family.mean(eta), moved_beyond(family, phi, moved)
         drawn = family.simulate(rng, mu, own, sizes)
         if together is not None and own is not None:

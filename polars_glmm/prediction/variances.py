@@ -122,10 +122,39 @@ class _Rows(NamedTuple):
     model: IntVec
 
 
-def _reader(
-    fixed: FixedPart, factors: Acting, missing: pl.Expr
-) -> tuple[list[pl.Expr], Callable[[pl.Series], _Rows]]:
+def _reader(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> tuple[list[pl.Expr], Callable[[pl.Series], _Rows]]:
     """What a batch of rows must hold, as fields of a struct, and what is computed from it."""
+    fields, moved_of = movement(fixed, factors, missing)
+
+    def rows_of(batch: pl.Series) -> _Rows:
+        total, a, model, endless = moved_of(batch.struct.unnest())
+        with np.errstate(invalid="ignore", over="ignore"):  # columns that are not finite give NaN
+            if fixed.outward is not None:
+                a = fixed.outward.T @ a
+            total = total + quadratic(a, fixed.vcov, model)
+        total[endless] = np.nan
+        # the rounding of a singular vcov may fall below zero
+        return _Rows(np.maximum(total, 0.0), a, model)
+
+    return fields, rows_of
+
+
+class Movement(NamedTuple):
+    """How rows move: Σ_f z'Var(b | y)z (n,), a (p, n) as in `variance`, the fit of each row, (n,) or (1,).
+
+    endless   rows that a direction at infinity moves
+    """
+
+    random: Vec
+    a: Mat
+    model: IntVec
+    endless: BoolVec
+
+
+def movement(
+    fixed: FixedPart, factors: Acting, missing: pl.Expr
+) -> tuple[list[pl.Expr], Callable[[pl.DataFrame], Movement]]:
+    """Fields that rows must hold, and how a linear predictor of theirs moves with the parameters."""
     nodes, vcov = fixed.nodes, fixed.vcov
     many, (acting, part) = len(vcov) > 1, factors
     spreads = [_spread(factor, vcov, part) for factor in acting]
@@ -137,8 +166,7 @@ def _reader(
         fields.append(pl.col(factor.code).fill_null(-1).alias(f"code_{i}"))
         fields += [factor.nodes[k].to_expr().alias(f"z_{i}_{j}") for j, k in enumerate(factor.on(part))]
 
-    def rows_of(batch: pl.Series) -> _Rows:
-        rows = batch.struct.unnest()
+    def moved_of(rows: pl.DataFrame) -> Movement:
         a = np.zeros((vcov.shape[1], rows.height))  # further parameters move rows through the modes alone
         model = rows["model"].to_numpy() if many else np.zeros(1, dtype=np.intp)
         for j in range(len(nodes)):
@@ -150,14 +178,9 @@ def _reader(
                 z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
                 code = rows[f"code_{i}"].to_numpy()
                 total += spread.add(z, np.where(code < 0, spread.n_levels + model, code), a)
-            if fixed.outward is not None:
-                a = fixed.outward.T @ a
-            total += quadratic(a, vcov, model)
-        total[endless] = np.nan
-        # the rounding of a singular vcov may fall below zero
-        return _Rows(np.maximum(total, 0.0), a, model)
+        return Movement(total, a, model, endless)
 
-    return fields, rows_of
+    return fields, moved_of
 
 
 def _along(x: Mat, directions: Mat | None) -> BoolVec:

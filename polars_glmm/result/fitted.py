@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.prediction.given import Given
-    from polars_glmm.prediction.predictions import Interval, RowFreedom, Uncertainty
+    from polars_glmm.prediction.half_widths import RowFreedom
+    from polars_glmm.prediction.predictions import Interval, Uncertainty
     from polars_glmm.prediction.sql import Dialect, Scoring
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import Pictures

@@ -107,8 +107,9 @@ def check_batch(batch: Batch) -> None:
 
 def _counts(recipe: Recipe) -> tuple[int, int, list[list[int]]]:
     """Columns kept of mu and of phi, and the numbers of effects of the terms of each group."""
+    names = [one.parameter for one in recipe.predictors]
     p, s = (
-        sum(sum(one.kept) for place, one in enumerate(recipe.predictors) if (place == 0) is mean)
+        sum(kept for name in names if (name == names[0]) is mean for _, kept in recipe.coefficients(name))
         for mean in (True, False)
     )
     return p, s, [[len(term.columns) for term in factor.terms] for factor in recipe.factors]

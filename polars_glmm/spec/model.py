@@ -20,6 +20,7 @@ from .residual import ResidualTerm, read_residual, refuse_where_independent
 from .response import Observation, Response, response_of
 from .syntax import Bar, Binary, Expression, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
+from .thresholds import with_thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class ModelSpec:
                 mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
                 shorthands = ()
             understood, first = _understood(tree, response, mu), (mu,)
-        predictors = (*first, *(part for part, _ in further))
+        predictors = with_thresholds((*first, *(part for part, _ in further)), resolved)
         for part in predictors:
             _refuse_double_terms(part.random)
         _refuse_labels_apart(predictors)

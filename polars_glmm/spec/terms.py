@@ -87,12 +87,16 @@ class RandomTerm:
 
 @dataclass(frozen=True, slots=True)
 class PredictorTerms:
-    """One linear predictor: its fixed terms in order of degree, its random terms and its offsets."""
+    """One linear predictor: its fixed terms in order of degree, its random terms and its offsets.
+
+    absorbed   its intercept is coded for and not there: other parameters, thresholds, take up the constant
+    """
 
     parameter: str
     fixed: tuple[FixedTerm, ...]
     random: tuple[RandomTerm, ...] = ()
     offsets: tuple[Expression, ...] = ()
+    absorbed: bool = False
 
     def columns(self) -> Iterator[str]:
         """Every column of the frame that the predictor reads."""

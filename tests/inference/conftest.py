@@ -111,6 +111,11 @@ class _Recipe(SimpleNamespace):
     def predictor(self, parameter: str) -> SimpleNamespace | None:
         return next((p for p in self.predictors if p.parameter == parameter), None)
 
+    def coefficients(self, parameter: str) -> tuple[tuple[str, bool], ...]:
+        found = self.predictor(parameter)
+        assert found is not None
+        return tuple((column.name, kept) for column, kept in zip(found.columns, found.kept, strict=True))
+
 
 def scalar(name: str, variance: float, modes: Sequence[float], sd: float = 1.0) -> FactorEstimate:
     """A random intercept."""

@@ -30,6 +30,7 @@ DTYPES = {"int64": pl.Int64, "float64": pl.Float64, "string": pl.String, "bool":
 FAMILIES = (
     "gaussian", "binomial", "poisson", "Gamma", "inverse.gaussian", "nbinom2", "nbinom1", "beta", "betabinomial",
     "lognormal", "t", "tweedie", "weibull", "exponential", "loglogistic", "lognormal_time", "gaussian_censored",
+    "ordinal",
 )  # fmt: skip
 ZEROS = (
     "poisson", "nbinom1", "nbinom2", "truncated_poisson", "truncated_nbinom1", "truncated_nbinom2", "ziGamma",
@@ -122,8 +123,6 @@ def why_not(entry: dict[str, Any]) -> str:
     if entry["id"] in HETEROSCEDASTIC or entry["id"] in CORRELATED:
         return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
-    if kind == "ordinal":
-        return f"{kind} model"
     if kind in LATER:
         return LATER[kind]
     if kind in ("gls", "lmm_residual_structure"):
@@ -200,6 +199,8 @@ One JSON file per model: the call, the engines and their versions, estimates, an
   with variance mu³/lambda (here phi = 1/lambda); nbinom2 `theta` (here phi = theta). Coefficients of a gaussian
   dispersion formula are for log σ² (here log σ: half of them), but for log σ where random effects are on it too
   (kind `two_part`: "TMB breadth.cpp" is a template of its own, its optimum found again by an engine in numpy).
+- Ordered categories (kind `ordinal`): P(y <= k) = F(alpha_k - x'beta - z'b), thresholds alpha as they stand (component
+  `threshold`), no intercept.
 - Times (kinds `survival`, `censored`) are accelerated failure times: log t = x'beta + b + W/shape, with shape =
   1/scale of survreg; of `lognormal_time` our phi is 1/shape. Status: 1 an event, 0 censored on the right, 2 on the
   left, 3 an interval.

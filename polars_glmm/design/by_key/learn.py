@@ -188,7 +188,7 @@ def learn_by_key(
     if not len(order):
         return None
     model_rows, model_levels = starts
-    fine = _independent(_taken(x, order), centred_columns(terms, table), model_rows)
+    fine = _independent(_taken(x, order), centred_columns(spec.mu, terms, table), model_rows)
     if not fine.all():
         usual = usual.copy()
         usual[present[~fine]] = False

@@ -17,8 +17,8 @@ from polars_glmm.design.disk.write import DiskRoom, keep_columns, partition
 from polars_glmm.design.predictors import (
     centred_columns,
     dropped_columns,
-    learn_columns,
     offset_node,
+    predictor_columns,
     refuse_equal_names,
 )
 from polars_glmm.design.rank import Judged, judge_moments
@@ -187,12 +187,12 @@ def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: 
 
 
 def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -> _Predictor:
-    terms = learn_columns(part.fixed, variables)
+    terms = predictor_columns(part, variables)
     columns = tuple(column for term in terms for column in term)
     refuse_equal_names(tuple(column.name for column in columns))
     offset = offset_node(part, spec.offset, variables)
     recipe = PredictorRecipe(part.parameter, columns, (True,) * len(columns), offset)
-    return _Predictor(recipe, centred_columns(terms, variables.table))
+    return _Predictor(recipe, centred_columns(part, terms, variables.table))
 
 
 def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:

@@ -13,7 +13,7 @@ from polars_glmm import progress
 from polars_glmm.columns.nodes import ONE, Node
 from polars_glmm.design.disk.parts import ONES, ColumnMoments, Parts, RecordLayout, StoredDesign, Tally, head_of
 from polars_glmm.design.reader import Reader, terms_of
-from polars_glmm.design.recipe import Recipe
+from polars_glmm.design.recipe import Recipe, cuts_of
 from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.errors import DataChangedError
 from polars_glmm.frames.batches import batches
@@ -150,8 +150,14 @@ class _Columns:
 
 def _shape(recipe: Recipe) -> Design:
     """The design of a recipe without rows."""
+    cuts = cuts_of(recipe.spec, recipe.response)
     made = [
-        Predictor(np.empty((len(part.columns), 0)), tuple(c.name for c in part.columns), parameter=part.parameter)
+        Predictor(
+            np.empty((len(part.columns), 0)),
+            tuple(column.name for column in part.columns),
+            parameter=part.parameter,
+            cuts=cuts.get(part.parameter),
+        )
         for part in recipe.predictors
     ]
     factors = tuple(

@@ -298,7 +298,9 @@ def factors_of(spec: ModelSpec) -> list[Expression]:
     terms = [*fixed, *(term for random in spec.random for term in random.design)]
     found = {render(factor): factor for term in terms for factor in term.factors}
     inside = [spec.response.success, *(offset for part in spec.predictors for offset in part.offsets)]
-    return [*found.values(), *(node for node in inside if not isinstance(node, Name))]
+    categories = [spec.response.success] if spec.family.response == "category" else []
+    labelled = [FunctionCall("C", "C", (("", node),)) for node in categories if isinstance(node, Name)]
+    return [*found.values(), *(node for node in inside if not isinstance(node, Name)), *labelled]
 
 
 def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[FactorRecipe, ...], tuple[Note, ...]]:

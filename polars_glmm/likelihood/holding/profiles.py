@@ -15,7 +15,8 @@ from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design, ResidualRows
 from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import Given, hold_fixed_effects
+from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.held import hold_fixed_effects
 from polars_glmm.likelihood.holding.chart import Chart
 from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion, ResidualCriterion, RowCriterion
 from polars_glmm.likelihood.holding.path import Path, PathPoint
@@ -27,6 +28,7 @@ from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.starts import bending_scale
 from polars_glmm.likelihood.model import LOG_TWO_PI, Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
+from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.residual.engine import ResidualEngine
 from polars_glmm.likelihood.residual.fit import residual_engine
@@ -94,9 +96,13 @@ class Profiles:
             w[-1 - self._n_correlations] = 1.0
             root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
             return Path(surface, ROOT if root else EXPONENTIAL, w, None, 0.0, singular)
-        if target.parameter == "phi":
+        if target.parameter != "mu":
             assert isinstance(self.model, Model)
-            w[p + chart.size : len(w) - self._n_correlations] = self.model.bases[1].a[:, target.place]
+            part = self.model.part(target.parameter)
+            assert part is not None  # a target is of a part
+            assert part.basis is not None  # with a formula
+            behind = p + chart.size - len(self.model.x.a)
+            w[behind + part.own.start : behind + part.own.stop] = part.basis.a[:, target.place]
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         a = self.model.x.a[:, target.place]
         if p:
@@ -155,8 +161,12 @@ class Profiles:
         return dict(zip(names, values.tolist(), strict=True))
 
     def _phi(self, surface: Surface, tail: Vec) -> Vec:
-        if isinstance(self.model, Model) and self.model.models_phi:
-            return self.model.bases[1].outward(tail)
+        if isinstance(self.model, Model) and self.model.design.further:
+            first, found = len(self.model.x.a), []
+            for part in sorted(self.model.parts[1:], key=lambda part: part.constant):
+                own = tail[part.own.start - first : part.own.stop - first]
+                found.append(np.array([part.natural(float(own[0]))]) if part.basis is None else part.basis.outward(own))
+            return np.concatenate(found)
         root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
         return np.array([(ROOT if root else EXPONENTIAL).natural(abs(float(tail[0])) if root else float(tail[0]))])
 
@@ -285,8 +295,8 @@ class Profiles:
         return self._phi_tail(criterion)
 
     def _phi_tail(self, criterion: Criterion) -> Vec:
-        if isinstance(self.model, Model) and self.model.models_phi:
-            return self.model.bases[1].inward(self.estimate.gamma)
+        if isinstance(self.model, Model) and self.model.design.further:
+            return np.concatenate([self._inward(part) for part in self.model.parts[1:]])
         phi = self.estimate.phi
         assert phi is not None
         if phi == 0.0:
@@ -295,6 +305,12 @@ class Profiles:
         if isinstance(criterion, RowCriterion) and criterion.root:
             return np.array([0.0 if np.isinf(phi) else phi**-0.5])
         return np.array([np.log(phi)])
+
+    def _inward(self, part: Part) -> Vec:
+        """The coefficients of a further predictor at the estimate."""
+        if part.basis is None:
+            return np.array([part.predictor(self.estimate.constants[part.parameter])])
+        return part.basis.inward(self.estimate.coefficients[part.parameter])
 
     def _sizes(self, criterion: Criterion) -> tuple[float, Vec]:
         """A noticeable effect on the scale of the linear predictor, and the steps of fixed effects."""

@@ -29,7 +29,7 @@ class Target:
 
     name: str
     quantity: Quantity
-    parameter: Literal["mu", "phi"]
+    parameter: str
     group: str | None = None
     terms: tuple[str, ...] = ()
     lead: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
@@ -54,10 +54,11 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
     if residual is not None and len(residual.names) == 1:  # of several none is a coordinate
         kind: Quantity = "residual_range" if residual.correlation.lengths else "residual_correlation"
         found.append(Target(residual.names[0], kind, "phi"))
-    phi = next((part for part in model.parts[1:] if not part.constant), None)
-    for place, name in enumerate(() if phi is None else phi.names):
-        found.append(Target(f"phi: {name}", "coefficient", "phi", None, (name,), place=place))
-    if phi is None and model.family.has_phi:
+    formulas = [part for part in model.parts[1:] if not part.constant]
+    for part in formulas:
+        for place, name in enumerate(part.names):
+            found.append(Target(part.labels[place], "coefficient", part.parameter, None, (name,), place=place))
+    if model.family.has_phi and not any(part.parameter == "phi" for part in formulas):
         found.append(Target("phi", "dispersion", "phi"))
     return [one for one in found if one.name not in fixed]
 

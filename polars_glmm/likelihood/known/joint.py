@@ -63,7 +63,7 @@ class HeldParameters:
                 with np.errstate(divide="ignore"):
                     at = one.link.forward(np.array([estimate.constants[one.name]]))
                 own.append(np.minimum(at, _LARGEST_LOG))
-            else:
+            elif not one.optional or one.name in estimate.coefficients:
                 own.append(estimate.coefficients[one.name])
         return cls(estimate.beta, roots, np.concatenate(own) if own else None)
 

@@ -14,7 +14,8 @@ from typing import TypeVar
 import numpy as np
 
 from polars_glmm.families.base import Rows
-from polars_glmm.likelihood.rows.blocks import Block, BlockPart, Unit
+from polars_glmm.likelihood.rows.block_parts import BlockPart
+from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.likelihood.rows.models import ManyModels
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec

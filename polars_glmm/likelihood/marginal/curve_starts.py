@@ -83,8 +83,9 @@ def _side_by_side(parts: Sequence[Mat]) -> Mat:
 def _predictor(block: Block, k: int, x: Vec) -> Vec:
     """A parameter in the rows of a block at the coefficients of a search vector, offset included."""
     part = block.parts[k]
-    assert part.x is not None  # parameters of a curve have formulas
-    eta: Vec = x[part.own] @ part.x
+    columns = part.columns
+    assert columns is not None  # parameters of a curve have formulas
+    eta: Vec = x[part.own] @ columns
     return eta if part.offset is None else eta + part.offset
 
 

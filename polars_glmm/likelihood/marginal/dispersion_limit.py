@@ -20,7 +20,7 @@ import numpy as np
 from polars_glmm.errors import enumerate_names
 from polars_glmm.families.base import Family, Rows, spoken, towards_limit
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.likelihood.rows.blocks import BlockPart
+from polars_glmm.likelihood.rows.block_parts import BlockPart
 from polars_glmm.likelihood.rows.holder import OverBlocks, added, furthest, stacked
 from polars_glmm.likelihood.rows.sums import Answering
 from polars_glmm.notes import Note
@@ -110,7 +110,7 @@ def _turned(rows: Iterable[PhiRows], family: Family) -> Iterator[PhiRows]:
             continue
         mean, phi, *others = block.parts
         offset = None if phi.offset is None else -phi.offset
-        back = BlockPart(None if phi.x is None else -phi.x, phi.own, offset)
+        back = BlockPart(None if phi.columns is None else -phi.columns, phi.own, offset)
         yield _TurnedBlock(block.data, (mean, back, *others), block.frequency)
 
 
@@ -282,7 +282,7 @@ def whole(found: Found, origin: Vec, span: Mat) -> Found:
 
 
 def _columns(block: PhiRows) -> Mat:
-    x = block.parts[1].x
+    x = block.parts[1].columns
     assert x is not None  # there is a formula
     return x
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from polars_glmm.families.base import Density, Expected
 from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, lifted, to_levels
-from polars_glmm.likelihood.rows.blocks import Block, BlockPart
+from polars_glmm.likelihood.rows.block_parts import BlockPart
+from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.picked import Picked
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.scaling import reduction
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -38,7 +40,7 @@ def tangent_information(here: UnitAt, state: RowsAt, h: Factorised) -> Informati
         weighted = {k: _weighted(block, w, k, curved) for k in curved}
         for k in curved:
             part = block.parts[k]
-            beta[places, part.own] += models.xx_sums(weighted[k], part.x)
+            beta[places, part.own] += models.xx_sums(weighted[k], part.columns)
         cells.append(block.z_sums(weighted))
     zwx = concatenate(cells)
     right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, zwx), strict=True)]
@@ -65,7 +67,7 @@ def _weighted(block: Block, w: Mapping[tuple[int, ...], Vec], k: int, curved: Se
 
 
 def _times(part: BlockPart, w: Vec) -> Mat:
-    return w[None] if part.x is None else part.x * w
+    return part.scores(w)
 
 
 def plain_information(here: UnitAt, state: RowsAt, curved: Sequence[Density | Expected]) -> Information:
@@ -90,10 +92,15 @@ def _outer_products(here: UnitAt, state: RowsAt, by_scores: Sequence[int] | None
         for block, density in zip(here.unit.blocks, state.densities, strict=True):
             part, score = block.parts[k], density.g[k]
             assert score is not None  # asked for at an order that has it
+            if isinstance(part.x, Picked):
+                rows = part.scores(score)
+                each = rows if block.frequency is None else rows / np.maximum(block.frequency, 1.0)
+                total[part.own, part.own] += models.xx_sums(each, rows)
+                continue
             square = score**2
             if block.frequency is not None:
                 square = square / np.maximum(block.frequency, 1.0)
-            total[part.own, part.own] += models.xx_sums(_times(part, square), part.x)
+            total[part.own, part.own] += models.xx_sums(_times(part, square), part.columns)
     return total
 
 

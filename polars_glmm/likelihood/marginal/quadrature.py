@@ -306,5 +306,5 @@ def _row_averages(chain: list[_Lead], here: UnitAt, densities: list[Any], whole:
     for block, parts in zip(here.unit.blocks, densities, strict=True):
         weight = block.spread(by_cell[:, block.cells])
         use = weight > 0.0
-        out.append([(weight * np.where(use, part, 0.0)).sum(0) for part in parts.g if part is not None])
+        out.append([(weight * np.where(use, part, 0.0)).sum(-2) for part in parts.g if part is not None])
     return out

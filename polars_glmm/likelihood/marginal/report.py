@@ -209,7 +209,10 @@ def _slopes(model: Model, engine: RowEngine, done: Polished, modes: list[Mat]) -
     p = len(places)
     if done.slopes is None or p * sum(m.size for m in modes) > report.SLOPES_KEPT:
         return None
-    columns = engine.marginal.rows.per_level(Chosen(done.slopes, tuple(places)))
+    free = np.cumsum(~done.held) - 1  # there is a slope for every entry that is not held
+    chosen = Chosen(done.slopes, tuple(int(free[k]) for k in places if not done.held[k]))
+    moving = iter(engine.marginal.rows.per_level(chosen))
+    columns = [[np.zeros_like(mode) for mode in modes] if done.held[k] else next(moving) for k in places]
     inward = np.linalg.inv(outward(formulas))
     by_factor = [np.array([c[f] for c in columns]).reshape(p, *mode.shape) for f, mode in enumerate(modes)]
     return [np.einsum("krG,kq->rqG", slopes, inward) for slopes in by_factor]

@@ -72,7 +72,7 @@ def restricted_unit(here: UnitAt, factor: Factorised | None) -> Restricted | Non
         if fitted is not None:
             cells.append(block.z_sums([weighted]))
         if by_phi is not None:
-            x_phi = block.parts[1].x
+            x_phi = block.parts[1].columns
             columns = np.ones((1, len(w))) if x_phi is None else x_phi
             by_phi = by_phi + np.array([(weighted * column) @ left.T for column in columns])
     e = to_levels(unit, concatenate(cells)) if cells else []

@@ -113,11 +113,11 @@ def _from_disk(model: Model, stored: Stored, chosen: BoolVec) -> Sample:
     made, predictors = [], []
     formulas = [k for k, part in enumerate(model.parts) if not part.constant]
     for k, one in zip(formulas, model.design.predictors, strict=True):
-        columns = joined(lambda b, k=k: b.parts[k].x)  # type: ignore[misc]  # the loop's own k
+        columns = joined(lambda b, k=k: b.parts[k].columns)  # type: ignore[misc]  # the loop's own k
         assert columns is not None  # there is a formula
         made.append(columns)
-        offset = joined(lambda b, k=k: b.parts[k].offset)  # type: ignore[misc]
-        predictors.append(Predictor(columns, one.names, offset, one.parameter))
+        offset = None if one.cuts else joined(lambda b, k=k: b.parts[k].offset)  # type: ignore[misc]
+        predictors.append(Predictor(columns, one.names, offset, one.parameter, one.cuts))
     small = Design(
         y=y,
         trials=joined(lambda b: b.data.trials),

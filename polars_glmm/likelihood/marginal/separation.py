@@ -191,7 +191,7 @@ def _above_faded(blocks: Iterable[Block], _: Family, place: int, coefficients: V
     for block in blocks:
         own = block.parts[place]
         x = own.x
-        assert x is not None  # there is a formula
+        assert isinstance(x, np.ndarray)  # there is a formula, and thresholds do not fade
         at = coefficients @ x if own.offset is None else coefficients @ x + own.offset
         weight = np.ones(len(at)) if block.frequency is None else block.frequency
         kept = x[:, at > -FADED]

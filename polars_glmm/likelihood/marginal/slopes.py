@@ -61,7 +61,8 @@ def _bent(density: Density, k: int, turned: Predictors) -> Vec:
     """−Σ_l w_kl dη_l of a block's rows."""
     total: Vec | float = 0.0
     for other, by in enumerate(turned):
-        total = total - density.w[min(k, other), max(k, other)] * by
+        turned_by = density.w[min(k, other), max(k, other)] * by
+        total = total - (turned_by if np.ndim(turned_by) < 2 else turned_by.sum(0))  # of thresholds there are two
     return np.asarray(total)
 
 

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from polars_glmm.errors import ConvergenceError
+from polars_glmm.families.links import Link
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.value import Marginal
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.thresholds import Thresholds
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.holder import Holder
 from polars_glmm.typing import Vec
@@ -35,7 +38,24 @@ def further_starts(model: Model, beta: Vec) -> list[Vec]:
     if len(model.parts) < 2:
         return []
     levels = rowsums.first_levels(model.rows, model.family, beta)
-    return [constant_level(part, level) for part, level in zip(model.parts[1:], levels, strict=True)]
+    starts = [constant_level(part, level) for part, level in zip(model.parts[1:], levels, strict=False)]
+    for k, part in enumerate(model.parts[1:]):
+        if isinstance(part.basis, Thresholds):
+            counts = rowsums.category_counts(model.rows, part.basis.n_categories)
+            if not counts.all():
+                msg = "There is no response in some category, whose probability cannot be estimated."
+                raise ConvergenceError(msg)
+            starts[k] = first_thresholds(part.basis, model.family.link, counts)
+    return starts
+
+
+def first_thresholds(basis: Thresholds, link: Link, counts: Vec) -> Vec:
+    """Coefficients of thresholds where only the counts (C,) are known: quantiles of their cumulative shares."""
+    alpha = link.forward(np.cumsum(counts)[:-1] / counts.sum())
+    tau = np.linalg.lstsq(basis.jacobian, alpha, rcond=None)[0]
+    named = np.zeros(len(basis.a))
+    named[: len(tau)] = tau  # the intercept of their formula comes first
+    return basis.inward(named)
 
 
 def constant_level(part: Part, level: float) -> Vec:

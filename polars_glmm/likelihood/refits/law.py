@@ -55,8 +55,8 @@ class Law:
         """The law of an estimate, whose fixed effects are the design's columns."""
         coefficients, start = {estimate.first: estimate.beta}, 0
         for one in design.further:
-            coefficients[one.parameter] = estimate.gamma[start : start + len(one.names)]
-            start += len(one.names)
+            coefficients[one.parameter] = estimate.gamma[start : start + len(one.coefficients)]
+            start += len(one.coefficients)
         roots = tuple(tuple(map(_root, f.covariances)) for f in estimate.factors)
         fixed = _fixed(design, family, coefficients)
         residual = None
@@ -82,6 +82,9 @@ class Law:
         with np.errstate(all="ignore"):
             eta = means[0] if curve is None else curve.value(ArrayAlgebra(), means, design_rows.inputs)
             assert eta is not None  # the mean has a predictor
+            if self.family.response == "category":
+                alpha, *delta = [v for v in further if v is not None]
+                return self.family.simulate_categories(rng, eta, alpha, delta[0] if delta else 0.0)
             mu = self.family.mean(eta)
             values = [
                 self.constants[one.name] if v is None else one.link.inverse(v)
@@ -124,7 +127,8 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
             own.append(_root(correlation * np.outer(sd, sd)))
         roots.append(tuple(own))
     coefficients = {one.parameter: np.array([values[name] for name in one.labels]) for one in design.predictors}
-    constants = {one.name: values[one.name] for one in family.parameters if one.name not in coefficients}
+    left = [one.name for one in family.parameters if one.name not in coefficients and not one.optional]
+    constants = {name: values[name] for name in left}
     residual = None
     if design.residual is not None:
         residual = correlated(design.residual, np.array([values[name] for name in design.residual.names]))
@@ -152,7 +156,10 @@ def _effect(factor: Factor, b: Mat, own: IntVec) -> Vec:
 
 
 def predicted(part: Predictor, coefficients: Vec) -> Vec:
-    """x'coefficients + offset of every row (n,)."""
+    """x'coefficients + offset of every row (n,); of thresholds all of them, (C − 1, n)."""
+    if part.cuts is not None:
+        j = part.cuts.jacobian
+        return np.asarray(j @ coefficients.reshape(-1, j.shape[1]).T @ part.x)
     eta: Vec = coefficients @ part.x if len(coefficients) else np.zeros(part.x.shape[1])
     return eta if part.offset is None else eta + part.offset
 

@@ -16,7 +16,8 @@ from polars_glmm.design.records import Design
 from polars_glmm.design.selection import design_of, rows_of
 from polars_glmm.errors import GlmmError
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import Given, hold_fixed_effects
+from polars_glmm.likelihood.given import Given
+from polars_glmm.likelihood.held import hold_fixed_effects
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.objective import NaturalObjective
 from polars_glmm.likelihood.refits.law import columns_of, predicted

@@ -18,6 +18,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.rows.block_parts import BlockPart, block_part
 from polars_glmm.likelihood.rows.holder import A, Holder, Pass, PerLevel
 from polars_glmm.likelihood.rows.models import ONE, Models
 from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
@@ -48,15 +49,6 @@ def few_repeats(starts: IntVec, counts: IntVec) -> Repeats | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BlockPart:
-    """One linear predictor on the rows of a block: x (p, m), None for a constant; whose coefficients; offset (m,)."""
-
-    x: Mat | None
-    own: slice
-    offset: Vec | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Rows of whole cells, everything contiguous by column.
 
@@ -83,7 +75,7 @@ class Block:
     @property
     def x(self) -> Mat:
         """Fixed columns of the mean, (p, m)."""
-        x = self.parts[0].x
+        x = self.parts[0].columns
         assert x is not None  # the mean has columns, if no more than none
         return x
 
@@ -311,10 +303,12 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
             data=design.rows.each(part),
             frequency=_if_any(part, design.frequency),
             parts=tuple(
-                BlockPart(
+                block_part(
+                    one.basis,
                     None if one.basis is None else one.basis.columns(places),
                     one.own,
                     _if_any(part, offsets.get(one.parameter)),
+                    part(design.y),
                 )
                 for one in parts
             ),

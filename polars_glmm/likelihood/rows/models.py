@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from polars_glmm.likelihood.rows.picked import Picked
 from polars_glmm.linalg import cholesky, level_factors
 from polars_glmm.linalg.elimination import Eliminator, Factorised, OneFactorised
 from polars_glmm.linalg.pattern import Blocks, Pattern
@@ -24,8 +25,8 @@ class Models(Protocol):
 
     alone: bool
 
-    def linear(self, beta: Mat, x: Mat | None) -> Any:
-        """Xβ per row, (n,); of a constant, whose x is None, β itself where one model has it."""
+    def linear(self, beta: Mat, x: Mat | Picked | None) -> Any:
+        """Xβ per row, (n,), of thresholds (2, n); of a constant, whose x is None, β itself where one model has it."""
 
     def on_rows(self, v: Any) -> Any:
         """A value of each model on its rows: a float, or (n,)."""
@@ -36,7 +37,7 @@ class Models(Protocol):
     def level_totals(self, v: Cube) -> Any:
         """Sums over the levels of each model."""
 
-    def x_sums(self, x: Mat | None, v: Vec) -> Mat:
+    def x_sums(self, x: Mat | Picked | None, v: Mat) -> Mat:
         """X'v: (p,) or (p, m); a constant's X is one column of ones."""
 
     def xx_sums(self, xw: Mat, x: Mat | None) -> Cube:
@@ -73,7 +74,9 @@ class OneModel:
 
     alone = True
 
-    def linear(self, beta: Mat, x: Mat | None) -> Any:
+    def linear(self, beta: Mat, x: Mat | Picked | None) -> Any:
+        if isinstance(x, Picked):
+            return x.linear(beta)
         return self.on_rows(beta[0]) if x is None else np.asarray(beta @ x)
 
     def on_rows(self, v: Any) -> float:
@@ -85,7 +88,9 @@ class OneModel:
     def level_totals(self, v: Cube) -> Any:
         return v.sum(-1)
 
-    def x_sums(self, x: Mat | None, v: Vec) -> Mat:
+    def x_sums(self, x: Mat | Picked | None, v: Mat) -> Mat:
+        if isinstance(x, Picked):
+            return x.sums(v)
         return np.asarray(v.sum(-1))[None] if x is None else np.asarray(x @ v)
 
     def xx_sums(self, xw: Mat, x: Mat | None) -> Cube:
@@ -147,13 +152,20 @@ class ManyModels:
 
     alone = False
 
-    def linear(self, beta: Mat, x: Mat | None) -> Any:
+    def linear(self, beta: Mat, x: Mat | Picked | None) -> Any:
+        if isinstance(x, Picked):
+            return x.linear(beta, self._of_row)
         if x is None:
             return self.on_rows(beta[0])
         total = np.zeros(x.shape[1]) if not len(x) else self.on_rows(beta[0]) * x[0]
         for b, column in zip(beta[1:], x[1:], strict=True):
             total += self.on_rows(b) * column
         return total
+
+    @property
+    def _of_row(self) -> IntVec:
+        """The model of every row, counted within the unit."""
+        return np.repeat(np.arange(len(self.rows_of)), self.rows_of)
 
     def on_rows(self, v: Vec) -> Vec:
         return np.repeat(v, self.rows_of, axis=-1)
@@ -164,7 +176,9 @@ class ManyModels:
     def level_totals(self, v: Cube) -> Cube:
         return np.add.reduceat(v, self.first_level, axis=-1)
 
-    def x_sums(self, x: Mat | None, v: Vec) -> Mat:
+    def x_sums(self, x: Mat | Picked | None, v: Mat) -> Mat:
+        if isinstance(x, Picked):
+            return x.sums(v, self._of_row, len(self.rows_of))
         if x is None:
             return np.asarray(self.row_totals(v))[None]
         return np.array([self.row_totals(column * v) for column in x]).reshape(len(x), len(self.rows_of))

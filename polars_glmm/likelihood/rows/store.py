@@ -17,7 +17,9 @@ from polars_glmm.families.base import Rows, censoring_of, heads_of, heads_of_inp
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
 from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
 from polars_glmm.likelihood.parameters.parts import Part
-from polars_glmm.likelihood.rows.blocks import Block, BlockPart, RowBlocks, Unit, cut_rows
+from polars_glmm.likelihood.parameters.thresholds import cut
+from polars_glmm.likelihood.rows.block_parts import block_part
+from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit, cut_rows
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.spill import SpillFile
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
@@ -31,7 +33,7 @@ class BlockLayout:
     x         per linear predictor marks of the columns of ones, or None where it is a constant
     z         the same of the random columns, None for one column of ones
     own       per linear predictor its coefficients;  offsets: the name of its offset
-    part_of   the predictor of each column of z
+    part_of   the predictor of each column of z;  bases: what the columns of each predictor are in
     """
 
     head: tuple[str, ...]
@@ -40,6 +42,7 @@ class BlockLayout:
     own: tuple[slice, ...]
     offsets: tuple[str, ...]
     part_of: tuple[int, ...]
+    bases: tuple[Basis | None, ...]
 
     @property
     def on_disk(self) -> int:
@@ -149,8 +152,8 @@ class StoredUnits(Sequence[Unit]):
             data=Rows(head["y"], head.get("trials"), head.get("precision"), inputs_of(head), censoring_of(head)),
             frequency=head.get("frequency"),
             parts=tuple(
-                BlockPart(made, own, head.get(offset))
-                for made, own, offset in zip(x, layout.own, layout.offsets, strict=True)
+                block_part(basis, made, own, head.get(offset), head["y"])
+                for basis, made, own, offset in zip(layout.bases, x, layout.own, layout.offsets, strict=True)
             ),
             z=z,
             ones=(True,) if layout.z is None else tuple(layout.z.tolist()),
@@ -209,13 +212,14 @@ def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis
     parts_of   the linear predictors of the model from the bases of those with a formula
     """
     layout, moments = design.layout, design.moments
-    bases = tuple(_basis(design, own) for own in layout.x)
+    of_columns = tuple(_basis(design, own) for own in layout.x)
+    bases = tuple(cut(basis, one) for basis, one in zip(of_columns, design.predictors, strict=True))
     predictors = parts_of(bases)
     effects, working, distinct = _effects(design)
     z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
     ones = {
         one.parameter: _ones(basis, moments.pick(own))
-        for one, basis, own in zip(design.predictors, bases, layout.x, strict=True)
+        for one, basis, own in zip(design.predictors, of_columns, layout.x, strict=True)
     }
     marks = BlockLayout(
         design.head,
@@ -224,6 +228,7 @@ def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis
         tuple(part.own for part in predictors),
         tuple(offset_name(part.parameter) for part in predictors),
         effects.part_of,
+        tuple(part.basis for part in predictors),
     )
     file = design.spill.create("blocks")
     row_ends, level_ends, level_rows = [], [], []
@@ -305,7 +310,7 @@ def _numbers(block: Block, layout: BlockLayout) -> Vec:
         **{name: part.offset for name, part in zip(layout.offsets, block.parts, strict=True)},
     }
     parts = [v for name in layout.head if (v := head[name]) is not None]
-    made = [part.x for part in block.parts]
+    made = [part.columns for part in block.parts]
     for columns, ones in zip([*made, block.z], [*layout.x, layout.z], strict=True):
         if columns is not None and ones is not None:
             parts += [row for row, one in zip(columns, ones, strict=True) if not one]

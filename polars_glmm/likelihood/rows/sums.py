@@ -163,6 +163,18 @@ def _level_sums(pieces: Iterable[Piece], family: Family, beta: Vec) -> tuple[Vec
     return total, n
 
 
+def category_counts(rows: Answering, n_categories: int) -> Vec:
+    """Observations in each category, (C,)."""
+    return rows.ask(OverBlocks(_category_counts, (n_categories,), added))
+
+
+def _category_counts(pieces: Iterable[Piece], n_categories: int) -> Vec:
+    total = np.zeros(n_categories)
+    for piece in pieces:
+        total += np.bincount(piece.data.y.astype(np.intp), piece.frequency, n_categories)
+    return total
+
+
 def remoteness(rows: Answering, family: Family) -> float:
     """What bounds the distance to the limit of a family, times phi or 1/phi."""
     return rows.ask(OverBlocks(_remoteness, (family,), added))
