@@ -330,6 +330,7 @@ def test_what_is_of_numbers_says_so():
         lambda: rows.glmm.distribution(made) if hasattr(rows.glmm, "distribution") else made.distribution(rows),
         lambda: made.cross_validate(),
         lambda: rows.glmm.augment(made, quantile=True),
+        lambda: rows.glmm.predict(made, std_error=True, uncertainty="joint"),
     ):
         with pytest.raises(ModelError, match="numbers"):
             ask()

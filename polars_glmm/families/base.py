@@ -328,7 +328,9 @@ def moved_beyond(family: Family, values: Any, moved: Mapping[int, Vec]) -> Any:
 
 
 def beyond_parameters(family: Family) -> list[tuple[int, Parameter]]:
-    """Parameters that are not of the mean, or of its curve, with their places."""
+    """Parameters that are not of the mean, or of its curve, with their places; categories have no mean at all."""
+    if family.response == "category":
+        return []
     n_mean = 1 if family.curve is None else len(family.curve.parameters)
     return list(enumerate(family.parameters))[n_mean:]
 

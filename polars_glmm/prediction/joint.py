@@ -14,6 +14,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.fitting.again import design_of
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
+from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def of_fit_jointly(fit: Answer) -> Parameters:
 
     A variance without a standard error, as at a boundary, counts as known.
     """
+    refuse_categories(fit.recipe, "uncertainty='joint'", "errors given the variances are uncertainty='conditional'")
     fitted, e = of_fit(fit), fit.estimate
     if not fitted.factors:
         return fitted
@@ -75,6 +77,8 @@ def working_vcov(estimate: Estimate, family: Family, held: HeldParameters, fixed
             slope = float(one.link.value(at_value, 1)[1][0]) if np.isfinite(value) else np.nan
             jacobian[at, k] = 0.0 if np.isnan(report[k, k]) or not np.isfinite(slope) else 1.0 / slope
             at += 1
+            continue
+        if one.optional and one.name not in starts:
             continue
         size_own, first = len(estimate.coefficients[one.name]), int(starts[one.name])
         jacobian[at : at + size_own, first : first + size_own] = np.eye(size_own)

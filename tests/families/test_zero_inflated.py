@@ -47,6 +47,10 @@ def further_at(family, at):
     return beyond_mean([float(one.link.inverse(np.float64(value))) for one, value in pairs])
 
 
+def finite(density) -> bool:
+    return all(np.isfinite(value).all() for value in named(density).values())
+
+
 @each
 def test_rows_split_by_zero_have_the_density_of_the_definition(family):
     rows, n = rows_of(family), family.n_parameters
@@ -54,7 +58,7 @@ def test_rows_split_by_zero_have_the_density_of_the_definition(family):
         for order in range(4):
             for degrees in ((order,) * n, (order,) + (1,) * (n - 1), (order,) + (0,) * (n - 1)):
                 eta = np.full(len(rows.y), at[0])
-                if not np.isfinite(family.density(rows, (eta, *at[1:]), 0).f).all():
+                if not finite(family.density(rows, (eta, *at[1:]), 3, (3,) * n)):
                     continue  # a generalized Poisson ends
                 split = named(family.density(rows, (eta, *at[1:]), order, degrees))
                 whole = named(family.definition(rows, (eta, *at[1:]), order, degrees))
@@ -70,7 +74,7 @@ def test_each_derivative_is_the_difference_of_the_one_below(family):
     for at in places(family):
         vectors = [np.full(len(rows.y), value) for value in at]
         here = named(family.density(rows, tuple(vectors), 3, (3,) * n))
-        if not np.isfinite(here[()]).all():
+        if not all(np.isfinite(value).all() for value in here.values()):
             continue  # a generalized Poisson ends
         for k in range(n):
             h = 1e-3 * (min(1.0, abs(at[0])) if k == 0 else 1.0)
@@ -78,7 +82,7 @@ def test_each_derivative_is_the_difference_of_the_one_below(family):
             for times in (-2, -1, 1, 2):
                 moved = [v + times * h * (j == k) for j, v in enumerate(vectors)]
                 near.append(named(family.density(rows, tuple(moved), 3, (3,) * n)))
-            if not all(np.isfinite(one[()]).all() for one in near):
+            if not all(np.isfinite(value).all() for one in near for value in one.values()):
                 continue
             for place in here:
                 further = tuple(sorted((*place, k)))
@@ -138,6 +142,8 @@ def test_draws_have_the_mean_and_the_zeros_of_the_law(family):
     zero = family.zero_probability(mu, phi)[0]
     assert abs(np.mean(y == 0.0) - zero) < 5.0 * np.sqrt(zero * (1.0 - zero) / n)
     sd = np.sqrt(family.variance(mu, phi)[0])
+    if not np.isfinite(sd):
+        return  # times with heavy tails have no mean to compare
     assert abs(y.mean() - family.expectation(mu, phi)[0][0]) < 5.0 * sd / np.sqrt(n)
 
 

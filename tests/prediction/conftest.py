@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Made:
     recipe: Any
     estimate: Estimate
     design: Any
+    call: Any = field(default_factory=lambda: SimpleNamespace(fixed=None))
 
     def ranef(self, group: str | None = None) -> pl.DataFrame:
         return ranef(self, group)

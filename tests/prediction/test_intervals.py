@@ -198,7 +198,7 @@ def test_random_effects_on_phi_are_not_averaged_over_silently(sleep: pl.DataFram
         lambda: fit.predict(sleep, random="integrate"),
         lambda: fit.predict(sleep, interval="prediction"),
         lambda: fit.predict(sleep, std_error=True, uncertainty="joint"),
-        lambda: fit.augment(sleep, quantile=True),
+        lambda: fit.augment(sleep, quantile=True, given="integrate"),
         lambda: fit.score(sleep),
         lambda: fit.influence(),
         lambda: fit.laplace_error(),
