@@ -21,7 +21,8 @@ def held_coefficients(fit: Answer) -> BoolVec:
     for predictor in fit.recipe.predictors:
         before = "" if predictor.parameter == "mu" else f"{predictor.parameter}: "
         named = fit.recipe.coefficients(predictor.parameter)
-        out += [f"{before}{name}" in values for name, keep in named if keep]
+        whole = predictor.parameter in values  # a parameter of a curve by its name
+        out += [whole or f"{before}{name}" in values for name, keep in named if keep]
     return np.array(out, dtype=np.bool_)
 
 

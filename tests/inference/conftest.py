@@ -88,7 +88,12 @@ def make_fit(
         spec=SimpleNamespace(formula=formula, family=FAMILIES[family], method=METHODS[method]),
         predictors=(mu,),
         factors=tuple(
-            SimpleNamespace(name=f.name, keys=tuple(level.columns), levels=level)
+            SimpleNamespace(
+                name=f.name,
+                keys=tuple(level.columns),
+                levels=level,
+                terms=tuple(SimpleNamespace(structure=one) for one in f.structures),
+            )
             for f, level in zip(factors, levels, strict=True)
         ),
     )

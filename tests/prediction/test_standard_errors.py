@@ -126,12 +126,22 @@ def test_a_level_that_was_observed_often_is_known_better_than_its_parts():
     assert_allclose(fit.predict(NEW, kind="link", std_error=True)["prediction_std_error"], 0.105, atol=5e-4)
 
 
-@pytest.mark.parametrize("fixed", [{"YEAR[T.96]": 0.5}, {"Intercept": 1.0, "YEAR[T.96]": 0.5, "YEAR[T.97]": 0.5}])
-def test_held_fixed_effects_leave_predictions_without_standard_errors(fixed):
-    fit = polars_glmm.fit(datasets.load("grouseticks"), TICKS, family="poisson", fixed=fixed)
-    found = fit.predict(NEW, std_error=True)
-    assert found["prediction_std_error"].null_count() == 1
-    assert found["prediction"].null_count() == 0
+def test_held_fixed_effects_count_as_known_as_an_offset_does():
+    """With them as an offset predictions and errors are the same; with all held the errors are those of the modes."""
+    ticks = datasets.load("grouseticks").with_columns(known=pl.when(pl.col("YEAR") == "96").then(0.5).otherwise(0.0))
+    held = polars_glmm.fit(ticks, TICKS, family="poisson", fixed={"YEAR[T.96]": 0.5}).predict(NEW, std_error=True)
+    moved = polars_glmm.fit(
+        ticks.with_columns(late=(pl.col("YEAR") == "97").cast(pl.Float64)),
+        "TICKS ~ late + offset(known) + (1 | LOCATION)",
+        family="poisson",
+    ).predict(NEW.with_columns(late=0.0, known=0.5), std_error=True)
+    for name in ("prediction", "prediction_std_error"):
+        assert held[name].item() == pytest.approx(moved[name].item(), rel=1e-5)
+    fixed = {"Intercept": 1.0, "YEAR[T.96]": 0.5, "YEAR[T.97]": 0.5}
+    fit = polars_glmm.fit(ticks, TICKS, family="poisson", fixed=fixed)
+    own = fit.predict(NEW, kind="link", std_error=True)["prediction_std_error"].item()
+    of_mode = fit.ranef().filter(pl.col("level") == "1")["std_error"].item()
+    assert own == pytest.approx(of_mode, rel=1e-9)
 
 
 def test_an_interval_stops_where_the_link_turns(made, trial):
