@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families.base import only_phi
 from polars_glmm.fitting.again import data_for
 from polars_glmm.inference.resampling import checked_seed, question_of
 from polars_glmm.inference.schemas import CROSS_VALIDATION, table
@@ -31,6 +32,9 @@ def cross_validate(
     Constants that columns learn from the data (poly, scale, levels) are those of all rows.
     """
     refuse_categories(fit.recipe, "cross_validate()", "leave rows out with fit.update(frame=…) and predict the others")
+    if not only_phi(fit.spec.family) and fit.spec.family.curve is None:
+        msg = "cross_validate() predicts by a mean and a dispersion, and this model has more: leave rows out, refit."
+        raise ModelError(msg)
     if fit.spec.family.curve is not None:
         msg = "cross_validate() predicts by one linear predictor, and this model is nonlinear: leave rows out, refit."
         raise ModelError(msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
+import polars.selectors as cs
 
 from polars_glmm.errors import ModelError
 from polars_glmm.inference.natural import naturals
@@ -38,7 +39,7 @@ def drift(old: Answer, new: Answer) -> pl.DataFrame:
         [_row(name, before.get(name), now.get(name)) for name in dict.fromkeys([*now, *before])],
         schema=SCHEMA,
         orient="row",
-    ).with_columns(pl.col(pl.Float64).fill_nan(None))
+    ).with_columns(cs.float().fill_nan(None))
 
 
 def _row(name: str, old: Natural | None, new: Natural | None) -> tuple[object, ...]:

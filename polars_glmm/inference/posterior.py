@@ -114,8 +114,8 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     if e.at_infinity is not None:
         msg = "There are no draws of estimates that run off to infinity (separation): hold them, fixed=, or drop them."
         raise ModelError(msg)
-    if e.residual is not None:
-        msg = "posterior() has no draws of residual correlations: it is of models without residual=."
+    if fit.recipe.spec.family.curve is not None:
+        msg = "There are no draws by the normal approximation for a nonlinear model: fit.bootstrap() has draws of it."
         raise ModelError(msg)
     streams = [np.random.default_rng([seed, number]) for number in numbers]
     own = report_scales(fit, e.vcov_fixed)

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
+from polars_glmm.families.base import only_phi
 from polars_glmm.inference.posterior import JointDraws, joint_draws
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.likelihood.known.draws import roots_of
@@ -53,6 +54,9 @@ def predictive(
             raise ModelError(msg)
     if fit.recipe.spec.family.curve is not None:
         msg = "predictive() adds effects to one linear predictor, and this model is nonlinear in them: use simulate()."
+        raise ModelError(msg)
+    if not only_phi(fit.recipe.spec.family):
+        msg = "predictive() draws of a mean and a dispersion, and this model has more parameters: use simulate()."
         raise ModelError(msg)
     draws, fitted = joint_draws(fit, seed, range(n), effects=random == "all"), of_fit(fit)
 

@@ -87,7 +87,13 @@ def with_quantity(
     if wanted.scale == "response" or wanted.integrated:
         instead = "use scale='link', the latent scale, or predict(), which has the probability of each"
         refuse_categories(fitted.recipe, f"{wanted.verb}() on the scale of the response", instead)
-    link = fitted.recipe.spec.family.link
+    link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
+    if wanted.scale == "response" and not family.mu_is_mean:
+        msg = (
+            f"{wanted.verb}() averages mu, which is not the mean of a {family.name} response. Use scale='link', or "
+            "average the column of fit.predict()."
+        )
+        raise ModelError(msg)
     nodes = fitted.fixed("mu").nodes
     if wanted.integrated:
         return _integrated(frame, schema, fitted, wanted, link)

@@ -140,7 +140,6 @@ def test_a_wrong_name_is_found_before_any_data_are_read() -> None:
         ("y ~ 1 + (1 | g)", {"method": "lapalce"}),
         ("y ~ 1 + (1 | g", {}),
         ("y ~ 1 + (1 | g)", {"family": "poisson", "method": "reml"}),
-        ("y ~ 1 + (1 | g) + (1 | y)", {"family": "poisson", "method": polars_glmm.AGQ(5)}),
     ]:
         with pytest.raises(GlmmError):
             polars_glmm.fit(lazy, formula, **arguments)

@@ -85,7 +85,7 @@ def make_fit(
     keep = tuple(kept) if kept is not None else (True,) * len(terms)
     mu = SimpleNamespace(parameter="mu", columns=named(terms), kept=keep, offset=None)
     recipe = SimpleNamespace(
-        spec=SimpleNamespace(formula=formula, family=FAMILIES[family], method=METHODS[method]),
+        spec=SimpleNamespace(formula=formula, family=FAMILIES[family], method=METHODS[method], residual=None),
         predictors=(mu,),
         factors=tuple(
             SimpleNamespace(

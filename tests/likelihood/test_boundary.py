@@ -18,7 +18,7 @@ NONE_FREE = FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp))
 def one_term(structure: str, r: int) -> Effects:
     names = tuple(f"z{k}" for k in range(r))
     n_theta = r if structure == "diag" else r * (r + 1) // 2
-    term = TermMap(0, r, structure, slice(0, n_theta), names, (0,) * r)
+    term = TermMap(0, r, structure, slice(0, n_theta), names, (0,) * r, ("mu",) * r)
     factor = FactorMap("g", np.eye(r), np.eye(r), (term,), 1, np.zeros(1, np.intp), 0)
     return Effects((factor,), None, n_theta)
 

@@ -167,7 +167,8 @@ def test_coefficients_by_level_are_the_parameters_of_each_curve(trees: Any) -> N
 
 
 def test_what_follows_one_linear_predictor_is_refused_with_another_way(trees: Any) -> None:
-    for verb in (trees.profile, trees.check, trees.cross_validate, lambda: trees.predict(TREES, random="integrate")):
+    population = lambda: trees.predict(TREES, random="integrate")
+    for verb in (trees.profile, lambda: trees.posterior(3), trees.cross_validate, population):
         with pytest.raises(GlmmError, match="nonlinear"):
             verb()
 

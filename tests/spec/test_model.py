@@ -119,7 +119,6 @@ def test_the_method_is_the_one_asked_for_or_the_default(formulas: list[str], opt
         ([], {}, "needs a formula"),
         (["~ x"], {}, "has no response"),
         (["1 ~ x"], {}, "names no column"),
-        (["y ~ x", "zi ~ 1"], {"family": "poisson"}, "zero inflation) is not yet available"),
         (["y ~ x", "ph ~ 1"], {}, "Did you mean 'phi'?"),
         (["y ~ x", "phi ~ 1", "phi ~ x"], {}, "two formulas"),
         (["y ~ x", "phi ~ x"], {"family": "poisson"}, "no dispersion phi"),
