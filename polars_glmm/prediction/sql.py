@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import polars as pl
+import polars.selectors as cs
 
 from polars_glmm.columns.sql import Sql, literal, text_literal
 from polars_glmm.errors import ModelError, suggest
@@ -78,7 +79,7 @@ def to_sql(  # noqa: PLR0913  the arguments of predict
 def _table(factor: JoinedFactor) -> pl.DataFrame:
     """Levels under the names of their keys, and the modes as mode_0, mode_1, …"""
     modes = [pl.Series(f"mode_{j}", factor.modes[j].copy()) for j in range(len(factor.modes))]
-    keys = factor.recipe.levels.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+    keys = factor.recipe.levels.with_columns(cs.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
     return keys.with_columns(modes)
 
 
