@@ -51,6 +51,7 @@ def finite(density) -> bool:
     return all(np.isfinite(value).all() for value in named(density).values())
 
 
+@pytest.mark.slow
 @each
 def test_rows_split_by_zero_have_the_density_of_the_definition(family):
     rows, n = rows_of(family), family.n_parameters

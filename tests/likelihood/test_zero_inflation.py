@@ -107,6 +107,7 @@ def test_separation_of_zeros_is_found(frame):
     assert_allclose(fit.loglik, only.loglik, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_counted_rows_blocks_and_rows_on_disk_give_the_same_fit(frame):
     coarse = frame.with_columns(x=pl.col("x").round(0))
     formulas = ("y ~ x + (1 |p| g)", "zi ~ x + (1 |p| g)")
