@@ -41,10 +41,12 @@ def test_every_route_gives_the_same_fit():
     coarse = frame().with_columns(pl.col("x").round(0))
     counted = coarse.group_by("y", "x", "f", "g").len("n").sample(fraction=1.0, shuffle=True, seed=1)
     uncounted = Control(rows=Rows(compress=False))
+    disk = Control(memory=Memory(limit=1), rows=Rows(compress=False))
+    assert frame().lazy().glmm.explain(FORMULA, family="cumulative", control=disk).plan.route == "disk"
     plain = polars_glmm.fit(coarse, FORMULA, family="ordinal", control=uncounted)
     for other in (
         polars_glmm.fit(frame().lazy(), FORMULA, family="cumulative"),
-        polars_glmm.fit(frame().lazy(), FORMULA, family="cumulative", control=Control(memory=Memory(limit=1))),
+        polars_glmm.fit(frame().lazy(), FORMULA, family="cumulative", control=disk),
         polars_glmm.fit(frame(), FORMULA, family="cumulative", control=uncounted),
     ):
         assert other.loglik == pytest.approx(whole.loglik, abs=1e-9)

@@ -161,10 +161,10 @@ def test_standard_errors_of_variance_components(name: str) -> None:
     estimates = np.asarray(listed["estimate"])
     for term in entry["results"]["random"]:
         group = translate.our_group(term["group"], table["group"].unique())
-        columns = translate.random_terms(term, translate.data(entry))
+        columns, sds = translate.random_terms(term, translate.data(entry)), term["sd"]
         if term["structure"] == "ar1":
-            columns = columns[:1]
-        for column, sd in zip(columns, term["sd"], strict=False):
+            columns, sds = columns[:1], sds[:1]
+        for column, sd in zip(columns, sds, strict=True):
             se = listed["std_error"][int(np.argmin(np.abs(estimates - sd)))]
             ours = table.filter(pl.col("group") == group, pl.col("term") == column)["std_error"].item()
             if ours is None:

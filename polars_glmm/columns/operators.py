@@ -12,21 +12,18 @@ import polars as pl
 
 from polars_glmm.columns import named
 from polars_glmm.columns.named import as_found
+from polars_glmm.families import arithmetic
+from polars_glmm.families.arithmetic import ArrayAlgebra
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN
 from polars_glmm.typing import CodeVec, Vec
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow,
+_COMPARED: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 EXTREMES = frozenset({"pmin", "pmax"})
-COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
+COMPARISONS = frozenset(_COMPARED)
+_OPERATORS = arithmetic.OPERATORS | _COMPARED
 
-_ARRAY_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log10": np.log10,
-    "log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs, "sin": np.sin, "cos": np.cos, "tan": np.tan,
-    "floor": np.floor, "ceil": np.ceil, "round": np.round, "negative": np.negative, "I": np.asarray,
-}  # fmt: skip
 _ENGINE_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": lambda x: x.exp(),
     "exp2": lambda x: (x * float(np.log(2.0))).exp(),
@@ -48,7 +45,7 @@ _ENGINE_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 }
 DAY = 86_400e6
 """Microseconds."""
-FUNCTIONS = frozenset(_ARRAY_FUNCTIONS)
+FUNCTIONS = frozenset(arithmetic.FUNCTIONS)
 OPERATORS = frozenset(_OPERATORS) | EXTREMES
 """Names that a node may have, whatever it is computed with."""
 
@@ -61,7 +58,7 @@ class Data(Protocol):
     def codes(self, column: str) -> tuple[CodeVec, dict[Any, int]]: ...
 
 
-class Arrays:
+class Arrays(ArrayAlgebra):
     """NumPy: columns come from the rows of a fit; weights of levels are gathered by code."""
 
     def __init__(self, data: Data) -> None:
@@ -81,10 +78,6 @@ class Arrays:
                 table[known[level]] = weight
         return table[codes]
 
-    def function(self, name: str, x: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return _ARRAY_FUNCTIONS[name](x)
-
     def looked(self, column: str, kind: str, levels: tuple[Any, ...], values: tuple[float, ...]) -> Any:  # noqa: ARG002
         codes, known = self.data.codes(column)
         given = dict(zip(levels, values, strict=True))
@@ -96,13 +89,9 @@ class Arrays:
     def binary(self, symbol: str, left: Any, right: Any) -> Any:
         if symbol in EXTREMES:
             return (np.minimum if symbol == "pmin" else np.maximum)(left, right)
-        with np.errstate(all="ignore"):
-            if symbol == "**":
-                left = np.asarray(left, dtype=np.float64)  # whole numbers to negative powers
-            elif symbol == "/":
-                left = np.asarray(left, dtype=np.float64)  # a number over an array or a number: 1/0 is inf
-            value = _OPERATORS[symbol](left, right)
-        return np.asarray(value, dtype=np.float64) if symbol in COMPARISONS else value
+        if symbol in COMPARISONS:
+            return np.asarray(_COMPARED[symbol](left, right), dtype=np.float64)
+        return super().binary(symbol, left, right)
 
     def piecewise(self, x: Any, breaks: tuple[float, ...], pieces: tuple[tuple[float, ...], ...]) -> Any:
         table = np.array(pieces).T  # (2 + degree + 1, pieces)

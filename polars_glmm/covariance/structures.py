@@ -325,11 +325,6 @@ def of_rank(d: int) -> str:
     return f"rr({d})"
 
 
-def fill(structure: Structure, theta: Vec, r: int) -> Mat:
-    """Λ (r, r) from its parameters."""
-    return structure.factor(theta, r)
-
-
 def natural_slopes(structure: Structure, sigma: Mat) -> Cube:
     """∂Σ/∂(its reported entries), (m, r, r) symmetric: how all of Σ moves with what determines it.
 

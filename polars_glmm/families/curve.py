@@ -1,7 +1,7 @@
 """The mean of a nonlinear model: arithmetic on covariates and on parameters that have linear predictors of their own.
 
-A curve is plain data. `value` walks it with an algebra: `JetAlgebra` carries derivatives in the parameters, the
-interpreters of design columns give arrays and expressions of a frame.
+A curve is plain data. `value` walks it with an algebra: `ArrayAlgebra` gives arrays, `JetAlgebra` derivatives in the
+parameters as well, the interpreter of design columns expressions of a frame.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from polars_glmm.families import jet
+from polars_glmm.families.arithmetic import OPERATORS, ArrayAlgebra
 from polars_glmm.families.jet import Jet
 from polars_glmm.typing import Vec
 
@@ -21,7 +22,7 @@ class Algebra(Protocol):
     """What a curve is computed with."""
 
     def function(self, name: str, x: Any) -> Any: ...
-    def binary(self, operator: str, left: Any, right: Any) -> Any: ...
+    def binary(self, symbol: str, left: Any, right: Any) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,33 +93,20 @@ def _value(branch: Branch, algebra: Algebra, parameters: Sequence[Any], inputs: 
     return branch
 
 
-class ArrayAlgebra:
-    """Arrays and numbers."""
-
-    def function(self, name: str, x: Any) -> Any:
-        return _PLAIN[name](x)
-
-    def binary(self, operator: str, left: Any, right: Any) -> Any:
-        return _ON_ARRAYS[operator](np.asarray(left, dtype=np.float64), right)
-
-
-class JetAlgebra:
+class JetAlgebra(ArrayAlgebra):
     """Jets, arrays and numbers; a jet comes of a jet."""
 
     def function(self, name: str, x: Any) -> Any:
-        if not isinstance(x, Jet):
-            return _PLAIN[name](x)
-        return _OF_JETS[name](x)
+        return _OF_JETS[name](x) if isinstance(x, Jet) else super().function(name, x)
 
-    def binary(self, operator: str, left: Any, right: Any) -> Any:
-        jets = isinstance(left, Jet), isinstance(right, Jet)
-        if operator == "**":
-            return _power(left, right) if any(jets) else _ON_ARRAYS["**"](np.asarray(left, dtype=np.float64), right)
-        if operator == "/":
-            return left * reciprocal(right) if jets[1] else left * (1.0 / np.asarray(right, dtype=np.float64))
-        if operator == "-":
-            return left - right
-        return left + right if operator == "+" else left * right
+    def binary(self, symbol: str, left: Any, right: Any) -> Any:
+        if not (isinstance(left, Jet) or isinstance(right, Jet)):
+            return super().binary(symbol, left, right)
+        if symbol == "**":
+            return _power(left, right)
+        if symbol == "/":
+            return left * (reciprocal(right) if isinstance(right, Jet) else 1.0 / np.asarray(right, dtype=np.float64))
+        return OPERATORS[symbol](left, right)
 
 
 def reciprocal(a: Jet) -> Jet:
@@ -181,13 +169,5 @@ _OF_JETS: dict[str, Callable[[Jet], Jet]] = {
     "negative": lambda a: -a,
     "I": lambda a: a,
 }
-_ON_ARRAYS: dict[str, Callable[[Any, Any], Any]] = {
-    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.true_divide, "**": np.power,
-}  # fmt: skip
-_PLAIN: dict[str, Callable[[Any], Any]] = {
-    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log10": np.log10,
-    "log1p": np.log1p, "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos, "tan": np.tan, "abs": np.abs,
-    "negative": np.negative, "I": np.asarray,
-}  # fmt: skip
 SMOOTH = frozenset(_OF_JETS)
 """Functions that a parameter may stand in."""

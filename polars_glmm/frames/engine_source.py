@@ -21,7 +21,7 @@ from polars_glmm.frames.facts import Fact, weighed
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.missing import Incomplete, refuse_weight
 from polars_glmm.frames.source import Query, Source
-from polars_glmm.frames.table import NO_ROWS, require_columns
+from polars_glmm.frames.table import require_columns
 from polars_glmm.spec.model import ModelSpec
 
 _KEY = "key:"
@@ -176,21 +176,16 @@ class EngineSource(Source):
             raise DataChangedError(_CHANGED)
 
     def judge(self, census: Mapping[str, Any]) -> Incomplete | None:
-        if not census["rows"]:
-            raise ColumnError(NO_ROWS)
-        for name in self.floats():
-            if census[f"infinite:{name}"]:
-                self.refuse_infinite(name)
-        for argument, bad in self._bad_weights().items():
-            if census[f"bad:{argument}"]:
-                name = getattr(self, argument)
-                found = self.first(self.frame.filter(self.complete & bad).select(self.column(name)), 1)
-                refuse_weight(argument, name, float(found.item()))
+        found = super(EngineSource, self).judge(census)
         for k, (node, text) in enumerate(self.checked):
             if (census.get(f"finite:{k}") or 0) < (census.get("used") or 0):
                 self.refuse_not_finite(node, text)
-        n = int(census["rows"] - (census["complete"] or 0))
-        return self._incomplete(n, int(census["rows"])) if n else None
+        return found
+
+    def refuse_bad_weight(self, argument: str, bad: Any) -> None:
+        name = getattr(self, argument)
+        found = self.first(self.frame.filter(self.complete & bad).select(self.column(name)), 1)
+        refuse_weight(argument, name, float(found.item()))
 
     def refuse_infinite(self, name: str) -> None:
         nw = self.library

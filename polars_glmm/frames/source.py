@@ -199,11 +199,15 @@ class Source:
                 self.refuse_infinite(name)
         for argument, bad in self._bad_weights().items():
             if census[f"bad:{argument}"]:
-                name = getattr(self, argument)
-                row, value = self._first(self.complete & bad, name)
-                refuse_weight(argument, name, float(value), row)
-        n = int(census["rows"] - census["complete"])
+                self.refuse_bad_weight(argument, bad)
+        n = int(census["rows"] - (census["complete"] or 0))
         return self._incomplete(n, int(census["rows"])) if n else None
+
+    def refuse_bad_weight(self, argument: str, bad: Any) -> None:
+        """Raise ColumnError for the first row in use whose weight is none."""
+        name = getattr(self, argument)
+        row, value = self._first(self.complete & bad, name)
+        refuse_weight(argument, name, float(value), row)
 
     def refuse_infinite(self, name: str) -> None:
         """Raise ColumnError if a column has an infinite value."""

@@ -10,12 +10,12 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.families.base import only_phi
 from polars_glmm.fitting.again import data_for
 from polars_glmm.inference.resampling import checked_seed, question_of
 from polars_glmm.inference.schemas import CROSS_VALIDATION, table
 from polars_glmm.likelihood.refits.left_out import Folds, leave_fold_out
 from polars_glmm.prediction.categories import refuse_categories
+from polars_glmm.prediction.parameters import refuse_several
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -32,12 +32,7 @@ def cross_validate(
     Constants that columns learn from the data (poly, scale, levels) are those of all rows.
     """
     refuse_categories(fit.recipe, "cross_validate()", "leave rows out with fit.update(frame=…) and predict the others")
-    if not only_phi(fit.spec.family) and fit.spec.family.curve is None:
-        msg = "cross_validate() predicts by a mean and a dispersion, and this model has more: leave rows out, refit."
-        raise ModelError(msg)
-    if fit.spec.family.curve is not None:
-        msg = "cross_validate() predicts by one linear predictor, and this model is nonlinear: leave rows out, refit."
-        raise ModelError(msg)
+    refuse_several(fit.recipe, "cross_validate()", "leave rows out with fit.update(frame=…) and predict the others")
     design = learn(fit.call.spec(), data_for(fit, "cross_validate()"), missing=fit.call.missing).design
     seed = checked_seed(1, rng)
     parts, labels = _parts(fit, design, folds, group, seed)

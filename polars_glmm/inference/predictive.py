@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
-from polars_glmm.families.base import only_phi
 from polars_glmm.inference.posterior import JointDraws, joint_draws
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.likelihood.known.draws import roots_of
@@ -16,7 +15,7 @@ from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING
-from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_several
 from polars_glmm.prediction.rows import PHI, sizes_of
 from polars_glmm.prediction.simulations import collected_rows, level_codes, of_one_run, possible_sizes, z_column
 from polars_glmm.typing import IntVec, Mat, Vec
@@ -52,12 +51,7 @@ def predictive(
         if value not in known:
             msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
             raise ModelError(msg)
-    if fit.recipe.spec.family.curve is not None:
-        msg = "predictive() adds effects to one linear predictor, and this model is nonlinear in them: use simulate()."
-        raise ModelError(msg)
-    if not only_phi(fit.recipe.spec.family):
-        msg = "predictive() draws of a mean and a dispersion, and this model has more parameters: use simulate()."
-        raise ModelError(msg)
+    refuse_several(fit.recipe, "predictive()", "use simulate()")
     draws, fitted = joint_draws(fit, seed, range(n), effects=random == "all"), of_fit(fit)
 
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:

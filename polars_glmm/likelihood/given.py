@@ -89,22 +89,20 @@ def meant(model: Parametrised, given: Given) -> Given:
 def spelled_out(model: Parametrised, given: Given) -> Given:
     """A value of a whole parameter of a curve, start={"Asym": 200}, as that of its coefficients: the same in all rows.
 
-    Raises ModelError for a parameter that no coefficients make constant, and for holding several by one value.
+    What is held is spelled out before the design is (`held.of_levels`). Raises ModelError for a parameter that no
+    coefficients make constant.
     """
-    start, fixed = dict(given.start), dict(given.fixed)
+    start = dict(given.start)
     for part in model.parts:
-        if part.basis is None or part.parameter not in {**start, **fixed} or part.parameter in part.labels:
+        if part.basis is None or part.parameter not in start or part.parameter in part.labels:
             continue
         constant = part.basis.constant
-        if constant is None or (part.parameter in fixed and len(constant) > 1):
+        if constant is None:
             names = enumerate_names(part.labels)
             msg = f"{part.parameter!r} has no single value: give its coefficients, {names}."
             raise ModelError(msg)
-        for values in (start, fixed):
-            if part.parameter in values:
-                level = values.pop(part.parameter)
-                values.update(zip(part.labels, (constant * level).tolist(), strict=True))
-    return replace(given, start=start, fixed=fixed) if not isinstance(given.start, OfFit) else given
+        start.update(zip(part.labels, (constant * start.pop(part.parameter)).tolist(), strict=True))
+    return replace(given, start=start) if not isinstance(given.start, OfFit) else given
 
 
 def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) -> None:

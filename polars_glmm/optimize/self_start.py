@@ -1,6 +1,6 @@
 """Where the parameters of a self-starting curve may begin: a rough reading of the data, then least squares.
 
-The readings are those of Bates & Watts (1988, §3.3) and Pinheiro & Bates (2000, appendix C): a plateau from the
+The readings are in the manner of Bates & Watts (1988, §3.3) and Pinheiro & Bates (2000, appendix C): a plateau from the
 extremes, rates from a straight line of what is left on a logarithmic scale. `scipy.optimize` does the rest.
 """
 
@@ -19,8 +19,8 @@ Reading: TypeAlias = Callable[[Vec, Vec], list[float]]
 
 _MARGIN = 0.05
 """Share of the range by which a plateau lies beyond the extreme responses."""
-_SPREAD = (0.3, 1.0, 3.0)
-"""Multiples of a first rate from which least squares begins as well."""
+_SPREAD = (0.3, 3.0)
+"""Multiples of a parameter's reading from which least squares begins as well."""
 
 
 def _line(x: Vec, z: Vec) -> tuple[float, float]:
@@ -155,10 +155,10 @@ def self_start(form: str, y: Vec, inputs: Sequence[Vec], curve: Callable[[Vec], 
 
 
 def _around(first: Vec) -> Mat:
-    """A reading, and others with its last parameter moved, which is a rate, a scale or a power."""
+    """A reading, and others with one of its parameters moved."""
     starts = [first]
     for k in range(len(first)):
-        for by in (_SPREAD[0], _SPREAD[2]):
+        for by in _SPREAD:
             other = first.copy()
             other[k] = other[k] * by if other[k] else by
             starts.append(other)

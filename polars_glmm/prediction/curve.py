@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.nodes import Node
-from polars_glmm.families.curve import ArrayAlgebra, JetAlgebra
+from polars_glmm.columns.operators import Interpretation
+from polars_glmm.families.arithmetic import ArrayAlgebra
+from polars_glmm.families.curve import JetAlgebra
 from polars_glmm.families.jet import variable
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
@@ -94,11 +96,8 @@ class CurvePart:
 
     def value(self, factors: Sequence[JoinedFactor] = ()) -> pl.Expr:
         """f at the parameters, with the random effects of factors."""
-
-        def curve(batch: pl.Series) -> pl.Series:
-            return pl.Series(batch.name, self.moved(batch, np.zeros((len(self.parts), len(batch)))).copy())
-
-        return self.arguments(factors).map_batches(curve, return_dtype=pl.Float64, is_elementwise=True)
+        found: pl.Expr = self.curve.value(Interpretation(), self._predictors(factors), self._inputs())
+        return found
 
     def slopes(self, factors: Sequence[JoinedFactor]) -> pl.Expr:
         """∂f/∂ of each parameter there, a struct."""
@@ -137,11 +136,17 @@ class CurvePart:
 
     def arguments(self, factors: Sequence[JoinedFactor] = ()) -> pl.Expr:
         """The parameters, with the random effects of factors, and the inputs, a struct."""
-        predictors = [
-            balanced_sum([part.value(), *(factor.effect(k) for factor in factors if factor.on(k))]).alias(f"p{k}")
+        predictors = [value.alias(f"p{k}") for k, value in enumerate(self._predictors(factors))]
+        return pl.struct(*predictors, *(value.alias(f"i{k}") for k, value in enumerate(self._inputs())))
+
+    def _predictors(self, factors: Sequence[JoinedFactor]) -> list[pl.Expr]:
+        return [
+            balanced_sum([part.value(), *(factor.effect(k) for factor in factors if factor.on(k))])
             for k, part in enumerate(self.parts)
         ]
-        return pl.struct(*predictors, *(node.to_expr().alias(f"i{k}") for k, node in enumerate(self.nodes)))
+
+    def _inputs(self) -> list[pl.Expr]:
+        return [node.to_expr() for node in self.nodes]
 
     def _taken(self, batch: pl.Series) -> tuple[Mat, Mat]:
         rows = batch.struct.unnest()

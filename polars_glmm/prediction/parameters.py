@@ -200,6 +200,14 @@ class Parameters:
         return pl.lit(float(values[0])) if self.model is None else pl.col(name)
 
 
+def refuse_several(recipe: Recipe, what: str, instead: str) -> None:
+    """Raise ModelError for what knows one linear predictor, of the mean, and a dispersion, where a model has others."""
+    family = recipe.spec.family
+    if not only_phi(family):
+        this = "has more" if family.curve is None else "is nonlinear"
+        raise ModelError(f"{what} is of one linear predictor and a dispersion, and this model {this}: {instead}.")
+
+
 def refuse_random_phi(fitted: Parameters, what: str) -> None:
     """Raise ModelError for what integrates over random effects of a linear predictor of the mean alone."""
     if fitted.recipe.spec.family.curve is not None:

@@ -51,24 +51,23 @@ def parse_formula(text: str) -> Tree:
 
     Raises FormulaError with the place marked.
     """
-    parser = _Parser(text)
-    parser.require_tilde()
-    left = None if parser.at("~") else parser.expression(0, arithmetic=True)
-    parser.expect("~", "A formula is written as 'response ~ terms'")
-    right = parser.expression(0, arithmetic=False)
-    parser.finish()
-    return Tree(text, left, right)
+    return _two_sides(text, curved=False)
 
 
 @lru_cache(maxsize=256)
 def parse_curve(text: str) -> Tree:
     """`response ~ curve` as a tree with arithmetic on both sides. Raises FormulaError with the place marked."""
+    return _two_sides(text, curved=True)
+
+
+def _two_sides(text: str, *, curved: bool) -> Tree:
+    """The response, and terms or a curve."""
     parser = _Parser(text)
-    parser.curved = True
+    parser.curved = curved
     parser.require_tilde()
     left = None if parser.at("~") else parser.expression(0, arithmetic=True)
-    parser.expect("~", "A formula is written as 'response ~ curve'")
-    right = parser.expression(0, arithmetic=True)
+    parser.expect("~", f"A formula is written as 'response ~ {'curve' if curved else 'terms'}'")
+    right = parser.expression(0, arithmetic=curved)
     parser.finish()
     return Tree(text, left, right)
 

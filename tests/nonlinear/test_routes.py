@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 import polars_glmm
-from polars_glmm import AGQ, Control, GlmmError, Memory, ModelError, datasets
-from polars_glmm.families.curve import ArrayAlgebra
+from polars_glmm import AGQ, Control, GlmmError, Memory, ModelError, Rows, datasets
+from polars_glmm.families.arithmetic import ArrayAlgebra
 from polars_glmm.optimize.self_start import READINGS, self_start
 from polars_glmm.spec.forms import FORMS
 from polars_glmm.spec.model import ModelSpec
@@ -66,7 +66,6 @@ def test_routes_agree(trees: Any) -> None:
 
 
 def test_rows_on_disk_give_the_same_answer(trees: Any, tmp_path: Path) -> None:
-    """A million rows would not fit in the memory allowed; here the limit is small."""
     rng = np.random.default_rng(1)
     n, g = 20_000, np.repeat(np.arange(400), 50)
     x = rng.uniform(0, 10, n)
@@ -74,8 +73,10 @@ def test_rows_on_disk_give_the_same_answer(trees: Any, tmp_path: Path) -> None:
     frame = pl.DataFrame({"g": g, "x": x, "y": y})
     curve = ("y ~ SSasympOrig(x, Asym, lrc)", "Asym ~ 1 + (1 | g)")
     frame.write_parquet(tmp_path / "rows.parquet")
-    control = Control(memory=Memory(limit=400_000, spill=str(tmp_path)))
-    stored = pl.scan_parquet(tmp_path / "rows.parquet").glmm.fit(*curve, control=control)
+    control = Control(memory=Memory(limit=1, spill=str(tmp_path)), rows=Rows(compress=False))
+    scan = pl.scan_parquet(tmp_path / "rows.parquet")
+    assert scan.glmm.explain(*curve, control=control).plan.route == "disk"
+    stored = scan.glmm.fit(*curve, control=control)
     memory = frame.glmm.fit(*curve)
     assert stored.loglik == pytest.approx(memory.loglik, abs=1e-6)
     assert memory.fixef()["estimate"].to_list() == pytest.approx([5.0, np.log(0.4)], abs=0.15)

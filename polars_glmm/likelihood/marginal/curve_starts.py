@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from polars_glmm.errors import ModelError, enumerate_names
+from polars_glmm.families.arithmetic import ArrayAlgebra
 from polars_glmm.families.base import Rows
-from polars_glmm.families.curve import ArrayAlgebra, Curve
+from polars_glmm.families.curve import Curve
 from polars_glmm.likelihood.marginal.starts import constant_level
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows.blocks import Block

@@ -10,8 +10,8 @@ import numpy as np
 from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
+from polars_glmm.families.arithmetic import ArrayAlgebra
 from polars_glmm.families.base import Family, beyond_mean
-from polars_glmm.families.curve import ArrayAlgebra
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.likelihood.residual.rows import Correlated, correlated

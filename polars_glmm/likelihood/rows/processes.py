@@ -27,7 +27,7 @@ _CODE = (
     "package = sys.modules[name] = types.ModuleType(name); package.__path__ = places; "
     "from polars_glmm.likelihood.rows.worker import serve; serve()"
 )
-"""The rooms of the package without its front door, which brings Polars: half a second and 60 MB."""
+"""The rooms of the package without its front door (which brings Polars): 1.4 s and 89 MB instead of 3.1 and 116."""
 _PACKAGE = sys.modules[__name__.partition(".")[0]]
 _PATIENCE = 5.0
 """Seconds that a child is given to end by itself."""
