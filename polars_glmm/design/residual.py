@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.covariance.correlations import Markov
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, brief, enumerate_names
 from polars_glmm.frames.levels import Levels, combine, is_label
 from polars_glmm.frames.table import Table
@@ -18,8 +19,8 @@ from .recipe import ResidualRecipe
 from .records import ResidualRows
 
 _FEWEST_GROUPS = "residual_many_parameters"
-_MOST_IN_ONE = 10_000
-"""Rows of one group beyond which a dense correlation matrix is refused."""
+_MOST_NUMBERS = 2e8
+"""Entries of a correlation matrix and its derivatives, 8 bytes each, beyond which it is refused."""
 
 
 class LearnedResidual(NamedTuple):
@@ -45,12 +46,7 @@ def learn_residual(term: ResidualTerm, table: Table) -> LearnedResidual:
     places, labels = _places(term, table)
     _refuse_ties(term, table, groups, places)
     size = int(counts.max()) if one.kind == "any" else int(places.max()) + 1 if one.kind in ("order", "label") else 0
-    if one.kind == "coordinates" and int(counts.max()) > _MOST_IN_ONE:
-        msg = (
-            f"residual={term.text!r}: one group has {int(counts.max()):,} rows, and its correlation matrix would have "
-            f"that many squared entries; {_MOST_IN_ONE:,} is the most."
-        )
-        raise ModelError(msg)
+    _refuse_dense(term, size if one.kind in ("order", "label") else int(counts.max()), one.count(size))
     if one.of == "lag":
         _refuse_lags_without_pairs(term, groups.codes, places[:, 0], size)
     k = one.count(size)
@@ -164,6 +160,19 @@ def _refuse_ties(term: ResidualTerm, table: Table, groups: Levels, places: Mat) 
         "different places: name the series they belong to as the group, or take their mean."
     )
     raise ModelError(msg)
+
+
+def _refuse_dense(term: ResidualTerm, m: int, k: int) -> None:
+    """Raise ModelError for a matrix of m places and its k derivatives that no memory holds."""
+    one = term.correlation
+    in_closed_form = one.kind == "any" or (isinstance(one, Markov) and one.markov)
+    if not in_closed_form and (numbers := (k + 1.0) * m * m) > _MOST_NUMBERS:
+        msg = (
+            f"residual={term.text!r}: the correlations of {m:,} places and their derivatives would take "
+            f"{8e-9 * numbers:,.0f} GB. Correlate within smaller groups, or use ar1(), car1() or cs(), which need no "
+            "matrix."
+        )
+        raise ModelError(msg)
 
 
 def _refuse_lags_without_pairs(term: ResidualTerm, codes: CodeVec, times: Vec, size: int) -> None:

@@ -386,6 +386,17 @@ def test_times_that_are_not_whole_or_no_numbers_are_refused() -> None:
                         .otherwise(pl.col("t"))), "y ~ x", residual="toep(t | id)")  # fmt: skip
 
 
+@pytest.mark.parametrize("term", ["toep(t | id)", "us(t | id)", "gau(t | all)", "exp(t + x | all)"])
+def test_a_correlation_matrix_that_no_memory_holds_is_refused(term: str) -> None:
+    """Seven hundred lags are as many derivatives of half a million entries; ar1 needs none of them."""
+    rows = np.arange(1400 if "id" in term else 10_001)
+    groups, t = (rows // 700, rows % 700) if "id" in term else (0 * rows, rows)
+    frame = pl.DataFrame({"id": groups, "all": 0, "t": t, "x": np.cos(rows), "y": np.sin(rows)})
+    with pytest.raises(ModelError, match=r"would take [\d,]+ GB.*ar1\(\)"):
+        polars_glmm.fit(frame, "y ~ 1", residual=term)
+    assert "rho(id)" in polars_glmm.objective(frame, "y ~ 1", residual="ar1(t | id)").names
+
+
 def test_series_that_cross_a_grouping_factor_are_refused() -> None:
     with pytest.raises(ModelError, match="several levels of 'half'"):
         polars_glmm.fit(FRAME, "y ~ x + (1 | half)", residual="ar1(t | id)")
