@@ -21,6 +21,8 @@ from polars_glmm.frames.table import NO_ROWS, Ends, refuse_infinite, refuse_not_
 from polars_glmm.spec.model import ModelSpec
 
 _ROW = "__glmm_row"
+_TOGETHER = pl.QueryOptFlags(comm_subplan_elim=not pl.__version__.startswith("1.44."))
+"""Rows in use are found once for all queries, but not by Polars 1.44, which panics at it (pola-rs/polars#28945)."""
 Query: TypeAlias = Any
 """A lazy frame of the library that a source speaks."""
 
@@ -83,7 +85,7 @@ class Source:
 
     def answers(self, queries: Sequence[Query]) -> list[pl.DataFrame]:
         """The small answers of queries, together."""
-        return pl.collect_all(list(queries), engine="streaming")
+        return pl.collect_all(list(queries), engine="streaming", optimizations=_TOGETHER)
 
     def answer(self, query: Query) -> pl.DataFrame:
         """The small answer of one query."""
