@@ -90,6 +90,7 @@ def calls_here(page: Path) -> list[str]:
     return [cell[1].replace("\\|", "|") for cell in cells if cell]
 
 
+@pytest.mark.one_in(len(PAGES))  # the README
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}

@@ -113,6 +113,7 @@ def assert_same_fit(one: Fit, other: Fit) -> None:
         assert_allclose(one.estimate.null_loglik, other.estimate.null_loglik, rtol=SAME)
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("frame", [many(), spoiled()], ids=["regular", "spoiled"])
 @pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
 def test_every_key_is_the_fit_of_its_rows(frame: pl.DataFrame, formula: str, options: dict[str, Any]) -> None:
@@ -136,12 +137,14 @@ ALONE = ("count ~ poly(x, 2) + (1 | group)", "count ~ x + (1 | group) + (1 | f)"
 """Formulas whose keys are fitted one by one."""
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
 def test_what_is_usual_is_fitted_together(formula: str, options: dict[str, Any]) -> None:
     together_with = int((together(many(), formula, options).outcomes.batch_of >= 0).sum())
     assert together_with == 0 if formula in ALONE else together_with >= N_KEYS - 1
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
 def test_the_tables_of_a_collection_are_those_of_its_fits(formula: str, options: dict[str, Any]) -> None:
     collection = together(spoiled(), formula, options)

@@ -45,6 +45,7 @@ def both(data, name):
     return [data.glmm.fit(formula, **arguments, control=pg.Control(rows=pg.Rows(compress=c))) for c in (True, False)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_counted_fit_is_the_fit(frame, name, lazy):

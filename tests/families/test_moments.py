@@ -333,6 +333,7 @@ def test_without_trials_a_success_is_one():
     assert Binomial().outside_support(Rows(np.array([0.0, 1.0, 2.0]))).tolist() == [False, False, True]
 
 
+@pytest.mark.one_in(3)
 def test_the_distribution_function_sums_the_density_from_both_sides(family, points):
     (rows, _), eta, _ = points
     phi = dispersed(family)

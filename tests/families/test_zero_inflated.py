@@ -69,6 +69,7 @@ def test_rows_split_by_zero_have_the_density_of_the_definition(family):
                     assert np.all(np.abs(split[place] - value) <= close), (place, at, split[place], value)
 
 
+@pytest.mark.one_in(4)
 @each
 def test_each_derivative_is_the_difference_of_the_one_below(family):
     rows, n = rows_of(family), family.n_parameters

@@ -66,6 +66,7 @@ def test_true_variance_zero(family: str, method: str | AGQ) -> None:
     silent(attempt(twin, "y ~ x + (1 | g)", family=family, method=method))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_correlation_of_one(sign: int) -> None:
     """Every group's slope is its intercept: the correlation is ±1 and the note names the pair."""

@@ -28,6 +28,7 @@ def counts(seed: int, kind: str, n: int = 120) -> pl.DataFrame:
     return pl.DataFrame({"y": y, "g": g, "x": x, "w": w, "f": f})
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("family", ["negative_binomial", "negative_binomial1"])
 @pytest.mark.parametrize("kind", ["under", "poisson", "partly", "over"])
 @pytest.mark.parametrize("formula", ["y ~ x", "y ~ x + (1 | g)"])
@@ -65,6 +66,7 @@ def test_without_overdispersion_all_rows_are_poisson_rows(family: str) -> None:
         assert fit.simulate(frame, n=1, rng=1)["sim_1"].null_count() == 0
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("phi", FORMULAS)
 def test_a_formula_of_phi_of_a_beta_binomial_ends_at_the_binomial_limit(phi: str) -> None:
     """Counts of 14 with less than binomial spread."""
@@ -106,6 +108,7 @@ def test_models_by_key_end_at_the_same_limits() -> None:
         assert codes(own) == codes(one)
 
 
+@pytest.mark.slow
 def test_a_mode_on_the_edge_of_a_log_link_is_said_with_the_rows_that_pull_it_there() -> None:
     """Half of the levels only succeed: their modes lie at probability 1."""
     rng = np.random.default_rng(816)

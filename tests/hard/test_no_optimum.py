@@ -115,6 +115,7 @@ def test_one_row_on_the_other_side_brings_the_maximum_back() -> None:
     assert "unbounded" not in codes(attempt(twin, "y ~ 1 + (1 | g)", **BINOMIAL))
 
 
+@pytest.mark.slow
 def test_the_hill_of_single_trials_is_left_for_the_optimum_that_integration_prefers() -> None:
     """Laplace's highest optimum is at a standard deviation of dozens; quadrature has its only one near 1."""
     found = routes(singletons(), "y ~ 1 + (1 | g)", trials="n", **BINOMIAL)

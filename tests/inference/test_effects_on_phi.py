@@ -76,6 +76,7 @@ def test_the_answer_is_an_optimum_of_the_objective(family: str, formulas: tuple[
     assert_allclose(objective.gradient(vector), numeric, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_route_gives_the_same_fit(family: str) -> None:
     frame, one = data(family), fitted(family)
@@ -92,6 +93,7 @@ def test_every_route_gives_the_same_fit(family: str) -> None:
     assert_allclose(predicted, one.predict(frame, kind="phi")["prediction"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_equal_rows_counted_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polars_glmm.frames.counted._FEWEST_ROWS", 10)
     frame = data("negative_binomial", rows=80).with_columns(pl.col("x").sign())

@@ -80,6 +80,7 @@ def two_way(n_groups: int, seed: int) -> pl.DataFrame:
     return pl.DataFrame({"x": x, "g": g, "y": eta + rng.normal(size=len(g)), "k": rng.poisson(np.exp(eta))})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formula", ["y ~ x + (1 | g)", "k ~ x + (1 | g)"])
 def test_one_step_comes_nearer_to_the_refits_as_there_are_more_groups(formula: str) -> None:
     """The median relative error of Cook's distance falls, and is a few percent where there are many groups."""

@@ -60,6 +60,7 @@ def intervals(name: str) -> pl.DataFrame:
     return fitted(name).confint("profile")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_point_is_the_optimum_of_the_public_objective_given_the_value_held(name: str) -> None:
     dataset, formulas, arguments = MODELS[name]
@@ -81,6 +82,7 @@ def test_every_point_is_the_optimum_of_the_public_objective_given_the_value_held
                 assert abs(slopes[other] * 0.01 * others[other]) < 1e-4, (own, other)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_deviance_exceeds_its_minimum_by_the_quantile_at_both_ends(name: str) -> None:
     ends = intervals(name)

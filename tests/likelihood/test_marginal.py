@@ -120,6 +120,7 @@ ON_PHI = {
 """Terms of (effects on the mean, effects on log phi)."""
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", [Laplace(), AGQ(3)], ids=repr)
 @pytest.mark.parametrize("terms", list(ON_PHI))
 @pytest.mark.parametrize(("family", "link"), DISPERSED)
@@ -242,6 +243,7 @@ def brute_force(model, x):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "nodes", "rtol"), [(1, 41, 1e-11), (2, 25, 1e-8)])
 def test_many_nodes_are_the_integral(r, nodes, rtol):
     """Scalar effects, and a correlated random slope (numerics of Pinheiro & Bates 1995)."""

@@ -77,6 +77,7 @@ def log_phi_of(design: Design, gamma: Any) -> Any:
     return eta if design.phi.offset is None else eta + design.phi.offset
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
 @pytest.mark.parametrize("name", list(designs()))
 def test_the_objective_is_the_dense_formula_and_its_gradient_that_of_differences(name: str, method: ML | REML) -> None:

@@ -118,7 +118,8 @@ def same(there: polars_glmm.Fit, here: polars_glmm.Fit) -> None:
                 assert mine[name].equals(other[name], null_equal=True)
 
 
-@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.one_in(8)
+@pytest.mark.parametrize("parts", [1, 3, 7])
 @pytest.mark.parametrize("model", list(MODELS))
 def test_a_fit_of_shards_is_the_fit_of_the_rows_together(
     model: str, parts: int, monkeypatch: pytest.MonkeyPatch

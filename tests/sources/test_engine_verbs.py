@@ -84,6 +84,7 @@ def test_predictions_are_a_plan_with_the_numbers_of_polars(model: str, engine: s
         assert_columns(rows_of(fit.predict(relation, kind="phi")), fit.predict(rows, kind="phi"), ["prediction"])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", MODELS)
 def test_residuals_and_modes_stand_beside_the_rows(model: str) -> None:
     fit, rows = fitted(model), to_score()

@@ -68,6 +68,7 @@ def renamed(formula: str, arguments: Mapping[str, Any], old: str, new: str) -> t
 NAMES = ["*", "^.*$", "two\nlines"]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("formula", "arguments"), MODELS, ids=str)
 def test_a_column_is_meant_by_its_name_alone(name: str, formula: str, arguments: dict[str, Any]) -> None:
@@ -83,6 +84,7 @@ def test_a_column_is_meant_by_its_name_alone(name: str, formula: str, arguments:
         np.testing.assert_allclose(answers(odd, route, *asked), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(("formula", "arguments"), MODELS, ids=str)
 def test_a_false_mark_of_order_changes_nothing(route: str, formula: str, arguments: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("formula", "arguments"), MODELS, ids=str)
 def test_a_source_that_must_not_be_read_twice_is_read_once(kind: str, formula: str, arguments: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ REFERENCES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.reference
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if "insteval" in name else []) for name in REFERENCES]
@@ -217,6 +218,7 @@ def test_more_columns_than_rows() -> None:
             quietly(rows, "y ~ x + z + positive + o + w + x:z + x:o + (1 | g_bool)")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize(
     "formula", ["y ~ x + f + (x | g)", "y ~ x + (1 | g_cat) + (z | h)", "y ~ x + (1 | g/inner)", "y ~ x"]

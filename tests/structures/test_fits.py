@@ -205,6 +205,7 @@ def test_a_profile_of_a_correlation_falls_by_its_quantile(family):
     assert_allclose(2.0 * (fit.loglik - held.loglik), 3.841458820694124, atol=1e-3)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:group 'g'")
 @pytest.mark.parametrize("term", ["ar1(0 + f | g)", "cs(0 + f | g)", "homcs(0 + f | g)", "toep(0 + f | g)"])
 @pytest.mark.parametrize("model", MODELS)
