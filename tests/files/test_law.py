@@ -94,6 +94,7 @@ def test_a_read_fit_is_fitted_again_and_starts_others(tmp_path: Path) -> None:
         assert polars_glmm.anova(read, again).height == 2
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("formula", "by", "arguments"),
     [

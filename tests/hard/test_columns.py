@@ -55,6 +55,7 @@ COLLINEAR = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("formula", "extra", "lost", "plain"), COLLINEAR, ids=[f"{c[0]}: {c[2]}" for c in COLLINEAR])
 @pytest.mark.parametrize("response", ["y", "c"])
 def test_collinear_columns(
@@ -325,6 +326,7 @@ def test_any_plain_dtype_groups(frame: pl.DataFrame, dtype: Any) -> None:
 NUMBERS = [pl.Float32, pl.Int8, pl.Int128, pl.UInt16, pl.Decimal(12, 4)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", NUMBERS, ids=str)
 @pytest.mark.parametrize("column", ["c", "v"])
 def test_any_number_is_a_number(frame: pl.DataFrame, dtype: Any, column: str) -> None:

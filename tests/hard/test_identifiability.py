@@ -157,6 +157,7 @@ def expected(kind: str, model: str, pots: int, plants: int, seeds: int) -> dict[
     return found
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("pots", "plants", "seeds"), DESIGNS)
 @pytest.mark.parametrize("kind", ["bernoulli", "binomial", "poisson", "gaussian"])

@@ -131,6 +131,7 @@ def test_the_route_that_is_explained_is_taken(
                 assert (plan.cells is not None, *where) == (n != whole, *where)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_key_that_is_fitted_alone_takes_the_route_of_its_rows(
     model: str, rows: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, taken: Callable[..., tuple[str, int | None]]

@@ -81,6 +81,7 @@ def test_laplace_gradient_for_every_family_and_link(family, link, curvature):
     assert_gradient(model, engine, point(model))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("curvature", ["observed", "expected"])
 @pytest.mark.parametrize("structure", list(STRUCTURES))
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def test_the_objective_is_the_dense_formula_and_its_gradient_that_of_differences
     assert_allclose(goal.gradient(x), slopes, rtol=2e-5, atol=1e-5 * np.abs(slopes).max())
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
 @pytest.mark.parametrize("name", list(designs()))
 def test_the_estimate_is_the_dense_optimum(name: str, method: ML | REML) -> None:
@@ -138,6 +139,7 @@ def test_the_estimate_is_the_dense_optimum(name: str, method: ML | REML) -> None
         assert_allclose(found.vcov_fixed[:p, :p], np.linalg.inv(x.T @ np.linalg.solve(v, x)), rtol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
 @pytest.mark.parametrize("name", [name for name in designs() if "by factor" in name])
 def test_sums_per_residual_variance_say_what_rows_say(name: str, method: ML | REML) -> None:

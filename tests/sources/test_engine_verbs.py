@@ -71,6 +71,7 @@ def assert_columns(got: pl.DataFrame, want: pl.DataFrame, names: list[str], atol
         np.testing.assert_allclose(one.drop_nulls().to_numpy(), two.drop_nulls().to_numpy(), rtol=1e-9, atol=atol)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_predictions_are_a_plan_with_the_numbers_of_polars(model: str, engine: str, tmp_path: Path) -> None:

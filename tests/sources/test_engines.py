@@ -96,6 +96,7 @@ GAUSSIAN: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("formula", GAUSSIAN)
 def test_a_gaussian_model_needs_sums_of_its_engine_only(
     formula: str, engine: str, tmp_path: Path, rows_are_read: list[str]

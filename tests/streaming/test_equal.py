@@ -86,12 +86,14 @@ FORMULAS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_formulas(formula: str) -> None:
     data = frame()
     assert_same(quietly(data, formula), quietly(data.lazy(), formula))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("arguments", [
     {"frequency": "n"},
     {"precision": "w"},

@@ -48,6 +48,7 @@ MODELS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:group 'g'")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("case", SAME)

@@ -108,6 +108,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "left", ["surv(time, event)", "surv(lower, upper, kind='interval')", "surv(late, time, event)"]
 )
