@@ -25,6 +25,7 @@ TABLES = translate.entries("anova")
 SPREADS = translate.entries("heteroscedastic")
 HELD = translate.entries("held")
 CORRELATED = translate.entries("correlated")
+NO_RESIDUALS = translate.entries("no_residuals")
 TWO_PARTS = translate.entries("two_part")
 ZEROS = translate.entries("zeros")
 EDGES = translate.entries("edge")
@@ -52,7 +53,8 @@ def fit_of(entry: Entry, frame: pl.DataFrame) -> Any:
 
 @cache
 def fitted(name: str) -> Any:
-    return fit_of(MODELS[name], translate.data(MODELS[name]))
+    entry = (MODELS | ZEROS)[name]
+    return fit_of(entry, translate.data(entry))
 
 
 @cache
@@ -366,6 +368,27 @@ def test_residuals_that_are_correlated(name: str) -> None:
         near = max(tolerance(entry, "sd_rel"), 1e-4)
         assert value == pytest.approx(at[name_of], rel=near, abs=1e-4), name_of
     assert ours["status"].is_in(["ok", "at_boundary", "not_identified"]).all()
+
+
+@pytest.mark.parametrize("name", NO_RESIDUALS)
+def test_effects_without_residuals_are_correlated_residuals(name: str) -> None:
+    """glmmTMB's joint Hessian is that of our objective, and its inverse holds its standard errors."""
+    entry = NO_RESIDUALS[name]
+    results, fit, frame = entry["results"], fit_of(entry, translate.data(entry)), translate.data(entry)
+    objective = polars_glmm.objective(frame, *translate.formulas(entry), **translate.arguments(entry))
+    at = translate.no_residuals(entry, objective.names)
+    assert objective.loglik(at) == pytest.approx(results["logLik"], abs=1e-5)
+    assert fit.loglik == pytest.approx(results["logLik"], abs=max(1e-5, tolerance(entry, "logLik_abs")))
+    assert fit.glance()["df_model"].item() == results["n_params"]
+    want = translate.fixed(entry, "cond")
+    estimates = fit.fixef().filter(parameter="mu")["estimate"]
+    assert_allclose((estimates - want["estimate"]) / want["std_error"], 0, atol=5e-4)  # its gradient is 0.003
+    vector = np.array([at[name] for name in objective.names])
+    steps = 1e-4 * np.eye(len(vector))
+    hessian = [(objective.gradient(vector + h) - objective.gradient(vector - h)) / 2e-4 for h in steps]
+    joint = np.sqrt(np.diag(np.linalg.inv(-np.array(hessian))))
+    place = [objective.names.index(term) for term in want["term"]]
+    assert_allclose(joint[place], want["std_error"], rtol=1e-4)
 
 
 def objective_values(fit: Any, names: tuple[str, ...]) -> list[float]:

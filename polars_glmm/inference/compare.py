@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import polars as pl
 
 from polars_glmm.errors import ModelError, brief, counted
+from polars_glmm.families.cases import holds
 from polars_glmm.inference.distributions import chi2_p, chi_bar_p
 from polars_glmm.inference.same_rows import rows_differ
 from polars_glmm.inference.schemas import ANOVA, table
@@ -53,9 +54,10 @@ class CovarianceParameters(NamedTuple):
 def anova(fits: tuple[Answer, ...]) -> pl.DataFrame:
     """Compare each fit with the next smaller one by likelihood ratio; rows from the smallest to the largest model.
 
-    distribution   "chi2(k)"; "chibar2(01)" for exactly one more variance; "chibar2(q,q+1)", the equal mixture of both,
-                   for one variance with its q covariances beside a nonsingular smaller model; "chi2(k), conservative"
-                   for several variances at once; ", approximate" below ten levels
+    distribution   "chi2(k)"; "chibar2(01)" for exactly one more variance, or one more parameter of a family that holds
+                   the smaller one's at its end (negative_binomial and poisson); "chibar2(q,q+1)", the equal mixture of
+                   both, for one variance with its q covariances beside a nonsingular smaller model; "chi2(k),
+                   conservative" for several variances at once; ", approximate" below ten levels
                    (Self & Liang 1987; Stram & Lee 1994)
     Raises ModelError for fits that cannot be compared: other data, family or method, REML with different fixed
     effects, models that are not nested.
@@ -91,14 +93,18 @@ def compare(small: Answer, large: Answer) -> LikelihoodRatio | None:
         return None
     _check_nested(small, large)
     less, more = covariance_parameters(small), covariance_parameters(large)
+    limit = not holds(small.spec.family, large.spec.family)
     variances, covariances = more.variances - less.variances, more.covariances - less.covariances
     # A mixture is known only where the new variance and its covariances are all that separates the models.
     contained = less.variances <= more.variances and less.covariances <= more.covariances
     alone = contained and len(variances) + len(covariances) == df
     mixture = _mixture(variances, covariances, nonsingular=not small.estimate.singular) if alone else None
+    if limit and df == 1:
+        mixture = (0, 1)  # the parameter of a family whose case lies at its end is like a variance
     levels = [size.n_levels for size in large.groups if any(group == size.group for group, _ in variances)]
     chisq = max(2.0 * (large.loglik - small.loglik), 0.0)
-    return likelihood_ratio(chisq, df, mixture, boundary=bool(variances), fewest_levels=min(levels, default=FEW_LEVELS))
+    boundary = bool(variances) or limit
+    return likelihood_ratio(chisq, df, mixture, boundary=boundary, fewest_levels=min(levels, default=FEW_LEVELS))
 
 
 def null_test(fit: Answer) -> LikelihoodRatio | None:
@@ -151,15 +157,20 @@ def check_comparable(fits: tuple[Answer, ...]) -> None:
     first = fits[0]
     for fit in fits[1:]:
         _check_same_data(first, fit)
-        if (fit.family, fit.link) != (first.family, first.link):
-            msg = (
-                f"The fits have different families or links ({first.family}/{first.link} and {fit.family}/{fit.link}): "
-                f"they are not nested. Compare their aic."
-            )
-            raise ModelError(msg)
+        one, other = first.spec.family, fit.spec.family
+        if not holds(one, other) and not holds(other, one):
+            _refuse_families(first, fit)
     _check_method(fits)
     if any(fit.method == "reml" for fit in fits):
         _check_reml(fits)
+
+
+def _refuse_families(first: Answer, fit: Answer) -> NoReturn:
+    msg = (
+        f"The fits have different families or links ({first.family}/{first.link} and {fit.family}/{fit.link}): "
+        f"they are not nested. Compare their aic."
+    )
+    raise ModelError(msg)
 
 
 def check_comparable_criteria(fits: tuple[Answer, ...]) -> None:
@@ -216,7 +227,9 @@ def _check_reml(fits: tuple[Answer, ...]) -> None:
 
 
 def _check_nested(small: Answer, large: Answer) -> None:
-    """The larger model must have the columns of the fixed part and the grouping factors, and no lower likelihood."""
+    """The larger model must have the family, the fixed columns and the grouping factors, and no lower likelihood."""
+    if not holds(large.spec.family, small.spec.family):
+        _refuse_families(small, large)
     extra = sorted(_inputs(small) - _inputs(large)) or sorted(_groups(small) - _groups(large))
     if extra:
         msg = (

@@ -159,6 +159,17 @@ def correlated(entry: Entry, names: Sequence[str]) -> dict[str, float]:
     return found | dict(zip(correlations, values, strict=True)) | {"phi": results["dispersion"]["value"]}
 
 
+def no_residuals(entry: Entry, names: Sequence[str]) -> dict[str, float]:
+    """All parameters of a model whose residuals are the effects of times there, by our names."""
+    *others, times = entry["results"]["random"]
+    found = dict(fixed(entry, "cond").select("term", "estimate").iter_rows())
+    found |= {f"sd({term['group']}: Intercept)": term["sd"][0] for term in others}
+    for name, sd in zip([name for name in names if name.startswith("phi: ")], times["sd"], strict=True):
+        found[name] = math.log(sd)
+    correlations = [name for name in names if name.startswith("rho")]  # by lag, or the only one
+    return found | {name: times["correlation"][lag][0] for lag, name in enumerate(correlations, 1)}
+
+
 def phi(entry: Entry) -> float | None:
     """The constant dispersion on this package's scale."""
     dispersion = entry["results"].get("dispersion") or {}
