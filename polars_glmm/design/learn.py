@@ -53,7 +53,7 @@ def learn(
     """
     names = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
     spec = spec.resolve(frozenset(names))
-    table = collect(frame, spec.columns())
+    table = collect(frame, spec.columns(), spec.beside_columns)
     n_rows = table.n_rows
     table, n_dropped, notes = _complete(table, missing, spec.response.ends)
     table, weights = _weigh(spec, table)

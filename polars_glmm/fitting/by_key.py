@@ -59,7 +59,7 @@ def fit_by(
     began = perf_counter()
     columns = _by_columns(frame, by, taken)
     spec, known = call.spec(), frame.collect_schema().names()
-    require_columns(spec.resolve(frozenset(known)).columns(), known)
+    require_columns(spec.resolve(frozenset(known)).columns(), known, spec.beside_columns)
     _refuse_keys_in_terms(spec.resolve(frozenset(known)), columns)
     data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
     keyed = _keyed(data, columns)

@@ -48,7 +48,7 @@ class EngineSource(Source):
     def on(cls, spec: ModelSpec, frame: EngineFrame) -> EngineSource:
         """The source of a resolved model. Raises ColumnError for a column the frame does not have."""
         used = spec.columns()
-        require_columns(used, frame.schema.names())
+        require_columns(used, frame.schema.names(), spec.beside_columns)
         dtypes = {name: frame.schema[name] for name in used}
         return cls(
             frame.plan.select(list(used)), dtypes, spec.frequency, spec.precision, ends=spec.response.ends, origin=frame

@@ -55,7 +55,7 @@ def row_bytes(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, *, most: int) 
     """
     schema = frame.collect_schema()
     used = spec.columns()
-    require_columns(used, schema.names())
+    require_columns(used, schema.names(), spec.beside_columns)
     terms = [term for part in spec.predictors for term in part.fixed]
     terms += [term for random in spec.random for term in random.design]
     labelled = sorted({name for term in terms for f in term.factors if (name := _labelled(f, schema)) is not None})

@@ -58,7 +58,7 @@ class Source:
         """The source of a resolved model. Raises ColumnError for a column the frame does not have."""
         schema = frame.collect_schema()
         used = spec.columns()
-        require_columns(used, schema.names())
+        require_columns(used, schema.names(), spec.beside_columns)
         dtypes = {name: schema[name] for name in used}
         return cls(
             frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame),

@@ -117,13 +117,14 @@ def as_float(series: pl.Series) -> Vec:
     return (series if series.dtype == pl.Float64 else series.cast(pl.Float64)).to_numpy()
 
 
-def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str]) -> Table:
+def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str], remedy: str = "") -> Table:
     """The used columns in memory; a LazyFrame is projected to them and collected once.
 
-    Raises ColumnError for a column the frame does not have, naming what comes near, and for a frame without rows.
+    Raises ColumnError for a column the frame does not have, naming what comes near and `remedy`, and for a frame
+    without rows.
     """
     names = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
-    require_columns(used, names)
+    require_columns(used, names, remedy)
     taken = frame if isinstance(frame, pl.DataFrame) else frame.select(columns(used)).collect()
     if taken.height == 0:
         raise ColumnError(NO_ROWS)
@@ -133,15 +134,15 @@ def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str]) -> Table:
 NO_ROWS = "The frame has no rows."
 
 
-def require_columns(used: Sequence[str], names: Sequence[str]) -> None:
-    """Raise ColumnError for a used column that is not among the frame's names."""
+def require_columns(used: Sequence[str], names: Sequence[str], remedy: str = "") -> None:
+    """Raise ColumnError for a used column that is not among the frame's names, with what else it may be."""
     known = set(names)
     absent = [name for name in used if name not in known]
     if absent:
-        msg = f"The frame has no column {enumerate_names(absent)}.{suggest(absent[0], names)}"
+        msg = f"The frame has no column {enumerate_names(absent, 'or')}.{suggest(absent[0], names)}"
         if not suggest(absent[0], names):
             msg += f" Its columns are {enumerate_names(names, limit=12)}."
-        raise ColumnError(msg)
+        raise ColumnError(msg + remedy)
 
 
 Ends: TypeAlias = "tuple[str | None, str] | None"

@@ -55,6 +55,11 @@ class ModelSpec:
         return ", ".join((*self.formulas, *correlated))
 
     @property
+    def beside_columns(self) -> str:
+        """What a name that is no column may be."""
+        return " A parameter of a curve has a formula of its own, as in 'xmid ~ 1'." if self.inputs else ""
+
+    @property
     def mu(self) -> PredictorTerms:
         return self.predictors[0]
 

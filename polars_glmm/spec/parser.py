@@ -285,7 +285,11 @@ class _Parser:
             hint = suggest(token.text, STRUCTURES) or f" There are {_SPELLED}."
             raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
-            hint = f" {ELSEWHERE[token.text]}" if token.text in ELSEWHERE else suggest(token.text, known_functions())
+            hint = suggest(token.text, known_functions())
+            if token.text in ELSEWHERE:
+                hint = f" {ELSEWHERE[token.text]}"
+            elif token.text in STRUCTURES:
+                hint = f" Around a bar it is a structure of random effects: {token.text}(0 + time | g)."
             raise self.error(f"Function {token.text!r} is not one a formula can use.{hint}", token)
         alone = function in RESPONSES
         if (alone or (function == "offset" and arithmetic)) and not self.response_start(token):

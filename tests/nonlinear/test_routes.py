@@ -167,6 +167,11 @@ def test_coefficients_by_level_are_the_parameters_of_each_curve(trees: Any) -> N
     assert mine["prediction"].to_list() == pytest.approx(mine["curve"].to_list())
 
 
+def test_a_parameter_without_a_formula_is_no_column() -> None:
+    with pytest.raises(GlmmError, match="A parameter of a curve has a formula of its own"):
+        TREES.glmm.fit("circumference ~ Asym / (1 + exp(-(age - xmid) / scal))", "Asym ~ 1", "scal ~ 1")
+
+
 def test_what_follows_one_linear_predictor_is_refused_with_another_way(trees: Any) -> None:
     population = lambda: trees.predict(TREES, random="integrate")
     for verb in (trees.profile, lambda: trees.posterior(3), trees.cross_validate, population):

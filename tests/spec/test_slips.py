@@ -23,6 +23,7 @@ MEANT = {
     "y ~ x + (1 g)": "(1 | g)",
     "y ~ z + x|g": "write (x | g)",
     "y ~ days of sleep": "`days of sleep`",
+    "y ~ x + ar1(g)": "ar1(0 + time | g)",
     "y ~ relevel(f, ref='b')": "contr.treatment",
 }
 
