@@ -268,11 +268,6 @@ COLLECTORS: dict[str, str] = {
     "cli.py": "prints predictions",
     "opening.py": "reads files, which is its work",
     "cli_files.py": "writes predictions while they are read",
-    "prediction/columns.py": "gives a DataFrame back for a DataFrame",
-    "prediction/simulations.py": "draws belong to the rows of one run",
-    "fitting/by_key.py": "until Source is a protocol",
-    "fitting/choose.py": "until Source is a protocol",
-    "fitting/readings.py": "until Source is a protocol",
 }
 """Files outside frames/ that run a query, and why. The list may only shrink."""
 

@@ -16,6 +16,7 @@ from polars_glmm.columns.named import as_found, column
 from polars_glmm.design.by_key.learn import KeyedLearned, batchable, learn_by_key
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.fitting.flow import fit_call, warn_once
+from polars_glmm.frames.held import taken
 from polars_glmm.frames.levels import BEYOND_INT64, code_integers
 from polars_glmm.frames.missing import Incomplete, check_missing, dropped_rows
 from polars_glmm.frames.table import require_columns
@@ -132,7 +133,7 @@ def _read(frame: pl.LazyFrame, by: list[str], spec: ModelSpec) -> pl.DataFrame:
     """The columns that keys and model use, read once."""
     known = frame.collect_schema().names()
     used = {*by, *spec.resolve(frozenset(known)).columns()}
-    return frame.select(column(name) for name in known if name in used).collect()
+    return taken(frame.select(column(name) for name in known if name in used))
 
 
 def _require_keys(data: pl.DataFrame, columns: list[str], missing: Missing) -> None:

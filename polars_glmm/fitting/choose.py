@@ -14,7 +14,7 @@ from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
 from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.engine_cells import compress_engine
-from polars_glmm.frames.size import room_for
+from polars_glmm.frames.size import count_rows, room_for
 from polars_glmm.likelihood.optimum.vanishing import MOST_VALUES
 from polars_glmm.memory import memory_limit, readable
 
@@ -109,7 +109,7 @@ def _height(frame: pl.DataFrame | pl.LazyFrame, control: Control) -> int | None:
     """Rows of a frame that is in memory, or will be because its rows are to be kept; None where none is collected."""
     if isinstance(frame, pl.DataFrame):
         return frame.height
-    return int(frame.select(pl.len()).collect().item()) if control.keep == "rows" else None
+    return count_rows(frame) if control.keep == "rows" else None
 
 
 def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route | None:

@@ -11,7 +11,7 @@ import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.fitting.sums import Obstacle, collected_note, obstacle
-from polars_glmm.frames.held import from_one_run, read_once
+from polars_glmm.frames.held import from_one_run, read_once, taken
 from polars_glmm.frames.size import may_fit
 from polars_glmm.memory import memory_limit
 
@@ -28,7 +28,7 @@ def fit_readings(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     if isinstance(frame, pl.DataFrame):
         return fit(frame, call, control)
     if control.keep == "rows":  # the one reading serves for both
-        rows = frame.collect()
+        rows = taken(frame)
         return fit(rows if obstacle(call.spec(), call) is None else rows.lazy(), call, control)
     made, again = from_one_run(
         frame, used_columns(frame, call), control.memory.limit, control.memory.spill,
@@ -49,7 +49,7 @@ def collected(query: pl.LazyFrame, call: Call, control: Control) -> pl.LazyFrame
     """The columns in use in memory, for a model that needs its rows and may have room for them; else the query."""
     if not is_collected(query, call, control):
         return query
-    return query.select(columns(used_columns(query, call))).collect().lazy()
+    return taken(query.select(columns(used_columns(query, call)))).lazy()
 
 
 def is_collected(query: pl.LazyFrame, call: Call, control: Control) -> bool:

@@ -43,6 +43,16 @@ def repeatable(query: pl.LazyFrame) -> bool:
     return not _STEPS.search(told) and not ("SLICE" in told and _NO_ORDER.search(told))
 
 
+def taken(query: pl.LazyFrame) -> pl.DataFrame:
+    """The rows of one run."""
+    return query.collect()
+
+
+def of_one_run(query: pl.LazyFrame) -> pl.LazyFrame:
+    """A query that gives the same rows again: itself where it does, or the rows of a run."""
+    return query if repeatable(query) else taken(query).lazy()
+
+
 def in_memory(query: pl.LazyFrame) -> bool:
     """Whether a query is rows in memory and nothing else."""
     return query.explain(optimized=False).startswith("DF [")

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
+from polars_glmm.frames.held import of_one_run
 from polars_glmm.inference.posterior import JointDraws, joint_draws
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.likelihood.known.draws import roots_of
@@ -17,7 +18,7 @@ from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING
 from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_several
 from polars_glmm.prediction.rows import PHI, sizes_of
-from polars_glmm.prediction.simulations import collected_rows, level_codes, of_one_run, possible_sizes, z_column
+from polars_glmm.prediction.simulations import collected_rows, level_codes, possible_sizes, z_column
 from polars_glmm.typing import IntVec, Mat, Vec
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import polars as pl
 
 from polars_glmm.errors import ColumnError, enumerate_names, suggest
 from polars_glmm.frames.elsewhere import applied
+from polars_glmm.frames.held import taken
 from polars_glmm.frames.source import missing_in
 from polars_glmm.frames.table import Ends
 
@@ -27,7 +28,7 @@ def apply_plan(frame: FrameT, verb: str, plan: Callable[[pl.LazyFrame, pl.Schema
         return plan(frame, readable_schema(frame))
     if isinstance(frame, pl.DataFrame):
         lazy = frame.lazy()
-        return plan(lazy, readable_schema(lazy)).collect()
+        return taken(plan(lazy, readable_schema(lazy)))
     made: FrameT = applied(frame, verb, lambda rows: apply_plan(rows, verb, plan))
     return made
 

@@ -13,7 +13,7 @@ from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
-from polars_glmm.frames.held import repeatable
+from polars_glmm.frames.held import of_one_run, taken
 from polars_glmm.prediction.categories import category_draws, category_fields, category_inputs
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.correlated import correlation_of, residual_inputs
@@ -90,17 +90,12 @@ def simulate(
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         names = [f"sim_{i + 1}" for i in range(n)]
         refuse_clash(schema, names, "rename or drop these columns first.")
-        lazy = of_one_run(lazy)
+        lazy = of_one_run(lazy)  # draws belong to the rows of one run
         draws = _draws(collected_rows(lazy, schema, fitted), fitted, n, generator, new=random == "new")
         drawn = [pl.Series(name, draw, nan_to_null=True) for name, draw in zip(names, draws, strict=True)]
         return lazy.with_columns(as_response(column, fitted.recipe) for column in drawn)
 
     return apply_plan(frame, "simulate", plan)
-
-
-def of_one_run(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """A query that gives the same rows again: draws belong to those of one run."""
-    return frame if repeatable(frame) else frame.collect().lazy()
 
 
 def collected_rows(
@@ -123,7 +118,7 @@ def collected_rows(
         needed.append(pl.col(factor.level_names))
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
         needed += [node.to_expr().alias(z_column(factor, j)) for j, node in enumerate(factor.nodes)]
-    return frame.select([*needed, *more]).collect()
+    return taken(frame.select([*needed, *more]))
 
 
 def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Generator, *, new: bool) -> list[Vec]:
