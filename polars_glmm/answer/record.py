@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from polars_glmm.answer import criteria
 
 if TYPE_CHECKING:
     from polars_glmm.answer.tally import Fingerprint, GroupSize
@@ -83,17 +84,17 @@ class Answer:
     @property
     def deviance(self) -> float:
         """−2 log-likelihood."""
-        return -2.0 * self.estimate.loglik
+        return float(criteria.deviance(self.estimate.loglik))
 
     @property
     def aic(self) -> float:
         """−2 log-likelihood + 2 parameters (Akaike 1974)."""
-        return self.deviance + 2.0 * self.estimate.df_model
+        return float(criteria.aic(self.estimate.loglik, self.estimate.df_model))
 
     @property
     def bic(self) -> float:
         """−2 log-likelihood + log(n_obs) parameters (Schwarz 1978)."""
-        return self.deviance + log(self.estimate.n_obs) * self.estimate.df_model
+        return float(criteria.bic(self.estimate.loglik, self.estimate.df_model, self.estimate.n_obs))
 
     @property
     def n_obs(self) -> int:

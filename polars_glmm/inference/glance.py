@@ -7,53 +7,53 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from polars_glmm.inference.schemas import DIAGNOSE, GLANCE, table
+from polars_glmm.answer import criteria
+from polars_glmm.inference.schemas import DIAGNOSE, GLANCE, GROUP_SIZES, per_model, table
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.inference.varcorr import Estimates
+    from polars_glmm.spec.model import ModelSpec
 
 
 def glance(fit: Answer) -> pl.DataFrame:
     """One row: what was fitted, to how much data, how well, and whether it can be trusted."""
-    estimate = fit.estimate
+    groups = [[{name: getattr(size, name) for name, _ in GROUP_SIZES} for size in fit.groups]]
+    return glance_of(fit.estimate, fit.spec, groups, fit.n_dropped, fit.seconds)
+
+
+def glance_of(estimate: Estimates, spec: ModelSpec, groups: Any, n_dropped: Any, seconds: float) -> pl.DataFrame:
+    """The table of one model, or of many, a row each."""
+    e, of_all = estimate, (estimate.df_model, estimate.n_obs)
     row: dict[str, Any] = {
-        "formula": fit.formula,
-        "family": fit.family,
-        "link": fit.link,
-        "method": fit.method,
-        "reml": fit.method == "reml",
-        "n_obs": estimate.n_obs,
-        "n_dropped": fit.n_dropped,
-        "groups": [
-            {"group": size.group, "n_levels": size.n_levels, "smallest": size.smallest, "largest": size.largest}
-            for size in fit.groups
-        ],
-        "loglik": estimate.loglik,
-        "deviance": fit.deviance,
-        "deviance_residual": deviance_residual(fit),
-        "aic": fit.aic,
-        "aicc": aicc(fit),
-        "bic": fit.bic,
-        "df_model": estimate.df_model,
-        "df_resid": estimate.df_resid,
-        "dispersion": estimate.phi,
-        "converged": estimate.converged,
-        "singular": estimate.singular,
-        "seconds": fit.seconds,
+        "formula": spec.formula,
+        "family": spec.family.name,
+        "link": spec.family.link.name,
+        "method": spec.method.name,
+        "reml": spec.method.name == "reml",
+        "n_obs": e.n_obs,
+        "n_dropped": n_dropped,
+        "loglik": e.loglik,
+        "deviance": criteria.deviance(e.loglik),
+        "deviance_residual": deviance_residual(e),
+        "aic": criteria.aic(e.loglik, e.df_model),
+        "aicc": criteria.aicc(e.loglik, *of_all),
+        "bic": criteria.bic(e.loglik, *of_all),
+        "df_model": e.df_model,
+        "df_resid": e.df_resid,
+        "dispersion": e.phi,
+        "converged": e.converged,
+        "singular": e.singular,
+        "seconds": seconds,
     }
-    return table(GLANCE, {name: [value] for name, value in row.items()})
+    told = per_model({name: dtype for name, dtype in GLANCE.items() if name in row}, [row], np.shape(e.loglik))
+    return told.insert_column(list(GLANCE).index("groups"), pl.Series("groups", groups, dtype=GLANCE["groups"]))
 
 
-def deviance_residual(fit: Answer) -> float | None:
+def deviance_residual(estimate: Estimates) -> Any:
     """−2 (log-likelihood − log-likelihood of the saturated model); None where there is no saturated model."""
-    saturated = fit.estimate.loglik_saturated
-    return None if saturated is None else -2.0 * (fit.estimate.loglik - saturated)
-
-
-def aicc(fit: Answer) -> float | None:
-    """AIC with the small-sample term 2k(k+1)/(n−k−1) of Hurvich & Tsai (1989); None unless n > k + 1."""
-    k, n = fit.estimate.df_model, fit.estimate.n_obs
-    return fit.aic + 2.0 * k * (k + 1) / (n - k - 1) if n > k + 1 else None
+    saturated = estimate.loglik_saturated
+    return None if saturated is None else -2.0 * (estimate.loglik - saturated)
 
 
 def diagnose(fit: Answer) -> pl.DataFrame:

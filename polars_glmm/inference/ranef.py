@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import column as named
@@ -11,6 +12,7 @@ from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.inference.schemas import RANEF, table
 from polars_glmm.likelihood.estimate import conditional_std_error
 from polars_glmm.likelihood.parameters.parts import label
+from polars_glmm.typing import IntVec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -132,25 +134,31 @@ def _text(value: pl.Expr, dtype: Any) -> pl.Expr:
 
 
 def _long(fit: Answer) -> pl.DataFrame:
-    blocks = [table(RANEF, {name: [] for name in RANEF})]
-    for recipe, factor in zip(fit.recipe.factors, fit.estimate.factors, strict=True):
-        labels, std_error = level_labels(recipe), conditional_std_error(factor.mode_covariance)
-        for k, (term, parameter) in enumerate(zip(factor.term_names, factor.parameter_of, strict=True)):
-            n = len(labels)
-            blocks.append(
-                table(
-                    RANEF,
-                    {
-                        "parameter": pl.repeat(parameter, n, eager=True),
-                        "group": pl.repeat(recipe.name, n, eager=True),
-                        "level": labels,
-                        "term": pl.repeat(term, n, eager=True),
-                        "estimate": factor.modes[k],
-                        "std_error": std_error[k],
-                    },
-                )
-            )
-    return pl.concat(blocks)
+    none = table(RANEF, {name: [] for name in RANEF})
+    factors = zip(fit.recipe.factors, fit.estimate.factors, strict=True)
+    return pl.concat([none, *(effects_of(recipe, factor) for recipe, factor in factors)])
+
+
+def effects_of(recipe: FactorRecipe, factor: FactorEstimate, of_level: IntVec | None = None) -> pl.DataFrame:
+    """Modes term by term, level by level; with the model of every level (G,), of many, model after model."""
+    labels, std_error = level_labels(recipe), conditional_std_error(factor.mode_covariance)
+    r, n = len(factor.term_names), len(labels)
+
+    def each(texts: tuple[str, ...]) -> pl.Series:
+        return pl.concat([pl.repeat(text, n, dtype=pl.String, eager=True) for text in texts])
+
+    found = table(
+        RANEF,
+        {
+            "parameter": each(factor.parameter_of),
+            "group": pl.repeat(recipe.name, r * n, eager=True),
+            "level": pl.concat([labels] * r),
+            "term": each(factor.term_names),
+            "estimate": factor.modes.reshape(-1),
+            "std_error": std_error.reshape(-1),
+        },
+    )
+    return found if of_level is None or r == 1 else found[np.argsort(np.tile(of_level, r), kind="stable")]
 
 
 def _only_factor(fit: Answer) -> str:

@@ -8,7 +8,7 @@ of by= in front.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from math import isnan, prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -239,6 +239,27 @@ def table(schema: Schema, columns: Mapping[str, Sequence[Any] | Any]) -> pl.Data
             for name, dtype in schema.items()
         ]
     )
+
+
+def per_model(schema: Schema, rows: Sequence[Mapping[str, Any]], models: tuple[int, ...] = ()) -> pl.DataFrame:
+    """The same rows of every model, model after model.
+
+    rows     one mapping per row of a model, whose values are those of all, or arrays over the models
+    models   () for one, (M,) for many
+    """
+    if not rows or not models:
+        return table(schema, {name: [row.get(name) for row in rows] for name in schema})
+    n = prod(models)
+
+    def column(name: str, dtype: Any) -> Any:
+        values: list[Any] = [row.get(name) for row in rows]
+        if dtype == _REAL:
+            values = [np.nan if one is None else one for one in values]
+        elif not any(isinstance(one, np.ndarray) for one in values):
+            return pl.Series(values, dtype=dtype)[np.tile(np.arange(len(values)), n)]
+        return np.stack([np.broadcast_to(one, models) for one in values], axis=-1).reshape(-1)
+
+    return table(schema, {name: column(name, dtype) for name, dtype in schema.items()})
 
 
 def _real(name: str, values: Sequence[Any] | Any) -> pl.Series:

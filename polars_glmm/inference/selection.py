@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.criteria import aicc
 from polars_glmm.errors import ModelError, suggest
 from polars_glmm.inference.compare import check_comparable_criteria
-from polars_glmm.inference.glance import aicc
 from polars_glmm.inference.schemas import COMPARE, table
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def compare_fits(fits: Mapping[str, Answer], by: str = "aicc") -> pl.DataFrame:
             "df_model": fit.estimate.df_model,
             "loglik": fit.loglik,
             "aic": fit.aic,
-            "aicc": aicc(fit),
+            "aicc": aicc(fit.loglik, fit.estimate.df_model, fit.n_obs),
             "bic": fit.bic,
             "n_obs": fit.n_obs,
             "note": ", ".join(note.code for note in fit.notes if not note.quiet) or None,
         }
         for name, fit in fits.items()
     ]
-    without = [row["name"] for row in rows if row[by] is None]
+    without = [row["name"] for row in rows if np.isnan(row[by])]
     if without:
         msg = f"{without[0]} has no {by}: it has nearly as many parameters as observations. Compare by='aic'."
         raise ModelError(msg)

@@ -132,7 +132,7 @@ def _residual_deviance(fit: Answer) -> list[tuple[tuple[str, str], ...]]:
     The ratio is Pearson's χ² over its degrees of freedom where the rows are at hand (McCullagh & Nelder 1989, § 4.5),
     for a family without a dispersion of its own; ones and zeros say nothing about it.
     """
-    value, estimate = deviance_residual(fit), fit.estimate
+    value, estimate = deviance_residual(fit.estimate), fit.estimate
     if value is None or estimate.factors or fit.spec.family.residual:
         return []
     facts = [("Residual deviance", f"{value:.2f} on {estimate.df_resid} df")]

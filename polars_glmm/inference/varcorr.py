@@ -1,9 +1,13 @@
-"""Variances, covariances and correlations of the random effects, and the gaussian residual."""
+"""Variances, covariances and correlations of the random effects, and the gaussian residual.
+
+Numbers of one model are scalars; of many models made together they are arrays over the models, (M,), through the same
+functions: an estimate of many has the models on the first axis of everything.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -11,12 +15,15 @@ import polars as pl
 from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.inference.distributions import normal_quantile
-from polars_glmm.inference.schemas import VARCORR, table
+from polars_glmm.inference.schemas import VARCORR, per_model
 from polars_glmm.typing import IntVec, Mat
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
     from polars_glmm.likelihood.estimate import Estimate
+    from polars_glmm.likelihood.many.estimate import BatchEstimate
+
+    Estimates: TypeAlias = Estimate | BatchEstimate
 
 RESIDUAL = "Residual"
 INTERIOR = 1.0 - 1e-9
@@ -29,6 +36,7 @@ VAGUE = 5.0
 class Component(NamedTuple):
     """One covariance matrix of the model and where its entries stand in Estimate.report.
 
+    covariance (r, r), or (M, r, r) of many models
     places (r, r): index of each reported entry, symmetric, of equal variances that of the first; −1 where there is none
     variances, correlated: effects whose variance, and pairs (i, j), i < j, whose covariance is a parameter
     structure: its name as a formula writes it
@@ -51,13 +59,13 @@ class Component(NamedTuple):
         return sorted({*self.variances, *(k for pair in self.correlated for k in pair)})
 
 
-def components(estimate: Estimate) -> Iterator[Component]:
+def components(estimate: Estimates) -> Iterator[Component]:
     """All covariance matrices in the order of Estimate.report."""
-    place = len(estimate.beta) + len(estimate.gamma)
+    place = estimate.beta.shape[-1] + estimate.gamma.shape[-1]
     for factor in estimate.factors:
         start = 0
         for covariance, structure in zip(factor.covariances, factor.structures, strict=True):
-            r = len(covariance)
+            r = covariance.shape[-1]
             rows, columns = STRUCTURES[structure].vech(r)
             places = np.full((r, r), -1, dtype=np.intp)
             places[rows, columns] = places[columns, rows] = place + np.arange(len(rows))
@@ -87,7 +95,7 @@ class ResidualNumber(NamedTuple):
     length: bool
 
 
-def residual_numbers(estimate: Estimate, z: float) -> Iterator[ResidualNumber]:
+def residual_numbers(estimate: Estimates, z: float) -> Iterator[ResidualNumber]:
     """Correlations with tanh(atanh ρ ± z·se/(1 − ρ²)), ranges with exp(log r ± z·se/r), in the order of the report."""
     found = estimate.residual
     if found is None:
@@ -109,25 +117,30 @@ def varcorr(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
     Intervals of variances are exp(log v ± z·se/v), as Stata's; those of correlations tanh(atanh ρ ± z·se/(1 − ρ²)).
     On the boundary, where no standard error exists, both are null; so is an interval that spans whatever one likes.
     """
-    z = normal_quantile(conf_level)
+    return varcorr_of(fit.estimate, residual=fit.spec.family.residual, conf_level=conf_level)
+
+
+def varcorr_of(estimate: Estimates, *, residual: bool, conf_level: float) -> pl.DataFrame:
+    """The table of one model, or of many, model after model; residual: phi is the standard deviation of a residual."""
+    z, vcov = normal_quantile(conf_level), estimate.report_vcov
     rows: list[dict[str, Any]] = []
-    for component in components(fit.estimate):
-        rows += _variance_rows(component, fit.estimate.report_vcov, z)
-        rows += _covariance_rows(component, fit.estimate.report_vcov, z)
-    if fit.spec.family.residual and fit.estimate.phi is not None:
-        rows.append(_residual_row(fit.estimate, z))
-    return table(VARCORR, {name: [row.get(name) for row in rows] for name in VARCORR})
+    for component in components(estimate):
+        rows += _variance_rows(component, vcov, z)
+        rows += _covariance_rows(component, vcov, z)
+    if residual and estimate.phi is not None:  # σ² with its standard error 2σ·se(σ)
+        std_error = 2.0 * estimate.phi * standard_error(vcov, -1)
+        rows.append({"parameter": "mu", "group": RESIDUAL} | variance_numbers(estimate.phi**2, std_error, z))
+    return per_model(VARCORR, rows, estimate.beta.shape[:-1])
 
 
 def _variance_rows(component: Component, vcov: Mat, z: float) -> Iterator[dict[str, Any]]:
     for i in component.variances:
-        term, place = component.terms[i], component.places[i, i]
-        variance = float(component.covariance[i, i])
-        names = {"parameter": component.parameters[i], "group": component.group, "term": term}
-        yield names | variance_numbers(variance, standard_error(vcov, place), z)
+        names = {"parameter": component.parameters[i], "group": component.group, "term": component.terms[i]}
+        std_error = standard_error(vcov, component.places[i, i])
+        yield names | variance_numbers(component.covariance[..., i, i], std_error, z)
 
 
-def variance_numbers(variance: float, std_error: float, z: float) -> dict[str, Any]:
+def variance_numbers(variance: Any, std_error: Any, z: float) -> dict[str, Any]:
     """A variance with its interval by log transformation, and its square root."""
     low, high = log_interval(variance, std_error, z)
     return {
@@ -135,7 +148,7 @@ def variance_numbers(variance: float, std_error: float, z: float) -> dict[str, A
         "std_error": std_error,
         "conf_low": low,
         "conf_high": high,
-        "std_dev": float(np.sqrt(max(variance, 0.0))),
+        "std_dev": np.sqrt(np.maximum(variance, 0.0)),
     }
 
 
@@ -150,55 +163,60 @@ def _covariance_rows(component: Component, vcov: Mat, z: float) -> Iterator[dict
             "group": component.group,
             "term": component.terms[i],
             "other_term": component.terms[j],
-            "estimate": float(component.covariance[i, j]),
+            "estimate": component.covariance[..., i, j],
             "correlation": rho,
             "correlation_low": low,
             "correlation_high": high,
         }
 
 
-def _residual_row(estimate: Estimate, z: float) -> dict[str, Any]:
-    """σ² with its standard error 2σ·se(σ)."""
-    sigma = float(estimate.phi or 0.0)
-    std_error = 2.0 * sigma * standard_error(estimate.report_vcov, -1)
-    return {"parameter": "mu", "group": RESIDUAL} | variance_numbers(sigma**2, std_error, z)
-
-
-def standard_error(vcov: Mat, place: int) -> float:
+def standard_error(vcov: Mat, place: int) -> Any:
     """Root of a diagonal element; NaN where there is none or it is not positive."""
-    variance = float(vcov[place, place])
-    return float(np.sqrt(variance)) if variance > 0.0 else float("nan")
+    return _root(vcov[..., place, place])
 
 
-def correlation(component: Component, i: int, j: int) -> float:
+def correlation(component: Component, i: int, j: int) -> Any:
     """Correlation of two terms; NaN where one has no variance."""
-    scale = component.covariance[i, i] * component.covariance[j, j]
-    return float(np.clip(component.covariance[i, j] / np.sqrt(scale), -1.0, 1.0)) if scale > 0.0 else float("nan")
+    own = component.covariance
+    scale = own[..., i, i] * own[..., j, j]
+    with np.errstate(all="ignore"):
+        rho = np.clip(own[..., i, j] / np.sqrt(scale), -1.0, 1.0)
+    return np.where(scale > 0.0, rho, np.nan)[()]
 
 
-def correlation_error(component: Component, i: int, j: int, vcov: Mat) -> float:
+def correlation_error(component: Component, i: int, j: int, vcov: Mat) -> Any:
     """Standard error of ρ = c/√(v₁v₂) by the delta method: ∂ρ/∂c = 1/√(v₁v₂), ∂ρ/∂v = −ρ/(2v)."""
     places = [component.places[i, i], component.places[i, j], component.places[j, j]]
-    variance_i, variance_j = component.covariance[i, i], component.covariance[j, j]
-    if not (variance_i > 0.0 and variance_j > 0.0):
-        return float("nan")
+    variance_i, variance_j = component.covariance[..., i, i], component.covariance[..., j, j]
     rho = correlation(component, i, j)
-    gradient = np.array([-0.5 * rho / variance_i, 1.0 / np.sqrt(variance_i * variance_j), -0.5 * rho / variance_j])
-    squared = float(gradient @ vcov[np.ix_(places, places)] @ gradient)
-    return float(np.sqrt(squared)) if squared > 0.0 else float("nan")
+    with np.errstate(all="ignore"):
+        slopes = [-0.5 * rho / variance_i, 1.0 / np.sqrt(variance_i * variance_j), -0.5 * rho / variance_j]
+        gradient = np.stack(slopes, axis=-1)
+        squared = np.einsum("...i,...ij,...j->...", gradient, vcov[..., places, :][..., places], gradient)
+    return np.where((variance_i > 0.0) & (variance_j > 0.0), _root(squared), np.nan)[()]
 
 
-def log_interval(value: float, std_error: float, z: float) -> tuple[float, float]:
+def log_interval(value: Any, std_error: Any, z: float) -> tuple[Any, Any]:
     """exp(log v ± z·se/v): an interval that stays positive; NaN where log v is not known at all."""
-    if not (value > 0.0 and np.isfinite(value) and 0.0 < std_error <= VAGUE * value):
-        return float("nan"), float("nan")
-    ratio = float(np.exp(z * std_error / value))
-    return value / ratio, value * ratio
+    value = np.asarray(value, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        known = (value > 0.0) & np.isfinite(value) & (std_error > 0.0) & (std_error <= VAGUE * value)
+        ratio = np.exp(z * std_error / value)
+        return np.where(known, value / ratio, np.nan)[()], np.where(known, value * ratio, np.nan)[()]
 
 
-def tanh_interval(rho: float, std_error: float, z: float) -> tuple[float, float]:
+def tanh_interval(rho: Any, std_error: Any, z: float) -> tuple[Any, Any]:
     """tanh(atanh ρ ± z·se/(1 − ρ²)): Fisher's transformation; NaN where atanh ρ is not known at all."""
-    if not (abs(rho) < INTERIOR and 0.0 < std_error <= VAGUE * (1.0 - rho**2)):
-        return float("nan"), float("nan")
-    width = z * std_error / (1.0 - rho**2)
-    return float(np.tanh(np.arctanh(rho) - width)), float(np.tanh(np.arctanh(rho) + width))
+    rho = np.asarray(rho, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        known = (np.abs(rho) < INTERIOR) & (std_error > 0.0) & (std_error <= VAGUE * (1.0 - rho**2))
+        centre, width = np.arctanh(rho), z * std_error / (1.0 - rho**2)
+        ends = np.tanh(centre - width), np.tanh(centre + width)
+    low, high = (np.where(known, end, np.nan)[()] for end in ends)
+    return low, high
+
+
+def _root(variance: Any) -> Any:
+    """√v; NaN where v is not positive."""
+    with np.errstate(invalid="ignore"):
+        return np.where(variance > 0.0, np.sqrt(variance), np.nan)[()]

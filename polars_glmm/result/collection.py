@@ -21,7 +21,6 @@ from polars_glmm.inference.html import render
 from polars_glmm.inference.ranef import ranef
 from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.inference.score import score
-from polars_glmm.inference.stacked import Stacked
 from polars_glmm.inference.varcorr import varcorr
 from polars_glmm.prediction.by_key import rows_by_key
 from polars_glmm.prediction.distribution import count_table, distribution
@@ -244,14 +243,15 @@ class FitCollection(ManyQuestions):
         return render(overview.as_sheet(self))
 
     def _stack(
-        self, schema: Schema, make: Callable[[Answer], pl.DataFrame], make_all: Callable[[Batch], Stacked]
+        self, schema: Schema, make: Callable[[Answer], pl.DataFrame], make_all: Callable[[Batch], pl.DataFrame]
     ) -> pl.DataFrame:
         """The tables of all fits one under the other, keys in front."""
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
         for batch in self.outcomes.batches:
-            rows, counts = make_all(batch)
+            rows = make_all(batch)
+            each = batch.estimate.model_levels if schema is RANEF else np.ones(len(batch), dtype=np.intp)
             parts.append(rows)
-            places.append(np.repeat(batch.keys, counts))
+            places.append(np.repeat(batch.keys, each * (rows.height // max(int(each.sum()), 1))))
         for k, answer in self.outcomes.single_answers().items():
             rows = make(answer)
             parts.append(rows)

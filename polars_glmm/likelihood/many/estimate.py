@@ -59,6 +59,39 @@ class BatchEstimate:
         return len(self.beta)
 
     @property
+    def gamma(self) -> Mat:
+        """(M, 0): phi has no formula."""
+        return np.empty((self.n_models, 0))
+
+    @property
+    def factors(self) -> tuple[FactorEstimate, ...]:
+        """The factor of all models: covariances (M, r_t, r_t), and the levels of all."""
+        if self.factor is None:
+            return ()
+        own = (self.modes, self.mode_covariance, self.mode_slope)
+        return (FactorEstimate(self.factor, self.term_names, self.covariances, self.structures, *own),)
+
+    @property
+    def constants(self) -> dict[str, Vec]:
+        """Constant parameters by name (M,)."""
+        return {} if self.phi is None else {"phi": self.phi}
+
+    @property
+    def df_resid(self) -> IntVec:
+        """Observations less parameters (M,)."""
+        return self.n_obs - self.df_model
+
+    @property
+    def converged(self) -> BoolVec:
+        """Whose search reached an optimum (M,)."""
+        return self.decrement < CONVERGED
+
+    @property
+    def residual(self) -> None:
+        """Residuals are not correlated."""
+        return
+
+    @property
     def vcov_fixed(self) -> Cube:
         """(M, p, p)."""
         p = self.beta.shape[1]
@@ -89,16 +122,14 @@ class BatchEstimate:
         """The Estimate of model k."""
         stop = int(self.model_levels[: k + 1].sum())
         levels = slice(stop - int(self.model_levels[k]), stop)
-        factors: tuple[FactorEstimate, ...] = ()
-        if self.factor is not None:
-            slope = None if self.mode_slope is None else self.mode_slope[..., levels]
-            factors = (
-                FactorEstimate(
-                    self.factor, self.term_names, tuple(c[k] for c in self.covariances), self.structures,
-                    self.modes[:, levels], self.mode_covariance[..., levels], slope,
-                ),
-            )  # fmt: skip
-        n = int(self.n_obs[k])
+        slope = None if self.mode_slope is None else self.mode_slope[..., levels]
+        factors = tuple(
+            replace(
+                factor, covariances=tuple(c[k] for c in factor.covariances), modes=factor.modes[:, levels],
+                mode_covariance=factor.mode_covariance[..., levels], mode_slope=slope,
+            )
+            for factor in self.factors
+        )  # fmt: skip
         return Estimate(
             beta=self.beta[k],
             gamma=np.empty(0),
@@ -109,11 +140,11 @@ class BatchEstimate:
             report_vcov=self.report_vcov[k],
             loglik=float(self.loglik[k]),
             loglik_saturated=_at(self.loglik_saturated, k),
-            n_obs=n,
+            n_obs=int(self.n_obs[k]),
             df_model=self.df_model,
-            df_resid=n - self.df_model,
+            df_resid=int(self.df_resid[k]),
             singular=self.singular,
-            converged=bool(self.decrement[k] < CONVERGED),
+            converged=bool(self.converged[k]),
             df_satterthwaite=None if self.df_satterthwaite is None else self.df_satterthwaite[k],
             vcov_derivative=None if self.vcov_derivative is None else self.vcov_derivative[k],
             covariance_vcov=None if self.covariance_vcov is None else self.covariance_vcov[k],
