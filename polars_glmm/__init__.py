@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from polars_glmm.result.reported import report
     from polars_glmm.result.several import average, compare, drift, pool, pool_test, power, rlrt
     from polars_glmm.spec.method import AGQ, ML, REML, Laplace
+    from polars_glmm.spec.relation import KnownLevels
 
     __version__: str
 
@@ -89,6 +90,7 @@ _LAZY = {
         "polars_glmm.families",
     ),
     **dict.fromkeys(("AGQ", "ML", "REML", "Laplace"), "polars_glmm.spec.method"),
+    "KnownLevels": "polars_glmm.spec.relation",
     **dict.fromkeys(("Fit", "FitCollection"), "polars_glmm.result"),
     "Products": "polars_glmm.result.products",
     "report": "polars_glmm.result.reported",
@@ -122,6 +124,7 @@ __all__ = [
     "GlmmError",
     "IdentifiabilityError",
     "InverseGaussian",
+    "KnownLevels",
     "Laplace",
     "LogLogistic",
     "Lognormal",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.spec.method import Method
+    from polars_glmm.spec.relation import KnownLevels
     from polars_glmm.typing import FamilyName, LinkName, MethodName
 
 AnyFrame = pl.DataFrame | pl.LazyFrame
@@ -68,6 +69,7 @@ def fit(
     by: str | Sequence[str] | None = None,
     missing: Missing = "drop",
     residual: str | None = None,
+    known: Mapping[str, KnownLevels | Any] | None = None,
     start: Mapping[str, float] | Fit | str | PathLike[str] | None = None,
     fixed: Mapping[str, float] | None = None,
     control: Control | None = None,
@@ -104,6 +106,10 @@ def fit(
         Residuals of a gaussian model that are correlated within groups: `"ar1(time | id)"` (whole steps of time, gaps
         allowed), `"car1(time | id)"` (any times), `"cs(1 | id)"`, `"toep(time | id)"`, `"us(time | id)"` (with a
         variance of its own for each time), `"exp(x + y | id)"` and `"gau(x + y | id)"` (coordinates).
+    known
+        Grouping factors whose levels know each other (relatives, species, places): `{"animal": A}`, b ~ N(0, σ²A).
+        A is a frame with the columns level, other_level and value, one row a pair; `KnownLevels(A, kind="precision")`
+        where it is the inverse. Levels of A without rows have effects too.
     start, fixed
         Natural parameters by name to start from, or to hold. `start` may be a Fit, or the file of one: of its fixed
         effects, standard deviations and phi those are used that the new model has; the rest start as usual.
@@ -122,7 +128,7 @@ def fit(
     """
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing,
-        starting_values(start), fixed, residual,
+        starting_values(start), fixed, residual, known,
     )  # fmt: skip
     chosen = _control(control)
     if by is not None:
@@ -144,6 +150,7 @@ def explain(
     precision: str | None = None,
     missing: Missing = "drop",
     residual: str | None = None,
+    known: Mapping[str, KnownLevels | Any] | None = None,
     control: Control | None = None,
 ) -> Explanation:
     """What `fit` would do with the same arguments, without doing it.
@@ -152,8 +159,9 @@ def explain(
     memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table.
     """
     call = Call(
-        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual
-    )
+        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
+        known=known,
+    )  # fmt: skip
     return explain_call(_where(frame, formulas), call, _control(control))
 
 
@@ -171,6 +179,7 @@ def objective(
     precision: str | None = None,
     missing: Missing = "drop",
     residual: str | None = None,
+    known: Mapping[str, KnownLevels | Any] | None = None,
     control: Control | None = None,
 ) -> NaturalObjective:
     """The log-likelihood as a function of natural parameters (fixed effects, sd, correlation, dispersion).
@@ -178,8 +187,9 @@ def objective(
     The result has `.names`, `.loglik(params)` and `.gradient(params)`.
     """
     call = Call(
-        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual
-    )
+        formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
+        known=known,
+    )  # fmt: skip
     return objective_of(_checked(frame, formulas), call, _control(control))
 
 

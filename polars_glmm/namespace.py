@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from polars_glmm.result.products import Products
     from polars_glmm.spec.call import Groups, Missing
     from polars_glmm.spec.method import Method
+    from polars_glmm.spec.relation import KnownLevels
     from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -57,6 +58,7 @@ class Glmm(Generic[Frame]):
         by: str | Sequence[str] | None = None,
         missing: Missing = "drop",
         residual: str | None = None,
+        known: Mapping[str, KnownLevels | Any] | None = None,
         start: Mapping[str, float] | Fit | str | PathLike[str] | None = None,
         fixed: Mapping[str, float] | None = None,
         control: Control | None = None,
@@ -65,7 +67,8 @@ class Glmm(Generic[Frame]):
         found = _api().fit(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, by=by, missing=missing, residual=residual, start=start, fixed=fixed, control=control,
+            precision=precision, by=by, missing=missing, residual=residual, known=known, start=start, fixed=fixed,
+            control=control,
         )  # fmt: skip
         return cast("Fit | FitCollection", found)
 
@@ -83,13 +86,14 @@ class Glmm(Generic[Frame]):
         precision: str | None = None,
         missing: Missing = "drop",
         residual: str | None = None,
+        known: Mapping[str, KnownLevels | Any] | None = None,
         control: Control | None = None,
     ) -> Explanation:
         """What `fit` would do with these arguments, and what it would cost, without fitting."""
         found = _api().explain(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, residual=residual, control=control,
+            precision=precision, missing=missing, residual=residual, known=known, control=control,
         )  # fmt: skip
         return cast("Explanation", found)
 
@@ -107,13 +111,14 @@ class Glmm(Generic[Frame]):
         precision: str | None = None,
         missing: Missing = "drop",
         residual: str | None = None,
+        known: Mapping[str, KnownLevels | Any] | None = None,
         control: Control | None = None,
     ) -> NaturalObjective:
         """The log-likelihood as a function of natural parameters."""
         found = _api().objective(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, residual=residual, control=control,
+            precision=precision, missing=missing, residual=residual, known=known, control=control,
         )  # fmt: skip
         return cast("NaturalObjective", found)
 

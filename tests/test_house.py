@@ -26,6 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"columns"}),
     frozenset({"frames"}),
     frozenset({"design.recipe", "design.records"}),
+    frozenset({"design.relation"}),
     frozenset({"design.rank", "design.selection", "design.recipe_json", "design.text_numbers"}),
     frozenset({"design.curved", "design.variables", "design.keys"}),
     frozenset({"design.predictors", "design.censoring", "design.categories"}),

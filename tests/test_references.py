@@ -26,6 +26,7 @@ SPREADS = translate.entries("heteroscedastic")
 HELD = translate.entries("held")
 CORRELATED = translate.entries("correlated")
 NO_RESIDUALS = translate.entries("no_residuals")
+RELATED = translate.entries("lmm_known_covariance")
 TWO_PARTS = translate.entries("two_part")
 ZEROS = translate.entries("zeros")
 EDGES = translate.entries("edge")
@@ -389,6 +390,27 @@ def test_effects_without_residuals_are_correlated_residuals(name: str) -> None:
     joint = np.sqrt(np.diag(np.linalg.inv(-np.array(hessian))))
     place = [objective.names.index(term) for term in want["term"]]
     assert_allclose(joint[place], want["std_error"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", RELATED)
+def test_levels_that_know_each_other(name: str) -> None:
+    """A pedigree with sires that have no records: a dense likelihood, and lme4 on whitened levels."""
+    entry = RELATED[name]
+    results, fit, frame = entry["results"], fit_of(entry, translate.data(entry)), translate.data(entry)
+    objective = polars_glmm.objective(frame, *translate.formulas(entry), **translate.arguments(entry))
+    (term,) = results["random"]
+    at = {**dict(translate.fixed(entry, "cond").select("term", "estimate").iter_rows()), "phi": translate.phi(entry)}
+    at |= {f"sd({term['group']}: Intercept)": term["sd"][0]}
+    assert objective.loglik(at) == pytest.approx(results["logLik"], abs=tolerance(entry, "logLik_abs"))
+    assert fit.loglik == pytest.approx(results["logLik"], abs=tolerance(entry, "logLik_abs"))
+    assert fit.glance()["df_model"].item() == results["n_params"]
+    both = translate.fixed(entry, "cond").join(fit.fixef(), on="term", suffix="_ours")
+    assert both.height == 2
+    distance = (both["estimate_ours"] - both["estimate"]) / both["std_error"]
+    assert_allclose(distance, 0, atol=tolerance(entry, "fixed_in_se_units"))
+    assert_allclose(both["std_error_ours"], both["std_error"], rtol=tolerance(entry, "std_error_rel"))
+    for name_of, value in zip(objective.names, objective_values(fit, objective.names), strict=True):
+        assert value == pytest.approx(at[name_of], rel=tolerance(entry, "sd_rel")), name_of
 
 
 def objective_values(fit: Any, names: tuple[str, ...]) -> list[float]:

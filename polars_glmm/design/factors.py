@@ -15,12 +15,14 @@ from polars_glmm.frames.levels import Levels, combine
 from polars_glmm.frames.limits import require_effects
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
+from polars_glmm.spec.relation import KnownLevels, Relations
 from polars_glmm.spec.terms import RandomTerm
 
 from .ordered import structured
 from .predictors import learn_columns, matrix, require_finite
 from .recipe import FactorRecipe, TermRecipe
 from .records import Factor, Term
+from .relation import codes_in, relation_of
 from .variables import Variables
 
 
@@ -32,15 +34,18 @@ class LearnedFactor(NamedTuple):
     notes: tuple[Note, ...]
 
 
-def learn_factors(random: Sequence[RandomTerm], variables: Variables) -> tuple[LearnedFactor, ...]:
+def learn_factors(
+    random: Sequence[RandomTerm], variables: Variables, relations: Relations = ()
+) -> tuple[LearnedFactor, ...]:
     """One factor for each grouping, in the order of the formula, all its terms side by side."""
     grouped: dict[frozenset[str], list[RandomTerm]] = {}
     for term in random:
         grouped.setdefault(frozenset(term.keys), []).append(term)
-    return tuple(_learn_factor(terms, variables) for terms in grouped.values())
+    known = dict(relations)
+    return tuple(_learn_factor(terms, variables, known.get(terms[0].group)) for terms in grouped.values())
 
 
-def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedFactor:
+def _learn_factor(asked: Sequence[RandomTerm], variables: Variables, known: KnownLevels | None) -> LearnedFactor:
     table, keys, name = variables.table, asked[0].keys, asked[0].group
     levels = _levels(keys, table)
     columns: list[Column] = []
@@ -65,11 +70,15 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables) -> LearnedF
         terms.append(Term(place, place + len(own), recipe.structure, names, recipe.parts, recipe.parameters))
         recipes.append(recipe)
         columns += own
-    frame = pl.DataFrame([table.at(key, levels.first) for key in keys])
+    frame, codes, prior = pl.DataFrame([table.at(key, levels.first) for key in keys]), levels.codes, None
+    if known is not None:
+        relation = relation_of(name, keys[0], known, frame.schema[keys[0]])
+        codes = codes_in(name, relation, frame[keys[0]])[codes]
+        frame, prior = relation
     z = matrix(columns, table)
     require_finite(z, columns, variables)
-    factor = Factor(name, tuple(terms), z, levels.codes, levels.n_levels)
-    return LearnedFactor(FactorRecipe(name, keys, frame, tuple(recipes)), factor, tuple(notes))
+    factor = Factor(name, tuple(terms), z, codes, frame.height, prior)
+    return LearnedFactor(FactorRecipe(name, keys, frame, tuple(recipes), prior), factor, tuple(notes))
 
 
 def correlated(terms: Sequence[RandomTerm]) -> list[list[RandomTerm]]:

@@ -17,6 +17,9 @@ from polars_glmm.typing import IntVec
 from .reader import Reader
 from .recipe import Recipe
 from .records import Design, Predictor
+from .relation import refuse_related
+
+_AGAIN = "What is computed again from rows (leverage, influence, checks, integrals, robust covariances, draws)"
 
 
 class KnownRows(NamedTuple):
@@ -46,6 +49,7 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
             "effects, and residual= correlates them: they are not there for this fit."
         )
         raise ModelError(msg)
+    refuse_related(recipe, _AGAIN)
     if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
         msg = (
             "What is computed again from rows is of models whose random effects are on the mean, and on nothing else. "

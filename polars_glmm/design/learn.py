@@ -72,7 +72,7 @@ def learn(
     notes += response.notes
     cuts = cuts_of(spec, response.recipe)
     made = [learn_predictor(part, spec.offset, variables, cuts.get(part.parameter)) for part in spec.predictors]
-    factors = learn_factors(spec.random, variables)
+    factors = learn_factors(spec.random, variables, spec.relations)
     residual = None if spec.residual is None else learn_residual(spec.residual, table)
     recipe = Recipe(
         spec=spec,

@@ -105,6 +105,7 @@ class Reader:
                 _columns([column for term in factor.terms for column in term.columns], variables),
                 coder.codes(table.series),
                 factor.levels.height,
+                factor.prior,
             )
             for factor, terms, coder in zip(recipe.factors, self._terms, self._coders, strict=True)
         ]

@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Node
 from polars_glmm.families.base import Cuts
+from polars_glmm.linalg.coupled import Prior
 from polars_glmm.spec.model import ModelSpec
 
 
@@ -50,12 +51,14 @@ class FactorRecipe:
     """A grouping factor with all its terms.
 
     levels   key columns under their own names and dtypes, one row for each level in code order
+    prior    how they know each other; None: they are independent
     """
 
     name: str
     keys: tuple[str, ...]
     levels: pl.DataFrame
     terms: tuple[TermRecipe, ...]
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True, slots=True)

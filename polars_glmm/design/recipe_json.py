@@ -20,6 +20,7 @@ from polars_glmm.design.recipe import (
     ResponseRecipe,
     TermRecipe,
 )
+from polars_glmm.design.relation import prior_of
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family
 from polars_glmm.families.registry import FAMILIES, resolve_family, with_zeros
@@ -28,6 +29,7 @@ from polars_glmm.files import dtypes
 from polars_glmm.files.records import TAG, RecordReader, plain
 from polars_glmm.spec.method import Method
 from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.relation import KnownLevels
 
 _NODES = (
     nodes.Reference, nodes.Constant, nodes.Coded, nodes.Function, nodes.Arithmetic, nodes.Product, nodes.Affine,
@@ -69,8 +71,13 @@ def encode(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
-    """The recipe of `encode` with the levels of its groups. Raises ValueError (or KeyError) for any other JSON."""
+def decode(
+    text: Mapping[str, Any], levels: Sequence[pl.DataFrame], known: Mapping[str, KnownLevels] | None = None
+) -> Recipe:
+    """The recipe of `encode` with the levels of its groups, and how they know each other.
+
+    Raises ValueError (or KeyError) for any other JSON.
+    """
     read = _READER.read
     residual = text.get("residual")
     spec = ModelSpec.parse(
@@ -79,6 +86,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
         method=read(text["method"], Method, "method"),
         **{name: read(text[name], str | None, name) for name in _COLUMNS},
         residual=None if residual is None else read(residual["text"], str, "residual"),
+        known=known,
     )
     response = text["response"]
     factors = [
@@ -87,6 +95,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
             read(factor["keys"], tuple[str, ...], "keys"),
             own,
             read(factor["terms"], tuple[TermRecipe, ...], "terms"),
+            prior_of(factor["name"], own, known),
         )
         for factor, own in zip(text["factors"], levels, strict=True)
     ]

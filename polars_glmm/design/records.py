@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.families.base import Censoring, Cuts, Rows
+from polars_glmm.linalg.coupled import Prior
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -43,7 +44,8 @@ class Factor:
 
     name    "LOCATION", "school:class"
     z       (r, n) C-contiguous float64; the columns of its terms one after the other
-    codes   (n,) int32, 0 … n_levels − 1; every level occurs
+    codes   (n,) int32, 0 … n_levels − 1; every level occurs, unless there is a prior
+    prior   how levels know each other; None: they are independent
     """
 
     name: str
@@ -51,6 +53,7 @@ class Factor:
     z: Mat
     codes: CodeVec
     n_levels: int
+    prior: Prior | None = None
 
     @property
     def part_of(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from polars_glmm.design.records import Design, Factor, Predictor, ResidualRows
+from polars_glmm.errors import ModelError
 from polars_glmm.typing import BoolVec, CodeVec, IntVec, Mat
 
 
@@ -42,7 +43,10 @@ def _residual(residual: ResidualRows | None, rows: IntVec) -> ResidualRows | Non
 
 
 def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
-    """A factor whose rows have other levels, numbered anew."""
+    """A factor whose rows have other levels, numbered anew. Raises ModelError where levels know each other."""
+    if factor.prior is not None:
+        msg = f"known= relates the levels of {factor.name!r}: they cannot be drawn again, or be left out one by one."
+        raise ModelError(msg)
     own, n_levels = relevelled_codes(codes)
     return replace(factor, codes=own.astype(np.int32), n_levels=n_levels)
 
@@ -54,6 +58,6 @@ def relevelled_codes(codes: IntVec | CodeVec) -> tuple[IntVec, int]:
 
 
 def design_of(design: Design, rows: BoolVec) -> Design:
-    """The rows that are marked as a design of their own: only the levels that occur in them."""
+    """The rows that are marked as a design of their own: only levels that occur in them, or that know each other."""
     made = rows_of(design, np.flatnonzero(rows))
-    return replace(made, factors=tuple(relevelled(f, f.codes) for f in made.factors))
+    return replace(made, factors=tuple(f if f.prior is not None else relevelled(f, f.codes) for f in made.factors))

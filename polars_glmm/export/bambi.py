@@ -47,11 +47,12 @@ def to_bambi(fit: Answer, frame: pl.DataFrame | None = None, **options: Any) -> 
     of bambi's second parameter. Priors are bambi's weakly informative ones. bambi takes random effects of one group for
     independent a priori, written (x | g) or (x || g).
 
-    Raises ModelError for what bambi has no word for: families it lacks, precision=, frequency=, residual=, held
-    parameters.
+    Raises ModelError for what bambi has no word for: families it lacks, precision=, frequency=, residual=, known=,
+    held parameters.
     """
     spec = fit.spec
-    lacking = {"precision": spec.precision, "frequency": spec.frequency, "residual": spec.residual}
+    lacking = {"precision": spec.precision, "frequency": spec.frequency, "residual": spec.residual,
+               "known": spec.relations}  # fmt: skip
     for name, value in {**lacking, "fixed": fit.call.fixed}.items():
         if value:
             msg = f"bambi has no {name}=, so that its model would be another one."

@@ -59,6 +59,12 @@ def fit_by(
     """
     began = perf_counter()
     columns = _by_columns(frame, by, taken)
+    if call.known is not None:
+        msg = (
+            "by= makes models of independent groups of rows, each with levels of its own, and known= relates levels of "
+            "them all: fit one key at a time, as in frame.filter(…).glmm.fit(…, known=…)."
+        )
+        raise ModelError(msg)
     spec, known = call.spec(), frame.collect_schema().names()
     require_columns(spec.resolve(frozenset(known)).columns(), known, spec.beside_columns)
     _refuse_keys_in_terms(spec.resolve(frozenset(known)), columns)

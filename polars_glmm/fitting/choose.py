@@ -57,6 +57,12 @@ class Route(NamedTuple):
 
 def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Route:
     """The route of what `call` asks of a frame; reads of the frame what it needs to decide, and no more."""
+    route = _chosen(frame, call, control)
+    return _together(route, "known=") if call.known else route
+
+
+def _chosen(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Route:
+    """The same, were levels independent."""
     spec = call.spec()
     found = obstacle(spec, call)
     if found is None:
@@ -67,7 +73,7 @@ def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> 
     if spec.residual is not None:
         if isinstance(frame, pl.DataFrame):
             return Route("rows", why=found)
-        return _series(_room(spec, frame, control, found))
+        return _together(_room(spec, frame, control, found), "residual=")
     if few_variances(spec, frame):
         route = Route("products", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
         return route if route.kind == "disk" else route._replace(kind="products")
@@ -170,12 +176,12 @@ def _room(spec: ModelSpec, frame: pl.LazyFrame, control: Control, why: Obstacle)
     return Route("disk", None, why, n_rows, needed, ResourceError(msg))
 
 
-def _series(route: Route) -> Route:
-    """Rows of correlated series are in memory, or nowhere."""
+def _together(route: Route, what: str) -> Route:
+    """Rows of correlated series, and of levels that know each other, are in memory, or nowhere."""
     if route.kind != "disk" or route.refused is not None or route.needed is None:
         return route
     msg = (
-        f"{route.n_rows or 0:,} rows need about {readable(route.needed)} of memory, and models with residual= are "
+        f"{route.n_rows or 0:,} rows need about {readable(route.needed)} of memory, and models with {what} are "
         "fitted in memory only. Allow more with "
         f"control=Control(memory=Memory(limit={_rounded(route.needed)})), or use fewer columns or rows."
     )

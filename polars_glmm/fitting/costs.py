@@ -95,6 +95,9 @@ def elimination(look: Look) -> Elimination:
 
     Where the first meets hardly more levels of the others than it has itself, what remains is sparse.
     """
+    if look.spec.relations:  # all levels are coupled
+        order = sum(f.n_levels * len(f.columns) for f in look.factors)
+        return Elimination("dense", order, _NUMBER * order**2, (), 1)
     left = sorted(range(len(look.factors)), key=lambda i: -look.factors[i].n_levels)
     lead: list[str] = []
 
@@ -138,7 +141,7 @@ class Left(NamedTuple):
     @classmethod
     def of(cls, look: Look, gone: Elimination) -> Left:
         """From the meetings of the last factor that is eliminated by level with those that remain."""
-        if gone.kind not in ("dense", "sparse"):
+        if gone.kind not in ("dense", "sparse") or not gone.lead:
             return cls(0.0, 0.0, {})
         names = [factor.name for factor in look.factors]
         lead = names.index(gone.lead[-1])
@@ -220,7 +223,7 @@ def _dense_seconds(gone: Elimination, left: Left, laplace: int) -> float:
 
 def _dense_memory(gone: Elimination, left: Left, *, exact: bool) -> int:
     """Bytes of S as often as it is held, of W, and of the pairs of its entries where they are kept."""
-    if not left.rows:
+    if not left.rows and not gone.order:
         return 0
     entries = gone.blocks * gone.order**2 if gone.kind == "dense" else 0
     many = left.pairs > min(_PAIRS_KEPT, _PAIRS_PER_PLACE * entries)

@@ -57,6 +57,8 @@ def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
         return Obstacle("")
     if spec.residual is not None:
         return Obstacle(f"residual={spec.residual.text!r} needs the rows of each group in their order")
+    if spec.relations:
+        return Obstacle(f"known= relates the levels of {spec.relations[0][0]!r}, and sums by group keep them apart")
     if call.fixed:
         return Obstacle("fixed= holds parameters, which sums by group cannot express")
     if any(_nowhere(factor) for factor in factors_of(spec)):

@@ -67,11 +67,12 @@ def _parts(fit: Answer, design: Design, folds: int | str, group: str | None, see
             msg = f"The model has no grouping factor {group!r}.{suggest(group, names)} Its factors: {there}."
             raise ModelError(msg)
         factor = design.factors[names.index(group)]
-        units, n = factor.codes.astype(np.intp), factor.n_levels
+        met, units = np.unique(factor.codes, return_inverse=True)  # a level that relatives bring in may have no rows
+        n = len(met)
         if alone:
             levels = next(one for one in fit.recipe.factors if one.name == group).levels
             labels = levels.select(pl.concat_str(pl.all().cast(pl.String), separator=":")).to_series().to_list()
-            return units, labels
+            return units, [labels[k] for k in met]
     assert isinstance(folds, int)
     if folds > n:
         msg = f"folds={folds}: there are {n} {'rows' if group is None else 'levels'} to put into folds."

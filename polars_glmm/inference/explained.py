@@ -37,6 +37,8 @@ def parts_of(fit: Answer, design: Design) -> VarianceParts:
             z = factor.z[start : start + len(sigma)]
             total += np.einsum("rn,rs,sn->n", z, sigma, z)
             start += len(sigma)
+        if factor.prior is not None:  # levels have variances of their own
+            total = total * factor.prior.variances[factor.codes]
         random.append(float(f @ total / f.sum()))
     return VarianceParts(float(f @ away**2 / max(f.sum() - 1.0, 1.0)), tuple(random))
 

@@ -126,7 +126,7 @@ def _columns(design: Design, fit: Answer, number: int) -> Mat:
         raise ModelError(msg)
     z = np.zeros((factor.n_levels, design.n_rows))
     z[factor.codes, np.arange(design.n_rows)] = factor.z[factor.terms[place].start]
-    return z
+    return z if factor.prior is None else factor.prior.low.T @ z
 
 
 def _weights(design: Design) -> Mat:

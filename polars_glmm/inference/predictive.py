@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.relation import refuse_related
 from polars_glmm.errors import ModelError
 from polars_glmm.frames.held import of_one_run
 from polars_glmm.inference.posterior import JointDraws, joint_draws
@@ -53,6 +54,7 @@ def predictive(
             msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
             raise ModelError(msg)
     refuse_several(fit.recipe, "predictive()", "use simulate()")
+    refuse_related(fit.recipe, "predictive()", "Use simulate().")
     draws, fitted = joint_draws(fit, seed, range(n), effects=random == "all"), of_fit(fit)
 
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
@@ -71,14 +73,13 @@ def predictive(
 
 
 def _more(fitted: Parameters) -> list[pl.Expr]:
-    """The columns of the linear predictors, and the level of each row in the fit."""
-    out = [
+    """The columns of the linear predictors."""
+    return [
         column.node.to_expr().cast(pl.Float64).alias(f"{_X}{k}_{j}")
         for k, predictor in enumerate(fitted.recipe.predictors)
         for j, (column, kept) in enumerate(zip(predictor.columns, predictor.kept, strict=True))
         if kept
     ]
-    return [*out, *(pl.col(factor.code) for factor in fitted.factors)]
 
 
 class _DrawnRows:

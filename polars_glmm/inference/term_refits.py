@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.relation import refuse_related
 from polars_glmm.errors import FitWarning, GlmmError, ModelError, enumerate_names
 from polars_glmm.fitting.by_key import fit_by
 from polars_glmm.fitting.flow import data_of, fit_call
@@ -152,6 +153,7 @@ class Refits:
 
     def simulated(self, pair: NestedPair, n: int, rng: np.random.Generator) -> Vec:
         """Likelihood ratios (n,) of responses drawn from the smaller model; NaN where a refit failed."""
+        refuse_related(self.fit.recipe, "method='bootstrap' of tests of terms", "Use method='lrt'.")
         small = self.of(pair.smaller)
         drawn = simulate(self.with_columns(self.frame, pair.smaller), small, n, rng)
         ratios = np.full(n, np.nan)

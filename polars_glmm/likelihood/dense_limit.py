@@ -36,6 +36,13 @@ def refuse_beyond_memory(solver: Eliminator, effects: Effects, control: Control)
     sizes = ", ".join(
         f"{brief(f.name)!r} {counted(f.n_levels, 'level', grouped=True)} × {f.r}" for f in effects.factors[:5]
     )
+    if effects.coupled:
+        msg = (
+            f"known= couples all levels ({sizes}): a dense matrix of order {solver.order:,} needs about "
+            f"{readable(needed)} of memory, more than the {readable(limit)} a fit may use. Fewer levels, fewer effects "
+            "per level, or a larger Control(memory=Memory(limit=…)) would help."
+        )
+        raise ResourceError(msg)
     msg = (
         f"The grouping factors are crossed ({sizes}) and leave a dense matrix of order {solver.order:,}: "
         f"about {readable(needed)} of memory, more than the {readable(limit)} a fit may use. A smaller second factor, "

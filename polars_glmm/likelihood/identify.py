@@ -98,7 +98,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
             )
             notes.append(Note("redundant_terms", text, advice))
             unidentified[number] = loose
-        single = structure.trials(f) <= 1.0 if family.takes_trials else np.zeros(1, dtype=bool)
+        single = structure.trials(f) <= 1.0 if family.takes_trials and _alone(f) else np.zeros(1, dtype=bool)
         lone[number] = bool(LONE_SHARE < single.mean() < 1.0)  # all of them: there is a note already
         if single.all():
             text = (
@@ -110,7 +110,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
     for a, b in combinations(range(len(factors)), 2):
         if not _meet(factors[a], factors[b]) or factors[a].n_levels != factors[b].n_levels:
             continue
-        if structure.same_partition(factors[a], factors[b]):
+        if _alone(factors[a]) == _alone(factors[b]) and structure.same_partition(factors[a], factors[b]):
             first, second = factors[a].name, factors[b].name
             text = (
                 f"groups '{first}' and '{second}' divide the rows in the same way: "
@@ -121,6 +121,11 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
             unidentified[b] = [True] * len(factors[b].terms)
     by_elimination = tuple(lone[f.place] for f in structure.effects.factors) if any(lone) else ()
     return Findings(tuple(notes), tuple(tuple(u) for u in unidentified), by_elimination)
+
+
+def _alone(f: FactorMap) -> bool:
+    """Whether nothing but its own rows tells of a level: relatives tell variances apart that single levels do not."""
+    return f.prior is None or f.prior.independent(np.unique(f.codes))
 
 
 def _meet(a: FactorMap, b: FactorMap) -> bool:
@@ -140,7 +145,7 @@ def _term_text(f: FactorMap, k: int) -> str:
 def _refuse_saturated(structure: RowFacts, f: FactorMap) -> None:
     """As many effects as observations, unless unequal precisions tell the variances apart."""
     n, r = structure.n_obs, sum(part == 0 for t in f.terms for part in t.part_of)  # effects on the mean
-    if any(STRUCTURES[t.structure].bends for t in f.terms):
+    if any(STRUCTURES[t.structure].bends for t in f.terms) or not _alone(f):
         return  # its effects are fewer than they look: `_loads` tells
     if r and f.n_levels * r >= n and not (structure.uneven(f) and not any(_loads(structure, f, gaussian=True))):
         effects = f"{counted(f.n_levels, 'level')} × {r} effects" if r > 1 else counted(f.n_levels, "level")
@@ -155,6 +160,8 @@ def _redundant_terms(structure: RowFacts, f: FactorMap, *, gaussian: bool) -> li
     """Marks the terms whose covariances the rows cannot determine."""
     if f.r == 1 and structure.effects.columns is None:
         return [False]
+    if f.r > 1 and not _alone(f):
+        return [False] * len(f.terms)
     if f.r == 1:  # a column of zeros says nothing of its variance
         return [not structure.level_products(f).any()]
     return _loads(structure, f, gaussian=gaussian)

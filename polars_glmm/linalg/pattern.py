@@ -91,7 +91,7 @@ def sum_by(index: IntVec, values: Cube, n: int) -> Cube:
 
 def gather_blocks(pattern: Pattern, cells: Cube) -> Blocks:
     """Sums of per-cell matrices (d, d, C) over levels and pairs: A = Z'WZ in blocks."""
-    if pattern.n_factors == 1:
+    if pattern.n_factors == 1 and cells.shape[-1] == pattern.n_levels[0]:
         return Blocks([cells], {})
     diagonal = [sum_by(pattern.codes[f], cells, pattern.n_levels[f]) for f in range(pattern.n_factors)]
     cross = {

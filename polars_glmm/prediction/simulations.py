@@ -14,6 +14,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import of_one_run, taken
+from polars_glmm.linalg.coupled import coloured
 from polars_glmm.prediction.categories import category_draws, category_fields, category_inputs
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.correlated import correlation_of, residual_inputs
@@ -115,7 +116,7 @@ def collected_rows(
     if fitted.recipe.spec.family.response == "category":
         needed += category_fields(fitted)
     for factor in factors:
-        needed.append(pl.col(factor.level_names))
+        needed += [pl.col(factor.level_names), pl.col(factor.code)]
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
         needed += [node.to_expr().alias(z_column(factor, j)) for j, node in enumerate(factor.nodes)]
     return taken(frame.select([*needed, *more]))
@@ -183,6 +184,7 @@ class _Drawn:
         self.codes: IntVec = level_codes(rows.select(factor.level_names))
         self.n_levels = int(self.codes.max(initial=-1)) + 1
         self.roots = [_root(covariance[0]) for covariance in factor.covariances]
+        self.prior, self.known = factor.recipe.prior, rows[factor.code].fill_null(-1).to_numpy().astype(np.intp)
         # modes (r, n) of the rows; NaN marks a level that is drawn
         self.part_of = np.array(factor.part_of)
         self.modes: Mat | None = None
@@ -193,6 +195,9 @@ class _Drawn:
         """z'b (n,) with b ~ N(0, Σ) per level and term, by the predictor that it is added to."""
         levels = [root @ rng.standard_normal((len(root), self.n_levels)) for root in self.roots]
         b = np.concatenate(levels)[:, self.codes]
+        if self.prior is not None:  # a level that it does not know is related to none
+            related = [root @ rng.standard_normal((len(root), len(self.prior.low))) for root in self.roots]
+            b = np.where(self.known >= 0, coloured(self.prior, np.concatenate(related))[:, self.known], b)
         if self.modes is not None:
             b = np.where(np.isnan(self.modes), b, self.modes)
         parts = set(self.part_of.tolist())

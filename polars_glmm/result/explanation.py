@@ -13,6 +13,7 @@ from polars_glmm.fitting.choose import choose, choose_on_engine, exact
 from polars_glmm.fitting.costs import Cost, Elimination, elimination, passes_cost, products_cost
 from polars_glmm.fitting.look import Look, look_at_arrays, look_by_queries, require_words
 from polars_glmm.fitting.readings import is_collected, rows_to_read
+from polars_glmm.frames.batches import whole
 from polars_glmm.frames.counted import COUNT, Compressed
 from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.engine_expressions import NotThereError
@@ -110,8 +111,8 @@ def explain_call(frame: pl.DataFrame | pl.LazyFrame | EngineFrame, call: Call, c
 def _explained(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, once: bool = False) -> Explanation:
     """The explanation of rows that can be read again; once: a fit reads their source in one run."""
     spec = call.spec()
-    if isinstance(frame, pl.DataFrame) and frame.height < _LARGE:
-        look = look_at_arrays(spec, frame, call.missing)
+    if spec.relations or (isinstance(frame, pl.DataFrame) and frame.height < _LARGE):
+        look = look_at_arrays(spec, whole(frame.lazy()), call.missing)
     else:
         look = look_by_queries(spec, frame.lazy(), call.missing)
     plan = make_plan(frame, look, call, control)
@@ -256,6 +257,8 @@ def _eliminated(gone: Elimination) -> list[str]:
         case "sparse":
             return [f"elimination: {names} level by level, then {gone.order:,} unknowns of which few meet, in stages"]
     size = f"of order {gone.order:,} ({readable(gone.memory)})"
+    if not gone.lead:
+        return [f"elimination: all levels together, which known= couples, as a dense matrix {size}"]
     matrices = f"a dense matrix {size}" if gone.blocks == 1 else f"{gone.blocks:,} dense matrices {size} or so"
     return [f"elimination: {names} level by level, then {matrices}"]
 

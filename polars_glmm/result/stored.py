@@ -20,6 +20,7 @@ from polars_glmm.answer.tally import Fingerprint, GroupSize
 from polars_glmm.control import Control, Rows, Search
 from polars_glmm.design.by_key.learn import Dropped, Paired
 from polars_glmm.design.recipe_json import decode, decode_family, encode, encode_family
+from polars_glmm.design.relation import pairs_of
 from polars_glmm.errors import FormulaError, GlmmError, ModelError, ModelFileError
 from polars_glmm.families.base import Family
 from polars_glmm.files import archive
@@ -36,6 +37,7 @@ from polars_glmm.result.stored_check import check_batch, check_estimate, check_s
 from polars_glmm.result.stored_levels import level_table, levels_of, with_levels, without_levels
 from polars_glmm.spec.call import Call, Missing
 from polars_glmm.spec.method import Method
+from polars_glmm.spec.relation import KnownLevels
 from polars_glmm.typing import IntVec, Mat
 
 Json = dict[str, Any]
@@ -106,6 +108,7 @@ def _answer(fit: Answer, store: Store) -> Json:
         "groups": plain(fit.groups),
         "fingerprint": plain(fit.fingerprint),
         **_asked(fit.call, fit.control),
+        "known": [[factor.name, plain(store.place(pairs_of(factor)))] for factor in recipe.factors if factor.prior],
     }
 
 
@@ -113,7 +116,11 @@ def _read_answer(text: Json, store: Contents) -> Answer:
     reader = RecordReader(fetch=store.fetch)
     read = reader.read
     tables = [levels_of(own, store) for own in text["levels"]]
-    recipe = decode(text["recipe"], [table.keys for table in tables])
+    known = {
+        read(name, str, "known"): KnownLevels(store.table(read(rows, TableRows, "known")))
+        for name, rows in text.get("known", [])
+    }
+    recipe = decode(text["recipe"], [table.keys for table in tables], known)
     estimate = read(text["estimate"], Estimate, "estimate")
     factors = [with_levels(own, table) for own, table in zip(estimate.factors, tables, strict=True)]
     estimate = replace(estimate, factors=tuple(factors))
@@ -121,6 +128,7 @@ def _read_answer(text: Json, store: Contents) -> Answer:
     groups = read(text["groups"], tuple[GroupSize, ...], "groups")
     check_sizes(recipe, groups)
     call, control = _read_asked(text)
+    call = replace(call, known=known or None)
     return Answer(
         recipe=recipe,
         estimate=estimate,

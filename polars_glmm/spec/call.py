@@ -15,6 +15,7 @@ from polars_glmm.spec.model import ModelSpec
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
     from polars_glmm.spec.method import Method
+    from polars_glmm.spec.relation import KnownLevels
     from polars_glmm.typing import FamilyName, LinkName, MethodName
 
 Groups: TypeAlias = "spec_groups.Groups | Mapping[str, str] | None"
@@ -40,6 +41,7 @@ class ModelArguments(ProductArguments, total=False):
     family: FamilyName | Family
     link: LinkName | None
     trials: str | None
+    known: Mapping[str, KnownLevels | Any] | None
 
 
 _DOT = re.compile(r"(?<![\w.`])\.(?![\w.`])")
@@ -63,6 +65,7 @@ class Call:
     start: Mapping[str, float] | None = None
     fixed: Mapping[str, float] | None = None
     residual: str | None = None
+    known: Mapping[str, KnownLevels | Any] | None = None
 
     def spec(self) -> ModelSpec:
         """The question as a ModelSpec; everything that can be wrong without data is raised here."""
@@ -77,6 +80,7 @@ class Call:
             frequency=self.frequency,
             precision=self.precision,
             residual=self.residual,
+            known=self.known,
         )
 
     def changed(self, formula: str | None = None, *, understood: tuple[str, ...] | None = None, **changes: Any) -> Call:
@@ -103,7 +107,17 @@ class Call:
             if self.groups is not None and "groups" not in changes and understood and _DOT.search(_right(formula)):
                 old, changes["groups"] = understood, None
             changes["formulas"] = (_merge(old[0], formula), *self.formulas[1:])
-        return replace(self, **changes)
+        made = replace(self, **changes)
+        if self.known and "known" not in changes and {"formulas", "groups"} & changes.keys():
+            return replace(made, known=made.still_known())
+        return made
+
+    def still_known(self) -> Mapping[str, KnownLevels | Any] | None:
+        """What is known of levels, of grouping factors that the model still has."""
+        assert self.known is not None  # there is something to know
+        groups = {term.group for term in replace(self, known=None).spec().random}
+        there = {name: one for name, one in self.known.items() if name in groups or self.groups is not None}
+        return there or None
 
 
 def _merge(old: str, new: str) -> str:

@@ -16,6 +16,7 @@ from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
 from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
 from .parser import Tree, parse_formula
+from .relation import Relations, read_relations, refuse_unrelated
 from .residual import ResidualTerm, read_residual, refuse_where_independent
 from .response import Observation, Response, response_of
 from .syntax import Bar, Binary, Expression, Number, Unary, columns, names_pi, quoted, render
@@ -32,6 +33,7 @@ class ModelSpec:
     shorthands   entries of groups= that wait for the frame's column names; resolve() settles them
     inputs       of a nonlinear model: arithmetic on columns that its curve takes, beside its parameters
     residual     which residuals are correlated, and how
+    relations    grouping factors whose levels know each other, and how
     """
 
     formulas: tuple[str, ...]
@@ -47,12 +49,13 @@ class ModelSpec:
     asked: Method | None = None
     inputs: tuple[Expression, ...] = ()
     residual: ResidualTerm | None = None
+    relations: Relations = ()
 
     @property
     def formula(self) -> str:
-        """The formulas in one line, and what correlates the residuals."""
+        """The formulas in one line, what correlates the residuals, and whose levels know each other."""
         correlated = () if self.residual is None else (f"residual={self.residual.text}",)
-        return ", ".join((*self.formulas, *correlated))
+        return ", ".join((*self.formulas, *correlated, *(f"known={name}" for name, _ in self.relations)))
 
     @property
     def beside_columns(self) -> str:
@@ -103,6 +106,7 @@ class ModelSpec:
         predictors = (mu, *self.predictors[1:])
         _refuse_labels_apart(predictors)
         method = _resolve_method(self.asked, self.family, predictors, open_terms=False)
+        refuse_unrelated(self.relations, [term for part in predictors for term in part.random], method)
         first = " + ".join([self.formulas[0], *(term.text for term in random)])
         return replace(
             self,
@@ -126,6 +130,7 @@ class ModelSpec:
         frequency: str | None = None,
         precision: str | None = None,
         residual: str | None = None,
+        known: object = None,
     ) -> ModelSpec:
         """Read the arguments of fit. Raises FormulaError or ModelError for whatever needs no data to be wrong."""
         if not formulas:
@@ -182,7 +187,10 @@ class ModelSpec:
             asked=asked,
             inputs=() if curve is None else curve.inputs,
             residual=correlated,
+            relations=read_relations(known),
         )
+        if not shorthands:
+            refuse_unrelated(spec.relations, spec.random, spec.method)
         _refuse_misfits(spec)
         return spec
 
@@ -328,6 +336,9 @@ def _refuse_misfits(spec: ModelSpec) -> None:
     name = spec.family.name
     if spec.residual is not None and any(part.random for part in spec.predictors[1:]):
         msg = "residual= goes with fixed effects of phi only: take the random effects out of 'phi ~ …'."
+        raise ModelError(msg)
+    if spec.residual is not None and spec.relations:
+        msg = "residual= goes with levels that are independent: leave out known=, or residual=."
         raise ModelError(msg)
     if spec.residual is not None and not isinstance(spec.method, ML | REML):
         msg = f"residual= has an exact likelihood: use method='reml' or 'ml', not {spec.method.name!r}."

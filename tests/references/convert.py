@@ -40,7 +40,6 @@ ZEROS = (
 HELD = ("t", "tweedie")
 """Families with a further parameter that is estimated there and held at that estimate here."""
 LATER = {
-    "lmm_known_covariance": "levels of known covariance",
     "lmm_multiple_membership": "multiple membership",
 }
 """Kinds of models that are not there yet."""
@@ -71,6 +70,8 @@ CORRELATED = {
     "sleepstudy_lme_ar1_reml": ("Reaction ~ Days + (1 | Subject)", "ar1(Days | Subject)"),
 }
 """Residual structures that are residual= here (nlme: corAR1, corCAR1, corCompSymm, corSymm), with formula and term."""
+KNOWN = {"sim_pedigree": {"animal": "sim_pedigree_a"}}
+"""Data sets whose levels know each other (kind `lmm_known_covariance`): by grouping factor, the data set of A."""
 EXTRAS = ("tests", "predict", "wald", "glm", "stata_variance_se", "kubo")
 ENTRY = (
     "id", "kind", "dataset", "subset", "family", "link", "formula", "dispersion_formula", "zi_formula",
@@ -92,7 +93,7 @@ def main(source: Path) -> None:
         if reason:
             excluded.append((entry["id"], reason))
         else:
-            used.add(entry["dataset"])
+            used |= {entry["dataset"], *KNOWN.get(entry["dataset"], {}).values()}
             (HERE / path.name).write_text(layout(trim(entry)), encoding="utf-8")
     write_readme(excluded)
     (HERE / "inference").mkdir(exist_ok=True)
@@ -216,6 +217,8 @@ One JSON file per model: the call, the engines and their versions, estimates, an
   dense likelihoods too. By ML the standard errors of nlme's `gls` have a factor √(n/(n − p)), those here none.
 - Effects of every week without a residual (kind `no_residuals`, glmmTMB's `dispformula = ~0`) are residuals here, with
   a variance per week and a correlation. glmmTMB stopped `pig_tmb_diag_ml` at a gradient of 0.003.
+- Levels that know each other (kind `lmm_known_covariance`): an exact dense likelihood, and lme4 with its Zt replaced by
+  that of whitened levels; A is a data set of pairs of levels.
 - Terms carry R's names; `tests/references/translate.py` turns them into this package's.
 - The data of {unsent} may not be redistributed. Their tests read them from the folder named by
   POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.

@@ -20,7 +20,7 @@ import pytest
 
 from polars_glmm import StudentT, Tweedie, datasets
 from polars_glmm.spec.method import AGQ
-from tests.references.convert import NOT_REDISTRIBUTED, read
+from tests.references.convert import KNOWN, NOT_REDISTRIBUTED, read
 
 Entry = Mapping[str, Any]
 
@@ -87,6 +87,8 @@ def arguments(entry: Entry) -> dict[str, Any]:
             named["method"] = "laplace"  # called ML there
     if "residual" in entry:
         named["residual"] = entry["residual"]
+    if entry["kind"] == "lmm_known_covariance":
+        named["known"] = {group: whole_data(name) for group, name in KNOWN[entry["dataset"]].items()}
     if (weights := entry.get("weights")) is not None:
         named["trials" if family == "binomial" else "precision"] = weights
     return named

@@ -108,4 +108,6 @@ def _divisible(model: Model) -> bool:
     """Whether there is more than a block, and shards of whole levels share nothing: factors are nested, if several."""
     if model.design.n_rows <= model.control.rows.block:
         return False
+    if model.effects.coupled:
+        return False
     return len(model.effects.factors) < _SEVERAL or (model.stored is None and nested(model.effects))

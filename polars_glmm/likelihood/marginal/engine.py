@@ -161,6 +161,6 @@ def blocks_of(model: Model) -> RowBlocks:
     made = merge_rows(model.held_in_memory(), model.x, effects, model.family)
     parts = (replace(model.parts[0], basis=made.x), *model.parts[1:])
     blocks = cut_rows(made.design, parts, made.effects, model.control.rows.block)
-    if len(effects.factors) > 1:
+    if len(effects.factors) > 1 or effects.coupled:
         refuse_beyond_memory(blocks.units[0].eliminator, effects, model.control)
     return blocks

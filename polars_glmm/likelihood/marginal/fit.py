@@ -117,7 +117,8 @@ def _second_look(
     unit = hills.unit_of(model.family)
     at = hills.Coordinates(model.effects, model.n_coefficients, len(model.x.a))
     spread = placed.held[at.p :]
-    if unit is None or spread.any() or not model.effects.factors or model.effects.moving != (0,):
+    judged = model.effects.factors and not model.effects.coupled  # by integrals of levels one by one
+    if unit is None or spread.any() or not judged or model.effects.moving != (0,):
         return searched, findings
     lone = np.array(findings.lone, dtype=bool) if findings.lone else np.zeros(len(model.effects.factors), dtype=bool)
     lost = not searched.found.settled and model.control.search.max_evaluations >= _EXPLORING

@@ -11,6 +11,7 @@ import numpy as np
 from polars_glmm.families.base import Degrees, Density, Expected, Family, Predictors, has_edge, towards_limit
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.linalg import cholesky
+from polars_glmm.linalg.coupled import level_by_level, prior_times
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
@@ -209,14 +210,14 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
     """
     unit, models, factors = here.unit, here.unit.models, here.at.factors
     u, state, passes, warm = _begin(here, start.modes, order)
-    if models.alone and not np.isfinite(_joint(state, u)).all():
+    if models.alone and not np.isfinite(_joint(unit, state, u)).all():
         return Modes(u, state, passes, None)
     chord = unit.eliminator.costly
     h, exact, gained = (start.factor if chord and warm else None), True, np.inf
     previous, last, halvings = u, np.full(1, -np.inf), 0
     stuck = np.zeros(1, dtype=bool)
     for _ in range(MAX_BOUNDED if has_edge(here.density.family) else MAX_NEWTON):
-        j = _joint(state, u)
+        j = _joint(unit, state, u)
         rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
         if rejected.any():
             halvings += 1
@@ -227,19 +228,20 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
             state, passes = rows_state(here, u, 2), passes + 1
             continue
         slope = [
-            models.transposed_times(lam, g) - v for lam, g, v in zip(factors, to_levels(unit, state.g), u, strict=True)
+            models.transposed_times(lam, g) - v
+            for lam, g, v in zip(factors, to_levels(unit, state.g), prior_times(unit.eliminator, u), strict=True)
         ]
         fresh = True
         if chord and h is not None and halvings == 0:
             step = h.solve(slope)
-            each = _decrement(slope, step)
+            each = _decrement(unit, slope, step)
             fresh = float(each[0]) > _CHORD_GAIN * gained
         if fresh:
             h, exact = ascent(here, state)
             if h is None:
                 break
             step = h.solve(slope)
-            each = np.where(stuck, 0.0, _decrement(slope, step))
+            each = np.where(stuck, 0.0, _decrement(unit, slope, step))
         decrement = float(np.fmax.reduce(each, initial=0.0))
         if decrement < EXACT and state.order >= order:
             return Modes(u, state, passes, h)
@@ -265,7 +267,7 @@ def _begin(here: UnitAt, u: list[Mat], order: int) -> _Begun:
     """The start given, at zero in groups where J is not finite there."""
     warm = any(v.any() for v in u)
     state = rows_state(here, u, order if warm else 2)
-    fine = np.isfinite(_joint(state, u))
+    fine = np.isfinite(_joint(here.unit, state, u))
     if not warm or fine.all():
         return _Begun(u, state, 1, warm)
     u = [np.where(fine, v, 0.0) for v in u]
@@ -279,17 +281,18 @@ def _moved(u: list[Mat], step: list[Mat], moves: BoolVec) -> list[Mat]:
     return [v + np.where(moves, d, 0.0) for v, d in zip(u, step, strict=True)]
 
 
-def _joint(state: RowsAt, u: list[Mat]) -> Vec:
-    """J per group of one factor, (G,), or its total for several, (1,)."""
-    if len(u) == 1:
+def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Vec:
+    """J per group of one factor, (G,), or its total where levels are coupled, (1,)."""
+    if level_by_level(unit.eliminator, len(u)):
         squares: Vec = np.einsum("rG,rG->G", u[0], u[0])
         return state.f - 0.5 * squares
-    return np.array([state.f.sum() - 0.5 * sum(float(np.vdot(v, v)) for v in u)])
+    squared = sum(float(np.vdot(v, q)) for v, q in zip(u, prior_times(unit.eliminator, u), strict=True))
+    return np.array([state.f.sum() - 0.5 * squared])
 
 
-def _decrement(slope: list[Mat], step: list[Mat]) -> Vec:
-    """Newton decrements: of all groups of one factor, (G,), or that of all factors together, (1,)."""
-    if len(slope) == 1:
+def _decrement(unit: Unit, slope: list[Mat], step: list[Mat]) -> Vec:
+    """Newton decrements: of all groups of one factor, (G,), or that of all levels together, (1,)."""
+    if level_by_level(unit.eliminator, len(slope)):
         return np.asarray(np.einsum("rG,rG->G", slope[0], step[0]))
     return np.array([sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))])
 
@@ -313,7 +316,7 @@ def ascent(here: UnitAt, state: RowsAt) -> Ascent:
     if here.density.concave or (factor is not None and models.alone):
         return Ascent(factor, exact=True)
     refused: BoolVec | bool = True
-    if len(factors) == 1:
+    if level_by_level(unit.eliminator, len(factors)):
         refused = ~np.isfinite(cholesky.log_determinant(cholesky.factor(h.diagonal[0])))
         if not refused.any():
             return Ascent(factor, exact=True)

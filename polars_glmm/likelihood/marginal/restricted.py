@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.likelihood.marginal.modes import UnitAt, cell_effects, concatenate, curvature, to_levels
+from polars_glmm.linalg.coupled import prior_times
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -57,7 +58,9 @@ def restricted_unit(here: UnitAt, factor: Factorised | None) -> Restricted | Non
         pulled = to_levels(unit, zwx)
         b = factor.solve([models.transposed_times(lam, part) for lam, part in zip(at.factors, pulled, strict=True)])
     fitted = cell_effects(unit, at.factors, b)
-    m = np.asarray(sum((models.crossed(part, part) for part in b), np.zeros(2 * (len(unit.blocks[0].x),))))
+    weighted_b = prior_times(unit.eliminator, b)
+    squares = (models.crossed(one, other) for one, other in zip(b, weighted_b, strict=True))
+    m = np.asarray(sum(squares, np.zeros(2 * (len(unit.blocks[0].x),))))
     further = unit.blocks[0].parts[1:]
     by_phi: Cube | None = np.zeros((len(at.beta) - len(m), *m.shape)) if further else None
     cells: list[Cube] = []

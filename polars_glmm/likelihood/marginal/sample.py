@@ -40,7 +40,7 @@ def subsample(model: Model) -> Sample | None:
     if n < _MANY_ROWS or not factors:
         return None
     top = factors[-1]
-    if not nested(model.effects):
+    if model.effects.coupled or not nested(model.effects):
         return None
     share = min(1.0, max(_ROWS / n, min(_GROUPS, top.n_levels / 4) / top.n_levels))
     levels = int(np.ceil(top.n_levels * share))

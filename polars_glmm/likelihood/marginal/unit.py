@@ -40,6 +40,7 @@ from polars_glmm.likelihood.marginal.modes import (
 from polars_glmm.likelihood.marginal.quadrature import NodeValue, integrate_nodes, passes_of
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.likelihood.rows.models import Models
+from polars_glmm.linalg.coupled import prior_times
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -112,7 +113,8 @@ def evaluate_unit(
 def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Any:
     """J of each model."""
     if unit.models.alone:
-        return float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, v)) for v in u)
+        squared = zip(u, prior_times(unit.eliminator, u), strict=True)
+        return float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, q)) for v, q in squared)
     return unit.models.level_totals(state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0]))
 
 

@@ -45,7 +45,10 @@ def theta_information(effects: Effects, theta: Vec, lambdas: list[Mat], levels: 
     out = np.zeros((effects.n_theta, effects.n_theta))
     for f, lam, taken in zip(effects.factors, lambdas, levels, strict=True):
         back: Mat = np.asarray(np.linalg.pinv(lam, rcond=SMALL_PIVOT), dtype=np.float64)
-        gw = cholesky.quadratic(back, taken, back)
+        gain = taken
+        if f.prior is not None:  # the prior variance of a level is not 1
+            gain = taken + np.eye(f.r)[:, :, None] * (f.prior.variances - 1.0)
+        gw = cholesky.quadratic(back, gain, back)
         for t in f.terms:
             block = lam[t.start : t.stop, t.start : t.stop]
             own = gw[t.start : t.stop, t.start : t.stop]

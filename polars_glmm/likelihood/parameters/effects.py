@@ -19,6 +19,9 @@ from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Factor
 from polars_glmm.likelihood.parameters.parts import label
+from polars_glmm.linalg.coupled import CoupledLevels, Prior
+from polars_glmm.linalg.elimination import Eliminator, eliminator
+from polars_glmm.linalg.pattern import Pattern
 from polars_glmm.typing import IntVec, Mat, Vec
 
 _DEPENDENT = 1e-10
@@ -73,6 +76,7 @@ class FactorMap:
     n_levels: int
     codes: IntVec
     place: int
+    prior: Prior | None = None
 
     @property
     def r(self) -> int:
@@ -98,6 +102,15 @@ class Effects:
     def moving(self) -> tuple[int, ...]:
         """Linear predictors with random effects, in order."""
         return tuple(sorted(set(self.part_of)))
+
+    @property
+    def coupled(self) -> bool:
+        """Whether levels of some factor know each other."""
+        return any(f.prior is not None for f in self.factors)
+
+    def eliminator(self, pattern: Pattern) -> Eliminator:
+        """The elimination that suits a pattern of their levels."""
+        return CoupledLevels(pattern, tuple(f.prior for f in self.factors)) if self.coupled else eliminator(pattern)
 
     @property
     def d(self) -> int:
@@ -262,7 +275,7 @@ def assemble(
     for place, (factor, use) in enumerate(zip(factors, uses, strict=True)):
         basis, outward = _working(transfer[:, use], root, sizes[place])
         codes = factor.codes.astype(np.intp, copy=False)
-        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place))
+        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place, factor.prior))
     maps.sort(key=lambda f: -f.n_levels)
     return Effects(tuple(maps), columns, theta, part_of)
 

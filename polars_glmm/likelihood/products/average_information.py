@@ -47,6 +47,8 @@ def _directions(effects: Effects, theta: Vec, factors: list[Mat], at: Profile) -
     for f, lam, b, e in zip(effects.factors, factors, at.b, at.e, strict=True):
         eta, u = np.einsum("dwG,w->dG", e, c), np.einsum("rwG,w->rG", b, c)
         inward = f.basis.T @ eta
+        if f.prior is not None:  # V_t = Z(E_tΛ' ⊗ A + ΛE_t' ⊗ A)Z', and u has its A already
+            inward = inward @ f.prior.covariance
         a = np.zeros((len(eta), effects.n_theta, f.n_levels))
         for t in f.terms:
             structure = STRUCTURES[t.structure]

@@ -18,7 +18,7 @@ from polars_glmm.likelihood.parameters.parts import mean_alone
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.columns import stretches
-from polars_glmm.linalg.elimination import Eliminator, eliminator
+from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -66,7 +66,7 @@ class CrossProducts:
 def cross_products(design: Design, basis: Basis, effects: Effects, block_rows: int) -> CrossProducts:
     """The products of a design's rows; where the model takes nearly all of y, of what a first fit leaves of it."""
     found = _products(design, basis, effects, block_rows, None)
-    if len(effects.factors) != 1 or not len(basis.a):
+    if len(effects.factors) != 1 or effects.coupled or not len(basis.a):
         return found
     start = _within_start(found)
     return found if start is None else _products(design, basis, effects, block_rows, start)
@@ -118,7 +118,7 @@ def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, s
             cell_codes.append([c[first] for c in codes])
     zz_cells, zw_cells = np.concatenate(zz_parts, axis=-1), np.concatenate(zw_parts, axis=-1)
     within = None
-    if len(codes) == 1:
+    if len(codes) == 1 and not effects.coupled:
         within = _within(rows, zz_cells, zw_cells, ww, sorted_weights)
         pattern = Pattern((effects.factors[0].n_levels,), (effects.factors[0].r,), (), {})
         zz, zw = Blocks([zz_cells], {}), [zw_cells]
@@ -129,7 +129,7 @@ def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, s
         zz = gather_blocks(pattern, zz_cells)
         zw = [sum_by(c, zw_cells, g) for c, g in zip(of_cell, pattern.n_levels, strict=True)]
     return CrossProducts(
-        pattern, eliminator(pattern), zz, zw, ww, design.n_obs, log_weights, shift, within, start, left_over
+        pattern, effects.eliminator(pattern), zz, zw, ww, design.n_obs, log_weights, shift, within, start, left_over
     )
 
 

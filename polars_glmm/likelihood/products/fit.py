@@ -350,7 +350,7 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     refuse_perfect_fit(engine, bare)
     theta = place(model, given).values[p : p + effects.n_theta]
     told = bool(given.start) and bare is not None and not np.isnan(theta).any()
-    alone = len(effects.factors) > 1 and not told
+    alone = len(effects.factors) > 1 and not told and not effects.coupled
     start = _alone(engine) if alone else effects.start(_first_size(engine))
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))

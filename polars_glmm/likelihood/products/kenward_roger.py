@@ -59,6 +59,12 @@ def entries_of(effects: Effects, held: Callable[[int, str], bool]) -> list[Entry
     """The entries of all Ψ in the working columns that are estimated; held(factor, name of an effect) leaves out."""
     found = []
     for number, f in enumerate(effects.factors):
+        if f.prior is not None:
+            msg = (
+                f"Kenward and Roger's method is of independent levels, and known= relates those of {f.name!r}: use "
+                "df='satterthwaite'."
+            )
+            raise ModelError(msg)
         for t in f.terms:
             structure = STRUCTURES[t.structure]
             if structure.bends or structure.rank(t.r) < t.r:

@@ -19,6 +19,7 @@ from scipy.linalg import lapack
 
 from polars_glmm.likelihood.products.cross import CrossProducts, Within
 from polars_glmm.linalg import cholesky
+from polars_glmm.linalg.coupled import CoupledLevels
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.linalg.pattern import times
 from polars_glmm.linalg.scaling import reduction, scaled_plus_identity, trace_blocks
@@ -105,7 +106,9 @@ def _inverse_and_traces(stats: CrossProducts, factors: list[Mat], h: Factorised)
     others are many.
     """
     assert stats.eliminator is not None  # there are random effects
-    if stats.eliminator.costly and all(np.linalg.svd(f, compute_uv=False).min() > _REGULAR for f in factors):
+    independent = not isinstance(stats.eliminator, CoupledLevels)  # or there is no such identity
+    regular = all(np.linalg.svd(f, compute_uv=False).min() > _REGULAR for f in factors)
+    if stats.eliminator.costly and independent and regular:
         diagonal = h.inverse_diagonal()
         sums = [reduction(block).sum(-1) for block in diagonal]
         return diagonal, [2.0 * np.linalg.pinv(f.T) @ total for f, total in zip(factors, sums, strict=True)]

@@ -29,7 +29,7 @@ from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
 from polars_glmm.likelihood.rows.blocks import cut_rows
 from polars_glmm.linalg.columns import stretches
-from polars_glmm.linalg.elimination import Eliminator, eliminator
+from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, sum_by, times
 from polars_glmm.linalg.scaling import trace_blocks
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -238,7 +238,7 @@ def _summed(design: Design, basis: Basis, effects: Effects, strata: tuple[IntVec
         return Strata(tuple(parts), *phi, None, None, log_weights, shift)
     pattern, zz, zw = _over_levels(design, w, weights, effects, codes, n_strata)
     parts = [part._replace(zz=a, zw=b) for part, a, b in zip(parts, zz, zw, strict=True)]
-    return Strata(tuple(parts), *phi, pattern, eliminator(pattern), log_weights, shift)
+    return Strata(tuple(parts), *phi, pattern, effects.eliminator(pattern), log_weights, shift)
 
 
 def _over_levels(

@@ -15,6 +15,7 @@ from polars_glmm.families.base import Family, beyond_mean
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.likelihood.residual.rows import Correlated, correlated
+from polars_glmm.linalg.coupled import coloured
 from polars_glmm.typing import IntVec, Mat, Vec
 
 _SEMIDEFINITE = 1e-10
@@ -73,6 +74,7 @@ class Law:
         moved: dict[int, Vec] = {}
         for factor, roots in zip(design.factors, self.roots, strict=True):
             b = np.concatenate([root @ rng.standard_normal((len(root), factor.n_levels)) for root in roots])
+            b = coloured(factor.prior, b)
             for k in sorted(set(factor.part_of)):
                 moved[k] = moved.get(k, 0.0) + _effect(factor, b, columns_of(factor, k))
         at = [v if v is None or k not in moved else v + moved[k] for k, v in enumerate(self.fixed)]

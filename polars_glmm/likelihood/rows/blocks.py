@@ -21,7 +21,7 @@ from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows.block_parts import BlockPart, block_part
 from polars_glmm.likelihood.rows.holder import A, Holder, Pass, PerLevel
 from polars_glmm.likelihood.rows.models import ONE, Models
-from polars_glmm.linalg.elimination import Eliminator, OneFactor, eliminator
+from polars_glmm.linalg.elimination import Eliminator, OneFactor
 from polars_glmm.linalg.pattern import Pattern, find_pattern
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
@@ -284,7 +284,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
     offsets = {one.parameter: one.offset for one in design.predictors}
     ones = (True,) if effects.columns is None else tuple(map(_is_ones, effects.columns))
     ends = np.append(bounds[1:], n)
-    one_unit = len(codes) > 1
+    one_unit = len(codes) > 1 or effects.coupled
     blocks: list[list[Block]] = []
     first_cells = np.searchsorted(starts, bounds)
     last_cells = np.searchsorted(starts, ends)
@@ -338,7 +338,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
                 tuple(f.r for f in effects.factors),
             )
             everything = tuple(slice(0, f.n_levels) for f in effects.factors)
-            units.append(Unit(tuple(members), n_cells, pattern, eliminator(pattern), everything))
+            units.append(Unit(tuple(members), n_cells, pattern, effects.eliminator(pattern), everything))
         else:
             level0 = int(codes[0][members[0].rows.start])
             units.append(Unit(tuple(members), n_cells, None, OneFactor(), (slice(level0, level0 + n_cells),)))
