@@ -28,7 +28,7 @@ from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.starts import bending_scale
 from polars_glmm.likelihood.model import LOG_TWO_PI, Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
-from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.parts import Part, inward, outward
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.residual.engine import ResidualEngine
 from polars_glmm.likelihood.residual.fit import residual_engine
@@ -101,8 +101,10 @@ class Profiles:
             part = self.model.part(target.parameter)
             assert part is not None  # a target is of a part
             assert part.basis is not None  # with a formula
-            behind = p + chart.size - len(self.model.x.a)
-            w[behind + part.own.start : behind + part.own.stop] = part.basis.a[:, target.place]
+            row = outward(self.model.parts)[part.own.start + target.place]
+            n_mean = len(self.model.x.a)
+            w[:p] = row[:n_mean][:p]
+            w[p + chart.size : p + chart.size + len(row) - n_mean] = row[n_mean:]
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         a = self.model.x.a[:, target.place]
         if p:
@@ -157,15 +159,15 @@ class Profiles:
             values[at : at + k] = self._residual.correlation.natural(tail[len(tail) - k :], self._residual.size)
             tail = tail[: len(tail) - k]
         if len(tail):
-            values[len(names) - len(tail) :] = self._phi(surface, tail)
+            values[len(names) - len(tail) :] = self._phi(surface, point.beta, tail)
         return dict(zip(names, values.tolist(), strict=True))
 
-    def _phi(self, surface: Surface, tail: Vec) -> Vec:
+    def _phi(self, surface: Surface, beta: Vec, tail: Vec) -> Vec:
         if isinstance(self.model, Model) and self.model.design.further:
-            first, found = len(self.model.x.a), []
+            named, found = outward(self.model.parts) @ np.concatenate([beta, tail]), []
             for part in sorted(self.model.parts[1:], key=lambda part: part.constant):
-                own = tail[part.own.start - first : part.own.stop - first]
-                found.append(np.array([part.natural(float(own[0]))]) if part.basis is None else part.basis.outward(own))
+                own = named[part.own]
+                found.append(np.array([part.natural(float(own[0]))]) if part.basis is None else own)
             return np.concatenate(found)
         root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
         return np.array([(ROOT if root else EXPONENTIAL).natural(abs(float(tail[0])) if root else float(tail[0]))])
@@ -296,7 +298,8 @@ class Profiles:
 
     def _phi_tail(self, criterion: Criterion) -> Vec:
         if isinstance(self.model, Model) and self.model.design.further:
-            return np.concatenate([self._inward(part) for part in self.model.parts[1:]])
+            named = [self.estimate.beta[self.kept], *(self._named(part) for part in self.model.parts[1:])]
+            return inward(self.model.parts, np.concatenate(named))[len(self.model.x.a) :]
         phi = self.estimate.phi
         assert phi is not None
         if phi == 0.0:
@@ -306,11 +309,11 @@ class Profiles:
             return np.array([0.0 if np.isinf(phi) else phi**-0.5])
         return np.array([np.log(phi)])
 
-    def _inward(self, part: Part) -> Vec:
-        """The coefficients of a further predictor at the estimate."""
+    def _named(self, part: Part) -> Vec:
+        """The coefficients of a further predictor at the estimate, a constant on the scale of its predictor."""
         if part.basis is None:
             return np.array([part.predictor(self.estimate.constants[part.parameter])])
-        return part.basis.inward(self.estimate.coefficients[part.parameter])
+        return self.estimate.coefficients[part.parameter]
 
     def _sizes(self, criterion: Criterion) -> tuple[float, Vec]:
         """A noticeable effect on the scale of the linear predictor, and the steps of fixed effects."""
@@ -364,7 +367,7 @@ def profiles(
     """The profiles of the model of a design, for its estimate and what the user gave."""
     found, given = asked
     reduced = hold_fixed_effects(design, given.fixed)
-    model = prepare(reduced, spec.family, spec.method, control)
+    model = prepare(reduced, spec.family, spec.method, control, held=given.fixed)
     return Profiles(model, found, given.fixed, np.array([name not in given.fixed for name in design.mu.names]))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from polars_glmm.design.records import Design
 from polars_glmm.design.selection import relevelled_codes, rows_of
 from polars_glmm.likelihood.known.joint import KnownModel
 from polars_glmm.likelihood.known.levels import LevelLikelihood
-from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.parts import Part, outward_slopes
 from polars_glmm.likelihood.rows.blocks import cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import AGQ
@@ -84,7 +84,8 @@ def _scores(known: KnownModel, design: Design, rows: IntVec) -> Mat:
     effects = replace(model.effects, factors=tuple(factors), columns=columns)
     blocks = cut_rows(rows_of(design, rows), _parts(model.parts, rows), effects, model.control.rows.block)
     found = replace(known.engine.marginal, rows=blocks).evaluate(at, None)
-    out = [np.linalg.solve(model.x.a, found.beta[model.parts[0].own])]
+    by_part = outward_slopes(model.parts, found.beta)
+    out: list[Any] = [by_part[model.parts[0].own]]
     slopes = {}
     for f, slope in zip(model.effects.factors, found.factors, strict=True):
         slopes[f.place] = f, np.linalg.solve(f.outward.T, f.basis.T @ slope)
@@ -93,10 +94,7 @@ def _scores(known: KnownModel, design: Design, rows: IntVec) -> Mat:
         for t in f.terms:
             i, j = STRUCTURES[t.structure].entries(t.r)
             out.append(own_slope[t.start + i, t.start + j])
-    for part in model.parts[1:]:
-        own = found.beta[part.own]
-        out.append(own if part.basis is None else np.linalg.solve(part.basis.a, own))
-    return np.concatenate(out)
+    return np.concatenate([*out, *(by_part[part.own] for part in model.parts[1:])])
 
 
 def _parts(parts: Sequence[Part], rows: IntVec) -> list[Part]:

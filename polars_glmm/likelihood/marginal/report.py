@@ -70,7 +70,7 @@ def report_rows(
     conditional = engine.marginal.conditional(at, done.gradient.warm)
     width = len(state.vector())
     natural = np.eye(width)
-    natural[:p, :p] = model.x.a.T
+    natural[:n_all, :n_all] = outward(model.parts)
     runaway = _runaway(model, engine, done)
     separated = runaway.of_mean
     ended = _ended(model, done)
@@ -178,11 +178,11 @@ def _reported(model: Model, coefficients: Vec, cov: report.Covariances, infinite
     fixed = np.concatenate([named[part.own] for part in formulas])
     values = np.concatenate([fixed, cov.values, np.array([*constants.values()])])
     jac, p = np.zeros((len(values), cov.jacobian.shape[1])), len(model.x.a)
-    jac[:p, :p] = np.eye(p)  # the spread of the mean's is of those named already
+    jac[:p, :p] = np.eye(p)  # the spread is of coefficients as named already
     row = p
     for part in formulas[1:]:
         rows = slice(row, row + len(part.names))
-        jac[rows, part.own] = to_named[part.own, part.own]
+        jac[rows, part.own] = np.eye(len(part.names))
         row = rows.stop
     jac[row : row + len(cov.values)] = cov.jacobian
     for k, part in enumerate(single, start=row + len(cov.values)):
