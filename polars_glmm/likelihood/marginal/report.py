@@ -89,15 +89,15 @@ def report_rows(
     n_fixed, size = p + len(gamma), len(reported.values)
     null = np.zeros(size, dtype=bool)
     lost_phi = _lost_phi(model, levels.phi_limit)
-    null[p : p + len(lost_phi)] = lost_phi
-    null[:n_fixed] |= np.isin(reported.names, runaway.further)
     null[n_fixed : n_fixed + len(cov.values)] = cov.null | report.unidentified_rows(effects, findings.unidentified)
     null |= np.isnan(reported.jacobian).any(1)
-    report_vcov = report.propagate(np.nan_to_num(reported.jacobian), spread, null)
-    at_infinity = None
+    across = report.propagate(np.nan_to_num(reported.jacobian), spread, null)
+    null[p : p + len(lost_phi)] |= lost_phi
+    null[:n_fixed] |= np.isin(reported.names, runaway.further)
+    report_vcov = report.propagate(np.eye(size), across, null)
+    at_infinity, further = None, _further_directions(model, runaway, levels.phi_limit)
     if separated is not None:
-        across = report_vcov[:n_fixed, :n_fixed]
-        at_infinity = AtInfinity(model.x.a.T @ separated.directions, across)
+        at_infinity = AtInfinity(model.x.a.T @ separated.directions, report_vcov[:n_fixed, :n_fixed])
         lost = np.concatenate([np.isin(model.names, separated.terms), np.zeros(size - p, dtype=bool)])
         report_vcov = report.propagate(np.eye(size), report_vcov, lost)
     n = model.design.n_obs
@@ -147,6 +147,7 @@ def report_rows(
         ),
         notes=tuple(notes),
         at_infinity=at_infinity,
+        further_at_infinity=AtInfinity(further, across[:n_fixed, :n_fixed]) if further.size else None,
         working=None if endless.shape[1] else working,
         others={name: value for name, value in reported.constants.items() if name != "phi"},
         first=model.parts[0].parameter,
@@ -295,6 +296,22 @@ def _endless(
         whole[own] = directions
         parts.append(whole)
     return np.hstack(parts) if parts else np.empty((size, 0))
+
+
+def _further_directions(model: Model, runaway: _Runaway, limit: Limit | None) -> Mat:
+    """Directions (s, k) of the coefficients beyond the mean's, as named, along which they run off to infinity."""
+    known: list[tuple[Part, Mat]] = [(part, one.directions) for part, one in runaway.separated]
+    known += [(part, one.directions) for part, one in runaway.faded]
+    if limit is not None and model.models_phi:
+        known.append((model.parts[1], limit.directions))
+    formulas = [part for part in model.parts[1:] if not part.constant]
+    blocks = [
+        np.vstack(
+            [part.outward @ d if one.own == part.own else np.zeros((len(one.names), d.shape[1])) for one in formulas]
+        )
+        for part, d in known
+    ]
+    return np.hstack(blocks) if blocks else np.empty((sum(len(f.names) for f in formulas), 0))
 
 
 def _lost_phi(model: Model, limit: Limit | None) -> BoolVec:
