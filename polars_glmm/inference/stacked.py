@@ -55,7 +55,7 @@ def varcorr_all(batch: Batch, conf_level: float) -> pl.DataFrame:
 
 def dispersion_all(batch: Batch, conf_level: float) -> pl.DataFrame:
     """As inference.dispersion.dispersion."""
-    return dispersion_of(batch.estimate, conf_level=conf_level)
+    return dispersion_of(batch.estimate, batch.recipe.spec.family, conf_level=conf_level)
 
 
 def ranef_all(batch: Batch) -> pl.DataFrame:

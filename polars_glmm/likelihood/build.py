@@ -46,7 +46,8 @@ def estimate(
     with one_blas_thread():
         given = replace(given, fixed=of_levels(design, family, given.fixed))
         reduced = hold_fixed_effects(design, given.fixed, family.curve)
-        model = prepare(reduced, family, method, control, by_rows=by_rows and bool(design.further))
+        by_rows = by_rows and bool(design.further)
+        model = prepare(reduced, family, method, control, by_rows=by_rows, held=given.fixed)
         findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))

@@ -74,9 +74,9 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AtInfinity:
-    """Where fixed effects of mu run off to infinity (separation).
+    """Where fixed effects run off to infinity: of mu (separation), or of gamma.
 
-    directions (p, k)    along which they do: x'β is estimated where x'directions = 0
+    directions (p, k)    along which they do, (s, k) of gamma: x'β is estimated where x'directions = 0
     vcov (p+s, p+s)      covariance of (beta, gamma) across the directions, which counts for such x only
     """
 
@@ -139,6 +139,7 @@ class Estimate:
     df_satterthwaite (p,)    gaussian REML only, with ∂vcov(beta)/∂(covariance parameters) (K, p, p), their vcov (K, K)
     working                  what vcov_fixed was made from; None where some of it is not known
     at_infinity              fixed effects without a finite estimate, whose rows of vcov_fixed are NaN
+    further_at_infinity      the same of gamma: phi at the limit of its family, zeros that are predicted without error
     residual                 the correlation of the residuals where that has parameters, or None
     null_loglik, null_df     the same fixed effects and method without random effects, for the likelihood-ratio test
     """
@@ -165,6 +166,7 @@ class Estimate:
     certificate: Certificate
     notes: tuple[Note, ...]
     at_infinity: AtInfinity | None = None
+    further_at_infinity: AtInfinity | None = None
     working: Working | None = None
     residual: ResidualEstimate | None = None
     others: dict[str, float] = field(default_factory=dict)

@@ -157,7 +157,7 @@ def place(model: Parametrised, given: Given) -> Placed:
         own = part.labels
         there = [name for name in own if name in asked]
         if isinstance(part.basis, Thresholds):
-            place_thresholds(part, given.asked, given.fixed, values, held)
+            place_thresholds(part, model.parts[0], given.asked, given.fixed, values, held)
         elif there:
             if len(there) < len(own):
                 lacking = next(name for name in own if name not in asked)

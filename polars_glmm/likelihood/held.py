@@ -113,6 +113,11 @@ def restore_fixed_effects(
         small = estimate.vcov_derivative
         derivative = np.zeros((len(small), len(names), len(names)))
         derivative[:, kept[:, None] & kept] = small.reshape(len(small), -1)
+    further_infinite = estimate.further_at_infinity
+    if further_infinite is not None:
+        directions = np.zeros((len(further), further_infinite.directions.shape[1]))
+        directions[kept_further] = further_infinite.directions
+        further_infinite = AtInfinity(directions, spread(further_infinite.vcov, all_kept[:n_fixed]))
     infinite = estimate.at_infinity
     if infinite is not None:
         directions = np.zeros((len(names), infinite.directions.shape[1]))
@@ -130,6 +135,7 @@ def restore_fixed_effects(
         df_satterthwaite=df,
         vcov_derivative=derivative,
         at_infinity=infinite,
+        further_at_infinity=further_infinite,
         working=None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +15,7 @@ from polars_glmm.families.base import Family, Parameter
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
 from polars_glmm.likelihood.parameters.parts import Part, make_parts
-from polars_glmm.likelihood.parameters.thresholds import cut
+from polars_glmm.likelihood.parameters.thresholds import bases_of
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Answering, Stretches
@@ -151,11 +152,18 @@ def predictors_of(
 
 
 def prepare(
-    design: Design | StoredDesign, family: Family, method: Method, control: Control, *, by_rows: bool = False
+    design: Design | StoredDesign,
+    family: Family,
+    method: Method,
+    control: Control,
+    *,
+    by_rows: bool = False,
+    held: Collection[str] = (),
 ) -> Model:
-    """The model of a design; `by_rows` keeps a gaussian one from its cross-products."""
+    """The model of a design; `by_rows` keeps a gaussian one from its cross-products; `held` names what is held."""
     if isinstance(design, StoredDesign):
-        on_disk = store(design, control.rows.block, partial(predictors_of, design, parameters=family.parameters))
+        parts_of = partial(predictors_of, design, parameters=family.parameters)
+        on_disk = store(design, control.rows.block, parts_of, held)
         return Model(design, family, method, control, on_disk.bases, on_disk.effects, by_rows=True, stored=on_disk)
-    bases = tuple(cut(centred(one.x), one) for one in design.predictors)
+    _, bases = bases_of(design.predictors, lambda one, *, elsewhere: centred(one.x, elsewhere=elsewhere), held)
     return Model(design, family, method, control, bases, map_effects(design.factors, design.n_rows), by_rows)

@@ -15,7 +15,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
-from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.parts import Part, inward, outward_slopes
 from polars_glmm.likelihood.products.engine import ProductEngine, product_engine
 from polars_glmm.likelihood.residual.engine import ResidualEngine
 from polars_glmm.likelihood.residual.fit import residual_engine
@@ -109,8 +109,8 @@ class NaturalObjective:
     def _evaluate(self, x: Vec) -> tuple[float, Vec]:
         model, p = self._model, len(self._model.x.a)
         factors, roots = self._factors(x)
-        inward = [np.linalg.inv(f.outward) for f in model.effects.factors]
-        scaled = [m @ lam for lam, m in zip(factors, inward, strict=True)]
+        back = [np.linalg.inv(f.outward) for f in model.effects.factors]
+        scaled = [m @ lam for lam, m in zip(factors, back, strict=True)]
         out = np.zeros(len(x))
         if isinstance(self._engine, ProductEngine):
             value, beta, inner, out[-1] = self._gaussian(x[:p], scaled, float(x[-1]))
@@ -121,18 +121,19 @@ class NaturalObjective:
             if not np.isfinite(found.value):
                 return -np.inf, np.full(len(x), np.nan)
             value, beta, inner = found.value + self._constant, found.beta[:p], found.factors
+            slopes = outward_slopes(model.parts, found.beta)
             for part in model.parts[1:]:
-                slope, place = found.beta[part.own], self._named(part)
-                out[place] = (
-                    slope / part.natural_slope(part.predictor(x[place][0]))
-                    if part.basis is None
-                    else np.linalg.solve(part.basis.a, slope)
-                )
-        out[:p] = np.linalg.solve(model.x.a, beta) if p else beta
+                place = self._named(part)
+                out[place] = slopes[part.own]
+                if part.basis is None:
+                    out[place] /= part.natural_slope(part.predictor(x[place][0]))
+            out[:p] = slopes[:p]
+        if not isinstance(self._engine, RowEngine):
+            out[:p] = np.linalg.solve(model.x.a, beta) if p else beta
         for b, root in zip(self._blocks, roots, strict=True):
             t, r = b.term, b.term.r
             own = slice(t.start, t.stop)
-            g = inward[b.factor][own, own].T @ inner[b.factor][own, own]
+            g = back[b.factor][own, own].T @ inner[b.factor][own, own]
             structure = STRUCTURES[t.structure]
             if isinstance(structure, Scaled):
                 out[b.sd.start : b.cor.stop] = structure.natural_gradient(root, r, g)
@@ -150,11 +151,11 @@ class NaturalObjective:
     def _coefficients(self, x: Vec) -> Vec:
         """The coefficients of all predictors in the computing bases; a constant on the scale of its predictor."""
         model = self._model
-        found = [model.x.inward(x[: len(model.x.a)])]
+        found = [x[: len(model.x.a)]]
         for part in model.parts[1:]:
             own = x[self._named(part)]
-            found.append(np.array([part.predictor(own[0])]) if part.basis is None else part.basis.inward(own))
-        return np.concatenate(found)
+            found.append(np.array([part.predictor(own[0])]) if part.basis is None else own)
+        return inward(model.parts, np.concatenate(found))
 
     @property
     def _behind(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -14,6 +16,7 @@ from polars_glmm.prediction.engine_links import mean_on_engine
 from polars_glmm.prediction.engine_residuals import residuals_on_engine
 from polars_glmm.prediction.engine_rows import EngineRows, engine_rows, joined, readable
 from polars_glmm.prediction.rows import phi_inputs, response_inputs
+from polars_glmm.prediction.variances import ALONG, ROUNDING
 
 if TYPE_CHECKING:
     from polars_glmm.frames.engine import EngineFrame
@@ -51,7 +54,21 @@ def predict_on_engine(frame: EngineFrame, fitted: Parameters, request: Request) 
     link = {"link": "identity", "phi": "log"}.get(request.kind, family.link.name)
     usable = rows.determined(part)
     usable = usable & rows.seen if request.new_levels == "null" else usable
-    return rows.with_columns({request.name: mean_on_engine(link, eta)}, usable)
+    value = mean_on_engine(link, eta)
+    return rows.with_columns({request.name: _at_limits(rows, eta, value) if part else value}, usable)
+
+
+def _at_limits(rows: EngineRows, eta: Any, phi: Any) -> Any:
+    """phi, infinite or zero in rows at the limit of the family."""
+    directions, when = rows.fitted.further_directions("phi"), rows.words.engine.when
+    if directions is None:
+        return phi
+    columns = [rows.expression(node) for node in rows.fitted.fixed("phi").nodes]
+    for d in directions.T.tolist():
+        terms = [column * weight for column, weight in zip(columns, d, strict=True)]
+        along = reduce(add, terms).abs() > ALONG + ROUNDING * reduce(add, [term.abs() for term in terms])
+        phi = when(along & (eta > 0.0)).then(np.inf).otherwise(when(along).then(0.0).otherwise(phi))
+    return phi
 
 
 def augment_on_engine(frame: EngineFrame, fitted: Parameters, names: list[str]) -> Any:

@@ -38,7 +38,8 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     held = HeldParameters.of(e, family)
     slopes = known_model(known.design, family, fit.control, held).mode_slopes()
     factors = tuple(replace(factor, mode_slope=slope) for factor, slope in zip(fitted.factors, slopes, strict=True))
-    fixed = e.vcov_fixed if e.at_infinity is None else e.at_infinity.vcov
+    infinite = e.further_at_infinity or e.at_infinity
+    fixed = e.vcov_fixed if infinite is None else infinite.vcov
     joint = working_vcov(e, family, held, fixed)
     return replace(fitted, factors=factors, joint=joint, freedom=None, outward=None)
 

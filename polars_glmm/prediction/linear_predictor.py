@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ColumnError, brief
@@ -13,10 +14,11 @@ from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
 from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.guards import Check, fixed_level_checks, guarded
-from polars_glmm.prediction.variances import FREEDOM, VARIANCE, variance, variance_with_freedom
+from polars_glmm.prediction.variances import ALONG, FREEDOM, ROUNDING, VARIANCE, variance, variance_with_freedom
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Categorical, Recipe
+    from polars_glmm.families.base import Parameter
     from polars_glmm.prediction.parameters import Parameters
 
 NewLevels = Literal["error", "zero", "null"]
@@ -119,6 +121,26 @@ def add_constant(frame: pl.LazyFrame, fitted: Parameters, parameter: str, *, std
     if std_error:
         columns.append((fitted.constant_error(parameter) / value).alias(STD_ERROR))
     return fitted.attach(frame).with_columns(columns)
+
+
+def at_limits(frame: pl.LazyFrame, fitted: Parameters, parameter: Parameter, *, std_error: bool) -> pl.LazyFrame:
+    """The frame with an infinite ETA, without STD_ERROR, in rows in which a parameter with a formula is at a limit."""
+    directions, eta, limits = fitted.further_directions(parameter.name), pl.col(ETA), []
+    if directions is not None:
+        columns = [node.to_expr() for node in fitted.fixed(parameter.name).nodes]
+        for d in directions.T.tolist():
+            terms = [column * weight for column, weight in zip(columns, d, strict=True)]
+            size = balanced_sum([term.abs() for term in terms])
+            limits.append(balanced_sum(terms).abs() > ALONG + ROUNDING * size)
+    if np.isfinite(parameter.far):
+        limits.append(eta > parameter.far)
+    if not limits:
+        return frame
+    at, infinite = pl.any_horizontal(limits), pl.when(eta > 0.0).then(np.inf).otherwise(-np.inf)
+    frame = frame.with_columns(pl.when(at).then(infinite).otherwise(eta).alias(ETA))
+    if not std_error:
+        return frame
+    return frame.with_columns(pl.when(eta.is_finite()).then(pl.col(STD_ERROR)).alias(STD_ERROR))
 
 
 def used_categoricals(recipe: Recipe, used: frozenset[str]) -> list[Categorical]:

@@ -83,7 +83,7 @@ class Parameters:
     factors                 grouping factors with their estimates
     model (n,)              the fit of every row of the frame; None: one fit answers for all
     outward (p + s, p + s)  of one fit: vcov and freedom are of w, with (beta, gamma) = outward · w; None: the identity
-    at_infinity             fixed effects of mu without a finite estimate (of one fit)
+    at_infinity             fixed effects of mu without a finite estimate (of one fit);  further_at_infinity: of gamma
     freedom                 of the fixed effects of mu, where tests and intervals use t
     report_vcov (M, R, R)   of all estimates in the order of Estimate.report
     others                  further constants by name, with their standard errors (of one fit)
@@ -104,6 +104,7 @@ class Parameters:
     outward: Mat | None = None
     report_vcov: Cube | None = None
     joint: Mat | None = None
+    further_at_infinity: AtInfinity | None = None
     others: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     correlations: Vec | None = None
 
@@ -128,16 +129,17 @@ class Parameters:
         places = range(own.start - before, own.stop - before)
         picked = len(places) > len(nodes)  # thresholds: read as they stand
         coefficients = () if picked else tuple(self._value(_name(name, j), values[:, j]) for j in places)
-        infinite = self.at_infinity
+        infinite = self.further_at_infinity or self.at_infinity
         vcov = self.vcov if infinite is None else infinite.vcov[None]
+        endless = self._endless()
         used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
         inputs = frozenset[str]().union(*(node.inputs() for node in used))
-        directions = None if infinite is None or not mean else infinite.directions
         place = 0
         if self.all_move:
             own, place = slice(None), own.start or 0
-            if directions is not None:
-                directions = np.pad(directions, ((0, vcov.shape[1] - len(directions)), (0, 0)))
+        directions = None if endless is None or not endless[own].any() else endless[own]
+        if endless is not None and directions is not None and mean and self.joint is not None:
+            directions = np.pad(endless[:p], ((0, len(self.joint) - p), (0, 0)))
         return FixedPart(
             nodes,
             coefficients,
@@ -150,6 +152,22 @@ class Parameters:
             None if self.outward is None else self.outward[own, own],
             place,
         )
+
+    def _endless(self) -> Mat | None:
+        """Directions (p + s, k) of all coefficients along which some run off to infinity, or None."""
+        p, s = self.beta.shape[1], self.gamma.shape[1]
+        found = [] if self.at_infinity is None else [np.pad(self.at_infinity.directions, ((0, s), (0, 0)))]
+        if self.further_at_infinity is not None:
+            found.append(np.pad(self.further_at_infinity.directions, ((p, 0), (0, 0))))
+        return np.hstack(found) if found else None
+
+    def further_directions(self, parameter: str) -> Mat | None:
+        """Directions (s, k) along which coefficients of a parameter beyond the mean's run off to infinity, or None."""
+        if self.further_at_infinity is None or not self.models(parameter):
+            return None
+        own, p = self._of_gamma(parameter), self.beta.shape[1]
+        found = self.further_at_infinity.directions[own.start - p : own.stop - p]
+        return found[:, found.any(0)] if found.any() else None
 
     def of_all(self, parameter: str) -> slice:
         """Where the coefficients of a parameter stand among those of all formulas."""
@@ -252,7 +270,8 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
     vcov, outward = (known, None) if e.working is None else (e.working.vcov, e.working.outward)
     return Parameters(
         fit.recipe, e.beta[None], e.gamma[None], vcov[None], phi, variance, factors, at_infinity=e.at_infinity,
-        freedom=_freedom(e, fit.recipe.spec.family), outward=outward, report_vcov=e.report_vcov[None],
+        further_at_infinity=e.further_at_infinity, freedom=_freedom(e, fit.recipe.spec.family),
+        outward=outward, report_vcov=e.report_vcov[None],
         correlations=None if e.residual is None else e.residual.values,
         others={
             name: (value, float(np.sqrt(e.report_vcov[place, place])))

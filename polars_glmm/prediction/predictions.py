@@ -38,6 +38,7 @@ from polars_glmm.prediction.linear_predictor import (
     Purpose,
     add_constant,
     add_linear_predictor,
+    at_limits,
 )
 from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_random_phi
 from polars_glmm.prediction.population import (
@@ -251,6 +252,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
             std_error=request.uncertain, interval=by_row, parts=all_parts(family) if scale.needs_phi else (place,),
         )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
+        if place:
+            frame = at_limits(frame, fitted, family.parameters[place], std_error=request.uncertain)
         if scale.needs_phi:
             frame = with_phi(frame, schema, fitted, verb="predict", factors=purpose.acting)
         if by_row and fitted.freedom is not None and not place:
@@ -282,10 +285,15 @@ def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, requ
             values.append(error)
         if request.interval is not None:
             half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
-            link = "logit" if request.kind == "zero" or family.mean_range == "unit" else "log"
-            at = value.log() if link == "log" else (value / (1.0 - value)).log()
-            slope = 1.0 / value if link == "log" else 1.0 / (value * (1.0 - value))
-            values += _limits(ResponseScale.of_link(link), at, error * slope * half)
+            of_range = {"unit": "logit", "positive": "log", "real": "identity"}[family.mean_range]
+            scale = ResponseScale.of_link("logit" if request.kind == "zero" else of_range)
+            on_scale = {
+                "logit": ((value / (1.0 - value)).log(), 1.0 / (value * (1.0 - value))),
+                "log": (value.log(), 1.0 / value),
+                "identity": (value, pl.lit(1.0)),
+            }
+            at, slope = on_scale[scale.link]
+            values += _limits(scale, at, error * slope * half)
     return _selected(frame, schema, request, values)
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 VARIANCE, FREEDOM = f"{INTERNAL}variance", f"{INTERNAL}freedom"
-_ALONG = 1e-6
+ALONG = 1e-6
 """x'direction, of a direction that moves rows by about 1, that counts as zero."""
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 
 
 Acting: TypeAlias = "tuple[Sequence[JoinedFactor], int]"
@@ -188,7 +188,7 @@ def _along(x: Mat, directions: Mat | None) -> BoolVec:
     if directions is None:
         return np.zeros(x.shape[1], dtype=np.bool_)
     moved = np.abs(directions.T @ x)
-    return np.asarray((moved > _ALONG + _ROUNDING * (np.abs(directions.T) @ np.abs(x))).any(0))
+    return np.asarray((moved > ALONG + ROUNDING * (np.abs(directions.T) @ np.abs(x))).any(0))
 
 
 def _moving(a: Mat, freedom: Freedom, model: IntVec) -> Vec:

@@ -43,6 +43,10 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
     if estimate.at_infinity is not None:
         _shaped("directions", estimate.at_infinity.directions, p, estimate.at_infinity.directions.shape[-1])
         _shaped("vcov at infinity", estimate.at_infinity.vcov, p + s, p + s)
+    if estimate.further_at_infinity is not None:
+        of = estimate.further_at_infinity
+        _shaped("directions", of.directions, s, of.directions.shape[-1])
+        _shaped("vcov at infinity", of.vcov, p + s, p + s)
     if estimate.working is not None:
         _shaped("outward", estimate.working.outward, p + s, p + s)
         _shaped("working vcov", estimate.working.vcov, p + s, p + s)

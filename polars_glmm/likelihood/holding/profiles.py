@@ -22,13 +22,13 @@ from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion
 from polars_glmm.likelihood.holding.path import Path, PathPoint
 from polars_glmm.likelihood.holding.scaled_chart import ScaledChart
 from polars_glmm.likelihood.holding.surface import Surface
-from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, targets
+from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, scale_of, targets
 from polars_glmm.likelihood.marginal.dispersion_range import size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.starts import bending_scale
 from polars_glmm.likelihood.model import LOG_TWO_PI, Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
-from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.parts import Part, inward, outward
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.residual.engine import ResidualEngine
 from polars_glmm.likelihood.residual.fit import residual_engine
@@ -93,7 +93,9 @@ class Profiles:
             w[-1] = 1.0
             return Path(surface, HeldScale("residual", residual=self._residual), w, None, 0.0, singular)
         if target.quantity == "dispersion":
-            w[-1 - self._n_correlations] = 1.0
+            w[self._place_of(target.parameter, p + chart.size, len(w))] = 1.0
+            if target.parameter != "phi":
+                return Path(surface, scale_of(self.model, target.parameter), w, None, 0.0, singular)
             root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
             return Path(surface, ROOT if root else EXPONENTIAL, w, None, 0.0, singular)
         if target.parameter != "mu":
@@ -101,8 +103,10 @@ class Profiles:
             part = self.model.part(target.parameter)
             assert part is not None  # a target is of a part
             assert part.basis is not None  # with a formula
-            behind = p + chart.size - len(self.model.x.a)
-            w[behind + part.own.start : behind + part.own.stop] = part.basis.a[:, target.place]
+            row = outward(self.model.parts)[part.own.start + target.place]
+            n_mean = len(self.model.x.a)
+            w[:p] = row[:n_mean][:p]
+            w[p + chart.size : p + chart.size + len(row) - n_mean] = row[n_mean:]
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         a = self.model.x.a[:, target.place]
         if p:
@@ -157,18 +161,30 @@ class Profiles:
             values[at : at + k] = self._residual.correlation.natural(tail[len(tail) - k :], self._residual.size)
             tail = tail[: len(tail) - k]
         if len(tail):
-            values[len(names) - len(tail) :] = self._phi(surface, tail)
+            values[len(names) - len(tail) :] = self._phi(surface, point.beta, tail)
         return dict(zip(names, values.tolist(), strict=True))
 
-    def _phi(self, surface: Surface, tail: Vec) -> Vec:
-        if isinstance(self.model, Model) and self.model.design.further:
-            first, found = len(self.model.x.a), []
+    def _phi(self, surface: Surface, beta: Vec, tail: Vec) -> Vec:
+        if isinstance(self.model, Model) and self._several:
+            named, found = outward(self.model.parts) @ np.concatenate([beta, tail]), []
             for part in sorted(self.model.parts[1:], key=lambda part: part.constant):
-                own = tail[part.own.start - first : part.own.stop - first]
-                found.append(np.array([part.natural(float(own[0]))]) if part.basis is None else part.basis.outward(own))
+                own = named[part.own]
+                found.append(np.array([part.natural(float(own[0]))]) if part.basis is None else own)
             return np.concatenate(found)
         root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
         return np.array([(ROOT if root else EXPONENTIAL).natural(abs(float(tail[0])) if root else float(tail[0]))])
+
+    def _place_of(self, parameter: str, behind: int, size: int) -> int:
+        """Where a constant stands in a vector of so many coordinates, the tail of which begins `behind`."""
+        part = next((one for one in self.model.parts if one.parameter == parameter), None)
+        if self._several and part is not None:
+            return behind + int(part.own.start) - len(self.model.x.a)
+        return size - 1 - self._n_correlations
+
+    @property
+    def _several(self) -> bool:
+        """Whether there is more than a constant phi beyond the mean."""
+        return isinstance(self.model, Model) and (bool(self.model.design.further) or len(self.model.parts) > 2)
 
     @property
     def _residual(self) -> ResidualRows | None:
@@ -295,8 +311,9 @@ class Profiles:
         return self._phi_tail(criterion)
 
     def _phi_tail(self, criterion: Criterion) -> Vec:
-        if isinstance(self.model, Model) and self.model.design.further:
-            return np.concatenate([self._inward(part) for part in self.model.parts[1:]])
+        if isinstance(self.model, Model) and self._several:
+            named = [self.estimate.beta[self.kept], *(self._named(part) for part in self.model.parts[1:])]
+            return inward(self.model.parts, np.concatenate(named))[len(self.model.x.a) :]
         phi = self.estimate.phi
         assert phi is not None
         if phi == 0.0:
@@ -306,11 +323,11 @@ class Profiles:
             return np.array([0.0 if np.isinf(phi) else phi**-0.5])
         return np.array([np.log(phi)])
 
-    def _inward(self, part: Part) -> Vec:
-        """The coefficients of a further predictor at the estimate."""
+    def _named(self, part: Part) -> Vec:
+        """The coefficients of a further predictor at the estimate, a constant on the scale of its predictor."""
         if part.basis is None:
             return np.array([part.predictor(self.estimate.constants[part.parameter])])
-        return part.basis.inward(self.estimate.coefficients[part.parameter])
+        return self.estimate.coefficients[part.parameter]
 
     def _sizes(self, criterion: Criterion) -> tuple[float, Vec]:
         """A noticeable effect on the scale of the linear predictor, and the steps of fixed effects."""
@@ -336,6 +353,10 @@ class Profiles:
         k = self._n_correlations
         if "phi" in self.fixed and criterion.n_tail == 1 + k:
             free[-1 - k] = False
+        if isinstance(self.model, Model) and self._several:
+            tail = criterion.n_beta + chart.size - len(self.model.x.a)
+            for part in self.model.parts[1:]:
+                free[tail + part.own.start : tail + part.own.stop] &= [one not in self.fixed for one in part.labels]
         if k and any(name in self.fixed for name in self.model.residual_names):
             free[len(free) - k :] = False
         return free
@@ -364,7 +385,7 @@ def profiles(
     """The profiles of the model of a design, for its estimate and what the user gave."""
     found, given = asked
     reduced = hold_fixed_effects(design, given.fixed)
-    model = prepare(reduced, spec.family, spec.method, control)
+    model = prepare(reduced, spec.family, spec.method, control, held=given.fixed)
     return Profiles(model, found, given.fixed, np.array([name not in given.fixed for name in design.mu.names]))
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.design.selection import relevelled_codes, rows_of
+from polars_glmm.families.base import only_phi
 from polars_glmm.likelihood.known.joint import KnownModel
 from polars_glmm.likelihood.known.levels import LevelLikelihood
-from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.parts import Part, outward_slopes
 from polars_glmm.likelihood.rows.blocks import cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import AGQ
@@ -58,7 +59,8 @@ def cluster_sums(known: KnownModel, cluster: IntVec, n_clusters: int) -> Cluster
 def marginal_scores(known: KnownModel, design: Design, cluster: IntVec, n_clusters: int) -> Mat:
     """∂ℓ_g/∂ψ (J, P) as the model is fitted, ψ = (beta, entries of the roots of Σ by term, coefficients of log phi)."""
     model = known.model
-    if len(design.factors) == 1 and design.phi is None and not any(map(np.any, design.factors[0].part_of)):
+    alone = not design.further and only_phi(model.family)
+    if len(design.factors) == 1 and alone and not any(map(np.any, design.factors[0].part_of)):
         levels = LevelLikelihood.of(design, model.family)
         nodes = model.method.nodes if isinstance(model.method, AGQ) else 1
         own = levels.at(levels.psi(known.held), nodes).scores
@@ -84,7 +86,8 @@ def _scores(known: KnownModel, design: Design, rows: IntVec) -> Mat:
     effects = replace(model.effects, factors=tuple(factors), columns=columns)
     blocks = cut_rows(rows_of(design, rows), _parts(model.parts, rows), effects, model.control.rows.block)
     found = replace(known.engine.marginal, rows=blocks).evaluate(at, None)
-    out = [np.linalg.solve(model.x.a, found.beta[model.parts[0].own])]
+    by_part = outward_slopes(model.parts, found.beta)
+    out: list[Any] = [by_part[model.parts[0].own]]
     slopes = {}
     for f, slope in zip(model.effects.factors, found.factors, strict=True):
         slopes[f.place] = f, np.linalg.solve(f.outward.T, f.basis.T @ slope)
@@ -93,10 +96,7 @@ def _scores(known: KnownModel, design: Design, rows: IntVec) -> Mat:
         for t in f.terms:
             i, j = STRUCTURES[t.structure].entries(t.r)
             out.append(own_slope[t.start + i, t.start + j])
-    for part in model.parts[1:]:
-        own = found.beta[part.own]
-        out.append(own if part.basis is None else np.linalg.solve(part.basis.a, own))
-    return np.concatenate(out)
+    return np.concatenate([*out, *(by_part[part.own] for part in model.parts[1:])])
 
 
 def _parts(parts: Sequence[Part], rows: IntVec) -> list[Part]:

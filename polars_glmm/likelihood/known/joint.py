@@ -30,6 +30,7 @@ from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.effects import TermMap
+from polars_glmm.likelihood.parameters.parts import inward
 from polars_glmm.likelihood.rows.blocks import at_hand, cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Laplace, Method
@@ -134,12 +135,9 @@ class KnownModel:
 
     def _inward(self, beta: Vec, gamma: Vec | None) -> Vec:
         """Coefficients of all predictors in the bases for computing."""
-        parts, p = [self.model.x.inward(beta)], len(beta)
-        for part in () if gamma is None else self.model.parts[1:]:
-            assert gamma is not None  # there are parts beyond the mean's
-            own = gamma[part.own.start - p : part.own.stop - p]
-            parts.append(own if part.basis is None else part.basis.inward(own))
-        return np.concatenate(parts)
+        if gamma is None:
+            return self.model.x.inward(beta)
+        return inward(self.model.parts, np.concatenate([beta, gamma]))
 
     def loglik(self) -> float:
         """ℓ with all constants, by the method of the model."""

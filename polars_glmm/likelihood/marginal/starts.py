@@ -26,15 +26,18 @@ _THIN_ROWS, _THIN_BEYOND = 100_000, 4
 def linear_starts(model: Model, thin: Holder | None) -> list[Vec]:
     """Coefficients by least squares of the predictors that the responses stand for, and those of a constant mean."""
     beta, level = rowsums.first_fit(model.rows if thin is None else thin, model.family, len(model.x.a))
-    gamma = np.concatenate([np.empty(0), *further_starts(model, beta)])
+    gamma = np.concatenate([np.empty(0), *further_starts(model, beta, level)])
     starts = [np.concatenate([beta, gamma])]
     if model.x.constant is not None:
         starts.append(np.concatenate([model.x.inward(model.x.constant * level), gamma]))
     return starts
 
 
-def further_starts(model: Model, beta: Vec) -> list[Vec]:
-    """Coefficients of the predictors beyond the mean's from which the search without random effects begins."""
+def further_starts(model: Model, beta: Vec, level: float) -> list[Vec]:
+    """Coefficients of the predictors beyond the mean's from which the search without random effects begins.
+
+    level   of the first linear predictor, offset taken off: thresholds beside columns about their means make up for it
+    """
     if len(model.parts) < 2:
         return []
     levels = rowsums.first_levels(model.rows, model.family, beta)
@@ -45,13 +48,14 @@ def further_starts(model: Model, beta: Vec) -> list[Vec]:
             if not counts.all():
                 msg = "There is no response in some category, whose probability cannot be estimated."
                 raise ConvergenceError(msg)
-            starts[k] = first_thresholds(part.basis, model.family.link, counts)
+            alone = not len(model.x.a) or model.x.carried is not None
+            starts[k] = first_thresholds(part.basis, model.family.link, counts, -level if alone else 0.0)
     return starts
 
 
-def first_thresholds(basis: Thresholds, link: Link, counts: Vec) -> Vec:
-    """Coefficients of thresholds where only the counts (C,) are known: quantiles of their cumulative shares."""
-    alpha = link.forward(np.cumsum(counts)[:-1] / counts.sum())
+def first_thresholds(basis: Thresholds, link: Link, counts: Vec, level: float = 0.0) -> Vec:
+    """Coefficients of thresholds where only the counts (C,) are known, and the level of the linear predictor."""
+    alpha = level + link.forward(np.cumsum(counts)[:-1] / counts.sum())
     tau = np.linalg.lstsq(basis.jacobian, alpha, rcond=None)[0]
     named = np.zeros(len(basis.a))
     named[: len(tau)] = tau  # the intercept of their formula comes first

@@ -29,6 +29,10 @@ class Basis:
 
     x (p, n), as the user named them; empty where only moments are known;  shift, scale, constant (p,);  a (p, p)
     mix (p, p)   where columns are nearly alike: takes them apart, so that their products keep the digits; else None
+    carried (p,) what is taken from columns that make no constant, because the coefficients of another predictor make
+                 up for it: x_c = a·(x − carried); else None
+    beside (p, m)  what the coefficients here take up of the m named ones of the mean: named = a'·β_c + beside·named
+                 ones of the mean; else None
     """
 
     x: Mat
@@ -37,6 +41,8 @@ class Basis:
     a: Mat
     constant: Vec | None
     mix: Mat | None = None
+    carried: Vec | None = None
+    beside: Mat | None = None
 
     def columns(self, rows: slice | IntVec) -> Mat:
         """The columns in this basis for some rows: (p, m), contiguous, not to be written to."""
@@ -57,15 +63,19 @@ class Basis:
         return replace(self, x=columns, shift=nothing.shift, scale=nothing.scale, mix=None)
 
     def outward(self, beta_c: Vec) -> Vec:
-        """Coefficients of the columns the user named."""
+        """Coefficients of the columns the user named, but for what they take up of others."""
         return self.a.T @ beta_c
 
     def inward(self, beta: Vec) -> Vec:
-        """Coefficients in this basis."""
+        """Coefficients in this basis, but for what they take up of others."""
         return np.asarray(np.linalg.solve(self.a.T, beta), dtype=np.float64) if len(beta) else beta
 
     def outward_covariance(self, vcov_c: Mat) -> Mat:
         return self.a.T @ vcov_c @ self.a
+
+    def centre(self, mean: Vec) -> Vec:
+        """Means of the computing columns from those of the columns as named, (p,)."""
+        return self.a @ (mean if self.carried is None else mean - self.carried)
 
     @property
     def log_determinant(self) -> float:
@@ -79,8 +89,11 @@ def plain(x: Mat) -> Basis:
     return Basis(x, np.zeros(p), np.ones(p), np.eye(p), None)
 
 
-def centred(x: Mat) -> Basis:
-    """The columns of x (p, n), centred on their means where possible, with unit root mean square."""
+def centred(x: Mat, *, elsewhere: bool = False) -> Basis:
+    """The columns of x (p, n), centred on their means where possible, with unit root mean square.
+
+    elsewhere   another predictor makes up for the means of columns that make no constant
+    """
     p, n = x.shape
     if p == 0:
         return plain(x)
@@ -89,16 +102,18 @@ def centred(x: Mat) -> Basis:
     if constant is not None:
         means = np.where(constant != 0.0, 0.0, x.mean(1))
         a -= np.outer(means, constant)
+    carried = x.mean(1) if elsewhere and constant is None else None
+    means = means if carried is None else carried
     square = np.zeros(p)
     for rows in stretches(n):
         part = x[:, rows] - means[:, None]
         square += np.einsum("pn,pn->p", part, part)
     scale = np.sqrt(square / n)
     scale[scale == 0.0] = 1.0
-    return _told_apart(Basis(x, means, scale, a / scale[:, None], constant))
+    return _told_apart(Basis(x, means, scale, a / scale[:, None], constant, carried=carried))
 
 
-def centred_moments(mean: Vec, second: Mat) -> Basis:
+def centred_moments(mean: Vec, second: Mat, *, elsewhere: bool = False) -> Basis:
     """The same basis from means (p,) and second moments about them (p, p), without columns."""
     p = len(mean)
     nothing = np.empty((p, 0))
@@ -110,9 +125,12 @@ def centred_moments(mean: Vec, second: Mat) -> Basis:
         shift = np.where(constant != 0.0, 0.0, mean)
         a -= np.outer(shift, constant)
         square = np.where(constant != 0.0, square, np.diag(second))
+    carried = mean if elsewhere and constant is None else None
+    if carried is not None:
+        shift, square = carried, np.diag(second)
     scale = np.sqrt(square)
     scale[scale == 0.0] = 1.0
-    return Basis(nothing, shift, scale, a / scale[:, None], constant)
+    return Basis(nothing, shift, scale, a / scale[:, None], constant, carried=carried)
 
 
 def _told_apart(basis: Basis) -> Basis:
@@ -151,7 +169,7 @@ def told_apart_by(basis: Basis, second: Mat, mean: Vec) -> Basis:
     p = len(mean)
     if p - (basis.constant is not None) < 2:
         return basis
-    centre = basis.a @ mean
+    centre = basis.centre(mean)
     gram = basis.a @ second @ basis.a.T + np.outer(centre, centre)
     if _distinct(gram):
         return basis

@@ -11,7 +11,7 @@ import scipy.linalg as sl
 from polars_glmm.families.base import Parameter
 from polars_glmm.families.links import LINKS, Link
 from polars_glmm.likelihood.parameters.basis import Basis
-from polars_glmm.typing import Mat
+from polars_glmm.typing import Mat, Vec
 
 
 def label(name: str, parameter: str, between: str = " ") -> str:
@@ -82,5 +82,35 @@ def mean_alone(names: tuple[str, ...], basis: Basis) -> tuple[Part, ...]:
 
 
 def outward(parts: Sequence[Part]) -> Mat:
-    """All coefficients as named from those in the computing bases, block diagonal (P, P)."""
-    return np.asarray(sl.block_diag(*(part.outward for part in parts)))
+    """All coefficients as named from those in the computing bases (P, P): block diagonal, but for those that take up
+    what the columns of the mean are centred on.
+    """
+    whole = np.asarray(sl.block_diag(*(part.outward for part in parts)))
+    for part, beside in _taking_up(parts):
+        whole[part.own, parts[0].own] = beside @ parts[0].outward
+    return whole
+
+
+def inward(parts: Sequence[Part], named: Vec) -> Vec:
+    """All coefficients in the computing bases from those as named, (P,); constants stand as they are."""
+    own: Vec = np.array(named, dtype=np.float64)
+    for part, beside in _taking_up(parts):
+        own[part.own] -= beside @ own[parts[0].own]
+    found: Vec = np.concatenate([own[p.own] if p.basis is None else p.basis.inward(own[p.own]) for p in parts])
+    return found
+
+
+def outward_slopes(parts: Sequence[Part], slopes: Vec) -> Vec:
+    """Derivatives in the coefficients as named from those in the computing bases, (P,)."""
+    found = [
+        slopes[p.own] if p.basis is None or not len(p.basis.a) else np.linalg.solve(p.basis.a, slopes[p.own])
+        for p in parts
+    ]
+    of_named = np.concatenate(found)
+    for part, beside in _taking_up(parts):
+        of_named[parts[0].own] -= beside.T @ of_named[part.own]
+    return of_named
+
+
+def _taking_up(parts: Sequence[Part]) -> list[tuple[Part, Mat]]:
+    return [(p, p.basis.beside) for p in parts if p.basis is not None and p.basis.beside is not None]

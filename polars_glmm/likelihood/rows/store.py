@@ -5,7 +5,7 @@ The units are those that `cut_rows` makes of each part, so that a pass cannot te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -17,7 +17,7 @@ from polars_glmm.families.base import Rows, censoring_of, heads_of, heads_of_inp
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
 from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
 from polars_glmm.likelihood.parameters.parts import Part
-from polars_glmm.likelihood.parameters.thresholds import cut
+from polars_glmm.likelihood.parameters.thresholds import bases_of
 from polars_glmm.likelihood.rows.block_parts import block_part
 from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit, cut_rows
 from polars_glmm.linalg.elimination import OneFactor
@@ -206,14 +206,22 @@ class Stored:
         return StoredRows(units, None, self.n_rows, units.levels())
 
 
-def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]]) -> Stored:
+def store(
+    design: StoredDesign,
+    block_rows: int,
+    parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]],
+    held: Collection[str] = (),
+) -> Stored:
     """The rows of a design of at most one factor, in blocks in a file; its parts leave the disk on the way.
 
     parts_of   the linear predictors of the model from the bases of those with a formula
+    held       names of parameters that stay where they are
     """
     layout, moments = design.layout, design.moments
-    of_columns = tuple(_basis(design, own) for own in layout.x)
-    bases = tuple(cut(basis, one) for basis, one in zip(of_columns, design.predictors, strict=True))
+    places = {one.parameter: own for one, own in zip(design.predictors, layout.x, strict=True)}
+    of_columns, bases = bases_of(
+        design.predictors, lambda one, *, elsewhere: _basis(design, places[one.parameter], elsewhere=elsewhere), held
+    )
     predictors = parts_of(bases)
     effects, working, distinct = _effects(design)
     z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
@@ -263,15 +271,16 @@ def store(design: StoredDesign, block_rows: int, parts_of: Callable[[tuple[Basis
     return Stored(bases, effects, units, design.n_rows)
 
 
-def _basis(design: StoredDesign, places: tuple[int, ...]) -> Basis:
+def _basis(design: StoredDesign, places: tuple[int, ...], *, elsewhere: bool) -> Basis:
     own = design.moments.pick(places)
-    return told_apart_by(centred_moments(own.mean, own.cross / own.n), own.cross / own.n, own.mean)
+    basis = centred_moments(own.mean, own.cross / own.n, elsewhere=elsewhere)
+    return told_apart_by(basis, own.cross / own.n, own.mean)
 
 
 def _ones(basis: Basis, moments: ColumnMoments) -> BoolVec:
     """Which computing columns are ones."""
     mean, cross = moments.mean, moments.cross
-    return np.asarray((basis.a @ mean == 1.0) & (np.einsum("pi,ij,pj->p", basis.a, cross, basis.a) == 0.0))
+    return np.asarray((basis.centre(mean) == 1.0) & (np.einsum("pi,ij,pj->p", basis.a, cross, basis.a) == 0.0))
 
 
 def _effects(design: StoredDesign) -> tuple[Effects, WorkingBasis | None, list[int]]:
