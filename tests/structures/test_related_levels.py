@@ -147,6 +147,32 @@ def test_laplace_is_the_dense_approximation(family, crossed):
     assert_allclose(found.gradient(point), differences(found, point), rtol=1e-5, atol=1e-6)
 
 
+KERNELS = {
+    "two relations": (("count ~ x + (1 | g) + (1 | s)",), {"family": "poisson"}),
+    "two predictors": (("y ~ x + (1 |p| g)", "phi ~ 1 + (1 |p| g)"), {}),
+    "zeros": (("count ~ x + (1 | g)", "zi ~ 1 + (1 | g)"), {"family": "poisson"}),
+    "expected curvature": (
+        ("hit ~ x + (1 | g)",),
+        {"family": "binomial", "link": "probit", "method": pg.Laplace(curvature="expected")},
+    ),
+    "not log-concave": (("y ~ x + (1 | g)",), {"family": pg.StudentT(df=3)}),
+    "weights": (("y ~ x + cs(1 + x | g)",), {"precision": "w"}),
+    "counted rows": (("count ~ f + (1 | g)",), {"family": "poisson", "frequency": "n"}),
+}
+
+
+@pytest.mark.parametrize("case", KERNELS)
+def test_gradients_are_differences(case):
+    formulas, how = KERNELS[case]
+    df = frame().with_columns(w=1.0 + pl.col("x").abs(), n=pl.col("count") % 3 + 1)
+    known = {"g": pairs(relationship())}
+    if case == "two relations":
+        known["s"] = pairs(relationship(R, seed=2), [f"s{k}" for k in range(R)])
+    found = pg.objective(df, *formulas, known=known, **how)
+    point = np.array([0.2 if name.startswith("cor") else 0.4 for name in found.names])
+    assert_allclose(found.gradient(point), differences(found, point), rtol=1e-5, atol=1e-5)
+
+
 MODELS = {
     "reml": ("y ~ x + (1 | s) + (1 | g)", {}),
     "ml": ("y ~ x + (1 | g)", {"method": "ml"}),

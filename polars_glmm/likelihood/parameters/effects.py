@@ -276,12 +276,11 @@ def assemble(
     maps = []
     for place, (factor, use) in enumerate(zip(factors, uses, strict=True)):
         basis, outward = _working(transfer[:, use], root, sizes[place])
-        codes, size = factor.codes.astype(np.intp, copy=False), 1.0
-        prior = factor.prior
+        codes, prior, unit = factor.codes.astype(np.intp, copy=False), factor.prior, 1.0
         if prior is not None:
-            size = prior.size
-            prior, outward = prior.in_units(size), outward / size
-        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place, prior, size))
+            unit = prior.size
+            prior, outward = prior.in_units(unit), outward / unit
+        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place, prior, unit))
     maps.sort(key=lambda f: -f.n_levels)
     return Effects(tuple(maps), columns, theta, part_of)
 
