@@ -43,6 +43,17 @@ class Prior:
         """The diagonal of A, (G,)."""
         return np.diag(self.covariance)
 
+    @property
+    def size(self) -> float:
+        """Root mean square of the levels' standard deviations."""
+        return float(np.sqrt(self.variances.mean()))
+
+    def in_units(self, size: float) -> Prior:
+        """The same of effects divided by a number."""
+        square = size**2
+        log_determinant = self.log_determinant - len(self.low) * float(np.log(square))
+        return Prior(self.covariance / square, self.low / size, self.precision * square, log_determinant)
+
     def inverse(self) -> Prior | None:
         """The prior whose covariance matrix is the precision of this one."""
         return Prior.of(self.precision)

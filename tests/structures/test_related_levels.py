@@ -147,6 +147,32 @@ def test_laplace_is_the_dense_approximation(family, crossed):
     assert_allclose(found.gradient(point), differences(found, point), rtol=1e-5, atol=1e-6)
 
 
+KERNELS = {
+    "two relations": (("count ~ x + (1 | g) + (1 | s)",), {"family": "poisson"}),
+    "two predictors": (("y ~ x + (1 |p| g)", "phi ~ 1 + (1 |p| g)"), {}),
+    "zeros": (("count ~ x + (1 | g)", "zi ~ 1 + (1 | g)"), {"family": "poisson"}),
+    "expected curvature": (
+        ("hit ~ x + (1 | g)",),
+        {"family": "binomial", "link": "probit", "method": pg.Laplace(curvature="expected")},
+    ),
+    "not log-concave": (("y ~ x + (1 | g)",), {"family": pg.StudentT(df=3)}),
+    "weights": (("y ~ x + cs(1 + x | g)",), {"precision": "w"}),
+    "counted rows": (("count ~ f + (1 | g)",), {"family": "poisson", "frequency": "n"}),
+}
+
+
+@pytest.mark.parametrize("case", KERNELS)
+def test_gradients_are_differences(case):
+    formulas, how = KERNELS[case]
+    df = frame().with_columns(w=1.0 + pl.col("x").abs(), n=pl.col("count") % 3 + 1)
+    known = {"g": pairs(relationship())}
+    if case == "two relations":
+        known["s"] = pairs(relationship(R, seed=2), [f"s{k}" for k in range(R)])
+    found = pg.objective(df, *formulas, known=known, **how)
+    point = np.array([0.2 if name.startswith("cor") else 0.4 for name in found.names])
+    assert_allclose(found.gradient(point), differences(found, point), rtol=1e-5, atol=1e-5)
+
+
 MODELS = {
     "reml": ("y ~ x + (1 | s) + (1 | g)", {}),
     "ml": ("y ~ x + (1 | g)", {"method": "ml"}),
@@ -192,7 +218,7 @@ def test_levels_that_share_a_block_are_nested_in_it(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_what_a_matrix_may_be_called(model):
-    """The inverse, either triangle or both, in any order, lazily, of another library; twice it is half the variance."""
+    """The inverse, either triangle or both, in any order, lazily, of another library; k times it is σ²/k."""
     df, (formula, how), a = frame(), MODELS[model], relationship()
     fit = df.glmm.fit(formula, known={"g": pairs(a)}, **how)
     whole = pairs(a, lower=False).sample(fraction=1.0, shuffle=True, seed=1)
@@ -200,10 +226,12 @@ def test_what_a_matrix_may_be_called(model):
     inverse = KnownLevels(pairs(np.linalg.inv(a)).lazy(), kind="precision")
     for other in (inverse, whole, turned.to_pandas() if model == "ml" else turned):
         same_fits(fit, df.glmm.fit(formula, known={"g": other}, **how))
-    twice = df.glmm.fit(formula, known={"g": pairs(2.0 * a)}, **how)
-    assert twice.loglik == pytest.approx(fit.loglik, abs=1e-7)
-    variances = [one.varcorr().filter(pl.col("group") == "g")["estimate"].item() for one in (fit, twice)]
-    assert variances[1] == pytest.approx(variances[0] / 2.0, rel=1e-4)
+    for times in (1e-9, 1e9):
+        other = df.glmm.fit(formula, known={"g": pairs(times * a)}, **how)
+        assert other.loglik == pytest.approx(fit.loglik, abs=1e-7)
+        variances = [one.varcorr().filter(pl.col("group") == "g")["estimate"].item() for one in (fit, other)]
+        assert variances[1] == pytest.approx(variances[0] / times, rel=1e-4)
+        assert_frame_equal(other.ranef(), fit.ranef(), abs_tol=1e-5)
     lazy = df.lazy().glmm.fit(formula, known={"g": pairs(a)}, **how)
     assert lazy.loglik == pytest.approx(fit.loglik, abs=1e-10)
     enum = df.with_columns(pl.col("g").cast(pl.Enum(sorted(df["g"].unique()))))
@@ -252,21 +280,27 @@ def test_one_record_a_level_is_enough():
         df.glmm.fit("y ~ 1 + (1 | g)", known={"g": pairs(np.eye(40))})
 
 
-def test_draws_have_the_covariance_of_the_levels():
+def test_numbers_are_coloured_as_the_levels_are():
     a = relationship()
     prior = Prior.of(a)
     assert prior is not None
     root = coloured(prior, np.eye(G))
     assert_allclose(root.T @ root, a, atol=1e-12)
-    fit = frame().glmm.fit("y ~ x + (1 | g)", known={"g": pairs(a)})
-    rows = pl.DataFrame({"g": labels(), "x": np.zeros(G)})
-    drawn = fit.simulate(rows, 3000, rng=1).select(pl.col("^sim_.*$")).to_numpy()
-    variance, residual = fit.varcorr()["estimate"][0], fit.dispersion()["estimate"].item() ** 2
-    expected = variance * a + residual * np.eye(G)
-    size = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
-    assert_allclose(np.cov(drawn) / size, expected / size, atol=5.0 * np.sqrt(2.0 / 3000))
-    stranger = fit.simulate(pl.DataFrame({"g": ["new"], "x": [0.0]}), 3000, rng=1).select(pl.col("^sim_.*$")).to_numpy()
-    assert np.var(stranger) == pytest.approx(variance + residual, rel=5.0 * np.sqrt(2.0 / 3000))
+
+
+@pytest.mark.parametrize("n", [200, pytest.param(5000, marks=pytest.mark.slow)])
+def test_simulations_have_the_covariance_of_the_levels(n):
+    """Cov(y) = σ²A + φ²I over levels, to five standard errors; a level that is not known has variance σ²."""
+    away = np.abs(np.subtract.outer(range(G), range(G)))
+    held = {"sd(g: Intercept)": 2.0, "phi": 0.2}
+    fit = frame().glmm.fit("y ~ x + (1 | g)", known={"g": pairs(0.98**away)}, fixed=held)
+    rows = pl.DataFrame({"g": [*labels(), "new"], "x": np.zeros(G + 1)})
+    expected = np.zeros((G + 1, G + 1))
+    expected[:G, :G] = 4.0 * 0.98**away
+    expected[G, G] = 4.0
+    expected += 0.04 * np.eye(G + 1)
+    drawn = fit.simulate(rows, n, rng=1).select(pl.col("^sim_.*$")).to_numpy()
+    assert_allclose(np.cov(drawn) / 4.04, expected / 4.04, atol=5.0 * np.sqrt(2.0 / n))
 
 
 def test_bootstraps_profiles_and_files_keep_what_is_known(tmp_path):

@@ -107,7 +107,7 @@ def factor_estimates(
     out = []
     slopes: Sequence[Cube | None] = u_slopes or [None] * len(u)
     for f, factor, mode, cov, slope in zip(effects.factors, factors, u, u_covariance, slopes, strict=True):
-        outward = f.outward @ factor
+        outward = f.size * f.outward @ factor
         spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
         estimate = FactorEstimate(
             name=f.name,

@@ -67,6 +67,7 @@ class FactorMap:
 
     basis (d, r): working columns = basis'z, with unit mean square and, within an unstructured term, uncorrelated
     outward (r, r): b on the columns the user named = outward · b in the working columns; block diagonal over terms
+    prior: how levels know each other, of effects in units of `size`, so that those of a usual level are near 1
     """
 
     name: str
@@ -77,6 +78,7 @@ class FactorMap:
     codes: IntVec
     place: int
     prior: Prior | None = None
+    size: float = 1.0
 
     @property
     def r(self) -> int:
@@ -274,8 +276,11 @@ def assemble(
     maps = []
     for place, (factor, use) in enumerate(zip(factors, uses, strict=True)):
         basis, outward = _working(transfer[:, use], root, sizes[place])
-        codes = factor.codes.astype(np.intp, copy=False)
-        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place, factor.prior))
+        codes, prior, unit = factor.codes.astype(np.intp, copy=False), factor.prior, 1.0
+        if prior is not None:
+            unit = prior.size
+            prior, outward = prior.in_units(unit), outward / unit
+        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place, prior, unit))
     maps.sort(key=lambda f: -f.n_levels)
     return Effects(tuple(maps), columns, theta, part_of)
 
