@@ -18,7 +18,7 @@ from polars_glmm.likelihood.parameters.effects import Effects, map_effects
 from polars_glmm.likelihood.parameters.parts import Part, make_parts
 from polars_glmm.likelihood.parameters.thresholds import cut
 from polars_glmm.likelihood.rows import sums as rowsums
-from polars_glmm.likelihood.rows.spread import Spread, spread
+from polars_glmm.likelihood.rows.spread import SpreadRows, spread
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Answering, Stretches
 from polars_glmm.spec.method import ML, REML, Method
@@ -42,7 +42,7 @@ class Model:
     bases: tuple[Basis, ...]
     effects: Effects
     by_rows: bool = False
-    stored: Stored | Spread | None = None
+    stored: Stored | SpreadRows | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

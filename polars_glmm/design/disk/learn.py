@@ -101,7 +101,7 @@ def learn_stored(
     return StoredLearned(recipe, stored, left_out + notes, n_dropped)
 
 
-class Asked(NamedTuple):
+class Inquired(NamedTuple):
     """What queries teach of a model: its recipe before columns are dropped, the rows of every level by factor."""
 
     recipe: Recipe
@@ -112,7 +112,7 @@ class Asked(NamedTuple):
     source: Source
 
 
-def asked_of(spec: ModelSpec, source: Source) -> Asked:
+def asked_of(spec: ModelSpec, source: Source) -> Inquired:
     """What a source teaches of a resolved model by queries, wherever its rows are."""
     variables = LazyVariables(Known(source))
     variables.ask(factors_of(spec))
@@ -130,10 +130,10 @@ def asked_of(spec: ModelSpec, source: Source) -> Asked:
     )
     notes += text_notes(spec, variables.categoricals)
     rows = tuple(rows for _, rows in counted)
-    return Asked(recipe, tuple(part.centred for part in made), rows, notes, later, source)
+    return Inquired(recipe, tuple(part.centred for part in made), rows, notes, later, source)
 
 
-def settled(asked: Asked, design: AnyApart) -> tuple[Recipe, AnyApart, tuple[Note, ...]]:
+def settled(asked: Inquired, design: AnyApart) -> tuple[Recipe, AnyApart, tuple[Note, ...]]:
     """The recipe and the design with the columns that are no combination of others, and what there is to say."""
     before, notes = asked.recipe.predictors, asked.notes
     found = [judged(design, places, own) for places, own in zip(design.layout.x, asked.centred, strict=True)]

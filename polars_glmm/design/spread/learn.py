@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from polars_glmm import progress
-from polars_glmm.design.disk.learn import Asked, asked_of, require_groups_fit, settled, trials_of
+from polars_glmm.design.disk.learn import Inquired, asked_of, require_groups_fit, settled, trials_of
 from polars_glmm.design.recipe import FactorRecipe, Recipe
 from polars_glmm.design.spread.rows import SpreadDesign, read_part, together
 from polars_glmm.errors import ModelError, counted
@@ -68,7 +68,7 @@ def learn_spread(
     return SpreadLearned(recipe, design, (*dropped, *notes), 0 if found is None else found.n)
 
 
-def _coarsest(asked: Asked, source: EngineSource) -> int | None:
+def _coarsest(asked: Inquired, source: EngineSource) -> int | None:
     """The factor that every other is nested in, None without factors. Raises ModelError where factors cross."""
     factors = asked.recipe.factors
     if not factors:

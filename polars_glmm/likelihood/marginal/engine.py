@@ -25,7 +25,7 @@ from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.likelihood.rows.holder import Holder
 from polars_glmm.likelihood.rows.merge import merge_rows
-from polars_glmm.likelihood.rows.spread import Spread
+from polars_glmm.likelihood.rows.spread import SpreadRows
 from polars_glmm.likelihood.rows.store import Stored
 from polars_glmm.optimize.search import Evaluation, newton_step
 from polars_glmm.spec.method import AGQ, REML, Laplace
@@ -158,7 +158,7 @@ def bare_engine(engine: RowEngine) -> RowEngine:
 
 def holder_of(model: Model) -> Holder:
     """Who holds a model's rows."""
-    if isinstance(model.stored, Spread):
+    if isinstance(model.stored, SpreadRows):
         return model.stored.rows(effects=bool(model.effects.factors))
     return blocks_of(model)
 

@@ -60,7 +60,7 @@ class ShardMaker:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Spread:
+class SpreadRows:
     """A model's rows in shards that stay with workers, and the bases they are in (without columns)."""
 
     bases: tuple[Basis, ...]
@@ -88,7 +88,9 @@ def _answered(question: Asking, shard: Shard) -> Any:
         return shard.answer(question)
 
 
-def spread(design: SpreadDesign, block_rows: int, parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]]) -> Spread:
+def spread(
+    design: SpreadDesign, block_rows: int, parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]]
+) -> SpreadRows:
     """The rows of a design in shards, made where its parts are, which let go what they were kept as."""
     bases = tuple(
         cut(basis_of(design, own), one) for own, one in zip(design.layout.x, design.predictors, strict=True)
@@ -100,4 +102,4 @@ def spread(design: SpreadDesign, block_rows: int, parts_of: Callable[[tuple[Basi
     design.kept.release()
     places = tuple(tuple(own[f.place] for f in effects.factors) for own in design.places)
     whole = Together(design.n_rows, tuple(f.n_levels for f in effects.factors), places)
-    return Spread(bases, effects, Shards(ToWorkers(made), whole))
+    return SpreadRows(bases, effects, Shards(ToWorkers(made), whole))
