@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from polars_glmm.errors import GlmmError, ModelError, ResourceError, enumerate_names
+from polars_glmm.errors import GlmmError, ModelError, ResourceError
 from polars_glmm.frames.engine import EngineFrame, rows_of_part
 from polars_glmm.frames.staying import Staying
 from polars_glmm.memory import readable
@@ -24,6 +24,8 @@ Thing_co = TypeVar("Thing_co", covariant=True)
 
 _PART = 1 << 28
 """Bytes of a part, about, where there are more than one a thread: what is shuffled and prepared at once."""
+_LOOK, _PATIENCE = 5.0, 60.0
+"""Seconds after which workers are counted while an answer is waited for, and for which there may be none."""
 _NAMES = ("polars_glmm", "polars", "numpy", "scipy")
 _VERSIONS = f"{{name: __import__(name).__version__ for name in {_NAMES}}}"
 """Asked by `eval`, so that a worker without this package can say so."""
@@ -44,6 +46,7 @@ class DaskThings(Staying[Thing_co]):
         asked = self._submit(_answered, question)
         try:
             with self._holders.watched():
+                self._holders.settle(asked)
                 bodies = self._holders.client.gather(asked)
         finally:
             for future in asked:
@@ -118,10 +121,21 @@ class DaskHolders:
         """Wait until things are made; raise what making one of them raised."""
         from distributed import wait  # noqa: PLC0415  for Dask frames only
 
+        alone = 0.0
         with self.watched():
-            wait(list(futures))
+            while not any(future.status == "error" for future in futures):
+                with suppress(TimeoutError):
+                    wait(list(futures), timeout=_LOOK)
+                    break
+                alone = 0.0 if self.client.scheduler_info(n_workers=-1)["workers"] else alone + _LOOK
+                if alone >= _PATIENCE:
+                    msg = (
+                        f"The Dask cluster has had no worker for {alone:.0f} seconds, and the parts of the rows went "
+                        "with the last one. Start workers, with more memory if that was why they died, and fit again."
+                    )
+                    raise ResourceError(msg)
             for future in futures:
-                if future.status != "finished":
+                if future.status not in ("finished", "pending"):
                     future.result()
 
     @contextmanager
@@ -155,14 +169,14 @@ class DaskHolders:
         except ImportError as error:
             msg = (
                 f"The workers of the Dask cluster cannot import what rows are worked on with ({error}): install "
-                f"{enumerate_names([f'{name} {version}' for name, version in here.items()])} there."
+                f"{', '.join(f'{name} {version}' for name, version in here.items())} there."
             )
             raise ModelError(msg) from error
         for address, found in there.items():
             other = [name for name in _NAMES if found[name] != here[name]]
             if other:
-                have = enumerate_names([f"{name} {found[name]}" for name in other])
-                want = enumerate_names([f"{name} {here[name]}" for name in other])
+                have = ", ".join(f"{name} {found[name]}" for name in other)
+                want = ", ".join(f"{name} {here[name]}" for name in other)
                 msg = f"The worker {address} has {have}, this process {want}: install the same for rows to stay."
                 raise ModelError(msg)
 

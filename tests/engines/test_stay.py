@@ -55,8 +55,9 @@ DATA = made()
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    distributed = importlib.import_module("distributed")
+    distributed, config = importlib.import_module("distributed"), importlib.import_module("dask").config
     with (
+        config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster,
         distributed.Client(cluster) as there,
     ):
