@@ -39,12 +39,15 @@ class Rows:
                8, where rows are so many that it pays and threads is 0. Crossed factors couple all rows, which then stay
                in one process
     compress   count equal rows instead of repeating them, where a look at the data says that it pays
+    stay       rows of a Dask frame are fitted by the workers that hold them: True always, False never, None where they
+               would not fit in memory here
     """
 
     block: int = 65536
     threads: int = 0
     compress: bool = True
     processes: int = 0
+    stay: bool | None = None
 
     def __post_init__(self) -> None:
         if not _is_whole(self.block, 1):
@@ -53,6 +56,8 @@ class Rows:
             _refuse("Rows(threads", self.threads, "a whole number, 0 for as many as there are cores")
         if not _is_whole(self.processes, 0):
             _refuse("Rows(processes", self.processes, "a whole number, 0 for as many as there are cores where it pays")
+        if self.stay not in (None, True, False):
+            _refuse("Rows(stay", self.stay, "True, False or None")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"spec"}),
     frozenset({"columns"}),
     frozenset({"frames"}),
+    frozenset({"cluster"}),
     frozenset({"design.recipe", "design.records"}),
     frozenset({"design.relation"}),
     frozenset({"design.rank", "design.selection", "design.recipe_json", "design.text_numbers"}),
@@ -35,7 +36,10 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.learn"}),
     frozenset({"design.reader", "design.sums"}),
     frozenset({"design.known"}),
+    frozenset({"design.apart"}),
+    frozenset({"design.distinct"}),
     frozenset({"design.disk"}),
+    frozenset({"design.spread"}),
     frozenset({"design.pairing"}),
     frozenset({"design.by_key"}),
     frozenset({"likelihood.parameters"}),
@@ -97,6 +101,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
             "columns",
             "files",
             "frames",
+            "cluster",
             "design",
             "answer",
             "fitting",
@@ -117,6 +122,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
         }
     ),
     "narwhals": frozenset({"frames"}),
+    "dask": frozenset({"cluster"}),
+    "distributed": frozenset({"cluster"}),
 }
 """Who may stand on which library."""
 
@@ -124,7 +131,7 @@ LAZY = frozenset({"__init__", "namespace", "api", "cli", "cli_questions"})
 """The front door: its imports inside functions are there to be late, and may reach any room."""
 
 HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matplotlib", "altair", "great_tables")
-HEAVY += ("arviz", "arviz_base", "bambi", "pymc")
+HEAVY += ("dask", "distributed", "arviz", "arviz_base", "bambi", "pymc")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

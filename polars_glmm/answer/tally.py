@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from polars_glmm.design.disk.parts import StoredDesign
+from polars_glmm.design.apart import Apart
 from polars_glmm.design.pairing import Pairings, about, pairings
 from polars_glmm.errors import DataChangedError, enumerate_names
 
@@ -60,13 +60,13 @@ class Fingerprint:
 Reading: TypeAlias = tuple[Fingerprint, tuple[GroupSize, ...]]
 
 
-def group_sizes(design: Design | StoredDesign) -> tuple[GroupSize, ...]:
+def group_sizes(design: Design | Apart) -> tuple[GroupSize, ...]:
     """One record per factor, in the order of the formula."""
     sizes = []
-    for factor in design.factors:
+    for place, factor in enumerate(design.factors):
         counts: Vec
-        if isinstance(design, StoredDesign):
-            counts = design.tally.level_obs
+        if isinstance(design, Apart):
+            counts = design.level_obs[place]
         else:
             counts = np.bincount(factor.codes, design.frequency, factor.n_levels).astype(np.float64, copy=False)
         sizes.append(
@@ -75,10 +75,10 @@ def group_sizes(design: Design | StoredDesign) -> tuple[GroupSize, ...]:
     return tuple(sizes)
 
 
-def fingerprint(design: Design | StoredDesign, recipe: Recipe) -> Fingerprint:
+def fingerprint(design: Design | Apart, recipe: Recipe) -> Fingerprint:
     """The sums of a design."""
     paired, taken_with = pairings(design), about(recipe)
-    if isinstance(design, StoredDesign):
+    if isinstance(design, Apart):
         tally = design.tally
         sums = (float(tally.n_obs), tally.fy, tally.fyy, tally.trials, tally.precision)
         return Fingerprint(sums, paired, taken_with)

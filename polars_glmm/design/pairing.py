@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from polars_glmm.design.disk.parts import StoredDesign, weighted
+from polars_glmm.design.apart import Apart, weighted
 from polars_glmm.design.sums.moments import Moments
 from polars_glmm.design.sums.places import columns_of, places
 from polars_glmm.typing import Vec
@@ -37,9 +37,9 @@ def about(recipe: Recipe) -> str:
     return f"{recipe.predictor('mu').offset!r}, precision {recipe.spec.precision!r}"
 
 
-def pairings(design: Design | StoredDesign) -> Pairings:
+def pairings(design: Design | Apart) -> Pairings:
     """Of the rows of a model; from disk those of its group only."""
-    if isinstance(design, StoredDesign):
+    if isinstance(design, Apart):
         tally = design.tally
         if not design.factors:
             return {}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 
+from polars_glmm.cluster.dask_workers import connected
 from polars_glmm.columns.named import column
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.errors import GlmmError, ResourceError, enumerate_names
+from polars_glmm.errors import GlmmError, ModelError, ResourceError, enumerate_names
 from polars_glmm.fitting.sums import Obstacle, obstacle
 from polars_glmm.frames.counted import Compressed, compress
 from polars_glmm.frames.engine import EngineFrame
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from polars_glmm.spec.call import Call
     from polars_glmm.spec.model import ModelSpec
 
-Kind = Literal["sums", "products", "rows", "disk"]
+Kind = Literal["sums", "products", "rows", "disk", "workers"]
 MANY_ROWS = (30_000, 200_000)
 """Rows of a DataFrame from which queries are quicker than arrays: with one grouping factor, with several."""
 
@@ -39,12 +40,13 @@ class Route(NamedTuple):
     """The way from a frame to the likelihood.
 
     kind      "sums" (aggregation queries), "products" (cross-products of arrays), "rows" (passes over blocks in
-              memory), or "disk" (passes over blocks on disk)
+              memory), "disk" (passes over blocks on disk), or "workers" (passes over blocks where the rows are)
     counted   rows where equal ones are counted, or None
     why       what keeps a gaussian model from its sums, where that is worth a note
     n_rows    rows of the frame, where they were counted to decide
     needed    bytes that the rows would take in memory, where that was asked
     refused   what to raise where the rows fit neither in memory nor, having several factors, on disk
+    engine    the frame whose rows stay with workers
     """
 
     kind: Kind
@@ -53,6 +55,7 @@ class Route(NamedTuple):
     n_rows: int | None = None
     needed: int | None = None
     refused: ResourceError | None = None
+    engine: EngineFrame | None = None
 
 
 def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Route:
@@ -123,12 +126,48 @@ def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route 
     spec = call.spec()
     if obstacle(spec, call) is None:
         return Route("sums")
+    if control.rows.compress and _countable(spec, frame):
+        counted = learned_cells(compress_engine(frame, spec, missing=call.missing), spec, call)
+        if counted is not None:
+            return Route("rows", counted)
+    return _stays(spec, frame, control)
+
+
+def _countable(spec: ModelSpec, frame: EngineFrame) -> bool:
+    """Whether equal rows may be counted."""
     if exact(spec) or spec.residual is not None or spec.response.ends or spec.family.is_censored:
+        return False
+    return not few_variances(spec, frame.lazy())
+
+
+def _stays(spec: ModelSpec, frame: EngineFrame, control: Control) -> Route | None:
+    """Passes by the workers that hold the rows, where that was asked for or memory here would not hold them.
+
+    Raises ModelError where it was asked for and cannot be.
+    """
+    stay, why = control.rows.stay, ""
+    if stay is False:
         return None
-    if few_variances(spec, frame.lazy()) or not control.rows.compress:
+    if connected(frame) is None:
+        why = "a Dask frame and a cluster are needed: connect to one first, with distributed.Client(…)"
+    elif exact(spec):
+        why = "a gaussian model with one residual variance is fitted from its cross-products"
+    elif spec.residual is not None:
+        why = "residuals of this model are correlated, and its rows must be in one place"
+    elif spec.response.ends or spec.family.is_censored:
+        why = "its response is censored"
+    elif spec.family.curve is not None:
+        why = "the starting values of a curve are found from rows in one place"
+    if stay and why:
+        msg = f"Rows cannot stay with workers, as control=Control(rows=Rows(stay=True)) asks: {why}."
+        raise ModelError(msg)
+    if why:
         return None
-    counted = learned_cells(compress_engine(frame, spec, missing=call.missing), spec, call)
-    return None if counted is None else Route("rows", counted)
+    if not stay:
+        limit = memory_limit(control.memory.limit)
+        if room_for(spec.resolve(frozenset(frame.schema.names())), frame, limit).needed <= limit:
+            return None
+    return Route("workers", engine=frame)
 
 
 def _counted(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Counted | None:

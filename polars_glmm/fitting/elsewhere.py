@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.errors import DataChangedError
+from polars_glmm.errors import DataChangedError, ModelError
 from polars_glmm.fitting.choose import choose_on_engine
 from polars_glmm.fitting.flow import fit_call, fit_from_rows, told
 from polars_glmm.fitting.sums import Obstacle, fit_summaries
@@ -36,6 +36,9 @@ def fit_frame(frame: pl.DataFrame | pl.LazyFrame | EngineFrame, call: Call, cont
 def _on_engine(frame: EngineFrame, call: Call, control: Control) -> Answer:
     began = perf_counter()
     if control.keep == "rows":  # the one reading serves for both
+        if control.rows.stay:
+            msg = "Rows cannot both stay with workers (Rows(stay=True)) and be kept here (keep='rows'): choose one."
+            raise ModelError(msg)
         return _read_out(frame, call, control)
     source = None if control.keep == "none" else frame.lazy()
     try:
@@ -46,6 +49,9 @@ def _on_engine(frame: EngineFrame, call: Call, control: Control) -> Answer:
             return replace(fit_from_rows(frame.lazy(), call, control, route, began), source=source)
         fit = fit_summaries(frame, call, control)
     except NotThereError as error:
+        if control.rows.stay:
+            msg = f"Rows cannot stay with workers: {error} Make the column first, or leave out Rows(stay=True)."
+            raise ModelError(msg) from error
         return _read_out(frame, call, control, str(error))
     if isinstance(fit, Obstacle):
         return _read_out(frame, call, control, f"{fit.text}.")

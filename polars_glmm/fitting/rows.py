@@ -1,4 +1,4 @@
-"""From a frame to the rows of a model by the route that was chosen: in memory, counted, or on disk."""
+"""From a frame to the rows of a model by the route that was chosen: in memory, counted, on disk, or with workers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
+from polars_glmm.cluster.dask_workers import connected, dask_holders
 from polars_glmm.design.disk.learn import Sizes, StoredLearned, learn_stored
 from polars_glmm.design.learn import Learned, learn
+from polars_glmm.design.spread.learn import SpreadLearned, learn_spread
 from polars_glmm.memory import memory_limit
 from polars_glmm.spill import spilling
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from polars_glmm.fitting.choose import Route
     from polars_glmm.spec.call import Call
 
-AnyLearned: TypeAlias = Learned | StoredLearned
+AnyLearned: TypeAlias = Learned | StoredLearned | SpreadLearned
 
 _PART = 1 / 16
 """Share of the memory limit that one part of stored rows may take: a dozen copies of some of its columns are made."""
@@ -33,7 +35,7 @@ _LEAST = 1 << 28
 def learned_rows(
     frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, route: Route
 ) -> Iterator[AnyLearned]:
-    """Recipe and design of what `call` asks; rows that go to disk are there until the block is left.
+    """Recipe and design of what `call` asks; rows on disk or with workers are there until the block is left.
 
     Raises ResourceError where rows that fit nowhere were chosen.
     """
@@ -41,6 +43,10 @@ def learned_rows(
         raise route.refused
     if route.counted is not None:
         yield route.counted.learned
+        return
+    if route.engine is not None:
+        with dask_holders(connected(route.engine)) as holders:
+            yield learn_spread(call.spec(), route.engine, holders, missing=call.missing)
         return
     if route.kind != "disk":
         yield learn(call.spec(), frame, missing=call.missing)

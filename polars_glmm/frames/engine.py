@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -125,3 +125,11 @@ def _batches(plan: Any, size: int) -> Iterator[pl.DataFrame]:
             yield nw.from_native(part.compute(), eager_only=True).to_polars()
         return
     yield plan.collect("polars").to_native()
+
+
+def rows_of_part(native: Any, dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The rows of a part of an engine's frame, which is in memory, with the dtypes of that frame."""
+    import narwhals.stable.v2 as nw  # noqa: PLC0415  for such frames only
+
+    found: pl.DataFrame = nw.from_native(native, eager_only=True).to_polars()
+    return found.select(list(dtypes)).cast(dict(dtypes))  # type: ignore[arg-type]

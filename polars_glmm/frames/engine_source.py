@@ -103,6 +103,12 @@ class EngineSource(Source):
     def labels(self, name: str) -> Query:
         return self.rows.select(self.column(name)).group_by(name).agg(self.library.len().alias(_COUNT))
 
+    def levels_of(self, keys: Sequence[str], count: str) -> pl.DataFrame:
+        named = {key: _KEY + key for key in keys}
+        rows = self.rows.select(*(self.column(key).alias(own) for key, own in named.items()))
+        found = self.answer(rows.group_by(list(named.values())).agg(self.count().alias(count)))
+        return found.rename({own: key for key, own in named.items()})
+
     def fact_of_labels(self, found: pl.DataFrame, name: str) -> Fact:
         """That labels have the rows they had: rows weighed by label, where labels are few, else the rows alone."""
         dtype, counts = self.dtypes[name], [float(n) for n in found[_COUNT]]

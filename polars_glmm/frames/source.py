@@ -113,6 +113,10 @@ class Source:
         """The labels of a column in use with the rows of each."""
         return count_labels(self.rows, name)
 
+    def levels_of(self, keys: Sequence[str], count: str) -> pl.DataFrame:
+        """The different values of some columns in the rows in use, and the rows of each in a column `count`."""
+        return self.answer(self.rows.group_by(map(column, keys)).agg(pl.len().alias(count)))
+
     def fact_of_labels(self, found: pl.DataFrame, name: str) -> Fact:
         """What an answer to `labels` says, to be found again."""
         return of_labels(found, name)

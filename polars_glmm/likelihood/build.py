@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from polars_glmm.control import Control
-from polars_glmm.design.disk.parts import StoredDesign
+from polars_glmm.design.apart import Apart
 from polars_glmm.design.records import Design
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
@@ -21,7 +21,7 @@ from polars_glmm.likelihood.products.heteroscedastic import estimate_strata
 from polars_glmm.likelihood.products.strata import strata_of
 from polars_glmm.likelihood.products.structure import ProductStructure
 from polars_glmm.likelihood.residual.fit import estimate_residual
-from polars_glmm.likelihood.rows.structure import RowStructure, StoredStructure
+from polars_glmm.likelihood.rows.structure import ApartStructure, RowStructure
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Method
 
@@ -29,7 +29,7 @@ __all__ = ["estimate", "estimate_summaries", "objective"]
 
 
 def estimate(
-    design: Design | StoredDesign,
+    design: Design | Apart,
     family: Family,
     method: Method,
     control: Control,
@@ -65,7 +65,7 @@ def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
 
 def _structure(model: Model) -> RowFacts:
     if model.stored is not None:
-        return StoredStructure(model.stored, model.n_obs, len(model.names), model.effects)
+        return ApartStructure(model.stored.rows(effects=True), model.n_obs, len(model.names), model.effects)
     return RowStructure(model.held_in_memory(), model.effects)
 
 

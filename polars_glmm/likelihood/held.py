@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from polars_glmm.design.disk.parts import StoredDesign
+from polars_glmm.design.apart import Apart
 from polars_glmm.design.records import Design, Predictor
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.families.base import Family
@@ -16,7 +16,7 @@ from polars_glmm.likelihood.estimate import AtInfinity, Estimate, FactorEstimate
 from polars_glmm.typing import BoolVec, Vec
 
 
-def of_levels(design: Design | StoredDesign, family: Family, fixed: Mapping[str, float]) -> Mapping[str, float]:
+def of_levels(design: Design | Apart, family: Family, fixed: Mapping[str, float]) -> Mapping[str, float]:
     """Held parameters of a curve by the names of their coefficients: {"scal": 350} holds "scal: Intercept".
 
     Raises ModelError for one that is more than a constant.
@@ -35,8 +35,8 @@ def of_levels(design: Design | StoredDesign, family: Family, fixed: Mapping[str,
 
 
 def hold_fixed_effects(
-    design: Design | StoredDesign, fixed: Mapping[str, float], curve: Curve | None = None
-) -> Design | StoredDesign:
+    design: Design | Apart, fixed: Mapping[str, float], curve: Curve | None = None
+) -> Design | Apart:
     """The design with held fixed effects of all predictors moved to its offsets.
 
     Raises ModelError where no coefficient of a parameter beyond mu, or beyond a curve, is left.
@@ -53,7 +53,7 @@ def hold_fixed_effects(
             raise ModelError(msg)
     if not any(name in fixed for name in labels_of(_of_columns(design.predictors))):
         return design
-    if isinstance(design, StoredDesign):
+    if isinstance(design, Apart):
         return design.with_held(fixed)
     mu, *further = (_moved_to_offset(one, fixed, design.n_rows) for one in design.predictors)
     return replace(design, mu=mu, further=tuple(further))

@@ -9,14 +9,17 @@ from functools import partial
 import numpy as np
 
 from polars_glmm.control import Control
+from polars_glmm.design.apart import Apart
 from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.design.records import Design, ResidualRows
+from polars_glmm.design.spread.rows import SpreadDesign
 from polars_glmm.families.base import Family, Parameter
 from polars_glmm.likelihood.parameters.basis import Basis, centred
 from polars_glmm.likelihood.parameters.effects import Effects, map_effects
 from polars_glmm.likelihood.parameters.parts import Part, make_parts
 from polars_glmm.likelihood.parameters.thresholds import bases_of
 from polars_glmm.likelihood.rows import sums as rowsums
+from polars_glmm.likelihood.rows.spread import SpreadRows, spread
 from polars_glmm.likelihood.rows.store import Stored, store
 from polars_glmm.likelihood.rows.sums import Answering, Stretches
 from polars_glmm.spec.method import ML, REML, Method
@@ -30,17 +33,17 @@ class Model:
     """A design, its family and method, and the columns in the bases used for computing.
 
     bases    of the predictors that have a formula, that of the mean first
-    stored   the rows where they are on disk; bases and effects have no columns then
+    stored   the rows where they are on disk or with workers; bases and effects have no columns then
     """
 
-    design: Design | StoredDesign
+    design: Design | Apart
     family: Family
     method: Method
     control: Control
     bases: tuple[Basis, ...]
     effects: Effects
     by_rows: bool = False
-    stored: Stored | None = None
+    stored: Stored | SpreadRows | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,7 +146,7 @@ class Model:
 
 
 def predictors_of(
-    design: Design | StoredDesign, bases: tuple[Basis, ...], parameters: tuple[Parameter, ...]
+    design: Design | Apart, bases: tuple[Basis, ...], parameters: tuple[Parameter, ...]
 ) -> tuple[Part, ...]:
     """The linear predictors of parameters, with the bases of those that have a formula, in the order of the design."""
     known = {one.parameter: (one.coefficients, basis) for one, basis in zip(design.predictors, bases, strict=True)}
@@ -152,7 +155,7 @@ def predictors_of(
 
 
 def prepare(
-    design: Design | StoredDesign,
+    design: Design | Apart,
     family: Family,
     method: Method,
     control: Control,
@@ -165,5 +168,10 @@ def prepare(
         parts_of = partial(predictors_of, design, parameters=family.parameters)
         on_disk = store(design, control.rows.block, parts_of, held)
         return Model(design, family, method, control, on_disk.bases, on_disk.effects, by_rows=True, stored=on_disk)
+    if isinstance(design, SpreadDesign):
+        parts_of = partial(predictors_of, design.shape, parameters=family.parameters)
+        there = spread(design, control.rows.block, parts_of, held)
+        return Model(design, family, method, control, there.bases, there.effects, by_rows=True, stored=there)
+    assert isinstance(design, Design)  # what is apart is on disk or with workers
     _, bases = bases_of(design.predictors, lambda one, *, elsewhere: centred(one.x, elsewhere=elsewhere), held)
     return Model(design, family, method, control, bases, map_effects(design.factors, design.n_rows), by_rows)

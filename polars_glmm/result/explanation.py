@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     """The way from the frame to the likelihood.
 
     route    "sums" (aggregation queries), "products" (cross-products of arrays), "rows" (passes over blocks in memory),
-             or "disk" (passes over blocks on disk)
+             "disk" (passes over blocks on disk), or "workers" (passes over blocks where the rows are)
     cells    rows after equal ones are counted, or None where that would not pay
     scans    how often the source is read from one end to the other
     engine   who sums or counts the rows instead, or gives them out; "" for Polars
@@ -125,6 +125,11 @@ def _explained_engine(frame: EngineFrame, call: Call, control: Control) -> Expla
         route = None if control.keep == "rows" else choose_on_engine(frame, call, control)
         if route is not None:
             look = look_by_queries(call.spec(), frame, call.missing)
+            if route.kind == "workers":
+                limit = row_bytes(look.spec, frame, most=1 << 62)
+                cost = passes_cost(look, look.n_rows, look.n_rows * limit, _nodes(look))
+                scans = 3 + look.learning + 2 * len(look.factors)
+                return _worded(look, Plan("workers", None, scans, cost, engine=frame.name))
             require_words(look.spec, frame)
             if route.counted is not None:
                 return _worded(look, _counted_plan(look, route.counted.compressed)._replace(engine=frame.name))
@@ -223,6 +228,8 @@ def _where(plan: Plan) -> list[str]:
         return []
     if not plan.stays:
         return [f"rows stay with {plan.engine} until they are read out, once"]
+    if plan.route == "workers":
+        return [f"rows stay with the workers of {plan.engine}, divided once by the coarsest group: one round a pass"]
     return [f"rows stay with {plan.engine}, which {'sums' if plan.route == 'sums' else 'counts'} them"]
 
 
@@ -240,7 +247,7 @@ def _way(look: Look, plan: Plan) -> str:
         return f"{method} from cross-products, summed by queries: no row is kept"
     if plan.route == "products":
         return f"{method} from cross-products: rows are read once"
-    where = "on disk" if plan.route == "disk" else "in memory"
+    where = {"disk": "on disk", "workers": f"with the workers of {plan.engine}"}.get(plan.route, "in memory")
     return f"{method} in passes over blocks of rows {where}, {counted(n, 'factor')}"
 
 

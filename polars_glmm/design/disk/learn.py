@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -11,9 +12,11 @@ import polars as pl
 from polars_glmm import progress
 from polars_glmm.columns.named import column
 from polars_glmm.columns.nodes import Arithmetic, Node
+from polars_glmm.design.apart import Apart
 from polars_glmm.design.curved import kept_by_query, lost_to_rounding, spread_by_query
 from polars_glmm.design.disk.parts import StoredDesign
-from polars_glmm.design.disk.write import DiskRoom, keep_columns, partition
+from polars_glmm.design.disk.write import DiskRoom, partition
+from polars_glmm.design.distinct import AnyApart, keep_columns
 from polars_glmm.design.predictors import (
     centred_columns,
     dropped_columns,
@@ -88,12 +91,35 @@ def learn_stored(
     source = Source.of(spec, frame)
     query, source = source.frame, replace(source, tried=trials_of(spec, source))
     with progress.stage("learning"):
-        variables = LazyVariables(Known(source))
-        variables.ask(factors_of(spec))
-        response, notes = _response(spec, variables)
-        made = [_predictor(part, spec, variables) for part in spec.predictors]
-        factors, more = group_factors(spec, variables)
-        counted = [_levels(factor, source) for factor in factors]
+        asked = asked_of(spec, source)
+    recipe = asked.recipe
+    level_rows = asked.level_rows[0] if asked.level_rows else np.empty(0, dtype=np.int64)
+    require_groups_fit(recipe, level_rows, sizes.group_bytes)
+    room = DiskRoom(spill, sizes.part_bytes, sizes.n_rows, level_rows)
+    stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
+    recipe, stored, notes = settled(asked, stored)
+    return StoredLearned(recipe, stored, left_out + notes, n_dropped)
+
+
+class Inquired(NamedTuple):
+    """What queries teach of a model: its recipe before columns are dropped, the rows of every level by factor."""
+
+    recipe: Recipe
+    centred: tuple[BoolVec, ...]
+    level_rows: tuple[IntVec, ...]
+    notes: tuple[Note, ...]
+    later: tuple[Note, ...]
+    source: Source
+
+
+def asked_of(spec: ModelSpec, source: Source) -> Inquired:
+    """What a source teaches of a resolved model by queries, wherever its rows are."""
+    variables = LazyVariables(Known(source))
+    variables.ask(factors_of(spec))
+    response, notes = _response(spec, variables)
+    made = [_predictor(part, spec, variables) for part in spec.predictors]
+    factors, later = group_factors(spec, variables)
+    counted = [_levels(factor, source) for factor in factors]
     recipe = Recipe(
         spec=spec,
         response=response,
@@ -103,38 +129,48 @@ def learn_stored(
         inputs=input_nodes(spec, variables),
     )
     notes += text_notes(spec, variables.categoricals)
-    level_rows = counted[0][1] if counted else np.empty(0, dtype=np.int64)
-    _require_groups_fit(recipe, level_rows, sizes.group_bytes)
-    room = DiskRoom(spill, sizes.part_bytes, sizes.n_rows, level_rows)
-    stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
-    found = [_judged(stored, places, part.centred) for places, part in zip(stored.layout.x, made, strict=True)]
-    kept = [one.kept for one in found]
+    rows = tuple(rows for _, rows in counted)
+    return Inquired(recipe, tuple(part.centred for part in made), rows, notes, later, source)
+
+
+def settled(asked: Inquired, design: AnyApart) -> tuple[Recipe, AnyApart, tuple[Note, ...]]:
+    """The recipe and the design with the columns that are no combination of others, and what there is to say."""
+    before, notes = asked.recipe.predictors, asked.notes
+    found = [judged(design, places, own) for places, own in zip(design.layout.x, asked.centred, strict=True)]
     predictors = tuple(
-        replace(part.recipe, kept=tuple(one.kept.tolist()), lost=one.lost)
-        for part, one in zip(made, found, strict=True)
+        replace(part, kept=tuple(one.kept.tolist()), lost=one.lost) for part, one in zip(before, found, strict=True)
     )
-    for part, one in zip(made, found, strict=True):
-        notes += _dropped(part, one, source)
-    stored = keep_columns(stored, kept)
-    return StoredLearned(replace(recipe, predictors=predictors), stored, left_out + notes + more, n_dropped)
+    for part, centred, one in zip(before, asked.centred, found, strict=True):
+        notes += _dropped(part, centred, one, asked.source)
+    design = keep_columns(design, [one.kept for one in found])
+    return replace(asked.recipe, predictors=predictors), design, notes + asked.later
 
 
-def _require_groups_fit(recipe: Recipe, level_rows: IntVec, allowed: int) -> None:
-    """Raise ResourceError for a level whose rows, which are worked on together, are too many."""
-    if not len(level_rows):
+def require_groups_fit(
+    recipe: Recipe,
+    level_rows: IntVec,
+    allowed: int | None,
+    factor: FactorRecipe | None = None,
+    remedy: str = "Allow more with control=Control(memory=Memory(limit=…))",
+) -> None:
+    """Raise ResourceError for a level whose rows, which are worked on together, are too many; None allows all.
+
+    factor   whose level_rows these are, the first if not given
+    """
+    if allowed is None or not len(level_rows):
         return
     columns = sum(len(part.columns) for part in recipe.predictors)
     columns += sum(len(term.columns) for factor in recipe.factors for term in factor.terms)
     k = int(np.argmax(level_rows))
     needed = 8 * int(level_rows[k]) * (columns + _WORKING)
     if needed > allowed:
-        factor = recipe.factors[0]
+        factor = recipe.factors[0] if factor is None else factor
         level = ", ".join(str(value) for value in factor.levels.row(k))
         msg = (
             f"group {factor.name!r} has {counted(int(level_rows[k]), 'row', grouped=True)} at level {level}; "
             f"they are worked on together, "
-            f"which takes about {readable(needed)} of memory, more than the {readable(allowed)} allowed. Allow "
-            "more with control=Control(memory=Memory(limit=…)), or group by something finer."
+            f"which takes about {readable(needed)} of memory, more than the {readable(allowed)} allowed. {remedy}, "
+            "or group by something finer."
         )
         raise ResourceError(msg)
 
@@ -198,42 +234,42 @@ def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -
 def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:
     """The factor with its levels in code order, and the rows of each."""
     keys = list(factor.keys)
-    found = source.answer(source.rows.group_by(map(column, keys)).agg(pl.len().alias(_COUNT)))
+    found = source.levels_of(keys, _COUNT)
     if not found.height:
         source.refuse_empty()
-    table = Table({key: found[key] for key in keys})
+    sorted_levels = in_code_order(found, keys)
+    level_rows = sorted_levels[_COUNT].to_numpy().astype(np.int64)
+    return replace(factor, levels=sorted_levels.select(map(column, keys))), level_rows
+
+
+def in_code_order(levels: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Different levels in the order of their codes. Raises ColumnError for values that have none."""
+    table = Table({key: levels[key] for key in keys})
     try:
         order = combine([table.levels(key) for key in keys]).first
     except TypeError as error:  # values that cannot be sorted or hashed
         msg = f"columns {enumerate_names(keys)} cannot be grouped by: {error}"
         raise ColumnError(msg) from error
-    sorted_levels = found[pl.Series(order.astype(np.uint32))]
-    level_rows = sorted_levels[_COUNT].to_numpy().astype(np.int64)
-    return replace(factor, levels=sorted_levels.select(map(column, keys))), level_rows
+    return levels[pl.Series(order.astype(np.uint32))]
 
 
-def _dropped(part: _Predictor, judged: Judged, source: Source) -> tuple[Note, ...]:
+def _dropped(part: PredictorRecipe, centred: BoolVec, judged: Judged, source: Source) -> tuple[Note, ...]:
     """The notes on columns that are combinations of others."""
     if judged.kept.all():
         return ()
-    columns = part.recipe.columns
-    again = kept_by_query(source, part.centred)
+    columns = part.columns
+    again = kept_by_query(source, centred)
     rounded = lost_to_rounding([column.node for column in columns], judged, spread_by_query(source), again)
-    return dropped_columns(part.recipe.parameter, [column.name for column in columns], judged.kept, rounded)
+    return dropped_columns(part.parameter, [column.name for column in columns], judged.kept, rounded)
 
 
-def _judged(stored: StoredDesign, places: tuple[int, ...], centred: BoolVec) -> Judged:
+def judged(design: Apart, places: tuple[int, ...], centred: BoolVec) -> Judged:
     """The columns that are no combination of those before them, and what makes the others."""
     if not places:
         return Judged(np.ones(0, dtype=np.bool_), (), np.zeros(0, dtype=np.bool_))
-    own = stored.moments.pick(places)
+    own = design.moments.pick(places)
 
     def triangle(shift: Vec, scale: Vec, kept: IntVec) -> Mat:
-        chosen = tuple(places[k] for k in kept)
-        r = np.empty((0, len(kept)))
-        for columns in stored.columns(chosen):
-            rows = ((columns - shift[kept][:, None]) / scale[kept][:, None]).T
-            r = np.asarray(np.linalg.qr(np.concatenate([r, rows]), mode="r"))
-        return r
+        return design.triangle(tuple(places[k] for k in kept), shift[kept], scale[kept])
 
     return judge_moments(own.n, own.mean, own.cross, centred, triangle)

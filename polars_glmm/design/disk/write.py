@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.columns.nodes import ONE, Node
-from polars_glmm.design.disk.parts import ONES, ColumnMoments, Parts, RecordLayout, StoredDesign, Tally, head_of
-from polars_glmm.design.reader import Reader, terms_of
-from polars_glmm.design.recipe import Recipe, cuts_of
-from polars_glmm.design.records import Design, Factor, Predictor
+from polars_glmm.design.apart import ColumnMoments, RecordLayout, Tally, head_of
+from polars_glmm.design.disk.parts import Parts, StoredDesign
+from polars_glmm.design.distinct import DistinctColumns, shape_of
+from polars_glmm.design.reader import Reader
+from polars_glmm.design.recipe import Recipe
+from polars_glmm.design.records import Design
 from polars_glmm.errors import DataChangedError
 from polars_glmm.frames.batches import batches
 from polars_glmm.notes import Note
 from polars_glmm.spill import Spill
-from polars_glmm.typing import BoolVec, IntVec, Mat
+from polars_glmm.typing import IntVec, Mat
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
     full disk.
     """
     reader = Reader(recipe, refuse_missing=refuse_missing)
-    columns = _Columns(recipe)
+    columns = DistinctColumns(recipe)
     parts: Parts | None = None
     layout: RecordLayout | None = None
     tally: Tally | None = None
@@ -71,23 +72,8 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
     if len(tally.level_rows) and not np.array_equal(tally.level_rows, room.level_rows):
         msg = "The source changed while it was read: some groups have other rows than they had."
         raise DataChangedError(msg)
-    return Partitioned(StoredDesign(_shape(recipe), layout, tally, moments, parts, room.spill), notes, reader.n_dropped)
-
-
-def keep_columns(stored: StoredDesign, kept: Sequence[BoolVec]) -> StoredDesign:
-    """The design with the marked columns of its formulas only, by predictor."""
-
-    def predictor(old: Predictor, keep: BoolVec) -> Predictor:
-        names = tuple(name for name, k in zip(old.names, keep, strict=True) if k)
-        return replace(old, x=np.empty((len(names), 0)), names=names)
-
-    mu, *further = (predictor(old, keep) for old, keep in zip(stored.shape.predictors, kept, strict=True))
-    x = tuple(
-        tuple(place for place, k in zip(old, keep, strict=True) if k)
-        for old, keep in zip(stored.layout.x, kept, strict=True)
-    )
-    shape = replace(stored.shape, mu=mu, further=tuple(further))
-    return replace(stored, shape=shape, layout=replace(stored.layout, x=x))
+    stored = StoredDesign(shape_of(recipe), layout, tally, moments, parts, room.spill)
+    return Partitioned(stored, notes, reader.n_dropped)
 
 
 def _designs(reader: Reader, query: pl.LazyFrame) -> Iterator[Design]:
@@ -104,70 +90,3 @@ def _records(design: Design, head: list[Mat], distinct: Mat) -> Mat:
     for k, values in enumerate((*head, *distinct), start=1):
         records[:, k] = values
     return records
-
-
-_RANDOM = -1
-"""Where columns are of the random effects, and not of the predictor of that number."""
-
-
-class _Columns:
-    """The distinct columns of a recipe: terms often share them, and one of ones need not be stored."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._place: dict[Node, int] = {}
-        self._first: list[tuple[int, int]] = []
-        self._x = tuple(
-            self._places(k, [column.node for column in part.columns]) for k, part in enumerate(recipe.predictors)
-        )
-        terms = recipe.factors[0].terms if recipe.factors else ()
-        self._z = self._places(_RANDOM, [column.node for term in terms for column in term.columns])
-
-    def _places(self, kind: int, nodes: list[Node]) -> tuple[int, ...]:
-        found = []
-        for k, node in enumerate(nodes):
-            if node == ONE:
-                found.append(ONES)
-                continue
-            if node not in self._place:
-                self._place[node] = len(self._place)
-                self._first.append((kind, k))
-            found.append(self._place[node])
-        return tuple(found)
-
-    def layout(self, head: tuple[str, ...]) -> RecordLayout:
-        return RecordLayout(head, len(self._place), self._x, self._z)
-
-    def of(self, design: Design) -> Mat:
-        """The distinct columns (k, m) of a batch."""
-        x = dict(enumerate(one.x for one in design.predictors))
-        if design.factors:
-            x[_RANDOM] = design.factors[0].z
-        out = np.empty((len(self._first), design.n_rows))
-        for row, (kind, k) in zip(out, self._first, strict=True):
-            row[:] = x[kind][k]
-        return out
-
-
-def _shape(recipe: Recipe) -> Design:
-    """The design of a recipe without rows."""
-    cuts = cuts_of(recipe.spec, recipe.response)
-    made = [
-        Predictor(
-            np.empty((len(part.columns), 0)),
-            tuple(column.name for column in part.columns),
-            parameter=part.parameter,
-            cuts=cuts.get(part.parameter),
-        )
-        for part in recipe.predictors
-    ]
-    factors = tuple(
-        Factor(
-            factor.name,
-            terms_of(factor.terms),
-            np.empty((sum(len(term.columns) for term in factor.terms), 0)),
-            np.empty(0, dtype=np.int32),
-            factor.levels.height,
-        )
-        for factor in recipe.factors
-    )
-    return Design(np.empty(0), None, None, None, made[0], tuple(made[1:]), factors)

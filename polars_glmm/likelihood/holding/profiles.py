@@ -11,7 +11,7 @@ import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.disk.parts import StoredDesign
+from polars_glmm.design.apart import Apart
 from polars_glmm.design.records import Design, ResidualRows
 from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.estimate import Estimate
@@ -380,7 +380,7 @@ class Profiles:
 
 
 def profiles(
-    design: Design | StoredDesign, spec: ModelSpec, control: Control, asked: tuple[Estimate, Given]
+    design: Design | Apart, spec: ModelSpec, control: Control, asked: tuple[Estimate, Given]
 ) -> Profiles:
     """The profiles of the model of a design, for its estimate and what the user gave."""
     found, given = asked

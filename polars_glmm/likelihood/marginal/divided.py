@@ -18,6 +18,7 @@ from polars_glmm.likelihood.rows.blocks import RowBlocks, at_hand
 from polars_glmm.likelihood.rows.holder import Holder
 from polars_glmm.likelihood.rows.processes import Child, Processes, can_start, children
 from polars_glmm.likelihood.rows.shards import Shards, Together, cut
+from polars_glmm.likelihood.rows.spread import SpreadRows
 from polars_glmm.typing import BoolVec
 
 _SEVERAL = 2
@@ -60,6 +61,9 @@ def over(engine: RowEngine, rows: Holder) -> RowEngine:
 @contextmanager
 def divided(model: Model) -> Iterator[RowEngine]:
     """The engine for a fit: over shards in processes where that was asked for, or pays; else over rows here."""
+    if isinstance(model.stored, SpreadRows):  # they are where they stay
+        yield row_engine(model)
+        return
     asked = model.control.rows.processes
     count = asked or processes_for(model)
     if count < _SEVERAL or not _divisible(model):

@@ -23,7 +23,10 @@ from polars_glmm.likelihood.parameters.curvature import Gradient, bending
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.state import State
 from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
+from polars_glmm.likelihood.rows.holder import Holder
 from polars_glmm.likelihood.rows.merge import merge_rows
+from polars_glmm.likelihood.rows.spread import SpreadRows
+from polars_glmm.likelihood.rows.store import Stored
 from polars_glmm.optimize.search import Evaluation, newton_step
 from polars_glmm.spec.method import AGQ, REML, Laplace
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -131,18 +134,18 @@ class RowEngine:
 
 def row_engine(model: Model) -> RowEngine:
     """The engine over a model's rows."""
-    effects, blocks = model.effects, blocks_of(model)
+    effects, rows = model.effects, holder_of(model)
     nodes = model.method.nodes if isinstance(model.method, AGQ) and effects.factors else 1
     if nodes > 1:
-        refuse_nodes(effects, blocks, nodes, model.control)
+        refuse_nodes(effects, rows, nodes, model.control)
     expected = isinstance(model.method, Laplace) and model.method.curvature == "expected"
     threads = workers(model.control.rows.threads)
-    if len(blocks.units) < _FEWEST_UNITS:
+    if not isinstance(rows, RowBlocks) or len(rows.units) < _FEWEST_UNITS:
         threads = 1
     ceiling = log_size_of_limit(model.family, model.rows) if model.models_phi else np.inf
     density = RowDensity(model.family, ceiling, effects.moving)
     reml = isinstance(model.method, REML)
-    marginal = Marginal(blocks, density, nodes, expected and not model.family.canonical, threads, reml)
+    marginal = Marginal(rows, density, nodes, expected and not model.family.canonical, threads, reml)
     return RowEngine(effects, marginal)
 
 
@@ -153,10 +156,17 @@ def bare_engine(engine: RowEngine) -> RowEngine:
     return RowEngine(NO_EFFECTS, replace(whole, rows=whole.rows.uncoupled(), nodes=1, density=density), engine.floor)
 
 
+def holder_of(model: Model) -> Holder:
+    """Who holds a model's rows."""
+    if isinstance(model.stored, SpreadRows):
+        return model.stored.rows(effects=bool(model.effects.factors))
+    return blocks_of(model)
+
+
 def blocks_of(model: Model) -> RowBlocks:
-    """A model's rows in blocks."""
+    """A model's rows in blocks, here."""
     effects = model.effects
-    if model.stored is not None:
+    if isinstance(model.stored, Stored):
         return model.stored.rows(effects=bool(effects.factors))
     made = merge_rows(model.held_in_memory(), model.x, effects, model.family)
     parts = (replace(model.parts[0], basis=made.x), *model.parts[1:])

@@ -14,6 +14,7 @@ from polars_glmm.families.base import Censoring, joined_censoring
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.spread import SpreadRows
 from polars_glmm.likelihood.rows.store import Stored
 from polars_glmm.typing import BoolVec, IntVec, Mat
 
@@ -40,7 +41,7 @@ def subsample(model: Model) -> Sample | None:
     if n < _MANY_ROWS or not factors:
         return None
     top = factors[-1]
-    if model.effects.coupled or not nested(model.effects):
+    if isinstance(model.stored, SpreadRows) or model.effects.coupled or not nested(model.effects):
         return None
     share = min(1.0, max(_ROWS / n, min(_GROUPS, top.n_levels / 4) / top.n_levels))
     levels = int(np.ceil(top.n_levels * share))

@@ -12,12 +12,14 @@ from typing import overload
 import numpy as np
 
 from polars_glmm import progress
-from polars_glmm.design.disk.parts import ColumnMoments, StoredDesign, offset_name
+from polars_glmm.design.apart import ColumnMoments, offset_name
+from polars_glmm.design.disk.parts import StoredDesign
 from polars_glmm.families.base import Rows, censoring_of, heads_of, heads_of_inputs, inputs_of
-from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
-from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
+from polars_glmm.likelihood.parameters.basis import Basis
+from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.parameters.thresholds import bases_of
+from polars_glmm.likelihood.rows.apart_bases import basis_of, effects_of
 from polars_glmm.likelihood.rows.block_parts import block_part
 from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit, cut_rows
 from polars_glmm.linalg.elimination import OneFactor
@@ -220,10 +222,10 @@ def store(
     layout, moments = design.layout, design.moments
     places = {one.parameter: own for one, own in zip(design.predictors, layout.x, strict=True)}
     of_columns, bases = bases_of(
-        design.predictors, lambda one, *, elsewhere: _basis(design, places[one.parameter], elsewhere=elsewhere), held
+        design.predictors, lambda one, *, elsewhere: basis_of(design, places[one.parameter], elsewhere=elsewhere), held
     )
     predictors = parts_of(bases)
-    effects, working, distinct = _effects(design)
+    effects, working, distinct = effects_of(design)
     z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
     ones = {
         one.parameter: _ones(basis, moments.pick(own))
@@ -271,40 +273,10 @@ def store(
     return Stored(bases, effects, units, design.n_rows)
 
 
-def _basis(design: StoredDesign, places: tuple[int, ...], *, elsewhere: bool) -> Basis:
-    own = design.moments.pick(places)
-    basis = centred_moments(own.mean, own.cross / own.n, elsewhere=elsewhere)
-    return told_apart_by(basis, own.cross / own.n, own.mean)
-
-
 def _ones(basis: Basis, moments: ColumnMoments) -> BoolVec:
     """Which computing columns are ones."""
     mean, cross = moments.mean, moments.cross
     return np.asarray((basis.centre(mean) == 1.0) & (np.einsum("pi,ij,pj->p", basis.a, cross, basis.a) == 0.0))
-
-
-def _effects(design: StoredDesign) -> tuple[Effects, WorkingBasis | None, list[int]]:
-    """The random effects, how their columns are made, and which of the factor's columns are the distinct ones."""
-    if not design.factors:
-        return Effects((), None, 0), None, []
-    columns = list(zip(design.layout.z, design.factors[0].part_of, strict=True))
-    both = list(dict.fromkeys(columns))
-    places, parts = [place for place, _ in both], [part for _, part in both]
-    distinct = [columns.index(one) for one in both]
-    uses = [[both.index(one) for one in columns]]
-    own = design.moments.pick(tuple(places))
-    second, factors = own.cross / own.n, design.factors
-    if len(places) == 1 and own.mean[0] == 1.0 and second[0, 0] == 0.0:
-        return assemble(factors, uses, np.eye(1), None, np.eye(1), (parts[0],)), None, distinct
-    working = working_columns(own.mean, np.sqrt(np.diag(second)), parts)
-    d = len(working.sources)
-    mean, gram = np.ones(d), np.zeros((d, d))
-    at = [j for j, (k, _) in enumerate(working.sources) if k >= 0]
-    of = [k for k, _ in working.sources if k >= 0]
-    mean[at] = [own.mean[k] - shift for k, shift in working.sources if k >= 0]
-    gram[np.ix_(at, at)] = second[np.ix_(of, of)]
-    root = root_of(gram + np.outer(mean, mean), working.part_of)
-    return assemble(factors, uses, working.transfer, None, root, working.part_of), working, distinct
 
 
 def _numbers(block: Block, layout: BlockLayout) -> Vec:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from polars_glmm.design.records import Design
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
-from polars_glmm.likelihood.rows.blocks import Block
-from polars_glmm.likelihood.rows.holder import OverLevels, PerLevel
-from polars_glmm.likelihood.rows.store import Stored
+from polars_glmm.likelihood.rows.blocks import Block, RowBlocks
+from polars_glmm.likelihood.rows.holder import Holder, PerLevel, side_by_side
 from polars_glmm.linalg.cholesky import quadratic
+from polars_glmm.linalg.pattern import sum_by
 from polars_glmm.typing import Cube, Vec
 
 
@@ -61,42 +61,58 @@ class RowStructure:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredStructure:
-    """The structure of stored rows, which have one factor at most."""
+class ApartStructure:
+    """The structure of rows on disk or with workers: of one factor, or of factors nested in one."""
 
-    stored: Stored
+    rows: Holder
     n_obs: int
     n_fixed: int
     effects: Effects
 
     def level_products(self, f: FactorMap) -> Cube:
-        ((products,),) = self.stored.rows(effects=True).per_level(OverLevels(_products))
-        return quadratic(f.basis, products, f.basis)
+        (products,) = self.rows.per_level(OfLevels(_products))
+        return quadratic(f.basis, products[self._place(f)], f.basis)
 
-    def uneven(self, f: FactorMap) -> bool:  # noqa: ARG002  # what is saturated is never on disk
+    def uneven(self, f: FactorMap) -> bool:  # noqa: ARG002  # what is saturated is never apart
         return False
 
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
-        return a is b
+        return a.n_levels == b.n_levels  # every level of one lies in one of the other
 
-    def trials(self, f: FactorMap) -> Vec:  # noqa: ARG002  # the protocol's shape
-        ((trials,),) = self.stored.rows(effects=True).per_level(OverLevels(_trials))
-        return trials
+    def trials(self, f: FactorMap) -> Vec:
+        (trials,) = self.rows.per_level(OfLevels(_trials))
+        return trials[self._place(f)]
 
-
-def _products(blocks: Iterable[Block]) -> PerLevel:
-    """Σ zz' per level of one factor, (d, d, G)."""
-    parts = []
-    for block in blocks:
-        pairs = {(min(a, b), max(a, b)) for a in block.part_of for b in block.part_of}
-        parts.append(block.zz_sums(dict.fromkeys(pairs, np.ones(len(block.data.y)))))
-    return [[np.concatenate(parts, axis=-1)]]
+    def _place(self, f: FactorMap) -> int:
+        return [own.place for own in self.effects.factors].index(f.place)
 
 
-def _trials(blocks: Iterable[Block]) -> PerLevel:
-    """The number of trials of every level of one factor, (G,)."""
-    parts = []
-    for block in blocks:
-        trials = np.ones(len(block.data.y)) if block.data.trials is None else block.data.trials
-        parts.append(block.sums(trials if block.frequency is None else trials * block.frequency))
-    return [[np.concatenate(parts)]]
+@dataclass(frozen=True, slots=True)
+class OfLevels:
+    """A pass that sums something of the cells of a block, known by its name, over the levels of every factor."""
+
+    function: Callable[[Block], Cube]
+
+    def of(self, rows: RowBlocks) -> PerLevel:
+        """By factor, the levels last."""
+        pattern = rows.units[0].pattern
+        cells = np.concatenate([self.function(block) for block in rows.blocks()], axis=-1)
+        if pattern is None:  # one factor, whose cells are its levels
+            return [[cells]]
+        return [[sum_by(own, cells, n) for own, n in zip(pattern.codes, pattern.n_levels, strict=True)]]
+
+    def add(self, parts: Sequence[PerLevel]) -> PerLevel:
+        """Levels side by side."""
+        return side_by_side(parts)
+
+
+def _products(block: Block) -> Cube:
+    """Σ zz' of the cells, (d, d, C)."""
+    pairs = {(min(a, b), max(a, b)) for a in block.part_of for b in block.part_of}
+    return block.zz_sums(dict.fromkeys(pairs, np.ones(len(block.data.y))))
+
+
+def _trials(block: Block) -> Vec:
+    """The number of trials of the cells, (C,)."""
+    trials = np.ones(len(block.data.y)) if block.data.trials is None else block.data.trials
+    return block.sums(trials if block.frequency is None else trials * block.frequency)

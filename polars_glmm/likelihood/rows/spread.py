@@ -1,0 +1,113 @@
+"""Shards of rows that stay with workers: made there, once, in the basis used for computing, and asked there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from polars_glmm import progress
+from polars_glmm.design.apart import Filling
+from polars_glmm.design.records import Design
+from polars_glmm.design.spread.rows import KeptRows, SpreadDesign
+from polars_glmm.frames.staying import Staying
+from polars_glmm.likelihood.parameters.basis import Basis
+from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis
+from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.thresholds import bases_of
+from polars_glmm.likelihood.rows.apart_bases import basis_of, effects_of
+from polars_glmm.likelihood.rows.blocks import cut_rows
+from polars_glmm.likelihood.rows.shards import Asking, Shard, Shards, Together
+from polars_glmm.linalg.threads import one_blas_thread
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardMaker:
+    """How kept rows become a shard; sent to where they are.
+
+    effects    of all rows, without codes and columns;  working: how their columns are made of the distinct ones
+    parts_of   the linear predictors of the model from the bases of those with a formula
+    """
+
+    filling: Filling
+    bases: tuple[Basis, ...]
+    effects: Effects
+    working: WorkingBasis | None
+    distinct: tuple[int, ...]
+    parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]]
+    block_rows: int
+
+    def __call__(self, kept: KeptRows) -> Shard:
+        """The shard of some rows."""
+        with one_blas_thread():
+            design = kept.design(self.filling)
+            bases = tuple(replace(basis, x=one.x) for basis, one in zip(self.bases, design.predictors, strict=True))
+            return Shard(cut_rows(design, self.parts_of(bases), self._effects(design), self.block_rows))
+
+    def _effects(self, design: Design) -> Effects:
+        columns = None
+        if self.working is not None:
+            z = [column for factor in design.factors for column in factor.z]
+            columns = self.working.made([z[k] for k in self.distinct], design.n_rows)
+        maps = tuple(
+            replace(f, codes=design.factors[f.place].codes.astype(np.intp), n_levels=design.factors[f.place].n_levels)
+            for f in self.effects.factors
+        )
+        return replace(self.effects, factors=maps, columns=columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpreadRows:
+    """A model's rows in shards that stay with workers, and the bases they are in (without columns)."""
+
+    bases: tuple[Basis, ...]
+    effects: Effects
+    shards: Shards
+
+    def rows(self, *, effects: bool) -> Shards:
+        """Who answers for the rows, for the model with its random effects or without."""
+        return self.shards if effects else self.shards.uncoupled()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ToWorkers:
+    """The carrier of shards that stay where they are."""
+
+    shards: Staying[Shard]
+
+    def ask(self, question: Asking) -> list[Any]:
+        """One answer a shard."""
+        return self.shards.ask(partial(_answered, question))
+
+
+def _answered(question: Asking, shard: Shard) -> Any:
+    with one_blas_thread():
+        return shard.answer(question)
+
+
+def spread(
+    design: SpreadDesign,
+    block_rows: int,
+    parts_of: Callable[[tuple[Basis, ...]], tuple[Part, ...]],
+    held: Collection[str] = (),
+) -> SpreadRows:
+    """The rows of a design in shards, made where its parts are, which let go what they were kept as.
+
+    held   names of parameters that stay where they are
+    """
+    places_of = {one.parameter: own for one, own in zip(design.predictors, design.layout.x, strict=True)}
+    _, bases = bases_of(
+        design.predictors, lambda one, *, elsewhere: basis_of(design, places_of[one.parameter], elsewhere=elsewhere),
+        held,
+    )  # fmt: skip
+    effects, working, distinct = effects_of(design)
+    maker = ShardMaker(design.filling, bases, effects, working, tuple(distinct), parts_of, block_rows)
+    with progress.stage("dividing"):
+        made = design.kept.made(maker)
+    design.kept.release()
+    places = tuple(tuple(own[f.place] for f in effects.factors) for own in design.places)
+    whole = Together(design.n_rows, tuple(f.n_levels for f in effects.factors), places)
+    return SpreadRows(bases, effects, Shards(ToWorkers(made), whole))

@@ -1,0 +1,205 @@
+"""Rows that stay with the workers of a Dask cluster: the fit of the rows in memory, whatever happens to workers."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polars_glmm
+from polars_glmm import Control
+from polars_glmm.cluster import dask_workers
+from polars_glmm.cluster.dask_workers import DaskHolders, DaskThings
+from polars_glmm.control import Rows
+from polars_glmm.errors import ModelError, ResourceError
+
+pytestmark = pytest.mark.skipif(
+    "dask" not in os.environ.get("POLARS_GLMM_ENGINES", "").split(), reason="Dask was not asked for"
+)
+N = 4000
+STAY = Control(rows=Rows(stay=True, compress=False), progress=False)
+HERE = Control(rows=Rows(compress=False), progress=False)
+
+
+def made() -> pl.DataFrame:
+    rng = np.random.default_rng(8)
+    g, x = rng.integers(0, 60, N), rng.normal(size=N) + 10
+    h = g * 3 + rng.integers(0, 3, N)
+    eta = 0.3 * (x - 10) + 0.7 * rng.normal(size=60)[g] + 0.4 * rng.normal(size=180)[h]
+    frame = pl.DataFrame(
+        {
+            "g": [f"g{k}" for k in g],
+            "h": h,
+            "x": x,
+            "c": rng.poisson(np.exp(eta)),
+            "o": rng.poisson(np.exp(eta) * rng.gamma(2.0, 0.5, N)),
+            "b": (rng.random(N) < 1 / (1 + np.exp(-eta))).astype(int),
+        }
+    )
+    k = pl.int_range(N)
+    return frame.with_columns(
+        g=pl.when(k % 811 == 3).then(None).otherwise("g"), x=pl.when(k % 400 == 7).then(float("nan")).otherwise("x")
+    )
+
+
+DATA = made()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    distributed, config = importlib.import_module("distributed"), importlib.import_module("dask").config
+    with (
+        config.set({"distributed.scheduler.allowed-failures": 1}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as there,
+    ):
+        yield there
+
+
+@pytest.fixture
+def frame(client: Any, tmp_path: Path) -> Any:
+    DATA.write_parquet(tmp_path / "rows.parquet")
+    read = importlib.import_module("dask.dataframe").read_parquet
+    return read(str(tmp_path / "rows.parquet")).repartition(npartitions=3)
+
+
+def nothing_left(client: Any) -> bool:
+    """Whether the scheduler and the workers forget everything, which they do a moment after they are told."""
+    until = time.monotonic() + 20
+    while client.futures or any(client.run(lambda dask_worker: len(dask_worker.data)).values()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("formula", "options"),
+    [
+        ("c ~ scale(x) + (1 | g)", {"family": "poisson"}),
+        ("b ~ x + (1 | g)", {"family": "binomial", "method": "agq"}),
+        ("o ~ x + (1 | g)", {"family": "negative_binomial"}),
+        ("b ~ x + (1 + x | g) + (1 | h)", {"family": "binomial"}),
+        ("c ~ x", {"family": "poisson"}),
+    ],
+)
+def test_rows_that_stay_give_the_fit_of_rows_in_memory(
+    formula: str, options: dict[str, Any], frame: Any, client: Any
+) -> None:
+    here = polars_glmm.fit(DATA, formula, control=HERE, **options)
+    there = polars_glmm.fit(frame, formula, control=STAY, **options)
+    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
+    assert (there.n_obs, there.n_dropped, there.groups) == (here.n_obs, here.n_dropped, here.groups)
+    for table, columns in (("fixef", ("estimate", "std_error")), ("varcorr", ("estimate",)), ("ranef", ("estimate",))):
+        for name in columns:
+            got, want = getattr(there, table)()[name], getattr(here, table)()[name]
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    assert nothing_left(client)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, before: Callable[[DaskThings[Any], int], Any]) -> list[int]:
+    """Do something before every round, with its number; the rounds that there were."""
+    rounds: list[int] = []
+    plain = DaskThings.ask
+
+    def ask(self: DaskThings[Any], question: Any) -> list[Any]:
+        rounds.append(len(rounds))
+        before(self, rounds[-1])
+        return plain(self, question)
+
+    monkeypatch.setattr(DaskThings, "ask", ask)
+    return rounds
+
+
+def test_a_worker_that_dies_between_two_rounds_changes_nothing(
+    frame: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead: list[int] = []
+
+    def kill(things: DaskThings[Any], number: int) -> None:
+        if number == 12:
+            dead.append(next(iter(client.run(os.getpid).values())))
+            os.kill(dead[0], signal.SIGKILL)
+
+    here = polars_glmm.fit(DATA, "c ~ x + (1 | g)", family="poisson", control=HERE)
+    rounds = asked(monkeypatch, kill)
+    there = polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
+    assert dead
+    assert len(rounds) > 13
+    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
+    client.wait_for_workers(2)
+    assert nothing_left(client)
+
+
+def test_rounds_that_run_twice_change_nothing(frame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, times = DaskThings.ask, [0]
+
+    def twice(self: DaskThings[Any], question: Any) -> list[Any]:
+        times[0] += 1
+        if times[0] % 3 == 0:
+            plain(self, question)
+        return plain(self, question)
+
+    here = polars_glmm.fit(DATA, "o ~ x + (1 | g)", family="negative_binomial", control=HERE)
+    monkeypatch.setattr(DaskThings, "ask", twice)
+    there = polars_glmm.fit(frame, "o ~ x + (1 | g)", family="negative_binomial", control=STAY)
+    assert times[0] > 6
+    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
+
+
+def test_workers_that_die_each_time_are_an_error_with_a_remedy_and_leave_nothing(frame: Any, client: Any) -> None:
+    holders = DaskHolders(client)
+    things = holders.spread(_rows(frame), ("g",), 1)
+    with pytest.raises(ResourceError, match=r"lost with its worker.*more memory"):
+        things.ask(_die)
+    holders.close()
+    client.wait_for_workers(2)
+    assert nothing_left(client)
+
+
+def _die(thing: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _rows(frame: Any) -> Any:
+    nw = importlib.import_module("narwhals.stable.v2")
+    return nw.from_native(frame).filter(~nw.col("g").is_null())
+
+
+def test_a_key_larger_than_a_worker_is_refused(frame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DaskHolders, "memory", 1000)
+    with pytest.raises(ResourceError, match=r"rows at level g\d+.*one worker of Dask"):
+        polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
+
+
+def test_workers_of_another_version_or_without_the_package_are_refused(
+    frame: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(polars_glmm, "__version__", "0.0.1")
+        with pytest.raises(ModelError, match=r"worker tcp://.* has polars_glmm .*, this process polars_glmm 0\.0\.1"):
+            polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
+    monkeypatch.setattr(dask_workers, "_VERSIONS", "__import__('no_package_of_this_name')")
+    with pytest.raises(ModelError, match="cannot import"):
+        polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
+    assert nothing_left(client)
+
+
+def test_an_error_ends_with_nothing_left(frame: Any, client: Any) -> None:
+    with pytest.raises(ModelError, match="cross"):
+        polars_glmm.fit(frame, "c ~ x + (1 | g) + (1 | b)", family="poisson", control=STAY)
+    assert nothing_left(client)
+
+
+def test_explain_says_that_rows_stay(frame: Any) -> None:
+    said = polars_glmm.explain(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
+    assert said.plan.route == "workers"
+    assert "rows stay with the workers of Dask" in str(said)
