@@ -393,3 +393,11 @@ def test_pairs_of_links_mirror_each_other():
     assert_allclose(one.fixef()["estimate"][:3], -other.fixef()["estimate"][:3].to_numpy(), rtol=1e-5)
     pairs = list(itertools.pairwise(LABELS[::-1]))
     assert other.fixef()["term"].to_list()[3:] == [f"{a}|{b}" for a, b in pairs]
+
+
+def test_robust_errors_of_two_categories_are_those_of_a_binomial_model():
+    """CR0, which adjusts nothing: slopes of each cluster's likelihood in thresholds as in an intercept."""
+    both = [polars_glmm.fit(frame(), "two ~ x + (1 | g)", family=family) for family in ("cumulative", "binomial")]
+    errors = [dict(fit.fixef(vcov=polars_glmm.CR("g", "CR0")).select("term", "std_error").iter_rows()) for fit in both]
+    assert errors[0]["x"] == pytest.approx(errors[1]["x"], rel=1e-4)
+    assert errors[0]["false|true"] == pytest.approx(errors[1]["Intercept"], rel=1e-4)

@@ -453,6 +453,24 @@ def test_a_parameter_that_is_estimated_there_is_held_here(name: str) -> None:
     assert fit.dispersion()["estimate"].item() == pytest.approx(results["dispersion"]["value"], rel=1e-3)
 
 
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("name", HELD)
+def test_a_parameter_that_is_estimated_there_is_estimated_here(name: str) -> None:
+    """The same estimates and standard errors, and the same further parameter."""
+    entry = HELD[name]
+    results = entry["results"]
+    fit = polars_glmm.fit(translate.data(entry), *translate.formulas(entry), **translate.estimated(entry))
+    assert fit.loglik == pytest.approx(results["logLik"], abs=tolerance(entry, "logLik_abs"))
+    assert fit.glance()["df_model"].item() == results["n_params"]
+    both = translate.fixed(entry, "cond").join(fit.fixef(), on="term", suffix="_ours")
+    limit = tolerance(entry, "fixed_in_se_units")
+    assert_allclose((both["estimate_ours"] - both["estimate"]) / both["std_error"], 0, atol=limit)
+    assert_allclose(both["std_error_ours"], both["std_error"], rtol=tolerance(entry, "std_error_rel"))
+    phi, further = fit.dispersion()["estimate"]
+    assert phi == pytest.approx(results["dispersion"]["value"], rel=1e-3)
+    assert further == pytest.approx(*results["dispersion"]["family_parameter"].values(), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_likelihood_ratio_table(name: str) -> None:
     rows = TABLES[name]["table"]

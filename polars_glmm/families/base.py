@@ -95,6 +95,7 @@ class Parameter:
     definition   what it is, in words
     far          a constant beyond this on the scale of its link is infinite, for the family then is another:
     limit        which that is, in words
+    ends         of the parameter, where its predictor runs down and up: what is reported beyond `far`
     picked       its coefficients are thresholds, of which a row's category picks two: `Family.cuts`
     optional     it takes part only where it has a formula; it is the last one then
     random       its formula may have random effects
@@ -108,6 +109,7 @@ class Parameter:
     picked: bool = False
     optional: bool = False
     random: bool = True
+    ends: tuple[float, float] | None = None
 
 
 class Cuts(NamedTuple):

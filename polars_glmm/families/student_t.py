@@ -65,6 +65,10 @@ class StudentT(MeanFamily):
         return (*super().parameters, Parameter("df", LINKS["log"], "degrees of freedom", FAR, "gaussian"))
 
     @property
+    def knows_information(self) -> bool:  # type: ignore[override]
+        return self.df is not None
+
+    @property
     def n_parameters(self) -> int:
         return 2 if self.df is not None else 3
 

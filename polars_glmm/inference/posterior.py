@@ -114,6 +114,11 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     if e.at_infinity is not None:
         msg = "There are no draws of estimates that run off to infinity (separation): hold them, fixed=, or drop them."
         raise ModelError(msg)
+    if e.others:
+        others = enumerate_names(list(e.others))
+        msg = f"There are no draws by the normal approximation of {others}: use fit.bootstrap(), or hold it, as in "
+        msg += "Tweedie(power=1.5) or StudentT(df=4)."
+        raise ModelError(msg)
     if fit.recipe.spec.family.curve is not None:
         msg = "There are no draws by the normal approximation for a nonlinear model: fit.bootstrap() has draws of it."
         raise ModelError(msg)

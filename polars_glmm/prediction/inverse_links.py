@@ -11,6 +11,7 @@ from collections.abc import Callable
 import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names
+from polars_glmm.families.tweedie import LEAST
 
 
 def _logit(eta: pl.Expr) -> pl.Expr:
@@ -50,6 +51,7 @@ _MEANS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "inverse": lambda eta: 1.0 / eta,
     "sqrt": lambda eta: eta**2,
     "inverse_squared": lambda eta: 1.0 / eta.sqrt(),
+    "tweedie_power": lambda eta: LEAST + (2.0 - LEAST) * _logit(eta),
 }
 
 _SLOPES: dict[str, Callable[[pl.Expr], pl.Expr]] = {
@@ -63,6 +65,7 @@ _SLOPES: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "inverse": lambda eta: -1.0 / eta**2,
     "sqrt": lambda eta: 2.0 * eta,
     "inverse_squared": lambda eta: -0.5 / (eta * eta.sqrt()),
+    "tweedie_power": lambda eta: (2.0 - LEAST) / (2.0 + eta.exp() + (-eta).exp()),
 }
 
 _TWO_BRANCHES = frozenset({"inverse", "sqrt", "inverse_squared"})

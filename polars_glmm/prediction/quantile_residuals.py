@@ -7,7 +7,7 @@ row's place alone, so batches and engines do not matter. Normal scores are taken
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -91,10 +91,17 @@ def _quantiles(recipe: Recipe, used: pl.DataFrame, uniform: Vec) -> tuple[Vec, V
     score = _normal(low + uniform * (high - low))
     far = np.flatnonzero(low > 0.5)  # the other tail has more digits there
     if len(far):
-        part = inner[0][far], inner[1][far], None if inner[2] is None else inner[2][far]
+        part = inner[0][far], inner[1][far], _some(inner[2], far)
         most, least = _ends(family, take_rows(rows, far), part, upper=True)
         score[far] = -_normal(most + uniform[far] * (least - most))
     return low, high, score
+
+
+def _some(beyond: Any, rows: IntVec) -> Any:
+    """What a family takes beyond the mean, of some rows: nothing, an array, or one of each parameter."""
+    if isinstance(beyond, tuple):
+        return tuple(one[rows] for one in beyond)
+    return None if beyond is None else beyond[rows]
 
 
 def _ends(family: Family, rows: Rows, inner: tuple[Vec, Vec, Vec | None], *, upper: bool) -> tuple[Vec, Vec]:

@@ -13,7 +13,14 @@ from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.families.registry import FAMILIES
 from polars_glmm.typing import Vec
 
-MODELS = [family(link) for family in FAMILIES.values() if family.response == "number" for link in family.links]
+HELD = {"tweedie": {"power": 1.5}}
+"""What else a family is made with, to have a mean and phi alone."""
+MODELS = [
+    family(link, **HELD.get(name, {}))
+    for name, family in FAMILIES.items()
+    if family.response == "number"
+    for link in family.links
+]
 ETAS = (0.0, 0.3, 0.95, 1.0, 5.0, 20.0)
 """Distances from 0 at which laws are tried, with both signs; values outside a link's domain are left out."""
 

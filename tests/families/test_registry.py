@@ -31,7 +31,7 @@ NAMED = [
     ("nbinom1", None, "NegativeBinomial1(link='log')"), ("nbinom2", None, "NegativeBinomial(link='log')"),
     ("beta_family", "probit", "Beta(link='probit')"), ("betabinomial", None, "BetaBinomial(link='logit')"),
     ("lognormal", None, "Lognormal(link='identity')"), ("t", None, "StudentT(df=4)"),
-    ("tweedie", "log", "Tweedie(power=1.5)"), ("ordinal", "probit", "Cumulative(link='probit')"),
+    ("tweedie", "log", "Tweedie(power=None)"), ("ordinal", "probit", "Cumulative(link='probit')"),
     ("truncated_nbinom1", None, "TruncatedNegativeBinomial1(link='log')"),
     ("truncated_nbinom2", None, "TruncatedNegativeBinomial(link='log')"),
     ("truncated_poisson", None, "TruncatedPoisson(link='log')"), ("genpois", None, "GeneralizedPoisson(link='log')"),
@@ -78,7 +78,7 @@ def test_families_are_plain_values(family):
     assert again == family
     assert hash(again) == hash(family)
     assert repr(again) == repr(family)
-    assert family == type(family)(link=family.link)
+    assert family == type(family)(link=family.link, **family.held)
     with pytest.raises(AttributeError):
         family.link = None
 

@@ -13,10 +13,13 @@ from polars_glmm.families import Binomial, Gamma, Gaussian, NegativeBinomial, Po
 from polars_glmm.families.base import beyond_mean
 from polars_glmm.families.registry import FAMILIES
 from polars_glmm.families.zero_inflated import ZeroInflated, takes_zeros
-from tests.families.conftest import named, responses
+from tests.families.conftest import HELD, named, responses
 
 MODELS = [
-    ZeroInflated(family(link)) for family in FAMILIES.values() for link in family.links if takes_zeros(family(link))
+    ZeroInflated(family(link, **HELD.get(name, {})))
+    for name, family in FAMILIES.items()
+    for link in family.links
+    if takes_zeros(family(link))
 ]
 COUNTS = [family for family in MODELS if family.discrete]
 each = pytest.mark.parametrize("family", MODELS, ids=repr)

@@ -125,6 +125,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
                                        method=polars_glmm.Laplace(curvature="expected")),
     "degrees of freedom held": lambda: _fit("positive ~ x + (1 | g)", family=polars_glmm.StudentT(df=5.0)),
     "power held": lambda: _fit("positive ~ x + (1 | g)", family=polars_glmm.Tweedie(power=1.6)),
+    "power": lambda: _fit("positive ~ x + (1 | g)", family="tweedie"),
     "gamma": lambda: _fit("positive ~ x + (1 | g)", family="gamma", precision="z"),
     "inverse gaussian": lambda: _fit("positive ~ x + (1 | g)", family="inverse_gaussian", link="log"),
     "negative binomial": lambda: _fit("big ~ x + (1 | g)", family="negative_binomial"),

@@ -30,6 +30,7 @@ FAMILY = {
     "zero_inflated_beta": "beta",
 }  # fmt: skip
 HELD = {"t": lambda df: StudentT(df=df), "tweedie": lambda power: Tweedie(power=power)}
+FREE = {"t": lambda: StudentT(df=None), "tweedie": Tweedie}
 ORDERED = {"cake": {"temperature": "contr.poly"}}
 """Ordered factors: polynomial contrasts in R, treatment contrasts here unless asked for."""
 
@@ -90,6 +91,11 @@ def arguments(entry: Entry) -> dict[str, Any]:
     if (weights := entry.get("weights")) is not None:
         named["trials" if family == "binomial" else "precision"] = weights
     return named
+
+
+def estimated(entry: Entry) -> dict[str, Any]:
+    """The keywords of `fit` with the further parameter of the family estimated, as it is there."""
+    return arguments(entry) | {"family": FREE[entry["family"]]()}
 
 
 def coding(entry: Entry) -> dict[str, str]:

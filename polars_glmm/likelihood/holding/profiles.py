@@ -22,7 +22,7 @@ from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion
 from polars_glmm.likelihood.holding.path import Path, PathPoint
 from polars_glmm.likelihood.holding.scaled_chart import ScaledChart
 from polars_glmm.likelihood.holding.surface import Surface
-from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, targets
+from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, scale_of, targets
 from polars_glmm.likelihood.marginal.dispersion_range import size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.starts import bending_scale
@@ -93,7 +93,9 @@ class Profiles:
             w[-1] = 1.0
             return Path(surface, HeldScale("residual", residual=self._residual), w, None, 0.0, singular)
         if target.quantity == "dispersion":
-            w[-1 - self._n_correlations] = 1.0
+            w[self._place_of(target.parameter, p + chart.size, len(w))] = 1.0
+            if target.parameter != "phi":
+                return Path(surface, scale_of(self.model, target.parameter), w, None, 0.0, singular)
             root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
             return Path(surface, ROOT if root else EXPONENTIAL, w, None, 0.0, singular)
         if target.parameter != "mu":
@@ -163,7 +165,7 @@ class Profiles:
         return dict(zip(names, values.tolist(), strict=True))
 
     def _phi(self, surface: Surface, beta: Vec, tail: Vec) -> Vec:
-        if isinstance(self.model, Model) and self.model.design.further:
+        if isinstance(self.model, Model) and self._several:
             named, found = outward(self.model.parts) @ np.concatenate([beta, tail]), []
             for part in sorted(self.model.parts[1:], key=lambda part: part.constant):
                 own = named[part.own]
@@ -171,6 +173,18 @@ class Profiles:
             return np.concatenate(found)
         root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
         return np.array([(ROOT if root else EXPONENTIAL).natural(abs(float(tail[0])) if root else float(tail[0]))])
+
+    def _place_of(self, parameter: str, behind: int, size: int) -> int:
+        """Where a constant stands in a vector of so many coordinates, the tail of which begins `behind`."""
+        part = next((one for one in self.model.parts if one.parameter == parameter), None)
+        if self._several and part is not None:
+            return behind + int(part.own.start) - len(self.model.x.a)
+        return size - 1 - self._n_correlations
+
+    @property
+    def _several(self) -> bool:
+        """Whether there is more than a constant phi beyond the mean."""
+        return isinstance(self.model, Model) and (bool(self.model.design.further) or len(self.model.parts) > 2)
 
     @property
     def _residual(self) -> ResidualRows | None:
@@ -297,7 +311,7 @@ class Profiles:
         return self._phi_tail(criterion)
 
     def _phi_tail(self, criterion: Criterion) -> Vec:
-        if isinstance(self.model, Model) and self.model.design.further:
+        if isinstance(self.model, Model) and self._several:
             named = [self.estimate.beta[self.kept], *(self._named(part) for part in self.model.parts[1:])]
             return inward(self.model.parts, np.concatenate(named))[len(self.model.x.a) :]
         phi = self.estimate.phi
@@ -339,6 +353,10 @@ class Profiles:
         k = self._n_correlations
         if "phi" in self.fixed and criterion.n_tail == 1 + k:
             free[-1 - k] = False
+        if isinstance(self.model, Model) and self._several:
+            tail = criterion.n_beta + chart.size - len(self.model.x.a)
+            for part in self.model.parts[1:]:
+                free[tail + part.own.start : tail + part.own.stop] &= [one not in self.fixed for one in part.labels]
         if k and any(name in self.fixed for name in self.model.residual_names):
             free[len(free) - k :] = False
         return free

@@ -60,6 +60,8 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
             found.append(Target(part.labels[place], "coefficient", part.parameter, None, (name,), place=place))
     if model.family.has_phi and not any(part.parameter == "phi" for part in formulas):
         found.append(Target("phi", "dispersion", "phi"))
+    others = [part.parameter for part in model.parts[1:] if part.constant and part.parameter != "phi"]
+    found += [Target(name, "dispersion", name) for name in others]
     return [one for one in found if one.name not in fixed]
 
 
@@ -103,3 +105,15 @@ class HeldScale:
 COSINE = HeldScale("cosine", low=0.0, high=pi)
 EXPONENTIAL = HeldScale("exponential")
 ROOT = HeldScale("root", low=0.0)
+
+
+def scale_of(model: Model | ProductModel, parameter: str) -> HeldScale:
+    """From the predictor of a constant to its value, up to where that is at an end."""
+    part = next(one for one in model.parts if one.parameter == parameter)
+    one = next(one for one in model.family.parameters if one.name == parameter)
+    low, high = one.ends or (None, np.inf)
+
+    def natural(t: float) -> float:
+        return high if t >= one.far else low if low is not None and t <= -one.far else part.natural(t)
+
+    return HeldScale("angle", low=-np.inf if low is None else -one.far, high=one.far, turned=natural)

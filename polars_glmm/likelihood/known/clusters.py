@@ -16,6 +16,7 @@ import numpy as np
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.design.selection import relevelled_codes, rows_of
+from polars_glmm.families.base import only_phi
 from polars_glmm.likelihood.known.joint import KnownModel
 from polars_glmm.likelihood.known.levels import LevelLikelihood
 from polars_glmm.likelihood.parameters.parts import Part, outward_slopes
@@ -58,7 +59,8 @@ def cluster_sums(known: KnownModel, cluster: IntVec, n_clusters: int) -> Cluster
 def marginal_scores(known: KnownModel, design: Design, cluster: IntVec, n_clusters: int) -> Mat:
     """∂ℓ_g/∂ψ (J, P) as the model is fitted, ψ = (beta, entries of the roots of Σ by term, coefficients of log phi)."""
     model = known.model
-    if len(design.factors) == 1 and design.phi is None and not any(map(np.any, design.factors[0].part_of)):
+    alone = not design.further and only_phi(model.family)
+    if len(design.factors) == 1 and alone and not any(map(np.any, design.factors[0].part_of)):
         levels = LevelLikelihood.of(design, model.family)
         nodes = model.method.nodes if isinstance(model.method, AGQ) else 1
         own = levels.at(levels.psi(known.held), nodes).scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +84,7 @@ def report_rows(
         spread = report.propagate(natural, vcov, np.zeros(width, dtype=bool))
         working = _working(model, vcov, None if denominator is None else denominator.inner)
     cov = report.covariances(effects, state, None)
-    reported = _reported(model, state.beta, cov, [part.parameter for part, _ in ended])
+    reported = _reported(model, state.beta, cov, {part.parameter: end for part, _, end in ended})
     beta, gamma, phi = reported.beta, reported.gamma, reported.constants.get("phi")
     n_fixed, size = p + len(gamma), len(reported.values)
     null = np.zeros(size, dtype=bool)
@@ -108,7 +108,7 @@ def report_rows(
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(runaway.terms),
         *no_zero_notes(runaway.faded),
-        *(_limit_note(one) for _, one in ended),
+        *(_limit_note(one, end) for _, one, end in ended),
         *no_overdispersion_notes(
             model.family, model.parts[1].names if model.models_phi else (), lost_phi, levels.phi_limit
         ),
@@ -166,14 +166,14 @@ class _Reported(NamedTuple):
     jacobian: Mat
 
 
-def _reported(model: Model, coefficients: Vec, cov: report.Covariances, infinite: Sequence[str]) -> _Reported:
+def _reported(model: Model, coefficients: Vec, cov: report.Covariances, infinite: Mapping[str, float]) -> _Reported:
     """[coefficients of formulas, covariances, constants on their natural scale], from those of all predictors."""
     to_named = outward(model.parts)
     named = to_named @ coefficients
     formulas = [part for part in model.parts if not part.constant]
     single = [part for part in model.parts if part.constant]
     constants = {
-        part.parameter: np.inf if part.parameter in infinite else part.natural(coefficients[part.own.start])
+        part.parameter: infinite.get(part.parameter, part.natural(coefficients[part.own.start]))
         for part in single
     }
     fixed = np.concatenate([named[part.own] for part in formulas])
@@ -268,26 +268,38 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
     return _Runaway(mean, tuple(separated), tuple(faded))
 
 
-def _limit_note(one: Parameter) -> Note:
+def _limit_note(one: Parameter, end: float) -> Note:
+    if one.ends is not None and end == one.ends[0]:
+        text = f"{one.name} is estimated at {end:g}, the least there is: the likelihood rises to it."
+        return Note("at_limit", text, "Responses may be counts, or multiples of one number: choose a family for them.")
+    if one.ends is not None:
+        text = f"{one.name} is estimated at {end:g}: the likelihood rises to that of family={one.limit!r}."
+        return Note("at_limit", text, "The fit stands; the smaller family says the same.")
     text = f"{one.name} has no finite estimate: the likelihood rises to that of family={one.limit!r}."
     return Note("at_limit", text, "The fit stands; the smaller family says the same.")
 
 
-def _ended(model: Model, done: Polished) -> list[tuple[Part, Parameter]]:
-    """Constants that have run so far that the family is another, in which they are infinite."""
-    pairs = zip(model.parts, model.family.parameters, strict=False)
-    return [(part, one) for part, one in pairs if part.constant and done.state.beta[part.own.start] > one.far]
+def _ended(model: Model, done: Polished) -> list[tuple[Part, Parameter, float]]:
+    """Constants that have run so far that the family is another, and their values there: infinite, or an end."""
+    found = []
+    for part, one in zip(model.parts, model.family.parameters, strict=False):
+        at = done.state.beta[part.own.start] if part.constant else 0.0
+        if at > one.far:
+            found.append((part, one, np.inf if one.ends is None else one.ends[1]))
+        elif one.ends is not None and at < -one.far:
+            found.append((part, one, one.ends[0]))
+    return found
 
 
 def _endless(
-    done: Polished, runaway: _Runaway, limit: Limit | None, ended: list[tuple[Part, Parameter]], model: Model
+    done: Polished, runaway: _Runaway, limit: Limit | None, ended: list[tuple[Part, Parameter, float]], model: Model
 ) -> Mat:
     """Directions (P, k) of the state's vector in which the likelihood does not bend: of coefficients without end."""
     size = len(done.held)
     known = [(model.parts[0].own, runaway.of_mean.directions)] if runaway.of_mean is not None else []
     known += [(part.own, one.directions) for part, one in runaway.separated]
     known += [(part.own, one.directions) for part, one in runaway.faded]
-    known += [(part.own, np.eye(1)) for part, _ in ended]
+    known += [(part.own, np.eye(1)) for part, _, _ in ended]
     if limit is not None:
         known.append((model.parts[1].own, limit.directions))
     parts = []
