@@ -498,6 +498,7 @@ def test_a_parameter_that_is_estimated_there_is_held_here(name: str) -> None:
     assert fit.dispersion()["estimate"].item() == pytest.approx(results["dispersion"]["value"], rel=1e-3)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", HELD)
 def test_a_parameter_that_is_estimated_there_is_estimated_here(name: str) -> None:
     """The same estimates and standard errors, and the same further parameter."""
