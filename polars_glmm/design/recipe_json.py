@@ -73,9 +73,10 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
     """The recipe of `encode` with the levels of its groups. Raises ValueError (or KeyError) for any other JSON."""
     read = _READER.read
     residual = text.get("residual")
+    labels = read(text["response"]["labels"], tuple[str, ...] | None, "labels")
     spec = ModelSpec.parse(
         read(text["formulas"], tuple[str, ...], "formulas"),
-        family=decode_family(text["family"]),
+        family=decode_family(text["family"]).of_categories(labels or ()),
         method=read(text["method"], Method, "method"),
         **{name: read(text[name], str | None, name) for name in _COLUMNS},
         residual=None if residual is None else read(residual["text"], str, "residual"),
@@ -96,7 +97,7 @@ def decode(text: Mapping[str, Any], levels: Sequence[pl.DataFrame]) -> Recipe:
             **{name: read(response[name], hint, name) for name, hint in _RESPONSE.items()},
             **{name: read(response.get(name), hint, name) for name, hint in _CENSORING.items()},
             dtype=None if response["dtype"] is None else dtypes.decode(response["dtype"]),
-            labels=read(response["labels"], tuple[str, ...] | None, "labels"),
+            labels=labels,
         ),
         predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
         factors=tuple(factors),

@@ -117,7 +117,9 @@ def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route 
     spec = call.spec()
     if obstacle(spec, call) is None:
         return Route("sums")
-    if exact(spec) or spec.residual is not None or spec.response.ends or spec.family.is_censored:
+    if exact(spec) or spec.residual is not None or spec.response.ends:
+        return None
+    if spec.family.is_censored or spec.family.unordered:
         return None
     if few_variances(spec, frame.lazy()) or not control.rows.compress:
         return None
