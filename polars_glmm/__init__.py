@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Beta,
         BetaBinomial,
         Binomial,
+        Categorical,
         Cumulative,
         Exponential,
         Gamma,
@@ -82,7 +83,7 @@ _LAZY = {
     "simulate": "polars_glmm.prediction.simulations",
     **dict.fromkeys(
         (
-            "Beta", "BetaBinomial", "Binomial", "Cumulative", "Exponential", "Gamma", "Gaussian",
+            "Beta", "BetaBinomial", "Binomial", "Categorical", "Cumulative", "Exponential", "Gamma", "Gaussian",
             "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
             "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1",
             "TruncatedPoisson", "Tweedie", "Weibull",
@@ -107,6 +108,7 @@ __all__ = [
     "Beta",
     "BetaBinomial",
     "Binomial",
+    "Categorical",
     "ColumnError",
     "Control",
     "ConvergenceError",

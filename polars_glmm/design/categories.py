@@ -20,10 +20,7 @@ _MOST = 200
 
 def category_node(node: Expression, variables: Variables) -> tuple[Looked, tuple[Note, ...]]:
     """The number of the row's category, from 0 in their order. Raises ColumnError, ResponseError for what has none."""
-    if not isinstance(node, Name):
-        msg = f"The response {render(node)} is computed; categories are those of a column: make one, an Enum, first."
-        raise ColumnError(msg)
-    table, name = variables.table, node.name
+    name, table = column_of(node), variables.table
     dtype = table.dtype(name)
     notes: tuple[Note, ...] = ()
     kind: Literal["text", "boolean", "number"] = "text"
@@ -56,11 +53,78 @@ def category_node(node: Expression, variables: Variables) -> tuple[Looked, tuple
             f"categories in order, pl.col({name!r}).cast(pl.Enum([…]))."
         )
         raise ColumnError(msg)
+    _refuse_one(name, found)
+    return _numbered(name, kind, found), notes
+
+
+def column_of(node: Expression) -> str:
+    """The column of a response of categories. Raises ColumnError for one that is computed."""
+    if not isinstance(node, Name):
+        msg = f"The response {render(node)} is computed; categories are those of a column: make one, an Enum, first."
+        raise ColumnError(msg)
+    return node.name
+
+
+def unordered_labels(name: str, dtype: pl.DataType, seen: list[Any]) -> tuple[str, ...]:
+    """Labels of the categories of a response that rows have: of an Enum in its order, else sorted.
+
+    Raises ColumnError, ResponseError for a column that is no response of unordered categories.
+    """
+    kinds = dtype.is_integer() or dtype in (pl.Boolean, pl.String, pl.Enum, pl.Categorical)
+    if not kinds:
+        msg = (
+            f"response {name!r} is {brief(dtype)}; unordered categories are a String, Categorical, Enum, Boolean or "
+            f"whole numbers: cast it first, as in pl.col({name!r}).cast(pl.String)."
+        )
+        raise ColumnError(msg)
+    if len(seen) > _MOST:
+        msg = f"response {name!r} has {len(seen):,} different values; more than {_MOST} are no categories."
+        raise ColumnError(msg)
+    found = [one for one in dtype.categories if one in set(seen)] if isinstance(dtype, pl.Enum) else sorted(seen)
+    _refuse_one(name, found)
+    return tuple(map(label_of, found))
+
+
+def unordered_node(
+    node: Expression, variables: Variables, labels: tuple[str, ...]
+) -> tuple[Looked, tuple[Note, ...]]:
+    """The number of the row's category among labels that are known, the baseline first.
+
+    Raises ResponseError for a category without rows.
+    """
+    name, table = column_of(node), variables.table
+    dtype = table.dtype(name)
+    every, seen = categories(name, table), set(table.values(name))
+    of_label = {label_of(value): value for value in every}
+    empty = [label for label in labels if of_label.get(label) not in seen]
+    if empty:
+        msg = (
+            f"response {name!r} has no row in {enumerate_names(empty)} here, whose log odds have no finite estimate. "
+            "Leave these rows out, or join categories first."
+        )
+        raise ResponseError(msg)
+    notes = []
+    unused = [label for label in of_label if label not in set(labels)]
+    if unused:
+        what = f"No row of the response {name!r} is {enumerate_names(unused, 'or')}: the model has no such category."
+        notes.append(Note("response_categories", what))
+    what = f"Categories of the response {name!r} are compared with the baseline {labels[0]!r}."
+    notes.append(Note("response_categories", what, quiet=True))
+    kind: Literal["text", "boolean", "number"] = (
+        "number" if dtype.is_integer() else "boolean" if dtype == pl.Boolean else "text"
+    )
+    return _numbered(name, kind, [of_label[label] for label in labels]), tuple(notes)
+
+
+def _numbered(name: str, kind: Literal["text", "boolean", "number"], values: list[Any]) -> Looked:
+    keys = tuple(float(value) for value in values) if kind == "number" else tuple(values)
+    return Looked(name, kind, keys, tuple(map(float, range(len(values)))))
+
+
+def _refuse_one(name: str, found: list[Any]) -> None:
     if len(found) < 2:
         msg = f"response {name!r} has one category only, {_listed(found)}: there is nothing to model."
         raise ResponseError(msg)
-    keys = tuple(float(value) for value in found) if kind == "number" else tuple(found)
-    return Looked(name, kind, keys, tuple(map(float, range(len(found))))), notes
 
 
 def categories(name: str, table: Table) -> list[Any]:

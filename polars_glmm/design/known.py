@@ -50,6 +50,12 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
         )
         raise ModelError(msg)
     refuse_related(recipe, _AGAIN)
+    if recipe.spec.family.unordered:
+        msg = (
+            "Leverage, influence, scores, robust covariances and draws of the parameters are of one linear predictor, "
+            "and unordered categories have several: they are not there for this fit. bootstrap() and simulate() are."
+        )
+        raise ModelError(msg)
     if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
         msg = (
             "What is computed again from rows is of models whose random effects are on the mean, and on nothing else. "

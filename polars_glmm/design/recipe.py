@@ -158,6 +158,17 @@ class Recipe:
         kept = [keep for keep in found.kept for _ in cuts.names]
         return tuple(zip(cuts.coefficients(names), kept, strict=True))
 
+    def starting_names(self) -> list[str]:
+        """Names of the coefficients that another search may start from: the mean's, or those of every category."""
+        if not self.spec.family.unordered:
+            return [name for name, kept in self.coefficients(self.predictors[0].parameter) if kept]
+        return [
+            f"{part.parameter}: {name}"
+            for part in self.predictors
+            for name, kept in self.coefficients(part.parameter)
+            if kept
+        ]
+
     def predictor(self, parameter: str) -> PredictorRecipe:
         """The predictor of one family parameter; "mu" is the first, whatever its name. Raises KeyError without one."""
         if parameter == "mu":

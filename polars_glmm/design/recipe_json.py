@@ -80,9 +80,10 @@ def decode(
     """
     read = _READER.read
     residual = text.get("residual")
+    labels = read(text["response"]["labels"], tuple[str, ...] | None, "labels")
     spec = ModelSpec.parse(
         read(text["formulas"], tuple[str, ...], "formulas"),
-        family=decode_family(text["family"]),
+        family=decode_family(text["family"]).of_categories(labels or ()),
         method=read(text["method"], Method, "method"),
         **{name: read(text[name], str | None, name) for name in _COLUMNS},
         residual=None if residual is None else read(residual["text"], str, "residual"),
@@ -105,7 +106,7 @@ def decode(
             **{name: read(response[name], hint, name) for name, hint in _RESPONSE.items()},
             **{name: read(response.get(name), hint, name) for name, hint in _CENSORING.items()},
             dtype=None if response["dtype"] is None else dtypes.decode(response["dtype"]),
-            labels=read(response["labels"], tuple[str, ...] | None, "labels"),
+            labels=labels,
         ),
         predictors=read(text["predictors"], tuple[PredictorRecipe, ...], "predictors"),
         factors=tuple(factors),

@@ -18,7 +18,7 @@ from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name, columns, render
 from polars_glmm.typing import BoolVec, Vec
 
-from .categories import categories, category_node, label_of
+from .categories import categories, category_node, label_of, unordered_node
 from .censoring import observed_nodes, read_censoring, refuse_unseen
 from .recipe import Recipe, ResponseRecipe
 from .variables import Variables
@@ -100,7 +100,9 @@ def response_recipe(spec: ModelSpec, variables: Variables, success: Node) -> Res
     if not isinstance(name, Name):
         return ResponseRecipe(spec.response.text, success)
     labels: tuple[str, ...] | None = None
-    if isinstance(success, Looked):
+    if spec.family.unordered:
+        labels = spec.family.labels
+    elif isinstance(success, Looked):
         labels = tuple(label_of(value) for value in categories(name.name, variables.table))
     if isinstance(success, Coded):
         (second,) = success.levels
@@ -141,6 +143,8 @@ def read_response(recipe: Recipe, variables: Variables) -> Rows:
 def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Note, ...]]:
     """What is on the left of the formula. Raises ColumnError for a dtype that the family cannot use."""
     node = spec.response.success
+    if spec.family.unordered:
+        return unordered_node(node, variables, spec.family.labels)
     if spec.family.response == "category":
         return category_node(node, variables)
     if not isinstance(node, Name):

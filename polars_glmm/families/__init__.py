@@ -6,6 +6,7 @@ from polars_glmm.families.base import Density, Expected, Family, Rows
 from polars_glmm.families.beta import Beta
 from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
+from polars_glmm.families.categorical import Categorical
 from polars_glmm.families.cumulative import Cumulative
 from polars_glmm.families.event_times import Exponential, LogLogistic, Weibull
 from polars_glmm.families.gamma import Gamma
@@ -22,8 +23,8 @@ from polars_glmm.families.truncated import TruncatedNegativeBinomial, TruncatedN
 from polars_glmm.families.tweedie import Tweedie
 
 __all__ = [
-    "Beta", "BetaBinomial", "Binomial", "Cumulative", "Density", "Expected", "Exponential", "Family", "Gamma",
-    "Gaussian", "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
+    "Beta", "BetaBinomial", "Binomial", "Categorical", "Cumulative", "Density", "Expected", "Exponential", "Family",
+    "Gamma", "Gaussian", "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
     "NegativeBinomial1", "Poisson", "Rows", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1",
     "TruncatedPoisson", "Tweedie", "Weibull", "resolve_family",
 ]  # fmt: skip

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
-from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, ResponseKind, Rows
+from polars_glmm.families.base import Cuts, Degrees, Density, Expected, Parameter, Predictors, Rows
 from polars_glmm.families.distributions import DISTRIBUTIONS, Distribution
-from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import LINKS, Link
-from polars_glmm.families.mean_family import MeanFamily
+from polars_glmm.families.of_categories import OfCategories
 from polars_glmm.families.ordinal_kernels import interval_density, logistic_density
-from polars_glmm.typing import BoolVec, Mat, Vec
+from polars_glmm.typing import Mat, Vec
 
 _THRESHOLDS = "P(y ≤ k) = F(threshold k - linear predictor)"
 _DISCRIMINATION = "thresholds and linear predictor are multiplied by the discrimination disc"
@@ -25,7 +24,7 @@ SPACINGS: tuple[Spacing, ...] = ("flexible", "equidistant", "symmetric")
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Cumulative(MeanFamily):
+class Cumulative(OfCategories):
     """log p = log[F(α_y − eta) − F(α_{y−1} − eta)], α_{−1} = −∞, α_{C−1} = ∞: y is the number of a category, from 0.
 
     eta has no intercept; its coefficients move the latent variable, so that larger ones make higher categories
@@ -41,10 +40,7 @@ class Cumulative(MeanFamily):
     links = ("logit", "probit", "cloglog", "loglog", "cauchit")
     canonical_link = None
     concave_links = frozenset({"logit", "probit", "cloglog", "loglog"})
-    mean_range = "unit"
     knows_information = False
-    response: ClassVar[ResponseKind] = "category"
-    first_size = 1.0
 
     def __init__(self, link: str | Link | None = None, *, thresholds: Spacing = "flexible") -> None:
         super().__init__(link)
@@ -142,45 +138,13 @@ class Cumulative(MeanFamily):
                 ]
             )
 
-    def simulate_categories(self, rng: np.random.Generator, eta: Vec, alpha: Mat, delta: Vec | float = 0.0) -> Vec:
-        """One category per row, as a number; NaN where eta is."""
+    def simulate_categories(self, rng: np.random.Generator, at: Predictors) -> Vec:
+        """One category per row, as a number; NaN where eta is. At eta, thresholds (C − 1, n), and delta if any."""
+        eta, alpha, delta = np.asarray(at[0]), np.asarray(at[1]), at[2] if len(at) > 2 else 0.0
         z = self.link.forward(np.clip(rng.uniform(size=np.shape(eta)), 1e-300, 1.0 - 1e-16))
         latent = eta + z * np.exp(-np.asarray(delta))
         drawn: Vec = (latent > alpha).sum(0).astype(np.float64)
         return np.where(np.isnan(eta), np.nan, drawn)
-
-    def constant(self, rows: Rows) -> Vec:
-        return np.zeros_like(rows.y)
-
-    def saturated(self, rows: Rows) -> Vec | None:
-        """Every category fitted exactly."""
-        return np.zeros_like(rows.y)
-
-    def outside_support(self, rows: Rows) -> BoolVec:
-        return np.asarray(~((rows.y >= 0.0) & (rows.y == np.round(rows.y))))
-
-    def log_density(self, *_: object) -> Jet:
-        raise self._no_number()
-
-    def information(self, *_: object) -> Expected:
-        raise self._no_number()
-
-    def draw(self, *_: object) -> Vec:
-        raise self._no_number()
-
-    def cdf(self, *_: object, upper: bool = False) -> Vec:  # noqa: ARG002
-        raise self._no_number()
-
-    def variance(self, *_: object) -> Vec:
-        raise self._no_number()
-
-    @staticmethod
-    def _no_number() -> ModelError:
-        return ModelError("A category is no number: it has probabilities, and no mean or variance.")
-
-    def first_mean(self, rows: Rows) -> Vec:
-        """One half: eta is zero."""
-        return np.full(len(rows.y), 0.5)
 
     def start_further(self, rows: Rows, mu: Vec) -> tuple[float, ...]:  # noqa: ARG002
         """Thresholds have `first_thresholds`; the discrimination is one."""

@@ -31,14 +31,14 @@ def density_of(found: Jet, order: int, degrees: Degrees, excluded: BoolVec | Non
     def tensor(rank: int) -> dict[jet.Degree, Vec]:
         if rank > order:
             return {}
-        return {degree: part(degree) for degree in _degrees(n, rank, tuple(degrees), tuple(still))}
+        return {degree: part(degree) for degree in wanted_degrees(n, rank, tuple(degrees), tuple(still))}
 
     g = tuple(part((k,)) if degrees[k] else None for k in range(n))
     return Density(part(()), g if order else (), tensor(2), tensor(3))
 
 
 @cache
-def _degrees(n: int, rank: int, most: Degrees, still: tuple[int, ...]) -> tuple[jet.Degree, ...]:
+def wanted_degrees(n: int, rank: int, most: Degrees, still: tuple[int, ...]) -> tuple[jet.Degree, ...]:
     """The derivatives of a rank in n predictors: no more in each than asked for, one at most in those still."""
     return tuple(
         degree

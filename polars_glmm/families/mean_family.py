@@ -16,7 +16,7 @@ from polars_glmm.families.curve import Curve
 from polars_glmm.families.densities import density_of
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import ALIASES, LINKS, Link, MeanRange
-from polars_glmm.typing import BoolVec, Mat, Vec
+from polars_glmm.typing import BoolVec, Vec
 
 MEAN_BOUNDS: dict[MeanRange, tuple[float, float]] = {
     "real": (-np.finfo(float).max, np.finfo(float).max),
@@ -83,6 +83,8 @@ class MeanFamily(ABC):
     zeros = ""
     zeros_beside = False
     response: ClassVar[ResponseKind] = "number"
+    unordered = False
+    labels: ClassVar[tuple[str, ...]] = ()
     knows_information = True
     limit_phi = float("inf")
     censorable = False
@@ -133,13 +135,11 @@ class MeanFamily(ABC):
         """The thresholds between categories of given labels, where there are some."""
         return None
 
-    def simulate_categories(
-        self,
-        rng: np.random.Generator,  # noqa: ARG002
-        eta: Vec,  # noqa: ARG002
-        alpha: Mat,  # noqa: ARG002
-        delta: Vec | float = 0.0,  # noqa: ARG002
-    ) -> Vec:
+    def of_categories(self, labels: Sequence[str]) -> MeanFamily:  # noqa: ARG002
+        """The family of a response with these categories."""
+        return self
+
+    def simulate_categories(self, rng: np.random.Generator, at: Predictors) -> Vec:  # noqa: ARG002
         """The number of a category for each row, for families of categories."""
         raise ModelError(f"{self.name} draws numbers, not categories.")
 

@@ -11,6 +11,7 @@ from polars_glmm.families.base import Family
 from polars_glmm.families.beta import Beta
 from polars_glmm.families.beta_binomial import BetaBinomial
 from polars_glmm.families.binomial import Binomial
+from polars_glmm.families.categorical import Categorical
 from polars_glmm.families.cumulative import Cumulative
 from polars_glmm.families.event_times import Exponential, LogLogistic, Weibull
 from polars_glmm.families.gamma import Gamma
@@ -49,6 +50,7 @@ FAMILIES: dict[str, type[MeanFamily]] = {
     "generalized_poisson": GeneralizedPoisson,
     "tweedie": Tweedie,
     "cumulative": Cumulative,
+    "categorical": Categorical,
     "exponential": Exponential,
     "weibull": Weibull,
     "loglogistic": LogLogistic,
@@ -57,6 +59,8 @@ FAMILIES: dict[str, type[MeanFamily]] = {
 ALIASES = {
     "normal": "gaussian",
     "ordinal": "cumulative",
+    "multinomial": "categorical",
+    "nominal": "categorical",
     "inverse.gaussian": "inverse_gaussian",
     "nb": "negative_binomial",
     "nbinom2": "negative_binomial",
@@ -76,7 +80,6 @@ ALIASES = {
 
 ELSEWHERE = {
     "negbin": "Write family='negative_binomial'.",
-    "multinomial": "For one category against the others make a Boolean response and use family='binomial'.",
     "bernoulli": "Write family='binomial'; without trials= every row is one trial.",
     "zip": "Write family='poisson' and a further formula, \"zi ~ 1\".",
     "zinb": "Write family='negative_binomial' and a further formula, \"zi ~ 1\".",

@@ -15,6 +15,7 @@ from polars_glmm.answer.many import Answers, Batch, KeyedRows, Outcome, Outcomes
 from polars_glmm.columns.named import as_found, column
 from polars_glmm.design.by_key.learn import KeyedLearned, batchable, learn_by_key
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
+from polars_glmm.fitting.categories import with_categories
 from polars_glmm.fitting.flow import fit_call, warn_once
 from polars_glmm.frames.held import taken
 from polars_glmm.frames.levels import BEYOND_INT64, code_integers
@@ -73,7 +74,8 @@ def fit_by(
     _require_keys(data, columns, call.missing)
     n_keys = keyed.keys.height
     rows = KeyedRows.of(keyed.frame, keyed.code, n_keys)
-    spec = spec.resolve(frozenset(data.columns))
+    call = with_categories(data, call)
+    spec = call.spec().resolve(frozenset(data.columns))
     batches: list[Batch] = []
     with progress.listening(control.progress), one_blas_thread():
         if n_keys >= FEWEST and not call.start and not call.fixed and batchable(spec, data.schema) and answers(spec):

@@ -135,7 +135,9 @@ def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route 
 
 def _countable(spec: ModelSpec, frame: EngineFrame) -> bool:
     """Whether equal rows may be counted."""
-    if exact(spec) or spec.residual is not None or spec.response.ends or spec.family.is_censored:
+    if exact(spec) or spec.residual is not None or spec.response.ends:
+        return False
+    if spec.family.is_censored or spec.family.unordered:
         return False
     return not few_variances(spec, frame.lazy())
 
@@ -156,6 +158,8 @@ def _stays(spec: ModelSpec, frame: EngineFrame, control: Control) -> Route | Non
         why = "residuals of this model are correlated, and its rows must be in one place"
     elif spec.response.ends or spec.family.is_censored:
         why = "its response is censored"
+    elif spec.family.unordered:
+        why = "the categories of its response are learned from rows in one place"
     elif spec.family.curve is not None:
         why = "the starting values of a curve are found from rows in one place"
     if stay and why:

@@ -18,6 +18,7 @@ from polars_glmm.answer.tally import check_unchanged, fingerprint, group_sizes
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.text_numbers import blaming_text
 from polars_glmm.errors import ColumnError, DataChangedError, FitWarning, ModelError, ResponseError
+from polars_glmm.fitting.categories import with_categories
 from polars_glmm.fitting.choose import Route, choose
 from polars_glmm.fitting.readings import collected, fit_readings, rows_to_read
 from polars_glmm.fitting.rows import learned_rows
@@ -69,7 +70,7 @@ def told(fit: Answer) -> None:
 
 def _fit(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Answer:
     """The fit of rows that can be read again by the route that `choose` names; from rows where sums are too rough."""
-    began = perf_counter()
+    began, call = perf_counter(), with_categories(frame, call)
     route = choose(frame, call, control)
     if route.kind != "sums":
         return fit_from_rows(frame, call, control, route, began)
@@ -172,6 +173,6 @@ def _outside() -> int:
 
 def objective_of(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> NaturalObjective:
     """The log-likelihood of what `call` asks, as a function of natural parameters."""
-    learned = learn(call.spec(), frame, missing=call.missing)
+    learned = learn(with_categories(frame, call).spec(), frame, missing=call.missing)
     spec = learned.recipe.spec
     return objective(learned.design, spec.family, spec.method, control)

@@ -60,16 +60,20 @@ def coefficients(fit: Answer) -> Vec:
 
 
 def wald_chi2(fit: Answer) -> tuple[float, int] | None:
-    """Joint Wald statistic β'V⁻¹β that all slopes of mu are zero, and its degrees of freedom; None without slopes."""
-    predictor = fit.recipe.predictor("mu")
+    """Joint Wald statistic β'V⁻¹β that all slopes of mu are zero, and its degrees of freedom; None without slopes.
+
+    Of unordered categories the slopes of all of them.
+    """
     if fit.spec.family.curve is not None:
         return None  # zero is no hypothesis about the parameter of a curve
-    names = [column.name for column, kept in zip(predictor.columns, predictor.kept, strict=True) if kept]
+    predictors = fit.recipe.predictors if fit.spec.family.unordered else fit.recipe.predictors[:1]
+    columns = [pair for one in predictors for pair in zip(one.columns, one.kept, strict=True)]
+    names = [column.name for column, kept in columns if kept]
     slopes = [j for j, name in enumerate(names) if name != "Intercept"]
     vcov = fit.estimate.vcov_fixed[np.ix_(slopes, slopes)]
     if not slopes or not np.isfinite(vcov).all():
         return None
-    beta = fit.estimate.beta[slopes]
+    beta = coefficients(fit)[slopes]
     scale = np.sqrt(np.diag(vcov))
     if not (scale > 0.0).all():
         return None

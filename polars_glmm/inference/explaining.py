@@ -24,6 +24,7 @@ from polars_glmm.inference.explained import (
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.inference.rlrt import eigenvalues, null_draws
 from polars_glmm.inference.schemas import RLRT, table
+from polars_glmm.prediction.categories import refuse_unordered
 from polars_glmm.spec.reduced import null_formulas, without_term
 
 if TYPE_CHECKING:
@@ -148,4 +149,5 @@ def _null(fit: Answer, verb: str) -> Null | None:
 
 
 def _design(fit: Answer, verb: str) -> Design:
+    refuse_unordered(fit.recipe, verb, "varcorr() has the variances of each")
     return learn(fit.call.spec(), data_for(fit, verb), missing=fit.call.missing).design

@@ -33,7 +33,7 @@ from polars_glmm.inference.mean_cells import (
 from polars_glmm.inference.natural_covariance import suited_covariance
 from polars_glmm.inference.schemas import FIXEF, Schema, table
 from polars_glmm.inference.wald import Core, core
-from polars_glmm.prediction.categories import refuse_categories
+from polars_glmm.prediction.categories import refuse_categories, refuse_unordered
 from polars_glmm.prediction.grid import axes_of, crossed, model_inputs, require_known
 from polars_glmm.prediction.quantities import Scale, check_scale
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -92,6 +92,7 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     """One row for each combination of the levels of `variables` and `by`, or one for each contrast within `by`."""
     variables, by, at = _names(variables), _names(by), dict(at or {})
     _check(random, scale, average)
+    refuse_unordered(fit.recipe, "marginal_means()", "predict() has the probabilities, test() compares coefficients")
     if (scale, average, random) != ("link", "link", "none"):
         instead = "use scale='link' and random='none', means of the latent scale; predict() has the probabilities"
         refuse_categories(fit.recipe, "A mean on the scale of the response", instead)

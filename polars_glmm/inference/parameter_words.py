@@ -22,7 +22,9 @@ def sentence_of(fit: Answer, parameter: str) -> str:
 
 
 def together(fit: Answer) -> list[tuple[str, ...]]:
-    """The parameters that have a formula, those of a curve in one table."""
+    """The parameters that have a formula, those of a curve or of unordered categories in one table."""
     curve, known = fit.spec.family.curve, [one.parameter for one in fit.recipe.predictors]
+    if fit.spec.family.unordered:
+        return [tuple(known)]
     of_mean = known[:1] if curve is None else list(curve.parameters)
     return [tuple(of_mean), *((name,) for name in known[len(of_mean) :])]

@@ -123,6 +123,9 @@ def _errors(
 def _learned(frame: pl.DataFrame, call: Call) -> Learned:
     """The design of a frame, which need not have the response yet."""
     spec = call.spec().resolve(frozenset(frame.columns))
+    if spec.family.unordered:
+        msg = "power() is not for unordered categories: simulate() from a fit draws responses to be fitted again."
+        raise ModelError(msg)
     missing = [name for name in spec.response.columns() if name not in frame.columns]
     return learn(call.spec(), frame.with_columns(pl.lit(1.0).alias(name) for name in missing), missing=call.missing)
 

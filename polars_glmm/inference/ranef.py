@@ -42,20 +42,22 @@ def coef(fit: Answer, group: str | None = None, parameter: str = "mu") -> pl.Dat
     """Keys of `group`, then a column per fixed effect of a parameter: the fixed effect plus the level's random effect.
 
     parameter   "mu", or another with a formula: "phi", of log phi, "zi", of logit zi; of a nonlinear model one
-                parameter of its curve, where "mu" is all of them: columns "Asym", "xmid: x"
+                parameter of its curve, where "mu" is all of them: columns "Asym", "xmid: x"; of unordered categories
+                one of them, or all
     A random effect without a fixed effect of the same name, as in 0 + f | g beside 1 + f, has no column. Raises
     ModelError for a parameter without a formula.
     """
     if group is None:
         group = _only_factor(fit)
     recipe, factor = find_factor(fit, group)
-    known, curve = [predictor.parameter for predictor in fit.recipe.predictors], fit.spec.family.curve
-    whole = curve is not None and parameter == "mu"
+    known, family = [predictor.parameter for predictor in fit.recipe.predictors], fit.spec.family
+    together = tuple(known) if family.unordered else () if family.curve is None else family.curve.parameters
+    whole = bool(together) and parameter == "mu"
     if parameter not in known and not whole:
         msg = f"parameter={parameter!r} has no formula in this model; {enumerate_names(known)} {_verb(known)}."
         raise ModelError(msg)
     columns: dict[str, pl.Series] = {}
-    for name in curve.parameters if curve is not None and whole else (parameter,):
+    for name in together if whole else (parameter,):
         columns |= {
             _of_curve(name, column) if whole else column: values
             for column, values in _level_coefficients(fit, recipe, factor, name).items()

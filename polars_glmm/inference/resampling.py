@@ -134,8 +134,7 @@ def checked_seed(n: int, rng: np.random.Generator | int | None) -> int:
 
 def question_of(fit: Answer) -> RefitQuestion:
     """The model of a fit, to be fitted again from its estimates."""
-    mu = fit.recipe.predictor("mu")
-    names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
+    names = fit.recipe.starting_names()
     return RefitQuestion(fit.recipe.spec, fit.control, fit.call.fixed or {}, of_estimate(names, fit.estimate))
 
 

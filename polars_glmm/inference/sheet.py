@@ -146,7 +146,7 @@ def _pearson_ratio(fit: Answer) -> float | None:
     spec, df = fit.spec, fit.estimate.df_resid
     rows = _rows_in_use(fit)
     trials = spec.trials is not None or fit.recipe.response.trials is not None
-    if rows is None or df <= 0 or (spec.family.takes_trials and not trials):
+    if rows is None or df <= 0 or spec.family.unordered or (spec.family.takes_trials and not trials):
         return None
     prefix = "__glmm_"
     squares = augment(rows, fit, prefix=prefix)[f"{prefix}resid_pearson"] ** 2
@@ -180,6 +180,8 @@ def _group_sizes(fit: Answer) -> SheetTable | None:
 def _residual_quartiles(fit: Answer) -> SheetTable | None:
     """Five numbers of the Pearson residuals at the conditional modes, where the rows are at hand."""
     rows = _rows_in_use(fit)
+    if fit.spec.family.unordered:
+        return None  # they have none
     if rows is None:
         why = "the rows are not kept" if fit.rows is None else f"more than {MANY_ROWS:,} rows"
         return SheetTable(RESIDUALS, (), (f"Not shown ({why}): fit.augment(frame) has them.",))
@@ -281,7 +283,7 @@ def _fixed_effects(fit: Answer, parameters: tuple[str, ...]) -> SheetTable | Non
         return None
     mean = parameter == fit.recipe.predictors[0].parameter
     terms = table["term"].to_list()
-    if fit.spec.family.curve is not None and mean:
+    if (fit.spec.family.curve is not None and mean) or len(parameters) > 1:
         terms = [
             of if term == "Intercept" else f"{of}: {term}" for of, term in zip(table["parameter"], terms, strict=True)
         ]

@@ -48,11 +48,12 @@ class Placed(NamedTuple):
 
 
 def of_estimate(names: Sequence[str], estimate: Estimate) -> OfFit:
-    """The natural parameters of an estimate by name; `names` are those of beta.
+    """The natural parameters of an estimate by name; `names` are those of beta, or of beta and gamma.
 
     A term with a standard deviation of 0 is left out: there the likelihood has no slope to leave by.
     """
-    found = OfFit(zip(names, estimate.beta.tolist(), strict=True))
+    values = np.concatenate([estimate.beta, estimate.gamma])[: len(names)]
+    found = OfFit(zip(names, values.tolist(), strict=True))
     for factor in estimate.factors:
         start = 0
         for sigma in factor.covariances:
@@ -79,7 +80,7 @@ def meant(model: Parametrised, given: Given) -> Given:
     if not asked:
         msg = f"start= is a fit that shares no parameter with this model, which has {', '.join(names)}."
         raise ModelError(msg)
-    whole = [model.names, model.residual_names, *(names[b.sd] for b in blocks)]
+    whole = [*(part.labels for part in model.parts), model.residual_names, *(names[b.sd] for b in blocks)]
     for group in whole:
         if not all(name in asked or name in given.fixed for name in group):
             asked = {name: value for name, value in asked.items() if name not in group}

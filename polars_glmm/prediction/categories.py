@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -14,6 +14,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.cumulative import Cumulative
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.unordered import names_of
 from polars_glmm.prediction.variances import movement, quadratic
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from polars_glmm.typing import Mat, Vec
 
 KINDS = ("response", "link", "class", "cumulative", "mean")
+UNORDERED_KINDS = ("response", "link", "class")
 VALUES = f"{INTERNAL}categories"
 
 
@@ -57,10 +59,9 @@ def labels_of(recipe: Recipe) -> tuple[str, ...]:
 
 def suffixes(recipe: Recipe, kind: str) -> list[str]:
     """What stands behind the name of a prediction: one column for each category, or none."""
-    labels = labels_of(recipe)
-    return {"response": [f"_{label}" for label in labels], "cumulative": [f"_{label}" for label in labels[:-1]]}.get(
-        kind, [""]
-    )
+    labels, nominal = labels_of(recipe), recipe.spec.family.unordered
+    of_kind = {"response": labels, "cumulative": labels[:-1], **({"link": labels[1:]} if nominal else {})}
+    return [f"_{label}" for label in of_kind[kind]] if kind in of_kind else [""]
 
 
 def probabilities(family: Cumulative, at: Latent) -> Outputs:
@@ -141,14 +142,29 @@ def category_inputs(fitted: Parameters) -> frozenset[str]:
 
 
 def category_fields(fitted: Parameters) -> list[pl.Expr]:
-    """What thresholds and scale of a row are read from."""
+    """What thresholds and scale of a row, or its further predictors, are read from."""
+    if fitted.recipe.spec.family.unordered:
+        further = names_of(fitted)[1:]
+        return [fitted.fixed(name).value().alias(_further(k)) for k, name in enumerate(further, start=1)]
     return _Thresholds.of(fitted).fields()
 
 
-def category_draws(fitted: Parameters, rows: pl.DataFrame) -> Callable[[np.random.Generator, Vec], Vec]:
-    """Draws of categories of complete rows, at their linear predictors."""
+def category_draws(
+    fitted: Parameters, rows: pl.DataFrame
+) -> Callable[[np.random.Generator, Vec, Mapping[int, Vec]], Vec]:
+    """Draws of categories of complete rows, at their linear predictors; further ones by how far they are moved."""
+    if fitted.recipe.spec.family.unordered:
+        fixed = {k: rows[_further(k)].to_numpy() for k in range(1, len(names_of(fitted)))}
+        return lambda rng, eta, moved: fitted.recipe.spec.family.simulate_categories(
+            rng, (eta, *(value + moved.get(k, 0.0) for k, value in fixed.items()))
+        )
     family, (alpha, delta) = family_of(fitted.recipe), _Thresholds.of(fitted).at(rows)
-    return lambda rng, eta: family.simulate_categories(rng, eta, alpha, 0.0 if delta is None else delta)
+    return lambda rng, eta, _: family.simulate_categories(rng, (eta, alpha, *([] if delta is None else [delta])))
+
+
+def _further(k: int) -> str:
+    """A field: the fixed part of a predictor beyond the first."""
+    return f"eta_{k}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,6 +256,12 @@ def refuse_categories(recipe: Recipe, what: str, instead: str) -> None:
     """Raise ModelError for what is of responses that are numbers, where they are categories."""
     if recipe.spec.family.response == "category":
         raise ModelError(f"{what} is of responses that are numbers, and these are categories: {instead}.")
+
+
+def refuse_unordered(recipe: Recipe, what: str, instead: str) -> None:
+    """Raise ModelError for what is of one linear predictor, where every category but the baseline has one."""
+    if recipe.spec.family.unordered:
+        raise ModelError(f"{what} is of one linear predictor, and unordered categories have several: {instead}.")
 
 
 def refuse_many(fitted: Parameters, what: str) -> None:

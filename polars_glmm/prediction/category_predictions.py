@@ -1,4 +1,4 @@
-"""`predict` for ordered categories: probabilities, the likeliest category, the mean number, the latent position."""
+"""`predict` for categories: probabilities, the likeliest category, the mean number, the latent position."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.prediction.categories import (
     KINDS,
+    UNORDERED_KINDS,
     VALUES,
     LatentReader,
     Outputs,
@@ -28,9 +29,11 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.linear_predictor import MISSING, Purpose
+from polars_glmm.prediction.unordered import add_predictors, errors_of, values_of
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
+    from polars_glmm.prediction.effects import JoinedFactor
     from polars_glmm.prediction.parameters import Parameters
     from polars_glmm.prediction.predictions import Request
     from polars_glmm.typing import Mat
@@ -61,10 +64,13 @@ def names_by_fit(request: Request) -> Callable[[Parameters], list[str]]:
 
 def check_category_request(recipe: Recipe, request: Request) -> None:
     """Raise ModelError for what categories do not have."""
-    if request.kind not in KINDS:
-        hint = suggest(request.kind, KINDS, listed=True)
+    kinds = UNORDERED_KINDS if recipe.spec.family.unordered else KINDS
+    if request.kind not in kinds:
+        hint = suggest(request.kind, kinds, listed=True)
+        if request.kind in KINDS:
+            hint = " Its categories have no order, and so no cumulative probabilities and no mean number."
         msg = f"kind={request.kind!r} is not something {recipe.spec.family!r} predicts: use "
-        raise ModelError(f"{msg}{enumerate_names(KINDS, 'or')}.{hint}")
+        raise ModelError(f"{msg}{enumerate_names(kinds, 'or')}.{hint}")
     if request.interval == "prediction":
         msg = "interval='prediction' is of numbers: kind='response' has the probability of every category."
         raise ModelError(msg)
@@ -87,6 +93,10 @@ def predict_categories(frame: FrameT, fitted: Parameters, request: Request, quan
     check_category_request(fitted.recipe, request)
     refuse_many(fitted, "A prediction of categories")
     factors = chosen(fitted.factors, request.random)
+    if fitted.recipe.spec.family.unordered:
+        return apply_plan(
+            frame, "predict", lambda lazy, schema: _unordered(lazy, schema, fitted, (request, factors, quantile))
+        )
 
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         names = category_names(fitted.recipe, request)
@@ -113,6 +123,39 @@ def predict_categories(frame: FrameT, fitted: Parameters, request: Request, quan
         return lazy.select(*columns(schema), *outputs)
 
     return apply_plan(frame, "predict", plan)
+
+
+def _unordered(
+    lazy: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, asked: tuple[Request, tuple[JoinedFactor, ...], float]
+) -> pl.LazyFrame:
+    """The plan for categories without an order, of which each has a predictor."""
+    request, factors, quantile = asked
+    names, n = category_names(fitted.recipe, request), len(suffixes(fitted.recipe, request.kind))
+    refuse_clash(schema, names, "choose another with name=.")
+    purpose = Purpose("predict", factors, request.new_levels)
+    lazy = add_predictors(lazy, schema, fitted, purpose).with_columns(values_of(request.kind, n).alias(VALUES))
+    values = [pl.col(VALUES).struct.field(str(k)) for k in range(n)]
+    made = list(values)
+    if request.uncertain:
+        lazy = lazy.with_columns(errors_of(fitted, request.kind, k, factors).alias(f"{VALUES}_{k}") for k in range(n))
+        errors = [pl.col(f"{VALUES}_{k}").fill_nan(None) for k in range(n)]
+        made += errors if request.std_error else []
+        for sign in (-quantile, quantile) if request.interval is not None else ():
+            made += [_end(value, sign * error, request.kind) for value, error in zip(values, errors, strict=True)]
+    outputs = [
+        pl.when(~pl.col(MISSING)).then(value).alias(name) for name, value in zip(names, made, strict=True)
+    ]
+    if request.kind == "class":
+        outputs = [_as_category(outputs[0], fitted.recipe).alias(names[0])]
+    return lazy.select(*columns(schema), *outputs)
+
+
+def _end(value: pl.Expr, margin: pl.Expr, kind: str) -> pl.Expr:
+    """An end of an interval: of a probability on the logit scale, of a predictor as it stands."""
+    if kind == "link":
+        return value + margin
+    logit = (value / (1.0 - value)).log() + margin / (value * (1.0 - value))
+    return 1.0 / (1.0 + (-logit).exp())
 
 
 def _as_category(number: pl.Expr, recipe: Recipe) -> pl.Expr:

@@ -1,7 +1,9 @@
-"""`augment` for ordered categories: the probability of the category observed, and residuals of probabilities."""
+"""`augment` for categories: the probability of the category observed, and residuals of probabilities."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +15,11 @@ from polars_glmm.errors import ModelError
 from polars_glmm.prediction.categories import VALUES, add_latent, family_of, probabilities, refuse_many
 from polars_glmm.prediction.linear_predictor import MISSING, Purpose
 from polars_glmm.prediction.rows import response_inputs
+from polars_glmm.prediction.unordered import AT_ZERO, PREDICTORS, add_predictors, shares
 
 if TYPE_CHECKING:
+    from polars_glmm.families.cumulative import Cumulative
+    from polars_glmm.prediction.categories import LatentReader
     from polars_glmm.prediction.parameters import Parameters
     from polars_glmm.prediction.residuals import More
     from polars_glmm.typing import Mat, Vec
@@ -29,16 +34,25 @@ def category_residuals(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameter
     fitted, fixed   probability of the category observed, given the random effects and with all of them at zero
     resid           P(Y < y) − P(Y > y) (Li & Shepherd 2012), between −1 and 1;  resid_pearson   over its standard
                     deviation, √((1 − Σp³)/3);  resid_deviance   its sign times √(−2 log fitted)
+
+    Categories without an order have no residual with a sign: resid and resid_pearson are null, resid_deviance ≥ 0.
     """
     if more.quantile:
-        msg = "quantile=True is of numbers: of categories resid is P(Y < y) − P(Y > y), from which they are drawn."
+        what = "those without an order have none" if fitted.recipe.spec.family.unordered else (
+            "of categories resid is P(Y < y) − P(Y > y), from which they are drawn"
+        )
+        msg = f"quantile=True is of numbers: {what}."
         raise ModelError(msg)
     refuse_many(fitted, "augment() of categories")
-    recipe, family = fitted.recipe, family_of(fitted.recipe)
-    response = response_inputs(recipe)
-    frame, reader = add_latent(
-        frame, schema, fitted, Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=response)
-    )
+    recipe, response = fitted.recipe, response_inputs(fitted.recipe)
+    of_rows: Callable[[pl.DataFrame], tuple[Mat, Mat]]
+    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=response)
+    if recipe.spec.family.unordered:
+        frame = add_predictors(frame, schema, fitted, purpose)
+        fields, of_rows = [pl.col(MISSING, PREDICTORS, AT_ZERO)], _unordered
+    else:
+        frame, reader = add_latent(frame, schema, fitted, purpose)
+        fields, of_rows = reader.fields, partial(_ordered, family_of(recipe), reader)
 
     def values(batch: pl.Series) -> pl.Series:
         rows = batch.struct.unnest()
@@ -47,20 +61,31 @@ def category_residuals(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameter
         used = rows.filter(complete)
         if used.height:
             y = response_arrays(recipe, used).y
-            p = probabilities(family, reader.latent(used)).value
-            fixed = probabilities(family, reader.fixed(used)).value
+            p, fixed = of_rows(used)
             out[:, complete] = _residuals(p, fixed, y)
+            if recipe.spec.family.unordered:
+                out[2:4], out[4] = np.nan, np.abs(out[4])
         made = [pl.Series(name, one, nan_to_null=True) for name, one in zip(_COLUMNS, out, strict=True)]
         return pl.DataFrame(made).to_struct(batch.name)
 
     struct = pl.Struct(dict.fromkeys(_COLUMNS, pl.Float64))
-    fields = [*reader.fields, *(pl.col(name) for name in sorted(response))]
-    made = pl.struct(fields).map_batches(values, return_dtype=struct, is_elementwise=True)
+    rows_of = pl.struct([*fields, *(pl.col(name) for name in sorted(response))])
+    made = rows_of.map_batches(values, return_dtype=struct, is_elementwise=True)
     outputs = [
         pl.when(~pl.col(MISSING)).then(pl.col(VALUES).struct.field(name)).alias(f"{more.prefix}{name}")
         for name in _COLUMNS
     ]
     return frame.with_columns(made.alias(VALUES)).select(*columns(schema), *outputs)
+
+
+def _ordered(family: Cumulative, reader: LatentReader, rows: pl.DataFrame) -> tuple[Mat, Mat]:
+    """Probabilities (C, n) with the random effects, and with all of them at zero."""
+    return probabilities(family, reader.latent(rows)).value, probabilities(family, reader.fixed(rows)).value
+
+
+def _unordered(rows: pl.DataFrame) -> tuple[Mat, Mat]:
+    """The same of categories without an order."""
+    return shares(rows[PREDICTORS]).p, shares(rows[AT_ZERO]).p
 
 
 def _residuals(p: Mat, fixed: Mat, y: Vec) -> Mat:

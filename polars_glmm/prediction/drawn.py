@@ -19,7 +19,7 @@ def as_response(drawn: pl.Series, recipe: Recipe) -> pl.Series:
     labels, dtype = response.labels, response.dtype
     if labels is not None and dtype is not None:
         if dtype == pl.Boolean:
-            return drawn.cast(pl.Boolean)
+            return drawn.cast(pl.Boolean) if labels[-1] == "true" else ~drawn.cast(pl.Boolean)
         numbers = [float(k) for k in range(len(labels))]
         return drawn.replace_strict(numbers, list(labels), default=None, return_dtype=pl.String).cast(dtype)
     if not spec.family.discrete or response.proportion:

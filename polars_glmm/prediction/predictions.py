@@ -118,6 +118,8 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         "response": the mean given the random effects (a probability for binomial); "link": the linear predictor of mu;
         or a family parameter, "phi" (gaussian: sigma), "zi"; "zero": P(y = 0) where there is a zi. Where mu is not the
         mean (lognormal, truncated counts) "mu" is mu, and errors of the mean are those at an estimated constant phi.
+        Of categories "response" has a column for the probability of each, "class" the likeliest; of ordered ones also
+        "cumulative" and "mean", of unordered ones "link" a column for each but the baseline.
     random
         "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
         the unit whose random effects are zero; "integrate" is the average over the population, E g⁻¹(x'β + z'b) with

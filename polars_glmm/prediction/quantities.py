@@ -17,7 +17,7 @@ from polars_glmm.columns.named import as_found, columns
 from polars_glmm.errors import ModelError
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.frames.aggregates import aggregated
-from polars_glmm.prediction.categories import refuse_categories
+from polars_glmm.prediction.categories import refuse_categories, refuse_unordered
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import chosen
@@ -84,9 +84,10 @@ def with_quantity(
     frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, wanted: Wanted
 ) -> tuple[pl.LazyFrame, Quantity]:
     """The frame with what the quantity is made of beside its columns, MISSING among it, and the quantity."""
-    if wanted.scale == "response" or wanted.integrated:
+    if not fitted.recipe.spec.family.unordered and (wanted.scale == "response" or wanted.integrated):
         instead = "use scale='link', the latent scale, or predict(), which has the probability of each"
         refuse_categories(fitted.recipe, f"{wanted.verb}() on the scale of the response", instead)
+    refuse_unordered(fitted.recipe, f"{wanted.verb}()", "predict() has the probabilities, test() compares coefficients")
     link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
     if wanted.scale == "response" and not family.mu_is_mean:
         msg = (

@@ -149,7 +149,7 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
         eta = fixed + of_mean[0] if curve is None else curve.moved(used[ARGUMENTS], of_mean)
         y = np.full(rows.height, np.nan)
         if drawn_categories is not None:
-            y[complete] = drawn_categories(rng, eta)
+            y[complete] = drawn_categories(rng, eta, moved)
             draws.append(y)
             continue
         mu, own = family.mean(eta), moved_beyond(family, phi, moved)

@@ -10,6 +10,7 @@ import polars.selectors as cs
 
 from polars_glmm.columns.sql import Sql, literal, text_literal
 from polars_glmm.errors import ModelError, suggest
+from polars_glmm.prediction.categories import refuse_unordered
 from polars_glmm.prediction.effects import JoinedFactor, chosen
 from polars_glmm.prediction.estimable import misses
 from polars_glmm.prediction.linear_predictor import used_categoricals
@@ -57,6 +58,7 @@ def to_sql(  # noqa: PLR0913  the arguments of predict
     if kind == "response" and not family.mu_is_mean:
         msg = f"The mean of a {family.name} response has no expression in SQL: use kind='link'."
         raise ModelError(msg)
+    refuse_unordered(fitted.recipe, "to_sql()", "predict() has the probabilities where the rows are")
     factors = tuple(factor for factor in chosen(fitted.factors, random) if factor.on(0))
     tables = {f"{name}_modes_{i}": _table(factor) for i, factor in enumerate(factors)}
     eta = _eta(fitted, factors, words)

@@ -9,6 +9,7 @@ import polars as pl
 
 from polars_glmm.columns.named import column
 from polars_glmm.errors import brief, counted
+from polars_glmm.fitting.categories import with_categories
 from polars_glmm.fitting.choose import choose, choose_on_engine, exact
 from polars_glmm.fitting.costs import Cost, Elimination, elimination, passes_cost, products_cost
 from polars_glmm.fitting.look import Look, look_at_arrays, look_by_queries, require_words
@@ -110,6 +111,7 @@ def explain_call(frame: pl.DataFrame | pl.LazyFrame | EngineFrame, call: Call, c
 
 def _explained(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control, *, once: bool = False) -> Explanation:
     """The explanation of rows that can be read again; once: a fit reads their source in one run."""
+    call = with_categories(frame, call)
     spec = call.spec()
     if spec.relations or (isinstance(frame, pl.DataFrame) and frame.height < _LARGE):
         look = look_at_arrays(spec, whole(frame.lazy()), call.missing)
@@ -165,7 +167,7 @@ def make_plan(frame: pl.DataFrame | pl.LazyFrame, look: Look, call: Call, contro
     if route.kind == "disk":
         fits = route.refused is None
         cost = passes_cost(look, look.n_rows, memory_limit(control.memory.limit) if fits else memory, nodes)
-        return Plan("disk", None, look.learning + 2, cost, fits)
+        return Plan("disk", None, look.learning + 2 + spec.family.unordered, cost, fits)
     return Plan("rows", None, 1, passes_cost(look, look.n_rows, memory, nodes))
 
 

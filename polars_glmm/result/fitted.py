@@ -309,9 +309,7 @@ class Fit(Questions):
 def starting_values(start: object) -> Mapping[str, float] | None:
     """start= as values by name; a fit, or one in a file, gives its own. Raises ModelError for what has none."""
     if isinstance(start, Fit):
-        mu = start.recipe.predictor("mu")
-        names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
-        return of_estimate(names, start.estimate)
+        return of_estimate(start.recipe.starting_names(), start.estimate)
     if start is None or isinstance(start, Mapping):
         return start
     if isinstance(start, str | PathLike):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
@@ -107,7 +107,7 @@ class Call:
             if self.groups is not None and "groups" not in changes and understood and _DOT.search(_right(formula)):
                 old, changes["groups"] = understood, None
             changes["formulas"] = (_merge(old[0], formula), *self.formulas[1:])
-        made = replace(self, **changes)
+        made = replace(self.asked, **changes)
         if self.known and "known" not in changes and {"formulas", "groups"} & changes.keys():
             return replace(made, known=made.still_known())
         return made
@@ -118,6 +118,16 @@ class Call:
         groups = {term.group for term in replace(self, known=None).spec().random}
         there = {name: one for name, one in self.known.items() if name in groups or self.groups is not None}
         return there or None
+
+    @property
+    def asked(self) -> Call:
+        """The call as it was made: without the categories that the rows of a fit taught its family."""
+        family = self.family
+        return self if isinstance(family, str) or not family.unordered else replace(self, family=family.plain)
+
+    def of_categories(self, labels: Sequence[str]) -> Call:
+        """The same question of a response with these categories, where its family has predictors for them."""
+        return replace(self, family=self.spec().family.of_categories(labels), link=None)
 
 
 def _merge(old: str, new: str) -> str:

@@ -12,6 +12,7 @@ from polars_glmm.families.nonlinear import nonlinear
 from polars_glmm.families.registry import FAMILIES, resolve_family, with_zeros
 from polars_glmm.families.zero_inflated import PARAMETER as ZERO_PARAMETER
 
+from .categories import for_each_category, refuse_further
 from .groups import Groups, Shorthand, read_groups
 from .method import ML, REML, Laplace, Method, resolve_method
 from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
@@ -103,7 +104,7 @@ class ModelSpec:
         random = [term for entry in self.shorthands for term in entry.terms(frame_columns)]
         mu = replace(self.mu, random=(*self.mu.random, *random))
         _refuse_double_terms(mu.random)
-        predictors = (mu, *self.predictors[1:])
+        predictors = for_each_category(mu, self.family) if self.family.unordered else (mu, *self.predictors[1:])
         _refuse_labels_apart(predictors)
         method = _resolve_method(self.asked, self.family, predictors, open_terms=False)
         refuse_unrelated(self.relations, [term for part in predictors for term in part.random], method)
@@ -139,6 +140,7 @@ class ModelSpec:
         resolved = resolve_family(family, link)
         resolved = resolved.plain if resolved.is_censored else resolved
         asked = None if method is None else resolve_method(method)
+        refuse_further(formulas[1:], offset, resolved)
         if any(_names_zeros(text) for text in formulas[1:]):
             resolved = with_zeros(resolved)
         correlated = read_residual(residual)
@@ -168,7 +170,7 @@ class ModelSpec:
             if not any(entry.open for entry in shorthands):  # nothing needs the frame: settled here
                 mu = replace(mu, random=(*mu.random, *(term for entry in shorthands for term in entry.terms())))
                 shorthands = ()
-            understood, first = _understood(tree, response, mu), (mu,)
+            understood, first = _understood(tree, response, mu), for_each_category(mu, resolved)
         predictors = with_thresholds((*first, *(part for part, _ in further)), resolved)
         for part in predictors:
             _refuse_double_terms(part.random)

@@ -14,7 +14,7 @@ from polars_glmm.errors import ResponseError
     [
         ("quasipoisson", "negative_binomial"),
         ("quasibinomial", "observation-level"),
-        ("multinomial", "Boolean response"),
+        ("bernoulli", "every row is one trial"),
     ],
 )
 def test_a_family_of_other_packages_is_not_taken_for_a_misspelling(name, remedy):

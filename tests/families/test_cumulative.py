@@ -158,10 +158,10 @@ def test_thresholds_are_linear_in_what_is_estimated(spacing, n, expected, names)
 def test_draws_have_the_probabilities(link):
     rng, family = np.random.default_rng(3), Cumulative(link)
     n = 40_000
-    drawn = family.simulate_categories(rng, np.full(n, 0.6), ALPHA[:, None], 0.4)
+    drawn = family.simulate_categories(rng, (np.full(n, 0.6), ALPHA[:, None], 0.4))
     shares = np.bincount(drawn.astype(int), minlength=5) / n
     assert_allclose(shares, family.probabilities(np.array([0.6]), ALPHA[:, None], 0.4)[:, 0], atol=0.012)
-    assert np.isnan(family.simulate_categories(rng, np.array([np.nan]), ALPHA[:, None])).all()
+    assert np.isnan(family.simulate_categories(rng, (np.array([np.nan]), ALPHA[:, None]))).all()
 
 
 def test_what_is_no_cumulative_family_is_refused():

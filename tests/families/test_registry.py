@@ -47,7 +47,7 @@ def test_names_resolve(name, link, shown):
 
 WRONG = [
     ("poison", None, "There is no family 'poison'.* Did you mean 'poisson'"),
-    ("multinomial", None, "There is no family 'multinomial'; there are 'gaussian', .* and 'loglogistic'"),
+    ("multinom", None, "There is no family 'multinom'; there are 'gaussian', .* and 'loglogistic'"),
     ("quasipoisson", None, "no density; .*'negative_binomial'"),
     ("bernoulli", None, "family='binomial'"),
     ("binomial", "probti", "binomial has no link 'probti'; it has 'logit', .* Did you mean 'probit'"),
@@ -113,6 +113,7 @@ def test_facts_of_the_table():
         "generalized_poisson": (True, False, False),
         "tweedie": (True, False, False),
         "cumulative": (False, False, False),
+        "categorical": (False, False, False),
         "exponential": (False, False, False),
         "weibull": (True, False, False),
         "loglogistic": (True, False, False),
@@ -120,7 +121,8 @@ def test_facts_of_the_table():
     canonical = {repr(f) for cls in FAMILIES.values() for link in cls.links if (f := cls(link)).canonical}
     assert canonical == {
         "Gaussian(link='identity')", "Binomial(link='logit')", "Poisson(link='log')", "Gamma(link='inverse')",
-        "InverseGaussian(link='inverse_squared')", "Lognormal(link='identity')", "TruncatedPoisson(link='log')",
+        "InverseGaussian(link='inverse_squared')", "Categorical(link='logit')",
+        "Lognormal(link='identity')", "TruncatedPoisson(link='log')",
     }  # fmt: skip
 
 

@@ -386,7 +386,7 @@ def profiles(
     found, given = asked
     reduced = hold_fixed_effects(design, given.fixed)
     model = prepare(reduced, spec.family, spec.method, control, held=given.fixed)
-    return Profiles(model, found, given.fixed, np.array([name not in given.fixed for name in design.mu.names]))
+    return Profiles(model, found, given.fixed, np.array([name not in given.fixed for name in design.mu.labels]))
 
 
 def profiles_of_products(model: ProductModel, names: tuple[str, ...], asked: tuple[Estimate, Given]) -> Profiles:

@@ -39,7 +39,8 @@ class Target:
 def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Target]:
     """All parameters in the order of their names, without those that the user holds."""
     blocks, _ = parameter_names(model)
-    found = [Target(name, "coefficient", "mu", None, (name,), place=place) for place, name in enumerate(model.names)]
+    named = enumerate(zip(model.parts[0].labels, model.names, strict=True))
+    found = [Target(label, "coefficient", "mu", None, (name,), place=place) for place, (label, name) in named]
     for block in blocks:
         t, factor = block.term, model.effects.factors[block.factor]
         at = (block.factor, t.start)

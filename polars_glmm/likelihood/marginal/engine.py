@@ -137,7 +137,7 @@ def row_engine(model: Model) -> RowEngine:
     effects, rows = model.effects, holder_of(model)
     nodes = model.method.nodes if isinstance(model.method, AGQ) and effects.factors else 1
     if nodes > 1:
-        refuse_nodes(effects, rows, nodes, model.control)
+        refuse_nodes(effects, rows, nodes, model.control, model.design.n_rows)
     expected = isinstance(model.method, Laplace) and model.method.curvature == "expected"
     threads = workers(model.control.rows.threads)
     if not isinstance(rows, RowBlocks) or len(rows.units) < _FEWEST_UNITS:

@@ -1,4 +1,4 @@
-"""Models that quadrature cannot do: factors that cross, and nested ones with too many points."""
+"""Models that quadrature cannot do: factors that cross, and too many points."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from polars_glmm.likelihood.rows.holder import Holder
 from polars_glmm.memory import memory_limit, readable
 
 _NUMBER = 8
+_LEAST = 1 << 28
+"""Bytes that no limit forbids to rows of one factor, which it sends to disk."""
 
 
 class Meeting(NamedTuple):
@@ -39,10 +41,16 @@ class Meetings:
         return Meeting(crossing, max(part.n_cells for part in parts))
 
 
-def refuse_nodes(effects: Effects, rows: Holder, nodes: int, control: Control) -> None:
-    """Raise ModelError where factors cross, ResourceError where the points of nested ones need too much memory."""
-    names = [factor.name for factor in effects.factors]
+def refuse_nodes(effects: Effects, rows: Holder, nodes: int, control: Control, n_rows: int) -> None:
+    """Raise ModelError where factors cross, ResourceError where the points of a unit need too much memory.
+
+    Of nested factors each cell has an integrand and its slopes, of one factor each row of a block has, in every
+    predictor.
+    """
+    names, r = [factor.name for factor in effects.factors], sum(factor.r for factor in effects.factors)
     if len(names) < 2:
+        needed = _NUMBER * nodes**r * min(n_rows, control.rows.block) * (1 + len(effects.moving))
+        _refuse_points(needed, max(memory_limit(control.memory.limit), _LEAST), nodes, r)
         return
     meeting = rows.ask(Meetings())
     if meeting.crossing is not None:
@@ -52,12 +60,14 @@ def refuse_nodes(effects: Effects, rows: Holder, nodes: int, control: Control) -
             f"{second!r}. Use method='laplace'."
         )
         raise ModelError(msg)
-    size = sum(factor.r for factor in effects.factors)
-    paths = nodes**size
-    needed = 2 * _NUMBER * paths * meeting.n_cells * (1 + len(effects.part_of))
-    if needed > memory_limit(control.memory.limit):
+    cells = meeting.n_cells * (1 + len(effects.part_of))
+    _refuse_points(2 * _NUMBER * nodes**r * cells, memory_limit(control.memory.limit), nodes, r)
+
+
+def _refuse_points(needed: int, limit: int, nodes: int, r: int) -> None:
+    if needed > limit:
         msg = (
-            f"{nodes} nodes for each of {size} random effects are {paths:,} points for every row, which "
+            f"{nodes} nodes for each of {r} random effects are {nodes**r:,} points for every row, which "
             f"needs about {readable(needed)}: use fewer, AGQ(nodes={max(2, nodes // 2)}), or method='laplace'."
         )
         raise ResourceError(msg)

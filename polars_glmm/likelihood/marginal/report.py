@@ -98,7 +98,7 @@ def report_rows(
     at_infinity, further = None, _further_directions(model, runaway, levels.phi_limit)
     if separated is not None:
         at_infinity = AtInfinity(model.x.a.T @ separated.directions, report_vcov[:n_fixed, :n_fixed])
-        lost = np.concatenate([np.isin(model.names, separated.terms), np.zeros(size - p, dtype=bool)])
+        lost = np.concatenate([np.isin(model.parts[0].labels, separated.terms), np.zeros(size - p, dtype=bool)])
         report_vcov = report.propagate(np.eye(size), report_vcov, lost)
     n = model.design.n_obs
     df_model = n_all + effects.n_theta - int(done.held.sum())
@@ -114,7 +114,8 @@ def report_rows(
         ),
     ]
     if inverted is not None and not separated and not findings.notes:
-        notes += flat_note([name for name, v in zip(model.names, np.diag(spread), strict=False) if np.isnan(v)])
+        named = zip(model.parts[0].labels, np.diag(spread), strict=False)
+        notes += flat_note([name for name, v in named if np.isnan(v)])
     return Estimate(
         beta=beta,
         gamma=gamma,
@@ -224,23 +225,27 @@ class _Runaway(NamedTuple):
 
     of_mean     separation in the predictor of the mean;  separated: in others, by part
     faded       predictors that have run so far down that they change nothing, in all rows or in some
+    shared      of unordered categories the baseline: directions that the coefficients of all of them take together
     """
 
     of_mean: Separation | None
     separated: tuple[tuple[Part, Separation], ...]
     faded: tuple[tuple[Part, Faded], ...]
+    shared: Separation | None = None
 
     @property
     def terms(self) -> tuple[str, ...]:
         """Of separation, named as among those of all predictors."""
         mean = () if self.of_mean is None else self.of_mean.terms
-        return (*mean, *(name for _, one in self.separated for name in one.terms))
+        further = (name for _, one in self.separated for name in one.terms)
+        return tuple(dict.fromkeys((*mean, *further, *(() if self.shared is None else self.shared.terms))))
 
     @property
     def further(self) -> list[str]:
         """Coefficients beyond the mean's that have no standard error."""
         faded = [name for _, one in self.faded for name in one.terms]
-        return [*(name for _, one in self.separated for name in one.terms), *faded]
+        shared = () if self.shared is None else self.shared.terms
+        return [*(name for _, one in self.separated for name in one.terms), *faded, *shared]
 
 
 def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
@@ -253,7 +258,7 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
         if part.basis is None or (not model.family.separable and not place):
             continue
         std_error = np.where(done.held[part.own], 0.0, spread[part.own])
-        if place and part.parameter != model.family.zeros:
+        if place and part.parameter != model.family.zeros and not model.family.unordered:
             continue
         of = OfPredictor(part, model.family, place, engine.marginal.rows if place else model.rows)
         found = separation(of, std_error)
@@ -265,7 +270,25 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
             gone = faded_rows(of, done.state.beta[part.own])
             if gone is not None:
                 faded.append((part, gone))
-    return _Runaway(mean, tuple(separated), tuple(faded))
+    return _Runaway(mean, tuple(separated), tuple(faded), _shared(model, engine, np.where(done.held, 0.0, spread)))
+
+
+def _shared(model: Model, engine: RowEngine, std_error: Vec) -> Separation | None:
+    """Along what all predictors of unordered categories run off together: where the baseline is ruled out, or certain.
+
+    They have the same columns. Its place among them is that before the first.
+    """
+    parts = model.parts
+    if not model.family.unordered or len(parts) < 2 or len({part.names for part in parts}) > 1:
+        return None
+    loosest = np.max([std_error[part.own] for part in parts], axis=0)  # NaN where one is
+    found = separation(OfPredictor(parts[-1], model.family, -1, engine.marginal.rows), loosest)
+    if found is None:
+        return None
+    places = [parts[-1].labels.index(name) for name in found.terms]
+    return Separation(
+        tuple(part.labels[k] for part in parts for k in places), np.tile(found.directions, (len(parts), 1))
+    )
 
 
 def _limit_note(one: Parameter, end: float) -> Note:
@@ -300,6 +323,8 @@ def _endless(
     known += [(part.own, one.directions) for part, one in runaway.separated]
     known += [(part.own, one.directions) for part, one in runaway.faded]
     known += [(part.own, np.eye(1)) for part, _, _ in ended]
+    if runaway.shared is not None:
+        known.append((slice(0, model.n_coefficients), runaway.shared.directions))
     if limit is not None:
         known.append((model.parts[1].own, limit.directions))
     parts = []

@@ -78,15 +78,15 @@ class Law:
             for k in sorted(set(factor.part_of)):
                 moved[k] = moved.get(k, 0.0) + _effect(factor, b, columns_of(factor, k))
         at = [v if v is None or k not in moved else v + moved[k] for k, v in enumerate(self.fixed)]
+        if self.family.response == "category":
+            with np.errstate(all="ignore"):
+                return self.family.simulate_categories(rng, tuple(v for v in at if v is not None))
         curve, design_rows = self.family.curve, design.rows
         n_mean = 1 if curve is None else len(curve.parameters)
         means, further = at[:n_mean], at[n_mean:]
         with np.errstate(all="ignore"):
             eta = means[0] if curve is None else curve.value(ArrayAlgebra(), means, design_rows.inputs)
             assert eta is not None  # the mean has a predictor
-            if self.family.response == "category":
-                alpha, *delta = [v for v in further if v is not None]
-                return self.family.simulate_categories(rng, eta, alpha, delta[0] if delta else 0.0)
             mu = self.family.mean(eta)
             values = [
                 self.constants[one.name] if v is None else one.link.inverse(v)
