@@ -158,6 +158,8 @@ def _stays(spec: ModelSpec, frame: EngineFrame, control: Control) -> Route | Non
         why = "residuals of this model are correlated, and its rows must be in one place"
     elif spec.response.ends or spec.family.is_censored:
         why = "its response is censored"
+    elif spec.relations:
+        why = f"known= couples the levels of {spec.relations[0][0]!r}, and its rows must be in one place"
     elif spec.family.unordered:
         why = "the categories of its response are learned from rows in one place"
     elif spec.family.curve is not None:

@@ -199,6 +199,13 @@ def test_an_error_ends_with_nothing_left(frame: Any, client: Any) -> None:
     assert nothing_left(client)
 
 
+def test_levels_that_know_each_other_are_not_divided(frame: Any, client: Any) -> None:
+    related = pl.DataFrame({"level": ["g1", "g2"], "other_level": ["g2", "g2"], "value": [0.5, 1.0]})
+    with pytest.raises(ModelError, match="known= couples the levels of 'g'"):
+        polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", known={"g": related}, control=STAY)
+    assert nothing_left(client)
+
+
 def test_explain_says_that_rows_stay(frame: Any) -> None:
     said = polars_glmm.explain(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
     assert said.plan.route == "workers"
