@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,8 @@ DATA = made()
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    distributed, config = importlib.import_module("distributed"), importlib.import_module("dask").config
+    distributed = importlib.import_module("distributed")
     with (
-        config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster,
         distributed.Client(cluster) as there,
     ):
@@ -155,23 +155,20 @@ def test_rounds_that_run_twice_change_nothing(frame: Any, monkeypatch: pytest.Mo
     assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
 
 
-def test_workers_that_die_each_time_are_an_error_with_a_remedy_and_leave_nothing(frame: Any, client: Any) -> None:
-    holders = DaskHolders(client)
-    things = holders.spread(_rows(frame), ("g",), 1)
-    with pytest.raises(ResourceError, match=r"lost with its worker.*more memory"):
-        things.ask(_die)
-    holders.close()
-    client.wait_for_workers(2)
-    assert nothing_left(client)
+def test_a_part_that_workers_die_of_is_an_error_with_a_remedy(client: Any) -> None:
+    of = importlib.import_module("distributed").KilledWorker
+    killed = of("a task", SimpleNamespace(address="tcp://somewhere"), 3)
+    with pytest.raises(ResourceError, match=r"lost with its worker.*more memory"), DaskHolders(client).watched():
+        raise killed
 
 
-def _die(thing: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _rows(frame: Any) -> Any:
-    nw = importlib.import_module("narwhals.stable.v2")
-    return nw.from_native(frame).filter(~nw.col("g").is_null())
+def test_a_cluster_that_has_lost_its_workers_is_not_waited_for(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_workers, "_LOOK", 0.1)
+    monkeypatch.setattr(dask_workers, "_PATIENCE", 0.3)
+    holders, never = DaskHolders(client), client.submit(time.sleep, 3, pure=False)
+    holders.client = SimpleNamespace(scheduler_info=lambda n_workers: {"workers": {}})
+    with pytest.raises(ResourceError, match=r"no worker for 0 seconds.*Start workers"):
+        holders.settle([never])
 
 
 def test_a_key_larger_than_a_worker_is_refused(frame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
