@@ -316,6 +316,7 @@ def test_residual_variances_that_differ(name: str) -> None:
         assert_allclose(log_phi, [results["dispersion"][key] for key in ("intercept", "Days")], rtol=1e-5)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ZEROS)
 def test_zero_inflation_and_hurdles(name: str) -> None:
     """Objective and gradient at the reference parameters, optimum, both predictors, covariances and dispersion."""

@@ -61,6 +61,7 @@ def ended(child: Child) -> bool:
     return child._process.poll() is not None
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("formula", ["y ~ x + (1 + x | g)", "y ~ x + (1 | g) + (1 | h)"])
 def test_a_fit_by_two_processes_is_the_fit_by_one(formula: str, started: list[Child]) -> None:
     here = polars_glmm.fit(DATA, formula, family="binomial", control=ONE)
@@ -180,6 +181,7 @@ def test_a_script_needs_no_guard_of_its_main_module(tmp_path: Path) -> None:
     assert said.count("fitted") == 1
 
 
+@pytest.mark.slow
 def test_children_of_a_process_that_was_killed_end_by_themselves(tmp_path: Path) -> None:
     with run(tmp_path, "for ever") as script:
         assert script.stdout is not None

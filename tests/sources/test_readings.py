@@ -112,6 +112,7 @@ def exact(n: int = 3000) -> pl.DataFrame:
     return pl.DataFrame({"y": y, "x": x, "f": np.array(["a", "b", "c"])[f], "g": g})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "sampled",
     [
