@@ -142,28 +142,32 @@ def _countable(spec: ModelSpec, frame: EngineFrame) -> bool:
     return not few_variances(spec, frame.lazy())
 
 
+def _not_apart(spec: ModelSpec) -> str:
+    """Why a model needs its rows in one place, or has no need of them; empty where they may be divided."""
+    if exact(spec):
+        return "a gaussian model with one residual variance is fitted from its cross-products"
+    if spec.residual is not None:
+        return "residuals of this model are correlated, and its rows must be in one place"
+    if spec.response.ends or spec.family.is_censored:
+        return "its response is censored"
+    if spec.relations:
+        return f"known= couples the levels of {spec.relations[0][0]!r}, and its rows must be in one place"
+    if spec.family.unordered:
+        return "the categories of its response are learned from rows in one place"
+    return "" if spec.family.curve is None else "the starting values of a curve are found from rows in one place"
+
+
 def _stays(spec: ModelSpec, frame: EngineFrame, control: Control) -> Route | None:
     """Passes by the workers that hold the rows, where that was asked for or memory here would not hold them.
 
     Raises ModelError where it was asked for and cannot be.
     """
-    stay, why = control.rows.stay, ""
+    stay = control.rows.stay
     if stay is False:
         return None
+    why = _not_apart(spec)
     if connected(frame) is None:
         why = "a Dask frame and a cluster are needed: connect to one first, with distributed.Client(…)"
-    elif exact(spec):
-        why = "a gaussian model with one residual variance is fitted from its cross-products"
-    elif spec.residual is not None:
-        why = "residuals of this model are correlated, and its rows must be in one place"
-    elif spec.response.ends or spec.family.is_censored:
-        why = "its response is censored"
-    elif spec.relations:
-        why = f"known= couples the levels of {spec.relations[0][0]!r}, and its rows must be in one place"
-    elif spec.family.unordered:
-        why = "the categories of its response are learned from rows in one place"
-    elif spec.family.curve is not None:
-        why = "the starting values of a curve are found from rows in one place"
     if stay and why:
         msg = f"Rows cannot stay with workers, as control=Control(rows=Rows(stay=True)) asks: {why}."
         raise ModelError(msg)
