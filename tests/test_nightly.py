@@ -55,6 +55,7 @@ def test_folders_patterns_packed_files_and_databases_are_the_same_rows(
     assert cli.main(["fit", str(tmp_path / "hive"), "Reaction ~ part + (1 | Subject)"]) == 0
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("place", "said"),
     [

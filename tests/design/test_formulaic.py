@@ -57,6 +57,7 @@ def assert_same_design(formula: str) -> None:
     assert_allclose(by_expressions(mine.made_by, FRAME), mine.values, rtol=1e-10, atol=1e-12, err_msg=formula)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_formula_makes_formulaics_columns(formula: str) -> None:
     assert_same_design(formula)

@@ -491,6 +491,7 @@ def test_numbers_as_levels_match_by_value() -> None:
         assert_array_equal(frame.select(v=made.recipe.predictor("mu").columns[at].node.to_expr())["v"], expected)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("backend", ["polars", "pandas", "pyarrow"])
 def test_narwhals_makes_the_same_columns(backend: str) -> None:
     terms = (

@@ -22,6 +22,7 @@ def powers(k: int) -> str:
     return "Reaction ~ year" + "".join(f" + I(year^{j})" for j in range(2, k + 1)) + " + (1 | Subject)"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("origin", "k"), [(0, 4), (100, 4), (2010, 3), (20100, 3), (1_000_000, 2)])
 def test_raw_powers_that_are_kept_have_the_likelihood_of_their_space(origin, k):
     frame = datasets.load("sleepstudy").with_columns(year=pl.col("Days") + origin)
@@ -46,6 +47,7 @@ def test_a_power_that_is_lost_to_rounding_is_not_called_redundant(origin):
     assert "poly()" in note.advice
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "formula",
     [

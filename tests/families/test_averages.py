@@ -23,6 +23,7 @@ from polars_glmm.families.links import LINKS
 PLACES = [(-2.52, 4.57), (0.3, 0.5), (1.0, 10.0), (-8.0, 3.0), (2.0, 50.0), (0.7, 0.0)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["logit", "cloglog", "cauchit", "probit"])
 @pytest.mark.parametrize(("eta", "sd"), PLACES)
 def test_the_average_mean_is_the_integral(name: str, eta: float, sd: float) -> None:
@@ -70,6 +71,7 @@ RESPONSES = [(3.0, 1.0, 1.0), (0.0, -1.0, 2.0), (200.0, 4.0, 0.5), (1e4, 8.0, 1.
 """Response, eta, sd: from a likelihood far wider than the random effects to one far narrower."""
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("model", "phi"), CASES)
 @pytest.mark.parametrize(("y", "eta", "sd"), RESPONSES)
 def test_the_average_distribution_is_the_integral(model, phi: float | None, y: float, eta: float, sd: float) -> None:

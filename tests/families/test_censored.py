@@ -69,6 +69,7 @@ def difference(at: Callable[[Vec], Vec], x: Vec, h: float) -> Vec:
     return (8.0 * (at(x + h) - at(x - h)) - (at(x + 2.0 * h) - at(x - 2.0 * h))) / (12.0 * h)
 
 
+@pytest.mark.one_in(3)
 @every_base
 @pytest.mark.parametrize("entry", [False, True])
 def test_each_derivative_is_the_difference_of_the_one_below(base, entry):

@@ -35,6 +35,7 @@ def step(family: MeanFamily, eta: Vec) -> Vec:
     return 1e-3 * near
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("below", "place"), STEPS)
 @pytest.mark.parametrize("compute", ["density", "definition"])
 def test_each_derivative_is_the_difference_of_the_one_below(family, case, below, place, compute):
@@ -134,6 +135,7 @@ def test_weights_keep_their_digits_in_both_tails(family):
         assert_allclose(fused, defined, rtol=1e-12)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_a_lower_order_is_the_beginning_of_a_higher_one(family, case, order):
     one = case()

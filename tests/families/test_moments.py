@@ -112,6 +112,7 @@ def test_mean_and_variance_are_those_of_the_density(family, points):
     assert_allclose(variance, trials**2 * family.response_variance(one, mu, phi), rtol=1e-9)
 
 
+@pytest.mark.one_in(3)
 def test_scores_average_to_zero_and_curvature_to_the_expected_one(family, points):
     (rows, _), eta, zeta = points
     p = probabilities(family, points)

@@ -72,7 +72,7 @@ def test_rows_split_by_zero_have_the_density_of_the_definition(family):
                     assert np.all(np.abs(split[place] - value) <= close), (place, at, split[place], value)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @each
 def test_each_derivative_is_the_difference_of_the_one_below(family):
     rows, n = rows_of(family), family.n_parameters
@@ -99,6 +99,7 @@ def test_each_derivative_is_the_difference_of_the_one_below(family):
                 assert np.all(np.abs(slope - wanted) <= 2e-7 * scale), (place, further, at)
 
 
+@pytest.mark.one_in(3)
 @each
 def test_a_density_is_finite_far_from_zero_in_every_predictor(family):
     rows, n = rows_of(family), family.n_parameters

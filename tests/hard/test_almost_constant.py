@@ -102,6 +102,7 @@ def test_a_slope_without_variance_does_not_cost_the_intercept_its_digits(noise: 
         assert found.loglik == pytest.approx(loglik, abs=0.02), name
 
 
+@pytest.mark.slow
 def test_two_factors_and_log_links_are_fitted_while_the_numbers_carry_them() -> None:
     for formula, options in CASES:
         reference = np.array(sds(attempt(almost_constant(1e-3), formula, **options)))

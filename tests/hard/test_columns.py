@@ -148,6 +148,7 @@ def test_a_column_that_is_all_null(frame: pl.DataFrame, column: str, dtype: Any,
         attempt(empty.lazy() if lazy else empty, "y ~ x + f + (1 | g)")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("column", ["g", "x", "y", "f"])
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_column_with_some_nulls(frame: pl.DataFrame, column: str, *, lazy: bool) -> None:
@@ -185,6 +186,7 @@ def test_nan_counts_as_missing(frame: pl.DataFrame, column: str, formula: str, f
     assert fit.loglik == pytest.approx(rest.loglik, abs=1e-10)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("value", [float("inf"), float("-inf")])
 @pytest.mark.parametrize(("column", "formula", "family"), [
     ("y", "y ~ x + (1 | g)", "gaussian"),
@@ -307,6 +309,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", KEYS, ids=str)
 def test_any_plain_dtype_groups(frame: pl.DataFrame, dtype: Any) -> None:
     """Twin: a key may be of any plain dtype, and the fit does not depend on it."""
@@ -359,6 +362,7 @@ OUTSIDE = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("family", "arguments", "value"), OUTSIDE)
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_response_outside_the_support(

@@ -28,7 +28,7 @@ def counts(seed: int, kind: str, n: int = 120) -> pl.DataFrame:
     return pl.DataFrame({"y": y, "g": g, "x": x, "w": w, "f": f})
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(10)
 @pytest.mark.parametrize("family", ["negative_binomial", "negative_binomial1"])
 @pytest.mark.parametrize("kind", ["under", "poisson", "partly", "over"])
 @pytest.mark.parametrize("formula", ["y ~ x", "y ~ x + (1 | g)"])

@@ -245,6 +245,7 @@ def test_crossed_factors_need_no_fixed_effect() -> None:
 # random effects without variation ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.0, 3.0, 1e6])
 @pytest.mark.parametrize("family", ["gaussian", "poisson"])
 def test_a_slope_that_does_not_vary_is_redundant_beside_an_intercept(value: float, family: str) -> None:

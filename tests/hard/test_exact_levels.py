@@ -25,6 +25,7 @@ def rows(family: str, exact: str) -> pl.DataFrame:
     return pl.DataFrame({"y": np.where(f == exact, mean, other), "x": x, "f": f, "g": g})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("family", ["gaussian", "gamma", "inverse_gaussian"])
 @pytest.mark.parametrize("formula", ["y ~ x", "y ~ x + (1 | g)"])
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ ENDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "response", "phi"), ENDS)
 def test_without_overdispersion_a_family_is_its_limit_on_every_route(name: str, response: str, phi: float) -> None:
     family, frame = resolve_family(name), even()

@@ -40,6 +40,7 @@ def rows() -> pl.DataFrame:
 # ------------------------------------------------------------------------------------------ one row per level
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("formula", ["y ~ x + (1 | row)", "y ~ x + (1 | g) + (1 | row)", "y ~ x + (1 | g / row)"])
 @pytest.mark.parametrize("method", ["reml", "ml"])
 def test_gaussian_with_one_row_per_level_is_refused(rows: pl.DataFrame, formula: str, method: str) -> None:
@@ -60,6 +61,7 @@ def test_gaussian_with_as_many_effects_as_rows_is_refused(rows: pl.DataFrame) ->
     assert not codes(fit) & DOUBTS
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("response", "arguments", "family"),
     [
@@ -82,6 +84,7 @@ def test_an_observation_level_effect_of_counts_is_right(
     silent(attempt(rows, f"{response} ~ x + (1 | g) + (1 | row)", **arguments))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("link", ["logit", "probit"])
 @pytest.mark.parametrize("method", ["laplace", AGQ(9)])
 def test_a_bernoulli_trial_per_level_determines_no_variance(rows: pl.DataFrame, link: str, method: Any) -> None:
@@ -157,7 +160,7 @@ def expected(kind: str, model: str, pots: int, plants: int, seeds: int) -> dict[
     return found
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("pots", "plants", "seeds"), DESIGNS)
 @pytest.mark.parametrize("kind", ["bernoulli", "binomial", "poisson", "gaussian"])
@@ -222,6 +225,7 @@ def test_seed_survival_with_individual_and_pot_effects() -> None:
 # ------------------------------------------------------------------------------------------ one level, same levels
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("response", "family"), [("y", "gaussian"), ("count", "poisson"), ("once", "binomial")])
 @pytest.mark.parametrize("bar", ["(1 | site)", "(x | site)", "(1 | g) + (1 | site)", "(1 | site / g)"])
 def test_one_group_only_is_refused(rows: pl.DataFrame, response: str, family: str, bar: str) -> None:
@@ -239,6 +243,7 @@ def test_one_group_left_after_missing_rows(rows: pl.DataFrame) -> None:
         attempt(gone, "y ~ x + (1 | site)")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("response", "family"), [("y", "gaussian"), ("count", "poisson"), ("once", "binomial")])
 def test_two_factors_with_the_same_partition(rows: pl.DataFrame, response: str, family: str) -> None:
     """Names and numbers of the same schools: only the sum of the variances is determined."""
@@ -375,6 +380,7 @@ def contrasts(seed: int, *, shared: bool) -> pl.DataFrame:
     return pl.DataFrame({"x": [f"v{k}" for k in x], "g": g, "y": rng.normal(size=len(g))})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_contrasts_of_one_variance_do_not_split_it(seed: int) -> None:
     """Only τ² + σ² is determined: half the mean square of the differences, and every route says so."""

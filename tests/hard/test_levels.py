@@ -46,6 +46,7 @@ def spoiled(frame: pl.DataFrame, column: str, value: Any, row: int = 7) -> pl.Da
     )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("verb", ["predict", "augment", "simulate", "with_ranef"])
 @pytest.mark.parametrize(("column", "level"), [("f", "top"), ("school", "s99"), ("room", 9)])

@@ -71,6 +71,7 @@ def test_complete_separation_but_for_some_rows(frame: pl.DataFrame, formula: str
     assert 0 < fixed(fit, "x", "std_error") < fixed(fit, "x") / 2
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("column", "arguments"),
     [

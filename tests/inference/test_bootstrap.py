@@ -90,6 +90,7 @@ def test_shares_of_trials_are_fitted_together_like_counts() -> None:
     assert_allclose(counts["value"], shares["value"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["one factor", "crossed", "counts of successes"])
 def test_a_draw_depends_on_the_seed_and_its_number_alone(name: str) -> None:
     fit = fitted(name)

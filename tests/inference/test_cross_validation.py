@@ -26,6 +26,7 @@ def quiet(frame: pl.DataFrame, *formulas: str, **arguments: Any) -> Any:
         return polars_glmm.fit(frame, *formulas, **arguments)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", INFLUENCE)
 def test_densities_of_groups_left_out_agree_with_the_references(name: str) -> None:
     entry = INFLUENCE[name]

@@ -52,6 +52,7 @@ def fitted(family: str, formulas: tuple[str, ...] = TOGETHER) -> Any:
     return polars_glmm.fit(data(family), *formulas, **FAMILIES[family])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("formulas", [TOGETHER, APART, ALONE], ids=["together", "apart", "alone"])
 def test_the_answer_is_an_optimum_of_the_objective(family: str, formulas: tuple[str, ...]) -> None:

@@ -27,6 +27,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_lazy_frame_is_counted_as_its_rows_are(model: str) -> None:
     """By queries alone, and by the arrays of a fit: the same rows, columns, levels, sizes and elimination."""

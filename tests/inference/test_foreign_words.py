@@ -48,6 +48,7 @@ def test_every_verb_on_a_fit_answers_a_foreign_argument(fit: Fit, verb: str, wor
         anova(fit, **{word: 1})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("word", "says"),
     [("VarCorr", "varcorr"), ("params", "fixef"), ("resid", "augment"), ("isSingular", "singular"),

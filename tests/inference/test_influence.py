@@ -23,6 +23,7 @@ def fitted(name: str) -> Any:
     return uses.fit(INFLUENCE[name])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.reference
 @pytest.mark.parametrize("name", INFLUENCE)
 def test_groups_left_out_are_those_of_the_reference(name: str) -> None:
@@ -40,6 +41,7 @@ def test_groups_left_out_are_those_of_the_reference(name: str) -> None:
             assert got[column] == pytest.approx(want[column], rel=1e-2, abs=1e-3)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.reference
 @pytest.mark.parametrize("name", INFLUENCE)
 def test_estimates_without_a_group_are_those_of_the_reference(name: str) -> None:

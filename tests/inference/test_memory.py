@@ -51,6 +51,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("formula", "family", "exact"),
     [

@@ -19,6 +19,7 @@ def fitted(name: str) -> Any:
     return uses.fit(ENTRIES[name])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "i"), ROWS)
 def test_averages_over_the_rows(name: str, i: int) -> None:
     entry, fit = ENTRIES[name], fitted(name)

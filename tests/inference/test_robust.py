@@ -131,6 +131,7 @@ def test_of_a_glm_cr0_is_the_sandwich_of_huber_and_white() -> None:
     assert_allclose(coefficient_covariance(found, CR("school", "CR0")).matrix, expected, rtol=1e-4)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("formula", "options"),
     [

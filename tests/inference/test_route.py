@@ -107,7 +107,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, int | Non
     return route
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_route_that_is_explained_is_taken(
     model: str, rows: pl.DataFrame, tmp_path: Path, taken: Callable[..., tuple[str, int | None]]

@@ -53,6 +53,7 @@ def test_the_same_rows_are_the_same_on_every_route_and_in_any_order(small, argum
                 assert polars_glmm.anova(one, large)["df"][1] == 1
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_response_with_the_same_sums_is_refused_on_every_route(small, arguments, other):
     for large in routes(SLEEP.with_columns(Reaction=OTHERS[other]), LARGE, **arguments).values():

@@ -291,6 +291,7 @@ def test_the_bootstrap_is_repeated_by_its_seed_and_begins_alike() -> None:
     assert again.equals(fresh)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("formula", "arguments"),
     [

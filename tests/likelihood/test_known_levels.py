@@ -42,6 +42,7 @@ def test_the_levels_make_the_likelihood_and_their_scores_cancel(name: str) -> No
     assert (np.abs(at.scores.sum(0)) < 1e-4 * sizes).all()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("nodes", [1, 7])
 def test_scores_are_differences_of_the_levels(name: str, nodes: int) -> None:

@@ -91,6 +91,7 @@ def test_a_step_in_the_covariances(structure):
         assert_allclose(new @ new.T, 0.2**2 * lam @ lam.T, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
 @pytest.mark.parametrize("sizes", [(0.8, 0.5), (0.8, 0.0), (0.0, 0.0), (20.0, 0.3)])
 @pytest.mark.parametrize("structure", ["us", "diag"])

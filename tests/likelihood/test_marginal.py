@@ -73,6 +73,7 @@ def assert_gradient(model, engine, x):
     assert_allclose(gradient, numeric, rtol=1e-5, atol=2e-7 * max(1.0, np.abs(numeric).max()))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("curvature", ["observed", "expected"])
 @pytest.mark.parametrize(("family", "link"), PAIRS)
 def test_laplace_gradient_for_every_family_and_link(family, link, curvature):
@@ -95,6 +96,7 @@ def test_laplace_gradient_for_every_structure(family, link, structure, curvature
     assert_gradient(model, engine, point(model))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("r", [1, 2, 3])
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
 def test_quadrature_gradient_moves_its_nodes(k, r):
@@ -121,7 +123,7 @@ ON_PHI = {
 """Terms of (effects on the mean, effects on log phi)."""
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("method", [Laplace(), AGQ(3)], ids=repr)
 @pytest.mark.parametrize("terms", list(ON_PHI))
 @pytest.mark.parametrize(("family", "link"), DISPERSED)
@@ -148,6 +150,7 @@ def test_gradient_with_crossed_random_effects_on_mean_and_phi(family):
     assert_gradient(model, engine, at)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("terms", list(ON_PHI))
 def test_modes_move_along_their_slopes_with_effects_on_phi(terms):
     """dû along every coefficient and every entry of Λ, against modes found at both sides."""
@@ -254,6 +257,7 @@ def test_many_nodes_are_the_integral(r, nodes, rtol):
     assert_allclose(value_and_gradient(model, engine, x)[0], brute_force(model, x), rtol=rtol)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("structure", list(STRUCTURES))
 def test_value_and_gradient_do_not_depend_on_blocks_threads_or_start(structure):
     """Blocks of 7 rows, two threads and a far warm start; thread count changes no bit."""

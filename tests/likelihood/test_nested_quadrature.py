@@ -74,6 +74,7 @@ def test_it_is_the_integral_over_three_nested_factors() -> None:
     assert objective.loglik(at) == pytest.approx(float(rows.sum()), abs=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("nodes", [2, 5])
 @pytest.mark.parametrize(
     "model",

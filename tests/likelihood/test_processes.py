@@ -172,6 +172,7 @@ def run(tmp_path: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_guard_of_its_main_module(tmp_path: Path) -> None:
     with run(tmp_path) as script:
         assert script.stdout is not None

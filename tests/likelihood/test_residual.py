@@ -118,6 +118,7 @@ CASES = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "effects", "spread", "method", "weights"), CASES)
 def test_likelihood_is_the_dense_one_and_its_gradient_that_by_differences(
     name: str, effects: str, spread: bool, method: str, weights: str | None

@@ -77,7 +77,7 @@ def log_phi_of(design: Design, gamma: Any) -> Any:
     return eta if design.phi.offset is None else eta + design.phi.offset
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
 @pytest.mark.parametrize("name", list(designs()))
 def test_the_objective_is_the_dense_formula_and_its_gradient_that_of_differences(name: str, method: ML | REML) -> None:
@@ -107,7 +107,7 @@ def test_the_objective_is_the_dense_formula_and_its_gradient_that_of_differences
     assert_allclose(goal.gradient(x), slopes, rtol=2e-5, atol=1e-5 * np.abs(slopes).max())
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("method", [ML(), REML()], ids=["ML", "REML"])
 @pytest.mark.parametrize("name", list(designs()))
 def test_the_estimate_is_the_dense_optimum(name: str, method: ML | REML) -> None:

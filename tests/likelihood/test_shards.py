@@ -118,7 +118,7 @@ def same(there: polars_glmm.Fit, here: polars_glmm.Fit) -> None:
                 assert mine[name].equals(other[name], null_equal=True)
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(16)
 @pytest.mark.parametrize("parts", [1, 3, 7])
 @pytest.mark.parametrize("model", list(MODELS))
 def test_a_fit_of_shards_is_the_fit_of_the_rows_together(

@@ -34,6 +34,7 @@ HURDLES = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("family", "response"), HURDLES.items(), ids=HURDLES)
 def test_a_hurdle_without_correlation_is_two_fits(frame, response, family):
     link = {"link": "log"} if family == "gamma" else {}

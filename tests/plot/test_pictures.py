@@ -80,7 +80,7 @@ PICTURES: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 @pytest.mark.parametrize("name", PICTURES)
 def test_every_picture_is_a_chart_that_compiles(name: str, sleep: Any, ticks: Any) -> None:

@@ -33,6 +33,7 @@ MODELS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("lazy", [False, True])
 def test_prediction_of_the_training_rows_is_what_the_design_arrays_give(made, trial, model, lazy):

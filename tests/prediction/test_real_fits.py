@@ -36,6 +36,7 @@ def test_predictions_are_the_linear_predictors_of_the_likelihood(case):
     assert_allclose(fit.predict(frame, kind="link", random="none")["prediction"], fixed, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.one_in(3)
 def test_every_verb_is_a_method_and_a_namespace(case):
     frame, fit = case
     assert frame.glmm.predict(fit).equals(fit.predict(frame))
@@ -56,6 +57,7 @@ def test_joined_random_effects_add_up_to_the_prediction(case):
     assert_allclose(fit.predict(frame, kind="link")["prediction"], total, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.one_in(3)
 def test_the_mean_of_simulated_responses_is_near_the_fitted_one(case):
     frame, fit = case
     draws = fit.simulate(frame, 200, np.random.default_rng(4)).select(pl.selectors.starts_with("sim_"))

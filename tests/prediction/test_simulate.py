@@ -36,6 +36,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", FAMILIES)
 def test_conditional_draws_have_the_moments_of_the_family(made, trial, model):
     formula, arguments, variance_of = FAMILIES[model]
@@ -164,6 +165,7 @@ RESPONSES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 @pytest.mark.parametrize("case", RESPONSES)
 def test_draws_are_of_the_dtype_of_the_response_and_can_be_fitted_in_its_place(rare, case):

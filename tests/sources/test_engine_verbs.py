@@ -85,7 +85,7 @@ def test_predictions_are_a_plan_with_the_numbers_of_polars(model: str, engine: s
         assert_columns(rows_of(fit.predict(relation, kind="phi")), fit.predict(rows, kind="phi"), ["prediction"])
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("model", MODELS)
 def test_residuals_and_modes_stand_beside_the_rows(model: str) -> None:
     fit, rows = fitted(model), to_score()
@@ -103,6 +103,7 @@ def test_residuals_are_null_where_a_level_is_not_known() -> None:
     assert row["fitted"].to_list() == row["resid"].to_list() == [None]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_sql_of_a_fit_scores_a_table(model: str) -> None:
     fit, rows = fitted(model), to_score()

@@ -96,7 +96,7 @@ GAUSSIAN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("formula", GAUSSIAN)
 def test_a_gaussian_model_needs_sums_of_its_engine_only(
     formula: str, engine: str, tmp_path: Path, rows_are_read: list[str]
@@ -133,6 +133,7 @@ def test_what_an_engine_cannot_sum_is_read_out_once(engine: str, tmp_path: Path,
     assert "until they are read out, once" in polars_glmm.explain(relation, "y ~ round(x) + (1 | g)").text
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("arguments", [{"family": "poisson"}, {"family": "poisson", "frequency": "count"}])
 def test_equal_rows_are_counted_by_the_engine(
     arguments: dict[str, Any], engine: str, tmp_path: Path, rows_are_read: list[str], monkeypatch: pytest.MonkeyPatch
@@ -172,6 +173,7 @@ def test_explain_says_who_sums(engine: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_values_that_are_none_are_named_without_a_row(engine: str, tmp_path: Path) -> None:
     frame = made()
     broken = {

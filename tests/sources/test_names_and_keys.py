@@ -111,6 +111,7 @@ INTERNAL = {"sums", "name", "factor.code", "factor.level_names", "self.mode(j)",
 """What pl.col may take besides literals and constants: names that this package made."""
 
 
+@pytest.mark.slow
 def test_no_expression_reads_a_users_name_as_a_pattern() -> None:
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.name == "named.py":
@@ -195,6 +196,7 @@ def test_a_null_key_is_a_missing_value(lazy: bool) -> None:
 # parts without rows --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 @pytest.mark.parametrize("formula", ["y ~ x", "y ~ x + f + (x | g)", "y ~ x + (1 | g) + (1 | h) + (1 | g:h)"])
 @pytest.mark.parametrize("none", [pl.DataFrame.clear, lambda data: data.with_columns(x=pl.lit(None, pl.Float64))])

@@ -42,7 +42,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("formula", "arguments"), MODELS, ids=str)
 def test_a_source_that_must_not_be_read_twice_is_read_once(kind: str, formula: str, arguments: dict[str, Any]) -> None:
@@ -90,6 +90,7 @@ def test_an_error_of_a_step_comes_through_as_it_is() -> None:
 # other rows each time ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("formula", "arguments"), MODELS, ids=str)
 def test_every_number_of_a_fit_of_a_random_query_comes_from_one_sample(formula: str, arguments: dict[str, Any]) -> None:
     data, seen, rng = rows(600), [], np.random.default_rng(1)
@@ -187,6 +188,7 @@ GROWN: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("label", ["a", "new"])
 @pytest.mark.parametrize(("formula", "arguments"), GROWN, ids=str)
 def test_a_file_that_grows_while_it_is_fitted_is_fitted_as_it_was_at_one_time(

@@ -78,7 +78,7 @@ def assert_same(memory: Any, disk: Any) -> None:
     assert dict(disk.recipe.categoricals) == dict(memory.recipe.categoricals)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.reference
 @pytest.mark.parametrize("name", ONE_FACTOR)
 def test_reference_models_from_disk(name: str) -> None:
@@ -158,7 +158,7 @@ MODELS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(("formulas", "arguments"), MODELS, ids=lambda value: str(value))
 def test_models_from_disk(formulas: tuple[str, ...], arguments: dict[str, Any]) -> None:
     assert_same(*both(DATA, *formulas, **arguments))
@@ -191,6 +191,7 @@ KEYS: dict[str, pl.Expr] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", KEYS)
 def test_dtypes_of_keys(dtype: str) -> None:
     frame = DATA.with_columns(KEYS[dtype].alias("group"))

@@ -161,6 +161,7 @@ def test_a_query_before_the_fit_is_part_of_it() -> None:
     assert_same(quietly(changed(data), "y ~ u + (u | g)"), quietly(changed(data.lazy()), "y ~ u + (u | g)"))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(6))
 def test_random_designs(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -220,7 +221,7 @@ def test_more_columns_than_rows() -> None:
             quietly(rows, "y ~ x + z + positive + o + w + x:z + x:o + (1 | g_bool)")
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize(
     "formula", ["y ~ x + f + (x | g)", "y ~ x + (1 | g_cat) + (z | h)", "y ~ x + (1 | g/inner)", "y ~ x"]

@@ -51,7 +51,7 @@ def known(formula: str) -> dict[str, Any]:
     return {name: labels for name, labels in LEVELS.items() if re.search(rf"\b{name}\b", formula)}
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("by_group", [True, False])
 @pytest.mark.parametrize(("formula", "arguments"), MODELS)
 def test_parts_added_are_the_whole(formula: str, arguments: dict[str, Any], by_group: bool, tmp_path: Path) -> None:

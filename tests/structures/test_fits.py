@@ -111,6 +111,7 @@ def close(one, other, tolerance=1e-6):
     assert_frame_equal(one.ranef(), other.ranef(), check_exact=False, rel_tol=1e-3, abs_tol=1e-3)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("term", TERMS)
 def test_every_route_finds_the_same_gaussian_fit(term):
     df = frame(seed=5)
@@ -124,6 +125,7 @@ def test_every_route_finds_the_same_gaussian_fit(term):
         close(eager, fit)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("term", TERMS)
 def test_every_route_finds_the_same_count_fit(term):
     df = frame(seed=6)
@@ -139,6 +141,7 @@ def test_every_route_finds_the_same_count_fit(term):
     assert "compressed" not in str(both.status()["code"].to_list())
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("family", ["gaussian", "poisson"])
 def test_what_comes_after_a_fit_works_with_structures(term, family, tmp_path):
@@ -206,7 +209,7 @@ def test_a_profile_of_a_correlation_falls_by_its_quantile(family):
     assert_allclose(2.0 * (fit.loglik - held.loglik), 3.841458820694124, atol=1e-3)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.filterwarnings("ignore:group 'g'")
 @pytest.mark.parametrize("term", ["ar1(0 + f | g)", "cs(0 + f | g)", "homcs(0 + f | g)", "toep(0 + f | g)"])
 @pytest.mark.parametrize("model", MODELS)

@@ -88,6 +88,7 @@ DESIGNS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", ["ml", "reml"])
 @pytest.mark.parametrize("design", DESIGNS)
 def test_gaussian_objectives_are_the_dense_likelihood(design, method):
@@ -161,6 +162,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", KERNELS)
 def test_gradients_are_differences(case):
     formulas, how = KERNELS[case]
@@ -216,6 +218,7 @@ def test_levels_that_share_a_block_are_nested_in_it(model):
         df.glmm.fit(formula, known={"g": pairs(shared)}, **how)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", MODELS)
 def test_what_a_matrix_may_be_called(model):
     """The inverse, either triangle or both, in any order, lazily, of another library; k times it is σ²/k."""
