@@ -152,17 +152,17 @@ def decode_family(text: Any) -> Family:
     """The family of a name, a link, numbers and words. Raises ModelError where there is none."""
     name, link = _READER.read(text["name"], str, "family"), _READER.read(text["link"], str, "link")
     held = _READER.read(text.get("held", {}), Mapping[str, float], "held")
-    known = FAMILIES[name](link).held if name in FAMILIES else held
     estimated = _READER.read(text.get("estimated", False), bool, "estimated")
     options = _READER.read(text.get("options", {}), Mapping[str, str], "options")
-    if held.keys() != ({} if estimated else known).keys():
+    could = FAMILIES[name](link).held if estimated and name in FAMILIES else {}
+    try:
+        found = _estimating(name, link, could) if could else resolve_family(name, link, {**held, **options})
+    except TypeError as error:
+        msg = f"the family {name!r} is not made with {sorted({*held, *options})!r}"
+        raise ValueError(msg) from error
+    if dict(found.held) != dict(held) or (estimated and not could):
         msg = f"held cannot be {sorted(held)!r} for the family {name!r}"
         raise ValueError(msg)
-    try:
-        found = resolve_family(name, link, {**held, **options}) if not estimated else _estimating(name, link, known)
-    except TypeError as error:
-        msg = f"options cannot be {sorted(options)!r} for the family {name!r}"
-        raise ValueError(msg) from error
     return with_zeros(found) if _READER.read(text.get("zeros", False), bool, "zeros") else found
 
 
