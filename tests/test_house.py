@@ -38,6 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.known"}),
     frozenset({"design.apart"}),
     frozenset({"design.distinct"}),
+    frozenset({"design.inquired"}),
     frozenset({"design.disk"}),
     frozenset({"design.spread"}),
     frozenset({"design.pairing"}),

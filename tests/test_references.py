@@ -39,6 +39,9 @@ JOINT = {"sim_ar1_gaussian": 5e-3}
 """Gaussian models whose standard errors are those of the joint Hessian there, and given the variances here: by how much
 they may differ (a residual variance next to its boundary)."""
 
+STOPPED_EARLY = {"pig_tmb_diag_ml": (1e-5, 5e-4)}
+"""Log-likelihood, and coefficients in standard errors, of a search that ended there at a gradient of 0.003."""
+
 pytestmark = pytest.mark.reference
 every_model = pytest.mark.parametrize("name", MODELS)
 models_with = lambda key: pytest.mark.parametrize(
@@ -380,11 +383,13 @@ def test_effects_without_residuals_are_correlated_residuals(name: str) -> None:
     objective = polars_glmm.objective(frame, *translate.formulas(entry), **translate.arguments(entry))
     at = translate.no_residuals(entry, objective.names)
     assert objective.loglik(at) == pytest.approx(results["logLik"], abs=1e-5)
-    assert fit.loglik == pytest.approx(results["logLik"], abs=max(1e-5, tolerance(entry, "logLik_abs")))
+    usual = (tolerance(entry, "logLik_abs"), tolerance(entry, "fixed_in_se_units"))
+    near_loglik, near_fixed = STOPPED_EARLY.get(name, usual)
+    assert fit.loglik == pytest.approx(results["logLik"], abs=near_loglik)
     assert fit.glance()["df_model"].item() == results["n_params"]
     want = translate.fixed(entry, "cond")
     estimates = fit.fixef().filter(parameter="mu")["estimate"]
-    assert_allclose((estimates - want["estimate"]) / want["std_error"], 0, atol=5e-4)  # its gradient is 0.003
+    assert_allclose((estimates - want["estimate"]) / want["std_error"], 0, atol=near_fixed)
     vector = np.array([at[name] for name in objective.names])
     steps = 1e-4 * np.eye(len(vector))
     hessian = [(objective.gradient(vector + h) - objective.gradient(vector - h)) / 2e-4 for h in steps]

@@ -104,6 +104,14 @@ def with_zeros(family: Family) -> Family:
     return ZeroInflated(family)
 
 
+def is_unordered(family: str | Family) -> bool:
+    """Whether a family, or the one of a name, is of unordered categories; a name that is none is not."""
+    if isinstance(family, str):
+        key = family.strip().lower()
+        return getattr(FAMILIES.get(ALIASES.get(key, key)), "unordered", False) is True
+    return getattr(family, "unordered", False) is True
+
+
 def resolve_family(
     family: str | Family, link: str | None = None, held: Mapping[str, float | str] | None = None
 ) -> Family:

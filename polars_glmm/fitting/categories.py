@@ -8,6 +8,7 @@ import polars as pl
 
 from polars_glmm.columns.named import column
 from polars_glmm.design.categories import column_of, unordered_labels
+from polars_glmm.families.registry import is_unordered
 from polars_glmm.frames.source import Source
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ def with_categories(frame: pl.DataFrame | pl.LazyFrame, call: Call) -> Call:
 
     Raises ColumnError, ResponseError for a response that has no unordered categories.
     """
+    if not is_unordered(call.family):
+        return call
     spec = call.spec()
-    if not spec.family.unordered or spec.family.labels:
+    if spec.family.labels:
         return call
     lazy = frame.lazy()
     spec = spec.resolve(frozenset(lazy.collect_schema().names()))

@@ -12,7 +12,7 @@ import polars as pl
 
 from polars_glmm.answer.tally import group_sizes
 from polars_glmm.columns.nodes import Reference
-from polars_glmm.design.disk.learn import trials_of
+from polars_glmm.design.inquired import trials_of
 from polars_glmm.design.learn import learn
 from polars_glmm.design.predictors import predictor_columns
 from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors, needs_learning, outline

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import polars as pl
 
 from polars_glmm.cluster.dask_workers import connected, dask_holders
-from polars_glmm.design.disk.learn import Sizes, StoredLearned, learn_stored
+from polars_glmm.design.disk.learn import Sizes, learn_stored
+from polars_glmm.design.inquired import ApartLearned
 from polars_glmm.design.learn import Learned, learn
-from polars_glmm.design.spread.learn import SpreadLearned, learn_spread
+from polars_glmm.design.spread.learn import learn_spread
 from polars_glmm.memory import memory_limit
 from polars_glmm.spill import spilling
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from polars_glmm.fitting.choose import Route
     from polars_glmm.spec.call import Call
 
-AnyLearned: TypeAlias = Learned | StoredLearned | SpreadLearned
+AnyLearned: TypeAlias = Learned | ApartLearned
 
 _PART = 1 / 16
 """Share of the memory limit that one part of stored rows may take: a dozen copies of some of its columns are made."""

@@ -130,7 +130,7 @@ class FitCollection(ManyQuestions):
     @answered
     def ranef(self) -> pl.DataFrame:
         """Conditional modes of all fits, long."""
-        return self._stack(RANEF, ranef, stacked.ranef_all)
+        return self._stack(RANEF, ranef, stacked.ranef_all, lambda batch: batch.estimate.model_levels)
 
     @answered
     def glance(self) -> pl.DataFrame:
@@ -243,14 +243,21 @@ class FitCollection(ManyQuestions):
         return render(overview.as_sheet(self))
 
     def _stack(
-        self, schema: Schema, make: Callable[[Answer], pl.DataFrame], make_all: Callable[[Batch], pl.DataFrame]
+        self,
+        schema: Schema,
+        make: Callable[[Answer], pl.DataFrame],
+        make_all: Callable[[Batch], pl.DataFrame],
+        shares: Callable[[Batch], IntVec] = lambda batch: np.ones(len(batch), dtype=np.intp),
     ) -> pl.DataFrame:
-        """The tables of all fits one under the other, keys in front."""
+        """The tables of all fits one under the other, keys in front.
+
+        shares   how the rows of a batch's table are divided between its models (M,): equally, or by their levels
+        """
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
         for batch in self.outcomes.batches:
             rows = make_all(batch)
-            each = batch.estimate.model_levels if schema is RANEF else np.ones(len(batch), dtype=np.intp)
             parts.append(rows)
+            each = shares(batch)
             places.append(np.repeat(batch.keys, each * (rows.height // max(int(each.sum()), 1))))
         for k, answer in self.outcomes.single_answers().items():
             rows = make(answer)

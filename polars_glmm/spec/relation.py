@@ -39,7 +39,7 @@ Relations: TypeAlias = tuple[tuple[str, KnownLevels], ...]
 
 
 def read_relations(known: object) -> Relations:
-    """known= as entries. Raises ModelError for anything anything but a mapping from names to frames or KnownLevels."""
+    """known= as entries. Raises ModelError for anything but a mapping from names to frames or KnownLevels."""
     if known is None:
         return ()
     if not isinstance(known, Mapping):

@@ -11,6 +11,7 @@ from scipy import stats
 import polars_glmm as pg
 from polars_glmm.families import Rows, StudentT
 from tests.families.conftest import named
+from tests.families.five_points import STEPS, next_ones
 
 FREE, ROWS = StudentT(df=None), Rows(np.array([-2.0, 0.3, 1.3, 4.0]))
 
@@ -29,13 +30,9 @@ def test_each_derivative_is_the_difference_of_the_one_below(delta):
 
     here, h = at(0.0, 0.0, 0.0), 1e-3
     for k in range(3):
-        near = [at(*(times * h * np.eye(3)[k])) for times in (-2, -1, 1, 2)]
-        for place in here:
-            further = tuple(sorted((*place, k)))
-            if further in here:
-                slope = (8.0 * (near[2][place] - near[1][place]) - (near[3][place] - near[0][place])) / (12.0 * h)
-                wanted = here[further] * (-1.0 if len(further) == 2 else 1.0)
-                assert_allclose(slope, wanted, rtol=1e-6, atol=1e-8)
+        near = [at(*(times * h * np.eye(3)[k])) for times in STEPS]
+        for one in next_ones(here, near, k, h):
+            assert_allclose(one.slope, one.wanted, rtol=1e-6, atol=1e-8)
 
 
 def frame(tails) -> pl.DataFrame:

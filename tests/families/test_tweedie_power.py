@@ -12,6 +12,7 @@ import polars_glmm as pg
 from polars_glmm.families import Gamma, Rows, Tweedie
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
 from tests.families.conftest import named
+from tests.families.five_points import STEPS, next_ones
 
 FREE, ROWS = Tweedie(), Rows(np.array([0.0, 0.05, 1.0, 30.0, 7.0]))
 LINK = FREE.parameters[2].link
@@ -49,13 +50,9 @@ def test_each_derivative_is_the_difference_of_the_one_below(omega):
 
     here, h = at(0.0, 0.0, 0.0), 1e-3
     for k in range(3):
-        near = [at(*(times * h * np.eye(3)[k])) for times in (-2, -1, 1, 2)]
-        for place in here:
-            further = tuple(sorted((*place, k)))
-            if further in here:
-                slope = (8.0 * (near[2][place] - near[1][place]) - (near[3][place] - near[0][place])) / (12.0 * h)
-                wanted = here[further] * (-1.0 if len(further) == 2 else 1.0)
-                assert_allclose(slope, wanted, rtol=1e-5, atol=1e-6)
+        near = [at(*(times * h * np.eye(3)[k])) for times in STEPS]
+        for one in next_ones(here, near, k, h):
+            assert_allclose(one.slope, one.wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_its_link_is_the_same_in_plans():

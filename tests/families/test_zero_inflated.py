@@ -14,6 +14,7 @@ from polars_glmm.families.base import beyond_mean
 from polars_glmm.families.registry import FAMILIES
 from polars_glmm.families.zero_inflated import ZeroInflated, takes_zeros
 from tests.families.conftest import HELD, named, responses
+from tests.families.five_points import STEPS, next_ones
 
 MODELS = [
     ZeroInflated(family(link, **HELD.get(name, {})))
@@ -84,19 +85,14 @@ def test_each_derivative_is_the_difference_of_the_one_below(family):
         for k in range(n):
             h = 1e-3 * (min(1.0, abs(at[0])) if k == 0 else 1.0)
             near = []
-            for times in (-2, -1, 1, 2):
+            for times in STEPS:
                 moved = [v + times * h * (j == k) for j, v in enumerate(vectors)]
                 near.append(named(family.density(rows, tuple(moved), 3, (3,) * n)))
             if not all(np.isfinite(value).all() for one in near for value in one.values()):
                 continue
-            for place in here:
-                further = tuple(sorted((*place, k)))
-                if further not in here:
-                    continue
-                slope = (8.0 * (near[2][place] - near[1][place]) - (near[3][place] - near[0][place])) / (12.0 * h)
-                wanted = here[further] * (-1.0 if len(further) == 2 else 1.0)
-                scale = 1.0 + np.abs(wanted) + np.abs(here[place]) + np.abs(rows.y)
-                assert np.all(np.abs(slope - wanted) <= 2e-7 * scale), (place, further, at)
+            for one in next_ones(here, near, k, h):
+                scale = 1.0 + np.abs(one.wanted) + np.abs(one.below) + np.abs(rows.y)
+                assert np.all(np.abs(one.slope - one.wanted) <= 2e-7 * scale), (one.place, at)
 
 
 @pytest.mark.one_in(3)

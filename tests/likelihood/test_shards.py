@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from numpy.testing import assert_allclose
 
 import polars_glmm
 from polars_glmm import Control
@@ -20,6 +19,7 @@ from polars_glmm.likelihood.marginal.divided import divide, over
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows.shards import Asking, AtHand, Shard, Shards
+from tests.likelihood.same_fits import same_fits
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 N = 900
@@ -104,20 +104,6 @@ def sharded(monkeypatch: pytest.MonkeyPatch, parts: int) -> Iterator[list[int]]:
         yield seen
 
 
-def same(there: polars_glmm.Fit, here: polars_glmm.Fit) -> None:
-    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
-    assert there.converged == here.converged
-    assert [note.code for note in there.notes] == [note.code for note in here.notes]
-    for table in ("fixef", "varcorr", "ranef"):
-        mine, other = getattr(there, table)(), getattr(here, table)()
-        for name in other.columns:
-            if other[name].dtype.is_float():
-                rtol = 1e-5 if name == "estimate" else 1e-4
-                assert_allclose(mine[name].to_numpy(), other[name].to_numpy(), rtol=rtol, atol=1e-6)
-            else:
-                assert mine[name].equals(other[name], null_equal=True)
-
-
 @pytest.mark.one_in(16)
 @pytest.mark.parametrize("parts", [1, 3, 7])
 @pytest.mark.parametrize("model", list(MODELS))
@@ -131,7 +117,8 @@ def test_a_fit_of_shards_is_the_fit_of_the_rows_together(
         there = polars_glmm.fit(DATA, *formulas, control=control, **options)
     assert seen
     assert 1 <= max(seen) <= parts
-    same(there, here)
+    same_fits(there, here)
+    assert [note.code for note in there.notes] == [note.code for note in here.notes]
     work = [fit.estimate.certificate.row_passes for fit in (there, here)]
     assert work[0] == pytest.approx(work[1], rel=0.05)  # modes are where they were left
 
@@ -143,7 +130,8 @@ def test_shards_on_disk_are_the_rows_on_disk(monkeypatch: pytest.MonkeyPatch) ->
     with sharded(monkeypatch, 3) as seen:
         there = polars_glmm.fit(DATA.lazy(), *formulas, control=control, **options)
     assert seen == [3]
-    same(there, here)
+    same_fits(there, here)
+    assert [note.code for note in there.notes] == [note.code for note in here.notes]
 
 
 class Forgetful(AtHand):
@@ -179,4 +167,5 @@ def test_shards_that_forget_and_questions_asked_twice_change_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "divided", divided)
         there = polars_glmm.fit(DATA, *formulas, **options)
-    same(there, here)
+    same_fits(there, here)
+    assert [note.code for note in there.notes] == [note.code for note in here.notes]

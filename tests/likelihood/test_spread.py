@@ -11,13 +11,13 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
-from numpy.testing import assert_allclose
 
 import polars_glmm
 from polars_glmm import Control
 from polars_glmm.control import Memory, Rows
 from polars_glmm.errors import ColumnError, DataChangedError, ModelError, ResourceError, ResponseError
 from polars_glmm.frames.staying import AtOnce
+from tests.likelihood.same_fits import same_fits
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 N = 900
@@ -121,21 +121,6 @@ def relation(frame: pl.DataFrame = DATA) -> Any:
     return duckdb.connect().from_arrow(frame.to_arrow())
 
 
-def same(there: polars_glmm.Fit, here: polars_glmm.Fit) -> None:
-    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
-    assert there.converged == here.converged
-    assert (there.n_obs, there.n_dropped, there.groups) == (here.n_obs, here.n_dropped, here.groups)
-    assert {note.code for note in there.notes} == {note.code for note in here.notes}
-    for table in ("fixef", "varcorr", "ranef"):
-        mine, other = getattr(there, table)(), getattr(here, table)()
-        for name in other.columns:
-            if other[name].dtype.is_float():
-                rtol = 1e-5 if name == "estimate" else 1e-4
-                assert_allclose(mine[name].to_numpy(), other[name].to_numpy(), rtol=rtol, atol=1e-6)
-            else:
-                assert mine[name].equals(other[name], null_equal=True)
-
-
 @pytest.mark.one_in(14)
 @pytest.mark.parametrize("parts", [1, 3, 40])
 @pytest.mark.parametrize("model", list(MODELS))
@@ -146,7 +131,7 @@ def test_rows_that_stay_give_the_fit_of_the_rows_together(
     here = polars_glmm.fit(DATA.lazy(), *formulas, control=HERE, **options)
     with workers(monkeypatch, Nearby(parts)):
         there = polars_glmm.fit(relation(), *formulas, control=STAY, **options)
-    same(there, here)
+    same_fits(there, here)
     there.update(control=HERE)  # the source is read out as any other, and its sums are those of the fit
 
 

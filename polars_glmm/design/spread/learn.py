@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from polars_glmm import progress
-from polars_glmm.design.disk.learn import Inquired, asked_of, require_groups_fit, settled, trials_of
-from polars_glmm.design.recipe import FactorRecipe, Recipe
-from polars_glmm.design.spread.rows import SpreadDesign, read_part, together
+from polars_glmm.design.inquired import ApartLearned, Inquired, asked_of, require_groups_fit, settled, trials_of
+from polars_glmm.design.recipe import FactorRecipe
+from polars_glmm.design.spread.rows import read_part, together
 from polars_glmm.errors import ModelError, counted
 from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.engine_source import EngineSource
@@ -22,19 +22,9 @@ from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
 
 
-class SpreadLearned(NamedTuple):
-    """Recipe and spread design of a model; n_dropped rows had missing values. Which rows are used is not kept."""
-
-    recipe: Recipe
-    design: SpreadDesign
-    notes: tuple[Note, ...]
-    n_dropped: int
-    kept: None = None
-
-
 def learn_spread(
     spec: ModelSpec, frame: EngineFrame, holders: Holders, *, missing: Literal["drop", "error"] = "drop"
-) -> SpreadLearned:
+) -> ApartLearned:
     """Recipe and kept rows of a model of no factor, one, or factors nested in one, as `learn` makes of the frame.
 
     Raises what `learn` raises, ModelError for factors that cross, ResourceError for a level larger than a worker,
@@ -65,7 +55,7 @@ def learn_spread(
     if untried:
         what = f"{counted(untried, 'row')} without any trial {'was' if untried == 1 else 'were'} left out."
         dropped = (*dropped, Note("rows_without_trials", what, quiet=True))
-    return SpreadLearned(recipe, design, (*dropped, *notes), 0 if found is None else found.n)
+    return ApartLearned(recipe, design, (*dropped, *notes), 0 if found is None else found.n)
 
 
 def _coarsest(asked: Inquired, source: EngineSource) -> int | None:

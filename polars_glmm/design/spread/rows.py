@@ -12,8 +12,8 @@ import polars as pl
 
 from polars_glmm.columns.named import columns as columns_named
 from polars_glmm.design.apart import ONES, Apart, ColumnMoments, Filling, RecordLayout, Tally, head_of, narrowed
-from polars_glmm.design.disk.learn import in_code_order
 from polars_glmm.design.distinct import DistinctColumns, shape_of
+from polars_glmm.design.inquired import in_code_order
 from polars_glmm.design.keys import KeyCoder
 from polars_glmm.design.reader import Reader
 from polars_glmm.design.recipe import Recipe

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from polars_glmm.design.apart import Apart
+from polars_glmm.design.records import Predictor
 from polars_glmm.likelihood.parameters.basis import Basis, centred_moments, told_apart_by
 from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis, assemble, root_of, working_columns
+from polars_glmm.likelihood.parameters.thresholds import bases_of
 
 
-def basis_of(design: Apart, places: tuple[int, ...], *, elsewhere: bool) -> Basis:
-    """The computing basis of the distinct columns at some places; whether their constant is made elsewhere."""
+def bases_apart(design: Apart, held: Collection[str]) -> tuple[tuple[Basis, ...], tuple[Basis, ...]]:
+    """As `bases_of`, of the distinct columns: the bases of the columns, and those of the coefficients."""
+    places = {one.parameter: own for one, own in zip(design.predictors, design.layout.x, strict=True)}
+
+    def made(one: Predictor, *, elsewhere: bool) -> Basis:
+        return _basis(design, places[one.parameter], elsewhere=elsewhere)
+
+    return bases_of(design.predictors, made, held)
+
+
+def _basis(design: Apart, places: tuple[int, ...], *, elsewhere: bool) -> Basis:
     own = design.moments.pick(places)
     basis = centred_moments(own.mean, own.cross / own.n, elsewhere=elsewhere)
     return told_apart_by(basis, own.cross / own.n, own.mean)

@@ -17,8 +17,7 @@ from polars_glmm.frames.staying import Staying
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects, WorkingBasis
 from polars_glmm.likelihood.parameters.parts import Part
-from polars_glmm.likelihood.parameters.thresholds import bases_of
-from polars_glmm.likelihood.rows.apart_bases import basis_of, effects_of
+from polars_glmm.likelihood.rows.apart_bases import bases_apart, effects_of
 from polars_glmm.likelihood.rows.blocks import cut_rows
 from polars_glmm.likelihood.rows.shards import Asking, Shard, Shards, Together
 from polars_glmm.linalg.threads import one_blas_thread
@@ -98,11 +97,7 @@ def spread(
 
     held   names of parameters that stay where they are
     """
-    places_of = {one.parameter: own for one, own in zip(design.predictors, design.layout.x, strict=True)}
-    _, bases = bases_of(
-        design.predictors, lambda one, *, elsewhere: basis_of(design, places_of[one.parameter], elsewhere=elsewhere),
-        held,
-    )  # fmt: skip
+    _, bases = bases_apart(design, held)
     effects, working, distinct = effects_of(design)
     maker = ShardMaker(design.filling, bases, effects, working, tuple(distinct), parts_of, block_rows)
     with progress.stage("dividing"):

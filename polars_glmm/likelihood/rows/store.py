@@ -18,8 +18,7 @@ from polars_glmm.families.base import Rows, censoring_of, heads_of, heads_of_inp
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.parts import Part
-from polars_glmm.likelihood.parameters.thresholds import bases_of
-from polars_glmm.likelihood.rows.apart_bases import basis_of, effects_of
+from polars_glmm.likelihood.rows.apart_bases import bases_apart, effects_of
 from polars_glmm.likelihood.rows.block_parts import block_part
 from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit, cut_rows
 from polars_glmm.linalg.elimination import OneFactor
@@ -220,10 +219,7 @@ def store(
     held       names of parameters that stay where they are
     """
     layout, moments = design.layout, design.moments
-    places = {one.parameter: own for one, own in zip(design.predictors, layout.x, strict=True)}
-    of_columns, bases = bases_of(
-        design.predictors, lambda one, *, elsewhere: basis_of(design, places[one.parameter], elsewhere=elsewhere), held
-    )
+    of_columns, bases = bases_apart(design, held)
     predictors = parts_of(bases)
     effects, working, distinct = effects_of(design)
     z_ones = None if working is None else np.array([k < 0 for k, _ in working.sources])
