@@ -52,7 +52,7 @@ def test_each_derivative_is_the_difference_of_the_one_below(omega):
     for k in range(3):
         near = [at(*(times * h * np.eye(3)[k])) for times in STEPS]
         for one in next_ones(here, near, k, h):
-            assert_allclose(one.slope, one.wanted, rtol=1e-5, atol=1e-6)
+            assert_allclose(one.slope, one.wanted, rtol=1e-6, atol=1e-8)
 
 
 def test_its_link_is_the_same_in_plans():

@@ -169,7 +169,8 @@ def trim(entry: dict[str, Any]) -> dict[str, Any]:
         for level, fit in entry.get("fits", {}).items()
     }
     kept["extras"] = {key: value for key, value in entry.get("extras", {}).items() if key in EXTRAS}
-    kept.get("design", {}).pop("first_rows", None)
+    if entry["dataset"] in NOT_REDISTRIBUTED:
+        kept.get("design", {}).pop("first_rows", None)
     return {key: value for key, value in kept.items() if value not in ({}, [])}
 
 

@@ -36,10 +36,15 @@ ORDERED = {"cake": {"temperature": "contr.poly"}}
 
 
 @cache
+def all_entries() -> dict[str, Entry]:
+    """All reference entries, by id."""
+    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(HERE.glob("*.json")))
+    return {entry["id"]: entry for entry in found}
+
+
 def entries(*kinds: str) -> dict[str, Entry]:
     """All reference entries of some kinds, by id."""
-    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(HERE.glob("*.json")))
-    return {entry["id"]: entry for entry in found if entry["kind"] in kinds}
+    return {id_: entry for id_, entry in all_entries().items() if entry["kind"] in kinds}
 
 
 @cache
