@@ -24,7 +24,10 @@ _SENTENCES: dict[str, str] = {
     "naaction missingdata naomit dropna": "Write missing='drop' or missing='error'.",
     "dispformula disp sigmaformula dispersionformula": "A dispersion formula is a further formula: "
     "fit(frame, 'y ~ x', 'phi ~ x').",
-    "ziformula zi zeroinflation hurdle": "Zero inflation is not available (zi ~ …); see family='negative_binomial'.",
+    "ziformula zi zeroinflation hurdle": "Zero inflation is a further formula: fit(frame, 'y ~ x', 'zi ~ 1', "
+    "family='poisson'); a hurdle has family='truncated_poisson'.",
+    "pedigree relmat covranef kinship phylogeny ginverse grm": "Write known={'animal': A}: a frame with the columns "
+    "level, other_level and value.",
     "random ranformula reformula vcformula re_terms": "Random effects stand in the formula, as in 'y ~ x + (1 | g)', "
     "'y ~ x + (x | g)', or in groups='g'.",
     "contrasts": "Contrasts stand in the formula: C(f, contr.sum), C(f, Treatment(reference='b')).",

@@ -36,6 +36,12 @@ def test_every_verb_that_makes_a_model_answers_a_foreign_argument(verb: str, wor
             call(**{word: 1})
 
 
+@pytest.mark.parametrize(("word", "says"), [("ziformula", "'zi ~ 1'"), ("relmat", "known=")])
+def test_what_fit_has_by_another_name_is_answered_with_it(word: str, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        polars_glmm.fit(SLEEP, FORMULA, **{word: 1})
+
+
 @pytest.mark.parametrize(
     ("word", "says"), [("newdata", "first argument"), ("re_form", "random="), ("nope", "no argument")]
 )
