@@ -155,7 +155,7 @@ _WORDS = {word.replace("_", ""): sentence for words, sentence in _SENTENCES.item
 
 _OF_FIT = frozenset(
     ("groups", "family", "link", "method", "trials", "offset", "frequency", "precision", "by", "missing", "start",
-     "fixed", "control")
+     "fixed", "residual", "known", "control")
 )  # fmt: skip
 """Arguments of fit() that other verbs lack."""
 
