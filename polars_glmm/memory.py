@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 _SHARE = 0.5
@@ -15,6 +16,11 @@ def memory_limit(asked: int | None) -> int:
     """Bytes a fit may use: as asked, or half of what the machine (or its container) has."""
     if asked is not None:
         return asked
+    return _own_limit()
+
+
+@cache  # three files and a question to the system, asked several times in a fit of milliseconds
+def _own_limit() -> int:
     found = [_physical(), *map(_container, _CGROUPS)]
     return int(_SHARE * min((size for size in found if size is not None), default=_FALLBACK))
 

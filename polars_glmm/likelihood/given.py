@@ -108,6 +108,8 @@ def spelled_out(model: Parametrised, given: Given) -> Given:
 
 def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) -> None:
     """Raise ModelError for names that are no parameters, and for what cannot be held."""
+    if not given.start and not given.fixed:
+        return
     _, names = parameter_names(model)
     for name, value in [*given.start.items(), *given.fixed.items()]:
         if name not in names and name not in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -28,7 +28,7 @@ NO_EFFECTS = Effects((), None, 0)
 LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # its parts are made once
 class Model:
     """A design, its family and method, and the columns in the bases used for computing.
 
@@ -69,7 +69,7 @@ class Model:
         """The predictor of a parameter."""
         return next((one for one in self.parts if one.parameter == parameter), None)
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The linear predictors and their coefficients; a constant phi is one, unless it is profiled out."""
         return predictors_of(self.design, self.bases, self.family.parameters[: 1 if self.exact else None])

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from scipy import optimize
 
 from polars_glmm.typing import Mat, Vec
 
@@ -168,6 +167,7 @@ def _around(first: Vec) -> Mat:
 
 def _least_squares(start: Vec, y: Vec, curve: Callable[[Vec], Vec]) -> tuple[float, Vec] | None:
     """Where least squares ends from a start, and the sum of squares there."""
+    from scipy.optimize import least_squares  # noqa: PLC0415  slow to import, and few models are curves
 
     def residuals(at: Vec) -> Vec:
         with np.errstate(all="ignore"):
@@ -175,7 +175,7 @@ def _least_squares(start: Vec, y: Vec, curve: Callable[[Vec], Vec]) -> tuple[flo
         return np.where(np.isfinite(r), r, 1e10)
 
     try:
-        found = optimize.least_squares(residuals, start, x_scale=np.maximum(np.abs(start), 1e-3), max_nfev=200)
+        found = least_squares(residuals, start, x_scale=np.maximum(np.abs(start), 1e-3), max_nfev=200)
     except (ValueError, np.linalg.LinAlgError):
         return None
     return (float(found.cost), found.x) if np.isfinite(found.cost) else None

@@ -70,7 +70,7 @@ class RowDensity:
 
     def degrees(self, order: int, n: int) -> Degrees:
         """Derivatives of n predictors; those that stand still have none in a pass that only looks for modes."""
-        return tuple(order if k in self.curved else int(order != 2) for k in range(n))
+        return tuple(order if k == 0 or k in self.moving else int(order != 2) for k in range(n))
 
     def rows(self, block: Block, at: Predictors, order: int) -> Density:
         """Densities of a block's rows, times their frequencies."""
@@ -209,24 +209,25 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
     is not positive definite, stay as they are and spoil their own model only.
     """
     unit, models, factors = here.unit, here.unit.models, here.at.factors
-    u, state, passes, warm = _begin(here, start.modes, order)
-    if models.alone and not np.isfinite(_joint(unit, state, u)).all():
+    u, state, j, passes, warm = _begin(here, start.modes, order)
+    if models.alone and not np.isfinite(j).all():
         return Modes(u, state, passes, None)
     chord = unit.eliminator.costly
     h, exact, gained = (start.factor if chord and warm else None), True, np.inf
-    previous, last, halvings = u, np.full(1, -np.inf), 0
+    previous, last, least, halvings = u, j, j, 0
     stuck = np.zeros(1, dtype=bool)
     for _ in range(MAX_BOUNDED if has_edge(here.density.family) else MAX_NEWTON):
-        j = _joint(unit, state, u)
-        rejected = ~(j >= last - ROUNDING * (1.0 + np.abs(last))) & np.isfinite(last) & ~stuck
-        if rejected.any():
-            halvings += 1
-            if halvings > MAX_HALVINGS:
-                stuck = stuck | rejected
-            back = 1.0 if halvings > MAX_HALVINGS else 0.5
-            u = [np.where(rejected, (1.0 - back) * v + back * p, v) for v, p in zip(u, previous, strict=True)]
-            state, passes = rows_state(here, u, 2), passes + 1
-            continue
+        if not (j >= least).all():
+            rejected = ~(j >= least) & np.isfinite(last) & ~stuck
+            if rejected.any():
+                halvings += 1
+                if halvings > MAX_HALVINGS:
+                    stuck = stuck | rejected
+                back = 1.0 if halvings > MAX_HALVINGS else 0.5
+                u = [np.where(rejected, (1.0 - back) * v + back * p, v) for v, p in zip(u, previous, strict=True)]
+                state, passes = rows_state(here, u, 2), passes + 1
+                j = _joint(unit, state, u)
+                continue
         slope = [
             models.transposed_times(lam, g) - v
             for lam, g, v in zip(factors, to_levels(unit, state.g), prior_times(unit.eliminator, u), strict=True)
@@ -246,19 +247,22 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
         if decrement < EXACT and state.order >= order:
             return Modes(u, state, passes, h)
         gained, previous, last, halvings = decrement, u, j, 0
+        least = last - ROUNDING * (1.0 + np.abs(last))
         u = _moved(u, step, np.isfinite(each) & ~stuck)
         near = NEAR if exact else NEAR_FLOORED
         if not decrement > (near if fresh else min(near, _NEAR_BY_CHORD)):
             break
         state, passes = rows_state(here, u, 2), passes + 1
+        j = _joint(unit, state, u)
     return Modes(u, rows_state(here, u, order), passes + 1, h)
 
 
 class _Begun(NamedTuple):
-    """Modes to start from, the densities there, the row passes taken, and whether they are those that were given."""
+    """Modes to start from, densities and J there, the row passes taken, and whether they are those that were given."""
 
     u: list[Mat]
     state: RowsAt
+    j: Vec
     passes: int
     warm: bool
 
@@ -267,11 +271,13 @@ def _begin(here: UnitAt, u: list[Mat], order: int) -> _Begun:
     """The start given, at zero in groups where J is not finite there."""
     warm = any(v.any() for v in u)
     state = rows_state(here, u, order if warm else 2)
-    fine = np.isfinite(_joint(here.unit, state, u))
+    j = _joint(here.unit, state, u)
+    fine = np.isfinite(j)
     if not warm or fine.all():
-        return _Begun(u, state, 1, warm)
+        return _Begun(u, state, j, 1, warm)
     u = [np.where(fine, v, 0.0) for v in u]
-    return _Begun(u, rows_state(here, u, 2), 2, warm=False)
+    state = rows_state(here, u, 2)
+    return _Begun(u, state, _joint(here.unit, state, u), 2, warm=False)
 
 
 def _moved(u: list[Mat], step: list[Mat], moves: BoolVec) -> list[Mat]:

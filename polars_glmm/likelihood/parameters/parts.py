@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg as sl
 
 from polars_glmm.families.base import Parameter
 from polars_glmm.families.links import LINKS, Link
@@ -83,11 +82,16 @@ def mean_alone(names: tuple[str, ...], basis: Basis) -> tuple[Part, ...]:
 
 def outward(parts: Sequence[Part]) -> Mat:
     """All coefficients as named from those in the computing bases (P, P): block diagonal, but for those that take up
-    what the columns of the mean are centred on.
+    what the columns of the mean are centred on. Of some parts only theirs, one after the other.
     """
-    whole = np.asarray(sl.block_diag(*(part.outward for part in parts)))
-    for part, beside in _taking_up(parts):
-        whole[part.own, parts[0].own] = beside @ parts[0].outward
+    blocks = [part.outward for part in parts]
+    ends = np.cumsum([len(block) for block in blocks]).tolist()
+    own = [slice(end - len(block), end) for end, block in zip(ends, blocks, strict=True)]
+    whole = np.zeros((ends[-1],) * 2)
+    for part, place, block in zip(parts, own, blocks, strict=True):
+        whole[place, place] = block
+        if part.basis is not None and part.basis.beside is not None:
+            whole[place, own[0]] = part.basis.beside @ blocks[0]
     return whole
 
 

@@ -235,6 +235,8 @@ def _reported(
 
 def _flat_names(model: Model | ProductModel, state: State, flat: BoolVec) -> list[str]:
     """Names of the standard deviations that the data do not determine singly, from marks on (free entries of F, σ)."""
+    if not flat.any():
+        return []
     blocks, names = parameter_names(model)
     at, found = 0, []
     marked = []

@@ -107,13 +107,16 @@ def _inverse_and_traces(stats: CrossProducts, factors: list[Mat], h: Factorised)
     """
     assert stats.eliminator is not None  # there are random effects
     independent = not isinstance(stats.eliminator, CoupledLevels)  # or there is no such identity
-    regular = all(np.linalg.svd(f, compute_uv=False).min() > _REGULAR for f in factors)
-    if stats.eliminator.costly and independent and regular:
+    if stats.eliminator.costly and independent and all(_has_inverse(f) for f in factors):
         diagonal = h.inverse_diagonal()
         sums = [reduction(block).sum(-1) for block in diagonal]
         return diagonal, [2.0 * np.linalg.pinv(f.T) @ total for f, total in zip(factors, sums, strict=True)]
     inverse = h.inverse()
     return inverse.diagonal, [2.0 * t for t in trace_blocks(stats.zz, factors, inverse)]
+
+
+def _has_inverse(factor: Mat) -> bool:
+    return bool(np.linalg.svd(factor, compute_uv=False).min() > _REGULAR)
 
 
 def vcov_derivatives(state: Profile) -> list[Cube]:

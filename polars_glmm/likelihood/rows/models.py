@@ -100,7 +100,7 @@ class OneModel:
         return np.asarray(lam @ v if v.ndim == 2 else np.tensordot(lam, v, 1))
 
     def transposed_times(self, lam: Cube, v: Cube) -> Cube:
-        return self.times(lam.T, v)
+        return np.asarray(lam.T @ v if v.ndim == 2 else np.tensordot(lam.T, v, 1))
 
     def products(self, a: Mat, b: Mat) -> Cube:
         return np.asarray(a @ b.T)
