@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import polars_glmm
+from tests.house_picture import first_sentence, picture
 
 PACKAGE = Path(polars_glmm.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
@@ -331,3 +332,9 @@ def test_no_page_names_a_machine() -> None:
     pages += [*ROOT.glob("*.md"), *ROOT.glob("*.toml")]
     texts = (path for path in pages if path.is_file() and path.suffix in TEXT and "__pycache__" not in path.parts)
     assert not [str(path) for path in texts if MACHINE.search(path.read_text(encoding="utf-8"))]
+
+
+def test_the_picture_of_the_house_is_that_of_the_floors():
+    """docs/images/house.svg; drawn anew by python -m tests.house_picture."""
+    drawn = picture(FLOORS, lambda room: first_sentence(PACKAGE, room))
+    assert (ROOT / "docs/images/house.svg").read_text(encoding="utf-8") == drawn
