@@ -10,11 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from polars_glmm.families.base import Density, Tensor
-from polars_glmm.families.distributions import Distribution, Surface, log1mexp
+from polars_glmm.families.distributions import Distribution, Surface
 from polars_glmm.typing import BoolVec, Vec
 
 _FAR = 800.0
 """A logistic tail beyond is zero."""
+_CLOSE = 0.05
+"""Thresholds that are closer have a category of few digits, were 1 − exp(l − u) the difference that it is."""
 
 
 def interval_density(dist: Distribution, eta: Vec, thresholds: Vec, delta: Vec | float | None, order: int) -> Density:
@@ -67,34 +69,59 @@ def _surface(dist: Distribution, c: Vec, d: Vec, ends: tuple[BoolVec, BoolVec], 
 
 
 def logistic_density(eta: Vec, thresholds: Vec, order: int) -> Density:
-    """The same of the logistic distribution with σ = 1: log F(u − eta) + log S(l − eta) + log(1 − exp(l − u))."""
+    """The same of the logistic distribution with σ = 1: log F(u − eta) + log S(l − eta) + log(1 − exp(l − u)).
+
+    Written for speed: three exponentials and one logarithm a row, arrays written in place.
+    """
     upper, lower = thresholds
     zu, zl = np.minimum(upper - eta, _FAR), np.maximum(lower - eta, -_FAR)
     width = np.minimum(upper - lower, _FAR)
     empty = ~(width > 0.0)
     if empty.any():
-        width = np.where(empty, 1.0, width)
-    between = log1mexp(width, 1 if order else 0)
+        width[empty] = 1.0
+    between = np.exp(-width)
+    apart = 1.0 - between
+    close = width < _CLOSE
+    if close.any():
+        apart[close] = -np.expm1(-width[close])
     eu, el = np.exp(-np.abs(zu)), np.exp(-np.abs(zl))
-    f = np.minimum(zu, 0.0) - np.log1p(eu)
+    both = eu * el
+    both += eu
+    both += el
+    both += 1.0
+    f = np.log(np.divide(apart, both, out=both))
+    f += np.minimum(zu, 0.0)
     f -= np.maximum(zl, 0.0)
-    f -= np.log1p(el)
-    f += between[0]
     if empty.any():
-        f = np.where(empty, -np.inf, f)
+        f[..., empty] = -np.inf
     if order == 0:
         return Density(f)
-    large_u, large_l = 1.0 / (1.0 + eu), 1.0 / (1.0 + el)
-    small_u, small_l = eu * large_u, el * large_l
-    above = np.where(zu > 0.0, small_u, large_u)  # S(zu)
-    below = np.where(zl > 0.0, large_l, small_l)  # F(zl)
-    eased = np.where(empty, 0.0, between[1])
-    g = (below - above, np.stack([above + eased, -below - eased]))
+    above, vu = _tail(zu > 0.0, eu)  # S(zu)
+    not_below, vl = _tail(zl > 0.0, el)  # S(zl)
+    below = np.subtract(1.0, not_below, out=not_below)
+    eased = np.divide(between, apart, out=between)
+    eased[empty] = 0.0
+    slopes = np.empty((2, *eta.shape))
+    np.add(above, eased, out=slopes[0])
+    np.add(below, eased, out=slopes[1])
+    np.negative(slopes[1], out=slopes[1])
+    g = (below - above, slopes)
     if order == 1:
         return Density(f, g)
-    vu, vl = small_u * large_u, small_l * large_l
-    w: Tensor = {(0, 0): vu + vl, (0, 1): -np.stack([vu, vl])}
+    crossed = np.empty((2, *eta.shape))
+    np.negative(vu, out=crossed[0])
+    np.negative(vl, out=crossed[1])
+    w: Tensor = {(0, 0): vu + vl, (0, 1): crossed}
     if order == 2:
         return Density(f, g, w)
-    bu, bl = vu * (2.0 * above - 1.0), vl * (1.0 - 2.0 * below)
-    return Density(f, g, w, {(0, 0, 0): -(bu + bl), (0, 0, 1): np.stack([bu, bl])})
+    bends = np.empty((2, *eta.shape))
+    np.multiply(vu, 2.0 * above - 1.0, out=bends[0])
+    np.multiply(vl, 1.0 - 2.0 * below, out=bends[1])
+    return Density(f, g, w, {(0, 0, 0): -(bends[0] + bends[1]), (0, 0, 1): bends})
+
+
+def _tail(positive: BoolVec, e: Vec) -> tuple[Vec, Vec]:
+    """S(z) and S(z)F(z) of the logistic distribution from the sign of z and exp −|z|, which is overwritten."""
+    large = 1.0 / (1.0 + e)
+    small = np.multiply(e, large, out=e)
+    return np.where(positive, small, large), small * large
