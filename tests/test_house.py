@@ -33,6 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.curved", "design.variables", "design.keys"}),
     frozenset({"design.predictors", "design.censoring", "design.categories"}),
     frozenset({"design.response", "design.ordered"}),
+    frozenset({"design.points"}),
     frozenset({"design.factors", "design.residual"}),
     frozenset({"design.learn"}),
     frozenset({"design.reader", "design.sums"}),

@@ -8,7 +8,8 @@ import numpy as np
 
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
-from .roots import CorrelationRoot, Uncorrelated
+from .fields import Field
+from .roots import CorrelationRoot, MarkovChain, Uncorrelated
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,16 @@ class Scaled:
     @property
     def free_scale(self) -> bool:
         return not self.equal
+
+    @property
+    def field(self) -> Field | None:
+        """What it is over points; its parameter beside a standard deviation is then a range and no correlation."""
+        return self.root if isinstance(self.root, Field) else None
+
+    @property
+    def alone(self) -> bool:
+        """Whether a single level tells its parameters: variances are equal, correlations fade with distance."""
+        return self.equal and isinstance(self.root, Field | MarkovChain)
 
     def scales(self, r: int) -> int:
         """Number of standard deviations; the angles stand behind them."""
@@ -86,17 +97,40 @@ class Scaled:
         i, j = np.array(pairs).T
         size = sd[i] * sd[j]
         rho = np.where(size > 0.0, sigma[i, j] / np.where(size > 0.0, size, 1.0), 0.0)
+        if self.field is not None:
+            length = self.length(sigma)
+            return np.concatenate([own, self.root.start(r) if np.isnan(length) else self.field.of_range(length, r)])
         angles = self.root.of(rho, r)
         return np.concatenate([own, np.where(np.isnan(angles), self.root.start(r), angles)])
 
+    def length(self, sigma: Mat) -> float:
+        """The range of a covariance matrix of a field; NaN without variance."""
+        sd = np.sqrt(np.diag(sigma))
+        if self.field is None or not sd.all():
+            return np.nan
+        return self.field.range_of(sigma / np.outer(sd, sd))
+
+    def reported(self, angles: Vec, r: int) -> float:
+        """The first of the correlations that are parameters, at angles, or the range of a field."""
+        if self.field is not None:
+            return float(np.exp(self.field.log_range(float(angles[0]), r)[0]))
+        root, (i, j) = self.root.at(angles, r).root, self.root.pairs(r)[0]
+        return float(root[i] @ root[j])
+
     def natural(self, sd: Vec, correlations: Vec, r: int) -> Vec:
-        """θ of the reported standard deviations and correlations; NaN angles where these make no matrix."""
+        """θ of the reported standard deviations and correlations, or range; NaN angles where these make no matrix."""
+        if self.field is not None:
+            return np.append(sd, self.field.of_range(float(correlations[0]), r))
         return np.concatenate([sd, self.root.of(correlations, r)])
 
     def natural_gradient(self, theta: Vec, r: int, gradient: Mat) -> Vec:
-        """∂ℓ/∂(standard deviations, correlations) at θ from ∂ℓ/∂Λ (r, r); NaN at a limit of a correlation."""
+        """∂ℓ/∂(standard deviations, correlations or range) at θ from ∂ℓ/∂Λ (r, r); NaN at a limit of the latter."""
         k = self.scales(r)
         out = self.pull(theta, r, gradient)
+        if self.field is not None:
+            x, slope = self.field.log_range(float(theta[k]), r)
+            out[k] = out[k] / (slope * np.exp(x)) if np.isfinite(x) and slope > 0.0 else np.nan
+            return out
         root, slopes = self.root.at(theta[k:], r)
         if not len(slopes):
             return out

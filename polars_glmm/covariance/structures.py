@@ -16,6 +16,7 @@ import numpy as np
 
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
+from .fields import FIELDS, Points, read_field, spelled
 from .roots import Alike, MarkovChain, Stationary, Uncorrelated
 from .scaled import Scaled
 
@@ -224,8 +225,7 @@ _PLACED = {
     "ou": ("equal variances, correlation exp(−distance/range) in time (Ornstein–Uhlenbeck)", 2, True),
 }
 """Structures over places: what they are, the power of a MarkovChain chain, and whether variances are equal."""
-
-ALIASES = {"hetcs": "cs", "homar1": "ar1", "hettoep": "toep", "homdiag": "id"}
+ALIASES = {"hetcs": "cs", "homar1": "ar1", "hettoep": "toep", "homdiag": "id", "matern": "mat"}
 """Other packages' names."""
 
 
@@ -236,9 +236,11 @@ def _read(text: str) -> Structure:
         return _NAMED[text]
     name, opened, rest = text.partition("(")
     if not opened or not rest.endswith(")"):
-        if text in _PLACED or text == "rr":
-            return _read(f"{text}()")
+        if text in _PLACED or text in FIELDS or text == "rr":
+            return _read(f"{text}(1.5)" if text == "mat" else f"{text}()")
         raise KeyError(text)
+    if name in FIELDS:
+        return Scaled(text.removesuffix("()"), FIELDS[name], read_field(name, rest[:-1]), equal=True)
     try:
         given = _learned(rest[:-1])
     except ValueError:
@@ -266,10 +268,10 @@ class _Structures(Mapping[str, Structure]):
         return _read(text)
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*_NAMED, *_PLACED, "rr"))
+        return iter((*_NAMED, *_PLACED, *FIELDS, "rr"))
 
     def __len__(self) -> int:
-        return len(_NAMED) + len(_PLACED) + 1
+        return len(_NAMED) + len(_PLACED) + len(FIELDS) + 1
 
 
 STRUCTURES: Mapping[str, Structure] = _Structures()
@@ -287,6 +289,33 @@ def placed(name: str, places: tuple[float, ...]) -> str:
         if places == tuple(range(len(places))):
             return name
     return f"{name}({', '.join(map(repr, places))})"
+
+
+def over_points(text: str) -> bool:
+    """Whether a structure is over points with coordinates, that data teach."""
+    return plain_name(text) in FIELDS
+
+
+def at_points(text: str, points: Points) -> str:
+    """The spelling of a structure over points."""
+    return spelled(plain_name(text), smoothness(text), points)
+
+
+def smoothness(text: str) -> float | None:
+    """The smoothness nu of "mat(nu)", None of any other structure."""
+    found = STRUCTURES[text]
+    return found.field.smoothness if isinstance(found, Scaled) and found.field is not None else None
+
+
+def of_smoothness(nu: float) -> str:
+    """The spelling of a Matérn structure, whose points are not known."""
+    return spelled("mat", nu)
+
+
+def alone(text: str) -> bool:
+    """Whether a single level, with as many effects as rows, tells a structure's parameters."""
+    found = STRUCTURES[text]
+    return isinstance(found, Scaled) and found.alone
 
 
 def takes_places(name: str) -> bool:

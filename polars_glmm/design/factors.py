@@ -12,14 +12,13 @@ from polars_glmm.columns.nodes import Coded, Node, Product
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.errors import ColumnError, enumerate_names
 from polars_glmm.frames.levels import Levels, combine
-from polars_glmm.frames.limits import require_effects
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.relation import KnownLevels, Relations
 from polars_glmm.spec.terms import RandomTerm
 
-from .ordered import structured
-from .predictors import learn_columns, matrix, require_finite
+from .points import design_of
+from .predictors import matrix, require_finite
 from .recipe import FactorRecipe, TermRecipe
 from .records import Factor, Term
 from .relation import codes_in, relation_of
@@ -58,9 +57,7 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables, known: Know
         parts: tuple[int, ...] = ()
         named: tuple[str, ...] = ()
         for term in members:
-            made = tuple(column for part in learn_columns(term.design, variables) for column in part)
-            require_effects(term.text, len(made), table.n_rows)
-            structure, made = structured(term, made, variables.categoricals)
+            structure, made = design_of(term, variables, table.n_rows)
             own, parts = own + made, parts + (term.part,) * len(made)
             named += (term.parameter,) * len(made)
             notes += independent_levels(term, made)

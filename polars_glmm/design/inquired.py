@@ -17,6 +17,7 @@ from polars_glmm.design.distinct import AnyApart, keep_columns
 from polars_glmm.design.predictors import (
     centred_columns,
     dropped_columns,
+    in_reach,
     offset_node,
     predictor_columns,
     refuse_equal_names,
@@ -58,6 +59,7 @@ class _Predictor:
 
     recipe: PredictorRecipe
     centred: BoolVec
+    notes: tuple[Note, ...] = ()
 
 
 class Inquired(NamedTuple):
@@ -87,6 +89,7 @@ def asked_of(spec: ModelSpec, source: Source) -> Inquired:
         categoricals=variables.categoricals,
         inputs=input_nodes(spec, variables),
     )
+    notes += tuple(note for part in made for note in part.notes)
     notes += text_notes(spec, variables.categoricals)
     rows = tuple(rows for _, rows in counted)
     return Inquired(recipe, tuple(part.centred for part in made), rows, notes, later, source)
@@ -182,12 +185,12 @@ def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: 
 
 
 def _predictor(part: PredictorSpec, spec: ModelSpec, variables: LazyVariables) -> _Predictor:
-    terms = predictor_columns(part, variables)
+    terms, notes = in_reach(part, predictor_columns(part, variables), variables)
     columns = tuple(column for term in terms for column in term)
     refuse_equal_names(tuple(column.name for column in columns))
     offset = offset_node(part, spec.offset, variables)
     recipe = PredictorRecipe(part.parameter, columns, (True,) * len(columns), offset)
-    return _Predictor(recipe, centred_columns(part, terms, variables.table))
+    return _Predictor(recipe, centred_columns(part, terms, variables.table), notes)
 
 
 def _levels(factor: FactorRecipe, source: Source) -> tuple[FactorRecipe, IntVec]:

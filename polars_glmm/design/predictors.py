@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.columns.coding import Column, code_terms, fewest_columns
-from polars_glmm.columns.nodes import ONE, Coded, Node, total
+from polars_glmm.columns.nodes import ONE, Affine, Coded, Node, total
 from polars_glmm.errors import ColumnError, enumerate_names
 from polars_glmm.families.base import Cuts
 from polars_glmm.frames.limits import require_columns
@@ -24,6 +24,10 @@ from .recipe import PredictorRecipe
 from .records import Predictor
 from .variables import Variables
 
+_FAR = 4.0
+"""Middle of the values of a column, in half their range, beyond which a scale is not counted from zero: standard errors
+would keep no more than three digits (measured)."""
+
 
 class LearnedPredictor(NamedTuple):
     """The recipe with all columns of the formula, and the arrays of those kept."""
@@ -37,19 +41,18 @@ def learn_predictor(
     part: PredictorTerms, offset: str | None, variables: Variables, cuts: Cuts | None = None
 ) -> LearnedPredictor:
     """Columns, rank and offset of one predictor; `offset` names the column of offset=, which belongs to mu."""
-    terms = predictor_columns(part, variables)
+    terms, notes = in_reach(part, predictor_columns(part, variables), variables)
     columns = tuple(column for term in terms for column in term)
     x = matrix(columns, variables.table)
     require_finite(x, columns, variables)
     centred = centred_columns(part, terms, variables.table)
     judged = judge(x, centred)
     kept = judged.kept
-    notes: tuple[Note, ...] = ()
     names = tuple(column.name for column in columns)
     refuse_equal_names(names)
     if not kept.all():
         rounded = _lost_to_rounding(columns, judged, centred, variables.table)
-        notes = dropped_columns(part.parameter, names, kept, rounded)
+        notes += dropped_columns(part.parameter, names, kept, rounded)
         names = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
         x = np.ascontiguousarray(x[kept])
     node = offset_node(part, offset, variables)
@@ -70,6 +73,39 @@ def predictor_columns(part: PredictorTerms, variables: Variables) -> tuple[tuple
     if not part.absorbed:
         return made
     return tuple(columns if term.factors else () for term, columns in zip(part.fixed, made, strict=True))
+
+
+def in_reach(
+    part: PredictorTerms, terms: tuple[tuple[Column, ...], ...], variables: Variables
+) -> tuple[tuple[tuple[Column, ...], ...], tuple[Note, ...]]:
+    """The columns of a predictor that scales the others, those far from zero counted from a number among their values.
+
+    exp(ζc) of a column at c ± 1 is no number for large c, and it is the unit of thresholds, coefficients and standard
+    deviations: there is none at zero that numbers can say. Elsewhere it is another unit of the same model.
+    """
+    if not part.scaling:
+        return terms, ()
+    made, said = [], []
+    for term in terms:
+        own = []
+        for column in term:
+            low, high = variables.bounds(column.node, column.name)
+            middle, half = 0.5 * (low + high), 0.5 * (high - low)
+            if half > 0.0 and abs(middle) > _FAR * half:
+                step = 10.0 ** np.floor(np.log10(half))
+                centre = float(np.round(middle / step) * step)
+                said.append(f"{column.name} = {centre:.15g}")
+                own.append(Column(column.name, Affine(column.node, centre, 1.0)))
+            else:
+                own.append(column)
+        made.append(tuple(own))
+    if not said:
+        return terms, ()
+    text = (
+        f"The formula of {part.parameter} has columns far from zero: thresholds, coefficients and standard deviations "
+        f"are in the unit that the latent variable has at {', '.join(said)}, as at zero it has none."
+    )
+    return tuple(made), (Note(f"{part.parameter}_unit", text, quiet=True),)
 
 
 def learn_columns(terms: Sequence[FixedTerm], variables: Variables) -> tuple[tuple[Column, ...], ...]:

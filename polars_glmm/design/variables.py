@@ -17,7 +17,7 @@ from polars_glmm.columns.nodes import Arithmetic, Coded, Constant, Function, Loo
 from polars_glmm.columns.operators import EXTREMES
 from polars_glmm.columns.transforms import Input, LearnedColumns, learn_transform
 from polars_glmm.errors import ColumnError, FormulaError, brief
-from polars_glmm.frames.levels import is_label
+from polars_glmm.frames.levels import combine, is_label
 from polars_glmm.frames.limits import require_levels
 from polars_glmm.frames.table import Table, refuse_not_finite
 from polars_glmm.spec.functions import SIGNATURES, bind
@@ -114,6 +114,11 @@ class Variables:
         if not np.isfinite(total):
             self._refuse_not_finite(node, values, text)
         return values
+
+    def combinations(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The combinations of values of some columns that rows have, in order."""
+        first = combine([self.table.levels(name) for name in names]).first
+        return list(zip(*(self.table.at(name, first).to_list() for name in names), strict=True))
 
     def bounds(self, node: Node, text: str) -> tuple[float, float]:
         """Smallest and largest value of a node."""

@@ -57,6 +57,12 @@ def require_effects(term: str, n_columns: int, n_rows: int) -> None:
         raise IdentifiabilityError(msg)
 
 
+def require_points(term: str, where: str, n_points: int) -> None:
+    """Raise ResourceError where a term has so many points that matrices of them do not fit in memory."""
+    remedy = "Round the coordinates to fewer points, or group by areas."
+    _require_memory(f"{term} has {counted(n_points, 'point', grouped=True)} of {where}", n_points, remedy)
+
+
 def _require_memory(subject: str, n_columns: int, remedy: str) -> None:
     need, limit = _NUMBER * _SQUARES * n_columns**2, memory_limit(None)
     if need > limit:

@@ -144,7 +144,7 @@ def covariance_parameters(fit: Answer) -> CovarianceParameters:
     covariances = {
         (part.group, *sorted((part.labels[i], part.labels[j])))
         for part in components(fit.estimate)
-        for i, j in part.correlated
+        for i, j in (part.correlated if part.length is None else [part.length.pair])
     }
     return CovarianceParameters(frozenset(variances), frozenset((g, a, b) for g, a, b in covariances))
 

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import columns
+from polars_glmm.covariance.fields import coordinates
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.known import read_known
 from polars_glmm.errors import ModelError, enumerate_names
@@ -68,7 +70,7 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
 
 
 def influence_terms(fit: Answer, group: str | None = None, method: Method = "exact") -> pl.DataFrame:
-    """Estimates without each level: parameter ("mu", "sd", "correlation", "phi"), factor, term, other_term.
+    """Estimates without each level: parameter ("mu", "sd", "correlation", "range", "phi"), factor, term, other_term.
 
     change is the estimate of all rows less that without the level; dfbetas is it over std_error, the standard error
     without the level (Belsley, Kuh & Welsch 1980), for fixed effects.
@@ -110,7 +112,10 @@ def _parameters(
             pairs = list(zip(rows, columns, strict=True))
             out += [("sd", factor.name, own[i], None, float(sd[i])) for i, j in pairs if i == j]
             for j, i in pairs:
-                if i != j:
+                structure = STRUCTURES[term.structure]
+                if i != j and isinstance(structure, Scaled) and structure.field is not None:
+                    out.append(("range", factor.name, coordinates(own[0]), None, structure.length(sigma)))
+                elif i != j:
                     size = sd[i] * sd[j]
                     rho = float(sigma[i, j] / size) if size > 0.0 else np.nan
                     out.append(("correlation", factor.name, own[i], own[j], rho))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from polars_glmm.inference.delta import transform_covariance
-from polars_glmm.inference.varcorr import components, correlation
+from polars_glmm.inference.varcorr import components, correlation, range_gradient
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ def variance_parameters(fit: Answer) -> NaturalParameters:
                 places = [int(part.places[i, i]), int(part.places[i, j]), int(part.places[j, j])]
                 slopes = [-0.5 * rho / sd[i] ** 2, 1.0 / (sd[i] * sd[j]), -0.5 * rho / sd[j] ** 2]
                 add(name, rho, places, [float(slope) for slope in slopes])
+            if part.length is not None:
+                name = f"range({part.group}: {part.length.where})"
+                add(name, part.length.estimate, *range_gradient(part, part.length))
     if estimate.residual is not None:
         k = len(estimate.residual.values)
         place = size - k - len(estimate.constants)

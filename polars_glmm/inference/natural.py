@@ -15,6 +15,7 @@ from polars_glmm.inference.varcorr import (
     components,
     correlation,
     correlation_error,
+    range_numbers,
     residual_numbers,
     standard_error,
     tanh_interval,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "all": None,
     "fixed": ("coefficient",),
-    "random": ("sd", "correlation"),
+    "random": ("sd", "correlation", "range"),
     "dispersion": ("dispersion", "residual_correlation", "residual_range"),
 }
 """Words of which=, and the quantities they mean."""
@@ -55,7 +56,7 @@ def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
     """All natural parameters of a fit, in the order of the objective.
 
     Intervals: of coefficients as fixef(), of standard deviations the roots of varcorr()'s for variances, of
-    correlations by Fisher's transformation, of phi on the log scale.
+    correlations by Fisher's transformation, of ranges and phi on the log scale.
     """
     z = normal_quantile(conf_level)
     mu: list[Natural] = []
@@ -69,6 +70,10 @@ def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
     for component in components(fit.estimate):
         out += _deviations(component, fit, z)
         out += _correlations(component, fit, z)
+        if component.length is not None:
+            own = range_numbers(component, component.length, fit.estimate.report_vcov, z)
+            name, where = f"range({component.group}: {component.length.where})", component.length.where
+            out.append(Natural(name, component.parameters[0], component.group, where, None, "range", *own.values()))
     for one in residual_numbers(fit.estimate, z):
         kind = "residual_range" if one.length else "residual_correlation"
         numbers = (one.estimate, one.std_error, one.low, one.high)

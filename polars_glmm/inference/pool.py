@@ -97,7 +97,7 @@ def pool_variances(fits: Sequence[Answer], df: str = "rubin", conf_level: float 
                 )
             )
     found = pool_tables(tables, df, None, conf_level)
-    back = pl.Series(rho)
+    quantities = [one.quantity for one in own]
     numbers = {
         name: np.where(rho, np.tanh(found[name].to_numpy()), np.exp(found[name].to_numpy()))
         for name in ("estimate", "conf_low", "conf_high")
@@ -107,7 +107,7 @@ def pool_variances(fits: Sequence[Answer], df: str = "rubin", conf_level: float 
         pl.Series("std_error", slope * found["std_error"].to_numpy(), nan_to_null=True),
         *(pl.Series(name, values, nan_to_null=True) for name, values in numbers.items()),
         pl.lit(None, pl.Float64).alias("statistic"), pl.lit(None, pl.Float64).alias("p_value"),
-        pl.Series("quantity", ["correlation" if one else "sd" for one in back]),
+        pl.Series("quantity", [one if one in ("correlation", "range") else "sd" for one in quantities]),
     )  # fmt: skip
 
 

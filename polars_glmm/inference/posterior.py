@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.errors import ModelError, ResourceError, enumerate_names, suggest
 from polars_glmm.fitting.again import design_of
 from polars_glmm.inference.natural import naturals
@@ -110,6 +110,10 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     e = fit.estimate
     if e.residual is not None:
         msg = "There are no draws by the normal approximation for residual=: fit.bootstrap() has draws of all of it."
+        raise ModelError(msg)
+    bent = next((one for f in e.factors for one in f.structures if STRUCTURES[one].bends), None)
+    if bent is not None:
+        msg = f"There are no draws by the normal approximation for {plain_name(bent)}(): fit.bootstrap() has some."
         raise ModelError(msg)
     if e.at_infinity is not None:
         msg = "There are no draws of estimates that run off to infinity (separation): hold them, fixed=, or drop them."

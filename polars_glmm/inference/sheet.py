@@ -200,11 +200,16 @@ def _random_effects(fit: Answer) -> SheetTable | None:
     words = structure_remarks(fit.recipe)
     remarks = [*words, _dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit)]
     if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
-        said = tuple(_correlation_remarks(fit))
-        return SheetTable("Residual", (), said) if said else None
+        only = tuple(_correlation_remarks(fit))
+        return SheetTable("Residual", (), only) if only else None
     parts = list(components(fit.estimate))
     table = varcorr(fit)
-    variances = table.filter(table["other_term"].is_null())
+    ranges = {part.length.term for part in parts if part.length is not None}
+    of_ranges = table["term"].is_in(list(ranges)).fill_null(value=False)
+    variances = table.filter(table["other_term"].is_null() & ~of_ranges)
+    found = table.filter(of_ranges).rows(named=True)
+    said = [f"{row['group']}, {row['term']} = {numbers.real(row['estimate'])}{_spread(row)}" for row in found]
+    remarks[len(words) : len(words)] = said
     rows = [(part, i) for part in parts for i in part.shown]
     names = [(part.group if i == 0 else "", part.labels[i]) for part, i in rows]
     if sum(len(part.variances) for part in parts) < variances.height:

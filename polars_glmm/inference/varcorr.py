@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.covariance.correlations import CORRELATIONS
+from polars_glmm.covariance.fields import coordinates
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.inference.distributions import normal_quantile
 from polars_glmm.inference.schemas import VARCORR, per_model
@@ -33,6 +35,23 @@ VAGUE = 5.0
 """Standard error of log v, or of atanh ρ, beyond which an interval (e^±10 times v; from −1 to 1) says nothing."""
 
 
+class Length(NamedTuple):
+    """The range of a field over `where`; pair: two effects i < j whose correlation stands for it in Estimate.report.
+
+    slope   of the range in that correlation
+    """
+
+    where: str
+    estimate: float
+    pair: tuple[int, int]
+    slope: float
+
+    @property
+    def term(self) -> str:
+        """What the table calls it."""
+        return f"range({self.where})"
+
+
 class Component(NamedTuple):
     """One covariance matrix of the model and where its entries stand in Estimate.report.
 
@@ -40,6 +59,7 @@ class Component(NamedTuple):
     places (r, r): index of each reported entry, symmetric, of equal variances that of the first; −1 where there is none
     variances, correlated: effects whose variance, and pairs (i, j), i < j, whose covariance is a parameter
     structure: its name as a formula writes it
+    length: the range of a field, of which no correlation is a parameter
     parameters, labels: of the family that each effect is on, and names that tell effects on several of them apart
     """
 
@@ -52,6 +72,7 @@ class Component(NamedTuple):
     variances: list[int]
     correlated: list[tuple[int, int]]
     structure: str
+    length: Length | None = None
 
     @property
     def shown(self) -> list[int]:
@@ -76,12 +97,40 @@ def components(estimate: Estimates) -> Iterator[Component]:
             apart = rows != columns
             own = slice(start, start + r)
             parameters, labels = factor.parameter_of[own], factor.labels[own]
+            pairs = sorted(zip(columns[apart].tolist(), rows[apart].tolist(), strict=True))
+            length = _length(structure, covariance, labels[0], pairs)
             yield Component(
-                factor.name, factor.term_names[own], covariance, places, parameters, labels,
-                rows[~apart].tolist(), sorted(zip(columns[apart].tolist(), rows[apart].tolist(), strict=True)),
-                plain_name(structure),
+                factor.name, factor.term_names[own], covariance, places, parameters, labels, rows[~apart].tolist(),
+                pairs if length is None else [], plain_name(structure), length,
             )  # fmt: skip
             start += r
+
+
+def _length(structure: str, covariance: Mat, label: str, pairs: list[tuple[int, int]]) -> Length | None:
+    """The range of a covariance matrix over points."""
+    found = STRUCTURES[structure]
+    if not isinstance(found, Scaled) or found.field is None:
+        return None
+    length = found.length(covariance)
+    return Length(coordinates(label), length, pairs[0], found.field.range_slope(length, len(covariance)))
+
+
+def range_gradient(component: Component, length: Length) -> tuple[list[int], list[float]]:
+    """Where the entries stand in Estimate.report that the range moves with, and its slopes in them."""
+    i, j = length.pair
+    v, c = float(component.covariance[0, 0]), float(component.covariance[i, j])
+    with np.errstate(all="ignore"):
+        slopes = length.slope * np.array([-0.5 * c, v, -0.5 * c]) / v**2
+    return [int(component.places[a, b]) for a, b in ((i, i), (i, j), (j, j))], slopes.tolist()
+
+
+def range_numbers(component: Component, length: Length, vcov: Mat, z: float) -> dict[str, float]:
+    """A range with its standard error and its interval by log transformation."""
+    places, slopes = range_gradient(component, length)
+    squared = float(np.array(slopes) @ vcov[np.ix_(places, places)] @ np.array(slopes))
+    std_error = float(_root(np.asarray(squared)))
+    low, high = log_interval(length.estimate, std_error, z)
+    return {"estimate": length.estimate, "std_error": std_error, "conf_low": float(low), "conf_high": float(high)}
 
 
 class ResidualNumber(NamedTuple):
@@ -112,7 +161,7 @@ def varcorr(fit: Answer, *, conf_level: float = 0.95) -> pl.DataFrame:
     """Variance rows, then covariance rows, term by term; last the gaussian residual variance σ².
 
     They are the entries of Σ that determine it: of equal variances there is the first, of ar1() the covariance of the
-    first two effects.
+    first two effects; of a field the range stands in a row of its own, in the unit of the coordinates.
 
     Intervals of variances are exp(log v ± z·se/v), as Stata's; those of correlations tanh(atanh ρ ± z·se/(1 − ρ²)).
     On the boundary, where no standard error exists, both are null; so is an interval that spans whatever one likes.
@@ -127,6 +176,9 @@ def varcorr_of(estimate: Estimates, *, residual: bool, conf_level: float) -> pl.
     for component in components(estimate):
         rows += _variance_rows(component, vcov, z)
         rows += _covariance_rows(component, vcov, z)
+        if component.length is not None:
+            names = {"parameter": component.parameters[0], "group": component.group, "term": component.length.term}
+            rows.append(names | range_numbers(component, component.length, vcov, z))
     if residual and estimate.phi is not None:  # σ² with its standard error 2σ·se(σ)
         std_error = 2.0 * estimate.phi * standard_error(vcov, -1)
         rows.append({"parameter": "mu", "group": RESIDUAL} | variance_numbers(estimate.phi**2, std_error, z))

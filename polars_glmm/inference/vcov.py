@@ -11,7 +11,7 @@ from polars_glmm.inference.covariance import CovarianceChoice, coefficient_covar
 from polars_glmm.inference.delta import transform_covariance
 from polars_glmm.inference.names import fixed_terms
 from polars_glmm.inference.schemas import VCOV, table
-from polars_glmm.inference.varcorr import components, correlation, residual_numbers
+from polars_glmm.inference.varcorr import components, correlation, range_gradient, residual_numbers
 from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ def report_scales(fit: Answer, matrix: Mat) -> Labelled:
             places = [component.places[i, i], component.places[i, j], component.places[j, j]]
             add("atanh_correlation", name, places, _atanh_gradient(component.covariance[np.ix_([i, j], [i, j])],
                                                                    correlation(component, i, j)))  # fmt: skip
+        if component.length is not None:
+            places, slopes = range_gradient(component, component.length)
+            steps = [_reciprocal(component.length.estimate) * slope for slope in slopes]
+            add("log_range", f"{component.group}: {component.length.where}", places, steps)
     correlations = list(residual_numbers(estimate, 1.0))
     for place, one in enumerate(correlations, n_report - (estimate.phi is not None) - len(correlations)):
         with np.errstate(divide="ignore"):
@@ -93,6 +97,11 @@ def report_scales(fit: Answer, matrix: Mat) -> Labelled:
     # The reported covariance of the fixed effects wins where the two differ (gaussian: GLS, given the variances).
     joint[:n_fixed, :n_fixed] = fixed.matrix
     return Labelled(parameters, terms, joint)
+
+
+def _reciprocal(length: float) -> float:
+    """∂ log r / ∂r."""
+    return 1.0 / length if 0.0 < length < np.inf else np.nan
 
 
 def _half_reciprocal(variance: float) -> float:

@@ -123,7 +123,7 @@ def check_names(model: Parametrised, given: Given, known: tuple[str, ...] = ()) 
         if (name == "phi" or name.startswith("sd(")) and (value < 0 or (name == "phi" and value == 0)):
             msg = f"The value given for {name!r} is {value}; it must be positive."
             raise ModelError(msg)
-        if name.startswith("range") and value <= 0 and name in model.residual_names:
+        if name.startswith("range(") and value <= 0:
             msg = f"The value given for {name!r} is {value}; a range is positive."
             raise ModelError(msg)
         _check_constant(model, name, value)
@@ -253,7 +253,7 @@ def _place_scaled(
     if any(holds) and not all(holds):
         msg = f"fixed= holds {pairs[holds.index(True)]!r} but not {pairs[holds.index(False)]!r}: hold all or none."
         raise ModelError(msg)
-    angles = structure.root.of(np.array([asked.get(name, 0.0) for name in pairs]), r)
+    angles = structure.natural(np.empty(0), np.array([asked.get(name, 0.0) for name in pairs]), r)
     if np.isnan(angles).any():
         msg = f"The correlations given for {pairs[0]!r} and its neighbours do not make a matrix of {structure.name}()."
         raise ModelError(msg)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from polars_glmm.covariance.scaled import Scaled
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, alone
 from polars_glmm.errors import IdentifiabilityError, counted, enumerate_names
 from polars_glmm.families.base import Family, spread_name
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
@@ -75,7 +75,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
         msg = f"{have} cannot determine {want} and a {spread_name(family)}; use fewer terms."
         raise IdentifiabilityError(msg)
     for f in factors:
-        if f.n_levels == 1:
+        if f.n_levels == 1 and not all(alone(t.structure) for t in f.terms):
             msg = (
                 f"group '{f.name}' has one level only, so its variance cannot be estimated. "
                 f"Leave it out, or group by another column."

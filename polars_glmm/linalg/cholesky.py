@@ -1,14 +1,45 @@
 """Many small symmetric systems at once: Cholesky factors of (r, r, …) stacks, with the batch on the trailing axes.
 
 With r below about ten and thousands of systems, a loop over the r³/6 entries with whole-batch array operations is
-faster than one LAPACK call per system, and every operation is contiguous.
+faster than one LAPACK call per system, and every operation is contiguous. Few large systems go to LAPACK one by one.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import lapack
 
 from polars_glmm.typing import Cube, Mat, Vec
+
+_SMALL = 8
+"""Rows up to which systems are many small ones."""
+
+
+def _few(low: Cube) -> bool:
+    """Whether systems are large, and fewer than the operations a loop over entries would have."""
+    r = len(low)
+    return r > _SMALL and low.size < r**4 // 2
+
+
+def _each_factor(a: Cube) -> Cube:
+    """factor() system by system."""
+    out = np.full_like(a, np.nan)
+    for place in np.ndindex(a.shape[2:]):
+        at = (slice(None), slice(None), *place)
+        low, failed = lapack.dpotrf(a[at], lower=1, clean=1)
+        if not failed:
+            out[at] = low
+    return out
+
+
+def _each_solved(low: Cube, b: Cube, *, transposed: int) -> Cube:
+    """forward() and backward() system by system."""
+    out = np.full(b.shape, np.nan)
+    for g in range(low.shape[2]):
+        x, failed = lapack.dtrtrs(low[..., g], b[..., g].reshape(len(low), -1), lower=1, trans=transposed)
+        if not failed:
+            out[..., g] = x.reshape(b.shape[:-1])
+    return out
 
 
 def factor(a: Cube) -> Cube:
@@ -17,6 +48,8 @@ def factor(a: Cube) -> Cube:
     if r == 1:
         with np.errstate(invalid="ignore"):
             return np.sqrt(a)
+    if _few(a):
+        return _each_factor(a)
     low = np.zeros_like(a)
     with np.errstate(invalid="ignore", divide="ignore"):
         for j in range(r):
@@ -44,6 +77,8 @@ def forward(low: Cube, b: Cube) -> Cube:
     if r == 1:
         pivot: Vec = low[0, 0]
         return b / pivot
+    if _few(low) and low.ndim == 3:
+        return _each_solved(low, b, transposed=0)
     x = np.empty_like(b)
     for i in range(r):
         rest = b[i]
@@ -59,6 +94,8 @@ def backward(low: Cube, b: Cube) -> Cube:
     if r == 1:
         pivot: Vec = low[0, 0]
         return b / pivot
+    if _few(low) and low.ndim == 3:
+        return _each_solved(low, b, transposed=1)
     x = np.empty_like(b)
     for i in range(r - 1, -1, -1):
         rest = b[i]

@@ -36,6 +36,8 @@ def _one_trace(a: Mat, lam: Mat, inverse: Mat) -> Mat:
         return lam * float(np.dot(a[0, 0], inverse[0, 0]))
     d, r = lam.shape[0], inverse.shape[1]
     scaled = (lam @ inverse.reshape(len(inverse), -1)).reshape(d, r, -1)
+    if len(a) * r > a.shape[-1]:  # more pairs than levels
+        return np.asarray(np.tensordot(a, scaled, axes=([1, 2], [0, 2])))
     out = np.empty((len(a), r))
     for j in range(len(a)):
         for k in range(r):

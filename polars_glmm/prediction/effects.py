@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polars_glmm.covariance.structures import over_points
 from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.prediction.columns import INTERNAL
@@ -132,6 +133,31 @@ class JoinedFactor:
             known = f"{known} in {counted(self.covariances[0].shape[0], 'model')}"
         columns = tuple(dict.fromkeys((*self.by, *self.recipe.keys)))
         return Check(~missing & self.unseen(), columns, known, remedy)
+
+
+    def points(self, *parts: int) -> list[tuple[Node, ...]]:
+        """The indicators of the points of each field on some of the predictors: of a new point all are 0."""
+        found, own = [], set(self.on(*parts))
+        start = 0
+        for term in self.recipe.terms:
+            stop = start + len(term.columns)
+            if over_points(term.structure) and own & set(range(start, stop)):
+                found.append(self.nodes[start:stop])
+            start = stop
+        return found
+
+    def new_points(self, missing: pl.Expr, *parts: int) -> list[Check]:
+        """The guards against points that the fields of this factor do not know."""
+        remedy = 'A field is known at the points of the fit: drop these rows, or predict without it, random="none".'
+        return [
+            Check(
+                ~missing & (balanced_sum([node.to_expr() for node in nodes]) == 0.0),
+                tuple(sorted(frozenset[str]().union(*(node.inputs() for node in nodes)))),
+                counted(len(nodes), "point"),
+                remedy,
+            )
+            for nodes in self.points(*parts)
+        ]
 
 
 def chosen(factors: tuple[JoinedFactor, ...], random: str | Sequence[str]) -> tuple[JoinedFactor, ...]:

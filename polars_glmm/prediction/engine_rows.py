@@ -116,6 +116,8 @@ def engine_rows(
         plan = joined(plan, schema, factor, modes)
     known = [is_there(words, schema, name) for name in sorted(used)]
     known += [_is_known(words, schema, factor) for factor in used_categoricals(recipe, designs)]
+    points = [nodes for factor in acting for nodes in factor.points(*parts)]
+    known += [_sum([node.compile(words) for node in nodes], words) != 0.0 for nodes in points]
     seen = [~words.column(factor.mode(0)).is_null() for factor in acting]
     true = words.engine.lit(value=True)
     return EngineRows(plan, schema, fitted, acting, every([*known, true]), every([*seen, true]))

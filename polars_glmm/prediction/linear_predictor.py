@@ -86,6 +86,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
 
     missing = incomplete = pl.col(MISSING)
     checks: list[Check] = fixed_level_checks(used_categoricals(fitted.recipe, designs), missing)
+    checks += [check for factor in factors for check in factor.new_points(missing, *purpose.parts)]
     if purpose.new_levels == "error":
         checks += [factor.check(missing, purpose.remedy) for factor in factors]
     elif purpose.new_levels == "null" and factors:

@@ -106,6 +106,8 @@ def _usable(fitted: Parameters, factors: tuple[JoinedFactor, ...], words: Sql, n
     numbers = designs - {one.column for one in categoricals}
     tests += [words.finite(words.number(name)) for name in sorted(numbers)]
     tests += [_known(one, words) for one in categoricals]
+    points = [nodes for factor in factors for nodes in factor.points(0)]
+    tests += [f"({' + '.join(_text(node, words) for node in nodes)}) <> 0" for nodes in points]
     if new_levels == "null":
         tests += [f"m{i}_.mode_0 IS NOT NULL" for i in range(len(factors))]
     nodes = [one.node for one in recipe.columns]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm.columns import named
+from polars_glmm.covariance.structures import over_points
+from polars_glmm.design.points import known_points
 from polars_glmm.frames.aggregates import aggregated
 from polars_glmm.frames.elsewhere import on_engine, read
 from polars_glmm.frames.engine import EngineFrame
@@ -32,7 +34,9 @@ def unseen(frame: object, fit: Answer) -> pl.DataFrame:
     inputs = [column.node.inputs() for part in recipe.predictors for column in part.columns]
     fixed = used_categoricals(recipe, frozenset[str]().union(*inputs))
     keys = {key for factor in recipe.factors for key in factor.keys}
-    require_columns(schema, {*keys, *(factor.column for factor in fixed)}, "unseen")
+    fields = [known_points(t.columns) for f in recipe.factors for t in f.terms if over_points(t.structure)]
+    beside = {name for field in fields for name in field.names}
+    require_columns(schema, {*keys, *beside, *(factor.column for factor in fixed)}, "unseen")
     found = []
     for categorical in fixed:
         counts = _counted(source, [categorical.column])
@@ -46,6 +50,11 @@ def unseen(frame: object, fit: Answer) -> pl.DataFrame:
         on = [f"__glmm_{key}" for key in pairs]
         unknown = own.join(levels.rename({key: f"__glmm_{key}" for key in pairs}), on=on, how="anti")
         found.append(_named(unknown, factor.name, "random", factor.keys))
+    for field in fields:
+        counts = _counted(source, field.names)
+        points = counts.select(named.columns(field.names)).iter_rows()
+        new = pl.Series([tuple(map(float, point)) not in field.points for point in points], dtype=pl.Boolean)
+        found.append(_named(counts.filter(new), ":".join(field.names), "random", field.names))
     return pl.concat(found).sort("part", "variable", "level", maintain_order=True)
 
 

@@ -155,12 +155,15 @@ def _texts(row: Mapping[str, float | None]) -> dict[str, str]:
 def _random(fit: Reported) -> dict[tuple[str, str], str]:
     """Standard deviations and correlations, sigma, and the dispersion of other families."""
     table = fit.varcorr()
-    single = table.filter(table["other_term"].is_null())
+    single = table.filter(table["other_term"].is_null() & table["std_dev"].is_not_null())
     sizes = iter(numbers.real_column(single["std_dev"].to_list(), 4))
     found: dict[tuple[str, str], str] = {}
     for row in table.iter_rows(named=True):
         if row["group"] == RESIDUAL and not row["term"]:
             found["sigma", "std_dev"] = next(sizes)
+        elif row["other_term"] is None and row["std_dev"] is None:  # the range of a field
+            name = f"range({row['group']}: {row['term'].removeprefix('range(')}"
+            found[name, "range"] = numbers.real(row["estimate"], 4)
         elif row["other_term"] is None:
             found[f"sd({row['group']}: {label(row['term'], row['parameter'])})", "std_dev"] = next(sizes)
         else:

@@ -92,7 +92,7 @@ ELSEWHERE = {
 }
 """Functions of other packages, and what to write."""
 
-STRUCTURES_TO_COME = ("mat", "gau", "exp", "propto", "equalto")
+STRUCTURES_TO_COME = ("propto", "equalto")
 
 
 RESPONSES = frozenset({"cbind", "surv", "cens"})

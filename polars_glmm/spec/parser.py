@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from math import pi
 
-from polars_glmm.covariance.structures import ALIASES, STRUCTURES, of_rank, written_around
+from polars_glmm.covariance.structures import ALIASES, STRUCTURES, written_around
 from polars_glmm.errors import FormulaError, suggest
 
 from .functions import ELSEWHERE, KEYWORDS, RESPONSES, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
-from .ranks import read_rank
+from .ranks import read_given
 from .syntax import (
     COMPARISONS,
     POWERS,
@@ -336,7 +336,7 @@ class _Parser:
             raise self.error(f"The covariance structure {name.text}() is not yet available; {_SPELLED} are.", name)
         self.deepen(opening)
         inner = self.expression(0, arithmetic=False)
-        rank = read_rank(self, name) if own == "rr" else None
+        text = read_given(self, name, own)
         closing = self.close(opening, ")")
         self.depth -= 1
         if not isinstance(inner, Bar):
@@ -346,7 +346,6 @@ class _Parser:
         if inner.label and (written_around(own) or not STRUCTURES[own].correlated):
             asks = "a structure of its own" if written_around(own) else "no correlations"
             raise self.error(f"{name.text}() asks for {asks} and a label for some: leave one of them out.", name)
-        text = own if rank is None else of_rank(rank)
         return Bar(inner.left, inner.right, text, enclosed=True, label=inner.label, span=(name.start, closing.stop))
 
     def argument(self, function: str) -> tuple[str, Expression]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from polars_glmm.covariance.structures import STRUCTURES, plain_name, reduced_rank, written_around
+from polars_glmm.covariance.structures import STRUCTURES, plain_name, reduced_rank, smoothness, written_around
 
 Span: TypeAlias = tuple[int, int]
 
@@ -174,8 +174,9 @@ def around(structure: str, text: str) -> str:
     """A random-effects term with its structure around it: "(1 | g)", "cs(0 + f | g)", "rr(0 + f | g, d=2)"."""
     if not written_around(structure):
         return f"({text})"
-    rank = reduced_rank(structure)
-    return f"{plain_name(structure)}({text}{'' if rank is None else f', d={rank}'})"
+    rank, nu = reduced_rank(structure), smoothness(structure)
+    given = f", d={rank}" if rank is not None else f", nu={nu!r}" if nu is not None else ""
+    return f"{plain_name(structure)}({text}{given})"
 
 
 def _within(node: Expression, level: int) -> str:

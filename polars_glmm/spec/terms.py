@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
-from polars_glmm.covariance.structures import in_order, plain_name
+from polars_glmm.covariance.structures import in_order, over_points, plain_name
 from polars_glmm.errors import FormulaError
 
 from .parser import Tree
@@ -90,6 +90,7 @@ class PredictorTerms:
     """One linear predictor: its fixed terms in order of degree, its random terms and its offsets.
 
     absorbed   its intercept is coded for and not there: other parameters, thresholds, take up the constant
+    scaling    a constant in it would be a factor of all that the others say: their unit
     """
 
     parameter: str
@@ -97,6 +98,7 @@ class PredictorTerms:
     random: tuple[RandomTerm, ...] = ()
     offsets: tuple[Expression, ...] = ()
     absorbed: bool = False
+    scaling: bool = False
 
     def columns(self) -> Iterator[str]:
         """Every column of the frame that the predictor reads."""
@@ -178,6 +180,8 @@ def random_terms(tree: Tree, node: Bar, part: int = 0, parameter: str = "mu") ->
     design, written = design_terms(tree, node.left), render(node.left, top=False)
     if in_order(node.structure):
         design = (_levels_in_order(tree, node, design),)
+    elif over_points(node.structure):
+        _require_coordinates(tree, node, design)
     return [
         RandomTerm(design, keys, node.structure, written, node.label, part, parameter)
         for keys in _groups(tree, node.right)
@@ -196,6 +200,15 @@ def _levels_in_order(tree: Tree, node: Bar, design: tuple[FixedTerm, ...]) -> Fi
     raise FormulaError(message, tree.text, *node.span)
 
 
+def _require_coordinates(tree: Tree, node: Bar, design: tuple[FixedTerm, ...]) -> None:
+    """Raise FormulaError where a structure over points has other terms than its coordinates."""
+    if all(len(term.factors) == 1 and isinstance(term.factors[0], Name) for term in design):
+        return
+    name = plain_name(node.structure)
+    message = f"{name}() is over points: columns of coordinates, without an intercept, as in {name}(0 + x + y | g)."
+    raise FormulaError(message, tree.text, *node.span)
+
+
 def _groups(tree: Tree, node: Expression) -> list[tuple[str, ...]]:
     match node:
         case Name(name):
@@ -207,6 +220,8 @@ def _groups(tree: Tree, node: Expression) -> list[tuple[str, ...]]:
             return outer + [_unique(outer[-1] + inner) for inner in _groups(tree, right)]
         case FunctionCall(written=written):
             message = f"A grouping factor is a column: make it one first, instead of {written}()."
+        case Number(value=1):
+            message = "A grouping factor is a column: for one field of all rows make one column of the same value."
         case _:
             message = "A grouping factor is a column, or columns joined by ':' or '/'."
     raise FormulaError(message, tree.text, *node.span)

@@ -33,10 +33,15 @@ def with_thresholds(predictors: tuple[PredictorTerms, ...], family: Family) -> t
         text = next(term.text for term in there.fixed if term.key in twice)
         msg = f"{text} stands in the first formula and in that of the thresholds, which it moves too: take one out."
         raise ModelError(msg)
-    return tuple(_beside_intercept(asked[name], absorbed=name != own.name) for name in order if name in asked)
+    scales = {name for name in order if name not in (order[0], own.name)}
+    return tuple(
+        _beside_intercept(asked[name], absorbed=name != own.name, scaling=name in scales)
+        for name in order
+        if name in asked
+    )
 
 
-def _beside_intercept(part: PredictorTerms, *, absorbed: bool) -> PredictorTerms:
+def _beside_intercept(part: PredictorTerms, *, absorbed: bool, scaling: bool) -> PredictorTerms:
     """A predictor with an intercept among its terms, which may be coded for only."""
     rest = tuple(term for term in part.fixed if term != INTERCEPT)
-    return replace(part, fixed=(INTERCEPT, *rest), absorbed=absorbed)
+    return replace(part, fixed=(INTERCEPT, *rest), absorbed=absorbed, scaling=scaling)

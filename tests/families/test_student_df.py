@@ -63,3 +63,57 @@ def test_light_tails_end_at_the_gaussian_with_a_note():
         fit = data.glmm.fit("y ~ x + (1 | g)", family=FREE)
     assert fit.dispersion()["estimate"][1] == np.inf
     assert_allclose(fit.loglik, data.glmm.fit("y ~ x + (1 | g)", method="ml").loglik, atol=1e-3)
+
+
+def levels(seed: int = 3) -> pl.DataFrame:
+    """Heavy tails in levels a and c of f, lighter ones than the normal distribution has in b, and in "even" in all."""
+    rng = np.random.default_rng(seed)
+    n = 400
+    f, x, even = rng.choice(list("abc"), n), rng.normal(size=n), rng.uniform(-1.7, 1.7, n)
+    mean = 1.0 + 0.5 * x
+    y = mean + np.where(f == "b", even, rng.standard_t(3, n))
+    return pl.DataFrame({"f": f, "x": x, "y": y, "even": mean + even, "g": rng.integers(0, 20, n)})
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+@pytest.mark.parametrize("formula", ["y ~ x", pytest.param("y ~ x + (1 | g)", marks=pytest.mark.slow)])
+def test_a_level_whose_tails_are_light_has_no_df_and_leaves_the_others_as_they_are(formula):
+    df = levels()
+    fit = df.glmm.fit(formula, "df ~ f", family=FREE)
+    (note,) = fit.notes
+    assert note.code == "at_limit"
+    assert f"in {(df['f'] == 'b').sum()} of 400 rows" in note.text
+    assert "'df: f[T.b]'" in note.text
+    assert "family='gaussian'" in note.text
+    of_df = fit.fixef().filter(parameter="df")
+    assert of_df["std_error"].is_null().to_list() == [False, True, False]
+    cells = df.glmm.fit(formula, "df ~ 0 + f", family=FREE)
+    assert_allclose(cells.loglik, fit.loglik, atol=1e-7)
+    same = cells.fixef().filter(parameter="df")
+    assert same["std_error"].is_null().to_list() == [False, True, False]
+    assert_allclose(same["estimate"][0], of_df["estimate"][0], atol=1e-4)
+    assert_allclose(same["std_error"][0], of_df["std_error"][0], rtol=1e-3)
+    # larger degrees of freedom in that level change nothing more
+    held = df.glmm.fit(formula, "df ~ 0 + f", family=FREE, fixed={"df: f[b]": 40.0})
+    assert_allclose(held.loglik, fit.loglik, atol=1e-7)
+    found = fit.predict(df, kind="df", std_error=True)
+    light = (found["f"] == "b").to_numpy()
+    assert np.isinf(found["prediction"].to_numpy()[light]).all()
+    assert found["prediction_std_error"].is_null().to_numpy()[light].all()
+    assert found["prediction_std_error"].is_not_null().to_numpy()[~light].all()
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_light_tails_everywhere_are_the_gaussian_family_whatever_the_formula():
+    df = levels()
+    plain = df.glmm.fit("even ~ x", family="gaussian", method="ml")
+    for rows in (df, df.lazy()):
+        fit = rows.glmm.fit("even ~ x", "df ~ f", family=FREE)
+        assert_allclose(fit.loglik, plain.loglik, atol=1e-6)
+        assert [note.code for note in fit.notes] == ["at_limit"]
+        assert "in all rows" in fit.notes[0].text
+        assert fit.fixef().filter(parameter="df")["std_error"].is_null().all()
+
+
+def test_heavy_tails_have_no_note():
+    assert not levels().filter(pl.col("f") != "b").glmm.fit("y ~ x", "df ~ f", family=FREE).notes

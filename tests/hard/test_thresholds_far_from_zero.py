@@ -120,3 +120,44 @@ def test_the_objective_has_its_slopes_there():
         ),
         abs=1e-8,
     )
+
+
+SCALES: dict[str, tuple[str, ...]] = {
+    "scale of the column": ("y ~ x + f + (1 | g)", "disc ~ x"),
+    "scale of two columns": ("y ~ f + (1 | g)", "disc ~ x * f"),
+    "scale alone": ("y ~ f", "disc ~ x"),
+}
+
+
+@pytest.mark.parametrize("shift", [4.0, pytest.param(1e2, marks=pytest.mark.slow), 1e4, 1e6])
+@pytest.mark.parametrize("model", [pytest.param(one, marks=pytest.mark.one_in(3)) for one in SCALES])
+def test_a_shift_of_a_column_that_scales_changes_the_unit_of_the_latent_variable(model: str, shift: float) -> None:
+    """exp(ζ(x + c)) is a factor of exp(ζx), which thresholds, coefficients and standard deviations take up."""
+    near, far = (attempt(frame(c), *SCALES[model], family="cumulative") for c in (0.0, shift))
+    assert [note.code for note in far.notes] == ([] if shift == 4.0 else ["disc_unit"])
+    assert far.converged
+    assert far.loglik == pytest.approx(near.loglik, abs=1e-8)
+    tables = [fit.fixef().filter(pl.col("term").str.starts_with("x"), parameter="disc") for fit in (far, near)]
+    assert_allclose(tables[0]["estimate"], tables[1]["estimate"], atol=1e-8)
+    assert_allclose(tables[0]["std_error"], tables[1]["std_error"], rtol=1e-3)
+    for kind in ("response", "mean"):
+        found = [fit.predict(frame(c), kind=kind)[:, frame().width :] for fit, c in ((far, shift), (near, 0.0))]
+        assert_allclose(found[0].to_numpy(), found[1].to_numpy(), rtol=1e-6)
+    if not near.recipe.factors:  # given variances, errors depend on the unit that these are held in
+        errors = [
+            fit.predict(frame(c), std_error=True).select(pl.selectors.ends_with("std_error")).to_numpy()
+            for fit, c in ((far, shift), (near, 0.0))
+        ]
+        assert_allclose(errors[0], errors[1], rtol=1e-3)
+
+
+def test_every_route_counts_a_scale_from_the_same_place():
+    formulas, far = SCALES["scale of the column"], frame(1e5)
+    eager = attempt(far, *formulas, family="cumulative")
+    disk = Control(memory=Memory(limit=1), rows=Rows(compress=False))
+    assert far.lazy().glmm.explain(*formulas, family="cumulative", control=disk).plan.route == "disk"
+    for rows, control in ((far.lazy(), Control()), (far.lazy(), disk), (far, Control(rows=Rows(compress=False)))):
+        other = attempt(rows, *formulas, family="cumulative", control=control)
+        assert_allclose(other.fixef()["estimate"], eager.fixef()["estimate"], rtol=1e-6, atol=1e-7)
+        assert_allclose(other.fixef()["std_error"], eager.fixef()["std_error"], rtol=1e-5)
+        assert [note.code for note in other.notes if note.code.startswith("disc")] == ["disc_unit"]

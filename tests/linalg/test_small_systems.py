@@ -11,7 +11,7 @@ from polars_glmm.linalg.differences import jacobian
 from polars_glmm.linalg.quadrature import gauss_hermite
 
 
-@pytest.mark.parametrize("r", [1, 2, 3, 5])
+@pytest.mark.parametrize("r", [1, 2, 3, 5, 12])
 def test_stacked_cholesky_is_numpy_system_by_system(r):
     rng = np.random.default_rng(r)
     root = rng.normal(size=(r, r, 7))
@@ -25,7 +25,7 @@ def test_stacked_cholesky_is_numpy_system_by_system(r):
         assert_allclose(cholesky.log_determinant(low)[g], np.linalg.slogdet(a[..., g])[1], atol=1e-12)
 
 
-@pytest.mark.parametrize("r", [1, 2, 3])
+@pytest.mark.parametrize("r", [1, 2, 3, 12])
 def test_indefinite_systems_come_back_as_nan_and_leave_the_others_alone(r):
     a = np.repeat(np.eye(r)[:, :, None], 3, axis=2)
     a[-1, -1, 1] = -1.0

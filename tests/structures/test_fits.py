@@ -256,7 +256,8 @@ BAD = {
     "rr(0 + f | g, d=0)": "at least 1",
     "cs(0 + f || g)": "for none",
     "ar1(0 + f |p| g)": "leave one",
-    "exp(0 + f | g)": "not yet available",
+    "exp(0 + f | g)": "coordinates are numbers",
+    "propto(0 + f | g)": "not yet available",
     "toep(0 + gappy | g)": "knows no gaps",
 }
 

@@ -10,6 +10,7 @@ from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, placed
 CASES = (
     *((name, r) for name in STRUCTURES if name != "rr" for r in (2, 4)),
     ("rr(1)", 3), ("rr(2)", 4), ("rr(3)", 3),
+    ("exp(0.0 0.0, 1.0 0.5, 3.0 0.2)", 3), ("mat(0.8; 0.0 0.0, 1.0 0.5, 3.0 0.2)", 3), ("gau(0.0, 0.1, 2.0)", 3),
     ("ar1(0.0, 1.0, 4.0, 6.0)", 4), ("hetar1(0.0, 2.0, 3.0)", 3), ("ou(0.0, 0.3, 1.0, 2.7)", 4),
 )  # fmt: skip
 IDS = [f"{name}-{r}" for name, r in CASES]
@@ -69,6 +70,8 @@ def test_the_reported_entries_determine_the_matrix(name, r):
     k = structure.scales(r)
     pairs = structure.root.pairs(r)
     natural = np.array([*sd[:k], *(sigma(theta)[i, j] / (sd[i] * sd[j]) for i, j in pairs)])
+    if structure.field is not None:
+        natural[k] = structure.length(sigma(theta))
     assert_allclose(structure.natural(natural[:k], natural[k:], r), structure.of(sigma(theta)), atol=1e-9)
     got = structure.natural_gradient(structure.of(sigma(theta)), r, gradient)
 
@@ -140,7 +143,10 @@ def test_times_one_step_apart_are_an_order():
     assert_allclose(one @ one.T, other @ other.T, atol=1e-12)
 
 
-NOTHING = ("nothing", "ar1(2.0, 1.0)", "ar1(0.0, 0.5)", "rr(0)", "rr(1.5)", "ou(inf)", "cs(1)", "us(")
+NOTHING = (
+    "nothing", "ar1(2.0, 1.0)", "ar1(0.0, 0.5)", "rr(0)", "rr(1.5)", "ou(inf)", "cs(1)", "us(", "exp(1.0)",
+    "exp(0.0, 0.0)", "gau(0.0 1.0, 2.0)", "mat(0; 0.0, 1.0)", "exp(nan, 1.0)",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NOTHING)

@@ -14,10 +14,11 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.coding import Column
+from polars_glmm.columns.named import column
 from polars_glmm.columns.nodes import Arithmetic, Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
 from polars_glmm.design.factors import correlated, independent_levels
-from polars_glmm.design.ordered import structured
+from polars_glmm.design.points import design_of
 from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equal_names
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
 from polars_glmm.design.response import response_recipe, success_node
@@ -202,6 +203,13 @@ class LazyVariables(Variables):
         values = labels.cast(pl.String) if is_label(labels.dtype) else labels
         return [values[int(k)] for k in order], means[order]
 
+    def combinations(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        found = self.source.levels_of(names, "__glmm_count")
+        self.scans += 1
+        if not found.height:
+            self.source.refuse_empty()
+        return sorted(found.select(map(column, names)).iter_rows())
+
     def bounds(self, node: Node, text: str) -> tuple[float, float]:
         self.checked.setdefault(node, text)
         v = self.source.library.col("v")
@@ -321,8 +329,7 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
             parts: tuple[int, ...] = ()
             named: tuple[str, ...] = ()
             for term in members:
-                made = tuple(c for part in learn_columns(term.design, variables) for c in part)
-                structure, made = structured(term, made, variables.categoricals)
+                structure, made = design_of(term, variables)
                 own, parts = own + made, parts + (term.part,) * len(made)
                 named += (term.parameter,) * len(made)
                 notes += independent_levels(term, made)

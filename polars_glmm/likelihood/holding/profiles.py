@@ -76,7 +76,7 @@ class Profiles:
         surface = self._surface(lead, restricted=restricted)
         chart, p, w = surface.chart, surface.criterion.n_beta, np.zeros(len(surface.x))
         singular = self._singular(surface)
-        if target.quantity in ("sd", "correlation"):
+        if target.quantity in ("sd", "correlation", "range"):
             ((place, first),) = target.lead.items()
             own = next(c for c in chart.terms if (c.factor, c.term.start) == place)
             if isinstance(own, ScaledChart):
@@ -130,8 +130,7 @@ class Profiles:
         others = surface.split(surface.x)[1][own.place][own.first_angle + 1 :]
 
         def correlation(t: float) -> float:
-            root = structure.root.at(np.append(t, others), r).root
-            return float(root[first[0]] @ root[first[1]])
+            return structure.reported(np.append(t, others), r)
 
         low, high = structure.root.ends
         return Path(surface, HeldScale("angle", 1.0, low, high, correlation), w, None, 0.0, singular)
@@ -152,9 +151,7 @@ class Profiles:
             sd = np.sqrt(np.diag(sigma))
             values[block.sd] = sd[block.effects]
             if block.n_cor:
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    correlation = sigma / np.outer(sd, sd)
-                values[block.cor] = correlation[block.pairs]
+                values[block.cor] = block.between(sigma)
         k = self._n_correlations
         if k and self._residual is not None:
             at = len(names) - len(tail)

@@ -11,6 +11,7 @@ import numpy as np
 
 from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.likelihood.parameters.effects import TermMap
+from polars_glmm.likelihood.parameters.parts import pair_name
 from polars_glmm.typing import Mat, Vec
 
 
@@ -62,9 +63,10 @@ class ScaledChart:
         return 0 if self.structure.equal else k
 
     def correlations(self, group: str) -> list[str]:
-        """Names of the correlations that are parameters."""
+        """Names of the correlations, or of the range, that are parameters."""
         labels = self.term.labels
-        return [f"cor({group}: {labels[k]}, {labels[j]})" for j, k in self.structure.root.pairs(self.term.r)]
+        pairs = self.structure.root.pairs(self.term.r)
+        return [pair_name(self.term.structure, group, labels[k], labels[j]) for j, k in pairs]
 
     @property
     def first_angle(self) -> int:

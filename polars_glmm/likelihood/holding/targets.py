@@ -9,12 +9,14 @@ from typing import Literal
 
 import numpy as np
 
+from polars_glmm.covariance.structures import over_points
 from polars_glmm.design.records import ResidualRows
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.names import parameter_names
+from polars_glmm.likelihood.parameters.parts import pair_name
 from polars_glmm.likelihood.products.engine import ProductModel
 
-Quantity = Literal["coefficient", "sd", "correlation", "residual_correlation", "residual_range", "dispersion"]
+Quantity = Literal["coefficient", "sd", "correlation", "range", "residual_correlation", "residual_range", "dispersion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,9 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
             found.append(Target(f"sd({factor.name}: {name})", "sd", "mu", factor.name, (name,), {at: (k,)}))
         for j, k in zip(*(part.tolist() for part in block.pairs), strict=True):
             pair = (t.labels[k], t.labels[j])
-            name = f"cor({factor.name}: {pair[0]}, {pair[1]})"
-            found.append(Target(name, "correlation", "mu", factor.name, pair, {at: (k, j)}))
+            name = pair_name(t.structure, factor.name, *pair)
+            of_pair: Quantity = "range" if over_points(t.structure) else "correlation"
+            found.append(Target(name, of_pair, "mu", factor.name, pair, {at: (k, j)}))
     residual = model.residual if isinstance(model, Model) else None
     if residual is not None and len(residual.names) == 1:  # of several none is a coordinate
         kind: Quantity = "residual_range" if residual.correlation.lengths else "residual_correlation"

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.design.records import Design
 from polars_glmm.design.selection import relevelled_codes, rows_of
+from polars_glmm.errors import ModelError
 from polars_glmm.families.base import only_phi
 from polars_glmm.likelihood.known.joint import KnownModel
 from polars_glmm.likelihood.known.levels import LevelLikelihood
@@ -69,6 +70,10 @@ def marginal_scores(known: KnownModel, design: Design, cluster: IntVec, n_cluste
         out = np.zeros((n_clusters, own.shape[1]))
         np.add.at(out, of_level, own)
         return out
+    bent = next((t.structure for f in model.effects.factors for t in f.terms if STRUCTURES[t.structure].bends), None)
+    if bent is not None:
+        msg = f"There is no cluster-robust covariance of this family with {plain_name(bent)}(): use fit.bootstrap()."
+        raise ModelError(msg)
     order = np.argsort(cluster, kind="stable")
     ends = np.cumsum(np.bincount(cluster, minlength=n_clusters))
     with one_blas_thread(), np.errstate(all="ignore"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polars_glmm.control import Control
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
 from polars_glmm.design.selection import design_of
 from polars_glmm.errors import GlmmError
@@ -102,7 +103,8 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
 
 def log_density(design: Design, family: Family, control: Control, held: HeldParameters) -> float:
     """log p of rows whose groups are not known, their random effects integrated out."""
-    if len(design.factors) == 1 and not design.further and only_phi(family) and not family.linear:
+    bent = any(STRUCTURES[t.structure].bends for f in design.factors for t in f.terms)
+    if len(design.factors) == 1 and not design.further and only_phi(family) and not family.linear and not bent:
         levels = LevelLikelihood.of(design, family)
         return float(levels.integrals(levels.psi(held), quadrature(_NODES)).value.sum())
     return known_model(design, family, control, held).loglik()

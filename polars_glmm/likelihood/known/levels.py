@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import Family, only_phi
@@ -82,6 +83,10 @@ class LevelLikelihood:
             msg = f"Level by level a model has one grouping factor and a constant dispersion; this one has {has}."
             raise ModelError(msg)
         factor = design.factors[0]
+        bent = next((t.structure for t in factor.terms if STRUCTURES[t.structure].bends), None)
+        if bent is not None:
+            msg = f"Level by level a model has free variances and covariances, and {plain_name(bent)}() has none."
+            raise ModelError(msg)
         order = counted_order(factor.codes.astype(np.intp), factor.n_levels)
         counts = np.bincount(factor.codes, minlength=factor.n_levels).astype(np.intp)
         data = design.rows.each(lambda v: v[order])

@@ -22,6 +22,9 @@ from polars_glmm.likelihood.marginal.separation import (
     OfPredictor,
     Separation,
     faded_rows,
+    limit_note,
+    limit_notes,
+    limited_rows,
     no_zero_notes,
     separation,
 )
@@ -38,7 +41,6 @@ from polars_glmm.likelihood.optimum.notes import (
 )
 from polars_glmm.likelihood.parameters.parts import Part, outward
 from polars_glmm.likelihood.parameters.state import lost_rank
-from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _SHARE = 1e-6
@@ -108,7 +110,8 @@ def report_rows(
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(runaway.terms),
         *no_zero_notes(runaway.faded),
-        *(_limit_note(one, end) for _, one, end in ended),
+        *limit_notes([(one, end, rows) for _, one, end, rows in runaway.limited]),
+        *(limit_note(one, end) for _, one, end in ended),
         *no_overdispersion_notes(
             model.family, model.parts[1].names if model.models_phi else (), lost_phi, levels.phi_limit
         ),
@@ -225,6 +228,7 @@ class _Runaway(NamedTuple):
 
     of_mean     separation in the predictor of the mean;  separated: in others, by part
     faded       predictors that have run so far down that they change nothing, in all rows or in some
+    limited     formulas that take a parameter to the end at which the family is another, and which end
     shared      of unordered categories the baseline: directions that the coefficients of all of them take together
     """
 
@@ -232,6 +236,7 @@ class _Runaway(NamedTuple):
     separated: tuple[tuple[Part, Separation], ...]
     faded: tuple[tuple[Part, Faded], ...]
     shared: Separation | None = None
+    limited: tuple[tuple[Part, Parameter, float, Faded], ...] = ()
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -241,9 +246,14 @@ class _Runaway(NamedTuple):
         return tuple(dict.fromkeys((*mean, *further, *(() if self.shared is None else self.shared.terms))))
 
     @property
+    def gone(self) -> list[tuple[Part, Faded]]:
+        """Predictors that have run off in rows that they then say nothing of."""
+        return [*self.faded, *((part, rows) for part, _, _, rows in self.limited)]
+
+    @property
     def further(self) -> list[str]:
         """Coefficients beyond the mean's that have no standard error."""
-        faded = [name for _, one in self.faded for name in one.terms]
+        faded = [name for _, one in self.gone for name in one.terms]
         shared = () if self.shared is None else self.shared.terms
         return [*(name for _, one in self.separated for name in one.terms), *faded, *shared]
 
@@ -253,11 +263,15 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
     if done.hessian is None:
         return _Runaway(None, (), ())
     spread = np.sqrt(np.diag(widen(invert(done.hessian), done.held).vcov))
-    mean, separated, faded = None, [], []
+    mean, separated, faded, limited = None, [], [], []
     for place, part in enumerate(model.parts):
         if part.basis is None or (not model.family.separable and not place):
             continue
         std_error = np.where(done.held[part.own], 0.0, spread[part.own])
+        one = model.family.parameters[place] if place else None
+        if one is not None and np.isfinite(one.far) and not (std_error < LOOSE).all():
+            of = OfPredictor(part, model.family, place, engine.marginal.rows)
+            limited += [(part, one, *found) for found in limited_rows(of, one, done.state.beta[part.own])]
         if place and part.parameter != model.family.zeros and not model.family.unordered:
             continue
         of = OfPredictor(part, model.family, place, engine.marginal.rows if place else model.rows)
@@ -270,7 +284,8 @@ def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
             gone = faded_rows(of, done.state.beta[part.own])
             if gone is not None:
                 faded.append((part, gone))
-    return _Runaway(mean, tuple(separated), tuple(faded), _shared(model, engine, np.where(done.held, 0.0, spread)))
+    shared = _shared(model, engine, np.where(done.held, 0.0, spread))
+    return _Runaway(mean, tuple(separated), tuple(faded), shared, tuple(limited))
 
 
 def _shared(model: Model, engine: RowEngine, std_error: Vec) -> Separation | None:
@@ -289,17 +304,6 @@ def _shared(model: Model, engine: RowEngine, std_error: Vec) -> Separation | Non
     return Separation(
         tuple(part.labels[k] for part in parts for k in places), np.tile(found.directions, (len(parts), 1))
     )
-
-
-def _limit_note(one: Parameter, end: float) -> Note:
-    if one.ends is not None and end == one.ends[0]:
-        text = f"{one.name} is estimated at {end:g}, the least there is: the likelihood rises to it."
-        return Note("at_limit", text, "Responses may be counts, or multiples of one number: choose a family for them.")
-    if one.ends is not None:
-        text = f"{one.name} is estimated at {end:g}: the likelihood rises to that of family={one.limit!r}."
-        return Note("at_limit", text, "The fit stands; the smaller family says the same.")
-    text = f"{one.name} has no finite estimate: the likelihood rises to that of family={one.limit!r}."
-    return Note("at_limit", text, "The fit stands; the smaller family says the same.")
 
 
 def _ended(model: Model, done: Polished) -> list[tuple[Part, Parameter, float]]:
@@ -321,7 +325,7 @@ def _endless(
     size = len(done.held)
     known = [(model.parts[0].own, runaway.of_mean.directions)] if runaway.of_mean is not None else []
     known += [(part.own, one.directions) for part, one in runaway.separated]
-    known += [(part.own, one.directions) for part, one in runaway.faded]
+    known += [(part.own, one.directions) for part, one in runaway.gone]
     known += [(part.own, np.eye(1)) for part, _, _ in ended]
     if runaway.shared is not None:
         known.append((slice(0, model.n_coefficients), runaway.shared.directions))
@@ -338,7 +342,7 @@ def _endless(
 def _further_directions(model: Model, runaway: _Runaway, limit: Limit | None) -> Mat:
     """Directions (s, k) of the coefficients beyond the mean's, as named, along which they run off to infinity."""
     known: list[tuple[Part, Mat]] = [(part, one.directions) for part, one in runaway.separated]
-    known += [(part, one.directions) for part, one in runaway.faded]
+    known += [(part, one.directions) for part, one in runaway.gone]
     if limit is not None and model.models_phi:
         known.append((model.parts[1], limit.directions))
     formulas = [part for part in model.parts[1:] if not part.constant]

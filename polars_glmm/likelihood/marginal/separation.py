@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polars_glmm.errors import enumerate_names
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, Parameter
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows.blocks import Block
 from polars_glmm.likelihood.rows.holder import OverBlocks, added, stacked
@@ -165,8 +165,11 @@ def _holds(pieces: Iterable[Any], family: Family, place: int, direction: Vec, be
     return True
 
 
+_NO_MEANING = "The values of these coefficients mean nothing; all else stands."
+
+
 class Faded(NamedTuple):
-    """Coefficients (named) and directions (p, k) of a predictor so low in n of n_rows rows that it says nothing."""
+    """Coefficients (named) and directions (p, k) of a predictor that says nothing in n of n_rows rows."""
 
     terms: tuple[str, ...]
     directions: Mat
@@ -174,9 +177,11 @@ class Faded(NamedTuple):
     n_rows: int
 
 
-def faded_rows(of: OfPredictor, coefficients: Vec) -> Faded | None:
-    """Where a predictor has run down, or None: directions that only such rows would tell from one another."""
-    gram, every, (n, n_rows) = of.ask(_above_faded, (coefficients,), added)
+def faded_rows(of: OfPredictor, coefficients: Vec, side: float = -1.0, far: float = FADED) -> Faded | None:
+    """Where a predictor has run down (side −1) or up beyond `far`, or None: directions that only such rows would tell
+    from one another.
+    """
+    gram, every, (n, n_rows) = of.ask(_not_faded, (coefficients, side, far), added)
     values, vectors = np.linalg.eigh(gram)
     flat = values <= _NO_SHARE * max(float(np.linalg.eigvalsh(every)[-1]), 1.0)
     if not n or not flat.any():
@@ -185,7 +190,16 @@ def faded_rows(of: OfPredictor, coefficients: Vec) -> Faded | None:
     return Faded(_names_along(of.part, directions), directions, round(n), round(n_rows))
 
 
-def _above_faded(blocks: Iterable[Block], _: Family, place: int, coefficients: Vec) -> tuple[Mat, Mat, Vec]:
+def limited_rows(of: OfPredictor, one: Parameter, coefficients: Vec) -> list[tuple[float, Faded]]:
+    """The ends of a parameter that a formula takes it to, each with its rows."""
+    ends = [(1.0, np.inf)] if one.ends is None else [(-1.0, one.ends[0]), (1.0, one.ends[1])]
+    found = [(end, faded_rows(of, coefficients, side, one.far)) for side, end in ends]
+    return [(end, rows) for end, rows in found if rows is not None]
+
+
+def _not_faded(
+    blocks: Iterable[Block], _: Family, place: int, coefficients: Vec, side: float, far: float
+) -> tuple[Mat, Mat, Vec]:
     """Cross-products of the columns of rows that have not faded, and of all; how many have, and how many there are."""
     gram, every, n = np.zeros((len(coefficients),) * 2), np.zeros((len(coefficients),) * 2), np.zeros(2)
     for block in blocks:
@@ -194,10 +208,11 @@ def _above_faded(blocks: Iterable[Block], _: Family, place: int, coefficients: V
         assert isinstance(x, np.ndarray)  # there is a formula, and thresholds do not fade
         at = coefficients @ x if own.offset is None else coefficients @ x + own.offset
         weight = np.ones(len(at)) if block.frequency is None else block.frequency
-        kept = x[:, at > -FADED]
+        gone = side * at >= far
+        kept = x[:, ~gone]
         gram += kept @ kept.T
         every += x @ x.T
-        n += [float(weight[at <= -FADED].sum()), float(weight.sum())]
+        n += [float(weight[gone].sum()), float(weight.sum())]
     return gram, every, n
 
 
@@ -211,9 +226,34 @@ def no_zero_notes(faded: Sequence[tuple[Part, Faded]]) -> list[Note]:
             f"no zero inflation in {where}: along {enumerate_names(one.terms)} the likelihood rises as "
             f"{part.parameter} goes to zero."
         )
-        advice = "The values of these coefficients mean nothing; all else stands."
-        advice = f"Leave out the formula of {part.parameter}." if whole else advice
+        advice = f"Leave out the formula of {part.parameter}." if whole else _NO_MEANING
         notes.append(Note("no_zero_inflation", text, advice))
+    return notes
+
+
+def limit_note(one: Parameter, end: float) -> Note:
+    """A note where a constant has run to the end at which the family is another."""
+    if one.ends is not None and end == one.ends[0]:
+        text = f"{one.name} is estimated at {end:g}, the least there is: the likelihood rises to it."
+        return Note("at_limit", text, "Responses may be counts, or multiples of one number: choose a family for them.")
+    if one.ends is not None:
+        text = f"{one.name} is estimated at {end:g}: the likelihood rises to that of family={one.limit!r}."
+        return Note("at_limit", text, "The fit stands; the smaller family says the same.")
+    text = f"{one.name} has no finite estimate: the likelihood rises to that of family={one.limit!r}."
+    return Note("at_limit", text, "The fit stands; the smaller family says the same.")
+
+
+def limit_notes(limited: Sequence[tuple[Parameter, float, Faded]]) -> list[Note]:
+    """Notes where a formula takes a parameter to the end at which the family is another."""
+    notes = []
+    for one, end, rows in limited:
+        whole = rows.n == rows.n_rows
+        where = "all rows" if whole else f"{rows.n:,} of {rows.n_rows:,} rows"
+        goes = "has no finite value" if np.isinf(end) else f"goes to {end:g}"
+        rises = f"to that of family={one.limit!r}" if end > 1.0 and one.limit else "to it"
+        text = f"{one.name} {goes} in {where}: along {enumerate_names(rows.terms)} the likelihood rises {rises}."
+        advice = "The fit stands; the smaller family says the same."
+        notes.append(Note("at_limit", text, advice if whole else _NO_MEANING))
     return notes
 
 

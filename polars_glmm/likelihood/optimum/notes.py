@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polars_glmm.covariance.structures import STRUCTURES, plain_name
+from polars_glmm.covariance.structures import STRUCTURES, over_points, plain_name
 from polars_glmm.errors import brief, enumerate_names
 from polars_glmm.families.base import Family, spoken
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
@@ -37,15 +37,18 @@ def singular_notes(effects: Effects, factors: tuple[Mat, ...], ranks: list[Rank]
     for rank in ranks:
         f = effects.factors[rank.factor]
         t = f.terms[rank.term]
-        if not lost_rank(effects, rank):
-            continue
         sigma = natural_sigma(f, t, factors[rank.factor])
+        if not lost_rank(effects, rank):
+            if over_points(t.structure) and not np.any(sigma - np.diag(np.diag(sigma))):
+                notes.append(Note("no_range", at_limit(f.name, t, sigma), INDEPENDENT))
+            continue
         scaled = STRUCTURES[t.structure].bends and bool(sigma.any(1).all())
         said = at_limit(f.name, t, sigma) if scaled else collapse(f.name, t.labels, sigma, rank.rank)
         notes.append(Note("singular", said, ADVICE))
     return notes
 
 
+INDEPENDENT = "The fit stands; effects of points as levels of a grouping factor of their own are the same model."
 ADVICE = "The fit stands (it is an optimum on the boundary); a smaller random part would fit as well."
 
 
@@ -58,6 +61,9 @@ def at_limit(group: str, t: TermMap, sigma: Mat) -> str:
         return f"group '{group}': the correlations of {name}() are estimated at a limit of what correlations can be."
     (i, j), *_ = pairs
     rho = float(sigma[i, j] / np.sqrt(sigma[i, i] * sigma[j, j]))
+    if over_points(t.structure):
+        said = "at 0: effects of points are independent" if rho < 0.5 else "without end: all points have one effect"
+        return f"group '{group}': the range of {name}() is {said}."
     at = f"{rho:+.3g}".replace("-", "−").removesuffix(".0")
     return f"group '{group}': the correlation of {name}() is estimated at {at}, its limit."
 

@@ -6,13 +6,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
-from polars_glmm.likelihood.parameters.parts import Part
+from polars_glmm.likelihood.parameters.parts import Part, pair_name
 from polars_glmm.spec.method import Method
-from polars_glmm.typing import IntVec
+from polars_glmm.typing import IntVec, Mat, Vec
 
 
 class Parametrised(Protocol):
@@ -57,6 +58,14 @@ class TermPlace(NamedTuple):
         apart = rows != columns
         return rows[apart], columns[apart]
 
+    def between(self, sigma: Mat) -> Vec:
+        """Those correlations of a covariance matrix (r, r), or the range of a field."""
+        structure, sd = STRUCTURES[self.term.structure], np.sqrt(np.diag(sigma))
+        if isinstance(structure, Scaled) and structure.field is not None:
+            return np.array([structure.length(sigma)])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((sigma / np.outer(sd, sd))[self.pairs])
+
     @property
     def _vech(self) -> tuple[IntVec, IntVec]:
         return STRUCTURES[self.term.structure].vech(self.term.r)
@@ -92,7 +101,7 @@ def parameter_names(model: Parametrised) -> tuple[tuple[TermPlace, ...], tuple[s
             blocks.append(block)
             own = t.labels
             names += [f"sd({f.name}: {own[k]})" for k in block.effects]
-            names += [f"cor({f.name}: {own[k]}, {own[j]})" for j, k in zip(*block.pairs, strict=True)]
+            names += [pair_name(t.structure, f.name, own[k], own[j]) for j, k in zip(*block.pairs, strict=True)]
     names += model.residual_names
     further = model.parts[1:]
     for part in sorted(further, key=lambda part: part.constant):  # constants stand last

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polars_glmm.covariance.fields import coordinates
+from polars_glmm.covariance.structures import over_points
 from polars_glmm.families.base import Parameter
 from polars_glmm.families.links import LINKS, Link
 from polars_glmm.likelihood.parameters.basis import Basis
@@ -16,6 +18,13 @@ from polars_glmm.typing import Mat, Vec
 def label(name: str, parameter: str, between: str = " ") -> str:
     """What a random effect is called where those of several predictors stand together: "Intercept", "phi Intercept"."""
     return name if parameter == "mu" else f"{parameter}{between}{name}"
+
+
+def pair_name(structure: str, group: str, first: str, second: str) -> str:
+    """What the parameter of two effects is called: their correlation, or the range of a field."""
+    if over_points(structure):
+        return f"range({group}: {coordinates(first)})"
+    return f"cor({group}: {first}, {second})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

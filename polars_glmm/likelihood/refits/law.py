@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from polars_glmm.covariance.scaled import Scaled
+from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
 from polars_glmm.families.arithmetic import ArrayAlgebra
 from polars_glmm.families.base import Family, beyond_mean
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.parameters.parts import label
+from polars_glmm.likelihood.parameters.parts import label, pair_name
 from polars_glmm.likelihood.residual.rows import Correlated, correlated
 from polars_glmm.linalg.coupled import coloured
 from polars_glmm.typing import IntVec, Mat, Vec
@@ -117,6 +119,9 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
         for t in f.terms:
             r = len(t.names)
             labels = [label(name, on) for name, on in zip(t.names, t.parameter_of, strict=True)]
+            if STRUCTURES[t.structure].bends:
+                own.append(_structured(t.structure, f.name, labels, values))
+                continue
             sd = np.array([values[f"sd({f.name}: {name})"] for name in labels])
             correlation = np.eye(r)
             for j in range(r):
@@ -135,6 +140,20 @@ def law_of_parameters(design: Design, family: Family, values: Mapping[str, float
     if design.residual is not None:
         residual = correlated(design.residual, np.array([values[name] for name in design.residual.names]))
     return Law(design, family, beta, _fixed(design, family, coefficients), tuple(roots), constants, residual)
+
+
+def _structured(structure: str, group: str, labels: Sequence[str], values: Mapping[str, float]) -> Mat:
+    """A root of a structure's covariance matrix at its parameters; raises ModelError where these make none."""
+    found, r = STRUCTURES[structure], len(labels)
+    assert isinstance(found, Scaled)  # no other bends
+    places = list(zip(*(part.tolist() for part in found.vech(r)), strict=True))
+    sd = np.array([values[f"sd({group}: {labels[i]})"] for i, j in places if i == j])
+    names = [pair_name(structure, group, labels[j], labels[i]) for i, j in places if i != j]
+    theta = found.natural(sd, np.array([values.get(name, 0.0) for name in names]), r)
+    if (sd < 0.0).any() or np.isnan(theta).any():
+        msg = f"The parameters of {group} make no covariance matrix of {plain_name(structure)}()."
+        raise ModelError(msg)
+    return found.factor(theta, r)
 
 
 def every_row(design: Design) -> Design:

@@ -10,6 +10,7 @@ import numpy as np
 
 from polars_glmm import progress
 from polars_glmm.control import Control
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.records import Design
@@ -179,6 +180,9 @@ def _spread(sigma: Mat, structure: str) -> Mat:
         return own
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = sigma / (sd[:, :, None] * sd[:, None])
+    found = STRUCTURES[structure]
+    if isinstance(found, Scaled) and found.field is not None:
+        return np.append(own, [[found.length(one)] for one in sigma], axis=1)
     return np.concatenate([own, np.clip(correlation[:, rows[apart], columns[apart]], -1.0, 1.0)], axis=1)
 
 

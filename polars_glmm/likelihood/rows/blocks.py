@@ -29,6 +29,10 @@ _FEW = 0.1
 """Share of rows that repeat a cell up to which they are added one by one; measured, 5 times as fast at a hundredth."""
 
 
+_SMALL, _MOST = 4, 0.5
+"""Columns up to which all pairs are summed; share of the pairs that meet beyond which all are."""
+
+
 class Repeats(NamedTuple):
     """Rows that are not the first of their cell, and their cells."""
 
@@ -48,6 +52,18 @@ def few_repeats(starts: IntVec, counts: IntVec) -> Repeats | None:
     return Repeats(rows, np.searchsorted(starts, rows, side="right") - 1)
 
 
+def meeting_columns(z: Mat | None, part_of: tuple[int, ...]) -> tuple[tuple[int, ...], ...] | None:
+    """`Block.meeting` of columns (d, m) of one predictor: of indicators no two meet, and d² sums are d."""
+    if z is None or len(z) <= _SMALL or len(set(part_of)) > 1:
+        return None
+    there = (z != 0.0).astype(np.float32)
+    meet = there @ there.T > 0.0
+    np.fill_diagonal(meet, val=True)
+    if meet.mean() > _MOST:
+        return None
+    return tuple(tuple(np.flatnonzero(row[: j + 1]).tolist()) for j, row in enumerate(meet))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Rows of whole cells, everything contiguous by column.
@@ -57,6 +73,7 @@ class Block:
     starts (C_b,) first row of each cell, counts (C_b,) its rows; single: every cell has one row
     repeats: the rows that are not the first of their cell, where they are few
     cells, rows: slices of the unit's cells and of the sorted rows
+    meeting: for every column of z those up to itself that are not 0 where it is not; None: all, or nearly
     """
 
     data: Rows
@@ -71,6 +88,7 @@ class Block:
     repeats: Repeats | None
     cells: slice
     rows: slice
+    meeting: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def x(self) -> Mat:
@@ -122,10 +140,11 @@ class Block:
         if self.z is None:
             return self.sums(v[self.part_of[0], self.part_of[0]])[None, None]
         d = len(self.z)
-        out = np.empty((d, d, len(self.starts)))
+        out = np.empty((d, d, len(self.starts))) if self.meeting is None else np.zeros((d, d, len(self.starts)))
         for j, a in enumerate(self.part_of):
             weighted: dict[int, Vec] = {}
-            for k, b in enumerate(self.part_of[: j + 1]):
+            for k in range(j + 1) if self.meeting is None else self.meeting[j]:
+                b = self.part_of[k]
                 if b not in weighted:
                     pair = v[min(a, b), max(a, b)]
                     weighted[b] = pair if self.ones[j] else pair * self.z[j]
@@ -139,7 +158,8 @@ class Block:
         total: dict[tuple[int, int], Vec] = {}
         for j, a in enumerate(self.part_of):
             rows: dict[int, Vec] = {}
-            for i, b in enumerate(self.part_of[: j + 1]):
+            for i in range(j + 1) if self.meeting is None else self.meeting[j]:
+                b = self.part_of[i]
                 twice = a == b and i < j
                 term = self.spread(2.0 * k[j, i] if twice else k[j, i])
                 if not self.ones[i] and self.z is not None:
@@ -299,6 +319,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
         def part(v: Mat, places: slice | IntVec = places) -> Mat:
             return np.ascontiguousarray(v[..., places]) if isinstance(places, slice) else v.take(places, axis=-1)
 
+        z = _if_any(part, effects.columns)
         block = Block(
             data=design.rows.each(part),
             frequency=_if_any(part, design.frequency),
@@ -312,7 +333,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
                 )
                 for one in parts
             ),
-            z=_if_any(part, effects.columns),
+            z=z,
             ones=ones,
             part_of=effects.part_of,
             starts=local,
@@ -321,6 +342,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
             repeats=few_repeats(local, counts),
             cells=slice(int(c0 - base), int(c1 - base)),
             rows=rows,
+            meeting=meeting_columns(z, effects.part_of),
         )
         if one_unit and blocks:
             blocks[0].append(block)
