@@ -81,7 +81,8 @@ def fit(
     frame
         Data; never changed. Columns are named by string.
     *formulas
-        First `response ~ fixed + (random | group)`; further ones name a family parameter, as `"phi ~ x"`.
+        First `response ~ fixed + (random | group)`; further ones name a family parameter, as `"phi ~ x"`. Rows in
+        several levels of one factor: `(1 | mm(s1, s2, weights=(w1, w2)))`.
     groups
         Shorthand for random effects: `"g"` is `(1 | g)`, a list is several factors, a tuple one composite key,
         `{"g": "1 + x"}` is `(1 + x | g)`.

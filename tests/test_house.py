@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"design.rank", "design.selection", "design.recipe_json", "design.text_numbers"}),
     frozenset({"design.curved", "design.variables", "design.keys"}),
     frozenset({"design.predictors", "design.censoring", "design.categories"}),
-    frozenset({"design.response", "design.ordered"}),
+    frozenset({"design.response", "design.ordered", "design.members"}),
     frozenset({"design.points"}),
     frozenset({"design.factors", "design.residual"}),
     frozenset({"design.learn"}),

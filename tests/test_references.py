@@ -26,7 +26,7 @@ SPREADS = translate.entries("heteroscedastic")
 HELD = translate.entries("held")
 CORRELATED = translate.entries("correlated")
 NO_RESIDUALS = translate.entries("no_residuals")
-RELATED = translate.entries("lmm_known_covariance")
+RELATED = translate.entries("lmm_known_covariance", "lmm_multiple_membership")
 TWO_PARTS = translate.entries("two_part")
 ZEROS = translate.entries("zeros")
 EDGES = translate.entries("edge")
@@ -399,8 +399,8 @@ def test_effects_without_residuals_are_correlated_residuals(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RELATED)
-def test_levels_that_know_each_other(name: str) -> None:
-    """A pedigree with sires that have no records: a dense likelihood, and lme4 on whitened levels."""
+def test_levels_that_know_each_other_and_rows_in_several_levels(name: str) -> None:
+    """A pedigree with sires that have no records, rows in three levels: dense likelihoods, and lme4 with another Zt."""
     entry = RELATED[name]
     results, fit, frame = entry["results"], fit_of(entry, translate.data(entry)), translate.data(entry)
     objective = polars_glmm.objective(frame, *translate.formulas(entry), **translate.arguments(entry))

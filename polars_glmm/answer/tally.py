@@ -64,11 +64,7 @@ def group_sizes(design: Design | Apart) -> tuple[GroupSize, ...]:
     """One record per factor, in the order of the formula."""
     sizes = []
     for place, factor in enumerate(design.factors):
-        counts: Vec
-        if isinstance(design, Apart):
-            counts = design.level_obs[place]
-        else:
-            counts = np.bincount(factor.codes, design.frequency, factor.n_levels).astype(np.float64, copy=False)
+        counts = design.level_obs[place] if isinstance(design, Apart) else factor.level_rows(design.frequency)
         sizes.append(
             GroupSize(factor.name, factor.n_levels, int(counts.min()), float(counts.mean()), int(counts.max()))
         )

@@ -17,6 +17,7 @@ from polars_glmm.notes import Note
 from polars_glmm.spec.relation import KnownLevels, Relations
 from polars_glmm.spec.terms import RandomTerm
 
+from .members import learn_sets
 from .points import design_of
 from .predictors import matrix, require_finite
 from .recipe import FactorRecipe, TermRecipe
@@ -46,7 +47,8 @@ def learn_factors(
 
 def _learn_factor(asked: Sequence[RandomTerm], variables: Variables, known: KnownLevels | None) -> LearnedFactor:
     table, keys, name = variables.table, asked[0].keys, asked[0].group
-    levels = _levels(keys, table)
+    slots = asked[0].members
+    met = None if slots is None else learn_sets(slots, table)
     columns: list[Column] = []
     terms: list[Term] = []
     recipes: list[TermRecipe] = []
@@ -67,15 +69,21 @@ def _learn_factor(asked: Sequence[RandomTerm], variables: Variables, known: Know
         terms.append(Term(place, place + len(own), recipe.structure, names, recipe.parts, recipe.parameters))
         recipes.append(recipe)
         columns += own
-    frame, codes, prior = pl.DataFrame([table.at(key, levels.first) for key in keys]), levels.codes, None
+    prior, sets = None, None if met is None else met.sets
+    if met is not None:
+        frame, codes = met.levels, met.codes
+        notes += met.notes
+    else:
+        levels = _levels(keys, table)
+        frame, codes = pl.DataFrame([table.at(key, levels.first) for key in keys]), levels.codes
     if known is not None:
         relation = relation_of(name, keys[0], known, frame.schema[keys[0]])
         codes = codes_in(name, relation, frame[keys[0]])[codes]
         frame, prior = relation
     z = matrix(columns, table)
     require_finite(z, columns, variables)
-    factor = Factor(name, tuple(terms), z, codes, frame.height, prior)
-    return LearnedFactor(FactorRecipe(name, keys, frame, tuple(recipes), prior), factor, tuple(notes))
+    factor = Factor(name, tuple(terms), z, codes, frame.height, prior, sets)
+    return LearnedFactor(FactorRecipe(name, keys, frame, tuple(recipes), prior, slots), factor, tuple(notes))
 
 
 def correlated(terms: Sequence[RandomTerm]) -> list[list[RandomTerm]]:

@@ -14,10 +14,11 @@ from polars_glmm.frames.levels import combine
 from polars_glmm.frames.table import Table, incomplete, require_columns
 from polars_glmm.typing import IntVec
 
+from .members import learn_sets
 from .reader import Reader
 from .recipe import Recipe
 from .records import Design, Predictor
-from .relation import refuse_related
+from .relation import refuse_known, refuse_shared
 
 _AGAIN = "What is computed again from rows (leverage, influence, checks, integrals, robust covariances, draws)"
 
@@ -35,10 +36,11 @@ def used_columns(recipe: Recipe) -> tuple[str, ...]:
     return tuple(recipe.spec.columns())
 
 
-def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> KnownRows:
+def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool, shared: bool = False) -> KnownRows:
     """The design of rows, those with a missing value left out.
 
     own_levels   the groups are those of the rows, instead of those that the recipe knows
+    shared       whether rows may be in several levels of a group
 
     Raises ColumnError where a column is absent or no row is complete, UnknownLevelError for a label of a fixed effect
     that has no coefficient, DataChangedError for a group that the recipe should know and does not.
@@ -49,7 +51,9 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> Known
             "effects, and residual= correlates them: they are not there for this fit."
         )
         raise ModelError(msg)
-    refuse_related(recipe, _AGAIN)
+    if not shared:
+        refuse_shared(recipe, _AGAIN)
+    refuse_known(recipe, _AGAIN)
     if recipe.spec.family.unordered:
         msg = (
             "Leverage, influence, scores, robust covariances and draws of the parameters are of one linear predictor, "
@@ -91,12 +95,15 @@ def _with_levels_of(recipe: Recipe, rows: pl.DataFrame) -> Recipe:
     if not rows.height:
         return recipe
     table = Table({one.name: one for one in rows.iter_columns()})
-    mask, _ = incomplete(table, recipe.spec.response.ends)
+    mask, _ = incomplete(table, recipe.spec.gaps)
     table = table if mask is None else table.keep(~mask)
     if not table.n_rows:
         return recipe
     factors = []
     for factor in recipe.factors:
+        if factor.members is not None:
+            factors.append(replace(factor, levels=learn_sets(factor.members, table).levels))
+            continue
         levels = combine([table.levels(key) for key in factor.keys])
         factors.append(replace(factor, levels=pl.DataFrame([table.at(key, levels.first) for key in factor.keys])))
     return replace(recipe, factors=tuple(factors))

@@ -9,8 +9,9 @@ import polars as pl
 
 from polars_glmm.errors import ColumnError, counted
 from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_weight
-from polars_glmm.frames.table import Ends, Table, collect, incomplete
+from polars_glmm.frames.table import Table, collect, incomplete
 from polars_glmm.notes import Note
+from polars_glmm.spec.members import Gaps
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.syntax import Name
 from polars_glmm.typing import BoolVec, Vec
@@ -55,7 +56,7 @@ def learn(
     spec = spec.resolve(frozenset(names))
     table = collect(frame, spec.columns(), spec.beside_columns)
     n_rows = table.n_rows
-    table, n_dropped, notes = _complete(table, missing, spec.response.ends)
+    table, n_dropped, notes = _complete(table, missing, spec.gaps)
     table, weights = _weigh(spec, table)
     variables = Variables(table, weights.frequency)
     response = learn_response(spec, variables)
@@ -102,10 +103,10 @@ def learn(
     return Learned(recipe, design, notes, n_dropped, _mask(table, n_rows))
 
 
-def _complete(table: Table, missing: str, ends: Ends) -> tuple[Table, int, tuple[Note, ...]]:
+def _complete(table: Table, missing: str, optional: Gaps) -> tuple[Table, int, tuple[Note, ...]]:
     """The rows without missing values; how many had some."""
     check_missing(missing)
-    mask, where = incomplete(table, ends)
+    mask, where = incomplete(table, optional)
     if mask is None:
         return table, 0, ()
     empty = tuple(name for name in where if table.series[name].null_count() == table.n_rows)

@@ -58,6 +58,10 @@ def pairings(design: Design | Apart) -> Pairings:
         if second > 1e-9 * size * mean**2:
             found[column_name(name)] = share(float(wy @ x), square * second)
     for factor in design.factors:
+        if factor.sets is not None:
+            x = factor.on_rows(level_numbers(factor.n_levels))
+            found[group_name(factor.name)] = share(float(wy @ x), square * float((x if w is None else w * x) @ x))
+            continue
         sums: Vec = np.bincount(factor.codes, wy, factor.n_levels).astype(np.float64, copy=False)
         weight: Vec = np.bincount(factor.codes, w, factor.n_levels).astype(np.float64, copy=False)
         found[group_name(factor.name)] = _levels(sums, weight, square)

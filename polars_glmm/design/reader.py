@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,8 +18,9 @@ from polars_glmm.typing import BoolVec, Mat
 from .censoring import refuse_unseen
 from .keys import KeyCoder
 from .learn import Weights, part, require_weights
+from .members import known_sets
 from .predictors import matrix
-from .recipe import PredictorRecipe, Recipe, TermRecipe, cuts_of
+from .recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe, cuts_of
 from .records import Design, Factor, Predictor, Term
 from .response import check_support, read_inputs, read_response
 from .variables import Variables
@@ -51,7 +53,7 @@ class Reader:
         """
         first, self.n_rows = self.n_rows, self.n_rows + batch.height
         table = Table({one.name: one for one in batch.iter_columns()}, np.arange(first, self.n_rows))
-        mask, where = incomplete(table, self.recipe.spec.response.ends)
+        mask, where = incomplete(table, self.recipe.spec.gaps)
         if mask is not None:
             self._drop(mask, where, table)
             table = table.keep(~mask)
@@ -103,9 +105,9 @@ class Reader:
                 factor.name,
                 terms,
                 _columns([column for term in factor.terms for column in term.columns], variables),
-                coder.codes(table.series),
-                factor.levels.height,
-                factor.prior,
+                n_levels=factor.levels.height,
+                prior=factor.prior,
+                **_levels(factor, coder, table),
             )
             for factor, terms, coder in zip(recipe.factors, self._terms, self._coders, strict=True)
         ]
@@ -134,6 +136,13 @@ class Reader:
             raise ColumnError(msg)
         self.n_dropped += int(mask.sum())
         self._where.update(dict.fromkeys(where))
+
+
+def _levels(factor: FactorRecipe, coder: KeyCoder, table: Table) -> dict[str, Any]:
+    """The level of each row, or the sets of those that it has."""
+    if factor.members is None:
+        return {"codes": coder.codes(table.series)}
+    return known_sets(factor.members, table, coder, factor.levels.height)._asdict()
 
 
 def _predictor(recipe: PredictorRecipe, variables: Variables, cuts: Cuts | None) -> Predictor:

@@ -11,6 +11,7 @@ from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Node
 from polars_glmm.families.base import Cuts
 from polars_glmm.linalg.coupled import Prior
+from polars_glmm.spec.members import Members
 from polars_glmm.spec.model import ModelSpec
 
 
@@ -52,6 +53,7 @@ class FactorRecipe:
 
     levels   key columns under their own names and dtypes, one row for each level in code order
     prior    how they know each other; None: they are independent
+    members  the columns of rows that have several levels: levels then are of one column, under the factor's name
     """
 
     name: str
@@ -59,6 +61,17 @@ class FactorRecipe:
     levels: pl.DataFrame
     terms: tuple[TermRecipe, ...]
     prior: Prior | None = None
+    members: Members | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a frame that tell the levels of a row."""
+        return self.keys if self.members is None else self.members.columns
+
+    @property
+    def level_columns(self) -> tuple[str, ...]:
+        """Those that tell the one level of a row; none where it has several."""
+        return self.keys if self.members is None else ()
 
 
 @dataclass(frozen=True, slots=True)

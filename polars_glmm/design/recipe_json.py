@@ -90,6 +90,7 @@ def decode(
         known=known,
     )
     response = text["response"]
+    members = {term.group: term.members for term in spec.random}
     factors = [
         FactorRecipe(
             read(factor["name"], str, "factor"),
@@ -97,6 +98,7 @@ def decode(
             own,
             read(factor["terms"], tuple[TermRecipe, ...], "terms"),
             prior_of(factor["name"], own, known),
+            members.get(factor["name"]),
         )
         for factor, own in zip(text["factors"], levels, strict=True)
     ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.families.base import Censoring, Cuts, Rows
 from polars_glmm.linalg.coupled import Prior
+from polars_glmm.linalg.membership import Membership, level_sums
 from polars_glmm.typing import CodeVec, Mat, Vec
 
 
@@ -46,6 +49,7 @@ class Factor:
     z       (r, n) C-contiguous float64; the columns of its terms one after the other
     codes   (n,) int32, 0 … n_levels − 1; every level occurs, unless there is a prior
     prior   how levels know each other; None: they are independent
+    sets    of rows that have several levels, what a set of them has of each: codes are then those of sets
     """
 
     name: str
@@ -54,6 +58,26 @@ class Factor:
     codes: CodeVec
     n_levels: int
     prior: Prior | None = None
+    sets: Membership | None = None
+
+    @property
+    def coupled(self) -> bool:
+        """Whether levels know each other, or share rows, so that none can be looked at alone."""
+        return self.prior is not None or self.sets is not None
+
+    def on_rows(self, values: Mat) -> Mat:
+        """Values of levels (…, G) on the rows, (…, n): of rows in several levels their weighted sum."""
+        return np.asarray((values if self.sets is None else self.sets.spread(values))[..., self.codes])
+
+    def level_sums(self, values: Vec | None) -> Vec:
+        """Sums of values of rows (n,), None for ones, over levels by what each row has of them: (G,)."""
+        return level_sums(self.codes, self.sets, values, self.n_levels)
+
+    def level_rows(self, frequency: Vec | None) -> Vec:
+        """Observations of the rows that each level takes part in, (G,)."""
+        if self.sets is None:
+            return level_sums(self.codes, None, frequency, self.n_levels)
+        return self.sets.counts(np.bincount(self.codes, frequency, self.sets.n_sets).astype(np.float64, copy=False))
 
     @property
     def part_of(self) -> tuple[int, ...]:

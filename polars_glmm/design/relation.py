@@ -101,7 +101,21 @@ def related(recipe: Recipe) -> tuple[str, ...]:
     return tuple(factor.name for factor in recipe.factors if factor.prior is not None)
 
 
+def refuse_shared(recipe: Recipe, what: str, instead: str = "") -> None:
+    """Raise ModelError for what is of rows that are in one level of each factor."""
+    names = [factor.name for factor in recipe.factors if factor.members is not None]
+    if names:
+        msg = f"{what} is of rows in one level of each factor, and they are in several of {names[0]!r}. {instead}"
+        raise ModelError(msg.rstrip())
+
+
 def refuse_related(recipe: Recipe, what: str, instead: str = "") -> None:
+    """Raise ModelError for what is of levels that are independent, and of rows that are in one of them."""
+    refuse_shared(recipe, what, instead)
+    refuse_known(recipe, what, instead)
+
+
+def refuse_known(recipe: Recipe, what: str, instead: str = "") -> None:
     """Raise ModelError for what is of levels that are independent."""
     names = related(recipe)
     if names:

@@ -43,7 +43,13 @@ def _residual(residual: ResidualRows | None, rows: IntVec) -> ResidualRows | Non
 
 
 def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
-    """A factor whose rows have other levels, numbered anew. Raises ModelError where levels know each other."""
+    """A factor whose rows have other levels, numbered anew. Raises ModelError where levels know each other.
+
+    Nor can levels be that share rows.
+    """
+    if factor.sets is not None:
+        msg = f"Rows are in several levels of {factor.name!r}: they cannot be drawn again, or be left out one by one."
+        raise ModelError(msg)
     if factor.prior is not None:
         msg = f"known= relates the levels of {factor.name!r}: they cannot be drawn again, or be left out one by one."
         raise ModelError(msg)
@@ -58,6 +64,9 @@ def relevelled_codes(codes: IntVec | CodeVec) -> tuple[IntVec, int]:
 
 
 def design_of(design: Design, rows: BoolVec) -> Design:
-    """The rows that are marked as a design of their own: only levels that occur in them, or that know each other."""
+    """The rows that are marked as a design of their own: only levels that occur in them, or that know each other.
+
+    All levels of rows that have several.
+    """
     made = rows_of(design, np.flatnonzero(rows))
-    return replace(made, factors=tuple(f if f.prior is not None else relevelled(f, f.codes) for f in made.factors))
+    return replace(made, factors=tuple(f if f.coupled else relevelled(f, f.codes) for f in made.factors))

@@ -12,6 +12,7 @@ from polars_glmm.design.known import used_columns
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.export.foreign_package import package
 from polars_glmm.fitting.again import rows_of
+from polars_glmm.spec.members import shared
 
 _TRIALS = "trials_"
 
@@ -57,6 +58,9 @@ def to_bambi(fit: Answer, frame: pl.DataFrame | None = None, **options: Any) -> 
         if value:
             msg = f"bambi has no {name}=, so that its model would be another one."
             raise ModelError(msg)
+    if name := shared(spec.random):
+        msg = f"bambi has no rows in several levels, as they are in {name!r}."
+        raise ModelError(msg)
     known = _WORDS.get(fit.family)
     if known is None:
         msg = f"bambi has no family {fit.family!r}."

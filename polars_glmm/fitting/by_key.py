@@ -130,7 +130,7 @@ def _refuse_keys_in_terms(spec: ModelSpec, keys: list[str]) -> None:
     """Raise ModelError for a term or a grouping factor that is the same in all rows of a key."""
     for part in spec.predictors:
         fixed = [(term.written, {c for factor in term.factors for c in columns_of(factor)}) for term in part.fixed]
-        for text, used in [*fixed, *((term.text, set(term.keys)) for term in part.random)]:
+        for text, used in [*fixed, *((term.text, set(term.columns)) for term in part.random)]:
             if used and used <= set(keys):
                 named = enumerate_names(sorted(used))
                 msg = f"{text} is constant in each model, because by= makes one model per {named}: leave it out."

@@ -18,6 +18,7 @@ from polars_glmm.frames.engine_cells import compress_engine
 from polars_glmm.frames.size import count_rows, room_for
 from polars_glmm.likelihood.optimum.vanishing import MOST_VALUES
 from polars_glmm.memory import memory_limit, readable
+from polars_glmm.spec.members import shared
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -61,7 +62,8 @@ class Route(NamedTuple):
 def choose(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Route:
     """The route of what `call` asks of a frame; reads of the frame what it needs to decide, and no more."""
     route = _chosen(frame, call, control)
-    return _together(route, "known=") if call.known else route
+    together = "known=" if call.known else "mm()" if shared(call.spec().random) else ""
+    return _together(route, together) if together else route
 
 
 def _chosen(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) -> Route:
@@ -80,7 +82,8 @@ def _chosen(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control) ->
     if few_variances(spec, frame):
         route = Route("products", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
         return route if route.kind == "disk" else route._replace(kind="products")
-    if control.rows.compress and (counted := _counted(spec, frame, call)) is not None:
+    countable = control.rows.compress and not shared(spec.random)  # equal rows would be so in all their slots
+    if countable and (counted := _counted(spec, frame, call)) is not None:
         return Route("rows", counted, found)
     return Route("rows", why=found) if isinstance(frame, pl.DataFrame) else _room(spec, frame, control, found)
 
@@ -97,7 +100,7 @@ def few_variances(spec: ModelSpec, frame: pl.DataFrame | pl.LazyFrame) -> bool:
     """
     gaussian = spec.family.linear
     phi = spec.predictor("phi")
-    if phi is None or not gaussian or spec.method.name not in ("ml", "reml"):
+    if phi is None or not gaussian or shared(spec.random) or spec.method.name not in ("ml", "reml"):
         return False
     schema = frame.collect_schema()
     used = list(dict.fromkeys(phi.columns()))
@@ -135,7 +138,7 @@ def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route 
 
 def _countable(spec: ModelSpec, frame: EngineFrame) -> bool:
     """Whether equal rows may be counted."""
-    if exact(spec) or spec.residual is not None or spec.response.ends:
+    if exact(spec) or spec.residual is not None or spec.response.ends or shared(spec.random):
         return False
     if spec.family.is_censored or spec.family.unordered:
         return False
@@ -152,6 +155,8 @@ def _not_apart(spec: ModelSpec) -> str:
         return "its response is censored"
     if spec.relations:
         return f"known= couples the levels of {spec.relations[0][0]!r}, and its rows must be in one place"
+    if name := shared(spec.random):
+        return f"rows are in several levels of {name!r}, and must be in one place"
     if spec.family.unordered:
         return "the categories of its response are learned from rows in one place"
     return "" if spec.family.curve is None else "the starting values of a curve are found from rows in one place"

@@ -95,16 +95,17 @@ def elimination(look: Look) -> Elimination:
 
     Where the first meets hardly more levels of the others than it has itself, what remains is sparse.
     """
-    if look.spec.relations:  # all levels are coupled
-        order = sum(f.n_levels * len(f.columns) for f in look.factors)
-        return Elimination("dense", order, _NUMBER * order**2, (), 1)
     left = sorted(range(len(look.factors)), key=lambda i: -look.factors[i].n_levels)
     lead: list[str] = []
+    several = {term.group for term in look.spec.random if term.members is not None}
+    if look.spec.relations or (several and (len(left) == 1 or look.factors[left[0]].name in several)):
+        order = sum(f.n_levels * len(f.columns) for f in look.factors)  # all levels are coupled
+        return Elimination("dense", order, _NUMBER * order**2, (), 1)
 
     def nested(i: int) -> bool:
         return all(look.pairs[min(i, j), max(i, j)] == look.factors[i].n_levels for j in left if j != i)
 
-    while len(left) > 1 and nested(left[0]):
+    while len(left) > 1 and not several and nested(left[0]):
         lead.append(look.factors[left.pop(0)].name)
     if not left:
         return Elimination("none", 0, 0, (), 0)

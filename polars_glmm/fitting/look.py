@@ -22,12 +22,15 @@ from polars_glmm.frames.engine_source import open_source
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.source import Query, Source
 from polars_glmm.likelihood.parameters.parts import label
+from polars_glmm.linalg.membership import meetings, whole
 from polars_glmm.linalg.pattern import distinct
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import FactorRecipe
+    from polars_glmm.design.records import Factor
     from polars_glmm.notes import Note
     from polars_glmm.spec.model import ModelSpec
+    from polars_glmm.typing import IntVec
 
 _COUNT = "__glmm_count"
 
@@ -78,7 +81,7 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
     sizes = group_sizes(design)
     meetings: dict[tuple[int, int], dict[int, int]] = {}
     for (i, a), (j, b) in combinations(enumerate(design.factors), 2):
-        met = np.divmod(distinct(a.codes.astype(np.int64) * b.n_levels + b.codes), b.n_levels)
+        met = _met(a, b)
         for at, own in zip(((i, j), (j, i)), met, strict=True):
             many, levels = np.unique(np.bincount(own), return_counts=True)
             meetings[at] = dict(zip(many.tolist(), levels.tolist(), strict=True))
@@ -97,6 +100,16 @@ def look_at_arrays(spec: ModelSpec, frame: pl.DataFrame, missing: str) -> Look:
         learning=int(needs_learning(learned.recipe.spec, frame.schema)),
         notes=learned.notes,
     )
+
+
+def _met(a: Factor, b: Factor) -> tuple[IntVec, IntVec]:
+    """The pairs of levels of two factors that share a row."""
+    if a.sets is None and b.sets is None:
+        left, right = np.divmod(distinct(a.codes.astype(np.int64) * b.n_levels + b.codes), b.n_levels)
+        return left, right
+    x, y = (whole(f.codes, f.n_levels) if f.sets is None else f.sets.at(f.codes) for f in (a, b))
+    found = meetings(x, y, own=False)
+    return found.left, found.right
 
 
 def look_by_queries(spec: ModelSpec, frame: pl.LazyFrame | EngineFrame, missing: str) -> Look:

@@ -53,7 +53,7 @@ def used_rows(fit: Answer, need: str) -> pl.LazyFrame:
 def _left_out(fit: Answer, schema: pl.Schema) -> list[pl.Expr]:
     """Why a row is none of the model's: a missing value, a precision of zero, no trial."""
     used = {name: schema[name] for name in used_columns(fit.recipe)}
-    reasons = [*missing_in(used, fit.spec.response.ends).values()]
+    reasons = [*missing_in(used, fit.spec.gaps).values()]
     if fit.spec.precision is not None:
         reasons.append(named.column(fit.spec.precision) == 0)
     if fit.recipe.response.trials is not None:

@@ -31,6 +31,7 @@ from polars_glmm.likelihood.optimum.notes import digits_text
 from polars_glmm.likelihood.products.from_moments import MomentDesign, product_model
 from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
+from polars_glmm.spec.members import shared
 from polars_glmm.spec.syntax import FunctionCall, Text
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
         return Obstacle(f"residual={spec.residual.text!r} needs the rows of each group in their order")
     if spec.relations:
         return Obstacle(f"known= relates the levels of {spec.relations[0][0]!r}, and sums by group keep them apart")
+    if name := shared(spec.random):
+        return Obstacle(f"rows are in several levels of {name!r}, which sums by group keep apart")
     if call.fixed:
         return Obstacle("fixed= holds parameters, which sums by group cannot express")
     if any(_nowhere(factor) for factor in factors_of(spec)):

@@ -56,7 +56,7 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     if not _repeats(lazy, schema, spec, columns, response, n_rows):
         return None
     asked_for = [*columns, *([spec.frequency] if spec.frequency else [])]
-    gaps = missing_in({c: schema[c] for c in asked_for}, spec.response.ends)
+    gaps = missing_in({c: schema[c] for c in asked_for}, spec.gaps)
     incomplete = pl.any_horizontal(gaps.values())
     asked = [incomplete.sum().alias(COUNT), *(gap.sum().alias(c) for c, gap in gaps.items())]
     seen = lazy.select(*asked, _wrong_counts(spec, incomplete).alias(_WRONG)).collect()

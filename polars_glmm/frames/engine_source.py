@@ -51,7 +51,7 @@ class EngineSource(Source):
         require_columns(used, frame.schema.names(), spec.beside_columns)
         dtypes = {name: frame.schema[name] for name in used}
         return cls(
-            frame.plan.select(list(used)), dtypes, spec.frequency, spec.precision, ends=spec.response.ends, origin=frame
+            frame.plan.select(list(used)), dtypes, spec.frequency, spec.precision, optional=spec.gaps, origin=frame
         )
 
     @property
@@ -138,8 +138,9 @@ class EngineSource(Source):
 
     def of_rows(self, rows: pl.DataFrame) -> Source:
         return Source(
-            rows.lazy(), self.dtypes, self.frequency, self.precision, self.tried, facts=self.facts, ends=self.ends
-        )
+            rows.lazy(), self.dtypes, self.frequency, self.precision, self.tried, facts=self.facts,
+            optional=self.optional,
+        )  # fmt: skip
 
     @property
     def complete(self) -> Any:
@@ -153,8 +154,8 @@ class EngineSource(Source):
             name: ~col(name).is_null() & finite(col(name)) if name in floats else ~col(name).is_null()
             for name in self.dtypes
         }
-        if self.ends is not None:
-            lower, upper = self.ends
+        if self.optional.ends is not None:
+            lower, upper = self.optional.ends
             if lower is None:
                 del known[upper]
             else:

@@ -10,7 +10,7 @@ import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.frames.source import missing_in
-from polars_glmm.frames.table import Ends
+from polars_glmm.spec.members import NO_GAPS, Gaps
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -31,13 +31,13 @@ def complete_rows(
     names: Sequence[str],
     kept: BoolVec | None,
     frequency: str | None,
-    ends: Ends = None,
+    optional: Gaps = NO_GAPS,
 ) -> pl.DataFrame:
     """These columns of the rows in use, without those that miss a value; rows that stand for several are repeated."""
     frame = data.lazy().select(columns(names)).collect()
     if kept is not None:
         frame = frame.filter(pl.Series(kept))
-    frame = frame.filter(~pl.any_horizontal(missing_in(frame.schema, ends).values()))
+    frame = frame.filter(~pl.any_horizontal(missing_in(frame.schema, optional).values()))
     if frequency is None:
         return frame
     return frame[np.repeat(np.arange(frame.height), frame[frequency].cast(pl.Int64).to_numpy())]

@@ -17,7 +17,8 @@ from polars_glmm.frames.batches import batches
 from polars_glmm.frames.facts import Fact, count_labels, of_labels
 from polars_glmm.frames.held import in_memory
 from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
-from polars_glmm.frames.table import NO_ROWS, Ends, refuse_infinite, refuse_not_finite, require_columns
+from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, require_columns
+from polars_glmm.spec.members import NO_GAPS, Gaps
 from polars_glmm.spec.model import ModelSpec
 
 _ROW = "__glmm_row"
@@ -39,7 +40,7 @@ class Source:
     tried                  the number of trials, without which a row is not used, or None
     fixed                  whether the frame is rows in memory, which every reading finds again
     facts                  what an earlier reading found, to be found again by a census
-    ends                   two columns of which one may be missing, or infinite
+    optional               columns that may be missing in a row that counts
     """
 
     frame: pl.LazyFrame
@@ -49,7 +50,7 @@ class Source:
     tried: Node | None = None
     fixed: bool = False
     facts: tuple[Fact, ...] = ()
-    ends: Ends = None
+    optional: Gaps = NO_GAPS
     sets_aside: ClassVar[bool] = True
     """Whether a group_by over many levels in no order sets aside more than its answer."""
 
@@ -62,7 +63,7 @@ class Source:
         dtypes = {name: schema[name] for name in used}
         return cls(
             frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame),
-            ends=spec.response.ends,
+            optional=spec.gaps,
         )  # fmt: skip
 
     def expression(self, node: Node) -> Any:
@@ -140,7 +141,7 @@ class Source:
 
     def gaps(self) -> dict[str, pl.Expr]:
         """Where columns are null or NaN; an end of an interval only where both are."""
-        return missing_in(self.dtypes, self.ends)
+        return missing_in(self.dtypes, self.optional)
 
     @property
     def in_use(self) -> Any:
@@ -162,7 +163,8 @@ class Source:
 
     def floats(self) -> list[str]:
         """Columns that can hold infinity by mistake."""
-        return [name for name, dtype in self.dtypes.items() if dtype.is_float() and name not in (self.ends or ())]
+        ends = self.optional.ends or ()
+        return [name for name, dtype in self.dtypes.items() if dtype.is_float() and name not in ends]
 
     def weight(self) -> Any:
         """w = frequency · precision, or None where every row has 1."""
@@ -274,17 +276,36 @@ class Source:
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
 
 
-def missing_in(dtypes: Mapping[str, pl.DataType], ends: Ends = None) -> dict[str, pl.Expr]:
-    """Where each column is null or NaN, never null itself; an end of an interval only where both ends are."""
+def missing_in(dtypes: Mapping[str, pl.DataType], optional: Gaps = NO_GAPS) -> dict[str, pl.Expr]:
+    """Where each column is null or NaN, never null itself.
+
+    An end of an interval only where both ends are, a column of a slot only where the slot is used.
+    """
     gaps = {}
     for name, dtype in dtypes.items():
         gap = column(name).is_null()
         gaps[name] = gap | column(name).is_nan().fill_null(value=False) if dtype.is_float() else gap
-    if ends is not None:
-        lower, upper = ends
+    if optional.slots:
+        gaps |= _slots_missing(dtypes, gaps, optional.slots)
+    if optional.ends is not None:
+        lower, upper = optional.ends
         both = pl.lit(value=False) if lower is None else gaps[lower] & gaps[upper]
         gaps |= dict.fromkeys((upper,) if lower is None else (lower, upper), both)
     return gaps
+
+
+def _slots_missing(
+    dtypes: Mapping[str, pl.DataType], gaps: Mapping[str, pl.Expr], slots: tuple[tuple[str, str], ...]
+) -> dict[str, pl.Expr]:
+    """Where a slot has a weight and no key, or a key and no weight."""
+    found: dict[str, pl.Expr] = {}
+    for key, weight in slots:
+        if not dtypes[weight].is_numeric():
+            continue  # to be said where it is read
+        without = gaps[key] & ~gaps[weight] & (column(weight) != 0).fill_null(value=True)
+        for name, gap in ((key, without), (weight, gaps[weight] & ~gaps[key])):
+            found[name] = found[name] | gap if name in found else gap
+    return found
 
 
 def no_frequency(f: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from polars_glmm.columns.nodes import Node, Product
 from polars_glmm.columns.operators import DAY, Arrays
 from polars_glmm.errors import ColumnError, ModelError, counted, enumerate_names, suggest
 from polars_glmm.frames.levels import Levels, code
+from polars_glmm.spec.members import NO_GAPS, Gaps
 from polars_glmm.typing import BoolVec, CodeVec, IntVec, Vec
 
 
@@ -145,26 +146,45 @@ def require_columns(used: Sequence[str], names: Sequence[str], remedy: str = "")
         raise ColumnError(msg + remedy)
 
 
-Ends: TypeAlias = "tuple[str | None, str] | None"
-"""Two columns of which one may be missing, or infinite: the ends of an interval. Without a first the second always."""
-
-
-def incomplete(table: Table, ends: Ends = None) -> tuple[BoolVec | None, tuple[str, ...]]:
+def incomplete(table: Table, optional: Gaps = NO_GAPS) -> tuple[BoolVec | None, tuple[str, ...]]:
     """Rows with a null or NaN in any column (None if there are none), and the columns that have them.
 
-    Of two ends a row has one at least. Raises ColumnError for an infinite value.
+    Of two ends a row has one at least, of a slot that is used a key and a weight. Raises ColumnError for an infinite
+    value.
     """
+    ends, slots = optional.ends, _numeric_weights(table, optional.slots)
+    in_slots = frozenset(name for pair in slots for name in pair)
     missing: BoolVec | None = None
     where: list[str] = []
     for name, series in table.series.items():
-        own = None if ends is not None and name in ends else _missing(series, table.dtypes[name])
+        own = None
+        if name not in in_slots and (ends is None or name not in ends):
+            own = _missing(series, table.dtypes[name])
         if own is not None:
             where.append(series.name)
             missing = own if missing is None else missing | own
     if ends is not None and ends[0] is not None and (both := _open(table, (ends[0], ends[1]))).any():
         where += (ends[0], ends[1])
         missing = both if missing is None else missing | both
+    for key, weight in slots:
+        for name, own in zip((key, weight), _slot_missing(table, key, weight), strict=True):
+            if own.any():
+                where += [name] if name not in where else []
+                missing = own if missing is None else missing | own
     return missing, tuple(where)
+
+
+def _numeric_weights(table: Table, slots: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Slots whose weights are numbers; of others it is said where they are read."""
+    return tuple(pair for pair in slots if table.dtypes[pair[1]].is_numeric())
+
+
+def _slot_missing(table: Table, key: str, weight: str) -> tuple[BoolVec, BoolVec]:
+    """Rows that lack the key of a slot with a weight, and those that lack the weight of a slot with a key."""
+    gaps = [_missing(table.series[name], table.dtypes[name]) for name in (key, weight)]
+    without_key, without_weight = (np.zeros(table.n_rows, dtype=np.bool_) if gap is None else gap for gap in gaps)
+    used = without_weight | (as_float(table.series[weight]) != 0.0)
+    return without_key & ~without_weight & used, without_weight & ~without_key
 
 
 def _open(table: Table, ends: tuple[str, str]) -> BoolVec:

@@ -263,7 +263,7 @@ def _autocorrelation(asked: Checked) -> list[Finding]:
 
     assert asked.time is not None  # checked
     factors = asked.fit.recipe.factors
-    keys = list(factors[0].keys) if factors else []
+    keys = list(factors[0].level_columns) if factors else []
     residual = column(f"{_PREFIX}resid_quantile")
     ordered = asked.augmented.sort([*keys, asked.time])
     before = residual.shift(1).over(columns(keys)) if keys else residual.shift(1)
@@ -271,10 +271,10 @@ def _autocorrelation(asked: Checked) -> list[Finding]:
     rho, n = _correlation(pairs["now"].to_numpy(), pairs["before"].to_numpy()), pairs.height
     spread = 1.0 / np.sqrt(max(n, 1))
     p = float(2.0 * ndtr(-abs(rho) / spread))
-    where = f"within {factors[0].name}" if factors else "over all rows"
+    where = f"within {factors[0].name}" if keys else "over all rows"
     note = "residuals about estimated effects go against each other in short series"
     method = f"correlation of {counted(n, 'pair')} one step of {asked.time!r} apart, {where}"
-    return [Finding("autocorrelation", rho, 0.0, spread, p, method, note if factors else None)]
+    return [Finding("autocorrelation", rho, 0.0, spread, p, method, note if keys else None)]
 
 
 def _ranef_normality(asked: Checked) -> list[Finding]:

@@ -67,6 +67,9 @@ def _parts(fit: Answer, design: Design, folds: int | str, group: str | None, see
             msg = f"The model has no grouping factor {group!r}.{suggest(group, names)} Its factors: {there}."
             raise ModelError(msg)
         factor = design.factors[names.index(group)]
+        if factor.sets is not None:
+            msg = f"Rows are in several levels of {group!r}: none can be left out alone. Give a number of folds."
+            raise ModelError(msg)
         met, units = np.unique(factor.codes, return_inverse=True)  # a level that relatives bring in may have no rows
         n = len(met)
         if alone:

@@ -39,6 +39,8 @@ def parts_of(fit: Answer, design: Design) -> VarianceParts:
             start += len(sigma)
         if factor.prior is not None:  # levels have variances of their own
             total = total * factor.prior.variances[factor.codes]
+        if factor.sets is not None:  # rows have shares of several
+            total = total * factor.sets.sizes[factor.codes]
         random.append(float(f @ total / f.sum()))
     return VarianceParts(float(f @ away**2 / max(f.sum() - 1.0, 1.0)), tuple(random))
 
@@ -72,7 +74,8 @@ def r2_table(fit: Answer, parts: VarianceParts, null: Null | None, mean_fitted: 
 def icc_table(design: Design, parts: VarianceParts, residual: tuple[str, float]) -> pl.DataFrame:
     """Correlation of two observations of one level, per grouping factor, and the design effect 1 + (n̄_w − 1) icc.
 
-    Levels of a nested factor share the levels of those around it too. n̄_w = Σn²/Σn weighs levels by their size.
+    Levels of a nested factor share the levels of those around it too; of rows in several levels it is that of two with
+    the same ones. n̄_w = Σn²/Σn weighs levels by their size.
     """
     total = sum(parts.random) + residual[1]
     f = np.ones(design.n_rows) if design.frequency is None else design.frequency
@@ -81,10 +84,10 @@ def icc_table(design: Design, parts: VarianceParts, residual: tuple[str, float])
         around = [
             v
             for other, v in zip(design.factors, parts.random, strict=True)
-            if other is not factor and is_nested(factor.codes, other.codes)
+            if other is not factor and factor.sets is other.sets is None and is_nested(factor.codes, other.codes)
         ]
         icc = (own + sum(around)) / total
-        sizes = np.bincount(factor.codes, f, factor.n_levels)
+        sizes = factor.level_rows(f)
         mean = float((sizes**2).sum() / sizes.sum())
         rows.append((factor.name, factor.n_levels, own, icc, mean, 1.0 + (mean - 1.0) * icc, residual[0]))
     return table(ICC, {name: [row[k] for row in rows] for k, name in enumerate(ICC)})
@@ -131,5 +134,5 @@ def mean_probability(fit: Answer, design: Design) -> float:
     if design.mu.offset is not None:
         eta = eta + design.mu.offset
     for factor, estimate in zip(design.factors, fit.estimate.factors, strict=True):
-        eta = eta + np.einsum("rn,rn->n", factor.z, estimate.modes[:, factor.codes])
+        eta = eta + np.einsum("rn,rn->n", factor.z, factor.on_rows(estimate.modes))
     return float(np.average(fit.spec.family.mean(eta), weights=design.frequency))

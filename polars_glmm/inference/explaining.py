@@ -125,8 +125,7 @@ def _columns(design: Design, fit: Answer, number: int) -> Mat:
     if factor.n_levels > MOST_LEVELS:
         msg = f"{factor.name!r} has {factor.n_levels} levels: rlrt() takes at most {MOST_LEVELS}."
         raise ModelError(msg)
-    z = np.zeros((factor.n_levels, design.n_rows))
-    z[factor.codes, np.arange(design.n_rows)] = factor.z[factor.terms[place].start]
+    z: Mat = factor.on_rows(np.eye(factor.n_levels)) * factor.z[factor.terms[place].start]
     return z if factor.prior is None else factor.prior.low.T @ z
 
 

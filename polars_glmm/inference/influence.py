@@ -12,6 +12,7 @@ from polars_glmm.covariance.fields import coordinates
 from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.known import read_known
+from polars_glmm.design.relation import refuse_shared
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.frames.levels import codes_of, in_order
@@ -150,6 +151,7 @@ def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, l
             msg = f"influence() needs the name of what is left out: group={names}."
             raise ModelError(msg)
         group = next(iter(factors))
+    refuse_shared(fit.recipe, "influence() of groups", "method='case' leaves out rows.")
     keys = factors[group].keys if group in factors else (group,)
     rows = rows_with(fit, keys, "influence()")
     known = read_known(fit.recipe, rows, own_levels=False)

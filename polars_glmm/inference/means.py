@@ -289,7 +289,7 @@ def _inputs(fit: Answer, random: str) -> list[str]:
 
 
 def _require(fit: Answer, variables: list[str], by: list[str], at: Mapping[str, Any], inputs: list[str]) -> None:
-    keys = {key for factor in fit.recipe.factors for key in factor.keys} - set(inputs)
+    keys = {key for factor in fit.recipe.factors for key in factor.columns} - set(inputs)
     for name in (*variables, *by, *at):
         if name in keys:
             msg = (

@@ -202,7 +202,7 @@ def _rows_of(fit: Answer) -> pl.DataFrame:
     if held:
         msg = f"method='lrt' and 'bootstrap' fit again, and this fit holds {enumerate_names(sorted(held))}: use 'wald'."
         raise ModelError(msg)
-    return complete_rows(data_of(fit), fit.spec.columns(), fit.kept, fit.spec.frequency, fit.spec.response.ends)
+    return complete_rows(data_of(fit), fit.spec.columns(), fit.kept, fit.spec.frequency, fit.spec.gaps)
 
 
 def likelihood_ratio_tests(fit: Answer, kind: TermType) -> pl.DataFrame:

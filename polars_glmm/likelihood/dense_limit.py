@@ -5,6 +5,7 @@ from __future__ import annotations
 from polars_glmm.control import Control
 from polars_glmm.errors import ResourceError, brief, counted
 from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.linalg.coupled import CoupledLevels
 from polars_glmm.linalg.elimination import Eliminator
 from polars_glmm.memory import memory_limit, readable
 
@@ -36,9 +37,10 @@ def refuse_beyond_memory(solver: Eliminator, effects: Effects, control: Control)
     sizes = ", ".join(
         f"{brief(f.name)!r} {counted(f.n_levels, 'level', grouped=True)} × {f.r}" for f in effects.factors[:5]
     )
-    if effects.coupled:
+    if isinstance(solver, CoupledLevels):
+        why = "known= couples" if any(f.prior is not None for f in effects.factors) else "Rows in several levels couple"
         msg = (
-            f"known= couples all levels ({sizes}): a dense matrix of order {solver.order:,} needs about "
+            f"{why} all levels ({sizes}): a dense matrix of order {solver.order:,} needs about "
             f"{readable(needed)} of memory, more than the {readable(limit)} a fit may use. Fewer levels, fewer effects "
             "per level, or a larger Control(memory=Memory(limit=…)) would help."
         )

@@ -21,6 +21,8 @@ class FactorEstimate:
     covariances                 one Σ_t (r_t, r_t) per term, absolute scale (gaussian: σ² included), as reported
     modes                       b̂ (r, G): conditional modes on the scale of the linear predictor
     mode_covariance             (r, r, G): Var(b | y) given the parameters
+    level_covariance            (r, G, r, G): Cov(b | y) between all levels of a factor of which rows have several,
+                                where these are not too many; else None
     mode_slope                  (r, p, G): ∂b̂/∂beta, or None where it would be large; with random effects on phi too
                                 (r, p+s, G), ∂b̂/∂(beta, gamma); the variance of a conditional
                                 linear predictor x'β + z'b is z'Var(b|y)z + (x + s'z)'Var(β̂)(x + s'z) with s its
@@ -35,6 +37,7 @@ class FactorEstimate:
     mode_covariance: Cube
     mode_slope: Cube | None = None
     parameters: tuple[str, ...] = ()
+    level_covariance: Cube | None = None
 
     @property
     def parameter_of(self) -> tuple[str, ...]:

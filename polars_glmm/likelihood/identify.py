@@ -124,7 +124,12 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
 
 
 def _alone(f: FactorMap) -> bool:
-    """Whether nothing but its own rows tells of a level: relatives tell variances apart that single levels do not."""
+    """Whether nothing but its own rows tells of a level: relatives tell variances apart that single levels do not.
+
+    So do other levels of the same rows.
+    """
+    if f.sets is not None:
+        return f.sets.single
     return f.prior is None or f.prior.independent(np.unique(f.codes))
 
 

@@ -116,6 +116,7 @@ class Model:
             and self.family.linear
             and isinstance(self.method, ML | REML)
             and self.design.phi is not None
+            and not any(self.effects.sets)
         )
 
     @property

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import lapack
 
+from polars_glmm.linalg.crossed_lead import CrossedFactorised, CrossedLead
 from polars_glmm.linalg.pattern import Blocks, Pattern
 from polars_glmm.linalg.remainder import COSTLY
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
+BETWEEN_KEPT = 10_000_000
+"""Entries of an inverse between all levels of a factor up to which it is given out."""
 _ALIKE = 1e-12
 """Share of the variances below which covariances of levels are none."""
 
@@ -162,6 +165,14 @@ class CoupledFactorised:
         """The blocks of H⁻¹ over single levels."""
         return self.inverse().diagonal
 
+    def between(self, f: int) -> Cube:
+        """H⁻¹ between all levels of a factor, (r, G, r, G)."""
+        own, pattern = slice(*self.symbolic.starts[f : f + 2]), self.symbolic.pattern
+        columns = np.zeros((self.symbolic.order, own.stop - own.start), order="F")
+        columns[own] = np.eye(own.stop - own.start)
+        found = lapack.dpotrs(self.low, columns, lower=1)[0][own]
+        return np.asarray(found.reshape((pattern.sizes[f], pattern.n_levels[f]) * 2))
+
 
 def _mirrored(low: Mat) -> Mat:
     """A symmetric matrix of its lower triangle."""
@@ -175,6 +186,32 @@ def _width(b: Cube) -> int:
 def prior_times(solver: object, u: Sequence[Cube]) -> list[Cube]:
     """Prior precision times u per factor, given the elimination: u itself where levels are independent."""
     return solver.weighted(u) if isinstance(solver, CoupledLevels) else list(u)
+
+
+def between_levels(found: object) -> list[Cube]:
+    """H⁻¹ between all levels of factors of which rows have several, (r_f, G_f, r_f, G_f); of others nothing.
+
+    Nor of those that have so many that it is not to be kept.
+    """
+    if not isinstance(found, CoupledFactorised | CrossedFactorised):
+        return []
+    pattern = found.symbolic.pattern
+    asked = [
+        sets is not None and (r * g) ** 2 <= BETWEEN_KEPT
+        for sets, r, g in zip(pattern.sets, pattern.sizes, pattern.n_levels, strict=False)
+    ]
+    if not any(asked):
+        return []
+    return [found.between(f) if wanted else np.empty((0,) * 4) for f, wanted in enumerate(asked)]
+
+
+def coupled(pattern: Pattern, priors: tuple[Prior | None, ...]) -> CoupledLevels | CrossedLead:
+    """The elimination of levels that know each other, or share rows: of a leading factor whose levels do neither first.
+
+    That is where it has the most levels, and no other has a prior.
+    """
+    alone = len(priors) > 1 and not any(priors) and pattern.sets[0] is None
+    return CrossedLead(pattern) if alone else CoupledLevels(pattern, priors)
 
 
 def level_by_level(solver: object, n_factors: int) -> bool:

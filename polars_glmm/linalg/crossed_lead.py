@@ -1,4 +1,7 @@
-"""The leading factor is crossed with another: it is eliminated, and S over all other levels is what remains."""
+"""The leading factor is crossed with another: it is eliminated, and S over all other levels is what remains.
+
+A row is in one level of the leading factor; of the others it may be in several.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ class CrossedLead:
     def components(self) -> IntVec:
         """The component of each remaining effect: those meet, directly or by others, that share a row of W."""
         _, columns, pointers = self.entries
-        width, own = self.offsets[-1], list(self._positions.values())
+        width, own = self.offsets[-1], [*self._positions.values(), *self._shared.values()]
         i = np.concatenate([np.repeat(columns[pointers[:-1]], np.diff(pointers)), *(row.ravel() for row, _ in own)])
         j = np.concatenate([columns, *(column.ravel() for _, column in own)])
         meets = sp.coo_matrix((np.ones(len(i), dtype=bool), (i, j)), shape=(width, width))
@@ -101,7 +104,8 @@ class CrossedLead:
         """Which remaining effects meet in S."""
         width, meeting = self.offsets[-1], self._meeting(slice(None)).tocoo()
         keys = [meeting.row.astype(np.int64) * width + meeting.col]
-        keys += [np.minimum(i, j).ravel() * width + np.maximum(i, j).ravel() for i, j in self._positions.values()]
+        own = [*self._positions.values(), *self._shared.values()]
+        keys += [np.minimum(i, j).ravel() * width + np.maximum(i, j).ravel() for i, j in own]
         left, right = np.divmod(distinct(np.concatenate(keys)), width)
         return Graph(width, left[left < right], right[left < right])
 
@@ -122,6 +126,23 @@ class CrossedLead:
                 a, b, _ = np.ogrid[: r[g], : r[h], : len(left)]
                 found[g, h] = (self.offsets[g] + a * n[g] + left + 0 * b, self.offsets[h] + b * n[h] + right + 0 * a)
         return found
+
+    @cached_property
+    def _shared(self) -> dict[int, tuple[Cube, Cube]]:
+        """The same of pairs of levels of one factor g that share rows, shaped as their blocks."""
+        n, r, found = self.pattern.n_levels, self.pattern.sizes, {}
+        for (g, h), pair in self.pattern.pairs.items():
+            if g == h:
+                a, b, _ = np.ogrid[: r[g], : r[g], : len(pair.left)]
+                start = self.offsets[g]
+                found[g] = (start + a * n[g] + pair.left + 0 * b, start + b * n[g] + pair.right + 0 * a)
+        return found
+
+    @cached_property
+    def shared_places(self) -> dict[int, IntVec]:
+        """Places in S of pairs of levels of one factor, shaped as their blocks."""
+        place = self.remainder.place
+        return {g: place(np.minimum(i, j), np.maximum(i, j)) for g, (i, j) in self._shared.items()}
 
     @cached_property
     def places(self) -> dict[tuple[int, int], IntVec]:
@@ -154,6 +175,8 @@ class CrossedLead:
                 s[place.ravel()[chosen]] += h.diagonal[g].ravel()[chosen]
             else:
                 s[place] += h.cross[f, g]
+        for g, place in self.shared_places.items():
+            s[place] += h.cross[g, g]
         rest = self.remainder.factorise(s)
         return None if rest is None else CrossedFactorised(self, low, data, products, rest)
 
@@ -214,6 +237,14 @@ class CrossedFactorised:
     def inverse(self) -> Blocks:
         return self._inverse
 
+    def between(self, g: int) -> Cube:
+        """H⁻¹ between all levels of a factor other than the lead, (r, G, r, G)."""
+        own, pattern = slice(*self.symbolic.offsets[g : g + 2]), self.symbolic.pattern
+        size, levels = pattern.sizes[g], pattern.n_levels[g]
+        columns = np.zeros((self.symbolic.offsets[-1], size * levels), order="F")
+        columns[own] = np.eye(size * levels)
+        return self.rest.solve(columns)[own].reshape(size, levels, size, levels)
+
     @cached_property
     def _inverse(self) -> Blocks:
         symbolic, pattern = self.symbolic, self.symbolic.pattern
@@ -238,4 +269,5 @@ class CrossedFactorised:
         lead = lead + cholesky.backward(self.low, half.swapaxes(0, 1))
         blocks = {at: inverse[place] for at, place in symbolic.places.items()}
         cross.update({(f, g): block for (f, g), block in blocks.items() if f != g})
+        cross.update({(g, g): inverse[place] for g, place in symbolic.shared_places.items()})
         return Blocks([lead, *(blocks[g, g] for g in range(1, pattern.n_factors))], cross)

@@ -25,7 +25,7 @@ def residual_frame(fit: Answer, data: pl.DataFrame | pl.LazyFrame, residual: str
     Columns panel ("fitted", "size", "quantiles", "levels"), kind ("points", "trend"), x, y, low, high (a tenth and nine
     tenths of a bin's residuals), n (rows of the point), n_rows (of all).
     """
-    keys = fit.recipe.factors[0].keys if fit.recipe.factors else ()
+    keys = fit.recipe.factors[0].level_columns if fit.recipe.factors else ()
     used = [name for name in fit.spec.columns() if name in data.lazy().collect_schema()]
     told = augment(data.lazy().select(columns(used)), fit, prefix=_PREFIX)
     x, r = column(f"{_PREFIX}fitted").alias(_X), column(f"{_PREFIX}resid_{residual}").alias(_R)

@@ -11,7 +11,7 @@ from polars_glmm.errors import ColumnError, enumerate_names, suggest
 from polars_glmm.frames.elsewhere import applied
 from polars_glmm.frames.held import taken
 from polars_glmm.frames.source import missing_in
-from polars_glmm.frames.table import Ends
+from polars_glmm.spec.members import NO_GAPS, Gaps
 
 INTERNAL = "__glmm_"
 """Prefix of columns that live only inside a plan."""
@@ -64,8 +64,13 @@ def refuse_clash(schema: pl.Schema, added: Sequence[str], remedy: str) -> None:
         raise ColumnError(msg)
 
 
-def is_missing(schema: pl.Schema, columns: Iterable[str], ends: Ends = None) -> pl.Expr:
-    """Boolean: a null or NaN in any of the columns; of two ends of an interval, if they are among them, in both."""
+def is_missing(schema: pl.Schema, columns: Iterable[str], optional: Gaps = NO_GAPS) -> pl.Expr:
+    """Boolean: a null or NaN in any of the columns; of two ends of an interval, if they are among them, in both.
+
+    Of slots of several levels, if they are among them, in those that a row uses.
+    """
     used = sorted(set(columns))
-    tests = missing_in({name: schema[name] for name in used}, ends if {*(ends or ())} <= {*used, None} else None)
+    ends = optional.ends if {*(optional.ends or ())} <= {*used, None} else None
+    here = Gaps(ends, tuple(pair for pair in optional.slots if {*pair} <= {*used}))
+    tests = missing_in({name: schema[name] for name in used}, here)
     return pl.any_horizontal(tests.values()) if tests else pl.lit(value=False)

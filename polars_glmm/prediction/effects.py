@@ -15,6 +15,7 @@ from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.guards import Check
 from polars_glmm.prediction.keys import match_key
+from polars_glmm.prediction.members import attach_slots, slot_checks
 
 if TYPE_CHECKING:
     from polars_glmm.columns.nodes import Node
@@ -34,6 +35,7 @@ class JoinedFactor:
     covariances    one (M, r_t, r_t) per term, fit by fit
     of_level (G,)  the fit of every level, where there are many
     by             the columns that tell fits by key apart
+    level_covariance   as in FactorEstimate: of factors of which rows have several levels
     scored         keys, code and modes of levels that stand in the place of those of the fit
     """
 
@@ -47,6 +49,7 @@ class JoinedFactor:
     of_level: IntVec | None = None
     by: tuple[str, ...] = ()
     scored: pl.LazyFrame | None = None
+    level_covariance: Cube | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -68,6 +71,11 @@ class JoinedFactor:
     def part_of(self) -> tuple[int, ...]:
         """The predictor that each of them is added to, by its place in the family."""
         return tuple(part for term in self.recipe.terms for part in term.parts or (0,) * len(term.columns))
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The columns of weights of rows that have several levels."""
+        return () if self.recipe.members is None else self.recipe.members.weights
 
     def on(self, *parts: int) -> list[int]:
         """The random effects that are added to some of the predictors."""
@@ -92,6 +100,8 @@ class JoinedFactor:
         """The frame with code and modes of each row's level beside it; null where it is unseen or a key is null."""
         if self.scored is not None:
             return self._joined(frame, schema, self.scored, [self.code, *map(self.mode, range(len(self.nodes)))])
+        if self.recipe.members is not None:
+            return attach_slots(self, frame, schema, self._values())
         return self.join(frame, schema, self._values())
 
     def _joined(self, frame: pl.LazyFrame, schema: pl.Schema, levels: pl.LazyFrame, values: list[str]) -> pl.LazyFrame:
@@ -126,13 +136,15 @@ class JoinedFactor:
     def unseen(self) -> pl.Expr:
         return pl.col(self.code).is_null()
 
-    def check(self, missing: pl.Expr, remedy: str) -> Check:
-        """The guard against levels of this factor that the fit does not know."""
+    def checks(self, missing: pl.Expr, remedy: str) -> list[Check]:
+        """The guards against levels of this factor that the fit does not know."""
         known = f"{counted(self.recipe.levels.height, 'level')}"
         if self.of_level is not None:
             known = f"{known} in {counted(self.covariances[0].shape[0], 'model')}"
+        if self.recipe.members is not None:
+            return slot_checks(self, missing, known, remedy)
         columns = tuple(dict.fromkeys((*self.by, *self.recipe.keys)))
-        return Check(~missing & self.unseen(), columns, known, remedy)
+        return [Check(~missing & self.unseen(), columns, known, remedy)]
 
 
     def points(self, *parts: int) -> list[tuple[Node, ...]]:

@@ -21,6 +21,7 @@ from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.estimable import misses
 from polars_glmm.prediction.keys import match_key
 from polars_glmm.prediction.linear_predictor import require_dtypes, used_categoricals
+from polars_glmm.prediction.members import refuse_slots
 
 if TYPE_CHECKING:
     from polars_glmm.columns.nodes import Node
@@ -107,6 +108,7 @@ def engine_rows(
         *(fitted.fixed(recipe.predictors[part].parameter).inputs for part in parts),
         *(factor.slope_inputs(*parts) for factor in acting),
     )
+    refuse_slots(acting, f"{verb} joins the effects of one level where an engine holds rows", "Read them out first.")
     used = designs.union(also_used, *(factor.recipe.keys for factor in acting))
     require_columns(schema, used, verb)
     require_dtypes(schema, designs, recipe)

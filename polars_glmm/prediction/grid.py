@@ -63,8 +63,8 @@ def grid(fit: Answer, values: Mapping[str, Any] | None = None, /, **named: Any) 
     asked = {**(values or {}), **named}
     recipe = fit.recipe
     inputs = model_inputs(recipe)
-    keys = [key for factor in recipe.factors for key in factor.keys if key in asked]
-    require_known(asked, [*inputs, *(key for factor in recipe.factors for key in factor.keys)], "grid")
+    keys = [key for factor in recipe.factors for key in factor.columns if key in asked]
+    require_known(asked, [*inputs, *(key for factor in recipe.factors for key in factor.columns)], "grid")
     axes = axes_of(fit, [*asked, *(name for name in (*inputs, *keys) if name not in asked)], asked)
     return crossed(axes)
 
@@ -167,6 +167,8 @@ def _require_levels(column: str, chosen: Sequence[str], labels: Sequence[str]) -
 
 def _key_levels(recipe: Recipe, name: str) -> pl.Series | None:
     for factor in recipe.factors:
+        if factor.members is not None and name in factor.members.keys:
+            return factor.levels.to_series().rename(name)
         if name in factor.keys:
             return factor.levels.get_column(name).unique(maintain_order=True)
     return None

@@ -28,7 +28,7 @@ class RowLeverage(NamedTuple):
 def leverage_of(fit: Answer, rows: pl.DataFrame) -> RowLeverage:
     """The leverage of rows that count as the whole data, the parameters of a fit held."""
     family = fit.recipe.spec.family
-    known = read_known(fit.recipe, rows, own_levels=True)
+    known = read_known(fit.recipe, rows, own_levels=True, shared=True)
     model = known_model(known.design, family, fit.control, HeldParameters.of(fit.estimate, family))
     return RowLeverage(model.leverage(), known.places, model.conditional_loglik())
 

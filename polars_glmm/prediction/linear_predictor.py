@@ -76,11 +76,12 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     fixed = fitted.fixed(fitted.recipe.spec.family.parameters[part].name)
     inputs = fixed.inputs if curve is None else curve.inputs
     designs = inputs.union(purpose.also_designed, *(factor.slope_inputs(*purpose.parts) for factor in factors))
-    used = designs.union(purpose.also_used, *(factor.recipe.keys for factor in factors))
+    designs = designs.union(*(factor.weights for factor in factors))
+    used = designs.union(purpose.also_used, *(factor.recipe.columns for factor in factors))
     require_columns(schema, used, purpose.verb)
     require_dtypes(schema, designs, fitted.recipe)
 
-    frame = fitted.attach(frame).with_columns(is_missing(schema, used, fitted.recipe.spec.response.ends).alias(MISSING))
+    frame = fitted.attach(frame).with_columns(is_missing(schema, used, fitted.recipe.spec.gaps).alias(MISSING))
     for factor in factors:
         frame = factor.attach(frame, schema)
 
@@ -88,7 +89,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     checks: list[Check] = fixed_level_checks(used_categoricals(fitted.recipe, designs), missing)
     checks += [check for factor in factors for check in factor.new_points(missing, *purpose.parts)]
     if purpose.new_levels == "error":
-        checks += [factor.check(missing, purpose.remedy) for factor in factors]
+        checks += [check for factor in factors for check in factor.checks(missing, purpose.remedy)]
     elif purpose.new_levels == "null" and factors:
         incomplete = pl.any_horizontal(missing, *(factor.unseen() for factor in factors))
     unclear = curve.undetermined() if curve is not None else [fixed.undetermined]

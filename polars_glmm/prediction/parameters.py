@@ -258,6 +258,7 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
             estimates[recipe.name].mode_slope,
             tuple(covariance[None] for covariance in estimates[recipe.name].covariances),
             by=keys,
+            level_covariance=estimates[recipe.name].level_covariance,
         )
         for i, recipe in enumerate(fit.recipe.factors)
     )

@@ -23,6 +23,7 @@ from polars_glmm.prediction.linear_predictor import (
     add_linear_predictor,
     require_dtypes,
 )
+from polars_glmm.prediction.members import refuse_slots, size_of_slots, slots_size
 from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.variances import quadratic
 
@@ -59,14 +60,19 @@ def add_population_predictor(
 ) -> pl.LazyFrame:
     """The frame with MISSING, ETA = x'β, its STD_ERROR on request, and RANDOM_VARIANCE = Σ_f z'Σ_f z of every row.
 
-    Needs the columns that random effects multiply, not the keys of the groups: no level is looked up.
+    Needs the columns that random effects multiply, not the keys of the groups: no level is looked up. But those of rows
+    in several levels: the variance is that of Σ_s w_s b_s, and slots may hold the same level.
     """
     refuse_random_phi(fitted, "an average over random effects")
     slopes = frozenset[str]().union(*(factor.slope_inputs(0) for factor in fitted.factors))
     require_columns(schema, slopes, verb)
     require_dtypes(schema, slopes, fitted.recipe)
-    purpose = Purpose(verb, also_used=also_used | slopes, std_error=std_error)
+    slots = frozenset(name for factor in fitted.factors if factor.recipe.members for name in factor.recipe.columns)
+    if not slots <= set(schema):
+        refuse_slots(fitted.factors, "An average over random effects depends on the levels of a row", "")
+    purpose = Purpose(verb, also_used=also_used | slopes | slots, std_error=std_error)
     frame = add_linear_predictor(frame, schema, fitted, purpose)
+    frame = frame.with_columns(size_of_slots(factor, schema) for factor in fitted.factors if factor.recipe.members)
     columns = _columns(fitted)
     covariances = [_stacked(factor) for factor in fitted.factors]
 
@@ -129,9 +135,17 @@ def random_variances(rows: pl.DataFrame, covariances: list[Cube], model: IntVec)
     return np.maximum(total, 0.0)
 
 
+def random_columns(fitted: Parameters) -> list[pl.Expr]:
+    """What random effects multiply, times the size of what a row has of its levels."""
+    return [
+        node.to_expr() * pl.col(slots_size(factor)) if factor.recipe.members else node.to_expr()
+        for factor in fitted.factors
+        for node in factor.nodes
+    ]
+
+
 def _columns(fitted: Parameters) -> list[pl.Expr]:
-    nodes = [node for factor in fitted.factors for node in factor.nodes]
-    return [node.to_expr().alias(f"z_{k}") for k, node in enumerate(nodes)]
+    return [one.alias(f"z_{k}") for k, one in enumerate(random_columns(fitted))]
 
 
 def _width(fitted: Parameters) -> int:

@@ -23,7 +23,12 @@ from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, NewLevels, Purpose, add_linear_predictor
-from polars_glmm.prediction.population import RANDOM_VARIANCE, add_population_predictor, covariance_entries
+from polars_glmm.prediction.population import (
+    RANDOM_VARIANCE,
+    add_population_predictor,
+    covariance_entries,
+    random_columns,
+)
 
 if TYPE_CHECKING:
     from polars_glmm.families.links import Link
@@ -133,7 +138,7 @@ def _integrated(
     frame = frame.with_columns(made.alias(_AVERAGE))
     value, d_eta, d_variance = (pl.col(_AVERAGE).struct.field(name) for name in fields)
     x = [node.to_expr() for node in fitted.fixed("mu").nodes]
-    z = [node.to_expr() for factor in fitted.factors for node in factor.nodes]
+    z = random_columns(fitted)
     entries = covariance_entries(fitted, fitted.beta.shape[1] + fitted.gamma.shape[1])
     gradient = [d_eta * one for one in x] + [d_variance * (e.times * z[e.i] * z[e.j]) for e in entries]
     return frame, Quantity(value, tuple(gradient), (*range(len(x)), *(entry.place for entry in entries)))

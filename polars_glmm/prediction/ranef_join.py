@@ -15,6 +15,7 @@ from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash, require_columns
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.engine_verbs import ranef_on_engine
+from polars_glmm.prediction.members import refuse_slots
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def with_ranef(frame: FrameT, fit: Answer | Answers, prefix: str = "") -> FrameT
 
 def with_ranef_from(frame: FrameT, fitted: Parameters, prefix: str) -> FrameT:
     """`with_ranef` from the parameters of one fit or of many."""
+    refuse_slots(fitted.factors, "with_ranef() joins the effects of one level", "Join ranef(group=…) by each column.")
     if (engine := on_engine(frame)) is not None:
         made: FrameT = ranef_on_engine(engine, fitted, [_names(factor, prefix) for factor in fitted.factors])
         return made

@@ -22,6 +22,7 @@ from polars_glmm.prediction.curve import ARGUMENTS, CurvePart
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.members import slot_fields, slot_rows
 from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, size_inputs, sizes_of, with_phi
 
@@ -116,7 +117,8 @@ def collected_rows(
     if fitted.recipe.spec.family.response == "category":
         needed += category_fields(fitted)
     for factor in factors:
-        needed += [pl.col(factor.level_names), pl.col(factor.code)]
+        keys = factor.level_names if factor.recipe.members is None else slot_fields(factor)
+        needed += [pl.col(keys), pl.col(factor.code)]
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
         needed += [node.to_expr().alias(z_column(factor, j)) for j, node in enumerate(factor.nodes)]
     return taken(frame.select([*needed, *more]))
@@ -181,9 +183,13 @@ class _Drawn:
     def __init__(self, factor: JoinedFactor, rows: pl.DataFrame, *, new: bool) -> None:
         r = len(factor.nodes)
         self.z: Mat = np.stack([rows[z_column(factor, j)].to_numpy() for j in range(r)])
-        self.codes: IntVec = level_codes(rows.select(factor.level_names))
-        self.n_levels = int(self.codes.max(initial=-1)) + 1
         self.roots = [_root(covariance[0]) for covariance in factor.covariances]
+        self.new, self.slots = new, None if factor.recipe.members is None else slot_rows(factor, rows)
+        if self.slots is None:
+            self.codes: IntVec = level_codes(rows.select(factor.level_names))
+            self.n_levels = int(self.codes.max(initial=-1)) + 1
+        else:
+            self.n_levels = self.slots.members.n_levels
         self.prior, self.known = factor.recipe.prior, rows[factor.code].fill_null(-1).to_numpy().astype(np.intp)
         # modes (r, n) of the rows; NaN marks a level that is drawn
         self.part_of = np.array(factor.part_of)
@@ -194,12 +200,18 @@ class _Drawn:
     def effects(self, rng: np.random.Generator) -> dict[int, Vec]:
         """z'b (n,) with b ~ N(0, Σ) per level and term, by the predictor that it is added to."""
         levels = [root @ rng.standard_normal((len(root), self.n_levels)) for root in self.roots]
+        if self.slots is not None:
+            return self._by_part(self.slots.draws(np.concatenate(levels), new=self.new))
         b = np.concatenate(levels)[:, self.codes]
         if self.prior is not None:  # a level that it does not know is related to none
             related = [root @ rng.standard_normal((len(root), len(self.prior.low))) for root in self.roots]
             b = np.where(self.known >= 0, coloured(self.prior, np.concatenate(related))[:, self.known], b)
         if self.modes is not None:
             b = np.where(np.isnan(self.modes), b, self.modes)
+        return self._by_part(b)
+
+    def _by_part(self, b: Mat) -> dict[int, Vec]:
+        """z'b (n,) of effects of the rows (r, n), by predictor."""
         parts = set(self.part_of.tolist())
         return {k: np.einsum("rn,rn->n", self.z[self.part_of == k], b[self.part_of == k]) for k in parts}
 

@@ -14,6 +14,7 @@ from polars_glmm.prediction.categories import refuse_unordered
 from polars_glmm.prediction.effects import JoinedFactor, chosen
 from polars_glmm.prediction.estimable import misses
 from polars_glmm.prediction.linear_predictor import used_categoricals
+from polars_glmm.prediction.members import refuse_slots
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def to_sql(  # noqa: PLR0913  the arguments of predict
         raise ModelError(msg)
     refuse_unordered(fitted.recipe, "to_sql()", "predict() has the probabilities where the rows are")
     factors = tuple(factor for factor in chosen(fitted.factors, random) if factor.on(0))
+    refuse_slots(factors, "to_sql() joins the effects of one level", 'random="none" is the fixed part alone.')
     tables = {f"{name}_modes_{i}": _table(factor) for i, factor in enumerate(factors)}
     eta = _eta(fitted, factors, words)
     link = "identity" if kind == "link" else family.link.name

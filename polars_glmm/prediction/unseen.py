@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.columns import named
 from polars_glmm.covariance.structures import over_points
 from polars_glmm.design.points import known_points
+from polars_glmm.errors import ModelError
 from polars_glmm.frames.aggregates import aggregated
 from polars_glmm.frames.elsewhere import on_engine, read
 from polars_glmm.frames.engine import EngineFrame
@@ -20,8 +21,10 @@ from polars_glmm.prediction.linear_predictor import used_categoricals
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.design.recipe import FactorRecipe
+    from polars_glmm.spec.members import Members
 
-_COUNT = "__glmm_count"
+_COUNT, _ROW, _LEVEL, _TEXT = "__glmm_count", "__glmm_row", "__glmm_level", "__glmm_text"
 _SCHEMA = {"variable": pl.String, "part": pl.String, "level": pl.String, "n_rows": pl.Int64}
 
 
@@ -33,7 +36,7 @@ def unseen(frame: object, fit: Answer) -> pl.DataFrame:
     recipe = fit.recipe
     inputs = [column.node.inputs() for part in recipe.predictors for column in part.columns]
     fixed = used_categoricals(recipe, frozenset[str]().union(*inputs))
-    keys = {key for factor in recipe.factors for key in factor.keys}
+    keys = {key for factor in recipe.factors for key in factor.columns}
     fields = [known_points(t.columns) for f in recipe.factors for t in f.terms if over_points(t.structure)]
     beside = {name for field in fields for name in field.names}
     require_columns(schema, {*keys, *beside, *(factor.column for factor in fixed)}, "unseen")
@@ -43,6 +46,9 @@ def unseen(frame: object, fit: Answer) -> pl.DataFrame:
         unknown = counts.filter(~is_known(categorical).fill_null(value=True))
         found.append(_named(unknown, categorical.column, "fixed", [categorical.column]))
     for factor in recipe.factors:
+        if factor.members is not None:
+            found.append(_named(_unseen_slots(source, factor, factor.members, schema), factor.name, "random", [_LEVEL]))
+            continue
         counts = _counted(source, factor.keys)
         pairs = {key: match_key(key, schema[key], dtype) for key, dtype in factor.levels.schema.items()}
         levels = factor.levels.select(pair.learned.alias(key) for key, pair in pairs.items())
@@ -56,6 +62,29 @@ def unseen(frame: object, fit: Answer) -> pl.DataFrame:
         new = pl.Series([tuple(map(float, point)) not in field.points for point in points], dtype=pl.Boolean)
         found.append(_named(counts.filter(new), ":".join(field.names), "random", field.names))
     return pl.concat(found).sort("part", "variable", "level", maintain_order=True)
+
+
+def _unseen_slots(
+    source: pl.LazyFrame | EngineFrame, factor: FactorRecipe, members: Members, schema: pl.Schema
+) -> pl.DataFrame:
+    """The unseen levels of the slots that rows use, and the rows that have them."""
+    if isinstance(source, EngineFrame):
+        msg = f"unseen() looks at one level of each factor where an engine holds rows, and {factor.name!r} has several."
+        raise ModelError(msg)
+    (name, dtype), *_ = factor.levels.schema.items()
+    found = []
+    weights = members.weights or (None,) * len(members.keys)
+    rows = source.with_row_index(_ROW)
+    for key, weight in zip(members.keys, weights, strict=True):
+        pair = match_key(key, schema[key], dtype)
+        used = rows if weight is None else rows.filter(named.column(weight).fill_null(0) != 0)
+        learned = factor.levels.rename({name: key}).lazy().select(pair.learned.alias(_LEVEL))
+        own = used.filter(named.column(key).is_not_null()).select(
+            _ROW, pair.found.alias(_LEVEL), named.column(key).cast(pl.String).alias(_TEXT)
+        )
+        found.append(own.join(learned, on=_LEVEL, how="anti").select(_ROW, pl.col(_TEXT).alias(_LEVEL)))
+    each = pl.concat(found).unique().group_by(_LEVEL).agg(pl.len().cast(pl.Int64).alias(_COUNT))
+    return aggregated(each)
 
 
 def _counted(source: pl.LazyFrame | EngineFrame, keys: Sequence[str]) -> pl.DataFrame:

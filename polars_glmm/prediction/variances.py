@@ -12,6 +12,7 @@ import polars as pl
 from polars_glmm.errors import ModelError
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import MODEL, JoinedFactor
+from polars_glmm.prediction.members import SlotSpread, slot_codes, slot_spread
 
 if TYPE_CHECKING:
     from polars_glmm.prediction.parameters import FixedPart, Freedom
@@ -89,7 +90,7 @@ def joint_variance(
     for k, part in parts:
         fields += [node.to_expr().alias(f"x_{k}_{j}") for j, node in enumerate(part.nodes)]
     for i, factor in enumerate(factors):
-        fields.append(pl.col(factor.code).fill_null(-1).alias(f"code_{i}"))
+        fields += _level_fields(factor, i)
         fields += [factor.nodes[k].to_expr().alias(f"z_{i}_{j}") for j, k in enumerate(factor.on(*places))]
 
     def totals(batch: pl.Series) -> pl.Series:
@@ -105,8 +106,7 @@ def joint_variance(
             for i, (factor, spread) in enumerate(zip(factors, spreads, strict=True)):
                 owners = [factor.part_of[j] for j in factor.on(*places)]
                 z = [slope[k] * rows[f"z_{i}_{j}"].to_numpy() for j, k in enumerate(owners)]
-                code = rows[f"code_{i}"].to_numpy()
-                total += spread.add(z, np.where(code < 0, spread.n_levels, code), a)
+                total += spread.add(z, rows, (i, one), a)
             total += quadratic(a if outward is None else outward.T @ a, vcov, one)
         total[endless] = np.nan
         return pl.Series(batch.name, np.maximum(total, 0.0))
@@ -163,7 +163,7 @@ def movement(
         fields.append(pl.col(MODEL).alias("model"))
     fields += [node.to_expr().alias(f"x_{j}") for j, node in enumerate(nodes)]
     for i, factor in enumerate(acting):
-        fields.append(pl.col(factor.code).fill_null(-1).alias(f"code_{i}"))
+        fields += _level_fields(factor, i)
         fields += [factor.nodes[k].to_expr().alias(f"z_{i}_{j}") for j, k in enumerate(factor.on(part))]
 
     def moved_of(rows: pl.DataFrame) -> Movement:
@@ -176,8 +176,7 @@ def movement(
             endless = _along(a, fixed.directions)
             for i, spread in enumerate(spreads):
                 z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
-                code = rows[f"code_{i}"].to_numpy()
-                total += spread.add(z, np.where(code < 0, spread.n_levels + model, code), a)
+                total += spread.add(z, rows, (i, model), a)
         return Movement(total, a, model, endless)
 
     return fields, moved_of
@@ -212,9 +211,14 @@ class _Spread:
     slope: Cube
     n_levels: int
 
-    def add(self, z: Sequence[Vec], codes: IntVec, a: Mat) -> Vec:
-        """z'Var(b | y)z (n,); s'z is added to `a` (p, n), scratch of the caller."""
-        total = np.zeros(len(codes))
+    def add(self, z: Sequence[Vec], rows: pl.DataFrame, place: tuple[int, IntVec], a: Mat) -> Vec:
+        """z'Var(b | y)z (n,); s'z is added to `a` (p, n), scratch of the caller.
+
+        place   number of the factor, and the fit of each row
+        """
+        i, model = place
+        code = rows[f"code_{i}"].to_numpy()
+        codes, total = np.where(code < 0, self.n_levels + model, code), np.zeros(len(code))
         for j, zj in enumerate(z):
             for k, zk in enumerate(z[: j + 1]):
                 total += (1.0 if j == k else 2.0) * zj * zk * self.covariance[j, k][codes]
@@ -240,7 +244,16 @@ def quadratic(a: Mat, vcov: Cube, model: IntVec) -> Vec:
     return total
 
 
-def _spread(factor: JoinedFactor, vcov: Cube, *parts: int) -> _Spread:
+def _level_fields(factor: JoinedFactor, i: int) -> list[pl.Expr]:
+    """What tells the level of a row, or the levels that it has and its shares of them."""
+    if factor.recipe.members is not None:
+        return slot_codes(factor, i)
+    return [pl.col(factor.code).fill_null(-1).alias(f"code_{i}")]
+
+
+def _spread(factor: JoinedFactor, vcov: Cube, *parts: int) -> _Spread | SlotSpread:
+    if factor.recipe.members is not None:
+        return slot_spread(factor, vcov, factor.on(*parts), block_diagonal(factor.covariances, len(factor.modes)))
     own, n_levels = factor.on(*parts), factor.modes.shape[1]
     r, slope = len(own), None if factor.mode_slope is None else factor.mode_slope[own]
     fits, p = vcov.shape[:2]

@@ -23,6 +23,7 @@ from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.inference.sheet import Sheet, SheetTable
 from polars_glmm.memory import memory_limit, readable
+from polars_glmm.spec.members import shared
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -113,7 +114,7 @@ def _explained(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Control,
     """The explanation of rows that can be read again; once: a fit reads their source in one run."""
     call = with_categories(frame, call)
     spec = call.spec()
-    if spec.relations or (isinstance(frame, pl.DataFrame) and frame.height < _LARGE):
+    if spec.relations or shared(spec.random) or (isinstance(frame, pl.DataFrame) and frame.height < _LARGE):
         look = look_at_arrays(spec, whole(frame.lazy()), call.missing)
     else:
         look = look_by_queries(spec, frame.lazy(), call.missing)
@@ -218,7 +219,7 @@ def _lines(look: Look, plan: Plan, gone: Elimination) -> list[str]:
             for f in look.factors
         ),
         *([] if spec.residual is None else [f"residuals correlated by {spec.residual.text}"]),
-        *_eliminated(gone),
+        *_eliminated(gone, "rows in several levels couple" if shared(spec.random) else "known= couples"),
         *_costs(look, plan),
         *(f"note: {note.text}" for note in look.notes),
     ]
@@ -253,7 +254,7 @@ def _way(look: Look, plan: Plan) -> str:
     return f"{method} in passes over blocks of rows {where}, {counted(n, 'factor')}"
 
 
-def _eliminated(gone: Elimination) -> list[str]:
+def _eliminated(gone: Elimination, couples: str) -> list[str]:
     lead = [repr(brief(name)) for name in gone.lead[:_MANY_NAMES]]
     names = ", then ".join([*lead, *([f"… ({len(gone.lead)} in all)"] if len(gone.lead) > _MANY_NAMES else [])])
     match gone.kind:
@@ -267,7 +268,7 @@ def _eliminated(gone: Elimination) -> list[str]:
             return [f"elimination: {names} level by level, then {gone.order:,} unknowns of which few meet, in stages"]
     size = f"of order {gone.order:,} ({readable(gone.memory)})"
     if not gone.lead:
-        return [f"elimination: all levels together, which known= couples, as a dense matrix {size}"]
+        return [f"elimination: all levels together, which {couples}, as a dense matrix {size}"]
     matrices = f"a dense matrix {size}" if gone.blocks == 1 else f"{gone.blocks:,} dense matrices {size} or so"
     return [f"elimination: {names} level by level, then {matrices}"]
 

@@ -149,6 +149,9 @@ def shrinkage_frame(fit: Fit, data: AnyFrame, group: str | None = None) -> pl.Da
         msg = "The model has no random effects that could shrink."
         raise ModelError(msg)
     recipe, estimate = find_factor(fit, names[0] if group is None else group)
+    if recipe.members is not None:
+        msg = f"Levels have own estimates where rows are in one, and they are in several of {recipe.name!r}."
+        raise ModelError(msg)
     fixed = {own.name for own in fit.recipe.predictor("mu").columns}
     shown = [term for term in dict.fromkeys(estimate.term_names) if term in fixed]
     if not shown:

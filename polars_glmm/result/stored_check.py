@@ -58,6 +58,8 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
         _shaped("modes", own.modes, r, g)
         _shaped("mode_covariance", own.mode_covariance, r, r, g)
         _shaped("mode_slope", own.mode_slope, r, p if _slopes(own) == p else p + s, g)
+        if own.level_covariance is not None:
+            _shaped("level_covariance", own.level_covariance, r, g, r, g)
         _equal("covariances", len(own.covariances), len(sized))
         for matrix, size in zip(own.covariances, sized, strict=True):
             _shaped("covariance", matrix, size, size)

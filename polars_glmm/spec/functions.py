@@ -86,6 +86,8 @@ ELSEWHERE = {
     "min": "Write pmin(x, y) for the smaller of two numbers in each row.",
     "max": "Write pmax(x, y) for the larger of two numbers in each row.",
     "interaction": "Write f:g.",
+    "mm": "It is a grouping factor: (1 | mm(s1, s2)).",
+    "mmc": "A covariate that differs between the levels of a row has no term here.",
     "s": "Smooth terms are splines: ns(x, df=4), rcs(x, 4), cr(x, df=4).",
     "te": "Smooth terms are splines: ns(x, df=4), rcs(x, 4), cr(x, df=4).",
     "weights": "Write precision=, frequency= or trials= beside the formula.",

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from polars_glmm.errors import ModelError
 
+from .members import MEMBERS, Members, members_of
 from .parser import parse_terms
 from .syntax import Bar, render
 from .terms import RandomTerm, design_terms
@@ -30,7 +31,15 @@ class Shorthand:
     @property
     def open(self) -> bool:
         """Whether only the frame can tell a column of this name from columns joined by '/' or ':'."""
-        return isinstance(self.name, str) and any(mark in self.name for mark in "/:")
+        return isinstance(self.name, str) and any(mark in self.name for mark in "/:") and not self.members
+
+    @property
+    def members(self) -> Members | None:
+        """The slots of a row, where the name is mm(…) as in a formula."""
+        if not isinstance(self.name, str) or not self.name.startswith(f"{MEMBERS}("):
+            return None
+        node = parse_terms(f"1 | {self.name}").right
+        return members_of(node.right) if isinstance(node, Bar) else None
 
     def terms(self, frame_columns: Collection[str] = ()) -> list[RandomTerm]:
         """The random terms meant, given the frame's columns: a column of exactly this name always wins."""
@@ -42,6 +51,8 @@ class Shorthand:
             raise ModelError(msg)
         fixed = design_terms(tree, node)
         written = render(node, top=False)
+        if (members := self.members) is not None:
+            return [RandomTerm(fixed, (members.name,), structure, written, members=members)]
         return [RandomTerm(fixed, keys, structure, written) for keys in self._keys(frame_columns)]
 
     def _keys(self, frame_columns: Collection[str]) -> list[tuple[str, ...]]:

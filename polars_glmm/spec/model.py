@@ -14,10 +14,11 @@ from polars_glmm.families.zero_inflated import PARAMETER as ZERO_PARAMETER
 
 from .categories import for_each_category, refuse_further
 from .groups import Groups, Shorthand, read_groups
+from .members import Gaps, gaps_of
 from .method import ML, REML, Laplace, Method, resolve_method
 from .nonlinear import NonlinearFormula, is_nonlinear, read_nonlinear
 from .parser import Tree, parse_formula
-from .relation import Relations, read_relations, refuse_unrelated
+from .relation import Relations, read_relations, refuse_levels
 from .residual import ResidualTerm, read_residual, refuse_where_independent
 from .response import Observation, Response, response_of
 from .syntax import Bar, Binary, Expression, Number, Unary, columns, names_pi, quoted, render
@@ -75,12 +76,17 @@ class ModelSpec:
     def predictor(self, parameter: str) -> PredictorTerms | None:
         return next((found for found in self.predictors if found.parameter == parameter), None)
 
-    def columns(self) -> tuple[str, ...]:
-        """Every column of the frame the model uses, each once."""
+    @property
+    def gaps(self) -> Gaps:
+        """Columns that may be missing in a row that counts."""
+        return gaps_of(self.response.ends, self.random, self.columns(slots=False))
+
+    def columns(self, *, slots: bool = True) -> tuple[str, ...]:
+        """Every column of the frame the model uses, each once; without `slots` but for those of mm()."""
         named = (self.trials, self.offset, self.frequency, self.precision)
         found = [*self.response.columns(), *(name for one in self.inputs for name in columns(one))]
         for part in self.predictors:
-            found += part.columns()
+            found += part.columns(slots=slots)
         if self.residual is not None:
             found += (*self.residual.places, *self.residual.keys)
         return tuple(dict.fromkeys([*found, *(name for name in named if name is not None)]))
@@ -107,7 +113,7 @@ class ModelSpec:
         predictors = for_each_category(mu, self.family) if self.family.unordered else (mu, *self.predictors[1:])
         _refuse_labels_apart(predictors)
         method = _resolve_method(self.asked, self.family, predictors, open_terms=False)
-        refuse_unrelated(self.relations, [term for part in predictors for term in part.random], method)
+        refuse_levels(self.relations, [term for part in predictors for term in part.random], method, self.residual)
         first = " + ".join([self.formulas[0], *(term.text for term in random)])
         return replace(
             self,
@@ -192,7 +198,7 @@ class ModelSpec:
             relations=read_relations(known),
         )
         if not shorthands:
-            refuse_unrelated(spec.relations, spec.random, spec.method)
+            refuse_levels(spec.relations, spec.random, spec.method, spec.residual)
         _refuse_misfits(spec)
         return spec
 

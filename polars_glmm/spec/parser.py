@@ -9,6 +9,7 @@ from polars_glmm.covariance.structures import ALIASES, STRUCTURES, written_aroun
 from polars_glmm.errors import FormulaError, suggest
 
 from .functions import ELSEWHERE, KEYWORDS, RESPONSES, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
+from .members import MEMBERS, read_members
 from .ranks import read_given
 from .syntax import (
     COMPARISONS,
@@ -165,8 +166,7 @@ class _Parser:
                 break
             self.check_operator(operator, arithmetic=arithmetic)
             self.advance()
-            own = binding(operator)
-            right = self.expression(own if operator in POWERS else own + 1, arithmetic=arithmetic)
+            right = self.expression(binding(operator) + (0 if operator in POWERS else 1), arithmetic=arithmetic)
             span = left.span[0], right.span[1]
             if operator in ("|", "||") and isinstance(left, Bar) and not left.enclosed:
                 left = self.labelled(left, right, operator)
@@ -206,9 +206,8 @@ class _Parser:
             return Number(float(token.text) if set(token.text) & set(".eE") else int(token.text), span)
         if token.kind == "text":
             if not arithmetic:
-                raise self.error(
-                    "A string is no term. Names with unusual characters stand in backquotes: `a b`.", token
-                )
+                message = "A string is no term. Names with unusual characters stand in backquotes: `a b`."
+                raise self.error(message, token)
             return Text(token.text, span)
         if token.kind == "name":
             return self.name(token, arithmetic=arithmetic)
@@ -263,7 +262,8 @@ class _Parser:
     def name(self, token: Token, *, arithmetic: bool) -> Expression:
         marked = self.text[token.start] == "`"
         if not marked and self.at("("):
-            return self.call(token, arithmetic=arithmetic)
+            members = token.text == MEMBERS and not arithmetic
+            return read_members(self, token) if members else self.call(token, arithmetic=arithmetic)
         if not marked and set(token.text) == {"."}:
             raise self.error("'.' for all other columns is not supported: name the columns.", token)
         if marked and not token.text:

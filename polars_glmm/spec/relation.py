@@ -8,7 +8,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 
+from .members import refuse_beside_members
 from .method import AGQ, Method
+from .residual import ResidualTerm
 from .terms import RandomTerm
 
 KnownKind: TypeAlias = Literal["covariance", "precision"]
@@ -50,6 +52,14 @@ def read_relations(known: object) -> Relations:
             msg = f"known={{{name!r}: …}}: name a grouping factor by a string."
             raise ModelError(msg)
     return tuple((name, one if isinstance(one, KnownLevels) else KnownLevels(one)) for name, one in known.items())
+
+
+def refuse_levels(
+    relations: Relations, random: Sequence[RandomTerm], method: Method, residual: ResidualTerm | None
+) -> None:
+    """Raise ModelError for what cannot be of levels that know each other, or of rows in several of them."""
+    refuse_beside_members(random, method, relations, residual)
+    refuse_unrelated(relations, random, method)
 
 
 def refuse_unrelated(relations: Relations, random: Sequence[RandomTerm], method: Method) -> None:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from polars_glmm.covariance.structures import in_order, over_points, plain_name
 from polars_glmm.errors import FormulaError
 
+from .members import Members, members_of, unplaced
 from .parser import Tree
 from .syntax import (
     POWERS,
@@ -61,6 +62,7 @@ class RandomTerm:
     label   terms on the same keys that share one have one covariance matrix, in whatever predictors they are
     part    the linear predictor it belongs to, by its place among those of the family: 0 is mu
     parameter   that of the predictor
+    members     of mm(), by whose name the levels are known, the columns of a frame that hold them
     """
 
     design: tuple[FixedTerm, ...]
@@ -70,6 +72,12 @@ class RandomTerm:
     label: str = ""
     part: int = 0
     parameter: str = "mu"
+    members: Members | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a frame that tell the levels of a row."""
+        return self.keys if self.members is None else self.members.columns
 
     @property
     def group(self) -> str:
@@ -77,7 +85,7 @@ class RandomTerm:
 
     @property
     def text(self) -> str:
-        keys = ":".join(quoted(key) for key in self.keys)
+        keys = ":".join(quoted(key) for key in self.keys) if self.members is None else self.members.text
         return around(self.structure, f"{self.written} {bar(self.structure, self.label)} {keys}")
 
     @property
@@ -100,13 +108,13 @@ class PredictorTerms:
     absorbed: bool = False
     scaling: bool = False
 
-    def columns(self) -> Iterator[str]:
-        """Every column of the frame that the predictor reads."""
+    def columns(self, *, slots: bool = True) -> Iterator[str]:
+        """Every column of the frame that the predictor reads; without `slots` but those of mm()."""
         for term in (*self.fixed, *(term for random in self.random for term in random.design)):
             for factor in term.factors:
                 yield from columns(factor)
         for random in self.random:
-            yield from random.keys
+            yield from random.columns if slots or random.members is None else ()
         for offset in self.offsets:
             yield from columns(offset)
 
@@ -182,6 +190,8 @@ def random_terms(tree: Tree, node: Bar, part: int = 0, parameter: str = "mu") ->
         design = (_levels_in_order(tree, node, design),)
     elif over_points(node.structure):
         _require_coordinates(tree, node, design)
+    if (members := members_of(node.right)) is not None:
+        return [RandomTerm(design, (members.name,), node.structure, written, node.label, part, parameter, members)]
     return [
         RandomTerm(design, keys, node.structure, written, node.label, part, parameter)
         for keys in _groups(tree, node.right)
@@ -218,6 +228,8 @@ def _groups(tree: Tree, node: Expression) -> list[tuple[str, ...]]:
         case Binary("/", left, right):
             outer = _groups(tree, left)
             return outer + [_unique(outer[-1] + inner) for inner in _groups(tree, right)]
+        case FunctionCall() if members_of(node) is not None:
+            raise unplaced(tree.text, node)
         case FunctionCall(written=written):
             message = f"A grouping factor is a column: make it one first, instead of {written}()."
         case Number(value=1):
@@ -284,6 +296,8 @@ def _expand(node: Expression, tree: Tree) -> _Terms:
         case Bar(span=span) | FunctionCall(function="offset", span=span):
             message = "This stands by itself among the terms, joined by '+'."
             raise FormulaError(message, tree.text, *span)
+        case FunctionCall() if members_of(node) is not None:
+            raise unplaced(tree.text, node)
         case _:
             term = FixedTerm((node,))
             return {term.key: term}

@@ -203,6 +203,12 @@ def test_levels_that_know_each_other_are_not_divided(frame: Any, client: Any) ->
     assert nothing_left(client)
 
 
+def test_rows_in_several_levels_are_not_divided(frame: Any, client: Any) -> None:
+    with pytest.raises(ModelError, match=r"rows are in several levels of 'mm\(g, b\)'"):
+        polars_glmm.fit(frame, "c ~ x + (1 | mm(g, b))", family="poisson", control=STAY)
+    assert nothing_left(client)
+
+
 def test_explain_says_that_rows_stay(frame: Any) -> None:
     said = polars_glmm.explain(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
     assert said.plan.route == "workers"

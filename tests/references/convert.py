@@ -39,10 +39,6 @@ ZEROS = (
 """Families with a formula for zeros."""
 HELD = ("t", "tweedie")
 """Families with a further parameter that is estimated there and held at that estimate here."""
-LATER = {
-    "lmm_multiple_membership": "multiple membership",
-}
-"""Kinds of models that are not there yet."""
 STRUCTURES = ("us", "diag", "scalar", "cs", "ar1", "toep")
 HETEROSCEDASTIC = {
     "pig_lme_varident_ml": ("weight ~ week + (1 | id)", "~0 + C(week)"),
@@ -130,8 +126,6 @@ def why_not(entry: dict[str, Any]) -> str:
     if entry["id"] in HETEROSCEDASTIC.keys() | CORRELATED.keys() | NO_RESIDUALS.keys():
         return ""
     structures = {term.get("structure", "none") for term in entry.get("results", {}).get("random", ())}
-    if kind in LATER:
-        return LATER[kind]
     if kind in ("gls", "lmm_residual_structure"):
         return "residual covariance structure"
     if family is not None and family not in (ZEROS if entry.get("zi_formula") else FAMILIES):
@@ -193,7 +187,9 @@ def layout(entry: dict[str, Any]) -> str:
 def write_readme(excluded: list[tuple[str, str]]) -> None:
     """The page that says what is here and what is left out."""
     rows = "\n".join(f"| `{name}` | {reason} |" for name, reason in excluded)
-    (HERE / "README.md").write_text(README.format(rows=rows, unsent=", ".join(f"`{n}`" for n in NOT_REDISTRIBUTED)))
+    left_out = f"\n## Left out\n\n| id | reason |\n|---|---|\n{rows}\n" if excluded else ""
+    unsent = ", ".join(f"`{n}`" for n in NOT_REDISTRIBUTED)
+    (HERE / "README.md").write_text(README.format(left_out=left_out, unsent=unsent))
 
 
 README = """# Reference fits
@@ -220,6 +216,8 @@ One JSON file per model: the call, the engines and their versions, estimates, an
   a variance per week and a correlation. glmmTMB stopped `pig_tmb_diag_ml` at a gradient of 0.003.
 - Levels that know each other (kind `lmm_known_covariance`): an exact dense likelihood, and lme4 with its Zt replaced by
   that of whitened levels; A is a data set of pairs of levels.
+- Rows in several levels (kind `lmm_multiple_membership`): an exact dense likelihood, and lme4 with its Zt replaced by
+  the weighted sum of those of the slots.
 - Terms carry R's names; `tests/references/translate.py` turns them into this package's.
 - The data of {unsent} may not be redistributed. Their tests read them from the folder named by
   POLARS_GLMM_REFERENCE, or from `../shared/reference/data` beside the checkout, and are skipped without it.
@@ -231,13 +229,7 @@ checked by code of its own (`independent`), with the difference found, and the v
 `tests/inference/test_references.py` reads them.
 
 `convert.py FOLDER` makes all files here, and the Parquet files of `polars_glmm/data` and `tests/data`, from the corpus.
-
-## Left out
-
-| id | reason |
-|---|---|
-{rows}
-"""
+{left_out}"""
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))

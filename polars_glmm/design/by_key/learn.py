@@ -31,6 +31,7 @@ from polars_glmm.frames.missing import Incomplete, dropped_rows
 from polars_glmm.frames.table import Table, collect, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.spec.functions import SIGNATURES
+from polars_glmm.spec.members import shared
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.spec.response import Response
 from polars_glmm.spec.syntax import COMPARISONS, Binary, Expression, FunctionCall, Name, Unary
@@ -125,7 +126,7 @@ def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
     """Whether the columns of a question are the same for a key alone as for all keys together."""
     if spec.residual is not None or spec.inputs or len(spec.predictors) > 1 or not only_phi(spec.family):
         return False
-    if len({frozenset(term.keys) for term in spec.mu.random}) != 1:
+    if len({frozenset(term.keys) for term in spec.mu.random}) != 1 or shared(spec.mu.random):
         return False
     success = spec.response.success
     if isinstance(success, Name):
@@ -237,7 +238,7 @@ class _Usable(NamedTuple):
 def _usable(spec: ModelSpec, table: Table, code: IntVec, n_keys: int, missing: str) -> _Usable:
     """Rows without missing values, with weight and with trials, as design.learn chooses them."""
     count = np.bincount(code, minlength=n_keys)
-    mask, where = incomplete(table, spec.response.ends)
+    mask, where = incomplete(table, spec.gaps)
     usual = count > 0
     lost, marks = np.zeros(n_keys, dtype=np.intp), {}
     if mask is not None:

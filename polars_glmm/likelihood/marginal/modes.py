@@ -13,7 +13,7 @@ from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.coupled import level_by_level, prior_times
 from polars_glmm.linalg.elimination import Factorised
-from polars_glmm.linalg.pattern import Blocks, gather_blocks, sum_by
+from polars_glmm.linalg.pattern import Blocks, gather_blocks
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 NEAR, NEAR_FLOORED = 1e-10, 1e-18
@@ -375,9 +375,9 @@ def cell_effects(unit: Unit, factors: list[Cube], u: list[Cube]) -> Cube | None:
     b = [unit.models.times(lam, v) for lam, v in zip(factors, u, strict=True)]
     if unit.pattern is None:
         return b[0]
-    total = b[0][..., unit.pattern.codes[0]]
+    total = unit.pattern.to_cells(0, b[0])
     for f in range(1, len(b)):
-        total = total + b[f][..., unit.pattern.codes[f]]
+        total = total + unit.pattern.to_cells(f, b[f])
     return total
 
 
@@ -385,7 +385,7 @@ def to_levels(unit: Unit, cells: Cube) -> list[Cube]:
     """Sums over the cells of every level of every factor: (…, C) → (…, G_f)."""
     if unit.pattern is None:
         return [cells]
-    return [sum_by(codes, cells, n) for codes, n in zip(unit.pattern.codes, unit.pattern.n_levels, strict=True)]
+    return [unit.pattern.to_levels(f, cells) for f in range(unit.pattern.n_factors)]
 
 
 def gather(unit: Unit, w: Cube) -> Blocks:

@@ -125,7 +125,9 @@ def report_rows(
         vcov_fixed=report_vcov[:n_fixed, :n_fixed],
         phi=phi,
         factors=report.factor_estimates(
-            effects, state.factors, *conditional, _slopes(model, engine, done, conditional.modes), None
+            effects, state.factors,
+            report.Spherical(conditional.modes, conditional.covariance,
+                             _slopes(model, engine, done, conditional.modes), conditional.between), None,
         ),
         report=reported.values,
         report_vcov=report_vcov,

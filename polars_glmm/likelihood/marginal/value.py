@@ -30,6 +30,7 @@ from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
 from polars_glmm.likelihood.rows.holder import Holder, PerLevel, added, side_by_side
 from polars_glmm.likelihood.rows.passes import over_units
+from polars_glmm.linalg.coupled import between_levels
 from polars_glmm.typing import Cube, Mat, Vec
 
 
@@ -68,10 +69,14 @@ class Value(NamedTuple):
 
 
 class Conditional(NamedTuple):
-    """Modes u_f (r_f, G_f) and the covariance of u there, per level (r_f, r_f, G_f)."""
+    """Modes u_f (r_f, G_f) and the covariance of u there, per level (r_f, r_f, G_f).
+
+    between   of factors of which rows have several levels also between all levels, (r_f, G_f, r_f, G_f)
+    """
 
     modes: list[Mat]
     covariance: list[Cube]
+    between: Sequence[Cube] = ()
 
 
 class Approximation(NamedTuple):
@@ -170,15 +175,17 @@ class AtModes:
     warm: Any
 
     def of(self, rows: RowBlocks) -> PerLevel:
-        """By level: modes, then covariances."""
+        """By level: modes, then covariances; last, where rows have several levels, those between all levels."""
         warm = ended(rows, self.how, self.at, self.warm)
         if warm.factor is not None:  # costly, and known
-            return [warm.modes, warm.factor.inverse().diagonal]
+            wide = between_levels(warm.factor)
+            return [warm.modes, warm.factor.inverse().diagonal, *([wide] if wide else [])]
         again = Evaluate(self.how, self.at, self.warm, gradient=False, information=None).of(rows)
         modes = rows.recall(again.warm).modes
         covariance = [
             np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(self.at.factors, modes, strict=True)
         ]
+        between: list[Cube] = []
         for unit in rows.units if self.at.factors else ():
             u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
             here = unit_at(self.how.density, unit, self.at)
@@ -188,7 +195,8 @@ class AtModes:
                 raise ConvergenceError(msg)
             for f, block_inverse in enumerate(h.inverse().diagonal):
                 covariance[f][..., unit.levels[f]] = block_inverse
-        return [modes, covariance]
+            between = between_levels(h)
+        return [modes, covariance, *([between] if between else [])]
 
     def add(self, parts: Sequence[PerLevel]) -> PerLevel:
         """Levels side by side."""
@@ -291,8 +299,8 @@ class Marginal:
 
     def conditional(self, at: Point, warm: Any) -> Conditional:
         """Modes and Var(u | y) by the observed curvature, for the tables of a fit; `warm` is of an evaluation there."""
-        modes, covariance = self.rows.per_level(AtModes(self.how, at, warm))
-        return Conditional(modes, covariance)
+        modes, covariance, *between = self.rows.per_level(AtModes(self.how, at, warm))
+        return Conditional(modes, covariance, *between)
 
     def restricted_at(self, at: Point) -> Restricted | None:
         """M = X'V⁻¹X at a point with what its derivatives are made of."""

@@ -94,19 +94,28 @@ def unidentified_rows(effects: Effects, marks: tuple[tuple[bool, ...], ...]) -> 
     return np.concatenate(rows) if rows else np.zeros(0, dtype=bool)
 
 
+class Spherical(NamedTuple):
+    """What is known of u, per factor: modes (r, G), Var(u | y) (r, r, G), and ∂û/∂β (r, p, G) where it is kept.
+
+    between   Cov(u | y) between all levels (r, G, r, G) where it is kept, empty where it is not
+    """
+
+    modes: list[Mat]
+    covariance: list[Cube]
+    slopes: list[Cube] | None
+    between: Sequence[Cube] = ()
+
+
 def factor_estimates(
-    effects: Effects,
-    factors: tuple[Mat, ...],
-    u: list[Mat],
-    u_covariance: list[Cube],
-    u_slopes: list[Cube] | None,
-    sigma: float | None,
+    effects: Effects, factors: tuple[Mat, ...], u: Spherical, sigma: float | None
 ) -> tuple[FactorEstimate, ...]:
     """Random effects per grouping factor, in design order: b = outward·F·u, Var(b | y), and ∂b̂/∂β from ∂û/∂β."""
     s2 = 1.0 if sigma is None else sigma**2
     out = []
-    slopes: Sequence[Cube | None] = u_slopes or [None] * len(u)
-    for f, factor, mode, cov, slope in zip(effects.factors, factors, u, u_covariance, slopes, strict=True):
+    slopes: Sequence[Cube | None] = u.slopes or [None] * len(u.modes)
+    between = u.between or [np.empty((0,) * 4)] * len(u.modes)
+    together = zip(effects.factors, factors, u.modes, u.covariance, slopes, between, strict=True)
+    for f, factor, mode, cov, slope, wide in together:
         outward = f.size * f.outward @ factor
         spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
         estimate = FactorEstimate(
@@ -118,6 +127,7 @@ def factor_estimates(
             mode_covariance=spread,
             mode_slope=None if slope is None else np.tensordot(outward, slope, (1, 0)),
             parameters=tuple(on for t in f.terms for on in t.parameter_of),
+            level_covariance=None if not wide.size else s2 * np.einsum("ir,rgsh,js->igjh", outward, wide, outward),
         )
         out.append((f.place, estimate))
     return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))

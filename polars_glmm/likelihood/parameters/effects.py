@@ -19,8 +19,9 @@ from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Factor
 from polars_glmm.likelihood.parameters.parts import label
-from polars_glmm.linalg.coupled import CoupledLevels, Prior
+from polars_glmm.linalg.coupled import Prior, coupled
 from polars_glmm.linalg.elimination import Eliminator, eliminator
+from polars_glmm.linalg.membership import Membership, level_sums
 from polars_glmm.linalg.pattern import Pattern
 from polars_glmm.typing import IntVec, Mat, Vec
 
@@ -68,6 +69,7 @@ class FactorMap:
     basis (d, r): working columns = basis'z, with unit mean square and, within an unstructured term, uncorrelated
     outward (r, r): b on the columns the user named = outward · b in the working columns; block diagonal over terms
     prior: how levels know each other, of effects in units of `size`, so that those of a usual level are near 1
+    sets: of rows in several levels what they have of each; codes are then those of sets
     """
 
     name: str
@@ -79,6 +81,25 @@ class FactorMap:
     place: int
     prior: Prior | None = None
     size: float = 1.0
+    sets: Membership | None = None
+
+    @property
+    def n_codes(self) -> int:
+        """What rows are told apart by: levels, or sets of them."""
+        return self.n_levels if self.sets is None else self.sets.n_sets
+
+    @property
+    def coupled(self) -> bool:
+        """Whether its levels know each other, or share rows."""
+        return self.prior is not None or self.sets is not None
+
+    def level_sums(self, values: Vec) -> Vec:
+        """Sums of values of rows (n,) over levels, by what each row has of them: (G,)."""
+        return level_sums(self.codes, self.sets, values, self.n_levels)
+
+    def square_sums(self, values: Vec | None) -> Vec:
+        """The same by the squares of what each row has of them; None for ones."""
+        return level_sums(self.codes, None if self.sets is None else self.sets.squared, values, self.n_levels)
 
     @property
     def r(self) -> int:
@@ -107,12 +128,17 @@ class Effects:
 
     @property
     def coupled(self) -> bool:
-        """Whether levels of some factor know each other."""
-        return any(f.prior is not None for f in self.factors)
+        """Whether levels of some factor know each other, or share rows."""
+        return any(f.coupled for f in self.factors)
+
+    @property
+    def sets(self) -> tuple[Membership | None, ...]:
+        """Per factor its sets, where rows have several levels."""
+        return tuple(f.sets for f in self.factors)
 
     def eliminator(self, pattern: Pattern) -> Eliminator:
         """The elimination that suits a pattern of their levels."""
-        return CoupledLevels(pattern, tuple(f.prior for f in self.factors)) if self.coupled else eliminator(pattern)
+        return coupled(pattern, tuple(f.prior for f in self.factors)) if self.coupled else eliminator(pattern)
 
     @property
     def d(self) -> int:
@@ -280,7 +306,8 @@ def assemble(
         if prior is not None:
             unit = prior.size
             prior, outward = prior.in_units(unit), outward / unit
-        maps.append(FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place, prior, unit))
+        made = FactorMap(factor.name, basis, outward, sizes[place], factor.n_levels, codes, place, prior, unit)
+        maps.append(made if factor.sets is None else replace(made, sets=factor.sets))
     maps.sort(key=lambda f: -f.n_levels)
     return Effects(tuple(maps), columns, theta, part_of)
 

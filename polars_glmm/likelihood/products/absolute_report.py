@@ -17,6 +17,7 @@ from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import CONVERGED, convergence_notes, flat_note, singular_notes
 from polars_glmm.likelihood.optimum.report import (
     SLOPES_KEPT,
+    Spherical,
     covariances,
     factor_estimates,
     propagate,
@@ -28,6 +29,7 @@ from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import lost_rank
 from polars_glmm.likelihood.products.absolute import AbsoluteEngine, AbsoluteOptimum
 from polars_glmm.likelihood.products.profile import Profile
+from polars_glmm.linalg.coupled import between_levels
 from polars_glmm.notes import Note
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -169,8 +171,9 @@ def reported(
         vcov_fixed=report_vcov[: p + s, : p + s],
         phi=scale.phi,
         factors=factor_estimates(
-            effects, state.factors, [np.einsum("rwG,w->rG", b, c) for b in pieces.b], pieces.h_inverse,
-            _mode_slopes(pieces, outward), None,
+            effects, state.factors,
+            Spherical([np.einsum("rwG,w->rG", b, c) for b in pieces.b], pieces.h_inverse,
+                      _mode_slopes(pieces, outward), between_levels(pieces.h)), None,
         ),
         report=np.concatenate([beta, scale.gamma, cov.values, rho, [] if scale.phi is None else [scale.phi]]),
         report_vcov=report_vcov,

@@ -19,7 +19,7 @@ from polars_glmm.likelihood.rows.blocks import RowBlocks, cut_rows
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.columns import stretches
 from polars_glmm.linalg.elimination import Eliminator
-from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
+from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks
 from polars_glmm.typing import Cube, Mat, Vec
 
 _NEARLY_ALL = 1e-6
@@ -125,9 +125,9 @@ def _products(design: Design, basis: Basis, effects: Effects, block_rows: int, s
     else:
         of_cell = tuple(np.concatenate([part[f] for part in cell_codes]) for f in range(len(codes)))
         sizes = tuple(f.r for f in effects.factors)
-        pattern = find_pattern(of_cell, tuple(f.n_levels for f in effects.factors), sizes)
+        pattern = find_pattern(of_cell, tuple(f.n_levels for f in effects.factors), sizes, effects.sets)
         zz = gather_blocks(pattern, zz_cells)
-        zw = [sum_by(c, zw_cells, g) for c, g in zip(of_cell, pattern.n_levels, strict=True)]
+        zw = [pattern.to_levels(f, zw_cells) for f in range(len(codes))]
     return CrossProducts(
         pattern, effects.eliminator(pattern), zz, zw, ww, design.n_obs, log_weights, shift, within, start, left_over
     )

@@ -24,6 +24,7 @@ from polars_glmm.likelihood.optimum.notes import (
 from polars_glmm.likelihood.optimum.report import (
     SLOPES_KEPT,
     Covariances,
+    Spherical,
     covariances,
     factor_estimates,
     propagate,
@@ -50,6 +51,7 @@ from polars_glmm.likelihood.products.polish import PolishedProducts, polish_prod
 from polars_glmm.likelihood.products.precise import find_precise, no_residual_note, told_apart_by_precision
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
+from polars_glmm.linalg.coupled import between_levels
 from polars_glmm.linalg.elimination import OneFactor
 from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.optimize.scoring import approach
@@ -184,7 +186,7 @@ def _reported(
     if sum(b.size for b in pieces.b) <= SLOPES_KEPT:
         inward = np.linalg.inv(outward) if p else outward
         u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
-    u_cov = pieces.h_inverse
+    known_u = Spherical(u, pieces.h_inverse, u_slopes, between_levels(pieces.h))
     denominator = done.denominator
     n = model.n_obs
     df_model = p + effects.n_theta + 1 - done.n_held
@@ -200,7 +202,7 @@ def _reported(
         gamma=np.empty(0),
         vcov_fixed=vcov_beta,
         phi=sigma,
-        factors=factor_estimates(effects, done.factors, u, u_cov, u_slopes, sigma),
+        factors=factor_estimates(effects, done.factors, known_u, sigma),
         report=np.concatenate([beta, cov.values, [sigma]]),
         report_vcov=report_vcov,
         loglik=_gaussian_loglik(engine, pieces, model, sigma),

@@ -65,6 +65,12 @@ def entries_of(effects: Effects, held: Callable[[int, str], bool]) -> list[Entry
                 "df='satterthwaite'."
             )
             raise ModelError(msg)
+        if f.sets is not None:
+            msg = (
+                f"Kenward and Roger's method is of rows that are in one level of each factor, and rows are in several "
+                f"of {f.name!r}: use df='satterthwaite'."
+            )
+            raise ModelError(msg)
         for t in f.terms:
             structure = STRUCTURES[t.structure]
             if structure.bends or structure.rank(t.r) < t.r:

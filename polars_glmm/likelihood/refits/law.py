@@ -172,7 +172,7 @@ def columns_of(factor: Factor, part: int) -> IntVec:
 
 def _effect(factor: Factor, b: Mat, own: IntVec) -> Vec:
     """z'b over some columns (n,), for effects b (r, G)."""
-    effect: Vec = np.einsum("rn,rn->n", factor.z[own], b[own][:, factor.codes])
+    effect: Vec = np.einsum("rn,rn->n", factor.z[own], factor.on_rows(b[own]))
     return effect
 
 

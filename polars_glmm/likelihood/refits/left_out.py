@@ -83,7 +83,7 @@ def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: E
         touched = np.isin(design.residual.codes, np.unique(design.residual.codes[out]))
     elif not design.factors:
         touched = out
-    elif len(design.factors) == 1 and design.factors[0].prior is None:
+    elif len(design.factors) == 1 and not design.factors[0].coupled:
         codes = design.factors[0].codes
         touched = np.isin(codes, np.unique(codes[out]))
     method = _method(question, design)
@@ -108,7 +108,7 @@ def _method(question: RefitQuestion, design: Design) -> Method:
     """ML of gaussian models, quadrature of others with one factor, Laplace where that is all there is."""
     if question.spec.family.linear:
         return ML()
-    one = len(design.factors) == 1 and design.factors[0].prior is None
+    one = len(design.factors) == 1 and not design.factors[0].coupled
     nodes = _NODES.get(len(design.factors[0].z)) if one else None
     return question.spec.method if nodes is None else AGQ(nodes)
 
@@ -118,11 +118,11 @@ def _squares(question: RefitQuestion, design: Design, out: BoolVec, found: Estim
     left = rows_of(design, np.flatnonzero(out))
     eta: Vec = predicted(left.mu, found.beta)
     for factor, one, estimate in zip(design.factors, left.factors, found.factors, strict=True):
-        known = np.unique(factor.codes[~out]) if factor.prior is None else np.arange(factor.n_levels)
+        known = np.arange(factor.n_levels) if factor.coupled else np.unique(factor.codes[~out])
         modes = np.zeros((len(factor.z), factor.n_levels))
         modes[:, known] = estimate.modes
         own = columns_of(factor, 0)
-        eta = eta + np.einsum("rn,rn->n", one.z[own], modes[own][:, one.codes])
+        eta = eta + np.einsum("rn,rn->n", one.z[own], one.on_rows(modes[own]))
     y = left.y if left.trials is None else left.y / left.trials
     f = np.ones(len(y)) if left.frequency is None else left.frequency
     return float(f @ (y - question.spec.family.mean(eta)) ** 2)

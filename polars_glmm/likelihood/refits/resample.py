@@ -73,8 +73,8 @@ def leave_out(design: Design) -> Iterator[Design]:
 
 def _parts(design: Design) -> IntVec:
     """The part of each row (n,)."""
-    if design.factors:
-        coarsest = min(design.factors, key=lambda factor: factor.n_levels)
+    if single := [factor for factor in design.factors if factor.sets is None]:  # rows are in one level of these
+        coarsest = min(single, key=lambda factor: factor.n_levels)
         return np.asarray(coarsest.codes.astype(np.intp) * min(MOST_LEFT_OUT, coarsest.n_levels) // coarsest.n_levels)
     n = design.n_rows
     return np.asarray(np.arange(n) * min(MOST_LEFT_OUT, n) // n)

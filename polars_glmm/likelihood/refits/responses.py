@@ -85,7 +85,7 @@ class NewResponses:
             new = old.copy()
             columns = model.effects.columns
             for d in range(len(new)):
-                new[d, -1] = np.bincount(f.codes, wy if columns is None else wy * columns[d], f.n_levels)
+                new[d, -1] = f.level_sums(wy if columns is None else wy * columns[d])
             zw.append(new)
         products = replace(stats, ww=ww, zw=zw, y_shift=shift)
         return ProductModel(

@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 250_000
 def fits_together(design: Design, family: Family) -> bool:
     """Whether the engine for many models knows this kind: one grouping factor, one phi, not too many rows."""
     alone = not design.further and design.residual is None and only_phi(family)
-    independent = all(factor.prior is None for factor in design.factors)
+    independent = not any(factor.coupled for factor in design.factors)
     return alone and independent and len(design.factors) == 1 and design.n_rows <= LARGEST
 
 

@@ -269,9 +269,9 @@ def _sort(effects: Effects) -> tuple[IntVec | None, tuple[IntVec, ...]]:
     codes = tuple(f.codes for f in effects.factors)
     if len(codes) == 1 and bool((codes[0][1:] >= codes[0][:-1]).all()):
         return None, codes
-    order = counted_order(codes[-1], effects.factors[-1].n_levels)
+    order = counted_order(codes[-1], effects.factors[-1].n_codes)
     for c, f in zip(codes[-2::-1], effects.factors[-2::-1], strict=True):
-        order = order[counted_order(c[order], f.n_levels)]
+        order = order[counted_order(c[order], f.n_codes)]
     return order, tuple(c[order] for c in codes)
 
 
@@ -358,6 +358,7 @@ def cut_rows(design: Design, parts: Sequence[Part], effects: Effects, block_rows
                 tuple(c[starts] for c in codes),
                 tuple(f.n_levels for f in effects.factors),
                 tuple(f.r for f in effects.factors),
+                effects.sets,
             )
             everything = tuple(slice(0, f.n_levels) for f in effects.factors)
             units.append(Unit(tuple(members), n_cells, pattern, effects.eliminator(pattern), everything))

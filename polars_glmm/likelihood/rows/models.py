@@ -118,14 +118,12 @@ class OneModel:
         own = [cholesky.quadratic(lam.T, block, lam.T) for lam, block in zip(factors, hat.diagonal, strict=True)]
         if pattern is None:
             return own[0]
-        total: Cube = own[0][..., pattern.codes[0]]
+        total: Cube = pattern.of_own(0, own[0])
         for f in range(1, len(own)):
-            total = total + own[f][..., pattern.codes[f]]
+            total = total + pattern.of_own(f, own[f])
         for (f, g), block in hat.cross.items():
             k = cholesky.quadratic(factors[f].T, block, factors[g].T)
-            k = k + k.swapaxes(0, 1)
-            of_cell = pattern.pairs[f, g].of_cell
-            total = total + (k if of_cell is None else k[..., of_cell])
+            total = total + pattern.pairs[f, g].spread(k + k.swapaxes(0, 1))
         return total
 
     def trace(self, w: Blocks, factors: list[Cube], hat: Blocks) -> list[Cube]:

@@ -34,14 +34,14 @@ class RowStructure:
     def level_products(self, f: FactorMap) -> Cube:
         columns, precision = self.effects.columns, self.design.precision
         if columns is None:
-            return np.bincount(f.codes, precision, f.n_levels)[None, None] * (f.basis.T @ f.basis)[:, :, None]
+            return f.square_sums(precision)[None, None] * (f.basis.T @ f.basis)[:, :, None]
         z = f.basis.T @ columns
         if precision is not None:
             z = z * np.sqrt(precision)
         out = np.empty((f.r, f.r, f.n_levels))
         for j in range(f.r):
             for k in range(j + 1):
-                out[j, k] = out[k, j] = np.bincount(f.codes, z[j] * z[k], f.n_levels)
+                out[j, k] = out[k, j] = f.square_sums(z[j] * z[k])
         return out
 
     def uneven(self, f: FactorMap) -> bool:  # noqa: ARG002  # of all rows
@@ -49,6 +49,8 @@ class RowStructure:
         return precision is not None and bool((precision != precision[0]).any())
 
     def same_partition(self, a: FactorMap, b: FactorMap) -> bool:
+        if a.sets is not None or b.sets is not None:
+            return False  # rows that share levels are not divided by them
         met = np.zeros(a.n_levels, dtype=b.codes.dtype)
         met[a.codes] = b.codes  # one of those that the level meets; all of them, if there is one
         return bool((met[a.codes] == b.codes).all())
@@ -57,7 +59,7 @@ class RowStructure:
         trials = np.ones(self.design.n_rows) if self.design.trials is None else self.design.trials
         if self.design.frequency is not None:
             trials = trials * self.design.frequency
-        return np.bincount(f.codes, trials, f.n_levels).astype(np.float64)
+        return f.square_sums(trials)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
