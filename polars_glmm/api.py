@@ -23,6 +23,7 @@ from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.inference.compare import anova as _anova
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.explanation import Explanation, explain_call
+from polars_glmm.result.explanation_by import KeyedExplanation, explain_by
 from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.result.products import Products, make_products, read_stored
 from polars_glmm.result.stored import read_model
@@ -137,6 +138,20 @@ def fit(
     return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
 
 
+class ExplainArguments(ModelArguments, total=False):
+    """Keyword arguments of `explain` besides by."""
+
+    control: Control | None
+
+
+@overload
+def explain(
+    frame: AnyFrame, *formulas: str, by: None = ..., **arguments: Unpack[ExplainArguments]
+) -> Explanation: ...
+@overload
+def explain(
+    frame: AnyFrame, *formulas: str, by: str | Sequence[str], **arguments: Unpack[ExplainArguments]
+) -> KeyedExplanation: ...
 @answered
 def explain(
     frame: AnyFrame,
@@ -149,20 +164,24 @@ def explain(
     offset: str | None = None,
     frequency: str | None = None,
     precision: str | None = None,
+    by: str | Sequence[str] | None = None,
     missing: Missing = "drop",
     residual: str | None = None,
     known: Mapping[str, KnownLevels | Any] | None = None,
     control: Control | None = None,
-) -> Explanation:
+) -> Explanation | KeyedExplanation:
     """What `fit` would do with the same arguments, without doing it.
 
     Rows, columns, levels and group sizes, the way to the likelihood, how often the source is read, and estimates of
-    memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table.
+    memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table. With `by=` the keys,
+    how many of their models are fitted together, and the same of the largest, `.largest`.
     """
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
         known=known,
     )  # fmt: skip
+    if by is not None:
+        return explain_by(_checked(frame, formulas), by, call, _control(control), TABLE_COLUMNS)
     return explain_call(_where(frame, formulas), call, _control(control))
 
 

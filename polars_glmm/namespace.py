@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from polars_glmm.api import FitArguments
+    from polars_glmm.api import ExplainArguments, FitArguments
     from polars_glmm.control import Control
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.objective import NaturalObjective
     from polars_glmm.result import Fit, FitCollection
     from polars_glmm.result.explanation import Explanation
+    from polars_glmm.result.explanation_by import KeyedExplanation
     from polars_glmm.result.products import Products
     from polars_glmm.spec.call import Groups, Missing
     from polars_glmm.spec.method import Method
@@ -72,6 +73,12 @@ class Glmm(Generic[Frame]):
         )  # fmt: skip
         return cast("Fit | FitCollection", found)
 
+    @overload
+    def explain(self, *formulas: str, by: None = ..., **arguments: Unpack[ExplainArguments]) -> Explanation: ...
+    @overload
+    def explain(
+        self, *formulas: str, by: str | Sequence[str], **arguments: Unpack[ExplainArguments]
+    ) -> KeyedExplanation: ...
     @answered
     def explain(
         self,
@@ -84,18 +91,19 @@ class Glmm(Generic[Frame]):
         offset: str | None = None,
         frequency: str | None = None,
         precision: str | None = None,
+        by: str | Sequence[str] | None = None,
         missing: Missing = "drop",
         residual: str | None = None,
         known: Mapping[str, KnownLevels | Any] | None = None,
         control: Control | None = None,
-    ) -> Explanation:
+    ) -> Explanation | KeyedExplanation:
         """What `fit` would do with these arguments, and what it would cost, without fitting."""
         found = _api().explain(
             self._frame, *formulas,
             groups=groups, family=family, link=link, method=method, trials=trials, offset=offset, frequency=frequency,
-            precision=precision, missing=missing, residual=residual, known=known, control=control,
+            precision=precision, by=by, missing=missing, residual=residual, known=known, control=control,
         )  # fmt: skip
-        return cast("Explanation", found)
+        return cast("Explanation | KeyedExplanation", found)
 
     @answered
     def objective(

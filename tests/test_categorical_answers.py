@@ -112,7 +112,7 @@ def test_pages_and_tables_name_the_categories():
     assert fit.coef("g").columns == ["g", "dog", "dog: x", "emu", "emu: x"]
     assert fit.coef("g", parameter="emu").columns == ["g", "Intercept", "x"]
     assert fit.ranef("g").columns[1:4:2] == ["g_dog_Intercept", "g_emu_Intercept"]
-    assert fit.test_terms()["parameter"].to_list() == ["dog", "emu"]
+    assert fit.test_terms()["term"].to_list() == ["x"]
     assert polars_glmm.anova(fitted("y ~ 1 + (1 |p| g)"), fit)["df"].to_list() == [None, 2]
     both = fit.test("dog: x = emu: x")
     assert both["estimate"].item() == pytest.approx(np.diff(fit.fixef().filter(term="x")["estimate"])[0] * -1.0)
@@ -198,15 +198,15 @@ def test_what_is_of_one_predictor_or_of_an_order_says_so():
         (lambda: data.glmm.predict(fit, kind="mean"), "no cumulative probabilities and no mean number"),
         (lambda: data.glmm.predict(fit, random="integrate"), "random='integrate' is of means"),
         (lambda: data.glmm.predict(fit, interval="prediction"), "interval='prediction' is of numbers"),
-        (lambda: data.glmm.augment(fit, quantile=True), "those without an order have none"),
-        (lambda: data.glmm.augment(fit, leverage=True), "unordered categories have several"),
-        (lambda: fit.fixef(vcov="CR0"), "unordered categories have several"),
-        (lambda: fit.marginal_means("x", scale="link"), "unordered categories have several"),
-        (lambda: fit.slopes(data, "x", scale="link"), "unordered categories have several"),
+        (lambda: data.glmm.augment(fit, quantile=True), "depends on how they are numbered"),
+        (lambda: fit.influence(method="one_step"), "unordered categories have several"),
+        (lambda: fit.marginal_means("x", random="integrate"), "random='integrate' is of means"),
+        (lambda: fit.slopes(data, "x", random="integrate"), "random='integrate' is of means"),
+        (lambda: fit.predictive(data, of="mean"), "of='mean' is of responses that are numbers"),
         (lambda: fit.to_sql("t", kind="link"), "unordered categories have several"),
         (fit.icc, "unordered categories have several"),
         (fit.r2, "unordered categories have several"),
-        (fit.check, "these are categories"),
+        (lambda: fit.check("outliers"), "these are categories"),
     ):
         with pytest.raises(ModelError, match=said):
             ask()

@@ -16,9 +16,9 @@ from polars_glmm.typing import IntVec
 
 from .members import learn_sets
 from .reader import Reader
-from .recipe import Recipe
+from .recipe import FactorRecipe, Recipe
 from .records import Design, Predictor
-from .relation import refuse_known, refuse_shared
+from .relation import refuse_shared
 
 _AGAIN = "What is computed again from rows (leverage, influence, checks, integrals, robust covariances, draws)"
 
@@ -31,6 +31,21 @@ class KnownRows(NamedTuple):
     places: IntVec
 
 
+def effects_elsewhere(recipe: Recipe) -> bool:
+    """Whether random effects are on other predictors than the first."""
+    return any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms)
+
+
+def refuse_effects_elsewhere(recipe: Recipe, what: str) -> None:
+    """Raise ModelError for what is of random effects on the mean alone; those of categories are all of it."""
+    if effects_elsewhere(recipe) and not recipe.spec.family.unordered:
+        msg = (
+            f"{what} is of models whose random effects are on the mean, and on nothing else. Ask the same model "
+            "without the others, whose formula has the fixed effects alone, as in 'phi ~ x': fit.update() makes it."
+        )
+        raise ModelError(msg)
+
+
 def used_columns(recipe: Recipe) -> tuple[str, ...]:
     """The columns of a frame that the whole model reads, response included."""
     return tuple(recipe.spec.columns())
@@ -39,33 +54,22 @@ def used_columns(recipe: Recipe) -> tuple[str, ...]:
 def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool, shared: bool = False) -> KnownRows:
     """The design of rows, those with a missing value left out.
 
-    own_levels   the groups are those of the rows, instead of those that the recipe knows
+    own_levels   the groups are those of the rows, instead of those that the recipe knows; levels that know each other
+                 are those of their relation
     shared       whether rows may be in several levels of a group
 
     Raises ColumnError where a column is absent or no row is complete, UnknownLevelError for a label of a fixed effect
-    that has no coefficient, DataChangedError for a group that the recipe should know and does not.
+    that has no coefficient or a level that known= does not relate, DataChangedError for a group that the recipe should
+    know and does not.
     """
     if recipe.residual is not None:
         msg = (
             "Leverage, influence, scores and effects of other rows are of rows that are independent given the random "
-            "effects, and residual= correlates them: they are not there for this fit."
+            "effects, and residual= correlates them. Of this fit there are bootstrap(), augment() and cross_validate()."
         )
         raise ModelError(msg)
     if not shared:
         refuse_shared(recipe, _AGAIN)
-    refuse_known(recipe, _AGAIN)
-    if recipe.spec.family.unordered:
-        msg = (
-            "Leverage, influence, scores, robust covariances and draws of the parameters are of one linear predictor, "
-            "and unordered categories have several: they are not there for this fit. bootstrap() and simulate() are."
-        )
-        raise ModelError(msg)
-    if any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms):
-        msg = (
-            "What is computed again from rows is of models whose random effects are on the mean, and on nothing else. "
-            "Ask the same model without the others, whose formula has the fixed effects alone, as in 'phi ~ x'."
-        )
-        raise ModelError(msg)
     used = used_columns(recipe)
     require_columns(used, rows.columns)
     taken = rows.select(columns(used))
@@ -105,8 +109,24 @@ def _with_levels_of(recipe: Recipe, rows: pl.DataFrame) -> Recipe:
             factors.append(replace(factor, levels=learn_sets(factor.members, table).levels))
             continue
         levels = combine([table.levels(key) for key in factor.keys])
+        if factor.prior is not None:
+            _require_related(factor, table.at(factor.keys[0], levels.first))
+            factors.append(factor)
+            continue
         factors.append(replace(factor, levels=pl.DataFrame([table.at(key, levels.first) for key in factor.keys])))
     return replace(recipe, factors=tuple(factors))
+
+
+def _require_related(factor: FactorRecipe, there: pl.Series) -> None:
+    """Raise UnknownLevelError for levels that their relation does not know."""
+    known = factor.levels.to_series()
+    absent = there.cast(known.dtype).filter(~there.cast(known.dtype).is_in(known.implode()))
+    if len(absent):
+        msg = (
+            f"known= relates the levels of {factor.name!r}, and {enumerate_names(absent.to_list())} is none of them: "
+            "what its relatives say of it cannot be told. Fit again with its rows of the matrix, update(known=…)."
+        )
+        raise UnknownLevelError(msg)
 
 
 def _require_labels(recipe: Recipe, rows: pl.DataFrame) -> None:

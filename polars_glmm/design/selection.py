@@ -51,7 +51,8 @@ def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
         msg = f"Rows are in several levels of {factor.name!r}: they cannot be drawn again, or be left out one by one."
         raise ModelError(msg)
     if factor.prior is not None:
-        msg = f"known= relates the levels of {factor.name!r}: they cannot be drawn again, or be left out one by one."
+        msg = f"known= relates the levels of {factor.name!r}: they cannot be drawn again as if they were independent. "
+        msg += "Use kind='parametric', whose draws keep the relation."
         raise ModelError(msg)
     own, n_levels = relevelled_codes(codes)
     return replace(factor, codes=own.astype(np.int32), n_levels=n_levels)

@@ -36,7 +36,8 @@ def needs_null(family: Family, phi: float | None) -> bool:
         return False
     if (family.name == "binomial" and link in LATENT) or (family.name in ON_LOG_SCALE and link == "log"):
         return True
-    msg = f"The residual variance of {family.name} with the {link} link is not defined on the scale of its predictor."
+    msg = f"The residual variance of {family.name} with the {link} link is not defined on the scale of its predictor. "
+    msg += "varcorr() has the variances of the random effects there."
     raise ModelError(msg)
 
 

@@ -45,6 +45,47 @@ class _Keyed(NamedTuple):
     keys: pl.DataFrame
 
 
+class KeyedQuestion(NamedTuple):
+    """What by= makes of a call and its rows: the keys with the rows of each, and which may be fitted together (k,).
+
+    n_without   rows without a key
+    """
+
+    call: Call
+    spec: ModelSpec
+    keyed: _Keyed
+    rows: KeyedRows
+    together: IntVec
+    n_without: int
+
+
+def question_by(
+    frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Call, taken: Collection[str] = ()
+) -> KeyedQuestion:
+    """The keys of a frame and the way of their fits; raises as `fit_by` does before it fits anything."""
+    columns = _by_columns(frame, by, taken)
+    if call.known is not None:
+        msg = (
+            "by= makes models of independent groups of rows, each with levels of its own, and known= relates levels of "
+            "them all: fit one key at a time, as in frame.filter(…).glmm.fit(…, known=…)."
+        )
+        raise ModelError(msg)
+    spec, known = call.spec(), frame.collect_schema().names()
+    require_columns(spec.resolve(frozenset(known)).columns(), known, spec.beside_columns)
+    _refuse_keys_in_terms(spec.resolve(frozenset(known)), columns)
+    data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
+    keyed = _keyed(data, columns)
+    _require_keys(data, columns, call.missing)
+    rows = KeyedRows.of(keyed.frame, keyed.code, keyed.keys.height)
+    call = with_categories(data, call)
+    spec = call.spec().resolve(frozenset(data.columns))
+    alike = keyed.keys.height >= FEWEST and not call.start and not call.fixed
+    small = np.flatnonzero(np.diff(rows.starts) <= LARGEST)
+    alike = alike and len(small) >= FEWEST and batchable(spec, data.schema) and answers(spec)
+    together = small if alike else np.empty(0, dtype=np.intp)
+    return KeyedQuestion(call, spec, keyed, rows, together, data.height - len(keyed.code))
+
+
 def fit_by(
     frame: pl.DataFrame | pl.LazyFrame,
     by: str | Sequence[str],
@@ -59,29 +100,12 @@ def fit_by(
     Raises what every key would raise, such as a formula that cannot be read, at once.
     """
     began = perf_counter()
-    columns = _by_columns(frame, by, taken)
-    if call.known is not None:
-        msg = (
-            "by= makes models of independent groups of rows, each with levels of its own, and known= relates levels of "
-            "them all: fit one key at a time, as in frame.filter(…).glmm.fit(…, known=…)."
-        )
-        raise ModelError(msg)
-    spec, known = call.spec(), frame.collect_schema().names()
-    require_columns(spec.resolve(frozenset(known)).columns(), known, spec.beside_columns)
-    _refuse_keys_in_terms(spec.resolve(frozenset(known)), columns)
-    data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
-    keyed = _keyed(data, columns)
-    _require_keys(data, columns, call.missing)
+    call, spec, keyed, rows, alike, n_without = question_by(frame, by, call, taken)
     n_keys = keyed.keys.height
-    rows = KeyedRows.of(keyed.frame, keyed.code, n_keys)
-    call = with_categories(data, call)
-    spec = call.spec().resolve(frozenset(data.columns))
     batches: list[Batch] = []
     with progress.listening(control.progress), one_blas_thread():
-        if n_keys >= FEWEST and not call.start and not call.fixed and batchable(spec, data.schema) and answers(spec):
-            small = np.flatnonzero(np.diff(rows.starts) <= LARGEST)
-            for learned in _learned(spec, keyed, rows, small, call.missing):
-                batches += _batches(learned, rows, call, control)
+        for learned in _learned(spec, keyed, rows, alike, call.missing):
+            batches += _batches(learned, rows, call, control)
         together = sum(len(batch) for batch in batches)
         each = (perf_counter() - began) / max(together, 1)
         batches = [replace(batch, seconds=each) for batch in batches]
@@ -95,7 +119,7 @@ def fit_by(
     failures = [outcome for outcome in singles.values() if isinstance(outcome, GlmmError)]
     if failures and len(failures) == n_keys and len({str(error) for error in failures}) == 1:
         raise failures[0]
-    found = Answers(keyed.keys, Outcomes(n_keys, tuple(batches), singles), data.height - len(keyed.code))
+    found = Answers(keyed.keys, Outcomes(n_keys, tuple(batches), singles), n_without)
     warn_once(collected_notes(found), "Models with notes (collection.status() lists them): ")
     return found
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.fitting.again import data_for, frame_again, sums_again
 from polars_glmm.fitting.choose import choose
 from polars_glmm.fitting.rows import learned_rows
@@ -28,6 +29,13 @@ def profiles_of(fit: Answer, verb: str) -> Iterator[Profiles]:
     """
     if fit.recipe.spec.family.curve is not None:
         msg = f"{verb} follows one linear predictor, and this model is nonlinear: use method='bootstrap' or 'wald'."
+        raise ModelError(msg)
+    limits = [name for name, value in fit.estimate.others.items() if not np.isfinite(value)]
+    if limits:
+        msg = (
+            f"{verb} follows estimates that are finite, and {enumerate_names(limits)} ends at its limit: use "
+            "method='bootstrap' or 'wald', or profile the model at the limit, as in fit.update(family='gaussian')."
+        )
         raise ModelError(msg)
     with frame_again(fit, data_for(fit, verb)) as frame, _profiles(fit, frame) as found:
         yield found

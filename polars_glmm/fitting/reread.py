@@ -115,7 +115,8 @@ def products_again(fit: Answer) -> Iterator[tuple[Model | ProductModel, CrossPro
     Raises ModelError where residuals are correlated, of which these do not tell.
     """
     if fit.spec.residual is not None:
-        msg = "This needs cross-products of independent rows, and residual= correlates them: not there for this fit."
+        msg = "This needs cross-products of independent rows, and residual= correlates them. "
+        msg += "Tests of terms are there by type=2 and 3, degrees of freedom by df='satterthwaite'."
         raise ModelError(msg)
     with frame_again(fit, data_of(fit)) as frame:
         yield _products(fit, frame)

@@ -18,11 +18,13 @@ from polars_glmm.fitting.again import rows_of
 from polars_glmm.fitting.flow import data_of
 from polars_glmm.frames.batches import whole
 from polars_glmm.frames.elsewhere import read
+from polars_glmm.inference.mode_normality import normality_of_modes
 from polars_glmm.inference.schemas import Schema, table
-from polars_glmm.prediction.categories import refuse_categories
+from polars_glmm.prediction.categories import labels_of
 from polars_glmm.prediction.given import INNER, Given, add_distribution, inner_of, probability_of
 from polars_glmm.prediction.leverage import leverage_of
 from polars_glmm.prediction.parameters import of_fit
+from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.prediction.rows import response_inputs
 from polars_glmm.prediction.seeds import seed_of
@@ -30,7 +32,7 @@ from polars_glmm.prediction.simulations import simulate
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
-    from polars_glmm.typing import Mat, Vec
+    from polars_glmm.typing import Vec
 
 _REAL, _TEXT = pl.Float64(), pl.String()
 CHECK: Schema = {
@@ -71,7 +73,10 @@ class Checked:
 
     @cached_property
     def augmented(self) -> pl.DataFrame:
-        """The rows with residuals, incomplete ones left out."""
+        """The rows with residuals, incomplete ones left out; of categories those that augment() has."""
+        if self.fit.recipe.spec.family.unordered:
+            told = augment(self.rows, self.fit, _PREFIX)
+            return told.filter(column(f"{_PREFIX}fitted").is_not_null())
         made = augment(self.rows, self.fit, _PREFIX, quantile=True, given=self.given, rng=self.seed)
         return made.filter(column(f"{_PREFIX}resid_quantile").is_not_null())
 
@@ -104,12 +109,12 @@ def check(  # noqa: PLR0913  the arguments of the public verb
     autocorrelation     of quantile residuals of one step of the column `time`, within the first grouping factor
     ranef_normality     Anderson & Darling's distance of the standardised modes û/√Var(û) from normal, simulated
 
-    "all" are those that the model has something for (counts have zeros; autocorrelation needs `time=`). Quantile
+    "all" are those that the model has something for (counts have zeros; autocorrelation needs `time=`; categories have
+    dispersion, of Pearson's χ² over the categories of each row, and, without an order, no quantile residuals). Quantile
     residuals are those of augment(quantile=True, given=given). `frame` None: the rows of the fit. p-values are
     two-sided and no verdicts: with many rows everything is significant; statistic beside expected says by how much.
     Raises ModelError for tests that are not known, where the rows of the fit are gone, for n below 1.
     """
-    refuse_categories(fit.recipe, "check()", "augment() has residuals, simulate() has draws")
     names = _chosen(fit, tests, time)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         msg = f"n={n!r}: the number of simulations is a whole number of at least 1."
@@ -135,6 +140,11 @@ def _with(frame: pl.DataFrame | pl.LazyFrame, used: list[str]) -> pl.LazyFrame:
 
 
 def _chosen(fit: Answer, tests: str | Sequence[str], time: str | None) -> list[str]:
+    categories = fit.recipe.spec.family.response == "category"
+    possible = OF_CATEGORIES if fit.recipe.spec.family.unordered else OF_ORDERED
+    if tests == "all" and categories:
+        absent = {"autocorrelation": time is None, "ranef_normality": not fit.recipe.factors}
+        return [name for name in TESTS if name in possible and not absent.get(name, False)]
     if tests == "all":
         left_out = {
             "dispersion": fit.recipe.spec.family.is_censored,
@@ -149,6 +159,13 @@ def _chosen(fit: Answer, tests: str | Sequence[str], time: str | None) -> list[s
             hint = suggest(str(name), TESTS, listed=True)
             msg = f"check() has no test {name!r}: use 'all' or some of {enumerate_names(list(TESTS), limit=9)}.{hint}"
             raise ModelError(msg)
+    apart = [name for name in names if categories and name not in possible]
+    if apart:
+        msg = (
+            f"{enumerate_names(apart)}: of responses that are numbers, or have quantile residuals, and these are "
+            f"categories. Use {enumerate_names(list(possible), 'or')}; augment() has residuals."
+        )
+        raise ModelError(msg)
     if "autocorrelation" in names and time is None:
         msg = "autocorrelation needs time=, the column that orders the rows of a group."
         raise ModelError(msg)
@@ -161,6 +178,8 @@ def _dispersion(asked: Checked) -> list[Finding]:
         msg = "dispersion is of Pearson residuals, which censored responses have none of."
         raise ModelError(msg)
     rows = asked.augmented
+    if family.response == "category":
+        return [_dispersion_of_categories(asked, rows)]
     observed = float(np.square(asked.of("resid_pearson")).sum())
     effective = float(leverage_of(fit, rows.select(columns(used_columns(fit.recipe)))).found.value.sum())
     count = rows.height
@@ -173,6 +192,26 @@ def _dispersion(asked: Checked) -> list[Finding]:
         note = "the dispersion is estimated from these rows, so the ratio is near 1 by construction"
     method = f"Pearson's chi-squared over {left:.1f} = {count} rows - {effective:.1f} effective parameters"
     return [Finding("dispersion", ratio, expected, spread, _two_sided(ratio, drawn / count), method, note)]
+
+
+def _dispersion_of_categories(asked: Checked, rows: pl.DataFrame) -> Finding:
+    """Σ_k (1[y = k] − p_k)²/p_k = 1/p_y − 1 of every row, against categories drawn at the modes."""
+    told = predict(rows, asked.fit, name="p")
+    p = told.select(f"p_{label}" for label in labels_of(asked.fit.recipe)).to_numpy().T
+    effective = float(leverage_of(asked.fit, rows.select(columns(used_columns(asked.fit.recipe)))).found.value.sum())
+    if not asked.fit.recipe.spec.family.unordered:  # thresholds are beside the leverage of eta
+        effective += len(asked.fit.estimate.gamma)
+    count = (len(p) - 1) * rows.height
+    left = count - effective
+    rng, below = asked.generator(1), np.cumsum(p[:-1], axis=0)
+    drawn = np.empty(asked.n)
+    for i in range(asked.n):
+        chosen = (rng.uniform(size=rows.height) > below).sum(0)
+        drawn[i] = (1.0 / np.take_along_axis(p, chosen[None], axis=0) - 1.0).sum()
+    ratio, expected = float((1.0 / asked.of("fitted") - 1.0).sum()) / left, float(drawn.mean()) / count
+    spread = float(drawn.std(ddof=1)) / count if asked.n > 1 else np.nan
+    method = f"Pearson's chi-squared over {left:.1f} = {count} free categories of rows - {effective:.1f} parameters"
+    return Finding("dispersion", ratio, expected, spread, _two_sided(ratio, drawn / count), method)
 
 
 def _pearson_of_draws(asked: Checked, rows: pl.DataFrame) -> Vec:
@@ -281,35 +320,10 @@ def _ranef_normality(asked: Checked) -> list[Finding]:
     if not asked.fit.recipe.factors:
         msg = "ranef_normality is about random effects, and this model has none."
         raise ModelError(msg)
-    rows = []
-    for factor in asked.fit.estimate.factors:
-        spread = np.concatenate([np.diag(covariance) for covariance in factor.covariances])
-        for k, term in enumerate(factor.term_names):
-            gained = spread[k] - factor.mode_covariance[k, k]
-            usable = gained > 1e-8 * spread[k] if spread[k] > 0.0 else np.zeros(len(gained), dtype=bool)
-            z = factor.modes[k][usable] / np.sqrt(gained[usable])
-            if len(z) < 3:
-                note = "too few levels with a mode of their own"
-                rows.append(Finding("ranef_normality", np.nan, np.nan, np.nan, np.nan, "", note, factor.name, term))
-                continue
-            drawn = _anderson(np.sort(asked.generator(3).standard_normal((asked.n, len(z))), axis=1))
-            found = float(_anderson(np.sort(z)[None])[0])
-            p = (1.0 + float((drawn >= found).sum())) / (asked.n + 1.0)
-            deviation = float(drawn.std(ddof=1)) if asked.n > 1 else np.nan
-            method = f"Anderson-Darling distance of {counted(len(z), 'standardised mode')} from normal, simulated"
-            note = "modes go together through the fixed effects"
-            found_row = (found, float(drawn.mean()), deviation, p)
-            rows.append(Finding("ranef_normality", *found_row, method, note, factor.name, term))
-    return rows
-
-
-def _anderson(z: Mat) -> Vec:
-    """A² of sorted rows z (k, n) against a standard normal (Anderson & Darling 1954)."""
-    from scipy.special import log_ndtr  # noqa: PLC0415
-
-    n = z.shape[1]
-    odd = 2.0 * np.arange(1, n + 1) - 1.0
-    return np.asarray(-n - ((log_ndtr(z) + log_ndtr(-z[:, ::-1])) @ odd) / n)
+    rows = normality_of_modes(asked.fit, asked.n, lambda: asked.generator(3))
+    return [
+        Finding("ranef_normality", *one.numbers, one.method, one.note, one.group, one.term) for one in rows
+    ]  # fmt: skip
 
 
 def _two_sided(value: float, drawn: Vec) -> float:
@@ -333,6 +347,9 @@ def _correlation(a: Vec, b: Vec) -> float:
     return float(a @ b) / size if size > 0.0 else 0.0
 
 
+OF_CATEGORIES = ("dispersion", "ranef_normality")
+OF_ORDERED = ("dispersion", "outliers", "uniformity", "autocorrelation", "ranef_normality")
+"""Tests of responses that are categories, without an order and with one."""
 TESTS: dict[str, Callable[[Checked], list[Finding]]] = {
     "dispersion": _dispersion,
     "zero_inflation": _zero_inflation,

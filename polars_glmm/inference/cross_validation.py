@@ -14,7 +14,6 @@ from polars_glmm.fitting.again import data_for
 from polars_glmm.inference.resampling import checked_seed, question_of
 from polars_glmm.inference.schemas import CROSS_VALIDATION, table
 from polars_glmm.likelihood.refits.left_out import Folds, leave_fold_out
-from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.parameters import refuse_several
 
 if TYPE_CHECKING:
@@ -26,13 +25,14 @@ if TYPE_CHECKING:
 def cross_validate(
     fit: Answer, folds: int | str, group: str | None, rng: np.random.Generator | int | None
 ) -> pl.DataFrame:
-    """A row per fold: `elpd` the log predictive density of its rows, `rmse` of their predicted means.
+    """A row per fold: `elpd` the log predictive density of its rows, `rmse` of their predicted means (not of labels).
 
     folds   a number of parts, of the rows or (with `group`) of the levels of a factor; "group:NAME": each level alone
     Constants that columns learn from the data (poly, scale, levels) are those of all rows.
     """
-    refuse_categories(fit.recipe, "cross_validate()", "leave rows out with fit.update(frame=…) and predict the others")
-    refuse_several(fit.recipe, "cross_validate()", "leave rows out with fit.update(frame=…) and predict the others")
+    if fit.recipe.spec.family.response != "category":
+        instead = "leave rows out with fit.update(frame=…) and predict the others"
+        refuse_several(fit.recipe, "cross_validate()", instead)
     design = learn(fit.call.spec(), data_for(fit, "cross_validate()"), missing=fit.call.missing).design
     seed = checked_seed(1, rng)
     parts, labels = _parts(fit, design, folds, group, seed)

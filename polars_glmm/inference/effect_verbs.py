@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -10,13 +10,16 @@ import polars as pl
 from polars_glmm.errors import ModelError
 from polars_glmm.frames.aggregates import computed
 from polars_glmm.inference.effects import (
+    Asked,
     HowCompared,
     asked_of,
     average_comparisons,
     average_predictions,
+    by_category,
     check_comparison,
 )
 from polars_glmm.inference.row_effects import row_comparisons, row_predictions
+from polars_glmm.prediction.category_quantities import CATEGORY
 from polars_glmm.prediction.counterfactuals import CompareLike, comparisons_of, slopes_of
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def predictions(
     """Average predictions by groups and values of `variables`, or one for each row."""
     asked = asked_of(fit, frame, by=by, verb="predictions", **shared)
     if average:
-        return average_predictions(fit, asked, variables)
+        return _stacked(fit, asked, lambda one: average_predictions(fit, one, variables))
     _refuse_groups(by, "predictions")
     if variables is not None:
         msg = "predictions(average=False) predicts the rows as they are: make a frame of the values with grid()."
@@ -64,7 +67,7 @@ def comparisons(  # noqa: PLR0913  the arguments of the public verb
         msg = "comparisons: there is nothing to compare. Name a variable with at least two values."
         raise ModelError(msg)
     if average:
-        return average_comparisons(fit, asked, wanted, comparison)
+        return _stacked(fit, asked, lambda one: average_comparisons(fit, one, wanted, comparison))
     _refuse_groups(by, "comparisons")
     return _as_given(fit, frame, row_comparisons(fit, asked, wanted, comparison))
 
@@ -82,9 +85,19 @@ def slopes(
     asked = asked_of(fit, frame, by=by, verb="slopes", **shared)
     wanted = slopes_of(fit, variables, asked.frame)
     if average:
-        return average_comparisons(fit, asked, wanted, "difference")
+        return _stacked(fit, asked, lambda one: average_comparisons(fit, one, wanted, "difference"))
     _refuse_groups(by, "slopes")
     return _as_given(fit, frame, row_comparisons(fit, asked, wanted, "difference"))
+
+
+def _stacked(fit: Answer, asked: Asked, answer: Callable[[Asked], pl.DataFrame]) -> pl.DataFrame:
+    """The answer, or those for each category one after the other."""
+    parts = [
+        found if name is None else found.select(pl.lit(name).alias(CATEGORY), pl.all())
+        for name, one in by_category(fit, asked)
+        for found in (answer(one),)
+    ]
+    return pl.concat(parts)
 
 
 def _refuse_groups(by: str | Sequence[str] | None, verb: str) -> None:

@@ -8,6 +8,7 @@ with a column set to one value and to another.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -19,10 +20,12 @@ from polars_glmm.fitting.row_facts import used_rows
 from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.coefficients import exponentiated
 from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom, coefficient_covariance
+from polars_glmm.inference.mean_cells import link_of
 from polars_glmm.inference.means import CORE, NOT_ESTIMABLE, on_response, refuse_core_names
 from polars_glmm.inference.natural_covariance import suited_covariance
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.inference.wald import Core, core
+from polars_glmm.prediction.category_quantities import CATEGORY, categories_asked
 from polars_glmm.prediction.columns import INTERNAL, readable_schema, require_columns
 from polars_glmm.prediction.counterfactuals import (
     CompareLike,
@@ -76,9 +79,18 @@ def asked_of(  # noqa: PLR0913  what the public verbs share
     groups = [] if by is None else [by] if isinstance(by, str) else list(by)
     schema = readable_schema(lazy)
     require_columns(schema, groups, verb)
-    refuse_core_names(groups, [*TABLE, "variable", "contrast"])
+    own = [CATEGORY] if fit.recipe.spec.family.response == "category" else []
+    refuse_core_names(groups, [*TABLE, "variable", "contrast", *own])
     wanted = Wanted(random, scale, verb)
     return Asked(lazy, groups, wanted, coefficient_covariance(fit, vcov, df), conf_level)
+
+
+def by_category(fit: Answer, asked: Asked) -> list[tuple[str | None, Asked]]:
+    """The question once for each category, or once where responses are numbers, with what it is called."""
+    categories = categories_asked(fit.recipe, asked.wanted.scale)
+    if not categories:
+        return [(None, asked)]
+    return [(one, asked._replace(wanted=replace(asked.wanted, category=one))) for one in categories]
 
 
 def average_predictions(fit: Answer, asked: Asked, variables: CompareLike) -> pl.DataFrame:
@@ -182,7 +194,7 @@ def of_means(fit: Answer, value: Vec, jacobian: Mat, asked: Asked) -> Core:
     """Means with intervals made on the scale of the link, so that none leaves the range of the response."""
     if asked.wanted.scale == "link":
         return tested(fit, value, jacobian, asked)
-    link = fit.spec.family.link
+    link = link_of(fit)
     with np.errstate(all="ignore"):
         on_link = link.forward(value)
         found = tested(fit, on_link, jacobian / link.value(on_link, 1)[1][:, None], asked)

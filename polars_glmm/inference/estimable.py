@@ -40,9 +40,11 @@ def fixed_columns(fit: Answer, parameter: str) -> FixedColumns:
     kept = np.array(recipe.kept, dtype=np.bool_)
     null = np.zeros((len(recipe.lost), len(kept)))
     if len(null):
-        own = slice(0, len(fit.estimate.beta)) if parameter == "mu" else slice(len(fit.estimate.beta), None)
+        before = fit.recipe.predictors[: fit.recipe.predictors.index(recipe)]
+        start = sum(sum(keep for _, keep in fit.recipe.coefficients(part.parameter)) for part in before)
         std_error = np.ones(len(kept))
-        std_error[kept] = np.sqrt(np.diag(fit.estimate.vcov_fixed)[own])
+        if len(fit.recipe.coefficients(recipe.parameter)) == len(kept):  # of thresholds there are more
+            std_error[kept] = np.sqrt(np.diag(fit.estimate.vcov_fixed)[start : start + int(kept.sum())])
         for row, lost in zip(null, recipe.lost, strict=True):
             weights = np.array(lost.weights)
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -133,7 +133,7 @@ def _of_texts(
     whole = {normal_form(term): places for term, places in terms.items()}
     for label, text in pairs:
         places = whole.get(normal_form(text), ())
-        if len(places) > 1 and not reader.knows(text):
+        if places and not reader.knows(text):
             for j in places:
                 gradient = np.zeros(len(reader.names))
                 gradient[j] = 1.0

@@ -12,13 +12,15 @@ from polars_glmm.covariance.fields import coordinates
 from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.known import read_known
-from polars_glmm.design.relation import refuse_shared
+from polars_glmm.design.relation import refuse_related, refuse_shared
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.inference.ranef import label_of
 from polars_glmm.inference.schemas import Schema, table
-from polars_glmm.likelihood.known.left_out import Rest, Whole, one_step, refitted
+from polars_glmm.likelihood.known.left_out import Rest, Whole, fixed_of, one_step, refitted
+from polars_glmm.likelihood.parameters.parts import label
+from polars_glmm.prediction.categories import refuse_unordered
 from polars_glmm.prediction.leverage import leverage_of
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
     cooks_distance   δ'V⁻¹δ/p, δ = β̂ − β̂₍g₎, V of all rows (Cook 1977; lme4's carries a further (G − p)/G)
     mdffits          the same with V of the rest;  covratio   |V₍g₎|/|V|;  covtrace   |tr V⁻¹V₍g₎ − p|
     dloglik          ℓ(ψ̂) − ℓ(ψ̂₍g₎) over all rows;  loglik   of the rest
-    elpd             log density of the group's rows at the estimates of the rest, random effects integrated out
+    elpd             log density of the group's rows at the estimates of the rest, random effects integrated out; given
+                     the rest where known= relates levels: relatives foretell the group
 
     method   "exact": a refit without each level, its columns those of the fit; "one_step": one Newton step from the
              fit (one grouping factor, `group` being it); "case": a row left out given the variances, by leverage:
@@ -58,11 +61,12 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
         return _cases(fit)
     levels, rests = _left_out(fit, group, method)
     e = fit.estimate
-    p = len(e.beta)
+    beta = _coefficients(fit)
+    p = len(beta)
     v = e.vcov_fixed[:p, :p]
     out: dict[str, list[object]] = {name: [] for name in INFLUENCE}
     for level, rest in zip(levels[1], rests, strict=True):
-        change = e.beta - rest.beta
+        change = beta - rest.beta
         own = [levels[0], level, rest.n_obs, *_distances(change, v, rest.vcov)]
         values = [*own, rest.displacement, rest.elpd, rest.loglik, rest.status]
         for name, value in zip(INFLUENCE, values, strict=True):
@@ -71,7 +75,7 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
 
 
 def influence_terms(fit: Answer, group: str | None = None, method: Method = "exact") -> pl.DataFrame:
-    """Estimates without each level: parameter ("mu", "sd", "correlation", "range", "phi"), factor, term, other_term.
+    """Estimates without each level: parameter (predictor, "sd", "correlation", "range", "phi"), factor, term and other.
 
     change is the estimate of all rows less that without the level; dfbetas is it over std_error, the standard error
     without the level (Belsley, Kuh & Welsch 1980), for fixed effects.
@@ -81,16 +85,17 @@ def influence_terms(fit: Answer, group: str | None = None, method: Method = "exa
         raise ModelError(msg)
     (name, labels), rests = _left_out(fit, group, method)
     e = fit.estimate
-    full = _parameters(fit, e.beta, tuple(factor.covariances for factor in e.factors), e.phi)
-    p = len(e.beta)
+    beta = _coefficients(fit)
+    full = _parameters(fit, beta, tuple(factor.covariances for factor in e.factors), e.phi)
+    p = len(beta)
     out: dict[str, list[object]] = {column: [] for column in TERMS}
-    for label, rest in zip(labels, rests, strict=True):
+    for level, rest in zip(labels, rests, strict=True):
         found = _parameters(fit, rest.beta, rest.covariances, rest.phi)
         errors = np.sqrt(np.diag(rest.vcov))
         for k, ((*key, value), (*_, all_rows)) in enumerate(zip(found, full, strict=True)):
             error = float(errors[k]) if k < p else np.nan
             change = all_rows - value
-            row = [name, label, *key, value, error, change, change / error]
+            row = [name, level, *key, value, error, change, change / error]
             for column, one in zip(TERMS, row, strict=True):
                 out[column].append(one)
     return table(TERMS, out)
@@ -100,14 +105,19 @@ def _parameters(
     fit: Answer, beta: Vec, covariances: tuple[tuple[Mat, ...], ...], phi: float | None
 ) -> list[tuple[str, str | None, str, str | None, float]]:
     """Parameter, factor, term, other term and value of everything that is estimated once."""
-    mu = fit.recipe.predictor("mu")
-    names = [column.name for column, kept in zip(mu.columns, mu.kept, strict=True) if kept]
+    parts = fit.recipe.predictors if fit.recipe.spec.family.unordered else fit.recipe.predictors[:1]
+    names = [
+        (part.parameter, column.name)
+        for part in parts
+        for column, kept in zip(part.columns, part.kept, strict=True)
+        if kept
+    ]
     out: list[tuple[str, str | None, str, str | None, float]] = [
-        ("mu", None, name, None, float(b)) for name, b in zip(names, beta, strict=True)
+        (parameter, None, name, None, float(b)) for (parameter, name), b in zip(names, beta, strict=True)
     ]
     for factor, sigmas in zip(fit.recipe.factors, covariances, strict=True):
         for term, sigma in zip(factor.terms, sigmas, strict=True):
-            own = [column.name for column in term.columns]
+            own = [label(c.name, on) for c, on in zip(term.columns, term.parameter_of, strict=True)]
             sd = np.sqrt(np.diag(sigma))
             rows, columns = (part.tolist() for part in STRUCTURES[term.structure].vech(len(own)))
             pairs = list(zip(rows, columns, strict=True))
@@ -123,6 +133,10 @@ def _parameters(
     if phi is not None:
         out.append(("phi", None, "phi", None, phi))
     return out
+
+
+def _coefficients(fit: Answer) -> Vec:
+    return fixed_of(fit.estimate, fit.recipe.spec.family)
 
 
 def _distances(change: Vec, v: Mat, rest: Mat) -> list[float]:
@@ -160,6 +174,10 @@ def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, l
     used = rows[known.places].select(columns(keys))
     levels = in_order(used.unique(), keys)
     labels = levels.select(label_of(keys, levels.schema).alias("level"))["level"].to_list()
+    if method == "one_step":
+        instead = "Use method='exact', which fits again."
+        refuse_related(fit.recipe, "method='one_step' adds up what each level says alone: it", instead)
+        refuse_unordered(fit.recipe, "method='one_step'", "use method='exact', which fits again")
     if method == "exact":
         return (group, labels), refitted(full, codes_of(used, levels), levels.height)
     if list(factors) != [group]:
@@ -176,16 +194,13 @@ def _cases(fit: Answer) -> pl.DataFrame:
     With a = x + Σ s'z, β̂ − β̂₍i₎ = S⁻¹a w e/(1 − h) for the conditional residual e = gradient/w.
     """
     found = leverage_of(fit, rows_of(fit, "influence()"))
-    lever, p = found.found, max(len(fit.estimate.beta), 1)
-    with np.errstate(all="ignore"):
-        residual = lever.gradient / lever.weight
-        cooks = np.square(residual / (1.0 - lever.value)) * lever.weight * lever.fixed / p
+    lever, p = found.found, max(len(_coefficients(fit)), 1)
     return table(
         CASES,
         {
             "row": found.places,
             "leverage": lever.value,
             "leverage_fixed": lever.fixed,
-            "cooks_distance": cooks,
+            "cooks_distance": lever.distance / p,
         },
     )

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.known import effects_elsewhere
+from polars_glmm.design.relation import refuse_related, related
 from polars_glmm.errors import ModelError
+from polars_glmm.families.base import only_phi
 from polars_glmm.fitting.again import design_of
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
+from polars_glmm.likelihood.known.joint_integral import joint_integral
 from polars_glmm.likelihood.known.levels import LevelLikelihood, importance, quadrature
 from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
 
@@ -54,7 +58,8 @@ def laplace_error(
              effective number of draws of a level (below 100 the note says so)
 
     A negative error means that Laplace is below the integral. With several factors the levels are integrated factor by
-    factor, at even points; there is one row, of all together. Gaussian models with identity link have no error.
+    factor, at even points; there is one row, of all together. Levels that known= relates are drawn together, by
+    "importance". Gaussian models with identity link have no error.
     Raises ModelError where the rows of the fit are gone, for a model without random effects, for `per="level"` of
     several factors.
     """
@@ -67,14 +72,23 @@ def laplace_error(
         raise ModelError(msg)
     known, family = design_of(fit, "laplace_error()"), fit.recipe.spec.family
     held = HeldParameters.of(fit.estimate, family)
-    if len(known.design.factors) > 1 or known.design.further:
+    one = len(known.design.factors) == 1 and not known.design.further and only_phi(family)
+    if not one or related(fit.recipe):
         if per == "level":
-            msg = "per='level' is of models with one grouping factor and a constant dispersion: use per='factor'."
+            msg = "per='level' is of models with one grouping factor of independent levels and a constant dispersion: "
+            msg += "use per='factor'."
             raise ModelError(msg)
         model = known_model(known.design, family, fit.control, held)
-        if family.linear:  # Laplace is the integral
+        if family.linear and not effects_elsewhere(fit.recipe):  # Laplace is the integral
             exact = model.loglik()
             found, constant = Integrated(exact, exact, 0.0), 0.0
+        elif related(fit.recipe):
+            if method == "quadrature":
+                instead = "Use method='importance', which draws all of them together."
+                refuse_related(fit.recipe, "An integral level by level", instead)
+            drawn_together = joint_integral(model, n, np.random.default_rng(rng))
+            group = " + ".join(factor.name for factor in known.design.factors)
+            return _total(group, sum(f.n_levels for f in known.design.factors), drawn_together, "importance")
         else:
             found, constant = integrated(model.engine.marginal, model.point), model.model.constant()
         group = " + ".join(factor.name for factor in known.design.factors)

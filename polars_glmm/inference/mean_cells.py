@@ -12,6 +12,7 @@ import polars as pl
 from polars_glmm.columns import named
 from polars_glmm.columns.nodes import Constant
 from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.families.links import LINKS
 from polars_glmm.fitting.row_facts import WEIGHT, cell_weights, statistics, used_rows
 from polars_glmm.frames.aggregates import aggregated
 from polars_glmm.inference.coefficients import coefficients
@@ -47,24 +48,36 @@ class Cells(NamedTuple):
     rows: Mat | None = None
 
 
-def means_of_cells(
-    fit: Answer, grid: pl.DataFrame, cell: Mat, *, random: str, average: AverageOn, offset: float
+def means_of_cells(  # noqa: PLR0913  what a question of means is made of
+    fit: Answer,
+    grid: pl.DataFrame,
+    cell: Mat,
+    *,
+    random: str,
+    average: AverageOn,
+    offset: float,
+    category: str | None = None,
 ) -> Cells:
     """Weighted means over the cells of a grid.
 
     cell      weights (m, points of a cell) in the order of the grid; those of a cell sum to 1
     random    "none": of the unit whose random effects are zero; "integrate": over the population
     average   on the scale of the link, or of the response
+    category  whose probability it is, or on the scale of the link whose log odds
     """
     link = fit.spec.family.link
     x = _matrix(grid, fit)
-    if random == "none":
+    if category is not None:
+        value, jacobian = _by_query(fit, grid, offset, Wanted("none", average, "marginal_means", category=category))
+    elif random == "none":
         value, jacobian = _linear(fit, x, offset)
     else:
-        value, jacobian = _population(fit, grid, offset)
+        value, jacobian = _by_query(fit, grid, offset, Wanted("integrate", "link", "marginal_means"))
     counts = (cell > 0.0).sum(axis=1)
     points = estimable(fit, _wide(fit, x))
-    if average == "response":
+    if category is not None:
+        points = points & np.isfinite(value)
+    elif average == "response":
         value, slope = link.value(value, 1)
         jacobian = slope[:, None] * jacobian
     elif random == "none":
@@ -108,10 +121,9 @@ def _linear(fit: Answer, x: Mat, offset: float) -> tuple[Vec, Mat]:
     return combine(jacobian[:, :k], coefficients(fit)) + offset, jacobian
 
 
-def _population(fit: Answer, grid: pl.DataFrame, offset: float) -> tuple[Vec, Mat]:
-    """The link of the population mean of the points and its Jacobian; NaN where a point is not determined."""
+def _by_query(fit: Answer, grid: pl.DataFrame, offset: float, wanted: Wanted) -> tuple[Vec, Mat]:
+    """A quantity of the points and its Jacobian; NaN where a point is not determined."""
     fitted = holding_offset(of_fit(fit), offset)
-    wanted = Wanted("integrate", "link", "marginal_means")
     points = grid if grid.width else pl.DataFrame({"__point": [0]})
     frame, quantity = with_quantity(points.lazy(), points.schema, fitted, wanted)
     parts = [pl.when(~pl.col(MISSING)).then(one) for one in (quantity.value, *quantity.gradient)]
@@ -123,9 +135,10 @@ def _population(fit: Answer, grid: pl.DataFrame, offset: float) -> tuple[Vec, Ma
 
 def holding_offset(fitted: Parameters, offset: float) -> Parameters:
     """The same fit with another offset in every row."""
+    every = fitted.recipe.spec.family.unordered  # it is added to all predictors
     parts = tuple(
         replace(part, offset=Constant(offset))
-        if part.parameter == "mu" and (part.offset is not None or offset)
+        if (every or part.parameter == "mu") and (part.offset is not None or offset)
         else part
         for part in fitted.recipe.predictors
     )
@@ -213,10 +226,10 @@ def _counted(fit: Answer, grid: pl.DataFrame, over: Sequence[str], weight: str |
 
 def mean_range(fit: Answer) -> tuple[float, float]:
     """The open interval of the linear predictor that gives means of the family."""
-    family = fit.spec.family
-    return family.link.domain(family.mean_range)
+    return link_of(fit).domain(fit.spec.family.mean_range)
 
 
 def link_of(fit: Answer) -> Link:
-    """The link of the mean."""
-    return fit.spec.family.link
+    """The link of the mean; of probabilities of categories the logit, on which their intervals are made."""
+    family = fit.spec.family
+    return LINKS["logit"] if family.response == "category" else family.link

@@ -33,7 +33,7 @@ from polars_glmm.inference.mean_cells import (
 from polars_glmm.inference.natural_covariance import suited_covariance
 from polars_glmm.inference.schemas import FIXEF, Schema, table
 from polars_glmm.inference.wald import Core, core
-from polars_glmm.prediction.categories import refuse_categories, refuse_unordered
+from polars_glmm.prediction.category_quantities import CATEGORY, categories_asked, refuse_integrated
 from polars_glmm.prediction.grid import axes_of, crossed, model_inputs, require_known
 from polars_glmm.prediction.quantities import Scale, check_scale
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -89,14 +89,17 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     average: AverageOn = "link",
     conf_level: float = 0.95,
 ) -> pl.DataFrame:
-    """One row for each combination of the levels of `variables` and `by`, or one for each contrast within `by`."""
+    """One row for each combination of the levels of `variables` and `by`, or one for each contrast within `by`.
+
+    Of categories the same for each of them, by their probabilities, or on the scale of the link by their log odds.
+    """
     variables, by, at = _names(variables), _names(by), dict(at or {})
     _check(random, scale, average)
-    refuse_unordered(fit.recipe, "marginal_means()", "predict() has the probabilities, test() compares coefficients")
-    if (scale, average, random) != ("link", "link", "none"):
-        instead = "use scale='link' and random='none', means of the latent scale; predict() has the probabilities"
-        refuse_categories(fit.recipe, "A mean on the scale of the response", instead)
-    inputs = _inputs(fit, random)
+    refuse_integrated(fit.recipe, random, "marginal_means()")
+    categories = categories_asked(fit.recipe, scale)
+    if fit.recipe.spec.family.response == "category":  # probabilities are averaged as they are
+        average = scale
+    inputs = _inputs(fit, random, every=scale == "response")
     _require(fit, variables, by, at, inputs)
     rest = [name for name in inputs if name not in (*by, *variables)]
     axes = axes_of(fit, [*by, *variables, *rest], at)
@@ -107,7 +110,6 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     shared = [name for name in (*by, *variables) if name in factors]
     weighed = normalised(weights_of(fit, grid, weights, cells=shared, over=over), n_cells)
     held = offset_of(fit, offset)
-    cells = means_of_cells(fit, grid, weighed, random=random, average=average, offset=held)
     sizes = [len(axis) for axis in axes]
     n_families = int(np.prod(sizes[: len(by)], dtype=np.intp))
     keys = grid.select([*by, *variables])[:: grid.height // n_cells]
@@ -116,11 +118,21 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
         keys.select(by)[:: n_cells // n_families], n_families,
         NO_OFFSET if offset is None and fit.recipe.predictor("mu").offset is not None else "",
     )  # fmt: skip
-    if contrast is None:
-        return _means(fit, cells, question, keys.select([*variables, *by]))
     labels = [_labels(axis.values) for axis in axes[len(by) : len(by) + len(variables)]]
-    asked = contrasts_of(contrast, labels, variables, " / " if _as_ratios(fit, question) else " - ")
-    return _contrasts(fit, cells, question, asked)
+    sign = " / " if _as_ratios(fit, question) else " - "
+    asked = None if contrast is None else contrasts_of(contrast, labels, variables, sign)
+
+    def answer(category: str | None) -> pl.DataFrame:
+        cells = means_of_cells(
+            fit, grid, weighed, random=random, average=average, offset=held, category=category
+        )  # fmt: skip
+        if asked is None:
+            return _means(fit, cells, question, keys.select([*variables, *by]))
+        return _contrasts(fit, cells, question, asked)
+
+    if not categories:
+        return answer(None)
+    return pl.concat([answer(one).select(pl.lit(one).alias(CATEGORY), pl.all()) for one in categories])
 
 
 def _as_ratios(fit: Answer, question: _Question) -> bool:
@@ -278,10 +290,14 @@ def _names(given: str | Sequence[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def _inputs(fit: Answer, random: str) -> list[str]:
-    """The columns that a mean depends on: of the fixed part, and for the population of what random effects multiply."""
+def _inputs(fit: Answer, random: str, *, every: bool) -> list[str]:
+    """The columns that a mean depends on: of the fixed part, and for the population of what random effects multiply.
+
+    every   a probability of categories depends on those of thresholds and scale too
+    """
     recipe = fit.recipe
-    nodes = [column.node for column in recipe.predictor("mu").columns]
+    parts = recipe.predictors if every and recipe.spec.family.response == "category" else recipe.predictors[:1]
+    nodes = [column.node for part in parts for column in part.columns]
     if random == "integrate":
         nodes += [column.node for factor in recipe.factors for term in factor.terms for column in term.columns]
     used = frozenset[str]().union(*(node.inputs() for node in nodes))
@@ -302,7 +318,8 @@ def _require(fit: Answer, variables: list[str], by: list[str], at: Mapping[str, 
     if twice:
         msg = f"{enumerate_names(twice)} is named twice in variables= and by=."
         raise ModelError(msg)
-    refuse_core_names([*variables, *by], [*MEANS, *CONTRASTS, "contrast"])
+    own = [CATEGORY] if fit.recipe.spec.family.response == "category" else []
+    refuse_core_names([*variables, *by], [*MEANS, *CONTRASTS, "contrast", *own])
 
 
 def refuse_core_names(names: Sequence[str], taken: Sequence[str]) -> None:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.relation import refuse_related
 from polars_glmm.errors import ModelError
 from polars_glmm.frames.held import of_one_run
 from polars_glmm.inference.posterior import JointDraws, joint_draws
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.likelihood.known.draws import roots_of
+from polars_glmm.linalg.coupled import coloured
+from polars_glmm.prediction.categories import category_draws
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
@@ -41,9 +42,9 @@ def predictive(
 ) -> FrameT:
     """The frame with n draws sim_1 …, each by parameters and effects of its own from `posterior`.
 
-    of       "response": a response from the family; "mean": its mean
+    of       "response": a response from the family; "mean": its mean, which categories do not have
     random   "all": known levels have the effects of the draw, others new ones from its covariance; "new": all are new;
-             "none": effects are zero
+             "none": effects are zero. New ones of levels that known= relates are drawn together
     Draw i depends on (rng, i) and the rows alone. A LazyFrame gives a LazyFrame, the columns used are collected at the
     call. Rows that are incomplete, or without a distribution, are null. Raises ModelError as `posterior`, ColumnError
     and UnknownLevelError as predict().
@@ -53,8 +54,11 @@ def predictive(
         if value not in known:
             msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
             raise ModelError(msg)
-    refuse_several(fit.recipe, "predictive()", "use simulate()")
-    refuse_related(fit.recipe, "predictive()", "Use simulate().")
+    if not fit.recipe.spec.family.unordered:
+        refuse_several(fit.recipe, "predictive()", "use simulate()")
+    elif of == "mean":
+        msg = "of='mean' is of responses that are numbers, and these are categories: use of='response'."
+        raise ModelError(msg)
     draws, fitted = joint_draws(fit, seed, range(n), effects=random == "all"), of_fit(fit)
 
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
@@ -96,20 +100,19 @@ class _DrawnRows:
         ]
         self.log_phi = np.log(used[PHI].to_numpy()) if fitted.recipe.spec.family.has_phi else None
         self.factors = [_DrawnLevels(factor, used) for factor in fitted.factors]
+        self.categories = category_draws(fitted, used) if fitted.recipe.spec.family.unordered else None
 
     def draw(self, draws: JointDraws, i: int, rng: np.random.Generator, of: Drawn, random: Effects) -> Vec:
         """One draw (n,), NaN in incomplete rows."""
         family, e = self.recipe.spec.family, self.fit.estimate
+        if self.categories is not None:
+            return self._category(draws, i, rng, random)
         eta = self.fixed + (draws.beta[i] - e.beta) @ self.x[0]
         log_phi = self.log_phi
         if log_phi is not None:
             own = (draws.gamma[i] - e.gamma) @ self.x[1] if len(e.gamma) else _moved(draws.phi, i, e.phi)
             log_phi = log_phi + own
-        if random != "none":
-            for number, factor in enumerate(self.factors):
-                known = draws.effects[number][i] if random == "all" else None
-                root = roots_of([part[i : i + 1] for part in draws.covariances[number]])[0]
-                eta = eta + factor.effect(rng, root, known)
+        eta = eta + self._effects(draws, i, rng, random).get(0, 0.0)
         mean = family.mean(eta)
         out = np.full(len(self.complete), np.nan)
         out[self.complete] = mean
@@ -120,6 +123,30 @@ class _DrawnRows:
                 assert self.sizes.trials is not None  # shares are of trials
                 out[self.complete] /= self.sizes.trials
         return out
+
+
+    def _category(self, draws: JointDraws, i: int, rng: np.random.Generator, random: Effects) -> Vec:
+        """The number of a category, by the predictors of all but the baseline."""
+        assert self.categories is not None  # asked of categories
+        e = self.fit.estimate
+        change = np.concatenate([draws.beta[i] - e.beta, draws.gamma[i] - e.gamma])
+        ends = np.cumsum([0, *map(len, self.x)])
+        moved = self._effects(draws, i, rng, random)
+        for k, (x, a, z) in enumerate(zip(self.x, ends[:-1], ends[1:], strict=True)):
+            moved[k] = moved.get(k, 0.0) + change[a:z] @ x
+        out = np.full(len(self.complete), np.nan)
+        out[self.complete] = self.categories(rng, self.fixed + moved.pop(0), moved)
+        return out
+
+    def _effects(self, draws: JointDraws, i: int, rng: np.random.Generator, random: Effects) -> dict[int, Vec]:
+        """z'b (n,) by the predictor that it is added to."""
+        found: dict[int, Vec] = {}
+        for number, factor in enumerate(self.factors if random != "none" else []):
+            known = draws.effects[number][i] if random == "all" else None
+            root = roots_of([part[i : i + 1] for part in draws.covariances[number]])[0]
+            for k, effect in factor.effects(rng, root, known).items():
+                found[k] = found[k] + effect if k in found else effect
+        return found
 
 
 def _moved(phi: Vec | None, i: int, estimate: float | None) -> float:
@@ -137,10 +164,14 @@ class _DrawnLevels:
         self.codes: IntVec = level_codes(rows.select(factor.level_names))
         self.n_levels = int(self.codes.max(initial=-1)) + 1
         self.known = rows[factor.code].fill_null(-1).to_numpy().astype(np.intp)
+        self.prior = factor.recipe.prior
+        self.on = {part: factor.on(part) for part in set(factor.part_of)}
 
-    def effect(self, rng: np.random.Generator, root: Mat, known: Mat | None) -> Vec:
-        """z'b (n,) with the effects (r, G) of known levels, new ones elsewhere."""
+    def effects(self, rng: np.random.Generator, root: Mat, known: Mat | None) -> dict[int, Vec]:
+        """z'b (n,) by predictor, with the effects (r, G) of known levels, new ones elsewhere."""
         b = (root @ rng.standard_normal((len(root), self.n_levels)))[:, self.codes]
+        if known is None and self.prior is not None:  # a level that it does not know is related to none
+            known = coloured(self.prior, root @ rng.standard_normal((len(root), len(self.prior.low))))
         if known is not None:
             b = np.where(self.known >= 0, known[:, self.known], b)
-        return np.asarray(np.einsum("rn,rn->n", self.z, b))
+        return {part: np.einsum("rn,rn->n", self.z[own], b[own]) for part, own in self.on.items()}

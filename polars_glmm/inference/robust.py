@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from polars_glmm.columns.named import columns
-from polars_glmm.design.known import KnownRows, read_known
-from polars_glmm.design.records import Design
-from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.design.known import KnownRows, read_known, refuse_effects_elsewhere
+from polars_glmm.design.records import Design, Factor
+from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.fitting.held import held_coefficients
 from polars_glmm.frames.levels import codes_of, in_order
@@ -30,6 +30,8 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.families.base import Family
+    from polars_glmm.likelihood.estimate import Estimate
 
 RobustType: TypeAlias = Literal["CR0", "CR1", "CR1S", "CR2", "CR3"]
 TYPES: tuple[RobustType, ...] = ("CR0", "CR1", "CR1S", "CR2", "CR3")
@@ -37,6 +39,8 @@ _ALONE = 1e-10
 """1 − eigenvalue of a cluster's share of the information below which it determines a direction alone."""
 _AT_ONCE = 1e7
 """Numbers of an array over hypotheses and clusters."""
+_RELATED = 1e-12
+"""Correlation of two levels up to which they are independent: that of an inverted precision matrix is rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +97,18 @@ class _Clustered(NamedTuple):
 
 def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
     e, family = fit.estimate, fit.recipe.spec.family
+    refuse_effects_elsewhere(fit.recipe, "A robust covariance")
     if e.at_infinity is not None:
         msg = "A robust covariance needs finite estimates, and some of this fit run off to infinity (separation)."
         raise ModelError(msg)
     known, codes, times = _clusters(fit, cluster)
     free = ~held_coefficients(fit)
-    p, s = len(e.beta), len(e.gamma)
-    held = HeldParameters.of(e, family)
-    design = hold_fixed_effects(known.design, fit.call.fixed or {})
+    p = len(e.beta)
+    whole = HeldParameters.of(e, family)
+    design = hold_fixed_effects(known.design, fit.call.fixed or {}, family.curve)
     assert isinstance(design, Design)  # it was read into memory
-    held = HeldParameters(held.beta[free[:p]], held.roots, held.gamma if not s else e.gamma[free[p:]])
+    stay, of_formulas = _beyond(e, family, free[p:])
+    held = HeldParameters(whole.beta[free[:p]], whole.roots, None if whole.gamma is None else whole.gamma[stay])
     model = known_model(design, family, fit.control, held, fit.spec.method if not family.linear else None)
     sums = cluster_sums(model, codes, len(times))
     sums = ClusterSums(sums.scores / times[:, None], sums.information / times[:, None, None], sums.outward)
@@ -115,13 +121,33 @@ def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
     if family.linear:
         influence[:, :own] = sums.scores @ inverse.T
     else:
-        vcov = working_vcov(e, family, HeldParameters.of(e, family), e.vcov_fixed)
-        told = np.concatenate([free[:p], np.ones(len(vcov) - p - s, dtype=bool), free[p:]])
+        vcov = working_vcov(e, family, whole, e.vcov_fixed)
+        n_theta = len(vcov) - p - len(stay)
+        told = np.concatenate([free[:p], np.ones(n_theta, dtype=bool), stay])
         slopes = marginal_scores(model, design, codes, len(times)) / times[:, None]
         moved = slopes @ vcov[np.ix_(told, told)]
+        first = int(free[:p].sum())
+        moved = np.hstack([moved[:, :first], moved[:, first + n_theta :][:, of_formulas[stay]]])
         influence[:, :own] = np.linalg.solve(outward[:own, :own], moved[:, :own].T).T
-        influence[:, own:] = moved[:, moved.shape[1] - (k - own) :]
+        influence[:, own:] = moved[:, own:]
     return _Clustered(influence, share, times, outward, free, float(e.n_obs))
+
+
+def _beyond(e: Estimate, family: Family, free: BoolVec) -> tuple[BoolVec, BoolVec]:
+    """Of all coefficients beyond the mean, constants among them: which are not held, and which are of formulas."""
+    stay: list[bool] = []
+    of_formulas: list[bool] = []
+    start = 0
+    for one in family.parameters[1:]:
+        if one.name in e.constants:
+            stay.append(True)
+            of_formulas.append(False)
+        elif not one.optional or one.name in e.coefficients:
+            size = len(e.coefficients[one.name])
+            stay += free[start : start + size].tolist()
+            of_formulas += [True] * size
+            start += size
+    return np.array(stay, dtype=np.bool_), np.array(of_formulas, dtype=np.bool_)
 
 
 def _clusters(fit: Answer, cluster: str | None) -> tuple[KnownRows, IntVec, Vec]:
@@ -155,12 +181,29 @@ def _clusters(fit: Answer, cluster: str | None) -> tuple[KnownRows, IntVec, Vec]
 
 def _require_nested(design: Design, name: str, codes: IntVec) -> None:
     for factor in design.factors:
+        _require_unrelated(factor, name, codes)
         if not is_nested(factor.codes, codes):
             msg = (
                 f"Levels of {factor.name!r} lie in several clusters of {name!r}, so that clusters are not independent. "
                 "Name a cluster that holds all of them, CR(cluster), or use another vcov=."
             )
             raise ModelError(msg)
+
+
+def _require_unrelated(factor: Factor, name: str, codes: IntVec) -> None:
+    """Raise ModelError where known= relates levels of two clusters, which are not independent then."""
+    if factor.prior is None:
+        return
+    met, first = np.unique(factor.codes, return_index=True)
+    cluster, covariance = codes[first], factor.prior.covariance[np.ix_(met, met)]
+    size = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    if (apart := (np.abs(covariance) > _RELATED * size) & (cluster[:, None] != cluster[None, :])).any():
+        msg = (
+            f"known= relates levels of {factor.name!r} that lie in different clusters of {name!r} "
+            f"({counted(int(apart.sum()) // 2, 'pair')}), so that clusters are not independent. Name a cluster that "
+            "holds all relatives, as families do, CR(cluster), or use another vcov=."
+        )
+        raise ModelError(msg)
 
 
 def _roots(information: Mat) -> tuple[Mat, Mat]:

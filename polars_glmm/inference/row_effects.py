@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.frames.aggregates import computed
-from polars_glmm.inference.effects import Asked, HowCompared, compared_core, of_means
+from polars_glmm.inference.effects import Asked, HowCompared, by_category, compared_core, of_means
 from polars_glmm.inference.means import CORE
 from polars_glmm.inference.schemas import table
+from polars_glmm.prediction.category_quantities import CATEGORY
 from polars_glmm.prediction.columns import readable_schema, refuse_clash
 from polars_glmm.prediction.linear_predictor import MISSING
 from polars_glmm.prediction.parameters import of_fit
@@ -33,27 +34,49 @@ _NUMBERS = 1 << 21
 
 
 def row_predictions(fit: Answer, asked: Asked) -> pl.LazyFrame:
-    """The frame with the core of each row's prediction."""
-    _refuse(asked, [])
+    """The frame with the core of each row's prediction; of categories once for each of them, with `category`."""
+    questions = by_category(fit, asked)
+    labels = _labels(questions, {})
+    _refuse(asked, list(labels))
 
-    def answer(rows: pl.DataFrame) -> Core:
-        return of_means(fit, *_values(fit, asked, rows, []), asked)
+    def predicted(one: Asked) -> Callable[[pl.DataFrame], Core]:
+        return lambda rows: of_means(fit, *_values(fit, one, rows, []), one)
 
-    return _mapped(fit, asked.frame, [lambda rows: _with_core(rows, answer)], {})
+    answers = [_labelled(_of(name), predicted(one)) for name, one in questions]
+    return _ordered(_mapped(fit, asked.frame, answers, labels), asked, labels)
 
 
 def row_comparisons(fit: Answer, asked: Asked, comparisons: Sequence[Comparison], how: HowCompared) -> pl.LazyFrame:
-    """The frame once for each comparison, with `variable`, `contrast` and the core of each row."""
-    _refuse(asked, ["variable", "contrast"])
-    answers = [_labelled(one, _answer(fit, asked, one, how)) for one in comparisons]
-    whole = _mapped(fit, asked.frame, answers, LABELS)
-    return whole.select([*asked.frame.collect_schema().names(), *LABELS, *CORE])
+    """The frame once for each comparison (and category), with `variable`, `contrast` and the core of each row."""
+    questions = by_category(fit, asked)
+    labels = _labels(questions, LABELS)
+    _refuse(asked, list(labels))
+    answers = [
+        _labelled({**_of(name), "variable": one.variable, "contrast": one.contrast}, _answer(fit, question, one, how))
+        for name, question in questions
+        for one in comparisons
+    ]
+    return _ordered(_mapped(fit, asked.frame, answers, labels), asked, labels)
 
 
-def _labelled(one: Comparison, answer: Callable[[pl.DataFrame], Core]) -> Answering:
+def _labels(questions: Sequence[tuple[str | None, Asked]], others: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The columns that say what a row of the answer is."""
+    own = {} if questions[0][0] is None else {CATEGORY: pl.String()}
+    return {**own, **others}
+
+
+def _of(category: str | None) -> dict[str, str]:
+    return {} if category is None else {CATEGORY: category}
+
+
+def _ordered(whole: pl.LazyFrame, asked: Asked, labels: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    """The columns of the rows, then what the answer is called, then the answer."""
+    return whole.select([*asked.frame.collect_schema().names(), *labels, *CORE])
+
+
+def _labelled(labels: Mapping[str, str], answer: Callable[[pl.DataFrame], Core]) -> Answering:
     def labelled(rows: pl.DataFrame) -> pl.DataFrame:
-        labels = pl.lit(one.variable).alias("variable"), pl.lit(one.contrast).alias("contrast")
-        return _with_core(rows, answer).with_columns(labels)
+        return _with_core(rows, answer).with_columns(pl.lit(text).alias(name) for name, text in labels.items())
 
     return labelled
 

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import column, columns
-from polars_glmm.design.known import KnownRows, read_known, used_columns
-from polars_glmm.design.relation import refuse_related
+from polars_glmm.design.known import KnownRows, effects_elsewhere, read_known, used_columns
+from polars_glmm.design.relation import related
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.families.base import only_phi
 from polars_glmm.frames.elsewhere import read
@@ -26,6 +26,7 @@ from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, require
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import of_fit
 from polars_glmm.prediction.rows import PHI, phi_inputs, response_inputs, with_phi
+from polars_glmm.prediction.scored import effect_labels
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -50,13 +51,14 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
 
     The groups may be new or known: what is known of one is what its rows in `frame` say, so that the rows of the fit
     give ranef(). std_error is √Var(b | y) given the parameters; posterior_mean is E(b | y), by quadrature where it is
-    not the mode (one factor; null with several). Of several factors all effects are found together, from these rows.
+    not the mode (one factor; null with several). Of several factors all effects are found together, from these rows;
+    so are those of levels that known= relates, with or without rows. Of effects on another predictor than the mean's,
+    `term` names that too, as in "yes Intercept".
     A LazyFrame gives a LazyFrame: one factor of a gaussian model by a query of sums, else its rows pass through memory.
 
     Raises ModelError for a model without random effects, ColumnError for a key named as a column of the result,
-    UnknownLevelError for a label of a fixed effect that has no coefficient.
+    UnknownLevelError for a label of a fixed effect that has no coefficient, or a level that known= does not relate.
     """
-    refuse_related(fit.recipe, "score()", "Fit again with the new rows, update(frame=…).")
     names = [factor.name for factor in fit.recipe.factors]
     if group is None:
         if len(names) != 1:
@@ -70,7 +72,8 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
         msg = f"key {taken[0]!r} is also the name of a column of score(): rename it first."
         raise ColumnError(msg)
     frame = cast("FrameT", read(frame, "score()"))
-    simple = len(names) == 1 and fit.recipe.spec.family.linear and not len(fit.estimate.gamma)
+    linear = fit.recipe.spec.family.linear and not len(fit.estimate.gamma)
+    simple = len(names) == 1 and linear and not related(fit.recipe)
     if simple:
         return apply_plan(frame, "score", lambda lazy, schema: _by_sums(lazy, schema, fit, recipe))
 
@@ -94,7 +97,9 @@ def _by_modes(rows: pl.DataFrame, fit: Answer, recipe: FactorRecipe, schema: dic
     place = [factor.name for factor in fit.recipe.factors].index(recipe.name)
     modes = known_model(known.design, family, fit.control, held).modes()[place]
     mean = np.full_like(modes.modes, np.nan)
-    if len(fit.recipe.factors) == 1 and not known.design.further and only_phi(fit.spec.family):
+    if related(fit.recipe):
+        mean = modes.modes if family.linear and not effects_elsewhere(fit.recipe) else mean
+    elif len(fit.recipe.factors) == 1 and not known.design.further and only_phi(fit.spec.family):
         levels = LevelLikelihood.of(known.design, family)
         mean = levels.integrals(levels.psi(held), quadrature(_NODES)).mean
     return _long(known, place, modes, mean).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
@@ -105,7 +110,7 @@ def _long(known: KnownRows, place: int, modes: FactorModes, mean: Mat) -> pl.Dat
     error = np.sqrt(np.maximum(np.einsum("kkg->kg", modes.covariance), 0.0))
     counts = np.bincount(factor.codes, known.design.frequency, factor.n_levels).astype(np.int64)
     levels = recipe.levels.with_columns(group=pl.lit(recipe.name), level=label_of(recipe.keys, recipe.levels.schema))
-    names = [name for term in factor.terms for name in term.names]
+    names = effect_labels(recipe)
     made = [
         levels.with_columns(
             term=pl.lit(name), estimate=pl.Series(modes.modes[k]), std_error=pl.Series(error[k]),

@@ -47,13 +47,16 @@ class TermColumns:
 def terms_of(fit: Answer, parameter: str) -> tuple[TermColumns, ...]:
     """The terms of one predictor in the order of their columns, the intercept among them."""
     recipe = fit.recipe.predictor(parameter)
-    part = fit.spec.predictor(parameter)
+    part = fit.spec.predictor(recipe.parameter)
     assert part is not None  # a recipe has the predictors of its question
     return tuple(assign(part.fixed, recipe))
 
 
 def term_columns(fit: Answer, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Places among `names`, the fixed effects of all predictors, of the columns of each term."""
+    """Places among `names`, the fixed effects of all predictors, of the columns of each term.
+
+    A term of unordered categories has those of all predictors; "yes: x" are its columns in one of them.
+    """
     found: dict[str, tuple[int, ...]] = {}
     start = 0
     for predictor in fit.recipe.predictors:
@@ -61,7 +64,10 @@ def term_columns(fit: Answer, names: Sequence[str]) -> dict[str, tuple[int, ...]
         coefficients = len(fit.recipe.coefficients(predictor.parameter))
         each = coefficients // max(len(predictor.columns), 1)  # thresholds have several in each column
         for term in terms_of(fit, predictor.parameter):
-            found[f"{prefix}{term.name}"] = tuple(start + j * each + k for j in term.places for k in range(each))
+            own = tuple(start + j * each + k for j in term.places for k in range(each))
+            found[f"{prefix}{term.name}"] = own
+            if fit.recipe.spec.family.unordered and term.name != "Intercept":
+                found[term.name] = (*found.get(term.name, ()), *own)
         start += coefficients
     assert start == len(names)
     return found

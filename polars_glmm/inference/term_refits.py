@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.relation import refuse_related
+from polars_glmm.design.relation import related
 from polars_glmm.errors import FitWarning, GlmmError, ModelError, enumerate_names
 from polars_glmm.fitting.by_key import fit_by
 from polars_glmm.fitting.flow import data_of, fit_call
@@ -50,11 +50,12 @@ class NestedPair(NamedTuple):
     larger: Mat
     smaller: Mat
     determined: bool
+    predictors: int = 1
 
     @property
     def df(self) -> int:
-        """Columns that only the larger model has."""
-        return int(self.larger.shape[1] - self.smaller.shape[1])
+        """Coefficients that only the larger model has, in all predictors that have its columns."""
+        return self.predictors * int(self.larger.shape[1] - self.smaller.shape[1])
 
 
 def pairs(fit: Answer, kind: TermType) -> list[NestedPair]:
@@ -78,7 +79,8 @@ def pairs(fit: Answer, kind: TermType) -> list[NestedPair]:
             others = [one for one in terms if not one.key >= term.key]
             with_term = [one for one in terms if one is term or one in others]
             found.append(NestedPair(term, of(with_term), of(others), held_apart(term, terms, columns)))
-    return [pair for pair in found if pair.term.name != "Intercept"]
+    alike = len(fit.recipe.predictors) if fit.recipe.spec.family.unordered else 1
+    return [pair._replace(predictors=alike) for pair in found if pair.term.name != "Intercept"]
 
 
 def null_space(rows: Mat) -> Mat:
@@ -153,7 +155,6 @@ class Refits:
 
     def simulated(self, pair: NestedPair, n: int, rng: np.random.Generator) -> Vec:
         """Likelihood ratios (n,) of responses drawn from the smaller model; NaN where a refit failed."""
-        refuse_related(self.fit.recipe, "method='bootstrap' of tests of terms", "Use method='lrt'.")
         small = self.of(pair.smaller)
         drawn = simulate(self.with_columns(self.frame, pair.smaller), small, n, rng)
         ratios = np.full(n, np.nan)
@@ -176,6 +177,10 @@ class Refits:
         out = np.full(n, np.nan)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)
+            if related(self.fit.recipe):  # by= is of levels that are independent
+                for draw in long[_DRAW].unique().to_list():
+                    out[draw] = self._loglik(long.filter(pl.col(_DRAW) == draw), basis, call)
+                return out
             try:
                 answers = fit_by(self.with_columns(long, basis), _DRAW, call, self.fit.control)
             except GlmmError:
@@ -185,6 +190,15 @@ class Refits:
             if answer.converged:
                 out[keys[k]] = answer.loglik
         return out
+
+
+    def _loglik(self, one: pl.DataFrame, basis: Mat, call: Call) -> float:
+        """The log-likelihood of one model for one draw; NaN where it failed."""
+        try:
+            answer = fit_call(self.with_columns(one, basis), call, self.fit.control, warn=False)
+        except GlmmError:
+            return float("nan")
+        return answer.loglik if answer.converged else float("nan")
 
 
 def _response(fit: Answer) -> str:
@@ -247,8 +261,8 @@ def _compared(fit: Answer, kind: TermType) -> Iterator[tuple[Refits, NestedPair,
     at_zero = at_zero_notes(fit, fit.recipe.predictor("mu")) if kind == 3 else {}
     for pair in found:
         row: dict[str, Any] = {
-            "parameter": "mu", "term": pair.term.name, "type": kind, "num_df": pair.df or None, "statistic": None,
-            "df_method": "lrt", "note": None,
+            "parameter": None if fit.recipe.spec.family.unordered else "mu", "term": pair.term.name, "type": kind,
+            "num_df": pair.df or None, "statistic": None, "df_method": "lrt", "note": None,
         }  # fmt: skip
         if not pair.df:
             row["note"] = "columns_dropped: all columns of the term are determined by those before."

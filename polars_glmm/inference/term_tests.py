@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from polars_glmm.inference.covariance import (
     DegreesOfFreedom,
     coefficient_covariance,
 )
-from polars_glmm.inference.estimable import fixed_columns
+from polars_glmm.inference.estimable import FixedColumns, fixed_columns
 from polars_glmm.inference.hypothesis_tests import NO_DF, NO_ERRORS
 from polars_glmm.inference.schemas import TERMS, table
 from polars_glmm.inference.term_columns import terms_of
@@ -67,17 +69,23 @@ def terms_tested(
 def wald_tests(
     fit: Answer, *, kind: TermType = 3, df: DegreesOfFreedom = None, vcov: CovarianceChoice = None
 ) -> pl.DataFrame:
-    """One row per term of every predictor but the intercept, in the order of their columns."""
+    """One row per term of every predictor but the intercept, in the order of their columns.
+
+    Of unordered categories one row per term, of its coefficients in all predictors, whose `parameter` is null.
+    """
     covariance = coefficient_covariance(fit, vcov, df)
     beta = coefficients(fit)
     rows: list[dict[str, Any]] = []
     start = 0
-    for predictor in fit.recipe.predictors:
-        k = sum(predictor.kept)
+    every = fit.recipe.spec.family.unordered
+    for predictor in fit.recipe.predictors[:1] if every else fit.recipe.predictors:
+        k = len(beta) if every else sum(predictor.kept)
         own = slice(start, start + k)
         start += k
         notes = at_zero_notes(fit, predictor) if kind == 3 else {}
-        for one in hypotheses(fit, predictor.parameter, kind, covariance.matrix[own, own]):
+        matrix = covariance.matrix[own, own]
+        asked = over_categories if every else partial(hypotheses, parameter=predictor.parameter)
+        for one in asked(fit, kind=kind, vcov=matrix):
             name = one.term.name
             if name == _INTERCEPT:
                 continue
@@ -89,7 +97,7 @@ def wald_tests(
             method = covariance.df_method if found is not None and found.distribution == "F" else "normal"
             rows.append(
                 {
-                    "parameter": predictor.parameter,
+                    "parameter": None if every else predictor.parameter,
                     "term": name,
                     "type": kind,
                     **_numbers(found, len(one.rows)),
@@ -109,6 +117,32 @@ def hypotheses(fit: Answer, parameter: str, kind: TermType, vcov: Mat) -> list[T
     if kind == 1 and parameter == "mu" and _least_squares(fit):
         return sequential(terms, columns, gram(fit))
     return (sequential if kind == 1 else marginal)(terms, columns, precision)
+
+
+def over_categories(fit: Answer, kind: TermType, vcov: Mat) -> list[TermHypothesis]:
+    """The same of all predictors together, which have the same terms; `vcov` (mk, mk) is that of all coefficients.
+
+    Hypotheses of types 1 and 2 are made with the columns of a term side by side, predictor within column.
+    """
+    parameter, m = fit.recipe.predictors[0].parameter, len(fit.recipe.predictors)
+    columns, terms = fixed_columns(fit, parameter), terms_of(fit, parameter)
+    k = int(columns.kept.sum())
+    if kind == 3:
+        found = adjusted_for_all(terms, columns, fit.recipe.categoricals)
+        return [one._replace(rows=_repeated(one.rows, m), size=m * one.size) for one in found]
+    order = np.arange(m * k).reshape(m, k).T.reshape(-1)
+    wide = [replace(one, places=tuple(m * j + i for j in one.places for i in range(m))) for one in terms]
+    places = np.arange(m * len(columns.kept)).reshape(m, -1).T.reshape(-1)
+    repeated = FixedColumns(np.repeat(columns.kept, m), _repeated(columns.null, m)[:, places])
+    precision = _precision(vcov[np.ix_(order, order)])
+    back = np.argsort(order)
+    made = (sequential if kind == 1 else marginal)(wide, repeated, precision)
+    return [one._replace(rows=one.rows[:, back]) for one in made]
+
+
+def _repeated(rows: Mat, m: int) -> Mat:
+    """The same rows of each of m predictors, which stand one after the other."""
+    return np.asarray(np.kron(np.eye(m), rows), dtype=np.float64)
 
 
 def gram(fit: Answer) -> Mat:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import lapack, solve_triangular
 
 from polars_glmm.linalg.crossed_lead import CrossedFactorised, CrossedLead
 from polars_glmm.linalg.pattern import Blocks, Pattern
@@ -50,6 +50,10 @@ class Prior:
     def size(self) -> float:
         """Root mean square of the levels' standard deviations."""
         return float(np.sqrt(self.variances.mean()))
+
+    def among(self, levels: IntVec) -> Prior | None:
+        """The prior of some of the levels, in that order, the others integrated out."""
+        return Prior.of(self.covariance[np.ix_(levels, levels)])
 
     def in_units(self, size: float) -> Prior:
         """The same of effects divided by a number."""
@@ -136,6 +140,8 @@ class CoupledFactorised:
 
     def solve(self, b: list[Cube]) -> list[Cube]:
         """H⁻¹ b for one (r_f, …, G_f) array per factor."""
+        if not all(map(np.size, b)):  # of no column there is no solution
+            return list(b)
         lead = [one.shape[1:-1] for one in b]
         flat = [np.moveaxis(one.reshape(len(one), -1, one.shape[-1]), 1, 2).reshape(-1, _width(one)) for one in b]
         x = lapack.dpotrs(self.low, np.concatenate(flat), lower=1)[0]
@@ -148,18 +154,26 @@ class CoupledFactorised:
 
     def inverse(self) -> Blocks:
         """H⁻¹ on the pattern of rows: blocks of single levels, and of levels of two factors that meet."""
-        whole = _mirrored(lapack.dpotri(self.low, lower=1)[0])
-        starts, pattern = self.symbolic.starts, self.symbolic.pattern
-        diagonal = []
-        for f, (r, g) in enumerate(zip(pattern.sizes, pattern.n_levels, strict=True)):
-            own = whole[starts[f] : starts[f + 1], starts[f] : starts[f + 1]].reshape(r, g, r, g)
-            diagonal.append(np.einsum("igjg->ijg", own).copy())
+        whole, starts, pattern = self._whole(), self.symbolic.starts, self.symbolic.pattern
+        diagonal = [np.einsum("igjg->ijg", own).copy() for own in self._diagonal(whole)]
         cross = {}
         for (f, k), pair in pattern.pairs.items():
             own = whole[starts[f] : starts[f + 1], starts[k] : starts[k + 1]]
             own = own.reshape(pattern.sizes[f], pattern.n_levels[f], pattern.sizes[k], pattern.n_levels[k])
             cross[f, k] = np.moveaxis(own[:, pair.left, :, pair.right], 0, 2)
         return Blocks(diagonal, cross)
+
+    def between_levels(self) -> list[Cube]:
+        """H⁻¹ over all levels of each factor, (r_f, G_f, r_f, G_f)."""
+        return self._diagonal(self._whole())
+
+    def _whole(self) -> Mat:
+        return _mirrored(lapack.dpotri(self.low, lower=1)[0])
+
+    def _diagonal(self, whole: Mat) -> list[Cube]:
+        starts, pattern = self.symbolic.starts, self.symbolic.pattern
+        sizes = zip(starts[:-1], starts[1:], pattern.sizes, pattern.n_levels, strict=True)
+        return [whole[a:z, a:z].reshape(r, g, r, g) for a, z, r, g in sizes]
 
     def inverse_diagonal(self) -> list[Cube]:
         """The blocks of H⁻¹ over single levels."""
@@ -217,6 +231,18 @@ def coupled(pattern: Pattern, priors: tuple[Prior | None, ...]) -> CoupledLevels
 def level_by_level(solver: object, n_factors: int) -> bool:
     """Whether nothing couples the levels, so that each has a joint density of its own."""
     return n_factors == 1 and not isinstance(solver, CoupledLevels)
+
+
+def prior_noise(solver: object, z: Sequence[Cube]) -> list[Cube]:
+    """Standard normal numbers (r_f, …, G_f) per factor with the prior precision for their covariance: A⁻¹ = L⁻ᵀL⁻¹."""
+    if not isinstance(solver, CoupledLevels):
+        return list(z)
+    return [one if p is None else _by_precision(p, one) for one, p in zip(z, solver.priors, strict=True)]
+
+
+def _by_precision(prior: Prior, z: Cube) -> Cube:
+    flat = solve_triangular(prior.low, z.reshape(-1, z.shape[-1]).T, lower=True, trans="T")
+    return np.asarray(flat.T.reshape(z.shape))
 
 
 def coloured(prior: Prior | None, z: Cube) -> Cube:

@@ -14,6 +14,7 @@ from polars_glmm.frames.thin import thinned
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.plot import chart
 from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Chart
+from polars_glmm.prediction.parameters import refuse_several
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.rows import sizes_of
 from polars_glmm.prediction.simulations import simulate
@@ -99,6 +100,7 @@ def mixture_frame(fit: Answer, at: pl.DataFrame, share: float = 0.99) -> pl.Data
     Raises ModelError for a response that is no count.
     """
     require_counts(fit)
+    refuse_several(fit.recipe, "This picture", "fit.distribution() has the probabilities, as numbers")
     family = fit.spec.family
     eta = predict(at, fit, kind="link", random="none", name="plot")["plot"].to_numpy()
     phi = predict(at, fit, kind="phi", random="none", name="plot")["plot"].to_numpy() if family.has_phi else None
@@ -155,7 +157,8 @@ def random_variance(fit: Answer, at: pl.DataFrame) -> Vec:
 def require_counts(fit: Answer) -> None:
     """Raise ModelError unless the response is a number of events."""
     if not fit.spec.family.discrete or fit.recipe.response.proportion:
-        msg = f"Counts are drawn of binomial, poisson and negative binomial responses; this one is {fit.family}."
+        msg = f"Counts are drawn of binomial, poisson and negative binomial responses; this one is {fit.family}: "
+        msg += "use plot.residuals(), or fit.distribution()."
         raise ModelError(msg)
 
 

@@ -17,6 +17,7 @@ from polars_glmm.inference.ranef import level_labels
 from polars_glmm.plot import chart
 from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Chart
 from polars_glmm.prediction.categories import refuse_categories
+from polars_glmm.prediction.category_quantities import categories_asked
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.prediction.residuals import augment
 from polars_glmm.prediction.rows import size_inputs
@@ -65,14 +66,21 @@ def effect_frame(
     """The mean along a variable with the other columns at typical values, random effects at zero, and some of the data.
 
     Columns kind ("line", "point"), x (Float64, or text in level order), by (text, null without), y, low, high, n_rows.
+    Of categories the probability of each, which `by` names, without points.
     Raises ModelError for a variable that the fixed effects do not have.
     """
-    refuse_categories(fit.recipe, "This picture", "plot the columns of predict(kind='response')")
+    if fit.recipe.spec.family.curve is not None:
+        msg = "This picture is of one linear predictor, and the model is nonlinear: plot the column of predict()."
+        raise ModelError(msg)
     known = inputs_of(fit)
     for name in (variable, *([] if by is None else [by])):
         if name not in known:
             msg = f"The mean does not depend on {name!r}.{suggest(name, known)} It depends on {enumerate_names(known)}."
             raise ModelError(msg)
+    categories = categories_asked(fit.recipe, "response")
+    if categories and by is not None:
+        msg = f"Lines are the categories here: draw a picture for each value of {by!r}, data=frame.filter(…)."
+        raise ModelError(msg)
     lazy = data.lazy()
     numeric = lazy.collect_schema()[variable].is_numeric()
     grid = typical(fit, data).drop(variable, *([] if by is None else [by]))
@@ -81,6 +89,16 @@ def effect_frame(
     if by is not None:
         grid = grid.join(_values(lazy, by, fit, lines=True), how="cross")
     told = predict(grid, fit, random="none", interval="confidence", conf_level=conf_level, name="plot")
+    if categories:
+        none = pl.lit(0, pl.Int64).alias("n_rows")
+        return pl.concat(
+            told.select(
+                pl.lit("line").alias("kind"), _as_x(variable, numeric=numeric), pl.lit(one).alias("by"),
+                column(f"plot_{one}").alias("y"), column(f"plot_{one}_low").alias("low"),
+                column(f"plot_{one}_high").alias("high"), none,
+            )
+            for one in categories
+        )  # fmt: skip
     line = told.select(
         pl.lit("line").alias("kind"), _as_x(variable, numeric=numeric), _as_text(by),
         pl.col("plot").alias("y"), pl.col("plot_low").alias("low"), pl.col("plot_high").alias("high"),
@@ -104,7 +122,7 @@ def effect_chart(frame: pl.DataFrame, variable: str, response: str, by: str | No
         frame = chart.shortened(frame, "x", chart.HEADER_CELLS)
     frame = chart.shortened(frame, "by")
     line, point = frame.filter(kind="line"), frame.filter(kind="point")
-    note = chart.some_of(point.height, frame["n_rows"][0], "rows")
+    note = chart.some_of(point.height, frame["n_rows"][0], "rows") if point.height else ""
     colour: dict[str, Any] = {}
     if by is not None:
         order, scale = chart.text_of(line, "by"), alt.Scale(range=[*_PALETTE])
@@ -137,6 +155,7 @@ def trajectory_frame(fit: Answer, x: str, data: AnyFrame, group: str | None = No
 
     Columns level, x, y, fitted (given the random effects), fixed (with these at zero), n_levels.
     """
+    refuse_categories(fit.recipe, "This picture", "plot the columns of predict(kind='response')")
     factors = {factor.name: factor for factor in fit.recipe.factors}
     if not factors:
         msg = "The model has no groups whose courses could be drawn."

@@ -8,6 +8,7 @@ from scipy.special import ndtri
 
 from polars_glmm.answer.record import Answer
 from polars_glmm.columns.named import column, columns
+from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.frames.thin import small, thinned
 from polars_glmm.plot import chart
 from polars_glmm.plot.chart import FIRST, HIGH, QUIET, SECOND, WIDE, Chart
@@ -17,6 +18,7 @@ BINS, TREND_BINS, QUANTILES = 200, 20, 200
 """Bins of equal size in which many rows are shown, those of the line through them, and the quantiles that are drawn."""
 _X, _R = "__plot_x", "__plot_r"
 _PREFIX = "plot "
+_KINDS = ("pearson", "deviance")
 
 
 def residual_frame(fit: Answer, data: pl.DataFrame | pl.LazyFrame, residual: str = "pearson") -> pl.DataFrame:
@@ -25,12 +27,22 @@ def residual_frame(fit: Answer, data: pl.DataFrame | pl.LazyFrame, residual: str
     Columns panel ("fitted", "size", "quantiles", "levels"), kind ("points", "trend"), x, y, low, high (a tenth and nine
     tenths of a bin's residuals), n (rows of the point), n_rows (of all).
     """
+    if residual not in _KINDS:
+        msg = f"residual={residual!r} is not known: use {enumerate_names(_KINDS, 'or')}.{suggest(residual, _KINDS)}"
+        raise ModelError(msg)
+    if fit.recipe.spec.family.unordered and residual == "pearson":
+        msg = "Categories without an order have residuals without a sign only: residual='deviance'."
+        raise ModelError(msg)
     keys = fit.recipe.factors[0].level_columns if fit.recipe.factors else ()
     used = [name for name in fit.spec.columns() if name in data.lazy().collect_schema()]
     told = augment(data.lazy().select(columns(used)), fit, prefix=_PREFIX)
     x, r = column(f"{_PREFIX}fitted").alias(_X), column(f"{_PREFIX}resid_{residual}").alias(_R)
     rows = told.select(x, r, *columns(keys)).filter(pl.col(_X).is_finite(), pl.col(_R).is_finite())
     n = small(rows.select(pl.len())).item()
+    if not n:
+        others = enumerate_names([f"residual={one!r}" for one in _KINDS if one != residual], "or")
+        msg = f"No row has a {residual} residual; those of a {fit.recipe.spec.family.name} model may be {others}."
+        raise ModelError(msg)
     size = rows.with_columns(pl.col(_R).abs().sqrt())
     parts = [
         *(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -220,6 +220,23 @@ class _Thresholds:
         a[self.own] += (w[:, None] * (self.jacobian.T @ by_threshold)[None]).reshape(-1, rows.height)
         if v is not None and self.own_scale is not None:
             a[self.own_scale] += by_delta * v
+
+
+def threshold_slopes(
+    fitted: Parameters, by_threshold: Sequence[pl.Expr], by_delta: pl.Expr
+) -> tuple[list[pl.Expr], list[int]]:
+    """The gradient of a number in the coefficients of thresholds and scale, from its slopes there, and their places."""
+    thresholds = _Thresholds.of(fitted)
+    free = [
+        pl.sum_horizontal([slope * float(weight) for slope, weight in zip(by_threshold, weights, strict=True)])
+        for weights in thresholds.jacobian.T
+    ]
+    gradient = [one * node.to_expr() for node in thresholds.nodes for one in free]
+    places = list(range(thresholds.own.start, thresholds.own.stop))
+    if thresholds.scale is not None and thresholds.own_scale is not None:
+        gradient += [by_delta * node.to_expr() for node in thresholds.scale.nodes]
+        places += range(thresholds.own_scale.start, thresholds.own_scale.stop)
+    return gradient, places
 
 
 def _reader(fitted: Parameters, purpose: Purpose) -> LatentReader:

@@ -100,16 +100,17 @@ def slopes_of(fit: Answer, asked: str | Sequence[str] | None, frame: pl.LazyFram
 
 
 def variables_of(fit: Answer) -> list[str]:
-    """The columns that the fixed part of the mean depends on, offsets last."""
-    part = fit.recipe.predictor("mu")
-    names = [name for column in part.columns for name in sorted(column.node.inputs())]
+    """The columns that the fixed part of the mean depends on; of categories those of thresholds and scale too."""
+    recipe = fit.recipe
+    parts = recipe.predictors if recipe.spec.family.response == "category" else recipe.predictors[:1]
+    names = [name for part in parts for column in part.columns for name in sorted(column.node.inputs())]
     return list(dict.fromkeys(names))
 
 
 def require_variable(name: str, inputs: Sequence[str], verb: str) -> None:
     """Raise ModelError for a column that the fixed part does not have."""
     if name not in inputs:
-        has = f" Its variables are {enumerate_names(list(inputs))}." if inputs else " It has none."
+        has = f" Its variables are {enumerate_names(list(inputs))}." if inputs else " It has none: use predict()."
         msg = f"{verb}: {name!r} is no variable of the fixed part.{suggest(str(name), inputs)}{has}"
         raise ModelError(msg)
 

@@ -72,9 +72,7 @@ def cdf_of(family: Family, rows: Rows, inner: tuple[Vec, Vec, Vec | None], *, up
 
 
 def probability_of(family: Family, rows: Rows, inner: tuple[Vec, Vec, Vec | None]) -> Vec:
-    """The probability of y, zero where a count cannot be, or its density, of each row (n,)."""
-    if not family.discrete:
-        return averaged_density(family, rows, *inner)
+    """The probability of y, or its density, of each row (n,); zero where the family has no such response."""
     out = np.zeros(len(rows.y))
     possible = np.flatnonzero(~family.outside_support(rows))
     if len(possible):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.design.known import refuse_effects_elsewhere
 from polars_glmm.fitting.again import design_of
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.prediction.categories import refuse_categories
@@ -30,6 +31,7 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     A variance without a standard error, as at a boundary, counts as known.
     """
     refuse_categories(fit.recipe, "uncertainty='joint'", "errors given the variances are uncertainty='conditional'")
+    refuse_effects_elsewhere(fit.recipe, "uncertainty='joint'")
     fitted, e = of_fit(fit), fit.estimate
     if not fitted.factors:
         return fitted

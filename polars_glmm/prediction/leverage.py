@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import columns
-from polars_glmm.design.known import read_known, used_columns
+from polars_glmm.design.known import read_known, refuse_effects_elsewhere, used_columns
 from polars_glmm.likelihood.known.joint import HeldParameters, Leverage, known_model
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 
@@ -27,6 +27,7 @@ class RowLeverage(NamedTuple):
 
 def leverage_of(fit: Answer, rows: pl.DataFrame) -> RowLeverage:
     """The leverage of rows that count as the whole data, the parameters of a fit held."""
+    refuse_effects_elsewhere(fit.recipe, "Leverage, and what is made of it,")
     family = fit.recipe.spec.family
     known = read_known(fit.recipe, rows, own_levels=True, shared=True)
     model = known_model(known.design, family, fit.control, HeldParameters.of(fit.estimate, family))

@@ -17,7 +17,7 @@ from polars_glmm.columns.named import as_found, columns
 from polars_glmm.errors import ModelError
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.frames.aggregates import aggregated
-from polars_glmm.prediction.categories import refuse_categories, refuse_unordered
+from polars_glmm.prediction.category_quantities import add_category, refuse_integrated
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import chosen
@@ -51,12 +51,14 @@ class Wanted:
     random      "none", "all" or some grouping factors, "integrate"
     scale       of the response, or of the link
     verb        the public function, for messages
+    category    whose probability, or log odds, it is; None where responses are numbers
     """
 
     random: Random
     scale: Scale
     verb: str
     new_levels: NewLevels = "error"
+    category: str | None = None
 
     @property
     def integrated(self) -> bool:
@@ -89,10 +91,11 @@ def with_quantity(
     frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, wanted: Wanted
 ) -> tuple[pl.LazyFrame, Quantity]:
     """The frame with what the quantity is made of beside its columns, MISSING among it, and the quantity."""
-    if not fitted.recipe.spec.family.unordered and (wanted.scale == "response" or wanted.integrated):
-        instead = "use scale='link', the latent scale, or predict(), which has the probability of each"
-        refuse_categories(fitted.recipe, f"{wanted.verb}() on the scale of the response", instead)
-    refuse_unordered(fitted.recipe, f"{wanted.verb}()", "predict() has the probabilities, test() compares coefficients")
+    refuse_integrated(fitted.recipe, wanted.random, f"{wanted.verb}()")
+    if wanted.category is not None:
+        purpose = Purpose(wanted.verb, chosen(fitted.factors, wanted.random), wanted.new_levels)
+        frame, found = add_category(frame, schema, fitted, purpose, (wanted.category, wanted.scale))
+        return frame, Quantity(*found)
     link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
     if wanted.scale == "response" and not family.mu_is_mean:
         msg = (

@@ -88,8 +88,8 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
     With `quantile` also (Dunn & Smyth 1996)
 
     quantile_low, quantile_high   P(Y < y) and P(Y ≤ y) under the model, equal for continuous responses
-    resid_quantile                normal score of a point between them, drawn at random for counts
-    quantile_seed                 of those draws, for a family of counts and one fit: rng= gives them again
+    resid_quantile                normal score of a point between them, at random for counts and ordered categories
+    quantile_seed                 of those draws, for these and one fit: rng= gives them again
 
     given="modes" takes the random effects at their modes, which the row's own response has pulled towards it, so that
     these residuals are less spread than a standard normal; given="integrate" averages over the random effects: there
@@ -110,7 +110,8 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
         more = More(prefix, quantile, given, seed_of(rng) if quantile else 0)
         answer = lambda rows, own: augment_from(rows, own, more)
         return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: more.names, "Drop these rows."))
-    drawn = quantile and (fit.recipe.spec.family.discrete or fit.recipe.spec.family.is_censored)
+    family = fit.recipe.spec.family
+    drawn = quantile and (family.discrete or family.is_censored or family.response == "category")
     more = More(prefix, quantile, given, seed_of(rng) if quantile else 0, drawn)
     if leverage and (engine := on_engine(frame)) is not None:
         refuse_extras(engine.name, leverage=leverage)

@@ -7,8 +7,10 @@ from dataclasses import replace
 import polars as pl
 
 from polars_glmm.columns.named import columns
+from polars_glmm.design.recipe import FactorRecipe
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.frames.elsewhere import read
+from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.parameters import Parameters
 
@@ -37,12 +39,21 @@ def with_scored(fitted: Parameters, scored: pl.DataFrame | pl.LazyFrame) -> Para
     return replace(fitted, factors=factors)
 
 
+def effect_labels(factor: FactorRecipe) -> list[str]:
+    """Names that tell the random effects of a factor apart: "x", "phi Intercept"."""
+    return [
+        label(column.name, on)
+        for term in factor.terms
+        for column, on in zip(term.columns, term.parameter_of, strict=True)
+    ]
+
+
 def _wide(factor: JoinedFactor, lazy: pl.LazyFrame) -> pl.LazyFrame:
     """A row per level: keys, code, modes."""
     keys = columns(factor.recipe.keys)
     modes = [
         pl.col("estimate").filter(pl.col("term") == name).first().alias(factor.mode(j))
-        for j, name in enumerate(factor.term_names)
+        for j, name in enumerate(effect_labels(factor.recipe))
     ]
     levels = lazy.filter(pl.col("group") == factor.recipe.name).group_by(keys).agg(modes)
     return levels.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias(factor.code))

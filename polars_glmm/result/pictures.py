@@ -17,6 +17,7 @@ from polars_glmm.frames.thin import thinned
 from polars_glmm.inference.ranef import coef, find_factor, level_labels
 from polars_glmm.plot import counts, effects, estimates, levels, residuals
 from polars_glmm.plot.chart import Chart
+from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.predictions import predict
 from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.fitted import Fit
@@ -68,9 +69,15 @@ class Pictures:
     def effects(
         self, variable: str, by: str | None = None, data: AnyFrame | None = None, conf_level: float = 0.95
     ) -> Chart:
-        """The mean along a variable with its band, other columns at typical values, over some of the data."""
+        """The mean along a variable with its band, other columns at typical values, over some of the data.
+
+        Of categories the probability of each.
+        """
         frame = effects.effect_frame(self.fit, variable, self._rows(data), by, conf_level=conf_level)
-        return effects.effect_chart(frame, variable, self.fit.recipe.response.name, by)
+        response = self.fit.recipe.response.name
+        if self.fit.recipe.spec.family.response == "category":
+            return effects.effect_chart(frame, variable, "probability", response)
+        return effects.effect_chart(frame, variable, response, by)
 
     def trajectories(self, x: str, group: str | None = None, levels: int = 9, data: AnyFrame | None = None) -> Chart:
         """The first levels of a group: their rows, their own line, and that of the population."""
@@ -144,6 +151,10 @@ def shrinkage_frame(fit: Fit, data: AnyFrame, group: str | None = None) -> pl.Da
     with everything else as in the model; levels whose rows do not suffice are left out, of many the first are taken.
     Raises ModelError where no fixed effect varies.
     """
+    refuse_categories(fit.recipe, "This picture", "ranef() has the effects, and caterpillar() shows them")
+    if fit.recipe.spec.family.curve is not None:
+        msg = "This picture is of one linear predictor, and the model is nonlinear: use ranef(), or caterpillar()."
+        raise ModelError(msg)
     names = [factor.name for factor in fit.recipe.factors]
     if not names:
         msg = "The model has no random effects that could shrink."

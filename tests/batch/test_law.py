@@ -233,4 +233,4 @@ def test_arguments_that_do_not_fit_are_refused_in_words() -> None:
     with pytest.raises(ModelError, match="takes one fit"):
         polars_glmm.simulate(frame, fit(frame, "level ~ x + (1 | group)", by="key"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"by= is an argument of fit\(\)"):
-        polars_glmm.explain(frame, "level ~ x + (1 | group)", by="key")
+        polars_glmm.objective(frame, "level ~ x + (1 | group)", by="key")

@@ -14,7 +14,7 @@ from scipy.special import ndtr
 import polars_glmm
 from polars_glmm import datasets
 from polars_glmm.errors import ColumnError, ModelError
-from polars_glmm.inference.check import _anderson
+from polars_glmm.inference.mode_normality import _anderson
 from tests.references import uses
 
 INTEGRATION = uses.entries("integration")

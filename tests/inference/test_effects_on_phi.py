@@ -248,3 +248,36 @@ def test_counts_without_overdispersion_end_as_poisson_rows() -> None:
         fit = polars_glmm.fit(frame, *ALONE, family="negative_binomial")
     assert fit.loglik == pytest.approx(polars_glmm.fit(frame, "y ~ x", family="poisson").loglik, abs=1e-5)
     assert fit.converged
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_effects_are_scored_and_drawn_with_those_of_phi(family: str) -> None:
+    """Modes given the rows of the fit are those of the fit; draws lie about them and are no narrower."""
+    fit, rows = fitted(family), data(family)
+    scored = fit.score(rows)
+    assert scored["term"].unique(maintain_order=True).to_list() == ["Intercept", "phi Intercept"]
+    assert_allclose(scored["estimate"], fit.ranef()["estimate"], rtol=2e-3, atol=1e-5)
+    assert_allclose(scored["std_error"], fit.ranef()["std_error"], rtol=2e-3)
+    same = [rows.glmm.predict(fit, kind="phi")["prediction"],
+            fit.predict(rows, kind="phi", ranef=scored)["prediction"]]  # fmt: skip
+    assert_allclose(*same, rtol=2e-3)
+    n = 400
+    drawn = fit.posterior(n, 1, include="u").group_by("parameter", "level", maintain_order=True)
+    found = drawn.agg(mean=pl.col("value").mean(), sd=pl.col("value").std())
+    assert (np.abs(found["mean"] - fit.ranef()["estimate"]) < 5.0 * found["sd"] / np.sqrt(n) + 1e-3).all()
+    assert (found["sd"] > fit.ranef()["std_error"] * (1.0 - 5.0 / np.sqrt(2.0 * n))).all()
+
+
+@pytest.mark.slow
+def test_a_group_left_out_is_a_fit_without_it() -> None:
+    fit = fitted("gamma")
+    left = fit.influence("g").filter(level="3")
+    less = fit.update(frame=data("gamma").filter(pl.col("g") != 3))
+    assert left["loglik"].item() == pytest.approx(less.loglik, abs=1e-4)
+    change = (fit.fixef()["estimate"] - less.fixef()["estimate"]).to_numpy()[:2]
+    v = fit.estimate.vcov_fixed[:2, :2]
+    assert left["cooks_distance"].item() == pytest.approx(change @ np.linalg.solve(v, change) / 2.0, rel=1e-2)
+    for ask in (lambda: fit.fixef(vcov="CR0"), lambda: fit.glance(conditional=True)):
+        with pytest.raises(ModelError, match=r"on nothing else.*fit\.update"):
+            ask()

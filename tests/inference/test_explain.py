@@ -172,3 +172,36 @@ def test_costs_follow_their_laws(large: pl.DataFrame) -> None:
     for found in (one, many, wider, deeper, crossed.plan.cost):
         assert found.seconds[1] / found.seconds[0] == pytest.approx(4.4)
     assert "passes over 50,000 rows" in str(polars_glmm.explain(large, "y ~ x + (1 | g)", family="poisson"))
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("options", [{}, {"family": "poisson"}, {"residual": "cs(1 | g)"}], ids=str)
+def test_keys_are_counted_and_fitted_as_is_said(options: dict[str, Any], lazy: bool) -> None:
+    """Of six keys one is too large for company; what is fitted together and singly is what a fit does."""
+    rng = np.random.default_rng(1)
+    key = np.repeat(np.arange(6), [60, 60, 48, 60, 60, 10_020])
+    g, x = np.arange(len(key)) % 12, rng.standard_normal(len(key))
+    y = rng.poisson(np.exp(0.5 + 0.3 * rng.standard_normal((6, 12))[key, g]))
+    frame = pl.DataFrame({"key": key, "g": g, "x": x, "y": y})
+    hole = frame.with_columns(key=pl.when(pl.int_range(pl.len()) > 0).then(pl.col("key")))
+    rows = hole.lazy() if lazy else hole
+    told = polars_glmm.explain(rows, "y ~ x + (1 | g)", by="key", **options)
+    parts = {(part, name): size for part, name, size in told.frame.select("part", "name", "size").iter_rows()}
+    assert (parts["keys", "key"], parts["rows", "used"], parts["rows", "dropped"]) == (6, len(key) - 1, 1)
+    assert told.frame.filter(part="keys")["smallest", "largest"].row(0) == (48, 10_020)
+    assert told.keys["n_rows"].to_list() == [59, 60, 48, 60, 60, 10_020]
+    alone = polars_glmm.explain(hole.filter(key=5), "y ~ x + (1 | g)", **options)
+    assert told.largest.frame.equals(alone.frame)
+    assert "6 models, one for each key" in repr(told)
+    fits = polars_glmm.fit(rows, "y ~ x + (1 | g)", by="key", **options)
+    together = sum(len(batch) for batch in fits.outcomes.batches)
+    assert (parts["route", "together"], parts["route", "singly"]) == (together, 6 - together)
+
+
+def test_what_a_fit_by_key_refuses_is_refused_before_it() -> None:
+    frame = pl.DataFrame({"key": [None, None], "x": [1.0, 2.0], "y": [1.0, 0.0]}, schema_overrides={"key": pl.Int64})
+    for by, said in (("kee", "no such column"), ("key", "no row has a key")):
+        with pytest.raises(polars_glmm.GlmmError, match=said):
+            polars_glmm.explain(frame, "y ~ x", by=by)

@@ -388,19 +388,10 @@ def test_what_cannot_go_with_known_levels_is_refused(case):
 
 
 INDEPENDENT = {
-    "leverage": lambda fit, df: fit.augment(df, leverage=True),
-    "influence": lambda fit, df: fit.influence(),
-    "score": lambda fit, df: fit.score(df),
-    "robust": lambda fit, df: fit.fixef(vcov="CR2"),
-    "kenward roger": lambda fit, df: fit.fixef(df="kenward_roger"),
-    "integrals": lambda fit, df: fit.laplace_error(),
-    "conditional": lambda fit, df: fit.glance(conditional=True),
-    "posterior": lambda fit, df: fit.posterior(2, rng=1, include="u"),
-    "predictive": lambda fit, df: fit.predictive(df, 2, rng=1),
-    "cluster bootstrap": lambda fit, df: fit.bootstrap(n=2, kind="cluster"),
-    "term bootstrap": lambda fit, df: fit.test_terms(method="bootstrap", n=2),
-    "check": lambda fit, df: fit.check(),
-    "joint": lambda fit, df: fit.predict(df, std_error=True, uncertainty="joint"),
+    "one step": lambda fit, _: fit.influence(method="one_step"),
+    "kenward roger": lambda fit, _: fit.fixef(df="kenward_roger"),
+    "cluster bootstrap": lambda fit, _: fit.bootstrap(n=2, kind="cluster"),
+    "robust": lambda fit, _: fit.fixef(vcov="CR2"),
 }
 
 
@@ -410,3 +401,6 @@ def test_verbs_of_independent_levels_say_so():
     for name, verb in INDEPENDENT.items():
         with pytest.raises(ModelError, match="known= relates"):
             pytest.fail(f"{name}: {verb(fit, df)}")
+    counts = df.glmm.fit("count ~ x + (1 | g)", family="poisson", known={"g": A})
+    with pytest.raises(ModelError, match=r"known= relates those of 'g'.*method='importance'"):
+        counts.laplace_error()

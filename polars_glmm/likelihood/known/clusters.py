@@ -20,7 +20,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.base import only_phi
 from polars_glmm.likelihood.known.joint import KnownModel
 from polars_glmm.likelihood.known.levels import LevelLikelihood
-from polars_glmm.likelihood.parameters.parts import Part, outward_slopes
+from polars_glmm.likelihood.parameters.parts import Part, outward, outward_slopes
 from polars_glmm.likelihood.rows.blocks import cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import AGQ
@@ -46,22 +46,26 @@ def cluster_sums(known: KnownModel, cluster: IntVec, n_clusters: int) -> Cluster
         rows = known.working_rows()
     p = len(rows.x)
     scores, information = np.empty((n_clusters, p)), np.empty((n_clusters, p, p))
+    pulled = np.einsum("pkn,kn->pn", rows.x, rows.gradient)
+    weighted = np.einsum("pkn,kln->pln", rows.x, rows.weight)
 
     def total(v: Vec) -> Vec:
         return np.asarray(np.bincount(cluster, v, n_clusters), dtype=np.float64)
 
     for i in range(p):
-        scores[:, i] = total(rows.x[i] * rows.gradient)
+        scores[:, i] = total(pulled[i])
         for j in range(p):
-            information[:, i, j] = total(rows.x[i] * rows.weight * rows.a[j])
-    return ClusterSums(scores, 0.5 * (information + information.swapaxes(1, 2)), known.model.x.a.T)
+            information[:, i, j] = total(np.einsum("ln,ln->n", weighted[i], rows.a[j]))
+    out = outward([known.model.parts[k] for k in known.looked_at])
+    return ClusterSums(scores, 0.5 * (information + information.swapaxes(1, 2)), out)
 
 
 def marginal_scores(known: KnownModel, design: Design, cluster: IntVec, n_clusters: int) -> Mat:
     """∂ℓ_g/∂ψ (J, P) as the model is fitted, ψ = (beta, entries of the roots of Σ by term, coefficients of log phi)."""
     model = known.model
     alone = not design.further and only_phi(model.family)
-    if len(design.factors) == 1 and alone and not any(map(np.any, design.factors[0].part_of)):
+    one = len(design.factors) == 1 and not model.effects.coupled
+    if one and alone and not any(map(np.any, design.factors[0].part_of)):
         levels = LevelLikelihood.of(design, model.family)
         nodes = model.method.nodes if isinstance(model.method, AGQ) else 1
         own = levels.at(levels.psi(known.held), nodes).scores
@@ -86,7 +90,8 @@ def _scores(known: KnownModel, design: Design, rows: IntVec) -> Mat:
     factors = []
     for f in model.effects.factors:
         codes, n_levels = relevelled_codes(f.codes[rows])
-        factors.append(replace(f, codes=codes.astype(np.intp), n_levels=n_levels))
+        prior = None if f.prior is None else f.prior.among(np.unique(f.codes[rows]))
+        factors.append(replace(f, codes=codes.astype(np.intp), n_levels=n_levels, prior=prior))
     columns = None if model.effects.columns is None else np.ascontiguousarray(model.effects.columns[:, rows])
     effects = replace(model.effects, factors=tuple(factors), columns=columns)
     blocks = cut_rows(rows_of(design, rows), _parts(model.parts, rows), effects, model.control.rows.block)

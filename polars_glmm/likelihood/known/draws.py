@@ -1,8 +1,8 @@
 """Draws of all random effects given the response, around their modes: N(0, H⁻¹) with H the curvature there.
 
-Levels of one factor are independent, and each is drawn by its own root. Several factors are drawn together without a
-matrix of all of them: H = Λ'Z'WZΛ + I is the covariance of Λ'Z'W^½ε₁ + ε₂, so that of H⁻¹(Λ'Z'W^½ε₁ + ε₂) is H⁻¹
-(Papandreou & Yuille 2010).
+Levels of one factor are independent, and each is drawn by its own root. Several factors, or levels that know each
+other, are drawn together without a matrix of all of them: H = Λ'Z'WZΛ + I is the covariance of Λ'Z'W^½ε₁ + ε₂, so that
+of H⁻¹(Λ'Z'W^½ε₁ + ε₂) is H⁻¹ (Papandreou & Yuille 2010); with A⁻¹ in the place of I it is the covariance of ε₂.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from polars_glmm.errors import ConvergenceError
+from polars_glmm.families.base import Density
 from polars_glmm.likelihood.known.joint import KnownModel, block_root
-from polars_glmm.likelihood.marginal.modes import UnitAt, concatenate, curvature, rows_state, to_levels, unit_at
+from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, curvature, rows_state, to_levels, unit_at
 from polars_glmm.likelihood.rows.blocks import at_hand
+from polars_glmm.linalg.coupled import prior_noise
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.typing import Cube, Mat
+from polars_glmm.typing import Cube
 
 _AT_ONCE = 4e6
 """Numbers of an array over rows and draws."""
@@ -25,7 +27,7 @@ _AT_ONCE = 4e6
 def effect_deviations(known: KnownModel, streams: Sequence[np.random.Generator]) -> tuple[Cube, ...]:
     """b − b̂ (D, r, G) per factor in the order of the design, a draw from each stream."""
     with one_blas_thread(), np.errstate(all="ignore"):
-        if len(known.model.effects.factors) == 1:
+        if len(known.model.effects.factors) == 1 and not known.model.effects.coupled:
             return (_by_level(known, streams),)
         return _together(known, streams)
 
@@ -51,29 +53,42 @@ def _together(known: KnownModel, streams: Sequence[np.random.Generator]) -> tupl
         if h is None:
             msg = "the curvature at the conditional modes is not positive definite."
             raise ConvergenceError(msg)
-        half = [np.sqrt(np.maximum(density.w[0, 0], 0.0)) for density in state.densities]
         for start in range(0, len(streams), step):
             some = streams[start : start + step]
-            solved = h.solve(_noise(here, half, some))
+            solved = h.solve(curvature_noise(here, state, some))
             for whole, part, s in zip(out, solved, levels, strict=True):
                 whole[start : start + step, :, s] = part.transpose(1, 0, 2)
     found = {}
     for number, f in enumerate(known.model.effects.factors):
-        found[f.place] = np.einsum("ij,djg->dig", known.held.roots[f.place], out[number])
+        found[f.place] = np.einsum("ij,djg->dig", f.size * known.held.roots[f.place], out[number])
     return tuple(found[place] for place in sorted(found))
 
 
-def _noise(here: UnitAt, half: Sequence[Mat], streams: Sequence[np.random.Generator]) -> list[Cube]:
-    """Λ'Z'W^½ε₁ + ε₂ per factor (r, D, G)."""
-    unit, models = here.unit, here.unit.models
-    own = [np.array([rng.standard_normal(len(w)) for rng in streams]) * w for w in half]
-    sums = [block.z_sums({0: one}) for block, one in zip(unit.blocks, own, strict=True)]
+def _half(density: Density, curved: Sequence[int]) -> Cube:
+    """A root of the curvature of each row in the predictors that bend (k, k, m), negative directions at zero."""
+    if len(curved) == 1:
+        return np.sqrt(np.maximum(density.w[curved[0], curved[0]], 0.0))[None, None]
+    w = np.array([[density.w[min(a, b), max(a, b)] for b in curved] for a in curved])
+    values, vectors = np.linalg.eigh(w.transpose(2, 0, 1))
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]).transpose(1, 2, 0))
+
+
+def curvature_noise(here: UnitAt, state: RowsAt, streams: Sequence[np.random.Generator]) -> list[Cube]:
+    """Λ'Z'W^½ε₁ + ε₂ per factor (r, D, G), whose covariance is H, at densities that have their curvature."""
+    unit, models, curved = here.unit, here.unit.models, here.density.curved
+    sums = []
+    for block, density in zip(unit.blocks, state.densities, strict=True):
+        w = _half(density, curved)
+        drawn = np.array([rng.standard_normal(w.shape[1:]) for rng in streams])  # (D, k, m)
+        own = np.einsum("abm,dbm->adm", w, drawn)
+        sums.append(block.z_sums({k: own[i] for i, k in enumerate(curved)}))
     pulled = to_levels(unit, concatenate(sums))
     right = [models.transposed_times(lam, part) for lam, part in zip(here.at.factors, pulled, strict=True)]
-    return [
-        part + np.array([rng.standard_normal((part.shape[0], part.shape[2])) for rng in streams]).transpose(1, 0, 2)
+    prior = [
+        np.array([rng.standard_normal((part.shape[0], part.shape[2])) for rng in streams]).transpose(1, 0, 2)
         for part in right
     ]
+    return [part + one for part, one in zip(right, prior_noise(unit.eliminator, prior), strict=True)]
 
 
 def roots_of(covariances: Sequence[Cube]) -> Cube:

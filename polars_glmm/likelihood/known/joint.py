@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.effects import TermMap
 from polars_glmm.likelihood.parameters.parts import inward
-from polars_glmm.likelihood.rows.blocks import at_hand, cut_rows
+from polars_glmm.likelihood.rows.blocks import Block, at_hand, cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Laplace, Method
 from polars_glmm.typing import Cube, Mat, Vec
@@ -47,7 +47,8 @@ class HeldParameters:
     gamma holds the coefficients of all other predictors in the order of the family's parameters, a constant as its
     predictor: log phi.
 
-    b = root · u with u spherical; roots are lower triangular, block diagonal over the terms of a factor.
+    b = root · u with u spherical, or as its levels know each other; roots are lower triangular, block diagonal over the
+    terms of a factor.
     """
 
     beta: Vec
@@ -94,19 +95,21 @@ class FactorModes(NamedTuple):
 class Leverage(NamedTuple):
     """Per row of a design (n,): ∂ŷ/∂y at the modes, and a'Var(β̂)a with a = x + Σ s'z, times the weight of the row.
 
-    value    h: fixed and random part together;  fixed: the share of the fixed effects
-    weight   w, the curvature of the log density in eta;  gradient  ∂log p/∂eta, both times the frequency
+    value      h: fixed and random part together, over all predictors of a row;  fixed: the share of the fixed effects
+    distance   (β̂ − β̂₍i₎)'S(β̂ − β̂₍i₎) without the row, the variances held (Christensen, Pearson & Johnson 1992)
     """
 
     value: Vec
     fixed: Vec
-    weight: Vec
-    gradient: Vec
+    distance: Vec
 
 
 class WorkingRows(NamedTuple):
-    """Per row at the modes, in the computing basis: x (p, n) and a = x + Σ s'z (p, n) with s = ∂b̂/∂β, so that w a is
-    the row of V⁻¹X; the weight w (n,), the spread z'Var(b | y)z (n,) and the gradient ∂log p/∂eta (n,).
+    """Per row at the modes, in the computing basis, with K predictors: x (p, K, n) and a = x + Σ s'z (p, K, n), where
+    s = ∂b̂/∂β, so that w a is the row of V⁻¹X; the weight w (K, K, n), the spread z'Var(b | y)z (K, K, n) and the
+    gradient ∂log p/∂eta (K, n).
+
+    K is 1, the mean, but for categories without an order, whose predictors are all alike.
     """
 
     x: Mat
@@ -123,6 +126,11 @@ class KnownModel:
     model: Model
     engine: RowEngine
     held: HeldParameters
+
+    @property
+    def looked_at(self) -> tuple[int, ...]:
+        """The predictors whose coefficients count as fixed effects: the mean's, or all of unordered categories."""
+        return tuple(range(len(self.model.parts))) if self.model.family.unordered else (0,)
 
     @property
     def point(self) -> Point:
@@ -151,7 +159,7 @@ class KnownModel:
             found = self._conditional()
         out = {}
         for f, u, covariance in zip(self.model.effects.factors, found.modes, found.covariance, strict=True):
-            root = self.held.roots[f.place]
+            root = f.size * self.held.roots[f.place]
             spread = np.tensordot(root, np.tensordot(root, covariance, (1, 1)), (1, 1))
             out[f.place] = FactorModes(root @ u, spread)
         return tuple(out[place] for place in sorted(out))
@@ -203,7 +211,7 @@ class KnownModel:
             for k, change in enumerate(moved):
                 if change is not None and change[0] == f.place:
                     own[:, k] += change[1] @ u[number]
-            out[f.place] = own
+            out[f.place] = f.size * own
         return tuple(out[place] for place in sorted(out))
 
     def conditional_loglik(self) -> float:
@@ -226,10 +234,17 @@ class KnownModel:
         """
         with one_blas_thread(), np.errstate(all="ignore"):
             at = self.working_rows()
-            p = len(self.held.beta)
-            information = (at.x * at.weight) @ at.a.T if p else np.zeros((0, 0))
-            fixed = np.einsum("pn,pn->n", at.a, np.linalg.pinv(information, hermitian=False) @ at.a) * at.weight
-            return Leverage(at.spread * at.weight + fixed, fixed, at.weight, at.gradient)
+            weighted = np.einsum("pkn,kln->pln", at.x, at.weight)
+            information = np.tensordot(weighted, at.a, ((1, 2), (1, 2)))
+            inverse = np.linalg.pinv(information, hermitian=False)
+            spread = np.einsum("pkn,pln->nkl", at.a, np.tensordot(inverse, at.a, 1))  # a'S⁻¹a
+            weight = at.weight.transpose(2, 0, 1)
+            fixed = np.einsum("nkl,nlk->n", weight, spread)
+            hat = (at.spread.transpose(2, 0, 1) + spread) @ weight
+            rest = np.eye(hat.shape[1]) - hat.swapaxes(1, 2)
+            pull = np.einsum("nkl,ln->nk", _inverses(rest), at.gradient)  # (I − WM)⁻¹g
+            distance = np.einsum("nk,nkl,nl->n", pull, spread, pull)
+            return Leverage(np.einsum("nkk->n", hat), fixed, distance)
 
     def working_rows(self) -> WorkingRows:
         """What Henderson's equations at the modes say of every row, in the order of the design."""
@@ -239,13 +254,18 @@ class KnownModel:
         parts = []
         for unit, levels in zip(rows.units, rows.levels, strict=True):
             u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
-            parts.append(_unit_rows(unit_at(marginal.density, unit, at), u))
+            parts.append(_unit_rows(unit_at(marginal.density, unit, at), u, self.looked_at))
         found = WorkingRows(*(np.concatenate([part[k] for part in parts], axis=-1) for k in range(5)))
         if rows.order is None:
             return found
         back = np.empty_like(rows.order)
         back[rows.order] = np.arange(len(back))
         return WorkingRows(*(v[..., back] for v in found))
+
+
+def _inverses(matrices: Cube) -> Cube:
+    """Inverses (n, K, K); infinite where a row determines its own prediction."""
+    return np.asarray(1.0 / matrices if matrices.shape[1] == 1 else np.linalg.pinv(matrices))
 
 
 def _root_directions(t: TermMap, root: Mat) -> Iterator[Mat]:
@@ -279,43 +299,64 @@ def known_model(
         return KnownModel(model, engine, held)
 
 
-def _unit_rows(here: UnitAt, u: list[Mat]) -> WorkingRows:
+def _unit_rows(here: UnitAt, u: list[Mat], looked_at: Sequence[int]) -> WorkingRows:
     """Those of a unit, sorted."""
     unit, models, at = here.unit, here.unit.models, here.at
     state = rows_state(here, u, order=2)
-    w = [density.w[0, 0] for density in state.densities]
-    g = [_slope(density) for density in state.densities]
-    xs = [block.x for block in unit.blocks]
+    w, g, xs = [], [], []
+    for block, density, place in zip(unit.blocks, state.densities, state.at, strict=True):
+        bent = density
+        if len(looked_at) > 1:  # those that stand still bend too
+            bent = replace(here.density, moving=tuple(looked_at)).rows(block, place, 2)
+        w.append(np.array([[bent.w[min(k, m), max(k, m)] for m in looked_at] for k in looked_at]))
+        g.append(np.array([_slope(bent, k) for k in looked_at]))
+        xs.append(_columns(block, looked_at))
+    x, weight, gradient = (np.concatenate(parts, axis=-1) for parts in (xs, w, g))
     if not at.factors:
-        x = np.concatenate(xs, axis=-1)
-        weights = np.concatenate(w)
-        return WorkingRows(x, x, weights, np.zeros_like(weights), np.concatenate(g))
+        return WorkingRows(x, x, weight, np.zeros_like(weight), gradient)
     h = models.factorise(unit.eliminator, curvature(here, state.w))
     if h is None:
         msg = "the curvature at the conditional modes is not positive definite."
         raise ConvergenceError(msg)
-    cells = concatenate([block.z_sums({0: -one * block.x}) for block, one in zip(unit.blocks, w, strict=True)])
-    right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, cells), strict=True)]
+    cells = []
+    for block, own_w, own_x in zip(unit.blocks, w, xs, strict=True):
+        pulled = -np.einsum("kln,pkn->lpn", own_w, own_x)
+        cells.append(block.z_sums({k: pulled[i] for i, k in enumerate(looked_at)}))
+    sums = to_levels(unit, concatenate(cells))
+    right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, sums, strict=True)]
     slopes = h.solve(right)
     k_cells = models.leverage(unit.pattern, at.factors, h.inverse())
     a, c = [], []
-    for block, x in zip(unit.blocks, xs, strict=True):
-        moved = []
-        for j in range(len(x)):
+    for block, own_x in zip(unit.blocks, xs, strict=True):
+        own_a = own_x.copy()
+        for j in range(len(own_x)):
             effects = cell_effects(unit, at.factors, [slope[:, j] for slope in slopes])
             assert effects is not None  # there are random effects here
-            of_mean = block.combine(effects[:, block.cells])[0]
-            moved.append(np.zeros(x.shape[1]) if of_mean is None else of_mean)
-        a.append(x + np.array(moved).reshape(x.shape))
-        c.append(block.quadratic(k_cells[..., block.cells])[0, 0])
-    return WorkingRows(
-        np.concatenate(xs, axis=-1), np.concatenate(a, axis=-1), np.concatenate(w), np.concatenate(c),
-        np.concatenate(g),
-    )  # fmt: skip
+            moved = block.combine(effects[:, block.cells])
+            for i, k in enumerate(looked_at):
+                own_a[j, i] += 0.0 if (by := moved[k]) is None else by
+        a.append(own_a)
+        found, still = block.quadratic(k_cells[..., block.cells]), np.zeros(own_x.shape[-1])
+        c.append(np.array([[found.get((min(k, m), max(k, m)), still) for m in looked_at] for k in looked_at]))
+    return WorkingRows(x, np.concatenate(a, axis=-1), weight, np.concatenate(c, axis=-1), gradient)
 
 
-def _slope(density: Density) -> Vec:
-    """∂log p/∂eta of a block's rows."""
-    slope = density.g[0]
+def _columns(block: Block, looked_at: Sequence[int]) -> Cube:
+    """The columns of some predictors (p, K, m), each coefficient with those of its own predictor."""
+    if len(looked_at) == 1:
+        return block.x[:, None]
+    parts = [block.parts[k] for k in looked_at]
+    sizes = [part.own.stop - part.own.start for part in parts]
+    out = np.zeros((sum(sizes), len(parts), block.rows.stop - block.rows.start))
+    start = 0
+    for i, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+        out[start : start + size, i] = part.columns
+        start += size
+    return out
+
+
+def _slope(density: Density, k: int) -> Vec:
+    """∂log p/∂eta of a predictor in a block's rows."""
+    slope = density.g[k]
     assert slope is not None  # asked for at an order that has it
     return slope

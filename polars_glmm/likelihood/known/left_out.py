@@ -13,7 +13,7 @@ import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.records import Design
+from polars_glmm.design.records import Design, Predictor
 from polars_glmm.design.selection import design_of
 from polars_glmm.errors import GlmmError
 from polars_glmm.families.base import Family, only_phi
@@ -34,9 +34,11 @@ _STEP = 1e-4
 class Rest:
     """What is left when a group is gone; NaN where it has no number.
 
-    n_obs   of the group;  loglik   of the rest;  elpd   log density of the group at the parameters of the rest
+    n_obs   of the group;  loglik   of the rest;  elpd   log density of the group at the parameters of the rest, given
+            the rest where levels know each other
     displacement   ℓ of all rows at their own estimates less ℓ at those of the rest (Cook 1986, half his LD)
-    beta (p,), vcov (p, p), covariances (as in FactorEstimate, per factor), phi
+    beta (p,)      fixed effects of the mean, or of all categories;  vcov (p, p)
+    covariances (as in FactorEstimate, per factor), phi
     """
 
     n_obs: float
@@ -66,6 +68,11 @@ class Whole:
         return HeldParameters.of(self.estimate, self.family)
 
 
+def fixed_of(estimate: Estimate, family: Family) -> Vec:
+    """The fixed effects that groups are to move: of the mean, or of all predictors where they are alike."""
+    return np.concatenate([estimate.beta, estimate.gamma]) if family.unordered else estimate.beta
+
+
 def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
     """The exact answers, a refit of each; groups (n,) numbers the group of every row."""
     full = known_model(whole.design, whole.family, whole.control, whole.held)
@@ -78,10 +85,9 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
         kept = _independent(rest.mu.x)
         start = NOTHING
         if kept.all():
-            start = Given(of_estimate(list(whole.design.mu.names), whole.estimate), {})
+            start = Given(of_estimate(_names(whole), whole.estimate), {})
         else:
-            names = tuple(name for name, keep in zip(rest.mu.names, kept, strict=True) if keep)
-            rest = replace(rest, mu=replace(rest.mu, x=np.ascontiguousarray(rest.mu.x[kept]), names=names))
+            rest = _without_columns(rest, kept, everywhere=whole.family.unordered)
         try:
             found = estimate(rest, whole.family, whole.method, whole.control, start)
         except GlmmError as error:
@@ -90,15 +96,38 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
         elpd = displacement = np.nan
         if kept.all():
             held = HeldParameters.of(found, whole.family)
-            elpd = log_density(design_of(whole.design, gone), whole.family, whole.control, held)
-            displacement = top - replace(full, held=held).loglik()
-        p = len(kept)
-        beta, vcov = np.full(p, np.nan), np.full((p, p), np.nan)
-        beta[kept], vcov[np.ix_(kept, kept)] = found.beta, found.vcov_fixed[: kept.sum(), : kept.sum()]
+            at_rest = replace(full, held=held).loglik()
+            displacement = top - at_rest
+            if full.model.effects.coupled:
+                elpd = at_rest - known_model(rest, whole.family, whole.control, held).loglik()
+            else:
+                elpd = log_density(design_of(whole.design, gone), whole.family, whole.control, held)
+        own = fixed_of(found, whole.family)
+        told = np.tile(kept, len(own) // max(int(kept.sum()), 1)) if len(own) else kept
+        beta, vcov = np.full(len(told), np.nan), np.full((len(told),) * 2, np.nan)
+        beta[told], vcov[np.ix_(told, told)] = own, found.vcov_fixed[: len(own), : len(own)]
         covariances = tuple(factor.covariances for factor in found.factors)
         status = "coefficient_lost" if not kept.all() else "singular" if found.singular else "ok"
         out.append(Rest(n_obs, found.loglik, elpd, displacement, beta, vcov, covariances, found.phi, status))
     return out
+
+
+def _names(whole: Whole) -> list[str]:
+    """Names of the coefficients that a refit starts from."""
+    if not whole.family.unordered:
+        return list(whole.design.mu.names)
+    return [name for one in whole.design.predictors for name in one.labels]
+
+
+def _without_columns(design: Design, kept: BoolVec, *, everywhere: bool) -> Design:
+    """Only some columns of the mean, or of all predictors where they have the same."""
+
+    def less(one: Predictor) -> Predictor:
+        names = tuple(name for name, keep in zip(one.names, kept, strict=True) if keep)
+        return replace(one, x=np.ascontiguousarray(one.x[kept]), names=names)
+
+    further = tuple(map(less, design.further)) if everywhere else design.further
+    return replace(design, mu=less(design.mu), further=further)
 
 
 def log_density(design: Design, family: Family, control: Control, held: HeldParameters) -> float:
@@ -238,7 +267,7 @@ def _independent(x: Mat) -> BoolVec:
 
 
 def _failed(whole: Whole, n_obs: float, error: GlmmError) -> Rest:
-    p = len(whole.estimate.beta)
+    p = len(fixed_of(whole.estimate, whole.family))
     covariances = tuple(tuple(c * np.nan for c in factor.covariances) for factor in whole.estimate.factors)
     lost = np.full(p, np.nan), np.full((p, p), np.nan)
     phi = None if whole.estimate.phi is None else np.nan

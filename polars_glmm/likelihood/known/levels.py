@@ -80,7 +80,8 @@ class LevelLikelihood:
             has = f"{len(design.factors)} grouping factors"
             if design.further or not only_phi(family):
                 has = f"a formula of {design.further[0].parameter}" if design.further else "other parameters"
-            msg = f"Level by level a model has one grouping factor and a constant dispersion; this one has {has}."
+            msg = f"Level by level a model has one grouping factor and a constant dispersion; this one has {has}. "
+            msg += "Ask for what is of all levels: method='exact', or per='factor'."
             raise ModelError(msg)
         factor = design.factors[0]
         bent = next((t.structure for t in factor.terms if STRUCTURES[t.structure].bends), None)

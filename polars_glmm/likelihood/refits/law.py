@@ -29,7 +29,7 @@ def refuse_censored(family: Family) -> None:
     if family.is_censored:
         msg = (
             "New responses of a model with censoring cannot be drawn here: nothing says when they would have been "
-            "censored. Resample groups, method='groups', or draw times with simulate() and censor them yourself."
+            "censored. Resample groups, bootstrap(kind='cluster'), or draw times with simulate() and censor them."
         )
         raise ModelError(msg)
 

@@ -18,6 +18,7 @@ from polars_glmm.errors import GlmmError
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given
 from polars_glmm.likelihood.held import hold_fixed_effects
+from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.objective import NaturalObjective
 from polars_glmm.likelihood.refits.law import columns_of, predicted
@@ -86,6 +87,8 @@ def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: E
     elif len(design.factors) == 1 and not design.factors[0].coupled:
         codes = design.factors[0].codes
         touched = np.isin(codes, np.unique(codes[out]))
+    if question.spec.family.response == "category":
+        return _held_density(question, design, (touched, touched & ~out), found)
     method = _method(question, design)
     values = natural_values(found)
     values = np.where(np.isnan(values), 0.0, np.minimum(values, _LARGEST_SIZE))
@@ -104,6 +107,19 @@ def _log_density(question: RefitQuestion, design: Design, out: BoolVec, found: E
     return loglik(touched) - loglik(touched & ~out)
 
 
+def _held_density(
+    question: RefitQuestion, design: Design, rows: tuple[BoolVec, BoolVec], found: Estimate
+) -> float:
+    """The same with all parameters held at once: categories have coefficients that are no columns of an offset."""
+    held = HeldParameters.of(found, question.spec.family)
+    both = []
+    for some in rows:
+        made = design_of(design, some) if some.any() else None
+        known = (question.spec.family, question.control, held, question.spec.method)
+        both.append(0.0 if made is None else known_model(made, *known).loglik())
+    return both[0] - both[1]
+
+
 def _method(question: RefitQuestion, design: Design) -> Method:
     """ML of gaussian models, quadrature of others with one factor, Laplace where that is all there is."""
     if question.spec.family.linear:
@@ -114,7 +130,12 @@ def _method(question: RefitQuestion, design: Design) -> Method:
 
 
 def _squares(question: RefitQuestion, design: Design, out: BoolVec, found: Estimate) -> float:
-    """Σ (y − μ)² over the rows left out, at the modes of known levels and at 0 of others; of shares for binomial."""
+    """Σ (y − μ)² over the rows left out, at the modes of known levels and at 0 of others; of shares for binomial.
+
+    NaN of categories, which are no numbers.
+    """
+    if question.spec.family.response == "category":
+        return np.nan
     left = rows_of(design, np.flatnonzero(out))
     eta: Vec = predicted(left.mu, found.beta)
     for factor, one, estimate in zip(design.factors, left.factors, found.factors, strict=True):

@@ -1,0 +1,99 @@
+"""What a fit by key would do, without doing it: which keys there are, and what becomes of the models of each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError, counted, enumerate_names
+from polars_glmm.fitting.by_key import KeyedQuestion, question_by
+from polars_glmm.frames.size import row_bytes
+from polars_glmm.inference.html import render
+from polars_glmm.inference.schemas import table
+from polars_glmm.inference.sheet import Sheet, SheetTable
+from polars_glmm.memory import readable
+from polars_glmm.result.explanation import EXPLANATION, Explanation, explain_call
+
+if TYPE_CHECKING:
+    from polars_glmm.control import Control
+    from polars_glmm.spec.call import Call
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeyedExplanation:
+    """The plan of fits by key: print it, or take `frame`.
+
+    frame      part ("keys", "rows", "route", "memory"), name, columns, size, and rows of the smallest and largest key
+    keys       the keys with `n_rows` and `together`: whether a model may be fitted side by side with others; one that
+               turns out to be unusual, as by a column that is constant in it, is fitted alone after all
+    largest    the explanation of the key with most rows
+    """
+
+    text: str
+    frame: pl.DataFrame
+    keys: pl.DataFrame
+    largest: Explanation
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        formula, *lines = self.text.splitlines()
+        plan = SheetTable("Plan", (), tuple(lines))
+        return render(Sheet(formula, (), (plan,), ()))
+
+
+def explain_by(
+    frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], call: Call, control: Control, taken: Collection[str]
+) -> KeyedExplanation:
+    """Count the keys of a frame and their rows; the question is the one that a fit asks.
+
+    Raises what a fit would raise before it fits anything; ModelError where no row has a key.
+    """
+    asked = question_by(frame, by, call, taken)
+    sizes = np.diff(asked.rows.starts)
+    names = asked.keyed.keys.columns
+    if not len(sizes):
+        msg = f"by={enumerate_names(names)}: no row has a key."
+        raise ModelError(msg)
+    together = np.isin(np.arange(len(sizes)), asked.together)
+    largest = explain_call(asked.rows.part(int(sizes.argmax())), asked.call, control)
+    memory = _memory(asked, int(sizes[together].sum()), largest)
+    n, n_together = len(sizes), int(together.sum())
+    rows: list[tuple[Any, ...]] = [
+        ("keys", ", ".join(names), names, n, int(sizes.min()), int(sizes.max())),
+        ("rows", "used", [], int(sizes.sum()), None, None),
+        ("rows", "dropped", [], asked.n_without, None, None),
+        ("route", "together", [], n_together, None, None),
+        ("route", "singly", [], n - n_together, None, None),
+        ("memory", "bytes", [], memory, None, None),
+    ]
+    keys = asked.keyed.keys.with_columns(n_rows=pl.Series(sizes, dtype=pl.Int64), together=pl.Series(together))
+    columns = {name: [row[k] for row in rows] for k, name in enumerate(EXPLANATION)}
+    return KeyedExplanation(_text(rows, largest), table(EXPLANATION, columns), keys, largest)
+
+
+def _memory(asked: KeyedQuestion, n_together: int, largest: Explanation) -> int:
+    """Bytes of the rows that are read, and of the arrays of models side by side, or of the largest alone."""
+    arrays = n_together * row_bytes(asked.spec, asked.keyed.frame.lazy(), most=1 << 62)
+    return int(asked.keyed.frame.estimated_size() + max(arrays, largest.plan.cost.memory))
+
+
+def _text(rows: Sequence[tuple[Any, ...]], largest: Explanation) -> str:
+    (_, name, _, n, low, high), used, dropped, together, singly, memory = rows
+    own = counted(high, "row", grouped=True) if low == high else f"{low:,} to {counted(high, 'row', grouped=True)}"
+    formula, *others = largest.text.splitlines()
+    lines = [
+        formula,
+        f"{counted(n, 'model', grouped=True)}, one for each {name}, of {own}; {used[3]:,} rows in all",
+        *([f"{counted(dropped[3], 'row', grouped=True)} without a key left out"] if dropped[3] else []),
+        f"{together[3]:,} fitted together, {singly[3]:,} one after the other",
+        f"cost: source read once, {readable(memory[3])} of memory",
+        "the largest of them:",
+        *(f"  {line}" for line in others),
+    ]
+    return "\n".join(lines)
