@@ -1,8 +1,8 @@
 """Models of rows in a Parquet file: by DuckDB, by Polars, and the bare SQL of the same sums.
 
 `python benchmarks/engines.py [ROWS]`: 1e6 if not given; seconds, once each, and differences of log-likelihoods.
-`python benchmarks/engines.py ROWS dask`: instead a Bernoulli intercept whose rows stay with two workers of Dask, each
-one process and one thread: seconds until rows are divided, and of the rounds.
+`python benchmarks/engines.py ROWS dask` (or spark): instead a Bernoulli intercept whose rows stay with two workers of
+Dask, each one process and one thread, or with Spark of two threads: seconds until rows are divided, and of the rounds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import duckdb
 import numpy as np
@@ -24,6 +25,8 @@ import polars_glmm
 from polars_glmm.control import Rows
 
 T = TypeVar("T")
+Opened: TypeAlias = AbstractContextManager[tuple[Callable[[str], Any], Any]]
+"""How a frame of a file is opened on a cluster, and the class of the things that stay there."""
 ONE = polars_glmm.Control(rows=Rows(compress=False, processes=1))
 STAY = polars_glmm.Control(rows=Rows(stay=True, compress=False), progress=False)
 SLOPE, COUNTS = "y ~ x + (1 + x | g)", "c ~ f + d + (1 | h)"
@@ -52,33 +55,56 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - began, made
 
 
-def stay(n: int, path: str) -> None:
+@contextmanager
+def dask() -> Iterator[tuple[Callable[[str], Any], Any]]:
     import dask.dataframe as dd
     from distributed import Client, LocalCluster
 
     from polars_glmm.cluster.dask_workers import DaskThings
 
-    rounds: list[tuple[float, float]] = []
-    plain = DaskThings.ask
-
-    def ask(self: DaskThings[object], question: Callable[[object], T]) -> list[T]:
-        began = time.perf_counter()
-        answers = plain(self, question)
-        rounds.append((began, time.perf_counter() - began))
-        return answers
-
-    DaskThings.ask = ask  # type: ignore[method-assign]
-    formula, family = "b ~ x + (1 | g)", "binomial"
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
-        frame = dd.read_parquet(path).repartition(npartitions=4)
+        yield lambda path: dd.read_parquet(path).repartition(npartitions=4), DaskThings
+
+
+@contextmanager
+def spark() -> Iterator[tuple[Callable[[str], Any], Any]]:
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    from pyspark.sql import SparkSession
+
+    from polars_glmm.cluster.spark_executors import SparkThings
+
+    build = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    session = build.config("spark.ui.showConsoleProgress", "false").getOrCreate()
+    yield session.read.parquet, SparkThings
+    context = session.sparkContext
+    numbers = context.parallelize(range(2), 2)
+    empty = [timed(lambda: context.runJob(numbers, iter, [0, 1]))[0] for _ in range(20)]
+    print(f"a job of Spark that does nothing: median {statistics.median(empty):.3f} s, least {min(empty):.3f} s")
+    session.stop()
+
+
+def stay(cluster: Opened, n: int, path: str) -> None:
+    rounds: list[tuple[float, float]] = []
+    formula, family = "b ~ x + (1 | g)", "binomial"
+    first = str(Path(path).with_name("first.parquet"))
+    rows(2000).write_parquet(first)
+    with cluster as (read, things):
+        plain = things.ask
+
+        def ask(self: object, question: Callable[[object], T]) -> list[T]:
+            began = time.perf_counter()
+            answers: list[T] = plain(self, question)
+            rounds.append((began, time.perf_counter() - began))
+            return answers
+
+        things.ask = ask
         here, native = timed(lambda: polars_glmm.fit(
             pl.read_parquet(path), formula, family=family, control=ONE
         ))  # fmt: skip
-        first = dd.from_pandas(rows(2000).to_pandas(), npartitions=2)
-        polars_glmm.fit(first, formula, family=family, control=STAY)  # what is imported once
+        polars_glmm.fit(read(first), formula, family=family, control=STAY)  # what is imported once
         rounds.clear()
         began = time.perf_counter()
-        there, engine = timed(lambda: polars_glmm.fit(frame, formula, family=family, control=STAY))
+        there, engine = timed(lambda: polars_glmm.fit(read(path), formula, family=family, control=STAY))
         seconds = [taken for _, taken in rounds[1:]]  # the first asks what the parts hold
         print(f"Bernoulli intercept, {n:.0e} rows, {native.groups[0].n_levels} levels, load {os.getloadavg()[0]:.1f}; "
               f"in memory {here:.2f} s, with workers {there:.2f} s ({rounds[0][0] - began:.2f} before rounds); "
@@ -92,8 +118,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "rows.parquet")
         rows(n).write_parquet(path)
-        if sys.argv[2:] == ["dask"]:
-            stay(n, path)
+        if sys.argv[2:]:
+            stay({"dask": dask, "spark": spark}[sys.argv[2]](), n, path)
             return
         for name, formula, family, sql in (
             ("gaussian slope", SLOPE, "gaussian", BARE), ("discrete poisson", COUNTS, "poisson", CELLS),

@@ -14,7 +14,7 @@ import polars as pl
 
 from polars_glmm.control import Control
 from polars_glmm.errors import ModelError
-from polars_glmm.fitting.by_key import fit_by
+from polars_glmm.fitting.by_key_elsewhere import fit_by_frame
 from polars_glmm.fitting.elsewhere import fit_frame
 from polars_glmm.fitting.flow import objective_of
 from polars_glmm.foreign import answered
@@ -134,7 +134,7 @@ def fit(
     )  # fmt: skip
     chosen = _control(control)
     if by is not None:
-        return FitCollection.of(fit_by(_checked(frame, formulas), by, call, chosen, TABLE_COLUMNS))
+        return FitCollection.of(fit_by_frame(_where(frame, formulas), by, call, chosen, TABLE_COLUMNS))
     return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
 
 

@@ -39,8 +39,8 @@ class Rows:
                8, where rows are so many that it pays and threads is 0. Crossed factors couple all rows, which then stay
                in one process
     compress   count equal rows instead of repeating them, where a look at the data says that it pays
-    stay       rows of a Dask frame are fitted by the workers that hold them: True always, False never, None where they
-               would not fit in memory here
+    stay       rows of a Dask or Spark frame are fitted by the workers that hold them: True always, False never, None
+               where they would not fit in memory here
     """
 
     block: int = 65536

@@ -127,6 +127,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "narwhals": frozenset({"frames"}),
     "dask": frozenset({"cluster"}),
     "distributed": frozenset({"cluster"}),
+    "pyspark": frozenset({"cluster"}),
+    "py4j": frozenset({"cluster"}),
 }
 """Who may stand on which library."""
 
@@ -134,7 +136,7 @@ LAZY = frozenset({"__init__", "namespace", "api", "cli", "cli_questions"})
 """The front door: its imports inside functions are there to be late, and may reach any room."""
 
 HEAVY = ("scipy", "pandas", "sklearn", "pyarrow", "formulaic", "narwhals", "matplotlib", "altair", "great_tables")
-HEAVY += ("dask", "distributed", "arviz", "arviz_base", "bambi", "pymc")
+HEAVY += ("dask", "distributed", "pyspark", "py4j", "arviz", "arviz_base", "bambi", "pymc")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from polars_glmm.answer.record import Answer
 from polars_glmm.answer.tally import Fingerprint, GroupSize
+from polars_glmm.columns.named import column
 from polars_glmm.design.pairing import about
 from polars_glmm.errors import GlmmError, counted, enumerate_names
 from polars_glmm.frames.kept import kept_rows
@@ -32,11 +33,16 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True, eq=False)
 class KeyedRows:
-    """The rows of a frame by key: order[starts[k] : starts[k + 1]] are those of key k; no frame after pickling."""
+    """The rows of a frame by key: order[starts[k] : starts[k + 1]] are those of key k; no frame after pickling.
+
+    lazy, keys   where the rows are read instead, and the keys that tell them apart; None where they are in `frame`
+    """
 
     frame: pl.DataFrame | None
     order: IntVec
     starts: IntVec
+    lazy: pl.LazyFrame | None = None
+    keys: pl.DataFrame | None = None
 
     @classmethod
     def of(cls, frame: pl.DataFrame, code: IntVec, n_keys: int) -> KeyedRows:
@@ -44,6 +50,17 @@ class KeyedRows:
         sorted_already = bool((code[1:] >= code[:-1]).all())
         order = np.arange(len(code)) if sorted_already else np.argsort(code, kind="stable")
         return cls(frame, order, np.concatenate([[0], np.cumsum(np.bincount(code, minlength=n_keys))]))
+
+    @classmethod
+    def elsewhere(cls, lazy: pl.LazyFrame, keys: pl.DataFrame) -> KeyedRows:
+        """The rows of a frame that is read when they are asked for."""
+        return cls(None, np.empty(0, np.intp), np.empty(0, np.intp), lazy, keys)
+
+    def source(self, k: int) -> pl.LazyFrame:
+        """The rows of key k, where they are read."""
+        assert self.lazy is not None
+        assert self.keys is not None
+        return self.lazy.filter(column(name) == value for name, value in self.keys.row(k, named=True).items())
 
     def places(self, k: int) -> IntVec:
         """Places in the frame of the rows of key k, in its order."""
@@ -58,7 +75,8 @@ class KeyedRows:
         return self.frame[places]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"frame": None, "order": np.empty(0, np.intp), "starts": np.empty(0, np.intp)}
+        nothing = np.empty(0, np.intp)
+        return {"frame": None, "order": nothing, "starts": nothing, "lazy": None, "keys": None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +130,8 @@ class Batch:
             sizes = self.level_sizes[own]
             groups.append(GroupSize(factor.name, len(sizes), int(sizes.min()), float(sizes.mean()), int(sizes.max())))
         rows = source = kept = None
+        if self.rows.lazy is not None and self.control.keep != "none":
+            source = self.rows.source(int(self.keys[k]))
         if self.rows.frame is not None and self.control.keep != "none":
             key = int(self.keys[k])
             rows, source = kept_rows(self.rows.part(key), self.control)

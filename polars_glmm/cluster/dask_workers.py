@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import polars as pl
 
+from polars_glmm.cluster.thing_files import NAMES, other_versions, size_of
 from polars_glmm.errors import GlmmError, ModelError, ResourceError
 from polars_glmm.frames.engine import EngineFrame, rows_of_part
 from polars_glmm.frames.staying import Staying
@@ -26,8 +27,7 @@ _PART = 1 << 28
 """Bytes of a part, about, where there are more than one a thread: what is shuffled and prepared at once."""
 _LOOK, _PATIENCE = 5.0, 60.0
 """Seconds after which workers are counted while an answer is waited for, and for which there may be none."""
-_NAMES = ("polars_glmm", "polars", "numpy", "scipy")
-_VERSIONS = f"{{name: __import__(name).__version__ for name in {_NAMES}}}"
+_VERSIONS = f"{{name: __import__(name).__version__ for name in {NAMES}}}"
 """Asked by `eval`, so that a worker without this package can say so."""
 
 
@@ -163,7 +163,7 @@ class DaskHolders:
         self.made.clear()
 
     def _require_same_versions(self) -> None:
-        here = {name: str(import_module(name).__version__) for name in _NAMES}
+        here = {name: str(import_module(name).__version__) for name in NAMES}
         try:
             there = self.client.run(eval, _VERSIONS)
         except ImportError as error:
@@ -173,15 +173,11 @@ class DaskHolders:
             )
             raise ModelError(msg) from error
         for address, found in there.items():
-            other = [name for name in _NAMES if found[name] != here[name]]
-            if other:
-                have = ", ".join(f"{name} {found[name]}" for name in other)
-                want = ", ".join(f"{name} {here[name]}" for name in other)
-                msg = f"The worker {address} has {have}, this process {want}: install the same for rows to stay."
-                raise ModelError(msg)
+            if found != here:
+                raise ModelError(other_versions(address, found, here))
 
 
-def connected(frame: EngineFrame) -> Any | None:
+def dask_client(frame: EngineFrame) -> Any | None:
     """The client whose cluster works on a Dask frame; None for other frames, and where there is no cluster."""
     if frame.name != DaskHolders.name:
         return None
@@ -209,11 +205,20 @@ def dask_holders(client: Any) -> Iterator[DaskHolders]:
 
 
 def _taken(schema: bytes, part: Any) -> pl.DataFrame:
-    return rows_of_part(part, pickle.loads(schema))  # noqa: S301  # written by this package
+    return _measured(rows_of_part(part, pickle.loads(schema)))  # noqa: S301  # written by this package
 
 
 def _made(make: bytes, thing: Any) -> Any:
-    return pickle.loads(make)(thing)  # noqa: S301  # written by this package
+    return _measured(pickle.loads(make)(thing))  # noqa: S301  # written by this package
+
+
+def _measured(thing: A) -> A:
+    """A thing whose bytes the worker can tell, to know what memory is left; of others Dask sees the shell."""
+    from dask.sizeof import sizeof  # noqa: PLC0415  for Dask frames only
+
+    if type(thing).__module__.partition(".")[0] in NAMES:
+        sizeof.register(type(thing), pl.DataFrame.estimated_size if isinstance(thing, pl.DataFrame) else size_of)
+    return thing
 
 
 def _answered(question: bytes, thing: Any) -> bytes:

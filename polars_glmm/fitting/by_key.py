@@ -114,7 +114,7 @@ def fit_by(
         singles: dict[int, Outcome] = {}
         with progress.stage("models", len(rest)):
             for k in rest.tolist():
-                singles[k] = _attempt(rows.part(k), call, control)
+                singles[k] = attempt(rows.part(k), call, control)
                 progress.advance()
     failures = [outcome for outcome in singles.values() if isinstance(outcome, GlmmError)]
     if failures and len(failures) == n_keys and len({str(error) for error in failures}) == 1:
@@ -242,7 +242,7 @@ def _batches(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Contro
         )
 
 
-def _attempt(part: pl.DataFrame, call: Call, control: Control) -> Outcome:
+def attempt(part: pl.DataFrame, call: Call, control: Control) -> Outcome:
     """The fit, or the error of this package that stopped it; other exceptions are bugs and pass."""
     try:
         return fit_call(part, call, control, warn=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 
-from polars_glmm.cluster.dask_workers import connected
+from polars_glmm.cluster.connected import connected, unconnected
 from polars_glmm.columns.named import column
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.errors import GlmmError, ModelError, ResourceError, enumerate_names
@@ -172,7 +172,7 @@ def _stays(spec: ModelSpec, frame: EngineFrame, control: Control) -> Route | Non
         return None
     why = _not_apart(spec)
     if connected(frame) is None:
-        why = "a Dask frame and a cluster are needed: connect to one first, with distributed.Client(…)"
+        why = unconnected(frame)
     if stay and why:
         msg = f"Rows cannot stay with workers, as control=Control(rows=Rows(stay=True)) asks: {why}."
         raise ModelError(msg)

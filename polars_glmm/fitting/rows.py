@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
-from polars_glmm.cluster.dask_workers import connected, dask_holders
+from polars_glmm.cluster.connected import connected
 from polars_glmm.design.disk.learn import Sizes, learn_stored
 from polars_glmm.design.inquired import ApartLearned
 from polars_glmm.design.learn import Learned, learn
 from polars_glmm.design.spread.learn import learn_spread
+from polars_glmm.errors import ResourceError
 from polars_glmm.memory import memory_limit
 from polars_glmm.spill import spilling
 
@@ -46,7 +47,11 @@ def learned_rows(
         yield route.counted.learned
         return
     if route.engine is not None:
-        with dask_holders(connected(route.engine)) as holders:
+        opening = connected(route.engine)
+        if opening is None:
+            msg = "The cluster that held the rows is not there any more: connect to it, and fit again."
+            raise ResourceError(msg)
+        with opening() as holders:
             yield learn_spread(call.spec(), route.engine, holders, missing=call.missing)
         return
     if route.kind != "disk":

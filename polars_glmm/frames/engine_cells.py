@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -19,22 +20,24 @@ _KEY = "key:"
 _SAMPLE = 20_000
 
 
-def compress_engine(frame: EngineFrame, spec: ModelSpec, *, missing: str = "drop") -> Compressed | None:
-    """The counted frame, or None where it would not be worth it.
+def compress_engine(
+    frame: EngineFrame, spec: ModelSpec, *, missing: str = "drop", beside: Sequence[str] = ()
+) -> Compressed | None:
+    """The counted frame, or None where it would not be worth it; rows that differ `beside` are different.
 
     Float columns are looked at in the first rows; whether rows repeat is then counted exactly, since engines have no
     common name for a sketch of distinct rows. Raises ColumnError for columns and values as `EngineSource.judge` does.
     """
     spec = spec.resolve(frozenset(frame.schema.names()))
-    source = EngineSource.on(spec, frame)
-    columns = list(dict.fromkeys(replace(spec, frequency=None).columns()))
+    source = EngineSource.on(spec, frame).beside(beside)
+    columns = list(dict.fromkeys((*beside, *replace(spec, frequency=None).columns())))
     if COUNT in frame.schema or not columns or not countable(spec, frame.schema, columns):
         return None
     census = source.answer(source.census()).row(0, named=True)
     found = source.judge(census)
     note = () if found is None else (dropped_rows(found, missing),)
     n_used = int(census["used"] or 0)
-    groups = groups_of(spec)
+    groups = list(dict.fromkeys((*beside, *groups_of(spec))))
     response = [name for name in dict.fromkeys(spec.response.columns()) if name not in groups]
     if few(n_used) or not _repeats(source, spec, columns, response, n_used):
         return None

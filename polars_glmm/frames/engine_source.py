@@ -54,6 +54,13 @@ class EngineSource(Source):
             frame.plan.select(list(used)), dtypes, spec.frequency, spec.precision, optional=spec.gaps, origin=frame
         )
 
+    def beside(self, names: Sequence[str]) -> EngineSource:
+        """The source with further columns in use."""
+        assert self.origin is not None
+        used = list(dict.fromkeys((*self.dtypes, *names)))
+        dtypes = {name: self.origin.schema[name] for name in used}
+        return replace(self, frame=self.origin.plan.select(used), dtypes=dtypes)
+
     @property
     def library(self) -> Any:
         import narwhals.stable.v2 as nw  # noqa: PLC0415  for frames of engines only

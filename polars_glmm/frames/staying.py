@@ -29,6 +29,15 @@ class Staying(Protocol[Thing_co]):
         """Let them go: nothing is asked of them any more."""
 
 
+class Remembering(Protocol):
+    """A thing that remembers what it was asked, which changes the work and not the answers.
+
+    memory   can be pickled, and put into the same thing made anew: who keeps things as files keeps it beside them
+    """
+
+    memory: Any
+
+
 class Holders(Protocol):
     """Who can hold the rows of a frame, in parts that no key is divided between.
 

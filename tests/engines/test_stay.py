@@ -190,6 +190,19 @@ def test_workers_of_another_version_or_without_the_package_are_refused(
     assert nothing_left(client)
 
 
+def test_workers_know_how_large_shards_are(frame: Any, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Dask counts as memory in use is at least the numbers of the rows: of each y, x and a code."""
+    managed: list[int] = []
+
+    def look(things: DaskThings[Any], number: int) -> None:
+        if number == 8:
+            managed.extend(client.run(lambda dask_worker: dask_worker.state.nbytes).values())
+
+    asked(monkeypatch, look)
+    fit = polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
+    assert 16 * fit.n_obs < sum(managed) < 400 * fit.n_obs
+
+
 def test_an_error_ends_with_nothing_left(frame: Any, client: Any) -> None:
     with pytest.raises(ModelError, match="cross"):
         polars_glmm.fit(frame, "c ~ x + (1 | g) + (1 | b)", family="poisson", control=STAY)

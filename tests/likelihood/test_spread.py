@@ -17,6 +17,8 @@ from polars_glmm import Control
 from polars_glmm.control import Memory, Rows
 from polars_glmm.errors import ColumnError, DataChangedError, ModelError, ResourceError, ResponseError
 from polars_glmm.frames.staying import AtOnce
+from polars_glmm.likelihood.marginal import sample
+from polars_glmm.likelihood.rows import sampled, spread
 from tests.likelihood.same_fits import same_fits
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
@@ -108,12 +110,12 @@ class Nearby:
 @contextmanager
 def workers(monkeypatch: pytest.MonkeyPatch, holders: Any) -> Iterator[None]:
     @contextmanager
-    def held(client: object) -> Iterator[Any]:
+    def held() -> Iterator[Any]:
         yield holders
 
     with monkeypatch.context() as patch:
-        patch.setattr("polars_glmm.fitting.choose.connected", lambda frame: frame)
-        patch.setattr("polars_glmm.fitting.rows.dask_holders", held)
+        for module in ("choose", "rows"):
+            patch.setattr(f"polars_glmm.fitting.{module}.connected", lambda frame: held)
         yield
 
 
@@ -133,6 +135,32 @@ def test_rows_that_stay_give_the_fit_of_the_rows_together(
         there = polars_glmm.fit(relation(), *formulas, control=STAY, **options)
     same_fits(there, here)
     there.update(control=HERE)  # the source is read out as any other, and its sums are those of the fit
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize(("model", "parts"), [("nested", 4), ("slopes", 3), ("slopes", 40), ("size", 3)])
+def test_a_search_begins_on_a_part_of_the_levels_where_they_stay(
+    model: str, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same optimum with fewer questions to all rows; of some parts no level is taken."""
+    formulas, options = MODELS[model]
+    here = polars_glmm.fit(DATA.lazy(), *formulas, control=HERE, **options)
+    seen: list[Any] = []
+    plain = spread._few
+
+    def few(design: Any, maker: Any) -> Any:
+        seen.append(plain(design, maker))
+        return seen[-1]
+
+    monkeypatch.setattr(spread, "_few", few)
+    for module, name, value in ((spread, "_MANY_ROWS", 1), (sample, "_MANY_ROWS", 1), (sampled, "_ROWS", 300)):
+        monkeypatch.setattr(module, name, value)
+    with workers(monkeypatch, Nearby(parts)):
+        there = polars_glmm.fit(relation(), *formulas, control=STAY, **options)
+    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
+    assert (there.n_obs, there.groups, there.converged) == (here.n_obs, here.groups, here.converged)
+    np.testing.assert_allclose(there.fixef()["estimate"], here.fixef()["estimate"], rtol=1e-5)
+    assert 0 < seen[0].n_rows < 600
 
 
 def test_a_level_larger_than_a_worker_is_refused_before_rows_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:

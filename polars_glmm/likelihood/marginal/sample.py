@@ -14,14 +14,12 @@ from polars_glmm.families.base import Censoring, joined_censoring
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.sampled import chosen_levels, share_of
 from polars_glmm.likelihood.rows.spread import SpreadRows
 from polars_glmm.likelihood.rows.store import Stored
 from polars_glmm.typing import BoolVec, IntVec, Mat
 
 _MANY_ROWS = 50_000
-_ROWS, _GROUPS = 20_000, 400
-_SEED = 20_240_817
-"""Fixed: a fit is a function of its data."""
 
 
 class Sample(NamedTuple):
@@ -41,14 +39,15 @@ def subsample(model: Model) -> Sample | None:
     if n < _MANY_ROWS or not factors:
         return None
     top = factors[-1]
-    if isinstance(model.stored, SpreadRows) or model.effects.coupled or not nested(model.effects):
+    if isinstance(model.stored, SpreadRows):
+        few = model.stored.few
+        return None if few is None else Sample(replace(model, stored=few), n / few.shards.n_rows)
+    if model.effects.coupled or not nested(model.effects):
         return None
-    share = min(1.0, max(_ROWS / n, min(_GROUPS, top.n_levels / 4) / top.n_levels))
-    levels = int(np.ceil(top.n_levels * share))
-    if 2 * levels >= top.n_levels:
+    share = share_of(n, top.n_levels)
+    if share is None:
         return None
-    chosen = np.zeros(top.n_levels, dtype=bool)
-    chosen[np.random.default_rng(_SEED).choice(top.n_levels, levels, replace=False)] = True
+    chosen = chosen_levels(top.n_levels, share)
     if model.stored is not None:
         return _from_disk(model, model.stored, chosen)
     part, places = on_levels(model, chosen)

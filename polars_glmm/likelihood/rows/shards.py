@@ -109,15 +109,19 @@ class ShardRows(RowBlocks):
 
 
 class Shard:
-    """All rows of some levels, numbered from 0, and what is remembered of them."""
+    """All rows of some levels, numbered from 0, and what is remembered of them (`frames.staying.Remembering`)."""
 
     def __init__(self, rows: RowBlocks) -> None:
-        self._views, self._memory = {WHOLE: rows}, Remembered()
+        self._views, self.memory = {WHOLE: rows}, Remembered()
+
+    @property
+    def n_rows(self) -> int:
+        return self._views[WHOLE].n_rows
 
     def answer(self, question: Asking) -> Any:
         """The answer of these rows."""
         rows = self._view(question.view)
-        memory = self._memory if question.view == WHOLE else Remembered()
+        memory = self.memory if question.view == WHOLE else Remembered()
         return question.asked.of(ShardRows(rows.units, rows.order, rows.n_rows, rows.levels, memory, question.number))
 
     def _view(self, view: View) -> RowBlocks:

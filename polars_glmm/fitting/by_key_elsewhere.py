@@ -1,0 +1,106 @@
+"""`by=` of a frame that an engine holds: from few rows of the same sums or counts, else from all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.answer.many import Answers, KeyedRows
+from polars_glmm.design.by_key.learn import Dropped
+from polars_glmm.errors import GlmmError
+from polars_glmm.fitting.by_key import attempt, fit_by
+from polars_glmm.fitting.choose import exact
+from polars_glmm.frames import held
+from polars_glmm.frames.counted import COUNT
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_expressions import NotThereError
+from polars_glmm.frames.engine_fewer import Fewer, Gaps, fewer_rows
+
+if TYPE_CHECKING:
+    from polars_glmm.control import Control
+    from polars_glmm.spec.call import Call
+    from polars_glmm.spec.model import ModelSpec
+    from polars_glmm.typing import IntVec
+
+
+def fit_by_frame(
+    frame: pl.DataFrame | pl.LazyFrame | EngineFrame,
+    by: str | Sequence[str],
+    call: Call,
+    control: Control,
+    taken: Collection[str] = (),
+) -> Answers:
+    """As `fit_by`, wherever the rows are: a collection of an engine's frame has it as the source of its models."""
+    if not isinstance(frame, EngineFrame):
+        return fit_by(frame, by, call, control, taken)
+    few = None if control.keep == "rows" else _fewer(frame, by, call)
+    if few is None:
+        return fit_by(frame.lazy(), by, call, control, taken)
+    try:
+        found = fit_by(few.frame, by, replace(call, frequency=COUNT), replace(control, keep="none"), taken)
+    except GlmmError:  # to be raised again from the rows that the user knows
+        return fit_by(frame.lazy(), by, call, control, taken)
+    return _of_frame(found, frame.lazy(), few.gaps, call, control)
+
+
+def _fewer(frame: EngineFrame, by: str | Sequence[str], call: Call) -> Fewer | None:
+    """Few rows in the place of all, or None where they would not do, or something is to be said of the rows."""
+    names = [by] if isinstance(by, str) else list(by)
+    spec = call.spec().resolve(frozenset(frame.schema.names()))
+    linear = exact(spec)
+    if not _may_be_fewer(spec, call) or any(name not in frame.schema for name in (*names, *spec.columns())):
+        return None
+    try:
+        return fewer_rows(frame, spec, names, linear=linear, missing=call.missing)
+    except (GlmmError, NotThereError):  # to be raised again by the models that it belongs to
+        return None
+
+
+def _may_be_fewer(spec: ModelSpec, call: Call) -> bool:
+    """Whether nothing but sums, or counts of equal rows, is asked of rows."""
+    if call.known is not None or spec.residual is not None or spec.response.ends or spec.inputs:
+        return False
+    return not (spec.family.is_censored or spec.family.unordered or (spec.family.linear and not exact(spec)))
+
+
+def _of_frame(
+    found: Answers, source: pl.LazyFrame, gaps: Gaps | None, call: Call, control: Control
+) -> Answers:
+    """The answers as those of the rows themselves; a model that could not be made is tried from them."""
+    frequency, read = call.spec().frequency, control.keep != "none"
+    rows = KeyedRows.elsewhere(source, found.keys)
+    outcomes = found.outcomes
+    batches = tuple(
+        replace(
+            batch,
+            recipe=replace(batch.recipe, spec=replace(batch.recipe.spec, frequency=frequency)),
+            rows=rows,
+            control=control,
+            call=call,
+            dropped=batch.dropped if gaps is None else _dropped(gaps, batch.keys),
+        )
+        for batch in outcomes.batches
+    )
+    singles = {}
+    for k, outcome in outcomes.singles.items():
+        if isinstance(outcome, GlmmError):
+            singles[k] = attempt(held.taken(rows.source(k)), call, control)
+            continue
+        recipe = replace(outcome.recipe, spec=replace(outcome.recipe.spec, frequency=frequency))
+        own = None if gaps is None else _dropped(gaps, np.array([k]))
+        singles[k] = replace(
+            outcome, recipe=recipe, call=call, control=control, source=rows.source(k) if read else None, kept=None,
+            notes=(*(() if own is None else own.notes(0)), *outcome.notes),
+            n_dropped=0 if own is None else int(own.missing[0]),
+        )  # fmt: skip
+    return replace(found, outcomes=replace(outcomes, batches=batches, singles=singles))
+
+
+def _dropped(gaps: Gaps, keys: IntVec) -> Dropped:
+    """What rows of some keys miss, as a design of their rows would tell."""
+    where = {name: marks[keys] for name, marks in gaps.where.items()}
+    return Dropped(gaps.n_rows[keys], gaps.missing[keys], where, np.zeros(len(keys), dtype=np.intp))

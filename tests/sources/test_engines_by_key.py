@@ -1,0 +1,165 @@
+"""`by=` of a frame that an engine holds: the models of its rows, from sums and counts of which no row is read out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+
+import polars_glmm
+from polars_glmm import FitCollection
+from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.engine_fewer import same_sums
+
+pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+N, KEYS = 1500, 6
+
+
+def made() -> pl.DataFrame:
+    rng = np.random.default_rng(5)
+    k, g, x = rng.integers(0, KEYS, N), rng.integers(0, 12, N), rng.normal(size=N) + 3
+    f, d = rng.choice(["a", "it's"], N), rng.integers(0, 3, N)
+    u = rng.normal(size=(KEYS, 12, 2)) * np.array([0.8, 0.3])
+    y = 1 + 0.5 * x + (f == "a") + u[k, g, 0] + u[k, g, 1] * (x - 3) + rng.normal(size=N)
+    return pl.DataFrame(
+        {
+            "key": [f"k{one}" for one in k], "half": k % 2, "g": g, "x": x, "f": f, "d": d, "y": y, "x2": x**2,
+            "n": rng.integers(0, 3, N), "w": rng.uniform(0.5, 2.0, N), "c": rng.poisson(np.exp(0.3 * (f == "a"))),
+        }
+    )  # fmt: skip
+
+
+DATA = made()
+HOLES = DATA.with_columns(
+    x=pl.when(pl.int_range(N) % 97 == 3).then(float("nan")).otherwise("x"),
+    f=pl.when((pl.int_range(N) % 89 == 3) & (pl.col("key") == "k1")).then(None).otherwise("f"),
+)
+
+
+@pytest.fixture(autouse=True)
+def few_rows_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polars_glmm.frames.counted._FEWEST_ROWS", 100)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    seen: list[int] = []
+    plain = EngineFrame.rows
+
+    def rows(self: EngineFrame, *arguments: Any) -> Any:
+        seen.append(1)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(EngineFrame, "rows", rows)
+    return seen
+
+
+def relation(frame: pl.DataFrame) -> Any:
+    return duckdb.connect().from_arrow(frame.to_arrow())
+
+
+def same(there: FitCollection, here: FitCollection) -> None:
+    for table in ("glance", "fixef", "varcorr", "ranef"):
+        if table == "ranef" and not here[next(iter(here))[0]].groups:
+            continue
+        got, want = getattr(there, table)(), getattr(here, table)()
+        assert got.columns == want.columns
+        for name in want.columns:
+            if name in ("evaluations", "row_passes", "seconds", "gradient", "decrement"):
+                continue
+            if want[name].dtype.is_float():
+                np.testing.assert_allclose(got[name], want[name], rtol=2e-4, atol=1e-6, err_msg=name)
+            else:
+                assert got[name].equals(want[name], null_equal=True), name
+    np.testing.assert_allclose(there.glance()["loglik"], here.glance()["loglik"], rtol=0, atol=1e-8)
+    assert there.status().equals(here.status(), null_equal=True)
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize(
+    ("formula", "options", "frame"),
+    [
+        ("y ~ x + f + (1 | g)", {}, HOLES),
+        ("y ~ x + f + (1 | g)", {"frequency": "n", "method": "ml"}, DATA),
+        ("y ~ x + offset(d)", {}, HOLES),
+        ("c ~ f + (1 | g)", {"family": "poisson"}, DATA),
+        ("y ~ x * f + (1 | g)", {}, DATA),
+        ("c ~ f + factor(d) + (1 | g)", {"family": "poisson"}, HOLES),
+    ],
+)
+def test_models_by_key_are_those_of_the_rows(
+    formula: str, options: dict[str, Any], frame: pl.DataFrame, reads: list[int]
+) -> None:
+    here = polars_glmm.fit(frame, formula, by="key", **options)
+    there = polars_glmm.fit(relation(frame), formula, by="key", **options)
+    assert not reads
+    same(there, here)
+    one, other = there["k1"], here["k1"]
+    assert (one.n_obs, one.n_dropped, one.groups) == (other.n_obs, other.n_dropped, other.groups)
+    assert [note.text for note in one.notes] == [note.text for note in other.notes]
+
+
+def test_few_keys_and_several_columns_are_no_exception(reads: list[int]) -> None:
+    for by in (["half"], ["half", "key"]):
+        here = polars_glmm.fit(DATA, "y ~ x + (1 | g)", by=by)
+        there = polars_glmm.fit(relation(DATA), "y ~ x + (1 | g)", by=by)
+        assert not reads
+        np.testing.assert_allclose(there.glance()["loglik"], here.glance()["loglik"], rtol=0, atol=1e-8)
+
+
+def test_a_model_of_a_key_is_asked_again_from_its_rows() -> None:
+    here, there = (polars_glmm.fit(frame, "y ~ x + f + (1 | g)", by="key")["k2"] for frame in (DATA, relation(DATA)))
+    assert there.update("y ~ x + (1 | g)").loglik == pytest.approx(here.update("y ~ x + (1 | g)").loglik, abs=1e-8)
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize(
+    ("formula", "options", "by"),
+    [
+        ("y ~ scale(x) + (1 | g)", {}, "key"),
+        ("y ~ x + x2 + x:x2", {}, "key"),
+        ("y ~ x + (1 | g)", {"precision": "w"}, "key"),
+        ("log(c + 1) ~ x", {}, "key"),
+        ("c ~ x + (1 | g)", {"family": "poisson"}, "key"),
+    ],
+)
+def test_what_sums_do_not_hold_is_fitted_from_rows(
+    formula: str, options: dict[str, Any], by: str, reads: list[int]
+) -> None:
+    here = polars_glmm.fit(DATA, formula, by=by, **options)
+    there = polars_glmm.fit(relation(DATA), formula, by=by, **options)
+    assert reads
+    np.testing.assert_allclose(there.glance()["loglik"], here.glance()["loglik"], rtol=0, atol=1e-8)
+
+
+def test_keys_that_fail_fail_with_the_words_of_their_rows() -> None:
+    """One key has rows of a single level, and one has missing values in all rows."""
+    lone = DATA.with_columns(g=pl.when(pl.col("key") == "k3").then(1).otherwise("g"))
+    empty = DATA.with_columns(x=pl.when(pl.col("key") == "k3").then(None).otherwise("x"))
+    for frame in (lone, empty):
+        here, there = (polars_glmm.fit(rows, "y ~ x + (1 | g)", by="key") for rows in (frame, relation(frame)))
+        assert there.status().equals(here.status(), null_equal=True)
+        assert (here.status()["status"] == "failed").any()
+
+
+def test_the_rows_of_same_sums_have_the_same_sums() -> None:
+    rng, cells, k = np.random.default_rng(2), 60, 3
+    n = rng.integers(1, 9, cells)
+    rows = [rng.normal(size=(size, k)) + 50 for size in n]
+    for own in rows[:20]:
+        own[:, 1] = own[0, 1]  # no variance
+    mean = np.array([own.mean(0) for own in rows])
+    cross = np.array([(own - own.mean(0)).T @ (own - own.mean(0)) for own in rows])
+    place, frequency, values = same_sums(n.astype(float), mean, cross)
+    assert (frequency == np.round(frequency)).all()
+    assert (frequency >= 1).all()
+    for cell, own in enumerate(rows):
+        w, v = frequency[place == cell], values[place == cell]
+        assert len(w) == min(n[cell], k + 1)
+        assert w.sum() == n[cell]
+        np.testing.assert_allclose(w @ v, own.sum(0), rtol=1e-12)
+        away = v - mean[cell]
+        np.testing.assert_allclose((away * w[:, None]).T @ away, cross[cell], atol=1e-10)
