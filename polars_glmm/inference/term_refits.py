@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.relation import related
-from polars_glmm.errors import FitWarning, GlmmError, ModelError, enumerate_names
-from polars_glmm.fitting.by_key import fit_by
+from polars_glmm.errors import FitWarning, ModelError, enumerate_names
 from polars_glmm.fitting.flow import data_of, fit_call
 from polars_glmm.frames.kept import complete_rows
 from polars_glmm.inference.at_zero import at_zero_notes
 from polars_glmm.inference.distributions import chi2_p
 from polars_glmm.inference.estimable import fixed_columns
 from polars_glmm.inference.names import coefficient_names
+from polars_glmm.inference.resampling import null_distribution
 from polars_glmm.inference.schemas import TERMS, TERMS_BOOTSTRAP, table
 from polars_glmm.inference.term_columns import TermColumns, terms_of
 from polars_glmm.inference.term_hypotheses import TermType, adjusted_for_all, held_apart
 from polars_glmm.prediction.effects import balanced_sum
 from polars_glmm.prediction.seeds import seed_of
-from polars_glmm.prediction.simulations import simulate
 from polars_glmm.spec.syntax import quoted, render
 from polars_glmm.typing import Mat, Vec
 
@@ -36,9 +34,7 @@ if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
     from polars_glmm.spec.call import Call
 
-_NAME, _DRAW, _RESPONSE = "__term_", "__term_draw", "__term_y"
-_AT_ONCE = 2_000_000
-"""Rows of simulated data that are fitted together."""
+_NAME = "__term_"
 _RANK = 1e-9
 _SLOW = "not_converged: a refit stopped early: the statistic is not exact."
 
@@ -155,59 +151,7 @@ class Refits:
 
     def simulated(self, pair: NestedPair, n: int, rng: np.random.Generator) -> Vec:
         """Likelihood ratios (n,) of responses drawn from the smaller model; NaN where a refit failed."""
-        small = self.of(pair.smaller)
-        drawn = simulate(self.with_columns(self.frame, pair.smaller), small, n, rng)
-        ratios = np.full(n, np.nan)
-        at_once = max(1, _AT_ONCE // max(self.frame.height, 1))
-        for first in range(0, n, at_once):
-            draws = range(first, min(first + at_once, n))
-            long = pl.concat(
-                [self.frame.with_columns(drawn[f"sim_{i + 1}"].alias(_RESPONSE), pl.lit(i).alias(_DRAW)) for i in draws]
-            )
-            both = [self._logliks(long, basis, n) for basis in (pair.larger, pair.smaller)]
-            own = slice(first, first + len(draws))
-            ratios[own] = (2.0 * (both[0] - both[1]))[own]
-        return ratios
-
-    def _logliks(self, long: pl.DataFrame, basis: Mat, n: int) -> Vec:
-        """Log-likelihoods (n,) of one model by draw; NaN for draws that are not here, or failed."""
-        call = self.call(basis)
-        _, _, right = call.formulas[0].partition("~")
-        call = replace(call, formulas=(f"{_response(self.fit)} ~{right}", *call.formulas[1:]))
-        out = np.full(n, np.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitWarning)
-            if related(self.fit.recipe):  # by= is of levels that are independent
-                for draw in long[_DRAW].unique().to_list():
-                    out[draw] = self._loglik(long.filter(pl.col(_DRAW) == draw), basis, call)
-                return out
-            try:
-                answers = fit_by(self.with_columns(long, basis), _DRAW, call, self.fit.control)
-            except GlmmError:
-                return out
-        keys = answers.keys[_DRAW].to_numpy()
-        for k, answer in answers.numbered():
-            if answer.converged:
-                out[keys[k]] = answer.loglik
-        return out
-
-
-    def _loglik(self, one: pl.DataFrame, basis: Mat, call: Call) -> float:
-        """The log-likelihood of one model for one draw; NaN where it failed."""
-        try:
-            answer = fit_call(self.with_columns(one, basis), call, self.fit.control, warn=False)
-        except GlmmError:
-            return float("nan")
-        return answer.loglik if answer.converged else float("nan")
-
-
-def _response(fit: Answer) -> str:
-    """The left side of a formula whose response is a simulated one."""
-    spec = fit.spec
-    if spec.response.failure is None:
-        return quoted(_RESPONSE)
-    success, failure = (render(one, top=False) for one in (spec.response.success, spec.response.failure))
-    return f"cbind({quoted(_RESPONSE)}, {success} + {failure} - {quoted(_RESPONSE)})"
+        return null_distribution(self.of(pair.smaller), self.of(pair.larger), n, rng).statistics
 
 
 def _rows_of(fit: Answer) -> pl.DataFrame:

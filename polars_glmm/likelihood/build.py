@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from polars_glmm.control import Control
+from polars_glmm.covariance.scaled import Scaled
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.apart import Apart
 from polars_glmm.design.records import Design
+from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import NOTHING, Given, check_names, meant, spelled_out
+from polars_glmm.likelihood.given import NOTHING, Given, OfFit, check_names, meant, spelled_out
 from polars_glmm.likelihood.held import hold_fixed_effects, labels_of, of_levels, restore_fixed_effects
 from polars_glmm.likelihood.identify import Findings, Residual, RowFacts, check
 from polars_glmm.likelihood.marginal.fit import estimate_rows
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.objective import objective
+from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS
+from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.engine import ProductModel
 from polars_glmm.likelihood.products.fit import estimate_products
 from polars_glmm.likelihood.products.heteroscedastic import estimate_strata
@@ -52,8 +58,31 @@ def estimate(
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))
         engine = estimate_products if model.exact else _estimate_rows if model.residual is None else estimate_residual
-        found = engine(model, findings, given)
+        found = _highest(lambda start: engine(model, findings, start), model, given)
         return restore_fixed_effects(found, design.mu.labels, design.further, given.fixed)
+
+
+def _highest(estimated: Callable[[Given], Estimate], model: Model | ProductModel, given: Given) -> Estimate:
+    """The estimate from a start; where the likelihood may have several hills, the higher one of two.
+
+    Smooth fields have them: their ranges begin at the distance of neighbours, and at that of the farthest points.
+    """
+    found = estimated(given)
+    blocks, names = parameter_names(model)
+    far: dict[str, float] = {}
+    for block in blocks:
+        structure = STRUCTURES[block.term.structure]
+        field = structure.field if isinstance(structure, Scaled) else None
+        if field is not None and field.powers[0] > 1.0:
+            far |= dict.fromkeys(names[block.cor], field.layout(block.term.r).far)
+    if isinstance(given.start, OfFit) or not far or any(name in given.asked for name in far):
+        return found
+    try:
+        other = estimated(replace(given, start={**given.start, **far}))
+    except ConvergenceError:
+        return found
+    better = other.converged and (not found.converged or other.loglik > found.loglik + SNAP_LOSS)
+    return other if better else found
 
 
 def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
@@ -76,4 +105,5 @@ def estimate_summaries(model: ProductModel, names: tuple[str, ...], given: Given
         findings = check(ProductStructure(model.stats, model.effects), model.family, residual=residual)
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=names)
-        return restore_fixed_effects(estimate_products(model, findings, given), names, (), given.fixed)
+        found = _highest(lambda start: estimate_products(model, findings, start), model, given)
+        return restore_fixed_effects(found, names, (), given.fixed)

@@ -21,10 +21,10 @@ from polars_glmm.typing import Cube, IntVec
 
 
 class Factorised(Protocol):
-    """A factorised H: log determinant, solutions, and the selected inverse."""
+    """A factorised H: log determinant (of many models one each), solutions, and the selected inverse."""
 
     @property
-    def log_determinant(self) -> float: ...
+    def log_determinant(self) -> Any: ...
 
     def solve(self, b: list[Cube]) -> list[Cube]:
         """H⁻¹ b for one (r_f, …, G_f) array per factor."""
@@ -134,17 +134,28 @@ class NestedLead:
                 found[g, h] = np.searchsorted(key, self.parents[g] * width + self.parents[h])
         return found
 
-    @cached_property
-    def rest(self) -> Eliminator:
+    @property
+    def rest_pattern(self) -> Pattern:
+        """The pattern without the lead."""
         pattern = self.pattern
         pairs = {(g - 1, h - 1): Pairs(p.left, p.right, None) for (g, h), p in pattern.pairs.items() if g > 0}
-        return eliminator(Pattern(pattern.n_levels[1:], pattern.sizes[1:], pattern.codes[1:], pairs))
+        return Pattern(pattern.n_levels[1:], pattern.sizes[1:], pattern.codes[1:], pairs)
+
+    @cached_property
+    def rest(self) -> Eliminator:
+        return eliminator(self.rest_pattern)
 
     def factorise(self, h: Blocks) -> NestedFactorised | None:
         low = cholesky.factor(h.diagonal[0])
         log_det = float(cholesky.log_determinant(low).sum())
         if not np.isfinite(log_det):
             return None
+        w, left = self.without_lead(h, low)
+        rest = self.rest.factorise(left)
+        return None if rest is None else NestedFactorised(self, low, w, rest, log_det + rest.log_determinant)
+
+    def without_lead(self, h: Blocks, low: Cube) -> tuple[dict[int, Cube], Blocks]:
+        """W_g = L⁻¹C of each other factor, and the Schur complement in blocks."""
         factors = range(1, self.pattern.n_factors)
         w = {g: cholesky.forward(low, h.cross[0, g]) for g in factors}
         diagonal = [
@@ -156,19 +167,21 @@ class NestedLead:
             - sum_by(index, np.einsum("iaG,ibG->abG", w[f], w[g]), h.cross[f, g].shape[-1])
             for (f, g), index in self.parent_pairs.items()
         }
-        rest = self.rest.factorise(Blocks(diagonal, cross))
-        return None if rest is None else NestedFactorised(self, low, w, rest, log_det + rest.log_determinant)
+        return w, Blocks(diagonal, cross)
 
 
 @dataclass(frozen=True, slots=True)
 class NestedFactorised:
-    """L of the lead's block, W_g = L⁻¹C for the columns of each other factor g, and the factorised Schur complement."""
+    """L of the lead's block, W_g = L⁻¹C for the columns of each other factor g, and the factorised Schur complement.
+
+    log_determinant   a number, or of many models (m,)
+    """
 
     symbolic: NestedLead
     low: Cube
     w: dict[int, Cube]
     rest: Factorised
-    log_determinant: float
+    log_determinant: Any
 
     def solve(self, b: list[Cube]) -> list[Cube]:
         parents, n_levels = self.symbolic.parents, self.symbolic.pattern.n_levels

@@ -234,3 +234,15 @@ def test_arguments_that_do_not_fit_are_refused_in_words() -> None:
         polars_glmm.simulate(frame, fit(frame, "level ~ x + (1 | group)", by="key"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"by= is an argument of fit\(\)"):
         polars_glmm.objective(frame, "level ~ x + (1 | group)", by="key")
+
+
+def test_counts_without_overdispersion_have_the_poisson_limit_in_every_key() -> None:
+    frame, formula, options = many(), "count ~ 1 + x + (1 | group)", {"family": "negative_binomial"}
+    found = together(frame, formula, options)
+    phi = found.dispersion().sort("key")["estimate"].to_numpy()
+    assert np.isinf(phi).any()
+    for key in np.flatnonzero(np.isinf(phi))[:3].tolist():
+        one = alone(frame, key, formula, options)
+        assert isinstance(one, Fit)
+        assert found[key].loglik == pytest.approx(one.loglik, abs=1e-6)
+        assert np.isinf(one.dispersion()["estimate"][0])

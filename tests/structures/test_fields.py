@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 import polars_glmm as pg
-from polars_glmm import ModelError
+from polars_glmm import Control, Memory, ModelError, Rows
 from polars_glmm.covariance.correlations import CORRELATIONS, distances
 from polars_glmm.covariance.fields import Matern
 from polars_glmm.covariance.structures import STRUCTURES, at_points
@@ -222,6 +222,10 @@ def test_what_comes_after_a_fit_works_with_fields(y, tmp_path):
     assert_frame_equal(fit.predict(df), again.predict(df))
     assert fit.predict(df, std_error=True)["prediction_std_error"].is_finite().all()
     assert_allclose(df.lazy().glmm.fit(formula, family=family).loglik, fit.loglik, atol=1e-7)
+    if y == "count":
+        disk = Control(memory=Memory(limit=1), rows=Rows(compress=False))
+        assert df.lazy().glmm.explain(formula, family=family, control=disk).plan.route == "disk"
+        assert_allclose(df.lazy().glmm.fit(formula, family=family, control=disk).loglik, fit.loglik, atol=1e-7)
     twice = pl.concat([df.with_columns(k=pl.lit(1)), df.with_columns(k=pl.lit(2))])
     keyed = twice.glmm.fit(formula, family=family, by="k")
     assert_frame_equal(keyed[2].varcorr(), fit.varcorr(), check_exact=False, rel_tol=1e-4)
@@ -293,6 +297,20 @@ def test_one_row_at_each_point_is_a_field_with_a_nugget():
     point = np.array([*fit.fixef()["estimate"], fit.varcorr()["std_dev"][0], fit.varcorr()["estimate"][1],
                       fit.varcorr()["std_dev"][2]])  # fmt: skip
     assert_allclose(dense(df, TERMS["exp"][1], point), fit.loglik, atol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+@pytest.mark.parametrize(("seed", "groups", "repeats", "y"), [(0, 4, 2, "count"), (1, 4, 2, "count"), (7, 1, 1, "y")])
+def test_no_start_leads_higher(seed, groups, repeats, y):
+    """Likelihoods of smooth fields have several hills."""
+    df = frame(25, groups, repeats, seed=seed, length=2.5 if groups > 1 else 1.0)
+    how = {"family": "poisson"} if y == "count" else {}
+    fit = df.glmm.fit(f"{y} ~ x + {TERMS['gau'][0]}", **how)
+    assert fit.converged
+    for length in (0.1, 1.5, 6.0):
+        begun = df.glmm.fit(f"{y} ~ x + {TERMS['gau'][0]}", start={"range(g: u, v)": length}, **how)
+        assert fit.loglik >= begun.loglik - 1e-5
 
 
 def test_points_that_nearly_coincide_are_no_obstacle():

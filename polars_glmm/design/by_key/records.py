@@ -10,6 +10,24 @@ from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class KeyedFactor:
+    """A further grouping factor of many models, beside the one that rows are sorted by.
+
+    place               of it among the factors of the formula
+    z (r, n)            the columns of its terms
+    codes (n,)          the level of each row, numbered over all models, one model's after the other's
+    model_levels (M,)   levels of each model
+    """
+
+    name: str
+    place: int
+    terms: tuple[Term, ...]
+    z: Mat
+    codes: IntVec
+    model_levels: IntVec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class KeyedDesign:
     """Rows of M models of the same columns, sorted by model and level; fields as in design.records.Design.
 
@@ -18,6 +36,8 @@ class KeyedDesign:
     z (r, n)            the columns of its terms, or None without random effects
     model_rows (M,)     rows of each model; model_levels (M,) its levels; level_rows (G,) rows of each level, every
                         model's levels after those of the model before; without random effects one level a model
+    others              further grouping factors by falling number of levels, place: that of the first among all;
+                        rows with the same levels of all follow one another
     """
 
     y: Vec
@@ -34,6 +54,8 @@ class KeyedDesign:
     model_levels: IntVec
     level_rows: IntVec
     censoring: Censoring | None = None
+    others: tuple[KeyedFactor, ...] = ()
+    place: int = 0
 
     @property
     def rows(self) -> Rows:

@@ -6,9 +6,10 @@ from polars_glmm.control import Control
 from polars_glmm.covariance.structures import STRUCTURES, reduced_rank
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.many.estimate import BatchAnswer
-from polars_glmm.likelihood.many.fit import estimate_rows_batch
-from polars_glmm.likelihood.many.fit_products import estimate_products_batch
+from polars_glmm.likelihood.many.begin import BatchStart
+from polars_glmm.likelihood.many.estimate import BatchAnswer, OptimaAnswer
+from polars_glmm.likelihood.many.fit import estimate_rows_batch, optima_of_rows
+from polars_glmm.likelihood.many.fit_products import estimate_products_batch, optima_of_products
 from polars_glmm.spec.method import Laplace, Method
 from polars_glmm.spec.model import ModelSpec
 
@@ -26,3 +27,12 @@ def estimate_batch(design: KeyedDesign, family: Family, method: Method, control:
     if family.linear:
         return estimate_products_batch(design, family, method, control)
     return estimate_rows_batch(design, family, method, control)
+
+
+def optima_batch(
+    design: KeyedDesign, family: Family, method: Method, control: Control, begin: BatchStart
+) -> list[OptimaAnswer]:
+    """Optima of the models of a design without what tables read, from where another fit ended."""
+    if family.linear:
+        return optima_of_products(design, family, method, control, begin)
+    return optima_of_rows(design, family, method, control, begin)

@@ -8,36 +8,39 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
-from polars_glmm.likelihood.many.rows import BatchLevels
 from polars_glmm.likelihood.many.value import BatchInformation, BatchMarginal, BatchPoint, BatchValue
 from polars_glmm.likelihood.parameters.curvature import SMALL_PIVOT
+from polars_glmm.linalg.side_by_side import LevelsOf
 from polars_glmm.optimize.many import BatchEvaluation, newton_steps
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchModes:
-    """Modes u (r, G) of all models, where the next evaluation starts; model_levels (M,) how many each has."""
+    """Modes u_f (r_f, G_f) of all models, where the next evaluation starts; levels: of each factor."""
 
-    u: Mat
-    model_levels: IntVec
+    u: list[Mat]
+    levels: tuple[LevelsOf, ...]
 
-    def _levels(self, mask: BoolVec) -> BoolVec:
-        return np.repeat(mask, self.model_levels)
+    def of(self, models: BoolVec) -> list[Mat]:
+        """The modes of some models."""
+        return [v[:, models[at.model]] for v, at in zip(self.u, self.levels, strict=True)]
 
     def take(self, keep: BoolVec) -> BatchModes:
-        return BatchModes(self.u[:, self._levels(keep)], self.model_levels[keep])
+        return BatchModes(self.of(keep), tuple(at.take(keep) for at in self.levels))
 
     def where(self, mask: BoolVec, other: BatchModes) -> BatchModes:
         """The other's modes where the mask says so."""
-        return replace(self, u=np.where(self._levels(mask), other.u, self.u))
+        both = zip(self.u, other.u, self.levels, strict=True)
+        return replace(self, u=[np.where(mask[at.model], new, old) for old, new, at in both])
 
     def put(self, index: IntVec, other: BatchModes) -> BatchModes:
         """The other's modes, which are those of the models at `index`."""
-        mask = np.zeros(len(self.model_levels), dtype=bool)
+        mask = np.zeros(self.levels[0].n_models, dtype=bool)
         mask[index] = True
-        u = self.u.copy()
-        u[:, self._levels(mask)] = other.u
+        u = [v.copy() for v in self.u]
+        for v, new, at in zip(u, other.u, self.levels, strict=True):
+            v[:, mask[at.model]] = new
         return replace(self, u=u)
 
 
@@ -45,7 +48,7 @@ class BatchModes:
 class SearchLayout:
     """Where parameters stand in the search vector [β_c (p), θ (q), γ (s)], and the entries of Λ that θ fills.
 
-    terms: the rows of Λ that belong to each
+    terms, factors: the rows of Λ that belong to each; factors is empty where there is one, or none
     """
 
     p: int
@@ -54,9 +57,10 @@ class SearchLayout:
     columns: IntVec
     s: int
     terms: tuple[slice, ...] = ()
+    factors: tuple[slice, ...] = ()
 
     @classmethod
-    def of(cls, p: int, terms: tuple[Term, ...], *, has_gamma: bool) -> SearchLayout:
+    def of(cls, p: int, terms: tuple[Term, ...], *, has_gamma: bool, factors: tuple[slice, ...] = ()) -> SearchLayout:
         rows, columns = [], []
         for t in terms:
             i, j = STRUCTURES[t.structure].entries(t.stop - t.start)
@@ -65,7 +69,7 @@ class SearchLayout:
         r = terms[-1].stop if terms else 0
         none = np.empty(0, dtype=np.intp)
         own = tuple(slice(t.start, t.stop) for t in terms)
-        return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma), own)
+        return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma), own, factors)
 
     @property
     def q(self) -> int:
@@ -113,23 +117,23 @@ class BatchRowEngine:
             self.passes = np.zeros(self.marginal.rows.n_models)
 
     @property
-    def of_level(self) -> IntVec:
-        """The model of every level, (G,)."""
-        return self.marginal.rows.of_level
+    def levels(self) -> tuple[LevelsOf, ...]:
+        """The levels of each factor."""
+        return self.marginal.levels
 
     def take(self, keep: BoolVec) -> BatchRowEngine:
         cap = None if self.gamma_cap is None else self.gamma_cap[keep]
         return BatchRowEngine(self.marginal.take(keep), self.layout, cap, self.passes[keep])
 
-    def evaluate(self, x: Mat, warm: Mat | None, *, information: bool = False) -> BatchValue:
+    def evaluate(self, x: Mat, warm: list[Mat] | None, *, information: bool = False) -> BatchValue:
         value = self.marginal.evaluate(self.layout.point(x), warm, information=information)
         self.passes += value.passes
         return value
 
-    def at_factors(self, models: BoolVec, x: Mat, factors: Cube, modes: Mat | None) -> BatchValue:
+    def at_factors(self, models: BoolVec, x: Mat, factors: Cube, modes: BatchModes | None) -> BatchValue:
         """ℓ and its gradient for some of the models at factors (r, r, m) that need not be of the layout."""
         some = self.marginal if models.all() else self.marginal.take(models)
-        warm = None if modes is None else modes[:, models[self.of_level]]
+        warm = None if modes is None else modes.of(models)
         return some.evaluate(self.layout.point(x)._replace(lam=factors), warm)
 
     def of_group(self, models: BoolVec, layout: SearchLayout) -> BatchRowEngine:
@@ -147,7 +151,7 @@ class BatchRowEngine:
             gradient[capped, -1] = 0.0
         out = ~np.isfinite(v.value)
         gradient[out] = 0.0
-        modes = BatchModes(np.nan_to_num(v.modes), self.marginal.rows.model_levels)
+        modes = BatchModes([np.nan_to_num(u) for u in v.modes], self.levels)
         b = None
         if v.information is not None:
             b = self._curvature(v.information, x)
@@ -164,7 +168,7 @@ class BatchRowEngine:
         b[:, coefficients[:, None], coefficients] = info.beta.transpose(2, 0, 1)
         if at.q:
             theta = slice(at.p, at.p + at.q)
-            b[:, theta, theta] = theta_information(at, at.lam(x[:, theta]), info.levels, self.marginal.rows.levels)
+            b[:, theta, theta] = theta_information(at, at.lam(x[:, theta]), info.levels, self.levels)
         return b
 
 
@@ -192,19 +196,32 @@ def bending(layout: SearchLayout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
     return out
 
 
-def theta_information(layout: SearchLayout, lam: Cube, reduction: Cube, levels: BatchLevels) -> Cube:
+def theta_information(layout: SearchLayout, lam: Cube, reduction: list[Cube], levels: tuple[LevelsOf, ...]) -> Cube:
     """As likelihood.parameters.curvature.theta_information, of every model: ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), (M, q, q)."""
-    r, q = layout.r, layout.q
-    if r == 1:
-        square = levels.level_totals(reduction[0, 0] ** 2)
+    if not layout.factors:
+        return _information_of_factor((layout.rows, layout.columns), lam, reduction[0], levels[0])
+    out = np.zeros((lam.shape[-1], layout.q, layout.q))
+    for own, taken, at in zip(layout.factors, reduction, levels, strict=True):
+        mine = np.flatnonzero((layout.rows >= own.start) & (layout.rows < own.stop))
+        if len(mine):
+            entries = (layout.rows[mine] - own.start, layout.columns[mine] - own.start)
+            out[:, mine[:, None], mine] = _information_of_factor(entries, lam[own, own], taken, at)
+    return out
+
+
+def _information_of_factor(entries: tuple[IntVec, IntVec], lam: Cube, reduction: Cube, levels: LevelsOf) -> Cube:
+    """The same in some entries of Λ (r, r, M) of one factor."""
+    q = len(entries[0])
+    if len(lam) == 1:
+        square = levels.totals(reduction[0, 0] ** 2)
         with np.errstate(all="ignore"):
             value = np.where(lam[0, 0] == 0.0, 0.0, 2.0 * square / lam[0, 0] ** 2)
         return value[:, None, None]
-    back = np.linalg.pinv(lam.transpose(2, 0, 1), rcond=SMALL_PIVOT)[levels.of_level]
+    back = np.linalg.pinv(np.nan_to_num(lam).transpose(2, 0, 1), rcond=SMALL_PIVOT)[levels.model]
     own = back.swapaxes(1, 2) @ reduction.transpose(2, 0, 1) @ back
-    lam_levels = lam.transpose(2, 0, 1)[levels.of_level]
+    lam_levels = lam.transpose(2, 0, 1)[levels.model]
     products = []
-    for i, j in zip(layout.rows, layout.columns, strict=True):
+    for i, j in zip(*entries, strict=True):
         change = np.zeros_like(own)
         change[:, i] += lam_levels[:, :, j]
         change[:, :, i] += lam_levels[:, :, j]
@@ -213,5 +230,5 @@ def theta_information(layout: SearchLayout, lam: Cube, reduction: Cube, levels: 
     for a, pa in enumerate(products):
         for b in range(a + 1):
             each = 0.5 * np.einsum("gij,gji->g", pa, products[b])
-            out[:, a, b] = out[:, b, a] = levels.level_totals(each)
+            out[:, a, b] = out[:, b, a] = levels.totals(each)
     return out

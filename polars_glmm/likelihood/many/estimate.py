@@ -187,6 +187,37 @@ class BatchEstimate:
         return Note("singular", text, ADVICE)
 
 
+class BatchOptima(NamedTuple):
+    """What optima of M models are: all that a refit is asked for.
+
+    beta (M, p), phi (M,) or None, covariances (M, r_t, r_t) per term in the order of the formula, ℓ (M,), decrements
+    (M,), and whether all of them are on the boundary
+    """
+
+    beta: Mat
+    phi: Vec | None
+    covariances: tuple[Cube, ...]
+    structures: tuple[str, ...]
+    loglik: Vec
+    decrement: Vec
+    singular: bool
+
+    def take(self, keep: BoolVec) -> BatchOptima:
+        """Some of the models, in the same order."""
+        phi = None if self.phi is None else self.phi[keep]
+        own = tuple(c[keep] for c in self.covariances)
+        return self._replace(
+            beta=self.beta[keep], phi=phi, covariances=own, loglik=self.loglik[keep], decrement=self.decrement[keep]
+        )
+
+
+class OptimaAnswer(NamedTuple):
+    """Optima of the models marked in `answered` (M,)."""
+
+    optima: BatchOptima
+    answered: BoolVec
+
+
 class BatchAnswer(NamedTuple):
     """Estimates of the models marked in `answered` (M,)."""
 

@@ -1,4 +1,4 @@
-"""Many small models fitted together, by Laplace or quadrature with one grouping factor.
+"""Many small models fitted together, by Laplace, or quadrature with one grouping factor.
 
 What likelihood.marginal.fit does for one model, step by step with the same rules. Models that leave the beaten track
 (a dispersion at its limit, a lost rank of several, a flat direction, separation) are not answered here: the caller
@@ -7,8 +7,10 @@ fits them singly.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple
 
@@ -18,12 +20,13 @@ from polars_glmm.control import Control
 from polars_glmm.cores import workers
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family, towards_limit
+from polars_glmm.likelihood.many.begin import BatchStart, terms_of_formula
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
-from polars_glmm.likelihood.many.estimate import BatchAnswer, among
+from polars_glmm.likelihood.many.estimate import BatchAnswer, OptimaAnswer, among
 from polars_glmm.likelihood.many.model import prepare_batch
 from polars_glmm.likelihood.many.plain import BatchPlain
-from polars_glmm.likelihood.many.polish import BatchScale, polish
-from polars_glmm.likelihood.many.report_rows import Question, report_rows
+from polars_glmm.likelihood.many.polish import BatchPolished, BatchScale, polish
+from polars_glmm.likelihood.many.report_rows import Question, bare_optima, report_rows
 from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.many.settle import settle
 from polars_glmm.likelihood.many.value import BatchMarginal
@@ -58,55 +61,169 @@ class _Base(NamedTuple):
 
 def estimate_rows_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
     """Answers for the models of a keyed design, by rank of covariances; what none marks wants a single fit."""
-    threads = workers(control.rows.threads)
-    with one_blas_thread(), ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
-        clock = {"start": perf_counter()}
-        model = prepare_batch(design, family)
-        usual = model.regular
-        if not usual.any():
+    with _asked(design, family, method, control) as (question, usual), np.errstate(all="ignore"):
+        if question is None:
             return []
-        model = model if usual.all() else model.take(usual)
-        question = Question(model, family, method, control, pool, design.group)
-        with np.errstate(all="ignore"):
-            answers = _fit(question, clock)
+        answers = _estimates(question, {"start": perf_counter()})
     return [BatchAnswer(estimate, among(usual, models)) for estimate, models in answers]
 
 
-def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
-    model, control = question.model, question.control
-    p, s = question.p, question.s
+def optima_of_rows(
+    design: KeyedDesign, family: Family, method: Method, control: Control, begin: BatchStart
+) -> list[OptimaAnswer]:
+    """Optima of the models of a keyed design and nothing else; what none marks wants a single fit."""
+    with _asked(design, family, method, control) as (question, usual), np.errstate(all="ignore"):
+        if question is None:
+            return []
+        answers = _optima(question, begin.of(design), terms_of_formula(design))
+    return [OptimaAnswer(optima, among(usual, models)) for optima, models in answers]
+
+
+@contextmanager
+def _asked(
+    design: KeyedDesign, family: Family, method: Method, control: Control
+) -> Iterator[tuple[Question | None, BoolVec]]:
+    """What is asked of the models that the batch can answer for, and marks of them."""
+    threads = workers(control.rows.threads)
+    with one_blas_thread(), ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        model = prepare_batch(design, family)
+        usual = model.regular
+        if not usual.any():
+            yield None, usual
+            return
+        model = model if usual.all() else model.take(usual)
+        yield Question(model, family, method, control, pool, design.group), usual
+
+
+class _Group(NamedTuple):
+    """Models whose factors are free in the same entries, marked in `models`; their optima; rank of the covariances."""
+
+    models: BoolVec
+    question: Question
+    engine: BatchRowEngine
+    done: BatchPolished
+    rank: int
+
+
+def _estimates(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
+    """The estimates of all models."""
     base = _fit_glm(question)
     clock["glm"] = perf_counter()
-    layout = SearchLayout.of(p, model.terms, has_gamma=bool(s))
-    low, high = _gamma_range(question)
+    begun = _begun(question, base)
+    answers = []
+    limits = _Limits()
+    for found in _fit(question, begun, limits, clock):
+        sizes = (begun.engine.layout.q, found.rank)
+        estimate, there = report_rows(found.question, found.engine, found.done, base.value[found.models], sizes, clock)
+        if there.any():
+            answers.append(BatchAnswer(estimate.take(there), among(found.models, there)))
+    if limits.marks is not None and limits.marks.any():
+        answers += _poisson_limits(question, limits.marks, limits.value)
+    return answers
+
+
+def _optima(question: Question, begin: BatchStart, order: Sequence[int]) -> list[OptimaAnswer]:
+    """The optima of all models from where another fit ended, or from the models without random effects."""
+    inside = _inside(question, begin)
+    begun = _begun(question, _fit_glm(question)) if inside is None else inside
+    limits, answers = _Limits(), []
+    for found in _fit(question, begun, limits, {"start": perf_counter()}):
+        optima, there = bare_optima(found.question, found.engine, found.done, found.rank, order)
+        if there.any():
+            answers.append(OptimaAnswer(optima.take(there), among(found.models, there)))
+    if limits.marks is not None and limits.marks.any():
+        limit, asked = _limit_question(question, limits.marks, limits.value)
+        for optima, models in _optima(limit, replace(begin, phi=None), order):
+            good = optima.loglik >= asked[models]
+            if good.any():
+                kept = optima.take(good)
+                phi = np.full(len(kept.beta), question.family.limit_phi)
+                answers.append(OptimaAnswer(kept._replace(phi=phi), among(limits.marks, among(models, good))))
+    return answers
+
+
+class _Limits:
+    """Which models ended where the dispersion is at its limit, and −ℓ there."""
+
+    marks: BoolVec | None = None
+    value: Vec
+
+
+class _SearchStart(NamedTuple):
+    """Where the search of every model begins, how far a step may go, and what is known of a row there.
+
+    row_variance (M,)   1 / mean expected curvature;  fine (M,): nothing is wrong yet
+    """
+
+    engine: BatchRowEngine
+    x: Mat
+    limit: Mat
+    row_variance: Vec
+    fine: BoolVec
+
+
+def _engine(question: Question) -> BatchRowEngine:
+    model = question.model
+    layout = SearchLayout.of(question.p, model.terms, has_gamma=bool(question.s), factors=model.factors)
     nodes = question.method.nodes if isinstance(question.method, AGQ) else 1
     marginal = BatchMarginal.of(model.rows, question.density, nodes, question.pool, _BLOCK_ROWS)
-    engine = BatchRowEngine(marginal, layout, high)
+    return BatchRowEngine(marginal, layout, _gamma_range(question)[1])
+
+
+def _begun(question: Question, base: _Base) -> _SearchStart:
+    """The start from the models without random effects."""
+    engine, p = _engine(question), question.p
     size = _start_size(question.family, base.row_variance)[:, None]
-    x = np.concatenate([base.x[:, :p], np.where(layout.diagonal, size, 0.0), base.x[:, p:]], axis=1)
+    x = np.concatenate([base.x[:, :p], np.where(engine.layout.diagonal, size, 0.0), base.x[:, p:]], axis=1)
+    return _SearchStart(engine, x, _step_limit(engine.layout, x, size), base.row_variance, base.fine)
+
+
+def _inside(question: Question, begin: BatchStart) -> _SearchStart | None:
+    """The start from another fit; None where that has not all coefficients."""
+    if begin.beta is None or (begin.phi is None and question.s):
+        return None
+    model, engine = question.model, _engine(question)
+    n = model.rows.n_models
+    beta = np.linalg.solve(model.a.swapaxes(1, 2), np.tile(begin.beta, (n, 1))[..., None])[..., 0]
+    gamma = np.full((n, question.s), np.log(begin.phi or 1.0))
+    plain = BatchPlain.of(model.rows, question.density, question.pool, _BLOCK_ROWS, _gamma_range(question)[1])
+    row_variance = _row_variance(plain, np.concatenate([beta, gamma], axis=1))
+    x = np.concatenate([beta, begin.theta(model, engine.layout), gamma], axis=1)
+    size = _start_size(question.family, row_variance)[:, None]
+    return _SearchStart(engine, x, _step_limit(engine.layout, x, size), row_variance, np.ones(n, dtype=bool))
+
+
+def _step_limit(layout: SearchLayout, x: Mat, size: Mat) -> Mat:
     limit = np.full_like(x, np.inf)
-    limit[:, p : p + layout.q] = 3.0 * size
-    limit[:, p + layout.q :] = SLOWEST_GAMMA_STEP
+    limit[:, layout.p : layout.p + layout.q] = 3.0 * size
+    limit[:, layout.p + layout.q :] = SLOWEST_GAMMA_STEP
+    return limit
+
+
+def _fit(question: Question, begun: _SearchStart, limits: _Limits, clock: dict[str, float]) -> Iterator[_Group]:
+    """The optima of all models, by rank of their covariances; those at the limit of a dispersion are marked."""
+    model, control, engine = question.model, question.control, begun.engine
+    low, high = _gamma_range(question)
     found, modes = minimise_all(
-        engine, x, tolerance=SEARCH_SHARE * control.search.decrement,
-        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=limit,
+        engine, begun.x, tolerance=SEARCH_SHARE * control.search.decrement,
+        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=begun.limit,
     )  # fmt: skip
-    fine = base.fine & np.isfinite(found.value) & found.settled
+    fine = begun.fine & np.isfinite(found.value) & found.settled
     at_limit = np.zeros_like(fine)
     if low is not None:
         if question.family.limit is not None:
             away = towards_limit(question.family) * found.x[:, -1]
             at_limit = fine & (away > _GAMMA_MARGIN * (high if high is not None else -low))
         fine &= (found.x[:, -1] > low) & ~at_limit
+    limits.marks, limits.value = at_limit, found.value
     clock["search"] = perf_counter()
-    scale = BatchScale(np.sqrt(base.row_variance), _bend(question, found.x))
-    answers = []
-    for group in settle(engine, model.terms, found.x, modes.u, base.row_variance):
+    scale = BatchScale(np.sqrt(begun.row_variance), _bend(question, found.x))
+    for group in settle(engine, model.terms, found.x, modes, begun.row_variance):
         models = group.models
         own = engine.of_group(models, group.layout)
         curvature = None if group.singular else found.curvature[models]
         done = polish(
-            own, group.x, modes.u[:, models[engine.of_level]], curvature,
+            own, group.x, modes.of(models), curvature,
             BatchScale(scale.row[models], scale.bend[models]), hessian=control.search.hessian,
         )  # fmt: skip
         done = done._replace(
@@ -114,22 +231,23 @@ def _fit(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
         )
         clock["hessian"] = perf_counter()
         of_group = question._replace(model=model if models.all() else model.take(models))
-        estimate, stands = report_rows(of_group, own, done, base.value[models], (layout.q, group.rank), clock)
-        if stands.any():
-            answers.append(BatchAnswer(estimate.take(stands), among(models, stands)))
-    if at_limit.any():
-        answers += _poisson_limits(question, at_limit, found.value)
-    return answers
+        yield _Group(models, of_group, own, done, group.rank)
+
+
+def _limit_question(question: Question, at_limit: BoolVec, value: Vec) -> tuple[Question, Vec]:
+    """The question at the limit of the dispersion for some models, and the ℓ that it must reach; value: −ℓ of all."""
+    model = question.model.take(at_limit)
+    assert question.family.limit is not None  # or there is no limit to be at
+    asked = model.rows.totals(question.family.constant(model.rows.data)) - value[at_limit] - LIMIT_LOSS
+    model = replace(model, rows=replace(model.rows, constant_phi=question.family.limit.has_phi))
+    return question._replace(model=model, family=question.family.limit), asked
 
 
 def _poisson_limits(question: Question, at_limit: BoolVec, value: Vec) -> list[BatchAnswer]:
     """Negative binomials without overdispersion: the Poisson fits with phi = inf, where they are as good; and so on."""
-    model = question.model.take(at_limit)
-    assert question.family.limit is not None
-    poisson = question._replace(model=model, family=question.family.limit)
-    asked = model.rows.totals(question.family.constant(model.rows.data)) - value[at_limit] - LIMIT_LOSS
+    poisson, asked = _limit_question(question, at_limit, value)
     answers = []
-    for estimate, models in _fit(poisson, {"start": perf_counter()}):
+    for estimate, models in _estimates(poisson, {"start": perf_counter()}):
         good = estimate.loglik >= asked[models]
         if good.any():
             note = no_overdispersion_note(question.family)
@@ -173,9 +291,13 @@ def _fit_glm(question: Question) -> _Base:
     most = min(PATIENCE, question.control.search.max_evaluations)
     found, _ = minimise_all(plain, x, tolerance=GLM_TOLERANCE, max_evaluations=most, limit=limit)
     fine = np.isfinite(found.value) & found.settled
-    w = plain.mean_curvature(found.x)
-    row_variance = np.where(w > 0.0, 1.0 / np.where(w > 0.0, w, 1.0), 1.0)
-    return _Base(found.x, found.value, row_variance, fine)
+    return _Base(found.x, found.value, _row_variance(plain, found.x), fine)
+
+
+def _row_variance(plain: BatchPlain, x: Mat) -> Vec:
+    """1 / mean expected curvature of a row of each model, (M,)."""
+    w = plain.mean_curvature(x)
+    return np.where(w > 0.0, 1.0 / np.where(w > 0.0, w, 1.0), 1.0)
 
 
 def _eta(rows: BatchRows, beta: Mat) -> Vec:

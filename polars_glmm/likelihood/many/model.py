@@ -6,7 +6,8 @@ unusual basis, a structure that the data cannot determine) is marked and left to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.records import Term
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.identify import LONE_SHARE, RANK_TOLERANCE
-from polars_glmm.likelihood.many.rows import BatchRows
+from polars_glmm.likelihood.many.rows import BatchCodes, BatchRows
+from polars_glmm.linalg.pattern import gather_blocks
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 _SPAN_TOLERANCE = 1e-7
@@ -31,7 +33,8 @@ class BatchModel:
     """Models ready for computing.
 
     a (M, p, p)        working fixed columns = a · x; constant (p,) with constant'x = 1 in every model, or None
-    outward (M, r, r)  b on the columns the user named = outward · b on the working columns
+    terms              of all factors one after the other, in the order of elimination; factors: the rows of each
+    outward (M, r, r)  b on the columns the user named = outward · b on the working columns, of all factors
     regular (M,)       models that the batch can answer for
     lone (M,)          models with one Bernoulli trial in most of their levels
     """
@@ -43,11 +46,12 @@ class BatchModel:
     outward: Cube
     regular: BoolVec
     lone: BoolVec
+    factors: tuple[slice, ...] = ()
 
     def take(self, keep: BoolVec) -> BatchModel:
         return BatchModel(
             self.rows.take(keep), self.terms, self.a[keep], self.constant, self.outward[keep], self.regular[keep],
-            self.lone[keep],
+            self.lone[keep], self.factors,
         )  # fmt: skip
 
 
@@ -67,16 +71,71 @@ def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
     if constant is None and len(design.x):
         regular &= ~_own_constant(design.x, mean)
     a, x = _centred(design.x, constant, per_row, mean)
-    outward, z = np.ones((design.n_models, 0, 0)), None
+    effects = _Effects.none(design.n_models)
     if design.z is not None:
-        outward, z, fine = _working(design.z, design.terms, per_row, mean)
-        regular &= fine
+        effects = _effects(design, per_row, mean)
+        regular &= effects.usual
+    others = tuple(BatchCodes(one.codes, one.model_levels) for one in design.others)
     rows = BatchRows(
-        design.rows, design.frequency, design.offset, x, z,
+        design.rows, design.frequency, design.offset, x, effects.z,
         design.model_rows, design.model_levels, design.level_rows, constant_phi=family.has_phi,
+        others=others, uses=effects.uses if others else (),
     )  # fmt: skip
     fine, lone = _identified(rows, design, family)
-    return BatchModel(rows, design.terms, a, constant, outward, regular & fine, lone)
+    return BatchModel(
+        rows, effects.terms, a, constant, effects.outward, regular & fine, lone, effects.factors if others else ()
+    )
+
+
+class _Effects(NamedTuple):
+    """Random effects of all factors: terms one after the other, outward (M, r, r), working columns or None for ones.
+
+    factors   the effects of each;  uses: its columns among those of z;  usual (M,) models that need no second look
+    """
+
+    terms: tuple[Term, ...]
+    outward: Cube
+    z: Mat | None
+    factors: tuple[slice, ...]
+    uses: tuple[tuple[int, ...], ...]
+    usual: BoolVec
+
+    @classmethod
+    def none(cls, n_models: int) -> _Effects:
+        return cls((), np.ones((n_models, 0, 0)), None, (), (), np.ones(n_models, dtype=bool))
+
+
+def _effects(design: KeyedDesign, per_row, mean) -> _Effects:  # type: ignore[no-untyped-def]
+    """The working columns of all factors, those that are alike once."""
+    assert design.z is not None  # there are random effects
+    every = [(design.terms, design.z), *((one.terms, one.z) for one in design.others)]
+    made = [_working(z, terms, per_row, mean) for terms, z in every]
+    if len(made) == 1:
+        outward, z, usual = made[0]
+        own = slice(0, len(design.z))
+        return _Effects(design.terms, outward, z, (own,), (tuple(range(own.stop)),), usual)
+    ones = np.ones((1, len(design.y)))
+    distinct: list[Vec] = []
+    terms: list[Term] = []
+    factors, uses = [], []
+    usual, start = np.ones(design.n_models, dtype=bool), 0
+    for (own_terms, raw), (_, z, fine) in zip(every, made, strict=True):
+        usual &= fine
+        use = []
+        for column in ones if z is None else z:
+            found = next((i for i, other in enumerate(distinct) if np.array_equal(other, column)), len(distinct))
+            if found == len(distinct):
+                distinct.append(column)
+            use.append(found)
+        uses.append(tuple(use))
+        terms += [replace(t, start=t.start + start, stop=t.stop + start) for t in own_terms]
+        factors.append(slice(start, start + len(raw)))
+        start += len(raw)
+    whole = np.zeros((design.n_models, start, start))
+    for own, (outward, _, _) in zip(factors, made, strict=True):
+        whole[:, own, own] = outward
+    plain = len(distinct) == 1 and bool((distinct[0] == 1.0).all())
+    return _Effects(tuple(terms), whole, None if plain else np.array(distinct), tuple(factors), tuple(uses), usual)
 
 
 def _constant(x: Mat) -> Vec | None:
@@ -178,18 +237,25 @@ def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[B
     lone = np.zeros(len(n), dtype=bool)
     if design.z is None:
         return fine, lone
-    fine &= rows.model_levels > 1
-    if family.residual:
-        fine &= rows.model_levels * r < n
+    sizes = [(rows.model_levels, r), *((one.model_levels, len(one.z)) for one in design.others)]
+    for levels, own in sizes:
+        fine &= levels > 1
+        if family.residual:
+            fine &= levels * own < n
     if family.takes_trials:
         trials = np.ones(len(design.y)) if design.trials is None else design.trials
         if design.frequency is not None:
             trials = trials * design.frequency
-        single = (_level_sums(trials, rows.level_rows) <= 1.0).astype(float)
-        share = np.add.reduceat(single, rows.first_level) / rows.model_levels
-        fine &= share < 1.0
-        lone = share > LONE_SHARE
-    if r > 1:
+        of_levels = [_level_sums(trials, rows.level_rows)]
+        every = [(one.codes, int(one.model_levels.sum())) for one in design.others]
+        of_levels += [np.bincount(codes, trials, n).astype(np.float64) for codes, n in every]
+        for total, at in zip(of_levels, rows.levels, strict=True):
+            share = at.totals((total <= 1.0).astype(np.float64)) / at.counts
+            fine &= share < 1.0
+            lone |= share > LONE_SHARE
+    if design.others:
+        fine &= ~_redundant_factors(rows, design, n, gaussian=family.residual)
+    elif r > 1:
         fine &= ~_redundant(rows, design, n, gaussian=family.residual)
     return fine, lone
 
@@ -214,11 +280,45 @@ def _redundant(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: boo
     gram = np.empty((k + 1, k + 1, rows.n_models))
     for i, (a, b) in enumerate(pairs):
         for j, (c, d) in enumerate(pairs[: i + 1]):
-            gram[i, j] = gram[j, i] = rows.levels.level_totals(s[a, c] * s[b, d] + s[a, d] * s[b, c])
-        gram[i, k] = gram[k, i] = 2.0 * rows.levels.level_totals(s[a, b])
+            gram[i, j] = gram[j, i] = rows.levels[0].totals(s[a, c] * s[b, d] + s[a, d] * s[b, c])
+        gram[i, k] = gram[k, i] = 2.0 * rows.levels[0].totals(s[a, b])
     gram[k, k] = 2.0 * n
     if not gaussian:
         gram = gram[:k, :k]
+    return _near_null(gram)
+
+
+def _near_null(gram: Cube) -> BoolVec:
+    """Which Gram matrices (K, K, M) have next to a null space."""
     diag = np.sqrt(np.maximum(np.einsum("kkm->km", gram), 1e-300))
     values = np.linalg.eigvalsh((gram / (diag[:, None] * diag[None])).transpose(2, 0, 1))
     return np.asarray(values[:, 0] < 10.0 * RANK_TOLERANCE * values[:, -1])
+
+
+def _redundant_factors(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: bool) -> BoolVec:
+    """The same over all factors: for effects (a, b) of factor f and (c, d) of g the sum is over their meeting pairs."""
+    cells = rows.cells
+    pattern = rows.pattern(cells)
+    assert pattern is not None  # there are several factors
+    z = np.ones((1, len(rows.data.y))) if rows.z is None else rows.z
+    every = [design.terms, *(one.terms for one in design.others)]
+    products = np.array([[np.add.reduceat(a * b, cells.first) for b in z] for a in z])
+    blocks = gather_blocks(pattern, products)
+    pairs = [
+        (f, rows.uses[f][a], rows.uses[f][b])
+        for f, terms in enumerate(every)
+        for t in terms
+        for a in range(t.start, t.stop)
+        for b in (range(t.start, a + 1) if STRUCTURES[t.structure].correlated else (a,))
+    ]
+    k = len(pairs)
+    gram = np.empty((k + 1, k + 1, rows.n_models))
+    for i, (f, a, b) in enumerate(pairs):
+        for j, (g, c, d) in enumerate(pairs[: i + 1]):
+            low, high = min(f, g), max(f, g)
+            s = blocks.diagonal[f] if f == g else blocks.cross[low, high]
+            levels = np.arange(s.shape[-1]) if f == g else pattern.pairs[low, high].left
+            gram[i, j] = gram[j, i] = rows.levels[low].sums(s[a, c] * s[b, d] + s[a, d] * s[b, c], levels)
+        gram[i, k] = gram[k, i] = 2.0 * rows.levels[f].totals(blocks.diagonal[f][a, b])
+    gram[k, k] = 2.0 * n
+    return _near_null(gram if gaussian else gram[:k, :k])

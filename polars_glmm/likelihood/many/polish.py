@@ -9,6 +9,7 @@ import numpy as np
 from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.value import BatchValue
 from polars_glmm.likelihood.optimum.newton import ERROR_SHARE, FORWARD, HESSIAN_STALE, LONGEST, ROUNDING
+from polars_glmm.linalg.side_by_side import LevelsOf
 from polars_glmm.optimize.many import newton_steps
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -35,7 +36,7 @@ class BatchPolished(NamedTuple):
 
 
 def polish(
-    engine: BatchRowEngine, x: Mat, modes: Mat, curvature: Cube | None, scale: BatchScale, *, hessian: bool
+    engine: BatchRowEngine, x: Mat, modes: list[Mat], curvature: Cube | None, scale: BatchScale, *, hessian: bool
 ) -> BatchPolished:
     """Newton with the exact Hessians; models whose Hessian belongs to another point are left to the single fit.
 
@@ -65,20 +66,20 @@ def polish(
         worse = ~(trial.value >= now.value - 1e-9 * (1.0 + np.abs(now.value)))
         taken = ~done & ~worse
         x = np.where(taken[:, None], trial_x, x)
-        now = _merge(now, trial, taken, engine.of_level)
+        now = _merge(now, trial, taken, engine.levels)
         step, after = newton_steps(h, -at.pull(now))
         decrement = np.where(taken, after, decrement)
         done |= worse | (decrement < ROUNDING)
     return BatchPolished(x, now, h, decrement, slopes, evaluations, regular)
 
 
-def _merge(now: BatchValue, trial: BatchValue, taken: BoolVec, of_level: IntVec) -> BatchValue:
+def _merge(now: BatchValue, trial: BatchValue, taken: BoolVec, levels: tuple[LevelsOf, ...]) -> BatchValue:
     return BatchValue(
         np.where(taken, trial.value, now.value),
         np.where(taken, trial.beta, now.beta),
         np.where(taken, trial.lam, now.lam),
         None if now.zeta is None or trial.zeta is None else np.where(taken, trial.zeta, now.zeta),
-        np.where(taken[of_level], trial.modes, now.modes),
+        [np.where(taken[at.model], new, old) for old, new, at in zip(now.modes, trial.modes, levels, strict=True)],
         now.passes + trial.passes,
         None,
     )
@@ -102,14 +103,14 @@ def _hessian(engine: BatchRowEngine, x: Mat, now: BatchValue, gradient: Mat, ste
     at, n = engine.layout, len(x)
     directions = [at.point(np.tile(e, (n, 1))) for e in np.eye(at.size)]
     slopes = engine.marginal.mode_slopes(at.point(x), now.modes, directions)
-    of_level = engine.of_level
     columns = []
     for k in range(at.size):
         moved = x.copy()
         moved[:, k] += steps[:, k]
         h = moved[:, k] - x[:, k]
-        warm = now.modes + h[of_level] * slopes[k]
+        both = zip(now.modes, slopes[k], engine.levels, strict=True)
+        warm = [u + h[own.model] * slope for u, slope, own in both]
         there = -at.pull(engine.evaluate(moved, warm))
         columns.append((there - gradient) / h[:, None])
     full = np.array(columns).transpose(1, 0, 2)
-    return 0.5 * (full + full.swapaxes(1, 2)), np.array(slopes[: at.p]) if at.p else None
+    return 0.5 * (full + full.swapaxes(1, 2)), np.array([slope[0] for slope in slopes[: at.p]]) if at.p else None

@@ -1,4 +1,4 @@
-"""Exact ML and REML of many gaussian mixed models from cross-products: likelihood.products.profile for one factor each.
+"""Exact ML and REML of many gaussian mixed models from cross-products: likelihood.products.profile side by side.
 
 The formulae are those of likelihood.products and likelihood.products.profile; sums end at the models.
 """
@@ -6,17 +6,20 @@ The formulae are those of likelihood.products and likelihood.products.profile; s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from polars_glmm.likelihood.many.engine import BatchModes, SearchLayout, theta_information
+from polars_glmm.likelihood.many.engine import SearchLayout, theta_information
 from polars_glmm.likelihood.many.model import BatchModel
-from polars_glmm.likelihood.many.rows import BatchLevels, starts
+from polars_glmm.likelihood.many.plain import NoModes
 from polars_glmm.likelihood.many.value import BatchValue
-from polars_glmm.linalg import cholesky
-from polars_glmm.linalg.level_factors import scaled_plus_identity, times, transposed_times
+from polars_glmm.likelihood.rows.models import effective_factors, inward_factors
+from polars_glmm.linalg import cholesky, level_factors
+from polars_glmm.linalg.elimination import Eliminator
+from polars_glmm.linalg.pattern import Blocks, Pattern, gather_blocks, sum_by, times
 from polars_glmm.linalg.scaling import reduction
+from polars_glmm.linalg.side_by_side import LevelsOf, ManyOne, eliminator_of_many, some_of_many
 from polars_glmm.optimize.many import BatchEvaluation
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -25,22 +28,43 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 class BatchProducts:
     """Products of random columns z, fixed columns and response, w = [x_c, y_c], in the bases used for computing.
 
-    zz (r, r, G), zw (r, p+1, G) per level; ww (p+1, p+1, M); n, log_weights, y_shift (M,) as in likelihood.products
+    levels       of each factor;  pattern, solver: which meet, and how they are eliminated
+    zz           blocks over levels and meeting pairs, (d, d, ·);  zw[f] (d, p+1, G_f)
+    uses         per factor its columns among the d, where there are several
+    ww (p+1, p+1, M); n, log_weights, y_shift (M,) as in likelihood.products
     """
 
-    levels: BatchLevels
-    zz: Cube
-    zw: Cube
+    levels: tuple[LevelsOf, ...]
+    pattern: Pattern | None
+    solver: Eliminator
+    uses: tuple[tuple[int, ...], ...]
+    zz: Blocks
+    zw: list[Cube]
     ww: Cube
     n: IntVec
     log_weights: Vec
     y_shift: Vec
 
+    @property
+    def n_models(self) -> int:
+        return len(self.n)
+
     def take(self, keep: BoolVec) -> BatchProducts:
-        levels = np.repeat(keep, self.levels.model_levels)
+        keeps = [keep[own.model] for own in self.levels]
+        levels = tuple(own.take(keep) for own in self.levels)
+        pattern: Pattern | None = None
+        solver: Eliminator = ManyOne(levels[0])
+        cross: dict[tuple[int, int], Cube] = {}
+        if self.pattern is not None:
+            pairs = self.pattern.pairs
+            cross = {at: block[..., keeps[at[0]][pairs[at].left]] for at, block in self.zz.cross.items()}
+            pattern = some_of_many(self.pattern, keeps)
+            solver = eliminator_of_many(pattern, levels)
+        zz = Blocks([block[..., own] for block, own in zip(self.zz.diagonal, keeps, strict=True)], cross)
+        zw = [block[..., own] for block, own in zip(self.zw, keeps, strict=True)]
         return BatchProducts(
-            self.levels.take(keep), self.zz[..., levels], self.zw[..., levels], self.ww[..., keep], self.n[keep],
-            self.log_weights[keep], self.y_shift[keep],
+            levels, pattern, solver, self.uses, zz, zw, self.ww[..., keep], self.n[keep], self.log_weights[keep],
+            self.y_shift[keep],
         )  # fmt: skip
 
 
@@ -58,17 +82,24 @@ def batch_products(model: BatchModel) -> BatchProducts:
         shift = rows.row_totals(y) / rows.model_rows
     w = [*rows.x, y - rows.per_row(shift)]
     z = [np.ones_like(y)] if rows.z is None else list(rows.z)
-    first = starts(rows.level_rows)
+    cells = rows.cells
 
-    def level_sums(v: Vec) -> Vec:
-        return np.add.reduceat(v, first)
+    def cell_sums(v: Vec) -> Vec:
+        return np.add.reduceat(v, cells.first)
 
     weighted = w if weights is None else [c * weights for c in w]
     ww = _symmetric([[rows.row_totals(weighted[i] * w[j]) for j in range(i + 1)] for i in range(len(w))])
-    zw = np.array([[level_sums(c if rows.z is None else c * k) for c in weighted] for k in z])
+    zw = np.array([[cell_sums(c if rows.z is None else c * k) for c in weighted] for k in z])
     heavy = z if weights is None else [c * weights for c in z]
-    zz = _symmetric([[level_sums(heavy[i] * z[j]) for j in range(i + 1)] for i in range(len(z))])
-    return BatchProducts(BatchLevels(rows.model_levels), zz, zw, ww, rows.observations(), log_weights, shift)
+    zz = _symmetric([[cell_sums(heavy[i] * z[j]) for j in range(i + 1)] for i in range(len(z))])
+    levels, pattern, own = rows.levels, rows.pattern(cells), (rows.observations(), log_weights, shift)
+    if pattern is None:
+        return BatchProducts(
+            levels, None, ManyOne(levels[0]), (tuple(range(len(z))),), Blocks([zz], {}), [zw], ww, *own
+        )
+    by_level = [sum_by(codes, zw, n) for codes, n in zip(cells.codes, pattern.n_levels, strict=True)]
+    solver = eliminator_of_many(pattern, levels)
+    return BatchProducts(levels, pattern, solver, rows.uses, gather_blocks(pattern, zz), by_level, ww, *own)
 
 
 def _symmetric(rows: list[list[Vec]]) -> Cube:
@@ -78,9 +109,10 @@ def _symmetric(rows: list[list[Vec]]) -> Cube:
 
 
 class BatchProfile(NamedTuple):
-    """As products.profile.Profile: log_h, log_m, rss (M,); beta (p, M); m_inverse (p, p, M); b, e (r, p+1, G);
+    """As products.profile.Profile: log_h, log_m, rss (M,); beta (p, M); m_inverse (p, p, M);
 
-    derivatives in Λ (r, r, M); h_inverse (r, r, G). A model that is not positive definite has NaN.
+    b (r_f, p+1, G_f), e (d, p+1, G_f) and h_inverse (r_f, r_f, G_f) per factor; derivatives in Λ (r, r, M) of all
+    factors. A model that is not positive definite has NaN.
     """
 
     log_h: Vec
@@ -88,41 +120,42 @@ class BatchProfile(NamedTuple):
     rss: Vec
     beta: Mat
     m_inverse: Cube
-    b: Cube
-    e: Cube
-    h_inverse: Cube
+    b: list[Cube]
+    e: list[Cube]
+    h_inverse: list[Cube]
     d_log_h: Cube
     d_log_m: Cube
     d_rss: Cube
 
 
-def profile_all(stats: BatchProducts, lam: Cube) -> BatchProfile:
-    """All pieces at relative factors Λ (r, r, M)."""
-    p, at = len(stats.ww) - 1, stats.levels
-    lam_levels = lam[..., at.of_level]
-    low = cholesky.factor(scaled_plus_identity(lam_levels, stats.zz))
-    right = transposed_times(lam_levels, stats.zw)
-    b = cholesky.solve(low, right)
-    core = stats.ww - at.level_totals(np.einsum("rvG,rwG->vwG", right, b))
+def profile_all(stats: BatchProducts, effective: list[Cube]) -> BatchProfile:
+    """All pieces at effective factors (d, r_f, M)."""
+    p, every = len(stats.ww) - 1, list(zip(stats.levels, effective, strict=True))
+    on_levels = [lam[..., at.model] for at, lam in every]
+    h = stats.solver.factorise(level_factors.curvature(stats.zz, on_levels, stats.pattern))
+    assert h is not None  # of many models it never is
+    right = [level_factors.transposed_times(lam, zw) for lam, zw in zip(on_levels, stats.zw, strict=True)]
+    b = h.solve(right)
+    core = stats.ww
+    for at, own, solved in zip(stats.levels, right, b, strict=True):
+        core = core - at.totals(np.einsum("rvG,rwG->vwG", own, solved))
     beta, m_inverse, log_m, rss = least_squares(core)
-    e = stats.zw - np.einsum("jkG,kwG->jwG", stats.zz, times(lam_levels, b))
-    c = np.concatenate([-beta, np.ones((1, at.n_models))])[:, at.of_level]
-    ec, bc = np.einsum("dwG,wG->dG", e, c), np.einsum("rwG,wG->rG", b, c)
-    h_inverse = cholesky.inverse(low)
-    weighted = np.einsum("dpG,pqG->dqG", e[:, :p], m_inverse[..., at.of_level])
+    taken = times(stats.zz, stats.pattern, [level_factors.times(lam, x) for lam, x in zip(on_levels, b, strict=True)])
+    e = [zw - x for zw, x in zip(stats.zw, taken, strict=True)]
+    hat = h.inverse()
+    c = np.concatenate([-beta, np.ones((1, len(stats.n)))])
+    d_log_h, d_log_m, d_rss = [], [], []
+    traces = level_factors.trace_terms(stats.zz, on_levels, hat, stats.pattern)
+    for at, own_b, own_e, terms in zip(stats.levels, b, e, traces, strict=True):
+        ec, bc = np.einsum("dwG,wG->dG", own_e, c[:, at.model]), np.einsum("rwG,wG->rG", own_b, c[:, at.model])
+        weighted = np.einsum("dpG,pqG->dqG", own_e[:, :p], m_inverse[..., at.model])
+        d_log_h.append(2.0 * np.sum([at.sums(*term) for term in terms], axis=0))
+        d_log_m.append(-2.0 * at.totals(np.einsum("dqG,rqG->drG", weighted, own_b[:, :p])))
+        d_rss.append(-2.0 * at.totals(ec[:, None] * bc[None]))
     return BatchProfile(
-        log_h=at.level_totals(cholesky.log_determinant(low)),
-        log_m=log_m,
-        rss=rss,
-        beta=beta,
-        m_inverse=m_inverse,
-        b=b,
-        e=e,
-        h_inverse=h_inverse,
-        d_log_h=2.0 * at.level_totals(np.einsum("jkG,krG->jrG", stats.zz, times(lam_levels, h_inverse))),
-        d_log_m=-2.0 * at.level_totals(np.einsum("dqG,rqG->drG", weighted, b[:, :p])),
-        d_rss=-2.0 * at.level_totals(ec[:, None] * bc[None]),
-    )
+        h.log_determinant, log_m, rss, beta, m_inverse, b, e, hat.diagonal,
+        *(inward_factors(parts, stats.uses) for parts in (d_log_h, d_log_m, d_rss)),
+    )  # fmt: skip
 
 
 def least_squares(core: Cube) -> tuple[Mat, Cube, Vec, Vec]:
@@ -146,10 +179,6 @@ class BatchProductEngine:
     reml: bool
 
     @property
-    def of_level(self) -> IntVec:
-        return self.stats.levels.of_level
-
-    @property
     def nu(self) -> Vec:
         """Degrees of freedom of the residuals: n, or n − p under REML."""
         return np.asarray(self.stats.n - (len(self.stats.ww) - 1.0 if self.reml else 0.0), dtype=float)
@@ -158,7 +187,12 @@ class BatchProductEngine:
         return replace(self, stats=self.stats.take(keep))
 
     def pieces(self, theta: Mat) -> BatchProfile:
-        return profile_all(self.stats, self.layout.lam(theta))
+        return self.at_lambda(self.layout.lam(theta))
+
+    def at_lambda(self, lam: Cube) -> BatchProfile:
+        """All pieces at factors Λ (r, r, M)."""
+        d = len(self.stats.zz.diagonal[0])
+        return profile_all(self.stats, effective_factors(lam, self.stats.uses, d))
 
     def minus_two(self, pieces: BatchProfile) -> Vec:
         """Profiled −2ℓ in the computing basis."""
@@ -170,21 +204,21 @@ class BatchProductEngine:
         reml = 1.0 if self.reml else 0.0
         return pieces.d_log_h + reml * pieces.d_log_m + pieces.d_rss * (self.nu / pieces.rss)
 
-    def at_factors(self, models: BoolVec, x: Mat, factors: Cube, modes: Mat | None) -> BatchValue:  # noqa: ARG002
+    def at_factors(self, models: BoolVec, x: Mat, factors: Cube, modes: Any) -> BatchValue:  # noqa: ARG002
         """ℓ profiled over β and σ, with its gradient in Λ, for some of the models at any factors (r, r, m)."""
         some = self if models.all() else self.take(models)
-        pieces = profile_all(some.stats, factors)
+        pieces = some.at_lambda(factors)
         value = -0.5 * some.minus_two(pieces)
         none = np.empty((0, len(value)))
         return BatchValue(
-            np.where(np.isfinite(value), value, -np.inf), none, -0.5 * some.gradients(pieces), None, none, none, None
+            np.where(np.isfinite(value), value, -np.inf), none, -0.5 * some.gradients(pieces), None, [], none, None
         )
 
     def of_group(self, models: BoolVec, layout: SearchLayout) -> BatchProductEngine:
         """The engine of some of the models in another layout."""
         return replace(self if models.all() else self.take(models), layout=layout)
 
-    def __call__(self, x: Mat, warm: BatchModes | None, *, curvature: bool) -> BatchEvaluation:  # noqa: ARG002
+    def __call__(self, x: Mat, warm: NoModes | None, *, curvature: bool) -> BatchEvaluation:  # noqa: ARG002
         at = self.layout
         with np.errstate(all="ignore"):
             pieces = self.pieces(x)
@@ -192,8 +226,7 @@ class BatchProductEngine:
             g = 0.5 * self.gradients(pieces)[at.rows, at.columns].T
             b = None
             if curvature:
-                b = theta_information(at, at.lam(x), reduction(pieces.h_inverse), self.stats.levels)
+                b = theta_information(at, at.lam(x), [reduction(h) for h in pieces.h_inverse], self.stats.levels)
         out = ~np.isfinite(value)
         g[out] = 0.0
-        modes = BatchModes(np.zeros((0, self.stats.levels.n_levels)), self.stats.levels.model_levels)
-        return BatchEvaluation(np.where(out, np.inf, value), g, b, modes)
+        return BatchEvaluation(np.where(out, np.inf, value), g, b, NoModes())

@@ -65,6 +65,12 @@ def covariance_report(at: SearchLayout, terms: tuple[Term, ...], lam: Cube, outw
     )
 
 
+def covariance_matrices(terms: tuple[Term, ...], lam: Cube, outward: Cube) -> list[Cube]:
+    """Σ (M, r_t, r_t) of each term for Λ (r, r, M), for b = outward · Λ u."""
+    factor, own = lam.transpose(2, 0, 1), [slice(t.start, t.stop) for t in terms]
+    return [natural_sigmas(outward[:, s, s], factor[:, s, s]) for s in own]
+
+
 def without_errors(vcov: Cube, null: BoolVec) -> Cube:
     """Covariance matrices of a report (M, R, R) with NaN in the rows and columns marked in `null` (M, R)."""
     return np.where(null[:, :, None] | null[:, None, :], np.nan, vcov)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from time import perf_counter
 from typing import NamedTuple
@@ -11,10 +12,10 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.many.engine import BatchRowEngine
-from polars_glmm.likelihood.many.estimate import BatchEstimate
+from polars_glmm.likelihood.many.estimate import BatchEstimate, BatchOptima
 from polars_glmm.likelihood.many.model import BatchModel
 from polars_glmm.likelihood.many.polish import BatchPolished
-from polars_glmm.likelihood.many.report import covariance_report, inverted, without_errors
+from polars_glmm.likelihood.many.report import covariance_matrices, covariance_report, inverted, without_errors
 from polars_glmm.likelihood.marginal.hills import doubtful, unit_of
 from polars_glmm.likelihood.marginal.modes import RowDensity
 from polars_glmm.likelihood.marginal.separation import LOOSE
@@ -48,6 +49,38 @@ class Question(NamedTuple):
         return RowDensity(self.family)
 
 
+def _stands(question: Question, done: BatchPolished, lam: Cube, factors: tuple[slice, ...]) -> tuple[BoolVec, Vec]:
+    """Which optima need no second look, and the parameter-free part of ℓ of every model."""
+    family, model = question.family, question.model
+    fine = done.regular & np.isfinite(done.value.value) & (done.decrement < CONVERGED)
+    constant, unit = model.rows.totals(family.constant(model.rows.data)), unit_of(family)
+    if unit is not None:
+        for own in factors or (slice(0, len(lam)),):
+            fine &= ~doubtful(np.linalg.norm(lam[own, own], axis=(0, 1)), unit, model.lone)
+        fine &= done.value.value + constant <= 0.0  # of counts
+    return fine, constant
+
+
+def bare_optima(
+    question: Question, engine: BatchRowEngine, done: BatchPolished, rank: int, order: Sequence[int]
+) -> tuple[BatchOptima, BoolVec]:
+    """The optima of a question's models, and which of them stand; order: places of the terms as in the formula."""
+    model, at = question.model, engine.layout
+    lam = at.lam(done.x[:, at.p : at.p + at.q])
+    fine, constant = _stands(question, done, lam, at.factors)
+    matrices = covariance_matrices(model.terms, lam, model.outward)
+    optima = BatchOptima(
+        beta=np.einsum("mpq,mp->mq", model.a, done.x[:, : at.p]),
+        phi=np.exp(done.x[:, -1]) if at.s else None,
+        covariances=tuple(matrices[k] for k in order),
+        structures=tuple(model.terms[k].structure for k in order),
+        loglik=done.value.value + constant,
+        decrement=done.decrement,
+        singular=rank < at.r,
+    )
+    return optima, fine
+
+
 def report_rows(
     question: Question,
     engine: BatchRowEngine,
@@ -64,7 +97,8 @@ def report_rows(
     rows, p, s = model.rows, at.p, at.s
     n_theta, rank = sizes
     conditional = engine.marginal.conditional(at.point(done.x), done.value.modes)
-    fine = done.regular & np.isfinite(done.value.value) & (done.decrement < CONVERGED)
+    lam = at.lam(done.x[:, p : p + at.q])
+    fine, constant = _stands(question, done, lam, at.factors)
     spread, smallest = np.full((len(done.x), at.size, at.size), np.nan), None
     if done.hessian is not None:
         found = inverted(done.hessian)
@@ -72,11 +106,6 @@ def report_rows(
         fine &= ~found.flat
         if family.separable:
             fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
-    lam = at.lam(done.x[:, p : p + at.q])
-    constant, unit = rows.totals(family.constant(rows.data)), unit_of(family)
-    if unit is not None:
-        fine &= ~doubtful(np.linalg.norm(lam, axis=(0, 1)), unit, model.lone)
-        fine &= done.value.value + constant <= 0.0  # of counts
     cov = covariance_report(at, model.terms, lam, model.outward)
     beta = np.einsum("mpq,mp->mq", model.a, done.x[:, :p])
     phi = np.exp(done.x[:, -1]) if s else None

@@ -17,7 +17,8 @@ from polars_glmm.likelihood.marginal.modes import Point, RowDensity, UnitAt, War
 from polars_glmm.likelihood.marginal.slopes import unit_slopes
 from polars_glmm.likelihood.marginal.unit import evaluate_unit
 from polars_glmm.likelihood.rows.blocks import Unit
-from polars_glmm.likelihood.rows.models import ManyModels
+from polars_glmm.likelihood.rows.models import ManyModels, inward_factors
+from polars_glmm.linalg.side_by_side import LevelsOf
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 T = TypeVar("T")
@@ -32,20 +33,20 @@ class BatchPoint(NamedTuple):
 
 
 class BatchInformation(NamedTuple):
-    """Of all models: beta (P, P, M) with zeta last, levels (r, r, G) = I − H⁻¹."""
+    """Of all models: beta (P, P, M) with zeta last, levels (r_f, r_f, G_f) = I − H⁻¹ per factor."""
 
     beta: Cube
-    levels: Cube
+    levels: list[Cube]
 
 
 class BatchValue(NamedTuple):
-    """ℓ (M,) and its gradient in beta (p, M), Λ (r, r, M) and zeta (M,); modes (r, G); passes (M,) over its rows."""
+    """ℓ (M,), its gradient in beta (p, M), Λ (r, r, M) and zeta (M,); modes (r_f, G_f); passes (M,) over its rows."""
 
     value: Vec
     beta: Mat
     lam: Cube
     zeta: Vec | None
-    modes: Mat
+    modes: list[Mat]
     passes: Vec
     information: BatchInformation | None
 
@@ -67,56 +68,62 @@ class BatchMarginal:
     nodes: int
     pool: Executor | None
     block_rows: int
+    levels: tuple[LevelsOf, ...]
 
     @classmethod
     def of(
         cls, rows: BatchRows, density: RowDensity, nodes: int, pool: Executor | None, block_rows: int
     ) -> BatchMarginal:
-        return cls(rows, rows.cut(block_rows), density, nodes, pool, block_rows)
+        return cls(rows, rows.cut(block_rows), density, nodes, pool, block_rows, rows.levels)
 
     def take(self, keep: BoolVec) -> BatchMarginal:
         """The likelihoods of some models."""
         rows = self.rows.take(keep)
-        return replace(self, rows=rows, units=rows.cut(self.block_rows))
+        return replace(self, rows=rows, units=rows.cut(self.block_rows), levels=rows.levels)
 
-    def evaluate(self, at: BatchPoint, warm: Mat | None, *, information: bool = False) -> BatchValue:
+    def sizes(self, at: BatchPoint) -> list[int]:
+        """Random effects of a level of each factor."""
+        return [len(use) for use in self.rows.uses] or [len(at.lam)]
+
+    def evaluate(self, at: BatchPoint, warm: list[Mat] | None, *, information: bool = False) -> BatchValue:
         """ℓ and its gradient at a point; `warm` is where Newton starts and changes the work, not the value."""
         if warm is None or not self.density.concave:
-            warm = np.zeros((len(at.lam), self.rows.n_levels))
+            warm = [np.zeros((r, own.n_levels)) for r, own in zip(self.sizes(at), self.levels, strict=True)]
 
         def one(unit: Unit) -> BatchValue:
             here = placed(self.density, unit, at)
-            start = Warm([warm[:, unit.levels[0]]])
+            start = Warm([u[:, s] for u, s in zip(warm, unit.levels, strict=True)])
             v = evaluate_unit(here, start, self.nodes, expected=False, gradient=True, information=information)
             info = None
             if v.information is not None:
-                info = BatchInformation(v.information.beta, v.information.levels[0])
+                info = BatchInformation(v.information.beta, v.information.levels)
             value = np.where(np.isfinite(v.value), v.value, -np.inf)
             passes = np.full(len(value), v.row_passes / max(len(unit.blocks[0].data.y), 1))
             p = len(at.beta)
             zeta = None if at.zeta is None else v.beta[p]
-            return BatchValue(value, v.beta[:p], v.factors[0], zeta, v.modes[0], passes, info)
+            lam = inward_factors(v.factors, self.rows.uses)
+            return BatchValue(value, v.beta[:p], lam, zeta, v.modes, passes, info)
 
         parts = over_units(self.pool, self.units, one)
         info = None
         if information:
             found = [p.information for p in parts if p.information is not None]
-            info = BatchInformation(along([i.beta for i in found]), along([i.levels for i in found]))
+            info = BatchInformation(along([i.beta for i in found]), _per_factor([i.levels for i in found]))
         return BatchValue(
             along([p.value for p in parts]),
             along([p.beta for p in parts]),
             along([p.lam for p in parts]),
             None if at.zeta is None else along([p.zeta for p in parts if p.zeta is not None]),
-            along([p.modes for p in parts]),
+            _per_factor([p.modes for p in parts]),
             along([p.passes for p in parts]),
             info,
         )
 
-    def conditional(self, at: BatchPoint, warm: Mat) -> BatchConditional:
-        """Modes and Var(u | y) by the observed curvature, for the tables of the fits."""
+    def conditional(self, at: BatchPoint, warm: list[Mat]) -> BatchConditional:
+        """Modes and Var(u | y) of one factor by the observed curvature, for the tables of the fits."""
 
         def one(unit: Unit) -> BatchConditional:
-            here, u0 = placed(self.density, unit, at), warm[:, unit.levels[0]]
+            here, u0 = placed(self.density, unit, at), warm[0][:, unit.levels[0]]
             found = find_modes(here, Warm([u0 if self.density.concave else np.zeros_like(u0)]), 3)
             h = unit.models.factorise(unit.eliminator, curvature(here, found.state.w))
             assert h is not None  # of many models it never is
@@ -125,23 +132,24 @@ class BatchMarginal:
         parts = over_units(self.pool, self.units, one)
         return BatchConditional(along([p.modes for p in parts]), along([p.covariance for p in parts]))
 
-    def mode_slopes(self, at: BatchPoint, modes: Mat, directions: list[BatchPoint]) -> list[Mat]:
-        """dû/dt along directions, (r, G) each."""
+    def mode_slopes(self, at: BatchPoint, modes: list[Mat], directions: list[BatchPoint]) -> list[list[Mat]]:
+        """dû/dt along directions, (r_f, G_f) each."""
 
-        def one(unit: Unit) -> list[Mat]:
+        def one(unit: Unit) -> list[list[Mat]]:
             here = placed(self.density, unit, at)
-            found = unit_slopes(here, [modes[:, unit.levels[0]]], [own_point(unit, d) for d in directions])
-            return [np.nan_to_num(slope[0]) for slope in found]
+            own = [u[:, s] for u, s in zip(modes, unit.levels, strict=True)]
+            found = unit_slopes(here, own, [own_point(unit, d) for d in directions])
+            return [[np.nan_to_num(each) for each in slope] for slope in found]
 
         parts = over_units(self.pool, self.units, one)
-        return [along([part[i] for part in parts]) for i in range(len(directions))]
+        return [_per_factor([part[i] for part in parts]) for i in range(len(directions))]
 
 
 def own_point(unit: Unit, at: BatchPoint) -> Point:
     """A point of all models, for those of a unit: Λ at every level."""
     models = unit.models
     assert isinstance(models, ManyModels)
-    factors = [at.lam[..., models.place][..., models.of_level]] if len(at.lam) else []
+    factors = models.effective(at.lam, len(unit.blocks[0].ones)) if len(at.lam) else []
     beta = at.beta if at.zeta is None else np.concatenate([at.beta, at.zeta[None]])
     return Point(beta[:, models.place], factors)
 
@@ -161,6 +169,11 @@ def over_units(pool: Executor | None, units: tuple[Unit, ...], one: Callable[[Un
     if pool is None or len(units) == 1:
         return [quiet(unit) for unit in units]
     return list(pool.map(quiet, units))
+
+
+def _per_factor(parts: list[list[Cube]]) -> list[Cube]:
+    """Arrays per factor of all parts, side by side."""
+    return parts[0] if len(parts) == 1 else [along(list(own)) for own in zip(*parts, strict=True)]
 
 
 def along(parts: list[Cube]) -> Cube:

@@ -45,7 +45,7 @@ def tangent_information(here: UnitAt, state: RowsAt, h: Factorised) -> Informati
     zwx = concatenate(cells)
     right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, to_levels(unit, zwx), strict=True)]
     solved = h.solve(right)
-    taken = sum(models.crossed(b, s) for b, s in zip(right, solved, strict=True))
+    taken = sum(models.crossed(b, s, f) for f, (b, s) in enumerate(zip(right, solved, strict=True)))
     if isinstance(places, slice):
         beta[places, places] -= taken
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -224,7 +224,8 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
                 if halvings > MAX_HALVINGS:
                     stuck = stuck | rejected
                 back = 1.0 if halvings > MAX_HALVINGS else 0.5
-                u = [np.where(rejected, (1.0 - back) * v + back * p, v) for v, p in zip(u, previous, strict=True)]
+                marks = models.on_levels(rejected, len(u))
+                u = [np.where(m, (1.0 - back) * v + back * p, v) for m, v, p in zip(marks, u, previous, strict=True)]
                 state, passes = rows_state(here, u, 2), passes + 1
                 j = _joint(unit, state, u)
                 continue
@@ -248,7 +249,7 @@ def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
             return Modes(u, state, passes, h)
         gained, previous, last, halvings = decrement, u, j, 0
         least = last - ROUNDING * (1.0 + np.abs(last))
-        u = _moved(u, step, np.isfinite(each) & ~stuck)
+        u = _moved(here.unit, u, step, np.isfinite(each) & ~stuck)
         near = NEAR if exact else NEAR_FLOORED
         if not decrement > (near if fresh else min(near, _NEAR_BY_CHORD)):
             break
@@ -275,32 +276,31 @@ def _begin(here: UnitAt, u: list[Mat], order: int) -> _Begun:
     fine = np.isfinite(j)
     if not warm or fine.all():
         return _Begun(u, state, j, 1, warm)
-    u = [np.where(fine, v, 0.0) for v in u]
+    u = [np.where(own, v, 0.0) for own, v in zip(here.unit.models.on_levels(fine, len(u)), u, strict=True)]
     state = rows_state(here, u, 2)
     return _Begun(u, state, _joint(here.unit, state, u), 2, warm=False)
 
 
-def _moved(u: list[Mat], step: list[Mat], moves: BoolVec) -> list[Mat]:
+def _moved(unit: Unit, u: list[Mat], step: list[Mat], moves: BoolVec) -> list[Mat]:
     """u + step in the groups that move."""
     if moves.all():
         return [v + d for v, d in zip(u, step, strict=True)]
-    return [v + np.where(moves, d, 0.0) for v, d in zip(u, step, strict=True)]
+    return [v + np.where(m, d, 0.0) for m, v, d in zip(unit.models.on_levels(moves, len(u)), u, step, strict=True)]
 
 
 def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Vec:
-    """J per group of one factor, (G,), or its total where levels are coupled, (1,)."""
+    """J per group of one factor, (G,), or its total where levels are coupled: (1,), of many models (m,)."""
     if level_by_level(unit.eliminator, len(u)):
         squares: Vec = np.einsum("rG,rG->G", u[0], u[0])
         return state.f - 0.5 * squares
-    squared = sum(float(np.vdot(v, q)) for v, q in zip(u, prior_times(unit.eliminator, u), strict=True))
-    return np.array([state.f.sum() - 0.5 * squared])
+    return np.atleast_1d(unit.models.joint(state.f, u, prior_times(unit.eliminator, u)))
 
 
 def _decrement(unit: Unit, slope: list[Mat], step: list[Mat]) -> Vec:
-    """Newton decrements: of all groups of one factor, (G,), or that of all levels together, (1,)."""
+    """Newton decrements: of all groups of one factor, (G,), or of all levels together: (1,), of many models (m,)."""
     if level_by_level(unit.eliminator, len(slope)):
         return np.asarray(np.einsum("rG,rG->G", slope[0], step[0]))
-    return np.array([sum(float(np.vdot(d, e)) for d, e in zip(slope, step, strict=True))])
+    return np.atleast_1d(unit.models.dot(slope, step))
 
 
 class Ascent(NamedTuple):
@@ -314,18 +314,20 @@ def ascent(here: UnitAt, state: RowsAt) -> Ascent:
     """The exact curvature where it is positive definite; where a density is not concave, else one that is.
 
     Levels of one factor whose exact block is refused get that of their rows' curvatures floored at zero, the others
-    keep theirs; of several factors all do. None only where a number is not finite.
+    keep theirs; of several factors all of a model do. None only where a number is not finite.
     """
     unit, models, factors = here.unit, here.unit.models, here.at.factors
     h = curvature(here, state.w)
     factor = models.factorise(unit.eliminator, h)
     if here.density.concave or (factor is not None and models.alone):
         return Ascent(factor, exact=True)
-    refused: BoolVec | bool = True
+    refused: Any = True
     if level_by_level(unit.eliminator, len(factors)):
         refused = ~np.isfinite(cholesky.log_determinant(cholesky.factor(h.diagonal[0])))
-        if not refused.any():
-            return Ascent(factor, exact=True)
+    elif factor is not None:
+        refused = models.on_cells(~np.isfinite(factor.log_determinant))
+    if not np.any(refused):
+        return Ascent(factor, exact=True)
     floored = [b.zz_sums(lifted(d.w, here.density.curved)) for b, d in zip(unit.blocks, state.densities, strict=True)]
     w = np.where(refused, concatenate(floored), state.w)
     return Ascent(models.factorise(unit.eliminator, curvature(here, w)), exact=False)

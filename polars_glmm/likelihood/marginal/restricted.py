@@ -59,7 +59,7 @@ def restricted_unit(here: UnitAt, factor: Factorised | None) -> Restricted | Non
         b = factor.solve([models.transposed_times(lam, part) for lam, part in zip(at.factors, pulled, strict=True)])
     fitted = cell_effects(unit, at.factors, b)
     weighted_b = prior_times(unit.eliminator, b)
-    squares = (models.crossed(one, other) for one, other in zip(b, weighted_b, strict=True))
+    squares = (models.crossed(one, other, f) for f, (one, other) in enumerate(zip(b, weighted_b, strict=True)))
     m = np.asarray(sum(squares, np.zeros(2 * (len(unit.blocks[0].x),))))
     further = unit.blocks[0].parts[1:]
     by_phi: Cube | None = np.zeros((len(at.beta) - len(m), *m.shape)) if further else None

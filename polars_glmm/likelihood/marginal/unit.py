@@ -112,10 +112,7 @@ def evaluate_unit(
 
 def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Any:
     """J of each model."""
-    if unit.models.alone:
-        squared = zip(u, prior_times(unit.eliminator, u), strict=True)
-        return float(state.f.sum()) - 0.5 * sum(float(np.vdot(v, q)) for v, q in squared)
-    return unit.models.level_totals(state.f - 0.5 * np.einsum("rG,rG->G", u[0], u[0]))
+    return unit.models.joint(state.f, u, prior_times(unit.eliminator, u))
 
 
 def _bend(here: UnitAt, state: RowsAt, *, expected: bool) -> _Bend | None:
@@ -154,10 +151,13 @@ def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeV
         beta = beta + _x_sums(models, block, residuals)
     shift = to_levels(unit, 0.5 * (np.einsum("jkC,kC->jC", state.w, a_cells) - s))
     g_levels = to_levels(unit, state.g)
-    direct = [models.products(g, v) for g, v in zip(g_levels, u, strict=True)] if nodes is None else nodes.direct
+    if nodes is None:
+        direct = [models.products(g, v, f) for f, (g, v) in enumerate(zip(g_levels, u, strict=True))]
+    else:
+        direct = nodes.direct
     trace = models.trace(gather(unit, bend.w), at.factors, hat)
     factors = [
-        direct[f] + models.products(shift[f], u[f]) - trace[f] - 0.5 * models.products(g_levels[f], a[f])
+        direct[f] + models.products(shift[f], u[f], f) - trace[f] - 0.5 * models.products(g_levels[f], a[f], f)
         for f in range(len(u))
     ]
     return _Slopes(np.asarray(beta), factors)

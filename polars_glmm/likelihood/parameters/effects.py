@@ -29,7 +29,7 @@ _DEPENDENT = 1e-10
 """Share of a column that must be its own for a term to be decorrelated."""
 _LEAST_SHARE, _MOST_TIMES = 0.2, 1e3
 """Share of itself that a standard deviation keeps in one step of the covariances, and how many times it may become."""
-_NOTICEABLE = 0.1
+NOTICEABLE = 0.1
 """Standard deviation from which a search may start: at zero the likelihood is flat in it."""
 _FARTHEST_TURN = 0.5
 """Change of an angle in one step of the covariances."""
@@ -205,7 +205,7 @@ class Effects:
         for f, lam in zip(self.factors, self.lambdas(theta), strict=True):
             for t in f.terms:
                 sizes = np.linalg.norm(lam[t.start : t.stop, t.start : t.stop], axis=1)
-                out[t.theta] = STRUCTURES[t.structure].start(t.r, np.maximum(sizes, _NOTICEABLE))
+                out[t.theta] = STRUCTURES[t.structure].start(t.r, np.maximum(sizes, NOTICEABLE))
         return out
 
     def start(self, size: float = 1.0) -> Vec:

@@ -28,6 +28,8 @@ _SHARES = (0.5, 0.02, 0.98)
 """Shares of the variance without random effects that φ² begins with."""
 _FEW_ROWS = 0.5
 """Levels per observation from which there may be two hills."""
+_NO_END = 1.0
+"""Decrement, in log-likelihood, with which a search has not ended but run off to where values are rounding."""
 _TRACE, _SUSPECT = 1e-5, 1e3
 """Share of the standard deviation without random effects at which φ counts as zero, and up to how many times that."""
 
@@ -59,7 +61,7 @@ def find_precise(engine: ProductEngine, model: Model | ProductModel, tolerance: 
     asked = np.append(placed, np.log(given.start["phi"]) if "phi" in given.start else np.nan)[: q + 1]
     starts[0] = np.where(np.isnan(asked), starts[0], asked)
     ends = [search(one, Start(x, nothing), tolerance, most) for x in starts]
-    found = min(ends, key=lambda end: end.evaluation.value)
+    found = min(ends, key=lambda end: (not end.decrement <= _NO_END, end.evaluation.value))
     if not np.isfinite(found.evaluation.value):
         msg = (
             "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."

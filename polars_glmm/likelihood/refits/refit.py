@@ -17,11 +17,20 @@ from polars_glmm.design.records import Design
 from polars_glmm.errors import GlmmError
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, OfFit
-from polars_glmm.likelihood.many.build import answers, estimate_batch
-from polars_glmm.likelihood.many.estimate import BatchEstimate
+from polars_glmm.likelihood.many.begin import BatchStart
+from polars_glmm.likelihood.many.build import answers, optima_batch
+from polars_glmm.likelihood.many.estimate import BatchOptima
+from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.likelihood.refits.law import Law
 from polars_glmm.likelihood.refits.responses import NewResponses
-from polars_glmm.likelihood.refits.together import ROWS_AT_ONCE, fits_together, full_rank, of_designs, of_responses
+from polars_glmm.likelihood.refits.together import (
+    ROWS_AT_ONCE,
+    fits_together,
+    full_rank,
+    models_at_once,
+    of_designs,
+    of_responses,
+)
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.typing import Mat, Vec
@@ -58,13 +67,13 @@ def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int
     """The model fitted to responses drawn from a law over rows that the design has too."""
     found = _Collected(len(draws))
     new: NewResponses | None = None
-    together = question.together and fits_together(design, question.spec.family)
+    together = question.together and fits_together(design, question.spec)
     with progress.stage("refits", len(draws)):
-        for part in _chunks(len(draws), max(ROWS_AT_ONCE // max(design.n_rows, 1), 1)):
+        for part in _chunks(len(draws), models_at_once(design)):
             responses = law.responses(seed, [draws[i] for i in part])
             rest = [k for k, y in enumerate(responses) if np.isfinite(y).all()]
             if together and len(rest) >= FEWEST:
-                done = _batched(question, of_responses(design, responses[rest]), found, [part[k] for k in rest])
+                done = _batched(question, design, of_responses(design, responses[rest]), found, [part[k] for k in rest])
                 rest = [k for k in rest if part[k] not in done]
                 progress.advance(len(done))
             if rest and new is None:
@@ -78,36 +87,53 @@ def refit_responses(question: RefitQuestion, design: Design, law: Law, seed: int
 
 def refit_designs(question: RefitQuestion, designs: Iterator[Design], n: int) -> Refitted:
     """The model fitted to n designs of the same columns."""
-    found = _Collected(n)
+    found, spec = _Collected(n), question.spec
     with progress.stage("refits", n):
         waiting: list[tuple[int, Design]] = []
+        most = n
         for number, design in enumerate(designs):
             if full_rank(design):
+                most = min(most, models_at_once(design)) if not waiting else most
                 waiting.append((number, design))
-            if number == n - 1 or sum(d.n_rows for _, d in waiting) > ROWS_AT_ONCE:
+            if number == n - 1 or sum(d.n_rows for _, d in waiting) > ROWS_AT_ONCE or len(waiting) >= most:
                 rest = waiting
-                family = question.spec.family
-                if question.together and len(waiting) >= FEWEST and all(fits_together(d, family) for _, d in waiting):
+                if question.together and len(waiting) >= FEWEST and all(fits_together(d, spec) for _, d in waiting):
                     numbers = [k for k, _ in waiting]
-                    done = _batched(question, of_designs([d for _, d in waiting]), found, numbers)
+                    done = _batched(question, design, of_designs([d for _, d in waiting]), found, numbers)
                     rest = [(k, d) for k, d in waiting if k not in done]
                 for k, one in rest:
-                    found.attempt(k, question, NewResponses(question.spec, one, question.control), one.y)
+                    found.attempt(k, question, NewResponses(spec, one, question.control), one.y)
                 waiting = []
             progress.advance()
     return found.refits()
 
 
-def _batched(question: RefitQuestion, keyed: KeyedDesign, found: _Collected, numbers: Sequence[int]) -> set[int]:
-    """Fit together what can be; the numbers of those that were answered."""
+def _batched(
+    question: RefitQuestion, design: Design, keyed: KeyedDesign, found: _Collected, numbers: Sequence[int]
+) -> set[int]:
+    """Fit together what can be; the numbers of those that were answered. `design` has the columns of all."""
     control = replace(question.control, search=replace(question.control.search, hessian=False))
+    begin = _begin(question.start, design)
     done: set[int] = set()
     with one_blas_thread():
-        for estimate, models in estimate_batch(keyed, question.spec.family, question.spec.method, control):
+        for optima, models in optima_batch(keyed, question.spec.family, question.spec.method, control, begin):
             own = [numbers[k] for k in np.flatnonzero(models).tolist()]
-            found.take(own, estimate)
+            found.take(own, optima)
             done |= set(own)
     return done
+
+
+def _begin(start: OfFit, design: Design) -> BatchStart:
+    """A start in natural parameters as searches side by side take it; standard deviations that it lacks are zero."""
+    covariances = []
+    for factor in design.factors:
+        for t in factor.terms:
+            labels = [label(name, on) for name, on in zip(t.names, t.parameter_of, strict=True)]
+            sd = np.array([start.get(f"sd({factor.name}: {name})", 0.0) for name in labels])
+            covariances.append(np.diag(sd**2))
+    beta = [start.get(name, np.nan) for name in design.mu.names]
+    known = bool(np.isfinite(beta).all())
+    return BatchStart(tuple(covariances), np.array(beta) if known else None, start.get("phi"))
 
 
 class _Collected:
@@ -119,7 +145,7 @@ class _Collected:
         self._loglik = np.full(n, np.nan)
         self._status: list[FitStatus] = ["failed"] * n
 
-    def take(self, places: Sequence[int], batch: BatchEstimate) -> None:
+    def take(self, places: Sequence[int], batch: BatchOptima) -> None:
         values = natural_values_of_many(batch)
         self._room(values.shape[1])[list(places)] = values
         self._loglik[list(places)] = batch.loglik
@@ -160,7 +186,7 @@ def natural_values(estimate: Estimate) -> Vec:
     return np.concatenate(parts)
 
 
-def natural_values_of_many(batch: BatchEstimate) -> Mat:
+def natural_values_of_many(batch: BatchOptima) -> Mat:
     """`natural_values` of many models, (M, K)."""
     parts = [batch.beta]
     for sigma, structure in zip(batch.covariances, batch.structures, strict=True):

@@ -1,8 +1,8 @@
 """Where sums over rows and levels end: in one model, or in each of many side by side.
 
-The kernels of `marginal` are written once against this face. With one model β is (p,) and Λ_f (d, r_f); with many, all
-of one grouping factor and sorted by model and level, β is (p, m) and Λ stands once for every level, (r, r, G): what
-belongs to a model has the models on its trailing axis.
+The kernels of `marginal` are written once against this face. With one model β is (p,) and Λ_f (d, r_f); with many,
+sorted by model and level, β is (p, m) and Λ_f stands once for every level, (d, r_f, G_f): what belongs to a model has
+the models on its trailing axis.
 """
 
 from __future__ import annotations
@@ -14,16 +14,32 @@ import numpy as np
 
 from polars_glmm.likelihood.rows.picked import Picked
 from polars_glmm.linalg import cholesky, level_factors
-from polars_glmm.linalg.elimination import Eliminator, Factorised, OneFactorised
+from polars_glmm.linalg.elimination import Eliminator, Factorised
 from polars_glmm.linalg.pattern import Blocks, Pattern
 from polars_glmm.linalg.scaling import scaled_plus_identity, trace_blocks
+from polars_glmm.linalg.side_by_side import LevelsOf
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
 class Models(Protocol):
-    """The sums and products that know how many models there are; values are floats or (m,)."""
+    """The sums and products that know how many models there are; values are floats or (m,).
+
+    alone   one model has it all
+    """
 
     alone: bool
+
+    def joint(self, f: Vec, u: list[Mat], weighted: list[Mat]) -> Any:
+        """Sums over each model of f (C,) over cells, less half of effects u_f (r_f, G_f) times the same weighted."""
+
+    def dot(self, a: list[Mat], b: list[Mat]) -> Any:
+        """Σ a'b over the levels of all factors."""
+
+    def on_levels(self, v: Any, n: int) -> list[Any]:
+        """A value of whatever has a joint density of its own on the levels of each of n factors."""
+
+    def on_cells(self, v: Any) -> Any:
+        """The same on cells."""
 
     def linear(self, beta: Mat, x: Mat | Picked | None) -> Any:
         """Xβ per row, (n,), of thresholds (2, n); of a constant, whose x is None, β itself where one model has it."""
@@ -49,11 +65,11 @@ class Models(Protocol):
     def transposed_times(self, lam: Cube, v: Cube) -> Cube:
         """Λ'v per level for v (d, …, G): (r, …, G)."""
 
-    def products(self, a: Mat, b: Mat) -> Cube:
-        """Σ ab' over levels for a (d, G), b (r, G): (d, r) or (d, r, m)."""
+    def products(self, a: Mat, b: Mat, f: int) -> Cube:
+        """Σ ab' over levels of factor f for a (d, G), b (r, G): (d, r) or (d, r, m)."""
 
-    def crossed(self, a: Cube, b: Cube) -> Cube:
-        """Σ a'b over levels for a (r, p, G), b (r, q, G): (p, q) or (p, q, m)."""
+    def crossed(self, a: Cube, b: Cube, f: int) -> Cube:
+        """Σ a'b over levels of factor f for a (r, p, G), b (r, q, G): (p, q) or (p, q, m)."""
 
     def curvature(self, w: Blocks, factors: list[Cube]) -> Blocks:
         """H = Λ'WΛ + I in blocks."""
@@ -73,6 +89,18 @@ class OneModel:
     """All rows and levels are of one model."""
 
     alone = True
+
+    def joint(self, f: Vec, u: list[Mat], weighted: list[Mat]) -> float:
+        return float(f.sum()) - 0.5 * self.dot(u, weighted)
+
+    def dot(self, a: list[Mat], b: list[Mat]) -> float:
+        return sum(float(np.vdot(v, w)) for v, w in zip(a, b, strict=True))
+
+    def on_levels(self, v: Any, n: int) -> list[Any]:
+        return [v] * n
+
+    def on_cells(self, v: Any) -> Any:
+        return v
 
     def linear(self, beta: Mat, x: Mat | Picked | None) -> Any:
         if isinstance(x, Picked):
@@ -102,10 +130,10 @@ class OneModel:
     def transposed_times(self, lam: Cube, v: Cube) -> Cube:
         return np.asarray(lam.T @ v if v.ndim == 2 else np.tensordot(lam.T, v, 1))
 
-    def products(self, a: Mat, b: Mat) -> Cube:
+    def products(self, a: Mat, b: Mat, f: int) -> Cube:  # noqa: ARG002  # one model has all levels
         return np.asarray(a @ b.T)
 
-    def crossed(self, a: Cube, b: Cube) -> Cube:
+    def crossed(self, a: Cube, b: Cube, f: int) -> Cube:  # noqa: ARG002
         return np.asarray(np.einsum("rpG,rqG->pq", a, b))
 
     def curvature(self, w: Blocks, factors: list[Cube]) -> Blocks:
@@ -135,20 +163,44 @@ ONE = OneModel()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ManyModels:
-    """Whole models of one factor side by side, each with at least one row and one level.
+    """Whole models side by side, each with at least one row and one level of each factor.
 
     place              slice of the models of the batch
-    of_level (G,)      the model of every level, counted within the unit
-    rows_of (m,)       rows per model;  first_row, first_level (m,): where each model begins
+    levels             per factor the model of each level, counted within the unit; without factors a model is a level
+    rows_of (m,)       rows per model;  first_row (m,): where each begins
+    pattern, first_cell (m,)   of several factors: which levels meet, and where the cells of each model begin
+    uses               per factor its columns among the d distinct ones, where there are several
     """
 
     place: slice
-    of_level: IntVec
+    levels: tuple[LevelsOf, ...]
     rows_of: IntVec
     first_row: IntVec
-    first_level: IntVec
+    pattern: Pattern | None = None
+    first_cell: IntVec | None = None
+    uses: tuple[tuple[int, ...], ...] = ()
 
     alone = False
+
+    def effective(self, lam: Cube, d: int) -> list[Cube]:
+        """Factors (d, r_f, G_f) for every level from Λ (r, r, M) of all models and factors of the batch."""
+        own = effective_factors(lam[..., self.place], self.uses, d)
+        return [factor[..., at.model] for factor, at in zip(own, self.levels, strict=False)]
+
+    def joint(self, f: Vec, u: list[Mat], weighted: list[Mat]) -> Vec:
+        if self.first_cell is None:
+            return np.asarray(self.level_totals(f - 0.5 * np.einsum("rG,rG->G", u[0], weighted[0])))
+        return np.asarray(np.add.reduceat(f, self.first_cell) - 0.5 * self.dot(u, weighted))
+
+    def dot(self, a: list[Mat], b: list[Mat]) -> Vec:
+        each = (at.totals(np.einsum("rG,rG->G", v, w)) for at, v, w in zip(self.levels, a, b, strict=True))
+        return np.asarray(sum(each))
+
+    def on_levels(self, v: Any, n: int) -> list[Any]:
+        return [v] * n if self.pattern is None else [v[at.model] for at in self.levels]
+
+    def on_cells(self, v: Any) -> Any:
+        return v if self.pattern is None else v[self.levels[0].model[self.pattern.codes[0]]]
 
     def linear(self, beta: Mat, x: Mat | Picked | None) -> Any:
         if isinstance(x, Picked):
@@ -172,7 +224,7 @@ class ManyModels:
         return np.add.reduceat(v, self.first_row, axis=-1)
 
     def level_totals(self, v: Cube) -> Cube:
-        return np.add.reduceat(v, self.first_level, axis=-1)
+        return self.levels[0].totals(v)
 
     def x_sums(self, x: Mat | Picked | None, v: Mat) -> Mat:
         if isinstance(x, Picked):
@@ -197,21 +249,61 @@ class ManyModels:
     def transposed_times(self, lam: Cube, v: Cube) -> Cube:
         return level_factors.transposed_times(lam, v)
 
-    def products(self, a: Mat, b: Mat) -> Cube:
-        return self.level_totals(a[:, None] * b[None, :])
+    def products(self, a: Mat, b: Mat, f: int) -> Cube:
+        return self.levels[f].totals(a[:, None] * b[None, :])
 
-    def crossed(self, a: Cube, b: Cube) -> Cube:
-        return self.level_totals(np.einsum("rpG,rqG->pqG", a, b))
+    def crossed(self, a: Cube, b: Cube, f: int) -> Cube:
+        return self.levels[f].totals(np.einsum("rpG,rqG->pqG", a, b))
 
     def curvature(self, w: Blocks, factors: list[Cube]) -> Blocks:
-        return Blocks([level_factors.scaled_plus_identity(factors[0], w.diagonal[0])], {})
+        return level_factors.curvature(w, factors, self.pattern)
 
-    def factorise(self, solver: Eliminator, h: Blocks) -> OneFactorised:  # noqa: ARG002  # nothing couples levels
-        low = cholesky.factor(h.diagonal[0])
-        return OneFactorised(low, self.level_totals(cholesky.log_determinant(low)))
+    def factorise(self, solver: Eliminator, h: Blocks) -> Factorised | None:
+        return solver.factorise(h)
 
-    def leverage(self, pattern: Pattern | None, factors: list[Cube], hat: Blocks) -> Cube:  # noqa: ARG002  # one factor
-        return level_factors.outer(factors[0], hat.diagonal[0])
+    def leverage(self, pattern: Pattern | None, factors: list[Cube], hat: Blocks) -> Cube:
+        own = [level_factors.outer(lam, block) for lam, block in zip(factors, hat.diagonal, strict=True)]
+        if pattern is None:
+            return own[0]
+        total: Cube = own[0][..., pattern.codes[0]]
+        for f in range(1, len(own)):
+            total = total + own[f][..., pattern.codes[f]]
+        for (f, g), block in hat.cross.items():
+            pair = pattern.pairs[f, g]
+            left, right = factors[f][..., pair.left].swapaxes(0, 1), factors[g][..., pair.right].swapaxes(0, 1)
+            k = level_factors.quadratic(left, block, right)
+            k = k + k.swapaxes(0, 1)
+            total = total + (k if pair.of_cell is None else k[..., pair.of_cell])
+        return total
 
     def trace(self, w: Blocks, factors: list[Cube], hat: Blocks) -> list[Cube]:
-        return [self.level_totals(level_factors.trace(w.diagonal[0], factors[0], hat.diagonal[0]))]
+        terms = level_factors.trace_terms(w, factors, hat, self.pattern)
+        return [np.asarray(sum(at.sums(*term) for term in own)) for at, own in zip(self.levels, terms, strict=True)]
+
+
+def effective_factors(lam: Cube, uses: tuple[tuple[int, ...], ...], d: int) -> list[Cube]:
+    """Per factor its rows of Λ (r, r, M) among d columns (d, r_f, M); `uses` is empty where there is one factor."""
+    if not uses:
+        return [lam] if len(lam) else []
+    out, start = [], 0
+    for use in uses:
+        own = slice(start, start + len(use))
+        wide = np.zeros((d, len(use), lam.shape[-1]))
+        for row, place in zip(lam[own, own], use, strict=True):
+            wide[place] += row
+        out.append(wide)
+        start += len(use)
+    return out
+
+
+def inward_factors(effective: list[Cube], uses: tuple[tuple[int, ...], ...]) -> Cube:
+    """Derivatives in Λ (r, r, M) from those in the effective factors, (d, r_f, M) each."""
+    if not uses:
+        return effective[0]
+    r = sum(len(use) for use in uses)
+    out, start = np.zeros((r, r, effective[0].shape[-1])), 0
+    for use, own in zip(uses, effective, strict=True):
+        at = slice(start, start + len(use))
+        out[at, at] = own[list(use)]
+        start += len(use)
+    return out
