@@ -66,7 +66,7 @@ ALIKE = {
 }  # fmt: skip
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_categories_are_the_binomial_model_in_every_verb(name):
     """But for integrals (elpd, posterior means), which the binomial model takes by quadrature."""
@@ -121,7 +121,8 @@ def test_probabilities_move_with_all_coefficients(case):
     assert told["estimate"].sum() == pytest.approx(1.0 if case == "means" else 0.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("further", [(), ("disc ~ x",), ("thresholds ~ f",)])
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("further", [("thresholds ~ f",), ("disc ~ x",), ()])
 def test_ordered_categories_move_with_thresholds_and_scale(further):
     """Average probabilities are those of predict(), whose own errors are tested; a row's error is the same."""
     fit = frame().glmm.fit("number ~ x + (1 | g)", *further, family="cumulative")
@@ -250,6 +251,7 @@ def test_checks_are_of_probabilities():
         fit.check("uniformity")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("given", ["modes", "zero"])
 def test_quantile_residuals_of_two_ordered_categories_are_those_of_the_binomial_model(given):
     """The same draws, as these depend on the seed and the row alone; of more they are between the sums of p."""

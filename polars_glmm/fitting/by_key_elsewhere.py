@@ -10,15 +10,16 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers, KeyedRows
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.by_key.learn import Dropped
 from polars_glmm.errors import GlmmError
 from polars_glmm.fitting.by_key import attempt, fit_by
-from polars_glmm.fitting.choose import exact
+from polars_glmm.fitting.sums import FEW_DIGITS, obstacle
 from polars_glmm.frames import held
 from polars_glmm.frames.counted import COUNT
 from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.engine_expressions import NotThereError
-from polars_glmm.frames.engine_fewer import Fewer, Gaps, fewer_rows
+from polars_glmm.frames.engine_fewer import Fewer, KeyedGaps, fewer_rows
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -44,6 +45,8 @@ def fit_by_frame(
         found = fit_by(few.frame, by, replace(call, frequency=COUNT), replace(control, keep="none"), taken)
     except GlmmError:  # to be raised again from the rows that the user knows
         return fit_by(frame.lazy(), by, call, control, taken)
+    if call.spec().family.linear and _few_digits(found):
+        return fit_by(frame.lazy(), by, call, control, taken)
     return _of_frame(found, frame.lazy(), few.gaps, call, control)
 
 
@@ -51,8 +54,10 @@ def _fewer(frame: EngineFrame, by: str | Sequence[str], call: Call) -> Fewer | N
     """Few rows in the place of all, or None where they would not do, or something is to be said of the rows."""
     names = [by] if isinstance(by, str) else list(by)
     spec = call.spec().resolve(frozenset(frame.schema.names()))
-    linear = exact(spec)
-    if not _may_be_fewer(spec, call) or any(name not in frame.schema for name in (*names, *spec.columns())):
+    linear = obstacle(spec, call) is None and not any(STRUCTURES[term.structure].bends for term in spec.random)
+    if (spec.family.linear and not linear) or not _may_be_fewer(spec, call):
+        return None
+    if any(name not in frame.schema for name in (*names, *spec.columns())):
         return None
     try:
         return fewer_rows(frame, spec, names, linear=linear, missing=call.missing)
@@ -64,11 +69,23 @@ def _may_be_fewer(spec: ModelSpec, call: Call) -> bool:
     """Whether nothing but sums, or counts of equal rows, is asked of rows."""
     if call.known is not None or spec.residual is not None or spec.response.ends or spec.inputs:
         return False
-    return not (spec.family.is_censored or spec.family.unordered or (spec.family.linear and not exact(spec)))
+    return not (spec.family.is_censored or spec.family.unordered)
+
+
+def _few_digits(found: Answers) -> bool:
+    """Whether some model leaves so little of its response that rows tell more of it than differences of sums."""
+    moments = [(batch.moments, batch.estimate.phi) for batch in found.outcomes.batches]
+    singles = found.outcomes.single_answers().values()
+    moments += [(np.array([one.fingerprint.moments]), np.array([one.estimate.phi])) for one in singles]
+    for sums, phi in moments:
+        n, total, squares = sums[:, 0], sums[:, 1], sums[:, 2]
+        if not (np.asarray(phi, dtype=float) ** 2 * n > FEW_DIGITS * (squares - total**2 / n)).all():
+            return True
+    return False
 
 
 def _of_frame(
-    found: Answers, source: pl.LazyFrame, gaps: Gaps | None, call: Call, control: Control
+    found: Answers, source: pl.LazyFrame, gaps: KeyedGaps | None, call: Call, control: Control
 ) -> Answers:
     """The answers as those of the rows themselves; a model that could not be made is tried from them."""
     frequency, read = call.spec().frequency, control.keep != "none"
@@ -100,7 +117,7 @@ def _of_frame(
     return replace(found, outcomes=replace(outcomes, batches=batches, singles=singles))
 
 
-def _dropped(gaps: Gaps, keys: IntVec) -> Dropped:
+def _dropped(gaps: KeyedGaps, keys: IntVec) -> Dropped:
     """What rows of some keys miss, as a design of their rows would tell."""
     where = {name: marks[keys] for name, marks in gaps.where.items()}
     return Dropped(gaps.n_rows[keys], gaps.missing[keys], where, np.zeros(len(keys), dtype=np.intp))

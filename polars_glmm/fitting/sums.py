@@ -69,7 +69,7 @@ def obstacle(spec: ModelSpec, call: Call) -> Obstacle | None:
     return None
 
 
-_FEW_DIGITS, _TOO_FEW = 1e-6, 1e-10
+FEW_DIGITS, _TOO_FEW = 1e-6, 1e-10
 """Share of the response's sum of squares left by a model below which rows tell more of it than differences of sums,
 and below which these tell next to nothing."""
 
@@ -122,7 +122,7 @@ def fit_summaries(frame: pl.LazyFrame | EngineFrame, call: Call, control: Contro
             raise
         return Obstacle("from sums alone no answer was reached")
     share = residual_share(numbers, summary.moments)
-    if share < _FEW_DIGITS and rows_fit(spec, frame, control):
+    if share < FEW_DIGITS and rows_fit(spec, frame, control):
         return Obstacle("the model leaves so little of the response that differences of sums lose its digits")
     require_digits(share)
     return Answer(

@@ -34,7 +34,7 @@ class Roles(NamedTuple):
     labels: tuple[str, ...]
 
 
-class Gaps(NamedTuple):
+class KeyedGaps(NamedTuple):
     """Rows of each of K keys, those that miss a value, and by column whether some of them miss it there; (K,)."""
 
     n_rows: IntVec
@@ -46,7 +46,7 @@ class Fewer(NamedTuple):
     """Rows with their frequency in a column COUNT, and what is missing by key in the order of the keys, if anything."""
 
     frame: pl.DataFrame
-    gaps: Gaps | None
+    gaps: KeyedGaps | None
 
 
 def fewer_rows(
@@ -77,7 +77,7 @@ def _counts(frame: EngineFrame, spec: ModelSpec, by: Sequence[str]) -> pl.DataFr
     return None if found is None else found.frame
 
 
-def _gaps(source: EngineSource, by: Sequence[str]) -> tuple[pl.DataFrame, Gaps]:
+def _gaps(source: EngineSource, by: Sequence[str]) -> tuple[pl.DataFrame, KeyedGaps]:
     """The keys, sorted, and what their rows miss."""
     nw, known = source.library, {name: flag for name, flag in source.known().items() if name not in by}
     flags = {"complete": source.complete} | {f"k{j}": flag for j, flag in enumerate(known.values())}
@@ -93,7 +93,8 @@ def _gaps(source: EngineSource, by: Sequence[str]) -> tuple[pl.DataFrame, Gaps]:
     def lost(name: str) -> IntVec:
         return np.asarray(n - found[name].cast(pl.Int64).to_numpy())
 
-    return found.select(columns(by)), Gaps(n, lost("complete"), {c: lost(f"k{j}") > 0 for j, c in enumerate(known)})
+    where = {name: lost(f"k{j}") > 0 for j, name in enumerate(known)}
+    return found.select(columns(by)), KeyedGaps(n, lost("complete"), where)
 
 
 def _sums(source: EngineSource, spec: ModelSpec, by: Sequence[str], n_used: int) -> pl.DataFrame | None:

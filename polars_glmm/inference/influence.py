@@ -75,7 +75,7 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
 
 
 def influence_terms(fit: Answer, group: str | None = None, method: Method = "exact") -> pl.DataFrame:
-    """Estimates without each level: parameter (predictor, "sd", "correlation", "range", "phi"), factor, term and other.
+    """Estimates without each level, by parameter (predictor, "sd", "correlation", "range", "phi"), factor and terms.
 
     change is the estimate of all rows less that without the level; dfbetas is it over std_error, the standard error
     without the level (Belsley, Kuh & Welsch 1980), for fixed effects.

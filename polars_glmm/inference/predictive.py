@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.relation import refuse_shared
 from polars_glmm.errors import ModelError
 from polars_glmm.frames.held import of_one_run
 from polars_glmm.inference.posterior import JointDraws, joint_draws
@@ -54,6 +55,7 @@ def predictive(
         if value not in known:
             msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
             raise ModelError(msg)
+    refuse_shared(fit.recipe, "predictive()", "Use simulate().")
     if not fit.recipe.spec.family.unordered:
         refuse_several(fit.recipe, "predictive()", "use simulate()")
     elif of == "mean":

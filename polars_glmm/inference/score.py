@@ -15,7 +15,7 @@ import polars as pl
 
 from polars_glmm.columns.named import column, columns
 from polars_glmm.design.known import KnownRows, effects_elsewhere, read_known, used_columns
-from polars_glmm.design.relation import related
+from polars_glmm.design.relation import refuse_shared, related
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.families.base import only_phi
 from polars_glmm.frames.elsewhere import read
@@ -59,6 +59,7 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
     Raises ModelError for a model without random effects, ColumnError for a key named as a column of the result,
     UnknownLevelError for a label of a fixed effect that has no coefficient, or a level that known= does not relate.
     """
+    refuse_shared(fit.recipe, "score()", "Fit again with the new rows, update(frame=…).")
     names = [factor.name for factor in fit.recipe.factors]
     if group is None:
         if len(names) != 1:

@@ -28,6 +28,7 @@ def made() -> pl.DataFrame:
         {
             "key": [f"k{one}" for one in k], "half": k % 2, "g": g, "x": x, "f": f, "d": d, "y": y, "x2": x**2,
             "n": rng.integers(0, 3, N), "w": rng.uniform(0.5, 2.0, N), "c": rng.poisson(np.exp(0.3 * (f == "a"))),
+            "exact": x + 1e-5 * rng.normal(size=N),
         }
     )  # fmt: skip
 
@@ -123,6 +124,8 @@ def test_a_model_of_a_key_is_asked_again_from_its_rows() -> None:
         ("y ~ x + x2 + x:x2", {}, "key"),
         ("y ~ x + (1 | g)", {"precision": "w"}, "key"),
         ("log(c + 1) ~ x", {}, "key"),
+        ("exact ~ x + (1 | g)", {}, "key"),
+        ("y ~ x + ou(0 + d | g)", {}, "half"),
         ("c ~ x + (1 | g)", {"family": "poisson"}, "key"),
     ],
 )

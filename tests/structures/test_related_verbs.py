@@ -66,6 +66,7 @@ def test_leverage_and_effective_parameters_are_those_of_the_dense_equations(resp
     assert fit.glance(conditional=True)["df_effective"].item() == pytest.approx(expected.sum(), rel=1e-8)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("response", FORMULAS)
 def test_draws_of_effects_have_the_dense_covariance(response):
     fit = related(response, fixed=HELD[response])
@@ -124,6 +125,7 @@ def test_scores_are_modes_given_the_rows_there_are():
         fit.score(some.with_columns(g=pl.lit("new")))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("response", ["y", "count"])
 def test_influence_is_that_of_fits_without_a_level(response):
     formula = FORMULAS[response].replace(" + (1 | s)", "").replace("1 + x |", "1 |")
@@ -172,6 +174,7 @@ def test_the_integral_over_relatives_is_that_of_a_grid():
     assert told["effective"].item() > 500.0
 
 
+@pytest.mark.slow
 def test_independent_levels_are_integrated_one_by_one_or_together():
     df = frame()
     levels = df["g"].unique().to_list()
@@ -302,6 +305,7 @@ def test_new_draws_of_rows_keep_the_relation():
     assert np.abs((np.cov(drawn) - expected) / size).max() < 5.0 * np.sqrt(2.0 / n)
 
 
+@pytest.mark.slow
 def test_terms_are_tested_against_data_drawn_with_the_relation():
     tested = related("hit", "hit ~ x + (1 | g)").test_terms(method="bootstrap", n=2, rng=1)
     assert tested["n_failed"].to_list() == [0]
