@@ -98,8 +98,9 @@ def test_leverage_is_the_hat_matrix_of_the_mixed_model_equations(pair: tuple[Any
         prior[at : at + len(block), at : at + len(block)] = block
         at += len(block)
     a = np.array(columns)
-    c = (a * leverage.weight) @ a.T + prior
-    hat = np.einsum("kn,kn->n", a, np.linalg.solve(c, a)) * leverage.weight
+    weight = known.working_rows().weight[0, 0]
+    c = (a * weight) @ a.T + prior
+    hat = np.einsum("kn,kn->n", a, np.linalg.solve(c, a)) * weight
     assert_allclose(leverage.value, hat, rtol=1e-7)
 
 

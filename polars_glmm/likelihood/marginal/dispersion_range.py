@@ -9,6 +9,10 @@ from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal.engine import Confined
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows import sums as rowsums
+from polars_glmm.typing import Vec
+
+_STEPS = (0.0, 1.5, 3.0, 4.5)
+"""Of log phi towards its limit, from where a model without random effects has it."""
 
 
 def size_cap(model: Model) -> float | None:
@@ -32,3 +36,22 @@ def confined(model: Model, least: float) -> Confined | None:
     spread = float(np.log(max(variance, mean**2, 1e-300)))
     smallest = model.family.least_log_phi(least, spread)
     return Confined(place, -np.inf if smallest is None else smallest, np.inf)
+
+
+def with_phi(model: Model, at_limit: Vec, base: Vec) -> list[Vec]:
+    """Vectors of a search that ended at the limit of phi with finite ones instead.
+
+    base   the vector of the model without random effects
+
+    Random effects explain some of the spread that it leaves to phi: what is left lies towards the limit.
+    """
+    place, sign = model.parts[1].own.start, towards_limit(model.family)
+    cap = size_cap(model) or np.inf
+    out: list[Vec] = []
+    for step in _STEPS:
+        size = sign * float(base[place]) + step
+        if not out or size < 0.5 * cap:
+            x = at_limit.copy()
+            x[place] = sign * size
+            out.append(x)
+    return out

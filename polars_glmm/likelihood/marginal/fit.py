@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +17,13 @@ from polars_glmm.likelihood.marginal import dispersion_limit as limits
 from polars_glmm.likelihood.marginal import edge, hills
 from polars_glmm.likelihood.marginal.curve_starts import curve_starts
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
-from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap
+from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap, with_phi
 from polars_glmm.likelihood.marginal.divided import divided
 from polars_glmm.likelihood.marginal.engine import RowEngine, bare_engine, row_engine
 from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_rows
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
+from polars_glmm.likelihood.marginal.searching import Searched, StepBounds, search_free
 from polars_glmm.likelihood.marginal.starts import (
     bending_scale,
     linear_starts,
@@ -38,7 +38,7 @@ from polars_glmm.likelihood.optimum.newton import Scale, invert
 from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_note, reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import State
-from polars_glmm.optimize.search import Begin, Found, minimise, restrict
+from polars_glmm.optimize.search import Found, minimise
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 SLOWEST_GAMMA_STEP = 3.0
@@ -61,11 +61,8 @@ _AT_EDGE = 40
 _NODES = {1: 21, 2: 9, 3: 5}
 """Nodes per dimension, by the number of effects, of the quadrature that an approximation is compared with."""
 _MOST_NODE_ROWS = 3_000_000
-_PERFECT, _LOST, _DOUBTED = float(np.log(1e-15)), float(np.log(1e-11)), float(np.log(1e-8))
-"""log of the relative dispersion that counts as none; beside random effects; there, where the certificate fails.
-
-Sums over rows have gradients that are rounded by ε/phi.
-"""
+_DOUBTED = float(np.log(1e-8))
+"""log of the relative dispersion that counts as none where the certificate fails."""
 
 
 def estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
@@ -94,6 +91,8 @@ def _estimate(
     found, limit_of_phi = _dispersion_limit(model, found, placed)
     if limit_of_phi is None:
         found, findings = _second_look(model, found, base, constant, placed, findings)
+    if _at_limit(model, found, placed):
+        found = _inside(model, found, base, placed)
     if _at_limit(model, found, placed):
         limit = _limit_fit(model, given_findings, given, found, constant)
         if limit is not None:
@@ -136,16 +135,9 @@ def _second_look(
     look = hills.SecondLook(engine, at, unit, search, quadrature, start.x, -start.evaluation.value, constant)
     found, findings = hills.second_look(look, searched.found, findings)
     if found is not searched.found and not found.settled and not hills.far(at.sizes(found.x), unit):
-        longer = _minimise(model, engine, found.x, _StepBounds(np.full(len(found.x), np.inf), placed.held), tolerance)
+        longer = search_free(model, engine, found.x, StepBounds(np.full(len(found.x), np.inf), placed.held), tolerance)
         found = longer if np.isfinite(longer.evaluation.value) else found
     return Searched(engine, found), findings
-
-
-class Searched(NamedTuple):
-    """A finished search and the engine it ran on."""
-
-    engine: RowEngine
-    found: Found
 
 
 def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, placed: Placed) -> Searched:
@@ -168,16 +160,16 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
     p = model.n_coefficients
     x = np.concatenate([base, model.effects.start(size)])
     x = np.where(np.isnan(placed.values), x, placed.values)
-    bounds = _StepBounds(_longest_steps(model, 3.0 * size), placed.held)
+    bounds = StepBounds(_longest_steps(model, 3.0 * size), placed.held)
     tolerance, bend = SEARCH_SHARE * model.control.search.decrement, None
     part = None if placed.held.any() else subsample(model)
     if part is not None:
-        sampled = _minimise(part.model, row_engine(part.model), x, bounds, _SAMPLE_TOLERANCE)
+        sampled = search_free(part.model, row_engine(part.model), x, bounds, _SAMPLE_TOLERANCE)
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
     first = _AT_EDGE if has_edge(model.family) else _EXPLORING
-    found = _minimise(model, engine, x, bounds._replace(most=first), tolerance, bend)
+    found = search_free(model, engine, x, bounds._replace(most=first), tolerance, bend)
     unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, len(model.x.a))
     left = model.control.search.max_evaluations - first
     if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
@@ -187,7 +179,7 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
         rows = limits.TurnedRows(engine.marginal.rows, model.family)
         if limits.suspicious(rows, found.x[model.parts[1].own], ceiling):
             return found
-    longer = _minimise(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
+    longer = search_free(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
     return longer._replace(evaluations=found.evaluations + longer.evaluations)
 
 
@@ -213,38 +205,8 @@ def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: P
     """A short search from a given vector, held parameters in their places."""
     x = np.where(placed.held, placed.values, x)
     tolerance = SEARCH_SHARE * model.control.search.decrement
-    bounds = _StepBounds(_longest_steps(model, 3.0 * unit), placed.held, _EXPLORING)
-    return _minimise(model, engine, x, bounds, tolerance)
-
-
-class _StepBounds(NamedTuple):
-    """Per coordinate of a search: the longest step it takes, and whether it stays where it is; the most evaluations."""
-
-    limit: Vec
-    held: BoolVec
-    most: int | None = None
-
-
-def _minimise(
-    model: Model, engine: RowEngine, x: Vec, bounds: _StepBounds, tolerance: float, curvature: Mat | None = None
-) -> Found:
-    """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
-    limit, held, few = bounds
-    share = _LOST if engine.effects.factors else _PERFECT
-    objective = engine.objective(model.n_coefficients, confined(model, share))
-    most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
-    if not held.any():
-        begin = Begin(curvature)
-        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin)
-    free = ~held
-    found = minimise(
-        restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free]
-    )
-    whole = x.copy()
-    whole[free] = found.x
-    curvature = np.eye(len(x))
-    curvature[np.ix_(free, free)] = found.curvature
-    return found._replace(x=whole, curvature=curvature)
+    bounds = StepBounds(_longest_steps(model, 3.0 * unit), placed.held, _EXPLORING)
+    return search_free(model, engine, x, bounds, tolerance)
 
 
 def _polish(model: Model, searched: Searched, row_variance: float, placed: Placed) -> Polished:
@@ -265,8 +227,8 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         if rise is None or not left:
             break
         x = np.concatenate([found.x[:p], rise.away.theta(effects)])
-        bounds = _StepBounds(np.full(len(x), np.inf), placed.held)
-        found = _minimise(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
+        bounds = StepBounds(np.full(len(x), np.inf), placed.held)
+        found = search_free(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
     scale = Scale(float(np.sqrt(row_variance)), bending_scale(model, found.x), len(model.x.a), effects.measured)
     held = state.held(effects, placed.held[:p], placed.held[p:])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
@@ -291,6 +253,22 @@ def _at_limit(model: Model, searched: Searched, placed: Placed) -> bool:
         return False
     place = model.parts[1].own.start
     return bool(not placed.held[place] and towards_limit(model.family) * searched.found.x[place] > 0.5 * cap)
+
+
+def _inside(model: Model, searched: Searched, base: Searched, placed: Placed) -> Searched:
+    """The answer at the limit of phi, or one with a phi that is higher: the likelihood may have a hill at either."""
+    at_limit, engine = searched.found, searched.engine
+    if not model.effects.factors or _at_limit(model, base, placed):
+        return searched
+    objective = engine.objective(model.n_coefficients)
+    trials = with_phi(model, at_limit.x, base.found.x)
+    with np.errstate(all="ignore"):
+        values = [objective(x, at_limit.evaluation.state, curvature=False).value for x in trials]
+    bounds = StepBounds(np.full(len(at_limit.x), np.inf), placed.held)
+    tolerance = SEARCH_SHARE * model.control.search.decrement
+    found = search_free(model, engine, trials[int(np.argmin(values))], bounds, tolerance)
+    higher = found.settled and found.evaluation.value < at_limit.evaluation.value - LIMIT_LOSS
+    return Searched(engine, found) if higher else searched
 
 
 def _limit_fit(model: Model, findings: Findings, given: Given, searched: Searched, constant: float) -> Estimate | None:
@@ -376,14 +354,14 @@ def _fit_glm(model: Model, engine: RowEngine, placed: Placed) -> Searched:
         starts = curve_starts(model, thin or rows, placed.values)
     at, held = placed.values[: model.n_coefficients], placed.held[: model.n_coefficients]
     limit = _longest_steps(model, 0.0)[: model.n_coefficients]
-    bounds = _StepBounds(limit, held, _EXPLORING if engine.marginal.density.ceiling < np.inf else None)
+    bounds = StepBounds(limit, held, _EXPLORING if engine.marginal.density.ceiling < np.inf else None)
     for start in starts:
         x = np.where(np.isnan(at), start, at)
         if thin is not None:
             part = RowEngine(NO_EFFECTS, replace(engine.marginal, rows=thin))
-            near = _minimise(model, part, x, bounds, _THIN_TOLERANCE)
+            near = search_free(model, part, x, bounds, _THIN_TOLERANCE)
             x = near.x if np.isfinite(near.evaluation.value) else x
-        found = _minimise(model, engine, x, bounds, GLM_TOLERANCE)
+        found = search_free(model, engine, x, bounds, GLM_TOLERANCE)
         if np.isfinite(found.evaluation.value):
             return Searched(engine, found)
     msg = (

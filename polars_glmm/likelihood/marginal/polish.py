@@ -9,7 +9,14 @@ import numpy as np
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.slopes import KeptSlopes
-from polars_glmm.likelihood.optimum.newton import HESSIAN_STALE, ROUNDING, Scale, difference_steps, newton
+from polars_glmm.likelihood.optimum.newton import (
+    HESSIAN_STALE,
+    NO_CURVATURE,
+    ROUNDING,
+    Scale,
+    difference_steps,
+    newton,
+)
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.state import Rank, State
 from polars_glmm.linalg.differences import symmetric
@@ -73,7 +80,7 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
             return Polished(state, ranks, now, None, np.inf, held, None)
         for _ in range(4):
             g = -state.pull(now.beta, now.factors)[free]
-            step, decrement = newton(h, g)
+            step, decrement = newton(h, g, NO_CURVATURE)
             if decrement < ROUNDING:
                 return Polished(state, ranks, now, h, decrement, held, slopes)
             trial_x = x.copy()

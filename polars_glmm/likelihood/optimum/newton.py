@@ -29,14 +29,15 @@ FLAT = 1e-8
 """Eigenvalue of a Hessian with unit diagonal below which its direction is not identified."""
 
 
-_NO_CURVATURE = 1e-32
-"""Share of the largest curvature below which a parameter has none: to enlarge it would enlarge rounding."""
+NO_CURVATURE = 1e-32
+"""Share of the largest curvature below which a parameter in units of the rows has none: to enlarge it would enlarge
+rounding."""
 
 
-def newton(h: Mat, g: Vec) -> tuple[Vec, float]:
-    """−H⁻¹g and ½|g'H⁻¹g|; directions without curvature are left alone."""
+def newton(h: Mat, g: Vec, least: float = 0.0) -> tuple[Vec, float]:
+    """−H⁻¹g and ½|g'H⁻¹g|; directions without curvature are left alone, parameters with less than a share of it too."""
     own = np.abs(np.diag(h))
-    scale = np.sqrt(np.maximum(own, max(_NO_CURVATURE * float(own.max(initial=0.0)), 1e-300)))
+    scale = np.sqrt(np.maximum(own, max(least * float(own.max(initial=0.0)), 1e-300)))
     values, vectors = np.linalg.eigh(h / np.outer(scale, scale))
     use = np.abs(values) > FLAT
     projected = vectors.T @ (g / scale)
