@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.named import as_found
+from polars_glmm.columns.named import as_found, column
 from polars_glmm.errors import ModelError
 from polars_glmm.linalg.membership import Membership
 from polars_glmm.prediction.guards import Check
@@ -54,14 +54,14 @@ def attach_slots(
         pair = match_key(key, schema[key], dtype)
         weight = pl.lit(1.0 / len(slots)) if not members.weights else _weight(members.weights[s], schema)
         frame = frame.with_columns(weight.alias(slot.weight))
-        frame = frame.with_columns(pl.when(pl.col(slot.weight) != 0.0).then(pair.found).alias(slot.level))
+        frame = frame.with_columns(pl.when(column(slot.weight) != 0.0).then(pair.found).alias(slot.level))
         table = levels.rename({name: key}).lazy().select(pair.learned.alias(slot.level)).with_columns(
             one.alias(own) for one, own in zip(values, (slot.code, *slot.modes), strict=True)
         )  # fmt: skip
         frame = frame.join(table, on=slot.level, how="left", maintain_order="left")
     unseen = pl.any_horizontal(map(slot_unseen, slots))
     rows = [
-        pl.sum_horizontal(pl.col(slot.weight) * pl.col(slot.modes[j]).fill_null(0.0) for slot in slots)
+        pl.sum_horizontal(column(slot.weight) * column(slot.modes[j]).fill_null(0.0) for slot in slots)
         for j in range(len(factor.nodes))
     ]
     return frame.with_columns(
@@ -72,7 +72,7 @@ def attach_slots(
 
 def slot_unseen(slot: Slot) -> pl.Expr:
     """Whether a slot that is used holds a level that the fit does not know."""
-    return (pl.col(slot.weight) != 0.0) & pl.col(slot.code).is_null()
+    return (column(slot.weight) != 0.0) & column(slot.code).is_null()
 
 
 def slot_checks(factor: JoinedFactor, missing: pl.Expr, known: str, remedy: str) -> list[Check]:
@@ -122,7 +122,7 @@ def slot_rows(factor: JoinedFactor, rows: pl.DataFrame) -> SlotRows:
     """The levels of all slots together, sorted, so that a draw does not hang on the order of rows."""
     slots = slots_of(factor)
     parts = [
-        rows.select(pl.col(slot.level).alias("level"), *(pl.col(m).alias(f"m{j}") for j, m in enumerate(slot.modes)))
+        rows.select(column(slot.level).alias("level"), *(column(m).alias(f"m{j}") for j, m in enumerate(slot.modes)))
         for slot in slots
     ]
     table = pl.concat(parts).drop_nulls("level").unique("level").sort("level")
@@ -141,9 +141,9 @@ def slot_codes(factor: JoinedFactor, i: int) -> list[pl.Expr]:
     """Fields of a struct: code and weight of each slot, and whether two slots hold the same level."""
     slots, fields = slots_of(factor), []
     for s, slot in enumerate(slots):
-        fields += [pl.col(slot.code).fill_null(-1).alias(f"code_{i}_{s}"), pl.col(slot.weight).alias(f"weight_{i}_{s}")]
+        fields += [column(slot.code).fill_null(-1).alias(f"code_{i}_{s}"), column(slot.weight).alias(f"weight_{i}_{s}")]
         fields += [
-            pl.col(slot.level).eq_missing(pl.col(slots[t].level)).alias(f"same_{i}_{t}_{s}") for t in range(s)
+            column(slot.level).eq_missing(column(slots[t].level)).alias(f"same_{i}_{t}_{s}") for t in range(s)
         ]
     return fields
 

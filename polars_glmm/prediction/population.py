@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.named import column
 from polars_glmm.covariance.structures import STRUCTURES, natural_slopes
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.prediction.columns import INTERNAL, require_columns
@@ -138,7 +139,7 @@ def random_variances(rows: pl.DataFrame, covariances: list[Cube], model: IntVec)
 def random_columns(fitted: Parameters) -> list[pl.Expr]:
     """What random effects multiply, times the size of what a row has of its levels."""
     return [
-        node.to_expr() * pl.col(slots_size(factor)) if factor.recipe.members else node.to_expr()
+        node.to_expr() * column(slots_size(factor)) if factor.recipe.members else node.to_expr()
         for factor in fitted.factors
         for node in factor.nodes
     ]

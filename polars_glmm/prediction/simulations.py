@@ -118,7 +118,7 @@ def collected_rows(
         needed += category_fields(fitted)
     for factor in factors:
         keys = factor.level_names if factor.recipe.members is None else slot_fields(factor)
-        needed += [pl.col(keys), pl.col(factor.code)]
+        needed += [*columns(keys), pl.col(factor.code)]
         needed.append(pl.col([factor.mode(j) for j in range(len(factor.nodes))]))
         needed += [node.to_expr().alias(z_column(factor, j)) for j, node in enumerate(factor.nodes)]
     return taken(frame.select([*needed, *more]))
