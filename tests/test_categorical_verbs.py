@@ -71,7 +71,7 @@ ALIKE = {
 def test_two_categories_are_the_binomial_model_in_every_verb(name):
     """But for integrals (elpd, posterior means), which the binomial model takes by quadrature."""
     data, plain, two = binomial_and_categories()
-    assert_frame_equal(ALIKE[name](plain, data), ALIKE[name](two, data), rel_tol=2e-3, abs_tol=2e-5)
+    assert_frame_equal(ALIKE[name](plain, data), ALIKE[name](two, data), rel_tol=1e-5, abs_tol=1e-7)
 
 
 def shares(beta, x, u=0.0):

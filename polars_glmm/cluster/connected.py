@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, closing
 from typing import TypeAlias
 
-from polars_glmm.cluster.dask_workers import DaskHolders, dask_client, dask_holders
-from polars_glmm.cluster.spark_executors import SparkHolders, spark_context, spark_holders
+from polars_glmm.cluster.dask_workers import DaskHolders, dask_client
+from polars_glmm.cluster.spark_executors import SparkHolders, spark_context
 from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.staying import Holders
 
 Opening: TypeAlias = Callable[[], AbstractContextManager[Holders]]
-"""Begins to hold: what is held is let go when the block is left."""
+"""Begins to hold: what is held is let go when the block is left. Raises ModelError where packages of workers differ."""
 
 
 def connected(frame: EngineFrame) -> Opening | None:
     """The workers behind a frame of Dask that has a cluster, or of Spark; None where there are none."""
     if (client := dask_client(frame)) is not None:
-        return partial(dask_holders, client)
+        return lambda: closing(DaskHolders(client))
     if (context := spark_context(frame)) is not None:
-        return partial(spark_holders, context)
+        return lambda: closing(SparkHolders(context))
     return None
 
 

@@ -191,19 +191,6 @@ def dask_client(frame: EngineFrame) -> Any | None:
         return None
 
 
-@contextmanager
-def dask_holders(client: Any) -> Iterator[DaskHolders]:
-    """The workers behind a client; what they were given to hold is let go when the block is left.
-
-    Raises ModelError where their packages differ from those here.
-    """
-    holders = DaskHolders(client)
-    try:
-        yield holders
-    finally:
-        holders.close()
-
-
 def _taken(schema: bytes, part: Any) -> pl.DataFrame:
     return _measured(rows_of_part(part, pickle.loads(schema)))  # noqa: S301  # written by this package
 

@@ -202,19 +202,6 @@ def spark_context(frame: EngineFrame) -> Any | None:
     return frame.plan.to_native().sparkSession.sparkContext
 
 
-@contextmanager
-def spark_holders(context: Any) -> Iterator[SparkHolders]:
-    """The executors of an application; what they were given to hold is let go when the block is left.
-
-    Raises ModelError where their packages differ from those here.
-    """
-    holders = SparkHolders(context)
-    try:
-        yield holders
-    finally:
-        holders.close()
-
-
 def _level(name: str) -> Any:
     from pyspark import StorageLevel  # noqa: PLC0415  for Spark frames only
 

@@ -312,6 +312,12 @@ def of_smoothness(nu: float) -> str:
     return spelled("mat", nu)
 
 
+def range_of(text: str, sigma: Mat) -> float | None:
+    """The range of a field whose covariance matrix is sigma, None of any other structure."""
+    found = STRUCTURES[text]
+    return found.length(sigma) if isinstance(found, Scaled) and found.field is not None else None
+
+
 def alone(text: str) -> bool:
     """Whether a single level, with as many effects as rows, tells a structure's parameters."""
     found = STRUCTURES[text]

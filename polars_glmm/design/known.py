@@ -20,7 +20,7 @@ from .recipe import FactorRecipe, Recipe
 from .records import Design, Predictor
 from .relation import refuse_shared
 
-_AGAIN = "What is computed again from rows (leverage, influence, checks, integrals, robust covariances, draws)"
+_AGAIN = "What is computed again from rows (influence of levels, integrals, robust covariances, draws of effects)"
 
 
 class KnownRows(NamedTuple):
@@ -69,7 +69,7 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool, shared: 
         )
         raise ModelError(msg)
     if not shared:
-        refuse_shared(recipe, _AGAIN)
+        refuse_shared(recipe, _AGAIN, "There are bootstrap(), simulate(), check() and influence(method='case').")
     used = used_columns(recipe)
     require_columns(used, rows.columns)
     taken = rows.select(columns(used))

@@ -109,12 +109,6 @@ def refuse_shared(recipe: Recipe, what: str, instead: str = "") -> None:
         raise ModelError(msg.rstrip())
 
 
-def refuse_related(recipe: Recipe, what: str, instead: str = "") -> None:
-    """Raise ModelError for what is of levels that are independent, and of rows that are in one of them."""
-    refuse_shared(recipe, what, instead)
-    refuse_known(recipe, what, instead)
-
-
 def refuse_known(recipe: Recipe, what: str, instead: str = "") -> None:
     """Raise ModelError for what is of levels that are independent."""
     names = related(recipe)

@@ -140,26 +140,24 @@ def _with(frame: pl.DataFrame | pl.LazyFrame, used: list[str]) -> pl.LazyFrame:
 
 
 def _chosen(fit: Answer, tests: str | Sequence[str], time: str | None) -> list[str]:
-    categories = fit.recipe.spec.family.response == "category"
-    possible = OF_CATEGORIES if fit.recipe.spec.family.unordered else OF_ORDERED
-    if tests == "all" and categories:
-        absent = {"autocorrelation": time is None, "ranef_normality": not fit.recipe.factors}
-        return [name for name in TESTS if name in possible and not absent.get(name, False)]
+    family = fit.recipe.spec.family
+    of_categories = OF_CATEGORIES if family.unordered else OF_ORDERED
+    possible = of_categories if family.response == "category" else tuple(TESTS)
     if tests == "all":
         left_out = {
-            "dispersion": fit.recipe.spec.family.is_censored,
-            "zero_inflation": not fit.recipe.spec.family.discrete,
+            "dispersion": family.is_censored,
+            "zero_inflation": not family.discrete,
             "autocorrelation": time is None,
             "ranef_normality": not fit.recipe.factors,
         }
-        return [name for name in TESTS if not left_out.get(name, False)]
+        return [name for name in TESTS if name in possible and not left_out.get(name, False)]
     names = [tests] if isinstance(tests, str) else list(tests)
     for name in names:
         if name not in TESTS:
             hint = suggest(str(name), TESTS, listed=True)
             msg = f"check() has no test {name!r}: use 'all' or some of {enumerate_names(list(TESTS), limit=9)}.{hint}"
             raise ModelError(msg)
-    apart = [name for name in names if categories and name not in possible]
+    apart = [name for name in names if name not in possible]
     if apart:
         msg = (
             f"{enumerate_names(apart)}: of responses that are numbers, or have quantile residuals, and these are "
@@ -196,8 +194,8 @@ def _dispersion(asked: Checked) -> list[Finding]:
 
 def _dispersion_of_categories(asked: Checked, rows: pl.DataFrame) -> Finding:
     """Σ_k (1[y = k] − p_k)²/p_k = 1/p_y − 1 of every row, against categories drawn at the modes."""
-    told = predict(rows, asked.fit, name="p")
-    p = told.select(f"p_{label}" for label in labels_of(asked.fit.recipe)).to_numpy().T
+    told = predict(rows, asked.fit, name=f"{_PREFIX}p")
+    p = told.select(columns([f"{_PREFIX}p_{label}" for label in labels_of(asked.fit.recipe)])).to_numpy().T
     effective = float(leverage_of(asked.fit, rows.select(columns(used_columns(asked.fit.recipe)))).found.value.sum())
     if not asked.fit.recipe.spec.family.unordered:  # thresholds are beside the leverage of eta
         effective += len(asked.fit.estimate.gamma)

@@ -24,8 +24,8 @@ def conditional_glance(fit: Answer) -> pl.DataFrame:
     """
     found = leverage_of(fit, rows_of(fit, "glance(conditional=True)"))
     effective = float(found.found.value.sum())
-    counted = fit.recipe.spec.family.unordered  # all predictors are among the effective parameters
-    scale = len(fit.estimate.constants) + (0 if counted else len(fit.estimate.gamma))
+    all_counted = fit.recipe.spec.family.unordered  # all predictors are among the effective parameters
+    scale = len(fit.estimate.constants) + (0 if all_counted else len(fit.estimate.gamma))
     return glance(fit).with_columns(
         loglik_conditional=pl.lit(found.loglik),
         df_effective=pl.lit(effective),

@@ -9,10 +9,9 @@ import polars as pl
 
 from polars_glmm.columns.named import columns
 from polars_glmm.covariance.fields import coordinates
-from polars_glmm.covariance.scaled import Scaled
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, range_of
 from polars_glmm.design.known import read_known
-from polars_glmm.design.relation import refuse_related, refuse_shared
+from polars_glmm.design.relation import refuse_known, refuse_shared
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.frames.levels import codes_of, in_order
@@ -122,11 +121,12 @@ def _parameters(
             rows, columns = (part.tolist() for part in STRUCTURES[term.structure].vech(len(own)))
             pairs = list(zip(rows, columns, strict=True))
             out += [("sd", factor.name, own[i], None, float(sd[i])) for i, j in pairs if i == j]
+            length = range_of(term.structure, sigma)
+            if length is not None:
+                out.append(("range", factor.name, coordinates(own[0]), None, length))
+                continue
             for j, i in pairs:
-                structure = STRUCTURES[term.structure]
-                if i != j and isinstance(structure, Scaled) and structure.field is not None:
-                    out.append(("range", factor.name, coordinates(own[0]), None, structure.length(sigma)))
-                elif i != j:
+                if i != j:
                     size = sd[i] * sd[j]
                     rho = float(sigma[i, j] / size) if size > 0.0 else np.nan
                     out.append(("correlation", factor.name, own[i], own[j], rho))
@@ -166,6 +166,10 @@ def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, l
             raise ModelError(msg)
         group = next(iter(factors))
     refuse_shared(fit.recipe, "influence() of groups", "method='case' leaves out rows.")
+    if method == "one_step":
+        instead = "Use method='exact', which fits again."
+        refuse_known(fit.recipe, "method='one_step' adds up what each level says alone: it", instead)
+        refuse_unordered(fit.recipe, "method='one_step'", "use method='exact', which fits again")
     keys = factors[group].keys if group in factors else (group,)
     rows = rows_with(fit, keys, "influence()")
     known = read_known(fit.recipe, rows, own_levels=False)
@@ -174,10 +178,6 @@ def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, l
     used = rows[known.places].select(columns(keys))
     levels = in_order(used.unique(), keys)
     labels = levels.select(label_of(keys, levels.schema).alias("level"))["level"].to_list()
-    if method == "one_step":
-        instead = "Use method='exact', which fits again."
-        refuse_related(fit.recipe, "method='one_step' adds up what each level says alone: it", instead)
-        refuse_unordered(fit.recipe, "method='one_step'", "use method='exact', which fits again")
     if method == "exact":
         return (group, labels), refitted(full, codes_of(used, levels), levels.height)
     if list(factors) != [group]:

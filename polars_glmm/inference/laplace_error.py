@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.design.known import effects_elsewhere
-from polars_glmm.design.relation import refuse_related, related
+from polars_glmm.design.relation import refuse_known, related
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import only_phi
 from polars_glmm.fitting.again import design_of
@@ -23,7 +23,7 @@ from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.known.joint_integral import joint_integral
 from polars_glmm.likelihood.known.levels import LevelLikelihood, importance, quadrature
-from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
+from polars_glmm.likelihood.marginal.level_integrals import integrated
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -78,24 +78,21 @@ def laplace_error(
             msg = "per='level' is of models with one grouping factor of independent levels and a constant dispersion: "
             msg += "use per='factor'."
             raise ModelError(msg)
+        exact = family.linear and not effects_elsewhere(fit.recipe)  # Laplace is the integral
+        if method == "quadrature" and not exact:
+            instead = "Use method='importance', which draws all of them together."
+            refuse_known(fit.recipe, "An integral level by level", instead)
         model = known_model(known.design, family, fit.control, held)
-        if family.linear and not effects_elsewhere(fit.recipe):  # Laplace is the integral
-            exact = model.loglik()
-            found, constant = Integrated(exact, exact, 0.0), 0.0
-        elif related(fit.recipe):
-            if method == "quadrature":
-                instead = "Use method='importance', which draws all of them together."
-                refuse_related(fit.recipe, "An integral level by level", instead)
-            drawn_together = joint_integral(model, n, np.random.default_rng(rng))
-            group = " + ".join(factor.name for factor in known.design.factors)
-            return _total(group, sum(f.n_levels for f in known.design.factors), drawn_together, "importance")
-        else:
-            found, constant = integrated(model.engine.marginal, model.point), model.model.constant()
-        group = " + ".join(factor.name for factor in known.design.factors)
-        return _total(
-            group, sum(factor.n_levels for factor in known.design.factors),
-            (found.laplace + constant, found.value + constant, found.std_error, np.nan), "even points",
-        )  # fmt: skip
+        factors = known.design.factors
+        group, size = " + ".join(factor.name for factor in factors), sum(factor.n_levels for factor in factors)
+        if related(fit.recipe) and not exact:
+            return _total(group, size, joint_integral(model, n, np.random.default_rng(rng)), "importance")
+        if exact:
+            value = model.loglik()
+            return _total(group, size, (value, value, 0.0, np.nan), "even points")
+        found, constant = integrated(model.engine.marginal, model.point), model.model.constant()
+        values = (found.laplace + constant, found.value + constant, found.std_error, np.nan)
+        return _total(group, size, values, "even points")
     levels = LevelLikelihood.of(known.design, family)
     rule = quadrature(nodes) if method == "quadrature" else importance(n, np.random.default_rng(rng))
     got = levels.integrals(levels.psi(held), rule)

@@ -12,6 +12,7 @@ from polars_glmm.errors import counted
 from polars_glmm.fitting.again import design_of
 from polars_glmm.likelihood.known.between import covariances_between
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
+from polars_glmm.linalg.roots import singular_root
 from polars_glmm.typing import Cube, Mat, Vec
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def normality_of_modes(fit: Answer, n: int, generator: Callable[[], np.random.Ge
             noise = generator().standard_normal((n, len(z)))
             if prior is not None:
                 moved = (spread[k] * prior.covariance - between[number][k, :, k])[np.ix_(usable, usable)]
-                noise = noise @ _root(moved / np.sqrt(np.outer(gained[usable], gained[usable]))).T
+                noise = noise @ singular_root(moved / np.sqrt(np.outer(gained[usable], gained[usable]))).T
             drawn = _anderson(np.sort(noise, axis=1))
             found = float(_anderson(np.sort(z)[None])[0])
             p = (1.0 + float((drawn >= found).sum())) / (n + 1.0)
@@ -68,12 +69,6 @@ def _between_levels(fit: Answer) -> tuple[Cube, ...]:
     family = fit.recipe.spec.family
     held = HeldParameters.of(fit.estimate, family)
     return covariances_between(known_model(design_of(fit, "ranef_normality").design, family, fit.control, held))
-
-
-def _root(matrix: Mat) -> Mat:
-    """A square root of a positive semidefinite matrix."""
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def _anderson(z: Mat) -> Vec:

@@ -8,6 +8,7 @@ import numpy as np
 
 from polars_glmm.inference.delta import transform_covariance
 from polars_glmm.inference.varcorr import components, correlation, range_gradient
+from polars_glmm.likelihood.parameters.parts import range_name
 from polars_glmm.typing import BoolVec, Mat, Vec
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def variance_parameters(fit: Answer) -> NaturalParameters:
                 slopes = [-0.5 * rho / sd[i] ** 2, 1.0 / (sd[i] * sd[j]), -0.5 * rho / sd[j] ** 2]
                 add(name, rho, places, [float(slope) for slope in slopes])
             if part.length is not None:
-                name = f"range({part.group}: {part.length.where})"
+                name = range_name(part.group, part.length.where)
                 add(name, part.length.estimate, *range_gradient(part, part.length))
     if estimate.residual is not None:
         k = len(estimate.residual.values)

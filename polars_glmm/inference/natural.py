@@ -21,6 +21,7 @@ from polars_glmm.inference.varcorr import (
     tanh_interval,
     variance_numbers,
 )
+from polars_glmm.likelihood.parameters.parts import range_name
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -72,7 +73,7 @@ def naturals(fit: Answer, conf_level: float = 0.95) -> list[Natural]:
         out += _correlations(component, fit, z)
         if component.length is not None:
             own = range_numbers(component, component.length, fit.estimate.report_vcov, z)
-            name, where = f"range({component.group}: {component.length.where})", component.length.where
+            name, where = range_name(component.group, component.length.where), component.length.where
             out.append(Natural(name, component.parameters[0], component.group, where, None, "range", *own.values()))
     for one in residual_numbers(fit.estimate, z):
         kind = "residual_range" if one.length else "residual_correlation"

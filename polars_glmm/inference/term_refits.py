@@ -115,8 +115,8 @@ class Refits:
         formulas = (formula, *spec.formulas[1:])
         return replace(self.fit.call, formulas=formulas, groups=None, method=method, frequency=None, start=None)
 
-    def with_columns(self, frame: pl.DataFrame, basis: Mat) -> pl.DataFrame:
-        """The frame with the columns of a basis."""
+    def with_columns(self, basis: Mat) -> pl.DataFrame:
+        """The rows with the columns of a basis."""
         recipe = self.fit.recipe.predictor("mu")
         nodes = [one.node for one, kept in zip(recipe.columns, recipe.kept, strict=True) if kept]
         constant = self._constant(basis)
@@ -126,7 +126,7 @@ class Refits:
                 used = np.flatnonzero(weights)
                 terms = [nodes[k].to_expr() * float(weights[k]) for k in used]
                 made.append(balanced_sum(terms).alias(f"{_NAME}{j}"))
-        return frame.with_columns(made)
+        return self.frame.with_columns(made)
 
     def _constant(self, basis: Mat) -> int | None:
         """The column that is the intercept alone."""
@@ -145,7 +145,7 @@ class Refits:
         if key not in self._known:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FitWarning)
-                frame = self.with_columns(self.frame, basis)
+                frame = self.with_columns(basis)
                 self._known[key] = fit_call(frame, self.call(basis), self.fit.control, warn=False)
         return self._known[key]
 

@@ -6,7 +6,7 @@ functions: an estimate of many has the models on the first axis of everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -113,6 +113,11 @@ def _length(structure: str, covariance: Mat, label: str, pairs: list[tuple[int, 
         return None
     length = found.length(covariance)
     return Length(coordinates(label), length, pairs[0], found.field.range_slope(length, len(covariance)))
+
+
+def is_range(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the table is the range of a field, and not a variance."""
+    return row["other_term"] is None and row["std_dev"] is None and str(row["term"]).startswith("range(")
 
 
 def range_gradient(component: Component, length: Length) -> tuple[list[int], list[float]]:

@@ -154,26 +154,16 @@ class CoupledFactorised:
 
     def inverse(self) -> Blocks:
         """H⁻¹ on the pattern of rows: blocks of single levels, and of levels of two factors that meet."""
-        whole, starts, pattern = self._whole(), self.symbolic.starts, self.symbolic.pattern
-        diagonal = [np.einsum("igjg->ijg", own).copy() for own in self._diagonal(whole)]
+        whole = _mirrored(lapack.dpotri(self.low, lower=1)[0])
+        starts, pattern = self.symbolic.starts, self.symbolic.pattern
+        sizes = zip(starts[:-1], starts[1:], pattern.sizes, pattern.n_levels, strict=True)
+        diagonal = [np.einsum("igjg->ijg", whole[a:z, a:z].reshape(r, g, r, g)).copy() for a, z, r, g in sizes]
         cross = {}
         for (f, k), pair in pattern.pairs.items():
             own = whole[starts[f] : starts[f + 1], starts[k] : starts[k + 1]]
             own = own.reshape(pattern.sizes[f], pattern.n_levels[f], pattern.sizes[k], pattern.n_levels[k])
             cross[f, k] = np.moveaxis(own[:, pair.left, :, pair.right], 0, 2)
         return Blocks(diagonal, cross)
-
-    def between_levels(self) -> list[Cube]:
-        """H⁻¹ over all levels of each factor, (r_f, G_f, r_f, G_f)."""
-        return self._diagonal(self._whole())
-
-    def _whole(self) -> Mat:
-        return _mirrored(lapack.dpotri(self.low, lower=1)[0])
-
-    def _diagonal(self, whole: Mat) -> list[Cube]:
-        starts, pattern = self.symbolic.starts, self.symbolic.pattern
-        sizes = zip(starts[:-1], starts[1:], pattern.sizes, pattern.n_levels, strict=True)
-        return [whole[a:z, a:z].reshape(r, g, r, g) for a, z, r, g in sizes]
 
     def inverse_diagonal(self) -> list[Cube]:
         """The blocks of H⁻¹ over single levels."""

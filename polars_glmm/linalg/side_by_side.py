@@ -72,15 +72,12 @@ def eliminator_of_many(pattern: Pattern, levels: tuple[LevelsOf, ...]) -> Elimin
 
 def room_of_crossed(pattern: Pattern) -> int:
     """Entries of the dense arrays that `eliminator_of_many` makes of one model with this pattern; 0 where none."""
-    first = 0
-    while first < pattern.n_factors - 1:
-        others = range(first + 1, pattern.n_factors)
-        if any(len(pattern.pairs[first, g].left) > pattern.n_levels[first] for g in others):
-            sizes = [n * r for n, r in zip(pattern.n_levels, pattern.sizes, strict=True)]
-            rest = sum(sizes[first + 1 :])
-            return rest * (sizes[first] + rest)
-        first += 1
-    return 0
+    crossing = pattern.crossing()
+    if crossing is None:
+        return 0
+    first, sizes = crossing[0], [n * r for n, r in zip(pattern.n_levels, pattern.sizes, strict=True)]
+    rest = sum(sizes[first + 1 :])
+    return rest * (sizes[first] + rest)
 
 
 def some_of_many(pattern: Pattern, keeps: list[BoolVec]) -> Pattern:

@@ -15,6 +15,7 @@ from polars_glmm.families.base import all_parts, moved_beyond
 from polars_glmm.foreign import answered
 from polars_glmm.frames.held import of_one_run, taken
 from polars_glmm.linalg.coupled import coloured
+from polars_glmm.linalg.roots import singular_root
 from polars_glmm.prediction.categories import category_draws, category_fields, category_inputs
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.correlated import correlation_of, residual_inputs
@@ -183,7 +184,7 @@ class _Drawn:
     def __init__(self, factor: JoinedFactor, rows: pl.DataFrame, *, new: bool) -> None:
         r = len(factor.nodes)
         self.z: Mat = np.stack([rows[z_column(factor, j)].to_numpy() for j in range(r)])
-        self.roots = [_root(covariance[0]) for covariance in factor.covariances]
+        self.roots = [singular_root(covariance[0]) for covariance in factor.covariances]
         self.new, self.slots = new, None if factor.recipe.members is None else slot_rows(factor, rows)
         if self.slots is None:
             self.codes: IntVec = level_codes(rows.select(factor.level_names))
@@ -222,13 +223,6 @@ def level_codes(levels: pl.DataFrame) -> IntVec:
     joined = levels.join(table, on=levels.columns, how="left", maintain_order="left")
     codes: IntVec = joined[_ROW].to_numpy().astype(np.intp)
     return codes
-
-
-def _root(covariance: Mat) -> Mat:
-    """A symmetric root of a covariance matrix that may be singular."""
-    values, vectors = np.linalg.eigh(covariance)
-    root: Mat = vectors * np.sqrt(np.maximum(values, 0.0))
-    return root
 
 
 def z_column(factor: JoinedFactor, j: int) -> str:

@@ -10,8 +10,8 @@ import polars as pl
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
 from polars_glmm.inference import numbers
-from polars_glmm.inference.varcorr import RESIDUAL
-from polars_glmm.likelihood.parameters.parts import label
+from polars_glmm.inference.varcorr import RESIDUAL, is_range
+from polars_glmm.likelihood.parameters.parts import label, range_name
 
 Section: TypeAlias = Literal["fixed", "random", "fit"]
 SECTIONS: dict[str, str] = {"fixed": "Fixed effects", "random": "Random effects", "fit": "Fit"}
@@ -155,15 +155,16 @@ def _texts(row: Mapping[str, float | None]) -> dict[str, str]:
 def _random(fit: Reported) -> dict[tuple[str, str], str]:
     """Standard deviations and correlations, sigma, and the dispersion of other families."""
     table = fit.varcorr()
-    single = table.filter(table["other_term"].is_null() & table["std_dev"].is_not_null())
-    sizes = iter(numbers.real_column(single["std_dev"].to_list(), 4))
+    rows = table.rows(named=True)
+    single = [row["std_dev"] for row in rows if row["other_term"] is None and not is_range(row)]
+    sizes = iter(numbers.real_column(single, 4))
     found: dict[tuple[str, str], str] = {}
-    for row in table.iter_rows(named=True):
+    for row in rows:
         if row["group"] == RESIDUAL and not row["term"]:
             found["sigma", "std_dev"] = next(sizes)
-        elif row["other_term"] is None and row["std_dev"] is None:  # the range of a field
-            name = f"range({row['group']}: {row['term'].removeprefix('range(')}"
-            found[name, "range"] = numbers.real(row["estimate"], 4)
+        elif is_range(row):
+            where = row["term"].removeprefix("range(").removesuffix(")")
+            found[range_name(row["group"], where), "range"] = numbers.real(row["estimate"], 4)
         elif row["other_term"] is None:
             found[f"sd({row['group']}: {label(row['term'], row['parameter'])})", "std_dev"] = next(sizes)
         else:

@@ -92,9 +92,13 @@ class Explanation:
         return self.text
 
     def _repr_html_(self) -> str:
-        formula, *lines = self.text.splitlines()
-        plan = SheetTable("Plan", (), tuple(lines))
-        return render(Sheet(formula, (), (plan,), ()))
+        return plan_html(self.text)
+
+
+def plan_html(text: str) -> str:
+    """A plan as a table under its formula, the first line of its text."""
+    formula, *lines = text.splitlines()
+    return render(Sheet(formula, (), (SheetTable("Plan", (), tuple(lines)),), ()))
 
 
 def explain_call(frame: pl.DataFrame | pl.LazyFrame | EngineFrame, call: Call, control: Control) -> Explanation:

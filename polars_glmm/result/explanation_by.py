@@ -12,11 +12,9 @@ import polars as pl
 from polars_glmm.errors import ModelError, counted, enumerate_names
 from polars_glmm.fitting.by_key import KeyedQuestion, question_by
 from polars_glmm.frames.size import row_bytes
-from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import table
-from polars_glmm.inference.sheet import Sheet, SheetTable
 from polars_glmm.memory import readable
-from polars_glmm.result.explanation import EXPLANATION, Explanation, explain_call
+from polars_glmm.result.explanation import EXPLANATION, Explanation, explain_call, plan_html
 
 if TYPE_CHECKING:
     from polars_glmm.control import Control
@@ -42,9 +40,7 @@ class KeyedExplanation:
         return self.text
 
     def _repr_html_(self) -> str:
-        formula, *lines = self.text.splitlines()
-        plan = SheetTable("Plan", (), tuple(lines))
-        return render(Sheet(formula, (), (plan,), ()))
+        return plan_html(self.text)
 
 
 def explain_by(

@@ -6,52 +6,23 @@ import importlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
 import polars_glmm
-from polars_glmm import Control
 from polars_glmm.cluster import dask_workers
 from polars_glmm.cluster.dask_workers import DaskHolders, DaskThings
-from polars_glmm.control import Rows
 from polars_glmm.errors import ModelError, ResourceError
+from tests.engines.staying import DATA, HERE, STAY, assert_same_fit, before_rounds
 
 pytestmark = pytest.mark.skipif(
     "dask" not in os.environ.get("POLARS_GLMM_ENGINES", "").split(), reason="Dask was not asked for"
 )
-N = 4000
-STAY = Control(rows=Rows(stay=True, compress=False), progress=False)
-HERE = Control(rows=Rows(compress=False), progress=False)
-
-
-def made() -> pl.DataFrame:
-    rng = np.random.default_rng(8)
-    g, x = rng.integers(0, 60, N), rng.normal(size=N) + 10
-    h = g * 3 + rng.integers(0, 3, N)
-    eta = 0.3 * (x - 10) + 0.7 * rng.normal(size=60)[g] + 0.4 * rng.normal(size=180)[h]
-    frame = pl.DataFrame(
-        {
-            "g": [f"g{k}" for k in g],
-            "h": h,
-            "x": x,
-            "c": rng.poisson(np.exp(eta)),
-            "o": rng.poisson(np.exp(eta) * rng.gamma(2.0, 0.5, N)),
-            "b": (rng.random(N) < 1 / (1 + np.exp(-eta))).astype(int),
-        }
-    )
-    k = pl.int_range(N)
-    return frame.with_columns(
-        g=pl.when(k % 811 == 3).then(None).otherwise("g"), x=pl.when(k % 400 == 7).then(float("nan")).otherwise("x")
-    )
-
-
-DATA = made()
 
 
 @pytest.fixture(scope="module")
@@ -94,29 +65,8 @@ def nothing_left(client: Any) -> bool:
 def test_rows_that_stay_give_the_fit_of_rows_in_memory(
     formula: str, options: dict[str, Any], frame: Any, client: Any
 ) -> None:
-    here = polars_glmm.fit(DATA, formula, control=HERE, **options)
-    there = polars_glmm.fit(frame, formula, control=STAY, **options)
-    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
-    assert (there.n_obs, there.n_dropped, there.groups) == (here.n_obs, here.n_dropped, here.groups)
-    for table, columns in (("fixef", ("estimate", "std_error")), ("varcorr", ("estimate",)), ("ranef", ("estimate",))):
-        for name in columns:
-            got, want = getattr(there, table)()[name], getattr(here, table)()[name]
-            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    assert_same_fit(frame, formula, options)
     assert nothing_left(client)
-
-
-def asked(monkeypatch: pytest.MonkeyPatch, before: Callable[[DaskThings[Any], int], Any]) -> list[int]:
-    """Do something before every round, with its number; the rounds that there were."""
-    rounds: list[int] = []
-    plain = DaskThings.ask
-
-    def ask(self: DaskThings[Any], question: Any) -> list[Any]:
-        rounds.append(len(rounds))
-        before(self, rounds[-1])
-        return plain(self, question)
-
-    monkeypatch.setattr(DaskThings, "ask", ask)
-    return rounds
 
 
 def test_a_worker_that_dies_between_two_rounds_changes_nothing(
@@ -130,7 +80,7 @@ def test_a_worker_that_dies_between_two_rounds_changes_nothing(
             os.kill(dead[0], signal.SIGKILL)
 
     here = polars_glmm.fit(DATA, "c ~ x + (1 | g)", family="poisson", control=HERE)
-    rounds = asked(monkeypatch, kill)
+    rounds = before_rounds(monkeypatch, DaskThings, kill)
     there = polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
     assert dead
     assert len(rounds) > 13
@@ -198,7 +148,7 @@ def test_workers_know_how_large_shards_are(frame: Any, client: Any, monkeypatch:
         if number == 8:
             managed.extend(client.run(lambda dask_worker: dask_worker.state.nbytes).values())
 
-    asked(monkeypatch, look)
+    before_rounds(monkeypatch, DaskThings, look)
     fit = polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
     assert 16 * fit.n_obs < sum(managed) < 400 * fit.n_obs
 

@@ -4,53 +4,24 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
 
 import polars_glmm
-from polars_glmm import Control
 from polars_glmm.cluster.spark_executors import SparkHolders, SparkThings
 from polars_glmm.cluster.thing_files import homes
-from polars_glmm.control import Rows
 from polars_glmm.errors import ModelError
+from tests.engines.staying import DATA, STAY, assert_same_fit, before_rounds
 
 pytestmark = pytest.mark.skipif(
     "spark" not in os.environ.get("POLARS_GLMM_ENGINES", "").split(), reason="Spark was not asked for"
 )
-N = 3000
-STAY = Control(rows=Rows(stay=True, compress=False), progress=False)
-HERE = Control(rows=Rows(compress=False), progress=False)
 NESTED = ("b ~ scale(x) + (1 | g) + (1 | h)", {"family": "binomial"})
-DISPERSED = ("c ~ x + (1 | g)", {"family": "negative_binomial"})
-
-
-def made() -> pl.DataFrame:
-    rng = np.random.default_rng(9)
-    g, x = rng.integers(0, 40, N), rng.normal(size=N) + 10
-    h = g * 3 + rng.integers(0, 3, N)
-    eta = 0.3 * (x - 10) + 0.7 * rng.normal(size=40)[g] + 0.4 * rng.normal(size=120)[h]
-    frame = pl.DataFrame(
-        {
-            "g": [f"g{k}" for k in g],
-            "h": h,
-            "x": x,
-            "c": rng.poisson(np.exp(eta) * rng.gamma(2.0, 0.5, N)),
-            "b": (rng.random(N) < 1 / (1 + np.exp(-eta))).astype(int),
-        }
-    )
-    k = pl.int_range(N)
-    return frame.with_columns(
-        g=pl.when(k % 811 == 3).then(None).otherwise("g"), x=pl.when(k % 400 == 7).then(float("nan")).otherwise("x")
-    )
-
-
-DATA = made()
+DISPERSED = ("o ~ x + (1 | g)", {"family": "negative_binomial"})
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +41,6 @@ def kept(context: Any) -> set[str]:
 
 def seen(_: object) -> list[str]:
     return [str(path) for home in homes() for path in home.glob("polars-glmm-*/*")]
-
-
-def before_rounds(monkeypatch: pytest.MonkeyPatch, work: Callable[[SparkThings[Any], int], object]) -> list[int]:
-    """Do something before every round, with its number; the rounds that there were."""
-    rounds: list[int] = []
-    plain = SparkThings.ask
-
-    def ask(self: SparkThings[Any], question: Any) -> list[Any]:
-        rounds.append(len(rounds))
-        work(self, rounds[-1])
-        return plain(self, question)
-
-    monkeypatch.setattr(SparkThings, "ask", ask)
-    return rounds
 
 
 def remove(context: Any, number: int, every: int) -> None:
@@ -107,18 +64,15 @@ def test_rows_that_stay_give_the_fit_of_rows_in_memory(
 ) -> None:
     """The files of all parts are lost, and rounds run twice, now and then."""
     context, plain = frame.sparkSession.sparkContext, SparkThings.ask
-    here = polars_glmm.fit(DATA, formula, control=HERE, **options)
-    rounds = before_rounds(
-        monkeypatch, lambda things, number: (remove(context, number, 9), number % 5 or plain(things, partial(bool)))
-    )
-    there = polars_glmm.fit(frame, formula, control=STAY, **options)
+
+    def lost_and_repeated(things: SparkThings[Any], number: int) -> None:
+        remove(context, number, 9)
+        if number % 5 == 0:
+            plain(things, partial(bool))
+
+    rounds = before_rounds(monkeypatch, SparkThings, lost_and_repeated)
+    assert_same_fit(frame, formula, options)
     assert len(rounds) > 9
-    assert there.loglik == pytest.approx(here.loglik, abs=1e-8)
-    assert (there.n_obs, there.n_dropped, there.groups) == (here.n_obs, here.n_dropped, here.groups)
-    tables = ("fixef", "varcorr", "ranef") if here.groups else ("fixef",)
-    for table in tables:
-        got, want = getattr(there, table)()["estimate"], getattr(here, table)()["estimate"]
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -134,7 +88,7 @@ def test_errors_end_with_nothing_left(frame: Any, monkeypatch: pytest.MonkeyPatc
         if number == 3:
             raise KeyboardInterrupt
 
-    before_rounds(monkeypatch, interrupt)
+    before_rounds(monkeypatch, SparkThings, interrupt)
     with pytest.raises(KeyboardInterrupt):
         polars_glmm.fit(frame, "c ~ x + (1 | g)", family="poisson", control=STAY)
 

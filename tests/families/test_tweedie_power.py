@@ -10,6 +10,7 @@ from scipy import stats
 
 import polars_glmm as pg
 from polars_glmm.families import Gamma, Rows, Tweedie
+from polars_glmm.likelihood.marginal.separation import Faded, limit_note, limit_notes
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
 from tests.families.conftest import named
 from tests.families.five_points import STEPS, next_ones
@@ -158,3 +159,12 @@ def test_what_follows_a_fit_knows_the_power():
         fit.posterior(2, 1)
     with pytest.raises(pg.ModelError, match="expected curvature of tweedie has no closed form"):
         data.glmm.fit("y ~ x + (1 | g)", family="tweedie", method=pg.Laplace(curvature="expected"))
+
+
+@pytest.mark.parametrize(("end", "says"), [(2.0, "family='gamma'"), (1.01, "rises to it.")])
+def test_a_formula_of_the_power_is_another_family_at_the_upper_end_alone(end: float, says: str) -> None:
+    power = next(one for one in Tweedie().parameters if one.name == "power")
+    (note,) = limit_notes([(power, end, Faded(("power: Intercept",), np.eye(1), 10, 10))])
+    assert says in note.text
+    assert ("smaller family" in note.advice) == (end == 2.0)
+    assert ("counts" in limit_note(power, end).advice) == (end == 1.01)

@@ -172,7 +172,7 @@ VERBS: dict[str, Verb] = {
 }  # fmt: skip
 
 REMEDY = re.compile(
-    r"\w\(|\w=|[Uu]se |[Nn]ame |[Ff]it |[Dd]rop |[Ll]eave |pip install|has no |counts|[Ii]ts |needs? "
+    r"\w\(|\w=|[Uu]se |[Nn]ame |[Ff]it |[Dd]rop |[Ll]eave |pip install|needs? "
 )
 """What an error does who refuses: it calls a verb or an argument by name, or says what there is."""
 
@@ -186,7 +186,7 @@ def test_a_verb_answers_or_says_what_to_do(kind: str, verb: str) -> None:
     try:
         found = VERBS[verb](fitted(kind), rows())
     except GlmmError as error:
-        if not REMEDY.search(str(error)):
+        if not REMEDY.search(str(error).replace("mm(g, h)", "")):
             pytest.fail(f"no remedy: {error}")
         return
     if isinstance(found, pl.DataFrame):

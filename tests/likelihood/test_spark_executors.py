@@ -43,7 +43,7 @@ def files(disk: Path, kind: str = "*") -> list[Path]:
 
 @contextmanager
 def executors(monkeypatch: pytest.MonkeyPatch, context: Context, parts: int) -> Iterator[None]:
-    """Executors behind every frame, as `spark_holders` gives them."""
+    """Executors behind every frame, as `connected` gives them."""
 
     @contextmanager
     def held() -> Iterator[SparkHolders]:

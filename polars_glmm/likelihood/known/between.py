@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.known.joint import KnownModel
-from polars_glmm.likelihood.marginal.modes import curvature, rows_state, unit_at
+from polars_glmm.likelihood.marginal.modes import rows_state, unit_at
+from polars_glmm.likelihood.marginal.unit import factorised
 from polars_glmm.likelihood.rows.blocks import at_hand
 from polars_glmm.linalg.coupled import CoupledFactorised
 from polars_glmm.linalg.threads import one_blas_thread
@@ -20,13 +20,10 @@ def covariances_between(known: KnownModel) -> tuple[Cube, ...]:
     (unit,) = at_hand(marginal.rows).units  # all levels are one system
     with one_blas_thread(), np.errstate(all="ignore"):
         here = unit_at(marginal.density, unit, at)
-        h = unit.models.factorise(unit.eliminator, curvature(here, rows_state(here, modes, order=2).w))
-        if h is None:
-            msg = "the curvature at the conditional modes is not positive definite."
-            raise ConvergenceError(msg)
+        h = factorised(here, rows_state(here, modes, order=2).w)
         assert isinstance(h, CoupledFactorised)
         found = {}
-        for f, inner in zip(known.model.effects.factors, h.between_levels(), strict=True):
+        for k, f in enumerate(known.model.effects.factors):
             root = f.size * known.held.roots[f.place]
-            found[f.place] = np.einsum("ik,kgmh,jm->igjh", root, inner, root)
+            found[f.place] = np.einsum("ik,kgmh,jm->igjh", root, h.between(k), root)
     return tuple(found[place] for place in sorted(found))

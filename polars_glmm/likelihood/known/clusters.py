@@ -63,6 +63,10 @@ def cluster_sums(known: KnownModel, cluster: IntVec, n_clusters: int) -> Cluster
 def marginal_scores(known: KnownModel, design: Design, cluster: IntVec, n_clusters: int) -> Mat:
     """∂ℓ_g/∂ψ (J, P) as the model is fitted, ψ = (beta, entries of the roots of Σ by term, coefficients of log phi)."""
     model = known.model
+    bent = next((t.structure for f in model.effects.factors for t in f.terms if STRUCTURES[t.structure].bends), None)
+    if bent is not None:
+        msg = f"There is no cluster-robust covariance of this family with {plain_name(bent)}(): use fit.bootstrap()."
+        raise ModelError(msg)
     alone = not design.further and only_phi(model.family)
     one = len(design.factors) == 1 and not model.effects.coupled
     if one and alone and not any(map(np.any, design.factors[0].part_of)):
@@ -74,10 +78,6 @@ def marginal_scores(known: KnownModel, design: Design, cluster: IntVec, n_cluste
         out = np.zeros((n_clusters, own.shape[1]))
         np.add.at(out, of_level, own)
         return out
-    bent = next((t.structure for f in model.effects.factors for t in f.terms if STRUCTURES[t.structure].bends), None)
-    if bent is not None:
-        msg = f"There is no cluster-robust covariance of this family with {plain_name(bent)}(): use fit.bootstrap()."
-        raise ModelError(msg)
     order = np.argsort(cluster, kind="stable")
     ends = np.cumsum(np.bincount(cluster, minlength=n_clusters))
     with one_blas_thread(), np.errstate(all="ignore"):

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.base import Density
 from polars_glmm.likelihood.known.joint import KnownModel, block_root
-from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, curvature, rows_state, to_levels, unit_at
+from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, rows_state, to_levels, unit_at
+from polars_glmm.likelihood.marginal.unit import factorised
 from polars_glmm.likelihood.rows.blocks import at_hand
 from polars_glmm.linalg.coupled import prior_noise
 from polars_glmm.linalg.threads import one_blas_thread
@@ -49,10 +49,7 @@ def _together(known: KnownModel, streams: Sequence[np.random.Generator]) -> tupl
         here = unit_at(marginal.density, unit, at)
         u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
         state = rows_state(here, u, order=2)
-        h = here.unit.models.factorise(unit.eliminator, curvature(here, state.w))
-        if h is None:
-            msg = "the curvature at the conditional modes is not positive definite."
-            raise ConvergenceError(msg)
+        h = factorised(here, state.w)
         for start in range(0, len(streams), step):
             some = streams[start : start + step]
             solved = h.solve(curvature_noise(here, state, some))

@@ -21,12 +21,12 @@ from polars_glmm.likelihood.marginal.modes import (
     UnitAt,
     cell_effects,
     concatenate,
-    curvature,
     rows_state,
     to_levels,
     unit_at,
 )
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
+from polars_glmm.likelihood.marginal.unit import factorised
 from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.effects import TermMap
@@ -314,10 +314,7 @@ def _unit_rows(here: UnitAt, u: list[Mat], looked_at: Sequence[int]) -> WorkingR
     x, weight, gradient = (np.concatenate(parts, axis=-1) for parts in (xs, w, g))
     if not at.factors:
         return WorkingRows(x, x, weight, np.zeros_like(weight), gradient)
-    h = models.factorise(unit.eliminator, curvature(here, state.w))
-    if h is None:
-        msg = "the curvature at the conditional modes is not positive definite."
-        raise ConvergenceError(msg)
+    h = factorised(here, state.w)
     cells = []
     for block, own_w, own_x in zip(unit.blocks, w, xs, strict=True):
         pulled = -np.einsum("kln,pkn->lpn", own_w, own_x)

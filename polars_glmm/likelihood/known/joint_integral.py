@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.known.draws import curvature_noise
 from polars_glmm.likelihood.known.joint import KnownModel
-from polars_glmm.likelihood.marginal.modes import UnitAt, added, cell_effects, curvature, rows_state, unit_at
+from polars_glmm.likelihood.marginal.modes import UnitAt, added, cell_effects, rows_state, unit_at
+from polars_glmm.likelihood.marginal.unit import factorised
 from polars_glmm.likelihood.rows.blocks import at_hand
 from polars_glmm.linalg.coupled import prior_times
 from polars_glmm.linalg.threads import one_blas_thread
@@ -40,10 +40,7 @@ def joint_integral(known: KnownModel, n: int, rng: np.random.Generator) -> Joint
     with one_blas_thread(), np.errstate(all="ignore"):
         here = unit_at(marginal.density, unit, known.point)
         state = rows_state(here, modes, order=2)
-        h = unit.models.factorise(unit.eliminator, curvature(here, state.w))
-        if h is None:
-            msg = "the curvature at the conditional modes is not positive definite."
-            raise ConvergenceError(msg)
+        h = factorised(here, state.w)
         top, weights = _log_joint(here, modes), np.empty(n)
         for start in range(0, n, _AT_ONCE):
             some = range(start, min(start + _AT_ONCE, n))

@@ -21,7 +21,7 @@ from polars_glmm.cores import workers
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family, towards_limit
 from polars_glmm.likelihood.many.begin import BatchStart, terms_of_formula
-from polars_glmm.likelihood.many.engine import BatchRowEngine, SearchLayout
+from polars_glmm.likelihood.many.engine import BatchModes, BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, OptimaAnswer, among
 from polars_glmm.likelihood.many.model import prepare_batch
 from polars_glmm.likelihood.many.plain import BatchPlain
@@ -39,7 +39,7 @@ from polars_glmm.likelihood.marginal.fit import (
 )
 from polars_glmm.likelihood.optimum.notes import no_overdispersion_note
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.optimize.many import PATIENCE, minimise_all
+from polars_glmm.optimize.many import PATIENCE, BatchFound, minimise_all
 from polars_glmm.spec.method import AGQ, Method
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -110,15 +110,15 @@ def _estimates(question: Question, clock: dict[str, float]) -> list[BatchAnswer]
     base = _fit_glm(question)
     clock["glm"] = perf_counter()
     begun = _begun(question, base)
-    answers = []
-    limits = _Limits()
-    for found in _fit(question, begun, limits, clock):
+    searched, answers = _searched(question, begun), []
+    clock["search"] = perf_counter()
+    for found in _polished(question, begun, searched, clock):
         sizes = (begun.engine.layout.q, found.rank)
         estimate, there = report_rows(found.question, found.engine, found.done, base.value[found.models], sizes, clock)
         if there.any():
             answers.append(BatchAnswer(estimate.take(there), among(found.models, there)))
-    if limits.marks is not None and limits.marks.any():
-        answers += _poisson_limits(question, limits.marks, limits.value)
+    if searched.at_limit.any():
+        answers += _poisson_limits(question, searched.at_limit, searched.found.value)
     return answers
 
 
@@ -126,27 +126,29 @@ def _optima(question: Question, begin: BatchStart, order: Sequence[int]) -> list
     """The optima of all models from where another fit ended, or from the models without random effects."""
     inside = _inside(question, begin)
     begun = _begun(question, _fit_glm(question)) if inside is None else inside
-    limits, answers = _Limits(), []
-    for found in _fit(question, begun, limits, {"start": perf_counter()}):
+    searched, answers = _searched(question, begun), []
+    for found in _polished(question, begun, searched, {"start": perf_counter()}):
         optima, there = bare_optima(found.question, found.engine, found.done, found.rank, order)
         if there.any():
             answers.append(OptimaAnswer(optima.take(there), among(found.models, there)))
-    if limits.marks is not None and limits.marks.any():
-        limit, asked = _limit_question(question, limits.marks, limits.value)
+    if searched.at_limit.any():
+        limit, asked = _limit_question(question, searched.at_limit, searched.found.value)
         for optima, models in _optima(limit, replace(begin, phi=None), order):
             good = optima.loglik >= asked[models]
             if good.any():
                 kept = optima.take(good)
                 phi = np.full(len(kept.beta), question.family.limit_phi)
-                answers.append(OptimaAnswer(kept._replace(phi=phi), among(limits.marks, among(models, good))))
+                answers.append(OptimaAnswer(kept._replace(phi=phi), among(searched.at_limit, among(models, good))))
     return answers
 
 
-class _Limits:
-    """Which models ended where the dispersion is at its limit, and −ℓ there."""
+class _Searched(NamedTuple):
+    """Where all searches ended: modes there; which models are fine, and which at the limit of a dispersion (M,)."""
 
-    marks: BoolVec | None = None
-    value: Vec
+    found: BatchFound
+    modes: BatchModes
+    fine: BoolVec
+    at_limit: BoolVec
 
 
 class _SearchStart(NamedTuple):
@@ -200,9 +202,9 @@ def _step_limit(layout: SearchLayout, x: Mat, size: Mat) -> Mat:
     return limit
 
 
-def _fit(question: Question, begun: _SearchStart, limits: _Limits, clock: dict[str, float]) -> Iterator[_Group]:
-    """The optima of all models, by rank of their covariances; those at the limit of a dispersion are marked."""
-    model, control, engine = question.model, question.control, begun.engine
+def _searched(question: Question, begun: _SearchStart) -> _Searched:
+    """The searches of all models together."""
+    control, engine = question.control, begun.engine
     low, high = _gamma_range(question)
     found, modes = minimise_all(
         engine, begun.x, tolerance=SEARCH_SHARE * control.search.decrement,
@@ -215,8 +217,15 @@ def _fit(question: Question, begun: _SearchStart, limits: _Limits, clock: dict[s
             away = towards_limit(question.family) * found.x[:, -1]
             at_limit = fine & (away > _GAMMA_MARGIN * (high if high is not None else -low))
         fine &= (found.x[:, -1] > low) & ~at_limit
-    limits.marks, limits.value = at_limit, found.value
-    clock["search"] = perf_counter()
+    return _Searched(found, modes, fine, at_limit)
+
+
+def _polished(
+    question: Question, begun: _SearchStart, searched: _Searched, clock: dict[str, float]
+) -> Iterator[_Group]:
+    """The optima of all models, by rank of their covariances."""
+    model, control, engine = question.model, question.control, begun.engine
+    found, modes = searched.found, searched.modes
     scale = BatchScale(np.sqrt(begun.row_variance), _bend(question, found.x))
     for group in settle(engine, model.terms, found.x, modes, begun.row_variance):
         models = group.models
@@ -227,7 +236,7 @@ def _fit(question: Question, begun: _SearchStart, limits: _Limits, clock: dict[s
             BatchScale(scale.row[models], scale.bend[models]), hessian=control.search.hessian,
         )  # fmt: skip
         done = done._replace(
-            evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models]
+            evaluations=done.evaluations + found.evaluations[models], regular=done.regular & searched.fine[models]
         )
         clock["hessian"] = perf_counter()
         of_group = question._replace(model=model if models.all() else model.take(models))

@@ -51,11 +51,8 @@ def estimate_products_batch(design: KeyedDesign, family: Family, method: Method,
     """Answers for the models of a keyed design, by rank of covariances; what none marks wants a single fit."""
     with one_blas_thread(), np.errstate(all="ignore"):
         clock = {"start": perf_counter()}
-        model, usual = _usual(design, family)
-        if model is None:
-            return []
         answers = []
-        for found in _fit(model, method, control, None, clock):
+        for found, usual in _groups(design, family, method, control, None, clock):
             estimate, there = report_products(found, design.group, clock)
             if there.any():
                 answers.append(BatchAnswer(estimate.take(there), among(usual, among(found.models, there))))
@@ -67,12 +64,8 @@ def optima_of_products(
 ) -> list[OptimaAnswer]:
     """Optima of the models of a keyed design and nothing else; what none marks wants a single fit."""
     with one_blas_thread(), np.errstate(all="ignore"):
-        clock = {"start": perf_counter()}
-        model, usual = _usual(design, family)
-        if model is None:
-            return []
         answers = []
-        for found in _fit(model, method, control, begin.of(design), clock):
+        for found, usual in _groups(design, family, method, control, begin.of(design), {"start": perf_counter()}):
             there = stands(found.done)
             if there.any():
                 optima = product_optima(found, terms_of_formula(design)).take(there)
@@ -80,19 +73,22 @@ def optima_of_products(
     return answers
 
 
-def _usual(design: KeyedDesign, family: Family) -> tuple[BatchModel | None, BoolVec]:
-    """The models that the batch can answer for, and marks of them."""
+def _groups(
+    design: KeyedDesign, family: Family, method: Method, control: Control, begin: BatchStart | None,
+    clock: dict[str, float],
+) -> Iterator[tuple[ProductGroup, BoolVec]]:  # fmt: skip
+    """The optima by rank of the models that the batch can answer for, with marks of these among all."""
     model = prepare_batch(design, family)
     usual = model.regular & (design.model_levels <= MANY_LEVELS)
-    if not usual.any():
-        return None, usual
-    return model if usual.all() else model.take(usual), usual
+    if usual.any():
+        for found in _fit(model if usual.all() else model.take(usual), method, control, begin, clock):
+            yield found, usual
 
 
 def _fit(
     model: BatchModel, method: Method, control: Control, begin: BatchStart | None, clock: dict[str, float]
 ) -> Iterator[ProductGroup]:
-    """The optima of all models by rank; without a Hessian asked for, a search that ended is not polished."""
+    """The optima of all models by rank; from where another fit ended, a search that ended is not polished."""
     stats = batch_products(model)
     layout = SearchLayout.of(0, model.terms, has_gamma=False, factors=model.factors)
     engine = BatchProductEngine(stats, layout, isinstance(method, REML))

@@ -17,7 +17,7 @@ from polars_glmm.likelihood.many.value import BatchValue
 from polars_glmm.likelihood.rows.models import effective_factors, inward_factors
 from polars_glmm.linalg import cholesky, level_factors
 from polars_glmm.linalg.elimination import Eliminator
-from polars_glmm.linalg.pattern import Blocks, Pattern, gather_blocks, sum_by, times
+from polars_glmm.linalg.pattern import Blocks, Pattern, gather_blocks, times
 from polars_glmm.linalg.scaling import reduction
 from polars_glmm.linalg.side_by_side import LevelsOf, ManyOne, eliminator_of_many, some_of_many
 from polars_glmm.optimize.many import BatchEvaluation
@@ -97,7 +97,7 @@ def batch_products(model: BatchModel) -> BatchProducts:
         return BatchProducts(
             levels, None, ManyOne(levels[0]), (tuple(range(len(z))),), Blocks([zz], {}), [zw], ww, *own
         )
-    by_level = [sum_by(codes, zw, n) for codes, n in zip(cells.codes, pattern.n_levels, strict=True)]
+    by_level = [pattern.to_levels(f, zw) for f in range(pattern.n_factors)]
     solver = eliminator_of_many(pattern, levels)
     return BatchProducts(levels, pattern, solver, rows.uses, gather_blocks(pattern, zz), by_level, ww, *own)
 

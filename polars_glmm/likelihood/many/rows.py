@@ -93,10 +93,6 @@ class BatchRows:
         return starts(self.model_rows)
 
     @property
-    def first_level(self) -> IntVec:
-        return starts(self.model_levels)
-
-    @property
     def of_level(self) -> IntVec:
         """The model of every level of the factor that rows are sorted by, (G,)."""
         return np.repeat(np.arange(self.n_models), self.model_levels)

@@ -91,8 +91,7 @@ def _estimate(
     found, limit_of_phi = _dispersion_limit(model, found, placed)
     if limit_of_phi is None:
         found, findings = _second_look(model, found, base, constant, placed, findings)
-    if _at_limit(model, found, placed):
-        found = _inside(model, found, base, placed)
+    found = _inside(model, found, base, placed)
     if _at_limit(model, found, placed):
         limit = _limit_fit(model, given_findings, given, found, constant)
         if limit is not None:
@@ -256,9 +255,9 @@ def _at_limit(model: Model, searched: Searched, placed: Placed) -> bool:
 
 
 def _inside(model: Model, searched: Searched, base: Searched, placed: Placed) -> Searched:
-    """The answer at the limit of phi, or one with a phi that is higher: the likelihood may have a hill at either."""
+    """The search's answer, or, where that is the limit of phi, a higher one inside: there may be a hill at either."""
     at_limit, engine = searched.found, searched.engine
-    if not model.effects.factors or _at_limit(model, base, placed):
+    if not _at_limit(model, searched, placed) or not model.effects.factors or _at_limit(model, base, placed):
         return searched
     objective = engine.objective(model.n_coefficients)
     trials = with_phi(model, at_limit.x, base.found.x)

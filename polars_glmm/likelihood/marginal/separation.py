@@ -165,6 +165,8 @@ def _holds(pieces: Iterable[Any], family: Family, place: int, direction: Vec, be
     return True
 
 
+_SMALLER = "The fit stands; the smaller family says the same."
+_OTHER_FAMILY = "Responses may be counts, or multiples of one number: choose a family for them."
 _NO_MEANING = "The values of these coefficients mean nothing; all else stands."
 
 
@@ -233,14 +235,16 @@ def no_zero_notes(faded: Sequence[tuple[Part, Faded]]) -> list[Note]:
 
 def limit_note(one: Parameter, end: float) -> Note:
     """A note where a constant has run to the end at which the family is another."""
-    if one.ends is not None and end == one.ends[0]:
+    if _is_least(one, end):
         text = f"{one.name} is estimated at {end:g}, the least there is: the likelihood rises to it."
-        return Note("at_limit", text, "Responses may be counts, or multiples of one number: choose a family for them.")
-    if one.ends is not None:
-        text = f"{one.name} is estimated at {end:g}: the likelihood rises to that of family={one.limit!r}."
-        return Note("at_limit", text, "The fit stands; the smaller family says the same.")
-    text = f"{one.name} has no finite estimate: the likelihood rises to that of family={one.limit!r}."
-    return Note("at_limit", text, "The fit stands; the smaller family says the same.")
+        return Note("at_limit", text, _OTHER_FAMILY)
+    found = "has no finite estimate" if one.ends is None else f"is estimated at {end:g}"
+    return Note("at_limit", f"{one.name} {found}: the likelihood rises to that of family={one.limit!r}.", _SMALLER)
+
+
+def _is_least(one: Parameter, end: float) -> bool:
+    """Whether an end is the lower one of a parameter between two, which is no other family."""
+    return one.ends is not None and end == one.ends[0]
 
 
 def limit_notes(limited: Sequence[tuple[Parameter, float, Faded]]) -> list[Note]:
@@ -250,9 +254,10 @@ def limit_notes(limited: Sequence[tuple[Parameter, float, Faded]]) -> list[Note]
         whole = rows.n == rows.n_rows
         where = "all rows" if whole else f"{rows.n:,} of {rows.n_rows:,} rows"
         goes = "has no finite value" if np.isinf(end) else f"goes to {end:g}"
-        rises = f"to that of family={one.limit!r}" if end > 1.0 and one.limit else "to it"
+        least = _is_least(one, end)
+        rises = f"to that of family={one.limit!r}" if one.limit and not least else "to it"
         text = f"{one.name} {goes} in {where}: along {enumerate_names(rows.terms)} the likelihood rises {rises}."
-        advice = "The fit stands; the smaller family says the same."
+        advice = _OTHER_FAMILY if least else _SMALLER
         notes.append(Note("at_limit", text, advice if whole else _NO_MEANING))
     return notes
 

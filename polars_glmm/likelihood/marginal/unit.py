@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.base import Density, Expected
 from polars_glmm.likelihood.marginal.information import Information, plain_information, tangent_information
 from polars_glmm.likelihood.marginal.modes import (
@@ -113,6 +114,15 @@ def evaluate_unit(
 def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Any:
     """J of each model."""
     return unit.models.joint(state.f, u, prior_times(unit.eliminator, u))
+
+
+def factorised(here: UnitAt, w: Cube) -> Factorised:
+    """H at conditional modes, whose curvature over cells is w. Raises ConvergenceError where it is not definite."""
+    h = here.unit.models.factorise(here.unit.eliminator, curvature(here, w))
+    if h is None:
+        msg = "the curvature at the conditional modes is not positive definite."
+        raise ConvergenceError(msg)
+    return h
 
 
 def _bend(here: UnitAt, state: RowsAt, *, expected: bool) -> _Bend | None:

@@ -12,19 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polars_glmm import progress
-from polars_glmm.errors import ConvergenceError
 from polars_glmm.likelihood.marginal.information import join, total
 from polars_glmm.likelihood.marginal.modes import (
     Point,
     RowDensity,
     Warm,
-    curvature,
     fixed_parts,
     rows_state,
     unit_at,
 )
 from polars_glmm.likelihood.marginal.restricted import Restricted, restricted_term, restricted_unit, together
-from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
+from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit, factorised
 from polars_glmm.likelihood.parameters.curvature import theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
@@ -189,10 +187,7 @@ class AtModes:
         for unit in rows.units if self.at.factors else ():
             u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
             here = unit_at(self.how.density, unit, self.at)
-            h = unit.eliminator.factorise(curvature(here, rows_state(here, u, order=2).w))
-            if h is None:
-                msg = "the curvature at the conditional modes is not positive definite."
-                raise ConvergenceError(msg)
+            h = factorised(here, rows_state(here, u, order=2).w)
             for f, block_inverse in enumerate(h.inverse().diagonal):
                 covariance[f][..., unit.levels[f]] = block_inverse
             between = between_levels(h)

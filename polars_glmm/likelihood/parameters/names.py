@@ -6,8 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from polars_glmm.covariance.scaled import Scaled
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import STRUCTURES, range_of
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
@@ -60,9 +59,9 @@ class TermPlace(NamedTuple):
 
     def between(self, sigma: Mat) -> Vec:
         """Those correlations of a covariance matrix (r, r), or the range of a field."""
-        structure, sd = STRUCTURES[self.term.structure], np.sqrt(np.diag(sigma))
-        if isinstance(structure, Scaled) and structure.field is not None:
-            return np.array([structure.length(sigma)])
+        length, sd = range_of(self.term.structure, sigma), np.sqrt(np.diag(sigma))
+        if length is not None:
+            return np.array([length])
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((sigma / np.outer(sd, sd))[self.pairs])
 

@@ -23,8 +23,13 @@ def label(name: str, parameter: str, between: str = " ") -> str:
 def pair_name(structure: str, group: str, first: str, second: str) -> str:
     """What the parameter of two effects is called: their correlation, or the range of a field."""
     if over_points(structure):
-        return f"range({group}: {coordinates(first)})"
+        return range_name(group, coordinates(first))
     return f"cor({group}: {first}, {second})"
+
+
+def range_name(group: str, where: str) -> str:
+    """What the range of a field is called: where are its coordinates."""
+    return f"range({group}: {where})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

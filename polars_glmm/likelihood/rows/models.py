@@ -144,15 +144,8 @@ class OneModel:
 
     def leverage(self, pattern: Pattern | None, factors: list[Cube], hat: Blocks) -> Cube:
         own = [cholesky.quadratic(lam.T, block, lam.T) for lam, block in zip(factors, hat.diagonal, strict=True)]
-        if pattern is None:
-            return own[0]
-        total: Cube = pattern.of_own(0, own[0])
-        for f in range(1, len(own)):
-            total = total + pattern.of_own(f, own[f])
-        for (f, g), block in hat.cross.items():
-            k = cholesky.quadratic(factors[f].T, block, factors[g].T)
-            total = total + pattern.pairs[f, g].spread(k + k.swapaxes(0, 1))
-        return total
+        cross = {(f, g): cholesky.quadratic(factors[f].T, one, factors[g].T) for (f, g), one in hat.cross.items()}
+        return _in_cells(pattern, own, cross)
 
     def trace(self, w: Blocks, factors: list[Cube], hat: Blocks) -> list[Cube]:
         return trace_blocks(w, factors, hat)
@@ -263,18 +256,13 @@ class ManyModels:
 
     def leverage(self, pattern: Pattern | None, factors: list[Cube], hat: Blocks) -> Cube:
         own = [level_factors.outer(lam, block) for lam, block in zip(factors, hat.diagonal, strict=True)]
-        if pattern is None:
-            return own[0]
-        total: Cube = own[0][..., pattern.codes[0]]
-        for f in range(1, len(own)):
-            total = total + own[f][..., pattern.codes[f]]
+        cross = {}
         for (f, g), block in hat.cross.items():
+            assert pattern is not None  # factors that meet have one
             pair = pattern.pairs[f, g]
             left, right = factors[f][..., pair.left].swapaxes(0, 1), factors[g][..., pair.right].swapaxes(0, 1)
-            k = level_factors.quadratic(left, block, right)
-            k = k + k.swapaxes(0, 1)
-            total = total + (k if pair.of_cell is None else k[..., pair.of_cell])
-        return total
+            cross[f, g] = level_factors.quadratic(left, block, right)
+        return _in_cells(pattern, own, cross)
 
     def trace(self, w: Blocks, factors: list[Cube], hat: Blocks) -> list[Cube]:
         terms = level_factors.trace_terms(w, factors, hat, self.pattern)
@@ -307,3 +295,15 @@ def inward_factors(effective: list[Cube], uses: tuple[tuple[int, ...], ...]) -> 
         out[at, at] = own[list(use)]
         start += len(use)
     return out
+
+
+def _in_cells(pattern: Pattern | None, own: list[Cube], cross: dict[tuple[int, int], Cube]) -> Cube:
+    """Blocks of single levels and of pairs of levels, added up in the cells where they meet: (d, d, C)."""
+    if pattern is None:
+        return own[0]
+    total: Cube = pattern.of_own(0, own[0])
+    for f in range(1, len(own)):
+        total = total + pattern.of_own(f, own[f])
+    for pair, k in cross.items():
+        total = total + pattern.pairs[pair].spread(k + k.swapaxes(0, 1))
+    return total

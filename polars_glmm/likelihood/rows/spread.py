@@ -12,7 +12,7 @@ import numpy as np
 from polars_glmm import progress
 from polars_glmm.design.apart import Filling
 from polars_glmm.design.records import Design
-from polars_glmm.design.selection import rows_of
+from polars_glmm.design.selection import design_of
 from polars_glmm.design.spread.rows import KeptRows, SpreadDesign
 from polars_glmm.frames.staying import Staying
 from polars_glmm.likelihood.parameters.basis import Basis
@@ -23,7 +23,6 @@ from polars_glmm.likelihood.rows.blocks import cut_rows
 from polars_glmm.likelihood.rows.sampled import chosen_of_part, share_of
 from polars_glmm.likelihood.rows.shards import Asking, Shard, Shards, Together
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.typing import BoolVec
 
 _MANY_ROWS = 10_000_000
 """Rows from which a round over all takes longer than several over few: 0.1 µs a row and core, 0.3 s an empty job."""
@@ -53,7 +52,7 @@ class ShardMaker:
             design = kept.design(self.filling)
             if self.share < 1.0:
                 top = design.factors[self.effects.factors[-1].place]
-                design = _of_levels(design, chosen_of_part(top.n_levels, design.n_rows, self.share)[top.codes])
+                design = design_of(design, chosen_of_part(top.n_levels, design.n_rows, self.share)[top.codes])
             if not design.n_rows:
                 return None
             bases = tuple(replace(basis, x=one.x) for basis, one in zip(self.bases, design.predictors, strict=True))
@@ -144,12 +143,3 @@ def _few(design: SpreadDesign, maker: ShardMaker) -> Shards | None:
 
 def _n_rows(shard: Shard | None) -> int:
     return 0 if shard is None else shard.n_rows
-
-
-def _of_levels(design: Design, keep: BoolVec) -> Design:
-    """Some rows of a design, its levels numbered anew."""
-    small, factors = rows_of(design, np.flatnonzero(keep)), []
-    for factor in small.factors:
-        present, codes = np.unique(factor.codes, return_inverse=True)
-        factors.append(replace(factor, codes=codes.reshape(-1).astype(np.int32), n_levels=len(present)))
-    return replace(small, factors=tuple(factors))
