@@ -79,11 +79,10 @@ def question_by(
     rows = KeyedRows.of(keyed.frame, keyed.code, keyed.keys.height)
     call = with_categories(data, call)
     spec = call.spec().resolve(frozenset(data.columns))
-    alike = keyed.keys.height >= FEWEST and not call.start and not call.fixed
     small = np.flatnonzero(np.diff(rows.starts) <= LARGEST)
-    alike = alike and len(small) >= FEWEST and batchable(spec, data.schema) and answers(spec)
-    together = small if alike else np.empty(0, dtype=np.intp)
-    return KeyedQuestion(call, spec, keyed, rows, together, data.height - len(keyed.code))
+    alike = len(small) >= FEWEST and not call.start and not call.fixed
+    alike = alike and batchable(spec, data.schema) and answers(spec)
+    return KeyedQuestion(call, spec, keyed, rows, small if alike else small[:0], data.height - len(keyed.code))
 
 
 def fit_by(
@@ -92,19 +91,22 @@ def fit_by(
     call: Call,
     control: Control,
     taken: Collection[str] = (),
+    *,
+    warn: bool = True,
 ) -> Answers:
     """One model per key of the columns `by`; a key whose fit raises keeps its error.
 
     taken   names that a key cannot have, because it will stand beside columns of that name
+    warn    say at once which models have notes; else `told_by` is to be asked
 
     Raises what every key would raise, such as a formula that cannot be read, at once.
     """
     began = perf_counter()
-    call, spec, keyed, rows, alike, n_without = question_by(frame, by, call, taken)
+    call, spec, keyed, rows, small, n_without = question_by(frame, by, call, taken)
     n_keys = keyed.keys.height
     batches: list[Batch] = []
     with progress.listening(control.progress), one_blas_thread():
-        for learned in _learned(spec, keyed, rows, alike, call.missing):
+        for learned in _learned(spec, keyed, rows, small, call.missing):
             batches += _batches(learned, rows, call, control)
         together = sum(len(batch) for batch in batches)
         each = (perf_counter() - began) / max(together, 1)
@@ -120,8 +122,14 @@ def fit_by(
     if failures and len(failures) == n_keys and len({str(error) for error in failures}) == 1:
         raise failures[0]
     found = Answers(keyed.keys, Outcomes(n_keys, tuple(batches), singles), n_without)
-    warn_once(collected_notes(found), "Models with notes (collection.status() lists them): ")
+    if warn:
+        told_by(found)
     return found
+
+
+def told_by(found: Answers) -> None:
+    """One FitWarning with what there is to say of the models."""
+    warn_once(collected_notes(found), "Models with notes (collection.status() lists them): ")
 
 
 def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], taken: Collection[str]) -> list[str]:

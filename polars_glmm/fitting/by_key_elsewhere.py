@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from polars_glmm.answer.many import Answers, KeyedRows
+from polars_glmm.answer.many import Answers, KeyedRows, Outcome
+from polars_glmm.answer.record import Answer
+from polars_glmm.columns.named import columns
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.by_key.learn import Dropped
 from polars_glmm.errors import GlmmError
-from polars_glmm.fitting.by_key import attempt, fit_by
+from polars_glmm.fitting.by_key import attempt, fit_by, told_by
+from polars_glmm.fitting.choose import equal_rows_count
 from polars_glmm.fitting.sums import FEW_DIGITS, obstacle
 from polars_glmm.frames import held
 from polars_glmm.frames.counted import COUNT
@@ -24,7 +27,6 @@ from polars_glmm.frames.engine_fewer import Fewer, KeyedGaps, fewer_rows
 if TYPE_CHECKING:
     from polars_glmm.control import Control
     from polars_glmm.spec.call import Call
-    from polars_glmm.spec.model import ModelSpec
     from polars_glmm.typing import IntVec
 
 
@@ -38,24 +40,29 @@ def fit_by_frame(
     """As `fit_by`, wherever the rows are: a collection of an engine's frame has it as the source of its models."""
     if not isinstance(frame, EngineFrame):
         return fit_by(frame, by, call, control, taken)
-    few = None if control.keep == "rows" else _fewer(frame, by, call)
+    few = None if control.keep == "rows" else _fewer(frame, by, call, control)
     if few is None:
         return fit_by(frame.lazy(), by, call, control, taken)
     try:
-        found = fit_by(few.frame, by, replace(call, frequency=COUNT), replace(control, keep="none"), taken)
+        counted = replace(call, frequency=COUNT)
+        found = fit_by(few.frame, by, counted, replace(control, keep="none"), taken, warn=False)
     except GlmmError:  # to be raised again from the rows that the user knows
         return fit_by(frame.lazy(), by, call, control, taken)
-    if call.spec().family.linear and _few_digits(found):
+    if (call.spec().family.linear and _few_digits(found)) or _speaks_of_rows(found):
         return fit_by(frame.lazy(), by, call, control, taken)
-    return _of_frame(found, frame.lazy(), few.gaps, call, control)
+    answers = _of_frame(found, frame.lazy(), few.gaps, call, control)
+    told_by(answers)
+    return answers
 
 
-def _fewer(frame: EngineFrame, by: str | Sequence[str], call: Call) -> Fewer | None:
+def _fewer(frame: EngineFrame, by: str | Sequence[str], call: Call, control: Control) -> Fewer | None:
     """Few rows in the place of all, or None where they would not do, or something is to be said of the rows."""
     names = [by] if isinstance(by, str) else list(by)
     spec = call.spec().resolve(frozenset(frame.schema.names()))
     linear = obstacle(spec, call) is None and not any(STRUCTURES[term.structure].bends for term in spec.random)
-    if (spec.family.linear and not linear) or not _may_be_fewer(spec, call):
+    if call.known is not None or spec.inputs or not equal_rows_count(spec):
+        return None
+    if not linear and (spec.family.linear or not control.rows.compress):
         return None
     if any(name not in frame.schema for name in (*names, *spec.columns())):
         return None
@@ -63,13 +70,6 @@ def _fewer(frame: EngineFrame, by: str | Sequence[str], call: Call) -> Fewer | N
         return fewer_rows(frame, spec, names, linear=linear, missing=call.missing)
     except (GlmmError, NotThereError):  # to be raised again by the models that it belongs to
         return None
-
-
-def _may_be_fewer(spec: ModelSpec, call: Call) -> bool:
-    """Whether nothing but sums, or counts of equal rows, is asked of rows."""
-    if call.known is not None or spec.residual is not None or spec.response.ends or spec.inputs:
-        return False
-    return not (spec.family.is_censored or spec.family.unordered)
 
 
 def _few_digits(found: Answers) -> bool:
@@ -82,6 +82,14 @@ def _few_digits(found: Answers) -> bool:
         if not (np.asarray(phi, dtype=float) ** 2 * n > FEW_DIGITS * (squares - total**2 / n)).all():
             return True
     return False
+
+
+def _speaks_of_rows(found: Answers) -> bool:
+    """Whether something is to be said of single rows, which few rows in their place have no number of."""
+    singles = found.outcomes.single_answers().values()
+    return any(batch.dropped.untried.any() for batch in found.outcomes.batches) or any(
+        note.code == "rows_without_trials" for one in singles for note in one.notes
+    )
 
 
 def _of_frame(
@@ -102,10 +110,9 @@ def _of_frame(
         )
         for batch in outcomes.batches
     )
-    singles = {}
+    singles = _tried_again(found, source, call, control)
     for k, outcome in outcomes.singles.items():
         if isinstance(outcome, GlmmError):
-            singles[k] = attempt(held.taken(rows.source(k)), call, control)
             continue
         recipe = replace(outcome.recipe, spec=replace(outcome.recipe.spec, frequency=frequency))
         own = None if gaps is None else _dropped(gaps, np.array([k]))
@@ -115,6 +122,24 @@ def _of_frame(
             n_dropped=0 if own is None else int(own.missing[0]),
         )  # fmt: skip
     return replace(found, outcomes=replace(outcomes, batches=batches, singles=singles))
+
+
+def _tried_again(found: Answers, source: pl.LazyFrame, call: Call, control: Control) -> dict[int, Outcome]:
+    """The models that few rows did not give, from all of their rows, which are read in one run."""
+    lost = [k for k, outcome in found.outcomes.singles.items() if isinstance(outcome, GlmmError)]
+    if not lost:
+        return {}
+    names, keys = source.collect_schema().names(), found.keys
+    used = {*keys.columns, *call.spec().resolve(frozenset(names)).columns()}
+    asked = source.select(columns([name for name in names if name in used]))
+    here = held.taken(asked.join(keys[lost].lazy(), on=columns(keys.columns), how="semi"))
+    rows, there = KeyedRows.elsewhere(here.lazy(), keys), KeyedRows.elsewhere(source, keys)
+    out: dict[int, Outcome] = {}
+    for k in lost:
+        tried = attempt(held.taken(rows.source(k)), call, control)
+        read = isinstance(tried, Answer) and tried.source is not None
+        out[k] = replace(tried, source=there.source(k)) if read and isinstance(tried, Answer) else tried
+    return out
 
 
 def _dropped(gaps: KeyedGaps, keys: IntVec) -> Dropped:

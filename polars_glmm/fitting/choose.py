@@ -138,11 +138,14 @@ def choose_on_engine(frame: EngineFrame, call: Call, control: Control) -> Route 
 
 def _countable(spec: ModelSpec, frame: EngineFrame) -> bool:
     """Whether equal rows may be counted."""
-    if exact(spec) or spec.residual is not None or spec.response.ends or shared(spec.random):
+    return not exact(spec) and equal_rows_count(spec) and not few_variances(spec, frame.lazy())
+
+
+def equal_rows_count(spec: ModelSpec) -> bool:
+    """Whether a model asks no more of equal rows than their number, whatever the data."""
+    if spec.residual is not None or spec.response.ends or shared(spec.random):
         return False
-    if spec.family.is_censored or spec.family.unordered:
-        return False
-    return not few_variances(spec, frame.lazy())
+    return not (spec.family.is_censored or spec.family.unordered)
 
 
 def _not_apart(spec: ModelSpec) -> str:

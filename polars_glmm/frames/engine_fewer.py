@@ -59,22 +59,24 @@ def fewer_rows(
     source = EngineSource.on(spec, frame).beside(by)
     if any(source.dtypes[name].is_float() for name in by) or COUNT in source.dtypes:
         return None
-    census = source.answer(source.census()).row(0, named=True)
-    source.judge(census)
-    n_rows = int(census["rows"])
-    if few(n_rows) or (census["complete"] < n_rows and missing == "error"):
-        return None
-    found = _sums(source, spec, by, int(census["used"] or 0)) if linear else _counts(frame, spec, by)
-    if found is None or census["complete"] == n_rows:
-        return None if found is None else Fewer(found, None)
+    found = _sums(source, spec, by, missing) if linear else _counts(frame, spec, by, missing)
+    if found is None or not found.n_missing:
+        return None if found is None else Fewer(found.frame, None)
     keys, gaps = _gaps(source, by)
-    there = found.select(columns(by)).unique().sort(columns(by))
-    return Fewer(found, gaps) if keys.equals(there) else None
+    there = found.frame.select(columns(by)).unique().sort(columns(by))
+    return Fewer(found.frame, gaps) if keys.equals(there) else None
 
 
-def _counts(frame: EngineFrame, spec: ModelSpec, by: Sequence[str]) -> pl.DataFrame | None:
-    found = compress_engine(frame, spec, beside=by)
-    return None if found is None else found.frame
+class _Found(NamedTuple):
+    """Few rows, and how many of all miss a value."""
+
+    frame: pl.DataFrame
+    n_missing: int
+
+
+def _counts(frame: EngineFrame, spec: ModelSpec, by: Sequence[str], missing: str) -> _Found | None:
+    found = compress_engine(frame, spec, missing=missing, beside=by)
+    return None if found is None else _Found(found.frame, found.n_dropped)
 
 
 def _gaps(source: EngineSource, by: Sequence[str]) -> tuple[pl.DataFrame, KeyedGaps]:
@@ -97,19 +99,22 @@ def _gaps(source: EngineSource, by: Sequence[str]) -> tuple[pl.DataFrame, KeyedG
     return found.select(columns(by)), KeyedGaps(n, lost("complete"), where)
 
 
-def _sums(source: EngineSource, spec: ModelSpec, by: Sequence[str], n_used: int) -> pl.DataFrame | None:
+def _sums(source: EngineSource, spec: ModelSpec, by: Sequence[str], missing: str) -> _Found | None:
     roles = _roles(spec, source)
-    if roles is None:
+    if roles is None or any(source.dtypes[name].is_float() for name in roles.labels):
         return None
-    keys = list(dict.fromkeys((*by, *roles.labels)))
-    if any(source.dtypes[name].is_float() for name in keys):
+    census = source.answer(source.census()).row(0, named=True)
+    source.judge(census)
+    n_missing, n_used = int(census["rows"]) - int(census["complete"] or 0), int(census["used"] or 0)
+    if few(int(census["rows"])) or (n_missing and missing == "error"):
         return None
-    nw = source.library
+    keys, nw = list(dict.fromkeys((*by, *roles.labels))), source.library
     named = source.rows.select(*(source.column(name).alias(_KEY + name) for name in keys))
     n_cells = int(source.answer(named.unique().select(nw.len().alias(COUNT))).item())
     if not repeating(n_cells * (len(roles.numbers) + 1), n_used):
         return None
-    return _reduced(source, keys, roles.numbers, n_used)
+    reduced = _reduced(source, keys, roles.numbers, n_used)
+    return None if reduced is None else _Found(reduced, n_missing)
 
 
 def _roles(spec: ModelSpec, source: EngineSource) -> Roles | None:
