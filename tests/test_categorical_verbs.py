@@ -251,6 +251,13 @@ def test_checks_are_of_probabilities():
         fit.check("uniformity")
 
 
+def test_a_covariate_may_be_called_as_a_probability_is():
+    data = frame().with_columns(p_1=pl.col("x"))
+    ordered = pl.col("y").cast(pl.Enum(sorted(data["y"].unique())))
+    fit = polars_glmm.fit(data.with_columns(y=ordered), "y ~ p_1", family="cumulative")
+    assert "dispersion" in fit.check(n=20, rng=1)["test"].to_list()
+
+
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("given", ["modes", "zero"])
 def test_quantile_residuals_of_two_ordered_categories_are_those_of_the_binomial_model(given):

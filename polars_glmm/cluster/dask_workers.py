@@ -203,7 +203,7 @@ def _measured(thing: A) -> A:
     """A thing whose bytes the worker can tell, to know what memory is left; of others Dask sees the shell."""
     from dask.sizeof import sizeof  # noqa: PLC0415  for Dask frames only
 
-    if type(thing).__module__.partition(".")[0] in NAMES:
+    if type(thing).__module__.partition(".")[0] in ("polars_glmm", "polars"):
         sizeof.register(type(thing), pl.DataFrame.estimated_size if isinstance(thing, pl.DataFrame) else size_of)
     return thing
 

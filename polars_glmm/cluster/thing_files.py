@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError, ResourceError
+from polars_glmm.frames.staying import Remembering
 from polars_glmm.memory import readable
 from polars_glmm.spill import FULL
 
@@ -159,7 +160,7 @@ def _asked(files: _Files, work: Work, thing: Any) -> Any:
     """The answer of a thing, which remembers what it did last time and will remember this time."""
     assert work.question is not None
     question = pickle.loads(work.question)  # noqa: S301  # written by this package
-    if not hasattr(thing, "memory"):
+    if not isinstance(thing, Remembering):
         return question(thing)
     path, before = files.memory(work.steps[-1].number), b""
     try:

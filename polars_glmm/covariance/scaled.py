@@ -91,15 +91,15 @@ class Scaled:
         r = len(sigma)
         sd = np.sqrt(np.diag(sigma))
         own = np.array([np.sqrt(np.mean(np.diag(sigma)))]) if self.equal else sd
+        if self.field is not None:
+            length = self.length(sigma)
+            return np.concatenate([own, self.root.start(r) if np.isnan(length) else self.field.of_range(length, r)])
         pairs = self.root.pairs(r)
         if not pairs:
             return own
         i, j = np.array(pairs).T
         size = sd[i] * sd[j]
         rho = np.where(size > 0.0, sigma[i, j] / np.where(size > 0.0, size, 1.0), 0.0)
-        if self.field is not None:
-            length = self.length(sigma)
-            return np.concatenate([own, self.root.start(r) if np.isnan(length) else self.field.of_range(length, r)])
         angles = self.root.of(rho, r)
         return np.concatenate([own, np.where(np.isnan(angles), self.root.start(r), angles)])
 

@@ -107,9 +107,14 @@ def with_zeros(family: Family) -> Family:
 def is_unordered(family: str | Family) -> bool:
     """Whether a family, or the one of a name, is of unordered categories; a name that is none is not."""
     if isinstance(family, str):
-        key = family.strip().lower()
-        return getattr(FAMILIES.get(ALIASES.get(key, key)), "unordered", False) is True
+        return getattr(FAMILIES.get(_key(family)), "unordered", False) is True
     return getattr(family, "unordered", False) is True
+
+
+def _key(name: str) -> str:
+    """The name of a family as the registry has it."""
+    key = name.strip().lower()
+    return ALIASES.get(key, key)
 
 
 def resolve_family(
@@ -127,8 +132,7 @@ def resolve_family(
         if link is None or links.ALIASES.get(link, link) == family.link.name:
             return family
         raise ModelError(f"link={link!r} given beside {family!r}; give the link in one place.")
-    key = family.strip().lower()
-    key = ALIASES.get(key, key)
+    key = _key(family)
     if key not in FAMILIES:
         hint = ELSEWHERE.get(key) or suggest(key, [*FAMILIES, *ALIASES]).strip()
         known = enumerate_names(list(FAMILIES), limit=len(FAMILIES))

@@ -302,7 +302,7 @@ def _slots_missing(
     for key, weight in slots:
         if not dtypes[weight].is_numeric():
             continue  # to be said where it is read
-        without = gaps[key] & ~gaps[weight] & (column(weight) != 0).fill_null(value=True)
+        without = gaps[key] & ~gaps[weight] & (column(weight) != 0)
         for name, gap in ((key, without), (weight, gaps[weight] & ~gaps[key])):
             found[name] = found[name] | gap if name in found else gap
     return found

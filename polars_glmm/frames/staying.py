@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,6 +29,7 @@ class Staying(Protocol[Thing_co]):
         """Let them go: nothing is asked of them any more."""
 
 
+@runtime_checkable
 class Remembering(Protocol):
     """A thing that remembers what it was asked, which changes the work and not the answers.
 

@@ -183,8 +183,8 @@ def _slot_missing(table: Table, key: str, weight: str) -> tuple[BoolVec, BoolVec
     """Rows that lack the key of a slot with a weight, and those that lack the weight of a slot with a key."""
     gaps = [_missing(table.series[name], table.dtypes[name]) for name in (key, weight)]
     without_key, without_weight = (np.zeros(table.n_rows, dtype=np.bool_) if gap is None else gap for gap in gaps)
-    used = without_weight | (as_float(table.series[weight]) != 0.0)
-    return without_key & ~without_weight & used, without_weight & ~without_key
+    used = ~without_weight & (as_float(table.series[weight]) != 0.0)
+    return without_key & used, without_weight & ~without_key
 
 
 def _open(table: Table, ends: tuple[str, str]) -> BoolVec:

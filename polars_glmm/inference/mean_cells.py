@@ -128,9 +128,7 @@ def _by_query(fit: Answer, grid: pl.DataFrame, offset: float, wanted: Wanted) ->
     frame, quantity = with_quantity(points.lazy(), points.schema, fitted, wanted)
     parts = [pl.when(~pl.col(MISSING)).then(one) for one in (quantity.value, *quantity.gradient)]
     made = aggregated(frame.select(part.alias(f"part_{k}") for k, part in enumerate(parts))).to_numpy()
-    jacobian = np.zeros((len(made), len(fit.estimate.report)))
-    jacobian[:, quantity.places] = made[:, 1:]
-    return made[:, 0], jacobian
+    return made[:, 0], quantity.jacobian(made[:, 1:], len(fit.estimate.report))
 
 
 def holding_offset(fitted: Parameters, offset: float) -> Parameters:

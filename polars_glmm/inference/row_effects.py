@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 import polars as pl
 
 from polars_glmm.frames.aggregates import computed
@@ -128,6 +127,4 @@ def _values(fit: Answer, asked: Asked, rows: pl.DataFrame, sides: Sequence[Side]
     frame, quantity = with_quantity(frame, frame.collect_schema(), of_fit(fit), asked.wanted)
     parts = [pl.when(~pl.col(MISSING)).then(part) for part in (quantity.value, *quantity.gradient)]
     made = computed(frame.select(part.alias(f"part_{k}") for k, part in enumerate(parts))).to_numpy()
-    jacobian = np.zeros((len(made), len(fit.estimate.report)))
-    jacobian[:, quantity.places] = made[:, 1:]
-    return made[:, 0], jacobian
+    return made[:, 0], quantity.jacobian(made[:, 1:], len(fit.estimate.report))

@@ -7,7 +7,7 @@ by their columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.categorical import probability_slopes
 from polars_glmm.prediction.categories import Latent, add_latent, family_of, labels_of, probabilities, threshold_slopes
 from polars_glmm.prediction.columns import INTERNAL
+from polars_glmm.prediction.quantity import Quantity
 from polars_glmm.prediction.unordered import PREDICTORS, add_predictors, names_of, shares
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ if TYPE_CHECKING:
 CATEGORY = "category"
 """The column of tables that names the category."""
 _PROBABILITY = f"{INTERNAL}probability"
-
-
-class OfCategory(NamedTuple):
-    """A number of each row, its gradient, and where the coefficients of that stand among those of all formulas."""
-
-    value: pl.Expr
-    gradient: tuple[pl.Expr, ...]
-    places: tuple[int, ...]
 
 
 def categories_asked(recipe: Recipe, scale: str) -> list[str]:
@@ -63,7 +56,7 @@ def refuse_integrated(recipe: Recipe, random: object, verb: str) -> None:
 
 def add_category(
     frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: tuple[str, str]
-) -> tuple[pl.LazyFrame, OfCategory]:
+) -> tuple[pl.LazyFrame, Quantity]:
     """The frame with what the number is made of, and the number of a category on a scale, `asked`."""
     category, scale = asked
     k = labels_of(fitted.recipe).index(category)
@@ -74,7 +67,7 @@ def add_category(
     if scale == "link":
         own = names[k - 1]
         gradient = tuple(node.to_expr() for node in fitted.fixed(own).nodes)
-        return frame, OfCategory(pl.col(PREDICTORS).struct.field(str(k - 1)), gradient, _places(fitted, own))
+        return frame, Quantity(pl.col(PREDICTORS).struct.field(str(k - 1)), gradient, _places(fitted, own))
 
     def values(batch: pl.Series) -> Mat:
         with np.errstate(all="ignore"):
@@ -87,12 +80,12 @@ def add_category(
         for slope, name in zip(slopes, names, strict=True)
         for node in fitted.fixed(name).nodes
     )
-    return frame, OfCategory(value, gradient, tuple(place for name in names for place in _places(fitted, name)))
+    return frame, Quantity(value, gradient, tuple(place for name in names for place in _places(fitted, name)))
 
 
 def _ordered(
     frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, k: int
-) -> tuple[pl.LazyFrame, OfCategory]:
+) -> tuple[pl.LazyFrame, Quantity]:
     """The probability of an ordered category: by its linear predictor, the thresholds, and the scale."""
     frame, reader = add_latent(frame, schema, fitted, purpose)
     family, m = family_of(fitted.recipe), len(labels_of(fitted.recipe)) - 1
@@ -107,7 +100,7 @@ def _ordered(
     further, places = threshold_slopes(fitted, rest[:m], rest[m])
     mu = fitted.fixed("mu")
     gradient = (*(by_eta * node.to_expr() for node in mu.nodes), *further)
-    return frame, OfCategory(value, gradient, (*range(len(mu.nodes)), *places))
+    return frame, Quantity(value, gradient, (*range(len(mu.nodes)), *places))
 
 
 def _made(

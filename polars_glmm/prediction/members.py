@@ -50,9 +50,8 @@ def attach_slots(
     members, slots = _members(factor), slots_of(factor)
     levels = factor.recipe.levels
     (name, dtype), *_ = levels.schema.items()
-    for s, (key, slot) in enumerate(zip(members.keys, slots, strict=True)):
+    for key, weight, slot in zip(members.keys, slot_weights(members, schema), slots, strict=True):
         pair = match_key(key, schema[key], dtype)
-        weight = pl.lit(1.0 / len(slots)) if not members.weights else _weight(members.weights[s], schema)
         frame = frame.with_columns(weight.alias(slot.weight))
         frame = frame.with_columns(pl.when(column(slot.weight) != 0.0).then(pair.found).alias(slot.level))
         table = levels.rename({name: key}).lazy().select(pair.learned.alias(slot.level)).with_columns(
@@ -94,10 +93,7 @@ def slots_size(factor: JoinedFactor) -> str:
 def size_of_slots(factor: JoinedFactor, schema: pl.Schema) -> pl.Expr:
     """√Σ_st w_s w_t over slots s, t that hold the same level."""
     members = _members(factor)
-    weights = [
-        _weight(members.weights[s], schema) if members.weights else pl.lit(1.0 / len(members.keys))
-        for s in range(len(members.keys))
-    ]
+    weights = slot_weights(members, schema)
     terms = [w * w for w in weights]
     for s, t in combinations(range(len(weights)), 2):
         first, other = (as_found(members.keys[k]) for k in (s, t))
@@ -225,6 +221,12 @@ def _members(factor: JoinedFactor) -> Members:
     members = factor.recipe.members
     assert members is not None  # asked of factors whose rows have several levels
     return members
+
+
+def slot_weights(members: Members, schema: pl.Schema) -> list[pl.Expr]:
+    """The weight of each slot, 0 where it is missing: 1/m where none are given."""
+    m = len(members.keys)
+    return [_weight(one, schema) for one in members.weights] or [pl.lit(1.0 / m)] * m
 
 
 def _weight(name: str, schema: pl.Schema) -> pl.Expr:

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import column
-from polars_glmm.covariance.structures import STRUCTURES, natural_slopes
+from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, over_points
+from polars_glmm.errors import enumerate_names
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.prediction.columns import INTERNAL, require_columns
 from polars_glmm.prediction.effects import MODEL
@@ -70,7 +71,8 @@ def add_population_predictor(
     require_dtypes(schema, slopes, fitted.recipe)
     slots = frozenset(name for factor in fitted.factors if factor.recipe.members for name in factor.recipe.columns)
     if not slots <= set(schema):
-        refuse_slots(fitted.factors, "An average over random effects depends on the levels of a row", "")
+        instead = f"Give {enumerate_names(sorted(slots))} in the frame, or ask for random='none'."
+        refuse_slots(fitted.factors, "An average over random effects depends on the levels of a row", instead)
     purpose = Purpose(verb, also_used=also_used | slopes | slots, std_error=std_error)
     frame = add_linear_predictor(frame, schema, fitted, purpose)
     frame = frame.with_columns(size_of_slots(factor, schema) for factor in fitted.factors if factor.recipe.members)
@@ -139,10 +141,21 @@ def random_variances(rows: pl.DataFrame, covariances: list[Cube], model: IntVec)
 def random_columns(fitted: Parameters) -> list[pl.Expr]:
     """What random effects multiply, times the size of what a row has of its levels."""
     return [
-        node.to_expr() * column(slots_size(factor)) if factor.recipe.members else node.to_expr()
+        one * column(slots_size(factor)) if factor.recipe.members else one
         for factor in fitted.factors
-        for node in factor.nodes
+        for one in _multiplied(factor)
     ]
+
+
+def _multiplied(factor: JoinedFactor) -> list[pl.Expr]:
+    """What the effects of a factor multiply; a field varies as much at any point: a new one is as its first."""
+    found: list[pl.Expr] = []
+    for term in factor.recipe.terms:
+        own = [one.node.to_expr() for one in term.columns]
+        if over_points(term.structure):
+            own[0] = 1.0 - pl.sum_horizontal(own[1:])
+        found += own
+    return found
 
 
 def _columns(fitted: Parameters) -> list[pl.Expr]:

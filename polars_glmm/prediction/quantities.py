@@ -29,6 +29,7 @@ from polars_glmm.prediction.population import (
     covariance_entries,
     random_columns,
 )
+from polars_glmm.prediction.quantity import Quantity
 
 if TYPE_CHECKING:
     from polars_glmm.families.links import Link
@@ -65,19 +66,6 @@ class Wanted:
         return self.random == "integrate"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Quantity:
-    """A number of each row and its gradient in the natural parameters at `places` of Estimate.report.
-
-    Both count only where MISSING is false. At conditional modes the gradient is that of the fixed effects alone: the
-    modes count as known.
-    """
-
-    value: pl.Expr
-    gradient: tuple[pl.Expr, ...]
-    places: tuple[int, ...]
-
-
 class Averages(NamedTuple):
     """Means over the rows of each group: the groups' columns, values (m,), Jacobian (m, R) and numbers of rows (m,)."""
 
@@ -94,8 +82,7 @@ def with_quantity(
     refuse_integrated(fitted.recipe, wanted.random, f"{wanted.verb}()")
     if wanted.category is not None:
         purpose = Purpose(wanted.verb, chosen(fitted.factors, wanted.random), wanted.new_levels)
-        frame, found = add_category(frame, schema, fitted, purpose, (wanted.category, wanted.scale))
-        return frame, Quantity(*found)
+        return add_category(frame, schema, fitted, purpose, (wanted.category, wanted.scale))
     link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
     if wanted.scale == "response" and not family.mu_is_mean:
         msg = (
@@ -167,9 +154,7 @@ def averages(
     total = table.select(one for one in table.columns if one.startswith(f"{INTERNAL}sum_")).to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         means = total / n[:, None]
-    jacobian = np.zeros((len(n), n_parameters))
-    jacobian[:, quantity.places] = means[:, 1:]
-    return Averages(table.select(columns(by)), means[:, 0], jacobian, n)
+    return Averages(table.select(columns(by)), means[:, 0], quantity.jacobian(means[:, 1:], n_parameters), n)
 
 
 def check_scale(scale: str) -> None:

@@ -18,6 +18,7 @@ from polars_glmm.prediction.columns import readable_schema, require_columns
 from polars_glmm.prediction.guards import is_known
 from polars_glmm.prediction.keys import match_key
 from polars_glmm.prediction.linear_predictor import used_categoricals
+from polars_glmm.prediction.members import slot_weights
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -73,11 +74,10 @@ def _unseen_slots(
         raise ModelError(msg)
     (name, dtype), *_ = factor.levels.schema.items()
     found = []
-    weights = members.weights or (None,) * len(members.keys)
     rows = source.with_row_index(_ROW)
-    for key, weight in zip(members.keys, weights, strict=True):
+    for key, weight in zip(members.keys, slot_weights(members, schema), strict=True):
         pair = match_key(key, schema[key], dtype)
-        used = rows if weight is None else rows.filter(named.column(weight).fill_null(0) != 0)
+        used = rows.filter(weight != 0.0)
         learned = factor.levels.rename({name: key}).lazy().select(pair.learned.alias(_LEVEL))
         own = used.filter(named.column(key).is_not_null()).select(
             _ROW, pair.found.alias(_LEVEL), named.column(key).cast(pl.String).alias(_TEXT)

@@ -37,7 +37,7 @@ def test_reference_models(name: str) -> None:
         quietly(rows, *translate.formulas(entry), **translate.arguments(entry)) for rows in (data, data.lazy())
     )
     assert other.certificate.row_passes == 0
-    assert_same(one, other, rtol=2e-8 if "weights" in entry else 1e-8)
+    assert_same(one, other, rtol=1e-8)
 
 
 FORMULAS = [
