@@ -252,9 +252,9 @@ def test_checks_are_of_probabilities():
 
 
 def test_a_covariate_may_be_called_as_a_probability_is():
-    data = frame().with_columns(p_1=pl.col("x"))
+    data = frame().with_columns(p_dog=pl.col("x"))
     ordered = pl.col("y").cast(pl.Enum(sorted(data["y"].unique())))
-    fit = polars_glmm.fit(data.with_columns(y=ordered), "y ~ p_1", family="cumulative")
+    fit = polars_glmm.fit(data.with_columns(y=ordered), "y ~ p_dog", family="cumulative")
     assert "dispersion" in fit.check(n=20, rng=1)["test"].to_list()
 
 

@@ -67,16 +67,16 @@ def fewer_rows(
     return Fewer(found.frame, gaps) if keys.equals(there) else None
 
 
-class _Found(NamedTuple):
+class _FewRows(NamedTuple):
     """Few rows, and how many of all miss a value."""
 
     frame: pl.DataFrame
     n_missing: int
 
 
-def _counts(frame: EngineFrame, spec: ModelSpec, by: Sequence[str], missing: str) -> _Found | None:
+def _counts(frame: EngineFrame, spec: ModelSpec, by: Sequence[str], missing: str) -> _FewRows | None:
     found = compress_engine(frame, spec, missing=missing, beside=by)
-    return None if found is None else _Found(found.frame, found.n_dropped)
+    return None if found is None else _FewRows(found.frame, found.n_dropped)
 
 
 def _gaps(source: EngineSource, by: Sequence[str]) -> tuple[pl.DataFrame, KeyedGaps]:
@@ -99,7 +99,7 @@ def _gaps(source: EngineSource, by: Sequence[str]) -> tuple[pl.DataFrame, KeyedG
     return found.select(columns(by)), KeyedGaps(n, lost("complete"), where)
 
 
-def _sums(source: EngineSource, spec: ModelSpec, by: Sequence[str], missing: str) -> _Found | None:
+def _sums(source: EngineSource, spec: ModelSpec, by: Sequence[str], missing: str) -> _FewRows | None:
     roles = _roles(spec, source)
     if roles is None or any(source.dtypes[name].is_float() for name in roles.labels):
         return None
@@ -114,7 +114,7 @@ def _sums(source: EngineSource, spec: ModelSpec, by: Sequence[str], missing: str
     if not repeating(n_cells * (len(roles.numbers) + 1), n_used):
         return None
     reduced = _reduced(source, keys, roles.numbers, n_used)
-    return None if reduced is None else _Found(reduced, n_missing)
+    return None if reduced is None else _FewRows(reduced, n_missing)
 
 
 def _roles(spec: ModelSpec, source: EngineSource) -> Roles | None:
