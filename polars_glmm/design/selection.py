@@ -48,7 +48,8 @@ def relevelled(factor: Factor, codes: IntVec | CodeVec) -> Factor:
     Nor can levels be that share rows.
     """
     if factor.sets is not None:
-        msg = f"Rows are in several levels of {factor.name!r}: they cannot be drawn again, or be left out one by one."
+        msg = f"Rows are in several levels of {factor.name!r}: these cannot be drawn again, or be left out one by one. "
+        msg += "Use kind='parametric', or folds of rows."
         raise ModelError(msg)
     if factor.prior is not None:
         msg = f"known= relates the levels of {factor.name!r}: they cannot be drawn again as if they were independent. "

@@ -56,14 +56,14 @@ def to_bambi(fit: Answer, frame: pl.DataFrame | None = None, **options: Any) -> 
                "known": spec.relations}  # fmt: skip
     for name, value in {**lacking, "fixed": fit.call.fixed}.items():
         if value:
-            msg = f"bambi has no {name}=, so that its model would be another one."
+            msg = f"bambi has no {name}=, so that its model would be another one: fit without, or use PyMC itself."
             raise ModelError(msg)
     if name := shared(spec.random):
-        msg = f"bambi has no rows in several levels, as they are in {name!r}."
+        msg = f"bambi has no rows in several levels, as they are in {name!r}: use PyMC itself, which bambi stands on."
         raise ModelError(msg)
     known = _WORDS.get(fit.family)
     if known is None:
-        msg = f"bambi has no family {fit.family!r}."
+        msg = f"bambi has no family {fit.family!r}: use PyMC itself, which bambi stands on."
         raise ModelError(msg)
     if any(term.part for term in spec.random) or (len(spec.formulas) > 1 and not _SAME_PHI.get(fit.family)):
         msg = "to_bambi() takes a formula of phi where bambi's second parameter is phi itself, and no effects on it."

@@ -165,7 +165,7 @@ def trajectory_frame(fit: Answer, x: str, data: AnyFrame, group: str | None = No
         raise ModelError(msg)
     factor = next(iter(factors.values())) if group is None else factors[group]
     if factor.members is not None:
-        msg = f"Courses are of rows in one level, and they are in several of {factor.name!r}."
+        msg = f"Courses are of rows in one level, and they are in several of {factor.name!r}: use plot.effects()."
         raise ModelError(msg)
     if x not in data.lazy().collect_schema():
         msg = f"The data have no column {x!r}.{suggest(x, data.lazy().collect_schema())}"

@@ -161,7 +161,8 @@ def shrinkage_frame(fit: Fit, data: AnyFrame, group: str | None = None) -> pl.Da
         raise ModelError(msg)
     recipe, estimate = find_factor(fit, names[0] if group is None else group)
     if recipe.members is not None:
-        msg = f"Levels have own estimates where rows are in one, and they are in several of {recipe.name!r}."
+        msg = f"Levels have own estimates where rows are in one, and they are in several of {recipe.name!r}: "
+        msg += "use plot.caterpillar()."
         raise ModelError(msg)
     fixed = {own.name for own in fit.recipe.predictor("mu").columns}
     shown = [term for term in dict.fromkeys(estimate.term_names) if term in fixed]

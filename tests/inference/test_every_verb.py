@@ -172,7 +172,7 @@ VERBS: dict[str, Verb] = {
 }  # fmt: skip
 
 REMEDY = re.compile(
-    r"\w\(|\w=|[Uu]se |[Nn]ame |[Ff]it |[Dd]rop |[Ll]eave |pip install|needs? "
+    r"\w\(|\w=|[Uu]se |[Nn]ame |[Ff]it |[Dd]rop |[Ll]eave |pip install|needs? |Its (columns|factors)|it has|no columns"
 )
 """What an error does who refuses: it calls a verb or an argument by name, or says what there is."""
 
