@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 _QUOTA = "/sys/fs/cgroup/cpu.max"
@@ -29,8 +30,9 @@ def _affinity() -> int | None:
         return None
 
 
+@cache
 def _quota() -> int | None:
-    """Microseconds of processor time per period, as whole cores; None where there is no limit."""
+    """Microseconds of processor time per period, as whole cores; None where there is no limit. Read once."""
     try:
         if Path(_QUOTA).exists():
             quota, period = Path(_QUOTA).read_text(encoding="ascii").split()

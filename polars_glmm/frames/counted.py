@@ -42,6 +42,8 @@ def compress(frame: pl.DataFrame | pl.LazyFrame, spec: ModelSpec, *, missing: st
     Two looks decide: 20,000 rows for columns that never repeat, then the number of distinct rows by HyperLogLog
     (Flajolet et al. 2007), of a part of the frame where that is enough.
     """
+    if isinstance(frame, pl.DataFrame) and few(frame.height):
+        return None
     lazy = frame.lazy()
     schema = lazy.collect_schema()
     spec = spec.resolve(frozenset(schema.names()))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from polars_glmm.control import Control
+from polars_glmm.covariance.fields import Field
 from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.apart import Apart
@@ -20,6 +21,7 @@ from polars_glmm.likelihood.marginal.fit import estimate_rows
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.objective import objective
 from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS
+from polars_glmm.likelihood.parameters.effects import TermMap
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.engine import ProductModel
 from polars_glmm.likelihood.products.fit import estimate_products
@@ -68,14 +70,14 @@ def _highest(estimated: Callable[[Given], Estimate], model: Model | ProductModel
     Smooth fields have them: their ranges begin at the distance of neighbours, and at that of the farthest points.
     """
     found = estimated(given)
+    if not any(_smooth(t) for factor in model.effects.factors for t in factor.terms):
+        return found
     blocks, names = parameter_names(model)
     far: dict[str, float] = {}
     for block in blocks:
-        structure = STRUCTURES[block.term.structure]
-        field = structure.field if isinstance(structure, Scaled) else None
-        if field is not None and field.powers[0] > 1.0:
+        if (field := _smooth(block.term)) is not None:
             far |= dict.fromkeys(names[block.cor], field.layout(block.term.r).far)
-    if isinstance(given.start, OfFit) or not far or any(name in given.asked for name in far):
+    if isinstance(given.start, OfFit) or any(name in given.asked for name in far):
         return found
     try:
         other = estimated(replace(given, start={**given.start, **far}))
@@ -83,6 +85,13 @@ def _highest(estimated: Callable[[Given], Estimate], model: Model | ProductModel
         return found
     better = other.converged and (not found.converged or other.loglik > found.loglik + SNAP_LOSS)
     return other if better else found
+
+
+def _smooth(term: TermMap) -> Field | None:
+    """The field of a term, where that is smooth."""
+    structure = STRUCTURES[term.structure]
+    field = structure.field if isinstance(structure, Scaled) else None
+    return field if field is not None and field.powers[0] > 1.0 else None
 
 
 def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from polars_glmm.errors import ModelError, enumerate_names, suggest
@@ -48,7 +49,7 @@ _DOT = re.compile(r"(?<![\w.`])\.(?![\w.`])")
 """A dot that stands alone; names may contain dots, as in R."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call:
     """The arguments of `fit` that make a model; what they mean is told there."""
 
@@ -69,6 +70,13 @@ class Call:
 
     def spec(self) -> ModelSpec:
         """The question as a ModelSpec; everything that can be wrong without data is raised here."""
+        return self._read
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
+    def _read(self) -> ModelSpec:
         return ModelSpec.parse(
             self.formulas,
             groups=self.groups,

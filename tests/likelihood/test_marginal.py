@@ -11,7 +11,8 @@ from scipy import integrate
 
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
-from polars_glmm.likelihood.marginal.modes import Point, Warm, lifted
+from polars_glmm.likelihood.marginal.lifted import lifted
+from polars_glmm.likelihood.marginal.modes import Point, Warm
 from polars_glmm.likelihood.model import prepare
 from polars_glmm.likelihood.parameters.state import settle
 from polars_glmm.spec.method import AGQ, Laplace
@@ -94,6 +95,23 @@ def test_laplace_gradient_for_every_structure(family, link, structure, curvature
     )
     model, engine = engine_of(design, made, Laplace(curvature=curvature))
     assert_gradient(model, engine, point(model))
+
+
+@pytest.mark.parametrize("curvature", ["observed", "expected"])
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+@pytest.mark.parametrize(("family", "link"), [("poisson", "log"), ("binomial", "probit"), ("negative_binomial", "log")])
+def test_rough_modes_leave_the_value_and_change_the_gradient_by_their_distance(family, link, structure, curvature):
+    """ℓ is mended to first order in the distance of the modes: what is left is of second order."""
+    design, made = draw(family, link, n=80, groups=8, **STRUCTURES[structure])
+    model, engine = engine_of(design, made, Laplace(curvature=curvature))
+    x = point(model)
+    rough = engine.objective(model.n_coefficients, rough=True)
+    for moved in (0.3, 0.05, 1e-3):
+        start = engine.objective(model.n_coefficients)(x + moved, None, curvature=False).state
+        value, gradient, _ = value_and_gradient(model, engine, x)
+        found = rough(x, start, curvature=False)
+        assert_allclose(-found.value, value, rtol=0, atol=2e-10)
+        assert_allclose(-found.gradient, gradient, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.one_in(3)

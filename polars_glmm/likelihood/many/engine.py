@@ -125,8 +125,10 @@ class BatchRowEngine:
         cap = None if self.gamma_cap is None else self.gamma_cap[keep]
         return BatchRowEngine(self.marginal.take(keep), self.layout, cap, self.passes[keep])
 
-    def evaluate(self, x: Mat, warm: list[Mat] | None, *, information: bool = False) -> BatchValue:
-        value = self.marginal.evaluate(self.layout.point(x), warm, information=information)
+    def evaluate(
+        self, x: Mat, warm: list[Mat] | None, *, information: bool = False, rough: bool = False
+    ) -> BatchValue:
+        value = self.marginal.evaluate(self.layout.point(x), warm, information=information, rough=rough)
         self.passes += value.passes
         return value
 
@@ -145,7 +147,7 @@ class BatchRowEngine:
         if self.gamma_cap is not None:
             capped = x[:, -1] > self.gamma_cap
             x = np.column_stack([x[:, :-1], np.minimum(x[:, -1], self.gamma_cap)])
-        v = self.evaluate(x, None if warm is None else warm.u, information=curvature)
+        v = self.evaluate(x, None if warm is None else warm.u, information=curvature, rough=True)
         gradient = -self.layout.pull(v)
         if capped is not None:
             gradient[capped, -1] = 0.0

@@ -10,7 +10,7 @@ import numpy as np
 from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.many.value import BatchPoint, along, over_units, placed
 from polars_glmm.likelihood.marginal.modes import RowDensity, Warm
-from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit
+from polars_glmm.likelihood.marginal.unit import Effort, UnitValue, evaluate_unit
 from polars_glmm.likelihood.rows.blocks import Unit
 from polars_glmm.optimize.many import BatchEvaluation
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
@@ -78,7 +78,7 @@ class BatchPlain:
 
         def one(unit: Unit) -> UnitValue:
             here = placed(self.density, unit, at)
-            return evaluate_unit(here, Warm([]), 1, expected=False, gradient=True, information=curvature)
+            return evaluate_unit(here, Warm([]), 1, Effort(information=curvature))
 
         parts = over_units(self.pool, self.units, one)
         value = -along([np.asarray(part.value) for part in parts])

@@ -15,7 +15,7 @@ import numpy as np
 from polars_glmm.likelihood.many.rows import BatchRows
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity, UnitAt, Warm, curvature, find_modes, unit_at
 from polars_glmm.likelihood.marginal.slopes import unit_slopes
-from polars_glmm.likelihood.marginal.unit import evaluate_unit
+from polars_glmm.likelihood.marginal.unit import Effort, evaluate_unit
 from polars_glmm.likelihood.rows.blocks import Unit
 from polars_glmm.likelihood.rows.models import ManyModels, inward_factors
 from polars_glmm.linalg.side_by_side import LevelsOf
@@ -85,15 +85,20 @@ class BatchMarginal:
         """Random effects of a level of each factor."""
         return [len(use) for use in self.rows.uses] or [len(at.lam)]
 
-    def evaluate(self, at: BatchPoint, warm: list[Mat] | None, *, information: bool = False) -> BatchValue:
-        """ℓ and its gradient at a point; `warm` is where Newton starts and changes the work, not the value."""
+    def evaluate(
+        self, at: BatchPoint, warm: list[Mat] | None, *, information: bool = False, rough: bool = False
+    ) -> BatchValue:
+        """ℓ and its gradient at a point, rough as a search needs them or exact.
+
+        `warm` is where Newton starts and changes the work, not the value.
+        """
         if warm is None or not self.density.concave:
             warm = [np.zeros((r, own.n_levels)) for r, own in zip(self.sizes(at), self.levels, strict=True)]
 
         def one(unit: Unit) -> BatchValue:
             here = placed(self.density, unit, at)
             start = Warm([u[:, s] for u, s in zip(warm, unit.levels, strict=True)])
-            v = evaluate_unit(here, start, self.nodes, expected=False, gradient=True, information=information)
+            v = evaluate_unit(here, start, self.nodes, Effort(information=information, rough=rough))
             info = None
             if v.information is not None:
                 info = BatchInformation(v.information.beta, v.information.levels)

@@ -65,9 +65,11 @@ class RowEngine:
     evaluations: int = 0
     passes: float = 0.0
 
-    def _value(self, beta: Vec, factors: list[Mat], warm: Any, of_theta: ThetaMap | None = None) -> Value:
+    def _value(
+        self, beta: Vec, factors: list[Mat], warm: Any, of_theta: ThetaMap | None = None, *, rough: bool = False
+    ) -> Value:
         at = Point(beta, self.effects.effective(factors))
-        value = self.marginal.evaluate(at, warm, information=of_theta)
+        value = self.marginal.evaluate(at, warm, information=of_theta, rough=rough)
         self.evaluations += 1
         self.passes += value.passes
         return value
@@ -87,8 +89,8 @@ class RowEngine:
         question = Slopes(self.marginal.how, at, warm, directions)
         return KeptSlopes(question, self.marginal.rows.ask(question))
 
-    def objective(self, p: int, spread: Confined | None = None) -> Any:
-        """−ℓ over [β, θ], for the search; p coefficients.
+    def objective(self, p: int, spread: Confined | None = None, *, rough: bool = False) -> Any:
+        """−ℓ over [β, θ], for the search; p coefficients. Rough: see Marginal.
 
         Values of a formula of phi have a floor, below which there is nothing to be found but the same error.
         A coefficient may be confined: beyond its upper end −ℓ is flat; below its lower end it is flat too, or nothing
@@ -109,7 +111,7 @@ class RowEngine:
                 if capped:
                     beta = beta.copy()
                     beta[spread.place] = np.clip(beta[spread.place], spread.low, spread.high)
-            v = self._value(beta, lambdas, warm, ThetaMap(self.effects, x[p:]) if curvature else None)
+            v = self._value(beta, lambdas, warm, ThetaMap(self.effects, x[p:]) if curvature else None, rough=rough)
             if not np.isfinite(v.value):
                 return Evaluation(np.inf, np.zeros_like(x), None, warm)
             if self.floor is not None and v.value > highest[0]:
@@ -124,9 +126,9 @@ class RowEngine:
                 b[:p, :p] = v.information.beta
                 if self.effects.n_theta:
                     b[p:, p:] = v.information.theta
-                step = newton_step(b, -g)[0][p:]
-                slopes = [-f for f in self.effects.inward(v.factors)]
-                b[p:, p:] += bending(self.effects, lambdas, slopes, step)
+                    step = newton_step(b, -g)[0][p:]
+                    slopes = [-f for f in self.effects.inward(v.factors)]
+                    b[p:, p:] += bending(self.effects, lambdas, slopes, step)
             return Evaluation(-v.value, -g, b, v.warm)
 
         return call

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.families.base import Density, Expected
-from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, lifted, to_levels
+from polars_glmm.likelihood.marginal.lifted import lifted
+from polars_glmm.likelihood.marginal.modes import RowsAt, UnitAt, concatenate, to_levels
 from polars_glmm.likelihood.rows.block_parts import BlockPart
 from polars_glmm.likelihood.rows.blocks import Block
 from polars_glmm.likelihood.rows.picked import Picked

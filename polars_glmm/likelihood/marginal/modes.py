@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from polars_glmm.families.base import Degrees, Density, Expected, Family, Predictors, has_edge, towards_limit
+from polars_glmm.likelihood.marginal.lifted import lifted
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.linalg import cholesky
 from polars_glmm.linalg.coupled import level_by_level, prior_times
@@ -23,6 +23,8 @@ _NEAR_BY_CHORD, _CHORD_GAIN = 1e-14, 0.25
 """The same for steps with a stale factor, which gain a share at a time; and the share above which it is renewed."""
 EXACT = 1e-20
 """Decrement of a mode that needs no step at all: differences over 1e-5 of a scale stay exact to 1e-4."""
+_NEAR_ROUGH, _NEAR_ROUGH_BY_CHORD, _EXACT_ROUGH = 1e-5, 1e-12, 1e-13
+"""The same where ℓ is mended to first order afterwards, so that it is as far off as the decrement of the modes."""
 ROUNDING = 1e-11
 """A step may lower J by this share of |J| without being halved."""
 MAX_NEWTON = 200
@@ -200,58 +202,61 @@ class Modes(NamedTuple):
     factor: Factorised | None
 
 
-def find_modes(here: UnitAt, start: Warm, order: int) -> Modes:
+def find_modes(here: UnitAt, start: Warm, order: int, *, rough: bool = False) -> Modes:
     """Newton for all groups of a unit, halving the steps of those groups that J rejects.
 
     The densities come back with derivatives up to `order`. Where the start is a mode already, as when the caller
     predicted it, one pass is all there is. A costly curvature is factorised again only when steps with the stale
     factor stop gaining (chord method): then a step costs one solution. Groups without a finite J, or whose curvature
-    is not positive definite, stay as they are and spoil their own model only.
+    is not positive definite, stay as they are and spoil their own model only. Rough modes save about one pass in four.
     """
-    unit, models, factors = here.unit, here.unit.models, here.at.factors
+    unit, models = here.unit, here.unit.models
     u, state, j, passes, warm = _begin(here, start.modes, order)
-    if models.alone and not np.isfinite(j).all():
+    if models.alone and not np.isfinite(j.sum()):
         return Modes(u, state, passes, None)
     chord = unit.eliminator.costly
     h, exact, gained = (start.factor if chord and warm else None), True, np.inf
     previous, last, least, halvings = u, j, j, 0
-    stuck = np.zeros(1, dtype=bool)
+    stuck, some = np.zeros(1, dtype=bool), False
+    enough = _EXACT_ROUGH if rough else EXACT
+    by_newton, by_chord = (_NEAR_ROUGH, _NEAR_ROUGH_BY_CHORD) if rough else (NEAR, _NEAR_BY_CHORD)
     for _ in range(MAX_BOUNDED if has_edge(here.density.family) else MAX_NEWTON):
         if not (j >= least).all():
             rejected = ~(j >= least) & np.isfinite(last) & ~stuck
             if rejected.any():
                 halvings += 1
                 if halvings > MAX_HALVINGS:
-                    stuck = stuck | rejected
+                    stuck, some = stuck | rejected, True
                 back = 1.0 if halvings > MAX_HALVINGS else 0.5
                 marks = models.on_levels(rejected, len(u))
                 u = [np.where(m, (1.0 - back) * v + back * p, v) for m, v, p in zip(marks, u, previous, strict=True)]
                 state, passes = rows_state(here, u, 2), passes + 1
                 j = _joint(unit, state, u)
                 continue
-        slope = [
-            models.transposed_times(lam, g) - v
-            for lam, g, v in zip(factors, to_levels(unit, state.g), prior_times(unit.eliminator, u), strict=True)
-        ]
+        slope = joint_slope(here, state, u)
         fresh = True
         if chord and h is not None and halvings == 0:
             step = h.solve(slope)
-            each = _decrement(unit, slope, step)
+            each = decrements(unit, slope, step)
             fresh = float(each[0]) > _CHORD_GAIN * gained
         if fresh:
             h, exact = ascent(here, state)
             if h is None:
                 break
             step = h.solve(slope)
-            each = np.where(stuck, 0.0, _decrement(unit, slope, step))
-        decrement = float(np.fmax.reduce(each, initial=0.0))
-        if decrement < EXACT and state.order >= order:
+            each = decrements(unit, slope, step)
+        decrement, moves = float(each.max(initial=0.0)), None
+        if some or np.isnan(decrement):
+            each = np.where(stuck, 0.0, each)
+            moves = np.isfinite(each) & ~stuck
+            decrement = float(np.fmax.reduce(each, initial=0.0))
+        if decrement < enough and state.order >= order:
             return Modes(u, state, passes, h)
         gained, previous, last, halvings = decrement, u, j, 0
         least = last - ROUNDING * (1.0 + np.abs(last))
-        u = _moved(here.unit, u, step, np.isfinite(each) & ~stuck)
-        near = NEAR if exact else NEAR_FLOORED
-        if not decrement > (near if fresh else min(near, _NEAR_BY_CHORD)):
+        u = _moved(here.unit, u, step, moves)
+        near = by_newton if exact else NEAR_FLOORED
+        if not decrement > (near if fresh else min(near, by_chord)):
             break
         state, passes = rows_state(here, u, 2), passes + 1
         j = _joint(unit, state, u)
@@ -273,17 +278,17 @@ def _begin(here: UnitAt, u: list[Mat], order: int) -> _Begun:
     warm = any(v.any() for v in u)
     state = rows_state(here, u, order if warm else 2)
     j = _joint(here.unit, state, u)
-    fine = np.isfinite(j)
-    if not warm or fine.all():
+    if not warm or np.isfinite(j.sum()):
         return _Begun(u, state, j, 1, warm)
+    fine = np.isfinite(j)
     u = [np.where(own, v, 0.0) for own, v in zip(here.unit.models.on_levels(fine, len(u)), u, strict=True)]
     state = rows_state(here, u, 2)
     return _Begun(u, state, _joint(here.unit, state, u), 2, warm=False)
 
 
-def _moved(unit: Unit, u: list[Mat], step: list[Mat], moves: BoolVec) -> list[Mat]:
-    """u + step in the groups that move."""
-    if moves.all():
+def _moved(unit: Unit, u: list[Mat], step: list[Mat], moves: BoolVec | None) -> list[Mat]:
+    """u + step in the groups that move, None: in all."""
+    if moves is None:
         return [v + d for v, d in zip(u, step, strict=True)]
     return [v + np.where(m, d, 0.0) for m, v, d in zip(unit.models.on_levels(moves, len(u)), u, step, strict=True)]
 
@@ -296,7 +301,14 @@ def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Vec:
     return np.atleast_1d(unit.models.joint(state.f, u, prior_times(unit.eliminator, u)))
 
 
-def _decrement(unit: Unit, slope: list[Mat], step: list[Mat]) -> Vec:
+def joint_slope(here: UnitAt, state: RowsAt, u: list[Mat]) -> list[Mat]:
+    """∂J/∂u = Λ'Z'g − u per factor, (r_f, G_f)."""
+    g, unit = to_levels(here.unit, state.g), here.unit
+    each = zip(here.at.factors, g, prior_times(unit.eliminator, u), strict=True)
+    return [unit.models.transposed_times(lam, own) - v for lam, own, v in each]
+
+
+def decrements(unit: Unit, slope: list[Mat], step: list[Mat]) -> Vec:
     """Newton decrements: of all groups of one factor, (G,), or of all levels together: (1,), of many models (m,)."""
     if level_by_level(unit.eliminator, len(slope)):
         return np.asarray(np.einsum("rG,rG->G", slope[0], step[0]))
@@ -331,38 +343,6 @@ def ascent(here: UnitAt, state: RowsAt) -> Ascent:
     floored = [b.zz_sums(lifted(d.w, here.density.curved)) for b, d in zip(unit.blocks, state.densities, strict=True)]
     w = np.where(refused, concatenate(floored), state.w)
     return Ascent(models.factorise(unit.eliminator, curvature(here, w)), exact=False)
-
-
-def lifted(w: Mapping[tuple[int, ...], Vec], curved: Sequence[int]) -> Mapping[tuple[int, ...], Vec]:
-    """Curvatures of rows in some predictors, in rising order, with their negative eigenvalues at zero.
-
-    Of two, with mean m and half the difference s of the eigenvalues: W = mI + sR, R a reflection, and W⁺ = m⁺I + s⁺R.
-    """
-    if len(curved) == 1:
-        return {(curved[0],) * 2: np.maximum(w[curved[0], curved[0]], 0.0)}
-    if len(curved) > 2:
-        return _lifted_many(w, curved)
-    a, b = curved
-    m, half = 0.5 * (w[a, a] + w[b, b]), 0.5 * (w[a, a] - w[b, b])
-    s = np.hypot(half, w[a, b])
-    high, low = np.maximum(m + s, 0.0), np.maximum(m - s, 0.0)
-    share = np.divide(0.5 * (high - low), s, out=np.zeros_like(s), where=s > 0.0)
-    mean = 0.5 * (high + low)
-    return {(a, a): mean + share * half, (a, b): share * w[a, b], (b, b): mean - share * half}
-
-
-def _lifted_many(w: Mapping[tuple[int, ...], Vec], curved: Sequence[int]) -> Mapping[tuple[int, ...], Vec]:
-    """The same of three predictors or more, by eigenvalues row by row; a row that is not finite stays as it is."""
-    n = len(curved)
-    whole = np.empty((*np.broadcast(*(w[a, b] for a in curved for b in curved if a <= b)).shape, n, n))
-    for i, a in enumerate(curved):
-        for j, b in enumerate(curved[: i + 1]):
-            whole[..., i, j] = whole[..., j, i] = w[b, a]
-    fine: BoolVec = np.asarray(np.isfinite(whole).all((-2, -1)))
-    values, vectors = np.linalg.eigh(np.where(fine[..., None, None], whole, 0.0))
-    made = np.einsum("...ik,...k,...jk->...ij", vectors, np.maximum(values, 0.0), vectors)
-    made = np.where(fine[..., None, None], made, whole)
-    return {(b, a): made[..., i, j] for i, a in enumerate(curved) for j, b in enumerate(curved[: i + 1])}
 
 
 def concatenate(parts: list[Cube]) -> Cube:

@@ -73,11 +73,12 @@ def report_rows(
     width = len(state.vector())
     natural = np.eye(width)
     natural[:n_all, :n_all] = outward(model.parts)
-    runaway = _runaway(model, engine, done)
+    plain = None if done.hessian is None else widen(invert(done.hessian), done.held)
+    runaway = _Runaway(None, (), ()) if plain is None else _runaway(model, engine, done, plain)
     separated = runaway.of_mean
     ended = _ended(model, done)
     endless = _endless(done, runaway, levels.phi_limit, ended, model)
-    inverted = None if done.hessian is None else _invert(done, endless)
+    inverted = _across(done, endless) if plain is not None and endless.shape[1] else plain
     spread, working, denominator = np.full((width, width), np.nan), None, None
     vcov = None if inverted is None else inverted.vcov
     if model.restricted:
@@ -260,11 +261,9 @@ class _Runaway(NamedTuple):
         return [*(name for _, one in self.separated for name in one.terms), *faded, *shared]
 
 
-def _runaway(model: Model, engine: RowEngine, done: Polished) -> _Runaway:
-    """What runs off to infinity; looked for only where a coefficient is loose."""
-    if done.hessian is None:
-        return _Runaway(None, (), ())
-    spread = np.sqrt(np.diag(widen(invert(done.hessian), done.held).vcov))
+def _runaway(model: Model, engine: RowEngine, done: Polished, plain: Inverted) -> _Runaway:
+    """What runs off to infinity; looked for only where a coefficient is loose, by the inverse of the Hessian."""
+    spread = np.sqrt(np.diag(plain.vcov))
     mean, separated, faded, limited = None, [], [], []
     for place, part in enumerate(model.parts):
         if part.basis is None or (not model.family.separable and not place):
@@ -368,19 +367,14 @@ def _lost_phi(model: Model, limit: Limit | None) -> BoolVec:
     return np.asarray(share > _SHARE * share.max())
 
 
-def _invert(done: Polished, endless: Mat) -> Inverted:
-    """Covariance matrix in the computing basis; held parameters have no variance.
+def _across(done: Polished, endless: Mat) -> Inverted:
+    """Covariance matrix in the computing basis where there are directions (P, k) at infinity.
 
-    The likelihood does not bend along directions at infinity (P, k): what is estimated stands across them, and the
-    matrix holds for what is orthogonal to them.
+    The likelihood does not bend along these: what is estimated stands across them, and the matrix holds for what is
+    orthogonal to them. Parameters that have no part in them stay apart; held ones have no variance.
     """
     assert done.hessian is not None
-    inside = _across(done.hessian, endless[~done.held]) if endless.shape[1] else invert(done.hessian)
-    return widen(inside, done.held)
-
-
-def _across(hessian: Mat, endless: Mat) -> Inverted:
-    """The inverse of the Hessian across directions at infinity; parameters that have no part in them stay apart."""
+    hessian, endless = done.hessian, endless[~done.held]
     takes_part = np.asarray(endless.any(1))
     across = sl.null_space(endless[takes_part].T)
     rest = np.eye(len(hessian))[:, ~takes_part]
@@ -391,4 +385,4 @@ def _across(hessian: Mat, endless: Mat) -> Inverted:
     flat = np.asarray((np.abs(span[:, inner.flat]) > _LOADS).any(1))
     vcov[flat] = np.nan
     vcov[:, flat] = np.nan
-    return Inverted(vcov, inner.smallest, flat)
+    return widen(Inverted(vcov, inner.smallest, flat), done.held)

@@ -40,7 +40,7 @@ def search_free(
     """A search over the coordinates that are not held; x, curvature and gradient come back whole."""
     limit, held, few = bounds
     share = LOST if engine.effects.factors else PERFECT
-    objective = engine.objective(model.n_coefficients, confined(model, share))
+    objective = engine.objective(model.n_coefficients, confined(model, share), rough=True)
     most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
     if not held.any():
         begin = Begin(curvature)

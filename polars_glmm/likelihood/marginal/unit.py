@@ -33,17 +33,22 @@ from polars_glmm.likelihood.marginal.modes import (
     cell_effects,
     concatenate,
     curvature,
+    decrements,
     find_modes,
     gather,
+    joint_slope,
     rows_state,
     to_levels,
 )
 from polars_glmm.likelihood.marginal.quadrature import NodeValue, integrate_nodes, passes_of
 from polars_glmm.likelihood.rows.blocks import Block, Unit
 from polars_glmm.likelihood.rows.models import Models
-from polars_glmm.linalg.coupled import prior_times
+from polars_glmm.linalg.coupled import level_by_level, prior_times
 from polars_glmm.linalg.elimination import Factorised
 from polars_glmm.typing import Cube, Mat, Vec
+
+_NEARBY = 1e-6
+"""What a step to the modes may gain for the first order to hold."""
 
 
 class UnitValue(NamedTuple):
@@ -81,17 +86,32 @@ class _Slopes(NamedTuple):
     factors: list[Cube]
 
 
-def evaluate_unit(
-    here: UnitAt, start: Warm, nodes: int, *, expected: bool, gradient: bool, information: bool
-) -> UnitValue:
+class Effort(NamedTuple):
+    """What is asked of a unit beside its value.
+
+    expected      expected instead of observed curvature in the determinant
+    gradient      with the value
+    information   a curvature for a search
+    rough         modes need not be exact: Laplace's ℓ is mended to first order, its gradient is off by their distance
+    """
+
+    expected: bool = False
+    gradient: bool = True
+    information: bool = False
+    rough: bool = False
+
+
+def evaluate_unit(here: UnitAt, start: Warm, nodes: int, effort: Effort) -> UnitValue:
     """ℓ of a unit by Laplace (one node) or so many nodes per random effect; −∞ where there is none, or no curvature."""
+    gradient, information = effort.gradient, effort.information
     if not start.modes:
         return _without_effects(here, gradient=gradient, information=information)
-    u, state, passes, _ = find_modes(here, start, 3 if gradient else 2)
+    rough = effort.rough and gradient and nodes == 1
+    u, state, passes, _ = find_modes(here, start, 3 if gradient else 2, rough=rough)
     models, n_rows = here.unit.models, _n_rows(here.unit)
     joint = _joint(here.unit, state, u)
     bad = UnitValue(-np.inf, np.empty(0), [], u, passes * n_rows, None, None)
-    bend = None if models.alone and not np.isfinite(joint) else _bend(here, state, expected=expected)
+    bend = None if models.alone and not np.isfinite(joint) else _bend(here, state, expected=effort.expected)
     if bend is None:
         return bad
     integral = None
@@ -105,10 +125,25 @@ def evaluate_unit(
         return bad
     if not gradient:
         return bad._replace(value=value, row_passes=passes * n_rows)
-    slopes = _slopes(here, u, state, bend, integral)
+    slopes, a = _slopes(here, u, state, bend, integral)
+    if rough:
+        value = value + _nearer(here, u, state, bend.observed, a)
     info = tangent_information(here, state, bend.observed) if information else None
     kept = bend.observed if here.unit.eliminator.costly else None
     return UnitValue(value, *slopes, u, passes * n_rows, info, kept)
+
+
+def _nearer(here: UnitAt, u: list[Mat], state: RowsAt, observed: Factorised, a: list[Mat]) -> Any:
+    """What ℓ gains on the way from u to its modes: ½s'H⁻¹s of J, s = ∂J/∂u, and −½a's of −½log|H|.
+
+    Nothing in levels, or models, that are far from theirs.
+    """
+    unit = here.unit
+    slope = joint_slope(here, state, u)
+    gain = decrements(unit, slope, observed.solve(slope)) - decrements(unit, a, slope)
+    gain = 0.5 * np.where(np.abs(gain) < _NEARBY, gain, 0.0)
+    each = unit.models.alone or level_by_level(unit.eliminator, len(u))
+    return unit.models.level_totals(gain) if each else gain
 
 
 def _joint(unit: Unit, state: RowsAt, u: list[Mat]) -> Any:
@@ -136,8 +171,10 @@ def _bend(here: UnitAt, state: RowsAt, *, expected: bool) -> _Bend | None:
     return None if h is None else _Bend(observed, h, expectation.w_cells, expectation)
 
 
-def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeValue | None) -> _Slopes:
-    """The gradient at the modes."""
+def _slopes(
+    here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeValue | None
+) -> tuple[_Slopes, list[Mat]]:
+    """The gradient at the modes, and a."""
     unit, models, at = here.unit, here.unit.models, here.at
     hat = bend.h.inverse() if nodes is None else nodes.hat
     k_cells = models.leverage(unit.pattern, at.factors, hat)
@@ -170,7 +207,7 @@ def _slopes(here: UnitAt, u: list[Mat], state: RowsAt, bend: _Bend, nodes: NodeV
         direct[f] + models.products(shift[f], u[f], f) - trace[f] - 0.5 * models.products(g_levels[f], a[f], f)
         for f in range(len(u))
     ]
-    return _Slopes(np.asarray(beta), factors)
+    return _Slopes(np.asarray(beta), factors), a
 
 
 def _bending(row: Density | Expected, c: Mapping[tuple[int, int], Vec], n: int) -> list[Vec]:

@@ -22,7 +22,7 @@ from polars_glmm.likelihood.marginal.modes import (
     unit_at,
 )
 from polars_glmm.likelihood.marginal.restricted import Restricted, restricted_term, restricted_unit, together
-from polars_glmm.likelihood.marginal.unit import UnitValue, evaluate_unit, factorised
+from polars_glmm.likelihood.marginal.unit import Effort, UnitValue, evaluate_unit, factorised
 from polars_glmm.likelihood.parameters.curvature import theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
@@ -85,6 +85,7 @@ class Approximation(NamedTuple):
     expected: bool
     threads: int
     reml: bool
+    rough: bool = False
 
 
 class UnitSums(NamedTuple):
@@ -115,26 +116,20 @@ class Evaluate:
         sizes = [lam.shape[1] for lam in at.factors]
         starts = rows.recall(self.warm) if self.warm is not None and how.density.concave else None
         stale = None if starts is None else starts.factor
-        n_levels = [max(levels[f].stop for levels in rows.levels) for f in range(len(sizes))]
-        modes = [np.zeros((r, g)) for r, g in zip(sizes, n_levels, strict=True)]
-        informed = self.information is not None
+        effort = Effort(how.expected, self.gradient, self.information is not None, how.rough and not how.reml)
 
         def one(unit: Unit) -> tuple[UnitValue, Restricted | None]:
             u0 = [np.zeros((r, s.stop - s.start)) for r, s in zip(sizes, unit.levels, strict=True)]
             if starts is not None:
                 u0 = [m[:, s] for m, s in zip(starts.modes, unit.levels, strict=True)]
             here, start = unit_at(how.density, unit, at), Warm(u0, stale)
-            found = evaluate_unit(
-                here, start, how.nodes, expected=how.expected, gradient=self.gradient, information=informed
-            )
+            found = evaluate_unit(here, start, how.nodes, effort)
             return found, restricted_unit(here, found.factor) if how.reml else None
 
         with np.errstate(all="ignore"):
             both = over_units(rows, one, how.threads)
         parts = [part for part, _ in both]
-        for levels, part in zip(rows.levels, parts, strict=True):
-            for f, s in enumerate(levels):
-                modes[f][:, s] = part.modes[f]
+        modes = parts[0].modes if len(parts) == 1 else _of_all_levels([p.modes for p in parts], rows.levels)
         value = float(sum(p.value for p in parts))
         more = together([part for _, part in both]) if how.reml else None
         warm = rows.keep(Warm(modes, parts[0].factor if len(parts) == 1 else None))
@@ -162,6 +157,16 @@ class Evaluate:
             factors=added([p.factors for p in parts]),
             information=added([p.information for p in parts]),
         )
+
+
+def _of_all_levels(parts: list[list[Mat]], levels: Sequence[Sequence[slice]]) -> list[Mat]:
+    """Modes of the levels of all units, in their places."""
+    out = []
+    for f, own in enumerate(zip(*parts, strict=True)):
+        out.append(np.zeros((len(own[0]), max(s[f].stop for s in levels))))
+        for s, modes in zip(levels, own, strict=True):
+            out[f][:, s[f]] = modes
+    return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,10 +279,13 @@ class Marginal:
         return Approximation(self.density, self.nodes, self.expected, self.threads, self.reml)
 
     def evaluate(
-        self, at: Point, warm: Any, *, gradient: bool = True, information: ThetaMap | None = None
+        self, at: Point, warm: Any, *, gradient: bool = True, information: ThetaMap | None = None, rough: bool = False
     ) -> Value:
-        """ℓ at a point; `warm` is where Newton starts and changes the work, not the value."""
-        found = self.rows.ask(Evaluate(self.how, at, warm, gradient, information))
+        """ℓ at a point; `warm` is where Newton starts and changes the work, not the value.
+
+        rough   as a search needs it: ℓ to some 1e-13 per level, its gradient to some 1e-7 of a standard error
+        """
+        found = self.rows.ask(Evaluate(self.how._replace(rough=rough), at, warm, gradient, information))
         progress.advance()
         value, beta, factors = found.value, found.beta, found.factors
         term = restricted_term(found.restricted) if self.reml else None

@@ -15,9 +15,11 @@ Answer = TypeVar("Answer")
 def over_units(rows: RowBlocks, one: Callable[[Unit], Answer], threads: int) -> list[Answer]:
     """one(unit) for all units; the thread that works on a unit loads it, so that a few are in memory at a time."""
     units, found = rows.units, []
+    if len(units) == 1:
+        return [one(units[0])]
     places = range(len(units))
     with progress.stage("pass", len(units)):
-        if threads == 1 or len(units) == 1:
+        if threads == 1:
             for i in places:
                 found.append(one(units[i]))
                 progress.advance()
