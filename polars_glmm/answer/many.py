@@ -87,7 +87,7 @@ class Batch:
     recipe               common to all, with the levels of all models one after the other
     estimate             the numbers
     notes                common to all; dropped: those of each
-    moments (M, 5), paired   of the fingerprints;  level_sizes (G,) observations per level
+    moments (M, 5), paired   of the fingerprints;  level_sizes: per factor the observations of each level (G,)
     kept (n,)            rows of the frame that the models use, or None for all of them
     """
 
@@ -98,7 +98,7 @@ class Batch:
     dropped: Dropped
     moments: Mat
     paired: Paired
-    level_sizes: IntVec
+    level_sizes: tuple[IntVec, ...]
     kept: BoolVec | None
     rows: KeyedRows
     control: Control
@@ -111,23 +111,18 @@ class Batch:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"kept": None}
 
-    def levels(self, k: int) -> slice:
-        """The levels of model k among those of all."""
-        stop = int(self.estimate.model_levels[: k + 1].sum())
-        return slice(stop - int(self.estimate.model_levels[k]), stop)
-
     def notes(self, k: int) -> tuple[Note, ...]:
         """All notes of model k: from the data, then from the estimation."""
         return (*self.dropped.notes(k), *self.common, *self.estimate.notes_of(k))
 
     def one(self, k: int) -> Answer:
         """Model k as an answer of its own."""
-        own = self.levels(k)
         recipe = self.recipe
         factors, groups = [], []
-        for factor in recipe.factors:
+        for factor, at, of_all in zip(recipe.factors, self.estimate.levels, self.level_sizes, strict=True):
+            own = at.of_one(k)
             factors.append(replace(factor, levels=factor.levels[own]))
-            sizes = self.level_sizes[own]
+            sizes = of_all[own]
             groups.append(GroupSize(factor.name, len(sizes), int(sizes.min()), float(sizes.mean()), int(sizes.max())))
         rows = source = kept = None
         if self.rows.lazy is not None and self.control.keep != "none":

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from polars_glmm.errors import ModelFileError
 from polars_glmm.memory import memory_limit, readable
 
-FORMAT, SCHEMA = "polars-glmm model", 1
+FORMAT, SCHEMA = "polars-glmm model", 2
 MANIFEST = "manifest.json"
 _MEMBER = re.compile(r"manifest\.json|(?:arrays|fixef|varcorr|dispersion|levels_\d{1,4})\.parquet")
 _MOST_MEMBERS = 10_000

@@ -214,7 +214,7 @@ def _learned(spec: ModelSpec, keyed: _Keyed, rows: KeyedRows, keys: IntVec, miss
             code = np.searchsorted(keys, keyed.code[places])
             found = learn_by_key(spec, keyed.frame[places], code, len(keys), missing=missing)
             if found is not None:
-                found = found.renumbered(keys, places, len(keyed.code))
+                found = found._replace(facts=found.facts.renumbered(keys, places, len(keyed.code)))
     except GlmmError:
         half = len(keys) // 2
         yield from _learned(spec, keyed, rows, keys[:half], missing)
@@ -226,13 +226,9 @@ def _learned(spec: ModelSpec, keyed: _Keyed, rows: KeyedRows, keys: IntVec, miss
 
 def _batches(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Control) -> Iterator[Batch]:
     """The models of what was learned that can be answered for together."""
-    spec = learned.recipe.spec
+    spec = learned.facts.recipe.spec
     for estimate, models in estimate_batch(learned.design, spec.family, spec.method, control):
-        own = learned.take(models)
-        sizes = own.design.level_rows
-        if own.design.frequency is not None:
-            first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
-            sizes = np.add.reduceat(own.design.frequency, first).astype(np.intp)
+        own = learned.facts.take(models)
         yield Batch(
             own.keys,
             own.recipe,
@@ -241,7 +237,7 @@ def _batches(learned: KeyedLearned, rows: KeyedRows, call: Call, control: Contro
             own.dropped,
             own.moments,
             own.paired,
-            sizes,
+            tuple(of.sizes for of in own.levels),
             own.kept,
             rows,
             control,

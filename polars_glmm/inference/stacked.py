@@ -18,7 +18,7 @@ from polars_glmm.inference.ranef import effects_of
 from polars_glmm.inference.schemas import FIXEF, GROUP_SIZES, RANEF, per_model, table
 from polars_glmm.inference.varcorr import varcorr_of
 from polars_glmm.inference.wald import core
-from polars_glmm.typing import Mat
+from polars_glmm.typing import IntVec, Mat
 
 if TYPE_CHECKING:
     from polars_glmm.answer.many import Batch
@@ -59,9 +59,21 @@ def dispersion_all(batch: Batch, conf_level: float) -> pl.DataFrame:
 
 
 def ranef_all(batch: Batch) -> pl.DataFrame:
-    """As inference.ranef.ranef without a group: per model term by term, level by level."""
-    both = zip(batch.recipe.factors, batch.estimate.factors, strict=True)
-    return next((effects_of(*one, batch.estimate.of_level) for one in both), table(RANEF, {name: [] for name in RANEF}))
+    """As inference.ranef.ranef without a group: per model factor by factor, term by term, level by level."""
+    e = batch.estimate
+    parts, models = [table(RANEF, {name: [] for name in RANEF})], [np.empty(0, dtype=np.intp)]
+    for recipe, factor, at in zip(batch.recipe.factors, e.factors, e.levels, strict=True):
+        parts.append(effects_of(recipe, factor, at.model))
+        models.append(np.repeat(np.arange(len(batch)), at.counts * len(factor.term_names)))
+    rows = pl.concat(parts)
+    return rows if len(e.factors) < 2 else rows[np.argsort(np.concatenate(models), kind="stable")]
+
+
+def ranef_rows(batch: Batch) -> IntVec:
+    """Rows of the table of effects that each model has, (M,)."""
+    e = batch.estimate
+    both = zip(e.factors, e.model_levels, strict=True)
+    return np.asarray(np.sum([counts * len(factor.term_names) for factor, counts in both], axis=0))
 
 
 def glance_all(batch: Batch) -> pl.DataFrame:
@@ -70,16 +82,19 @@ def glance_all(batch: Batch) -> pl.DataFrame:
 
 
 def _groups(batch: Batch) -> pl.Series:
-    """The sizes of the one grouping factor of every model, as a list of one struct."""
-    e = batch.estimate
-    first = np.concatenate([[0], np.cumsum(e.model_levels)[:-1]]).astype(np.intp)
-    sizes = pl.DataFrame(
-        {
-            "group": pl.repeat(str(e.factor), len(batch), dtype=pl.String, eager=True),
-            "n_levels": e.model_levels,
-            "smallest": np.minimum.reduceat(batch.level_sizes, first),
-            "largest": np.maximum.reduceat(batch.level_sizes, first),
-        },
-        schema=dict(GROUP_SIZES),
-    )
-    return sizes.to_struct("groups").reshape((-1, 1)).cast(pl.List(GROUP_SIZES))
+    """The sizes of the grouping factors of every model, as a list of structs."""
+    e, n = batch.estimate, len(batch)
+    sizes = [
+        pl.DataFrame(
+            {
+                "group": pl.repeat(factor.name, n, dtype=pl.String, eager=True),
+                "n_levels": at.counts,
+                "smallest": np.minimum.reduceat(own, at.first),
+                "largest": np.maximum.reduceat(own, at.first),
+            },
+            schema=dict(GROUP_SIZES),
+        )
+        for factor, at, own in zip(e.factors, e.levels, batch.level_sizes, strict=True)
+    ]
+    of_model = np.arange(n * len(sizes)).reshape(len(sizes), n).T.reshape(-1)
+    return pl.concat(sizes)[of_model].to_struct("groups").reshape((n, len(sizes))).cast(pl.List(GROUP_SIZES))

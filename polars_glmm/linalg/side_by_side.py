@@ -56,6 +56,11 @@ class LevelsOf(NamedTuple):
         """Sums over each model of what belongs to levels (P,) of this factor, None: one for each, (…, M)."""
         return self.totals(v) if levels is None else sum_by(self.model[levels], v, self.n_models)
 
+    def of_one(self, k: int) -> slice:
+        """The levels of model k."""
+        stop = int(self.counts[: k + 1].sum())
+        return slice(stop - int(self.counts[k]), stop)
+
     def take(self, keep: BoolVec) -> LevelsOf:
         """The levels of some of the models."""
         return LevelsOf.of(self.counts[keep])
@@ -70,14 +75,30 @@ def eliminator_of_many(pattern: Pattern, levels: tuple[LevelsOf, ...]) -> Elimin
     return ManyCrossed(pattern, levels)
 
 
-def room_of_crossed(pattern: Pattern) -> int:
-    """Entries of the dense arrays that `eliminator_of_many` makes of one model with this pattern; 0 where none."""
-    crossing = pattern.crossing()
-    if crossing is None:
-        return 0
-    first, sizes = crossing[0], [n * r for n, r in zip(pattern.n_levels, pattern.sizes, strict=True)]
-    rest = sum(sizes[first + 1 :])
-    return rest * (sizes[first] + rest)
+class Crossed(NamedTuple):
+    """What is crossed in many models, (M,) each.
+
+    first   factor with a level that meets several of a later one; the last where there is none
+    room    entries of the dense arrays that the elimination makes of what is left there; 0 where there is none
+    """
+
+    first: IntVec
+    room: IntVec
+
+
+def crossed_in(pattern: Pattern, levels: tuple[LevelsOf, ...]) -> Crossed:
+    """What is crossed in each of many models."""
+    last = pattern.n_factors - 1
+    first = np.full(levels[0].n_models, last)
+    for f in reversed(range(last)):
+        for g in range(f + 1, last + 1):
+            left = pattern.pairs[f, g].left
+            met = levels[f].sums(np.ones(len(left)), left)
+            first[met > levels[f].counts] = f
+    sizes = np.array([own.counts * r for own, r in zip(levels, pattern.sizes, strict=True)])
+    lead = np.take_along_axis(sizes, first[None], 0)[0]
+    rest = np.where(np.arange(last + 1)[:, None] > first, sizes, 0).sum(0)
+    return Crossed(first, rest * (lead + rest))
 
 
 def some_of_many(pattern: Pattern, keeps: list[BoolVec]) -> Pattern:

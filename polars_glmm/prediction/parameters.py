@@ -296,9 +296,9 @@ def of_batch(batch: Batch, model: IntVec, keys: tuple[str, ...]) -> Parameters:
     e = batch.estimate
     factors = tuple(
         JoinedFactor(
-            recipe, _tag(i), e.term_names, e.modes, e.mode_covariance, e.mode_slope, e.covariances, e.of_level, keys
+            recipe, _tag(i), f.term_names, f.modes, f.mode_covariance, f.mode_slope, f.covariances, at.model, keys
         )
-        for i, recipe in enumerate(batch.recipe.factors)
+        for i, (recipe, f, at) in enumerate(zip(batch.recipe.factors, e.factors, e.levels, strict=True))
     )
     variance = None if e.phi is None else e.report_vcov[:, -1, -1]
     none, freedom = np.empty((len(batch), 0)), None

@@ -130,7 +130,7 @@ class FitCollection(ManyQuestions):
     @answered
     def ranef(self) -> pl.DataFrame:
         """Conditional modes of all fits, long."""
-        return self._stack(RANEF, ranef, stacked.ranef_all, lambda batch: batch.estimate.model_levels)
+        return self._stack(RANEF, ranef, stacked.ranef_all, stacked.ranef_rows)
 
     @answered
     def glance(self) -> pl.DataFrame:
@@ -251,7 +251,7 @@ class FitCollection(ManyQuestions):
     ) -> pl.DataFrame:
         """The tables of all fits one under the other, keys in front.
 
-        shares   how the rows of a batch's table are divided between its models (M,): equally, or by their levels
+        shares   how the rows of a batch's table are divided between its models (M,): equally, or by what they have
         """
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
         for batch in self.outcomes.batches:

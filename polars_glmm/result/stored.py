@@ -35,6 +35,7 @@ from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.stored_check import check_batch, check_estimate, check_sizes
 from polars_glmm.result.stored_levels import level_table, levels_of, with_levels, without_levels
+from polars_glmm.result.stored_versions import batch_of_several
 from polars_glmm.spec.call import Call, Missing
 from polars_glmm.spec.method import Method
 from polars_glmm.spec.relation import KnownLevels
@@ -172,11 +173,14 @@ def _read_collection(text: Json, store: Contents) -> FitCollection:
 
 def _batch(batch: Batch, store: Store) -> Json:
     estimate = batch.estimate
-    levels = [level_table(factor.levels, estimate, store) for factor in batch.recipe.factors]
+    both = zip(batch.recipe.factors, estimate.factors, strict=True)
+    levels = [level_table(factor.levels, own, store) for factor, own in both]
     return {
         "recipe": encode(batch.recipe),
         "levels": levels,
-        "estimate": plain(without_levels(estimate), store.keep, "estimate"),
+        "estimate": plain(
+            replace(estimate, factors=tuple(map(without_levels, estimate.factors))), store.keep, "estimate"
+        ),
         "keys": plain(batch.keys, store.keep, "keys"),
         "common": plain(batch.common),
         "dropped": plain(batch.dropped, store.keep, "dropped"),
@@ -190,9 +194,11 @@ def _batch(batch: Batch, store: Store) -> Json:
 
 def _read_batch(text: Json, store: Contents) -> Batch:
     read = RecordReader(fetch=store.fetch).read
+    text = batch_of_several(text, store.fetch)
     tables = [levels_of(own, store) for own in text["levels"]]
     estimate = read(text["estimate"], BatchEstimate, "estimate")
-    estimate = with_levels(estimate, tables[0]) if tables else estimate
+    factors = [with_levels(own, table) for own, table in zip(estimate.factors, tables, strict=True)]
+    estimate = replace(estimate, factors=tuple(factors))
     call, control = _read_asked(text)
     batch = Batch(
         keys=read(text["keys"], IntVec, "keys"),
@@ -202,7 +208,7 @@ def _read_batch(text: Json, store: Contents) -> Batch:
         dropped=read(text["dropped"], Dropped, "dropped"),
         moments=read(text["moments"], Mat, "moments"),
         paired=read(text["paired"], Paired, "paired"),
-        level_sizes=read(text["level_sizes"], IntVec, "level_sizes"),
+        level_sizes=read(text["level_sizes"], tuple[IntVec, ...], "level_sizes"),
         kept=None,
         rows=KeyedRows(None, np.empty(0, np.intp), np.empty(0, np.intp)),
         control=control,

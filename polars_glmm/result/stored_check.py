@@ -10,7 +10,7 @@ import numpy.typing as npt
 from polars_glmm.answer.many import Batch
 from polars_glmm.answer.tally import GroupSize
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.recipe import Recipe
+from polars_glmm.design.recipe import FactorRecipe, Recipe
 from polars_glmm.design.residual import parameter_names
 from polars_glmm.likelihood.estimate import Estimate, FactorEstimate
 
@@ -52,17 +52,10 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
         _shaped("working vcov", estimate.working.vcov, p + s, p + s)
     _equal("groups", [one.name for one in estimate.factors], [one.name for one in recipe.factors])
     for factor, own, sized in zip(recipe.factors, estimate.factors, sizes, strict=True):
-        r, g = sum(sized), factor.levels.height
-        _equal("terms", list(own.term_names), [c.name for term in factor.terms for c in term.columns])
-        _equal("structures", list(own.structures), [term.structure for term in factor.terms])
-        _shaped("modes", own.modes, r, g)
-        _shaped("mode_covariance", own.mode_covariance, r, r, g)
-        _shaped("mode_slope", own.mode_slope, r, p if _slopes(own) == p else p + s, g)
+        _check_factor(factor, own, sized, slopes=(p, p + s))
         if own.level_covariance is not None:
+            r, g = sum(sized), factor.levels.height
             _shaped("level_covariance", own.level_covariance, r, g, r, g)
-        _equal("covariances", len(own.covariances), len(sized))
-        for matrix, size in zip(own.covariances, sized, strict=True):
-            _shaped("covariance", matrix, size, size)
 
 
 def check_sizes(recipe: Recipe, sizes: Sequence[GroupSize]) -> None:
@@ -78,13 +71,15 @@ def check_batch(batch: Batch) -> None:
     p, s, sizes = _counts(recipe)
     reported = p + _entries(recipe) + (0 if estimate.phi is None else 1)
     _equal("formulas", s, 0)
-    _equal("groups", len(recipe.factors), 0 if estimate.factor is None else 1)
+    _equal("groups", [one.name for one in estimate.factors], [one.name for one in recipe.factors])
+    _equal("ranks", len(estimate.ranks), sum(map(len, sizes)))
+    _equal("groups", (len(estimate.model_levels), len(batch.level_sizes)), (len(sizes), len(sizes)))
     _shaped("beta", estimate.beta, m, p)
     _shaped("phi", estimate.phi, m)
     _shaped("report", estimate.report, m, reported)
     _shaped("report_vcov", estimate.report_vcov, m, reported, reported)
     for name in ("loglik", "loglik_saturated", "n_obs", "null_loglik", "decrement", "smallest", "evaluations",
-                 "row_passes", "model_levels"):  # fmt: skip
+                 "row_passes"):  # fmt: skip
         _shaped(name, getattr(estimate, name), m)
     k = 0 if estimate.covariance_vcov is None else estimate.covariance_vcov.shape[-1]
     _shaped("df_satterthwaite", estimate.df_satterthwaite, m, p)
@@ -96,19 +91,29 @@ def check_batch(batch: Batch) -> None:
         _shaped(name, getattr(batch.dropped, name), m)
     for marks in batch.dropped.where.values():
         _shaped("missing", marks, m)
-    if not recipe.factors:
-        _equal("levels", int(estimate.model_levels.sum()), 0)
-        return
-    r, g = sum(sizes[0]), recipe.factors[0].levels.height
-    _equal("terms", list(estimate.term_names), [c.name for term in recipe.factors[0].terms for c in term.columns])
-    _equal("levels", (int(estimate.model_levels.sum()), int(estimate.model_levels.min(initial=1)) > 0), (g, True))
-    _shaped("level_sizes", batch.level_sizes, g)
-    _shaped("modes", estimate.modes, r, g)
-    _shaped("mode_covariance", estimate.mode_covariance, r, r, g)
-    _shaped("mode_slope", estimate.mode_slope, r, p, g)
-    _equal("covariances", len(estimate.covariances), len(sizes[0]))
-    for matrix, size in zip(estimate.covariances, sizes[0], strict=True):
-        _shaped("covariance", matrix, m, size, size)
+    levels = zip(recipe.factors, estimate.factors, estimate.model_levels, batch.level_sizes, sizes, strict=True)
+    for factor, own, counts, observations, sized in levels:
+        g = factor.levels.height
+        _shaped("model_levels", counts, m)
+        _equal("levels", (int(counts.sum()), int(counts.min(initial=1)) > 0), (g, True))
+        _shaped("level_sizes", observations, g)
+        _check_factor(factor, own, sized, slopes=(p,), models=(m,))
+
+
+def _check_factor(
+    recipe: FactorRecipe, own: FactorEstimate, sized: list[int], slopes: tuple[int, ...], models: tuple[int, ...] = ()
+) -> None:
+    """The numbers of a factor; slopes: for how many coefficients modes may have them."""
+    r, g = sum(sized), recipe.levels.height
+    _equal("terms", list(own.term_names), [c.name for term in recipe.terms for c in term.columns])
+    _equal("structures", list(own.structures), [term.structure for term in recipe.terms])
+    _shaped("modes", own.modes, r, g)
+    _shaped("mode_covariance", own.mode_covariance, r, r, g)
+    found = _slopes(own)
+    _shaped("mode_slope", own.mode_slope, r, slopes[-1] if found is None or found not in slopes else found, g)
+    _equal("covariances", len(own.covariances), len(sized))
+    for matrix, size in zip(own.covariances, sized, strict=True):
+        _shaped("covariance", matrix, *models, size, size)
 
 
 def _counts(recipe: Recipe) -> tuple[int, int, list[list[int]]]:

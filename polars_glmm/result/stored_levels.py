@@ -15,7 +15,7 @@ from polars_glmm.typing import Cube, Mat
 
 
 class ByLevel(Protocol):
-    """An estimate with numbers for each of G levels: FactorEstimate, or BatchEstimate with the levels of all models.
+    """An estimate with numbers for each of G levels: those of one model, or of many.
 
     modes (r, G), mode_covariance (r, r, G), mode_slope (r, p, G) or None
     """

@@ -15,10 +15,11 @@ from polars_glmm import datasets
 from polars_glmm.design.learn import learn
 from polars_glmm.errors import FitWarning
 from polars_glmm.inference.resampling import question_of
+from polars_glmm.likelihood.many.company import ROOM_AT_ONCE
 from polars_glmm.likelihood.refits import refit
 from polars_glmm.likelihood.refits.law import Law
 from polars_glmm.likelihood.refits.resample import resampled
-from polars_glmm.likelihood.refits.together import ROOM_AT_ONCE, ROWS_AT_ONCE, fits_together, models_at_once
+from polars_glmm.likelihood.refits.together import ROWS_AT_ONCE, fits_together, models_at_once
 
 DRAWS = 12
 
@@ -147,7 +148,7 @@ def test_quadrature_of_nested_factors_is_refitted_one_by_one() -> None:
     asked_for: dict[str, Any] = {"family": "binomial", "trials": "trials", "method": polars_glmm.AGQ(nodes=5)}
     fit = quiet(frame, formula, **asked_for)
     design = learn(fit.call.spec(), frame).design
-    assert not fits_together(design, fit.spec)
+    assert not question_of(fit).together
     law = Law.of(design, fit.spec.family, fit.estimate)
     drawn = refit.refit_responses(question_of(fit), design, law, 1, range(4))
     again = frame.with_columns(wins=pl.Series(law.responses(1, [2])[0].astype(np.int64)))

@@ -7,14 +7,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polars_glmm.linalg.elimination import eliminator
-from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern
+from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern, find_pattern
 from polars_glmm.linalg.side_by_side import (
     LevelsOf,
     ManyCrossed,
     ManyNested,
     ManyOne,
+    crossed_in,
     eliminator_of_many,
-    room_of_crossed,
     some_of_many,
 )
 from tests.linalg.test_elimination import dense_case, designs
@@ -121,5 +121,27 @@ def test_a_model_that_is_not_definite_spoils_no_other(name, value, factor):
 def test_room_is_asked_for_where_a_lead_is_crossed():
     pattern = alone("crossed vectors")[0][0]
     lead, others = pattern.n_levels[0] * 2, pattern.n_levels[1] + 2 * pattern.n_levels[2]
-    assert room_of_crossed(pattern) == others * (lead + others)
-    assert room_of_crossed(alone("nested three deep")[0][0]) == 0
+    assert room(pattern) == others * (lead + others)
+    assert room(alone("nested three deep")[0][0]) == 0
+
+
+def room(pattern):
+    return crossed_in(pattern, tuple(LevelsOf.of(np.array([n])) for n in pattern.n_levels)).room[0]
+
+
+def test_the_room_of_each_model_is_that_of_its_own_pattern():
+    """Nested: none; a by b crossed: b (a + b); crossed above a nested lead: what is left of it."""
+    rng = np.random.default_rng(1)
+    codes, counts = [], []
+    for kind in ("nested", "crossed", "lead"):
+        a = np.sort(rng.permutation(np.arange(60) % 12))
+        b = a // 2 if kind != "crossed" else rng.permutation(np.arange(60) % 6)
+        c = b // 2 if kind == "nested" else a % 3 if kind == "lead" else rng.permutation(np.arange(60) % 3)
+        codes.append(np.array([a, b, c]))
+        counts.append((12, 6, 3))
+    levels = tuple(LevelsOf.of(np.array(own)) for own in zip(*counts, strict=True))
+    starts = [at.first for at in levels]
+    joined = [np.concatenate([codes[m][f] + starts[f][m] for m in range(3)]) for f in range(3)]
+    found = crossed_in(find_pattern(tuple(joined), (36, 18, 9), (1, 1, 1)), levels)
+    assert found.first.tolist() == [2, 0, 1]
+    assert found.room.tolist() == [0, 9 * (12 + 9), 3 * (6 + 3)]

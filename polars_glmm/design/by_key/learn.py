@@ -7,16 +7,17 @@ it lacks, a column that depends on the others) is left out, and a question whose
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.by_key.factors import LevelledFactor, by_size, taken
 from polars_glmm.design.by_key.pairing import names_by_model, pairings_by_model
-from polars_glmm.design.by_key.records import KeyedDesign
-from polars_glmm.design.factors import LearnedFactor, learn_factors
+from polars_glmm.design.by_key.records import KeyedDesign, KeyedLevels
+from polars_glmm.design.factors import learn_factors
 from polars_glmm.design.learn import Weights, part, require_weights
 from polars_glmm.design.predictors import centred_columns, learn_columns, matrix, offset_node, refuse_equal_names
 from polars_glmm.design.rank import TOLERANCE
@@ -26,7 +27,6 @@ from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.design.variables import Variables
 from polars_glmm.errors import counted
 from polars_glmm.families.base import LEFT, RIGHT, only_phi
-from polars_glmm.frames.levels import Levels, code_integers
 from polars_glmm.frames.missing import Incomplete, dropped_rows
 from polars_glmm.frames.table import Table, collect, incomplete
 from polars_glmm.notes import Note
@@ -79,12 +79,12 @@ class Paired(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeyedLearned:
-    """What M of the keys taught.
+class KeyedFacts:
+    """What is known of M of the keys besides their rows.
 
     keys (M,)       numbers of the keys that are here
-    recipe          common to all; its factor holds the levels of all models one after the other, in code order
-    design          their rows, sorted by model and level
+    recipe          common to all; its factors hold the levels of all models one after the other, in code order
+    levels          of every factor, in the order of the formula
     notes           common to all, after those of `dropped`
     moments (M, 5)  sums of answer.tally.Fingerprint;  paired: its pairings
     kept (n,)       rows of the frame that some model uses, or None for all
@@ -92,29 +92,30 @@ class KeyedLearned:
 
     keys: IntVec
     recipe: Recipe
-    design: KeyedDesign
+    levels: tuple[KeyedLevels, ...]
     notes: tuple[Note, ...]
     dropped: Dropped
     moments: Mat
     kept: BoolVec | None
     paired: Paired
 
-    def take(self, keep: BoolVec) -> KeyedLearned:
-        """Some of the models, in the same order, without their rows."""
-        rows = np.repeat(keep, self.design.model_rows)
-        levels = np.repeat(keep, self.design.model_levels)
-        factors = tuple(replace(f, levels=f.levels.filter(pl.Series(levels))) for f in self.recipe.factors)
+    def take(self, keep: BoolVec) -> KeyedFacts:
+        """Some of the models, in the same order."""
+        factors = tuple(
+            replace(factor, levels=factor.levels.filter(pl.Series(np.repeat(keep, own.counts))))
+            for factor, own in zip(self.recipe.factors, self.levels, strict=True)
+        )
         return replace(
             self,
             keys=self.keys[keep],
             recipe=replace(self.recipe, factors=factors),
-            design=self.design.sizes_of(keep, rows, levels),
+            levels=tuple(own.take(keep) for own in self.levels),
             dropped=self.dropped.take(keep),
             moments=self.moments[keep],
             paired=self.paired._replace(values=self.paired.values[keep]),
         )
 
-    def renumbered(self, keys: IntVec, places: IntVec, n: int) -> KeyedLearned:
+    def renumbered(self, keys: IntVec, places: IntVec, n: int) -> KeyedFacts:
         """The same for a part of a frame of n rows: its keys are `keys` of the whole, its rows stand at `places`."""
         kept = np.ones(len(places), dtype=np.bool_) if self.kept is None else self.kept
         whole = np.zeros(n, dtype=np.bool_)
@@ -122,11 +123,18 @@ class KeyedLearned:
         return replace(self, keys=keys[self.keys], kept=whole)
 
 
+class KeyedLearned(NamedTuple):
+    """What M of the keys taught, and their rows, sorted by model and by the levels of all factors."""
+
+    facts: KeyedFacts
+    design: KeyedDesign
+
+
 def batchable(spec: ModelSpec, dtypes: pl.Schema) -> bool:
     """Whether the columns of a question are the same for a key alone as for all keys together."""
     if spec.residual is not None or spec.inputs or len(spec.predictors) > 1 or not only_phi(spec.family):
         return False
-    if len({frozenset(term.keys) for term in spec.mu.random}) != 1 or shared(spec.mu.random):
+    if not spec.mu.random or shared(spec.mu.random):
         return False
     success = spec.response.success
     if isinstance(success, Name):
@@ -182,45 +190,46 @@ def learn_by_key(
     x = matrix(columns, table)
     node = offset_node(spec.mu, spec.offset, variables)
     offset = None if node is None else variables.evaluate(node, "the offset")
-    learned = learn_factors(spec.mu.random, variables)[0]
+    factors = by_size(learn_factors(spec.mu.random, variables), code)
     usual &= _has_all_levels(variables, code, n_keys)
-    levels = _own_levels(learned, code)
-    order, starts, present = _sorted(levels, code, usual)
+    order, model_rows, present = _sorted(factors, code, usual)
     if not len(order):
         return None
-    model_rows, model_levels = starts
-    fine = _independent(_taken(x, order), centred_columns(spec.mu, terms, table), model_rows)
+    fine = _independent(taken(x, order), centred_columns(spec.mu, terms, table), model_rows)
     if not fine.all():
         usual = usual.copy()
         usual[present[~fine]] = False
-        order, (model_rows, model_levels), present = _sorted(levels, code, usual)
+        order, model_rows, present = _sorted(factors, code, usual)
         if not len(order):
             return None
 
     def take(v: Mat | None) -> Mat | None:
-        return None if v is None else _taken(v, order)
+        return None if v is None else taken(v, order)
 
-    first = np.flatnonzero(np.diff(levels.codes[order], prepend=-1))
-    level_rows = np.diff(np.append(first, len(order)))
+    own = [factor.of(order, code, present) for factor in factors]
+    lead, *others = own
     design = KeyedDesign(
-        y=_taken(response.y, order), trials=take(response.trials), frequency=take(weights.frequency),
-        precision=take(weights.precision), offset=take(offset), names=names, x=_taken(x, order),
-        group=learned.factor.name, terms=learned.factor.terms, z=_taken(learned.factor.z, order),
-        model_rows=model_rows, model_levels=model_levels, level_rows=level_rows,
-        censoring=None if response.censoring is None else response.censoring.each(lambda v: _taken(v, order)),
+        y=taken(response.y, order), trials=take(response.trials), frequency=take(weights.frequency),
+        precision=take(weights.precision), offset=take(offset), names=names, x=taken(x, order),
+        group=lead.name, terms=lead.terms, z=lead.z, model_rows=model_rows, model_levels=lead.model_levels,
+        level_rows=np.bincount(lead.codes),
+        censoring=None if response.censoring is None else response.censoring.each(lambda v: taken(v, order)),
+        others=tuple(others), place=lead.place,
     )  # fmt: skip
     recipe = Recipe(
         spec=spec,
         response=response.recipe,
         predictors=(PredictorRecipe("mu", columns, (True,) * len(columns), node),),
-        factors=(replace(learned.recipe, levels=_level_frame(learned, table, order[first])),),
+        factors=tuple(factors[f].recipe(table, code, present) for f in design.in_formula),
         categoricals=variables.categoricals,
     )
     dropped = rest.dropped.take(_mask(present, n_keys))
     kept = None if table.rows is None else _mask(table.rows, n)
-    notes = (*response.notes, *text_notes(spec, variables.categoricals), *learned.notes)
+    said = [note for f in design.in_formula for note in factors[f].learned.notes]
+    notes = (*response.notes, *text_notes(spec, variables.categoricals), *said)
     paired = Paired(names_by_model(design), pairings_by_model(design))
-    return KeyedLearned(present, recipe, design, notes, dropped, _moments(design), kept, paired)
+    facts = KeyedFacts(present, recipe, design.levels, notes, dropped, _moments(design), kept, paired)
+    return KeyedLearned(facts, design)
 
 
 class _Usable(NamedTuple):
@@ -290,24 +299,20 @@ def _has_all_levels(variables: Variables, code: IntVec, n_keys: int) -> BoolVec:
     return fine
 
 
-def _own_levels(learned: LearnedFactor, code: IntVec) -> Levels:
-    """The levels of each key, numbered key by key in level order."""
-    return code_integers(code * learned.factor.n_levels + learned.factor.codes)
-
-
-def _sorted(levels: Levels, code: IntVec, usual: BoolVec) -> tuple[IntVec, tuple[IntVec, IntVec], IntVec]:
-    """Rows of usual keys sorted by key and level; rows and levels of each of these keys; the keys."""
-    codes = levels.codes
-    in_order = bool((codes[1:] >= codes[:-1]).all())
-    order = np.arange(len(codes)) if in_order else np.argsort(codes, kind="stable")
+def _sorted(factors: Sequence[LevelledFactor], code: IntVec, usual: BoolVec) -> tuple[IntVec, IntVec, IntVec]:
+    """Rows of usual keys sorted by key and by the levels of all factors; rows of each of these keys; the keys."""
+    codes = [one.levels.codes for one in factors]
+    if len(codes) > 1:
+        order = np.lexsort(codes[::-1])
+    else:
+        in_order = bool((codes[0][1:] >= codes[0][:-1]).all())
+        order = np.arange(len(code)) if in_order else np.argsort(codes[0], kind="stable")
     own = usual[code[order]]
     if not own.all():
         order = order[own]
     rows = np.bincount(code[order], minlength=len(usual))
-    level_keys = code[levels.first]
-    per_key = np.bincount(level_keys, minlength=len(usual))
     present = np.flatnonzero(rows)
-    return order, (rows[present], per_key[present]), present
+    return order, rows[present], present
 
 
 def _independent(x: Mat, centred: BoolVec, model_rows: IntVec) -> BoolVec:
@@ -333,19 +338,6 @@ def _independent(x: Mat, centred: BoolVec, model_rows: IntVec) -> BoolVec:
         for j in range(i + 1):
             cross[i, j] = cross[j, i] = np.add.reduceat(unit[i] * unit[j], first)
     return fine & (np.linalg.eigvalsh(cross.transpose(2, 0, 1))[:, 0] > _COMFORTABLE)
-
-
-def _taken(v: Mat, order: IntVec) -> Mat:
-    """Rows in an order; nothing is copied where they are in it already."""
-    n = v.shape[-1]
-    if len(order) == n and order[0] == 0 and order[-1] == n - 1 and bool((np.diff(order) == 1).all()):
-        return v
-    return np.take(v, order, axis=-1)
-
-
-def _level_frame(learned: LearnedFactor, table: Table, rows: IntVec) -> pl.DataFrame:
-    """The keys of the levels of all models, one after the other."""
-    return pl.DataFrame([table.at(key, rows) for key in learned.recipe.keys])
 
 
 def _moments(design: KeyedDesign) -> Mat:

@@ -11,11 +11,12 @@ from polars_glmm.typing import Mat, Vec
 
 def names_by_model(design: KeyedDesign) -> tuple[str, ...]:
     """The pairings of `pairings_by_model`."""
-    return (*map(column_name, design.names), *([] if design.group is None else [group_name(design.group)]))
+    groups = [] if design.group is None else [design.group, *(one.name for one in design.others)]
+    return (*map(column_name, design.names), *(group_name(groups[f]) for f in design.in_formula if groups))
 
 
 def pairings_by_model(design: KeyedDesign) -> Mat:
-    """Of the rows of each of M models, (M, p + 1); NaN for a column that does not vary."""
+    """Of the rows of each of M models, (M, p + factors); NaN for a column that does not vary."""
     first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
     f, precision = design.frequency, design.precision
     w = f if precision is None else precision if f is None else f * precision
@@ -32,12 +33,12 @@ def pairings_by_model(design: KeyedDesign) -> Mat:
         own = own - size * mean**2
         fine = own > 1e-9 * size * mean**2
         columns.append(np.where(fine, shares(total(away * x), square * np.where(fine, own, 1.0)), np.nan))
-    if design.group is not None:
-        starts = np.concatenate([[0], np.cumsum(design.level_rows)[:-1]]).astype(np.intp)
-        weight = np.add.reduceat(np.ones_like(y) if w is None else w, starts)
-        sums = np.add.reduceat(away if w is None else w * away, starts)
-        numbers = np.concatenate([level_numbers(int(n)) for n in design.model_levels])
-        models = np.concatenate([[0], np.cumsum(design.model_levels)[:-1]]).astype(np.intp)
+    codes, counts = design.codes, design.counts
+    for k in design.in_formula if design.group is not None else []:
+        numbers = np.concatenate([level_numbers(int(n)) for n in counts[k]])
+        weight = np.bincount(codes[k], w, len(numbers))
+        sums = np.bincount(codes[k], away if w is None else w * away, len(numbers))
+        models = np.concatenate([[0], np.cumsum(counts[k])[:-1]]).astype(np.intp)
         spread = np.add.reduceat(numbers**2 * weight, models)
         columns.append(shares(np.add.reduceat(numbers * sums, models), square * spread))
     return np.array(columns).T

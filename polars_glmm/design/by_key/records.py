@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from polars_glmm.design.records import Term
 from polars_glmm.families.base import Censoring, Rows
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
+
+
+class KeyedLevels(NamedTuple):
+    """Levels of one factor: how many each model has (M,), and the observations of each, model after model (G,)."""
+
+    counts: IntVec
+    sizes: IntVec
+
+    def take(self, keep: BoolVec) -> KeyedLevels:
+        """Those of some of the models."""
+        return KeyedLevels(self.counts[keep], self.sizes[np.repeat(keep, self.counts)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,19 +80,27 @@ class KeyedDesign:
     def n_models(self) -> int:
         return len(self.model_rows)
 
-    def sizes_of(self, keep: BoolVec, rows: BoolVec, levels: BoolVec) -> KeyedDesign:
-        """Sizes and frequencies of some models without their columns; rows (n,) and levels (G,) are theirs."""
-        return replace(
-            self,
-            y=self.y[:0],
-            trials=None,
-            precision=None,
-            censoring=None,
-            offset=None,
-            frequency=None if self.frequency is None else self.frequency[rows],
-            x=self.x[:, :0],
-            z=None,
-            model_rows=self.model_rows[keep],
-            model_levels=self.model_levels[keep],
-            level_rows=self.level_rows[levels],
-        )
+    @property
+    def codes(self) -> list[IntVec]:
+        """The level of each row (n,) of every factor, numbered over all models; in the order of elimination."""
+        return [np.repeat(np.arange(len(self.level_rows)), self.level_rows), *(one.codes for one in self.others)]
+
+    @property
+    def counts(self) -> list[IntVec]:
+        """How many levels of every factor each model has (M,); in the order of elimination."""
+        return [self.model_levels, *(one.model_levels for one in self.others)]
+
+    @property
+    def in_formula(self) -> list[int]:
+        """The factors in the order of the formula, as places in that of elimination."""
+        places = [self.place, *(one.place for one in self.others)]
+        return sorted(range(len(places)), key=places.__getitem__)
+
+    @property
+    def levels(self) -> tuple[KeyedLevels, ...]:
+        """The levels of every factor, in the order of the formula."""
+        codes, counts = self.codes, self.counts
+        sizes = [
+            np.bincount(own, self.frequency, int(n.sum())).astype(np.intp) for own, n in zip(codes, counts, strict=True)
+        ]
+        return tuple(KeyedLevels(counts[f], sizes[f]) for f in self.in_formula)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.likelihood.many.engine import SearchLayout
 from polars_glmm.likelihood.many.model import BatchModel
 from polars_glmm.likelihood.parameters.effects import NOTICEABLE
@@ -27,17 +26,11 @@ class BatchStart:
     beta: Vec | None
     phi: float | None
 
-    def of(self, design: KeyedDesign) -> BatchStart:
-        """The same with its terms in the order of the design's factors."""
-        places = terms_of_formula(design)
-        own = dict(zip(places, self.covariances, strict=True))
-        return replace(self, covariances=tuple(own[k] for k in range(len(places))))
-
     def theta(self, model: BatchModel, layout: SearchLayout, sigma: float | None = None) -> Mat:
         """θ (M, q) of every model, in units of σ where it is given; no direction is left without variance."""
         unit = 1.0 if sigma is None else sigma
         out = np.zeros((model.rows.n_models, layout.r, layout.r))
-        for t, covariance in zip(model.terms, self.covariances, strict=True):
+        for t, covariance in zip(model.in_formula, self.covariances, strict=True):
             own = slice(t.start, t.stop)
             back = np.linalg.inv(model.outward[:, own, own]) / unit
             inside = back @ covariance @ back.swapaxes(1, 2)
@@ -49,13 +42,3 @@ class BatchStart:
                 places = np.arange(t.start, t.stop)
                 out[:, places, places] = np.sqrt(np.maximum(np.einsum("mii->mi", inside), NOTICEABLE**2))
         return np.asarray(out[:, layout.rows, layout.columns])
-
-
-def terms_of_formula(design: KeyedDesign) -> list[int]:
-    """The terms of the formula, one after the other, as places among those of the design's factors."""
-    every = [(design.place, design.terms), *((one.place, one.terms) for one in design.others)]
-    numbered, start = [], 0
-    for place, terms in every:
-        numbered.append((place, range(start, start + len(terms))))
-        start += len(terms)
-    return [k for _, own in sorted(numbered, key=lambda pair: pair[0]) for k in own]

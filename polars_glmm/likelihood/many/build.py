@@ -10,13 +10,15 @@ from polars_glmm.likelihood.many.begin import BatchStart
 from polars_glmm.likelihood.many.estimate import BatchAnswer, OptimaAnswer
 from polars_glmm.likelihood.many.fit import estimate_rows_batch, optima_of_rows
 from polars_glmm.likelihood.many.fit_products import estimate_products_batch, optima_of_products
-from polars_glmm.spec.method import Laplace, Method
+from polars_glmm.spec.method import AGQ, Laplace, Method
 from polars_glmm.spec.model import ModelSpec
 
 
 def answers(spec: ModelSpec) -> bool:
     """Whether there is a batched engine for the family, method and structures of a question."""
     if any(STRUCTURES[term.structure].bends or reduced_rank(term.structure) for term in spec.random):
+        return False
+    if isinstance(spec.method, AGQ) and len({frozenset(term.keys) for term in spec.random}) > 1:
         return False
     expected = isinstance(spec.method, Laplace) and spec.method.curvature == "expected"
     return spec.family.canonical or not expected

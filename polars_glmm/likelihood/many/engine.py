@@ -72,6 +72,11 @@ class SearchLayout:
         return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma), own, factors)
 
     @property
+    def each(self) -> tuple[slice, ...]:
+        """The rows of Λ of every factor, also where there is one."""
+        return self.factors or (slice(0, self.r),)
+
+    @property
     def q(self) -> int:
         return len(self.rows)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
 from polars_glmm.likelihood.optimum.notes import ADVICE, CONVERGED, collapse
+from polars_glmm.linalg.side_by_side import LevelsOf
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -17,11 +18,11 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 class BatchEstimate:
     """M fitted models of one formula; fields as in likelihood.estimate.Estimate, the models on the first axis.
 
-    covariances    one (M, r_t, r_t) per term of the factor
-    modes          (r, G) for all levels of all models; mode_covariance (r, r, G), mode_slope (r, p, G)
-    model_levels   (M,) how many levels each has
-    rank           of all covariance matrices: less than the number of effects where they are singular
-    notes          of every model, besides that of a singular covariance matrix
+    factors        in the order of the formula: covariances (M, r_t, r_t), modes (r, G) for all levels of all models,
+                   mode_covariance (r, r, G), mode_slope (r, p, G)
+    model_levels   per factor (M,) how many levels each has
+    ranks          of the covariance matrix of every term: less than its effects where it is singular
+    notes          of every model, besides those of singular covariance matrices
     df_satterthwaite (M, p), vcov_derivative (M, K, p, p), covariance_vcov (M, K, K): gaussian REML, else None
     """
 
@@ -29,21 +30,15 @@ class BatchEstimate:
     phi: Vec | None
     report: Mat
     report_vcov: Cube
-    covariances: tuple[Cube, ...]
-    factor: str | None
-    term_names: tuple[str, ...]
-    structures: tuple[str, ...]
-    modes: Mat
-    mode_covariance: Cube
-    mode_slope: Cube | None
-    model_levels: IntVec
+    factors: tuple[FactorEstimate, ...]
+    model_levels: tuple[IntVec, ...]
     loglik: Vec
     loglik_saturated: Vec | None
     n_obs: IntVec
     df_model: int
     null_df: int
     null_loglik: Vec | None
-    rank: int
+    ranks: tuple[int, ...]
     notes: tuple[Note, ...]
     decrement: Vec
     smallest: Vec | None
@@ -62,14 +57,6 @@ class BatchEstimate:
     def gamma(self) -> Mat:
         """(M, 0): phi has no formula."""
         return np.empty((self.n_models, 0))
-
-    @property
-    def factors(self) -> tuple[FactorEstimate, ...]:
-        """The factor of all models: covariances (M, r_t, r_t), and the levels of all."""
-        if self.factor is None:
-            return ()
-        own = (self.modes, self.mode_covariance, self.mode_slope)
-        return (FactorEstimate(self.factor, self.term_names, self.covariances, self.structures, *own),)
 
     @property
     def constants(self) -> dict[str, Vec]:
@@ -98,38 +85,30 @@ class BatchEstimate:
         return self.report_vcov[:, :p, :p]
 
     @property
-    def of_level(self) -> IntVec:
-        """The model of every level, (G,)."""
-        return np.repeat(np.arange(self.n_models), self.model_levels)
+    def levels(self) -> tuple[LevelsOf, ...]:
+        """The levels of every factor."""
+        return tuple(LevelsOf.of(counts) for counts in self.model_levels)
 
     def take(self, keep: BoolVec) -> BatchEstimate:
         """Some of the models, in the same order."""
-        levels = np.repeat(keep, self.model_levels)
-        by_level = {"modes", "mode_covariance", "mode_slope"}
-        changes: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, np.ndarray):
-                changes[f.name] = value[..., levels] if f.name in by_level else value[keep]
-        return replace(self, covariances=tuple(c[keep] for c in self.covariances), **changes)
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        changes: dict[str, Any] = {name: v[keep] for name, v in arrays.items() if isinstance(v, np.ndarray)}
+        own = [
+            _some_of(factor, keep, keep[at.model]) for factor, at in zip(self.factors, self.levels, strict=True)
+        ]
+        return replace(
+            self, factors=tuple(own), model_levels=tuple(n[keep] for n in self.model_levels), **changes
+        )
 
     @property
     def singular(self) -> bool:
         """Every one of the models is on the boundary (or none is)."""
-        return self.rank < len(self.term_names)
+        return sum(self.ranks) < sum(len(factor.term_names) for factor in self.factors)
 
     def one(self, k: int) -> Estimate:
         """The Estimate of model k."""
-        stop = int(self.model_levels[: k + 1].sum())
-        levels = slice(stop - int(self.model_levels[k]), stop)
-        slope = None if self.mode_slope is None else self.mode_slope[..., levels]
-        factors = tuple(
-            replace(
-                factor, covariances=tuple(c[k] for c in factor.covariances), modes=factor.modes[:, levels],
-                mode_covariance=factor.mode_covariance[..., levels], mode_slope=slope,
-            )
-            for factor in self.factors
-        )  # fmt: skip
+        both = zip(self.factors, self.levels, strict=True)
+        factors = tuple(_some_of(factor, k, at.of_one(k)) for factor, at in both)
         return Estimate(
             beta=self.beta[k],
             gamma=np.empty(0),
@@ -179,12 +158,21 @@ class BatchEstimate:
 
     def notes_of(self, k: int) -> tuple[Note, ...]:
         """What the estimation of model k has to remark."""
-        return (self.singular_note(k), *self.notes) if self.singular else self.notes
+        return (*self._singular_notes(k), *self.notes) if self.singular else self.notes
 
-    def singular_note(self, k: int) -> Note:
-        """The note of a covariance matrix on the boundary, in the words of likelihood.optimum.notes."""
-        text = collapse(str(self.factor), self.term_names, self.covariances[0][k], self.rank)
-        return Note("singular", text, ADVICE)
+    def _singular_notes(self, k: int) -> list[Note]:
+        """Notes of covariance matrices on the boundary, as optimum.notes words and orders them: most levels first."""
+        found: list[list[Note]] = []
+        ranks = iter(self.ranks)
+        for factor in self.factors:
+            names, said = factor.term_names, []
+            for covariance in factor.covariances:
+                own, names, rank = names[: covariance.shape[-1]], names[covariance.shape[-1] :], next(ranks)
+                if rank < len(own):
+                    said.append(Note("singular", collapse(factor.name, own, covariance[k], rank), ADVICE))
+            found.append(said)
+        order = sorted(range(len(found)), key=lambda f: -int(self.model_levels[f][k]))
+        return [note for f in order for note in found[f]]
 
 
 class BatchOptima(NamedTuple):
@@ -223,6 +211,17 @@ class BatchAnswer(NamedTuple):
 
     estimate: BatchEstimate
     answered: BoolVec
+
+
+def _some_of(factor: FactorEstimate, models: BoolVec | int, levels: BoolVec | slice) -> FactorEstimate:
+    """A factor's numbers for some of the models, or for one, with their levels."""
+    return replace(
+        factor,
+        covariances=tuple(c[models] for c in factor.covariances),
+        modes=factor.modes[:, levels],
+        mode_covariance=factor.mode_covariance[..., levels],
+        mode_slope=None if factor.mode_slope is None else factor.mode_slope[..., levels],
+    )
 
 
 def among(models: BoolVec, some: BoolVec) -> BoolVec:

@@ -7,9 +7,9 @@ fits them singly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple
@@ -20,7 +20,8 @@ from polars_glmm.control import Control
 from polars_glmm.cores import workers
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family, towards_limit
-from polars_glmm.likelihood.many.begin import BatchStart, terms_of_formula
+from polars_glmm.likelihood.many.begin import BatchStart
+from polars_glmm.likelihood.many.company import ROOM, ROOM_OF_FIT, companies
 from polars_glmm.likelihood.many.engine import BatchModes, BatchRowEngine, SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, OptimaAnswer, among
 from polars_glmm.likelihood.many.model import prepare_batch
@@ -61,48 +62,44 @@ class _Base(NamedTuple):
 
 def estimate_rows_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
     """Answers for the models of a keyed design, by rank of covariances; what none marks wants a single fit."""
-    with _asked(design, family, method, control) as (question, usual), np.errstate(all="ignore"):
-        if question is None:
-            return []
-        answers = _estimates(question, {"start": perf_counter()})
-    return [BatchAnswer(estimate, among(usual, models)) for estimate, models in answers]
+    answers = []
+    for question, asked in _questions(design, family, method, control, ROOM_OF_FIT):
+        for estimate, models in _estimates(question, {"start": perf_counter()}):
+            answers.append(BatchAnswer(estimate, among(asked, models)))
+    return answers
 
 
 def optima_of_rows(
     design: KeyedDesign, family: Family, method: Method, control: Control, begin: BatchStart
 ) -> list[OptimaAnswer]:
     """Optima of the models of a keyed design and nothing else; what none marks wants a single fit."""
-    with _asked(design, family, method, control) as (question, usual), np.errstate(all="ignore"):
-        if question is None:
-            return []
-        answers = _optima(question, begin.of(design), terms_of_formula(design))
-    return [OptimaAnswer(optima, among(usual, models)) for optima, models in answers]
+    answers = []
+    for question, asked in _questions(design, family, method, control, ROOM):
+        for optima, models in _optima(question, begin):
+            answers.append(OptimaAnswer(optima, among(asked, models)))
+    return answers
 
 
-@contextmanager
-def _asked(
-    design: KeyedDesign, family: Family, method: Method, control: Control
-) -> Iterator[tuple[Question | None, BoolVec]]:
-    """What is asked of the models that the batch can answer for, and marks of them."""
+def _questions(
+    design: KeyedDesign, family: Family, method: Method, control: Control, most: int
+) -> Iterator[tuple[Question, BoolVec]]:
+    """What is asked of the models that go together, and marks of these; most: room up to which they gain by that."""
     threads = workers(control.rows.threads)
-    with one_blas_thread(), ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+    pool = ThreadPoolExecutor(threads) if threads > 1 else nullcontext()
+    with one_blas_thread(), np.errstate(all="ignore"), pool as workers_of:
         model = prepare_batch(design, family)
-        usual = model.regular
-        if not usual.any():
-            yield None, usual
-            return
-        model = model if usual.all() else model.take(usual)
-        yield Question(model, family, method, control, pool, design.group), usual
+        for asked in companies(model, most):
+            yield Question(model.take(asked), family, method, control, workers_of), asked
 
 
 class _Group(NamedTuple):
-    """Models whose factors are free in the same entries, marked in `models`; their optima; rank of the covariances."""
+    """Models whose factors are free in the same entries, marked in `models`; their optima; ranks by term."""
 
     models: BoolVec
     question: Question
     engine: BatchRowEngine
     done: BatchPolished
-    rank: int
+    ranks: tuple[int, ...]
 
 
 def _estimates(question: Question, clock: dict[str, float]) -> list[BatchAnswer]:
@@ -113,7 +110,7 @@ def _estimates(question: Question, clock: dict[str, float]) -> list[BatchAnswer]
     searched, answers = _searched(question, begun), []
     clock["search"] = perf_counter()
     for found in _polished(question, begun, searched, clock):
-        sizes = (begun.engine.layout.q, found.rank)
+        sizes = (begun.engine.layout.q, found.ranks)
         estimate, there = report_rows(found.question, found.engine, found.done, base.value[found.models], sizes, clock)
         if there.any():
             answers.append(BatchAnswer(estimate.take(there), among(found.models, there)))
@@ -122,18 +119,19 @@ def _estimates(question: Question, clock: dict[str, float]) -> list[BatchAnswer]
     return answers
 
 
-def _optima(question: Question, begin: BatchStart, order: Sequence[int]) -> list[OptimaAnswer]:
+def _optima(question: Question, begin: BatchStart) -> list[OptimaAnswer]:
     """The optima of all models from where another fit ended, or from the models without random effects."""
     inside = _inside(question, begin)
     begun = _begun(question, _fit_glm(question)) if inside is None else inside
     searched, answers = _searched(question, begun), []
     for found in _polished(question, begun, searched, {"start": perf_counter()}):
-        optima, there = bare_optima(found.question, found.engine, found.done, found.rank, order)
+        singular = sum(found.ranks) < found.engine.layout.r
+        optima, there = bare_optima(found.question, found.engine, found.done, singular=singular)
         if there.any():
             answers.append(OptimaAnswer(optima.take(there), among(found.models, there)))
     if searched.at_limit.any():
         limit, asked = _limit_question(question, searched.at_limit, searched.found.value)
-        for optima, models in _optima(limit, replace(begin, phi=None), order):
+        for optima, models in _optima(limit, replace(begin, phi=None)):
             good = optima.loglik >= asked[models]
             if good.any():
                 kept = optima.take(good)
@@ -239,8 +237,7 @@ def _polished(
             evaluations=done.evaluations + found.evaluations[models], regular=done.regular & searched.fine[models]
         )
         clock["hessian"] = perf_counter()
-        of_group = question._replace(model=model if models.all() else model.take(models))
-        yield _Group(models, of_group, own, done, group.rank)
+        yield _Group(models, question._replace(model=model.take(models)), own, done, group.ranks)
 
 
 def _limit_question(question: Question, at_limit: BoolVec, value: Vec) -> tuple[Question, Vec]:

@@ -6,6 +6,7 @@ Models that leave the beaten track (a perfect fit, a lost rank of several) are l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from polars_glmm.control import Control
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.families.base import Family
-from polars_glmm.likelihood.many.begin import BatchStart, terms_of_formula
+from polars_glmm.likelihood.many.begin import BatchStart
+from polars_glmm.likelihood.many.company import ROOM, ROOM_OF_FIT, companies
 from polars_glmm.likelihood.many.engine import SearchLayout
 from polars_glmm.likelihood.many.estimate import BatchAnswer, OptimaAnswer, among
 from polars_glmm.likelihood.many.model import BatchModel, prepare_batch
@@ -49,13 +51,11 @@ _MOST_STEPS = 10
 
 def estimate_products_batch(design: KeyedDesign, family: Family, method: Method, control: Control) -> list[BatchAnswer]:
     """Answers for the models of a keyed design, by rank of covariances; what none marks wants a single fit."""
-    with one_blas_thread(), np.errstate(all="ignore"):
-        clock = {"start": perf_counter()}
-        answers = []
-        for found, usual in _groups(design, family, method, control, None, clock):
-            estimate, there = report_products(found, design.group, clock)
-            if there.any():
-                answers.append(BatchAnswer(estimate.take(there), among(usual, among(found.models, there))))
+    answers, clock = [], {"start": perf_counter()}
+    for found, models in _groups(design, family, method, control, None, clock):
+        estimate, there = report_products(found, clock)
+        if there.any():
+            answers.append(BatchAnswer(estimate.take(there), among(models, there)))
     return answers
 
 
@@ -63,13 +63,11 @@ def optima_of_products(
     design: KeyedDesign, family: Family, method: Method, control: Control, begin: BatchStart
 ) -> list[OptimaAnswer]:
     """Optima of the models of a keyed design and nothing else; what none marks wants a single fit."""
-    with one_blas_thread(), np.errstate(all="ignore"):
-        answers = []
-        for found, usual in _groups(design, family, method, control, begin.of(design), {"start": perf_counter()}):
-            there = stands(found.done)
-            if there.any():
-                optima = product_optima(found, terms_of_formula(design)).take(there)
-                answers.append(OptimaAnswer(optima, among(usual, among(found.models, there))))
+    answers = []
+    for found, models in _groups(design, family, method, control, begin, {"start": perf_counter()}):
+        there = stands(found.done)
+        if there.any():
+            answers.append(OptimaAnswer(product_optima(found).take(there), among(models, there)))
     return answers
 
 
@@ -78,11 +76,13 @@ def _groups(
     clock: dict[str, float],
 ) -> Iterator[tuple[ProductGroup, BoolVec]]:  # fmt: skip
     """The optima by rank of the models that the batch can answer for, with marks of these among all."""
-    model = prepare_batch(design, family)
-    usual = model.regular & (design.model_levels <= MANY_LEVELS)
-    if usual.any():
-        for found in _fit(model if usual.all() else model.take(usual), method, control, begin, clock):
-            yield found, usual
+    with one_blas_thread(), np.errstate(all="ignore"):
+        model = prepare_batch(design, family)
+        few = design.model_levels if begin is not None else np.sum(design.counts, axis=0)  # of whom a Hessian is made
+        model = replace(model, regular=model.regular & (few <= MANY_LEVELS))
+        for asked in companies(model, ROOM_OF_FIT if begin is None else ROOM):
+            for found in _fit(model.take(asked), method, control, begin, clock):
+                yield found, among(asked, found.models)
 
 
 def _fit(
@@ -115,17 +115,16 @@ def _fit(
             evaluations=done.evaluations + found.evaluations[models], regular=done.regular & fine[models]
         )
         clock["hessian"] = perf_counter()
-        of_group = model if models.all() else model.take(models)
-        yield ProductGroup(models, of_group, own, done, layout.q, group.rank)
+        yield ProductGroup(models, model.take(models), own, done, layout.q, group.ranks)
 
 
 def _leaves_something(engine: BatchProductEngine) -> BoolVec:
-    """Models that neither their fixed effects nor all effects together reproduce."""
+    """Models that neither their fixed effects nor all effects together, where rounding lets tell, reproduce."""
     stats, at = engine.stats, engine.layout
     total = stats.ww[-1, -1]
     bare = least_squares(stats.ww)[3]
     strong = engine.pieces(np.tile(at.diagonal * STRONG, (len(total), 1))).rss
-    return np.asarray((bare > _SHARP * total) & (strong > _SHARP * total))
+    return np.asarray((bare > _SHARP * total) & ~(strong <= _SHARP * total))
 
 
 def _polish(engine: BatchProductEngine, theta: Mat, *, hessian: bool) -> PolishedBatch:
@@ -174,6 +173,14 @@ def _gradient(engine: BatchProductEngine, pieces: BatchProfile) -> Mat:
     return np.column_stack([g, np.zeros(len(g))])
 
 
+def _row_sizes(at: SearchLayout, theta: Mat) -> Mat:
+    """As products.polish measures the rows of each factor, (M, q): by themselves, below 1 by the largest."""
+    sizes = np.abs(at.lam(theta)).max(1, initial=0.0)
+    for own in at.each:
+        sizes[own] = np.maximum(sizes[own], np.clip(sizes[own].max(0, initial=0.0), 1e-2, 1.0))
+    return np.asarray(sizes[at.rows].T)
+
+
 def _hessian(engine: BatchProductEngine, theta: Mat, pieces: BatchProfile) -> Cube:
     """Hessians of −ℓ(β̂(F), F, σ) in (θ, σ), by central differences of the exact gradient in θ."""
     at, q = engine.layout, engine.layout.q
@@ -183,16 +190,14 @@ def _hessian(engine: BatchProductEngine, theta: Mat, pieces: BatchProfile) -> Cu
         log = x.d_log_h + reml * x.d_log_m
         return log[at.rows, at.columns].T, x.d_rss[at.rows, at.columns].T
 
-    size = np.abs(theta).max(1, initial=0.0)
-    largest = np.maximum(size, 1.0)
-    step = CENTRAL * FORWARD * np.clip(size, 1e-2 * largest, largest)
+    step = CENTRAL * FORWARD * _row_sizes(at, theta)
     variance = pieces.rss / engine.nu
     h = np.empty((len(theta), q + 1, q + 1))
     logs, squares = np.empty((len(theta), q, q)), np.empty((len(theta), q, q))
     for k in range(q):
         up, down = theta.copy(), theta.copy()
-        up[:, k] += step
-        down[:, k] -= step
+        up[:, k] += step[:, k]
+        down[:, k] -= step[:, k]
         above, below = split(engine.pieces(up)), split(engine.pieces(down))
         width = (up[:, k] - down[:, k])[:, None]
         logs[:, k], squares[:, k] = (above[0] - below[0]) / width, (above[1] - below[1]) / width

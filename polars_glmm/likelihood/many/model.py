@@ -17,7 +17,7 @@ from polars_glmm.design.records import Term
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.identify import LONE_SHARE, RANK_TOLERANCE
 from polars_glmm.likelihood.many.rows import BatchCodes, BatchRows
-from polars_glmm.linalg.pattern import gather_blocks
+from polars_glmm.linalg.pattern import Pattern, gather_blocks
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 _SPAN_TOLERANCE = 1e-7
@@ -26,6 +26,15 @@ _DEPENDENT = 1e-8
 """Pivot of decorrelated random columns, in units of their size, below which the single fit decides."""
 _LARGE_MEAN = 1e4
 """Mean of a random column, in its standard deviations, beyond which the single fit, which centres, decides."""
+
+
+class BatchFactor(NamedTuple):
+    """A grouping factor: its name, its place in the order of elimination, its rows of Λ, and its terms."""
+
+    name: str
+    place: int
+    own: slice
+    terms: tuple[Term, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +46,7 @@ class BatchModel:
     outward (M, r, r)  b on the columns the user named = outward · b on the working columns, of all factors
     regular (M,)       models that the batch can answer for
     lone (M,)          models with one Bernoulli trial in most of their levels
+    named              the factors in the order of the formula
     """
 
     rows: BatchRows
@@ -47,11 +57,24 @@ class BatchModel:
     regular: BoolVec
     lone: BoolVec
     factors: tuple[slice, ...] = ()
+    named: tuple[BatchFactor, ...] = ()
+
+    @property
+    def in_formula(self) -> tuple[Term, ...]:
+        """The terms in the order of the formula."""
+        return tuple(term for factor in self.named for term in factor.terms)
+
+    def of_formula(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """Ranks by term, in the order of the formula from that of elimination."""
+        own = {t.start: rank for t, rank in zip(self.terms, ranks, strict=True)}
+        return tuple(own[t.start] for t in self.in_formula)
 
     def take(self, keep: BoolVec) -> BatchModel:
+        if keep.all():
+            return self
         return BatchModel(
             self.rows.take(keep), self.terms, self.a[keep], self.constant, self.outward[keep], self.regular[keep],
-            self.lone[keep], self.factors,
+            self.lone[keep], self.factors, self.named,
         )  # fmt: skip
 
 
@@ -83,8 +106,22 @@ def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
     )  # fmt: skip
     fine, lone = _identified(rows, design, family)
     return BatchModel(
-        rows, effects.terms, a, constant, effects.outward, regular & fine, lone, effects.factors if others else ()
-    )
+        rows, effects.terms, a, constant, effects.outward, regular & fine, lone, effects.factors if others else (),
+        _named(design, effects),
+    )  # fmt: skip
+
+
+def _named(design: KeyedDesign, effects: _Effects) -> tuple[BatchFactor, ...]:
+    """The factors in the order of the formula."""
+    if design.group is None:
+        return ()
+    names = [design.group, *(one.name for one in design.others)]
+    found = []
+    for f in design.in_formula:
+        own = effects.factors[f]
+        terms = tuple(t for t in effects.terms if own.start <= t.start < own.stop)
+        found.append(BatchFactor(names[f], f, own, terms))
+    return tuple(found)
 
 
 class _Effects(NamedTuple):
@@ -254,7 +291,9 @@ def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[B
             fine &= share < 1.0
             lone |= share > LONE_SHARE
     if design.others:
-        fine &= ~_redundant_factors(rows, design, n, gaussian=family.residual)
+        pattern = rows.pattern(rows.cells)
+        assert pattern is not None  # there are several factors
+        fine &= ~_alike(pattern, rows) & ~_redundant_factors(rows, pattern, design, n, gaussian=family.residual)
     elif r > 1:
         fine &= ~_redundant(rows, design, n, gaussian=family.residual)
     return fine, lone
@@ -295,11 +334,20 @@ def _near_null(gram: Cube) -> BoolVec:
     return np.asarray(values[:, 0] < 10.0 * RANK_TOLERANCE * values[:, -1])
 
 
-def _redundant_factors(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: bool) -> BoolVec:
+def _alike(pattern: Pattern, rows: BatchRows) -> BoolVec:
+    """Models of which two factors divide the rows in the same way."""
+    found = np.zeros(rows.n_models, dtype=bool)
+    for (f, g), pair in pattern.pairs.items():
+        met = rows.levels[f].sums(np.ones(len(pair.left)), pair.left)
+        found |= (met == rows.levels[f].counts) & (met == rows.levels[g].counts)
+    return found
+
+
+def _redundant_factors(
+    rows: BatchRows, pattern: Pattern, design: KeyedDesign, n: IntVec, *, gaussian: bool
+) -> BoolVec:
     """The same over all factors: for effects (a, b) of factor f and (c, d) of g the sum is over their meeting pairs."""
     cells = rows.cells
-    pattern = rows.pattern(cells)
-    assert pattern is not None  # there are several factors
     z = np.ones((1, len(rows.data.y))) if rows.z is None else rows.z
     every = [design.terms, *(one.terms for one in design.others)]
     products = np.array([[np.add.reduceat(a * b, cells.first) for b in z] for a in z])

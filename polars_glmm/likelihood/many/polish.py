@@ -24,13 +24,16 @@ class BatchScale(NamedTuple):
 
 
 class BatchPolished(NamedTuple):
-    """Optima x (M, P) with ℓ there, Hessians of −ℓ (M, P, P) or None, decrements, mode slopes (p, r, G) along β."""
+    """Optima x (M, P) with ℓ there, Hessians of −ℓ (M, P, P) or None, decrements.
+
+    slopes   of modes along β, (p, r_f, G_f) per factor
+    """
 
     x: Mat
     value: BatchValue
     hessian: Cube | None
     decrement: Vec
-    slopes: Cube | None
+    slopes: list[Cube] | None
     evaluations: IntVec
     regular: BoolVec
 
@@ -90,15 +93,20 @@ def _steps(at: SearchLayout, x: Mat, scale: BatchScale, curvature: Cube | None) 
     small = np.minimum(scale.row, scale.bend)
     out = np.ones_like(x)
     out[:, : at.p] = small[:, None]
-    size = np.abs(x[:, at.p : at.p + at.q]).max(1, initial=0.0)
-    out[:, at.p : at.p + at.q] = np.minimum(np.maximum(size, 1e-2 * small), scale.bend)[:, None]
+    lam = np.abs(at.lam(x[:, at.p : at.p + at.q]))
+    for own in at.each:
+        size = lam[own].max((0, 1), initial=0.0)
+        mine = at.p + np.flatnonzero((at.rows >= own.start) & (at.rows < own.stop))
+        out[:, mine] = np.minimum(np.maximum(size, 1e-2 * small), scale.bend)[:, None]
     if curvature is None:
         return FORWARD * out
     std_error = 1.0 / np.sqrt(np.maximum(np.einsum("mpp->mp", curvature), 1e-300))
     return np.asarray(np.maximum(FORWARD * out, np.minimum(ERROR_SHARE * std_error, LONGEST * scale.bend[:, None])))
 
 
-def _hessian(engine: BatchRowEngine, x: Mat, now: BatchValue, gradient: Mat, steps: Mat) -> tuple[Cube, Cube | None]:
+def _hessian(
+    engine: BatchRowEngine, x: Mat, now: BatchValue, gradient: Mat, steps: Mat
+) -> tuple[Cube, list[Cube] | None]:
     """Hessians of −ℓ by forward differences of exact gradients, from modes moved along their slopes; those along β."""
     at, n = engine.layout, len(x)
     directions = [at.point(np.tile(e, (n, 1))) for e in np.eye(at.size)]
@@ -113,4 +121,5 @@ def _hessian(engine: BatchRowEngine, x: Mat, now: BatchValue, gradient: Mat, ste
         there = -at.pull(engine.evaluate(moved, warm))
         columns.append((there - gradient) / h[:, None])
     full = np.array(columns).transpose(1, 0, 2)
-    return 0.5 * (full + full.swapaxes(1, 2)), np.array([slope[0] for slope in slopes[: at.p]]) if at.p else None
+    along = [np.array(own) for own in zip(*slopes[: at.p], strict=True)]
+    return 0.5 * (full + full.swapaxes(1, 2)), along or None

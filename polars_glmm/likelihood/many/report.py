@@ -8,8 +8,11 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Term
+from polars_glmm.likelihood.estimate import FactorEstimate
 from polars_glmm.likelihood.many.engine import SearchLayout
+from polars_glmm.likelihood.many.model import BatchModel
 from polars_glmm.likelihood.optimum.newton import FLAT
+from polars_glmm.likelihood.optimum.report import SLOPES_KEPT
 from polars_glmm.likelihood.parameters.state import natural_sigmas
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -63,6 +66,47 @@ def covariance_report(at: SearchLayout, terms: tuple[Term, ...], lam: Cube, outw
     return BatchCovariances(
         np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1), tuple(matrices), np.concatenate(null, axis=1)
     )
+
+
+class KnownEffects(NamedTuple):
+    """Of one factor in many models: modes (r, G), Var(u | y) (r, r, G), ∂û/∂β (r, p, G) with β as named, or None."""
+
+    modes: Mat
+    covariance: Cube
+    slope: Cube | None
+
+
+def factor_estimates(
+    model: BatchModel, lam: Cube, u: list[KnownEffects], covariances: tuple[Cube, ...]
+) -> tuple[FactorEstimate, ...]:
+    """As optimum.report.factor_estimates, of many models; u by elimination, covariances by the formula's terms."""
+    found, start, levels = [], 0, model.rows.levels
+    for factor in model.named:
+        own, at, known = factor.own, levels[factor.place], u[factor.place]
+        to_b = np.einsum("mij,jkm->ikm", model.outward[:, own, own], lam[own, own])[..., at.model]
+        stop = start + len(factor.terms)
+        slope = known.slope
+        estimate = FactorEstimate(
+            name=factor.name,
+            term_names=tuple(name for t in factor.terms for name in t.names),
+            covariances=covariances[start:stop],
+            structures=tuple(t.structure for t in factor.terms),
+            modes=np.einsum("irG,rG->iG", to_b, known.modes),
+            mode_covariance=np.einsum("irG,rsG,jsG->ijG", to_b, known.covariance, to_b, optimize=True),
+            mode_slope=None if slope is None else np.einsum("irG,rqG->iqG", to_b, slope),
+        )
+        found.append(estimate)
+        start = stop
+    return tuple(found)
+
+
+def slopes_as_named(model: BatchModel, slopes: list[Cube]) -> list[Cube | None]:
+    """∂û/∂β (r, p, G) per factor with β as named, from that in β_c, where they are not too many to keep."""
+    if sum(slope.size for slope in slopes) > SLOPES_KEPT:
+        return [None] * len(slopes)
+    inward = np.linalg.inv(model.a.swapaxes(1, 2)).transpose(1, 2, 0)
+    both = zip(slopes, model.rows.levels, strict=True)
+    return [np.einsum("rkG,kqG->rqG", slope, inward[..., at.model]) for slope, at in both]
 
 
 def covariance_matrices(terms: tuple[Term, ...], lam: Cube, outward: Cube) -> list[Cube]:

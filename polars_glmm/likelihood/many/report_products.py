@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -13,9 +12,12 @@ from polars_glmm.likelihood.many.model import BatchModel
 from polars_glmm.likelihood.many.profile import BatchProductEngine, BatchProfile, least_squares
 from polars_glmm.likelihood.many.report import (
     BatchInverted,
+    KnownEffects,
     covariance_matrices,
     covariance_report,
+    factor_estimates,
     inverted,
+    slopes_as_named,
     without_errors,
 )
 from polars_glmm.likelihood.optimum import report
@@ -37,7 +39,7 @@ class PolishedBatch(NamedTuple):
 class ProductGroup(NamedTuple):
     """Models whose factors are free in the same entries, marked in `models`: the engine, and optima.
 
-    n_theta, rank   covariance parameters in all, and the rank of the covariances
+    n_theta, ranks   covariance parameters in all, and the rank of the covariance matrix of each term
     """
 
     models: BoolVec
@@ -45,7 +47,7 @@ class ProductGroup(NamedTuple):
     engine: BatchProductEngine
     done: PolishedBatch
     n_theta: int
-    rank: int
+    ranks: tuple[int, ...]
 
 
 def stands(done: PolishedBatch) -> BoolVec:
@@ -53,20 +55,20 @@ def stands(done: PolishedBatch) -> BoolVec:
     return np.asarray(done.regular & (done.decrement < CONVERGED) & np.isfinite(done.pieces.rss))
 
 
-def product_optima(group: ProductGroup, order: Sequence[int]) -> BatchOptima:
-    """The optima of a group; order: the places of its terms, one after the other of the formula."""
+def product_optima(group: ProductGroup) -> BatchOptima:
+    """The optima of a group."""
     model, engine, pieces = group.model, group.engine, group.done.pieces
     at, sigma = engine.layout, np.sqrt(pieces.rss / engine.nu)
     lam = at.lam(group.done.theta)
-    matrices = covariance_matrices(model.terms, lam, model.outward)
+    matrices = covariance_matrices(model.in_formula, lam, model.outward)
     return BatchOptima(
         beta=_beta(group),
         phi=sigma,
-        covariances=tuple(sigma[:, None, None] ** 2 * matrices[k] for k in order),
-        structures=tuple(model.terms[k].structure for k in order),
+        covariances=tuple(sigma[:, None, None] ** 2 * own for own in matrices),
+        structures=tuple(t.structure for t in model.in_formula),
         loglik=-0.5 * (engine.minus_two(pieces) - _constant(group)),
         decrement=group.done.decrement,
-        singular=group.rank < at.r,
+        singular=sum(group.ranks) < at.r,
     )
 
 
@@ -84,15 +86,12 @@ def _constant(group: ProductGroup) -> Vec:
     return np.asarray(stats.log_weights + (2.0 * np.linalg.slogdet(model.a)[1] if reml else 0.0))
 
 
-def report_products(
-    group: ProductGroup, group_name: str | None, clock: dict[str, float]
-) -> tuple[BatchEstimate, BoolVec]:
-    """Estimates of all models of one factor, and which of them stand."""
-    model, engine, done, n_theta, rank = group[1:]
+def report_products(group: ProductGroup, clock: dict[str, float]) -> tuple[BatchEstimate, BoolVec]:
+    """Estimates of all models of a group, and which of them stand."""
+    model, engine, done, n_theta, ranks = group[1:]
     at, stats, pieces = engine.layout, engine.stats, done.pieces
     fine = stands(done)
-    (levels,) = stats.levels
-    p, of_level = len(stats.ww) - 1, levels.model
+    p = len(stats.ww) - 1
     sigma = np.sqrt(pieces.rss / engine.nu)
     outward = model.a.swapaxes(1, 2)
     m_inverse = pieces.m_inverse.transpose(2, 0, 1)
@@ -100,7 +99,7 @@ def report_products(
     beta = _beta(group)
     found = None if done.hessian is None else inverted(done.hessian)
     lam = at.lam(done.theta)
-    cov = covariance_report(at, model.terms, lam, model.outward)
+    cov = covariance_report(at, model.in_formula, lam, model.outward)
     variances = sigma[:, None] ** 2 * cov.values
     jac = np.zeros((len(sigma), variances.shape[1] + 1, at.q + 1))
     jac[:, :-1, :-1] = sigma[:, None, None] ** 2 * cov.jacobian
@@ -116,13 +115,13 @@ def report_products(
     report_vcov[:, p:, p:] = jac @ spread @ jac.swapaxes(1, 2)
     null = np.zeros(values.shape, dtype=bool)
     null[:, p:-1] = cov.null
-    to_b = np.einsum("mij,jkm->ikm", model.outward, lam)[..., of_level]
-    c = np.concatenate([-pieces.beta, np.ones((1, len(sigma)))])[:, of_level]
-    slope = None
-    b = pieces.b[0]
-    if b.size <= report.SLOPES_KEPT:
-        inward = np.linalg.inv(outward).transpose(1, 2, 0)[..., of_level]
-        slope = -np.einsum("irG,rpG,pqG->iqG", to_b, b[:, :p], inward, optimize=True)
+    c = np.concatenate([-pieces.beta, np.ones((1, len(sigma)))])
+    slopes = slopes_as_named(model, [-b[:, :p] for b in pieces.b])
+    u = [
+        KnownEffects(np.einsum("rwG,wG->rG", b, c[:, at.model]), sigma[at.model] ** 2 * spread, slope)
+        for b, spread, slope, at in zip(pieces.b, pieces.h_inverse, slopes, stats.levels, strict=True)
+    ]
+    covariances = tuple(sigma[:, None, None] ** 2 * m for m in cov.matrices)
     free = None if found is None or not engine.reml else _satterthwaite(engine, pieces, model, sigma, found)
     bare_m, bare_rss = least_squares(stats.ww)[2:]
     bare = (bare_m if engine.reml else 0.0) + engine.nu * (1.0 + np.log(2.0 * np.pi * bare_rss / engine.nu))
@@ -133,22 +132,15 @@ def report_products(
         phi=sigma,
         report=values,
         report_vcov=without_errors(report_vcov, null),
-        covariances=tuple(sigma[:, None, None] ** 2 * m for m in cov.matrices),
-        factor=group_name,
-        term_names=tuple(name for t in model.terms for name in t.names),
-        structures=tuple(t.structure for t in model.terms),
-        modes=np.einsum("irG,rwG,wG->iG", to_b, b, c, optimize=True),
-        mode_covariance=sigma[of_level] ** 2
-        * np.einsum("irG,rsG,jsG->ijG", to_b, pieces.h_inverse[0], to_b, optimize=True),
-        mode_slope=slope,
-        model_levels=levels.counts,
+        factors=factor_estimates(model, lam, u, covariances),
+        model_levels=tuple(stats.levels[factor.place].counts for factor in model.named),
         loglik=-0.5 * (engine.minus_two(pieces) - constant),
         loglik_saturated=None,
         n_obs=stats.n,
         df_model=p + n_theta + 1,
         null_df=p + 1,
         null_loglik=-0.5 * (bare - constant),
-        rank=rank,
+        ranks=model.of_formula(ranks),
         notes=(),
         decrement=done.decrement,
         smallest=None if found is None else found.smallest,
@@ -178,9 +170,15 @@ def _satterthwaite(
     found: BatchInverted,
 ) -> _Satterthwaite:
     """Degrees of freedom of each fixed effect (Fai & Cornelius 1996), from the free entries of F and σ."""
-    at, (levels,), p = engine.layout, engine.stats.levels, len(pieces.beta)
-    half = levels.totals(np.einsum("daG,rbG->drabG", pieces.e[0][:, :p], pieces.b[0][:, :p]))
-    inner = (half + half.swapaxes(2, 3))[at.rows, at.columns].transpose(3, 0, 1, 2)  # (M, q, p, p)
+    at, p = engine.layout, len(pieces.beta)
+    inner = np.empty((len(sigma), at.q, p, p))
+    for own, use, levels, e, b in zip(
+        at.each, engine.stats.uses, engine.stats.levels, pieces.e, pieces.b, strict=True
+    ):
+        half = levels.totals(np.einsum("daG,rbG->drabG", e[list(use), :p], b[:, :p]))
+        mine = np.flatnonzero((at.rows >= own.start) & (at.rows < own.stop))
+        entries = at.rows[mine] - own.start, at.columns[mine] - own.start
+        inner[:, mine] = (half + half.swapaxes(2, 3))[entries].transpose(3, 0, 1, 2)
     m_inverse = pieces.m_inverse.transpose(2, 0, 1)[:, None]
     by_entry = (sigma**2)[:, None, None, None] * (m_inverse @ inner @ m_inverse)
     by_sigma = (2.0 * sigma)[:, None, None, None] * m_inverse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from time import perf_counter
 from typing import NamedTuple
@@ -15,7 +14,15 @@ from polars_glmm.likelihood.many.engine import BatchRowEngine
 from polars_glmm.likelihood.many.estimate import BatchEstimate, BatchOptima
 from polars_glmm.likelihood.many.model import BatchModel
 from polars_glmm.likelihood.many.polish import BatchPolished
-from polars_glmm.likelihood.many.report import covariance_matrices, covariance_report, inverted, without_errors
+from polars_glmm.likelihood.many.report import (
+    KnownEffects,
+    covariance_matrices,
+    covariance_report,
+    factor_estimates,
+    inverted,
+    slopes_as_named,
+    without_errors,
+)
 from polars_glmm.likelihood.marginal.hills import doubtful, unit_of
 from polars_glmm.likelihood.marginal.modes import RowDensity
 from polars_glmm.likelihood.marginal.separation import LOOSE
@@ -26,14 +33,13 @@ from polars_glmm.typing import BoolVec, Cube, Vec
 
 
 class Question(NamedTuple):
-    """Models, family and method; how to compute; the workers; the name of the grouping factor."""
+    """Models, family and method; how to compute; the workers."""
 
     model: BatchModel
     family: Family
     method: Method
     control: Control
     pool: Executor | None
-    group: str | None
 
     @property
     def p(self) -> int:
@@ -49,34 +55,34 @@ class Question(NamedTuple):
         return RowDensity(self.family)
 
 
-def _stands(question: Question, done: BatchPolished, lam: Cube, factors: tuple[slice, ...]) -> tuple[BoolVec, Vec]:
+def _stands(question: Question, done: BatchPolished, lam: Cube, each: tuple[slice, ...]) -> tuple[BoolVec, Vec]:
     """Which optima need no second look, and the parameter-free part of ℓ of every model."""
     family, model = question.family, question.model
     fine = done.regular & np.isfinite(done.value.value) & (done.decrement < CONVERGED)
     constant, unit = model.rows.totals(family.constant(model.rows.data)), unit_of(family)
     if unit is not None:
-        for own in factors or (slice(0, len(lam)),):
+        for own in each:
             fine &= ~doubtful(np.linalg.norm(lam[own, own], axis=(0, 1)), unit, model.lone)
         fine &= done.value.value + constant <= 0.0  # of counts
     return fine, constant
 
 
 def bare_optima(
-    question: Question, engine: BatchRowEngine, done: BatchPolished, rank: int, order: Sequence[int]
+    question: Question, engine: BatchRowEngine, done: BatchPolished, *, singular: bool
 ) -> tuple[BatchOptima, BoolVec]:
-    """The optima of a question's models, and which of them stand; order: places of the terms as in the formula."""
+    """The optima of a question's models, and which of them stand."""
     model, at = question.model, engine.layout
     lam = at.lam(done.x[:, at.p : at.p + at.q])
-    fine, constant = _stands(question, done, lam, at.factors)
-    matrices = covariance_matrices(model.terms, lam, model.outward)
+    fine, constant = _stands(question, done, lam, at.each)
+    terms = model.in_formula
     optima = BatchOptima(
         beta=np.einsum("mpq,mp->mq", model.a, done.x[:, : at.p]),
         phi=np.exp(done.x[:, -1]) if at.s else None,
-        covariances=tuple(matrices[k] for k in order),
-        structures=tuple(model.terms[k].structure for k in order),
+        covariances=tuple(covariance_matrices(terms, lam, model.outward)),
+        structures=tuple(t.structure for t in terms),
         loglik=done.value.value + constant,
         decrement=done.decrement,
-        singular=rank < at.r,
+        singular=singular,
     )
     return optima, fine
 
@@ -86,19 +92,20 @@ def report_rows(
     engine: BatchRowEngine,
     done: BatchPolished,
     null_value: Vec,
-    sizes: tuple[int, int],
+    sizes: tuple[int, tuple[int, ...]],
     clock: dict[str, float],
 ) -> tuple[BatchEstimate, BoolVec]:
     """Estimates of all models of a question, and which of them stand.
 
-    null_value (M,)   −ℓ without random effects;  sizes: covariance parameters, on the boundary or not, and the rank
+    null_value (M,)   −ℓ without random effects
+    sizes             covariance parameters, on the boundary or not, and the rank of each term
     """
     model, family, at = question.model, question.family, engine.layout
     rows, p, s = model.rows, at.p, at.s
-    n_theta, rank = sizes
+    n_theta, ranks = sizes
     conditional = engine.marginal.conditional(at.point(done.x), done.value.modes)
     lam = at.lam(done.x[:, p : p + at.q])
-    fine, constant = _stands(question, done, lam, at.factors)
+    fine, constant = _stands(question, done, lam, at.each)
     spread, smallest = np.full((len(done.x), at.size, at.size), np.nan), None
     if done.hessian is not None:
         found = inverted(done.hessian)
@@ -106,7 +113,7 @@ def report_rows(
         fine &= ~found.flat
         if family.separable:
             fine &= (np.sqrt(np.einsum("mpp->mp", spread)[:, :p]) < LOOSE).all(1)
-    cov = covariance_report(at, model.terms, lam, model.outward)
+    cov = covariance_report(at, model.in_formula, lam, model.outward)
     beta = np.einsum("mpq,mp->mq", model.a, done.x[:, :p])
     phi = np.exp(done.x[:, -1]) if s else None
     values = np.concatenate([beta, cov.values, *([] if phi is None else [phi[:, None]])], axis=1)
@@ -118,28 +125,25 @@ def report_rows(
     null = np.zeros(values.shape, dtype=bool)
     null[:, p : p + cov.values.shape[1]] = cov.null
     saturated = family.saturated(rows.data)
-    to_b = np.einsum("mij,jkm->ikm", model.outward, lam)[..., rows.of_level]
+    slopes: list[Cube | None] = [None] * len(model.named)
+    if done.slopes is not None:
+        slopes = slopes_as_named(model, [slope.swapaxes(0, 1) for slope in done.slopes])
+    u = [KnownEffects(*own) for own in zip(conditional.modes, conditional.covariance, slopes, strict=True)]
     clock["report"] = perf_counter()
     estimate = BatchEstimate(
         beta=beta,
         phi=phi,
         report=values,
         report_vcov=without_errors(jac @ spread @ jac.swapaxes(1, 2), null),
-        covariances=cov.matrices,
-        factor=question.group,
-        term_names=tuple(name for t in model.terms for name in t.names),
-        structures=tuple(t.structure for t in model.terms),
-        modes=np.einsum("irG,rG->iG", to_b, conditional.modes),
-        mode_covariance=np.einsum("irG,rsG,jsG->ijG", to_b, conditional.covariance, to_b, optimize=True),
-        mode_slope=_slopes(model, to_b, done.slopes),
-        model_levels=rows.model_levels,
+        factors=factor_estimates(model, lam, u, cov.matrices),
+        model_levels=tuple(rows.levels[factor.place].counts for factor in model.named),
         loglik=done.value.value + constant,
         loglik_saturated=None if saturated is None else rows.totals(saturated),
         n_obs=rows.observations(),
         df_model=p + n_theta + s,
         null_df=p + s,
         null_loglik=constant - null_value,
-        rank=rank,
+        ranks=model.of_formula(ranks),
         notes=(),
         decrement=done.decrement,
         smallest=smallest,
@@ -148,11 +152,3 @@ def report_rows(
         seconds={name: each / len(beta) for name, each in report.seconds(clock).items()},
     )
     return estimate, fine
-
-
-def _slopes(model: BatchModel, to_b: Cube, slopes: Cube | None) -> Cube | None:
-    """∂b̂/∂β (r, p, G) with beta as named, from ∂û/∂β_c (p, r, G)."""
-    if slopes is None or slopes.size > report.SLOPES_KEPT:
-        return None
-    inward = np.linalg.inv(model.a.swapaxes(1, 2)).transpose(1, 2, 0)[..., model.rows.of_level]
-    return np.asarray(np.einsum("irG,krG,kqG->iqG", to_b, slopes, inward, optimize=True))

@@ -38,16 +38,16 @@ class Evaluating(Protocol):
 
 
 class SettledGroup(NamedTuple):
-    """Models (M,) whose factors are free in the same entries, their vectors x (m, P) in `layout`, and their rank."""
+    """Models (M,) whose factors are free in the same entries, their vectors x (m, P) in `layout`; ranks: by term."""
 
     models: BoolVec
     layout: SearchLayout
     x: Mat
-    rank: int
+    ranks: tuple[int, ...]
 
     @property
     def singular(self) -> bool:
-        return self.rank < self.layout.r
+        return sum(self.ranks) < self.layout.r
 
 
 def settle(engine: Evaluating, terms: tuple[Term, ...], x: Mat, modes: Any, row_variance: Vec) -> list[SettledGroup]:
@@ -66,7 +66,7 @@ def settle(engine: Evaluating, terms: tuple[Term, ...], x: Mat, modes: Any, row_
         signs[signs == 0.0] = 1.0
         plain = x[inside].copy()
         plain[:, theta] = (lam * signs)[at.rows, at.columns].T[inside]
-        groups.append(SettledGroup(inside, at, plain, at.r))
+        groups.append(SettledGroup(inside, at, plain, tuple(t.stop - t.start for t in terms)))
     beside = ~inside & finite
     if beside.any():
         maps = [TermMap(t.start, t.stop, t.structure, slice(0, 0), t.names, t.part_of, t.parameter_of) for t in terms]
@@ -146,21 +146,21 @@ def _boundary(here: _Beside, near: list[_Sizes], lam: Cube) -> list[SettledGroup
     settled = _snapped(here, near, lam)
     rises = _rises(here, settled)
     factors = _joined(here.terms, settled, at.r)
-    patterns: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[int]] = {}
+    patterns: dict[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for i in np.flatnonzero(~rises).tolist():
         rows = np.concatenate([t.start + s.entries[i].rows for t, s in zip(here.terms, settled, strict=True)])
         columns = np.concatenate([t.start + s.entries[i].columns for t, s in zip(here.terms, settled, strict=True)])
         order = np.lexsort((columns, rows))
-        key = (tuple(rows[order].tolist()), tuple(columns[order].tolist()), int(sum(s.ranks[i] for s in settled)))
+        key = (tuple(rows[order].tolist()), tuple(columns[order].tolist()), tuple(int(s.ranks[i]) for s in settled))
         patterns.setdefault(key, []).append(i)
     groups = []
-    for (rows_of, columns_of, rank), members in sorted(patterns.items()):
+    for (rows_of, columns_of, ranks), members in sorted(patterns.items()):
         layout = replace(at, rows=np.array(rows_of, np.intp), columns=np.array(columns_of, np.intp))
         models = np.zeros(len(here.x), dtype=bool)
         models[where[members]] = True
         free = factors[layout.rows, layout.columns][:, members].T
         moved = np.concatenate([here.x[models, : at.p], free, here.x[models, at.p + at.q :]], axis=1)
-        groups.append(SettledGroup(models, layout, moved, rank))
+        groups.append(SettledGroup(models, layout, moved, ranks))
     return groups
 
 

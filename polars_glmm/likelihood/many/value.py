@@ -52,10 +52,10 @@ class BatchValue(NamedTuple):
 
 
 class BatchConditional(NamedTuple):
-    """Modes (r, G), Var(u | y) (r, r, G)."""
+    """Per factor the modes (r_f, G_f), and Var(u | y) (r_f, r_f, G_f)."""
 
-    modes: Mat
-    covariance: Cube
+    modes: list[Mat]
+    covariance: list[Cube]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,17 +125,18 @@ class BatchMarginal:
         )
 
     def conditional(self, at: BatchPoint, warm: list[Mat]) -> BatchConditional:
-        """Modes and Var(u | y) of one factor by the observed curvature, for the tables of the fits."""
+        """Modes and Var(u | y) by the observed curvature, for the tables of the fits."""
 
         def one(unit: Unit) -> BatchConditional:
-            here, u0 = placed(self.density, unit, at), warm[0][:, unit.levels[0]]
-            found = find_modes(here, Warm([u0 if self.density.concave else np.zeros_like(u0)]), 3)
+            here, own = placed(self.density, unit, at), zip(warm, unit.levels, strict=True)
+            start = [u[:, s] if self.density.concave else np.zeros_like(u[:, s]) for u, s in own]
+            found = find_modes(here, Warm(start), 3)
             h = unit.models.factorise(unit.eliminator, curvature(here, found.state.w))
             assert h is not None  # of many models it never is
-            return BatchConditional(found.u[0], h.inverse_diagonal()[0])
+            return BatchConditional(found.u, h.inverse_diagonal())
 
         parts = over_units(self.pool, self.units, one)
-        return BatchConditional(along([p.modes for p in parts]), along([p.covariance for p in parts]))
+        return BatchConditional(_per_factor([p.modes for p in parts]), _per_factor([p.covariance for p in parts]))
 
     def mode_slopes(self, at: BatchPoint, modes: list[Mat], directions: list[BatchPoint]) -> list[list[Mat]]:
         """dû/dt along directions, (r_f, G_f) each."""

@@ -10,9 +10,9 @@ import numpy as np
 from polars_glmm.design.by_key.records import KeyedDesign, KeyedFactor
 from polars_glmm.design.records import Design, Factor
 from polars_glmm.families.base import Censoring, joined_censoring, only_phi
+from polars_glmm.likelihood.many.company import ROOM, ROOM_AT_ONCE
 from polars_glmm.linalg.pattern import find_pattern
-from polars_glmm.linalg.side_by_side import room_of_crossed
-from polars_glmm.spec.method import AGQ
+from polars_glmm.linalg.side_by_side import LevelsOf, crossed_in
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.typing import IntVec, Mat
 
@@ -22,21 +22,15 @@ _DEPENDENT = 1e-10
 """Smallest eigenvalue of the cross-product of unit columns that counts as zero."""
 ROWS_AT_ONCE = 250_000
 """Rows of all models that are fitted together: some arrays of so many rows are made."""
-ROOM, ROOM_AT_ONCE = 100_000, 10_000_000
-"""Entries of the dense arrays of one model with crossed factors up to which it gains by company; of all together."""
 
 
 def fits_together(design: Design, spec: ModelSpec) -> bool:
-    """Whether the engine for many models knows this kind: grouping factors, one phi, not too many rows.
-
-    Quadrature of several factors it does not know.
-    """
+    """Whether the engine for many models knows this kind: grouping factors, one phi, not too many rows."""
     alone = not design.further and design.residual is None and only_phi(spec.family)
     independent = not any(factor.coupled for factor in design.factors)
     if not (alone and independent and design.factors and design.n_rows <= LARGEST):
         return False
-    one_factor = len(design.factors) == 1
-    return one_factor or (not isinstance(spec.method, AGQ) and _room(design) <= ROOM)
+    return _room(design) <= ROOM
 
 
 def models_at_once(design: Design) -> int:
@@ -51,7 +45,9 @@ def _room(design: Design) -> int:
         return 0
     codes = tuple(factor.codes.astype(np.intp) for factor in factors)
     sizes = tuple(len(factor.z) for factor in factors)
-    return room_of_crossed(find_pattern(codes, tuple(factor.n_levels for factor in factors), sizes))
+    n_levels = tuple(factor.n_levels for factor in factors)
+    alone = tuple(LevelsOf.of(np.array([n])) for n in n_levels)
+    return int(crossed_in(find_pattern(codes, n_levels, sizes), alone).room[0])
 
 
 def _by_size(design: Design) -> list[Factor]:
