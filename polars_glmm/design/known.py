@@ -62,12 +62,6 @@ def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool, shared: 
     that has no coefficient or a level that known= does not relate, DataChangedError for a group that the recipe should
     know and does not.
     """
-    if recipe.residual is not None:
-        msg = (
-            "Leverage, influence, scores and effects of other rows are of rows that are independent given the random "
-            "effects, and residual= correlates them. Of this fit there are bootstrap(), augment() and cross_validate()."
-        )
-        raise ModelError(msg)
     if not shared:
         refuse_shared(recipe, _AGAIN, "There are bootstrap(), simulate(), check() and influence(method='case').")
     used = used_columns(recipe)

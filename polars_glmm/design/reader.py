@@ -22,6 +22,7 @@ from .members import known_sets
 from .predictors import matrix
 from .recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe, cuts_of
 from .records import Design, Factor, Predictor, Term
+from .residual import residual_rows
 from .response import check_support, read_inputs, read_response
 from .variables import Variables
 
@@ -113,9 +114,11 @@ class Reader:
         ]
         further = tuple(made[1:])
         inputs = read_inputs(recipe.inputs, recipe.spec, variables)
+        term, known = recipe.spec.residual, recipe.residual
+        residual = None if term is None or known is None else residual_rows(term, known, table)
         return Design(
             rows.y, rows.trials, weights.frequency, rows.precision, made[0], further, tuple(factors), inputs,
-            censoring=rows.censoring,
+            residual, rows.censoring,
         )  # fmt: skip
 
     def _require_known_labels(self, table: Table) -> None:

@@ -25,7 +25,7 @@ from polars_glmm.prediction.given import INNER, Given, add_distribution, inner_o
 from polars_glmm.prediction.leverage import leverage_of
 from polars_glmm.prediction.parameters import of_fit
 from polars_glmm.prediction.predictions import predict
-from polars_glmm.prediction.residuals import augment
+from polars_glmm.prediction.residuals import NORMALIZED, augment
 from polars_glmm.prediction.rows import response_inputs
 from polars_glmm.prediction.seeds import seed_of
 from polars_glmm.prediction.simulations import simulate
@@ -178,7 +178,8 @@ def _dispersion(asked: Checked) -> list[Finding]:
     rows = asked.augmented
     if family.response == "category":
         return [_dispersion_of_categories(asked, rows)]
-    observed = float(np.square(asked.of("resid_pearson")).sum())
+    residuals = "resid_pearson" if fit.recipe.residual is None else NORMALIZED
+    observed = float(np.square(asked.of(residuals)).sum())
     effective = float(leverage_of(fit, rows.select(columns(used_columns(fit.recipe)))).found.value.sum())
     count = rows.height
     left = count - effective

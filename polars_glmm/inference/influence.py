@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import columns
+from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.covariance.fields import coordinates
 from polars_glmm.covariance.structures import STRUCTURES, range_of
 from polars_glmm.design.known import read_known
@@ -17,6 +18,7 @@ from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.inference.ranef import label_of
 from polars_glmm.inference.schemas import Schema, table
+from polars_glmm.inference.varcorr import RESIDUAL
 from polars_glmm.likelihood.known.left_out import Rest, Whole, fixed_of, one_step, refitted
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.prediction.categories import refuse_unordered
@@ -46,7 +48,8 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
     mdffits          the same with V of the rest;  covratio   |V₍g₎|/|V|;  covtrace   |tr V⁻¹V₍g₎ − p|
     dloglik          ℓ(ψ̂) − ℓ(ψ̂₍g₎) over all rows;  loglik   of the rest
     elpd             log density of the group's rows at the estimates of the rest, random effects integrated out; given
-                     the rest where known= relates levels: relatives foretell the group
+                     the rest where known= relates levels (relatives foretell the group), or residual= the group's rows
+                     with others
 
     method   "exact": a refit without each level, its columns those of the fit; "one_step": one Newton step from the
              fit (one grouping factor, `group` being it); "case": a row left out given the variances, by leverage:
@@ -85,11 +88,12 @@ def influence_terms(fit: Answer, group: str | None = None, method: Method = "exa
     (name, labels), rests = _left_out(fit, group, method)
     e = fit.estimate
     beta = _coefficients(fit)
-    full = _parameters(fit, beta, tuple(factor.covariances for factor in e.factors), e.phi)
+    of_residual = np.empty(0) if e.residual is None else e.residual.values
+    full = _parameters(fit, beta, tuple(factor.covariances for factor in e.factors), e.phi, of_residual)
     p = len(beta)
     out: dict[str, list[object]] = {column: [] for column in TERMS}
     for level, rest in zip(labels, rests, strict=True):
-        found = _parameters(fit, rest.beta, rest.covariances, rest.phi)
+        found = _parameters(fit, rest.beta, rest.covariances, rest.phi, rest.residual)
         errors = np.sqrt(np.diag(rest.vcov))
         for k, ((*key, value), (*_, all_rows)) in enumerate(zip(found, full, strict=True)):
             error = float(errors[k]) if k < p else np.nan
@@ -101,7 +105,7 @@ def influence_terms(fit: Answer, group: str | None = None, method: Method = "exa
 
 
 def _parameters(
-    fit: Answer, beta: Vec, covariances: tuple[tuple[Mat, ...], ...], phi: float | None
+    fit: Answer, beta: Vec, covariances: tuple[tuple[Mat, ...], ...], phi: float | None, residual: Vec
 ) -> list[tuple[str, str | None, str, str | None, float]]:
     """Parameter, factor, term, other term and value of everything that is estimated once."""
     parts = fit.recipe.predictors if fit.recipe.spec.family.unordered else fit.recipe.predictors[:1]
@@ -130,6 +134,10 @@ def _parameters(
                     size = sd[i] * sd[j]
                     rho = float(sigma[i, j] / size) if size > 0.0 else np.nan
                     out.append(("correlation", factor.name, own[i], own[j], rho))
+    if fit.estimate.residual is not None:
+        found = fit.estimate.residual
+        kind = "range" if CORRELATIONS[found.structure].lengths else "correlation"
+        out += [(kind, RESIDUAL, name, None, v) for name, v in zip(found.names, residual.tolist(), strict=True)]
     if phi is not None:
         out.append(("phi", None, "phi", None, phi))
     return out
@@ -174,7 +182,7 @@ def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, l
     rows = rows_with(fit, keys, "influence()")
     known = read_known(fit.recipe, rows, own_levels=False)
     spec = fit.recipe.spec
-    full = Whole(known.design, spec.family, spec.method, fit.control, fit.estimate)
+    full = Whole(known.design, spec.family, spec.method, fit.control, fit.estimate, fit.call.fixed or {})
     used = rows[known.places].select(columns(keys))
     levels = in_order(used.unique(), keys)
     labels = levels.select(label_of(keys, levels.schema).alias("level"))["level"].to_list()

@@ -73,7 +73,7 @@ def laplace_error(
     known, family = design_of(fit, "laplace_error()"), fit.recipe.spec.family
     held = HeldParameters.of(fit.estimate, family)
     one = len(known.design.factors) == 1 and not known.design.further and only_phi(family)
-    if not one or related(fit.recipe):
+    if not one or related(fit.recipe) or fit.recipe.residual is not None:
         if per == "level":
             msg = "per='level' is of models with one grouping factor of independent levels and a constant dispersion: "
             msg += "use per='factor'."

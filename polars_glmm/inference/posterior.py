@@ -9,12 +9,13 @@ that at the estimates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
+from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.errors import ModelError, ResourceError, enumerate_names, suggest
 from polars_glmm.fitting.again import design_of
@@ -45,6 +46,7 @@ class JointDraws:
 
     beta (D, p), gamma (D, s), phi (D,) or None;  covariances per factor and term (D, r_t, r_t)
     effects per factor (D, r, G), or none of them;  values (D, K) natural parameters in the order of `naturals`
+    residual (D, k) parameters of the correlation of residuals, natural;  working (D, k) what they moved by, unbounded
     """
 
     beta: Mat
@@ -53,6 +55,8 @@ class JointDraws:
     covariances: tuple[tuple[Cube, ...], ...]
     effects: tuple[Cube, ...]
     values: Mat
+    residual: Mat
+    working: Mat
 
 
 def posterior(
@@ -108,9 +112,6 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     coefficients that run off to infinity, and where the effects need rows that are gone.
     """
     e = fit.estimate
-    if e.residual is not None:
-        msg = "There are no draws by the normal approximation for residual=: fit.bootstrap() has draws of all of it."
-        raise ModelError(msg)
     bent = next((one for f in e.factors for one in f.structures if STRUCTURES[one].bends), None)
     if bent is not None:
         msg = f"There are no draws by the normal approximation for {plain_name(bent)}(): fit.bootstrap() has some."
@@ -139,17 +140,35 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
         blocks.append(covariance)
         naturals_of.append(natural)
         place += size
+    working, residual = _residual(fit, moved[:, place:])
     beta, gamma = e.beta + moved[:, :p], e.gamma + moved[:, p : p + s]
     phi = None if e.phi is None else e.phi * np.exp(moved[:, -1])
-    values = [beta, *naturals_of, gamma, *([] if phi is None else [phi[:, None]])]
+    values = [beta, *naturals_of, residual, gamma, *([] if phi is None else [phi[:, None]])]
     by_factor, start = [], 0
     for factor in e.factors:
         by_factor.append(tuple(blocks[start : start + len(factor.covariances)]))
         start += len(factor.covariances)
-    found = JointDraws(beta, gamma, phi, tuple(by_factor), (), np.concatenate(values, axis=1))
+    found = JointDraws(beta, gamma, phi, tuple(by_factor), (), np.concatenate(values, axis=1), residual, working)
     if not effects or not e.factors:
         return found
-    return JointDraws(beta, gamma, phi, found.covariances, _effects(fit, found, streams), found.values)
+    return replace(found, effects=_effects(fit, found, streams))
+
+
+def _residual(fit: Answer, moved: Mat) -> tuple[Mat, Mat]:
+    """Steps of the correlation of residuals, unbounded, from those of its report scales; and its natural parameters.
+
+    On the unbounded scale every draw is a correlation matrix. What is at its limit stays there.
+    """
+    found, learned = fit.estimate.residual, fit.recipe.residual
+    if found is None or learned is None:
+        return np.empty((len(moved), 0)), np.empty((len(moved), 0))
+    correlation, k, size = CORRELATIONS[found.structure], len(found.values), learned.size
+    x = correlation.working(found.values, size)
+    if not np.isfinite(x).all():
+        return np.zeros((len(moved), k)), np.tile(found.values, (len(moved), 1))
+    natural = found.values if correlation.lengths else 1.0 - found.values**2
+    steps = np.asarray((moved[:, :k] * natural) @ np.linalg.pinv(correlation.natural_slopes(x, size)).T)
+    return steps, np.array([correlation.natural(x + step, size) for step in steps])
 
 
 def _covariances(
@@ -205,6 +224,7 @@ def _effects(fit: Answer, found: JointDraws, streams: Sequence[np.random.Generat
     if held.gamma is not None:
         log_phi = found.gamma - e.gamma if len(e.gamma) else np.log(found.phi / e.phi)[:, None]  # type: ignore[operator]
         steps.append(np.nan_to_num(log_phi))
+    steps.append(found.working)
     step = np.concatenate(steps, axis=1)
     deviations = effect_deviations(model, streams)
     return tuple(

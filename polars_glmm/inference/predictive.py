@@ -13,9 +13,11 @@ from polars_glmm.frames.held import of_one_run
 from polars_glmm.inference.posterior import JointDraws, joint_draws
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.likelihood.known.draws import roots_of
+from polars_glmm.likelihood.residual.rows import correlated
 from polars_glmm.linalg.coupled import coloured
 from polars_glmm.prediction.categories import category_draws
 from polars_glmm.prediction.columns import INTERNAL, FrameT, apply_plan, refuse_clash
+from polars_glmm.prediction.correlated import residual_of
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING
@@ -102,6 +104,7 @@ class _DrawnRows:
         ]
         self.log_phi = np.log(used[PHI].to_numpy()) if fitted.recipe.spec.family.has_phi else None
         self.factors = [_DrawnLevels(factor, used) for factor in fitted.factors]
+        self.residual = residual_of(fitted.recipe, used) if fitted.correlations is not None and used.height else None
         self.categories = category_draws(fitted, used) if fitted.recipe.spec.family.unordered else None
 
     def draw(self, draws: JointDraws, i: int, rng: np.random.Generator, of: Drawn, random: Effects) -> Vec:
@@ -120,7 +123,11 @@ class _DrawnRows:
         out[self.complete] = mean
         if of == "response":
             phi = None if log_phi is None else np.exp(log_phi)
-            out[self.complete] = family.simulate(rng, mean, phi, self.sizes)
+            drawn = family.simulate(rng, mean, phi, self.sizes)
+            if self.residual is not None and phi is not None:
+                together = correlated(self.residual, draws.residual[i])
+                drawn = together.response(drawn, mean, phi, self.sizes.precision)
+            out[self.complete] = drawn
             if self.recipe.response.proportion:
                 assert self.sizes.trials is not None  # shares are of trials
                 out[self.complete] /= self.sizes.trials

@@ -6,7 +6,7 @@ M Σ B_g s_g s_g'B_g' M. It needs V only as a working covariance (Liang & Zeger 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -48,7 +48,8 @@ class CR:
     """Cluster-robust covariance of the fixed effects, for `vcov=`; t and F tests for few clusters go with it.
 
     cluster   a grouping factor of the model or a column of its data in whose groups all levels of every grouping
-              factor lie; None: the coarsest factor of the model, each row where it has none
+              factor and groups of residual= lie; None: the coarsest factor of the model; without one
+              the groups of residual=, or each row
     type      B_g: "CR0" I (Liang & Zeger 1986); "CR1" √(J/(J − 1)) for J clusters; "CR1S" times √((n − 1)/(n − p))
               (Stata); "CR2" (I − S_gM)^(−1/2), unbiased where V holds (Bell & McCaffrey 2002; the root of Kauermann &
               Carroll 2001); "CR3" (I − S_gM)⁻¹, near the jackknife (Mancl & DeRouen 2001)
@@ -108,7 +109,7 @@ def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
     design = hold_fixed_effects(known.design, fit.call.fixed or {}, family.curve)
     assert isinstance(design, Design)  # it was read into memory
     stay, of_formulas = _beyond(e, family, free[p:])
-    held = HeldParameters(whole.beta[free[:p]], whole.roots, None if whole.gamma is None else whole.gamma[stay])
+    held = replace(whole, beta=whole.beta[free[:p]], gamma=None if whole.gamma is None else whole.gamma[stay])
     model = known_model(design, family, fit.control, held, fit.spec.method if not family.linear else None)
     sums = cluster_sums(model, codes, len(times))
     sums = ClusterSums(sums.scores / times[:, None], sums.information / times[:, None, None], sums.outward)
@@ -153,15 +154,14 @@ def _beyond(e: Estimate, family: Family, free: BoolVec) -> tuple[BoolVec, BoolVe
 def _clusters(fit: Answer, cluster: str | None) -> tuple[KnownRows, IntVec, Vec]:
     """The rows of a fit, the cluster of each, and how many equal clusters each stands for."""
     factors = {factor.name: factor for factor in fit.recipe.factors}
-    if cluster is None and not factors:
+    if cluster is None and not factors and fit.recipe.residual is None:
         known = read_known(fit.recipe, rows_of(fit, "A robust covariance"), own_levels=False)
         n, frequency = known.design.n_rows, known.design.frequency
         return known, np.arange(n), np.ones(n) if frequency is None else frequency
     if cluster is None or cluster in factors:
         known = read_known(fit.recipe, rows_of(fit, "A robust covariance"), own_levels=False)
         design = known.design
-        name = cluster or min(design.factors, key=lambda factor: factor.n_levels).name
-        codes = next(factor.codes for factor in design.factors if factor.name == name).astype(np.intp)
+        name, codes = _of_factor(design, cluster)
     else:
         name = cluster
         rows = rows_with(fit, (cluster,), "A robust covariance")
@@ -179,7 +179,22 @@ def _clusters(fit: Answer, cluster: str | None) -> tuple[KnownRows, IntVec, Vec]
     return known, codes, np.ones(len(labels))
 
 
+def _of_factor(design: Design, cluster: str | None) -> tuple[str, IntVec]:
+    """Name and codes of a grouping factor: the coarsest of the model, without one the groups of residual=."""
+    if not design.factors:
+        assert design.residual is not None  # else each row is a cluster
+        return "residual=", design.residual.codes.astype(np.intp)
+    name = cluster or min(design.factors, key=lambda factor: factor.n_levels).name
+    return name, next(factor.codes for factor in design.factors if factor.name == name).astype(np.intp)
+
+
 def _require_nested(design: Design, name: str, codes: IntVec) -> None:
+    if design.residual is not None and not is_nested(design.residual.codes, codes):
+        msg = (
+            f"residual= correlates rows of several clusters of {name!r}, so that clusters are not independent. Name a "
+            "cluster that holds its groups, CR(cluster), or use another vcov=."
+        )
+        raise ModelError(msg)
     for factor in design.factors:
         _require_unrelated(factor, name, codes)
         if not is_nested(factor.codes, codes):

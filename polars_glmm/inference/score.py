@@ -1,7 +1,8 @@
 """Effects of groups that a fit has not seen, from their rows, without a refit: empirical Bayes at the estimates.
 
 With the parameters held, the effects of a group depend on its own rows alone: b̂ = (Z'WZ + Σ⁻¹)⁻¹Z'W(y − Xβ̂) for a
-linear model (Robinson 1991), the conditional mode otherwise. One factor of a linear model needs sums by group only.
+linear model (Robinson 1991), the conditional mode otherwise. One factor of a linear model needs sums by group only;
+correlated residuals are whitened, among the rows that there are.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
         raise ColumnError(msg)
     frame = cast("FrameT", read(frame, "score()"))
     linear = fit.recipe.spec.family.linear and not len(fit.estimate.gamma)
-    simple = len(names) == 1 and linear and not related(fit.recipe)
+    simple = len(names) == 1 and linear and not related(fit.recipe) and fit.recipe.residual is None
     if simple:
         return apply_plan(frame, "score", lambda lazy, schema: _by_sums(lazy, schema, fit, recipe))
 
@@ -98,7 +99,7 @@ def _by_modes(rows: pl.DataFrame, fit: Answer, recipe: FactorRecipe, schema: dic
     place = [factor.name for factor in fit.recipe.factors].index(recipe.name)
     modes = known_model(known.design, family, fit.control, held).modes()[place]
     mean = np.full_like(modes.modes, np.nan)
-    if related(fit.recipe):
+    if related(fit.recipe) or fit.recipe.residual is not None:
         mean = modes.modes if family.linear and not effects_elsewhere(fit.recipe) else mean
     elif len(fit.recipe.factors) == 1 and not known.design.further and only_phi(fit.spec.family):
         levels = LevelLikelihood.of(known.design, family)

@@ -14,6 +14,7 @@ from polars_glmm.likelihood.residual.rows import Correlated, correlated
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
+    from polars_glmm.design.records import ResidualRows
     from polars_glmm.prediction.parameters import Parameters
     from polars_glmm.typing import Vec
 
@@ -24,8 +25,8 @@ def residual_inputs(recipe: Recipe) -> frozenset[str]:
     return frozenset[str]() if term is None else frozenset((*term.places, *term.keys))
 
 
-def correlation_of(recipe: Recipe, values: Vec, rows: pl.DataFrame) -> Correlated:
-    """The correlation of complete rows at natural parameters (k,).
+def residual_of(recipe: Recipe, rows: pl.DataFrame) -> ResidualRows:
+    """The groups of complete rows and their places in these.
 
     Raises ModelError where rows of one group have one place, UnknownLevelError for places that the fit does not know.
     """
@@ -34,7 +35,12 @@ def correlation_of(recipe: Recipe, values: Vec, rows: pl.DataFrame) -> Correlate
     assert known is not None
     names = sorted(residual_inputs(recipe))
     table = Table({name: rows.get_column(name) for name in names} or {"": pl.Series("", np.zeros(rows.height))})
-    return correlated(residual_rows(term, known, table), values)
+    return residual_rows(term, known, table)
+
+
+def correlation_of(recipe: Recipe, values: Vec, rows: pl.DataFrame) -> Correlated:
+    """The correlation of complete rows at natural parameters (k,). Raises as `residual_of`."""
+    return correlated(residual_of(recipe, rows), values)
 
 
 def add_normalized(frame: pl.LazyFrame, fitted: Parameters, pearson: str, name: str) -> pl.LazyFrame:

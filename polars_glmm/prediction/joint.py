@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.known import refuse_effects_elsewhere
 from polars_glmm.fitting.again import design_of
@@ -42,14 +43,26 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     factors = tuple(replace(factor, mode_slope=slope) for factor, slope in zip(fitted.factors, slopes, strict=True))
     infinite = e.further_at_infinity or e.at_infinity
     fixed = e.vcov_fixed if infinite is None else infinite.vcov
-    joint = working_vcov(e, family, held, fixed)
+    joint = working_vcov(e, family, held, fixed, _residual_slopes(fit))
     return replace(fitted, factors=factors, joint=joint, freedom=None, outward=None)
 
 
-def working_vcov(estimate: Estimate, family: Family, held: HeldParameters, fixed: Mat) -> Mat:
+def _residual_slopes(fit: Answer) -> Mat | None:
+    """∂natural/∂x (k, k) of the correlation of residuals."""
+    found, learned = fit.estimate.residual, fit.recipe.residual
+    if found is None or learned is None:
+        return None
+    one = CORRELATIONS[found.structure]
+    return one.natural_slopes(one.working(found.values, learned.size), learned.size)
+
+
+def working_vcov(
+    estimate: Estimate, family: Family, held: HeldParameters, fixed: Mat, of_residual: Mat | None = None
+) -> Mat:
     """Var(ψ̂) for ψ = (beta, entries of the roots of Σ by term, predictors beyond the mean), from that of the report.
 
     fixed (p + s, p + s)   that of the coefficients of all formulas, which stands as it is
+    of_residual (k, k)     ∂natural/∂x of the correlation of residuals, whose x stand last
     """
     p, report = len(estimate.beta), estimate.report_vcov
     blocks, place = [], p + len(estimate.gamma)
@@ -63,7 +76,8 @@ def working_vcov(estimate: Estimate, family: Family, held: HeldParameters, fixed
             place += len(rows)
             start = stop
     theta = sum(len(rows) for rows, _ in blocks)
-    size = p + theta + (0 if held.gamma is None else len(held.gamma))
+    behind = 0 if of_residual is None else len(of_residual)
+    size = p + theta + (0 if held.gamma is None else len(held.gamma)) + behind
     jacobian = np.zeros((size, len(report)))
     jacobian[:p, :p] = np.eye(p)
     at = p
@@ -88,6 +102,8 @@ def working_vcov(estimate: Estimate, family: Family, held: HeldParameters, fixed
         own += range(at, at + size_own)
         of_formulas += range(first, first + size_own)
         at += size_own
+    if of_residual is not None and np.isfinite(of_residual).all():
+        jacobian[size - behind :, place : place + behind] = np.linalg.pinv(of_residual)
     out = np.asarray(jacobian @ np.nan_to_num(report) @ jacobian.T)
     out[np.ix_(own, own)] = fixed[np.ix_(of_formulas, of_formulas)]
     return out

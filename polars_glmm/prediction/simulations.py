@@ -158,8 +158,7 @@ def _draws(rows: pl.DataFrame, fitted: Parameters, n: int, rng: np.random.Genera
         mu, own = family.mean(eta), moved_beyond(family, phi, moved)
         drawn = family.simulate(rng, mu, own, sizes)
         if together is not None and own is not None:
-            scale = own if sizes.precision is None else own / np.sqrt(sizes.precision)
-            drawn = mu + scale * together.colour(((drawn - mu) / scale)[None])[0]
+            drawn = together.response(drawn, mu, own, sizes.precision)
         y[complete] = drawn
         if fitted.recipe.response.proportion:
             y[complete] /= sizes.trials

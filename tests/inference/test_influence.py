@@ -148,6 +148,16 @@ def test_any_column_may_be_left_out_and_a_coefficient_that_goes_with_it_is_null(
         pastes.influence()
 
 
+@pytest.mark.parametrize("fixed", [{"Days": 10.0}, {"sd(Subject: Intercept)": 30.0}, {"phi": 25.0}])
+def test_what_a_fit_holds_is_held_without_a_group(fixed: dict[str, float]) -> None:
+    frame = datasets.load("sleepstudy")
+    fit = polars_glmm.fit(frame, "Reaction ~ Days + (1 | Subject)", fixed=fixed)
+    rest = polars_glmm.fit(frame.filter(pl.col("Subject") != "309"), "Reaction ~ Days + (1 | Subject)", fixed=fixed)
+    found = fit.influence().filter(level="309")
+    assert found["loglik"][0] == pytest.approx(rest.loglik, abs=1e-6)
+    assert (fit.influence_terms()["change"].abs() < 1e-12).sum() >= 18
+
+
 def test_conditional_aic_of_a_linear_model_is_its_aic() -> None:
     """Without random effects ρ = p: −2ℓ + 2(p + 1)."""
     sleep = datasets.load("sleepstudy")

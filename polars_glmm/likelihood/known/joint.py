@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,29 +13,28 @@ from polars_glmm.covariance.correlations import root_slopes
 from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, units
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ConvergenceError
-from polars_glmm.families.base import Density, Family
+from polars_glmm.families.base import Family
 from polars_glmm.likelihood.estimate import Estimate
+from polars_glmm.likelihood.known.working_rows import WorkingRows, unit_rows
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.modes import (
     Point,
-    UnitAt,
-    cell_effects,
-    concatenate,
     rows_state,
-    to_levels,
     unit_at,
 )
 from polars_glmm.likelihood.marginal.slopes import mode_slopes
-from polars_glmm.likelihood.marginal.unit import factorised
 from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.effects import TermMap
 from polars_glmm.likelihood.parameters.parts import inward
-from polars_glmm.likelihood.rows.blocks import Block, at_hand, cut_rows
+from polars_glmm.likelihood.residual.held import Series
+from polars_glmm.likelihood.rows.blocks import at_hand, cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import Laplace, Method
 from polars_glmm.typing import Cube, Mat, Vec
 
+_STEP = 1e-4
+"""Step of differences in the parameters of R."""
 _LARGEST_LOG = 28.0
 """log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
 
@@ -45,7 +44,7 @@ class HeldParameters:
     """Parameters as they are held: beta (p,), one root (r, r) of Σ per factor of the design, gamma (P − p,).
 
     gamma holds the coefficients of all other predictors in the order of the family's parameters, a constant as its
-    predictor: log phi.
+    predictor: log phi. residual (k,) has the natural parameters of the correlation of residuals.
 
     b = root · u with u spherical, or as its levels know each other; roots are lower triangular, block diagonal over the
     terms of a factor.
@@ -54,6 +53,7 @@ class HeldParameters:
     beta: Vec
     roots: tuple[Mat, ...]
     gamma: Vec | None
+    residual: Vec | None = None
 
     @classmethod
     def of(cls, estimate: Estimate, family: Family) -> HeldParameters:
@@ -67,7 +67,8 @@ class HeldParameters:
                 own.append(np.minimum(at, _LARGEST_LOG))
             elif not one.optional or one.name in estimate.coefficients:
                 own.append(estimate.coefficients[one.name])
-        return cls(estimate.beta, roots, np.concatenate(own) if own else None)
+        residual = None if estimate.residual is None else estimate.residual.values
+        return cls(estimate.beta, roots, np.concatenate(own) if own else None, residual)
 
 
 def block_root(covariances: tuple[Mat, ...]) -> Mat:
@@ -104,28 +105,25 @@ class Leverage(NamedTuple):
     distance: Vec
 
 
-class WorkingRows(NamedTuple):
-    """Per row at the modes, in the computing basis, with K predictors: x (p, K, n) and a = x + Σ s'z (p, K, n), where
-    s = ∂b̂/∂β, so that w a is the row of V⁻¹X; the weight w (K, K, n), the spread z'Var(b | y)z (K, K, n) and the
-    gradient ∂log p/∂eta (K, n).
-
-    K is 1, the mean, but for categories without an order, whose predictors are all alike.
-    """
-
-    x: Mat
-    a: Mat
-    weight: Vec
-    spread: Vec
-    gradient: Vec
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownModel:
-    """The likelihood of a design at held parameters."""
+    """The likelihood of a design at held parameters.
+
+    series   of correlated residuals: the rows as they were; those of the engine are whitened, φ held at 1
+    log_r    log|R| of them
+    """
 
     model: Model
     engine: RowEngine
     held: HeldParameters
+    series: Series | None = None
+    log_r: float = 0.0
+
+    def at(self, held: HeldParameters) -> KnownModel:
+        """The same design at other parameters."""
+        if self.series is None:
+            return replace(self, held=held)
+        return known_model(self.series.design, self.model.family, self.model.control, held)
 
     @property
     def looked_at(self) -> tuple[int, ...]:
@@ -151,7 +149,7 @@ class KnownModel:
         """ℓ with all constants, by the method of the model."""
         with one_blas_thread():
             value = self.engine.marginal.evaluate(self.point, None, gradient=False)
-            return float(value.value + self.model.constant())
+            return float(value.value + self.model.constant() - 0.5 * self.log_r)
 
     def modes(self) -> tuple[FactorModes, ...]:
         """Conditional modes and their covariances per factor, in the order of the design."""
@@ -177,7 +175,28 @@ class KnownModel:
         return marginal.conditional(self.point, value.warm)
 
     def mode_slopes(self) -> tuple[Cube, ...]:
-        """∂b̂/∂ψ (r, P, G) per factor in the order of the design, ψ = (beta, entries of the roots by term, gamma)."""
+        """∂b̂/∂ψ (r, P, G) per factor in the order of the design, ψ = (beta, entries of the roots by term, gamma).
+
+        Of correlated residuals the working parameters of their correlation stand behind gamma.
+        """
+        own = self._mode_slopes()
+        if self.series is None:
+            return own
+        size = len(self.series.gamma) + len(self.series.values)
+        ends = [(self._moved(step), self._moved(-step)) for step in _STEP * np.eye(size)]
+        out = []
+        for k, slope in enumerate(own):
+            changes = [(up[k].modes - down[k].modes) / (2.0 * _STEP) for up, down in ends]
+            out.append(np.concatenate([slope[:, :-1], np.stack(changes, axis=1)], axis=1))
+        return tuple(out)
+
+    def _moved(self, step: Vec) -> tuple[FactorModes, ...]:
+        """The modes where R is that of another (γ, x)."""
+        assert self.series is not None  # else R is φ²I
+        to = self.series.moved(step)
+        return self.at(replace(self.held, gamma=to.gamma, residual=to.values)).modes()
+
+    def _mode_slopes(self) -> tuple[Cube, ...]:
         effects = self.model.effects
         at, p = self.point, len(self.held.beta)
         gamma = self.held.gamma
@@ -219,7 +238,7 @@ class KnownModel:
         with one_blas_thread(), np.errstate(all="ignore"):
             marginal = self.engine.marginal
             modes = self._conditional().modes if self.model.effects.factors else []
-            total = self.model.constant()
+            total = self.model.constant() - 0.5 * self.log_r
             rows = at_hand(marginal.rows)
             for unit, levels in zip(rows.units, rows.levels, strict=True):
                 u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
@@ -230,8 +249,11 @@ class KnownModel:
         """The leverage of every row, in the order of the design; its sum is the effective number of parameters.
 
         h = w (z'Var(b | y)z + a'S⁻¹a), a = x + Σ s'z with s = ∂b̂/∂β and S = Σ w x a' (Henderson's equations at the
-        modes; for one gaussian model the hat matrix of Hodges & Sargent 2001).
+        modes; for one gaussian model the hat matrix of Hodges & Sargent 2001). Of correlated residuals R⁻¹ is for w.
         """
+        if self.series is not None:
+            held, model = self.held, self.model
+            return Leverage(*self.series.leverage(model.family, model.control, held.beta, held.roots))
         with one_blas_thread(), np.errstate(all="ignore"):
             at = self.working_rows()
             weighted = np.einsum("pkn,kln->pln", at.x, at.weight)
@@ -254,7 +276,7 @@ class KnownModel:
         parts = []
         for unit, levels in zip(rows.units, rows.levels, strict=True):
             u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
-            parts.append(_unit_rows(unit_at(marginal.density, unit, at), u, self.looked_at))
+            parts.append(unit_rows(unit_at(marginal.density, unit, at), u, self.looked_at))
         found = WorkingRows(*(np.concatenate([part[k] for part in parts], axis=-1) for k in range(5)))
         if rows.order is None:
             return found
@@ -290,70 +312,18 @@ def known_model(
     design: Design, family: Family, control: Control, held: HeldParameters, method: Method | None = None
 ) -> KnownModel:
     """The likelihood of a design at held parameters, by Laplace (exact for gaussian) or another method."""
+    series, log_r = None, 0.0
+    if design.residual is not None:
+        assert held.gamma is not None  # gaussian models have φ
+        assert held.residual is not None
+        series = Series(design, held.gamma, held.residual)
+        design, by_row = series.whitened()
+        log_r = float(by_row.sum())
+        held = replace(held, gamma=np.zeros(1), residual=None)
     with one_blas_thread():
         model = prepare(design, family, method or Laplace(), control, by_rows=True)
         engine = row_engine(model)
         if design.frequency is not None:  # equal rows are not merged: each of them is answered for
             rows = cut_rows(design, model.parts, model.effects, control.rows.block)
             engine = replace(engine, marginal=replace(engine.marginal, rows=rows))
-        return KnownModel(model, engine, held)
-
-
-def _unit_rows(here: UnitAt, u: list[Mat], looked_at: Sequence[int]) -> WorkingRows:
-    """Those of a unit, sorted."""
-    unit, models, at = here.unit, here.unit.models, here.at
-    state = rows_state(here, u, order=2)
-    w, g, xs = [], [], []
-    for block, density, place in zip(unit.blocks, state.densities, state.at, strict=True):
-        bent = density
-        if len(looked_at) > 1:  # those that stand still bend too
-            bent = replace(here.density, moving=tuple(looked_at)).rows(block, place, 2)
-        w.append(np.array([[bent.w[min(k, m), max(k, m)] for m in looked_at] for k in looked_at]))
-        g.append(np.array([_slope(bent, k) for k in looked_at]))
-        xs.append(_columns(block, looked_at))
-    x, weight, gradient = (np.concatenate(parts, axis=-1) for parts in (xs, w, g))
-    if not at.factors:
-        return WorkingRows(x, x, weight, np.zeros_like(weight), gradient)
-    h = factorised(here, state.w)
-    cells = []
-    for block, own_w, own_x in zip(unit.blocks, w, xs, strict=True):
-        pulled = -np.einsum("kln,pkn->lpn", own_w, own_x)
-        cells.append(block.z_sums({k: pulled[i] for i, k in enumerate(looked_at)}))
-    sums = to_levels(unit, concatenate(cells))
-    right = [models.transposed_times(lam, part) for lam, part in zip(at.factors, sums, strict=True)]
-    slopes = h.solve(right)
-    k_cells = models.leverage(unit.pattern, at.factors, h.inverse())
-    a, c = [], []
-    for block, own_x in zip(unit.blocks, xs, strict=True):
-        own_a = own_x.copy()
-        for j in range(len(own_x)):
-            effects = cell_effects(unit, at.factors, [slope[:, j] for slope in slopes])
-            assert effects is not None  # there are random effects here
-            moved = block.combine(effects[:, block.cells])
-            for i, k in enumerate(looked_at):
-                own_a[j, i] += 0.0 if (by := moved[k]) is None else by
-        a.append(own_a)
-        found, still = block.quadratic(k_cells[..., block.cells]), np.zeros(own_x.shape[-1])
-        c.append(np.array([[found.get((min(k, m), max(k, m)), still) for m in looked_at] for k in looked_at]))
-    return WorkingRows(x, np.concatenate(a, axis=-1), weight, np.concatenate(c, axis=-1), gradient)
-
-
-def _columns(block: Block, looked_at: Sequence[int]) -> Cube:
-    """The columns of some predictors (p, K, m), each coefficient with those of its own predictor."""
-    if len(looked_at) == 1:
-        return block.x[:, None]
-    parts = [block.parts[k] for k in looked_at]
-    sizes = [part.own.stop - part.own.start for part in parts]
-    out = np.zeros((sum(sizes), len(parts), block.rows.stop - block.rows.start))
-    start = 0
-    for i, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-        out[start : start + size, i] = part.columns
-        start += size
-    return out
-
-
-def _slope(density: Density, k: int) -> Vec:
-    """∂log p/∂eta of a predictor in a block's rows."""
-    slope = density.g[k]
-    assert slope is not None  # asked for at an order that has it
-    return slope
+        return KnownModel(model, engine, held, series, log_r)

@@ -6,8 +6,8 @@ One step: ψ̂₍g₎ ≈ ψ̂ − (H − H_g)⁻¹ s_g with the scores s_g and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from polars_glmm.errors import GlmmError
 from polars_glmm.families.base import Family, only_phi
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.estimate import Estimate
-from polars_glmm.likelihood.given import NOTHING, Given, of_estimate
+from polars_glmm.likelihood.given import Given, of_estimate
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.known.levels import LevelLikelihood, LevelValues, quadrature
+from polars_glmm.likelihood.known.series_levels import SeriesLevels
 from polars_glmm.spec.method import REML, Method
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -35,10 +36,10 @@ class Rest:
     """What is left when a group is gone; NaN where it has no number.
 
     n_obs   of the group;  loglik   of the rest;  elpd   log density of the group at the parameters of the rest, given
-            the rest where levels know each other
+            the rest where levels know each other, or residuals are correlated with those of the rest
     displacement   ℓ of all rows at their own estimates less ℓ at those of the rest (Cook 1986, half his LD)
     beta (p,)      fixed effects of the mean, or of all categories;  vcov (p, p)
-    covariances (as in FactorEstimate, per factor), phi
+    covariances (as in FactorEstimate, per factor), phi, and the correlation of residuals (k,), natural
     """
 
     n_obs: float
@@ -50,17 +51,19 @@ class Rest:
     covariances: tuple[tuple[Mat, ...], ...]
     phi: float | None
     status: str = "ok"
+    residual: Vec = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Whole:
-    """A fit of all groups: its design, its estimate, and how it was asked for."""
+    """A fit of all groups: its design, its estimate, and how it was asked for; natural parameters that are held."""
 
     design: Design
     family: Family
     method: Method
     control: Control
     estimate: Estimate
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def held(self) -> HeldParameters:
@@ -83,9 +86,9 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
         rest = design_of(whole.design, ~gone)
         n_obs = float(gone.sum() if whole.design.frequency is None else whole.design.frequency[gone].sum())
         kept = _independent(rest.mu.x)
-        start = NOTHING
+        start = Given({}, whole.fixed)
         if kept.all():
-            start = Given(of_estimate(_names(whole), whole.estimate), {})
+            start = Given(of_estimate(_names(whole), whole.estimate), whole.fixed)
         else:
             rest = _without_columns(rest, kept, everywhere=whole.family.unordered)
         try:
@@ -96,9 +99,9 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
         elpd = displacement = np.nan
         if kept.all():
             held = HeldParameters.of(found, whole.family)
-            at_rest = replace(full, held=held).loglik()
+            at_rest = full.at(held).loglik()
             displacement = top - at_rest
-            if full.model.effects.coupled:
+            if full.model.effects.coupled or _tied(whole.design, gone):
                 elpd = at_rest - known_model(rest, whole.family, whole.control, held).loglik()
             else:
                 elpd = log_density(design_of(whole.design, gone), whole.family, whole.control, held)
@@ -108,8 +111,19 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
         beta[told], vcov[np.ix_(told, told)] = own, found.vcov_fixed[: len(own), : len(own)]
         covariances = tuple(factor.covariances for factor in found.factors)
         status = "coefficient_lost" if not kept.all() else "singular" if found.singular else "ok"
-        out.append(Rest(n_obs, found.loglik, elpd, displacement, beta, vcov, covariances, found.phi, status))
+        of_residual = np.empty(0) if found.residual is None else found.residual.values
+        out.append(
+            Rest(n_obs, found.loglik, elpd, displacement, beta, vcov, covariances, found.phi, status, of_residual)
+        )
     return out
+
+
+def _tied(design: Design, gone: BoolVec) -> bool:
+    """Whether rows that are left out have residuals that are correlated with others'."""
+    if design.residual is None:
+        return False
+    codes = design.residual.codes
+    return bool(np.isin(codes[gone], codes[~gone]).any())
 
 
 def _names(whole: Whole) -> list[str]:
@@ -139,9 +153,16 @@ def log_density(design: Design, family: Family, control: Control, held: HeldPara
     return known_model(design, family, control, held).loglik()
 
 
+def _levels(whole: Whole) -> LevelLikelihood | SeriesLevels:
+    """The levels of the only factor."""
+    if whole.design.residual is None:
+        return LevelLikelihood.of(whole.design, whole.family)
+    return SeriesLevels.of(whole.design, whole.family, whole.control, whole.held)
+
+
 def one_step(whole: Whole) -> list[Rest]:
     """The approximate answers for the levels of the only factor."""
-    levels = LevelLikelihood.of(whole.design, whole.family)
+    levels = _levels(whole)
     psi, p = levels.psi(whole.held), len(whole.estimate.beta)
     restricted = isinstance(whole.method, REML)
     steps = _STEP * np.maximum(np.abs(psi), 0.1)
@@ -166,16 +187,17 @@ def one_step(whole: Whole) -> list[Rest]:
         moved = psi + np.linalg.solve(rest, slopes[..., None])[..., 0]
         vcov = np.linalg.inv(rest)[:, :p, :p]
     top, out = float(here.value.sum()), []
-    density = levels.at(moved, 1 if whole.family.linear else _nodes(levels.layout.r)).value
+    density = levels.densities(moved)
     for g in range(len(levels.n_obs)):
-        held = _held(levels, moved[g])
+        held = levels.held(moved[g])
         covariances = (_split(held.roots[0], whole.estimate.factors[0].covariances),)
         phi = None if held.gamma is None else float(np.exp(held.gamma[0]))
         shift = moved[g] - psi
         displacement = 0.5 * float(shift @ total @ shift)
         loglik = top - float(here.value[g])
         n_obs = float(levels.n_obs[g])
-        out.append(Rest(n_obs, loglik, float(density[g]), displacement, held.beta, vcov[g], covariances, phi))
+        rest_of = Rest(n_obs, loglik, float(density[g]), displacement, held.beta, vcov[g], covariances, phi)
+        out.append(rest_of if held.residual is None else replace(rest_of, residual=held.residual))
     return out
 
 
@@ -214,11 +236,11 @@ def _restricted_slopes(s: Cube, around: Sequence[tuple[LevelValues, LevelValues]
     return out
 
 
-def _restricted_curvature(levels: LevelLikelihood, psi: Vec, steps: Vec, p: int) -> Mat:
+def _restricted_curvature(levels: LevelLikelihood | SeriesLevels, psi: Vec, steps: Vec, p: int) -> Mat:
     """∂² of ½ log|S| in ψ: that of all levels stands for that of the rest."""
 
     def half(at: Vec) -> float:
-        return 0.5 * float(np.linalg.slogdet(levels.at(at).fixed_information.sum(2))[1])
+        return 0.5 * float(np.linalg.slogdet(levels.information(at).sum(2))[1])
 
     wide, size = 20.0 * steps, len(psi)
     out = np.zeros((size, size))
@@ -228,17 +250,6 @@ def _restricted_curvature(levels: LevelLikelihood, psi: Vec, steps: Vec, p: int)
             ends = half(psi + ej + ek) - half(psi + ej - ek) - half(psi - ej + ek) + half(psi - ej - ek)
             out[j, k] = out[k, j] = ends / (4.0 * wide[j] * wide[k])
     return out
-
-
-def _nodes(r: int) -> int:
-    """Nodes per effect for the density of a level."""
-    return {1: 61, 2: 15}.get(r, 5)
-
-
-def _held(levels: LevelLikelihood, psi: Vec) -> HeldParameters:
-    at = levels.layout
-    root = at.lam(psi[None, at.p : at.p + at.q])[..., 0]
-    return HeldParameters(psi[: at.p], (root,), psi[at.p + at.q :] if at.s else None)
 
 
 def _split(root: Mat, like: Sequence[Mat]) -> tuple[Mat, ...]:
@@ -271,4 +282,6 @@ def _failed(whole: Whole, n_obs: float, error: GlmmError) -> Rest:
     covariances = tuple(tuple(c * np.nan for c in factor.covariances) for factor in whole.estimate.factors)
     lost = np.full(p, np.nan), np.full((p, p), np.nan)
     phi = None if whole.estimate.phi is None else np.nan
-    return Rest(n_obs, np.nan, np.nan, np.nan, *lost, covariances, phi, f"failed ({type(error).__name__})")
+    residual = np.empty(0) if whole.estimate.residual is None else whole.estimate.residual.values * np.nan
+    status = f"failed ({type(error).__name__})"
+    return Rest(n_obs, np.nan, np.nan, np.nan, *lost, covariances, phi, status, residual)

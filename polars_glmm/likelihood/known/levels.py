@@ -105,6 +105,21 @@ class LevelLikelihood:
         root = held.roots[0][self.layout.rows, self.layout.columns]
         return np.concatenate([held.beta, root, np.empty(0) if held.gamma is None else held.gamma])
 
+    def held(self, psi: Vec) -> HeldParameters:
+        """The parameters behind ψ."""
+        at = self.layout
+        root = at.lam(psi[None, at.p : at.p + at.q])[..., 0]
+        return HeldParameters(psi[: at.p], (root,), psi[at.p + at.q :] if at.s else None)
+
+    def information(self, psi: Vec) -> Cube:
+        """X_g'V_g⁻¹X_g at the modes, (p, p, G)."""
+        return self.at(psi).fixed_information
+
+    def densities(self, psi: Mat) -> Vec:
+        """ℓ_g (G,) by quadrature, each level at parameters of its own (G, P)."""
+        nodes = {1: 61, 2: 15}.get(self.layout.r, 5)
+        return self.at(psi, 1 if self.family.linear else nodes).value
+
     def at(self, psi: Vec | Mat, nodes: int = 1) -> LevelValues:
         """Likelihoods and scores by Laplace, or by adaptive quadrature with that many nodes per effect."""
         engine = BatchRowEngine(self._marginal(nodes), self.layout, None)

@@ -98,8 +98,7 @@ class Law:
         y = self.family.simulate(rng, mu, beyond_mean(values), design_rows)
         if self.residual is None:
             return y
-        scale = values[0] if design.precision is None else values[0] / np.sqrt(design.precision)
-        return np.asarray(mu + scale * self.residual.colour(((y - mu) / scale)[None])[0])
+        return self.residual.response(y, mu, values[0], design.precision)
 
 
 def _fixed(design: Design, family: Family, coefficients: Mapping[str, Vec]) -> tuple[Vec | None, ...]:

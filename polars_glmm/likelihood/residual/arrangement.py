@@ -24,8 +24,8 @@ class Whitening(Protocol):
     """C at one working vector x (k,), for n rows."""
 
     @property
-    def log_determinant(self) -> float:
-        """log|C|."""
+    def log_variances(self) -> Vec:
+        """log L_ii² (n,): of each row given those before it; their sum is log|C|."""
 
     @property
     def log_determinant_slopes(self) -> Vec:
@@ -42,6 +42,10 @@ class Whitening(Protocol):
 
     def form_traces(self, q: Mat) -> Vec:
         """Σ_a ∂(q_a'C⁻¹q_a)/∂x_j, (k,)."""
+
+    @property
+    def precisions(self) -> Vec:
+        """The diagonal of C⁻¹, (n,)."""
 
     def information(self) -> Mat:
         """½ tr C⁻¹∂_iC C⁻¹∂_jC, (k, k)."""

@@ -12,14 +12,16 @@ metric of R⁻¹, so that it does not move. γ holds the coefficients of log φ 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from polars_glmm.design.records import Factor
 from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.model import Model
-from polars_glmm.likelihood.parameters.effects import Effects
+from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
 from polars_glmm.likelihood.products.absolute import AbsolutePoint
 from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
@@ -66,7 +68,7 @@ def series_rows(model: Model) -> SeriesRows:
     design, effects = model.held_in_memory(), model.effects
     residual = design.residual
     assert residual is not None  # else there is nothing to whiten
-    _require_nested(residual.codes.astype(np.intp), effects)
+    require_nested(residual.codes.astype(np.intp), effects.factors)
     levels = [f.codes for f in effects.factors]
     arranged = arrange(residual, levels)
     order = arranged.order
@@ -89,9 +91,9 @@ def series_rows(model: Model) -> SeriesRows:
     )  # fmt: skip
 
 
-def _require_nested(codes: IntVec, effects: Effects) -> None:
+def require_nested(codes: IntVec, factors: Sequence[FactorMap] | Sequence[Factor]) -> None:
     """Raise ModelError unless every factor has one level in each group of correlated rows."""
-    for f in effects.factors:
+    for f in factors:
         lowest, highest = np.full(int(codes.max()) + 1, f.n_levels), np.full(int(codes.max()) + 1, -1)
         np.minimum.at(lowest, codes, f.codes)
         np.maximum.at(highest, codes, f.codes)
@@ -228,7 +230,7 @@ class ResidualEngine:
 
     def _minus_two(self, at: _At, pieces: Profile) -> float:
         log_m = pieces.log_m if self.reml else 0.0
-        log_r = 2.0 * float(np.log(at.scale).sum()) + at.law.log_determinant
+        log_r = 2.0 * float(np.log(at.scale).sum()) + float(at.law.log_variances.sum())
         return float(pieces.log_h + log_m + log_r + self.nu * np.log(2.0 * np.pi) + pieces.rss)
 
     def _gamma_slopes(self, at: _At, pieces: Profile, factors: list[Mat]) -> Vec:
@@ -238,17 +240,41 @@ class ResidualEngine:
         by_phi = 2.0 * (self.rows.x_phi @ by_row)
         return np.append(by_phi, at.law.log_determinant_slopes + at.law.form_traces(q))
 
+    def leverage(self, factors: list[Mat], gamma: Vec, beta: Vec) -> tuple[Vec, Vec, Vec]:
+        """∂ŷ_i/∂y_i, its share of the fixed effects, and (β̂ − β̂₍i₎)'M(β̂ − β̂₍i₎) at β_c, in the order of the series.
+
+        ŷ = QQ'R⁻¹y over the columns Q of ZΛH^(−½)' and X⊥M^(−½) (Hodges & Sargent 2001). Without row i, β̂ − β̂₍i₎ =
+        M⁻¹X'V⁻¹e_i (Py)_i/P_ii, with P = R⁻¹ − R⁻¹QQ'R⁻¹ and Py = R⁻¹(y − ŷ) (Haslett & Hayes 1998).
+        Raises numpy.linalg.LinAlgError where V is not positive definite.
+        """
+        at = self._at(gamma)
+        pieces = None if at is None else profile(at.stats, self.effects.effective(factors), gradient=False)
+        if at is None or pieces is None:
+            raise np.linalg.LinAlgError
+        left = self._left(at, pieces, factors)
+        p, e = self.p, left[self.p] - beta @ left[: self.p]
+        q = np.concatenate([self._fixed_columns(left, pieces), self._random_columns(at, pieces, factors), e[None]])
+        solved = at.law.solve(q)
+        along, squares = q[:-1] * solved[:-1], np.square(solved[:-1])
+        pull = solved[-1] / (at.law.precisions - squares.sum(0))
+        return along.sum(0), along[:p].sum(0), pull**2 * squares[:p].sum(0)
+
     def _columns(self, at: _At, pieces: Profile, factors: list[Mat]) -> Mat:
         """The columns q of the module's formula, divided by φ."""
         left = self._left(at, pieces, factors)
-        e = left[self.p] - pieces.beta @ left[: self.p]
-        parts = [e[None]]
-        if self.reml and self.p:
-            parts.append(np.linalg.cholesky(pieces.m_inverse).T @ left[: self.p])
-        if self.rows.cells is not None and self.effects.factors:
-            roots = self._cell_roots(pieces, factors)
-            parts.append(np.einsum("dn,dcn->cn", self.rows.z / at.scale, roots[..., self.rows.cells.of_row]))
-        return np.concatenate(parts)
+        parts = [(left[self.p] - pieces.beta @ left[: self.p])[None], self._random_columns(at, pieces, factors)]
+        return np.concatenate([*parts, self._fixed_columns(left, pieces)] if self.reml else parts)
+
+    def _fixed_columns(self, left: Mat, pieces: Profile) -> Mat:
+        """(X − ZΛB_x)M^(−½), divided by φ."""
+        return np.linalg.cholesky(pieces.m_inverse).T @ left[: self.p] if self.p else left[:0]
+
+    def _random_columns(self, at: _At, pieces: Profile, factors: list[Mat]) -> Mat:
+        """The row's part of ZΛH^(−½)', divided by φ."""
+        if self.rows.cells is None or not self.effects.factors:
+            return np.empty((0, self.rows.n))
+        roots = self._cell_roots(pieces, factors)
+        return np.asarray(np.einsum("dn,dcn->cn", self.rows.z / at.scale, roots[..., self.rows.cells.of_row]))
 
     def _left(self, at: _At, pieces: Profile, factors: list[Mat]) -> Mat:
         """W − ZΛB in every row, divided by φ: (p+1, n)."""

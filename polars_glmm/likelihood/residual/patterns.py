@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,8 +78,15 @@ class _Patterned:
     k: int
 
     @property
-    def log_determinant(self) -> float:
-        return float(sum(2.0 * pattern.rows.shape[1] * np.log(np.diag(low)).sum() for pattern, low, _ in self.made))
+    def log_variances(self) -> Vec:
+        return self._by_row(lambda low: 2.0 * np.log(np.diag(low)))
+
+    def _by_row(self, of: Callable[[Mat], Vec]) -> Vec:
+        """What a pattern's L says of its rows, (n,)."""
+        out = np.empty(sum(pattern.rows.size for pattern, _, _ in self.made))
+        for pattern, low, _ in self.made:
+            out[pattern.rows] = of(low)[:, None]
+        return out
 
     @property
     def log_determinant_slopes(self) -> Vec:
@@ -122,6 +129,10 @@ class _Patterned:
             u = self._each(q, low, pattern.rows, twice=True).reshape(len(low), -1)
             out -= np.einsum("kij,ij->k", slopes, u @ u.T)
         return out
+
+    @property
+    def precisions(self) -> Vec:
+        return self._by_row(lambda low: np.diag(_inverse(low)))
 
     def information(self) -> Mat:
         out = np.zeros((self.k, self.k))

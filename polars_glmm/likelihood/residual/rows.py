@@ -20,11 +20,23 @@ class Correlated:
     law: Whitening
     order: IntVec
 
+    @property
+    def log_variances(self) -> Vec:
+        """log of the variance of each row given those before it in its group, (n,); their sum is log|C|."""
+        out = np.empty(len(self.order))
+        out[self.order] = self.law.log_variances
+        return out
+
     def colour(self, white: Mat) -> Mat:
         """Errors with this correlation from independent ones of variance 1, (c, n)."""
         out = np.empty_like(white)
         out[:, self.order] = self.law.colour(white[:, self.order])
         return out
+
+    def response(self, drawn: Vec, mu: Vec, phi: Vec | float, precision: Vec | None) -> Vec:
+        """A response with this correlation from one drawn independently around mu, (n,)."""
+        scale = phi if precision is None else phi / np.sqrt(precision)
+        return np.asarray(mu + scale * self.colour(((drawn - mu) / scale)[None])[0])
 
     def whiten(self, errors: Mat) -> Mat:
         """Independent errors from those of this correlation and variance 1, (c, n): the root is lower triangular."""

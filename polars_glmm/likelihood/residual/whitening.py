@@ -63,8 +63,8 @@ class _Chain:
         return np.split(order, np.flatnonzero(np.diff(place[order])) + 1)[1:]
 
     @property
-    def log_determinant(self) -> float:
-        return float(np.log(self.left).sum())
+    def log_variances(self) -> Vec:
+        return np.asarray(np.log(self.left))
 
     @property
     def log_determinant_slopes(self) -> Vec:
@@ -93,6 +93,11 @@ class _Chain:
         cross = np.einsum("cn,cn,n->", q[:, :-1], w, (self.slope / np.sqrt(self.left))[1:])
         square = np.einsum("cn,cn,n->", w, w, (2.0 * self.r * self.slope / self.left)[1:])
         return np.array([float(square - 2.0 * cross)])
+
+    @property
+    def precisions(self) -> Vec:
+        after = np.append(self.r[1:] ** 2 / self.left[1:], 0.0)
+        return np.asarray(1.0 / self.left + after)
 
     def information(self) -> Mat:
         return np.array([[float(((1.0 + self.r**2) * (self.slope / self.left) ** 2).sum())]])
@@ -139,9 +144,17 @@ class _Exchange:
         """Eigenvalue of C along the sum of a group, (G,)."""
         return 1.0 + (self.m - 1.0) * self.rho
 
+    def _given_before(self) -> tuple[Vec, Vec]:
+        """Of every row given those before it in its group: the weight of each of them, and its variance."""
+        sizes = self.m.astype(np.intp)
+        before = np.arange(int(sizes.sum())) - np.repeat(self.starts, sizes)
+        along = 1.0 + (before - 1.0) * self.rho
+        variance = (1.0 - self.rho) * (along + self.rho) / along
+        return np.asarray(self.rho / along), np.where(before > 0, variance, np.ones_like(along))
+
     @property
-    def log_determinant(self) -> float:
-        return float(((self.m - 1.0) * np.log1p(-self.rho) + np.log(self._along)).sum())
+    def log_variances(self) -> Vec:
+        return np.asarray(np.log(self._given_before()[1]))
 
     @property
     def log_determinant_slopes(self) -> Vec:
@@ -153,13 +166,10 @@ class _Exchange:
         return np.asarray(q - np.repeat(means, self.m.astype(np.intp), axis=1))
 
     def whiten(self, q: Mat) -> Mat:
-        sizes = self.m.astype(np.intp)
-        before = np.arange(q.shape[1]) - np.repeat(self.starts, sizes)
         sums = np.cumsum(q, axis=1) - q
-        sums -= np.repeat(sums[:, self.starts], sizes, axis=1)
-        along = 1.0 + (before - 1.0) * self.rho
-        variance = np.where(before > 0, (1.0 - self.rho) * (along + self.rho) / along, 1.0)
-        return np.asarray((q - sums * (self.rho / along)) / np.sqrt(variance))
+        sums -= np.repeat(sums[:, self.starts], self.m.astype(np.intp), axis=1)
+        weight, variance = self._given_before()
+        return np.asarray((q - sums * weight) / np.sqrt(variance))
 
     def solve(self, q: Mat) -> Mat:
         return self._shrunk(q, 1.0 - (1.0 - self.rho) / self._along) / (1.0 - self.rho)
@@ -183,6 +193,10 @@ class _Exchange:
         """d/dρ of ρ/((1 − ρ)(1 + (m − 1)ρ)), (G,)."""
         below = (1.0 - self.rho) * self._along
         return np.asarray((1.0 + (self.m - 1.0) * self.rho**2) / below**2)
+
+    @property
+    def precisions(self) -> Vec:
+        return np.repeat((1.0 - self.rho / self._along) / (1.0 - self.rho), self.m.astype(np.intp))
 
     def information(self) -> Mat:
         both = (self.m - 1.0) / (1.0 - self.rho) ** 2 + ((self.m - 1.0) / self._along) ** 2
