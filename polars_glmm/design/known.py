@@ -36,9 +36,18 @@ def effects_elsewhere(recipe: Recipe) -> bool:
     return any(set(term.parts) - {0} for factor in recipe.factors for term in factor.terms)
 
 
-def refuse_effects_elsewhere(recipe: Recipe, what: str) -> None:
-    """Raise ModelError for what is of random effects on the mean alone; those of categories are all of it."""
-    if effects_elsewhere(recipe) and not recipe.spec.family.unordered:
+def refuse_effects_elsewhere(recipe: Recipe, what: str, *, curves: bool = False) -> None:
+    """Raise ModelError for what is of random effects on the mean alone; those of categories are all of it.
+
+    curves   those on all parameters of a curve are on the mean
+    """
+    family = recipe.spec.family
+    if curves and family.curve is not None:
+        n_mean = len(family.curve.parameters)
+        elsewhere = any(part >= n_mean for factor in recipe.factors for term in factor.terms for part in term.parts)
+    else:
+        elsewhere = effects_elsewhere(recipe) and not family.unordered
+    if elsewhere:
         msg = (
             f"{what} is of models whose random effects are on the mean, and on nothing else. Ask the same model "
             "without the others, whose formula has the fixed effects alone, as in 'phi ~ x': fit.update() makes it."

@@ -8,6 +8,7 @@ import polars as pl
 
 from polars_glmm.fitting.again import rows_of
 from polars_glmm.inference.glance import glance
+from polars_glmm.likelihood.known.left_out import fixed_of
 from polars_glmm.prediction.leverage import leverage_of
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ def conditional_glance(fit: Answer) -> pl.DataFrame:
     """
     found = leverage_of(fit, rows_of(fit, "glance(conditional=True)"))
     effective = float(found.found.value.sum())
-    all_counted = fit.recipe.spec.family.unordered  # all predictors are among the effective parameters
-    scale = len(fit.estimate.constants) + (0 if all_counted else len(fit.estimate.gamma))
+    e = fit.estimate
+    counted = len(fixed_of(e, fit.recipe.spec.family))  # among the effective parameters
+    scale = len(e.constants) + len(e.beta) + len(e.gamma) - counted
     return glance(fit).with_columns(
         loglik_conditional=pl.lit(found.loglik),
         df_effective=pl.lit(effective),

@@ -108,7 +108,9 @@ def _parameters(
     fit: Answer, beta: Vec, covariances: tuple[tuple[Mat, ...], ...], phi: float | None, residual: Vec
 ) -> list[tuple[str, str | None, str, str | None, float]]:
     """Parameter, factor, term, other term and value of everything that is estimated once."""
-    parts = fit.recipe.predictors if fit.recipe.spec.family.unordered else fit.recipe.predictors[:1]
+    family = fit.recipe.spec.family
+    n_mean = 1 if family.curve is None else len(family.curve.parameters)
+    parts = fit.recipe.predictors if family.unordered else fit.recipe.predictors[:n_mean]
     names = [
         (part.parameter, column.name)
         for part in parts

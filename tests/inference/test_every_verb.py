@@ -180,6 +180,7 @@ OF_ROWS = ("glance", "leverage", "check", "influence exact", "influence case", "
 OF_DRAWS = ("posterior", "posterior of coefficients", "predictive all", "predictive new", "predictive none")
 ROBUST = tuple(f"fixef {kind}" for kind in ("CR0", "CR1", "CR2", "CR3"))
 ANSWERED: dict[str, tuple[str, ...]] = {
+    "nonlinear": (*ROBUST, *(verb for verb in OF_ROWS if verb != "predict jointly")),
     "residual": (*OF_ROWS, *OF_DRAWS, *ROBUST, "influence one_step", "score", "score new groups", "integrals"),
 }
 """What a kind has an answer to, and may not refuse."""

@@ -127,8 +127,11 @@ class KnownModel:
 
     @property
     def looked_at(self) -> tuple[int, ...]:
-        """The predictors whose coefficients count as fixed effects: the mean's, or all of unordered categories."""
-        return tuple(range(len(self.model.parts))) if self.model.family.unordered else (0,)
+        """The predictors whose coefficients count as fixed effects: the mean's, a curve's, or all, of categories."""
+        family = self.model.family
+        if family.unordered:
+            return tuple(range(len(self.model.parts)))
+        return (0,) if family.curve is None else tuple(range(len(family.curve.parameters)))
 
     @property
     def point(self) -> Point:
@@ -248,8 +251,9 @@ class KnownModel:
     def leverage(self) -> Leverage:
         """The leverage of every row, in the order of the design; its sum is the effective number of parameters.
 
-        h = w (z'Var(b | y)z + a'S⁻¹a), a = x + Σ s'z with s = ∂b̂/∂β and S = Σ w x a' (Henderson's equations at the
-        modes; for one gaussian model the hat matrix of Hodges & Sargent 2001). Of correlated residuals R⁻¹ is for w.
+        h = tr w (z'Var(b | y)z + a'S⁻¹a), a = x + Σ s'z with s = ∂b̂/∂β and S = Σ w x a' (Henderson's equations at the
+        modes; for one gaussian model the hat matrix of Hodges & Sargent 2001). Of correlated residuals R⁻¹ is for w;
+        before the bracket a curve has what responses pull by: the generalised leverage (Wei, Hu & Fung 1998).
         """
         if self.series is not None:
             held, model = self.held, self.model
@@ -261,12 +265,13 @@ class KnownModel:
             inverse = np.linalg.pinv(information, hermitian=False)
             spread = np.einsum("pkn,pln->nkl", at.a, np.tensordot(inverse, at.a, 1))  # a'S⁻¹a
             weight = at.weight.transpose(2, 0, 1)
-            fixed = np.einsum("nkl,nlk->n", weight, spread)
-            hat = (at.spread.transpose(2, 0, 1) + spread) @ weight
+            moved, response = at.spread.transpose(2, 0, 1) + spread, at.pull.transpose(2, 0, 1)
+            fixed, value = (np.einsum("nkl,nlk->n", response, one) for one in (spread, moved))
+            hat = moved @ weight
             rest = np.eye(hat.shape[1]) - hat.swapaxes(1, 2)
             pull = np.einsum("nkl,ln->nk", _inverses(rest), at.gradient)  # (I − WM)⁻¹g
             distance = np.einsum("nk,nkl,nl->n", pull, spread, pull)
-            return Leverage(np.einsum("nkk->n", hat), fixed, distance)
+            return Leverage(value, fixed, distance)
 
     def working_rows(self) -> WorkingRows:
         """What Henderson's equations at the modes say of every row, in the order of the design."""
@@ -277,7 +282,7 @@ class KnownModel:
         for unit, levels in zip(rows.units, rows.levels, strict=True):
             u = [m[:, s] for m, s in zip(modes, levels, strict=True)]
             parts.append(unit_rows(unit_at(marginal.density, unit, at), u, self.looked_at))
-        found = WorkingRows(*(np.concatenate([part[k] for part in parts], axis=-1) for k in range(5)))
+        found = WorkingRows(*(np.concatenate([part[k] for part in parts], axis=-1) for k in range(6)))
         if rows.order is None:
             return found
         back = np.empty_like(rows.order)

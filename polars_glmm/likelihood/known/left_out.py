@@ -72,8 +72,11 @@ class Whole:
 
 
 def fixed_of(estimate: Estimate, family: Family) -> Vec:
-    """The fixed effects that groups are to move: of the mean, or of all predictors where they are alike."""
-    return np.concatenate([estimate.beta, estimate.gamma]) if family.unordered else estimate.beta
+    """The fixed effects that groups are to move: of the mean, of a curve, of all predictors where they are alike."""
+    own = len(estimate.gamma) if family.unordered else 0
+    if family.curve is not None:
+        own = sum(estimate.sizes[name] for name in family.curve.parameters[1:])
+    return np.concatenate([estimate.beta, estimate.gamma[:own]])
 
 
 def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
@@ -106,7 +109,11 @@ def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
             else:
                 elpd = log_density(design_of(whole.design, gone), whole.family, whole.control, held)
         own = fixed_of(found, whole.family)
-        told = np.tile(kept, len(own) // max(int(kept.sum()), 1)) if len(own) else kept
+        told = kept
+        if whole.family.unordered and len(own):
+            told = np.tile(kept, len(own) // max(int(kept.sum()), 1))
+        elif len(own):
+            told = np.append(kept, np.ones(len(own) - int(kept.sum()), dtype=np.bool_))
         beta, vcov = np.full(len(told), np.nan), np.full((len(told),) * 2, np.nan)
         beta[told], vcov[np.ix_(told, told)] = own, found.vcov_fixed[: len(own), : len(own)]
         covariances = tuple(factor.covariances for factor in found.factors)
@@ -128,7 +135,7 @@ def _tied(design: Design, gone: BoolVec) -> bool:
 
 def _names(whole: Whole) -> list[str]:
     """Names of the coefficients that a refit starts from."""
-    if not whole.family.unordered:
+    if not whole.family.unordered and whole.family.curve is None:
         return list(whole.design.mu.names)
     return [name for one in whole.design.predictors for name in one.labels]
 

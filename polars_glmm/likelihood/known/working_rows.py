@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,10 +17,11 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 class WorkingRows(NamedTuple):
     """Per row at the modes, in the computing basis, with K predictors: x (p, K, n) and a = x + Σ s'z (p, K, n), where
-    s = ∂b̂/∂β, so that w a is the row of V⁻¹X; the weight w (K, K, n), the spread z'Var(b | y)z (K, K, n) and the
-    gradient ∂log p/∂eta (K, n).
+    s = ∂b̂/∂β, so that w a is the row of V⁻¹X; the weight w (K, K, n), the spread z'Var(b | y)z (K, K, n), the
+    gradient ∂log p/∂eta (K, n) and what responses pull by, ∂²log p/∂eta∂y ∂ŷ/∂eta' (K, K, n): it is w, but for curves.
 
-    K is 1, the mean, but for categories without an order, whose predictors are all alike.
+    K is 1, the mean, but for categories without an order, whose predictors are all alike, and for the parameters of a
+    curve f, of which it is f'f'' over the variance and w has −∂²f (y − f) over it too.
     """
 
     x: Mat
@@ -28,23 +29,26 @@ class WorkingRows(NamedTuple):
     weight: Vec
     spread: Vec
     gradient: Vec
+    pull: Vec
 
 
 def unit_rows(here: UnitAt, u: list[Mat], looked_at: Sequence[int]) -> WorkingRows:
     """Those of a unit, sorted."""
     unit, models, at = here.unit, here.unit.models, here.at
     state = rows_state(here, u, order=2)
-    w, g, xs = [], [], []
+    w, g, xs, pull = [], [], [], []
     for block, density, place in zip(unit.blocks, state.densities, state.at, strict=True):
         bent = density
         if len(looked_at) > 1:  # those that stand still bend too
             bent = replace(here.density, moving=tuple(looked_at)).rows(block, place, 2)
-        w.append(np.array([[bent.w[min(k, m), max(k, m)] for m in looked_at] for k in looked_at]))
+        w.append(_by_pair(bent.w, looked_at))
+        curved = here.density.family.curve is not None
+        pull.append(_by_pair(here.density.expected(block, place).w, looked_at) if curved else w[-1])
         g.append(np.array([_slope(bent, k) for k in looked_at]))
         xs.append(_columns(block, looked_at))
-    x, weight, gradient = (np.concatenate(parts, axis=-1) for parts in (xs, w, g))
+    x, weight, gradient, pulls = (np.concatenate(parts, axis=-1) for parts in (xs, w, g, pull))
     if not at.factors:
-        return WorkingRows(x, x, weight, np.zeros_like(weight), gradient)
+        return WorkingRows(x, x, weight, np.zeros_like(weight), gradient, pulls)
     h = factorised(here, state.w)
     cells = []
     for block, own_w, own_x in zip(unit.blocks, w, xs, strict=True):
@@ -66,7 +70,12 @@ def unit_rows(here: UnitAt, u: list[Mat], looked_at: Sequence[int]) -> WorkingRo
         a.append(own_a)
         found, still = block.quadratic(k_cells[..., block.cells]), np.zeros(own_x.shape[-1])
         c.append(np.array([[found.get((min(k, m), max(k, m)), still) for m in looked_at] for k in looked_at]))
-    return WorkingRows(x, np.concatenate(a, axis=-1), weight, np.concatenate(c, axis=-1), gradient)
+    return WorkingRows(x, np.concatenate(a, axis=-1), weight, np.concatenate(c, axis=-1), gradient, pulls)
+
+
+def _by_pair(found: Mapping[tuple[int, ...], Vec], looked_at: Sequence[int]) -> Cube:
+    """What is there of pairs a ≤ b of predictors as matrices (K, K, m)."""
+    return np.array([[found[min(k, m), max(k, m)] for m in looked_at] for k in looked_at])
 
 
 def _columns(block: Block, looked_at: Sequence[int]) -> Cube:
