@@ -18,9 +18,6 @@ from .members import learn_sets
 from .reader import Reader
 from .recipe import FactorRecipe, Recipe
 from .records import Design, Predictor
-from .relation import refuse_shared
-
-_AGAIN = "What is computed again from rows (influence of levels, integrals, robust covariances, draws of effects)"
 
 
 class KnownRows(NamedTuple):
@@ -60,19 +57,16 @@ def used_columns(recipe: Recipe) -> tuple[str, ...]:
     return tuple(recipe.spec.columns())
 
 
-def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool, shared: bool = False) -> KnownRows:
+def read_known(recipe: Recipe, rows: pl.DataFrame, *, own_levels: bool) -> KnownRows:
     """The design of rows, those with a missing value left out.
 
     own_levels   the groups are those of the rows, instead of those that the recipe knows; levels that know each other
                  are those of their relation
-    shared       whether rows may be in several levels of a group
 
     Raises ColumnError where a column is absent or no row is complete, UnknownLevelError for a label of a fixed effect
     that has no coefficient or a level that known= does not relate, DataChangedError for a group that the recipe should
     know and does not.
     """
-    if not shared:
-        refuse_shared(recipe, _AGAIN, "There are bootstrap(), simulate(), check() and influence(method='case').")
     used = used_columns(recipe)
     require_columns(used, rows.columns)
     taken = rows.select(columns(used))

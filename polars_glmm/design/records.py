@@ -10,7 +10,7 @@ from polars_glmm.covariance.correlations import CORRELATIONS, Correlation
 from polars_glmm.families.base import Censoring, Cuts, Rows
 from polars_glmm.linalg.coupled import Prior
 from polars_glmm.linalg.membership import Membership, level_sums
-from polars_glmm.typing import CodeVec, Mat, Vec
+from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,14 @@ class Factor:
     def on_rows(self, values: Mat) -> Mat:
         """Values of levels (…, G) on the rows, (…, n): of rows in several levels their weighted sum."""
         return np.asarray((values if self.sets is None else self.sets.spread(values))[..., self.codes])
+
+    @property
+    def incidence(self) -> tuple[IntVec, IntVec]:
+        """Rows and the levels that they are in, pair by pair."""
+        if self.sets is None:
+            return np.arange(len(self.codes)), self.codes.astype(np.intp)
+        shares = self.sets.at(self.codes).shares
+        return np.repeat(np.arange(len(self.codes)), np.diff(shares.indptr)), shares.indices.astype(np.intp)
 
     def level_sums(self, values: Vec | None) -> Vec:
         """Sums of values of rows (n,), None for ones, over levels by what each row has of them: (G,)."""

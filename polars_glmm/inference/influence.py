@@ -16,7 +16,7 @@ from polars_glmm.design.relation import refuse_known, refuse_shared
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.frames.levels import codes_of, in_order
-from polars_glmm.inference.ranef import label_of
+from polars_glmm.inference.ranef import label_of, level_labels
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.inference.varcorr import RESIDUAL
 from polars_glmm.likelihood.known.left_out import Rest, Whole, fixed_of, one_step, refitted
@@ -25,8 +25,11 @@ from polars_glmm.prediction.categories import refuse_unordered
 from polars_glmm.prediction.leverage import leverage_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from polars_glmm.answer.record import Answer
-    from polars_glmm.typing import IntVec, Mat, Vec
+    from polars_glmm.design.records import Design
+    from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 Method = Literal["one_step", "exact", "case"]
 _REAL, _TEXT = pl.Float64(), pl.String()
@@ -48,8 +51,8 @@ def influence(fit: Answer, group: str | None = None, method: Method = "exact") -
     mdffits          the same with V of the rest;  covratio   |V₍g₎|/|V|;  covtrace   |tr V⁻¹V₍g₎ − p|
     dloglik          ℓ(ψ̂) − ℓ(ψ̂₍g₎) over all rows;  loglik   of the rest
     elpd             log density of the group's rows at the estimates of the rest, random effects integrated out; given
-                     the rest where known= relates levels (relatives foretell the group), or residual= the group's rows
-                     with others
+                     the rest where known= relates levels (relatives foretell the group), residual= relates the group's
+                     rows and others, or rows have several levels: such a level goes with all rows that it takes part in
 
     method   "exact": a refit without each level, its columns those of the fit; "one_step": one Newton step from the
              fit (one grouping factor, `group` being it); "case": a row left out given the variances, by leverage:
@@ -175,27 +178,41 @@ def _left_out(fit: Answer, group: str | None, method: str) -> tuple[tuple[str, l
             msg = f"influence() needs the name of what is left out: group={names}."
             raise ModelError(msg)
         group = next(iter(factors))
-    refuse_shared(fit.recipe, "influence() of groups", "method='case' leaves out rows.")
     if method == "one_step":
         instead = "Use method='exact', which fits again."
+        refuse_shared(fit.recipe, "method='one_step' adds up what each level says alone: it", instead)
         refuse_known(fit.recipe, "method='one_step' adds up what each level says alone: it", instead)
         refuse_unordered(fit.recipe, "method='one_step'", "use method='exact', which fits again")
-    keys = factors[group].keys if group in factors else (group,)
-    rows = rows_with(fit, keys, "influence()")
+    factor = factors.get(group)
+    keys = (group,) if factor is None else factor.keys
+    rows = rows_with(fit, (group,) if factor is None else factor.columns, "influence()")
     known = read_known(fit.recipe, rows, own_levels=False)
     spec = fit.recipe.spec
     full = Whole(known.design, spec.family, spec.method, fit.control, fit.estimate, fit.call.fixed or {})
+    if factor is not None and factor.members is not None:
+        return (group, level_labels(factor).to_list()), refitted(full, _each_level(known.design, group))
     used = rows[known.places].select(columns(keys))
     levels = in_order(used.unique(), keys)
     labels = levels.select(label_of(keys, levels.schema).alias("level"))["level"].to_list()
     if method == "exact":
-        return (group, labels), refitted(full, codes_of(used, levels), levels.height)
+        codes = codes_of(used, levels)
+        return (group, labels), refitted(full, (codes == g for g in range(levels.height)))
     if list(factors) != [group]:
         msg = f"method='one_step' leaves out the levels of the only grouping factor: use method='exact' for {group!r}."
         raise ModelError(msg)
     order: IntVec = codes_of(levels, fit.recipe.factors[0].levels)
     found = one_step(full)
     return (group, labels), [found[int(place)] for place in order]
+
+
+def _each_level(design: Design, group: str) -> Iterator[BoolVec]:
+    """The rows (n,) that a level takes part in, of each level of a factor of which rows have several."""
+    factor = next(factor for factor in design.factors if factor.name == group)
+    rows, levels = factor.incidence
+    for g in range(factor.n_levels):
+        gone = np.zeros(design.n_rows, dtype=np.bool_)
+        gone[rows[levels == g]] = True
+        yield gone
 
 
 def _cases(fit: Answer) -> pl.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.design.known import effects_elsewhere
-from polars_glmm.design.relation import refuse_known, related
+from polars_glmm.design.relation import refuse_known, refuse_shared, related
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import only_phi
 from polars_glmm.fitting.again import design_of
@@ -58,8 +58,8 @@ def laplace_error(
              effective number of draws of a level (below 100 the note says so)
 
     A negative error means that Laplace is below the integral. With several factors the levels are integrated factor by
-    factor, at even points; there is one row, of all together. Levels that known= relates are drawn together, by
-    "importance". Gaussian models with identity link have no error.
+    factor, at even points; there is one row, of all together. Levels that known= relates, or rows share, are drawn
+    together, by "importance". Gaussian models with identity link have no error.
     Raises ModelError where the rows of the fit are gone, for a model without random effects, for `per="level"` of
     several factors.
     """
@@ -73,7 +73,8 @@ def laplace_error(
     known, family = design_of(fit, "laplace_error()"), fit.recipe.spec.family
     held = HeldParameters.of(fit.estimate, family)
     one = len(known.design.factors) == 1 and not known.design.further and only_phi(family)
-    if not one or related(fit.recipe) or fit.recipe.residual is not None:
+    coupled = bool(related(fit.recipe)) or any(factor.members is not None for factor in fit.recipe.factors)
+    if not one or coupled or fit.recipe.residual is not None:
         if per == "level":
             msg = "per='level' is of models with one grouping factor of independent levels and a constant dispersion: "
             msg += "use per='factor'."
@@ -82,10 +83,11 @@ def laplace_error(
         if method == "quadrature" and not exact:
             instead = "Use method='importance', which draws all of them together."
             refuse_known(fit.recipe, "An integral level by level", instead)
+            refuse_shared(fit.recipe, "An integral level by level", instead)
         model = known_model(known.design, family, fit.control, held)
         factors = known.design.factors
         group, size = " + ".join(factor.name for factor in factors), sum(factor.n_levels for factor in factors)
-        if related(fit.recipe) and not exact:
+        if coupled and not exact:
             return _total(group, size, joint_integral(model, n, np.random.default_rng(rng)), "importance")
         if exact:
             value = model.loglik()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
-from polars_glmm.design.relation import refuse_shared
 from polars_glmm.errors import ModelError
 from polars_glmm.frames.held import of_one_run
 from polars_glmm.inference.posterior import JointDraws, joint_draws
@@ -21,6 +20,7 @@ from polars_glmm.prediction.correlated import residual_of
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING
+from polars_glmm.prediction.members import slot_rows
 from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_several
 from polars_glmm.prediction.rows import PHI, sizes_of
 from polars_glmm.prediction.simulations import collected_rows, level_codes, possible_sizes, z_column
@@ -28,6 +28,7 @@ from polars_glmm.typing import IntVec, Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.linalg.membership import Membership
 
 Drawn: TypeAlias = Literal["response", "mean"]
 Effects: TypeAlias = Literal["all", "new", "none"]
@@ -57,7 +58,6 @@ def predictive(
         if value not in known:
             msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
             raise ModelError(msg)
-    refuse_shared(fit.recipe, "predictive()", "Use simulate().")
     if not fit.recipe.spec.family.unordered:
         refuse_several(fit.recipe, "predictive()", "use simulate()")
     elif of == "mean":
@@ -170,9 +170,15 @@ class _DrawnLevels:
 
     def __init__(self, factor: JoinedFactor, rows: pl.DataFrame) -> None:
         self.z: Mat = np.stack([rows[z_column(factor, j)].to_numpy() for j in range(len(factor.nodes))])
-        self.codes: IntVec = level_codes(rows.select(factor.level_names))
-        self.n_levels = int(self.codes.max(initial=-1)) + 1
-        self.known = rows[factor.code].fill_null(-1).to_numpy().astype(np.intp)
+        self.members: Membership | None = None
+        if factor.recipe.members is None:
+            self.codes: IntVec = level_codes(rows.select(factor.level_names))
+            self.n_levels = int(self.codes.max(initial=-1)) + 1
+            self.known = rows[factor.code].fill_null(-1).to_numpy().astype(np.intp)
+        else:  # of levels, of which rows have shares
+            slots = slot_rows(factor, rows)
+            self.members, self.n_levels, self.known = slots.members, slots.members.n_levels, slots.known
+            self.codes = np.arange(self.n_levels)
         self.prior = factor.recipe.prior
         self.on = {part: factor.on(part) for part in set(factor.part_of)}
 
@@ -183,4 +189,5 @@ class _DrawnLevels:
             known = coloured(self.prior, root @ rng.standard_normal((len(root), len(self.prior.low))))
         if known is not None:
             b = np.where(self.known >= 0, known[:, self.known], b)
+        b = b if self.members is None else self.members.spread(b)
         return {part: np.einsum("rn,rn->n", self.z[own], b[own]) for part, own in self.on.items()}

@@ -185,7 +185,14 @@ def _of_factor(design: Design, cluster: str | None) -> tuple[str, IntVec]:
         assert design.residual is not None  # else each row is a cluster
         return "residual=", design.residual.codes.astype(np.intp)
     name = cluster or min(design.factors, key=lambda factor: factor.n_levels).name
-    return name, next(factor.codes for factor in design.factors if factor.name == name).astype(np.intp)
+    factor = next(factor for factor in design.factors if factor.name == name)
+    if factor.sets is not None:
+        msg = (
+            f"Rows are in several levels of {name!r}, which are no clusters therefore. Name a column in whose groups "
+            "all levels of a row lie, CR(cluster), or use another vcov=."
+        )
+        raise ModelError(msg)
+    return name, factor.codes.astype(np.intp)
 
 
 def _require_nested(design: Design, name: str, codes: IntVec) -> None:
@@ -197,7 +204,8 @@ def _require_nested(design: Design, name: str, codes: IntVec) -> None:
         raise ModelError(msg)
     for factor in design.factors:
         _require_unrelated(factor, name, codes)
-        if not is_nested(factor.codes, codes):
+        rows, levels = factor.incidence
+        if not is_nested(levels, codes[rows]):
             msg = (
                 f"Levels of {factor.name!r} lie in several clusters of {name!r}, so that clusters are not independent. "
                 "Name a cluster that holds all of them, CR(cluster), or use another vcov=."

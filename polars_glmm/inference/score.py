@@ -16,7 +16,7 @@ import polars as pl
 
 from polars_glmm.columns.named import column, columns
 from polars_glmm.design.known import KnownRows, effects_elsewhere, read_known, used_columns
-from polars_glmm.design.relation import refuse_shared, related
+from polars_glmm.design.relation import related
 from polars_glmm.errors import ColumnError, ModelError, enumerate_names
 from polars_glmm.families.base import only_phi
 from polars_glmm.frames.elsewhere import read
@@ -60,7 +60,6 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
     Raises ModelError for a model without random effects, ColumnError for a key named as a column of the result,
     UnknownLevelError for a label of a fixed effect that has no coefficient, or a level that known= does not relate.
     """
-    refuse_shared(fit.recipe, "score()", "Fit again with the new rows, update(frame=…).")
     names = [factor.name for factor in fit.recipe.factors]
     if group is None:
         if len(names) != 1:
@@ -75,19 +74,26 @@ def score(frame: FrameT, fit: Answer, group: str | None = None) -> FrameT:
         raise ColumnError(msg)
     frame = cast("FrameT", read(frame, "score()"))
     linear = fit.recipe.spec.family.linear and not len(fit.estimate.gamma)
-    simple = len(names) == 1 and linear and not related(fit.recipe) and fit.recipe.residual is None
+    simple = len(names) == 1 and linear and not _together(fit)
     if simple:
         return apply_plan(frame, "score", lambda lazy, schema: _by_sums(lazy, schema, fit, recipe))
 
     def plan(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         require_columns(schema, used_columns(fit.recipe), "score")
-        whole = {key: schema[key] for key in recipe.keys} | _ADDED
+        slots = None if recipe.members is None else recipe.members.keys
+        whole = {key: schema[key if slots is None else slots[0]] for key in recipe.keys} | _ADDED
         return lazy.select(columns(used_columns(fit.recipe))).map_batches(
             lambda rows: _by_modes(rows, fit, recipe, whole),
             schema=pl.Schema(whole), predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False,
         )  # fmt: skip
 
     return apply_plan(frame, "score", plan)
+
+
+def _together(fit: Answer) -> bool:
+    """Whether rows of other levels tell of a level, or of one another."""
+    members = any(factor.members is not None for factor in fit.recipe.factors)
+    return members or bool(related(fit.recipe)) or fit.recipe.residual is not None
 
 
 def _by_modes(rows: pl.DataFrame, fit: Answer, recipe: FactorRecipe, schema: dict[str, pl.DataType]) -> pl.DataFrame:
@@ -99,7 +105,7 @@ def _by_modes(rows: pl.DataFrame, fit: Answer, recipe: FactorRecipe, schema: dic
     place = [factor.name for factor in fit.recipe.factors].index(recipe.name)
     modes = known_model(known.design, family, fit.control, held).modes()[place]
     mean = np.full_like(modes.modes, np.nan)
-    if related(fit.recipe) or fit.recipe.residual is not None:
+    if _together(fit):
         mean = modes.modes if family.linear and not effects_elsewhere(fit.recipe) else mean
     elif len(fit.recipe.factors) == 1 and not known.design.further and only_phi(fit.spec.family):
         levels = LevelLikelihood.of(known.design, family)
@@ -110,7 +116,7 @@ def _by_modes(rows: pl.DataFrame, fit: Answer, recipe: FactorRecipe, schema: dic
 def _long(known: KnownRows, place: int, modes: FactorModes, mean: Mat) -> pl.DataFrame:
     recipe, factor = known.recipe.factors[place], known.design.factors[place]
     error = np.sqrt(np.maximum(np.einsum("kkg->kg", modes.covariance), 0.0))
-    counts = np.bincount(factor.codes, known.design.frequency, factor.n_levels).astype(np.int64)
+    counts = factor.level_rows(known.design.frequency).astype(np.int64)
     levels = recipe.levels.with_columns(group=pl.lit(recipe.name), level=label_of(recipe.keys, recipe.levels.schema))
     names = effect_labels(recipe)
     made = [

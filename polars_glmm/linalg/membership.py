@@ -51,6 +51,10 @@ class Membership:
         """The sets at some places, in that order."""
         return Membership(_plain(self.shares[places]))
 
+    def met(self) -> Membership:
+        """The same with the levels alone that some set has, in their order."""
+        return Membership(_plain(self.shares[:, np.unique(self.shares.indices)]))
+
     def distinct(self) -> tuple[Membership, IntVec]:
         """The sets that differ, and which of them each one is (S,)."""
         shares = self.shares

@@ -29,7 +29,7 @@ def leverage_of(fit: Answer, rows: pl.DataFrame) -> RowLeverage:
     """The leverage of rows that count as the whole data, the parameters of a fit held."""
     refuse_effects_elsewhere(fit.recipe, "Leverage, and what is made of it,", curves=True)
     family = fit.recipe.spec.family
-    known = read_known(fit.recipe, rows, own_levels=True, shared=True)
+    known = read_known(fit.recipe, rows, own_levels=True)
     model = known_model(known.design, family, fit.control, HeldParameters.of(fit.estimate, family))
     return RowLeverage(model.leverage(), known.places, model.conditional_loglik())
 

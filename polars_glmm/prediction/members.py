@@ -104,10 +104,13 @@ def size_of_slots(factor: JoinedFactor, schema: pl.Schema) -> pl.Expr:
 
 
 class SlotRows(NamedTuple):
-    """What rows (n,) have of the levels of a frame, and for each of these its modes (r, L): NaN where it is unseen."""
+    """What rows (n,) have of the levels of a frame; of each of these its modes (r, L), NaN where it is unseen, and its
+    place among the levels of the fit (L,), −1 there.
+    """
 
     members: Membership
     modes: Mat
+    known: IntVec
 
     def draws(self, b: Mat, *, new: bool) -> Mat:
         """Effects of the rows (r, n) from those of levels (r, L), known levels keeping their modes unless `new`."""
@@ -118,7 +121,11 @@ def slot_rows(factor: JoinedFactor, rows: pl.DataFrame) -> SlotRows:
     """The levels of all slots together, sorted, so that a draw does not hang on the order of rows."""
     slots = slots_of(factor)
     parts = [
-        rows.select(column(slot.level).alias("level"), *(column(m).alias(f"m{j}") for j, m in enumerate(slot.modes)))
+        rows.select(
+            column(slot.level).alias("level"),
+            column(slot.code).alias("known"),
+            *(column(m).alias(f"m{j}") for j, m in enumerate(slot.modes)),
+        )
         for slot in slots
     ]
     table = pl.concat(parts).drop_nulls("level").unique("level").sort("level")
@@ -130,7 +137,8 @@ def slot_rows(factor: JoinedFactor, rows: pl.DataFrame) -> SlotRows:
     weights: list[Vec] = [rows[slot.weight].to_numpy() for slot in slots]
     members = Membership.of_slots(np.array(codes), np.array(weights), table.height)
     modes = np.array([table[f"m{j}"].fill_null(np.nan).to_numpy() for j in range(len(factor.nodes))])
-    return SlotRows(members, modes.reshape(len(factor.nodes), table.height))
+    known = table["known"].fill_null(-1).to_numpy().astype(np.intp)
+    return SlotRows(members, modes.reshape(len(factor.nodes), table.height), known)
 
 
 def slot_codes(factor: JoinedFactor, i: int) -> list[pl.Expr]:

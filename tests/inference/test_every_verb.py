@@ -182,6 +182,8 @@ ROBUST = tuple(f"fixef {kind}" for kind in ("CR0", "CR1", "CR2", "CR3"))
 ANSWERED: dict[str, tuple[str, ...]] = {
     "nonlinear": (*ROBUST, *(verb for verb in OF_ROWS if verb != "predict jointly")),
     "residual": (*OF_ROWS, *OF_DRAWS, *ROBUST, "influence one_step", "score", "score new groups", "integrals"),
+    "members": (*OF_ROWS, *OF_DRAWS, "score", "score new groups", "integrals"),
+    "members of counts": (*OF_ROWS, *OF_DRAWS, "score", "score new groups", "integrals by draws"),
 }
 """What a kind has an answer to, and may not refuse."""
 

@@ -225,16 +225,14 @@ def test_models_by_key_are_those_of_each_key() -> None:
     [
         (lambda fit, frame: fit.with_ranef(frame), "joins the effects of one level"),
         (lambda fit, frame: fit.to_sql("t"), "joins the effects of one level"),
-        (lambda fit, frame: fit.score(frame), "of rows in one level"),
-        (lambda fit, frame: fit.influence(NAME), "of rows in one level"),
-        (lambda fit, frame: fit.laplace_error(), "of rows in one level"),
+        (lambda fit, frame: fit.influence(NAME, "one_step"), "of rows in one level"),
+        (lambda fit, frame: fit.fixef(vcov="CR2"), "are no clusters"),
         (lambda fit, frame: fit.fixef(df="kenward_roger"), "use df='satterthwaite'"),
         (lambda fit, frame: fit.bootstrap(n=2, kind="cluster"), "cannot be drawn again"),
         (lambda fit, frame: fit.cross_validate(f"group:{NAME}"), "none can be left out alone"),
         (lambda fit, frame: fit.marginal_means("x", random="integrate"), "depends on the levels of a row"),
         (lambda fit, frame: fit.plot.trajectories("x"), "rows in one level"),
         (lambda fit, frame: fit.plot.shrinkage(), "where rows are in one"),
-        (lambda fit, frame: fit.predictive(frame), "of rows in one level"),
     ],
 )
 def test_what_is_of_rows_in_one_level_says_so(fit: Any, frame: pl.DataFrame, ask: Any, what: str) -> None:

@@ -89,9 +89,11 @@ def _scores(known: KnownModel, design: Design, rows: IntVec) -> Mat:
     model, at = known.model, known.point
     factors = []
     for f in model.effects.factors:
-        codes, n_levels = relevelled_codes(f.codes[rows])
-        prior = None if f.prior is None else f.prior.among(np.unique(f.codes[rows]))
-        factors.append(replace(f, codes=codes.astype(np.intp), n_levels=n_levels, prior=prior))
+        met, (codes, n_levels) = np.unique(f.codes[rows]), relevelled_codes(f.codes[rows])
+        prior = None if f.prior is None else f.prior.among(met)
+        sets = None if f.sets is None else f.sets.at(met).met()
+        n_levels = n_levels if sets is None else sets.n_levels
+        factors.append(replace(f, codes=codes.astype(np.intp), n_levels=n_levels, prior=prior, sets=sets))
     columns = None if model.effects.columns is None else np.ascontiguousarray(model.effects.columns[:, rows])
     effects = replace(model.effects, factors=tuple(factors), columns=columns)
     blocks = cut_rows(rows_of(design, rows), _parts(model.parts, rows), effects, model.control.rows.block)

@@ -6,7 +6,7 @@ One step: ψ̂₍g₎ ≈ ψ̂ − (H − H_g)⁻¹ s_g with the scores s_g and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from polars_glmm.control import Control
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design, Predictor
 from polars_glmm.design.selection import design_of
-from polars_glmm.errors import GlmmError
+from polars_glmm.errors import ColumnError, GlmmError
 from polars_glmm.families.base import Family, only_phi
 from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.estimate import Estimate
@@ -24,7 +24,7 @@ from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.known.levels import LevelLikelihood, LevelValues, quadrature
 from polars_glmm.likelihood.known.series_levels import SeriesLevels
 from polars_glmm.spec.method import REML, Method
-from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
+from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _NODES = 101
 _STEP = 1e-4
@@ -79,15 +79,17 @@ def fixed_of(estimate: Estimate, family: Family) -> Vec:
     return np.concatenate([estimate.beta, estimate.gamma[:own]])
 
 
-def refitted(whole: Whole, groups: IntVec, n_groups: int) -> list[Rest]:
-    """The exact answers, a refit of each; groups (n,) numbers the group of every row."""
+def refitted(whole: Whole, groups: Iterable[BoolVec]) -> list[Rest]:
+    """The exact answers, a refit without each group: the rows of the design (n,) that are in it."""
     full = known_model(whole.design, whole.family, whole.control, whole.held)
     top = full.loglik()
     out = []
-    for g in range(n_groups):
-        gone = groups == g
-        rest = design_of(whole.design, ~gone)
+    for gone in groups:
         n_obs = float(gone.sum() if whole.design.frequency is None else whole.design.frequency[gone].sum())
+        if gone.all():
+            out.append(_failed(whole, n_obs, ColumnError("no row is left")))
+            continue
+        rest = design_of(whole.design, ~gone)
         kept = _independent(rest.mu.x)
         start = Given({}, whole.fixed)
         if kept.all():
