@@ -181,11 +181,10 @@ def refuse_beside_members(
         if residual is not None:
             msg = f"residual= goes with rows that are in one level of each factor: leave out {term.text}, or residual=."
             raise ModelError(msg)
-        if relations:
-            names = ", ".join(name for name, _ in relations)
+        if any(name == term.group for name, _ in relations):
             msg = (
-                f"known= (of {names}) does not go with {term.text}, of which rows have several levels: leave out one "
-                "of them."
+                f"known= is of levels of which a row has one, and rows have several of {term.group!r}: leave it out "
+                "there. Other factors beside it may have one, known={'animal': A}."
             )
             raise ModelError(msg)
 

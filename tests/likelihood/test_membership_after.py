@@ -17,7 +17,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.known.clusters import marginal_scores
 from polars_glmm.likelihood.known.draws import effect_deviations
 from polars_glmm.likelihood.known.joint import HeldParameters, KnownModel, known_model
-from tests.likelihood.test_membership import TERM, G, arrays, rows
+from tests.likelihood.test_membership import TERM, G, N, arrays, dense_gaussian, rows
 
 
 @cache
@@ -137,3 +137,31 @@ def test_integrals_over_levels_that_share_rows_are_made_together() -> None:
     exact = fitted(method="ml").laplace_error().row(0, named=True)
     assert exact["error"] == 0.0
     assert exact["loglik"] == pytest.approx(fitted(method="ml").loglik, abs=1e-6)
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("family", ["gaussian", "poisson"])
+def test_levels_of_another_factor_may_know_each_other(family: str, tmp_path: Any) -> None:
+    """V = τMM' + ωZAZ' + σ²I; A = I is the plain model."""
+    frame = rows(family=family).with_columns(h="f" + pl.col("h").cast(pl.String))
+    near = np.eye(5) + 0.5 * (np.abs(np.subtract.outer(np.arange(5), np.arange(5))) == 1)
+
+    def relation(a: np.ndarray) -> pl.DataFrame:
+        pairs = [(f"f{i}", f"f{j}", a[i, j]) for i in range(5) for j in range(i + 1) if a[i, j]]
+        return pl.DataFrame(pairs, schema=["level", "other_level", "value"], orient="row")
+
+    formula = f"y ~ x + (1 | {TERM}) + (1 | h)"
+    fit = polars_glmm.fit(frame, formula, family=family, known={"h": relation(near)})
+    alike = polars_glmm.fit(frame, formula, family=family, known={"h": relation(np.eye(5))})
+    plain = polars_glmm.fit(frame, formula, family=family)
+    assert alike.loglik == pytest.approx(plain.loglik, abs=1e-8)
+    assert fit.loglik != pytest.approx(plain.loglik, abs=1e-3)
+    fit.write(tmp_path / "fit.zip")
+    again = polars_glmm.read_fit(tmp_path / "fit.zip")
+    assert_allclose(again.predict(frame)["prediction"], fit.predict(frame)["prediction"], rtol=1e-12)
+    if family == "gaussian":
+        y, x, m, _ = arrays(frame)
+        z = np.eye(5)[frame["h"].str.slice(1).cast(pl.Int64).to_numpy()]
+        tau, omega, sigma = fit.varcorr()["estimate"].to_list()
+        v = tau * m @ m.T + omega * z @ near @ z.T + sigma * np.eye(N)
+        assert fit.loglik == pytest.approx(dense_gaussian(v, y, x, reml=True), abs=1e-7)

@@ -91,7 +91,7 @@ def test_slips_are_named_with_their_place(formula: str, what: str) -> None:
     [
         ({"method": "agq"}, "quadrature cannot be had"),
         ({"residual": "ar1(t | h)"}, "residual= goes with rows that are in one level"),
-        ({"known": {"mm(a, b)": None}}, "does not go with"),
+        ({"known": {"mm(a, b)": None}}, "Other factors beside it may have one"),
     ],
 )
 def test_what_needs_rows_in_one_level_is_refused(arguments: dict[str, object], what: str) -> None:
