@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from .relation import Relations
-    from .residual import ResidualTerm
     from .terms import RandomTerm
 
 MEMBERS = "mm"
@@ -157,9 +156,7 @@ def gaps_of(ends: tuple[str | None, str] | None, random: Sequence[RandomTerm], o
     return Gaps(ends, tuple(dict.fromkeys(pair for pair in pairs if not {*pair} & {*others})))
 
 
-def refuse_beside_members(
-    random: Sequence[RandomTerm], method: Method, relations: Relations, residual: ResidualTerm | None
-) -> None:
+def refuse_beside_members(random: Sequence[RandomTerm], method: Method, relations: Relations) -> None:
     """Raise ModelError for what does not go with rows in several levels."""
     found: dict[frozenset[str], RandomTerm] = {}
     for term in random:
@@ -177,9 +174,6 @@ def refuse_beside_members(
                 f"Rows are in several levels of {term.group!r}, so that no integral is of one level alone: quadrature "
                 "cannot be had. Use method='laplace'."
             )
-            raise ModelError(msg)
-        if residual is not None:
-            msg = f"residual= goes with rows that are in one level of each factor: leave out {term.text}, or residual=."
             raise ModelError(msg)
         if any(name == term.group for name, _ in relations):
             msg = (

@@ -113,7 +113,7 @@ class ModelSpec:
         predictors = for_each_category(mu, self.family) if self.family.unordered else (mu, *self.predictors[1:])
         _refuse_labels_apart(predictors)
         method = _resolve_method(self.asked, self.family, predictors, open_terms=False)
-        refuse_levels(self.relations, [term for part in predictors for term in part.random], method, self.residual)
+        refuse_levels(self.relations, [term for part in predictors for term in part.random], method)
         first = " + ".join([self.formulas[0], *(term.text for term in random)])
         return replace(
             self,
@@ -198,7 +198,7 @@ class ModelSpec:
             relations=read_relations(known),
         )
         if not shorthands:
-            refuse_levels(spec.relations, spec.random, spec.method, spec.residual)
+            refuse_levels(spec.relations, spec.random, spec.method)
         _refuse_misfits(spec)
         return spec
 
@@ -344,9 +344,6 @@ def _refuse_misfits(spec: ModelSpec) -> None:
     name = spec.family.name
     if spec.residual is not None and any(part.random for part in spec.predictors[1:]):
         msg = "residual= goes with fixed effects of phi only: take the random effects out of 'phi ~ …'."
-        raise ModelError(msg)
-    if spec.residual is not None and spec.relations:
-        msg = "residual= goes with levels that are independent: leave out known=, or residual=."
         raise ModelError(msg)
     if spec.residual is not None and not isinstance(spec.method, ML | REML):
         msg = f"residual= has an exact likelihood: use method='reml' or 'ml', not {spec.method.name!r}."

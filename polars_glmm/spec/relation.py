@@ -10,7 +10,6 @@ from polars_glmm.errors import ModelError, enumerate_names, suggest
 
 from .members import refuse_beside_members
 from .method import AGQ, Method
-from .residual import ResidualTerm
 from .terms import RandomTerm
 
 KnownKind: TypeAlias = Literal["covariance", "precision"]
@@ -54,11 +53,9 @@ def read_relations(known: object) -> Relations:
     return tuple((name, one if isinstance(one, KnownLevels) else KnownLevels(one)) for name, one in known.items())
 
 
-def refuse_levels(
-    relations: Relations, random: Sequence[RandomTerm], method: Method, residual: ResidualTerm | None
-) -> None:
+def refuse_levels(relations: Relations, random: Sequence[RandomTerm], method: Method) -> None:
     """Raise ModelError for what cannot be of levels that know each other, or of rows in several of them."""
-    refuse_beside_members(random, method, relations, residual)
+    refuse_beside_members(random, method, relations)
     refuse_unrelated(relations, random, method)
 
 

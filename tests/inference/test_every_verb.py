@@ -66,6 +66,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "survival": (("surv(time, event)" + TERMS,), {"family": "weibull"}),
     "nonlinear": (("curve ~ SSlogis(t, Asym, xmid, scal)", "Asym ~ 1 + (1 | g)"), {}),
     "residual": (("y" + TERMS,), {"residual": "ar1(t | g)"}),
+    "residual beside known": (("y ~ x + f + (1 | g)",), {"residual": "ar1(t | g)", "known": {"g": related()}}),
     "members": (("y ~ x + f + (1 | mm(g, h))",), {}),
     "members of counts": (("count ~ x + f + (1 | mm(g, h))",), {"family": "poisson"}),
 }
@@ -182,6 +183,7 @@ ROBUST = tuple(f"fixef {kind}" for kind in ("CR0", "CR1", "CR2", "CR3"))
 ANSWERED: dict[str, tuple[str, ...]] = {
     "nonlinear": (*ROBUST, *(verb for verb in OF_ROWS if verb != "predict jointly")),
     "residual": (*OF_ROWS, *OF_DRAWS, *ROBUST, "influence one_step", "score", "score new groups", "integrals"),
+    "residual beside known": (*OF_ROWS, *OF_DRAWS, "score", "integrals"),
     "members": (*OF_ROWS, *OF_DRAWS, "score", "score new groups", "integrals"),
     "members of counts": (*OF_ROWS, *OF_DRAWS, "score", "score new groups", "integrals by draws"),
 }

@@ -90,7 +90,6 @@ def test_slips_are_named_with_their_place(formula: str, what: str) -> None:
     ("arguments", "what"),
     [
         ({"method": "agq"}, "quadrature cannot be had"),
-        ({"residual": "ar1(t | h)"}, "residual= goes with rows that are in one level"),
         ({"known": {"mm(a, b)": None}}, "Other factors beside it may have one"),
     ],
 )

@@ -373,7 +373,6 @@ ASKED = {
     "another factor": ({"known": {"s": A}}, "names no grouping factor"),
     "no mapping": ({"known": A}, "known= is a mapping"),
     "quadrature": ({"known": {"g": A}, "method": "agq"}, "quadrature"),
-    "correlated residuals": ({"known": {"g": A}, "residual": "cs(1 | s)"}, "leave out known="),
     "models by key": ({"known": {"g": A}, "by": "s"}, "by= makes models"),
 }
 

@@ -27,8 +27,9 @@ from polars_glmm.likelihood.products.cross import CrossProducts
 from polars_glmm.likelihood.products.profile import Profile, profile, vcov_derivatives
 from polars_glmm.likelihood.residual.arrangement import Arranged, Whitening, Whitenings, arrange
 from polars_glmm.likelihood.residual.whitening import whitenings
-from polars_glmm.linalg.elimination import Eliminator, eliminator
-from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks, sum_by
+from polars_glmm.likelihood.rows.models import ONE
+from polars_glmm.linalg.elimination import Eliminator
+from polars_glmm.linalg.pattern import Blocks, Pattern, find_pattern, gather_blocks
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
@@ -62,6 +63,14 @@ class SeriesRows:
     def n(self) -> int:
         return int(self.w.shape[1])
 
+    @property
+    def one_to_one(self) -> bool:
+        """Whether cells are the levels of the only factor."""
+        pattern, cells = self.pattern, self.cells
+        if pattern is None or cells is None:
+            return False
+        return pattern.n_factors == 1 and not pattern.sets and len(cells.starts) == pattern.n_levels[0]
+
 
 def series_rows(model: Model) -> SeriesRows:
     """The rows of a model. Raises ModelError where a group of correlated rows lies in several levels of a factor."""
@@ -85,19 +94,25 @@ def series_rows(model: Model) -> SeriesRows:
     log_weights = float(np.log(weights).sum())
     offset = offset - 0.5 * np.log(weights)
     pattern, cells = _cells(arranged, effects)
-    found = None if pattern is None else eliminator(pattern)
+    found = None if pattern is None else effects.eliminator(pattern)
     return SeriesRows(
         whitenings(residual, arranged), z, w, x_phi, offset, pattern, found, cells, shift, log_weights
     )  # fmt: skip
 
 
 def require_nested(codes: IntVec, factors: Sequence[FactorMap] | Sequence[Factor]) -> None:
-    """Raise ModelError unless every factor has one level in each group of correlated rows."""
+    """Raise ModelError unless every factor has one level, or one set of levels, in each group of correlated rows."""
     for f in factors:
-        lowest, highest = np.full(int(codes.max()) + 1, f.n_levels), np.full(int(codes.max()) + 1, -1)
+        lowest, highest = np.full(int(codes.max()) + 1, int(f.codes.max())), np.zeros(int(codes.max()) + 1, dtype=int)
         np.minimum.at(lowest, codes, f.codes)
         np.maximum.at(highest, codes, f.codes)
         if (lowest < highest).any():
+            if f.sets is not None:
+                msg = (
+                    f"residual= correlates rows of different levels of {f.name!r}: the rows of each of its groups must "
+                    "be in the same levels, by the same weights. Correlate within smaller groups, or leave out one."
+                )
+                raise ModelError(msg)
             msg = (
                 f"residual= correlates rows of several levels of {f.name!r}: each of its groups must lie within one "
                 "level of every grouping factor, which is never so with crossed factors. Correlate within smaller "
@@ -114,7 +129,7 @@ def _cells(arranged: Arranged, effects: Effects) -> tuple[Pattern | None, CellRu
     starts = np.flatnonzero(new)
     of_cell = tuple(np.asarray(c[starts], dtype=np.intp) for c in codes)
     sizes, counts = tuple(f.r for f in effects.factors), tuple(f.n_levels for f in effects.factors)
-    pattern = find_pattern(of_cell, counts, sizes)
+    pattern = find_pattern(of_cell, counts, sizes, effects.sets)
     return pattern, CellRuns(starts, np.cumsum(new) - 1)
 
 
@@ -219,11 +234,7 @@ class ResidualEngine:
             for j in range(i + 1):
                 zz[i, j] = zz[j, i] = np.add.reduceat(z[i] * z[j], starts)
             zw[i] = np.add.reduceat(z[i] * w, starts, axis=1)
-        zw_levels = (
-            [zw]
-            if rows.pattern.n_factors == 1
-            else [sum_by(c, zw, n) for c, n in zip(rows.pattern.codes, rows.pattern.n_levels, strict=True)]
-        )
+        zw_levels = [zw] if rows.one_to_one else [rows.pattern.to_levels(f, zw) for f in range(rows.pattern.n_factors)]
         blocks = gather_blocks(rows.pattern, zz)
         stats = CrossProducts(rows.pattern, rows.eliminator, blocks, zw_levels, ww, rows.n, 0.0, rows.y_shift)
         return _At(law, scale, stats)
@@ -284,9 +295,9 @@ class ResidualEngine:
             effective = self.effects.effective(factors)
             for f, (lam, b) in enumerate(zip(effective, pieces.b, strict=True)):
                 through = np.einsum("dr,rwG->dwG", lam, b)
-                level = rows.cells.of_row if rows.pattern.n_factors == 1 else rows.pattern.codes[f][rows.cells.of_row]
+                through = through if rows.one_to_one else rows.pattern.to_cells(f, through)
                 for i in range(len(through)):
-                    left -= rows.z[i] * through[i][:, level]
+                    left -= rows.z[i] * through[i][:, rows.cells.of_row]
         return np.asarray(left / at.scale)
 
     def _cell_roots(self, pieces: Profile, factors: list[Mat]) -> Cube:
@@ -294,17 +305,9 @@ class ResidualEngine:
         pattern = self.rows.pattern
         assert pattern is not None  # there are random effects
         assert pieces.h is not None
-        effective, inverse = self.effects.effective(factors), pieces.h.inverse()
-        one = pattern.n_factors == 1
-        total = 0.0
-        for f, lam in enumerate(effective):
-            block = inverse.diagonal[f] if one else inverse.diagonal[f][..., pattern.codes[f]]
-            total = total + np.einsum("dr,rsC,es->Cde", lam, block, lam)
-        for (f, g), pair in pattern.pairs.items():
-            block = inverse.cross[f, g] if pair.of_cell is None else inverse.cross[f, g][..., pair.of_cell]
-            half = np.einsum("dr,rsC,es->Cde", effective[f], block, effective[g])
-            total = total + half + half.swapaxes(1, 2)
-        values, vectors = np.linalg.eigh(total)
+        shown = None if self.rows.one_to_one else pattern
+        total = ONE.leverage(shown, self.effects.effective(factors), pieces.h.inverse())
+        values, vectors = np.linalg.eigh(np.moveaxis(total, -1, 0))
         return np.moveaxis(vectors * np.sqrt(np.maximum(values, 0.0))[:, None], 0, -1)
 
     def gamma_information(self, gamma: Vec) -> Mat:
