@@ -148,6 +148,7 @@ def test_any_column_may_be_left_out_and_a_coefficient_that_goes_with_it_is_null(
         pastes.influence()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("fixed", [{"Days": 10.0}, {"sd(Subject: Intercept)": 30.0}, {"phi": 25.0}])
 def test_what_a_fit_holds_is_held_without_a_group(fixed: dict[str, float]) -> None:
     frame = datasets.load("sleepstudy")

@@ -62,7 +62,6 @@ def test_spread_of_drawn_means_is_the_joint_standard_error_of_predictions() -> N
 
 
 ASKED: dict[str, Any] = {
-    "influence": lambda fit, _: fit.influence()["cooks_distance"],
     "influence on terms": lambda fit, _: fit.influence_terms()["estimate"],
     "score": lambda fit, new: fit.score(new)["estimate"],
     "errors of scores": lambda fit, new: fit.score(new)["std_error"],
@@ -129,7 +128,7 @@ def test_clusters_hold_all_levels_of_a_row() -> None:
 
 def test_integrals_over_levels_that_share_rows_are_made_together() -> None:
     fit = fitted("poisson")
-    row = fit.laplace_error("importance", n=4000, rng=1).row(0, named=True)
+    row = fit.laplace_error("importance", n=400, rng=1).row(0, named=True)
     assert row["loglik_laplace"] == pytest.approx(fit.loglik, abs=1e-6)
     assert abs(row["error"]) < 0.5
     with pytest.raises(ModelError, match="method='importance'"):

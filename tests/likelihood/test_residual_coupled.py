@@ -107,6 +107,7 @@ def test_effects_are_those_of_the_covariance_between_rows_and_levels() -> None:
     assert_allclose([again[level] for level in own], list(own.values()), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_town_left_out_is_foretold_by_its_neighbours() -> None:
     fit = fitted("known")
     rest = polars_glmm.fit(

@@ -259,6 +259,7 @@ def test_draws_of_the_posterior_are_correlation_matrices_with_the_moments_of_vco
         assert np.linalg.eigvalsh(c)[0] > 0.0
 
 
+@pytest.mark.slow
 def test_spread_of_drawn_means_is_the_joint_standard_error_of_predictions() -> None:
     fit = fitted("ar1")
     drawn = fit.predictive(STRONG, 800, 2, of="mean").select("^sim_.*$").to_numpy()

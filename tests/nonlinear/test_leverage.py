@@ -82,7 +82,9 @@ def test_effective_parameters_count_the_whole_curve() -> None:
     assert 4.0 < mixed < 4.0 + 2 * TREES
 
 
-def test_a_curve_that_is_a_line_has_the_leverage_of_the_line() -> None:
+@cache
+def lines() -> tuple[Any, Any]:
+    """A line, and a curve that is that line."""
     line, curved = (
         polars_glmm.fit(growth(), *formulas, **options)
         for formulas, options in (
@@ -90,9 +92,18 @@ def test_a_curve_that_is_a_line_has_the_leverage_of_the_line() -> None:
             (("y ~ a + b * t", "a ~ old + (1 | tree)", "b ~ 1"), {"start": {"a": 5.0, "b": 1.0}}),
         )
     )
+    return line, curved
+
+
+def test_a_curve_that_is_a_line_has_the_leverage_of_the_line() -> None:
     for column in ("leverage", "leverage_fixed"):
-        found = [fit.influence(method="case")[column] for fit in (line, curved)]
+        found = [fit.influence(method="case")[column] for fit in lines()]
         assert_allclose(found[1], found[0], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_curve_that_is_a_line_has_the_influence_of_the_line() -> None:
+    line, curved = lines()
     levels = [fit.influence() for fit in (line, curved)]
     for column in ("cooks_distance", "mdffits", "covratio", "elpd"):
         assert_allclose(levels[1][column], levels[0][column], rtol=1e-3)
