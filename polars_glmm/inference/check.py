@@ -73,11 +73,16 @@ class Checked:
 
     @cached_property
     def augmented(self) -> pl.DataFrame:
-        """The rows with residuals, incomplete ones left out; of categories those that augment() has."""
+        """The rows with residuals, incomplete ones left out; of categories those that augment() has.
+
+        Correlated residuals about the modes are whitened: they are independent and normal if the model holds.
+        """
         if self.fit.recipe.spec.family.unordered:
             told = augment(self.rows, self.fit, _PREFIX)
             return told.filter(column(f"{_PREFIX}fitted").is_not_null())
         made = augment(self.rows, self.fit, _PREFIX, quantile=True, given=self.given, rng=self.seed)
+        if self.fit.recipe.residual is not None and self.given == "modes":
+            made = made.with_columns(column(f"{_PREFIX}{NORMALIZED}").alias(f"{_PREFIX}resid_quantile"))
         return made.filter(column(f"{_PREFIX}resid_quantile").is_not_null())
 
     def of(self, name: str) -> Vec:
@@ -111,7 +116,8 @@ def check(  # noqa: PLR0913  the arguments of the public verb
 
     "all" are those that the model has something for (counts have zeros; autocorrelation needs `time=`; categories have
     dispersion, of Pearson's χ² over the categories of each row, and, without an order, no quantile residuals). Quantile
-    residuals are those of augment(quantile=True, given=given). `frame` None: the rows of the fit. p-values are
+    residuals are those of augment(quantile=True, given=given); with residual=, given="modes", the whitened ones,
+    resid_normalized, as dispersion takes them. `frame` None: the rows of the fit. p-values are
     two-sided and no verdicts: with many rows everything is significant; statistic beside expected says by how much.
     Raises ModelError for tests that are not known, where the rows of the fit are gone, for n below 1.
     """
@@ -300,8 +306,8 @@ def _autocorrelation(asked: Checked) -> list[Finding]:
     from scipy.special import ndtr  # noqa: PLC0415
 
     assert asked.time is not None  # checked
-    factors = asked.fit.recipe.factors
-    keys = list(factors[0].level_columns) if factors else []
+    factors, series = asked.fit.recipe.factors, asked.fit.spec.residual
+    keys = list(factors[0].level_columns) if factors else [] if series is None else list(series.keys)
     residual = column(f"{_PREFIX}resid_quantile")
     ordered = asked.augmented.sort([*keys, asked.time])
     before = residual.shift(1).over(columns(keys)) if keys else residual.shift(1)
@@ -309,7 +315,7 @@ def _autocorrelation(asked: Checked) -> list[Finding]:
     rho, n = _correlation(pairs["now"].to_numpy(), pairs["before"].to_numpy()), pairs.height
     spread = 1.0 / np.sqrt(max(n, 1))
     p = float(2.0 * ndtr(-abs(rho) / spread))
-    where = f"within {factors[0].name}" if keys else "over all rows"
+    where = f"within {factors[0].name if factors else ':'.join(keys)}" if keys else "over all rows"
     note = "residuals about estimated effects go against each other in short series"
     method = f"correlation of {counted(n, 'pair')} one step of {asked.time!r} apart, {where}"
     return [Finding("autocorrelation", rho, 0.0, spread, p, method, note if keys else None)]

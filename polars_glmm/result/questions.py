@@ -218,7 +218,8 @@ class Questions(MeansAndEffects):
                   rows of the fit are needed
         rng       a seed, a numpy Generator, or None for a fresh seed; draw i depends on the seed and i alone
         Columns: draw, group, level (null but for effects), term, other_term, quantity ("coefficient", "sd",
-        "correlation", "dispersion", "effect"), parameter, value, seed. Raises ResourceError where they would not fit.
+        "correlation", "residual_correlation", "dispersion", "effect"), parameter, value, seed. Raises ResourceError
+        where they would not fit.
         """
         return posterior(self, n, rng, include)
 

@@ -276,3 +276,23 @@ def test_predictive_responses_are_correlated_as_residuals_are() -> None:
     drawn = fit.predictive(frame, 40, 3).select("^sim_.*$").to_numpy().reshape(60, 8, 40)
     assert np.corrcoef(drawn[:, 1:].ravel(), drawn[:, :-1].ravel())[0, 1] == pytest.approx(0.8, abs=0.02)
     assert drawn.std() == pytest.approx(2.0, rel=0.05)
+
+
+@pytest.mark.parametrize("effects", ["", " + (1 | id)"])
+def test_checks_are_of_whitened_residuals(effects: str) -> None:
+    """What correlation the model has is gone from them, and their squares are held against n − tr(H)."""
+    fit = polars_glmm.fit(STRONG, f"y ~ x{effects}", residual="ar1(t | id)")
+    table = fit.check(("dispersion", "autocorrelation"), n=20, rng=1, time="t")
+    dispersion, autocorrelation = table["statistic"].to_list()
+    rows = fit.augment(STRONG).sort("id", "t")
+    white = rows["resid_normalized"].to_numpy()
+    left = len(white) - fit.glance(conditional=True)["df_effective"][0]
+    assert dispersion == pytest.approx(white @ white / left, rel=1e-9)
+    assert dispersion == pytest.approx(1.0, abs=1e-4)  # by REML it is one
+
+    def one_step(name: str) -> float:
+        pairs = rows.select(pl.col(name), before=pl.col(name).shift(1).over("id")).drop_nulls().to_numpy()
+        return float(np.corrcoef(pairs.T)[0, 1])
+
+    assert autocorrelation == pytest.approx(one_step("resid_normalized"), abs=1e-9)
+    assert abs(autocorrelation) < 0.5 * abs(one_step("resid_pearson"))
