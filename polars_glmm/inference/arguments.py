@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.adjust import Adjustment
     from polars_glmm.inference.contrasts import ContrastLike
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
+    from polars_glmm.typing import Kind
 
 
 class HowTested(TypedDict, total=False):
@@ -25,6 +26,7 @@ class HowMeans(HowTested, total=False):
     weights: str
     random: Literal["none", "integrate"]
     scale: Literal["response", "link"]
+    kind: Kind
     contrast: ContrastLike
     adjust: Adjustment | None
     offset: float | Literal["mean"] | None
@@ -36,3 +38,4 @@ class HowEffects(HowTested, total=False):
 
     random: str | Sequence[str]
     scale: Literal["response", "link"]
+    kind: Kind

@@ -33,6 +33,7 @@ from polars_glmm.prediction.counterfactuals import (
     Side,
     values_of,
 )
+from polars_glmm.prediction.expected import check_kind
 from polars_glmm.prediction.parameters import of_fit
 from polars_glmm.prediction.quantities import Averages, Random, Scale, Wanted, averages, check_scale, with_quantity
 from polars_glmm.typing import Mat, Vec
@@ -65,6 +66,7 @@ def asked_of(  # noqa: PLR0913  what the public verbs share
     by: str | Sequence[str] | None,
     random: Random,
     scale: Scale,
+    kind: str,
     verb: str,
     df: DegreesOfFreedom,
     vcov: CovarianceChoice,
@@ -72,6 +74,7 @@ def asked_of(  # noqa: PLR0913  what the public verbs share
 ) -> Asked:
     """The arguments checked; without a frame the rows of the fit."""
     check_scale(scale)
+    check_kind(fit.spec.family, kind, scale, verb)
     if frame is None:
         lazy = used_rows(fit, f"fit.{verb}() averages over them: pass a frame, as in fit.{verb}(df).")
     else:
@@ -81,7 +84,7 @@ def asked_of(  # noqa: PLR0913  what the public verbs share
     require_columns(schema, groups, verb)
     own = [CATEGORY] if fit.recipe.spec.family.response == "category" else []
     refuse_core_names(groups, [*TABLE, "variable", "contrast", *own])
-    wanted = Wanted(random, scale, verb)
+    wanted = Wanted(random, scale, verb, kind=kind)
     return Asked(lazy, groups, wanted, coefficient_covariance(fit, vcov, df), conf_level)
 
 
@@ -194,11 +197,11 @@ def of_means(fit: Answer, value: Vec, jacobian: Mat, asked: Asked) -> Core:
     """Means with intervals made on the scale of the link, so that none leaves the range of the response."""
     if asked.wanted.scale == "link":
         return tested(fit, value, jacobian, asked)
-    link = link_of(fit)
+    link = link_of(fit, asked.wanted.kind)
     with np.errstate(all="ignore"):
         on_link = link.forward(value)
         found = tested(fit, on_link, jacobian / link.value(on_link, 1)[1][:, None], asked)
-    return on_response(fit, found)
+    return on_response(fit, found, asked.wanted.kind)
 
 
 def tested(fit: Answer, value: Vec, jacobian: Mat, asked: Asked) -> Core:

@@ -18,9 +18,11 @@ from polars_glmm.frames.aggregates import aggregated
 from polars_glmm.inference.coefficients import coefficients
 from polars_glmm.inference.estimable import estimable
 from polars_glmm.inference.wald import combine
+from polars_glmm.prediction.expected import through_link
 from polars_glmm.prediction.linear_predictor import MISSING
 from polars_glmm.prediction.parameters import Parameters, of_fit
 from polars_glmm.prediction.quantities import Wanted, with_quantity
+from polars_glmm.prediction.several import link_of_kind
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def means_of_cells(  # noqa: PLR0913  what a question of means is made of
     average: AverageOn,
     offset: float,
     category: str | None = None,
+    kind: str = "response",
 ) -> Cells:
     """Weighted means over the cells of a grid.
 
@@ -64,19 +67,22 @@ def means_of_cells(  # noqa: PLR0913  what a question of means is made of
     random    "none": of the unit whose random effects are zero; "integrate": over the population
     average   on the scale of the link, or of the response
     category  whose probability it is, or on the scale of the link whose log odds
+    kind      as `predictions` has them, category by category, or of numbers
     """
     link = fit.spec.family.link
     x = _matrix(grid, fit)
-    if category is not None:
-        value, jacobian = _by_query(fit, grid, offset, Wanted("none", average, "marginal_means", category=category))
+    by_query = category is not None or not through_link(fit.spec.family, kind)
+    if by_query:
+        wanted = Wanted(random, average, "marginal_means", category=category, kind=kind)
+        value, jacobian = _by_query(fit, grid, offset, wanted)
     elif random == "none":
         value, jacobian = _linear(fit, x, offset)
     else:
-        value, jacobian = _by_query(fit, grid, offset, Wanted("integrate", "link", "marginal_means"))
+        value, jacobian = _by_query(fit, grid, offset, Wanted("integrate", "link", "marginal_means", kind=kind))
     counts = (cell > 0.0).sum(axis=1)
     points = estimable(fit, _wide(fit, x))
-    if category is not None:
-        points = points & np.isfinite(value)
+    if by_query:
+        points = np.isfinite(value) if category is None else points & np.isfinite(value)
     elif average == "response":
         value, slope = link.value(value, 1)
         jacobian = slope[:, None] * jacobian
@@ -222,12 +228,12 @@ def _counted(fit: Answer, grid: pl.DataFrame, over: Sequence[str], weight: str |
     return left.join(right, on=labels, how="left", maintain_order="left")[WEIGHT].fill_null(0.0).to_numpy()
 
 
-def mean_range(fit: Answer) -> tuple[float, float]:
-    """The open interval of the linear predictor that gives means of the family."""
-    return link_of(fit).domain(fit.spec.family.mean_range)
+def mean_range(fit: Answer, kind: str = "response") -> tuple[float, float]:
+    """The open interval of the linear predictor that gives numbers of the family."""
+    return link_of(fit, kind).domain(fit.spec.family.mean_range)
 
 
-def link_of(fit: Answer) -> Link:
-    """The link of the mean; of probabilities of categories the logit, on which their intervals are made."""
+def link_of(fit: Answer, kind: str = "response") -> Link:
+    """The link of a kind of number, on which its intervals are made; of probabilities of categories the logit."""
     family = fit.spec.family
-    return LINKS["logit"] if family.response == "category" else family.link
+    return LINKS["logit"] if family.response == "category" else link_of_kind(family, kind)

@@ -34,6 +34,7 @@ from polars_glmm.inference.natural_covariance import suited_covariance
 from polars_glmm.inference.schemas import FIXEF, Schema, table
 from polars_glmm.inference.wald import Core, core
 from polars_glmm.prediction.category_quantities import CATEGORY, categories_asked, refuse_integrated
+from polars_glmm.prediction.expected import check_kind, has_predictor, through_link
 from polars_glmm.prediction.grid import axes_of, crossed, model_inputs, require_known
 from polars_glmm.prediction.quantities import Scale, check_scale
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -60,6 +61,7 @@ class _Question:
     covariance   of the coefficients
     families     the values of by=, one row for each family of means, n of them
     note         of everything that the offset moves
+    kind         what the numbers are, as in `predict`
     """
 
     conf_level: float
@@ -70,6 +72,7 @@ class _Question:
     families: pl.DataFrame
     n: int
     note: str
+    kind: str
 
 
 def marginal_means(  # noqa: PLR0913  the arguments of the public verb
@@ -87,19 +90,28 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     df: DegreesOfFreedom = None,
     vcov: CovarianceChoice = None,
     average: AverageOn = "link",
+    kind: str = "response",
     conf_level: float = 0.95,
 ) -> pl.DataFrame:
     """One row for each combination of the levels of `variables` and `by`, or one for each contrast within `by`.
 
     Of categories the same for each of them, by their probabilities, or on the scale of the link by their log odds.
+    Numbers that no one link makes of a predictor, as the mean of zero-inflated counts, are averaged as they are.
     """
     variables, by, at = _names(variables), _names(by), dict(at or {})
     _check(random, scale, average)
+    family = fit.spec.family
+    check_kind(family, kind, scale, "marginal_means")
+    if scale == "link" and kind == "response":
+        kind = "mu"
     refuse_integrated(fit.recipe, random, "marginal_means()")
     categories = categories_asked(fit.recipe, scale)
-    if fit.recipe.spec.family.response == "category":  # probabilities are averaged as they are
+    if family.response == "category":  # probabilities are averaged as they are
         average = scale
-    inputs = _inputs(fit, random, every=scale == "response")
+    elif not has_predictor(family, kind):
+        average = "response"
+    every = scale == "response" if family.response == "category" else not through_link(family, kind)
+    inputs = _inputs(fit, random, every=every)
     _require(fit, variables, by, at, inputs)
     rest = [name for name in inputs if name not in (*by, *variables)]
     axes = axes_of(fit, [*by, *variables, *rest], at)
@@ -116,7 +128,7 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     question = _Question(
         conf_level, adjustment, scale, average, coefficient_covariance(fit, vcov, df),
         keys.select(by)[:: n_cells // n_families], n_families,
-        NO_OFFSET if offset is None and fit.recipe.predictor("mu").offset is not None else "",
+        NO_OFFSET if offset is None and fit.recipe.predictor("mu").offset is not None else "", kind,
     )  # fmt: skip
     labels = [_labels(axis.values) for axis in axes[len(by) : len(by) + len(variables)]]
     sign = " / " if _as_ratios(fit, question) else " - "
@@ -124,7 +136,7 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
 
     def answer(category: str | None) -> pl.DataFrame:
         cells = means_of_cells(
-            fit, grid, weighed, random=random, average=average, offset=held, category=category
+            fit, grid, weighed, random=random, average=average, offset=held, category=category, kind=kind
         )  # fmt: skip
         if asked is None:
             return _means(fit, cells, question, keys.select([*variables, *by]))
@@ -138,15 +150,15 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
 def _as_ratios(fit: Answer, question: _Question) -> bool:
     """Whether differences of links are shown as ratios of means, or of odds."""
     asked = question.scale == "response" and question.average == "link"
-    return asked and link_of(fit).differences_are_log_ratios
+    return asked and link_of(fit, question.kind).differences_are_log_ratios
 
 
 def _means(fit: Answer, cells: Cells, question: _Question, keys: pl.DataFrame) -> pl.DataFrame:
     """Means on the scale of the link, tested there, and brought to that of the response with their intervals."""
-    value, jacobian = _on_link(fit, cells, question.average)
+    value, jacobian = _on_link(fit, cells, question)
     found, said = _tested(fit, _Functions(value, jacobian, cells.determined), question, None)
     if question.scale == "response":
-        found = on_response(fit, found)
+        found = on_response(fit, found, question.kind)
     body = table(
         MEANS,
         {
@@ -162,10 +174,10 @@ def _means(fit: Answer, cells: Cells, question: _Question, keys: pl.DataFrame) -
 def _contrasts(fit: Answer, cells: Cells, question: _Question, asked: Contrasts) -> pl.DataFrame:
     """Contrasts within each family: differences of links, shown as ratios where these have a name, or of means."""
     value, jacobian, linear = cells.value, cells.jacobian, True
-    link = link_of(fit)
+    link = link_of(fit, question.kind)
     ratios = _as_ratios(fit, question)
     if question.scale == "link":
-        value, jacobian = _on_link(fit, cells, question.average)
+        value, jacobian = _on_link(fit, cells, question)
     elif question.average == "link" and not ratios:
         value, slope = link.value(value, 1)
         jacobian, linear = slope[:, None] * jacobian, bool((slope == 1.0).all())
@@ -182,7 +194,7 @@ def _contrasts(fit: Answer, cells: Cells, question: _Question, asked: Contrasts)
     found, said = _tested(fit, _Functions(estimates, rows, determined), question, of_pairs)
     total = weights.sum(axis=1)
     if ratios:
-        found = _shown(fit, found, means=np.abs(total - 1.0) < _CANCELS)
+        found = _shown(fit, found, question.kind, means=np.abs(total - 1.0) < _CANCELS)
     cancels = (
         cells.rows is not None and linear and question.average == "link" and bool((np.abs(total) < _CANCELS).all())
     )
@@ -245,19 +257,19 @@ def _combined(weights: Mat, values: Mat) -> Mat:
     return np.asarray(np.where(spoiled, np.nan, product))
 
 
-def _on_link(fit: Answer, cells: Cells, average: AverageOn) -> tuple[Vec, Mat]:
+def _on_link(fit: Answer, cells: Cells, question: _Question) -> tuple[Vec, Mat]:
     """Averages and their Jacobian on the scale of the link."""
-    if average == "link":
+    if question.average == "link":
         return cells.value, cells.jacobian
-    link = link_of(fit)
+    link = link_of(fit, question.kind)
     with np.errstate(all="ignore"):
         value = link.forward(cells.value)
         return value, cells.jacobian / link.value(value, 1)[1][:, None]
 
 
-def on_response(fit: Answer, found: Core) -> Core:
+def on_response(fit: Answer, found: Core, kind: str = "response") -> Core:
     """Estimates and interval ends through the inverse link, standard errors by the delta method; tests stay."""
-    link, (low, high) = link_of(fit), mean_range(fit)
+    link, (low, high) = link_of(fit, kind), mean_range(fit, kind)
     with np.errstate(all="ignore"):
         estimate, slope = link.value(found.estimate, 1)
         ends = [link.inverse(np.clip(end, low, high)) for end in (found.conf_low, found.conf_high)]
@@ -267,9 +279,9 @@ def on_response(fit: Answer, found: Core) -> Core:
     )  # fmt: skip
 
 
-def _shown(fit: Answer, found: Core, *, means: BoolVec) -> Core:
+def _shown(fit: Answer, found: Core, kind: str, *, means: BoolVec) -> Core:
     """Differences of links as ratios; where weights sum to 1, as the mean that they make."""
-    both = zip(on_response(fit, found), exponentiated(found), strict=True)
+    both = zip(on_response(fit, found, kind), exponentiated(found), strict=True)
     return Core(*(np.where(means, mean, ratio) for mean, ratio in both))
 
 
@@ -293,10 +305,10 @@ def _names(given: str | Sequence[str] | None) -> list[str]:
 def _inputs(fit: Answer, random: str, *, every: bool) -> list[str]:
     """The columns that a mean depends on: of the fixed part, and for the population of what random effects multiply.
 
-    every   a probability of categories depends on those of thresholds and scale too
+    every   of all formulas, as a probability of categories depends on thresholds and scale too
     """
     recipe = fit.recipe
-    parts = recipe.predictors if every and recipe.spec.family.response == "category" else recipe.predictors[:1]
+    parts = recipe.predictors if every else recipe.predictors[:1]
     nodes = [column.node for part in parts for column in part.columns]
     if random == "integrate":
         nodes += [column.node for factor in recipe.factors for term in factor.terms for column in term.columns]

@@ -6,6 +6,8 @@ The random part of a row is N(0, z'Σz) whatever the model, so the mean is a fun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from polars_glmm.columns.named import column
 from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, over_points
 from polars_glmm.errors import enumerate_names
 from polars_glmm.families.averages import averaged_mean
+from polars_glmm.families.normal_nodes import count_of
 from polars_glmm.prediction.columns import INTERNAL, require_columns
 from polars_glmm.prediction.effects import MODEL
 from polars_glmm.prediction.linear_predictor import (
@@ -62,21 +65,15 @@ def add_population_predictor(
 ) -> pl.LazyFrame:
     """The frame with MISSING, ETA = x'β, its STD_ERROR on request, and RANDOM_VARIANCE = Σ_f z'Σ_f z of every row.
 
+    Of random effects those on the mean count, which is all that a mean knows.
+
     Needs the columns that random effects multiply, not the keys of the groups: no level is looked up. But those of rows
     in several levels: the variance is that of Σ_s w_s b_s, and slots may hold the same level.
     """
-    refuse_random_phi(fitted, "an average over random effects")
-    slopes = frozenset[str]().union(*(factor.slope_inputs(0) for factor in fitted.factors))
-    require_columns(schema, slopes, verb)
-    require_dtypes(schema, slopes, fitted.recipe)
-    slots = frozenset(name for factor in fitted.factors if factor.recipe.members for name in factor.recipe.columns)
-    if not slots <= set(schema):
-        instead = f"Give {enumerate_names(sorted(slots))} in the frame, or ask for random='none'."
-        refuse_slots(fitted.factors, "An average over random effects depends on the levels of a row", instead)
-    purpose = Purpose(verb, also_used=also_used | slopes | slots, std_error=std_error)
-    frame = add_linear_predictor(frame, schema, fitted, purpose)
-    frame = frame.with_columns(size_of_slots(factor, schema) for factor in fitted.factors if factor.recipe.members)
-    columns = _columns(fitted)
+    if fitted.recipe.spec.family.curve is not None:
+        refuse_random_phi(fitted, "an average over random effects")
+    frame = add_population_rows(frame, schema, fitted, Purpose(verb, also_used=also_used, std_error=std_error))
+    columns = _columns(fitted, 0)
     covariances = [_stacked(factor) for factor in fitted.factors]
 
     def variances(batch: pl.Series) -> pl.Series:
@@ -86,6 +83,80 @@ def add_population_predictor(
     fields = [pl.col(MISSING), *columns, *_own(fitted)]
     made = pl.struct(fields).map_batches(variances, return_dtype=pl.Float64, is_elementwise=True)
     return frame.with_columns(made.alias(RANDOM_VARIANCE))
+
+
+def add_population_rows(
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose
+) -> pl.LazyFrame:
+    """The frame with the predictor of `purpose` at random effects of zero, and what those on its parts multiply."""
+    slopes = frozenset[str]().union(*(factor.slope_inputs(*purpose.parts) for factor in fitted.factors))
+    require_columns(schema, slopes, purpose.verb)
+    require_dtypes(schema, slopes, fitted.recipe)
+    slots = frozenset(name for factor in fitted.factors if factor.recipe.members for name in factor.recipe.columns)
+    if not slots <= set(schema):
+        instead = f"Give {enumerate_names(sorted(slots))} in the frame, or ask for random='none'."
+        refuse_slots(fitted.factors, "An average over random effects depends on the levels of a row", instead)
+    purpose = replace(purpose, factors=(), also_used=purpose.also_used | slopes | slots)
+    frame = add_linear_predictor(frame, schema, fitted, purpose)
+    return frame.with_columns(size_of_slots(factor, schema) for factor in fitted.factors if factor.recipe.members)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictorCovariance:
+    """The covariance V of the random parts of a row's predictors, over those that have any.
+
+    places       of these predictors, d of them
+    fields       what a struct of the rows must hold
+    owners       by column of z, which of them it is added to, −1: to none
+    covariances  Σ_f of all factors
+    """
+
+    places: tuple[int, ...]
+    fields: list[pl.Expr]
+    owners: tuple[int, ...]
+    covariances: list[Cube]
+
+    @classmethod
+    def of(cls, fitted: Parameters, wanted: Sequence[int]) -> PredictorCovariance:
+        """That of some predictors of a fit, or of many."""
+        parts = [part for factor in fitted.factors for part in factor.part_of]
+        places = tuple(sorted({*parts} & {*wanted}))
+        owners = tuple(places.index(part) if part in places else -1 for part in parts)
+        covariances = [_stacked(one) for one in fitted.factors]
+        return cls(places, [*_columns(fitted, *places), *_own(fitted)], owners, covariances)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Predictors two by two, by their places."""
+        return [(one, other) for i, one in enumerate(self.places) for other in self.places[: i + 1]]
+
+    def n_nodes(self, rows: pl.DataFrame) -> int:
+        """How many nodes a mean over some rows takes."""
+        found = self.at(rows)
+        return count_of(len(self.places), float(np.sqrt(np.nanmax(np.einsum("kkn->kn", found), initial=0.0))))
+
+    def at(self, rows: pl.DataFrame) -> Cube:
+        """V (d, d, n) of rows."""
+        found, start, model = np.zeros((len(self.places), len(self.places), rows.height)), 0, _model(rows)
+        z = [np.broadcast_to(rows[f"z_{k}"].to_numpy(), rows.height) for k in range(len(self.owners))]
+        for covariance in self.covariances:
+            r = covariance.shape[1]
+            for i in range(start, start + r):
+                for j in range(start, start + r):
+                    if min(self.owners[i], self.owners[j]) >= 0:
+                        own = covariance[:, i - start, j - start][model]
+                        found[self.owners[i], self.owners[j]] += z[i] * z[j] * own
+            start += r
+        return found
+
+    def gradient(self, fitted: Parameters, bends: Sequence[pl.Expr]) -> tuple[list[pl.Expr], list[int]]:
+        """∂/∂(entries of Σ) and their places in the report, from ½ ∂²/∂eta_k ∂eta_l of the `pairs`."""
+        z, of = random_columns(fitted, *self.places), dict(zip(self.pairs, bends, strict=True))
+        entries = covariance_entries(fitted, fitted.beta.shape[1] + fitted.gamma.shape[1])
+        entries = [one for one in entries if min(self.owners[one.i], self.owners[one.j]) >= 0]
+        on = [sorted((self.places[self.owners[e.i]], self.places[self.owners[e.j]]), reverse=True) for e in entries]
+        found = [of[a, b] * (e.times * z[e.i] * z[e.j]) for e, (a, b) in zip(entries, on, strict=True)]
+        return found, [e.place for e in entries]
 
 
 def population_mean(fitted: Parameters, link: Link) -> pl.Expr:
@@ -120,7 +191,7 @@ def population_mean(fitted: Parameters, link: Link) -> pl.Expr:
         return pl.DataFrame(made).to_struct(batch.name)
 
     struct = pl.Struct(dict.fromkeys(_FIELDS, pl.Float64()))
-    fields = [pl.col(ETA, RANDOM_VARIANCE, STD_ERROR), *inputs, *_columns(fitted), *_own(fitted)]
+    fields = [pl.col(ETA, RANDOM_VARIANCE, STD_ERROR), *inputs, *_columns(fitted, 0), *_own(fitted)]
     return pl.struct(fields).map_batches(means, return_dtype=struct, is_elementwise=True)
 
 
@@ -138,12 +209,12 @@ def random_variances(rows: pl.DataFrame, covariances: list[Cube], model: IntVec)
     return np.maximum(total, 0.0)
 
 
-def random_columns(fitted: Parameters) -> list[pl.Expr]:
-    """What random effects multiply, times the size of what a row has of its levels."""
+def random_columns(fitted: Parameters, *parts: int) -> list[pl.Expr]:
+    """What random effects multiply, times the size of what a row has of its levels; 0 of those on other predictors."""
     return [
-        one * column(slots_size(factor)) if factor.recipe.members else one
+        pl.lit(0.0) if on not in parts else one * column(slots_size(factor)) if factor.recipe.members else one
         for factor in fitted.factors
-        for one in _multiplied(factor)
+        for on, one in zip(factor.part_of, _multiplied(factor), strict=True)
     ]
 
 
@@ -158,8 +229,8 @@ def _multiplied(factor: JoinedFactor) -> list[pl.Expr]:
     return found
 
 
-def _columns(fitted: Parameters) -> list[pl.Expr]:
-    return [one.alias(f"z_{k}") for k, one in enumerate(random_columns(fitted))]
+def _columns(fitted: Parameters, *parts: int) -> list[pl.Expr]:
+    return [one.alias(f"z_{k}") for k, one in enumerate(random_columns(fitted, *parts))]
 
 
 def _width(fitted: Parameters) -> int:

@@ -20,6 +20,7 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
+from polars_glmm.prediction.expected import add_expected_over_population, error_of, through_link
 from polars_glmm.prediction.half_widths import (
     RowFreedom,
     half_width_by_row,
@@ -52,9 +53,9 @@ from polars_glmm.prediction.population import (
     population_mean,
 )
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
-from polars_glmm.prediction.scale import ResponseScale, scale_of
+from polars_glmm.prediction.scale import ResponseScale, on_scale, scale_of
 from polars_glmm.prediction.scored import with_scored
-from polars_glmm.prediction.several import SEVERAL, errors_of, value_of
+from polars_glmm.prediction.several import SEVERAL, errors_of, kinds_of, link_of_kind, value_of
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -228,6 +229,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     if plain and request.kind in SEVERAL and not only_phi(family) and family.curve is None:
         return _of_several(frame, schema, fitted, request)
     known = known_freedom(fitted, request.df)
+    if request.random == "integrate" and not through_link(family, request.kind):
+        return _over_population(frame, schema, fitted, request)
     half_width = half_width_of(request.conf_level, known)
     scale = _scale(family, request)
     if place and not fitted.models(request.kind):
@@ -242,7 +245,6 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     if new:
         refuse_random_phi(fitted, "interval='prediction'")
     if request.random == "integrate":
-        _refuse_other_mean(family)
         frame = add_population_predictor(frame, schema, fitted, verb="predict", also_used=also_used)
         frame = frame.with_columns(population_mean(fitted, family.link).alias(POPULATION))
         values = _population_values(request, scale, half_width)
@@ -279,24 +281,38 @@ def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, requ
     )
     family = fitted.recipe.spec.family
     value = value_of(family, request.kind)
-    values = [value]
     if request.uncertain:
         frame = frame.with_columns(errors_of(fitted, request.kind, purpose.acting).alias(STD_ERROR))
-        error = pl.col(STD_ERROR).fill_nan(None)
-        if request.std_error:
-            values.append(error)
-        if request.interval is not None:
-            half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
-            of_range = {"unit": "logit", "positive": "log", "real": "identity"}[family.mean_range]
-            scale = ResponseScale.of_link("logit" if request.kind == "zero" else of_range)
-            on_scale = {
-                "logit": ((value / (1.0 - value)).log(), 1.0 / (value * (1.0 - value))),
-                "log": (value.log(), 1.0 / value),
-                "identity": (value, pl.lit(1.0)),
-            }
-            at, slope = on_scale[scale.link]
-            values += _limits(scale, at, error * slope * half)
-    return _selected(frame, schema, request, values)
+    return _selected(frame, schema, request, _numbers(fitted, request, value))
+
+
+def _over_population(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
+    """A mean that no single link makes of mu, averaged over random effects on any of its predictors."""
+    if request.interval == "prediction":
+        msg = (
+            "interval='prediction' with random='integrate' is of models whose mean is mu, with random effects on it "
+            "alone: use interval='confidence', or draw responses with simulate(random='new')."
+        )
+        raise ModelError(msg)
+    asked = request.kind, "response"
+    frame, quantity = add_expected_over_population(
+        frame, schema, fitted, Purpose("predict"), asked, moves=request.uncertain
+    )
+    if request.uncertain:
+        frame = frame.with_columns(error_of(fitted, quantity).alias(STD_ERROR))
+    return _selected(frame, schema, request, _numbers(fitted, request, quantity.value))
+
+
+def _numbers(fitted: Parameters, request: Request, value: pl.Expr) -> list[pl.Expr]:
+    """A number with its STD_ERROR and limits, made on a scale of its range."""
+    family, values, error = fitted.recipe.spec.family, [value], pl.col(STD_ERROR).fill_nan(None)
+    if request.std_error:
+        values.append(error)
+    if request.interval is not None:
+        half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
+        name, at, slope = on_scale(link_of_kind(family, request.kind).name, family.mean_range, value)
+        values += _limits(ResponseScale.of_link(name), at, error * slope * half)
+    return values
 
 
 def _selected(frame: pl.LazyFrame, schema: pl.Schema, request: Request, values: list[pl.Expr]) -> pl.LazyFrame:
@@ -315,15 +331,6 @@ def _scale(family: Family, request: Request) -> ResponseScale:
         return scale_of(family)
     links = {one.name: one.link.name for one in family.parameters}
     return ResponseScale.of_link("identity" if kind == "link" else links[kind])
-
-
-def _refuse_other_mean(family: Family) -> None:
-    if not family.mu_is_mean:
-        msg = (
-            f"random='integrate' averages mu, which is not the mean of a {family.name} response. Use random='none', or "
-            "simulate() for new responses."
-        )
-        raise ModelError(msg)
 
 
 def _population_values(request: Request, scale: ResponseScale, half_width: pl.Expr) -> list[pl.Expr]:
@@ -361,17 +368,10 @@ def _limits(scale: ResponseScale, eta: pl.Expr, margin: pl.Expr) -> list[pl.Expr
     return [pl.when(margin.is_not_null()).then(limit) for limit in limits]
 
 
-
-
-
-
 def _check_kind(family: Family, request: Request) -> None:
     kind = request.kind
-    kinds = ["response", "link", *([] if family.mu_is_mean else ["mu"])]
-    kinds += [one.name for one in family.parameters[1:]]
-    if hasattr(family, "zero_probability"):
-        kinds.append("zero")
-    kinds += quantities_of(family)
+    first, *others = kinds_of(family)
+    kinds = [first, "link", *others]
     if kind not in kinds:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"

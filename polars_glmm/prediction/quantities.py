@@ -21,6 +21,7 @@ from polars_glmm.prediction.category_quantities import add_category, refuse_inte
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import chosen
+from polars_glmm.prediction.expected import add_expected, add_expected_over_population, through_link
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, NewLevels, Purpose, add_linear_predictor
 from polars_glmm.prediction.population import (
@@ -53,6 +54,7 @@ class Wanted:
     scale       of the response, or of the link
     verb        the public function, for messages
     category    whose probability, or log odds, it is; None where responses are numbers
+    kind        "response", its mean; or another kind of prediction; on the scale of the link, of one with a predictor
     """
 
     random: Random
@@ -60,6 +62,7 @@ class Wanted:
     verb: str
     new_levels: NewLevels = "error"
     category: str | None = None
+    kind: str = "response"
 
     @property
     def integrated(self) -> bool:
@@ -84,12 +87,12 @@ def with_quantity(
         purpose = Purpose(wanted.verb, chosen(fitted.factors, wanted.random), wanted.new_levels)
         return add_category(frame, schema, fitted, purpose, (wanted.category, wanted.scale))
     link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
-    if wanted.scale == "response" and not family.mu_is_mean:
-        msg = (
-            f"{wanted.verb}() averages mu, which is not the mean of a {family.name} response. Use scale='link', or "
-            "average the column of fit.predict()."
-        )
-        raise ModelError(msg)
+    kind = "mu" if wanted.scale == "link" and wanted.kind == "response" else wanted.kind
+    if not through_link(family, kind):
+        add = add_expected_over_population if wanted.integrated else add_expected
+        acting = () if wanted.integrated else chosen(fitted.factors, wanted.random)
+        purpose = Purpose(wanted.verb, acting, wanted.new_levels)
+        return add(frame, schema, fitted, purpose, (kind, wanted.scale))
     nodes = fitted.fixed("mu").nodes
     if wanted.integrated:
         return _integrated(frame, schema, fitted, wanted, link)
@@ -128,7 +131,7 @@ def _integrated(
     frame = frame.with_columns(made.alias(_AVERAGE))
     value, d_eta, d_variance = (pl.col(_AVERAGE).struct.field(name) for name in fields)
     x = [node.to_expr() for node in fitted.fixed("mu").nodes]
-    z = random_columns(fitted)
+    z = random_columns(fitted, 0)
     entries = covariance_entries(fitted, fitted.beta.shape[1] + fitted.gamma.shape[1])
     gradient = [d_eta * one for one in x] + [d_variance * (e.times * z[e.i] * z[e.j]) for e in entries]
     return frame, Quantity(value, tuple(gradient), (*range(len(x)), *(entry.place for entry in entries)))

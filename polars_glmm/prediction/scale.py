@@ -62,6 +62,17 @@ class ResponseScale:
         return pl.when(eta.is_not_null()).then(value)
 
 
+def on_scale(link: str, mean_range: str, value: pl.Expr) -> tuple[str, pl.Expr, pl.Expr]:
+    """A scale on which limits of a number are made, the number there and its slope: that of a link, or of the range."""
+    known = {
+        "logit": ((value / (1.0 - value)).log(), 1.0 / (value * (1.0 - value))),
+        "log": (value.log(), 1.0 / value),
+        "identity": (value, pl.lit(1.0)),
+    }
+    name = link if link in known else {"unit": "logit", "positive": "log", "real": "identity"}[mean_range]
+    return (name, *known[name])
+
+
 def scale_of(family: Family) -> ResponseScale:
     """The scale of the response."""
     return ResponseScale(family.link.name, None if family.mu_is_mean else family)

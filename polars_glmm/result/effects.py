@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.effects import HowCompared
     from polars_glmm.prediction.counterfactuals import CompareLike
+    from polars_glmm.typing import Kind
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,6 +43,7 @@ class MeansAndEffects(Answer):
         df: DegreesOfFreedom = None,
         vcov: CovarianceChoice = None,
         average: Literal["link", "response"] = "link",
+        kind: Kind = "response",
         conf_level: float = 0.95,
     ) -> pl.DataFrame:
         """Means over a grid for each combination of `variables` and `by`, or their contrasts within each of `by`.
@@ -57,6 +59,8 @@ class MeansAndEffects(Answer):
                    contrasts; {name: weights}. Ratios under log and logit links on the scale of the response
         adjust     of the tests and intervals of each family: "tukey", "holm", "mvt", … as in `test`
         offset     on the scale of the link; "mean": over the rows of the fit; None: 0, and the column `note` says so
+        kind       "response", the mean of y; or as in `predict` "mu", "zi", "phi", "zero", "median". What no one link
+                   makes of a predictor, as the mean of zero-inflated counts or of times, is averaged as it is
 
         Columns: variables and by (or contrast and by), the estimate core, `n_cells` (or `adjust`), `averaged_on` and
         `note`; null where the data do not determine an estimate. Raises ModelError for what is not in the model, or
@@ -64,7 +68,8 @@ class MeansAndEffects(Answer):
         """
         return marginal_means(
             self, variables, by=by, at=at, weights=weights, random=random, scale=scale, contrast=contrast,
-            adjustment=adjust, offset=offset, df=df, vcov=vcov, average=average, conf_level=conf_level,
+            adjustment=adjust, offset=offset, df=df, vcov=vcov, average=average, kind=kind,
+            conf_level=conf_level,
         )  # fmt: skip
 
     @answered
@@ -77,6 +82,7 @@ class MeansAndEffects(Answer):
         average: bool = True,
         random: str | Sequence[str] = "none",
         scale: Literal["response", "link"] = "response",
+        kind: Kind = "response",
         df: DegreesOfFreedom = None,
         vcov: CovarianceChoice = None,
         conf_level: float = 0.95,
@@ -86,13 +92,15 @@ class MeansAndEffects(Answer):
         variables   set in every row to each of their values, as in `grid`: averages over the rows as they would be
         random      "none"; "all" or some grouping factors at their modes, which count as known; "integrate"
         average     False: the frame with the estimate core of each row beside it; a LazyFrame stays lazy
+        kind        "response", the mean of y; or as in `predict` "mu", "zi", "phi", "zero", "median"; on the scale of
+                    the link the linear predictor of mu, or that of the kind
 
         Standard errors by the delta method; intervals on the scale of the link, transformed back. Columns: variables,
         by, the estimate core, `n` rows that count (equal rows by their frequency), `note`.
         """
         return predictions(
-            self, frame, variables, by, average=average, random=random, scale=scale, df=df, vcov=vcov,
-            conf_level=conf_level,
+            self, frame, variables, by, average=average, random=random, scale=scale, kind=kind, df=df,
+            vcov=vcov, conf_level=conf_level,
         )  # fmt: skip
 
     @answered
@@ -107,6 +115,7 @@ class MeansAndEffects(Answer):
         average: bool = True,
         random: str | Sequence[str] = "none",
         scale: Literal["response", "link"] = "response",
+        kind: Kind = "response",
         df: DegreesOfFreedom = None,
         vcov: CovarianceChoice = None,
         conf_level: float = 0.95,
@@ -122,7 +131,7 @@ class MeansAndEffects(Answer):
         """
         return comparisons(
             self, frame, variables, by, contrast=contrast, comparison=comparison, average=average, random=random,
-            scale=scale, df=df, vcov=vcov, conf_level=conf_level,
+            scale=scale, kind=kind, df=df, vcov=vcov, conf_level=conf_level,
         )  # fmt: skip
 
     @answered
@@ -135,6 +144,7 @@ class MeansAndEffects(Answer):
         average: bool = True,
         random: str | Sequence[str] = "none",
         scale: Literal["response", "link"] = "response",
+        kind: Kind = "response",
         df: DegreesOfFreedom = None,
         vcov: CovarianceChoice = None,
         conf_level: float = 0.95,
@@ -145,6 +155,6 @@ class MeansAndEffects(Answer):
         them. Columns and other arguments as in `comparisons`.
         """
         return slopes(
-            self, frame, variables, by, average=average, random=random, scale=scale, df=df, vcov=vcov,
-            conf_level=conf_level,
+            self, frame, variables, by, average=average, random=random, scale=scale, kind=kind, df=df,
+            vcov=vcov, conf_level=conf_level,
         )  # fmt: skip

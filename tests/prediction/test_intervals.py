@@ -194,8 +194,10 @@ def test_what_cannot_be_asked_is_said(slopes: Any, counts: Any, sleep: pl.DataFr
 
 def test_random_effects_on_phi_are_not_averaged_over_silently(sleep: pl.DataFrame) -> None:
     fit = polars_glmm.fit(sleep, "Reaction ~ Days + (1 | Subject)", "phi ~ 1 + (1 | Subject)")
+    averaged, at_zero = (fit.predict(sleep, random=random, std_error=True) for random in ("integrate", "none"))
+    for name in ("prediction", "prediction_std_error"):  # the mean of y knows nothing of phi
+        assert averaged[name].to_numpy() == pytest.approx(at_zero[name].to_numpy(), rel=1e-9)
     for ask in (
-        lambda: fit.predict(sleep, random="integrate"),
         lambda: fit.predict(sleep, interval="prediction"),
         lambda: fit.predict(sleep, std_error=True, uncertainty="joint"),
         lambda: fit.augment(sleep, quantile=True, given="integrate"),

@@ -1,0 +1,222 @@
+"""Numbers of rows that no single link makes of mu: means of zero-inflated counts, of times, zi, medians.
+
+Their gradients are the slopes in every linear predictor, times its columns, and in constants; averaged over the
+population, those in the entries of Σ too (families.normal_nodes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError
+from polars_glmm.families.base import all_parts, beyond_parameters
+from polars_glmm.families.normal_nodes import AT_ONCE, MOST, bend_at, nodes_of, slope_at
+from polars_glmm.prediction.columns import INTERNAL
+from polars_glmm.prediction.effects import MODEL
+from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.parameters import refuse_random_phi
+from polars_glmm.prediction.population import PredictorCovariance, add_population_rows
+from polars_glmm.prediction.quantity import Quantity
+from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, with_phi
+from polars_glmm.prediction.several import kinds_of, link_of_kind, moved_number
+from polars_glmm.prediction.variances import quadratic
+
+if TYPE_CHECKING:
+    from polars_glmm.families.base import Family
+    from polars_glmm.prediction.parameters import Parameters
+    from polars_glmm.typing import Mat, Vec
+
+_MADE = f"{INTERNAL}expected"
+
+
+def through_link(family: Family, kind: str) -> bool:
+    """Whether a number is the inverse link of the linear predictor of mu."""
+    return kind == "mu" or (kind == "response" and family.response != "category" and family.mu_is_mean)
+
+
+def has_predictor(family: Family, kind: str) -> bool:
+    """Whether a number is the inverse link of any one predictor."""
+    return through_link(family, kind) or kind in [one.name for one in family.parameters[1:]]
+
+
+def _deciding(family: Family, kind: str) -> tuple[int, ...]:
+    """The places of the predictors that a number depends on."""
+    return tuple(k for k, one in enumerate(family.parameters) if one.name == kind) or all_parts(family)
+
+
+def check_kind(family: Family, kind: str, scale: str, verb: str) -> None:
+    """Raise ModelError for a kind that a verb does not average."""
+    kinds = ["response"] if family.response == "category" or family.curve is not None else kinds_of(family)
+    kinds = [one for one in kinds if one not in ("survival", "hazard", "cumulative_hazard")]
+    if kind not in kinds:
+        msg = f"{verb}(): kind={kind!r} is not among {', '.join(map(repr, kinds))}. Use one of these, or fit.predict()."
+        raise ModelError(msg)
+    if scale == "link" and kind != "response" and not has_predictor(family, kind):
+        msg = f"scale='link' is of a linear predictor, and kind={kind!r} has none of its own: use scale='response'."
+        raise ModelError(msg)
+
+
+def add_expected(
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: tuple[str, str]
+) -> tuple[pl.LazyFrame, Quantity]:
+    """The frame with what a number is made of, and the number: `asked` is its kind, and the scale."""
+    purpose = replace(
+        purpose, parts=all_parts(fitted.recipe.spec.family), also_used=purpose.also_used | phi_inputs(fitted)
+    )
+    frame = add_linear_predictor(frame, schema, fitted, purpose)
+    frame = with_phi(frame, schema, fitted, verb=purpose.verb, factors=purpose.acting)
+    return _made(frame, fitted, asked, None)
+
+
+def add_expected_over_population(
+    frame: pl.LazyFrame,
+    schema: pl.Schema,
+    fitted: Parameters,
+    purpose: Purpose,
+    asked: tuple[str, str],
+    *,
+    moves: bool = True,
+) -> tuple[pl.LazyFrame, Quantity]:
+    """The same averaged over random effects, whichever predictors they are on. Raises ModelError for too many.
+
+    moves   whether the gradient is wanted, or the value alone
+    """
+    family = fitted.recipe.spec.family
+    if family.curve is not None:
+        refuse_random_phi(fitted, "an average over random effects")
+    covariance = PredictorCovariance.of(fitted, _deciding(family, asked[0]))
+    refuse_more(covariance, purpose.verb)
+    purpose = replace(purpose, parts=all_parts(family), also_used=purpose.also_used | phi_inputs(fitted))
+    frame = add_population_rows(frame, schema, fitted, purpose)
+    frame = with_phi(frame, schema, fitted, verb=purpose.verb)
+    return _made(frame, fitted, asked, covariance, moves=moves)
+
+
+def error_of(fitted: Parameters, quantity: Quantity) -> pl.Expr:
+    """Standard errors of a quantity; a variance, or a constant, without one counts as known."""
+    assert fitted.report_vcov is not None  # every fit has one
+    k, vcov = fitted.beta.shape[1] + fitted.gamma.shape[1], fitted.report_vcov.copy()
+    vcov[:, k:], vcov[:, :, k:] = np.nan_to_num(vcov[:, k:]), np.nan_to_num(vcov[:, :, k:])
+    many = fitted.model is not None
+    fields = [one.alias(f"g_{i}") for i, one in enumerate(quantity.gradient)]
+
+    def errors(batch: pl.Series) -> pl.Series:
+        rows = batch.struct.unnest()
+        slopes = rows.select(f"g_{i}" for i in range(len(fields))).to_numpy()
+        model = rows[MODEL].to_numpy() if many else np.zeros(1, dtype=np.intp)
+        with np.errstate(all="ignore"):
+            square = quadratic(quantity.jacobian(slopes, vcov.shape[1]).T, vcov, model)
+            return pl.Series(batch.name, np.sqrt(np.maximum(square, 0.0)))
+
+    whole = pl.struct(pl.col(MISSING), *fields, *([pl.col(MODEL)] if many else []))
+    return whole.map_batches(errors, return_dtype=pl.Float64, is_elementwise=True)
+
+
+def refuse_more(covariance: PredictorCovariance, verb: str) -> None:
+    """Raise ModelError where random effects are on more predictors than a mean is taken over."""
+    if len(covariance.places) > MOST:
+        msg = (
+            f"{verb}: random='integrate' averages over random effects of at most {MOST} linear predictors. Use "
+            "random='none', the unit whose random effects are zero, or average what simulate() draws."
+        )
+        raise ModelError(msg)
+
+
+def _made(
+    frame: pl.LazyFrame,
+    fitted: Parameters,
+    asked: tuple[str, str],
+    covariance: PredictorCovariance | None,
+    *,
+    moves: bool = True,
+) -> tuple[pl.LazyFrame, Quantity]:
+    family, (kind, scale) = fitted.recipe.spec.family, asked
+    parts = [(k, one.name) for k, one in enumerate(family.parameters) if moves and fitted.models(one.name)]
+    constants = _constants(fitted) if moves else []
+    pairs = covariance.pairs if moves and covariance is not None else []
+
+    def values(rows: pl.DataFrame) -> Mat:
+        n = rows.height
+        of = moved_number(family, kind, rows[ETA].cast(pl.Float64).to_numpy(), beyond(rows[PHI], family))
+        if covariance is not None:
+            of = nodes_of(covariance.places, covariance.at(rows), of).averaged(of)
+        out = [np.broadcast_to(of({}), (n,)), *(slope_at(of, k, n) for k, _ in parts)]
+        out += [_natural_slope(slope_at(of, k, n), family, k, rows) for k, _ in constants]
+        out += [0.5 * bend_at(of, k, other, n) for k, other in pairs]
+        if scale == "link":
+            link = link_of_kind(family, kind)
+            out[0] = link.forward(out[0])
+            slope = link.value(out[0], 1)[1]
+            out[1:] = [one / slope for one in out[1:]]
+        return np.array(out)
+
+    fields = [pl.col(MISSING, ETA, PHI), *(covariance.fields if covariance is not None else [])]
+    frame, (value, *slopes) = computed_numbers(
+        frame, fields, values, 1 + len(parts) + len(constants) + len(pairs),
+        _one if covariance is None else covariance.n_nodes,
+    )  # fmt: skip
+    gradient: list[pl.Expr] = []
+    places: list[int] = []
+    for slope, (k, name) in zip(slopes[: len(parts)], parts, strict=True):
+        gradient += [slope * node.to_expr() for node in fitted.fixed(name).nodes]
+        own = fitted.of_all("mu" if k == 0 else name)
+        places += range(own.start, own.stop)
+    rest = slopes[len(parts) :]
+    gradient += rest[: len(constants)]
+    places += [place for _, place in constants]
+    if moves and covariance is not None:
+        entries, at = covariance.gradient(fitted, rest[len(constants) :])
+        gradient, places = gradient + entries, places + at
+    return frame, Quantity(value, tuple(gradient), tuple(places))
+
+
+def computed_numbers(
+    frame: pl.LazyFrame,
+    fields: list[pl.Expr],
+    values: Callable[[pl.DataFrame], Mat],
+    n: int,
+    n_nodes: Callable[[pl.DataFrame], int],
+) -> tuple[pl.LazyFrame, list[pl.Expr]]:
+    """The frame with n numbers of each row that a function makes of some fields, and these numbers.
+
+    n_nodes   how many numbers a row takes on the way: rows are taken some at a time
+    """
+
+    def made(batch: pl.Series) -> pl.Series:
+        rows = batch.struct.unnest()
+        at_once = max(AT_ONCE // n_nodes(rows), 1)
+        with np.errstate(all="ignore"):
+            found = np.hstack([values(rows.slice(at, at_once)) for at in range(0, max(rows.height, 1), at_once)])
+        return pl.DataFrame([pl.Series(str(i), one) for i, one in enumerate(found)]).to_struct(batch.name)
+
+    struct = pl.Struct({str(i): pl.Float64() for i in range(n)})
+    whole = pl.struct(fields).map_batches(made, return_dtype=struct, is_elementwise=True)
+    frame = frame.with_columns(whole.alias(_MADE))
+    return frame, [pl.col(_MADE).struct.field(str(i)) for i in range(n)]
+
+
+def _constants(fitted: Parameters) -> list[tuple[int, int]]:
+    """Constants that are not of the mean: place of the predictor, and place in the report."""
+    assert fitted.report_vcov is not None  # every fit has one
+    names = [*(() if fitted.phi is None else ("phi",)), *fitted.others]
+    first, beyond_mean = fitted.report_vcov.shape[1] - len(names), beyond_parameters(fitted.recipe.spec.family)
+    return [(k, first + names.index(one.name)) for k, one in beyond_mean if one.name in names]
+
+
+def _one(rows: pl.DataFrame) -> int:  # noqa: ARG001
+    return 1
+
+
+def _natural_slope(slope: Vec, family: Family, k: int, rows: pl.DataFrame) -> Vec:
+    """∂/∂(a constant) from that in its predictor; zero where it is at its limit, and counts as known."""
+    values, several = beyond(rows[PHI], family), beyond_parameters(family)
+    place = next(i for i, (at, _) in enumerate(several) if at == k)
+    link = several[place][1].link
+    eta = link.forward(np.asarray(values[place] if len(several) > 1 else values))
+    found = slope / link.value(eta, 1)[1]
+    return np.where(np.isfinite(found), found, 0.0)
