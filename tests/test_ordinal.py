@@ -329,7 +329,6 @@ def test_what_is_of_numbers_says_so():
     for ask in (
         lambda: rows.glmm.distribution(made) if hasattr(rows.glmm, "distribution") else made.distribution(rows),
         lambda: made.check("zero_inflation"),
-        lambda: rows.glmm.predict(made, std_error=True, uncertainty="joint"),
     ):
         with pytest.raises(ModelError, match="numbers"):
             ask()

@@ -122,7 +122,7 @@ def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
     if family.linear:
         influence[:, :own] = sums.scores @ inverse.T
     else:
-        vcov = working_vcov(e, family, whole, e.vcov_fixed)
+        vcov, _ = working_vcov(e, family, whole, e.vcov_fixed)
         n_theta = len(vcov) - p - len(stay)
         told = np.concatenate([free[:p], np.ones(n_theta, dtype=bool), stay])
         slopes = marginal_scores(model, design, codes, len(times)) / times[:, None]

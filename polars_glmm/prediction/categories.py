@@ -188,8 +188,8 @@ class _Thresholds:
         tau = fitted.gamma[0, own.start - first : own.stop - first]
         scaled = fitted.models("disc")
         return cls(
-            fitted.fixed(name).nodes, j, j @ tau.reshape(-1, j.shape[1]).T, own,
-            fitted.fixed("disc") if scaled else None, fitted.of_all("disc") if scaled else None,
+            fitted.fixed(name).nodes, j, j @ tau.reshape(-1, j.shape[1]).T, fitted.spot(name),
+            fitted.fixed("disc") if scaled else None, fitted.spot("disc") if scaled else None,
         )  # fmt: skip
 
     def fields(self) -> list[pl.Expr]:

@@ -16,7 +16,6 @@ from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.known import refuse_effects_elsewhere
 from polars_glmm.fitting.again import design_of
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
-from polars_glmm.prediction.categories import refuse_categories
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def of_fit_jointly(fit: Answer) -> Parameters:
 
     A variance without a standard error, as at a boundary, counts as known.
     """
-    refuse_categories(fit.recipe, "uncertainty='joint'", "errors given the variances are uncertainty='conditional'")
     refuse_effects_elsewhere(fit.recipe, "uncertainty='joint'")
     fitted, e = of_fit(fit), fit.estimate
     if not fitted.factors:
@@ -43,8 +41,8 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     factors = tuple(replace(factor, mode_slope=slope) for factor, slope in zip(fitted.factors, slopes, strict=True))
     infinite = e.further_at_infinity or e.at_infinity
     fixed = e.vcov_fixed if infinite is None else infinite.vcov
-    joint = working_vcov(e, family, held, fixed, _residual_slopes(fit))
-    return replace(fitted, factors=factors, joint=joint, freedom=None, outward=None)
+    joint, spots = working_vcov(e, family, held, fixed, _residual_slopes(fit))
+    return replace(fitted, factors=factors, joint=joint, spots=spots, freedom=None, outward=None)
 
 
 def _residual_slopes(fit: Answer) -> Mat | None:
@@ -58,8 +56,10 @@ def _residual_slopes(fit: Answer) -> Mat | None:
 
 def working_vcov(
     estimate: Estimate, family: Family, held: HeldParameters, fixed: Mat, of_residual: Mat | None = None
-) -> Mat:
+) -> tuple[Mat, dict[str, slice]]:
     """Var(ψ̂) for ψ = (beta, entries of the roots of Σ by term, predictors beyond the mean), from that of the report.
+
+    And where the coefficients of each formula beyond the mean stand in ψ.
 
     fixed (p + s, p + s)   that of the coefficients of all formulas, which stands as it is
     of_residual (k, k)     ∂natural/∂x of the correlation of residuals, whose x stand last
@@ -84,7 +84,7 @@ def working_vcov(
     for rows, inward in blocks:
         jacobian[at : at + len(inward), rows] = inward
         at += len(inward)
-    own, of_formulas = list(range(p)), list(range(p))
+    own, of_formulas, spots = list(range(p)), list(range(p)), {}
     constants = dict(zip(estimate.constants, range(len(report) - len(estimate.constants), len(report)), strict=True))
     starts = dict(zip(estimate.coefficients, np.cumsum([0, *map(len, estimate.coefficients.values())]), strict=False))
     for one in family.parameters[1:] if held.gamma is not None else ():
@@ -100,13 +100,14 @@ def working_vcov(
         size_own, first = len(estimate.coefficients[one.name]), int(starts[one.name])
         jacobian[at : at + size_own, first : first + size_own] = np.eye(size_own)
         own += range(at, at + size_own)
+        spots[one.name] = slice(at, at + size_own)
         of_formulas += range(first, first + size_own)
         at += size_own
     if of_residual is not None and np.isfinite(of_residual).all():
         jacobian[size - behind :, place : place + behind] = np.linalg.pinv(of_residual)
     out = np.asarray(jacobian @ np.nan_to_num(report) @ jacobian.T)
     out[np.ix_(own, own)] = fixed[np.ix_(of_formulas, of_formulas)]
-    return out
+    return out, spots
 
 
 def _inward(root: Mat, structure: str, vcov: Mat) -> Mat:

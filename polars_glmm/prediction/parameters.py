@@ -88,6 +88,7 @@ class Parameters:
     report_vcov (M, R, R)   of all estimates in the order of Estimate.report
     others                  further constants by name, with their standard errors (of one fit)
     joint (P, P)            of all parameters that modes move against, beta first (of one fit); None: of beta alone
+    spots                   where the coefficients of each formula stand among those
     correlations (k,)       of the residuals, natural (of one fit), or None
     """
 
@@ -104,6 +105,7 @@ class Parameters:
     outward: Mat | None = None
     report_vcov: Cube | None = None
     joint: Mat | None = None
+    spots: Mapping[str, slice] = field(default_factory=dict)
     further_at_infinity: AtInfinity | None = None
     others: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     correlations: Vec | None = None
@@ -135,15 +137,20 @@ class Parameters:
         used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
         inputs = frozenset[str]().union(*(node.inputs() for node in used))
         place = 0
+        among = self.joint is not None and (mean or self.all_move)
         if self.all_move:
             own, place = slice(None), own.start or 0
         directions = None if endless is None or not endless[own].any() else endless[own]
-        if endless is not None and directions is not None and mean and self.joint is not None:
-            directions = np.pad(endless[:p], ((0, len(self.joint) - p), (0, 0)))
+        if self.joint is not None and among:
+            place = self.spot(parameter).start
+            if endless is not None and directions is not None:
+                directions = np.zeros((len(self.joint), endless.shape[1]))
+                for part in self.recipe.predictors:
+                    directions[self.spot(part.parameter)] = endless[self.of_all(part.parameter)]
         return FixedPart(
             nodes,
             coefficients,
-            vcov[:, own, own] if self.joint is None or not mean else self.joint[None],
+            vcov[:, own, own] if self.joint is None or not among else self.joint[None],
             recipe.offset,
             inputs if recipe.offset is None else inputs | recipe.offset.inputs(),
             undetermined(recipe),
@@ -171,7 +178,13 @@ class Parameters:
 
     def of_all(self, parameter: str) -> slice:
         """Where the coefficients of a parameter stand among those of all formulas."""
-        return slice(0, self.beta.shape[1]) if parameter == "mu" else self._of_gamma(parameter)
+        first = parameter in ("mu", self.recipe.predictors[0].parameter)
+        return slice(0, self.beta.shape[1]) if first else self._of_gamma(parameter)
+
+    def spot(self, parameter: str) -> slice:
+        """Where they stand among those that the variance of a fixed part is of."""
+        own = self.of_all(parameter)
+        return own if self.joint is None else self.spots.get(parameter, own)
 
     def _of_gamma(self, parameter: str) -> slice:
         """Where the coefficients of a predictor beyond the mean's stand among those of all formulas."""
