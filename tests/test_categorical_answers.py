@@ -196,12 +196,11 @@ def test_what_is_of_one_predictor_or_of_an_order_says_so():
     fit, data = fitted(JOINED), frame()
     for ask, said in (
         (lambda: data.glmm.predict(fit, kind="mean"), "no cumulative probabilities and no mean number"),
-        (lambda: data.glmm.predict(fit, random="integrate"), "random='integrate' is of means"),
+        (lambda: data.glmm.predict(fit, kind="link", random="integrate"), "random='integrate' averages probabilities"),
         (lambda: data.glmm.predict(fit, interval="prediction"), "interval='prediction' is of numbers"),
         (lambda: data.glmm.augment(fit, quantile=True), "depends on how they are numbered"),
         (lambda: fit.influence(method="one_step"), "unordered categories have several"),
-        (lambda: fit.marginal_means("x", random="integrate"), "random='integrate' is of means"),
-        (lambda: fit.slopes(data, "x", random="integrate"), "random='integrate' is of means"),
+        (lambda: fit.slopes(data, "x", random="integrate", scale="link"), "random='integrate' averages probabilities"),
         (lambda: fit.predictive(data, of="mean"), "of='mean' is of responses that are numbers"),
         (lambda: fit.to_sql("t", kind="link"), "unordered categories have several"),
         (fit.icc, "unordered categories have several"),

@@ -251,7 +251,7 @@ def test_kinds_of_predictions_belong_together():
     for named, words in (
         ({"kind": "phi"}, "use 'response', 'link', 'class', 'cumulative' or 'mean'"),
         ({"interval": "prediction"}, "the probability of every category"),
-        ({"random": "integrate"}, "random='integrate'"),
+        ({"random": "integrate", "kind": "mean"}, "random='integrate'"),
         ({"kind": "class", "std_error": True}, "no standard error"),
     ):
         with pytest.raises(ModelError, match=words):

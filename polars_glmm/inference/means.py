@@ -104,7 +104,7 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     check_kind(family, kind, scale, "marginal_means")
     if scale == "link" and kind == "response":
         kind = "mu"
-    refuse_integrated(fit.recipe, random, "marginal_means()")
+    refuse_integrated(fit.recipe, random, scale, "marginal_means()")
     categories = categories_asked(fit.recipe, scale)
     if family.response == "category":  # probabilities are averaged as they are
         average = scale

@@ -14,6 +14,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.cumulative import Cumulative
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.population import add_population_rows
 from polars_glmm.prediction.unordered import names_of
 from polars_glmm.prediction.variances import movement, quadratic
 
@@ -121,13 +122,17 @@ class LatentReader:
 
 
 def add_latent(
-    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, *, integrated: bool = False
 ) -> tuple[pl.LazyFrame, LatentReader]:
-    """The frame with its linear predictor, and how to read the thresholds and the scale of its rows."""
+    """The frame with its linear predictor, and how to read the thresholds and the scale of its rows.
+
+    integrated   at random effects of zero, with what they multiply
+    """
     recipe = fitted.recipe
     parts = {part.parameter: fitted.fixed(part.parameter) for part in recipe.predictors[1:]}
     inputs = frozenset[str]().union(*(part.inputs for part in parts.values()))
-    frame = add_linear_predictor(frame, schema, fitted, replace(purpose, also_designed=inputs))
+    add = add_population_rows if integrated else add_linear_predictor
+    frame = add(frame, schema, fitted, replace(purpose, also_designed=inputs))
     lost = [part.undetermined for part in parts.values() if part.undetermined is not None]
     if lost:
         frame = frame.with_columns(pl.any_horizontal(pl.col(MISSING), *lost).alias(MISSING))

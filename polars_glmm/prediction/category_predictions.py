@@ -20,15 +20,18 @@ from polars_glmm.prediction.categories import (
     cumulated,
     expected_number,
     family_of,
+    labels_of,
     likeliest,
     probabilities,
     refuse_many,
     suffixes,
 )
+from polars_glmm.prediction.category_quantities import add_category
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.linear_predictor import MISSING, Purpose
+from polars_glmm.prediction.row_numbers import error_of
 from polars_glmm.prediction.unordered import add_predictors, errors_of, values_of
 
 if TYPE_CHECKING:
@@ -74,11 +77,8 @@ def check_category_request(recipe: Recipe, request: Request) -> None:
     if request.interval == "prediction":
         msg = "interval='prediction' is of numbers: kind='response' has the probability of every category."
         raise ModelError(msg)
-    if request.random == "integrate":
-        msg = (
-            "random='integrate' is of means that are numbers. Use random='none', the unit whose random effects are "
-            "zero, or average what simulate() draws."
-        )
+    if request.random == "integrate" and request.kind != "response":
+        msg = "random='integrate' averages probabilities: use kind='response', or random='none' for other kinds."
         raise ModelError(msg)
     if request.kind == "class" and request.uncertain:
         msg = "The likeliest category has no standard error: kind='response' has those of the probabilities."
@@ -92,6 +92,8 @@ def predict_categories(frame: FrameT, fitted: Parameters, request: Request, quan
     """`predict` from the parameters of one fit; intervals reach `quantile` standard errors to either side."""
     check_category_request(fitted.recipe, request)
     refuse_many(fitted, "A prediction of categories")
+    if request.random == "integrate":
+        return apply_plan(frame, "predict", lambda lazy, schema: _integrated(lazy, schema, fitted, request, quantile))
     factors = chosen(fitted.factors, request.random)
     if fitted.recipe.spec.family.unordered:
         return apply_plan(
@@ -125,6 +127,39 @@ def predict_categories(frame: FrameT, fitted: Parameters, request: Request, quan
     return apply_plan(frame, "predict", plan)
 
 
+def _integrated(
+    lazy: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request, quantile: float
+) -> pl.LazyFrame:
+    """The plan for probabilities averaged over random effects."""
+    names = category_names(fitted.recipe, request)
+    refuse_clash(schema, names, "choose another with name=.")
+    made, errors = [], []
+    for k, label in enumerate(labels_of(fitted.recipe)):
+        purpose = Purpose("predict")
+        lazy, quantity = add_category(lazy, schema, fitted, purpose, (label, "response"), integrated=True)
+        made.append(quantity.value)
+        if request.uncertain:
+            lazy = lazy.with_columns(error_of(fitted, quantity).alias(f"{VALUES}_{k}"))
+            errors.append(pl.col(f"{VALUES}_{k}").fill_nan(None))
+    return _with_limits(lazy, schema, (names, made, errors), request, quantile)
+
+
+def _with_limits(
+    lazy: pl.LazyFrame,
+    schema: pl.Schema,
+    made: tuple[list[str], list[pl.Expr], list[pl.Expr]],
+    request: Request,
+    quantile: float,
+) -> pl.LazyFrame:
+    """The columns of the rows and of the answer: its names, values and standard errors, with limits where asked for."""
+    names, values, errors = made
+    outputs = [*values, *(errors if request.std_error else [])]
+    for sign in (-quantile, quantile) if request.interval is not None else ():
+        outputs += [_end(value, sign * error, request.kind) for value, error in zip(values, errors, strict=True)]
+    shown = [pl.when(~pl.col(MISSING)).then(value).alias(name) for name, value in zip(names, outputs, strict=True)]
+    return lazy.select(*columns(schema), *shown)
+
+
 def _unordered(
     lazy: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, asked: tuple[Request, tuple[JoinedFactor, ...], float]
 ) -> pl.LazyFrame:
@@ -135,19 +170,14 @@ def _unordered(
     purpose = Purpose("predict", factors, request.new_levels)
     lazy = add_predictors(lazy, schema, fitted, purpose).with_columns(values_of(request.kind, n).alias(VALUES))
     values = [pl.col(VALUES).struct.field(str(k)) for k in range(n)]
-    made = list(values)
+    if request.kind == "class":
+        shown = _as_category(pl.when(~pl.col(MISSING)).then(values[0]), fitted.recipe)
+        return lazy.select(*columns(schema), shown.alias(names[0]))
+    errors = []
     if request.uncertain:
         lazy = lazy.with_columns(errors_of(fitted, request.kind, k, factors).alias(f"{VALUES}_{k}") for k in range(n))
         errors = [pl.col(f"{VALUES}_{k}").fill_nan(None) for k in range(n)]
-        made += errors if request.std_error else []
-        for sign in (-quantile, quantile) if request.interval is not None else ():
-            made += [_end(value, sign * error, request.kind) for value, error in zip(values, errors, strict=True)]
-    outputs = [
-        pl.when(~pl.col(MISSING)).then(value).alias(name) for name, value in zip(names, made, strict=True)
-    ]
-    if request.kind == "class":
-        outputs = [_as_category(outputs[0], fitted.recipe).alias(names[0])]
-    return lazy.select(*columns(schema), *outputs)
+    return _with_limits(lazy, schema, (names, values, errors), request, quantile)
 
 
 def _end(value: pl.Expr, margin: pl.Expr, kind: str) -> pl.Expr:

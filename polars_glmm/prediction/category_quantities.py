@@ -6,18 +6,23 @@ by their columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
-from polars_glmm.families.categorical import probability_slopes
+from polars_glmm.families.base import all_parts
+from polars_glmm.families.categorical import probability_slopes, shares_of
+from polars_glmm.families.normal_nodes import nodes_of, slope_at
 from polars_glmm.prediction.categories import Latent, add_latent, family_of, labels_of, probabilities, threshold_slopes
 from polars_glmm.prediction.columns import INTERNAL
+from polars_glmm.prediction.linear_predictor import MISSING
+from polars_glmm.prediction.population import PredictorCovariance
 from polars_glmm.prediction.quantity import Quantity
-from polars_glmm.prediction.unordered import PREDICTORS, add_predictors, names_of, shares
+from polars_glmm.prediction.row_numbers import computed_numbers, one_node, refuse_more
+from polars_glmm.prediction.unordered import PREDICTORS, add_predictors, names_of, predictors
 
 if TYPE_CHECKING:
     from polars_glmm.design.recipe import Recipe
@@ -44,77 +49,134 @@ def categories_asked(recipe: Recipe, scale: str) -> list[str]:
     return labels[1:] if recipe.spec.family.unordered else []
 
 
-def refuse_integrated(recipe: Recipe, random: object, verb: str) -> None:
-    """Raise ModelError for probabilities averaged over random effects, of which there are as many as predictors."""
-    if recipe.spec.family.response == "category" and random == "integrate":
+def refuse_integrated(recipe: Recipe, random: object, scale: str, verb: str) -> None:
+    """Raise ModelError for latent positions averaged over random effects, which are those of the unit at zero."""
+    if recipe.spec.family.response == "category" and random == "integrate" and scale == "link":
         msg = (
-            f"{verb}: random='integrate' is of means that are numbers. Use random='none', the unit whose random "
-            "effects are zero, or average what simulate() draws."
+            f"{verb}: random='integrate' averages probabilities, scale='response'; a linear predictor is on average "
+            "that of the unit whose random effects are zero, random='none'."
         )
         raise ModelError(msg)
 
 
 def add_category(
-    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: tuple[str, str]
+    frame: pl.LazyFrame,
+    schema: pl.Schema,
+    fitted: Parameters,
+    purpose: Purpose,
+    asked: tuple[str, str],
+    *,
+    integrated: bool = False,
 ) -> tuple[pl.LazyFrame, Quantity]:
-    """The frame with what the number is made of, and the number of a category on a scale, `asked`."""
+    """The frame with what the number is made of, and the number of a category on a scale, `asked`.
+
+    integrated   a probability averaged over random effects, on up to three predictors
+    """
     category, scale = asked
     k = labels_of(fitted.recipe).index(category)
+    covariance = None
+    if integrated:
+        covariance = PredictorCovariance.of(fitted, all_parts(fitted.recipe.spec.family))
+        refuse_more(covariance, f"{purpose.verb}()")
     if not fitted.recipe.spec.family.unordered:
-        return _ordered(frame, schema, fitted, purpose, k)
-    frame = add_predictors(frame, schema, fitted, purpose)
+        return _ordered(frame, schema, fitted, purpose, (k, covariance))
+    frame = add_predictors(frame, schema, fitted, purpose, integrated=integrated)
     names = names_of(fitted)
     if scale == "link":
         own = names[k - 1]
-        gradient = tuple(node.to_expr() for node in fitted.fixed(own).nodes)
-        return frame, Quantity(pl.col(PREDICTORS).struct.field(str(k - 1)), gradient, _places(fitted, own))
+        nodes = fitted.fixed(own).nodes
+        at = pl.col(PREDICTORS).struct.field(str(k - 1))
+        return frame, Quantity(at, tuple(node.to_expr() for node in nodes), _places(fitted, own))
 
-    def values(batch: pl.Series) -> Mat:
-        with np.errstate(all="ignore"):
-            _, p, rest = shares(batch)
+    def values(rows: pl.DataFrame) -> Mat:
+        at = predictors(rows[PREDICTORS])
+        if covariance is None:
+            _, p, rest = shares_of(tuple(at), np.zeros(1))
             return np.vstack([p[k][None], probability_slopes(p, rest, k)])
+        nodes = nodes_of(covariance.places, covariance.at(rows))
+        moved = [one + nodes.moves.get(i, np.zeros((1, 1))) for i, one in enumerate(at)]
+        _, p, rest = shares_of(tuple(moved), np.zeros(1))
+        slopes = probability_slopes(p, rest, k)
+        bends = [0.5 * _bend(p, slopes, k, pair) for pair in covariance.pairs]
+        return nodes.mean(np.array([p[k], *slopes, *bends]))
 
-    frame, (value, *slopes) = _made(frame, pl.col(PREDICTORS), values, len(names) + 1)
-    gradient = tuple(
+    pairs = [] if covariance is None else covariance.pairs
+    fields = [pl.col(MISSING, PREDICTORS), *([] if covariance is None else covariance.fields)]
+    frame, (value, *slopes) = computed_numbers(
+        frame, (f"{_PROBABILITY}_{k}", fields), values, 1 + len(names) + len(pairs),
+        one_node if covariance is None else covariance.n_nodes,
+    )  # fmt: skip
+    gradient = [
         slope * node.to_expr()
-        for slope, name in zip(slopes, names, strict=True)
+        for slope, name in zip(slopes, names, strict=False)
         for node in fitted.fixed(name).nodes
-    )
-    return frame, Quantity(value, gradient, tuple(place for name in names for place in _places(fitted, name)))
+    ]
+    places = [place for name in names for place in _places(fitted, name)]
+    return frame, _with_entries(fitted, covariance, (value, gradient, places), slopes[len(names) :])
+
+
+def _bend(p: Mat, slopes: Mat, k: int, pair: tuple[int, int]) -> Mat:
+    """∂²p_k/∂η_a ∂η_b of two predictors: ∂/∂η_b of p_k (1[k = a] − p_a)."""
+    a, b = pair
+    of_other = p[a + 1] * (float(a == b) - p[b + 1])
+    return np.asarray(slopes[b] * (float(k == a + 1) - p[a + 1]) - p[k] * of_other)
+
+
+def _with_entries(
+    fitted: Parameters,
+    covariance: PredictorCovariance | None,
+    made: tuple[pl.Expr, list[pl.Expr], list[int]],
+    bends: Sequence[pl.Expr],
+) -> Quantity:
+    """A number with its gradient in coefficients, and in the entries of Σ where it is averaged over them."""
+    value, gradient, places = made
+    if covariance is not None:
+        entries, at = covariance.gradient(fitted, bends)
+        gradient, places = gradient + entries, places + at
+    return Quantity(value, tuple(gradient), tuple(places))
 
 
 def _ordered(
-    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, k: int
+    frame: pl.LazyFrame,
+    schema: pl.Schema,
+    fitted: Parameters,
+    purpose: Purpose,
+    asked: tuple[int, PredictorCovariance | None],
 ) -> tuple[pl.LazyFrame, Quantity]:
     """The probability of an ordered category: by its linear predictor, the thresholds, and the scale."""
-    frame, reader = add_latent(frame, schema, fitted, purpose)
+    k, covariance = asked
+    frame, reader = add_latent(frame, schema, fitted, purpose, integrated=covariance is not None)
     family, m = family_of(fitted.recipe), len(labels_of(fitted.recipe)) - 1
 
-    def values(batch: pl.Series) -> Mat:
-        at: Latent = reader.latent(batch.struct.unnest())
-        with np.errstate(all="ignore"):
-            found = probabilities(family, at)
-            return np.vstack([found.value[k][None], found.eta[k][None], found.alpha[k], found.delta[k][None]])
+    def numbers(at: Latent) -> Mat:
+        found = probabilities(family, at)
+        return np.vstack([found.value[k][None], found.eta[k][None], found.alpha[k], found.delta[k][None]])
 
-    frame, (value, by_eta, *rest) = _made(frame, pl.struct(reader.fields), values, m + 3)
+    def values(rows: pl.DataFrame) -> Mat:
+        at = reader.latent(rows)
+        if covariance is None:
+            return numbers(at)
+        nodes = nodes_of(covariance.places, covariance.at(rows))
+
+        def moved(by: Mapping[int, Mat]) -> Mat:
+            eta = at.eta + by.get(0, np.zeros((1, 1)))
+            latent = [*at.alpha, *([] if at.delta is None else [at.delta])]
+            each = [np.broadcast_to(one, eta.shape).ravel() for one in latent]
+            found = numbers(Latent(eta.ravel(), np.array(each[:m]), None if at.delta is None else each[m]))
+            return found.reshape(len(found), *eta.shape)
+
+        average = nodes.averaged(moved)
+        return np.vstack([average({}), 0.5 * slope_at(lambda by: average(by)[1], 0, rows.height)[None]])
+
+    n = m + 3 + (covariance is not None)
+    fields = [*reader.fields, *([] if covariance is None else covariance.fields)]
+    frame, (value, by_eta, *rest) = computed_numbers(
+        frame, (f"{_PROBABILITY}_{k}", fields), values, n, one_node if covariance is None else covariance.n_nodes
+    )
     further, places = threshold_slopes(fitted, rest[:m], rest[m])
     mu = fitted.fixed("mu")
-    gradient = (*(by_eta * node.to_expr() for node in mu.nodes), *further)
-    return frame, Quantity(value, gradient, (*range(len(mu.nodes)), *places))
-
-
-def _made(
-    frame: pl.LazyFrame, fields: pl.Expr, values: Callable[[pl.Series], Mat], n: int
-) -> tuple[pl.LazyFrame, list[pl.Expr]]:
-    """The frame with n numbers of each row that a function makes of some fields, and these numbers."""
-
-    def made(batch: pl.Series) -> pl.Series:
-        found = [pl.Series(str(i), one) for i, one in enumerate(values(batch))]
-        return pl.DataFrame(found).to_struct(batch.name)
-
-    struct = pl.Struct({str(i): pl.Float64() for i in range(n)})
-    frame = frame.with_columns(fields.map_batches(made, return_dtype=struct, is_elementwise=True).alias(_PROBABILITY))
-    return frame, [pl.col(_PROBABILITY).struct.field(str(i)) for i in range(n)]
+    gradient = [*(by_eta * node.to_expr() for node in mu.nodes), *further]
+    return frame, _with_entries(fitted, covariance, (value, gradient, [*range(len(mu.nodes)), *places]), rest[m + 1 :])
 
 
 def _places(fitted: Parameters, name: str) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ population, those in the entries of Σ too (families.normal_nodes).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,15 @@ import polars as pl
 
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts, beyond_parameters
-from polars_glmm.families.normal_nodes import AT_ONCE, MOST, bend_at, nodes_of, slope_at
+from polars_glmm.families.normal_nodes import bend_at, nodes_of, slope_at
 from polars_glmm.prediction.columns import INTERNAL
-from polars_glmm.prediction.effects import MODEL
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.population import PredictorCovariance, add_population_rows
 from polars_glmm.prediction.quantity import Quantity
+from polars_glmm.prediction.row_numbers import computed_numbers, one_node, refuse_more
 from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, with_phi
 from polars_glmm.prediction.several import kinds_of, link_of_kind, moved_number
-from polars_glmm.prediction.variances import quadratic
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -97,36 +95,6 @@ def add_expected_over_population(
     return _made(frame, fitted, asked, covariance, moves=moves)
 
 
-def error_of(fitted: Parameters, quantity: Quantity) -> pl.Expr:
-    """Standard errors of a quantity; a variance, or a constant, without one counts as known."""
-    assert fitted.report_vcov is not None  # every fit has one
-    k, vcov = fitted.beta.shape[1] + fitted.gamma.shape[1], fitted.report_vcov.copy()
-    vcov[:, k:], vcov[:, :, k:] = np.nan_to_num(vcov[:, k:]), np.nan_to_num(vcov[:, :, k:])
-    many = fitted.model is not None
-    fields = [one.alias(f"g_{i}") for i, one in enumerate(quantity.gradient)]
-
-    def errors(batch: pl.Series) -> pl.Series:
-        rows = batch.struct.unnest()
-        slopes = rows.select(f"g_{i}" for i in range(len(fields))).to_numpy()
-        model = rows[MODEL].to_numpy() if many else np.zeros(1, dtype=np.intp)
-        with np.errstate(all="ignore"):
-            square = quadratic(quantity.jacobian(slopes, vcov.shape[1]).T, vcov, model)
-            return pl.Series(batch.name, np.sqrt(np.maximum(square, 0.0)))
-
-    whole = pl.struct(pl.col(MISSING), *fields, *([pl.col(MODEL)] if many else []))
-    return whole.map_batches(errors, return_dtype=pl.Float64, is_elementwise=True)
-
-
-def refuse_more(covariance: PredictorCovariance, verb: str) -> None:
-    """Raise ModelError where random effects are on more predictors than a mean is taken over."""
-    if len(covariance.places) > MOST:
-        msg = (
-            f"{verb}: random='integrate' averages over random effects of at most {MOST} linear predictors. Use "
-            "random='none', the unit whose random effects are zero, or average what simulate() draws."
-        )
-        raise ModelError(msg)
-
-
 def _made(
     frame: pl.LazyFrame,
     fitted: Parameters,
@@ -156,10 +124,10 @@ def _made(
         return np.array(out)
 
     fields = [pl.col(MISSING, ETA, PHI), *(covariance.fields if covariance is not None else [])]
+    n = 1 + len(parts) + len(constants) + len(pairs)
     frame, (value, *slopes) = computed_numbers(
-        frame, fields, values, 1 + len(parts) + len(constants) + len(pairs),
-        _one if covariance is None else covariance.n_nodes,
-    )  # fmt: skip
+        frame, (_MADE, fields), values, n, one_node if covariance is None else covariance.n_nodes
+    )
     gradient: list[pl.Expr] = []
     places: list[int] = []
     for slope, (k, name) in zip(slopes[: len(parts)], parts, strict=True):
@@ -175,41 +143,12 @@ def _made(
     return frame, Quantity(value, tuple(gradient), tuple(places))
 
 
-def computed_numbers(
-    frame: pl.LazyFrame,
-    fields: list[pl.Expr],
-    values: Callable[[pl.DataFrame], Mat],
-    n: int,
-    n_nodes: Callable[[pl.DataFrame], int],
-) -> tuple[pl.LazyFrame, list[pl.Expr]]:
-    """The frame with n numbers of each row that a function makes of some fields, and these numbers.
-
-    n_nodes   how many numbers a row takes on the way: rows are taken some at a time
-    """
-
-    def made(batch: pl.Series) -> pl.Series:
-        rows = batch.struct.unnest()
-        at_once = max(AT_ONCE // n_nodes(rows), 1)
-        with np.errstate(all="ignore"):
-            found = np.hstack([values(rows.slice(at, at_once)) for at in range(0, max(rows.height, 1), at_once)])
-        return pl.DataFrame([pl.Series(str(i), one) for i, one in enumerate(found)]).to_struct(batch.name)
-
-    struct = pl.Struct({str(i): pl.Float64() for i in range(n)})
-    whole = pl.struct(fields).map_batches(made, return_dtype=struct, is_elementwise=True)
-    frame = frame.with_columns(whole.alias(_MADE))
-    return frame, [pl.col(_MADE).struct.field(str(i)) for i in range(n)]
-
-
 def _constants(fitted: Parameters) -> list[tuple[int, int]]:
     """Constants that are not of the mean: place of the predictor, and place in the report."""
     assert fitted.report_vcov is not None  # every fit has one
     names = [*(() if fitted.phi is None else ("phi",)), *fitted.others]
     first, beyond_mean = fitted.report_vcov.shape[1] - len(names), beyond_parameters(fitted.recipe.spec.family)
     return [(k, first + names.index(one.name)) for k, one in beyond_mean if one.name in names]
-
-
-def _one(rows: pl.DataFrame) -> int:  # noqa: ARG001
-    return 1
 
 
 def _natural_slope(slope: Vec, family: Family, k: int, rows: pl.DataFrame) -> Vec:

@@ -20,7 +20,7 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
-from polars_glmm.prediction.expected import add_expected_over_population, error_of, through_link
+from polars_glmm.prediction.expected import add_expected_over_population, through_link
 from polars_glmm.prediction.half_widths import (
     RowFreedom,
     half_width_by_row,
@@ -52,6 +52,7 @@ from polars_glmm.prediction.population import (
     add_population_predictor,
     population_mean,
 )
+from polars_glmm.prediction.row_numbers import error_of
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.scale import ResponseScale, on_scale, scale_of
 from polars_glmm.prediction.scored import with_scored

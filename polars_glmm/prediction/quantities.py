@@ -82,10 +82,11 @@ def with_quantity(
     frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, wanted: Wanted
 ) -> tuple[pl.LazyFrame, Quantity]:
     """The frame with what the quantity is made of beside its columns, MISSING among it, and the quantity."""
-    refuse_integrated(fitted.recipe, wanted.random, f"{wanted.verb}()")
+    refuse_integrated(fitted.recipe, wanted.random, wanted.scale, f"{wanted.verb}()")
     if wanted.category is not None:
-        purpose = Purpose(wanted.verb, chosen(fitted.factors, wanted.random), wanted.new_levels)
-        return add_category(frame, schema, fitted, purpose, (wanted.category, wanted.scale))
+        acting = () if wanted.integrated else chosen(fitted.factors, wanted.random)
+        purpose, asked = Purpose(wanted.verb, acting, wanted.new_levels), (wanted.category, wanted.scale)
+        return add_category(frame, schema, fitted, purpose, asked, integrated=wanted.integrated)
     link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
     kind = "mu" if wanted.scale == "link" and wanted.kind == "response" else wanted.kind
     if not through_link(family, kind):

@@ -14,6 +14,7 @@ from polars_glmm.families.categorical import Shares, probability_slopes, shares_
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.linear_predictor import MISSING, Purpose, add_linear_predictor
+from polars_glmm.prediction.population import add_population_rows
 from polars_glmm.prediction.variances import joint_variance
 
 if TYPE_CHECKING:
@@ -34,11 +35,17 @@ def further_inputs(fitted: Parameters) -> frozenset[str]:
     return frozenset[str]().union(*(fitted.fixed(name).inputs for name in names_of(fitted)[1:]))
 
 
-def add_predictors(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose) -> pl.LazyFrame:
-    """The frame with MISSING, PREDICTORS and AT_ZERO; the factors of `purpose` are added where they are on them."""
+def add_predictors(
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, *, integrated: bool = False
+) -> pl.LazyFrame:
+    """The frame with MISSING, PREDICTORS and AT_ZERO; the factors of `purpose` are added where they are on them.
+
+    integrated   with what random effects multiply instead
+    """
     parts = all_parts(fitted.recipe.spec.family)
     purpose = replace(purpose, parts=parts, also_designed=further_inputs(fitted), std_error=False)
-    frame = add_linear_predictor(frame, schema, fitted, purpose)
+    add = add_population_rows if integrated else add_linear_predictor
+    frame = add(frame, schema, fitted, purpose)
     fixed = [fitted.fixed(name) for name in names_of(fitted)]
     lost = [part.undetermined for part in fixed if part.undetermined is not None]
     if lost:

@@ -1,0 +1,83 @@
+"""Numbers of rows that a function makes of some fields, with the standard errors that their gradients give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polars_glmm.errors import ModelError
+from polars_glmm.families.normal_nodes import AT_ONCE, MOST
+from polars_glmm.prediction.effects import MODEL
+from polars_glmm.prediction.linear_predictor import MISSING
+from polars_glmm.prediction.variances import quadratic
+
+if TYPE_CHECKING:
+    from polars_glmm.prediction.parameters import Parameters
+    from polars_glmm.prediction.population import PredictorCovariance
+    from polars_glmm.prediction.quantity import Quantity
+    from polars_glmm.typing import Mat
+
+
+def computed_numbers(
+    frame: pl.LazyFrame,
+    asked: tuple[str, list[pl.Expr]],
+    values: Callable[[pl.DataFrame], Mat],
+    n: int,
+    n_nodes: Callable[[pl.DataFrame], int],
+) -> tuple[pl.LazyFrame, list[pl.Expr]]:
+    """The frame with n numbers of each row that a function makes of some fields, and these numbers.
+
+    asked     the name of the column that holds them, and the fields
+    n_nodes   how many numbers a row takes on the way: rows are taken some at a time
+    """
+
+    def made(batch: pl.Series) -> pl.Series:
+        rows = batch.struct.unnest()
+        at_once = max(AT_ONCE // n_nodes(rows), 1)
+        with np.errstate(all="ignore"):
+            found = np.hstack([values(rows.slice(at, at_once)) for at in range(0, max(rows.height, 1), at_once)])
+        return pl.DataFrame([pl.Series(str(i), one) for i, one in enumerate(found)]).to_struct(batch.name)
+
+    name, fields = asked
+    struct = pl.Struct({str(i): pl.Float64() for i in range(n)})
+    whole = pl.struct(fields).map_batches(made, return_dtype=struct, is_elementwise=True)
+    frame = frame.with_columns(whole.alias(name))
+    return frame, [pl.col(name).struct.field(str(i)) for i in range(n)]
+
+
+def one_node(rows: pl.DataFrame) -> int:  # noqa: ARG001
+    """What a row takes that is not averaged."""
+    return 1
+
+
+def error_of(fitted: Parameters, quantity: Quantity) -> pl.Expr:
+    """Standard errors of a quantity; a variance, or a constant, without one counts as known."""
+    assert fitted.report_vcov is not None  # every fit has one
+    k, vcov = fitted.beta.shape[1] + fitted.gamma.shape[1], fitted.report_vcov.copy()
+    vcov[:, k:], vcov[:, :, k:] = np.nan_to_num(vcov[:, k:]), np.nan_to_num(vcov[:, :, k:])
+    many = fitted.model is not None
+    fields = [one.alias(f"g_{i}") for i, one in enumerate(quantity.gradient)]
+
+    def errors(batch: pl.Series) -> pl.Series:
+        rows = batch.struct.unnest()
+        slopes = rows.select(f"g_{i}" for i in range(len(fields))).to_numpy()
+        model = rows[MODEL].to_numpy() if many else np.zeros(1, dtype=np.intp)
+        with np.errstate(all="ignore"):
+            square = quadratic(quantity.jacobian(slopes, vcov.shape[1]).T, vcov, model)
+            return pl.Series(batch.name, np.sqrt(np.maximum(square, 0.0)))
+
+    whole = pl.struct(pl.col(MISSING), *fields, *([pl.col(MODEL)] if many else []))
+    return whole.map_batches(errors, return_dtype=pl.Float64, is_elementwise=True)
+
+
+def refuse_more(covariance: PredictorCovariance, verb: str) -> None:
+    """Raise ModelError where random effects are on more predictors than a mean is taken over."""
+    if len(covariance.places) > MOST:
+        msg = (
+            f"{verb}: random='integrate' averages over random effects of at most {MOST} linear predictors. Use "
+            "random='none', the unit whose random effects are zero, or average what simulate() draws."
+        )
+        raise ModelError(msg)
