@@ -203,7 +203,6 @@ def test_what_is_of_one_predictor_or_of_an_order_says_so():
         (lambda: fit.slopes(data, "x", random="integrate", scale="link"), "random='integrate' averages probabilities"),
         (lambda: fit.predictive(data, of="mean"), "of='mean' is of responses that are numbers"),
         (lambda: fit.to_sql("t", kind="link"), "unordered categories have several"),
-        (fit.icc, "unordered categories have several"),
         (fit.r2, "unordered categories have several"),
         (lambda: fit.check("outliers"), "these are categories"),
     ):
@@ -212,6 +211,16 @@ def test_what_is_of_one_predictor_or_of_an_order_says_so():
 
 
 @pytest.mark.slow
+def test_log_odds_of_each_category_have_a_correlation():
+    """σ²/(σ² + π²/3) of each category against the baseline (Hedeker 2003)."""
+    fit = fitted(JOINED)
+    sigma = np.diag(fit.estimate.factors[0].covariances[0])
+    found = fit.icc()
+    assert found["category"].to_list() == LABELS[1:].tolist()
+    assert_allclose(found["icc"], sigma / (sigma + np.pi**2 / 3.0), rtol=1e-9)
+    assert_allclose(found["variance"], sigma, rtol=1e-9)
+
+
 def test_a_bootstrap_has_the_law_of_the_estimates():
     """Means and standard deviations of 300 refits to draws of the model, against the estimates and standard errors."""
     fit, n = fitted("y ~ x"), 300

@@ -29,12 +29,21 @@ def parts_of(fit: Answer, design: Design) -> VarianceParts:
     f = np.ones(design.n_rows) if design.frequency is None else design.frequency
     eta = fit.estimate.beta @ design.mu.x
     away = eta - (f @ eta) / f.sum()
+    return VarianceParts(float(f @ away**2 / max(f.sum() - 1.0, 1.0)), random_parts(fit, design))
+
+
+def random_parts(fit: Answer, design: Design, place: int | None = None) -> tuple[float, ...]:
+    """The mean of z'Σz over the rows, per grouping factor: of all effects, or of those on the predictor at a place."""
+    f = np.ones(design.n_rows) if design.frequency is None else design.frequency
     random = []
-    for factor, estimate in zip(design.factors, fit.estimate.factors, strict=True):
+    for factor, estimate, recipe in zip(design.factors, fit.estimate.factors, fit.recipe.factors, strict=True):
+        on = np.array([part for term in recipe.terms for part in term.parts or (0,) * len(term.columns)])
         total = np.zeros(design.n_rows)
         start = 0
         for sigma in estimate.covariances:
             z = factor.z[start : start + len(sigma)]
+            if place is not None:
+                z = np.where(on[start : start + len(sigma), None] == place, z, 0.0)
             total += np.einsum("rn,rs,sn->n", z, sigma, z)
             start += len(sigma)
         if factor.prior is not None:  # levels have variances of their own
@@ -42,7 +51,7 @@ def parts_of(fit: Answer, design: Design) -> VarianceParts:
         if factor.sets is not None:  # rows have shares of several
             total = total * factor.sets.sizes[factor.codes]
         random.append(float(f @ total / f.sum()))
-    return VarianceParts(float(f @ away**2 / max(f.sum() - 1.0, 1.0)), tuple(random))
+    return tuple(random)
 
 
 def null_of(fit: Answer, design: Design) -> Null:
@@ -71,19 +80,19 @@ def r2_table(fit: Answer, parts: VarianceParts, null: Null | None, mean_fitted: 
     return table(R2, dict(zip(R2, zip(*rows, strict=True), strict=True)))
 
 
-def icc_table(design: Design, parts: VarianceParts, residual: tuple[str, float]) -> pl.DataFrame:
+def icc_table(design: Design, random: tuple[float, ...], residual: tuple[str, float]) -> pl.DataFrame:
     """Correlation of two observations of one level, per grouping factor, and the design effect 1 + (n̄_w − 1) icc.
 
     Levels of a nested factor share the levels of those around it too; of rows in several levels it is that of two with
     the same ones. n̄_w = Σn²/Σn weighs levels by their size.
     """
-    total = sum(parts.random) + residual[1]
+    total = sum(random) + residual[1]
     f = np.ones(design.n_rows) if design.frequency is None else design.frequency
     rows = []
-    for factor, own in zip(design.factors, parts.random, strict=True):
+    for factor, own in zip(design.factors, random, strict=True):
         around = [
             v
-            for other, v in zip(design.factors, parts.random, strict=True)
+            for other, v in zip(design.factors, random, strict=True)
             if other is not factor and factor.sets is other.sets is None and is_nested(factor.codes, other.codes)
         ]
         icc = (own + sum(around)) / total

@@ -20,11 +20,13 @@ from polars_glmm.inference.explained import (
     null_of,
     parts_of,
     r2_table,
+    random_parts,
 )
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.inference.rlrt import eigenvalues, null_draws
 from polars_glmm.inference.schemas import RLRT, table
-from polars_glmm.prediction.categories import refuse_unordered
+from polars_glmm.prediction.categories import labels_of, refuse_unordered
+from polars_glmm.prediction.category_quantities import CATEGORY
 from polars_glmm.spec.reduced import null_formulas, without_term
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ MOST_LEVELS = 3000
 
 def r2(fit: Answer) -> pl.DataFrame:
     """The table of R²."""
+    refuse_unordered(fit.recipe, "r2()", "icc() has the shares of each, glance() the likelihoods of pseudo-R²")
     design = _design(fit, "r2()")
     mean = mean_probability(fit, design) if fit.spec.family.takes_trials else np.nan
     return r2_table(fit, parts_of(fit, design), _null(fit, "r2()"), mean)
@@ -50,9 +53,22 @@ def icc(fit: Answer) -> pl.DataFrame:
         msg = "icc() is of random effects, and this model has none."
         raise ModelError(msg)
     design = _design(fit, "icc()")
+    if fit.spec.family.unordered:
+        return _icc_by_category(fit, design)
     mean = mean_probability(fit, design) if fit.spec.family.takes_trials else np.nan
     first = next(residual_variances(fit.spec.family, fit.estimate.phi, _null(fit, "icc()"), mean))
-    return icc_table(design, parts_of(fit, design), first)
+    return icc_table(design, random_parts(fit, design), first)
+
+
+def _icc_by_category(fit: Answer, design: Design) -> pl.DataFrame:
+    """Those of the log odds of each category against the baseline, whose latent variance is π²/3 (Hedeker 2003)."""
+    (residual,) = residual_variances(fit.spec.family, None, None, np.nan)
+    return pl.concat(
+        [
+            icc_table(design, random_parts(fit, design, k), residual).select(pl.lit(label).alias(CATEGORY), pl.all())
+            for k, label in enumerate(labels_of(fit.recipe)[1:])
+        ]
+    )
 
 
 def rlrt(fit: Answer, term: str | None, n: int, rng: np.random.Generator | int | None) -> pl.DataFrame:
@@ -148,5 +164,4 @@ def _null(fit: Answer, verb: str) -> Null | None:
 
 
 def _design(fit: Answer, verb: str) -> Design:
-    refuse_unordered(fit.recipe, verb, "varcorr() has the variances of each")
     return learn(fit.call.spec(), data_for(fit, verb), missing=fit.call.missing).design

@@ -143,7 +143,8 @@ class Questions(MeansAndEffects):
         """Intraclass correlation and design effect of every grouping factor; needs the data of the fit.
 
         Columns: group, n_levels, variance (mean z'Σz), icc (of two observations of one level, levels around it
-        included), mean_size (Σn²/Σn), design_effect, method (of the residual variance, as in r2()).
+        included), mean_size (Σn²/Σn), design_effect, method (of the residual variance, as in r2()). Of unordered
+        categories a row for each but the baseline, named in `category`: on the scale of its log odds (Hedeker 2003).
         """
         return icc(self)
 
