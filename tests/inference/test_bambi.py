@@ -110,6 +110,7 @@ def test_families_have_their_names(model: str, asked: Any) -> None:
         (("cost ~ x + (1 | g)", "zi ~ 1", "phi ~ x"), {"family": "gamma", "link": "log"}, "fit phi as a constant"),
         (("surv(time, event) ~ x + (1 | g)",), {"family": pg.Weibull(metric="ph")}, "metric='aft'"),
         (("surv(time, event) ~ 0 + x + (1 | g)",), {"family": "weibull"}, "with an intercept"),
+        (("y ~ x + cs(1 + x | g)",), {"method": "ml"}, "covariance structures"),
         (("rank ~ x + (1 | g)", "disc ~ 0 + x"), {"family": "cumulative"}, "fit disc as a constant"),
         (("zeros ~ x + (1 | g)", "zi ~ 1"), {"family": "negative_binomial1"}, "PyMC itself"),
     ],
