@@ -184,6 +184,15 @@ def softplus(a: Jet) -> Jet:
     return a.through(*(np.logaddexp(0.0, a.f), s, s * c, s * c * (c - s))[: a.order + 1])
 
 
+def log_sum(a: Jet, b: Jet) -> Jet:
+    """log(exp a + exp b), from the larger one: its digits are not lost in a difference of large numbers."""
+    low = a.f < b.f
+    if low.all():
+        return b + softplus(a - b)
+    above = a + softplus(b - a)
+    return where(low, b + softplus(a - b), above) if low.any() else above
+
+
 def lgamma(a: Jet) -> Jet:
     """log Γ(a), for a > 0."""
     derivatives = [special.gammaln(a.f)]

@@ -32,7 +32,7 @@ class ZeroInflated(MeanFamily):
     """p(0) = pi + (1 − pi)·p₀ and p(y) = (1 − pi)·p_base(y), logit pi the last predictor.
 
     Rows are split by y = 0, so that the kernel of the base family sees nothing else: with t = −log p₀ and z = logit pi,
-    log p(0) = z + log(1 + exp(−t − z)) − log(1 + exp z), or of a hurdle −log(1 + exp −z).
+    log p(0) = log(exp z + exp −t) − log(1 + exp z), or of a hurdle −log(1 + exp −z).
     """
 
     base: MeanFamily
@@ -153,7 +153,7 @@ class ZeroInflated(MeanFamily):
         far = np.exp(np.minimum(log_t.f, ETA_OVERFLOW)) + z.f > HAZARD_MOST
         alone = -jet.softplus(-z) + np.zeros_like(log_t.f)  # where the base family has none
         log_t = jet.where(far, jet.constant(0.0, log_t), log_t) if far.any() else log_t
-        both = z + jet.softplus(-jet.exp(log_t) - z) - jet.softplus(z)
+        both = jet.log_sum(z, -jet.exp(log_t)) - jet.softplus(z)
         return jet.where(far, alone, both) if far.any() else both
 
     def density(self, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None) -> Density:

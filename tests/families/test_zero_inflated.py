@@ -159,10 +159,11 @@ def test_a_hurdle_is_a_binary_law_and_one_of_what_is_above():
     assert_allclose(found.w[2, 2], zero.w[0, 0], rtol=1e-14)
 
 
-def test_without_inflation_a_family_is_itself():
+@pytest.mark.parametrize("z", [-40.0, -1e10, -1e150])
+def test_without_inflation_a_family_is_itself(z):
     family, rows = ZeroInflated(NegativeBinomial()), Rows(np.array([0.0, 1.0, 7.0]))
     eta = np.array([-1.0, 0.2, 1.1])
-    found, own = family.density(rows, (eta, 0.4, -40.0), 2), NegativeBinomial().density(rows, (eta, 0.4), 2)
+    found, own = family.density(rows, (eta, 0.4, z), 2), NegativeBinomial().density(rows, (eta, 0.4), 2)
     assert_allclose(found.f, own.f, rtol=1e-14)
     assert_allclose(found.w[0, 0], own.w[0, 0], rtol=1e-12)
 
