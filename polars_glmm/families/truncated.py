@@ -230,6 +230,18 @@ class TruncatedNegativeBinomial(_TruncatedNegativeBinomial):
         whole = rows.y * mu.log - rows.y * jet.softplus(mu.log - zeta) - jet.exp(log_t) + jet.rising(rows.y, zeta)
         return whole - jet.log1mexp(log_t)
 
+    def information(self, rows: Rows, eta: Vec, zeta: Vec | float) -> Expected:  # noqa: ARG002
+        """(E[y] + φ)·s(1 − s) + ∂² log(1 − p₀) with s = mu/(mu + φ), for log p bends linearly in y.
+
+        That of the whole distribution vanishes with mu; this does not where φ goes with it, towards the logarithmic
+        series (Fisher, Corbet & Williams 1943).
+        """
+        mu, size = Mean(self.link, eta, 3), jet.variable(zeta, 1, 3, 1)
+        seen, share = jet.log1mexp(self.whole.log_minus_log_p0(mu, (size,))), mu.log - size
+        bend = (jet.exp(mu.log - seen) + jet.exp(size)) * jet.exp(-jet.softplus(share) - jet.softplus(-share))
+        w, dw, w_zeta = (bend.parts[at] + seen.parts[0, 0, *at] for at in ((), (0,), (1,)))
+        return Expected.of(w, dw, w_zeta)
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class TruncatedNegativeBinomial1(_TruncatedNegativeBinomial):

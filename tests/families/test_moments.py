@@ -10,7 +10,15 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import special, stats
 
-from polars_glmm.families import Binomial, Gamma, Gaussian, NegativeBinomial, Poisson, Rows
+from polars_glmm.families import (
+    Binomial,
+    Gamma,
+    Gaussian,
+    NegativeBinomial,
+    Poisson,
+    Rows,
+    TruncatedNegativeBinomial,
+)
 from polars_glmm.families.mean_family import MeanFamily
 from polars_glmm.typing import Vec
 from tests.families.conftest import named, predictors
@@ -367,3 +375,13 @@ def test_tails_keep_their_digits() -> None:
     nb = stats.nbinom.sf(400, 3.0, 3.0 / 7.0)
     assert_allclose(NegativeBinomial().cdf(Rows(np.array([400.0])), mu, 3.0, upper=True), nb, rtol=1e-9)
     assert_allclose(NegativeBinomial().cdf(Rows(y), mu, np.inf, upper=True), stats.poisson.sf(60, 4.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("eta", "zeta"), [(-1.0, 0.3), (-18.0, -17.0), (-30.0, -31.0)])
+def test_curvature_of_counts_above_zero_is_the_expected_one_up_to_the_logarithmic_series(eta, zeta):
+    family, rows = TruncatedNegativeBinomial(), Rows(np.arange(1.0, 3000.0))
+    at = np.full(len(rows.y), eta)
+    found = family.density(rows, (at, zeta), 2)
+    p = np.exp(found.f + family.constant(rows))
+    expected = family.expected(Rows(np.ones(1)), (np.array([eta]), zeta)).w[0, 0]
+    assert_allclose(expected, [np.sum(p * found.w[0, 0])], rtol=1e-8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from scipy import optimize, stats
 
 import polars_glmm
 from polars_glmm.errors import ModelError, ResponseError
@@ -65,6 +66,27 @@ def test_next_to_its_limit_a_density_and_its_slope_in_phi_are_those_there(name: 
         assert np.abs(near.f - there.f).max() < 1e4 * np.exp(-zeta) + 1e-12
         assert near.g[1] is not None
         assert np.abs(near.g[1]).max() < 1e4 * np.exp(-zeta) + 1e-12
+
+
+def test_counts_of_the_logarithmic_series_are_fitted_on_every_route() -> None:
+    """The limit phi → 0 with mu/phi fixed of counts above zero (Fisher, Corbet & Williams 1943)."""
+    rng = np.random.default_rng(2)
+    q, g = np.repeat([0.4, 0.9], 40), np.arange(80) % 10
+    y = np.where(np.arange(80) % 40 < 30, 1, rng.logseries(q))
+    frame = pl.DataFrame({"y": y, "g": g, "key": np.repeat([0, 1], 40)})
+    fits = frame.glmm.fit("y ~ 1 + (1 | g)", family="truncated_nbinom2", by="key")
+    part = frame.filter(pl.col("key") == 1)
+    series = optimize.minimize_scalar(
+        lambda q: -stats.logser.logpmf(y[40:], q).sum(), bounds=(1e-6, 1.0 - 1e-9), method="bounded",
+        options={"xatol": 1e-12},
+    )  # fmt: skip
+    alone = part.glmm.fit("y ~ 1", family="truncated_nbinom2")
+    assert alone.loglik == pytest.approx(-series.fun, abs=1e-6)
+    assert alone.dispersion()["estimate"][0] < 1e-6
+    fit = part.glmm.fit("y ~ 1 + (1 | g)", family="truncated_nbinom2")
+    assert fit.converged
+    assert fit.loglik > alone.loglik - 1e-6
+    assert fits[1].loglik == pytest.approx(fit.loglik, abs=1e-6)
 
 
 def test_what_a_family_cannot_be_asked_is_refused_with_what_to_do() -> None:

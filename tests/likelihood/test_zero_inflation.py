@@ -204,3 +204,13 @@ def test_parameters_that_a_family_lacks_are_refused(frame):
         frame.glmm.fit("y ~ x", "zi ~ 1", "zi ~ x", family="poisson")
     with pytest.raises(pg.ModelError, match="zi ~ 1"):
         frame.glmm.fit("y ~ x", family="zip")
+
+
+def test_a_search_goes_on_from_where_no_number_holds_the_curvature():
+    """Amounts of many sizes: the first steps lead far off."""
+    y = [8e-6, 0.0, 1.04, 0.0, 0.0, 0.0914, 5e-5, 8.4e-4, 0.0, 0.0, 0.989, 1e-6]
+    x = [1.225, 0.907, -0.245, 0.223, 1.141, -0.048, -0.44, -1.123, -1.14, -0.538, 1.218, 0.724]
+    frame = pl.DataFrame({"y": y, "x": x, "f": list("cabaacabbaca")})
+    both = frame.glmm.fit("y ~ x + f", "zi ~ x", family="gamma").fixef()
+    above = frame.filter(pl.col("y") > 0.0).glmm.fit("y ~ x + f", family="gamma").fixef()
+    assert_allclose(both["estimate"][:4], above["estimate"], rtol=1e-6)

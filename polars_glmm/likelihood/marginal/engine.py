@@ -126,6 +126,9 @@ class RowEngine:
                 b[:p, :p] = v.information.beta
                 if self.effects.n_theta:
                     b[p:, p:] = v.information.theta
+                if not np.isfinite(b).all():  # beyond what numbers hold, where ℓ itself is not yet
+                    return Evaluation(-v.value, -g, None, v.warm)
+                if self.effects.n_theta:
                     step = newton_step(b, -g)[0][p:]
                     slopes = [-f for f in self.effects.inward(v.factors)]
                     b[p:, p:] += bending(self.effects, lambdas, slopes, step)
