@@ -38,9 +38,10 @@ from polars_glmm.likelihood.optimum.newton import CENTRAL, FORWARD, HESSIAN_STAL
 from polars_glmm.likelihood.products.degenerate import STRONG
 from polars_glmm.likelihood.products.fit import LONGEST_STEP, TOLERANCE
 from polars_glmm.likelihood.products.polish import MANY_LEVELS, SETTLED
+from polars_glmm.likelihood.products.starts import SMALL_START, has_few_rows
 from polars_glmm.linalg.side_by_side import LevelsOf
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.optimize.many import PATIENCE, minimise_all, newton_steps
+from polars_glmm.optimize.many import PATIENCE, BatchFound, minimise_all, newton_steps
 from polars_glmm.spec.method import REML, Method
 from polars_glmm.typing import BoolVec, Cube, Mat
 
@@ -96,10 +97,10 @@ def _fit(
     fine = _leaves_something(engine)
     n = stats.n_models
     start = np.tile(layout.diagonal.astype(float), (n, 1)) if begin is None else begin.theta(model, layout, begin.phi)
-    found, _ = minimise_all(
-        engine, start, tolerance=min(control.search.decrement, TOLERANCE),
-        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=np.full_like(start, LONGEST_STEP),
-    )  # fmt: skip
+    found = _search(engine, start, control)
+    few = has_few_rows(stats.n, layout.q) if begin is None else np.zeros(n, dtype=bool)
+    if few.any():
+        found = _lower(found, _search(engine.take(few), SMALL_START * start[few], control), few)
     fine &= np.isfinite(found.value) & found.settled
     clock["search"] = perf_counter()
     for group in settle(engine, model.terms, found.x, np.zeros((layout.r, 0)), np.ones(n)):
@@ -116,6 +117,23 @@ def _fit(
         )
         clock["hessian"] = perf_counter()
         yield ProductGroup(models, model.take(models), own, done, layout.q, group.ranks)
+
+
+def _search(engine: BatchProductEngine, start: Mat, control: Control) -> BatchFound:
+    return minimise_all(
+        engine, start, tolerance=min(control.search.decrement, TOLERANCE),
+        max_evaluations=min(PATIENCE, control.search.max_evaluations), limit=np.full_like(start, LONGEST_STEP),
+    )[0]  # fmt: skip
+
+
+def _lower(found: BatchFound, other: BatchFound, tried: BoolVec) -> BatchFound:
+    """Where all searches ended, or second ones of some models that ended lower."""
+    better = (other.value < found.value[tried]) & (other.settled | ~found.settled[tried])
+    out = found._replace(**{name: field.copy() for name, field in found._asdict().items()})
+    for mine, theirs in zip(out, other, strict=True):
+        mine[among(tried, better)] = theirs[better]
+    out.evaluations[tried] = found.evaluations[tried] + other.evaluations
+    return out
 
 
 def _leaves_something(engine: BatchProductEngine) -> BoolVec:

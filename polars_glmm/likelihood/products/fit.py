@@ -33,7 +33,6 @@ from polars_glmm.likelihood.optimum.report import (
 )
 from polars_glmm.likelihood.optimum.satterthwaite import Satterthwaite, satterthwaite
 from polars_glmm.likelihood.parameters.curvature import Gradient
-from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import Rank, State, lost_rank
 from polars_glmm.likelihood.products.absolute import AbsoluteOptimum
@@ -50,10 +49,9 @@ from polars_glmm.likelihood.products.held import find_held, held_vcov_slopes, si
 from polars_glmm.likelihood.products.polish import PolishedProducts, polish_products
 from polars_glmm.likelihood.products.precise import find_precise, no_residual_note, told_apart_by_precision
 from polars_glmm.likelihood.products.profile import Profile
+from polars_glmm.likelihood.products.starts import FAR_START, SMALL_START, alone, first_size, has_few_rows
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
 from polars_glmm.linalg.coupled import between_levels
-from polars_glmm.linalg.elimination import OneFactor
-from polars_glmm.linalg.pattern import Blocks
 from polars_glmm.optimize.scoring import approach
 from polars_glmm.optimize.search import Begin, Found, minimise
 from polars_glmm.spec.method import REML
@@ -61,11 +59,7 @@ from polars_glmm.typing import BoolVec, Mat, Vec
 
 TOLERANCE, _COSTLY_TOLERANCE = 1e-12, 1e-9
 """Decrement at which the search ends: evaluations cost levels, not rows; and where each takes a dense inverse."""
-_ROUGH, _ROUGH_MOST = 1.0, 20
-"""Decrement, and evaluations, at which the search for one factor alone ends."""
 LONGEST_STEP = 10.0
-_FAR_START = 1e3
-"""Relative standard deviation of the second start, where there is one, at least."""
 _MANY, _GRADIENTS = 100, 10.0
 """Evaluations after which a search asks how far its gradients are rounded; decrement that is theirs, in νε²/share²."""
 _MOST_LEAVINGS = 3
@@ -330,23 +324,6 @@ def _minimise(engine: ProductEngine, theta: Vec, tolerance: float, most: int, be
     return minimise(engine.objective(), theta, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin)
 
 
-def _alone(engine: ProductEngine) -> Vec:
-    """Standard deviations of every factor in a model with no other: that costs little beside one with all."""
-    effects, stats = engine.effects, engine.stats
-    theta = effects.start()
-    for f, zz, zw in zip(effects.factors, stats.zz.diagonal, stats.zw, strict=True):
-        first = f.terms[0].theta.start
-        own = slice(first, f.terms[-1].theta.stop)
-        terms = tuple(replace(t, theta=slice(t.theta.start - first, t.theta.stop - first)) for t in f.terms)
-        one = Effects((replace(f, terms=terms),), effects.columns, own.stop - own.start)
-        products = replace(stats, pattern=None, eliminator=OneFactor(), zz=Blocks([zz], {}), zw=[zw])
-        objective = ProductEngine(one, products, engine.reml, engine.p).objective(scoring=True)
-        found = minimise(objective, one.start(), tolerance=_ROUGH, max_evaluations=_ROUGH_MOST)
-        if np.isfinite(found.evaluation.value):
-            theta[own] = one.apart(found.x)
-    return theta
-
-
 def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float, given: Given) -> Found:
     """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
     effects, p = model.effects, len(model.x.a)
@@ -354,17 +331,23 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     refuse_perfect_fit(engine, bare)
     theta = place(model, given).values[p : p + effects.n_theta]
     told = bool(given.start) and bare is not None and not np.isnan(theta).any()
-    alone = len(effects.factors) > 1 and not told and not effects.coupled
-    start = _alone(engine) if alone else effects.start(_first_size(engine))
+    apart = len(effects.factors) > 1 and not told and not effects.coupled
+    start = alone(engine) if apart else effects.start(first_size(engine))
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
         start = np.where(np.isnan(theta), start, effects.times(theta, 1.0 / sigma))
     found = _continue(engine, model, tolerance, start)
-    if model.x.constant is None and p and effects.factors and not given.start:
+    sizes = []
+    if model.x.constant is None and p and effects.factors:
         # without an intercept the random effects may have to bear the mean: another hill, far away
         far = 1.0 if bare is None else float(np.sqrt(engine.stats.ww[-1, -1] / bare.rss))
-        other = _continue(engine, model, tolerance, effects.start(max(far, _FAR_START)))
-        found = other if other.evaluation.value < found.evaluation.value else found
+        sizes.append(max(far, FAR_START))
+    if has_few_rows(engine.stats.n, effects.n_theta):
+        sizes.append(SMALL_START)
+    for size in sizes if not given.start else ():
+        other = _continue(engine, model, tolerance, effects.start(size))
+        if other.evaluation.value < found.evaluation.value and (other.settled or not found.settled):
+            found = other
     if not np.isfinite(found.evaluation.value):
         msg = (
             "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
@@ -372,15 +355,6 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         raise ConvergenceError(msg)
     refuse_degenerate(engine, found.evaluation.state)
     return found
-
-
-def _first_size(engine: ProductEngine) -> float:
-    """Relative standard deviation to start from: 1, or the ratio of spreads between and within levels if larger."""
-    within = engine.stats.within
-    if within is None or engine.effects.factors[0].n_levels >= engine.stats.n:  # nothing is within levels of one row
-        return 1.0
-    inside, all_of_it = float(within.rr[-1, -1]), float(engine.stats.ww[-1, -1])
-    return max(1.0, float(np.sqrt((all_of_it - inside) / max(inside, 1e-300))))
 
 
 def _gaussian_loglik(
