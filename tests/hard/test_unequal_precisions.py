@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 
 import polars_glmm
 from polars_glmm import Fit
+from polars_glmm.errors import IdentifiabilityError
 
 FORMULA = "y ~ x + (1 | g)"
 SEEDS = (2, 14, 23, 27, 38, 43, 57, 59)
@@ -74,3 +75,17 @@ def test_a_residual_variance_of_zero_is_an_answer_with_a_note(method: str) -> No
     assert_allclose(fit.fixef()["std_error"], plain.fixef()["std_error"], rtol=1e-6)
     assert fit.glance()["df_model"].item() == plain.glance()["df_model"].item() + 1
     assert fit.dispersion()["std_error"].to_list() == [None]
+
+
+@pytest.mark.parametrize("start", [None, {"sd(g: Intercept)": 0.02, "sd(h: x)": 0.02, "phi": 1.0}])
+def test_two_factors_that_reproduce_any_response_have_no_optimum(start: dict[str, float] | None) -> None:
+    """Slopes of five levels and four fixed effects span eight rows: without the rest of V there is no bound."""
+    frame = pl.DataFrame(
+        {
+            "y": [2.461, 1.158, 1.975, 0.086, -0.427, 0.318, 1.549, 0.48],
+            "x": [1.029, 1.34, -1.47, -0.152, -0.052, -0.26, 1.409, -0.405],
+            "f": list("aaacacbb"), "g": list("52086227"), "h": list("20443341"), "w": [4.0, 4, 1, 0.5, 4, 0.5, 1, 1],
+        }
+    )  # fmt: skip
+    with pytest.raises(IdentifiabilityError, match="span all observations"):
+        polars_glmm.fit(frame, "y ~ x + f + (1 | g) + (0 + x | h)", method="ml", precision="w", start=start)

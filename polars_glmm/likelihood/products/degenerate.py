@@ -7,6 +7,7 @@ import numpy as np
 from polars_glmm.errors import IdentifiabilityError
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.optimum.notes import CONVERGED, digits_text, reproduced_text
+from polars_glmm.likelihood.products.absolute import AbsoluteOptimum
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel
 from polars_glmm.likelihood.products.polish import PolishedProducts
 from polars_glmm.likelihood.products.profile import Profile
@@ -68,6 +69,16 @@ def refuse_lost(engine: ProductEngine, model: Model | ProductModel, done: Polish
     """Raise IdentifiabilityError where rounding hides the optimum: next to no residual, and no certificate."""
     if engine.effects.factors and decrement >= CONVERGED and share_left(engine, done.pieces) <= DOUBTED:
         raise lost(engine, model, done.pieces)
+
+
+def refuse_endless(engine: ProductEngine, done: AbsoluteOptimum) -> None:
+    """Raise IdentifiabilityError where a search by precisions ended nowhere, for effects that reproduce any response.
+
+    Where some of them do so that no other variance is left, the likelihood has no bound.
+    """
+    nowhere = done.point.pieces is None or not done.decrement < CONVERGED
+    if nowhere and len(engine.effects.factors) > 1 and _saturated(engine):
+        raise IdentifiabilityError(_SATURATED)
 
 
 def lost(engine: ProductEngine, model: Model | ProductModel, pieces: Profile) -> IdentifiabilityError:

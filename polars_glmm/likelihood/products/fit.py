@@ -40,6 +40,7 @@ from polars_glmm.likelihood.products.degenerate import (
     DOUBTED,
     lost,
     refuse_degenerate,
+    refuse_endless,
     refuse_lost,
     refuse_perfect_fit,
     share_left,
@@ -63,6 +64,7 @@ LONGEST_STEP = 10.0
 _MANY, _GRADIENTS = 100, 10.0
 """Evaluations after which a search asks how far its gradients are rounded; decrement that is theirs, in νε²/share²."""
 _MOST_LEAVINGS = 3
+_NOT_DEFINITE = "V is not positive definite in floating point where the search ended. Simplify the random effects."
 
 
 def estimate_products(model: Model | ProductModel, findings: Findings, given: Given) -> Estimate:
@@ -80,6 +82,7 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     if told_apart_by_precision(engine):
         apart = find_precise(engine, model, tolerance, given)
         clock["search"] = clock["hessian"] = perf_counter()
+        refuse_endless(engine, apart.done)
         estimate = _reported(model, engine, _held_optimum(model, apart.done, 0), findings, clock)
         return replace(estimate, notes=(*estimate.notes, *([no_residual_note()] if apart.no_residual else [])))
     found = _search(engine, model, tolerance, given)
@@ -136,7 +139,8 @@ def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum, n_held: in
     hessian = done.hessian if model.control.search.hessian else None
     inverted = None if hessian is None else widen(invert(hessian), done.held)
     cov, sigma, pieces = covariances(model.effects, done.state, None), sigma_of(done), done.point.pieces
-    assert pieces is not None  # the likelihood is finite here
+    if pieces is None:
+        raise ConvergenceError(_NOT_DEFINITE)
     jacobian = np.column_stack([cov.jacobian[:, len(done.state.beta) :], np.zeros(len(cov.values))])  # σ moves none
     k = len(done.held)
     scale = np.append(np.ones(k - 1), sigma)  # the last parameter was log σ
@@ -278,8 +282,7 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     if there is None:
         if share_left(engine, pieces) <= DOUBTED:
             raise lost(engine, model, pieces)
-        msg = "V is not positive definite in floating point where the search ended. Simplify the random effects."
-        raise ConvergenceError(msg)
+        raise ConvergenceError(_NOT_DEFINITE)
     return _Settled(state, ranks, there, 0.0 if rise is None else rise.score)
 
 
