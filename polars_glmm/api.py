@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import polars as pl
 
-from polars_glmm.control import Control
+from polars_glmm.control import Control, as_control
 from polars_glmm.errors import ModelError
 from polars_glmm.fitting.by_key_elsewhere import fit_by_frame
 from polars_glmm.fitting.elsewhere import fit_frame
@@ -132,7 +132,7 @@ def fit(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing,
         starting_values(start), fixed, residual, known,
     )  # fmt: skip
-    chosen = _control(control)
+    chosen = as_control(control)
     if by is not None:
         return FitCollection.of(fit_by_frame(_where(frame, formulas), by, call, chosen, TABLE_COLUMNS))
     return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
@@ -181,8 +181,8 @@ def explain(
         known=known,
     )  # fmt: skip
     if by is not None:
-        return explain_by(_checked(frame, formulas), by, call, _control(control), TABLE_COLUMNS)
-    return explain_call(_where(frame, formulas), call, _control(control))
+        return explain_by(_checked(frame, formulas), by, call, as_control(control), TABLE_COLUMNS)
+    return explain_call(_where(frame, formulas), call, as_control(control))
 
 
 @answered
@@ -210,7 +210,7 @@ def objective(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
         known=known,
     )  # fmt: skip
-    return objective_of(_checked(frame, formulas), call, _control(control))
+    return objective_of(_checked(frame, formulas), call, as_control(control))
 
 
 @answered
@@ -319,19 +319,6 @@ def anova(
     from polars_glmm.inference.resampling import anova_bootstrap
 
     return anova_bootstrap(fits, n, rng)
-
-
-def _control(control: object) -> Control:
-    """The control given, or the usual one. Raises ModelError for anything else."""
-    if control is None:
-        return Control()
-    if isinstance(control, Control):
-        return control
-    msg = (
-        f"control={control!r} is a {type(control).__name__}, not a Control: write "
-        "control=Control(search=Search(max_evaluations=500)), with Control and Search from polars_glmm."
-    )
-    raise ModelError(msg)
 
 
 def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:

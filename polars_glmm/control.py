@@ -99,6 +99,19 @@ class Control:
                 _refuse(f"Control({name}", getattr(self, name), f"a {kind.__name__}(…)")
 
 
+def as_control(control: object) -> Control:
+    """The control given, or the usual one. Raises ModelError for anything else."""
+    if control is None:
+        return Control()
+    if isinstance(control, Control):
+        return control
+    msg = (
+        f"control={control!r} is a {type(control).__name__}, not a Control: write "
+        "control=Control(search=Search(max_evaluations=500)), with Control and Search from polars_glmm."
+    )
+    raise ModelError(msg)
+
+
 def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 

@@ -102,7 +102,7 @@ def suggest(name: str, known: Iterable[str], *, listed: bool = False) -> str:
     listed   all that is known stands beside in the message
     """
     known = list(dict.fromkeys(known))
-    near = [] if listed and len(known) == 1 else get_close_matches(name, known, n=3, cutoff=0.6)
+    near = [] if listed and len(known) == 1 else get_close_matches(str(name), known, n=3, cutoff=0.6)
     return f" Did you mean {enumerate_names(near, 'or')}?" if near else ""
 
 

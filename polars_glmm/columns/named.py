@@ -12,9 +12,19 @@ _FIELD = "__glmm_found"
 
 def column(name: str) -> pl.Expr:
     """The column of this name, also where Polars reads the name as a pattern ("*", "^…$")."""
-    if name == "*" or (name.startswith("^") and name.endswith("$")):
+    if name == "*" or is_pattern(name):
         return pl.col(f"^{re.escape(name)}$")
     return pl.col(name)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether Polars reads a name as a regular expression."""
+    return name.startswith("^") and name.endswith("$")
+
+
+def nameless(series: pl.Series) -> pl.Series:
+    """The values without their name where it is a pattern: many a method of a Series asks a frame for that name."""
+    return series.alias("") if is_pattern(series.name) else series
 
 
 def columns(names: Iterable[str]) -> list[pl.Expr]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ from polars_glmm.frames.table import Table
 from polars_glmm.memory import readable
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
-from polars_glmm.spec.syntax import Name
+from polars_glmm.spec.syntax import Expression, Name
 from polars_glmm.spec.terms import PredictorTerms as PredictorSpec
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
@@ -76,7 +76,7 @@ class Inquired(NamedTuple):
 def asked_of(spec: ModelSpec, source: Source) -> Inquired:
     """What a source teaches of a resolved model by queries, wherever its rows are."""
     variables = LazyVariables(Known(source))
-    variables.ask(factors_of(spec))
+    variables.ask([*factors_of(spec), *_told_by_rows(spec, source.dtypes)])
     response, notes = _response(spec, variables)
     made = [_predictor(part, spec, variables) for part in spec.predictors]
     factors, later = group_factors(spec, variables)
@@ -135,6 +135,14 @@ def require_groups_fit(
             "or group by something finer."
         )
         raise ResourceError(msg)
+
+
+def _told_by_rows(spec: ModelSpec, dtypes: Mapping[str, pl.DataType]) -> list[Expression]:
+    """The response of successes where it is an Enum of more than two levels: rows tell which two there are."""
+    success = spec.response.success
+    dtype = dtypes[success.name] if isinstance(success, Name) else None
+    asked = spec.family.takes_trials and isinstance(dtype, pl.Enum) and len(dtype.categories) != 2
+    return [success] if asked else []
 
 
 def trials_of(spec: ModelSpec, source: Source) -> Node | None:

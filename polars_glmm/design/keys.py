@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.named import nameless
 from polars_glmm.errors import DataChangedError
 from polars_glmm.frames.levels import BEYOND_INT64, combine
 from polars_glmm.frames.table import Table
@@ -66,7 +67,7 @@ class KeyCoder:
 
 def _lookup(levels: pl.Series) -> Lookup:
     """How values of one key column find their place in its sorted levels."""
-    dtype = levels.dtype
+    levels, dtype = nameless(levels), levels.dtype
     if dtype == pl.String or isinstance(dtype, pl.Categorical):
         return _Labels(levels)
     if dtype == pl.Boolean or isinstance(dtype, pl.Enum) or dtype.is_temporal():

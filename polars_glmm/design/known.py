@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.named import columns
+from polars_glmm.columns.named import columns, nameless
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names
 from polars_glmm.frames.levels import combine
 from polars_glmm.frames.table import Table, incomplete, require_columns
@@ -116,7 +116,7 @@ def _with_levels_of(recipe: Recipe, rows: pl.DataFrame) -> Recipe:
 
 def _require_related(factor: FactorRecipe, there: pl.Series) -> None:
     """Raise UnknownLevelError for levels that their relation does not know."""
-    known = factor.levels.to_series()
+    known, there = nameless(factor.levels.to_series()), nameless(there)
     absent = there.cast(known.dtype).filter(~there.cast(known.dtype).is_in(known.implode()))
     if len(absent):
         msg = (
@@ -129,7 +129,7 @@ def _require_related(factor: FactorRecipe, there: pl.Series) -> None:
 def _require_labels(recipe: Recipe, rows: pl.DataFrame) -> None:
     """Raise UnknownLevelError for labels of fixed and random columns that the recipe has no column for."""
     for name, known in recipe.categoricals.items():
-        labels = rows.get_column(known.column).drop_nulls().unique()
+        labels = nameless(rows.get_column(known.column)).drop_nulls().unique()
         if known.dtype.is_numeric():
             learned = set(pl.Series(known.levels).cast(known.dtype).cast(pl.Float64).to_list())
             unseen = [value for value in labels.to_list() if float(value) not in learned]

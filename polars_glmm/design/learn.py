@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ColumnError, counted
-from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_weight
+from polars_glmm.frames.missing import MOST_OF_A_ROW, NO_WEIGHT, Incomplete, check_missing, dropped_rows, refuse_weight
 from polars_glmm.frames.table import Table, collect, incomplete
 from polars_glmm.notes import Note
 from polars_glmm.spec.members import Gaps
@@ -128,7 +128,8 @@ def require_weights(spec: ModelSpec, table: Table) -> tuple[Weights, BoolVec]:
     keep = np.ones(table.n_rows, dtype=np.bool_)
     if spec.frequency is not None:
         frequency = reader.evaluate(reader.arithmetic(Name(spec.frequency)), f"frequency={spec.frequency!r}")
-        _refuse(frequency, (frequency < 0) | (frequency != np.round(frequency)), "frequency", spec.frequency, table)
+        none = (frequency < 0) | (frequency > MOST_OF_A_ROW) | (frequency != np.round(frequency))
+        _refuse(frequency, none, "frequency", spec.frequency, table)
         keep &= frequency > 0
     if spec.precision is not None:
         precision = reader.evaluate(reader.arithmetic(Name(spec.precision)), f"precision={spec.precision!r}")

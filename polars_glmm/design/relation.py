@@ -8,6 +8,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.named import column, nameless
 from polars_glmm.errors import ModelError, ResourceError, counted, enumerate_names
 from polars_glmm.frames.batches import whole
 from polars_glmm.frames.elsewhere import read
@@ -62,9 +63,9 @@ def codes_in(name: str, relation: Relation, values: pl.Series) -> CodeVec:
     """The places of values among the levels. Raises ModelError for those that are none."""
     key = relation.levels.columns[0]
     own = values.cast(relation.levels.schema[key]).rename(key).to_frame()
-    places = own.join(relation.levels.with_row_index("code"), on=key, how="left", maintain_order="left")["code"]
+    places = own.join(relation.levels.with_row_index("code"), on=column(key), how="left", maintain_order="left")["code"]
     if places.null_count():
-        absent = own[key].filter(places.is_null()).unique(maintain_order=True)
+        absent = nameless(own[key]).filter(places.is_null()).unique(maintain_order=True)
         is_ = "is no level" if len(absent) == 1 else "are no levels"
         msg = (
             f"{_said(name)}: {enumerate_names(absent.to_list(), limit=_MOST_NAMED)} {is_} of the frame, and rows have "

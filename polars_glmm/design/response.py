@@ -12,6 +12,7 @@ import polars as pl
 from polars_glmm.columns.nodes import Arithmetic, Coded, Looked, Node, Reference
 from polars_glmm.errors import ColumnError, ResponseError, brief, counted, enumerate_names
 from polars_glmm.families.base import BETWEEN, CENSORING, SEEN, Censoring, Family, Rows, censoring_of
+from polars_glmm.frames.missing import nothing_but_null
 from polars_glmm.frames.table import Table
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -163,6 +164,8 @@ def success_node(spec: ModelSpec, variables: Variables) -> tuple[Node, tuple[Not
         msg = f"response {name!r} has {n} ({enumerate_names(labels)}); a binomial response has two."
         msg += variables.refused(name)
         raise ColumnError(msg)
+    if dtype == pl.Null:
+        raise ColumnError(nothing_but_null(name))
     if spec.family.takes_trials:
         remedy = f"Make it Boolean, as in pl.col({name!r}) == 'yes', or an Enum of two levels, the second the success."
     else:
@@ -231,6 +234,8 @@ def check_support(family: Family, rows: Rows, name: str, table: Table) -> None:
     outside = family.outside_support(rows)
     if not outside.any():
         check_scale(max(float(rows.y.max(initial=0.0)), -float(rows.y.min(initial=0.0))), name)
+        if family.discrete:
+            _check_counts(rows, name)
         return
     bad = np.flatnonzero(outside)
     y = float(rows.y[bad[0]])
@@ -267,6 +272,21 @@ def check_untried(response: ResponseColumns, table: Table) -> None:
     if len(bad):
         i = int(bad[0])
         msg = f"response {response.recipe.name} is {_shown(response.y[i])} of 0 trials in row {table.row(i)}."
+        raise ResponseError(msg)
+
+
+_MOST_COUNTED = 1e12
+"""A log density of more is a difference of numbers that double precision does not hold to a digit after the point."""
+
+
+def _check_counts(rows: Rows, name: str) -> None:
+    """Raise ResponseError for counts so large that the likelihood has no digits."""
+    largest = max(float(one.max(initial=0.0)) for one in (rows.y, rows.trials) if one is not None)
+    if largest > _MOST_COUNTED:
+        msg = (
+            f"response {name} has counts up to {largest:.1e}, and the log-likelihood of more than {_MOST_COUNTED:.0e} "
+            f"has no digits left: count in larger units, or fit log({name}) by family='gaussian'."
+        )
         raise ResponseError(msg)
 
 

@@ -19,6 +19,7 @@ from polars_glmm.columns.transforms import Input, LearnedColumns, learn_transfor
 from polars_glmm.errors import ColumnError, FormulaError, brief
 from polars_glmm.frames.levels import combine, is_label
 from polars_glmm.frames.limits import require_levels
+from polars_glmm.frames.missing import nothing_but_null
 from polars_glmm.frames.table import Table, refuse_not_finite
 from polars_glmm.spec.functions import SIGNATURES, bind
 from polars_glmm.spec.syntax import (
@@ -197,6 +198,8 @@ class Variables:
     def _require_number(self, name: str) -> None:
         dtype = self.table.dtype(name)
         if not (dtype.is_numeric() or dtype == pl.Boolean):
+            if dtype == pl.Null:
+                raise ColumnError(nothing_but_null(name))
             msg = f"column {name!r} is {brief(dtype)}: arithmetic and functions need numbers.{self.refused(name)}"
             raise ColumnError(msg)
 

@@ -149,7 +149,7 @@ class MeanFamily(ABC):
 
     def __init__(self, link: str | Link | None = None) -> None:
         name = self.links[0] if link is None else link.name if isinstance(link, Link) else link
-        name = ALIASES.get(name, name)
+        name = ALIASES.get(name, name) if isinstance(name, str) else repr(name)
         if name not in self.links:
             raise ModelError(
                 f"{self.name} has no link {name!r}; it has {enumerate_names(self.links, limit=len(self.links))}."

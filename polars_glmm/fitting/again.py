@@ -66,7 +66,7 @@ def rows_of(fit: Answer, what: str) -> pl.DataFrame:
             "as with fit.update(frame=df)."
         )
         raise ModelError(msg)
-    return pl.DataFrame(list(collect(data_of(fit), used_columns(fit.recipe)).series.values()))
+    return pl.DataFrame(dict(collect(data_of(fit), used_columns(fit.recipe)).series))
 
 
 def rows_with(fit: Answer, keys: Sequence[str], what: str) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from polars_glmm import progress
 from polars_glmm.answer.many import Answers, Batch, KeyedRows, Outcome, Outcomes, collected_notes
@@ -194,7 +195,7 @@ def _keyed(data: pl.DataFrame, columns: list[str]) -> _Keyed:
         levels = code_integers(data[columns[0]].to_numpy())
         keys = data.select(by)[levels.first]
         return _Keyed(data, levels.codes.astype(np.intp), keys)
-    frame = data.drop_nulls(columns)
+    frame = data.drop_nulls(cs.by_name(*columns))
     found = frame.select(by)
     keys = found.unique().sort(by)
     place, on = "__glmm_key", [column(name) for name in columns]

@@ -69,6 +69,15 @@ def read(frame: object, verb: str) -> PolarsFrame:
     return taken.frame
 
 
+def there(frame: object, verb: str) -> PolarsFrame | EngineFrame:
+    """A frame of any library as one of Polars, or as the engine has it that holds its rows.
+
+    Raises ModelError for what is no frame.
+    """
+    taken = take(frame)
+    return read(frame, verb) if taken is None or taken.engine is None else taken.engine
+
+
 def applied(frame: object, verb: str, work: Callable[[PolarsFrame], PolarsFrame]) -> Any:
     """What a verb makes of a frame, as a frame of the same library with the verb's columns behind its own.
 

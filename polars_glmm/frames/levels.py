@@ -13,7 +13,7 @@ from polars_glmm.columns.named import as_found, column, columns
 from polars_glmm.errors import ColumnError, brief
 from polars_glmm.typing import CodeVec, IntVec
 
-BEYOND_INT64 = (pl.UInt64, pl.Int128)
+BEYOND_INT64 = (pl.UInt64, pl.Int128, *(getattr(pl, name) for name in ("UInt128",) if hasattr(pl, name)))
 _FEW_ROWS = 3000
 """Up to here a Python dictionary is quicker than any query (measured: 20 µs against 80–400 µs at 180 rows)."""
 
@@ -30,13 +30,13 @@ class Levels:
         return len(self.first)
 
 
-def code(series: pl.Series, dtype: pl.DataType, physical: IntVec | None = None) -> Levels:
+def code(name: str, series: pl.Series, dtype: pl.DataType, physical: IntVec | None = None) -> Levels:
     """Levels of one column without missing values; `physical` are the integers behind an Enum, date or time.
 
     Raises ColumnError for values that are no keys (lists, objects).
     """
     if isinstance(dtype, pl.List | pl.Array) or dtype == pl.Object:
-        msg = f"column {series.name!r} is {brief(dtype)}: a grouping factor has one plain value in each row."
+        msg = f"column {name!r} is {brief(dtype)}: a grouping factor has one plain value in each row."
         raise ColumnError(msg)
     if dtype == pl.Boolean:
         physical = series.cast(pl.UInt8).to_numpy()

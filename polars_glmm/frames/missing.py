@@ -30,13 +30,18 @@ def check_missing(missing: str) -> None:
         raise ModelError(msg)
 
 
+def nothing_but_null(*names: str) -> str:
+    """That no row is complete because of some columns."""
+    return f"Every row has a missing value: column {enumerate_names(names)} holds nothing else."
+
+
 def dropped_rows(found: Incomplete, missing: str, *, all_may_go: bool = False) -> Note:
     """The note about rows left out. Raises ColumnError where missing="error", or none is left (but all_may_go)."""
     n, n_rows, first, where, empty = found
     if n == n_rows and not all_may_go:
-        reason = f"column {enumerate_names(empty)} holds nothing else" if empty else f"in {enumerate_names(where)}"
-        msg = f"Every row has a missing value: {reason}."
-        raise ColumnError(msg)
+        raise ColumnError(
+            nothing_but_null(*empty) if empty else f"Every row has a missing value: in {enumerate_names(where)}."
+        )
     if missing == "error":
         at = "" if first is None else f" (the first is row {first}, counted from 0)"
         msg = (
@@ -48,9 +53,13 @@ def dropped_rows(found: Incomplete, missing: str, *, all_may_go: bool = False) -
     return Note("rows_dropped", what, quiet=True)
 
 
+MOST_OF_A_ROW = 1e12
+"""A frequency up to here leaves digits for the log-likelihood, and the sum of all is a whole number."""
+
+
 def refuse_weight(argument: str, name: str, value: float, row: int | None = None) -> NoReturn:
     """Raise ColumnError for a frequency or precision that is none; row: None where rows have no numbers."""
-    rule = "a whole number of at least 0" if argument == "frequency" else "not negative"
+    rule = f"a whole number of at least 0 and at most {MOST_OF_A_ROW:.0e}" if argument == "frequency" else "not negative"
     where = "a row" if row is None else f"row {row}"
     msg = f"{argument}={name!r} is {value:g} in {where}; it must be {rule}."
     raise ColumnError(msg)

@@ -9,6 +9,7 @@ import polars as pl
 
 from polars_glmm.columns.named import column
 from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.table import require_columns
 from polars_glmm.spec.functions import SIGNATURES
 from polars_glmm.spec.model import ModelSpec
@@ -76,12 +77,17 @@ def _bytes(n_used: int, terms: list[FixedTerm], levels: dict[str, int]) -> int:
 def _labelled(factor: Expression, schema: pl.Schema) -> str | None:
     """The column whose labels make the columns of a factor."""
     match factor:
-        case Name(name) if name in schema and not schema[name].is_numeric():
+        case Name(name) if name in schema and (schema[name] == pl.Boolean or is_label(schema[name])):
             return name
-        case FunctionCall(function="C", arguments=((_, Name(name)), *_)):
+        case FunctionCall(function="C", arguments=((_, Name(name)), *_)) if not _is_refused(schema[name]):
             return name
         case _:
             return None
+
+
+def _is_refused(dtype: pl.DataType) -> bool:
+    """Whether a factor of this dtype will be refused, where columns are made: its labels cannot be counted."""
+    return not (dtype.is_numeric() or dtype == pl.Boolean or is_label(dtype))
 
 
 def _width(factor: Expression, levels: dict[str, int]) -> int:

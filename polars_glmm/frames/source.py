@@ -16,7 +16,7 @@ from polars_glmm.errors import ColumnError, DataChangedError
 from polars_glmm.frames.batches import batches
 from polars_glmm.frames.facts import Fact, count_labels, of_labels
 from polars_glmm.frames.held import in_memory
-from polars_glmm.frames.missing import NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
+from polars_glmm.frames.missing import MOST_OF_A_ROW, NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
 from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, require_columns
 from polars_glmm.spec.members import NO_GAPS, Gaps
 from polars_glmm.spec.model import ModelSpec
@@ -310,4 +310,4 @@ def _slots_missing(
 
 def no_frequency(f: Any) -> Any:
     """Where a number cannot say how many rows a row stands for."""
-    return (f < 0) | (f != f.floor())
+    return (f < 0) | (f > MOST_OF_A_ROW) | (f != f.floor())

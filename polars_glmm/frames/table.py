@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.named import columns
+from polars_glmm.columns.named import columns, is_pattern, nameless
 from polars_glmm.columns.nodes import Node, Product
 from polars_glmm.columns.operators import DAY, Arrays
 from polars_glmm.errors import ColumnError, ModelError, counted, enumerate_names, suggest
@@ -37,6 +37,8 @@ class Table:
     _values: dict[Node, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in filter(is_pattern, self.series):
+            self.series[name] = nameless(self.series[name])
         if not self.dtypes:  # making the dtype of an Enum costs 15 µs: once
             self.dtypes = {name: series.dtype for name, series in self.series.items()}
 
@@ -67,12 +69,12 @@ class Table:
         if column not in self._levels:
             if not self._physical:
                 self._physical = _physical(self.series, self.dtypes)
-            self._levels[column] = code(self.series[column], self.dtypes[column], self._physical.get(column))
+            self._levels[column] = code(column, self.series[column], self.dtypes[column], self._physical.get(column))
         return self._levels[column]
 
     def at(self, column: str, rows: IntVec) -> pl.Series:
         """The values of a column in some rows."""
-        return self.series[column][pl.Series(rows.astype(np.uint32))]
+        return self.series[column][pl.Series(rows.astype(np.uint32))].alias(column)
 
     def values(self, column: str) -> list[Any]:
         """The levels of a column as Python values, in level order."""
@@ -98,7 +100,7 @@ class Table:
 
     def keep(self, mask: BoolVec) -> Table:
         """The table of the rows where mask is True."""
-        kept = pl.DataFrame(list(self.series.values())).filter(pl.Series(mask))
+        kept = pl.DataFrame([one.alias(name) for name, one in self.series.items()]).filter(pl.Series(mask))
         rows = np.flatnonzero(mask)
         series = {one.name: one for one in kept.iter_columns()}
         return Table(series, rows if self.rows is None else self.rows[rows], self.dtypes)
@@ -109,7 +111,7 @@ def _physical(series: dict[str, pl.Series], dtypes: dict[str, pl.DataType]) -> d
     names = [name for name, dtype in dtypes.items() if isinstance(dtype, pl.Enum) or dtype.is_temporal()]
     if not names:
         return {}
-    taken = pl.DataFrame([series[name] for name in names]).select(pl.all().to_physical())
+    taken = pl.DataFrame([series[name].alias(name) for name in names]).select(pl.all().to_physical())
     return {one.name: one.to_numpy() for one in taken.iter_columns()}
 
 
@@ -159,9 +161,9 @@ def incomplete(table: Table, optional: Gaps = NO_GAPS) -> tuple[BoolVec | None, 
     for name, series in table.series.items():
         own = None
         if name not in in_slots and (ends is None or name not in ends):
-            own = _missing(series, table.dtypes[name])
+            own = _missing(name, series, table.dtypes[name])
         if own is not None:
-            where.append(series.name)
+            where.append(name)
             missing = own if missing is None else missing | own
     if ends is not None and ends[0] is not None and (both := _open(table, (ends[0], ends[1]))).any():
         where += (ends[0], ends[1])
@@ -181,7 +183,7 @@ def _numeric_weights(table: Table, slots: tuple[tuple[str, str], ...]) -> tuple[
 
 def _slot_missing(table: Table, key: str, weight: str) -> tuple[BoolVec, BoolVec]:
     """Rows that lack the key of a slot with a weight, and those that lack the weight of a slot with a key."""
-    gaps = [_missing(table.series[name], table.dtypes[name]) for name in (key, weight)]
+    gaps = [_missing(name, table.series[name], table.dtypes[name]) for name in (key, weight)]
     without_key, without_weight = (np.zeros(table.n_rows, dtype=np.bool_) if gap is None else gap for gap in gaps)
     used = ~without_weight & (as_float(table.series[weight]) != 0.0)
     return without_key & used, without_weight & ~without_key
@@ -197,7 +199,7 @@ def _open(table: Table, ends: tuple[str, str]) -> BoolVec:
     return (gaps[0] & gaps[1]).to_numpy()
 
 
-def _missing(series: pl.Series, dtype: pl.DataType) -> BoolVec | None:
+def _missing(name: str, series: pl.Series, dtype: pl.DataType) -> BoolVec | None:
     own: BoolVec | None = None
     if series.null_count():
         own = series.is_null().to_numpy()
@@ -209,7 +211,7 @@ def _missing(series: pl.Series, dtype: pl.DataType) -> BoolVec | None:
             infinite = np.isinf(values)
             if infinite.any():
                 rows = np.flatnonzero(infinite)
-                refuse_infinite(series.name, int(rows[0]), len(rows))
+                refuse_infinite(name, int(rows[0]), len(rows))
             nan = np.isnan(values)
             own = nan if nan.any() else own
     return own

@@ -309,7 +309,7 @@ def _autocorrelation(asked: Checked) -> list[Finding]:
     factors, series = asked.fit.recipe.factors, asked.fit.spec.residual
     keys = list(factors[0].level_columns) if factors else [] if series is None else list(series.keys)
     residual = column(f"{_PREFIX}resid_quantile")
-    ordered = asked.augmented.sort([*keys, asked.time])
+    ordered = asked.augmented.sort(columns([*keys, asked.time]))
     before = residual.shift(1).over(columns(keys)) if keys else residual.shift(1)
     pairs = ordered.select(now=residual, before=before).drop_nulls()
     rho, n = _correlation(pairs["now"].to_numpy(), pairs["before"].to_numpy()), pairs.height

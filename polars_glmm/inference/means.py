@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.named import columns
 from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.inference.adjust import Adjustment, Tests, adjust
 from polars_glmm.inference.coefficients import exponentiated
@@ -124,10 +125,10 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
     held = offset_of(fit, offset)
     sizes = [len(axis) for axis in axes]
     n_families = int(np.prod(sizes[: len(by)], dtype=np.intp))
-    keys = grid.select([*by, *variables])[:: grid.height // n_cells]
+    keys = grid.select(columns([*by, *variables]))[:: grid.height // n_cells]
     question = _Question(
         conf_level, adjustment, scale, average, coefficient_covariance(fit, vcov, df),
-        keys.select(by)[:: n_cells // n_families], n_families,
+        keys.select(columns(by))[:: n_cells // n_families], n_families,
         NO_OFFSET if offset is None and fit.recipe.predictor("mu").offset is not None else "", kind,
     )  # fmt: skip
     labels = [_labels(axis.values) for axis in axes[len(by) : len(by) + len(variables)]]
@@ -139,7 +140,7 @@ def marginal_means(  # noqa: PLR0913  the arguments of the public verb
             fit, grid, weighed, random=random, average=average, offset=held, category=category, kind=kind
         )  # fmt: skip
         if asked is None:
-            return _means(fit, cells, question, keys.select([*variables, *by]))
+            return _means(fit, cells, question, keys.select(columns([*variables, *by])))
         return _contrasts(fit, cells, question, asked)
 
     if not categories:
@@ -210,7 +211,7 @@ def _contrasts(fit: Answer, cells: Cells, question: _Question, asked: Contrasts)
         },
     )
     names = pl.Series("contrast", asked.names * question.n, dtype=pl.String)
-    repeated = [key.gather(np.repeat(np.arange(question.n), c)) for key in question.families.iter_columns()]
+    repeated = [key[np.repeat(np.arange(question.n), c)] for key in question.families.iter_columns()]
     return pl.DataFrame([names, *repeated, *body.iter_columns()])
 
 

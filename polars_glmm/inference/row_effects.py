@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
+from polars_glmm.columns.named import columns
 from polars_glmm.frames.aggregates import computed
 from polars_glmm.inference.effects import Asked, HowCompared, by_category, compared_core, of_means
 from polars_glmm.inference.means import CORE
@@ -70,7 +71,7 @@ def _of(category: str | None) -> dict[str, str]:
 
 def _ordered(whole: pl.LazyFrame, asked: Asked, labels: Mapping[str, pl.DataType]) -> pl.LazyFrame:
     """The columns of the rows, then what the answer is called, then the answer."""
-    return whole.select([*asked.frame.collect_schema().names(), *labels, *CORE])
+    return whole.select(columns([*asked.frame.collect_schema().names(), *labels, *CORE]))
 
 
 def _labelled(labels: Mapping[str, str], answer: Callable[[pl.DataFrame], Core]) -> Answering:

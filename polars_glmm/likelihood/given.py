@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
 from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES, Structure
-from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.errors import ModelError, brief, enumerate_names, suggest
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.names import Parametrised, TermPlace, parameter_names
 from polars_glmm.likelihood.parameters.thresholds import Thresholds, place_thresholds
@@ -26,10 +27,20 @@ class OfFit(dict[str, float]):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Natural parameters by name: where to start, what to hold."""
+    """Natural parameters by name: where to start, what to hold. Raises ModelError for what is no number by its name."""
 
     start: Mapping[str, float] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for argument, values in (("start", self.start), ("fixed", self.fixed)):
+            if not isinstance(values, Mapping):
+                msg = f"{argument}= takes values by name such as {{'Intercept': 1.0}}, not a {type(values).__name__}."
+                raise ModelError(msg)
+            for name, value in values.items():
+                if not isinstance(value, Real):
+                    msg = f"The value given for {name!r} is {brief(repr(value))}; it must be a number."
+                    raise ModelError(msg)
 
     @property
     def asked(self) -> dict[str, float]:

@@ -83,7 +83,8 @@ def effect_frame(
         raise ModelError(msg)
     lazy = data.lazy()
     numeric = lazy.collect_schema()[variable].is_numeric()
-    grid = typical(fit, data).drop(variable, *([] if by is None else [by]))
+    grid = typical(fit, data)
+    grid = grid.select(columns(name for name in grid.columns if name not in (variable, by)))
     along = _values(lazy, variable, fit, lines=False)
     grid = grid.join(along, how="cross") if grid.width else along
     if by is not None:
@@ -225,7 +226,7 @@ def _values(lazy: pl.LazyFrame, name: str, fit: Answer, *, lines: bool) -> pl.Da
         low, high = small(lazy.select(own.min().alias("low"), own.max().alias("high"))).row(0)
         return pl.DataFrame({name: np.linspace(float(low), float(high), STEPS)})
     most = MOST_LINES if lines else MOST_VALUES
-    found = small(lazy.select(own.drop_nulls().unique())).to_series()
+    found = small(lazy.select(own.drop_nulls().unique().alias("value"))).to_series()
     if name in fit.recipe.categoricals:
         known = fit.recipe.categoricals[name].levels
         place = {level: k for k, level in enumerate(known)}
@@ -235,7 +236,7 @@ def _values(lazy: pl.LazyFrame, name: str, fit: Answer, *, lines: bool) -> pl.Da
     if len(found) > most:
         msg = f"{name!r} has {len(found)} values, and at most {most} can be drawn."
         raise ModelError(msg)
-    return found.to_frame()
+    return found.to_frame(name)
 
 
 def _as_x(name: str, *, numeric: bool) -> pl.Expr:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.answer.record import Answer
-from polars_glmm.columns.named import columns
+from polars_glmm.columns.named import columns, nameless
 from polars_glmm.errors import ModelError, UnknownLevelError, enumerate_names
 from polars_glmm.frames.batches import whole
 from polars_glmm.frames.elsewhere import applied, read
@@ -108,7 +108,7 @@ def _answer(frame: pl.DataFrame, answers: Answers, verb: KeyedVerb, added: list[
         for i, name in enumerate(added):
             if name in made.columns:
                 values[i, rows] = made[name].to_numpy()
-                missing[i, rows] = made[name].is_null().to_numpy()
+                missing[i, rows] = nameless(made[name]).is_null().to_numpy()
     return frame.with_columns(
         pl.select(pl.when(~pl.Series(gone)).then(pl.Series(value)).alias(name)).to_series()
         for name, value, gone in zip(added, values, missing, strict=True)

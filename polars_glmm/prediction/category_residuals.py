@@ -75,7 +75,7 @@ def category_residuals(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameter
         return pl.DataFrame(made).to_struct(batch.name)
 
     struct = pl.Struct(dict.fromkeys(names, pl.Float64))
-    rows_of = pl.struct([*fields, *(pl.col(name) for name in [*sorted(response), *([_ROW] if more.quantile else [])])])
+    rows_of = pl.struct([*fields, *columns([*sorted(response), *([_ROW] if more.quantile else [])])])
     made = rows_of.map_batches(values, return_dtype=struct, is_elementwise=True)
     outputs = [
         pl.when(~pl.col(MISSING)).then(pl.col(VALUES).struct.field(name)).alias(f"{more.prefix}{name}")

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.answer.many import Answers
+from polars_glmm.columns.named import nameless
 from polars_glmm.columns.nodes import Reference
 from polars_glmm.errors import ModelError, UnknownLevelError, brief, enumerate_names, suggest
 from polars_glmm.fitting.row_facts import STATISTICS, has_rows, statistics
@@ -129,7 +130,7 @@ def crossed(axes: Sequence[Axis]) -> pl.DataFrame:
     if not axes:
         return rows_without_columns(1)
     places = np.indices(sizes).reshape(len(sizes), -1)
-    return pl.DataFrame([axis.values.gather(place) for axis, place in zip(axes, places, strict=True)])
+    return pl.DataFrame([axis.values[place] for axis, place in zip(axes, places, strict=True)])
 
 
 def _is_input(recipe: Recipe, name: str) -> bool:
@@ -170,7 +171,7 @@ def _key_levels(recipe: Recipe, name: str) -> pl.Series | None:
         if factor.members is not None and name in factor.members.keys:
             return factor.levels.to_series().rename(name)
         if name in factor.keys:
-            return factor.levels.get_column(name).unique(maintain_order=True)
+            return nameless(factor.levels.get_column(name)).unique(maintain_order=True).alias(name)
     return None
 
 
@@ -180,7 +181,7 @@ def _of_key(name: str, levels: pl.Series, given: Any) -> pl.Series:
         return levels
     chosen = [str(one) for one in _several(given)]
     _require_levels(name, chosen, labels)
-    return levels.gather([labels.index(one) for one in chosen])
+    return levels[[labels.index(one) for one in chosen]]
 
 
 def _label(value: Any) -> str:
@@ -242,5 +243,6 @@ def _from_rows(fit: Answer, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, 
     nodes = {name: (Reference(name), what) for name, what in wanted.items()}
     found = statistics(fit, nodes, "the values of its columns are not known.")
     return {
-        name: pl.Series(name, values, dtype=pl.Float64).unique(maintain_order=True) for name, values in found.items()
+        name: pl.Series(values, dtype=pl.Float64).unique(maintain_order=True).alias(name)
+        for name, values in found.items()
     }

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 import polars as pl
 
 from polars_glmm.answer.record import Answer
-from polars_glmm.control import Control
+from polars_glmm.control import Control, as_control
 from polars_glmm.errors import ModelError
 from polars_glmm.export.arviz import to_arviz
 from polars_glmm.export.bambi import to_bambi
-from polars_glmm.fitting.flow import data_of, fit_call
+from polars_glmm.fitting.elsewhere import fit_frame
+from polars_glmm.fitting.flow import data_of
 from polars_glmm.foreign import answered, refuse_attribute
+from polars_glmm.frames.elsewhere import there
 from polars_glmm.inference.coefficients import fixef
 from polars_glmm.inference.conditional import conditional_glance
 from polars_glmm.inference.dispersion import dispersion
@@ -239,11 +241,11 @@ class Fit(Questions):
 
         A lone dot in `formula` stands for that side of the present one: `fit.update(". ~ . + x")`.
         """
-        data = self.data() if frame is None else frame
+        data = self.data() if frame is None else there(frame, "update()")
         if "start" in changes:
             changes["start"] = starting_values(changes["start"])
         call = self.call.changed(formula, understood=self.spec.formulas, **changes)
-        return Fit.of(fit_call(data, call, control or self.control))
+        return Fit.of(fit_frame(data, call, self.control if control is None else as_control(control)))
 
     @answered
     def data(self) -> pl.DataFrame | pl.LazyFrame:

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from polars_glmm.columns.named import column as named
 from polars_glmm.columns.named import columns
@@ -26,7 +27,7 @@ from polars_glmm.spec.call import Call
 AnyFrame = pl.DataFrame | pl.LazyFrame
 MOST_ROWS = 200_000
 """Rows that are fitted level by level for a picture."""
-_LEVEL, _COEF, _OFFSET = "__plot_level", "__plot_coef_", "__plot_offset"
+_LEVEL, _COEF, _TERM, _OFFSET = "__plot_level", "__plot_coef_", "__plot_term_", "__plot_offset"
 
 
 class Pictures:
@@ -175,12 +176,13 @@ def shrinkage_frame(fit: Fit, data: AnyFrame, group: str | None = None) -> pl.Da
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # of fits that nobody asked for
         alone = FitCollection.of(fit_by(rows, keys, _alone(fit, shown), Control()))
-    own = alone.fixef().filter(pl.col("term").is_in(shown), pl.col("std_error").is_not_null())
+    names_of = {"Intercept": "Intercept"} | {f"{_TERM}{k}": term for k, term in enumerate(shown)}
+    own = alone.fixef().filter(pl.col("std_error").is_not_null()).with_columns(pl.col("term").replace(names_of))
     long = conditional.select(columns([*keys, _LEVEL, *shown])).unpivot(
-        index=[*keys, _LEVEL], on=shown, variable_name="term", value_name="conditional"
+        index=cs.by_name(*keys, _LEVEL), on=cs.by_name(*shown), variable_name="term", value_name="conditional"
     )
     population = fit.fixef().filter(pl.col("parameter") == "mu").select("term", population="estimate")
-    joined = own.select(*columns(keys), "term", own="estimate").join(long, on=[*keys, "term"], how="inner")
+    joined = own.select(*columns(keys), "term", own="estimate").join(long, on=columns([*keys, "term"]), how="inner")
     return joined.join(population, on="term", maintain_order="left").select(
         pl.col(_LEVEL).alias("level"), "term", "own", "conditional", "population",
         pl.lit(n_levels, pl.Int64).alias("n_levels"),
@@ -195,16 +197,17 @@ def _with_offset(
     own = conditional.select(*columns(keys), *(named(term).alias(f"{_COEF}{k}") for k, term in enumerate(shown)))
     rows, _ = thinned(data.lazy().join(own.lazy(), on=columns(keys), how="inner"), MOST_ROWS)
     told = predict(rows, fit, kind="link", name=_OFFSET)
-    varying = [pl.col(f"{_COEF}{k}") * nodes[term].to_expr() for k, term in enumerate(shown)]
+    told = told.with_columns((pl.lit(1.0) * nodes[term].to_expr()).alias(f"{_TERM}{k}") for k, term in enumerate(shown))
+    varying = [pl.col(f"{_COEF}{k}") * pl.col(f"{_TERM}{k}") for k in range(len(shown))]
     return told.with_columns(pl.col(_OFFSET) - pl.sum_horizontal(varying)).drop_nulls(_OFFSET)
 
 
 def _alone(fit: Fit, terms: list[str]) -> Call:
     """The response by some terms without random effects, all else in the offset."""
     spec = fit.spec
-    others = [term for term in terms if term != "Intercept"]
+    others = [f"{_TERM}{k}" for k, term in enumerate(terms) if term != "Intercept"]
     right = " + ".join(["1" if "Intercept" in terms else "0", *others])
-    left = spec.formulas[0].partition("~")[0].strip()
     return Call(
-        (f"{left} ~ {right}",), None, spec.family, None, None, spec.trials, _OFFSET, spec.frequency, spec.precision
-    )
+        (f"{spec.response.text} ~ {right}",), None, spec.family, None, None, spec.trials, _OFFSET, spec.frequency,
+        spec.precision,
+    )  # fmt: skip

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-from polars_glmm.errors import ModelError, enumerate_names, suggest
+from polars_glmm.errors import FormulaError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answer
 from polars_glmm.spec import groups as spec_groups
 from polars_glmm.spec.model import ModelSpec
+from polars_glmm.spec.tokens import tokenize
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -43,10 +43,6 @@ class ModelArguments(ProductArguments, total=False):
     link: LinkName | None
     trials: str | None
     known: Mapping[str, KnownLevels | Any] | None
-
-
-_DOT = re.compile(r"(?<![\w.`])\.(?![\w.`])")
-"""A dot that stands alone; names may contain dots, as in R."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +106,11 @@ class Call:
             changes["link"] = None
         if "family" in changes and "method" not in changes and self.method is not None:
             changes["method"] = None
+        if formula is not None and not isinstance(formula, str):
+            raise FormulaError(f"A formula is text such as '. ~ . + x', not {type(formula).__name__}.")
         if formula is not None:
             old = self.formulas
-            if self.groups is not None and "groups" not in changes and understood and _DOT.search(_right(formula)):
+            if self.groups is not None and "groups" not in changes and understood and _dots(_sides(formula)[1]):
                 old, changes["groups"] = understood, None
             changes["formulas"] = (_merge(old[0], formula), *self.formulas[1:])
         made = replace(self.asked, **changes)
@@ -140,21 +138,41 @@ class Call:
 
 def _merge(old: str, new: str) -> str:
     """`. ~ . + x` against `y ~ a`: `y ~ a + x`."""
-    left, _, right = (side.strip() for side in old.partition("~"))
-    new_left, tilde, new_right = new.partition("~")
-    if not tilde:
+    left, right = map(str.strip, _sides(old))
+    new_left, new_right = _sides(new)
+    if not new_right:
         return new
 
-    def whole(dot: re.Match[str]) -> str:
+    def whole(before: str, after: str) -> str:
         """The old right side, in parentheses where an operator other than '+' would tear it apart."""
-        before, after = new_right[: dot.start()].rstrip()[-1:], new_right[dot.end() :].lstrip()[:1]
         return f"({right})" if before in _TIGHT | {"-"} or after in _TIGHT else right
 
-    return f"{_DOT.sub(lambda _: left, new_left).strip() or left} ~ {_DOT.sub(whole, new_right).strip()}"
+    made_left, made_right = _without_dots(new_left, lambda *_: left), _without_dots(new_right, whole)
+    return f"{made_left.strip() or left} ~ {made_right.strip()}"
 
 
-def _right(formula: str) -> str:
-    return formula.partition("~")[2]
+def _sides(formula: str) -> tuple[str, str]:
+    """What stands before and after the '~' of a formula; nothing after it where there is none."""
+    for token in tokenize(formula):
+        if token.kind == "operator" and token.text == "~":
+            return formula[: token.start], formula[token.stop :]
+    return formula, ""
+
+
+def _dots(side: str) -> list[int]:
+    """Where dots stand alone; names may contain dots, as in R."""
+    return [one.start for one in tokenize(side) if one.kind == "name" and side[one.start : one.stop] == "."]
+
+
+def _without_dots(side: str, meant: Callable[[str, str], str]) -> str:
+    """A side with something in place of every dot that stands alone.
+
+    meant   from the signs before and after the dot
+    """
+    for at in reversed(_dots(side)):
+        before, after = side[:at], side[at + 1 :]
+        side = before + meant(before.rstrip()[-1:], after.lstrip()[:1]) + after
+    return side
 
 
 _TIGHT = frozenset("*/:^%")

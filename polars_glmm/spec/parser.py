@@ -13,6 +13,7 @@ from .members import MEMBERS, read_members
 from .ranks import read_given
 from .syntax import (
     COMPARISONS,
+    FLAGS,
     POWERS,
     Bar,
     Binary,
@@ -30,7 +31,6 @@ from .syntax import (
 )  # fmt: skip
 from .tokens import Token, tokenize
 
-_FLAGS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "NULL": None, "None": None}
 _FORMULA_OPERATORS = frozenset({"+", "-", "*", "/", ":", "%in%", "|", "||"}) | POWERS
 _ARITHMETIC_OPERATORS = frozenset({"+", "-", "*", "/"}) | POWERS | COMPARISONS
 _SPELLED = ", ".join(f"{name}()" for name in STRUCTURES)
@@ -268,8 +268,8 @@ class _Parser:
             raise self.error("'.' for all other columns is not supported: name the columns.", token)
         if marked and not token.text:
             raise self.error("The backquotes hold no name.", token)
-        if arithmetic and not marked and token.text in _FLAGS:
-            return Flag(_FLAGS[token.text], token.text, (token.start, token.stop))
+        if arithmetic and not marked and token.text in FLAGS:
+            return Flag(FLAGS[token.text], token.text, (token.start, token.stop))
         if arithmetic and not marked and self.depth and token.text == "pi":
             return Number(pi, (token.start, token.stop), "pi")
         return Name(token.text, (token.start, token.stop))

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from polars_glmm.covariance.structures import STRUCTURES, plain_name, reduced_rank, smoothness, written_around
+from polars_glmm.spec.tokens import stands_bare
 
 Span: TypeAlias = tuple[int, int]
 
+FLAGS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "NULL": None, "None": None}
 POWERS = frozenset({"**", "^"})
 COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
 _UNARY_LEVEL, _ATOM_LEVEL = 60, 100
@@ -197,12 +199,9 @@ def _level(node: Expression) -> int:
 
 
 def quoted(name: str) -> str:
-    """A column name as it must stand in a formula: backquoted unless it is letters, digits, dots and underscores, and
-    not the number pi.
-    """
-    plain = name.replace(".", "").replace("_", "")
-    bare = not name[:1].isdigit() and (not plain or plain.isalnum()) and name.strip(".") != ""
-    return name if bare and name != "pi" else f"`{name}`"
+    """A column name as a formula has it: in backquotes, its own doubled, unless it is read as a name without."""
+    bare = stands_bare(name) and name.strip(".") and name != "pi" and name not in FLAGS
+    return name if bare else f"`{name.replace('`', '``')}`"
 
 
 def names_pi(node: Expression) -> bool:

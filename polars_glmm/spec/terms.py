@@ -245,10 +245,11 @@ def _unique(keys: tuple[str, ...]) -> tuple[str, ...]:
 
 def summands(node: Expression) -> Iterator[tuple[str, Expression]]:
     """What is joined by '+' and '-' at the top of a tree, each with its sign."""
+    later: list[tuple[str, Expression]] = []
+    while isinstance(node, Binary) and node.operator in ("+", "-"):  # a loop: there may be thousands
+        later.append((node.operator, node.right))
+        node = node.left
     match node:
-        case Binary("+" | "-" as sign, left, right):
-            yield from summands(left)
-            yield sign, right
         case Unary(sign, Binary("+" | "-") as operand):
             for inner, summand in summands(operand):
                 yield ("+" if inner == sign else "-"), summand
@@ -256,6 +257,7 @@ def summands(node: Expression) -> Iterator[tuple[str, Expression]]:
             yield sign, operand
         case _:
             yield "+", node
+    yield from reversed(later)
 
 
 def _add(terms: _Terms, sign: str, node: Expression, tree: Tree) -> _Terms:

@@ -12,7 +12,7 @@ _PATTERN = re.compile(
     r"""
     (?P<space>\s+)
   | (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
-  | (?P<quoted>`[^`]*`)
+  | (?P<quoted>`(?:[^`]|``)*`)
   | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
   | (?P<name>(?:[^\W\d]|\.(?!\d))[\w.]*)
   | (?P<operator>%in%|\|\||\*\*|==|!=|<=|>=|[-+*/:^|~<>=(),\[\]])
@@ -58,12 +58,18 @@ def tokenize(formula: str) -> list[Token]:
         if kind == "space":
             continue
         if kind == "quoted":
-            kind, text = "name", text[1:-1]
+            kind, text = "name", text[1:-1].replace("``", "`")
         elif kind == "text":
             text = _ESCAPES.sub(r"\1", text[1:-1])
         tokens.append(Token(kind, text, found.start(), position))
     tokens.append(Token("end", "", len(formula), len(formula)))
     return tokens
+
+
+def stands_bare(name: str) -> bool:
+    """Whether a text is one name of a formula without backquotes."""
+    found = _PATTERN.fullmatch(name)
+    return found is not None and found.lastgroup == "name" and not any(sign in name for sign in _LETTERS_ONLY_IN_NAME)
 
 
 def _unreadable(formula: str, position: int) -> FormulaError:

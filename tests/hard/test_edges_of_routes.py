@@ -309,3 +309,92 @@ def test_the_note_about_a_collapsed_direction_speaks_of_the_terms_of_the_table()
     (note,) = [note for note in fit.notes if note.code == "singular"]
     assert "the correlation of 'Intercept' and 't' is estimated at −1" in note.text
     assert fit.varcorr().filter(pl.col("other_term").is_null())["std_dev"].min() > 0.1
+
+
+# the same words on every route ---------------------------------------------------------------------------------------
+
+
+WAYS = {
+    "eager": lambda frame: (frame, Control()),
+    "lazy": lambda frame: (frame.lazy(), Control()),
+    "disk": lambda frame: (frame.lazy(), Control(memory=Memory(limit=20_000))),
+}
+
+
+def odd(n: int = 240) -> pl.DataFrame:
+    rng = np.random.default_rng(6)
+    g = np.arange(n) % 12
+    won = rng.random(n) < 1 / (1 + np.exp(-rng.normal(size=12)[g]))
+    return pl.DataFrame({"y": rng.normal(size=n), "c": rng.poisson(2.0, n), "won": won, "x": np.arange(n) % 7, "g": g})
+
+
+@pytest.mark.parametrize(
+    ("change", "formula", "options", "message"),
+    [
+        ({"c": pl.col("c") + 10**13}, "c ~ x + (1 | g)", {"family": "poisson"}, "count in larger units"),
+        ({"m": pl.lit(10**13)}, "c ~ x + (1 | g)", {"family": "binomial", "trials": "m"}, "count in larger units"),
+        ({"w": pl.lit(2**63, pl.UInt64)}, "y ~ x + (1 | g)", {"frequency": "w"}, "at least 0 and at most 1e\\+12"),
+        ({"y": pl.lit(None)}, "y ~ x + (1 | g)", {}, "column 'y' holds nothing else"),
+        ({"w": pl.lit(None)}, "y ~ x + (1 | g)", {"precision": "w"}, "column 'w' holds nothing else"),
+        ({"x": pl.duration(days="x")}, "c ~ x + (1 | g)", {"family": "poisson"}, "column 'x' is Duration"),
+        ({"x": pl.concat_list("x")}, "c ~ C(x) + (1 | g)", {"family": "poisson"}, "column 'x' is List"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_fitted_is_refused_in_one_way(
+    change: dict[str, pl.Expr], formula: str, options: dict[str, Any], message: str
+) -> None:
+    told = set()
+    for way in WAYS.values():
+        frame, control = way(odd().with_columns(**change))
+        with pytest.raises(GlmmError, match=message) as caught:
+            polars_glmm.fit(frame, formula, control=control, **options)
+        told.add(str(caught.value))
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_enum_may_have_levels_that_no_row_has(way: str) -> None:
+    """Of a response the two that occur count; a third that occurs is named."""
+    kind = pl.Enum(["lost", "unknown", "won"])
+    label = pl.when("won").then(pl.lit("won")).otherwise(pl.lit("lost"))
+    frame, control = WAYS[way](odd().with_columns(s=label.cast(kind)))
+    asked: dict[str, Any] = {"family": "binomial", "control": control}
+    found = quietly(frame, "s ~ x + (1 | g)", **asked)
+    assert found.loglik == pytest.approx(quietly(odd(), "won ~ x + (1 | g)", family="binomial").loglik, abs=1e-8)
+    more = frame.with_columns(s=pl.when(pl.col("x") == 0).then(pl.lit("unknown", kind)).otherwise("s"))
+    with pytest.raises(ColumnError, match=r"3 levels \('lost', 'unknown' and 'won'\); a binomial response has two"):
+        polars_glmm.fit(more, "s ~ x + (1 | g)", **asked)
+
+
+@pytest.mark.skipif(not hasattr(pl, "UInt128"), reason="this Polars has no UInt128")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_widest_whole_numbers_are_keys(way: str) -> None:
+    wide = pl.col("g").cast(pl.Int128).cast(getattr(pl, "UInt128", pl.Int128)) * 2**100
+    frame, control = WAYS[way](odd().with_columns(g=wide))
+    found = quietly(frame, "c ~ x + (1 | g)", family="poisson", control=control)
+    assert found.loglik == pytest.approx(quietly(odd(), "c ~ x + (1 | g)", family="poisson").loglik, abs=1e-8)
+    assert quietly(frame, "c ~ x", family="poisson", by="g").status().height == 12
+
+
+@pytest.mark.parametrize("number", [1, 1500])
+def test_a_sum_of_terms_may_be_long(number: int) -> None:
+    """The tree of a sum is as deep as the sum is long."""
+    formula = "y ~ " + " + ".join([*["x"] * number, "(1 | g)"])
+    assert quietly(odd(), formula).n_obs == 240
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fixed": {"x": None}}, "it must be a number"), ({"fixed": ["x"]}, "values by name"),
+        ({"fixed": {1: 2.0}}, "no parameter 1"), ({"start": {"x": "a"}}, "it must be a number"),
+        ({"link": 3}, "no link"), ({"control": {}}, "not a Control"), ({"formula": 3}, "A formula is text"),
+        ({"frame": 3}, "update.. takes a frame of Polars"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_refused_by_update_as_by_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(GlmmError, match=message):
+        quietly(odd(), "y ~ x + (1 | g)").update(**options)
+    if not {"formula", "frame"} & options.keys():
+        with pytest.raises(GlmmError, match=message):
+            polars_glmm.fit(odd(), "y ~ x + (1 | g)", **options)

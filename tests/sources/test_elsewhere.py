@@ -53,6 +53,13 @@ def plain(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(pl.Enum, pl.Categorical).cast(pl.String))
 
 
+def test_update_takes_a_frame_of_any_library(library: str) -> None:
+    frame = plain(datasets.load("sleepstudy"))
+    want = polars_glmm.fit(frame.head(90), GAUSSIAN[0])
+    found = want.update(frame=ELSEWHERE[library](frame))
+    assert found.loglik == pytest.approx(polars_glmm.fit(frame, GAUSSIAN[0]).loglik, rel=1e-9)
+
+
 @pytest.mark.parametrize("model", [GAUSSIAN, COUNTS, SHARES], ids=["gaussian", "poisson", "binomial"])
 def test_a_fit_is_that_of_the_same_rows(library: str, model: tuple[str, str, dict[str, str]]) -> None:
     formula, name, arguments = model

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from polars_glmm.errors import FormulaError
+from polars_glmm.spec.call import Call
 from polars_glmm.spec.parser import parse_formula
-from polars_glmm.spec.syntax import render
+from polars_glmm.spec.syntax import Name, quoted, render
 from polars_glmm.spec.terms import predictor
 
 
@@ -209,3 +210,17 @@ def test_a_formula_executes_nothing(formula: str) -> None:
 def test_a_formula_is_text() -> None:
     with pytest.raises(FormulaError, match="not int"):
         parse_formula(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "~", "~.", "a`b", "`", "True", "NULL", "pi", ".5x", ".1", "1x", "..", "a\u01c0", "\u02c6", "x.y", "é"],
+)
+def test_every_name_can_be_written_and_read_back(name: str) -> None:
+    """Its own backquotes are doubled, as in SQL; update() knows a dot and a '~' in backquotes from those outside."""
+    response, other = quoted(name), quoted(name + ".")
+    tree = parse_formula(f"{response} ~ x + {other} + (1 | {response})")
+    assert tree.left == Name(name)
+    assert render(tree.left, top=False) == response
+    made = Call((f"{response} ~ x + {other}",)).changed(f". ~ . - {other}").formulas
+    assert made == (f"{response} ~ x + {other} - {other}",)

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.coding import Column
-from polars_glmm.columns.named import column
+from polars_glmm.columns.named import column, nameless
 from polars_glmm.columns.nodes import Arithmetic, Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
 from polars_glmm.design.factors import correlated, independent_levels
@@ -101,7 +101,7 @@ class Known(Table):
             physical: IntVec | None = None
             if isinstance(dtype, pl.Enum) or dtype.is_temporal():
                 physical = labels.to_physical().to_numpy()
-            self._levels[column] = code(labels, dtype, physical)
+            self._levels[column] = code(column, labels, dtype, physical)
         return self._levels[column]
 
 
@@ -152,15 +152,16 @@ class LazyVariables(Variables):
             if not len(series) and name not in self.declared:
                 self.source.refuse_empty()
             self.facts.append(self.source.fact_of_labels(counted, name))
-            self.table.series[name] = self._with_declared(series)
+            self.table.series[name] = self._with_declared(name, nameless(series))
         for (node, _), about in values.items():
             self._understand(node, next(found), about.near)
 
     def labels(self, column: str) -> list[str]:
         if column in self.table.series:
             return super(LazyVariables, self).labels(column)  # a class with slots has no bare super()
-        found = self.source.frame.select(column).unique()  # every row: which are in use may depend on this column
-        return self.source.answer(found)[column].cast(pl.String).drop_nulls().to_list()
+        own = self.source.column(column).alias(column)
+        found = self.source.frame.select(own).unique()  # every row: which are in use may depend on this column
+        return nameless(self.source.answer(found)[column]).cast(pl.String).drop_nulls().to_list()
 
     def evaluate(self, node: Node, text: str) -> Vec:
         self.checked.setdefault(node, text)
@@ -218,15 +219,15 @@ class LazyVariables(Variables):
         self.scans += 1
         return low, high
 
-    def _with_declared(self, labels: pl.Series) -> pl.Series:
+    def _with_declared(self, column: str, labels: pl.Series) -> pl.Series:
         """Labels found and declared. Raises ColumnError for a declared one that the column cannot hold."""
-        if labels.name not in self.declared:
+        if column not in self.declared:
             return labels
-        given = list(self.declared[labels.name])
+        given = list(self.declared[column])
         try:
             more = pl.Series(labels.name, given, dtype=labels.dtype)
         except (TypeError, pl.exceptions.PolarsError) as error:
-            msg = f"levels= of column {labels.name!r}: {brief(given)} are no values of {brief(labels.dtype)}."
+            msg = f"levels= of column {column!r}: {brief(given)} are no values of {brief(labels.dtype)}."
             raise ColumnError(msg) from error
         return pl.concat([labels, more]).unique()
 
