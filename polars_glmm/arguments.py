@@ -109,6 +109,16 @@ def parser(formats: Sequence[str]) -> argparse.ArgumentParser:
     return made
 
 
+def read_arguments(reader: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked. Formulas may stand behind options too, which argparse does not find there by itself."""
+    options, rest = reader.parse_known_args(arguments)
+    if rest and hasattr(options, "formulas") and not any(one.startswith("-") for one in rest):
+        options.formulas, rest = [*options.formulas, *rest], []
+    if rest:
+        reader.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
 def _add_keeping(verbs: Any) -> None:
     """The verbs of what is kept from night to night: products, drift."""
     products = verbs.add_parser(

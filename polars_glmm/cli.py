@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from polars_glmm.arguments import complain, parser
+from polars_glmm.arguments import complain, parser, read_arguments
 from polars_glmm.cli_files import SINKS, WRITERS, flat, write
 from polars_glmm.cli_questions import confint, means, plot
 from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 where all is well; 2 after one line on standard error about bad input; 3 where a model did not converge, or a key
     of --by has none; 4, with --fail-singular, where a covariance matrix lost rank.
     """
-    options = parser(list(WRITERS)).parse_args(arguments)
+    options = read_arguments(parser(list(WRITERS)), arguments)
     handler = None
     if options.log is not None:
         from polars_glmm.logs import to_stream
@@ -167,6 +167,7 @@ def _products(options: argparse.Namespace) -> int:
         msg = "products needs a FORMULA, unless --append finds the file of earlier ones."
         raise DatasetError(msg)
     if before is not None:
+        _require_formula(options, before.recipe.spec.formula)
         made = before + polars_glmm.products(_native(frame), like=before)
     else:
         levels = {}
@@ -177,6 +178,18 @@ def _products(options: argparse.Namespace) -> int:
     _in_place(options.out, made.write_parquet)
     print(made)  # noqa: T201  the purpose of the command
     return 0
+
+
+def _require_formula(options: argparse.Namespace, kept: str) -> None:
+    """Raise DatasetError where a formula is given that is not the one of the products to be added to."""
+    from polars_glmm.spec.call import Call
+
+    if not options.formulas and not options.groups:
+        return
+    asked = Call(tuple(options.formulas), options.groups).spec().formula if options.formulas else "another one"
+    if asked != kept:
+        msg = f"{options.out} has products of {kept}, and {asked} is asked for: leave out FORMULA, or write elsewhere."
+        raise DatasetError(msg)
 
 
 def _drift(options: argparse.Namespace) -> int:

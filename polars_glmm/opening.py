@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -106,7 +107,9 @@ def _suffix(name: str) -> str:
             msg = f"{name!r}: the folder has files of {enumerate_names(endings)}: name those you mean by a pattern."
             raise DatasetError(msg)
         return _format(Path(f"any{endings[0]}"))
-    if (kind := _format(path)) not in READERS:
+    if (kind := _format(path)) not in READERS and name.endswith(("/", os.sep)):
+        raise DatasetError(f"{name!r}: there is no such folder.")
+    if kind not in READERS:
         msg = f"{name!r}: the suffix says the format; known are {_known()}, {DATASET}NAME and {DATABASE}FILE?TABLE."
         raise DatasetError(msg)
     return kind

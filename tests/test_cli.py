@@ -147,6 +147,19 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+def test_formulas_may_stand_behind_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse takes positional arguments only before them."""
+    told = []
+    for asked in (["--method", "ml", SLEEP, "phi ~ Days"], [SLEEP, "--method", "ml", "phi ~ Days"]):
+        assert cli.main(["fit", "dataset:sleepstudy", *asked]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fit", "dataset:sleepstudy", SLEEP, "--methd", "ml"])
+    assert left.value.code == 2
+    assert "unrecognized arguments: --methd ml" in capsys.readouterr().err
+
+
 def test_the_module_runs() -> None:
     """The README's own command, in a process of its own."""
     call = ["fit", "dataset:grouseticks", "TICKS ~ YEAR", "--groups", "LOCATION", "--family", "poisson"]

@@ -157,6 +157,12 @@ def test_products_grow_month_by_month(tmp_path: Path, capsys: pytest.CaptureFixt
     assert float(loglik(capsys.readouterr().out)) == pytest.approx(want, abs=1e-4)
     assert cli.main(["fit", f"products:{kept}", SLEEP]) == 2
     assert cli.main(["products", str(tmp_path / "0.parquet"), "--out", str(tmp_path / "other")]) == 2
+    before = kept.read_bytes()
+    again = ["products", str(tmp_path / "0.parquet"), "--out", str(kept), "--append"]
+    assert cli.main([*again, "Reaction ~ 1 + (1 | Subject)"]) == 2
+    assert "leave out FORMULA" in capsys.readouterr().err
+    assert kept.read_bytes() == before
+    assert cli.main([*again, SLEEP]) == 0  # the same line every night
 
 
 def test_records_are_json_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

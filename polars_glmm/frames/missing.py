@@ -59,7 +59,8 @@ MOST_OF_A_ROW = 1e12
 
 def refuse_weight(argument: str, name: str, value: float, row: int | None = None) -> NoReturn:
     """Raise ColumnError for a frequency or precision that is none; row: None where rows have no numbers."""
-    rule = f"a whole number of at least 0 and at most {MOST_OF_A_ROW:.0e}" if argument == "frequency" else "not negative"
+    whole = f"a whole number of at least 0 and at most {MOST_OF_A_ROW:.0e}"
+    rule = whole if argument == "frequency" else "not negative"
     where = "a row" if row is None else f"row {row}"
     msg = f"{argument}={name!r} is {value:g} in {where}; it must be {rule}."
     raise ColumnError(msg)
