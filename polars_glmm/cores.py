@@ -20,7 +20,7 @@ def workers(asked: int) -> int:
 
 def usable_cores() -> int:
     """Cores of the machine, less those that the process is kept from by its affinity or its container's quota."""
-    return min((count for count in (_affinity(), _quota(), os.cpu_count()) if count), default=1)
+    return min((count for count in (_affinity(), _quota(_QUOTA), os.cpu_count()) if count), default=1)
 
 
 def _affinity() -> int | None:
@@ -31,11 +31,11 @@ def _affinity() -> int | None:
 
 
 @cache
-def _quota() -> int | None:
+def _quota(file: str) -> int | None:
     """Microseconds of processor time per period, as whole cores; None where there is no limit. Read once."""
     try:
-        if Path(_QUOTA).exists():
-            quota, period = Path(_QUOTA).read_text(encoding="ascii").split()
+        if Path(file).exists():
+            quota, period = Path(file).read_text(encoding="ascii").split()
         else:
             quota, period = (Path(path).read_text(encoding="ascii") for path in (_QUOTA_V1, _PERIOD_V1))
         return max(1, int(quota) // int(period)) if int(quota) > 0 else None

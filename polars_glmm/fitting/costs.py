@@ -38,6 +38,9 @@ _COUNT = 300e-9
 _FEW_ROWS, _SLOWER = 50_000, 1.3
 """Rows below which a search does not begin on a part of them, and how many more passes it needs then."""
 
+_LAPLACE = 0.8
+"""Share of the passes that Laplace's approximation needs, whose modes need not be exact while it is searched."""
+
 _QUERY, _DECODE, _COLUMN = 15e-3, 25e-9, 10e-9
 """Seconds of a query over nothing, of a row to be read by it, and of a column of a lazy frame to be decoded."""
 _LEVEL_PRODUCT, _TOTAL_PRODUCT = 2.5e-9, 0.8e-9
@@ -183,6 +186,8 @@ def passes_cost(look: Look, rows: int, memory: int, nodes: int) -> Cost:
     gone = elimination(look)
     left = Left.of(look, gone)
     passes = 25.0 + 1.8 * p + 4.0 * max(k - 1.0, 0.0) if sizes else 6.0 + 1.5 * p
+    if sizes and nodes == 1:
+        passes *= _LAPLACE
     if left.rows:
         passes *= 2.2
     elif rows < _FEW_ROWS:

@@ -13,7 +13,7 @@ from polars_glmm.likelihood.build import estimate
 from polars_glmm.likelihood.parameters.basis import centred
 from polars_glmm.likelihood.parameters.curvature import bending
 from polars_glmm.likelihood.parameters.effects import map_effects
-from polars_glmm.likelihood.products import fit as fit_products
+from polars_glmm.likelihood.products import starts
 from polars_glmm.likelihood.products.average_information import average_information
 from polars_glmm.likelihood.products.cross import cross_products
 from polars_glmm.likelihood.products.engine import ProductEngine
@@ -153,7 +153,7 @@ def test_a_factor_alone_starts_where_its_own_model_ends():
     design = crossed("diag")
     here, effects = engine(replace(design, factors=design.factors[1:]), reml=False)
     both, _ = engine(design, reml=False)
-    alone = fit_products._alone(here)
-    assert_allclose(fit_products._alone(both)[-1:], alone, rtol=1e-9)
+    alone = starts.alone(here)
+    assert_allclose(starts.alone(both)[-1:], alone, rtol=1e-9)
     objective = here.objective()
     assert objective(alone, None, curvature=False).value < objective(effects.start(), None, curvature=False).value
