@@ -75,3 +75,14 @@ def test_a_curvature_of_both_signs_is_mended_before_it_is_updated() -> None:
     assert np.linalg.eigvalsh(one).min() > 0.0
     assert_allclose(one @ s, y, rtol=1e-12)
     assert_allclose(many, one, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bend", [1.0, 1e-9, -1.0])
+def test_a_quick_step_is_that_by_eigenvalues(bend: float) -> None:
+    """Where the curvature is positive definite with ease, hardly, and not at all."""
+    rng = np.random.default_rng(5)
+    for n in (1, 2, 5, 9):
+        q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+        h, g = (q * np.append(np.linspace(1.0, 2.0, n - 1), bend)) @ q.T, rng.normal(size=n)
+        for found, wanted in zip(newton_step(h, g, quick=True), newton_step(h, g), strict=True):
+            assert_allclose(found, wanted, rtol=1e-11, atol=1e-13)

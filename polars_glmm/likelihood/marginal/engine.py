@@ -129,7 +129,7 @@ class RowEngine:
                 if not np.isfinite(b).all():  # beyond what numbers hold, where ℓ itself is not yet
                     return Evaluation(-v.value, -g, None, v.warm)
                 if self.effects.n_theta:
-                    step = newton_step(b, -g)[0][p:]
+                    step = newton_step(b, -g, quick=True)[0][p:]
                     slopes = [-f for f in self.effects.inward(v.factors)]
                     b[p:, p:] += bending(self.effects, lambdas, slopes, step)
             return Evaluation(-v.value, -g, b, v.warm)

@@ -44,10 +44,10 @@ def search_free(
     most = model.control.search.max_evaluations if few is None else min(few, model.control.search.max_evaluations)
     if not held.any():
         begin = Begin(curvature)
-        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin)
+        return minimise(objective, x, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin, quick=True)
     free = ~held
     found = minimise(
-        restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free]
+        restrict(objective, x, free), x[free], tolerance=tolerance, max_evaluations=most, limit=limit[free], quick=True
     )
     whole = x.copy()
     whole[free] = found.x
