@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.named import column
 from polars_glmm.errors import ModelError
 from polars_glmm.families.normal_nodes import AT_ONCE, MOST
 from polars_glmm.prediction.effects import MODEL
@@ -41,11 +42,11 @@ def computed_numbers(
             found = np.hstack([values(rows.slice(at, at_once)) for at in range(0, max(rows.height, 1), at_once)])
         return pl.DataFrame([pl.Series(str(i), one) for i, one in enumerate(found)]).to_struct(batch.name)
 
-    name, fields = asked
+    held, fields = asked
     struct = pl.Struct({str(i): pl.Float64() for i in range(n)})
     whole = pl.struct(fields).map_batches(made, return_dtype=struct, is_elementwise=True)
-    frame = frame.with_columns(whole.alias(name))
-    return frame, [pl.col(name).struct.field(str(i)) for i in range(n)]
+    frame = frame.with_columns(whole.alias(held))
+    return frame, [column(held).struct.field(str(i)) for i in range(n)]
 
 
 def one_node(rows: pl.DataFrame) -> int:  # noqa: ARG001
