@@ -15,6 +15,7 @@ from polars_glmm.columns.named import column
 from polars_glmm.design.pairing import about
 from polars_glmm.errors import GlmmError, counted, enumerate_names
 from polars_glmm.frames.kept import kept_rows
+from polars_glmm.linalg.side_by_side import of_model
 from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ class Batch:
         """Model k as an answer of its own."""
         recipe = self.recipe
         factors, groups = [], []
-        for factor, at, of_all in zip(recipe.factors, self.estimate.levels, self.level_sizes, strict=True):
-            own = at.of_one(k)
+        for factor, counts, of_all in zip(recipe.factors, self.estimate.model_levels, self.level_sizes, strict=True):
+            own = of_model(counts, k)
             factors.append(replace(factor, levels=factor.levels[own]))
             sizes = of_all[own]
             groups.append(GroupSize(factor.name, len(sizes), int(sizes.min()), float(sizes.mean()), int(sizes.max())))

@@ -56,14 +56,15 @@ class LevelsOf(NamedTuple):
         """Sums over each model of what belongs to levels (P,) of this factor, None: one for each, (…, M)."""
         return self.totals(v) if levels is None else sum_by(self.model[levels], v, self.n_models)
 
-    def of_one(self, k: int) -> slice:
-        """The levels of model k."""
-        stop = int(self.counts[: k + 1].sum())
-        return slice(stop - int(self.counts[k]), stop)
-
     def take(self, keep: BoolVec) -> LevelsOf:
         """The levels of some of the models."""
         return LevelsOf.of(self.counts[keep])
+
+
+def of_model(counts: IntVec, k: int) -> slice:
+    """The levels of model k, where the models have so many each (M,)."""
+    stop = int(counts[: k + 1].sum())
+    return slice(stop - int(counts[k]), stop)
 
 
 def eliminator_of_many(pattern: Pattern, levels: tuple[LevelsOf, ...]) -> Eliminator:

@@ -80,8 +80,9 @@ def restrict(objective: Objective, x: Vec, free: BoolVec) -> Objective:
 def newton_step(curvature: Mat, gradient: Vec, *, quick: bool = False) -> tuple[Vec, float]:
     """−B⁻¹g and ½g'B⁻¹g with B made positive definite by its scaled eigenvalues.
 
-    quick   by Cholesky where B is so with ease: with unit diagonal n eigenvalues add up to n, so that the product of
-            all but the least, λ, is at most (n / (n − 1))ⁿ⁻¹ < e, and λ > det B / e
+    quick   by Cholesky where B is so with ease, the same to rounding: with unit diagonal n eigenvalues add up to n, so
+            that the product of all but the least, λ, is at most (n / (n − 1))ⁿ⁻¹ < e, and λ > det B / e. Searches over
+            cross-products do without: on responses that are almost constant they end on their last digits.
     """
     diagonal = np.diag(curvature)
     if quick and len(gradient) and diagonal.min() > 0.0:

@@ -16,7 +16,7 @@ import polars as pl
 
 from polars_glmm.design.by_key.factors import LevelledFactor, by_size, taken
 from polars_glmm.design.by_key.pairing import names_by_model, pairings_by_model
-from polars_glmm.design.by_key.records import KeyedDesign, KeyedLevels
+from polars_glmm.design.by_key.records import KeyedDesign, KeyedLevels, starts
 from polars_glmm.design.factors import learn_factors
 from polars_glmm.design.learn import Weights, part, require_weights
 from polars_glmm.design.predictors import centred_columns, learn_columns, matrix, offset_node, refuse_equal_names
@@ -318,7 +318,7 @@ def _sorted(factors: Sequence[LevelledFactor], code: IntVec, usual: BoolVec) -> 
 def _independent(x: Mat, centred: BoolVec, model_rows: IntVec) -> BoolVec:
     """Models in which design.rank would keep all columns without a second thought."""
     p = len(x)
-    first = np.concatenate([[0], np.cumsum(model_rows)[:-1]]).astype(np.intp)
+    first = starts(model_rows)
     if not p:
         return np.ones(len(model_rows), dtype=np.bool_)
     unit, fine = np.empty_like(x), np.ones(len(model_rows), dtype=np.bool_)
@@ -342,7 +342,7 @@ def _independent(x: Mat, centred: BoolVec, model_rows: IntVec) -> BoolVec:
 
 def _moments(design: KeyedDesign) -> Mat:
     """Σf and Σf · (y, y², trials, precision) of each model, (M, 5)."""
-    first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
+    first = starts(design.model_rows)
     f = design.frequency
 
     def total(v: Vec | None) -> Vec:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from polars_glmm.design.by_key.records import KeyedDesign
+from polars_glmm.design.by_key.records import KeyedDesign, starts
 from polars_glmm.design.pairing import column_name, group_name, level_numbers, shares
 from polars_glmm.typing import Mat, Vec
 
 
 def names_by_model(design: KeyedDesign) -> tuple[str, ...]:
     """The pairings of `pairings_by_model`."""
-    groups = [] if design.group is None else [design.group, *(one.name for one in design.others)]
+    groups = design.groups
     return (*map(column_name, design.names), *(group_name(groups[f]) for f in design.in_formula if groups))
 
 
 def pairings_by_model(design: KeyedDesign) -> Mat:
     """Of the rows of each of M models, (M, p + factors); NaN for a column that does not vary."""
-    first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
+    first = starts(design.model_rows)
     f, precision = design.frequency, design.precision
     w = f if precision is None else precision if f is None else f * precision
     y = design.y if design.offset is None else design.y - design.offset
@@ -38,7 +38,7 @@ def pairings_by_model(design: KeyedDesign) -> Mat:
         numbers = np.concatenate([level_numbers(int(n)) for n in counts[k]])
         weight = np.bincount(codes[k], w, len(numbers))
         sums = np.bincount(codes[k], away if w is None else w * away, len(numbers))
-        models = np.concatenate([[0], np.cumsum(counts[k])[:-1]]).astype(np.intp)
+        models = starts(counts[k])
         spread = np.add.reduceat(numbers**2 * weight, models)
         columns.append(shares(np.add.reduceat(numbers * sums, models), square * spread))
     return np.array(columns).T

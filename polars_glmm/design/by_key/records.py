@@ -12,6 +12,13 @@ from polars_glmm.families.base import Censoring, Rows
 from polars_glmm.typing import BoolVec, IntVec, Mat, Vec
 
 
+def starts(counts: IntVec) -> IntVec:
+    """First positions of runs of given lengths."""
+    out = np.zeros(len(counts), dtype=np.intp)
+    np.cumsum(counts[:-1], out=out[1:])
+    return out
+
+
 class KeyedLevels(NamedTuple):
     """Levels of one factor: how many each model has (M,), and the observations of each, model after model (G,)."""
 
@@ -79,6 +86,11 @@ class KeyedDesign:
     @property
     def n_models(self) -> int:
         return len(self.model_rows)
+
+    @property
+    def groups(self) -> list[str]:
+        """The names of the factors, in the order of elimination."""
+        return [] if self.group is None else [self.group, *(one.name for one in self.others)]
 
     @property
     def codes(self) -> list[IntVec]:

@@ -48,7 +48,7 @@ class BatchModes:
 class SearchLayout:
     """Where parameters stand in the search vector [β_c (p), θ (q), γ (s)], and the entries of Λ that θ fills.
 
-    terms, factors: the rows of Λ that belong to each; factors is empty where there is one, or none
+    terms, factors: the rows of Λ that belong to each
     """
 
     p: int
@@ -69,12 +69,12 @@ class SearchLayout:
         r = terms[-1].stop if terms else 0
         none = np.empty(0, dtype=np.intp)
         own = tuple(slice(t.start, t.stop) for t in terms)
-        return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma), own, factors)
+        return cls(p, r, np.concatenate([none, *rows]), np.concatenate([none, *columns]), int(has_gamma), own,
+                   factors or (slice(0, r),))  # fmt: skip
 
-    @property
-    def each(self) -> tuple[slice, ...]:
-        """The rows of Λ of every factor, also where there is one."""
-        return self.factors or (slice(0, self.r),)
+    def within(self, own: slice) -> IntVec:
+        """Places in θ of the entries in some rows of Λ."""
+        return np.flatnonzero((self.rows >= own.start) & (self.rows < own.stop))
 
     @property
     def q(self) -> int:
@@ -184,7 +184,7 @@ def bending(layout: SearchLayout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
     out = np.zeros((lam.shape[-1], layout.q, layout.q))
     change = layout.lam(step)
     for own in layout.terms:
-        mine = np.flatnonzero((layout.rows >= own.start) & (layout.rows < own.stop))
+        mine = layout.within(own)
         if len(mine) == 1:
             with np.errstate(all="ignore"):
                 value = gradient[own.start, own.start] / lam[own.start, own.start]
@@ -205,11 +205,9 @@ def bending(layout: SearchLayout, lam: Cube, gradient: Cube, step: Mat) -> Cube:
 
 def theta_information(layout: SearchLayout, lam: Cube, reduction: list[Cube], levels: tuple[LevelsOf, ...]) -> Cube:
     """As likelihood.parameters.curvature.theta_information, of every model: ½ Σ_l tr(G ∂Σ_j G ∂Σ_k), (M, q, q)."""
-    if not layout.factors:
-        return _information_of_factor((layout.rows, layout.columns), lam, reduction[0], levels[0])
     out = np.zeros((lam.shape[-1], layout.q, layout.q))
     for own, taken, at in zip(layout.factors, reduction, levels, strict=True):
-        mine = np.flatnonzero((layout.rows >= own.start) & (layout.rows < own.stop))
+        mine = layout.within(own)
         if len(mine):
             entries = (layout.rows[mine] - own.start, layout.columns[mine] - own.start)
             out[:, mine[:, None], mine] = _information_of_factor(entries, lam[own, own], taken, at)

@@ -9,7 +9,7 @@ import numpy as np
 
 from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
 from polars_glmm.likelihood.optimum.notes import ADVICE, CONVERGED, collapse
-from polars_glmm.linalg.side_by_side import LevelsOf
+from polars_glmm.linalg.side_by_side import LevelsOf, of_model
 from polars_glmm.notes import Note
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -107,8 +107,8 @@ class BatchEstimate:
 
     def one(self, k: int) -> Estimate:
         """The Estimate of model k."""
-        both = zip(self.factors, self.levels, strict=True)
-        factors = tuple(_some_of(factor, k, at.of_one(k)) for factor, at in both)
+        both = zip(self.factors, self.model_levels, strict=True)
+        factors = tuple(_some_of(factor, k, of_model(counts, k)) for factor, counts in both)
         return Estimate(
             beta=self.beta[k],
             gamma=np.empty(0),

@@ -194,7 +194,7 @@ def _gradient(engine: BatchProductEngine, pieces: BatchProfile) -> Mat:
 def _row_sizes(at: SearchLayout, theta: Mat) -> Mat:
     """As products.polish measures the rows of each factor, (M, q): by themselves, below 1 by the largest."""
     sizes = np.abs(at.lam(theta)).max(1, initial=0.0)
-    for own in at.each:
+    for own in at.factors:
         sizes[own] = np.maximum(sizes[own], np.clip(sizes[own].max(0, initial=0.0), 1e-2, 1.0))
     return np.asarray(sizes[at.rows].T)
 

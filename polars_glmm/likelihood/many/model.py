@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.design.by_key.records import KeyedDesign
+from polars_glmm.design.by_key.records import KeyedDesign, starts
 from polars_glmm.design.records import Term
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.identify import LONE_SHARE, RANK_TOLERANCE
@@ -64,6 +64,12 @@ class BatchModel:
         """The terms in the order of the formula."""
         return tuple(term for factor in self.named for term in factor.terms)
 
+    @property
+    def level_counts(self) -> tuple[IntVec, ...]:
+        """How many levels of every factor of the formula each model has (M,)."""
+        counts = [self.rows.model_levels, *(one.model_levels for one in self.rows.others)]
+        return tuple(counts[factor.place] for factor in self.named)
+
     def of_formula(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
         """Ranks by term, in the order of the formula from that of elimination."""
         own = {t.start: rank for t, rank in zip(self.terms, ranks, strict=True)}
@@ -80,7 +86,7 @@ class BatchModel:
 
 def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
     """The models of a keyed design; `gaussian` structures are judged as likelihood.identify does."""
-    first = np.concatenate([[0], np.cumsum(design.model_rows)[:-1]]).astype(np.intp)
+    first = starts(design.model_rows)
     n = design.model_rows.astype(float)
 
     def per_row(v: Mat) -> Mat:
@@ -106,7 +112,7 @@ def prepare_batch(design: KeyedDesign, family: Family) -> BatchModel:
     )  # fmt: skip
     fine, lone = _identified(rows, design, family)
     return BatchModel(
-        rows, effects.terms, a, constant, effects.outward, regular & fine, lone, effects.factors if others else (),
+        rows, effects.terms, a, constant, effects.outward, regular & fine, lone, effects.factors,
         _named(design, effects),
     )  # fmt: skip
 
@@ -115,8 +121,7 @@ def _named(design: KeyedDesign, effects: _Effects) -> tuple[BatchFactor, ...]:
     """The factors in the order of the formula."""
     if design.group is None:
         return ()
-    names = [design.group, *(one.name for one in design.others)]
-    found = []
+    names, found = design.groups, []
     for f in design.in_formula:
         own = effects.factors[f]
         terms = tuple(t for t in effects.terms if own.start <= t.start < own.stop)
@@ -274,8 +279,7 @@ def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[B
     lone = np.zeros(len(n), dtype=bool)
     if design.z is None:
         return fine, lone
-    sizes = [(rows.model_levels, r), *((one.model_levels, len(one.z)) for one in design.others)]
-    for levels, own in sizes:
+    for levels, own in zip(design.counts, [r, *(len(one.z) for one in design.others)], strict=True):
         fine &= levels > 1
         if family.residual:
             fine &= levels * own < n
@@ -283,24 +287,21 @@ def _identified(rows: BatchRows, design: KeyedDesign, family: Family) -> tuple[B
         trials = np.ones(len(design.y)) if design.trials is None else design.trials
         if design.frequency is not None:
             trials = trials * design.frequency
-        of_levels = [_level_sums(trials, rows.level_rows)]
-        every = [(one.codes, int(one.model_levels.sum())) for one in design.others]
-        of_levels += [np.bincount(codes, trials, n).astype(np.float64) for codes, n in every]
+        both = zip(design.codes, design.counts, strict=True)
+        of_levels = [np.bincount(codes, trials, int(counts.sum())) for codes, counts in both]
         for total, at in zip(of_levels, rows.levels, strict=True):
             share = at.totals((total <= 1.0).astype(np.float64)) / at.counts
             fine &= share < 1.0
             lone |= share > LONE_SHARE
     if design.others:
-        pattern = rows.pattern(rows.cells)
-        assert pattern is not None  # there are several factors
-        fine &= ~_alike(pattern, rows) & ~_redundant_factors(rows, pattern, design, n, gaussian=family.residual)
+        fine &= ~_redundant_factors(rows, design, n, gaussian=family.residual)
     elif r > 1:
         fine &= ~_redundant(rows, design, n, gaussian=family.residual)
     return fine, lone
 
 
 def _level_sums(v: Mat, level_rows: IntVec) -> Mat:
-    first = np.concatenate([[0], np.cumsum(level_rows)[:-1]]).astype(np.intp)
+    first = starts(level_rows)
     return np.asarray(np.add.reduceat(v, first, axis=-1))
 
 
@@ -315,12 +316,12 @@ def _redundant(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: boo
         for a in range(t.start, t.stop)
         for b in (range(t.start, a + 1) if STRUCTURES[t.structure].correlated else (a,))
     ]
-    k = len(pairs)
+    k, levels = len(pairs), rows.levels[0]
     gram = np.empty((k + 1, k + 1, rows.n_models))
     for i, (a, b) in enumerate(pairs):
         for j, (c, d) in enumerate(pairs[: i + 1]):
-            gram[i, j] = gram[j, i] = rows.levels[0].totals(s[a, c] * s[b, d] + s[a, d] * s[b, c])
-        gram[i, k] = gram[k, i] = 2.0 * rows.levels[0].totals(s[a, b])
+            gram[i, j] = gram[j, i] = levels.totals(s[a, c] * s[b, d] + s[a, d] * s[b, c])
+        gram[i, k] = gram[k, i] = 2.0 * levels.totals(s[a, b])
     gram[k, k] = 2.0 * n
     if not gaussian:
         gram = gram[:k, :k]
@@ -336,18 +337,21 @@ def _near_null(gram: Cube) -> BoolVec:
 
 def _alike(pattern: Pattern, rows: BatchRows) -> BoolVec:
     """Models of which two factors divide the rows in the same way."""
-    found = np.zeros(rows.n_models, dtype=bool)
+    found, levels = np.zeros(rows.n_models, dtype=bool), rows.levels
     for (f, g), pair in pattern.pairs.items():
-        met = rows.levels[f].sums(np.ones(len(pair.left)), pair.left)
-        found |= (met == rows.levels[f].counts) & (met == rows.levels[g].counts)
+        met = levels[f].sums(np.ones(len(pair.left)), pair.left)
+        found |= (met == levels[f].counts) & (met == levels[g].counts)
     return found
 
 
-def _redundant_factors(
-    rows: BatchRows, pattern: Pattern, design: KeyedDesign, n: IntVec, *, gaussian: bool
-) -> BoolVec:
-    """The same over all factors: for effects (a, b) of factor f and (c, d) of g the sum is over their meeting pairs."""
-    cells = rows.cells
+def _redundant_factors(rows: BatchRows, design: KeyedDesign, n: IntVec, *, gaussian: bool) -> BoolVec:
+    """Models of which two factors are alike, or the Gram matrix of all is near a null space.
+
+    For effects (a, b) of factor f and (c, d) of g its sum is over their meeting pairs.
+    """
+    cells, of_factor = rows.cells, rows.levels
+    pattern = rows.pattern(cells)
+    assert pattern is not None  # there are several factors
     z = np.ones((1, len(rows.data.y))) if rows.z is None else rows.z
     every = [design.terms, *(one.terms for one in design.others)]
     products = np.array([[np.add.reduceat(a * b, cells.first) for b in z] for a in z])
@@ -366,7 +370,7 @@ def _redundant_factors(
             low, high = min(f, g), max(f, g)
             s = blocks.diagonal[f] if f == g else blocks.cross[low, high]
             levels = np.arange(s.shape[-1]) if f == g else pattern.pairs[low, high].left
-            gram[i, j] = gram[j, i] = rows.levels[low].sums(s[a, c] * s[b, d] + s[a, d] * s[b, c], levels)
-        gram[i, k] = gram[k, i] = 2.0 * rows.levels[f].totals(blocks.diagonal[f][a, b])
+            gram[i, j] = gram[j, i] = of_factor[low].sums(s[a, c] * s[b, d] + s[a, d] * s[b, c], levels)
+        gram[i, k] = gram[k, i] = 2.0 * of_factor[f].totals(blocks.diagonal[f][a, b])
     gram[k, k] = 2.0 * n
-    return _near_null(gram if gaussian else gram[:k, :k])
+    return _alike(pattern, rows) | _near_null(gram if gaussian else gram[:k, :k])

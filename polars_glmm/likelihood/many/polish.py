@@ -94,10 +94,9 @@ def _steps(at: SearchLayout, x: Mat, scale: BatchScale, curvature: Cube | None) 
     out = np.ones_like(x)
     out[:, : at.p] = small[:, None]
     lam = np.abs(at.lam(x[:, at.p : at.p + at.q]))
-    for own in at.each:
+    for own in at.factors:
         size = lam[own].max((0, 1), initial=0.0)
-        mine = at.p + np.flatnonzero((at.rows >= own.start) & (at.rows < own.stop))
-        out[:, mine] = np.minimum(np.maximum(size, 1e-2 * small), scale.bend)[:, None]
+        out[:, at.p + at.within(own)] = np.minimum(np.maximum(size, 1e-2 * small), scale.bend)[:, None]
     if curvature is None:
         return FORWARD * out
     std_error = 1.0 / np.sqrt(np.maximum(np.einsum("mpp->mp", curvature), 1e-300))

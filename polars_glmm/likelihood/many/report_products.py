@@ -133,7 +133,7 @@ def report_products(group: ProductGroup, clock: dict[str, float]) -> tuple[Batch
         report=values,
         report_vcov=without_errors(report_vcov, null),
         factors=factor_estimates(model, lam, u, covariances),
-        model_levels=tuple(stats.levels[factor.place].counts for factor in model.named),
+        model_levels=model.level_counts,
         loglik=-0.5 * (engine.minus_two(pieces) - constant),
         loglik_saturated=None,
         n_obs=stats.n,
@@ -173,10 +173,10 @@ def _satterthwaite(
     at, p = engine.layout, len(pieces.beta)
     inner = np.empty((len(sigma), at.q, p, p))
     for own, use, levels, e, b in zip(
-        at.each, engine.stats.uses, engine.stats.levels, pieces.e, pieces.b, strict=True
+        at.factors, engine.stats.uses, engine.stats.levels, pieces.e, pieces.b, strict=True
     ):
         half = levels.totals(np.einsum("daG,rbG->drabG", e[list(use), :p], b[:, :p]))
-        mine = np.flatnonzero((at.rows >= own.start) & (at.rows < own.stop))
+        mine = at.within(own)
         entries = at.rows[mine] - own.start, at.columns[mine] - own.start
         inner[:, mine] = (half + half.swapaxes(2, 3))[entries].transpose(3, 0, 1, 2)
     m_inverse = pieces.m_inverse.transpose(2, 0, 1)[:, None]

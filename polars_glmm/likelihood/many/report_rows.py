@@ -73,7 +73,7 @@ def bare_optima(
     """The optima of a question's models, and which of them stand."""
     model, at = question.model, engine.layout
     lam = at.lam(done.x[:, at.p : at.p + at.q])
-    fine, constant = _stands(question, done, lam, at.each)
+    fine, constant = _stands(question, done, lam, at.factors)
     terms = model.in_formula
     optima = BatchOptima(
         beta=np.einsum("mpq,mp->mq", model.a, done.x[:, : at.p]),
@@ -105,7 +105,7 @@ def report_rows(
     n_theta, ranks = sizes
     conditional = engine.marginal.conditional(at.point(done.x), done.value.modes)
     lam = at.lam(done.x[:, p : p + at.q])
-    fine, constant = _stands(question, done, lam, at.each)
+    fine, constant = _stands(question, done, lam, at.factors)
     spread, smallest = np.full((len(done.x), at.size, at.size), np.nan), None
     if done.hessian is not None:
         found = inverted(done.hessian)
@@ -136,7 +136,7 @@ def report_rows(
         report=values,
         report_vcov=without_errors(jac @ spread @ jac.swapaxes(1, 2), null),
         factors=factor_estimates(model, lam, u, cov.matrices),
-        model_levels=tuple(rows.levels[factor.place].counts for factor in model.named),
+        model_levels=model.level_counts,
         loglik=done.value.value + constant,
         loglik_saturated=None if saturated is None else rows.totals(saturated),
         n_obs=rows.observations(),

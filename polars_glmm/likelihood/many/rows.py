@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from polars_glmm.design.by_key.records import starts
 from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.rows.block_parts import BlockPart
 from polars_glmm.likelihood.rows.blocks import Block, Unit
@@ -238,10 +239,3 @@ def _some_levels(factor: BatchCodes, keep: BoolVec, rows: IntVec) -> BatchCodes:
     """The levels of some of the models, numbered anew; rows are theirs."""
     number = np.cumsum(np.repeat(keep, factor.model_levels)) - 1
     return BatchCodes(number[factor.codes[rows]], factor.model_levels[keep])
-
-
-def starts(counts: IntVec) -> IntVec:
-    """First positions of runs of given lengths."""
-    out = np.zeros(len(counts), dtype=np.intp)
-    np.cumsum(counts[:-1], out=out[1:])
-    return out

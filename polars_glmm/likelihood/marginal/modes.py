@@ -208,7 +208,7 @@ def find_modes(here: UnitAt, start: Warm, order: int, *, rough: bool = False) ->
     The densities come back with derivatives up to `order`. Where the start is a mode already, as when the caller
     predicted it, one pass is all there is. A costly curvature is factorised again only when steps with the stale
     factor stop gaining (chord method): then a step costs one solution. Groups without a finite J, or whose curvature
-    is not positive definite, stay as they are and spoil their own model only. Rough modes save about one pass in four.
+    is not positive definite, stay as they are and spoil their own model only. Rough modes save a pass.
     """
     unit, models = here.unit, here.unit.models
     u, state, j, passes, warm = _begin(here, start.modes, order)
@@ -246,7 +246,7 @@ def find_modes(here: UnitAt, start: Warm, order: int, *, rough: bool = False) ->
             step = h.solve(slope)
             each = decrements(unit, slope, step)
         decrement, moves = float(each.max(initial=0.0)), None
-        if some or np.isnan(decrement):
+        if some or not np.isfinite(decrement):
             each = np.where(stuck, 0.0, each)
             moves = np.isfinite(each) & ~stuck
             decrement = float(np.fmax.reduce(each, initial=0.0))

@@ -283,7 +283,7 @@ class Marginal:
     ) -> Value:
         """ℓ at a point; `warm` is where Newton starts and changes the work, not the value.
 
-        rough   as a search needs it: ℓ to some 1e-13 per level, its gradient to some 1e-7 of a standard error
+        rough   as a search needs it: ℓ to the second order in the distance of the modes, its gradient to the first
         """
         found = self.rows.ask(Evaluate(self.how._replace(rough=rough), at, warm, gradient, information))
         progress.advance()
