@@ -36,8 +36,8 @@ def random_parts(fit: Answer, design: Design, place: int | None = None) -> tuple
     """The mean of z'Σz over the rows, per grouping factor: of all effects, or of those on the predictor at a place."""
     f = np.ones(design.n_rows) if design.frequency is None else design.frequency
     random = []
-    for factor, estimate, recipe in zip(design.factors, fit.estimate.factors, fit.recipe.factors, strict=True):
-        on = np.array([part for term in recipe.terms for part in term.parts or (0,) * len(term.columns)])
+    for factor, estimate in zip(design.factors, fit.estimate.factors, strict=True):
+        on = np.array([part for term in factor.terms for part in term.part_of])
         total = np.zeros(design.n_rows)
         start = 0
         for sigma in estimate.covariances:

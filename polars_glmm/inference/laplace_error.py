@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.design.known import effects_elsewhere
-from polars_glmm.design.relation import refuse_known, refuse_shared, related
+from polars_glmm.design.relation import refuse_known, refuse_shared
 from polars_glmm.errors import ModelError
 from polars_glmm.families.base import only_phi
 from polars_glmm.fitting.again import design_of
@@ -73,7 +73,7 @@ def laplace_error(
     known, family = design_of(fit, "laplace_error()"), fit.recipe.spec.family
     held = HeldParameters.of(fit.estimate, family)
     one = len(known.design.factors) == 1 and not known.design.further and only_phi(family)
-    coupled = bool(related(fit.recipe)) or any(factor.members is not None for factor in fit.recipe.factors)
+    coupled = any(factor.coupled for factor in known.design.factors)
     if not one or coupled or fit.recipe.residual is not None:
         if per == "level":
             msg = "per='level' is of models with one grouping factor of independent levels and a constant dispersion: "

@@ -230,7 +230,8 @@ def _counted(fit: Answer, grid: pl.DataFrame, over: Sequence[str], weight: str |
 
 def mean_range(fit: Answer, kind: str = "response") -> tuple[float, float]:
     """The open interval of the linear predictor that gives numbers of the family."""
-    return link_of(fit, kind).domain(fit.spec.family.mean_range)
+    family = fit.spec.family
+    return link_of(fit, kind).domain(family.mean_range if through_link(family, kind) else "real")
 
 
 def link_of(fit: Answer, kind: str = "response") -> Link:

@@ -67,20 +67,22 @@ def suffixes(recipe: Recipe, kind: str) -> list[str]:
 
 def probabilities(family: Cumulative, at: Latent) -> Outputs:
     """P(y = k), one row for each category."""
+    found = [probability(family, at, k) for k in range(len(at.alpha) + 1)]
+    return Outputs(*(np.stack(part) for part in zip(*found, strict=True)))
+
+
+def probability(family: Cumulative, at: Latent, k: int) -> Outputs:
+    """P(y = k) of one category: value, eta and delta (n,), alpha (m, n)."""
     n, m = len(at.eta), len(at.alpha)
-    ends = np.concatenate([np.full((1, n), -np.inf), at.alpha, np.full((1, n), np.inf)])
-    value, eta, delta = np.empty((3, m + 1, n))
-    alpha = np.zeros((m + 1, m, n))
-    for k in range(m + 1):
-        f, g = family.category_density(at.eta, np.stack([ends[k + 1], ends[k]]), at.delta)
-        p = np.exp(f)
-        value[k], eta[k] = p, p * g[0]
-        if k < m:
-            alpha[k, k] = p * g[1][0]
-        if k > 0:
-            alpha[k, k - 1] = p * g[1][1]
-        delta[k] = p * g[2] if at.delta is not None else 0.0
-    return Outputs(value, eta, alpha, delta)
+    upper = at.alpha[k] if k < m else np.full(n, np.inf)
+    lower = at.alpha[k - 1] if k > 0 else np.full(n, -np.inf)
+    f, g = family.category_density(at.eta, np.stack([upper, lower]), at.delta)
+    p, alpha = np.exp(f), np.zeros((m, n))
+    if k < m:
+        alpha[k] = p * g[1][0]
+    if k > 0:
+        alpha[k - 1] = p * g[1][1]
+    return Outputs(p, p * g[0], alpha, p * g[2] if at.delta is not None else np.zeros(n))
 
 
 def cumulated(family: Cumulative, at: Latent) -> Outputs:

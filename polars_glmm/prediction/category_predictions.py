@@ -26,7 +26,7 @@ from polars_glmm.prediction.categories import (
     refuse_many,
     suffixes,
 )
-from polars_glmm.prediction.category_quantities import add_category
+from polars_glmm.prediction.category_quantities import OfCategory, add_category
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import chosen
@@ -136,7 +136,8 @@ def _integrated(
     made, errors = [], []
     for k, label in enumerate(labels_of(fitted.recipe)):
         purpose = Purpose("predict")
-        lazy, quantity = add_category(lazy, schema, fitted, purpose, (label, "response"), integrated=True)
+        asked = OfCategory(label, integrated=True, moves=request.uncertain)
+        lazy, quantity = add_category(lazy, schema, fitted, purpose, asked)
         made.append(quantity.value)
         if request.uncertain:
             lazy = lazy.with_columns(error_of(fitted, quantity).alias(f"{VALUES}_{k}"))

@@ -6,8 +6,8 @@ by their columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,12 +16,12 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts
 from polars_glmm.families.categorical import probability_slopes, shares_of
 from polars_glmm.families.normal_nodes import nodes_of, slope_at
-from polars_glmm.prediction.categories import Latent, add_latent, family_of, labels_of, probabilities, threshold_slopes
+from polars_glmm.prediction.categories import Latent, add_latent, family_of, labels_of, probability, threshold_slopes
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import MISSING
 from polars_glmm.prediction.population import PredictorCovariance
 from polars_glmm.prediction.quantity import Quantity
-from polars_glmm.prediction.row_numbers import computed_numbers, one_node, refuse_more
+from polars_glmm.prediction.row_numbers import computed_numbers, refuse_more, with_entries
 from polars_glmm.prediction.unordered import PREDICTORS, add_predictors, names_of, predictors
 
 if TYPE_CHECKING:
@@ -59,30 +59,33 @@ def refuse_integrated(recipe: Recipe, random: object, scale: str, verb: str) -> 
         raise ModelError(msg)
 
 
-def add_category(
-    frame: pl.LazyFrame,
-    schema: pl.Schema,
-    fitted: Parameters,
-    purpose: Purpose,
-    asked: tuple[str, str],
-    *,
-    integrated: bool = False,
-) -> tuple[pl.LazyFrame, Quantity]:
-    """The frame with what the number is made of, and the number of a category on a scale, `asked`.
+class OfCategory(NamedTuple):
+    """The number of a category that is asked for, on a scale.
 
     integrated   a probability averaged over random effects, on up to three predictors
+    moves        whether the gradient of such an average is wanted, or the value alone
     """
-    category, scale = asked
-    k = labels_of(fitted.recipe).index(category)
+
+    label: str
+    scale: str = "response"
+    integrated: bool = False
+    moves: bool = True
+
+
+def add_category(
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: OfCategory
+) -> tuple[pl.LazyFrame, Quantity]:
+    """The frame with what the number of a category is made of, and the number."""
+    k = labels_of(fitted.recipe).index(asked.label)
     covariance = None
-    if integrated:
+    if asked.integrated:
         covariance = PredictorCovariance.of(fitted, all_parts(fitted.recipe.spec.family))
-        refuse_more(covariance, f"{purpose.verb}()")
+        refuse_more(covariance, purpose.verb)
     if not fitted.recipe.spec.family.unordered:
-        return _ordered(frame, schema, fitted, purpose, (k, covariance))
-    frame = add_predictors(frame, schema, fitted, purpose, integrated=integrated)
+        return _ordered(frame, schema, fitted, purpose, (k, covariance, asked.moves))
+    frame = add_predictors(frame, schema, fitted, purpose, integrated=asked.integrated)
     names = names_of(fitted)
-    if scale == "link":
+    if asked.scale == "link":
         own = names[k - 1]
         nodes = fitted.fixed(own).nodes
         at = pl.col(PREDICTORS).struct.field(str(k - 1))
@@ -101,18 +104,16 @@ def add_category(
         return nodes.mean(np.array([p[k], *slopes, *bends]))
 
     pairs = [] if covariance is None else covariance.pairs
-    fields = [pl.col(MISSING, PREDICTORS), *([] if covariance is None else covariance.fields)]
     frame, (value, *slopes) = computed_numbers(
-        frame, (f"{_PROBABILITY}_{k}", fields), values, 1 + len(names) + len(pairs),
-        one_node if covariance is None else covariance.n_nodes,
-    )  # fmt: skip
+        frame, (f"{_PROBABILITY}_{k}", [pl.col(MISSING, PREDICTORS)]), values, 1 + len(names) + len(pairs), covariance
+    )
     gradient = [
         slope * node.to_expr()
         for slope, name in zip(slopes, names, strict=False)
         for node in fitted.fixed(name).nodes
     ]
     places = [place for name in names for place in _places(fitted, name)]
-    return frame, _with_entries(fitted, covariance, (value, gradient, places), slopes[len(names) :])
+    return frame, with_entries(fitted, covariance, (value, gradient, places), slopes[len(names) :])
 
 
 def _bend(p: Mat, slopes: Mat, k: int, pair: tuple[int, int]) -> Mat:
@@ -122,35 +123,21 @@ def _bend(p: Mat, slopes: Mat, k: int, pair: tuple[int, int]) -> Mat:
     return np.asarray(slopes[b] * (float(k == a + 1) - p[a + 1]) - p[k] * of_other)
 
 
-def _with_entries(
-    fitted: Parameters,
-    covariance: PredictorCovariance | None,
-    made: tuple[pl.Expr, list[pl.Expr], list[int]],
-    bends: Sequence[pl.Expr],
-) -> Quantity:
-    """A number with its gradient in coefficients, and in the entries of Σ where it is averaged over them."""
-    value, gradient, places = made
-    if covariance is not None:
-        entries, at = covariance.gradient(fitted, bends)
-        gradient, places = gradient + entries, places + at
-    return Quantity(value, tuple(gradient), tuple(places))
-
-
 def _ordered(
     frame: pl.LazyFrame,
     schema: pl.Schema,
     fitted: Parameters,
     purpose: Purpose,
-    asked: tuple[int, PredictorCovariance | None],
+    asked: tuple[int, PredictorCovariance | None, bool],
 ) -> tuple[pl.LazyFrame, Quantity]:
     """The probability of an ordered category: by its linear predictor, the thresholds, and the scale."""
-    k, covariance = asked
+    k, covariance, moves = asked
     frame, reader = add_latent(frame, schema, fitted, purpose, integrated=covariance is not None)
     family, m = family_of(fitted.recipe), len(labels_of(fitted.recipe)) - 1
 
     def numbers(at: Latent) -> Mat:
-        found = probabilities(family, at)
-        return np.vstack([found.value[k][None], found.eta[k][None], found.alpha[k], found.delta[k][None]])
+        found = probability(family, at, k)
+        return np.vstack([found.value[None], found.eta[None], found.alpha, found.delta[None]])
 
     def values(rows: pl.DataFrame) -> Mat:
         at = reader.latent(rows)
@@ -166,21 +153,24 @@ def _ordered(
             return found.reshape(len(found), *eta.shape)
 
         average = nodes.averaged(moved)
-        return np.vstack([average({}), 0.5 * slope_at(lambda by: average(by)[1], 0, rows.height)[None]])
+        if not moves:
+            return average({})
+        bends = [0.5 * slope_at(lambda by: average(by)[1], 0, rows.height)[None] for _ in covariance.pairs]
+        return np.vstack([average({}), *bends])
 
-    n = m + 3 + (covariance is not None)
-    fields = [*reader.fields, *([] if covariance is None else covariance.fields)]
+    n = m + 3 + (0 if covariance is None or not moves else len(covariance.pairs))
     frame, (value, by_eta, *rest) = computed_numbers(
-        frame, (f"{_PROBABILITY}_{k}", fields), values, n, one_node if covariance is None else covariance.n_nodes
+        frame, (f"{_PROBABILITY}_{k}", reader.fields), values, n, covariance
     )
+    if not moves:
+        return frame, Quantity(value, (), ())
     further, places = threshold_slopes(fitted, rest[:m], rest[m])
     mu = fitted.fixed("mu")
     gradient = [*(by_eta * node.to_expr() for node in mu.nodes), *further]
-    return frame, _with_entries(fitted, covariance, (value, gradient, [*range(len(mu.nodes)), *places]), rest[m + 1 :])
+    return frame, with_entries(fitted, covariance, (value, gradient, [*range(len(mu.nodes)), *places]), rest[m + 1 :])
 
 
 def _places(fitted: Parameters, name: str) -> tuple[int, ...]:
     """Where the coefficients of a category stand among those of all formulas."""
-    first = name == fitted.recipe.predictors[0].parameter
-    own = fitted.of_all("mu" if first else name)
+    own = fitted.of_all(name)
     return tuple(range(own.start, own.stop))

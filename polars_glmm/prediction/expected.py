@@ -16,11 +16,12 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts, beyond_parameters
 from polars_glmm.families.normal_nodes import bend_at, nodes_of, slope_at
 from polars_glmm.prediction.columns import INTERNAL
+from polars_glmm.prediction.event_times import QUANTITIES
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.population import PredictorCovariance, add_population_rows
 from polars_glmm.prediction.quantity import Quantity
-from polars_glmm.prediction.row_numbers import computed_numbers, one_node, refuse_more
+from polars_glmm.prediction.row_numbers import computed_numbers, refuse_more, with_entries
 from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, with_phi
 from polars_glmm.prediction.several import kinds_of, link_of_kind, moved_number
 
@@ -50,7 +51,7 @@ def _deciding(family: Family, kind: str) -> tuple[int, ...]:
 def check_kind(family: Family, kind: str, scale: str, verb: str) -> None:
     """Raise ModelError for a kind that a verb does not average."""
     kinds = ["response"] if family.response == "category" or family.curve is not None else kinds_of(family)
-    kinds = [one for one in kinds if one not in ("survival", "hazard", "cumulative_hazard")]
+    kinds = [one for one in kinds if one not in QUANTITIES[1:]]
     if kind not in kinds:
         msg = f"{verb}(): kind={kind!r} is not among {', '.join(map(repr, kinds))}. Use one of these, or fit.predict()."
         raise ModelError(msg)
@@ -123,24 +124,19 @@ def _made(
             out[1:] = [one / slope for one in out[1:]]
         return np.array(out)
 
-    fields = [pl.col(MISSING, ETA, PHI), *(covariance.fields if covariance is not None else [])]
     n = 1 + len(parts) + len(constants) + len(pairs)
-    frame, (value, *slopes) = computed_numbers(
-        frame, (_MADE, fields), values, n, one_node if covariance is None else covariance.n_nodes
-    )
+    frame, (value, *slopes) = computed_numbers(frame, (_MADE, [pl.col(MISSING, ETA, PHI)]), values, n, covariance)
     gradient: list[pl.Expr] = []
     places: list[int] = []
-    for slope, (k, name) in zip(slopes[: len(parts)], parts, strict=True):
+    for slope, (_, name) in zip(slopes[: len(parts)], parts, strict=True):
         gradient += [slope * node.to_expr() for node in fitted.fixed(name).nodes]
-        own = fitted.of_all("mu" if k == 0 else name)
+        own = fitted.of_all(name)
         places += range(own.start, own.stop)
     rest = slopes[len(parts) :]
     gradient += rest[: len(constants)]
     places += [place for _, place in constants]
-    if moves and covariance is not None:
-        entries, at = covariance.gradient(fitted, rest[len(constants) :])
-        gradient, places = gradient + entries, places + at
-    return frame, Quantity(value, tuple(gradient), tuple(places))
+    averaged = covariance if moves else None
+    return frame, with_entries(fitted, averaged, (value, gradient, places), rest[len(constants) :])
 
 
 def _constants(fitted: Parameters) -> list[tuple[int, int]]:

@@ -137,20 +137,20 @@ class Parameters:
         used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
         inputs = frozenset[str]().union(*(node.inputs() for node in used))
         place = 0
-        among = self.joint is not None and (mean or self.all_move)
+        joint = self.joint if mean or self.all_move else None
         if self.all_move:
             own, place = slice(None), own.start or 0
         directions = None if endless is None or not endless[own].any() else endless[own]
-        if self.joint is not None and among:
+        if joint is not None:
             place = self.spot(parameter).start
             if endless is not None and directions is not None:
-                directions = np.zeros((len(self.joint), endless.shape[1]))
+                directions = np.zeros((len(joint), endless.shape[1]))
                 for part in self.recipe.predictors:
                     directions[self.spot(part.parameter)] = endless[self.of_all(part.parameter)]
         return FixedPart(
             nodes,
             coefficients,
-            vcov[:, own, own] if self.joint is None or not among else self.joint[None],
+            vcov[:, own, own] if joint is None else joint[None],
             recipe.offset,
             inputs if recipe.offset is None else inputs | recipe.offset.inputs(),
             undetermined(recipe),

@@ -17,7 +17,7 @@ from polars_glmm.columns.named import as_found, columns
 from polars_glmm.errors import ModelError
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.frames.aggregates import aggregated
-from polars_glmm.prediction.category_quantities import add_category, refuse_integrated
+from polars_glmm.prediction.category_quantities import OfCategory, add_category, refuse_integrated
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import chosen
@@ -85,8 +85,9 @@ def with_quantity(
     refuse_integrated(fitted.recipe, wanted.random, wanted.scale, f"{wanted.verb}()")
     if wanted.category is not None:
         acting = () if wanted.integrated else chosen(fitted.factors, wanted.random)
-        purpose, asked = Purpose(wanted.verb, acting, wanted.new_levels), (wanted.category, wanted.scale)
-        return add_category(frame, schema, fitted, purpose, asked, integrated=wanted.integrated)
+        purpose = Purpose(wanted.verb, acting, wanted.new_levels)
+        asked = OfCategory(wanted.category, wanted.scale, wanted.integrated)
+        return add_category(frame, schema, fitted, purpose, asked)
     link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
     kind = "mu" if wanted.scale == "link" and wanted.kind == "response" else wanted.kind
     if not through_link(family, kind):

@@ -237,3 +237,19 @@ def test_what_is_no_kind_says_what_is() -> None:
         fitted("zero-inflated").slopes(kind="zero", scale="link")
     with pytest.raises(ModelError, match=r"simulate\(random='new'\)"):
         fitted("hurdle").predict(rows(), random="integrate", interval="prediction")
+
+
+@pytest.mark.parametrize("family", ["beta", "beta_binomial"])
+def test_limits_of_phi_are_not_held_to_the_range_of_the_mean(family: Any) -> None:
+    """Of one dispersion for all rows `predictions` and `dispersion` say the same; a mean stays between 0 and 1."""
+    rng, data = np.random.default_rng(3), rows()
+    share = rng.beta(4.0, 6.0, data.height)
+    data = data.with_columns(share=pl.Series(share), seen=pl.Series(rng.binomial(9, share)), n=pl.lit(9))
+    response, trials = ("share", None) if family == "beta" else ("seen", "n")
+    fit = pg.fit(data, f"{response} ~ x", family=family, trials=trials)
+    found = fit.predictions(data, kind="phi")
+    wanted = fit.predict(data, kind="phi", interval="confidence").row(0, named=True)
+    assert found["estimate"].item() > 1.0
+    for name, other in (("estimate", ""), ("conf_low", "_low"), ("conf_high", "_high")):
+        assert found[name].item() == pytest.approx(wanted[f"prediction{other}"], rel=1e-6)
+    assert fit.predictions(data)["conf_high"].item() < 1.0

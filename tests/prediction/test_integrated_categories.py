@@ -148,3 +148,12 @@ def test_what_has_no_average_says_so() -> None:
         fitted("ordered").predictions(random="integrate", scale="link")
     with pytest.raises(ModelError, match="kind='response'"):
         fitted("correlated").predict(rows(), kind="class", random="integrate")
+
+
+def test_without_random_effects_an_average_is_the_probability() -> None:
+    fit = pg.fit(rows(), "rank ~ x + f", family="cumulative")
+    alone, averaged = (fit.predict(rows(), random=how, std_error=True) for how in ("none", "integrate"))
+    shared = [name for name in alone.columns if name in averaged.columns and alone.schema[name].is_float()]
+    assert any("prediction" in name for name in shared)
+    for name in shared:
+        assert averaged[name].to_numpy() == pytest.approx(alone[name].to_numpy(), rel=1e-9)
