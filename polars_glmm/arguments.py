@@ -128,7 +128,7 @@ def _add_keeping(verbs: Any) -> None:
     )
     add = products.add_argument
     add("data", metavar="DATA", help=_DATA)
-    add("formulas", metavar="FORMULA", nargs="*", help="of the model; not with --append to a file that is there")
+    add("formulas", metavar="FORMULA", nargs="*", help="of the model; not needed with --append to a file that is there")
     add("--out", type=Path, metavar="FILE", required=True, help="the file of products")
     add("--append", action="store_true", help="add to the products that are in the file already")
     add("--groups", action="append", metavar="NAME", help="grouping factor: adds (1 | NAME); may be repeated")

@@ -9,7 +9,7 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -167,7 +167,7 @@ def _products(options: argparse.Namespace) -> int:
         msg = "products needs a FORMULA, unless --append finds the file of earlier ones."
         raise DatasetError(msg)
     if before is not None:
-        _require_formula(options, before.recipe.spec.formula)
+        _require_formula(options, _native(frame).collect_schema().names(), before.recipe.spec.formula)
         made = before + polars_glmm.products(_native(frame), like=before)
     else:
         levels = {}
@@ -180,15 +180,17 @@ def _products(options: argparse.Namespace) -> int:
     return 0
 
 
-def _require_formula(options: argparse.Namespace, kept: str) -> None:
+def _require_formula(options: argparse.Namespace, columns: Collection[str], kept: str) -> None:
     """Raise DatasetError where a formula is given that is not the one of the products to be added to."""
     from polars_glmm.spec.call import Call
 
     if not options.formulas and not options.groups:
         return
-    asked = Call(tuple(options.formulas), options.groups).spec().formula if options.formulas else "another one"
+    asked = None
+    if options.formulas:
+        asked = Call(tuple(options.formulas), options.groups).spec().resolve(columns).formula
     if asked != kept:
-        msg = f"{options.out} has products of {kept}, and {asked} is asked for: leave out FORMULA, or write elsewhere."
+        msg = f"{options.out} has products of {kept}: leave out FORMULA and --groups, or write elsewhere."
         raise DatasetError(msg)
 
 

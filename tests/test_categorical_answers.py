@@ -210,7 +210,6 @@ def test_what_is_of_one_predictor_or_of_an_order_says_so():
             ask()
 
 
-@pytest.mark.slow
 def test_log_odds_of_each_category_have_a_correlation():
     """σ²/(σ² + π²/3) of each category against the baseline (Hedeker 2003)."""
     fit = fitted(JOINED)
@@ -221,6 +220,7 @@ def test_log_odds_of_each_category_have_a_correlation():
     assert_allclose(found["variance"], sigma, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_bootstrap_has_the_law_of_the_estimates():
     """Means and standard deviations of 300 refits to draws of the model, against the estimates and standard errors."""
     fit, n = fitted("y ~ x"), 300

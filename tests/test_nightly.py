@@ -165,6 +165,15 @@ def test_products_grow_month_by_month(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main([*again, SLEEP]) == 0  # the same line every night
 
 
+def test_the_same_line_is_run_every_night_with_nested_groups(tmp_path: Path) -> None:
+    """Products are kept by the formula that the columns resolve groups= to: 'batch/cask' is of two factors."""
+    path, kept = tmp_path / "pastes.parquet", tmp_path / "kept.products"
+    datasets.load("pastes").write_parquet(path)
+    line = ["products", str(path), "strength ~ 1", "--groups", "batch/cask", "--out", str(kept), "--append"]
+    assert [cli.main(line), cli.main(line)] == [0, 0]
+    assert cli.main([*line[:4], "batch", *line[5:]]) == 2
+
+
 def test_records_are_json_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, model = tmp_path / "sleep.parquet", tmp_path / "sleep.glmm"
     sleep().write_parquet(path)

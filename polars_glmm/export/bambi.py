@@ -19,8 +19,8 @@ from polars_glmm.spec.syntax import render
 _TRIALS, _STATUS = "trials_", "status_"
 _SIGHT = {0: "right", 1: "none", 2: "left"}
 """bambi's words for how much of a response is seen."""
-_STRUCTURES = ("us", "diag")
-"""Covariance structures that bambi has, written (x | g) and (x || g)."""
+_STRUCTURES = {"us": "(x | g)", "diag": "(x || g)"}
+"""bambi's words for covariance structures."""
 
 
 class _Word(NamedTuple):
@@ -122,7 +122,7 @@ def _refuse_different(fit: Answer, known: _Word) -> None:
         wrong = f"a formula of {formulas[0]}, where its parameter is not ours: fit {formulas[0]} as a constant"
     elif any(term.label for term in spec.random):
         wrong = "effects correlated across predictors: fit them without a label, as in (1 | g)"
-    elif any(term.structure not in _STRUCTURES for term in spec.random):
+    elif any(_STRUCTURES.get(term.structure) is None for term in spec.random):
         wrong = "covariance structures: fit (x | g)"
     elif getattr(family, "metric", "aft") != "aft":
         wrong = "proportional hazards: fit with metric='aft'"

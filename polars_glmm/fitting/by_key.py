@@ -92,13 +92,10 @@ def fit_by(
     call: Call,
     control: Control,
     taken: Collection[str] = (),
-    *,
-    warn: bool = True,
 ) -> Answers:
-    """One model per key of the columns `by`; a key whose fit raises keeps its error.
+    """One model per key of the columns `by`; a key whose fit raises keeps its error, and nothing is said of notes.
 
     taken   names that a key cannot have, because it will stand beside columns of that name
-    warn    say at once which models have notes; else `told_by` is to be asked
 
     Raises what every key would raise, such as a formula that cannot be read, at once.
     """
@@ -122,10 +119,7 @@ def fit_by(
     failures = [outcome for outcome in singles.values() if isinstance(outcome, GlmmError)]
     if failures and len(failures) == n_keys and len({str(error) for error in failures}) == 1:
         raise failures[0]
-    found = Answers(keyed.keys, Outcomes(n_keys, tuple(batches), singles), n_without)
-    if warn:
-        told_by(found)
-    return found
+    return Answers(keyed.keys, Outcomes(n_keys, tuple(batches), singles), n_without)
 
 
 def told_by(found: Answers) -> None:

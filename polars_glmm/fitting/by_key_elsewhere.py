@@ -37,7 +37,20 @@ def fit_by_frame(
     control: Control,
     taken: Collection[str] = (),
 ) -> Answers:
-    """As `fit_by`, wherever the rows are: a collection of an engine's frame has it as the source of its models."""
+    """As `fit_by`, wherever the rows are; one FitWarning says which models have notes."""
+    found = _answers(frame, by, call, control, taken)
+    told_by(found)
+    return found
+
+
+def _answers(
+    frame: pl.DataFrame | pl.LazyFrame | EngineFrame,
+    by: str | Sequence[str],
+    call: Call,
+    control: Control,
+    taken: Collection[str],
+) -> Answers:
+    """The models of the keys; a collection of an engine's frame has it as the source of its models."""
     if not isinstance(frame, EngineFrame):
         return fit_by(frame, by, call, control, taken)
     few = None if control.keep == "rows" else _fewer(frame, by, call, control)
@@ -45,14 +58,12 @@ def fit_by_frame(
         return fit_by(frame.lazy(), by, call, control, taken)
     try:
         counted = replace(call, frequency=COUNT)
-        found = fit_by(few.frame, by, counted, replace(control, keep="none"), taken, warn=False)
+        found = fit_by(few.frame, by, counted, replace(control, keep="none"), taken)
     except GlmmError:  # to be raised again from the rows that the user knows
         return fit_by(frame.lazy(), by, call, control, taken)
     if (call.spec().family.linear and _few_digits(found)) or _speaks_of_rows(found):
         return fit_by(frame.lazy(), by, call, control, taken)
-    answers = _of_frame(found, frame.lazy(), few.gaps, call, control)
-    told_by(answers)
-    return answers
+    return _of_frame(found, frame.lazy(), few.gaps, call, control)
 
 
 def _fewer(frame: EngineFrame, by: str | Sequence[str], call: Call, control: Control) -> Fewer | None:
@@ -137,8 +148,9 @@ def _tried_again(found: Answers, source: pl.LazyFrame, call: Call, control: Cont
     out: dict[int, Outcome] = {}
     for k in lost:
         tried = attempt(held.taken(rows.source(k)), call, control)
-        read = isinstance(tried, Answer) and tried.source is not None
-        out[k] = replace(tried, source=there.source(k)) if read and isinstance(tried, Answer) else tried
+        if isinstance(tried, Answer) and tried.source is not None:
+            tried = replace(tried, source=there.source(k))
+        out[k] = tried
     return out
 
 

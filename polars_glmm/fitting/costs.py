@@ -38,7 +38,7 @@ _COUNT = 300e-9
 _FEW_ROWS, _SLOWER = 50_000, 1.3
 """Rows below which a search does not begin on a part of them, and how many more passes it needs then."""
 
-_LAPLACE = 0.8
+_LAPLACE = 0.9
 """Share of the passes that Laplace's approximation needs, whose modes need not be exact while it is searched."""
 
 _QUERY, _DECODE, _COLUMN = 15e-3, 25e-9, 10e-9

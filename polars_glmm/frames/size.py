@@ -77,17 +77,19 @@ def _bytes(n_used: int, terms: list[FixedTerm], levels: dict[str, int]) -> int:
 def _labelled(factor: Expression, schema: pl.Schema) -> str | None:
     """The column whose labels make the columns of a factor."""
     match factor:
-        case Name(name) if name in schema and (schema[name] == pl.Boolean or is_label(schema[name])):
+        case Name(name) if name in schema and _has_labels(schema[name]):
             return name
-        case FunctionCall(function="C", arguments=((_, Name(name)), *_)) if not _is_refused(schema[name]):
+        case FunctionCall(function="C", arguments=((_, Name(name)), *_)) if (
+            schema[name].is_numeric() or _has_labels(schema[name])
+        ):
             return name
         case _:
             return None
 
 
-def _is_refused(dtype: pl.DataType) -> bool:
-    """Whether a factor of this dtype will be refused, where columns are made: its labels cannot be counted."""
-    return not (dtype.is_numeric() or dtype == pl.Boolean or is_label(dtype))
+def _has_labels(dtype: pl.DataType) -> bool:
+    """Whether columns of this dtype are factors; C() makes one of numbers too, and other dtypes are refused."""
+    return dtype == pl.Boolean or is_label(dtype)
 
 
 def _width(factor: Expression, levels: dict[str, int]) -> int:

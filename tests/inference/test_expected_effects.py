@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,8 +13,10 @@ from scipy.linalg import block_diag
 from scipy.special import expit, gamma
 
 import polars_glmm as pg
-from polars_glmm import FitWarning, ModelError
+from polars_glmm import ModelError
 from polars_glmm.families.normal_nodes import nodes_of
+from tests.prediction.moved import moved
+from tests.streaming.same import quietly
 
 GROUPS, EACH = 20, 8
 Z, W = hermegauss(61)
@@ -65,27 +65,7 @@ SOME = [
 @cache
 def fitted(model: str) -> Any:
     formulas, options = MODELS[model]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
-        return rows().glmm.fit(*formulas, **options)
-
-
-def moved(fit: Any, j: int, step: float) -> Any:
-    """A fit with one number of its report moved."""
-    e = fit.estimate
-    p, s, constants = len(e.beta), len(e.gamma), len(e.report) - len(e.constants)
-    if j < p:
-        return replace(fit, estimate=replace(e, beta=e.beta + step * (np.arange(p) == j)))
-    if j < p + s:
-        return replace(fit, estimate=replace(e, gamma=e.gamma + step * (np.arange(s) == j - p)))
-    if j >= constants:
-        return replace(fit, estimate=replace(e, phi=e.phi + step))
-    (factor,) = e.factors
-    places = [(k, a, b) for k, one in enumerate(factor.covariances) for a in range(len(one)) for b in range(a + 1)]
-    k, a, b = places[j - p - s]
-    covariances = [one.copy() for one in factor.covariances]
-    covariances[k][[a, b], [b, a]] = factor.covariances[k][a, b] + step
-    return replace(fit, estimate=replace(e, factors=(replace(factor, covariances=tuple(covariances)),)))
+    return quietly(rows(), *formulas, **options)
 
 
 @pytest.mark.parametrize("random", RANDOM)
@@ -206,9 +186,7 @@ def test_slopes_are_the_derivatives_of_means() -> None:
 
 def test_many_fits_average_over_their_own_populations() -> None:
     formulas, options = MODELS["zero-inflated"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
-        many = rows().glmm.fit(*formulas, **options, by="key")
+    many: Any = quietly(rows(), *formulas, **options, by="key")
     found = many.predict(rows(), random="integrate", std_error=True)
     for key in ("u", "v"):
         own = many[key].predict(rows().filter(key=key), random="integrate", std_error=True)

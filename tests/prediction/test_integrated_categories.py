@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,7 +13,9 @@ from scipy.linalg import block_diag
 from scipy.special import expit
 
 import polars_glmm as pg
-from polars_glmm import FitWarning, ModelError
+from polars_glmm import ModelError
+from tests.prediction.moved import moved
+from tests.streaming.same import quietly
 
 GROUPS, EACH = 24, 10
 Z, W = hermegauss(51)
@@ -47,32 +47,10 @@ MODELS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-def fit(*formulas: str, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
-        return rows().glmm.fit(*formulas, **options)
-
-
 @cache
 def fitted(model: str) -> Any:
     formulas, options = MODELS[model]
-    return fit(*formulas, **options)
-
-
-def moved(one: Any, j: int, step: float) -> Any:
-    """A fit with one number of its report moved."""
-    e, p = one.estimate, len(one.estimate.beta)
-    s = len(e.gamma)
-    if j < p:
-        return replace(one, estimate=replace(e, beta=e.beta + step * (np.arange(p) == j)))
-    if j < p + s:
-        return replace(one, estimate=replace(e, gamma=e.gamma + step * (np.arange(s) == j - p)))
-    (factor,) = e.factors
-    places = [(k, a, b) for k, own in enumerate(factor.covariances) for a in range(len(own)) for b in range(a + 1)]
-    k, a, b = places[j - p - s]
-    covariances = [own.copy() for own in factor.covariances]
-    covariances[k][[a, b], [b, a]] = factor.covariances[k][a, b] + step
-    return replace(one, estimate=replace(e, factors=(replace(factor, covariances=tuple(covariances)),)))
+    return quietly(rows(), *formulas, **options)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -120,7 +98,8 @@ def test_they_are_those_of_brute_quadrature(model: str) -> None:
 
 @pytest.mark.parametrize(("response", "family"), [("two", "categorical"), ("up", "cumulative")])
 def test_of_two_categories_they_are_those_of_a_probability(response: str, family: Any) -> None:
-    two, binomial = fit(f"{response} ~ x + (1 | g)", family=family), fit("up ~ x + (1 | g)", family="binomial")
+    two = quietly(rows(), f"{response} ~ x + (1 | g)", family=family)
+    binomial = quietly(rows(), "up ~ x + (1 | g)", family="binomial")
     found = two.predict(rows(), random="integrate", std_error=True, interval="confidence")
     expected = binomial.predict(rows(), random="integrate", std_error=True, interval="confidence")
     last = "yes" if response == "two" else "1"

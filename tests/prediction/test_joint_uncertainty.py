@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,7 @@ import polars as pl
 import pytest
 
 import polars_glmm as pg
-from polars_glmm import FitWarning
+from tests.streaming.same import quietly
 
 GROUPS, EACH = 12, 10
 
@@ -44,16 +43,10 @@ MODELS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-def fit(*formulas: str, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
-        return rows().glmm.fit(*formulas, **options)
-
-
 @cache
 def fitted(model: str) -> Any:
     formulas, options = MODELS[model]
-    return fit(*formulas, **options)
+    return quietly(rows(), *formulas, **options)
 
 
 def errors(one: Any, **asked: Any) -> np.ndarray:
@@ -70,9 +63,9 @@ def test_without_modes_there_is_nothing_to_move(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["unordered", "ordered"])
 def test_of_two_categories_it_is_that_of_a_probability(model: str) -> None:
-    binomial = fit("up ~ x + (1 | g)", family="binomial")
+    binomial = quietly(rows(), "up ~ x + (1 | g)", family="binomial")
     response, family = ("two", "categorical") if model == "unordered" else ("up", "cumulative")
-    two = fit(f"{response} ~ x + (1 | g)", family=family)
+    two = quietly(rows(), f"{response} ~ x + (1 | g)", family=family)
     expected = errors(binomial, uncertainty="joint")[:, 0]
     assert not np.allclose(expected, errors(binomial)[:, 0], rtol=1e-3)
     assert errors(two, uncertainty="joint") == pytest.approx(np.stack([expected, expected], axis=1), rel=2e-3)
@@ -81,7 +74,7 @@ def test_of_two_categories_it_is_that_of_a_probability(model: str) -> None:
 def test_the_baseline_does_not_matter() -> None:
     """With effects correlated across categories the models of all baselines are one."""
     one = fitted("unordered")
-    other = fit("kind ~ x + (1 |p| g)", family=pg.Categorical(baseline="b"))
+    other = quietly(rows(), "kind ~ x + (1 |p| g)", family=pg.Categorical(baseline="b"))
     expected = errors(one, uncertainty="joint")
     found = other.predict(rows(), std_error=True, uncertainty="joint")
     found = found.select(f"prediction_{k}_std_error" for k in "abc").to_numpy()
