@@ -16,7 +16,8 @@ import numpy as np
 
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
-from .fields import FIELDS, Points, read_field, spelled
+from .factors import canonical_factor, trapezoid
+from .fields import FIELDS, Field, Points, read_field, spelled
 from .roots import Alike, MarkovChain, Stationary, Uncorrelated
 from .scaled import Scaled
 
@@ -144,7 +145,7 @@ class Unstructured(_Entries):
         return r
 
     def of(self, sigma: Mat) -> Vec:
-        return np.asarray(_trapezoid(canonical_factor(sigma, 0.0)[0], len(sigma))[self.entries(len(sigma))])
+        return np.asarray(trapezoid(canonical_factor(sigma, 0.0)[0], len(sigma))[self.entries(len(sigma))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ class ReducedRank(_Entries):
 
     def of(self, sigma: Mat) -> Vec:
         factor, _ = canonical_factor(sigma, 1e-12 * float(np.trace(sigma)))
-        return np.asarray(_trapezoid(factor, len(sigma))[self.entries(len(sigma))])
+        return np.asarray(trapezoid(factor, len(sigma))[self.entries(len(sigma))])
 
 
 def _learned(text: str) -> tuple[float, ...]:
@@ -301,10 +302,16 @@ def at_points(text: str, points: Points) -> str:
     return spelled(plain_name(text), smoothness(text), points)
 
 
+def field_of(text: str) -> Field | None:
+    """The field of a structure over points, None of any other structure."""
+    found = STRUCTURES[text]
+    return found.field if isinstance(found, Scaled) else None
+
+
 def smoothness(text: str) -> float | None:
     """The smoothness nu of "mat(nu)", None of any other structure."""
-    found = STRUCTURES[text]
-    return found.field.smoothness if isinstance(found, Scaled) and found.field is not None else None
+    field = field_of(text)
+    return None if field is None else field.smoothness
 
 
 def of_smoothness(nu: float) -> str:
@@ -378,19 +385,3 @@ def natural_slopes(structure: Structure, sigma: Mat) -> Cube:
     if np.linalg.matrix_rank(jacobian, tol=1e-9 * max(float(np.abs(jacobian).max(initial=0.0)), 1e-300)) < len(rows):
         return np.full((len(rows), r, r), np.nan)
     return np.asarray(np.tensordot(np.linalg.inv(jacobian), moves, 1))
-
-
-def canonical_factor(sigma: Mat, tolerance: float) -> tuple[Mat, int]:
-    """A factor F (r, k) of Σ and its rank k; eigenvalues up to `tolerance` count as zero."""
-    values, vectors = np.linalg.eigh(sigma)
-    keep = values > tolerance
-    return vectors[:, keep] * np.sqrt(values[keep]), int(keep.sum())
-
-
-def _trapezoid(factor: Mat, r: int) -> Mat:
-    """The lower trapezoidal factor (r, r) of the same matrix, its diagonal not negative."""
-    out = np.zeros((r, r))
-    if factor.shape[1]:
-        low = np.asarray(np.linalg.qr(factor.T, mode="r")).T
-        out[:, : low.shape[1]] = low * np.where(np.diag(low) < 0.0, -1.0, 1.0)
-    return out

@@ -10,6 +10,7 @@ import polars as pl
 
 from polars_glmm.columns.named import columns, nameless
 from polars_glmm.errors import ColumnError, ModelError, UnknownLevelError, enumerate_names
+from polars_glmm.families.base import n_mean
 from polars_glmm.frames.levels import combine
 from polars_glmm.frames.table import Table, incomplete, require_columns
 from polars_glmm.typing import IntVec
@@ -40,8 +41,8 @@ def refuse_effects_elsewhere(recipe: Recipe, what: str, *, curves: bool = False)
     """
     family = recipe.spec.family
     if curves and family.curve is not None:
-        n_mean = len(family.curve.parameters)
-        elsewhere = any(part >= n_mean for factor in recipe.factors for term in factor.terms for part in term.parts)
+        first = n_mean(family)
+        elsewhere = any(part >= first for factor in recipe.factors for term in factor.terms for part in term.parts)
     else:
         elsewhere = effects_elsewhere(recipe) and not family.unordered
     if elsewhere:

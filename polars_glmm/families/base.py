@@ -336,12 +336,16 @@ def moved_beyond(family: Family, values: Any, moved: Mapping[int, Vec]) -> Any:
         )
 
 
+def n_mean(family: Family) -> int:
+    """How many of the first parameters are the mean, or its curve's."""
+    return 1 if family.curve is None else len(family.curve.parameters)
+
+
 def beyond_parameters(family: Family) -> list[tuple[int, Parameter]]:
     """Parameters that are not of the mean, or of its curve, with their places; categories have no mean at all."""
     if family.response == "category":
         return []
-    n_mean = 1 if family.curve is None else len(family.curve.parameters)
-    return list(enumerate(family.parameters))[n_mean:]
+    return list(enumerate(family.parameters))[n_mean(family) :]
 
 
 def all_parts(family: Family) -> tuple[int, ...]:

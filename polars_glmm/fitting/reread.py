@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import polars as pl
 
-from polars_glmm.covariance.structures import canonical_factor
+from polars_glmm.covariance.factors import canonical_factor
 from polars_glmm.errors import ModelError, ResourceError
 from polars_glmm.fitting.again import frame_again, sums_again
 from polars_glmm.fitting.choose import choose

@@ -14,6 +14,7 @@ from polars_glmm.covariance.structures import STRUCTURES, range_of
 from polars_glmm.design.known import read_known
 from polars_glmm.design.relation import refuse_known, refuse_shared
 from polars_glmm.errors import ModelError, enumerate_names
+from polars_glmm.families.base import n_mean
 from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.frames.levels import codes_of, in_order
 from polars_glmm.inference.ranef import label_of, level_labels
@@ -112,8 +113,7 @@ def _parameters(
 ) -> list[tuple[str, str | None, str, str | None, float]]:
     """Parameter, factor, term, other term and value of everything that is estimated once."""
     family = fit.recipe.spec.family
-    n_mean = 1 if family.curve is None else len(family.curve.parameters)
-    parts = fit.recipe.predictors if family.unordered else fit.recipe.predictors[:n_mean]
+    parts = fit.recipe.predictors if family.unordered else fit.recipe.predictors[: n_mean(family)]
     names = [
         (part.parameter, column.name)
         for part in parts

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from polars_glmm.control import Control
 from polars_glmm.covariance.fields import Field
-from polars_glmm.covariance.scaled import Scaled
-from polars_glmm.covariance.structures import STRUCTURES
+from polars_glmm.covariance.structures import field_of
 from polars_glmm.design.apart import Apart
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ConvergenceError
@@ -89,8 +88,7 @@ def _highest(estimated: Callable[[Given], Estimate], model: Model | ProductModel
 
 def _smooth(term: TermMap) -> Field | None:
     """The field of a term, where that is smooth."""
-    structure = STRUCTURES[term.structure]
-    field = structure.field if isinstance(structure, Scaled) else None
+    field = field_of(term.structure)
     return field if field is not None and field.powers[0] > 1.0 else None
 
 

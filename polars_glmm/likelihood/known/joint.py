@@ -13,7 +13,7 @@ from polars_glmm.covariance.correlations import root_slopes
 from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, units
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ConvergenceError
-from polars_glmm.families.base import Family
+from polars_glmm.families.base import Family, n_mean
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.known.working_rows import WorkingRows, unit_rows
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
@@ -131,7 +131,7 @@ class KnownModel:
         family = self.model.family
         if family.unordered:
             return tuple(range(len(self.model.parts)))
-        return (0,) if family.curve is None else tuple(range(len(family.curve.parameters)))
+        return tuple(range(n_mean(family)))
 
     @property
     def point(self) -> Point:

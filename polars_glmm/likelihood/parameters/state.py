@@ -17,8 +17,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import scipy.linalg as sl
 
+from polars_glmm.covariance.factors import canonical_factor
 from polars_glmm.covariance.scaled import Scaled
-from polars_glmm.covariance.structures import STRUCTURES, canonical_factor, units
+from polars_glmm.covariance.structures import STRUCTURES, units
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap, TermMap
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 

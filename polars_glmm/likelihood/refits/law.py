@@ -13,7 +13,7 @@ from polars_glmm.design.records import Design, Factor, Predictor
 from polars_glmm.design.selection import rows_of
 from polars_glmm.errors import ModelError
 from polars_glmm.families.arithmetic import ArrayAlgebra
-from polars_glmm.families.base import Family, beyond_mean
+from polars_glmm.families.base import Family, beyond_mean, n_mean
 from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.parameters.parts import label, pair_name
 from polars_glmm.likelihood.residual.rows import Correlated, correlated
@@ -84,15 +84,15 @@ class Law:
             with np.errstate(all="ignore"):
                 return self.family.simulate_categories(rng, tuple(v for v in at if v is not None))
         curve, design_rows = self.family.curve, design.rows
-        n_mean = 1 if curve is None else len(curve.parameters)
-        means, further = at[:n_mean], at[n_mean:]
+        first = n_mean(self.family)
+        means, further = at[:first], at[first:]
         with np.errstate(all="ignore"):
             eta = means[0] if curve is None else curve.value(ArrayAlgebra(), means, design_rows.inputs)
             assert eta is not None  # the mean has a predictor
             mu = self.family.mean(eta)
             values = [
                 self.constants[one.name] if v is None else one.link.inverse(v)
-                for one, v in zip(self.family.parameters[n_mean:], further, strict=True)
+                for one, v in zip(self.family.parameters[first:], further, strict=True)
             ]
         refuse_censored(self.family)
         y = self.family.simulate(rng, mu, beyond_mean(values), design_rows)

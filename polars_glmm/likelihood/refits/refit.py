@@ -10,7 +10,7 @@ import numpy as np
 
 from polars_glmm import progress
 from polars_glmm.control import Control
-from polars_glmm.covariance.structures import STRUCTURES, range_of
+from polars_glmm.covariance.structures import STRUCTURES, field_of, range_of
 from polars_glmm.design.by_key.records import KeyedDesign
 from polars_glmm.design.records import Design
 from polars_glmm.errors import GlmmError
@@ -203,9 +203,8 @@ def _spread(sigma: Mat, structure: str) -> Mat:
     own = sd[:, rows[~apart]]
     if not apart.any():
         return own
-    lengths = [range_of(structure, one) for one in sigma]
-    if None not in lengths:
-        return np.column_stack([own, np.array(lengths, dtype=np.float64)])
+    if field_of(structure) is not None:
+        return np.column_stack([own, np.array([range_of(structure, one) for one in sigma], dtype=np.float64)])
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = sigma / (sd[:, :, None] * sd[:, None])
     return np.concatenate([own, np.clip(correlation[:, rows[apart], columns[apart]], -1.0, 1.0)], axis=1)
