@@ -14,19 +14,10 @@ import polars as pl
 
 from polars_glmm.control import Control, as_control
 from polars_glmm.errors import ModelError
-from polars_glmm.fitting.by_key_elsewhere import fit_by_frame
-from polars_glmm.fitting.elsewhere import fit_frame
-from polars_glmm.fitting.flow import objective_of
 from polars_glmm.foreign import answered
-from polars_glmm.frames.elsewhere import take
 from polars_glmm.frames.engine import EngineFrame
-from polars_glmm.inference.compare import anova as _anova
-from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
-from polars_glmm.result.explanation import Explanation, explain_call
-from polars_glmm.result.explanation_by import KeyedExplanation, explain_by
-from polars_glmm.result.fitted import Fit, starting_values
-from polars_glmm.result.products import Products, make_products, read_stored
-from polars_glmm.result.stored import read_model
+from polars_glmm.result.collection import FitCollection
+from polars_glmm.result.fitted import Fit
 from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
 
 if TYPE_CHECKING:
@@ -34,6 +25,9 @@ if TYPE_CHECKING:
 
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.objective import NaturalObjective
+    from polars_glmm.result.explanation import Explanation
+    from polars_glmm.result.explanation_by import KeyedExplanation
+    from polars_glmm.result.products import Products
     from polars_glmm.spec.method import Method
     from polars_glmm.spec.relation import KnownLevels
     from polars_glmm.typing import FamilyName, LinkName, MethodName
@@ -128,13 +122,20 @@ def fit(
     >>> df.glmm.fit("Reaction ~ Days + (Days | Subject)")
     >>> df.glmm.fit("TICKS ~ YEAR", groups=["BROOD", "LOCATION"], family="poisson")
     """
+    from polars_glmm.result.fitted import starting_values
+
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing,
         starting_values(start), fixed, residual, known,
     )  # fmt: skip
     chosen = as_control(control)
     if by is not None:
+        from polars_glmm.fitting.by_key_elsewhere import fit_by_frame
+        from polars_glmm.result.collection import TABLE_COLUMNS
+
         return FitCollection.of(fit_by_frame(_where(frame, formulas), by, call, chosen, TABLE_COLUMNS))
+    from polars_glmm.fitting.elsewhere import fit_frame
+
     return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
 
 
@@ -176,6 +177,10 @@ def explain(
     memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table. With `by=` the keys,
     how many of their models are fitted together, and the same of the largest, `.largest`.
     """
+    from polars_glmm.result.collection import TABLE_COLUMNS
+    from polars_glmm.result.explanation import explain_call
+    from polars_glmm.result.explanation_by import explain_by
+
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
         known=known,
@@ -206,6 +211,8 @@ def objective(
 
     The result has `.names`, `.loglik(params)` and `.gradient(params)`.
     """
+    from polars_glmm.fitting.flow import objective_of
+
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
         known=known,
@@ -255,6 +262,8 @@ def products(
     >>> february = polars_glmm.products(pl.scan_parquet("february.parquet"), like=january)
     >>> (january + february).fit()
     """
+    from polars_glmm.result.products import make_products
+
     if like is not None and (formulas or groups or offset or frequency or precision or levels):
         msg = "like= brings its own formula, offset, weights and levels: leave out the others."
         raise ModelError(msg)
@@ -266,6 +275,8 @@ def products(
 
 def read_products(path: str | Path) -> Products:
     """Products from a file that `Products.write_parquet` wrote. Raises DatasetError for any other file."""
+    from polars_glmm.result.products import read_stored
+
     return read_stored(path)
 
 
@@ -275,6 +286,8 @@ def read_fit(path: str | PathLike[str]) -> Fit | FitCollection:
     Nothing in the file is executed. Rows are not stored: what needs them takes a frame, as after `keep="none"`.
     Raises ModelFileError for any other file, for one that is broken, and for one of a later version.
     """
+    from polars_glmm.result.stored import read_model
+
     return read_model(path)
 
 
@@ -307,6 +320,8 @@ def anova(
         If the fits stand on different data, were made by different methods, are REML fits with different fixed effects,
         or are visibly not nested.
     """
+    from polars_glmm.inference.compare import anova as _anova
+
     for k, one in enumerate(fits, start=1):
         if not isinstance(one, Fit):
             msg = f"anova compares fits; argument {k} is a {type(one).__name__}."
@@ -329,6 +344,8 @@ def _checked(frame: Any, formulas: tuple[object, ...]) -> AnyFrame:
 
 def _where(frame: Any, formulas: tuple[object, ...]) -> AnyFrame | EngineFrame:
     """A frame of any library: of Polars, or of the engine that holds its rows."""
+    from polars_glmm.frames.elsewhere import take
+
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
     if isinstance(frame, str) and any(isinstance(one, pl.DataFrame | pl.LazyFrame) for one in formulas):

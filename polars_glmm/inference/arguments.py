@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     from polars_glmm.inference.adjust import Adjustment
     from polars_glmm.inference.contrasts import ContrastLike
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.typing import Kind
+
+Part: TypeAlias = Literal["beta", "theta", "u"]
+PARTS: tuple[Part, ...] = ("beta", "theta", "u")
 
 
 class HowTested(TypedDict, total=False):

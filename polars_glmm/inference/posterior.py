@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.covariance.structures import STRUCTURES, plain_name
 from polars_glmm.errors import ModelError, ResourceError, enumerate_names, suggest
 from polars_glmm.fitting.again import design_of
+from polars_glmm.inference.arguments import PARTS, Part
 from polars_glmm.inference.natural import naturals
 from polars_glmm.inference.ranef import level_labels
 from polars_glmm.inference.resampling import checked_seed
@@ -33,8 +34,6 @@ from polars_glmm.typing import Cube, Mat, Vec
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
 
-Part: TypeAlias = Literal["beta", "theta", "u"]
-PARTS: tuple[Part, ...] = ("beta", "theta", "u")
 _TRIES = 100
 """Times that correlations are drawn until they make a covariance matrix."""
 _ROW_BYTES = 90

@@ -13,20 +13,7 @@ import polars as pl
 from polars_glmm.answer.many import Answers, Batch, scalar
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
-from polars_glmm.inference import stacked
-from polars_glmm.inference.coefficients import fixef
-from polars_glmm.inference.dispersion import dispersion
-from polars_glmm.inference.glance import glance
-from polars_glmm.inference.html import render
-from polars_glmm.inference.ranef import ranef
-from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
-from polars_glmm.inference.score import score
-from polars_glmm.inference.varcorr import varcorr
-from polars_glmm.prediction.by_key import rows_by_key
-from polars_glmm.prediction.distribution import count_table, distribution
-from polars_glmm.prediction.predictions import predict
-from polars_glmm.prediction.ranef_join import with_ranef
-from polars_glmm.prediction.residuals import augment
+from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema
 from polars_glmm.result import overview
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.many_questions import ManyQuestions
@@ -99,6 +86,9 @@ class FitCollection(ManyQuestions):
         vcov: CovarianceChoice = None,
     ) -> pl.DataFrame:
         """Fixed effects of all fits."""
+        from polars_glmm.inference import stacked
+        from polars_glmm.inference.coefficients import fixef
+
         if vcov is not None or df == "kenward_roger":
             return self._of_each(
                 lambda fit: fixef(fit, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
@@ -112,6 +102,9 @@ class FitCollection(ManyQuestions):
     @answered
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Variances and correlations of all fits."""
+        from polars_glmm.inference import stacked
+        from polars_glmm.inference.varcorr import varcorr
+
         return self._stack(
             VARCORR,
             lambda answer: varcorr(answer, conf_level=conf_level),
@@ -121,6 +114,9 @@ class FitCollection(ManyQuestions):
     @answered
     def dispersion(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Dispersions of all fits."""
+        from polars_glmm.inference import stacked
+        from polars_glmm.inference.dispersion import dispersion
+
         return self._stack(
             DISPERSION,
             lambda answer: dispersion(answer, conf_level=conf_level),
@@ -130,11 +126,17 @@ class FitCollection(ManyQuestions):
     @answered
     def ranef(self) -> pl.DataFrame:
         """Conditional modes of all fits, long."""
+        from polars_glmm.inference import stacked
+        from polars_glmm.inference.ranef import ranef
+
         return self._stack(RANEF, ranef, stacked.ranef_all, stacked.ranef_rows)
 
     @answered
     def glance(self) -> pl.DataFrame:
         """One row per fit."""
+        from polars_glmm.inference import stacked
+        from polars_glmm.inference.glance import glance
+
         return self._stack(GLANCE, glance, stacked.glance_all)
 
     # on other frames
@@ -142,6 +144,8 @@ class FitCollection(ManyQuestions):
     @answered
     def score(self, frame: pl.DataFrame | pl.LazyFrame, group: str | None = None) -> pl.DataFrame:
         """Effects of the groups of a frame by the models of their keys, keys in front."""
+        from polars_glmm.inference.score import score
+
         return self._of_own_rows(frame, lambda fit, rows: score(rows, fit, group))
 
     @answered
@@ -155,6 +159,8 @@ class FitCollection(ManyQuestions):
         by: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Probabilities of the response by value, `row` being counted within each key."""
+        from polars_glmm.prediction.distribution import distribution
+
         return self._of_own_rows(
             frame, lambda fit, rows: distribution(rows, fit, values, random=random, average=average, by=by)
         )
@@ -162,6 +168,8 @@ class FitCollection(ManyQuestions):
     @answered
     def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
         """Observed counts of every value beside those expected, by key."""
+        from polars_glmm.prediction.distribution import count_table
+
         return self._of_own_rows(frame, lambda fit, rows: count_table(rows, fit, random=random))
 
     @answered
@@ -185,6 +193,8 @@ class FitCollection(ManyQuestions):
         Rows of a key whose model failed get null; a key without any model follows `new_levels`: "error" raises
         UnknownLevelError, "zero" and "null" give null.
         """
+        from polars_glmm.prediction.predictions import predict
+
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
             std_error=std_error, name=name, uncertainty=uncertainty, df=df, times=times,
@@ -202,11 +212,15 @@ class FitCollection(ManyQuestions):
         leverage: bool = False,
     ) -> Frame:
         """The frame with fitted values and residuals of each row by the model of its key, null where that failed."""
+        from polars_glmm.prediction.residuals import augment
+
         return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels in the model of its key; null where there are none."""
+        from polars_glmm.prediction.ranef_join import with_ranef
+
         return with_ranef(frame, self, prefix)
 
     # on paper and in a file
@@ -240,6 +254,8 @@ class FitCollection(ManyQuestions):
         return overview.as_text(self)
 
     def _repr_html_(self) -> str:
+        from polars_glmm.inference.html import render
+
         return render(overview.as_sheet(self))
 
     def _stack(
@@ -253,6 +269,8 @@ class FitCollection(ManyQuestions):
 
         shares   how the rows of a batch's table are divided between its models (M,): equally, or by what they have
         """
+        from polars_glmm.inference.schemas import table
+
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
         for batch in self.outcomes.batches:
             rows = make_all(batch)
@@ -272,6 +290,8 @@ class FitCollection(ManyQuestions):
 
         Keys are compared by value, so that 1 and 1.0, a text and its Enum are the same.
         """
+        from polars_glmm.prediction.by_key import rows_by_key
+
         parts, places = [], []
         for k, answer, rows in rows_by_key(frame, self):
             made = question(answer, rows)

@@ -9,8 +9,6 @@ import polars as pl
 
 from polars_glmm.answer.record import Answer
 from polars_glmm.foreign import answered
-from polars_glmm.inference.effect_verbs import comparisons, predictions, slopes
-from polars_glmm.inference.means import marginal_means
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,6 +64,8 @@ class MeansAndEffects(Answer):
         `note`; null where the data do not determine an estimate. Raises ModelError for what is not in the model, or
         needs rows that the fit does not keep; UnknownLevelError for a level it does not have.
         """
+        from polars_glmm.inference.means import marginal_means
+
         return marginal_means(
             self, variables, by=by, at=at, weights=weights, random=random, scale=scale, contrast=contrast,
             adjustment=adjust, offset=offset, df=df, vcov=vcov, average=average, kind=kind,
@@ -98,6 +98,8 @@ class MeansAndEffects(Answer):
         Standard errors by the delta method; intervals on the scale of the link, transformed back. Columns: variables,
         by, the estimate core, `n` rows that count (equal rows by their frequency), `note`.
         """
+        from polars_glmm.inference.effect_verbs import predictions
+
         return predictions(
             self, frame, variables, by, average=average, random=random, scale=scale, kind=kind, df=df,
             vcov=vcov, conf_level=conf_level,
@@ -129,6 +131,8 @@ class MeansAndEffects(Answer):
 
         Columns: `variable`, `contrast`, by, the estimate core, `n`, `note`. Other arguments as in `predictions`.
         """
+        from polars_glmm.inference.effect_verbs import comparisons
+
         return comparisons(
             self, frame, variables, by, contrast=contrast, comparison=comparison, average=average, random=random,
             scale=scale, kind=kind, df=df, vcov=vcov, conf_level=conf_level,
@@ -154,6 +158,8 @@ class MeansAndEffects(Answer):
         By symmetric differences of 1e-5 standard deviations of the variable, random slopes included where `random` has
         them. Columns and other arguments as in `comparisons`.
         """
+        from polars_glmm.inference.effect_verbs import slopes
+
         return slopes(
             self, frame, variables, by, average=average, random=random, scale=scale, kind=kind, df=df,
             vcov=vcov, conf_level=conf_level,

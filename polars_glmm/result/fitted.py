@@ -12,30 +12,7 @@ import polars as pl
 from polars_glmm.answer.record import Answer
 from polars_glmm.control import Control, as_control
 from polars_glmm.errors import ModelError
-from polars_glmm.export.arviz import to_arviz
-from polars_glmm.export.bambi import to_bambi
-from polars_glmm.fitting.elsewhere import fit_frame
-from polars_glmm.fitting.flow import data_of
 from polars_glmm.foreign import answered, refuse_attribute
-from polars_glmm.frames.elsewhere import there
-from polars_glmm.inference.coefficients import fixef
-from polars_glmm.inference.conditional import conditional_glance
-from polars_glmm.inference.dispersion import dispersion
-from polars_glmm.inference.glance import diagnose, glance
-from polars_glmm.inference.html import html
-from polars_glmm.inference.ranef import coef, ranef
-from polars_glmm.inference.score import score
-from polars_glmm.inference.summary import summary
-from polars_glmm.inference.varcorr import varcorr
-from polars_glmm.inference.vcov import vcov as covariances
-from polars_glmm.likelihood.given import of_estimate
-from polars_glmm.prediction.distribution import count_table, distribution
-from polars_glmm.prediction.predictions import predict
-from polars_glmm.prediction.ranef_join import with_ranef
-from polars_glmm.prediction.residuals import augment
-from polars_glmm.prediction.simulations import simulate
-from polars_glmm.prediction.sql import to_sql
-from polars_glmm.prediction.unseen import unseen
 from polars_glmm.result.questions import Questions
 
 if TYPE_CHECKING:
@@ -81,21 +58,29 @@ class Fit(Questions):
         vcov   None: the fit's own covariance; "kenward_roger"; "CR0", "CR1", "CR1S", "CR2", "CR3" or CR(cluster, type):
                robust to any covariance within clusters, with degrees of freedom of its own; or a frame as `vcov()`
         """
+        from polars_glmm.inference.coefficients import fixef
+
         return fixef(self, conf_level=conf_level, df=df, exponentiate=exponentiate, vcov=vcov)
 
     @answered
     def varcorr(self, conf_level: float = 0.95) -> pl.DataFrame:
         """Variances, covariances, standard deviations and correlations of the random effects, with intervals."""
+        from polars_glmm.inference.varcorr import varcorr
+
         return varcorr(self, conf_level=conf_level)
 
     @answered
     def dispersion(self, conf_level: float = 0.95) -> pl.DataFrame:
         """The constant dispersion phi on its natural scale (gaussian: sigma), with a log-scale interval."""
+        from polars_glmm.inference.dispersion import dispersion
+
         return dispersion(self, conf_level=conf_level)
 
     @answered
     def ranef(self, group: str | None = None) -> pl.DataFrame:
         """Conditional modes: long for all factors, or for one `group` a table to join by its key columns."""
+        from polars_glmm.inference.ranef import ranef
+
         return ranef(self, group)
 
     @answered
@@ -104,11 +89,16 @@ class Fit(Questions):
 
         parameter   "mu", or "phi" where that has a formula: coefficients of log phi
         """
+        from polars_glmm.inference.ranef import coef
+
         return coef(self, group, parameter)
 
     @answered
     def glance(self, conditional: bool = False) -> pl.DataFrame:  # noqa: FBT001, FBT002
         """The fit in one row; `conditional` adds effective parameters, the likelihood at the modes, conditional AIC."""
+        from polars_glmm.inference.conditional import conditional_glance
+        from polars_glmm.inference.glance import glance
+
         return conditional_glance(self) if conditional else glance(self)
 
     @answered
@@ -117,11 +107,15 @@ class Fit(Questions):
 
         vcov   "kenward_roger": adjusted for small samples; "CR2": robust; as in `fixef`
         """
+        from polars_glmm.inference.vcov import vcov as covariances
+
         return covariances(self, full=full, vcov=vcov)
 
     @answered
     def diagnose(self) -> pl.DataFrame:
         """Notes and certificate as a frame."""
+        from polars_glmm.inference.glance import diagnose
+
         return diagnose(self)
 
     # on other frames
@@ -144,6 +138,9 @@ class Fit(Questions):
         ranef: pl.DataFrame | pl.LazyFrame | None = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
+        from polars_glmm.inference.ranef import ranef
+        from polars_glmm.prediction.predictions import predict
+
         return predict(
             frame, self, kind=kind, random=random, new_levels=new_levels, interval=interval, conf_level=conf_level,
             std_error=std_error, name=name, uncertainty=uncertainty, df=df, times=times, ranef=ranef,
@@ -161,6 +158,8 @@ class Fit(Questions):
         leverage: bool = False,
     ) -> Frame:
         """The frame with fitted, fixed, resid, resid_pearson and resid_deviance; quantile residuals, leverage."""
+        from polars_glmm.prediction.residuals import augment
+
         return augment(frame, self, prefix, quantile=quantile, given=given, rng=rng, leverage=leverage)
 
     @answered
@@ -174,21 +173,29 @@ class Fit(Questions):
         by: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Probabilities of the response by value for the rows of a frame, or averaged over them."""
+        from polars_glmm.prediction.distribution import distribution
+
         return distribution(frame, self, values, random=random, average=average, by=by)
 
     @answered
     def count_table(self, frame: pl.DataFrame | pl.LazyFrame, *, random: str = "integrate") -> pl.DataFrame:
         """Observed counts of every value of the response beside those expected."""
+        from polars_glmm.prediction.distribution import count_table
+
         return count_table(frame, self, random=random)
 
     @answered
     def score(self, frame: Frame, group: str | None = None) -> Frame:
         """Effects of the groups of a frame, new or known, from its rows at the estimates; lazy stays lazy."""
+        from polars_glmm.inference.score import score
+
         return score(frame, self, group)
 
     @answered
     def with_ranef(self, frame: Frame, prefix: str = "") -> Frame:
         """The frame with the random effects of each row's levels."""
+        from polars_glmm.prediction.ranef_join import with_ranef
+
         return with_ranef(frame, self, prefix=prefix)
 
     @answered
@@ -198,6 +205,8 @@ class Fit(Questions):
         Of a fixed factor they have no prediction, of a grouping factor what `new_levels` says. The frame may be one of
         any library; levels are counted where its rows are. Raises ColumnError for a column that it does not have.
         """
+        from polars_glmm.prediction.unseen import unseen
+
         return unseen(frame, self)
 
     @answered
@@ -218,6 +227,8 @@ class Fit(Questions):
         "duckdb", "postgres" (whose result keeps the linear predictor as eta_) and "spark". Raises ModelError for a link
         or a function without an expression.
         """
+        from polars_glmm.prediction.sql import to_sql
+
         return to_sql(
             self, name, dialect=dialect, kind=kind, random=random, new_levels=new_levels, column=column
         )  # fmt: skip
@@ -232,6 +243,8 @@ class Fit(Questions):
         random: Literal["new", "conditional"] = "new",
     ) -> Frame:
         """The frame with responses drawn from the model, sim_1 … sim_n."""
+        from polars_glmm.prediction.simulations import simulate
+
         return simulate(frame, self, n, rng, random=random)
 
     def update(
@@ -241,6 +254,9 @@ class Fit(Questions):
 
         A lone dot in `formula` stands for that side of the present one: `fit.update(". ~ . + x")`.
         """
+        from polars_glmm.fitting.elsewhere import fit_frame
+        from polars_glmm.frames.elsewhere import there
+
         data = self.data() if frame is None else there(frame, "update()")
         if "start" in changes:
             changes["start"] = starting_values(changes["start"])
@@ -253,6 +269,8 @@ class Fit(Questions):
 
         Raises ModelError where neither was kept, DataChangedError where the source has changed.
         """
+        from polars_glmm.fitting.flow import data_of
+
         return data_of(self)
 
     # in a file
@@ -269,11 +287,15 @@ class Fit(Questions):
     @answered
     def to_arviz(self, n: int = 4000, rng: np.random.Generator | int | None = None) -> Any:
         """n draws of `posterior` as ArviZ knows them (extra `bayes`): a DataTree, or InferenceData of ArviZ 0."""
+        from polars_glmm.export.arviz import to_arviz
+
         return to_arviz(self, n, rng)
 
     @answered
     def to_bambi(self, frame: pl.DataFrame | None = None, **options: Any) -> Any:
         """The same model for bambi, to be sampled (extra `bayes`): formula, family, link and the rows of the fit."""
+        from polars_glmm.export.bambi import to_bambi
+
         return to_bambi(self, frame, **options)
 
     # on paper
@@ -294,12 +316,18 @@ class Fit(Questions):
     @answered
     def summary(self) -> str:
         """The text that print shows."""
+        from polars_glmm.inference.summary import summary
+
         return summary(self)
 
     def __repr__(self) -> str:
+        from polars_glmm.inference.summary import summary
+
         return summary(self)
 
     def _repr_html_(self) -> str:
+        from polars_glmm.inference.html import html
+
         return html(self)
 
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
@@ -310,6 +338,8 @@ class Fit(Questions):
 
 def starting_values(start: object) -> Mapping[str, float] | None:
     """start= as values by name; a fit, or one in a file, gives its own. Raises ModelError for what has none."""
+    from polars_glmm.likelihood.given import of_estimate
+
     if isinstance(start, Fit):
         return of_estimate(start.recipe.starting_names(), start.estimate)
     if start is None or isinstance(start, Mapping):

@@ -10,12 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.foreign import answered
-from polars_glmm.inference.check import check
-from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
-from polars_glmm.inference.influence import influence, influence_terms
-from polars_glmm.inference.laplace_error import laplace_error
-from polars_glmm.inference.posterior import PARTS, posterior
-from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
+from polars_glmm.inference.arguments import PARTS
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.many_effects import ManyMeansAndEffects
 
@@ -23,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.arguments import Part
     from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.intervals import IntervalMethod
-    from polars_glmm.inference.posterior import Part
     from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
     from polars_glmm.inference.wald import Alternative
@@ -111,6 +106,8 @@ class ManyQuestions(ManyMeansAndEffects):
         include: Part | Sequence[Part] = PARTS,
     ) -> pl.DataFrame:
         """Draws of the parameters and effects of every fit. Arguments as `Fit.posterior`."""
+        from polars_glmm.inference.posterior import posterior
+
         return self._of_each(lambda fit: posterior(fit, n, rng, include))
 
     @answered
@@ -118,6 +115,8 @@ class ManyQuestions(ManyMeansAndEffects):
         self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
     ) -> pl.DataFrame:
         """What leaving out each level of a group, or each row, does to each fit."""
+        from polars_glmm.inference.influence import influence
+
         return self._of_each(lambda fit: influence(fit, group, method))
 
     @answered
@@ -125,6 +124,8 @@ class ManyQuestions(ManyMeansAndEffects):
         self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
     ) -> pl.DataFrame:
         """Every estimate of each fit without each level of a group."""
+        from polars_glmm.inference.influence import influence_terms
+
         return self._of_each(lambda fit: influence_terms(fit, group, method))
 
     @answered
@@ -138,6 +139,8 @@ class ManyQuestions(ManyMeansAndEffects):
         rng: int | None = None,
     ) -> pl.DataFrame:
         """How far the Laplace approximation of each fit is from the integral."""
+        from polars_glmm.inference.laplace_error import laplace_error
+
         return self._of_each(lambda fit: laplace_error(fit, method, per=per, n=n, nodes=nodes, rng=rng))
 
     @answered
@@ -145,6 +148,8 @@ class ManyQuestions(ManyMeansAndEffects):
         self, tests: str | Sequence[str] = "all", *, n: int = 250, rng: int | None = None, given: Given = "modes"
     ) -> pl.DataFrame:
         """Tests of what the models assume, on the rows of each fit."""
+        from polars_glmm.inference.check import check
+
         return self._of_each(lambda fit: check(fit, tests, n=n, rng=rng, given=given))
 
     @answered
@@ -162,6 +167,8 @@ class ManyQuestions(ManyMeansAndEffects):
         equivalence: tuple[float, float] | None = None,
     ) -> pl.DataFrame:
         """Tests of hypotheses in every fit, which is a family of its own; arguments as `Fit.test`."""
+        from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
+
         options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
         return self._of_each(lambda fit: tested(fit, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov))
 
@@ -177,6 +184,8 @@ class ManyQuestions(ManyMeansAndEffects):
         rng: np.random.Generator | int | None = None,
     ) -> pl.DataFrame:
         """Tests of the terms in every fit; arguments as `Fit.test_terms`."""
+        from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
+
         return self._of_each(lambda fit: terms_tested(fit, type, df, vcov, method, TermBootstrap(n, rng)))
 
     if TYPE_CHECKING:

@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import polars as pl
 
 from polars_glmm.foreign import answered
-from polars_glmm.inference.check import check
-from polars_glmm.inference.cross_validation import cross_validate
-from polars_glmm.inference.explained import repca
-from polars_glmm.inference.explaining import icc, r2
-from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
-from polars_glmm.inference.influence import influence, influence_terms
-from polars_glmm.inference.intervals import Draws, confint, profile
-from polars_glmm.inference.laplace_error import laplace_error
-from polars_glmm.inference.posterior import PARTS, posterior
-from polars_glmm.inference.predictive import predictive
-from polars_glmm.inference.resampling import Resampling, bootstrap
-from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
+from polars_glmm.inference.arguments import PARTS
 from polars_glmm.result.effects import MeansAndEffects
 
 if TYPE_CHECKING:
@@ -28,11 +17,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from polars_glmm.inference.adjust import Adjustment
+    from polars_glmm.inference.arguments import Part
     from polars_glmm.inference.bootstrap import BootstrapInterval
     from polars_glmm.inference.covariance import CovarianceChoice, DegreesOfFreedom
     from polars_glmm.inference.hypotheses import HypothesesLike
     from polars_glmm.inference.intervals import IntervalMethod
-    from polars_glmm.inference.posterior import Part
     from polars_glmm.inference.predictive import Drawn, Effects
     from polars_glmm.inference.resampling import BootstrapKind
     from polars_glmm.inference.term_hypotheses import TermType
@@ -76,6 +65,8 @@ class Questions(MeansAndEffects):
         adjust, null_value, note; with `joint` hypothesis, num_df, den_df, statistic, distribution, p_value, df_method,
         note. Raises ModelError for names the fit does not have, FormulaError where a string cannot be read.
         """
+        from polars_glmm.inference.hypothesis_tests import HypothesisOptions, tested
+
         options = HypothesisOptions(conf_level, adjust, alternative, equivalence)
         return tested(self, hypotheses, rhs, options, joint=joint, df=df, vcov=vcov)
 
@@ -101,6 +92,8 @@ class Questions(MeansAndEffects):
         Columns: parameter, term, type, distribution, df_method, note, num_df, den_df, statistic, p_value; with
         "bootstrap" also n_draws, n_failed, seed. A term that dropped columns leave untestable is null with a note.
         """
+        from polars_glmm.inference.term_tests import TermBootstrap, terms_tested
+
         return terms_tested(self, type, df, vcov, method, TermBootstrap(n, rng))
 
     @answered
@@ -126,6 +119,9 @@ class Questions(MeansAndEffects):
         interval    of a bootstrap: "percentile", "basic", or "bca" (bias-corrected and accelerated)
         A bound of the parameter's range is an answer: `status` says "at_boundary".
         """
+        from polars_glmm.inference.intervals import Draws, confint
+        from polars_glmm.inference.resampling import Resampling
+
         return confint(self, method, which, conf_level, criterion, Draws(interval, draws, Resampling(n, rng)))
 
     @answered
@@ -136,6 +132,8 @@ class Questions(MeansAndEffects):
         random effects), icc, icc_unadjusted. The first row is the recommended one. Counts and probabilities refit the
         null model once.
         """
+        from polars_glmm.inference.explaining import r2
+
         return r2(self)
 
     @answered
@@ -146,6 +144,8 @@ class Questions(MeansAndEffects):
         included), mean_size (Σn²/Σn), design_effect, method (of the residual variance, as in r2()). Of unordered
         categories a row for each but the baseline, named in `category`: on the scale of its log odds (Hedeker 2003).
         """
+        from polars_glmm.inference.explaining import icc
+
         return icc(self)
 
     @answered
@@ -159,11 +159,15 @@ class Questions(MeansAndEffects):
         Columns: fold, n_obs, elpd (log density of the rows left out, given the others; of new groups the marginal one),
         rmse (at the modes of known levels), status, seed.
         """
+        from polars_glmm.inference.cross_validation import cross_validate
+
         return cross_validate(self, folds, group, rng)
 
     @answered
     def repca(self) -> pl.DataFrame:
         """Principal components of the random effects of each group: group, component, std_dev, proportion, loading."""
+        from polars_glmm.inference.explained import repca
+
         return repca(self)
 
     @answered
@@ -181,6 +185,8 @@ class Questions(MeansAndEffects):
         (signed root of the deviance less its minimum), deviance. `points` values evenly spaced in zeta from −cutoff to
         cutoff (2.58 if not given: a 99 % interval) as far as it goes, and the estimate.
         """
+        from polars_glmm.inference.intervals import profile
+
         return profile(self, which, points, cutoff, criterion)
 
     @answered
@@ -200,6 +206,8 @@ class Questions(MeansAndEffects):
         Columns: draw, group, term, other_term, quantity, parameter, value, status ("ok", "singular", "not_converged",
         "failed": then value is null), seed.
         """
+        from polars_glmm.inference.resampling import Resampling, bootstrap
+
         return bootstrap(self, Resampling(n, rng, kind, group))
 
     @answered
@@ -222,6 +230,8 @@ class Questions(MeansAndEffects):
         "correlation", "residual_correlation", "dispersion", "effect"), parameter, value, seed. Raises ResourceError
         where they would not fit.
         """
+        from polars_glmm.inference.posterior import posterior
+
         return posterior(self, n, rng, include)
 
     @answered
@@ -235,6 +245,8 @@ class Questions(MeansAndEffects):
         random: Effects = "all",
     ) -> Frame:
         """The frame with n draws sim_1 … of its responses, or means, each with a draw of `posterior` of its own."""
+        from polars_glmm.inference.predictive import predictive
+
         return predictive(frame, self, n, rng, of=of, random=random)
 
     @answered
@@ -249,6 +261,8 @@ class Questions(MeansAndEffects):
         time: str | None = None,
     ) -> pl.DataFrame:
         """Tests of what the model assumes, one row each, on the rows of the fit or of a frame."""
+        from polars_glmm.inference.check import check
+
         return check(self, tests, frame, n=n, rng=rng, given=given, time=time)
 
     @answered
@@ -256,6 +270,8 @@ class Questions(MeansAndEffects):
         self, group: str | None = None, method: Literal["exact", "one_step", "case"] = "exact"
     ) -> pl.DataFrame:
         """What leaving out each level of a group, or each row, does to the fit."""
+        from polars_glmm.inference.influence import influence
+
         return influence(self, group, method)
 
     @answered
@@ -263,6 +279,8 @@ class Questions(MeansAndEffects):
         self, group: str | None = None, method: Literal["exact", "one_step"] = "exact"
     ) -> pl.DataFrame:
         """Every estimate without each level of a group."""
+        from polars_glmm.inference.influence import influence_terms
+
         return influence_terms(self, group, method)
 
     @answered
@@ -276,4 +294,6 @@ class Questions(MeansAndEffects):
         rng: np.random.Generator | int | None = None,
     ) -> pl.DataFrame:
         """How far the Laplace approximation is from the integral at the estimates, with a Monte Carlo error."""
+        from polars_glmm.inference.laplace_error import laplace_error
+
         return laplace_error(self, method, per=per, n=n, nodes=nodes, rng=rng)
