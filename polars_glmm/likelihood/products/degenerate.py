@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import numpy as np
 
 from polars_glmm.errors import IdentifiabilityError
@@ -11,6 +14,7 @@ from polars_glmm.likelihood.products.absolute import AbsoluteOptimum
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel
 from polars_glmm.likelihood.products.polish import PolishedProducts
 from polars_glmm.likelihood.products.profile import Profile
+from polars_glmm.typing import Mat
 
 STRONG = 1e7
 """Relative standard deviation at which random effects take all they can."""
@@ -30,6 +34,10 @@ _LOST, DOUBTED = 1e-11, 1e-8
 
 _NEXT_TO_NOTHING = 1e-6
 """Share left by the model found from which it is asked whether the whole response can be reproduced."""
+
+
+_FEW_FACTORS = 4
+"""Factors of which all choices are looked at."""
 
 
 _FIXED_REPRODUCE = (
@@ -58,6 +66,30 @@ def refuse_degenerate(engine: ProductEngine, pieces: Profile) -> None:
             raise IdentifiabilityError(_NO_RESIDUAL if engine.reml else _SATURATED)
         if share_left(engine, pieces) <= _LOST and len(engine.effects.factors) > 1:
             raise IdentifiabilityError(reproduced_text(engine.effects, "residual variance"))
+
+
+def refuse_unbounded(engine: ProductEngine) -> None:
+    """Raise IdentifiabilityError where some of the factors leave no bound to ℓ, though a search may end lower.
+
+    They do where rank [X Z] = n > rank Z: all rows are reproduced, and log|V| falls with n − rank Z times log σ².
+    Few models can, and only those are asked by more than the count of their levels.
+    """
+    n = engine.stats.n
+    if engine.reml or not engine.effects.factors:
+        return
+    for chosen in _some_factors(engine):
+        left, taken = _ranks(engine, chosen)
+        if left > n - engine.p - 0.5 and taken < n - 0.5:
+            raise IdentifiabilityError(_SATURATED)
+
+
+def _some_factors(engine: ProductEngine) -> Iterator[tuple[bool, ...]]:
+    """Factors that have levels enough to span, with the fixed effects, all rows; of many factors all of them alone."""
+    columns = [f.n_levels * f.r for f in engine.effects.factors]
+    every = product((True, False), repeat=len(columns)) if len(columns) <= _FEW_FACTORS else [(True,) * len(columns)]
+    for chosen in every:
+        if engine.p + sum(c for c, there in zip(columns, chosen, strict=True) if there) >= engine.stats.n:
+            yield chosen
 
 
 def share_left(engine: ProductEngine, pieces: Profile) -> float:
@@ -133,14 +165,22 @@ def _refuse_reproduced(engine: ProductEngine) -> None:
 
 
 def _saturated(engine: ProductEngine) -> bool:
-    """Whether fixed and random effects together span all observations: rank [X Z] = n.
+    """Whether fixed and random effects together span all observations: rank [X Z] = n."""
+    return _ranks(engine, (True,) * len(engine.effects.factors))[0] > engine.stats.n - engine.p - 0.5
 
-    log|K'(I + t²ZZ')K|, K the contrasts that X leaves, grows as log t² times the rank of K'Z.
+
+def _ranks(engine: ProductEngine, chosen: tuple[bool, ...]) -> tuple[float, float]:
+    """Ranks of K'Z and of Z of the chosen factors, K the contrasts that X leaves; NaN where they cannot be told.
+
+    log|I + t²ZZ'| grows as log t² times the rank of Z, and log|K'(I + t²ZZ')K| as that of K'Z.
     """
-    spans = []
+    growths = []
     for size in (_LARGE, 10.0 * _LARGE):
-        pieces = engine.pieces(engine.effects.lambdas(engine.effects.start(size)), gradient=False)
+        strong = engine.effects.lambdas(engine.effects.start(size))
+        lambdas: list[Mat] = [f if there else np.zeros_like(f) for f, there in zip(strong, chosen, strict=True)]
+        pieces = engine.pieces(lambdas, gradient=False)
         if pieces is None:
-            return False
-        spans.append(pieces.log_h + pieces.log_m)
-    return bool((spans[1] - spans[0]) / np.log(100.0) > engine.stats.n - engine.p - 0.5)
+            return np.nan, np.nan
+        growths.append((pieces.log_h + pieces.log_m, pieces.log_h))
+    (left, taken), (more_left, more_taken) = growths
+    return float((more_left - left) / np.log(100.0)), float((more_taken - taken) / np.log(100.0))

@@ -43,6 +43,7 @@ from polars_glmm.likelihood.products.degenerate import (
     refuse_endless,
     refuse_lost,
     refuse_perfect_fit,
+    refuse_unbounded,
     share_left,
 )
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
@@ -83,6 +84,7 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
         apart = find_precise(engine, model, tolerance, given)
         clock["search"] = clock["hessian"] = perf_counter()
         refuse_endless(engine, apart.done)
+        refuse_unbounded(engine)
         estimate = _reported(model, engine, _held_optimum(model, apart.done, 0), findings, clock)
         return replace(estimate, notes=(*estimate.notes, *([no_residual_note()] if apart.no_residual else [])))
     found = _search(engine, model, tolerance, given)
@@ -357,6 +359,7 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         )
         raise ConvergenceError(msg)
     refuse_degenerate(engine, found.evaluation.state)
+    refuse_unbounded(engine)
     return found
 
 
