@@ -10,6 +10,7 @@ from scipy.linalg import block_diag
 
 from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.design.records import ResidualRows
+from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.residual.arrangement import arrange
 from polars_glmm.likelihood.residual.patterns import Patterns, SamePlaces
 from polars_glmm.likelihood.residual.rows import correlated
@@ -118,3 +119,11 @@ def test_a_law_at_the_end_of_its_range_is_none(name: str, edge: float) -> None:
     x = np.full(rows.correlation.count(rows.size), edge)
     with np.errstate(all="ignore"):
         assert whitenings(rows, arrange(rows)).at(x) is None
+
+
+def test_a_correlation_at_its_limit_is_refused_with_a_remedy() -> None:
+    """At ±1 rows are copies of each other: the message names the parameter and what to do."""
+    places = np.array([[0.0], [1.0]])
+    residual = ResidualRows("ar1", np.zeros(2, dtype=np.int32), 1, places, 2, ("rho(g)",))
+    with pytest.raises(ModelError, match=r"rho\(g\) = 1 have no covariance matrix.*fixed=.*simpler residual="):
+        correlated(residual, np.array([1.0]))

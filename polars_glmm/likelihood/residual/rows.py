@@ -52,6 +52,9 @@ def correlated(residual: ResidualRows, values: Vec) -> Correlated:
     law = whitenings(residual, arranged).at(x) if np.isfinite(x).all() else None
     if law is None:
         at = ", ".join(f"{name} = {value:g}" for name, value in zip(residual.names, values.tolist(), strict=True))
-        msg = f"Residuals with {at} have no covariance matrix."
+        msg = (
+            f"Residuals with {at} have no covariance matrix: correlations lie between their limits, ranges above 0. "
+            f"Use a value inside, as by fixed={{{residual.names[0]!r}: …}}, or a simpler residual=."
+        )
         raise ModelError(msg)
     return Correlated(law, arranged.order)
