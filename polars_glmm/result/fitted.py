@@ -138,7 +138,6 @@ class Fit(Questions):
         ranef: pl.DataFrame | pl.LazyFrame | None = None,
     ) -> Frame:
         """The frame with the prediction as a further column; lazy stays lazy. Arguments as `polars_glmm.predict`."""
-        from polars_glmm.inference.ranef import ranef
         from polars_glmm.prediction.predictions import predict
 
         return predict(
