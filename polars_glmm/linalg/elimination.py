@@ -81,11 +81,10 @@ class OneFactor:
 
 
 @dataclass(frozen=True, slots=True)
-class OneFactorised:
-    """H = LL' level by level; of many models log_determinant is an array (m,), NaN where one is not definite."""
+class LevelByLevel:
+    """H = LL' level by level."""
 
     low: Cube
-    log_determinant: Any
 
     def solve(self, b: list[Cube]) -> list[Cube]:
         return [cholesky.solve(self.low, b[0])]
@@ -95,6 +94,13 @@ class OneFactorised:
 
     def inverse_diagonal(self) -> list[Cube]:
         return [cholesky.inverse(self.low)]
+
+
+@dataclass(frozen=True, slots=True)
+class OneFactorised(LevelByLevel):
+    """H = LL' level by level, with log|H|."""
+
+    log_determinant: float
 
 
 # ----------------------------------------------------------------------------------------------- nested lead

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.linalg import cholesky
-from polars_glmm.linalg.elimination import Eliminator, NestedFactorised, NestedLead, OneFactorised
+from polars_glmm.linalg.elimination import Eliminator, LevelByLevel, NestedFactorised, NestedLead
 from polars_glmm.linalg.pattern import Blocks, Pairs, Pattern, sum_by
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -122,9 +122,20 @@ class ManyOne:
     order = 0
     dense_entries = 0
 
-    def factorise(self, h: Blocks) -> OneFactorised:
-        low = cholesky.factor(h.diagonal[0])
-        return OneFactorised(low, self.levels.totals(cholesky.log_determinant(low)))
+    def factorise(self, h: Blocks) -> ManyOneFactorised:
+        return ManyOneFactorised(cholesky.factor(h.diagonal[0]), self.levels)
+
+
+@dataclass(frozen=True, slots=True)
+class ManyOneFactorised(LevelByLevel):
+    """H = LL' level by level of many models; NaN where one is not definite."""
+
+    levels: LevelsOf
+
+    @property
+    def log_determinant(self) -> Vec:
+        """Per model (m,); it is asked at the modes only, once for many steps towards them."""
+        return self.levels.totals(cholesky.log_determinant(self.low))
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,10 +35,11 @@ def pairings_by_model(design: KeyedDesign) -> Mat:
         columns.append(np.where(fine, shares(total(away * x), square * np.where(fine, own, 1.0)), np.nan))
     codes, counts = design.codes, design.counts
     for k in design.in_formula if design.group is not None else []:
-        numbers = np.concatenate([level_numbers(int(n)) for n in counts[k]])
+        models = starts(counts[k])
+        within = np.arange(int(counts[k].sum())) - np.repeat(models, counts[k])
+        numbers = level_numbers(int(counts[k].max(initial=0)))[within]
         weight = np.bincount(codes[k], w, len(numbers))
         sums = np.bincount(codes[k], away if w is None else w * away, len(numbers))
-        models = starts(counts[k])
         spread = np.add.reduceat(numbers**2 * weight, models)
         columns.append(shares(np.add.reduceat(numbers * sums, models), square * spread))
     return np.array(columns).T
