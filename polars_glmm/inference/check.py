@@ -21,6 +21,7 @@ from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.mode_normality import normality_of_modes
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.prediction.categories import labels_of
+from polars_glmm.prediction.correlated import add_normalized
 from polars_glmm.prediction.given import INNER, Given, add_distribution, inner_of, probability_of
 from polars_glmm.prediction.leverage import leverage_of
 from polars_glmm.prediction.parameters import of_fit
@@ -75,14 +76,15 @@ class Checked:
     def augmented(self) -> pl.DataFrame:
         """The rows with residuals, incomplete ones left out; of categories those that augment() has.
 
-        Correlated residuals about the modes are whitened: they are independent and normal if the model holds.
+        Correlated residuals about given effects are whitened: they are independent and normal if the model holds.
         """
         if self.fit.recipe.spec.family.unordered:
             told = augment(self.rows, self.fit, _PREFIX)
             return told.filter(column(f"{_PREFIX}fitted").is_not_null())
         made = augment(self.rows, self.fit, _PREFIX, quantile=True, given=self.given, rng=self.seed)
-        if self.fit.recipe.residual is not None and self.given == "modes":
-            made = made.with_columns(column(f"{_PREFIX}{NORMALIZED}").alias(f"{_PREFIX}resid_quantile"))
+        if self.fit.recipe.residual is not None and self.given != "integrate":
+            scores = f"{_PREFIX}resid_quantile"  # of gaussian rows they are (y - mu) / sd
+            made = whole(add_normalized(made.lazy(), of_fit(self.fit), scores, scores))
         return made.filter(column(f"{_PREFIX}resid_quantile").is_not_null())
 
     def of(self, name: str) -> Vec:
@@ -116,8 +118,8 @@ def check(  # noqa: PLR0913  the arguments of the public verb
 
     "all" are those that the model has something for (counts have zeros; autocorrelation needs `time=`; categories have
     dispersion, of Pearson's χ² over the categories of each row, and, without an order, no quantile residuals). Quantile
-    residuals are those of augment(quantile=True, given=given); with residual=, given="modes", the whitened ones,
-    resid_normalized, as dispersion takes them. `frame` None: the rows of the fit. p-values are
+    residuals are those of augment(quantile=True, given=given); with residual= whitened, as dispersion takes them, but for
+    given="integrate", where rows of a group depend anyhow. `frame` None: the rows of the fit. p-values are
     two-sided and no verdicts: with many rows everything is significant; statistic beside expected says by how much.
     Raises ModelError for tests that are not known, where the rows of the fit are gone, for n below 1.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal
 
 import polars_glmm
 from polars_glmm.control import Control
@@ -296,3 +296,16 @@ def test_checks_are_of_whitened_residuals(effects: str) -> None:
 
     assert autocorrelation == pytest.approx(one_step("resid_normalized"), abs=1e-9)
     assert abs(autocorrelation) < 0.5 * abs(one_step("resid_pearson"))
+
+
+def test_checks_without_effects_whiten_what_stands_about_the_fixed_part() -> None:
+    """By AR(1) written out: (e_t - rho^d e_s)/sqrt(1 - rho^2d) of a row d steps after the one before it."""
+    fit = fitted("ar1")
+    sigma, rho = fit.dispersion()["estimate"].to_list()
+    e = fit.augment(STRONG).sort("id", "t").select("id", "t", e=(pl.col("y") - pl.col("fixed")) / sigma)
+    e = e.with_columns(d=pl.col("t") - pl.col("t").shift(1).over("id"), last=pl.col("e").shift(1).over("id"))
+    kept = rho ** pl.col("d")
+    e = e.with_columns(white=pl.coalesce((pl.col("e") - kept * pl.col("last")) / (1.0 - kept**2).sqrt(), "e"))
+    found = fit.check("uniformity", rng=1, given="zero")["statistic"][0]
+    assert found == pytest.approx(kstest(e["white"].to_numpy(), "norm").statistic, abs=1e-9)
+    assert found != pytest.approx(kstest(e["e"].to_numpy(), "norm").statistic, abs=1e-3)

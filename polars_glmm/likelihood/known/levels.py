@@ -22,7 +22,7 @@ from polars_glmm.likelihood.many.value import BatchMarginal, along, placed
 from polars_glmm.likelihood.marginal.modes import RowDensity, UnitAt, Warm, added, curvature, find_modes
 from polars_glmm.likelihood.rows.blocks import counted_order
 from polars_glmm.linalg import cholesky
-from polars_glmm.linalg.elimination import OneFactorised
+from polars_glmm.linalg.elimination import LevelByLevel
 from polars_glmm.linalg.quadrature import gauss_hermite
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
@@ -179,7 +179,7 @@ def _integrate(here: UnitAt, nodes: Nodes) -> tuple[Vec, Vec, Vec, Vec, Mat, Cub
     found = find_modes(here, Warm([np.zeros((r, n_levels))]), 2)
     u, state = found.u[0], found.state
     h = unit.models.factorise(unit.eliminator, curvature(here, state.w))
-    assert isinstance(h, OneFactorised)  # levels are independent
+    assert isinstance(h, LevelByLevel)  # levels are independent
     half_log_det = 0.5 * cholesky.log_determinant(h.low)
     laplace = state.f - 0.5 * np.einsum("rG,rG->G", u, u) - half_log_det
     z, log_weights = nodes(r, n_levels)

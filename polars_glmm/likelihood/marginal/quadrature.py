@@ -26,7 +26,7 @@ import numpy as np
 
 from polars_glmm.likelihood.marginal.modes import UnitAt, added
 from polars_glmm.linalg import cholesky
-from polars_glmm.linalg.elimination import Factorised, NestedFactorised, OneFactorised
+from polars_glmm.linalg.elimination import Factorised, LevelByLevel, NestedFactorised
 from polars_glmm.linalg.pattern import Blocks, sum_by
 from polars_glmm.linalg.quadrature import Rule, gauss_hermite
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -107,7 +107,7 @@ def _chain(nodes: int, here: UnitAt, u: list[Mat], factor: Factorised) -> list[_
             chain.append(_Lead(rule, factor.low, list(factor.w.values()), parents, codes))
             factor = factor.rest
         else:
-            assert isinstance(factor, OneFactorised)  # the outermost; crossed factors have no nodes
+            assert isinstance(factor, LevelByLevel)  # the outermost; crossed factors have no nodes
             chain.append(_Lead(rule, factor.low, [], [], codes))
     return chain
 
