@@ -118,8 +118,8 @@ def check(  # noqa: PLR0913  the arguments of the public verb
 
     "all" are those that the model has something for (counts have zeros; autocorrelation needs `time=`; categories have
     dispersion, of Pearson's χ² over the categories of each row, and, without an order, no quantile residuals). Quantile
-    residuals are those of augment(quantile=True, given=given); with residual= whitened, as dispersion takes them, but for
-    given="integrate", where rows of a group depend anyhow. `frame` None: the rows of the fit. p-values are
+    residuals are those of augment(quantile=True, given=given); with residual= whitened, as dispersion takes them, but
+    for given="integrate", where rows of a group depend anyhow. `frame` None: the rows of the fit. p-values are
     two-sided and no verdicts: with many rows everything is significant; statistic beside expected says by how much.
     Raises ModelError for tests that are not known, where the rows of the fit are gone, for n below 1.
     """
