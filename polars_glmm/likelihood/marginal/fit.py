@@ -24,6 +24,7 @@ from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_row
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
 from polars_glmm.likelihood.marginal.searching import Searched, StepBounds, search_free
+from polars_glmm.likelihood.marginal.separation import OfPredictor, faded_rows
 from polars_glmm.likelihood.marginal.starts import (
     bending_scale,
     linear_starts,
@@ -91,7 +92,7 @@ def _estimate(
     found, limit_of_phi = _dispersion_limit(model, found, placed)
     if limit_of_phi is None:
         found, findings = _second_look(model, found, base, constant, placed, findings)
-    found = _inside(model, found, base, placed)
+    found = _with_zeros(model, _inside(model, found, base, placed), placed)
     if _at_limit(model, found, placed):
         limit = _limit_fit(model, given_findings, given, found, constant)
         if limit is not None:
@@ -268,6 +269,26 @@ def _inside(model: Model, searched: Searched, base: Searched, placed: Placed) ->
     found = search_free(model, engine, trials[int(np.argmin(values))], bounds, tolerance)
     higher = found.settled and found.evaluation.value < at_limit.evaluation.value - LIMIT_LOSS
     return Searched(engine, found) if higher else searched
+
+
+def _with_zeros(model: Model, searched: Searched, placed: Placed) -> Searched:
+    """The search's answer, or, where that has no further zeros, a higher one with some: there may be a hill at either."""
+    engine, found = searched.engine, searched.found
+    if not (model.family.zeros_beside and model.effects.factors):
+        return searched  # without random effects the search came from inside
+    for k, part in enumerate(model.parts):
+        if part.parameter != model.family.zeros or part.basis is None or placed.held[part.own].any():
+            continue
+        gone = faded_rows(OfPredictor(part, model.family, k, engine.marginal.rows), found.x[part.own])
+        if gone is None or gone.n < gone.n_rows:
+            continue
+        x = found.x.copy()
+        x[part.own] = linear_starts(model, None)[0][part.own]
+        bounds = StepBounds(np.full(len(x), np.inf), placed.held)
+        other = search_free(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
+        if other.settled and other.evaluation.value < found.evaluation.value - LIMIT_LOSS:
+            return Searched(engine, other)
+    return searched
 
 
 def _limit_fit(model: Model, findings: Findings, given: Given, searched: Searched, constant: float) -> Estimate | None:
