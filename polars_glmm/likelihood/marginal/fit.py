@@ -272,7 +272,7 @@ def _inside(model: Model, searched: Searched, base: Searched, placed: Placed) ->
 
 
 def _with_zeros(model: Model, searched: Searched, placed: Placed) -> Searched:
-    """The search's answer, or, where that has no further zeros, a higher one with some: there may be a hill at either."""
+    """The search's answer, or, where that has no further zeros, a higher one that has some: there may be two hills."""
     engine, found = searched.engine, searched.found
     if not (model.family.zeros_beside and model.effects.factors):
         return searched  # without random effects the search came from inside
