@@ -16,8 +16,8 @@ from polars_glmm.control import Control, as_control
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.frames.engine import EngineFrame
-from polars_glmm.result.collection import FitCollection
-from polars_glmm.result.fitted import Fit
+from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
+from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
 
 if TYPE_CHECKING:
@@ -122,8 +122,6 @@ def fit(
     >>> df.glmm.fit("Reaction ~ Days + (Days | Subject)")
     >>> df.glmm.fit("TICKS ~ YEAR", groups=["BROOD", "LOCATION"], family="poisson")
     """
-    from polars_glmm.result.fitted import starting_values
-
     call = Call(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing,
         starting_values(start), fixed, residual, known,
@@ -131,7 +129,6 @@ def fit(
     chosen = as_control(control)
     if by is not None:
         from polars_glmm.fitting.by_key_elsewhere import fit_by_frame
-        from polars_glmm.result.collection import TABLE_COLUMNS
 
         return FitCollection.of(fit_by_frame(_where(frame, formulas), by, call, chosen, TABLE_COLUMNS))
     from polars_glmm.fitting.elsewhere import fit_frame
@@ -177,7 +174,6 @@ def explain(
     memory, passes and time by measured cost laws. Prints as text; `.frame` is the same as a table. With `by=` the keys,
     how many of their models are fitted together, and the same of the largest, `.largest`.
     """
-    from polars_glmm.result.collection import TABLE_COLUMNS
     from polars_glmm.result.explanation import explain_call
     from polars_glmm.result.explanation_by import explain_by
 

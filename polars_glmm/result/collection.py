@@ -13,7 +13,7 @@ import polars as pl
 from polars_glmm.answer.many import Answers, Batch, scalar
 from polars_glmm.errors import ColumnError, GlmmError, ModelError, enumerate_names, suggest
 from polars_glmm.foreign import answered, refuse_attribute
-from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema
+from polars_glmm.inference.schemas import DISPERSION, FIXEF, GLANCE, RANEF, STATUS, VARCORR, Schema, table
 from polars_glmm.result import overview
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.many_questions import ManyQuestions
@@ -269,8 +269,6 @@ class FitCollection(ManyQuestions):
 
         shares   how the rows of a batch's table are divided between its models (M,): equally, or by what they have
         """
-        from polars_glmm.inference.schemas import table
-
         parts, places = [table(schema, {name: [] for name in schema})], [np.empty(0, dtype=np.intp)]
         for batch in self.outcomes.batches:
             rows = make_all(batch)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from polars_glmm.errors import GlmmError, brief, counted
+from polars_glmm.inference.cells import width, wrap
+from polars_glmm.inference.schemas import STATUS, STATUS_NOTES, table
 from polars_glmm.notes import Note
 
 if TYPE_CHECKING:
@@ -57,8 +59,6 @@ def states(outcomes: Outcomes) -> list[KeyState]:
 
 def status_table(outcomes: Outcomes) -> pl.DataFrame:
     """The states as a frame of the columns of status()."""
-    from polars_glmm.inference.schemas import STATUS, table
-
     found = states(outcomes)
     columns = {name: [getattr(state, name) for state in found] for name in STATUS if name != "notes"}
     return table(STATUS, columns | {"notes": _lists_of_notes([state.notes for state in found])})
@@ -66,8 +66,6 @@ def status_table(outcomes: Outcomes) -> pl.DataFrame:
 
 def _lists_of_notes(notes: Sequence[Sequence[dict[str, str]]]) -> pl.Series:
     """A column of lists, by way of a flat frame: Polars takes 100 times longer to build it from nested objects."""
-    from polars_glmm.inference.schemas import STATUS_NOTES
-
     flat = pl.DataFrame(
         {
             "model": [k for k, own in enumerate(notes) for _ in own],
@@ -115,8 +113,6 @@ def reasons(found: Sequence[KeyState]) -> list[Reason]:
 
 def as_text(collection: FitCollection) -> str:
     """The number of models by state, the formula, and why models failed."""
-    from polars_glmm.inference.cells import wrap
-
     found = states(collection.outcomes)
     lines = [f"FitCollection of {_heading(collection, found)}"]
     if (formula := _formula(collection)) is not None:
@@ -168,8 +164,6 @@ def _keys(collection: FitCollection, reason: Reason) -> str:
 
 
 def _one_line(text: str) -> str:
-    from polars_glmm.inference.cells import width
-
     line = " ".join(text.split())
     return line if width(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
