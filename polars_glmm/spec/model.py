@@ -24,6 +24,7 @@ from .response import Observation, Response, response_of
 from .syntax import Bar, Binary, Expression, Number, Unary, columns, names_pi, quoted, render
 from .terms import INTERCEPT, PredictorTerms, RandomTerm, predictor, summands
 from .thresholds import with_thresholds
+from .tokens import refuse_other_than_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class ModelSpec:
         if not formulas:
             msg = "A fit needs a formula, such as 'y ~ x + (1 | g)'."
             raise FormulaError(msg)
+        refuse_other_than_text(formulas)
         resolved = resolve_family(family, link)
         resolved = resolved.plain if resolved.is_censored else resolved
         asked = None if method is None else resolve_method(method)

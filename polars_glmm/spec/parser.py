@@ -29,7 +29,7 @@ from .syntax import (
     quoted,
     render,
 )  # fmt: skip
-from .tokens import Token, tokenize
+from .tokens import Token, tokenize, with_tilde
 
 _FORMULA_OPERATORS = frozenset({"+", "-", "*", "/", ":", "%in%", "|", "||"}) | POWERS
 _ARITHMETIC_OPERATORS = frozenset({"+", "-", "*", "/"}) | POWERS | COMPARISONS
@@ -136,9 +136,9 @@ class _Parser:
         for token in self.tokens:
             if token.kind == "operator":
                 depth += (token.text in "([") - (token.text in ")]")
-                if token.text in ("=", "==") and depth == 0:
-                    raise self.error("A formula has '~' between response and terms: write it here.", token)
-        message = f"The formula has no '~': write 'response ~ {self.text.strip()}'."
+            if token.kind == "operator" and token.text in ("=", "==") and depth == 0:
+                raise self.error("A formula has '~' between response and terms: write it here.", token)
+        message = f"The formula has no '~': write '{with_tilde(self.text)}'."
         raise FormulaError(message, self.text, 0, len(self.text))
 
     def one_name(self) -> str:

@@ -96,3 +96,22 @@ def look_alike(character: str) -> str | None:
     if plain != character and plain in _SIGNS:
         return plain
     return {"Pd": "-", "Pi": "'", "Pf": "'"}.get(unicodedata.category(character))
+
+
+def refuse_other_than_text(formulas: tuple[object, ...]) -> None:
+    """Raise FormulaError for a formula that is no text; those of several predictors stand one after the other."""
+    for given in formulas:
+        if isinstance(given, str):
+            continue
+        msg = f"A formula is text such as 'y ~ x + (1 | g)', not {type(given).__name__}."
+        if isinstance(given, list | tuple) and given and all(isinstance(one, str) for one in given):
+            meant = ", ".join(map(repr, given))
+            msg = f"Formulas stand one after the other, not in a {type(given).__name__}: fit({meant})."
+        raise FormulaError(msg)
+
+
+def with_tilde(text: str) -> str:
+    """What was probably meant by a formula without '~': of two names that begin it the first is the response."""
+    words = text.split()
+    whole = words if words[1:] and "".join(words[:2]).isidentifier() else ["response", *words]
+    return f"{whole[0]} ~ {' '.join(whole[1:])}"

@@ -8,7 +8,8 @@ from polars_glmm.errors import FormulaError
 from polars_glmm.spec.model import ModelSpec
 
 MEANT = {
-    "y x + (1 | g)": "has no '~'",
+    "y x + (1 | g)": "write 'y ~ x + (1 | g)'",
+    "1 + x": "write 'response ~ 1 + x'",
     "y = x + (1 | g)": "write it here",
     "y \u223c x": "'~'",
     "y \uff5e x": "'~'",
@@ -68,3 +69,13 @@ def test_what_is_taken_out_is_not_in_the_formula_as_understood(written: str, und
 def test_a_random_term_that_is_not_there_cannot_be_taken_out() -> None:
     with pytest.raises(FormulaError, match=r"there is \(x \| g\)"):
         ModelSpec.parse(("y ~ x + (x | g) - (1 | g)",))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(["y ~ x", "zi ~ 1"], "not in a list: fit('y ~ x', 'zi ~ 1')"), (None, "not NoneType"), (3, "not int")],
+)
+def test_what_is_no_text_is_no_formula(given, said):
+    with pytest.raises(FormulaError) as error:
+        ModelSpec.parse((given,))
+    assert said in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from polars_glmm.families.base import spread_name
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
 from polars_glmm.likelihood.marginal.dispersion_limit import log_size_of_limit
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity
+from polars_glmm.likelihood.marginal.nearby import Nearby
 from polars_glmm.likelihood.marginal.node_limit import refuse_nodes
 from polars_glmm.likelihood.marginal.slopes import KeptSlopes, Slopes
 from polars_glmm.likelihood.marginal.value import Marginal, ThetaMap, Value
@@ -75,7 +77,19 @@ class RowEngine:
         return value
 
     def gradient(self, beta: Vec, factors: list[Mat], warm: Any) -> Gradient:
-        v = self._value(beta, factors, warm)
+        return self._inward(self._value(beta, factors, warm))
+
+    def gradients(self, states: Sequence[State], warm: Any, slopes: KeptSlopes | None, steps: Vec) -> list[Gradient]:
+        """Gradients at states near that where an evaluation ended `warm`, each a step along its slope; without warm."""
+        points = [Point(s.beta, self.effects.effective(list(s.factors))) for s in states]
+        handle = None if slopes is None else slopes.handle
+        sums = self.marginal.rows.ask(Nearby(self.marginal.how, points, warm, handle, steps))
+        found = [self.marginal.valued(one) for one in sums]
+        self.evaluations += len(found)
+        self.passes += sum(v.passes for v in found)
+        return [self._inward(v) for v in found]
+
+    def _inward(self, v: Value) -> Gradient:
         inward = self.effects.inward(v.factors) if np.isfinite(v.value) else []
         return Gradient(v.value, v.beta, inward, v.warm, v.passes)
 

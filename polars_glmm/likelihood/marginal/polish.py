@@ -103,20 +103,21 @@ def _row_hessian(
 ) -> tuple[Mat, KeptSlopes | None]:
     """Hessian of −ℓ on the free entries, by forward differences of the exact gradient, and the slopes of modes.
 
-    Every difference starts from modes moved along their own slopes, so that a column costs one row pass; with steps of
-    1e-5 of the scale on which ℓ bends, the error of first order is of that size too.
+    Every difference starts from modes moved along their own slopes, so that a column costs one row pass, and all of
+    them one question; with steps of 1e-5 of the scale on which ℓ bends, the error of first order is of that size too.
     """
     x = state.vector()
     here = -state.pull(now.beta, now.factors)[free]
     slopes = engine.mode_slopes(state, now.warm, free) if engine.effects.factors else None
-    rows = []
-    for k, (at, h) in enumerate(zip(np.flatnonzero(free), steps, strict=True)):
+    there, taken = [], []
+    for at, h in zip(np.flatnonzero(free), steps, strict=True):
         moved = x.copy()
         moved[at] += h
-        warm = now.warm if slopes is None else engine.marginal.rows.moved(now.warm, slopes.handle, k, float(h))
-        there = state.moved(moved)
-        g = engine.gradient(there.beta, list(there.factors), warm)
-        if not np.isfinite(g.value):
-            return np.full((len(here),) * 2, np.nan), None
-        rows.append((-there.pull(g.beta, g.factors)[free] - here) / (moved[at] - x[at]))
+        there.append(state.moved(moved))
+        taken.append(moved[at] - x[at])
+    found = engine.gradients(there, now.warm, slopes, steps)
+    if not all(np.isfinite(g.value) for g in found):
+        return np.full((len(here),) * 2, np.nan), None
+    each = zip(there, found, taken, strict=True)
+    rows = [(-s.pull(g.beta, g.factors)[free] - here) / h for s, g, h in each]
     return symmetric(np.array(rows)), slopes

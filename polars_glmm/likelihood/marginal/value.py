@@ -285,14 +285,17 @@ class Marginal:
 
         rough   as a search needs it: ℓ to the second order in the distance of the modes, its gradient to the first
         """
-        found = self.rows.ask(Evaluate(self.how._replace(rough=rough), at, warm, gradient, information))
+        return self.valued(self.rows.ask(Evaluate(self.how._replace(rough=rough), at, warm, gradient, information)))
+
+    def valued(self, found: UnitSums) -> Value:
+        """ℓ of what was added up over all rows, with what REML adds."""
         progress.advance()
         value, beta, factors = found.value, found.beta, found.factors
         term = restricted_term(found.restricted) if self.reml else None
         if self.reml:
             value = -np.inf if term is None else value + term.value
         passes = found.row_passes / max(self.rows.n_rows, 1)
-        if not gradient or not np.isfinite(value):
+        if (not len(found.factors) and not len(found.beta)) or not np.isfinite(value):
             nothing: Vec = np.empty(0)
             return Value(value if np.isfinite(value) else -np.inf, nothing, [], found.warm, passes, None)
         if term is not None:

@@ -242,12 +242,6 @@ class RowBlocks:
         """What a handle stands for."""
         return handle
 
-    def moved(self, warm: Any, slopes: Any, k: int, h: float) -> Any:
-        """Modes moved by h along their k-th slope."""
-        if not slopes:
-            return warm
-        return warm._replace(modes=[m + h * d for m, d in zip(warm.modes, slopes[k], strict=True)])
-
     def blocks(self) -> Iterator[Block]:
         """All blocks, unit by unit."""
         return (block for unit in self.units for block in unit.blocks)

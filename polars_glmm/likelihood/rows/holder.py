@@ -50,9 +50,6 @@ class Holder(Protocol):
     def thinned(self, n_rows: int) -> Holder:
         """About n_rows rows, spread evenly; for rows that nothing couples."""
 
-    def moved(self, warm: Any, slopes: Any, k: int, h: float) -> Any:
-        """Where the next evaluation may start: modes moved by h along their k-th slope; both are handles."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OverBlocks(Generic[A]):

@@ -48,15 +48,6 @@ class Handle(NamedTuple):
     slopes: bool
 
 
-class Moved(NamedTuple):
-    """Modes that a question ended at, moved by h along the k-th slope of another."""
-
-    warm: Any
-    slopes: Handle
-    k: int
-    h: float
-
-
 class Carrier(Protocol):
     """What brings questions to the shards and their answers back, in the order of the shards."""
 
@@ -81,15 +72,9 @@ class Remembered:
 
     def recall(self, handle: Any) -> Any:
         """What a handle stands for, or None."""
-        if not isinstance(handle, Moved):
-            if handle in self.kept:
-                self.kept.move_to_end(handle)  # what is used is not old: the columns of a Hessian start from one place
-            return self.kept.get(handle)
-        warm, slopes = self.recall(handle.warm), self.recall(handle.slopes)
-        if warm is None or slopes is None:
-            return warm
-        moved = [m + handle.h * d for m, d in zip(warm.modes, slopes[handle.k], strict=True)]
-        return warm._replace(modes=moved)
+        if handle in self.kept:
+            self.kept.move_to_end(handle)  # what is used is not old
+        return self.kept.get(handle)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,10 +163,6 @@ class Shards:
     def thinned(self, n_rows: int) -> Shards:
         """About n_rows rows, spread evenly."""
         return replace(self, view=self.view._replace(share=min(1.0, n_rows / self.whole.n_rows)))
-
-    def moved(self, warm: Any, slopes: Any, k: int, h: float) -> Moved:
-        """Modes moved by h along their k-th slope, where they are."""
-        return Moved(warm, slopes, k, h)
 
     def _parts(self, question: Pass[Any, Any]) -> list[Any]:
         return self.carrier.ask(Asking(next(self.numbers), self.view, question))
