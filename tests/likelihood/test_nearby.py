@@ -78,7 +78,8 @@ ETA = 0.4 + 0.5 * X + np.repeat(RNG.normal(size=G), N)
 MU = np.exp(ETA)
 FRAME = pl.DataFrame({
     "g": np.repeat([f"g{k}" for k in range(G)], N), "x": X, "y": RNG.poisson(MU) * (RNG.random(G * N) > 0.3),
-    "c": RNG.poisson(MU * RNG.gamma(np.repeat(RNG.gamma(3, size=G), N))), "o": np.digitize(ETA + RNG.logistic(size=G * N), [-0.5, 1]),
+    "c": RNG.poisson(MU * RNG.gamma(np.repeat(RNG.gamma(3, size=G), N))),
+    "o": np.digitize(2 * ETA + RNG.logistic(size=G * N), [-1, 2]),
     "p": RNG.beta(2 * MU * np.exp(0.8 * X * np.repeat(RNG.normal(size=G), N)), 2.0), "n": np.full(G * N, 6),
     "s": RNG.binomial(6, RNG.beta(3 * MU / (1 + MU), 3 / (1 + MU))), "w": RNG.normal(ETA, 0.5),
     "time": RNG.exponential(MU), "event": RNG.random(G * N) > 0.2,
