@@ -204,6 +204,23 @@ def test_ml_profiles_of_a_reml_fit_are_those_of_the_ml_fit() -> None:
         assert_allclose(mixed[column][:2], own[column][:2], rtol=1e-6)
 
 
+@pytest.mark.filterwarnings(f"ignore::{FitWarning.__module__}.FitWarning")
+@pytest.mark.parametrize("random", ["(1 | g)", "(x | g)", "(x || g)"])
+def test_no_standard_deviation_has_an_interval_below_zero(random: str) -> None:
+    """A search from the REML optimum ends beside a zero, on either side; the interval is that of the ML fit, from 0."""
+    rng = np.random.default_rng(0)
+    g, x, y = np.arange(48) % 8, rng.normal(size=48), rng.normal(size=48)
+    y -= 0.9 * np.bincount(g, y)[g] / 6.0
+    frame = pl.DataFrame({"y": y + 0.3 * x, "x": x, "g": g.astype(str)})
+    fits = (polars_glmm.fit(frame, f"y ~ x + {random}", method=method) for method in ("reml", "ml"))
+    ours, direct = (fit.confint("profile", "sd(g: Intercept)", criterion="ml").row(0, named=True) for fit in fits)
+    assert (ours["conf_low"], ours["status"]) == (0.0, "at_boundary")
+    assert ours["conf_high"] == pytest.approx(direct["conf_high"], rel=1e-4)
+    path = polars_glmm.fit(frame, f"y ~ x + {random}").profile("sd(g: Intercept)", criterion="ml", points=6)
+    assert path["value"].min() == 0.0
+    assert (path["value"].diff().drop_nulls() > 1e-3).all()
+
+
 def test_sums_of_a_lazy_frame_give_the_profile_of_its_rows() -> None:
     frame = datasets.load("sleepstudy")
     lazy = polars_glmm.fit(frame.lazy(), "Reaction ~ Days + (Days | Subject)")

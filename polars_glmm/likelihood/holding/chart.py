@@ -85,6 +85,15 @@ class TermChart:
             x[:3] = np.log(max(low[0, 0], _LEAST)), np.log(max(second, _LEAST)), np.arctan2(low[1, 1], low[1, 0])
         return x
 
+    def upright(self, x: Vec) -> Vec:
+        """The same Σ with no diagonal entry below zero: −ℓ is even in each column, a search may end on either side."""
+        low = self.triangle(x)
+        low = low * np.where(np.diag(low) < 0.0, -1.0, 1.0)
+        out = np.asarray(low[self.entries()])
+        if self.angle:
+            out[:3] = x[0], x[1], np.arctan2(low[1, 1], low[1, 0])
+        return out
+
     def spread(self, x: Vec) -> Vec:
         """Size of the row that each coordinate belongs to, 1 for logarithms and angles."""
         own = np.linalg.norm(self.triangle(x), axis=1)[self.entries()[0]]
@@ -170,6 +179,13 @@ class Chart:
         out = np.ones(self.size)
         for c in self.terms:
             out[c.place] = c.spread(x[c.place])
+        return out
+
+    def upright(self, x: Vec) -> Vec:
+        """The same matrices with no standard deviation below zero."""
+        out = x.copy()
+        for c in self.terms:
+            out[c.place] = c.upright(x[c.place])
         return out
 
     def off_zero(self, x: Vec, least: float) -> Vec:

@@ -90,9 +90,15 @@ class Path:
             self.tangent = toward + self.moving @ step
             bend = float(self.tangent @ h @ self.tangent)
             self.width = 1.0 / float(np.sqrt(bend)) if bend > 0.0 else np.nan
+            self.t0 = self._at_end(self.t0)
         curvature = self.moving.T @ s.hessian @ self.moving
         slope = 1.0 / self.width
         self.points = [PathPoint(self.t0, 0.0, slope, s.x, curvature, s.warm, s.warm.at.beta)]
+
+    def _at_end(self, t: float) -> float:
+        """t, or the end of the range that it is at to the digits of a search: a zero is rarely found as 0.0."""
+        ends = (self.scale.low, self.scale.high)
+        return next((end for end in ends if abs(t - end) < CLOSE * self.width), t)
 
     def _width_of_coefficient(self) -> float:
         """The standard error of a'β by a difference of its slope, which is exactly linear in the value held."""

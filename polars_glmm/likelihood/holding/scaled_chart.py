@@ -46,6 +46,11 @@ class ScaledChart:
         half = self.unit[:, None] * self.triangle(x)
         return np.asarray(half @ half.T)
 
+    def upright(self, x: Vec) -> Vec:
+        """The same Σ with standard deviations of the other sign, where none is above zero."""
+        k = self.structure.scales(self.term.r)
+        return np.append(np.abs(x[:k]), x[k:]) if (x[:k] <= 0.0).all() else x
+
     def spread(self, x: Vec) -> Vec:
         """Size of every coordinate; of an angle 1."""
         k = self.structure.scales(self.term.r)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polars_glmm.likelihood.holding.chart import Chart
-from polars_glmm.likelihood.holding.criterion import At, Criterion, HeldAt
+from polars_glmm.likelihood.holding.criterion import At, Criterion, HeldAt, RowCriterion
 from polars_glmm.linalg.differences import jacobian, symmetric
 from polars_glmm.optimize.search import Begin, Evaluation, Found, minimise
 from polars_glmm.typing import BoolVec, Mat, Vec
@@ -84,9 +84,16 @@ class Surface:
         moving = np.eye(len(x))[:, self.free]
         self.x = x
         self.hessian = self._hessian(x)
-        self.x, found = self.search(x, moving, moving.T @ self.hessian @ moving, self.warm)
+        x, found = self.search(x, moving, moving.T @ self.hessian @ moving, self.warm)
+        self.x = self._upright(x)
         self.value, self.warm = found.evaluation.value, found.evaluation.state
         self.hessian = self._hessian(self.x)
+
+    def _upright(self, x: Vec) -> Vec:
+        """The same model on the side of zero that natural values are counted on: −ℓ is even in what is zero there."""
+        beta, own, tail = self.split(x)
+        even = isinstance(self.criterion, RowCriterion) and self.criterion.root
+        return np.concatenate([beta, self.chart.upright(own), np.abs(tail) if even else tail])
 
     def steps(self, x: Vec) -> Vec:
         """Steps of differences: small on the scale on which −ℓ bends."""
