@@ -96,8 +96,9 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
     they are standard normal if the model holds, and those of one group go together. `rng` is a seed, a Generator or
     None for a fresh seed; the draw of a row hangs on the seed and its place alone.
 
-    With `leverage` (one fit) also leverage, ∂ŷ/∂y at the estimated variances (Hodges & Sargent 2001): of the rows of
-    `frame`, which count as the whole data, and pass through memory. Their sum is the effective number of parameters.
+    With `leverage` (one fit) also leverage at the estimated variances (Hodges & Sargent 2001), a row's share of the
+    observed information, ∂ŷ/∂y where the link is canonical or the model gaussian: of the rows of `frame`, which count
+    as the whole data, and pass through memory. Their sum is the effective number of parameters.
 
     A null or NaN in any column used for a row, the response included, gives nulls. `prefix` goes in front of the new
     names. Raises ColumnError for an absent column or a name taken already, UnknownLevelError (when the plan is

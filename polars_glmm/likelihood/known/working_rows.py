@@ -18,7 +18,8 @@ from polars_glmm.typing import Cube, Mat, Vec
 class WorkingRows(NamedTuple):
     """Per row at the modes, in the computing basis, with K predictors: x (p, K, n) and a = x + Σ s'z (p, K, n), where
     s = ∂b̂/∂β, so that w a is the row of V⁻¹X; the weight w (K, K, n), the spread z'Var(b | y)z (K, K, n), the
-    gradient ∂log p/∂eta (K, n) and what responses pull by, ∂²log p/∂eta∂y ∂ŷ/∂eta' (K, K, n): it is w, but for curves.
+    gradient ∂log p/∂eta (K, n) and what responses pull by, ∂²log p/∂eta∂y ∂ŷ/∂eta' (K, K, n): it is w under canonical
+    links, and w stands for it under others (a row's share of the information), but for curves.
 
     K is 1, the mean, but for categories without an order, whose predictors are all alike, and for the parameters of a
     curve f, of which it is f'f'' over the variance and w has −∂²f (y − f) over it too.
