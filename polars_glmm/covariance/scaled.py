@@ -16,7 +16,10 @@ from .roots import CorrelationRoot, MarkovChain, Uncorrelated
 class Scaled:
     """Standard deviations, one for all or one for each effect, times the factor of a correlation matrix.
 
-    θ = (signed standard deviations, angles of the correlations)
+    θ = (signed standard deviations or their square roots, angles of the correlations)
+
+    To turn the sign of one of several correlated effects turns its correlations, and may make a matrix that is not of
+    the family. Their standard deviations are therefore squares, s = t²: Σ is even in t, and zero no door to elsewhere.
     """
 
     name: str
@@ -46,9 +49,27 @@ class Scaled:
         """Whether a single level tells its parameters: variances are equal, correlations fade with distance."""
         return self.equal and isinstance(self.root, Field | MarkovChain)
 
+    @property
+    def squared(self) -> bool:
+        """Whether the parameters of scale are square roots of standard deviations."""
+        return self.correlated and not self.equal
+
     def scales(self, r: int) -> int:
         """Number of standard deviations; the angles stand behind them."""
         return 1 if self.equal else r
+
+    def sds(self, scales: Vec) -> Vec:
+        """Standard deviations of their parameters."""
+        return scales**2 if self.squared else np.abs(scales)
+
+    def roots(self, sds: Vec) -> Vec:
+        """Parameters of standard deviations."""
+        return np.sqrt(sds) if self.squared else np.asarray(sds)
+
+    def times(self, theta: Vec, r: int, factor: float) -> Vec:
+        """θ of factor · Λ."""
+        k = self.scales(r)
+        return np.append((np.sqrt(factor) if self.squared else factor) * theta[:k], theta[k:])
 
     def size(self, r: int) -> int:
         return self.scales(r) + self.root.count(r)
@@ -58,7 +79,8 @@ class Scaled:
 
     def factor(self, theta: Vec, r: int) -> Mat:
         k = self.scales(r)
-        return np.asarray(_column(theta[:k], r) * self.root.at(theta[k:], r).root)
+        scales = theta[:k] ** 2 if self.squared else theta[:k]
+        return np.asarray(_column(scales, r) * self.root.at(theta[k:], r).root)
 
     def tangent(self, theta: Vec, r: int) -> Cube:
         k = self.scales(r)
@@ -67,8 +89,8 @@ class Scaled:
         if self.equal:
             out[0] = root
         else:
-            out[:r] = np.eye(r)[:, :, None] * root
-        out[k:] = _column(theta[:k], r) * slopes
+            out[:r] = (np.diag(2.0 * theta[:k]) if self.squared else np.eye(r))[:, :, None] * root
+        out[k:] = _column(theta[:k] ** 2 if self.squared else theta[:k], r) * slopes
         return out
 
     def pull(self, theta: Vec, r: int, gradient: Mat) -> Vec:
@@ -85,7 +107,7 @@ class Scaled:
 
     def start(self, r: int, sizes: Vec) -> Vec:
         own = np.array([np.sqrt(np.mean(np.square(sizes)))]) if self.equal else np.asarray(sizes, dtype=np.float64)
-        return np.concatenate([own, self.root.start(r)])
+        return np.concatenate([self.roots(own), self.root.start(r)])
 
     def of(self, sigma: Mat) -> Vec:
         r = len(sigma)
@@ -97,11 +119,12 @@ class Scaled:
         pairs = self.root.pairs(r)
         if not pairs:
             return own
+        scales = self.roots(own)
         i, j = np.array(pairs).T
         size = sd[i] * sd[j]
         rho = np.where(size > 0.0, sigma[i, j] / np.where(size > 0.0, size, 1.0), 0.0)
         angles = self.root.of(rho, r)
-        return np.concatenate([own, np.where(np.isnan(angles), self.root.start(r), angles)])
+        return np.concatenate([scales, np.where(np.isnan(angles), self.root.start(r), angles)])
 
     def length(self, sigma: Mat) -> float:
         """The range of a covariance matrix of a field; NaN without variance."""
@@ -121,12 +144,15 @@ class Scaled:
         """θ of the reported standard deviations and correlations, or range; NaN angles where these make no matrix."""
         if self.field is not None:
             return np.append(sd, self.field.of_range(float(correlations[0]), r))
-        return np.concatenate([sd, self.root.of(correlations, r)])
+        return np.concatenate([self.roots(sd), self.root.of(correlations, r)])
 
     def natural_gradient(self, theta: Vec, r: int, gradient: Mat) -> Vec:
         """∂ℓ/∂(standard deviations, correlations or range) at θ from ∂ℓ/∂Λ (r, r); NaN at a limit of the latter."""
         k = self.scales(r)
         out = self.pull(theta, r, gradient)
+        if self.squared:
+            with np.errstate(all="ignore"):
+                out[:k] = out[:k] / (2.0 * theta[:k])
         if self.field is not None:
             x, slope = self.field.log_range(float(theta[k]), r)
             out[k] = out[k] / (slope * np.exp(x)) if np.isfinite(x) and slope > 0.0 else np.nan
@@ -156,9 +182,9 @@ class Scaled:
         own = theta.copy()
         most = float(np.max(tolerance))
         own[:k] = np.abs(own[:k])
-        held[:k] = own[:k] ** 2 <= most
+        held[:k] = self.sds(own[:k]) ** 2 <= most
         own[:k][held[:k]] = 0.0
-        largest = float(np.max(own[:k] ** 2, initial=0.0))
+        largest = float(np.max(self.sds(own[:k]) ** 2, initial=0.0))
         if int((own[:k] > 0.0).sum()) < (1 if self.equal else 2):
             held[k:] = True
             return own, held

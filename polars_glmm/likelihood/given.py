@@ -256,7 +256,7 @@ def _place_scaled(
     """
     (own, pairs), asked, k = names, given.asked, len(names[0])
     values, held = np.full(structure.size(r), np.nan), np.zeros(structure.size(r), dtype=bool)
-    values[:k] = [asked.get(name, np.nan) for name in own] / unit[:k]
+    values[:k] = structure.roots(np.array([asked.get(name, np.nan) for name in own]) / unit[:k])
     held[:k] = [name in given.fixed for name in own]
     if not any(name in asked for name in pairs):
         return Placed(values, held)

@@ -7,17 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.likelihood.optimum.boundary import leaving
 from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap, TermMap
-from polars_glmm.likelihood.parameters.state import FreeEntries, Rank, State
+from polars_glmm.likelihood.parameters.state import FreeEntries, Rank, State, settle
 
 NONE_FREE = FreeEntries(np.empty(0, np.intp), np.empty(0, np.intp))
 
 
 def one_term(structure: str, r: int) -> Effects:
     names = tuple(f"z{k}" for k in range(r))
-    n_theta = r if structure == "diag" else r * (r + 1) // 2
+    n_theta = STRUCTURES[structure].size(r)
     term = TermMap(0, r, structure, slice(0, n_theta), names, (0,) * r, ("mu",) * r)
     factor = FactorMap("g", np.eye(r), np.eye(r), (term,), 1, np.zeros(1, np.intp), 0)
     return Effects((factor,), None, n_theta)
@@ -71,3 +72,14 @@ def test_a_matrix_of_rank_one_is_left_within_its_null_space() -> None:
     added = rise.away.factors[0] @ rise.away.factors[0].T - f @ f.T
     assert np.abs(f[:, 0] @ added).max() < 1e-12
     assert leaving(one_term("us", 3), state, [Rank(0, 0, 1)], 1.0, linear_in_sigma(slope - 99.0 * np.eye(3))) is None
+
+
+@pytest.mark.parametrize("angles", [(-0.37, -1.5707974, 1.574), (1.5707, 0.4, -2.0), (0.2, 0.3, 1.57079632)])
+@pytest.mark.parametrize("structure", ["homtoep", "toep"])
+def test_settling_moves_no_covariance_by_more_than_its_tolerance(structure: str, angles: tuple[float, ...]) -> None:
+    """Also where a partial autocorrelation of nearly ±1 leaves the angles behind it to rounding."""
+    effects, r = one_term(structure, 4), 4
+    theta = np.concatenate([np.full(STRUCTURES[structure].size(r) - 3, 0.7), angles])
+    (before,) = effects.lambdas(theta)
+    (after,) = settle(effects, np.zeros(1), theta, [1e-8])[0].factors
+    np.testing.assert_allclose(after @ after.T, before @ before.T, atol=2e-4)

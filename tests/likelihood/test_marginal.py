@@ -177,7 +177,7 @@ def test_modes_move_along_their_slopes_with_effects_on_phi(terms):
     x, p = point(model), model.n_coefficients
     x[2:4] = -1.0, 0.2
 
-    state, _ = settle(model.effects, x[:p], model.effects.lambdas(x[p:]), [-1.0] * len(ON_PHI[terms]))
+    state, _ = settle(model.effects, x[:p], x[p:], [-1.0] * len(ON_PHI[terms]))
     vector = state.vector()
 
     def at(v):

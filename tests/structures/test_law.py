@@ -51,6 +51,17 @@ def test_a_covariance_matrix_gives_its_parameters_back(name, r):
         assert np.linalg.matrix_rank(sigma, tol=1e-9 * np.trace(sigma)) <= structure.rank(r)
 
 
+@pytest.mark.parametrize(("name", "r"), CASES, ids=IDS)
+def test_no_parameters_lead_out_of_the_family(name, r):
+    """A search knows no bounds, so wherever it goes is a matrix of the family: its reported entries determine it."""
+    structure, rng = STRUCTURES[name], np.random.default_rng(3)
+    for _ in range(5):
+        factor = structure.factor(rng.normal(size=structure.size(r)), r)
+        sigma = factor @ factor.T
+        again = structure.factor(structure.of(sigma), r)
+        assert_allclose(again @ again.T, sigma, atol=1e-7 * np.trace(sigma))
+
+
 @pytest.mark.parametrize(("name", "r"), [case for case in CASES if STRUCTURES[case[0]].bends], ids=str)
 def test_the_reported_entries_determine_the_matrix(name, r):
     structure, theta = STRUCTURES[name], inside(name, r)

@@ -123,7 +123,8 @@ class Profiles:
         if len(first) == 1:
             at = own.of_effect(first[0])
             w[p + own.place.start + at] = 1.0
-            return Path(surface, HeldScale("linear", float(own.unit[first[0]]), 0.0), w, None, 0.0, singular)
+            scale = HeldScale("square" if structure.squared else "linear", float(own.unit[first[0]]), 0.0)
+            return Path(surface, scale, w, None, 0.0, singular)
         if first[::-1] != structure.root.pairs(r)[0] or self._vanishes((own.factor, own.term.start), first):
             return None
         w[p + own.place.start + own.first_angle] = 1.0

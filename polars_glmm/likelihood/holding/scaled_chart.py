@@ -1,6 +1,6 @@
 """Coordinates of a covariance matrix whose standard deviations and correlations are parameters of a structure.
 
-They are the structure's own parameters: its standard deviations and its angles, in none of which there are bounds.
+They are the structure's own parameters: its standard deviations, or roots of them, and its angles, all without bounds.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class ScaledChart:
         """x with no standard deviation nearer to zero."""
         k = self.structure.scales(self.term.r)
         out = x.copy()
-        out[:k] = np.where(np.abs(x[:k]) < least, least, x[:k])
+        near = self.structure.sds(x[:k]) < least
+        out[:k] = np.where(near, self.structure.roots(np.full(k, least)), x[:k])
         return out
 
     def of_effect(self, k: int) -> int:

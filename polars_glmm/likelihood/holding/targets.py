@@ -73,11 +73,11 @@ def targets(model: Model | ProductModel, fixed: Mapping[str, float]) -> list[Tar
 class HeldScale:
     """From the coordinate t of a held parameter to its natural value, and the range of t.
 
-    sd: a multiple of t;  correlation: cos t, or what a structure makes of an angle t;  dispersion: exp t, or t⁻² with
-    the Poisson limit at 0;  residual: as its correlation says
+    sd: a multiple of t, or of t²;  correlation: cos t, or what a structure makes of an angle t;  dispersion: exp t, or
+    t⁻² with the Poisson limit at 0;  residual: as its correlation says
     """
 
-    kind: Literal["linear", "cosine", "exponential", "root", "angle", "residual"]
+    kind: Literal["linear", "square", "cosine", "exponential", "root", "angle", "residual"]
     unit: float = 1.0
     low: float = -np.inf
     high: float = np.inf
@@ -96,6 +96,8 @@ class HeldScale:
             return float(np.exp(t))
         if self.kind == "root":
             return float(t**-2.0) if t != 0.0 else np.inf
+        if self.kind == "square":
+            return self.unit * t**2
         return self.unit * t
 
     @property

@@ -215,13 +215,13 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     engine, found = searched
     of_effects = 1.0 if effects.measured else row_variance
     for left in reversed(range(_MOST_LEAVINGS + 1)):
-        warm, lambdas = found.evaluation.state, effects.lambdas(found.x[p:])
+        warm = found.evaluation.state
 
         def at(state: State, warm: object = warm) -> Gradient:
             return engine.gradient(state.beta, list(state.factors), warm)
 
         held = placed.held[p:]
-        here = Unsettled(found.x[:p], lambdas, held if held.any() else None)
+        here = Unsettled(found.x[:p], found.x[p:], held if held.any() else None)
         state, ranks = settle_ranks(effects, here, of_effects, lambda s: at(s).value)
         rise = leaving(effects, state, ranks, of_effects, at) if not placed.held.any() else None
         if rise is None or not left:

@@ -37,10 +37,10 @@ def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, sh
 
 
 class Unsettled(NamedTuple):
-    """Where a search ended: beta in the computing basis, scaled factors Λ_f; marks on θ of what is held."""
+    """Where a search ended: beta in the computing basis, θ of the scaled factors; marks on θ of what is held."""
 
     beta: Vec
-    lambdas: list[Mat]
+    theta: Vec
     held: BoolVec | None = None
 
 
@@ -48,16 +48,18 @@ def settle_ranks(
     effects: Effects, at: Unsettled, row_variance: float, loglik: Callable[[State], float]
 ) -> tuple[State, list[Rank]]:
     """The state with all variance directions at zero that ℓ does not miss; what is held stays as it is."""
-    beta, lambdas, held = at
+    beta, theta, held = at
+    lambdas = effects.lambdas(theta)
     strict = row_tolerances(effects, lambdas, row_variance, RANK_TOLERANCE)
     suspect = row_tolerances(effects, lambdas, row_variance, SUSPECT)
     if held is not None:
         strict, suspect = _sparing(effects, strict, held), _sparing(effects, suspect, held)
-    plain, ranks = settle(effects, beta, lambdas, strict)
+    plain, ranks = settle(effects, beta, theta, strict)
     position, doubtful = 0, []
     for f, lam in zip(effects.factors, lambdas, strict=True):
         for t in f.terms:
-            if (held is None or not held[t.theta].any()) and _doubtful(t, lam, strict[position], suspect[position]):
+            free = held is None or not held[t.theta].any()
+            if free and _doubtful(t, theta[t.theta], lam, (strict[position], suspect[position])):
                 doubtful.append(position)
             position += 1
     if not doubtful:
@@ -65,19 +67,18 @@ def settle_ranks(
     best = loglik(plain)
     for chosen in [doubtful] if len(doubtful) == 1 else [doubtful, *([d] for d in doubtful)]:
         tolerances = [suspect[i] if i in chosen else strict[i] for i in range(len(strict))]
-        snapped, snapped_ranks = settle(effects, beta, lambdas, tolerances)
+        snapped, snapped_ranks = settle(effects, beta, theta, tolerances)
         if loglik(snapped) > best - SNAP_LOSS:
             return snapped, snapped_ranks
     return plain, ranks
 
 
-def _doubtful(t: TermMap, lam: Mat, strict: float | Vec, suspect: float | Vec) -> bool:
-    """Whether a term is near enough to its boundary to be tried there."""
-    sigma, structure = scaled_sigma(lam, t), STRUCTURES[t.structure]
+def _doubtful(t: TermMap, theta: Vec, lam: Mat, tolerances: tuple[float | Vec, float | Vec]) -> bool:
+    """Whether a term is near enough to its boundary to be tried there: beyond a strict tolerance, within another."""
+    structure, (strict, suspect) = STRUCTURES[t.structure], tolerances
     if isinstance(structure, Scaled):
-        theta = structure.of(sigma)
         return bool((structure.settled(theta, t.r, strict)[1] != structure.settled(theta, t.r, suspect)[1]).any())
-    values = np.linalg.eigvalsh(sigma)
+    values = np.linalg.eigvalsh(scaled_sigma(lam, t))
     return bool(((values > strict) & (values <= suspect)).any())
 
 
@@ -165,8 +166,9 @@ def _leaving_curve(
     for j in np.flatnonzero(~curve.free).tolist():
         if j >= k and none:
             continue  # correlations of nothing
-        unit, step = (row_variance, np.sqrt(row_variance)) if j < k else (1.0, 1.0)
-        small, far = (1e-3 * step, 0.1 * step) if j < k else (1e-3, 0.3)
+        small, far = np.array([1e-3, 0.3])
+        if j < k:
+            small, far = curve.scaled.roots(np.sqrt(row_variance) * np.array([1e-3, 0.1]))
         beside = curve.theta.copy()
         inward = -1.0 if beside[j] > 0.0 else 1.0
         beside[j] += inward * small
@@ -174,7 +176,10 @@ def _leaving_curve(
         if not np.isfinite(g.value):
             continue
         tangent = curve.scaled.tangent(beside, t.r)[j]
-        score = inward * float(np.vdot(tangent, g.factors[place][curve.own, curve.own])) / (2.0 * small) * unit
+        gain = 0.5 * inward * small * float(np.vdot(tangent, g.factors[place][curve.own, curve.own]))
+        if j < k and curve.scaled.squared:
+            gain /= 2.0  # a variance is the fourth power
+        score = gain / 1e-6
         if score > max(RISES, 0.0 if steepest is None else steepest.score):
             beside[j] = curve.theta[j] + inward * far
             steepest = Rise(score, at(beside))

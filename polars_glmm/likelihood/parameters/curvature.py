@@ -127,13 +127,14 @@ def bending(effects: Effects, lambdas: list[Mat], gradients: list[Mat], step: Ve
 
 
 def _bending_of_scales(structure: Scaled, lam: Mat, gradient: Mat) -> Mat:
-    """The part of it that standard deviations s have: (∂/∂s)/s where it is positive, on the diagonal."""
+    """The part of it that parameters of scale s have: (∂/∂s)/s where it is positive, on the diagonal."""
     slope, square = (lam * gradient).sum(1), (lam**2).sum(1)
     if structure.equal:
         slope, square = slope.sum(keepdims=True), square.mean(keepdims=True)
     out = np.zeros((structure.size(len(lam)),) * 2)
     with np.errstate(all="ignore"):
-        own = np.where(square > 0.0, np.maximum(slope / square, 0.0), 0.0)
+        bend = 2.0 * slope / np.sqrt(square) if structure.squared else slope / square
+        own = np.where(square > 0.0, np.maximum(bend, 0.0), 0.0)
     k = np.arange(len(own))
     out[k, k] = own
     return out

@@ -195,8 +195,7 @@ class Effects:
             for t in f.terms:
                 structure = STRUCTURES[t.structure]
                 if isinstance(structure, Scaled):
-                    angles = slice(t.theta.start + structure.scales(t.r), t.theta.stop)
-                    out[angles] = theta[angles]
+                    out[t.theta] = structure.times(theta[t.theta], t.r, factor)
         return out
 
     def apart(self, theta: Vec) -> Vec:
@@ -223,7 +222,7 @@ def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
     if isinstance(structure, Scaled):
         k = structure.scales(t.r)
         turned = theta[k:] + np.clip(step[k:], -_FARTHEST_TURN, _FARTHEST_TURN)
-        return np.concatenate([_multiplied(theta[:k], step[:k]), turned])
+        return np.concatenate([_multiplied(theta[:k], step[:k], 4.0 if structure.squared else 2.0), turned])
     if not structure.correlated or t.r == 1:
         return _multiplied(theta, step)
     factor, change = structure.factor(theta, t.r), structure.factor(step, t.r)
@@ -236,9 +235,10 @@ def _along(t: TermMap, theta: Vec, step: Vec) -> Vec:
     return np.asarray((factor @ np.linalg.cholesky(moved))[structure.entries(t.r)])
 
 
-def _multiplied(theta: Vec, step: Vec) -> Vec:
-    """Standard deviations after a step in the variances."""
-    times = np.sqrt(np.clip(1.0 + 2.0 * step / np.where(theta == 0.0, 1.0, theta), _LEAST_SHARE**2, _MOST_TIMES**2))
+def _multiplied(theta: Vec, step: Vec, power: float = 2.0) -> Vec:
+    """Standard deviations, or roots of them, after a step in the variances, their powers."""
+    relative = 1.0 + power * step / np.where(theta == 0.0, 1.0, theta)
+    times = np.clip(relative, _LEAST_SHARE**2, _MOST_TIMES**2) ** (1.0 / power)
     return np.where(theta == 0.0, step, theta * times)
 
 

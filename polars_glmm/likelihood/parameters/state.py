@@ -132,7 +132,7 @@ class FreeEntries(NamedTuple):
         for c in self.curves:
             k = c.scaled.scales(c.stop - c.start)
             own = of_rows[c.own]
-            scales = np.array([own.max()]) if c.scaled.equal else own
+            scales = np.array([own.max()]) if c.scaled.equal else c.scaled.roots(own)
             bent.append(np.append(scales, np.ones(len(c.theta) - k))[c.free])
         return np.concatenate([entries, *bent])
 
@@ -230,14 +230,14 @@ def lost_rank(effects: Effects, rank: Rank) -> bool:
     return rank.rank < STRUCTURES[t.structure].rank(t.r)
 
 
-def settle(effects: Effects, beta: Vec, lambdas: list[Mat], tolerances: Tolerances) -> tuple[State, list[Rank]]:
-    """The state of given factors, eigenvalues of each term's scaled Σ up to its tolerance set to zero.
+def settle(effects: Effects, beta: Vec, theta: Vec, tolerances: Tolerances) -> tuple[State, list[Rank]]:
+    """The state of given parameters, eigenvalues of each term's scaled Σ up to its tolerance set to zero.
 
     Below zero a tolerance leaves a term as it is, of a "diag" term single standard deviations.
     """
     factors, free, ranks = [], [], []
     position = 0
-    for number, (f, lam) in enumerate(zip(effects.factors, lambdas, strict=True)):
+    for number, (f, lam) in enumerate(zip(effects.factors, effects.lambdas(theta), strict=True)):
         full = np.zeros_like(lam)
         rows: list[IntVec] = [np.empty(0, np.intp)]
         columns: list[IntVec] = [np.empty(0, np.intp)]
@@ -245,7 +245,7 @@ def settle(effects: Effects, beta: Vec, lambdas: list[Mat], tolerances: Toleranc
         for t_number, t in enumerate(f.terms):
             own = lam[t.start : t.stop, t.start : t.stop]
             if STRUCTURES[t.structure].bends:
-                curve, rank = settle_curve(t, own, tolerances[position])
+                curve, rank = settle_curve(t, theta[t.theta], tolerances[position])
                 position += 1
                 full[curve.own, curve.own] = curve.block
                 curves.append(curve)
@@ -262,13 +262,17 @@ def settle(effects: Effects, beta: Vec, lambdas: list[Mat], tolerances: Toleranc
     return State(beta, tuple(factors), tuple(free)), ranks
 
 
-def settle_curve(t: TermMap, lam: Mat, tolerance: float | Vec) -> tuple[BentTerm, int]:
-    """A term that bends with what is at its limits held there, and the rank of its Σ."""
+def settle_curve(t: TermMap, theta: Vec, tolerance: float | Vec) -> tuple[BentTerm, int]:
+    """A term that bends with what is at its limits held there, and the rank of its Σ.
+
+    From its θ: a Σ near its limits does not give all of it back.
+    """
     structure = STRUCTURES[t.structure]
     assert isinstance(structure, Scaled)  # no other bends
-    theta, held = structure.settled(structure.of(lam @ lam.T), t.r, tolerance)
+    theta, held = structure.settled(theta, t.r, tolerance)
     curve = BentTerm(t.start, t.stop, t.structure, theta, ~held)
-    rank = int(np.linalg.matrix_rank(curve.block, tol=_SHARE * float(np.abs(theta[: structure.scales(t.r)]).max())))
+    largest = float(structure.sds(theta[: structure.scales(t.r)]).max())
+    rank = int(np.linalg.matrix_rank(curve.block, tol=_SHARE * largest))
     return curve, t.r if not held.any() else rank
 
 

@@ -136,7 +136,7 @@ def optimum(engine: AbsoluteEngine, found: Found, held: BoolVec, tolerance: floa
             return _gradient(engine, state, gamma)  # noqa: B023
 
         keep = held[:q] if held[:q].any() else None
-        at = Unsettled(here.beta, effects.lambdas(found.x[:q]), keep)
+        at = Unsettled(here.beta, found.x[:q], keep)
         state, ranks = settle_ranks(effects, at, scale, loglik)
         rise = None if held[:q].any() else leaving(effects, state, ranks, scale, slopes)
         if rise is None or not left:

@@ -270,7 +270,7 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
 
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
-        state, ranks = settle_ranks(effects, Unsettled(beta, lambdas), 1.0, loglik)
+        state, ranks = settle_ranks(effects, Unsettled(beta, found.x), 1.0, loglik)
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
