@@ -34,7 +34,8 @@ from polars_glmm.likelihood.marginal.starts import (
     units_of,
 )
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
-from polars_glmm.likelihood.optimum.boundary import Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.elsewhere import Ended, highest
 from polars_glmm.likelihood.optimum.newton import Scale, invert
 from polars_glmm.likelihood.optimum.notes import CONVERGED, no_overdispersion_note, reproduced_text
 from polars_glmm.likelihood.parameters.curvature import Gradient
@@ -212,8 +213,14 @@ def _search_near(model: Model, engine: RowEngine, x: Vec, unit: float, placed: P
 def _polish(model: Model, searched: Searched, row_variance: float, placed: Placed) -> Polished:
     """The optimum with its ranks settled; leaves the boundary where the likelihood rises from it."""
     effects, p = model.effects, model.n_coefficients
-    engine, found = searched
-    of_effects = 1.0 if effects.measured else row_variance
+    (engine, found), of_effects = searched, 1.0 if effects.measured else row_variance
+    size, tolerance = start_size(model, row_variance), SEARCH_SHARE * model.control.search.decrement
+
+    def search(x: Vec, stays: BoolVec, longest: float = 3.0 * size, most: int | None = _EXPLORING) -> Found:
+        held = placed.held | np.append(np.zeros(p, dtype=bool), stays)
+        return search_free(model, engine, x, StepBounds(_longest_steps(model, longest), held, most), tolerance)
+
+    found = highest(effects, Ended(found, slice(p, None), placed.held[p:], size, of_effects), search)
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         warm = found.evaluation.state
 
@@ -226,9 +233,11 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         rise = leaving(effects, state, ranks, of_effects, at) if not placed.held.any() else None
         if rise is None or not left:
             break
-        x = np.concatenate([found.x[:p], rise.away.theta(effects)])
-        bounds = StepBounds(np.full(len(x), np.inf), placed.held)
-        found = search_free(model, engine, x, bounds, SEARCH_SHARE * model.control.search.decrement)
+        beyond = search(np.append(found.x[:p], rise.away.theta(effects)), placed.held[p:], np.inf, None)
+        if at(state).value > -beyond.evaluation.value - SNAP_LOSS:
+            rise = None  # to nothing that would not be set to zero again
+            break
+        found = beyond
     scale = Scale(float(np.sqrt(row_variance)), bending_scale(model, found.x), len(model.x.a), effects.measured)
     held = state.held(effects, placed.held[:p], placed.held[p:])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.elsewhere import Ended, highest
 from polars_glmm.likelihood.optimum.newton import newton
 from polars_glmm.likelihood.parameters.curvature import Gradient, bending, theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
@@ -125,6 +126,9 @@ def _objective(engine: AbsoluteEngine) -> Any:
 def optimum(engine: AbsoluteEngine, found: Found, held: BoolVec, tolerance: float, most: int) -> AbsoluteOptimum:
     """The optimum that a search found, its ranks settled; leaves the boundary where ℓ rises from it."""
     effects, q, rise = engine.effects, engine.effects.n_theta, None
+    noise = found.evaluation.state.noise
+    ended = Ended(found, slice(None, q), held[:q], noise, noise**2)
+    found = highest(effects, ended, lambda x, stays: search(engine, Start(x, _held(held, stays)), tolerance, most))
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         here, gamma = found.evaluation.state, found.x[q:]
         scale = here.noise**2
@@ -148,6 +152,13 @@ def optimum(engine: AbsoluteEngine, found: Found, held: BoolVec, tolerance: floa
             break
     marks = np.append(state.held(effects, np.zeros(0, dtype=bool), held[:q]), held[q:])
     return _polished(engine, (state, gamma), ranks, marks, 0.0 if rise is None else rise.score)
+
+
+def _held(held: BoolVec, stays: BoolVec) -> BoolVec:
+    """What is held, and what of θ, which comes first, stays for now."""
+    out = held.copy()
+    out[: len(stays)] |= stays
+    return out
 
 
 def _gradient(engine: AbsoluteEngine, state: State, gamma: Vec) -> Gradient:

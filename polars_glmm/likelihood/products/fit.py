@@ -14,6 +14,7 @@ from polars_glmm.likelihood.given import Given, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS, Unsettled, leaving, settle_ranks
+from polars_glmm.likelihood.optimum.elsewhere import Ended, highest
 from polars_glmm.likelihood.optimum.newton import Inverted, invert, widen
 from polars_glmm.likelihood.optimum.notes import (
     CONVERGED,
@@ -55,7 +56,7 @@ from polars_glmm.likelihood.products.starts import FAR_START, SMALL_START, alone
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
 from polars_glmm.linalg.coupled import between_levels
 from polars_glmm.optimize.scoring import approach
-from polars_glmm.optimize.search import Begin, Found, minimise
+from polars_glmm.optimize.search import Begin, Found, minimise, restrict
 from polars_glmm.spec.method import REML
 from polars_glmm.typing import BoolVec, Mat, Vec
 
@@ -268,13 +269,20 @@ def _settle(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         pieces = engine.pieces(list(state.factors), gradient=False)
         return -np.inf if pieces is None else -0.5 * engine.minus_two(pieces)
 
+    ended = Ended(found, slice(None), np.zeros(effects.n_theta, dtype=bool), first_size(engine), 1.0)
+
+    def search(theta: Vec, stays: BoolVec) -> Found:
+        most = min(_MANY, model.control.search.max_evaluations)
+        return _partly(engine, theta, stays, most) if stays.any() else _continue(engine, tolerance, theta, most)
+
+    found = highest(effects, ended, search)
     for left in reversed(range(_MOST_LEAVINGS + 1)):
         lambdas, pieces = effects.lambdas(found.x), found.evaluation.state
         state, ranks = settle_ranks(effects, Unsettled(beta, found.x), 1.0, loglik)
         rise = leaving(effects, state, ranks, 1.0, lambda s: _gradient(engine, s))
         if rise is None or not left:
             break
-        beyond = _continue(engine, model, tolerance, rise.away.theta(effects))
+        beyond = _continue(engine, tolerance, rise.away.theta(effects), model.control.search.max_evaluations)
         if loglik(state) > -beyond.evaluation.value - SNAP_LOSS:  # to nothing that would not be set to zero again
             rise = None
             break
@@ -307,14 +315,13 @@ def _gradient(engine: ProductEngine, state: State) -> Gradient:
     return Gradient(-0.5 * engine.minus_two(pieces), state.beta, factors, None, 0.0)
 
 
-def _continue(engine: ProductEngine, model: Model | ProductModel, tolerance: float, theta: Vec) -> Found:
+def _continue(engine: ProductEngine, tolerance: float, theta: Vec, most: int) -> Found:
     """The search from θ: scoring steps in the covariances, then quasi-Newton."""
-    near = approach(engine.objective(scoring=True), theta, model.effects.along)
+    near = approach(engine.objective(scoring=True), theta, engine.effects.along)
     begin = None
     if near.evaluation.curvature is not None:
         with np.errstate(all="ignore"):
             begin = Begin(engine.nearby(near.x, near.evaluation), near.evaluation)
-    most = model.control.search.max_evaluations
     found = _minimise(engine, near.x, tolerance, min(_MANY, most), begin)
     if found.settled or most <= _MANY or found.evaluation.state is None:
         return found
@@ -329,6 +336,15 @@ def _minimise(engine: ProductEngine, theta: Vec, tolerance: float, most: int, be
     return minimise(engine.objective(), theta, tolerance=tolerance, max_evaluations=most, limit=limit, begin=begin)
 
 
+def _partly(engine: ProductEngine, theta: Vec, stays: BoolVec, most: int) -> Found:
+    """A rough search over what of θ does not stay."""
+    objective = restrict(engine.objective(scoring=True), theta, ~stays)
+    found = minimise(objective, theta[~stays], tolerance=_COSTLY_TOLERANCE, max_evaluations=most)
+    whole = theta.copy()
+    whole[~stays] = found.x
+    return found._replace(x=whole)
+
+
 def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float, given: Given) -> Found:
     """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
     effects, p = model.effects, len(model.x.a)
@@ -341,7 +357,8 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     if given.start and bare is not None:
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
         start = np.where(np.isnan(theta), start, effects.times(theta, 1.0 / sigma))
-    found = _continue(engine, model, tolerance, start)
+    most = model.control.search.max_evaluations
+    found = _continue(engine, tolerance, start, most)
     sizes = []
     if model.x.constant is None and p and effects.factors:
         # without an intercept the random effects may have to bear the mean: another hill, far away
@@ -350,7 +367,7 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     if has_few_rows(engine.stats.n, effects.n_theta):
         sizes.append(SMALL_START)
     for size in sizes if not given.start else ():
-        other = _continue(engine, model, tolerance, effects.start(size))
+        other = _continue(engine, tolerance, effects.start(size), most)
         if other.evaluation.value < found.evaluation.value and (other.settled or not found.settled):
             found = other
     if not np.isfinite(found.evaluation.value):

@@ -60,14 +60,20 @@ def find_precise(engine: ProductEngine, model: Model | ProductModel, tolerance: 
     placed = place(model, given).values[p:]
     asked = np.append(placed, np.log(given.start["phi"]) if "phi" in given.start else np.nan)[: q + 1]
     starts[0] = np.where(np.isnan(asked), starts[0], asked)
-    ends = [search(one, Start(x, nothing), tolerance, most) for x in starts]
+    least = 0.5 * np.log(total) + np.log(_TRACE)
+    ends = []
+    for x in starts:
+        end = search(one, Start(x, nothing), tolerance, most)
+        if end.x[-1] < least:  # beyond a trace values are rounding, and may be of any height
+            end = search(one, Start(np.append(x[:-1], least), _last(q + 1)), tolerance, most)
+        ends.append(end)
     found = min(ends, key=lambda end: (not end.decrement <= _NO_END, end.evaluation.value))
     if not np.isfinite(found.evaluation.value):
         msg = (
             "X'V⁻¹X is singular where the search starts: a fixed effect is not determined. Drop columns of the formula."
         )
         raise ConvergenceError(msg)
-    held = _without_residual(one, found, 0.5 * np.log(total) + np.log(_TRACE))
+    held = _without_residual(one, found, least)
     if held is None:
         return PreciseOptimum(optimum(one, found, nothing, tolerance, most), no_residual=False)
     return PreciseOptimum(optimum(one, held, _last(q + 1), tolerance, most), no_residual=True)
