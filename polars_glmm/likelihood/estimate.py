@@ -9,7 +9,31 @@ import numpy as np
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.parameters.parts import label
 from polars_glmm.notes import Note
-from polars_glmm.typing import Cube, Mat, Vec
+from polars_glmm.typing import Cube, IntVec, Mat, Vec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Between:
+    """Cov(b_f, b_g | y) given the parameters, of a factor f with another, g.
+
+    other             name of g
+    own, its          pairs of their levels, sorted by both: (P,) each
+    covariance        (r_f, r_g, P)
+    every             other pairs are independent; else these are the pairs that met in a row, and of the covariance of
+                      others nothing is known
+    """
+
+    other: str
+    own: IntVec
+    its: IntVec
+    covariance: Cube
+    every: bool
+
+    def among(self, own: IntVec, its: IntVec) -> Between:
+        """The same of some of the levels, which have these numbers then, −1 for those that are left out."""
+        left, right = own[self.own], its[self.its]
+        kept = (left >= 0) & (right >= 0)
+        return Between(self.other, left[kept], right[kept], self.covariance[..., kept], self.every)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +47,8 @@ class FactorEstimate:
     mode_covariance             (r, r, G): Var(b | y) given the parameters
     level_covariance            (r, G, r, G): Cov(b | y) between all levels of a factor of which rows have several,
                                 where these are not too many; else None
+    between                     covariances with the modes of factors that were eliminated later: one for each pair of
+                                factors of a model
     mode_slope                  (r, p, G): ∂b̂/∂beta, or None where it would be large; with random effects on phi too
                                 (r, p+s, G), ∂b̂/∂(beta, gamma); the variance of a conditional
                                 linear predictor x'β + z'b is z'Var(b|y)z + (x + s'z)'Var(β̂)(x + s'z) with s its
@@ -38,6 +64,7 @@ class FactorEstimate:
     mode_slope: Cube | None = None
     parameters: tuple[str, ...] = ()
     level_covariance: Cube | None = None
+    between: tuple[Between, ...] = ()
 
     @property
     def parameter_of(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from polars_glmm.prediction.members import attach_slots, slot_checks
 if TYPE_CHECKING:
     from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import FactorRecipe
+    from polars_glmm.likelihood.estimate import Between
     from polars_glmm.typing import Cube, IntVec, Mat
 
 MODEL = f"{INTERNAL}model"
@@ -36,6 +37,7 @@ class JoinedFactor:
     of_level (G,)  the fit of every level, where there are many
     by             the columns that tell fits by key apart
     level_covariance   as in FactorEstimate: of factors of which rows have several levels
+    between            as in FactorEstimate, for the levels of all fits
     scored         keys, code and modes of levels that stand in the place of those of the fit
     """
 
@@ -50,6 +52,7 @@ class JoinedFactor:
     by: tuple[str, ...] = ()
     scored: pl.LazyFrame | None = None
     level_covariance: Cube | None = None
+    between: tuple[Between, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:

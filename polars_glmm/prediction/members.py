@@ -12,6 +12,7 @@ import polars as pl
 from polars_glmm.columns.named import as_found, column
 from polars_glmm.errors import ModelError
 from polars_glmm.linalg.membership import Membership
+from polars_glmm.prediction.between import Share
 from polars_glmm.prediction.guards import Check
 from polars_glmm.prediction.keys import match_key
 
@@ -176,6 +177,11 @@ class SlotSpread:
         weights = np.array([rows[f"weight_{i}_{s}"].to_numpy() for s in every], dtype=np.float64)
         same = {(t, s): rows[f"same_{i}_{t}_{s}"].to_numpy().astype(np.float64) for s in every for t in range(s)}
         return SlotLevels(codes, weights, same)
+
+    def share(self, z: Sequence[Vec], rows: pl.DataFrame, i: int) -> Share:
+        """What rows have of the levels of the i-th factor."""
+        levels = self._levels(rows, i)
+        return Share(z, levels.codes, levels.weights)
 
     def add(self, z: Sequence[Vec], rows: pl.DataFrame, place: tuple[int, IntVec], a: Mat) -> Vec:
         """z'Var(Σ_s w_s b_s | y)z (n,); Σ_s w_s s_s'z is added to `a` (p, n), scratch of the caller.

@@ -272,6 +272,7 @@ def of_fit(fit: Answer, keys: tuple[str, ...] = ()) -> Parameters:
             tuple(covariance[None] for covariance in estimates[recipe.name].covariances),
             by=keys,
             level_covariance=estimates[recipe.name].level_covariance,
+            between=estimates[recipe.name].between,
         )
         for i, recipe in enumerate(fit.recipe.factors)
     )
@@ -309,7 +310,8 @@ def of_batch(batch: Batch, model: IntVec, keys: tuple[str, ...]) -> Parameters:
     e = batch.estimate
     factors = tuple(
         JoinedFactor(
-            recipe, _tag(i), f.term_names, f.modes, f.mode_covariance, f.mode_slope, f.covariances, at.model, keys
+            recipe, _tag(i), f.term_names, f.modes, f.mode_covariance, f.mode_slope, f.covariances, at.model, keys,
+            between=f.between,
         )
         for i, (recipe, f, at) in enumerate(zip(batch.recipe.factors, e.factors, e.levels, strict=True))
     )

@@ -133,16 +133,16 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     std_error, interval, conf_level
         `std_error=True` adds `<name>_std_error` on the scale of `kind` (delta method). `interval="confidence"` adds
         `<name>_low`, `<name>_high`: an interval on the link scale, transformed back. The variance v of the linear
-        predictor is Σ_factors z'Var(b|y)z + a'Var(β̂)a, a = x + Σ_factors (∂b̂/∂β)'z: the modes move against the fixed
-        effects. Var(b|y) is given the parameters; an unseen level has Σ, and a mode that does not move. The covariance
-        of the modes of different factors with each other is not included. The reference is that of fixef(): t with
+        predictor is z'Var(b|y)z + a'Var(β̂)a, a = x + (∂b̂/∂β)'z over all factors: the modes move against the fixed
+        effects. Var(b|y) is given the parameters; an unseen level has Σ, and a mode that does not move. Of factors with
+        very many levels two that never met in a row have no standard error. The reference is that of fixef(): t with
         Satterthwaite's degrees of freedom for gaussian REML (2v²/(g'Ag) of each row, g_k = a'(∂Var(β̂)/∂k)a; Var(b|y)
         counts as known), t with n − p without random effects, else normal. `interval="prediction"` is for a new
         response at the row: normal with v + phi²/precision for gaussian, otherwise quantiles of the family averaged
         over the linear predictor (of counts the smallest values with at most (1 − level)/2 beyond each limit; of
         trials their share), t where n − p is exact, else normal.
     uncertainty
-        "conditional": given the variance parameters; "joint": v is a'Var(β̂, θ̂)a + Σ z'Var(b|y)z with a holding the
+        "conditional": given the variance parameters; "joint": v is a'Var(β̂, θ̂)a + z'Var(b|y)z with a holding the
         movement of the modes against all parameters (Kass & Steffey 1989), for which the rows of the fit are read.
     df
         "normal", "satterthwaite" or a number, for the intervals, instead of what is said above.

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.errors import ModelError
+from polars_glmm.prediction.between import Share, pair_spreads
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import MODEL, JoinedFactor
 from polars_glmm.prediction.members import SlotSpread, slot_codes, slot_spread
@@ -30,7 +31,7 @@ Acting: TypeAlias = "tuple[Sequence[JoinedFactor], int]"
 
 
 def variance(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> pl.Expr:
-    """Σ_f z_f'Var(b_f | y)z_f + a'Var(β̂)a with a = x + Σ_f s_f'z_f (Kass & Steffey 1989; Booth & Hobert 1998).
+    """Σ_fg z_f'Cov(b_f, b_g | y)z_g + a'Var(β̂)a, a = x + Σ_f s_f'z_f (Kass & Steffey 1989; Booth & Hobert 1998).
 
     s_f = ∂b̂_f/∂β: where β̂ moves, the modes move against it, so a level that was observed often pins down the sum of
     fixed and random effects better than either. An unseen level has s = 0, and Σ for Var(b | y). A coefficient without
@@ -86,6 +87,7 @@ def joint_variance(
     vcov, outward = parts[0][1].vcov, parts[0][1].outward
     directions = next((part.directions for _, part in parts if part.directions is not None), None)
     spreads = [_spread(factor, vcov, *places) for factor in factors]
+    between = pair_spreads(factors, [factor.on(*places) for factor in factors], wanted=_some(vcov))
     fields = [missing.alias("rows"), field.alias("at")]
     for k, part in parts:
         fields += [node.to_expr().alias(f"x_{k}_{j}") for j, node in enumerate(part.nodes)]
@@ -103,10 +105,13 @@ def joint_variance(
         total = np.zeros(rows.height)
         with np.errstate(invalid="ignore", over="ignore"):
             endless = _along(a, directions)
+            shares = []
             for i, (factor, spread) in enumerate(zip(factors, spreads, strict=True)):
                 owners = [factor.part_of[j] for j in factor.on(*places)]
                 z = [slope[k] * rows[f"z_{i}_{j}"].to_numpy() for j, k in enumerate(owners)]
                 total += spread.add(z, rows, (i, one), a)
+                shares.append(spread.share(z, rows, i))
+            total += sum(pair.twice(shares[i], shares[j]) for (i, j), pair in between.items())
             total += quadratic(a if outward is None else outward.T @ a, vcov, one)
         total[endless] = np.nan
         return pl.Series(batch.name, np.maximum(total, 0.0))
@@ -140,7 +145,7 @@ def _reader(fixed: FixedPart, factors: Acting, missing: pl.Expr) -> tuple[list[p
 
 
 class Movement(NamedTuple):
-    """How rows move: Σ_f z'Var(b | y)z (n,), a (p, n) as in `variance`, the fit of each row, (n,) or (1,).
+    """How rows move: z'Var(b | y)z over all factors (n,), a (p, n) as in `variance`, the fit of each row, (n,) or (1,).
 
     endless   rows that a direction at infinity moves
     """
@@ -158,6 +163,7 @@ def movement(
     nodes, vcov = fixed.nodes, fixed.vcov
     many, (acting, part) = len(vcov) > 1, factors
     spreads = [_spread(factor, vcov, part) for factor in acting]
+    between = pair_spreads(acting, [factor.on(part) for factor in acting], wanted=_some(vcov))
     fields = [missing.alias("rows")]
     if many:
         fields.append(pl.col(MODEL).alias("model"))
@@ -174,9 +180,12 @@ def movement(
         total = np.zeros(rows.height)
         with np.errstate(invalid="ignore", over="ignore"):  # columns that are not finite give NaN
             endless = _along(a, fixed.directions)
+            shares = []
             for i, spread in enumerate(spreads):
                 z = [rows[f"z_{i}_{j}"].to_numpy() for j in range(len(spread.covariance))]
                 total += spread.add(z, rows, (i, model), a)
+                shares.append(spread.share(z, rows, i))
+            total += sum(pair.twice(shares[i], shares[j]) for (i, j), pair in between.items())
         return Movement(total, a, model, endless)
 
     return fields, moved_of
@@ -210,6 +219,11 @@ class _Spread:
     covariance: Cube
     slope: Cube
     n_levels: int
+
+    def share(self, z: Sequence[Vec], rows: pl.DataFrame, i: int) -> Share:
+        """What rows have of the levels of the i-th factor: one each."""
+        codes = rows[f"code_{i}"].to_numpy()
+        return Share(z, codes[None], np.ones((1, len(codes))))
 
     def add(self, z: Sequence[Vec], rows: pl.DataFrame, place: tuple[int, IntVec], a: Mat) -> Vec:
         """z'Var(b | y)z (n,); s'z is added to `a` (p, n), scratch of the caller.
@@ -258,7 +272,7 @@ def _spread(factor: JoinedFactor, vcov: Cube, *parts: int) -> _Spread | SlotSpre
     r, slope = len(own), None if factor.mode_slope is None else factor.mode_slope[own]
     fits, p = vcov.shape[:2]
     if slope is None:
-        if np.isfinite(vcov).any():
+        if _some(vcov):
             msg = (
                 "Standard errors of predictions given the random effects are not kept for as many levels as "
                 f'{factor.recipe.name!r} has ({n_levels}). random="none" gives those of the fixed part.'
@@ -271,6 +285,11 @@ def _spread(factor: JoinedFactor, vcov: Cube, *parts: int) -> _Spread | SlotSpre
         np.concatenate([slope, np.zeros((r, p, fits))], axis=2),
         n_levels,
     )
+
+
+def _some(vcov: Cube) -> bool:
+    """Whether there are standard errors at all."""
+    return bool(np.isfinite(vcov).any())
 
 
 def block_diagonal(blocks: Sequence[Cube], r: int) -> Cube:

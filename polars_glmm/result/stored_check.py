@@ -56,6 +56,7 @@ def check_estimate(recipe: Recipe, estimate: Estimate) -> None:
         if own.level_covariance is not None:
             r, g = sum(sized), factor.levels.height
             _shaped("level_covariance", own.level_covariance, r, g, r, g)
+    _check_between(estimate.factors)
 
 
 def check_sizes(recipe: Recipe, sizes: Sequence[GroupSize]) -> None:
@@ -98,6 +99,7 @@ def check_batch(batch: Batch) -> None:
         _equal("levels", (int(counts.sum()), int(counts.min(initial=1)) > 0), (g, True))
         _shaped("level_sizes", observations, g)
         _check_factor(factor, own, sized, slopes=(p,), models=(m,))
+    _check_between(estimate.factors)
 
 
 def _check_factor(
@@ -114,6 +116,21 @@ def _check_factor(
     _equal("covariances", len(own.covariances), len(sized))
     for matrix, size in zip(own.covariances, sized, strict=True):
         _shaped("covariance", matrix, *models, size, size)
+
+
+def _check_between(factors: Sequence[FactorEstimate]) -> None:
+    """The covariances between levels of different factors."""
+    sizes = {own.name: own.modes.shape for own in factors}
+    for factor in factors:
+        for one in factor.between:
+            _equal("another factor", [name for name in (one.other,) if name not in sizes or name == factor.name], [])
+            (r, g), (other_r, other_g), n = sizes[factor.name], sizes[one.other], len(one.own)
+            _shaped("covariance between factors", one.covariance, r, other_r, n)
+            _shaped("levels between factors", one.its, n)
+            for codes, levels in ((one.own, g), (one.its, other_g)):
+                if n and not (codes.min() >= 0 and codes.max() < levels):
+                    msg = "covariances between factors are of levels that these do not have"
+                    raise ValueError(msg)
 
 
 def _counts(recipe: Recipe) -> tuple[int, int, list[list[int]]]:

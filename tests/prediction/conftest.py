@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 
 from polars_glmm.design.learn import learn
 from polars_glmm.inference.ranef import ranef
-from polars_glmm.likelihood.estimate import Certificate, Estimate, FactorEstimate
+from polars_glmm.likelihood.estimate import Between, Certificate, Estimate, FactorEstimate
 from polars_glmm.spec.model import ModelSpec
 
 
@@ -45,7 +45,9 @@ def covariance(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
     return root @ root.T / max(size, 1)
 
 
-def factor_estimate(factor: Any, p: int, rng: np.random.Generator, scale: float) -> FactorEstimate:
+def factor_estimate(
+    factor: Any, p: int, rng: np.random.Generator, scale: float, others: Sequence[Any] = ()
+) -> FactorEstimate:
     r, n_levels = len(factor.z), factor.n_levels
     roots = rng.normal(size=(n_levels, r, r)) * scale
     return FactorEstimate(
@@ -56,6 +58,10 @@ def factor_estimate(factor: Any, p: int, rng: np.random.Generator, scale: float)
         modes=rng.normal(size=(r, n_levels)) * scale,
         mode_covariance=np.ascontiguousarray(np.moveaxis(roots @ roots.transpose(0, 2, 1), 0, 2)),
         mode_slope=rng.normal(size=(r, p, n_levels)),
+        between=tuple(
+            Between(one.name, np.zeros(0, int), np.zeros(0, int), np.zeros((r, len(one.z), 0)), every=True)
+            for one in others  # independent
+        ),
     )
 
 
@@ -77,7 +83,10 @@ def made() -> Callable[..., Made]:
             gamma=rng.normal(size=s) * scale,
             vcov_fixed=covariance(rng, p + s, scale),
             phi=0.7 if family.has_phi and s == 0 else None,
-            factors=tuple(factor_estimate(factor, p, rng, scale) for factor in design.factors),
+            factors=tuple(
+                factor_estimate(factor, p, rng, scale, design.factors[k + 1 :])
+                for k, factor in enumerate(design.factors)
+            ),
             report=np.zeros(1),
             report_vcov=np.array([[0.04]]),
             loglik=0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -93,11 +94,9 @@ class BatchEstimate:
         """Some of the models, in the same order."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         changes: dict[str, Any] = {name: v[keep] for name, v in arrays.items() if isinstance(v, np.ndarray)}
-        own = [
-            _some_of(factor, keep, keep[at.model]) for factor, at in zip(self.factors, self.levels, strict=True)
-        ]
+        own = self._some_of(keep, [keep[at.model] for at in self.levels])
         return replace(
-            self, factors=tuple(own), model_levels=tuple(n[keep] for n in self.model_levels), **changes
+            self, factors=own, model_levels=tuple(n[keep] for n in self.model_levels), **changes
         )
 
     @property
@@ -107,8 +106,7 @@ class BatchEstimate:
 
     def one(self, k: int) -> Estimate:
         """The Estimate of model k."""
-        both = zip(self.factors, self.model_levels, strict=True)
-        factors = tuple(_some_of(factor, k, of_model(counts, k)) for factor, counts in both)
+        factors = self._some_of(k, [of_model(counts, k) for counts in self.model_levels])
         return Estimate(
             beta=self.beta[k],
             gamma=np.empty(0),
@@ -138,6 +136,16 @@ class BatchEstimate:
                 self.seconds,
             ),
             notes=self.notes_of(k),
+        )
+
+    def _some_of(self, models: BoolVec | int, levels: Sequence[BoolVec | slice]) -> tuple[FactorEstimate, ...]:
+        """The factors' numbers for some of the models, or for one, with their levels."""
+        numbers = {
+            factor.name: _renumbered(factor.modes.shape[1], own)
+            for factor, own in zip(self.factors, levels, strict=True)
+        }
+        return tuple(
+            _some_of(factor, models, own, numbers) for factor, own in zip(self.factors, levels, strict=True)
         )
 
     def without_dispersion(self, phi: float, note: Note) -> BatchEstimate:
@@ -213,14 +221,25 @@ class BatchAnswer(NamedTuple):
     answered: BoolVec
 
 
-def _some_of(factor: FactorEstimate, models: BoolVec | int, levels: BoolVec | slice) -> FactorEstimate:
-    """A factor's numbers for some of the models, or for one, with their levels."""
+def _renumbered(n: int, levels: BoolVec | slice) -> IntVec:
+    """The number of each of n levels among some of them, −1 of the others."""
+    out = np.full(n, -1, dtype=np.intp)
+    chosen = np.arange(n)[levels]
+    out[chosen] = np.arange(len(chosen))
+    return out
+
+
+def _some_of(
+    factor: FactorEstimate, models: BoolVec | int, levels: BoolVec | slice, numbers: dict[str, IntVec]
+) -> FactorEstimate:
+    """A factor's numbers for some of the models, or for one, with their levels, which are numbered anew."""
     return replace(
         factor,
         covariances=tuple(c[models] for c in factor.covariances),
         modes=factor.modes[:, levels],
         mode_covariance=factor.mode_covariance[..., levels],
         mode_slope=None if factor.mode_slope is None else factor.mode_slope[..., levels],
+        between=tuple(one.among(numbers[factor.name], numbers[one.other]) for one in factor.between),
     )
 
 

@@ -16,7 +16,8 @@ from polars_glmm.likelihood.many.plain import NoModes
 from polars_glmm.likelihood.many.value import BatchValue
 from polars_glmm.likelihood.rows.models import effective_factors, inward_factors
 from polars_glmm.linalg import cholesky, level_factors
-from polars_glmm.linalg.elimination import Eliminator
+from polars_glmm.linalg.between import BetweenFactors, between_factors
+from polars_glmm.linalg.elimination import Eliminator, Factorised
 from polars_glmm.linalg.pattern import Blocks, Pattern, gather_blocks, times
 from polars_glmm.linalg.scaling import reduction
 from polars_glmm.linalg.side_by_side import LevelsOf, ManyOne, eliminator_of_many, some_of_many
@@ -130,10 +131,8 @@ class BatchProfile(NamedTuple):
 
 def profile_all(stats: BatchProducts, effective: list[Cube]) -> BatchProfile:
     """All pieces at effective factors (d, r_f, M)."""
-    p, every = len(stats.ww) - 1, list(zip(stats.levels, effective, strict=True))
-    on_levels = [lam[..., at.model] for at, lam in every]
-    h = stats.solver.factorise(level_factors.curvature(stats.zz, on_levels, stats.pattern))
-    assert h is not None  # of many models it never is
+    p = len(stats.ww) - 1
+    h, on_levels = factorised(stats, effective)
     right = [level_factors.transposed_times(lam, zw) for lam, zw in zip(on_levels, stats.zw, strict=True)]
     b = h.solve(right)
     core = stats.ww
@@ -156,6 +155,14 @@ def profile_all(stats: BatchProducts, effective: list[Cube]) -> BatchProfile:
         h.log_determinant, log_m, rss, beta, m_inverse, b, e, hat.diagonal,
         *(inward_factors(parts, stats.uses) for parts in (d_log_h, d_log_m, d_rss)),
     )  # fmt: skip
+
+
+def factorised(stats: BatchProducts, effective: list[Cube]) -> tuple[Factorised, list[Cube]]:
+    """H at effective factors (d, r_f, M), and these at every level (d, r_f, G_f)."""
+    on_levels = [lam[..., at.model] for at, lam in zip(stats.levels, effective, strict=True)]
+    h = stats.solver.factorise(level_factors.curvature(stats.zz, on_levels, stats.pattern))
+    assert h is not None  # of many models it never is
+    return h, on_levels
 
 
 def least_squares(core: Cube) -> tuple[Mat, Cube, Vec, Vec]:
@@ -191,8 +198,16 @@ class BatchProductEngine:
 
     def at_lambda(self, lam: Cube) -> BatchProfile:
         """All pieces at factors Λ (r, r, M)."""
-        d = len(self.stats.zz.diagonal[0])
-        return profile_all(self.stats, effective_factors(lam, self.stats.uses, d))
+        return profile_all(self.stats, self._effective(lam))
+
+    def between(self, lam: Cube, size: Vec) -> BetweenFactors:
+        """H⁻¹ between the levels of different factors, at Λ (r, r, M), times a number of each model (M,)."""
+        with np.errstate(all="ignore"):
+            found = between_factors(factorised(self.stats, self._effective(lam))[0], self.stats.levels)
+        return found.times([size[at.model] for at in self.stats.levels])
+
+    def _effective(self, lam: Cube) -> list[Cube]:
+        return effective_factors(lam, self.stats.uses, len(self.stats.zz.diagonal[0]))
 
     def minus_two(self, pieces: BatchProfile) -> Vec:
         """Profiled −2ℓ in the computing basis."""

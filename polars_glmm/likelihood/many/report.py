@@ -12,8 +12,9 @@ from polars_glmm.likelihood.estimate import FactorEstimate
 from polars_glmm.likelihood.many.engine import SearchLayout
 from polars_glmm.likelihood.many.model import BatchModel
 from polars_glmm.likelihood.optimum.newton import FLAT
-from polars_glmm.likelihood.optimum.report import SLOPES_KEPT
+from polars_glmm.likelihood.optimum.report import SLOPES_KEPT, between_estimates
 from polars_glmm.likelihood.parameters.state import natural_sigmas
+from polars_glmm.linalg.between import BetweenFactors
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 _DOUBTFUL = 10.0
@@ -77,13 +78,29 @@ class KnownEffects(NamedTuple):
 
 
 def factor_estimates(
-    model: BatchModel, lam: Cube, u: list[KnownEffects], covariances: tuple[Cube, ...]
+    model: BatchModel,
+    lam: Cube,
+    u: list[KnownEffects],
+    covariances: tuple[Cube, ...],
+    between: BetweenFactors,
 ) -> tuple[FactorEstimate, ...]:
-    """As optimum.report.factor_estimates, of many models; u by elimination, covariances by the formula's terms."""
+    """As optimum.report.factor_estimates, of many models; u by elimination, covariances by the formula's terms.
+
+    between   Cov(u | y) between levels of different factors
+    """
     found, start, levels = [], 0, model.rows.levels
+    to_effects = {
+        factor.place: np.einsum("mij,jkm->ikm", model.outward[:, factor.own, factor.own], lam[factor.own, factor.own])[
+            ..., levels[factor.place].model
+        ]
+        for factor in model.named
+    }
+    by_place = sorted(model.named, key=lambda factor: factor.place)
+    across = between_estimates(
+        [factor.name for factor in by_place], [to_effects[factor.place] for factor in by_place], between
+    )
     for factor in model.named:
-        own, at, known = factor.own, levels[factor.place], u[factor.place]
-        to_b = np.einsum("mij,jkm->ikm", model.outward[:, own, own], lam[own, own])[..., at.model]
+        known, to_b = u[factor.place], to_effects[factor.place]
         stop = start + len(factor.terms)
         slope = known.slope
         estimate = FactorEstimate(
@@ -94,6 +111,7 @@ def factor_estimates(
             modes=np.einsum("irG,rG->iG", to_b, known.modes),
             mode_covariance=np.einsum("irG,rsG,jsG->ijG", to_b, known.covariance, to_b, optimize=True),
             mode_slope=None if slope is None else np.einsum("irG,rqG->iqG", to_b, slope),
+            between=across[factor.place],
         )
         found.append(estimate)
         start = stop

@@ -132,7 +132,7 @@ def report_products(group: ProductGroup, clock: dict[str, float]) -> tuple[Batch
         phi=sigma,
         report=values,
         report_vcov=without_errors(report_vcov, null),
-        factors=factor_estimates(model, lam, u, covariances),
+        factors=factor_estimates(model, lam, u, covariances, engine.between(lam, sigma**2)),
         model_levels=model.level_counts,
         loglik=-0.5 * (engine.minus_two(pieces) - constant),
         loglik_saturated=None,

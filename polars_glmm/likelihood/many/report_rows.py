@@ -128,14 +128,15 @@ def report_rows(
     slopes: list[Cube | None] = [None] * len(model.named)
     if done.slopes is not None:
         slopes = slopes_as_named(model, [slope.swapaxes(0, 1) for slope in done.slopes])
-    u = [KnownEffects(*own) for own in zip(conditional.modes, conditional.covariance, slopes, strict=True)]
+    known = zip(conditional.modes, conditional.covariance, slopes, strict=True)
+    u = [KnownEffects(*own) for own in known]
     clock["report"] = perf_counter()
     estimate = BatchEstimate(
         beta=beta,
         phi=phi,
         report=values,
         report_vcov=without_errors(jac @ spread @ jac.swapaxes(1, 2), null),
-        factors=factor_estimates(model, lam, u, cov.matrices),
+        factors=factor_estimates(model, lam, u, cov.matrices, conditional.between),
         model_levels=model.level_counts,
         loglik=done.value.value + constant,
         loglik_saturated=None if saturated is None else rows.totals(saturated),

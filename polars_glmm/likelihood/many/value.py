@@ -17,7 +17,9 @@ from polars_glmm.likelihood.marginal.modes import Point, RowDensity, UnitAt, War
 from polars_glmm.likelihood.marginal.slopes import unit_slopes
 from polars_glmm.likelihood.marginal.unit import Effort, evaluate_unit
 from polars_glmm.likelihood.rows.blocks import Unit
+from polars_glmm.likelihood.rows.holder import numbered
 from polars_glmm.likelihood.rows.models import ManyModels, inward_factors
+from polars_glmm.linalg.between import BetweenFactors, between_factors, renumbered
 from polars_glmm.linalg.side_by_side import LevelsOf
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
@@ -52,10 +54,11 @@ class BatchValue(NamedTuple):
 
 
 class BatchConditional(NamedTuple):
-    """Per factor the modes (r_f, G_f), and Var(u | y) (r_f, r_f, G_f)."""
+    """Per factor the modes (r_f, G_f), and Var(u | y) (r_f, r_f, G_f); between: that of levels of different factors."""
 
     modes: list[Mat]
     covariance: list[Cube]
+    between: BetweenFactors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,10 +136,16 @@ class BatchMarginal:
             found = find_modes(here, Warm(start), 3)
             h = unit.models.factorise(unit.eliminator, curvature(here, found.state.w))
             assert h is not None  # of many models it never is
-            return BatchConditional(found.u, h.inverse_diagonal())
+            assert isinstance(unit.models, ManyModels)
+            return BatchConditional(found.u, h.inverse_diagonal(), between_factors(h, unit.models.levels))
 
         parts = over_units(self.pool, self.units, one)
-        return BatchConditional(_per_factor([p.modes for p in parts]), _per_factor([p.covariance for p in parts]))
+        between = parts[0].between
+        if len(parts) > 1:
+            places = numbered([unit.levels for unit in self.units], [own.n_levels for own in self.levels])
+            between = renumbered([p.between for p in parts], places)
+        modes, covariance = _per_factor([p.modes for p in parts]), _per_factor([p.covariance for p in parts])
+        return BatchConditional(modes, covariance, between)
 
     def mode_slopes(self, at: BatchPoint, modes: list[Mat], directions: list[BatchPoint]) -> list[list[Mat]]:
         """dû/dt along directions, (r_f, G_f) each."""

@@ -128,7 +128,8 @@ def report_rows(
         factors=report.factor_estimates(
             effects, state.factors,
             report.Spherical(conditional.modes, conditional.covariance,
-                             _slopes(model, engine, done, conditional.modes), conditional.between), None,
+                             _slopes(model, engine, done, conditional.modes), conditional.between,
+                             conditional.factors), None,
         ),
         report=reported.values,
         report_vcov=report_vcov,

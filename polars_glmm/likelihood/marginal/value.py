@@ -26,8 +26,9 @@ from polars_glmm.likelihood.marginal.unit import Effort, UnitValue, evaluate_uni
 from polars_glmm.likelihood.parameters.curvature import theta_information
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
-from polars_glmm.likelihood.rows.holder import Holder, PerLevel, added, side_by_side
+from polars_glmm.likelihood.rows.holder import Holder, Places, added, numbered, placed_levels
 from polars_glmm.likelihood.rows.passes import over_units
+from polars_glmm.linalg.between import NONE_BETWEEN, BetweenFactors, between_factors, renumbered
 from polars_glmm.linalg.coupled import between_levels
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -70,11 +71,13 @@ class Conditional(NamedTuple):
     """Modes u_f (r_f, G_f) and the covariance of u there, per level (r_f, r_f, G_f).
 
     between   of factors of which rows have several levels also between all levels, (r_f, G_f, r_f, G_f)
+    factors   the covariance between levels of different factors
     """
 
     modes: list[Mat]
     covariance: list[Cube]
-    between: Sequence[Cube] = ()
+    between: Sequence[Cube]
+    factors: BetweenFactors
 
 
 class Approximation(NamedTuple):
@@ -177,30 +180,36 @@ class AtModes:
     at: Point
     warm: Any
 
-    def of(self, rows: RowBlocks) -> PerLevel:
-        """By level: modes, then covariances; last, where rows have several levels, those between all levels."""
+    def of(self, rows: RowBlocks) -> Conditional:
+        """What is known of the effects of some rows."""
         warm = ended(rows, self.how, self.at, self.warm)
         if warm.factor is not None:  # costly, and known
-            wide = between_levels(warm.factor)
-            return [warm.modes, warm.factor.inverse().diagonal, *([wide] if wide else [])]
+            across = between_factors(warm.factor)
+            return Conditional(warm.modes, warm.factor.inverse().diagonal, between_levels(warm.factor), across)
         again = Evaluate(self.how, self.at, self.warm, gradient=False, information=None).of(rows)
         modes = rows.recall(again.warm).modes
         covariance = [
             np.empty((lam.shape[1],) * 2 + (m.shape[1],)) for lam, m in zip(self.at.factors, modes, strict=True)
         ]
         between: list[Cube] = []
+        across = NONE_BETWEEN
         for unit in rows.units if self.at.factors else ():
             u = [m[:, s] for m, s in zip(modes, unit.levels, strict=True)]
             here = unit_at(self.how.density, unit, self.at)
             h = factorised(here, rows_state(here, u, order=2).w)
             for f, block_inverse in enumerate(h.inverse().diagonal):
                 covariance[f][..., unit.levels[f]] = block_inverse
-            between = between_levels(h)
-        return [modes, covariance, *([between] if between else [])]
+            between, across = between_levels(h), between_factors(h)
+        return Conditional(modes, covariance, between, across)
 
-    def add(self, parts: Sequence[PerLevel]) -> PerLevel:
-        """Levels side by side."""
-        return side_by_side(parts)
+    def placed(self, parts: Sequence[Conditional], n_levels: Sequence[int], places: Places) -> Conditional:
+        """Those of several sets of rows, no factor of which has rows in several levels, as one of all levels."""
+        modes, covariance = (
+            [placed_levels([own[f] for own in kind], n, [at[f] for at in places]) for f, n in enumerate(n_levels)]
+            for kind in ([part.modes for part in parts], [part.covariance for part in parts])
+        )
+        across = renumbered([part.factors for part in parts], numbered(places, n_levels))
+        return Conditional(modes, covariance, [], across)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -305,8 +314,7 @@ class Marginal:
 
     def conditional(self, at: Point, warm: Any) -> Conditional:
         """Modes and Var(u | y) by the observed curvature, for the tables of a fit; `warm` is of an evaluation there."""
-        modes, covariance, *between = self.rows.per_level(AtModes(self.how, at, warm))
-        return Conditional(modes, covariance, *between)
+        return self.rows.located(AtModes(self.how, at, warm))
 
     def restricted_at(self, at: Point) -> Restricted | None:
         """M = X'V⁻¹X at a point with what its derivatives are made of."""

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES
-from polars_glmm.likelihood.estimate import FactorEstimate
+from polars_glmm.likelihood.estimate import Between, FactorEstimate
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
 from polars_glmm.likelihood.parameters.state import FreeEntries, State, natural_sigma
+from polars_glmm.linalg.between import NONE_BETWEEN, BetweenFactors, scaled
 from polars_glmm.typing import BoolVec, Cube, Mat, Vec
 
 SLOPES_KEPT = 10_000_000
@@ -98,12 +99,14 @@ class Spherical(NamedTuple):
     """What is known of u, per factor: modes (r, G), Var(u | y) (r, r, G), and ∂û/∂β (r, p, G) where it is kept.
 
     between   Cov(u | y) between all levels (r, G, r, G) where it is kept, empty where it is not
+    factors   the same between levels of different factors
     """
 
     modes: list[Mat]
     covariance: list[Cube]
     slopes: list[Cube] | None
     between: Sequence[Cube] = ()
+    factors: BetweenFactors = NONE_BETWEEN
 
 
 def factor_estimates(
@@ -114,9 +117,10 @@ def factor_estimates(
     out = []
     slopes: Sequence[Cube | None] = u.slopes or [None] * len(u.modes)
     between = u.between or [np.empty((0,) * 4)] * len(u.modes)
-    together = zip(effects.factors, factors, u.modes, u.covariance, slopes, between, strict=True)
-    for f, factor, mode, cov, slope, wide in together:
-        outward = f.size * f.outward @ factor
+    to_b = [f.size * f.outward @ factor for f, factor in zip(effects.factors, factors, strict=True)]
+    across = between_estimates([f.name for f in effects.factors], to_b, u.factors, s2)
+    together = zip(effects.factors, factors, to_b, u.modes, u.covariance, slopes, between, across, strict=True)
+    for f, factor, outward, mode, cov, slope, wide, others in together:
         spread = np.tensordot(outward, np.tensordot(outward, cov, (1, 1)), (1, 1)) * s2
         estimate = FactorEstimate(
             name=f.name,
@@ -128,9 +132,21 @@ def factor_estimates(
             mode_slope=None if slope is None else np.tensordot(outward, slope, (1, 0)),
             parameters=tuple(on for t in f.terms for on in t.parameter_of),
             level_covariance=None if not wide.size else s2 * np.einsum("ir,rgsh,js->igjh", outward, wide, outward),
+            between=others,
         )
         out.append((f.place, estimate))
     return tuple(e for _, e in sorted(out, key=lambda pair: pair[0]))
+
+
+def between_estimates(
+    names: Sequence[str], to_b: Sequence[Cube], u: BetweenFactors, s2: float = 1.0
+) -> list[tuple[Between, ...]]:
+    """Per factor Cov(b | y) with those behind it, from that of u, with b = to_b · u: (r, r), or (r, r, G) by level."""
+    out: list[list[Between]] = [[] for _ in names]
+    for (f, g), pairs in u.pairs.items():
+        left, right, values = scaled(pairs, to_b[f], to_b[g])
+        out[f].append(Between(names[g], left, right, s2 * values, u.every))
+    return [tuple(own) for own in out]
 
 
 def propagate(jac: Mat, inner: Mat, null: BoolVec) -> Mat:

@@ -29,6 +29,7 @@ from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import lost_rank
 from polars_glmm.likelihood.products.absolute import AbsoluteEngine, AbsoluteOptimum
 from polars_glmm.likelihood.products.profile import Profile
+from polars_glmm.linalg.between import between_factors
 from polars_glmm.linalg.coupled import between_levels
 from polars_glmm.notes import Note
 from polars_glmm.typing import Cube, Mat, Vec
@@ -173,7 +174,8 @@ def reported(
         factors=factor_estimates(
             effects, state.factors,
             Spherical([np.einsum("rwG,w->rG", b, c) for b in pieces.b], pieces.h_inverse,
-                      _mode_slopes(pieces, outward), between_levels(pieces.h)), None,
+                      _mode_slopes(pieces, outward), between_levels(pieces.h),
+                      between_factors(pieces.h)), None,
         ),
         report=np.concatenate([beta, scale.gamma, cov.values, rho, [] if scale.phi is None else [scale.phi]]),
         report_vcov=report_vcov,

@@ -54,6 +54,7 @@ from polars_glmm.likelihood.products.precise import find_precise, no_residual_no
 from polars_glmm.likelihood.products.profile import Profile
 from polars_glmm.likelihood.products.starts import FAR_START, SMALL_START, alone, first_size, has_few_rows
 from polars_glmm.likelihood.products.vcov_slopes import vcov_slopes
+from polars_glmm.linalg.between import between_factors
 from polars_glmm.linalg.coupled import between_levels
 from polars_glmm.optimize.scoring import approach
 from polars_glmm.optimize.search import Begin, Found, minimise, restrict
@@ -187,7 +188,7 @@ def _reported(
     if sum(b.size for b in pieces.b) <= SLOPES_KEPT:
         inward = np.linalg.inv(outward) if p else outward
         u_slopes = [-np.einsum("rpG,pq->rqG", b[:, :p], inward) for b in pieces.b]
-    known_u = Spherical(u, pieces.h_inverse, u_slopes, between_levels(pieces.h))
+    known_u = Spherical(u, pieces.h_inverse, u_slopes, between_levels(pieces.h), between_factors(pieces.h))
     denominator = done.denominator
     n = model.n_obs
     df_model = p + effects.n_theta + 1 - done.n_held

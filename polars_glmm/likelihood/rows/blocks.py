@@ -19,7 +19,7 @@ from polars_glmm.families.base import Rows
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows.block_parts import BlockPart, block_part
-from polars_glmm.likelihood.rows.holder import A, Holder, Pass, PerLevel
+from polars_glmm.likelihood.rows.holder import A, Holder, Located, Pass, PerLevel
 from polars_glmm.likelihood.rows.models import ONE, Models
 from polars_glmm.linalg.elimination import Eliminator, OneFactor
 from polars_glmm.linalg.pattern import Pattern, find_pattern
@@ -232,6 +232,10 @@ class RowBlocks:
 
     def per_level(self, question: Pass[Any, PerLevel]) -> PerLevel:
         """Arrays over all levels of each factor."""
+        return question.of(self)
+
+    def located(self, question: Located[Any, A]) -> A:
+        """An answer by levels."""
         return question.of(self)
 
     def keep(self, found: Any) -> Any:

@@ -14,12 +14,14 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
-from polars_glmm.typing import Cube, Mat
+from polars_glmm.typing import Cube, IntVec, Mat
 
 A = TypeVar("A")
 Where_contra = TypeVar("Where_contra", contravariant=True)
 PerLevel = list[list[Cube]]
 """Arrays with the levels of a factor last, by kind and factor."""
+Places = Sequence[Sequence[slice | IntVec]]
+"""Per set of rows and factor the places of its levels among all, as a slice or one by one."""
 
 
 class Pass(Protocol[Where_contra, A]):
@@ -30,6 +32,16 @@ class Pass(Protocol[Where_contra, A]):
 
     def add(self, parts: Sequence[A], /) -> A:
         """The answer for several sets of rows together, from their own in the order of the sets."""
+
+
+class Located(Protocol[Where_contra, A]):
+    """A question whose answers know levels by their numbers: it can be pickled."""
+
+    def of(self, rows: Where_contra, /) -> A:
+        """The answer for some rows, all rows of each of their levels, which are numbered from 0."""
+
+    def placed(self, parts: Sequence[A], n_levels: Sequence[int], places: Places, /) -> A:
+        """The answer for several sets of rows: by factor how many levels there are, and by set and factor where."""
 
 
 class Holder(Protocol):
@@ -43,6 +55,9 @@ class Holder(Protocol):
 
     def per_level(self, question: Pass[Any, PerLevel], /) -> PerLevel:
         """Arrays over all levels of each factor, in the order of its levels."""
+
+    def located(self, question: Located[Any, A], /) -> A:
+        """An answer by the levels of each factor, in their order."""
 
     def uncoupled(self) -> Holder:
         """The same rows for the model without random effects."""
@@ -85,6 +100,20 @@ def side_by_side(parts: Sequence[PerLevel]) -> PerLevel:
     if len(parts) == 1:
         return parts[0]
     return [[np.concatenate(own, axis=-1) for own in zip(*kind, strict=True)] for kind in zip(*parts, strict=True)]
+
+
+def placed_levels(parts: Sequence[Cube], n_levels: int, places: Sequence[slice | IntVec]) -> Cube:
+    """Arrays over the levels of one factor in several sets, at the places of these among all."""
+    out = np.empty((*parts[0].shape[:-1], n_levels))
+    for where, part in zip(places, parts, strict=True):
+        out[..., where] = part
+    return out
+
+
+def numbered(places: Places, n_levels: Sequence[int]) -> list[list[IntVec]]:
+    """Places one by one."""
+    every = [np.arange(n) for n in n_levels]
+    return [[own[where] for own, where in zip(every, of_set, strict=True)] for of_set in places]
 
 
 def added(parts: Sequence[A]) -> A:

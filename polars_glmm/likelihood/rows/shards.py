@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from polars_glmm.likelihood.rows.blocks import RowBlocks
-from polars_glmm.likelihood.rows.holder import A, Pass, PerLevel
+from polars_glmm.likelihood.rows.holder import A, Located, Pass, PerLevel, placed_levels
 from polars_glmm.typing import Cube, IntVec
 
 _REMEMBERED = 4
@@ -38,7 +38,7 @@ class Asking(NamedTuple):
 
     number: int
     view: View
-    asked: Pass[Any, Any]
+    asked: Pass[Any, Any] | Located[Any, Any]
 
 
 class Handle(NamedTuple):
@@ -156,6 +156,10 @@ class Shards:
             for kind in zip(*parts, strict=True)
         ]
 
+    def located(self, question: Located[Any, A]) -> A:
+        """An answer by the levels of all shards, one round."""
+        return question.placed(self._parts(question), self.whole.n_levels, self.whole.places)
+
     def uncoupled(self) -> Shards:
         """The same rows for the model without random effects."""
         return replace(self, view=self.view._replace(coupled=False))
@@ -164,14 +168,11 @@ class Shards:
         """About n_rows rows, spread evenly."""
         return replace(self, view=self.view._replace(share=min(1.0, n_rows / self.whole.n_rows)))
 
-    def _parts(self, question: Pass[Any, Any]) -> list[Any]:
+    def _parts(self, question: Pass[Any, Any] | Located[Any, Any]) -> list[Any]:
         return self.carrier.ask(Asking(next(self.numbers), self.view, question))
 
     def _placed(self, f: int, parts: Sequence[Cube]) -> Cube:
-        out = np.empty((*parts[0].shape[:-1], self.whole.n_levels[f]))
-        for places, part in zip(self.whole.places, parts, strict=True):
-            out[..., places[f]] = part
-        return out
+        return placed_levels(parts, self.whole.n_levels[f], [places[f] for places in self.whole.places])
 
 
 class AtHand:
