@@ -19,7 +19,7 @@ from polars_glmm.linalg.pattern import Pattern
 from polars_glmm.linalg.side_by_side import LevelsOf, ManyCrossedFactorised
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
-PAIRS_KEPT = 2_000_000
+PAIRS_KEPT = 1_000_000
 """Entries of H⁻¹ between the levels of different factors up to which those of all pairs are made."""
 
 
