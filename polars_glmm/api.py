@@ -271,7 +271,7 @@ def products(
 
 def read_products(path: str | Path) -> Products:
     """Products from a file that `Products.write_parquet` wrote. Raises DatasetError for any other file."""
-    from polars_glmm.result.products import read_stored
+    from polars_glmm.result.stored_products import read_stored
 
     return read_stored(path)
 

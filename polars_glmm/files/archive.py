@@ -6,11 +6,16 @@ import json
 import os
 import re
 import secrets
+import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
+
+import polars as pl
 
 from polars_glmm.errors import ModelFileError
 from polars_glmm.memory import memory_limit, readable
@@ -21,24 +26,25 @@ _MEMBER = re.compile(r"manifest\.json|(?:arrays|fixef|varcorr|dispersion|levels_
 _MOST_MEMBERS = 10_000
 _LARGEST_MANIFEST = 256 << 20
 
+BROKEN = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError, AssertionError,
+    MemoryError, zipfile.BadZipFile, struct.error, pl.exceptions.PolarsError, pl.exceptions.PanicException,
+)  # fmt: skip
+"""What reading a file that is none, or that was made to do harm, may raise; RecursionError and NotImplementedError are
+RuntimeErrors, those of JSON and of text ValueErrors."""
+
 
 def write(path: str | os.PathLike[str], manifest: dict[str, Any], members: dict[str, bytes]) -> None:
-    """Write a model file: first beside its place, then moved there, so that none is ever half there."""
+    """Write a model file."""
     digests = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in members.items()}
     whole = {"format": FORMAT, "schema": SCHEMA, **manifest, "members": digests}
     text = json.dumps(whole, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     if len(text) > _LARGEST_MANIFEST:
         msg = f"This model takes {readable(len(text))} to describe; {readable(_LARGEST_MANIFEST)} are read again."
         raise ModelFileError(msg)
-    target = Path(path)
-    scratch = target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}")
-    try:
-        with scratch.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in {MANIFEST: text, **members}.items():
-                archive.writestr(zipfile.ZipInfo(name), data)
-        scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replaced(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in {MANIFEST: text, **members}.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -47,11 +53,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, bytes]
     Raises ModelFileError for any other file, OSError where there is none; a zip that breaks while it is read raises
     what `zipfile` does.
     """
-    size, most = Path(path).stat().st_size, memory_limit(None)
-    if size > most:
-        msg = f"{path} has {readable(size)}, and {readable(most)} of memory may be used."
-        raise ModelFileError(msg)
-    data = Path(path).read_bytes()
+    data = bounded(path, b"PK")
     if not zipfile.is_zipfile(BytesIO(data)):
         msg = f"{path} is no model file: those are written by fit.write(path)."
         raise ModelFileError(msg)
@@ -67,6 +69,35 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, bytes]
     if {name: sha256(own).hexdigest() for name, own in members.items()} != told:
         _refuse("its members are not those that were written")
     return manifest, members
+
+
+@contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to be written: first beside its place, then moved there, so that none is ever half there."""
+    target = Path(path)
+    scratch = target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}")
+    try:
+        with scratch.open("xb") as file:
+            yield file
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def bounded(path: str | os.PathLike[str], magic: bytes) -> bytes:
+    """What a file holds; nothing where it does not begin with `magic`, so that what never ends is not read.
+
+    Raises ModelFileError for more than the memory that may be used, OSError where there is no file.
+    """
+    most = memory_limit(None)
+    with Path(path).open("rb") as file:
+        if file.read(len(magic)) != magic:
+            return b""
+        rest = file.read(most)
+    if len(rest) == most:
+        msg = f"{path} has more than the {readable(most)} of memory that may be used."
+        raise ModelFileError(msg)
+    return magic + rest
 
 
 def _check(entries: list[zipfile.ZipInfo], size: int) -> None:

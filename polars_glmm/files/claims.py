@@ -16,10 +16,13 @@ _ENCODINGS = frozenset({0, 3, 8})  # plain, runs, places in a dictionary
 _ENCODED = {_DATA_PAGE: (2, 3, 4), _DICTIONARY_PAGE: (2,), _DATA_PAGE_2: (4,)}  # the fields that name encodings
 _BYTES_A_VALUE = 16  # the widest that a decoded value takes: a view of a text
 _ARROW_SCHEMA = b"ARROW:schema"
+_RATIO, _ALWAYS = 200, 64 << 20
 
 
-def check(data: bytes, rows: int, budget: int) -> bytes:
-    """The file, safe to decode: it holds `rows` rows and needs at most `budget` bytes once decoded.
+def check(data: bytes, rows: int | None, most: int) -> bytes:
+    """The file, safe to decode: it holds `rows` rows, where they are told, and takes no more than its size allows.
+
+    A file may take 200 times its size once decoded, any file 64 MiB, and none more than `most` bytes.
 
     What else it tells of Arrow's dtypes is renamed, so that nobody reads it: the manifest has the dtypes.
     Raises ValueError for a file that claims anything else, or whose pages do not lie where it says.
@@ -33,8 +36,12 @@ def check(data: bytes, rows: int, budget: int) -> bytes:
     _check_schema(_structs(footer, 2))
     groups = _structs(footer, 4)
     counts = [_whole(group, 3) for group in groups]
-    if not _whole(footer, 3) == sum(counts) == rows:
-        _refuse(f"it claims {_whole(footer, 3)} rows, the manifest {rows}")
+    claimed = _whole(footer, 3)
+    if claimed != sum(counts):
+        _refuse(f"it claims {claimed} rows and holds {sum(counts)}")
+    if rows is not None and claimed != rows:
+        _refuse(f"it claims {claimed} rows, the manifest {rows}")
+    budget = min(max(_RATIO * len(data), _ALWAYS), most)
     needed = 0
     for group in groups:
         for chunk in _structs(group, 1):

@@ -15,8 +15,6 @@ from polars_glmm.files import claims, dtypes
 
 ARRAYS = "arrays.parquet"
 _KINDS = {"float64": np.float64, "int64": np.int64, "bool": np.bool_}
-_RATIO, _ALWAYS = 200, 64 << 20
-"""A table may take this many times its size on disk once it is decoded, and any table so many bytes."""
 
 
 class TableRows(NamedTuple):
@@ -132,10 +130,13 @@ def as_parquet(table: pl.DataFrame) -> bytes:
 
 def _read(data: bytes, told: Any, most: int) -> pl.DataFrame:
     """A table with its dtypes; refused before it is decoded where it would take more than its size allows."""
-    budget = min(max(_RATIO * len(data), _ALWAYS), most)
-    safe = claims.check(data, told["rows"], budget)
-    table = pl.read_parquet(BytesIO(safe), use_statistics=False)
-    named = [(str(name), dtypes.decode(text)) for name, text in told["columns"]]
+    table = pl.read_parquet(BytesIO(claims.check(data, told["rows"], most)), use_statistics=False)
+    return typed(table, told["columns"])
+
+
+def typed(table: pl.DataFrame, told: Any) -> pl.DataFrame:
+    """A table as it was kept, with its dtypes. Raises ValueError where its columns are not those told."""
+    named = [(str(name), dtypes.decode(text)) for name, text in told]
     if table.columns != [name for name, _ in named]:
         msg = "its columns are not those of the manifest"
         raise ValueError(msg)

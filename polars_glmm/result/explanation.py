@@ -71,7 +71,7 @@ class Plan(NamedTuple):
     stays: bool = True
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
     """The plan of a fit: print it, or take `frame`.
 

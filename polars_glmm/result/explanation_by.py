@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from polars_glmm.spec.call import Call
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class KeyedExplanation:
     """The plan of fits by key: print it, or take `frame`.
 

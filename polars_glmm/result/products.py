@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
-from polars_glmm.columns.named import column
 from polars_glmm.control import Control
-from polars_glmm.design.recipe_json import decode, encode, upgrade
 from polars_glmm.design.sums.independent import settle
-from polars_glmm.design.sums.moments import Checks, Layout, LevelMoments, Moments, PairMoments, joined
+from polars_glmm.design.sums.moments import Moments, joined
 from polars_glmm.design.sums.other_rows import (
     Declared,
     check_declared,
@@ -24,10 +20,9 @@ from polars_glmm.design.sums.other_rows import (
     require_like,
 )
 from polars_glmm.design.sums.outline import outline
-from polars_glmm.design.sums.places import layouts_of
 from polars_glmm.design.sums.summarise import summarise
 from polars_glmm.design.text_numbers import blaming_text
-from polars_glmm.errors import ColumnError, DatasetError, ModelError, counted
+from polars_glmm.errors import ColumnError, ModelError, counted
 from polars_glmm.fitting.flow import warn_once
 from polars_glmm.fitting.sums import (
     estimate_moments,
@@ -56,12 +51,6 @@ if TYPE_CHECKING:
 
     from polars_glmm.design.recipe import Recipe
     from polars_glmm.spec.method import Method
-    from polars_glmm.typing import Mat
-
-_VERSION = 2
-_KEY = "key:"
-_DTYPE = "dtype:"
-"""Before the name of a categorical column, whose dtype files of version 1 keep as that of a column."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,7 +140,9 @@ class Products:
 
     def write_parquet(self, path: str | Path) -> None:
         """Store as one Parquet file, to be read by `polars_glmm.read_products`."""
-        _to_frame(self).write_parquet(path)
+        from polars_glmm.result.stored_products import write_products
+
+        write_products(self, path)
 
     def __repr__(self) -> str:
         groups = ", ".join(f"{name}: {size}" for name, size in self._sizes())
@@ -207,100 +198,3 @@ def make_products(
         except NotThereError:  # the rows must be read out
             return from_one_run(frame.lazy(), spec.columns(), memory.limit, memory.spill, summed)[0]
     return from_one_run(frame.lazy(), spec.columns(), memory.limit, memory.spill, summed)[0]
-
-
-def read_stored(path: str | Path) -> Products:
-    """Products from the file that `Products.write_parquet` made. Raises DatasetError for any other file."""
-    try:
-        frame = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        msg = f"{path} is no Parquet file: products are written by Products.write_parquet."
-        raise DatasetError(msg) from error
-    if "recipe" not in frame.columns or "set" not in frame.columns:
-        msg = f"{path} holds no products: it was not written by Products.write_parquet."
-        raise DatasetError(msg)
-    return _from_frame(frame, path)
-
-
-def _to_frame(products: Products) -> pl.DataFrame:
-    """One row for the totals, one per level of every factor, one per meeting pair of levels."""
-    moments, recipe = products.moments, products.recipe
-    head = {
-        "version": _VERSION,
-        "recipe": encode(recipe),
-        "centre": moments.centre.tolist(),
-        "n_obs": moments.n_obs,
-        "log_weights": moments.log_weights,
-        "checks": list(moments.checks),
-        "notes": [[note.code, note.text, note.advice, note.quiet] for note in products.notes],
-        "n_dropped": products.n_dropped,
-    }
-    parts = [_rows("total", moments.total).with_columns(recipe=pl.lit(json.dumps(head)))]
-    for f, (factor, part) in enumerate(zip(recipe.factors, moments.factors, strict=True)):
-        keys = factor.levels.rename({key: _KEY + key for key in factor.keys})
-        parts.append(_rows(f"factor:{f}", part).hstack(keys))
-    for (f, g), met in moments.pairs.items():
-        places = pl.DataFrame({"left": met.left.astype(np.int64), "right": met.right.astype(np.int64)})
-        parts.append(_rows(f"pair:{f},{g}", met.moments).hstack(places))
-    return pl.concat(parts, how="diagonal_relaxed")
-
-
-def _rows(name: str, part: LevelMoments) -> pl.DataFrame:
-    n = part.n_levels
-    second = part.second.reshape(part.second.shape[0] * part.second.shape[1], n).T
-    return pl.DataFrame(
-        {
-            "set": pl.repeat(name, n, eager=True),
-            "weight": part.weight,
-            "count": part.count,
-            "mean": pl.Series(part.mean.T.tolist(), dtype=pl.List(pl.Float64)),
-            "second": pl.Series(second.tolist(), dtype=pl.List(pl.Float64)),
-        }
-    )
-
-
-def _from_frame(frame: pl.DataFrame, path: str | Path) -> Products:
-    def taken(name: str) -> pl.DataFrame:
-        return frame.filter(pl.col("set") == name)
-
-    head = json.loads(taken("total")["recipe"][0])
-    if head["version"] not in (1, _VERSION):
-        msg = f"{path} was written in version {head['version']} of the format; this package reads version {_VERSION}."
-        raise DatasetError(msg)
-    text: dict[str, Any] = head["recipe"]
-    if head["version"] == 1:
-        text = upgrade(text, {name: frame.schema[_DTYPE + name] for name in text["categoricals"]})
-    levels = tuple(
-        taken(f"factor:{f}").select(column(_KEY + key).alias(key) for key in factor["keys"])
-        for f, factor in enumerate(text["factors"])
-    )
-    recipe = decode(text, levels)
-    layouts = layouts_of(recipe)
-    count = len(levels)
-    pairs = {}
-    for f in range(count):
-        for g in range(f + 1, count):
-            own = taken(f"pair:{f},{g}")
-            left, right = (own[name].to_numpy().astype(np.intp) for name in ("left", "right"))
-            pairs[f, g] = PairMoments(left, right, _moments(own, layouts.pairs[f, g]))
-    moments = Moments(
-        centre=np.array(head["centre"]),
-        total=_moments(taken("total"), layouts.total),
-        factors=tuple(_moments(taken(f"factor:{f}"), layouts.factors[f]) for f in range(count)),
-        pairs=pairs,
-        n_obs=head["n_obs"],
-        log_weights=head["log_weights"],
-        checks=Checks(*head["checks"]),
-    )
-    return Products(recipe, moments, tuple(Note(*note) for note in head["notes"]), head["n_dropped"])
-
-
-def _moments(frame: pl.DataFrame, layout: Layout) -> LevelMoments:
-    n, shape = frame.height, (len(layout.left), len(layout.right))
-
-    def flat(name: str, width: int) -> Mat:
-        return np.ascontiguousarray(frame[name].list.to_array(width).to_numpy().reshape(n, width).T)
-
-    second = flat("second", shape[0] * shape[1]).reshape(*shape, n)
-    weight, count = frame["weight"].to_numpy(), frame["count"].to_numpy()
-    return LevelMoments(*layout, weight, count, flat("mean", len(layout.columns)), second)

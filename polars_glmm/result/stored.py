@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import polars as pl
 
 from polars_glmm import errors
 from polars_glmm.answer.many import Batch, KeyedRows, Outcome, Outcomes
@@ -44,12 +41,6 @@ from polars_glmm.typing import IntVec, Mat
 Json = dict[str, Any]
 Path = str | os.PathLike[str]
 
-_BROKEN = (
-    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError, AssertionError,
-    MemoryError, BadZipFile, struct.error, pl.exceptions.PolarsError, pl.exceptions.PanicException,
-)  # fmt: skip
-"""What reading a file that is none, or that was made to do harm, may raise; RecursionError and NotImplementedError are
-RuntimeErrors, those of JSON and of text ValueErrors."""
 _ERRORS = {
     kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GlmmError)
 }
@@ -88,7 +79,7 @@ def read_model(path: Path) -> Fit | FitCollection:
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror or error}."
         raise ModelFileError(msg) from error
-    except _BROKEN as error:
+    except archive.BROKEN as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         msg = f"{path} cannot be read as a model file: {why.rstrip('.') or type(error).__name__}."
         raise ModelFileError(msg) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import subprocess
 import sys
 import textwrap
@@ -18,10 +19,12 @@ import polars as pl
 import pytest
 
 import polars_glmm
-from polars_glmm import ModelFileError, read_fit
+from polars_glmm import DatasetError, ModelFileError, read_fit
 from polars_glmm.files import claims
 from polars_glmm.files.archive import SCHEMA
-from tests.files.hostile import members, mutations, signed
+from polars_glmm.files.digest import digest
+from polars_glmm.files.store import as_parquet, typed
+from tests.files.hostile import members, mutations, scrambled, signed
 from tests.files.models import rows
 
 
@@ -85,6 +88,14 @@ def test_a_changed_member_is_found_by_its_digest(good: bytes, tmp_path: Path) ->
         for name, data in parts.items():
             archive.writestr(name, parts["fixef.parquet"] if name == "varcorr.parquet" else data)
     assert "not those that were written" in refused(file.getvalue(), tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a device of Unix")
+def test_what_never_ends_is_not_read_to_its_end() -> None:
+    with pytest.raises(ModelFileError, match="no model file"):
+        read_fit("/dev/zero")
+    with pytest.raises(DatasetError, match="no Parquet file"):
+        polars_glmm.read_products("/dev/zero")
 
 
 def test_a_compressed_member_is_refused_before_it_is_opened(good: bytes, tmp_path: Path) -> None:
@@ -212,6 +223,64 @@ def tried(data: bytes, n: int, seed: int, folder: Path) -> int:
         with suppress(Exception):  # numbers that were changed and signed again may have no answer
             str(model)
     return count
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_mutated_products_are_refused_or_the_same(tmp_path: Path) -> None:
+    """Of 1,200 such files 21 were fitted to other numbers, and 29 stopped in other ways, before there was a digest."""
+    path, chance = tmp_path / "products.parquet", random.Random(3)
+    products = polars_glmm.products(rows(), "y ~ bs(x, df=4) + f + (x | g) + (1 | f:g)")
+    products.write_parquet(path)
+    data, loglik, refusals = path.read_bytes(), products.fit().loglik, 0
+    for _ in range(200):
+        path.write_bytes(scrambled(data, chance))
+        try:
+            read = polars_glmm.read_products(path)
+        except DatasetError:
+            refusals += 1
+            continue
+        assert read.fit().loglik == loglik  # what changed says nothing, as who wrote the file
+    assert refusals > 150
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_products_signed_again_fit_together_or_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "products.parquet"
+    polars_glmm.products(rows(), "y ~ x + (1 | g) + (1 | f)").write_parquet(path)
+    whole = pl.read_parquet(path)
+    head = json.loads(whole.filter(pl.col("set") == "total")["recipe"].item())
+    head.pop("sha256")
+    table = typed(whole.drop("recipe"), head["columns"])
+
+    def read(text: dict[str, Any], own: pl.DataFrame) -> polars_glmm.Products:
+        kept = json.dumps(text | {"sha256": digest(json.dumps(text), own)})
+        path.write_bytes(as_parquet(own.with_columns(recipe=pl.when(pl.col("set") == "total").then(pl.lit(kept)))))
+        return polars_glmm.read_products(path)
+
+    assert read(head, table).fit().n_obs == rows().height
+    twists: list[tuple[dict[str, Any], pl.DataFrame]] = [
+        (head, table.with_columns(pl.col("left") + 1)),
+        (head, table.with_columns(pl.col("right") - 1)),
+        (head, table.with_columns(pl.col("mean").list.slice(1))),
+        (head, table.filter(pl.col("set") != "total")),
+        (head | {"centre": head["centre"][1:]}, table),
+        (head | {"centre": [1e999] * 2 + ["x"]}, table),
+        (head | {"n_obs": 10**30}, table),
+        (head | {"n_obs": 1.5}, table),
+        (head | {"version": 4}, table),
+    ]
+    for text, own in twists:
+        with pytest.raises(DatasetError):
+            read(text, own)
+
+
+@pytest.mark.parametrize("other", [["x", "yz"], ["xyz", ""], ["xy", None], ["x", "y", "z"]])
+def test_a_digest_tells_tables_apart(other: list[str | None]) -> None:
+    first = pl.DataFrame({"a": ["xy", "z"]})
+    told = digest("", first)
+    assert told == digest("", pl.concat([first[:1], first[1:]]))
+    others = [digest("", pl.DataFrame({"a": other})), digest("", first.cast(pl.Binary)), digest("b", first)]
+    assert len({told, *others}) == 4
 
 
 @pytest.mark.slow
