@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from polars_glmm.design.apart import Apart
-from polars_glmm.design.pairing import Pairings, about, pairings
+from polars_glmm.design.pairing import Pairings, about, of_response, pairings
 from polars_glmm.errors import DataChangedError, enumerate_names
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _PAIRED = 1e-7
-"""Difference of two correlations that rounding may make on different routes."""
+"""Difference of two correlations, or of two sizes relative to them, that rounding may make on different routes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Fingerprint:
     """Sums that two designs on the same data share, equal rows counted or repeated.
 
     moments   Σf, and Σf times y, y², trials, precision
-    pairings  how the response lies against the columns and groups of the model (design.pairing), by name
+    pairings  how the response lies against columns and groups of the model, and columns alone (design.pairing)
     about     what the response was taken with for them: they are compared where this is alike
     """
 
@@ -51,8 +51,14 @@ class Fingerprint:
 
     def unpaired(self, other: Fingerprint) -> list[str]:
         """The columns and groups of both against which the responses lie in another way."""
-        if self.about != other.about:
-            return []
+        return [name for name in self._unlike(other) if of_response(name)] if self.about == other.about else []
+
+    def moved(self, other: Fingerprint) -> list[str]:
+        """The columns of both that have another mean or another size."""
+        names = [name.partition(" ")[2] for name in self._unlike(other) if not of_response(name)]
+        return list(dict.fromkeys(names))
+
+    def _unlike(self, other: Fingerprint) -> list[str]:
         common = [name for name in self.pairings if name in other.pairings]
         return [name for name in common if not abs(self.pairings[name] - other.pairings[name]) <= _PAIRED]
 
@@ -103,6 +109,8 @@ def check_unchanged(then: Reading, now: Reading) -> None:
         what = f"the sum of the response is now {after[1]:.10g}, the fit had {before[1]:.10g}"
     elif other := then[0].unpaired(now[0]):
         what = f"the response lies in another way against {enumerate_names(other)}"
+    elif other := then[0].moved(now[0]):
+        what = f"{enumerate_names(other)} has other values"
     elif then[1] != now[1]:
         what = "the sizes of its groups differ"
     else:

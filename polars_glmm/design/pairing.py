@@ -3,13 +3,15 @@
 Rows have no order that all routes know, so they are told by what else they hold: the correlation of the response with
 a column, and that of the response with numbers of the levels of a group. Both are the same for rows in another order,
 for equal rows counted, and from cross-products. Responses exchanged between rows change those in which the rows differ;
-where they differ in none that a model uses, its likelihood is the same.
+where they differ in none that a model uses, its likelihood is the same. What a column keeps of this when it is shifted or
+multiplied is told by its mean and its mean square: a source that is read again is held against these too; two models, of
+which one may well have its columns in other units, are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,8 +24,9 @@ from .recipe import Recipe
 from .records import Design
 
 Pairings: TypeAlias = Mapping[str, float]
-"""Correlations by "column …" and "group …"."""
+"""Correlations by "column …" and "group …"; of columns also log √mean(x²) by "size …", mean / √ by "place …"."""
 
+_VARIES = 1e-9
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
 
 
@@ -51,12 +54,13 @@ def pairings(design: Design | Apart) -> Pairings:
     size = float(len(y) if w is None else w.sum())
     away = y - (y.sum() if w is None else w @ y) / size
     wy = away if w is None else w * away
-    square, found = float(wy @ away), {}
-    for name, x in zip(design.mu.names, design.mu.x, strict=True):
-        mean = (x.sum() if w is None else w @ x) / size
-        second = float(x @ x if w is None else w @ (x * x)) - size * mean**2
-        if second > 1e-9 * size * mean**2:
-            found[column_name(name)] = share(float(wy @ x), square * second)
+    square = float(wy @ away)
+    found: dict[str, float] = {}
+    for name, x in _columns(design):
+        mean = float(x.sum() if w is None else w @ x) / size
+        mean_square = float(x @ x if w is None else w @ (x * x)) / size
+        if varies(mean, mean_square):
+            found |= of_column(name, float(wy @ x), square, mean, mean_square, size)
     for factor in design.factors:
         if factor.sets is not None:
             x = factor.on_rows(level_numbers(factor.n_levels))
@@ -70,12 +74,22 @@ def pairings(design: Design | Apart) -> Pairings:
 
 def pairings_of_sums(moments: Moments, recipe: Recipe) -> Pairings:
     """Of the rows behind moments."""
-    fixed, second, found = places(columns_of(recipe), recipe)[0], moments.second, {}
+    fixed, random = places(columns_of(recipe), recipe)
+    second = moments.second
+    found: dict[str, float] = {}
     size, square = float(moments.total.weight[0]), float(second[-1, -1])
     mu = recipe.predictor("mu")
-    for column, kept, k in zip(mu.columns, mu.kept, fixed.tolist(), strict=True):
-        if kept and k >= 0 and second[k, k] > 1e-9 * size * moments.mean[k] ** 2:
-            found[column_name(column.name)] = share(float(second[k, -1]), square * float(second[k, k]))
+    names = [(column.name, k) for column, kept, k in zip(mu.columns, mu.kept, fixed.tolist(), strict=True) if kept]
+    fixed_names = {name for name, _ in names}
+    for factor, own in zip(recipe.factors, random, strict=True):
+        effects = [column.name for term in factor.terms for column in term.columns]
+        of_effects = zip(effects, own.tolist(), strict=True)
+        names += [(in_group(name, factor.name), k) for name, k in of_effects if name not in fixed_names]
+    for name, k in names:
+        mean = float(moments.mean[k])
+        mean_square = float(second[k, k]) / size + mean**2
+        if k >= 0 and varies(mean, mean_square):
+            found |= of_column(name, float(second[k, -1]), square, mean, mean_square, size)
     for factor, part in zip(recipe.factors, moments.factors, strict=True):
         sums = part.weight * (part.mean[-1] - moments.total.mean[-1, 0])
         found[group_name(factor.name)] = _levels(sums, part.weight, square)
@@ -83,6 +97,39 @@ def pairings_of_sums(moments: Moments, recipe: Recipe) -> Pairings:
 
 
 
+def _columns(design: Design) -> Iterator[tuple[str, Vec]]:
+    """All columns of a model by names that no two share, and the trials, times and inputs of its rows."""
+    yield from zip(design.mu.names, design.mu.x, strict=True)
+    for predictor in design.further:
+        yield from zip([f"{predictor.parameter}: {name}" for name in predictor.names], predictor.x, strict=True)
+        if predictor.offset is not None:
+            yield f"{predictor.parameter}: offset", predictor.offset
+    for factor in design.factors:
+        names = [name for term in factor.terms for name in term.names]
+        columns = zip(names, factor.z, strict=True)
+        yield from ((in_group(name, factor.name), z) for name, z in columns if name not in design.mu.names)
+    if design.trials is not None:
+        yield "trials", design.trials
+    if design.residual is not None:
+        yield from ((f"place {q} of residuals", x) for q, x in enumerate(design.residual.places.T))
+    yield from ((f"input {k}", x) for k, x in enumerate(design.inputs))
+
+
+def varies(mean: Vec | float, mean_square: Vec | float) -> Any:
+    """Whether a column does more than rounding would."""
+    return mean_square - mean**2 > _VARIES * mean**2
+
+
+def of_column(
+    name: str, product: float, square: float, mean: float, mean_square: float, size: float
+) -> Pairings:
+    """What is told of one column: Σ w (y − ȳ) x, Σ w (y − ȳ)², the mean of x and of x², Σ w."""
+    root = float(np.sqrt(mean_square))
+    return {
+        column_name(name): share(product, square * size * (mean_square - mean**2)),
+        size_name(name): float(np.log(root)),
+        place_name(name): mean / root,
+    }
 
 
 
@@ -105,6 +152,26 @@ def shares(product: Vec, squares: Vec) -> Vec:
 def column_name(name: str) -> str:
     """What the pairing with a column is called."""
     return f"column {name}"
+
+
+def size_name(name: str) -> str:
+    """What the size of a column is called."""
+    return f"size {name}"
+
+
+def place_name(name: str) -> str:
+    """What the mean of a column, as a share of its size, is called."""
+    return f"place {name}"
+
+
+def in_group(name: str, group: str) -> str:
+    """The name of a column of random effects."""
+    return f"{name} in {group}"
+
+
+def of_response(name: str) -> bool:
+    """Whether a pairing tells of the response, and not of a column alone."""
+    return not name.startswith(("size ", "place "))
 
 
 def group_name(name: str) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from polars_glmm.design.by_key.records import KeyedDesign, starts
-from polars_glmm.design.pairing import column_name, group_name, level_numbers, shares
+from polars_glmm.design.pairing import column_name, group_name, level_numbers, place_name, shares, size_name, varies
 from polars_glmm.typing import Mat, Vec
 
 
 def names_by_model(design: KeyedDesign) -> tuple[str, ...]:
     """The pairings of `pairings_by_model`."""
     groups = design.groups
-    return (*map(column_name, design.names), *(group_name(groups[f]) for f in design.in_formula if groups))
+    columns = [told(name) for name in design.names for told in (column_name, size_name, place_name)]
+    return (*columns, *(group_name(groups[f]) for f in design.in_formula if groups))
 
 
 def pairings_by_model(design: KeyedDesign) -> Mat:
-    """Of the rows of each of M models, (M, p + factors); NaN for a column that does not vary."""
+    """Of the rows of each of M models, (M, 3 p + factors); NaN for a column that does not vary."""
     first = starts(design.model_rows)
     f, precision = design.frequency, design.precision
     w = f if precision is None else precision if f is None else f * precision
@@ -29,10 +30,12 @@ def pairings_by_model(design: KeyedDesign) -> Mat:
     away = y - np.repeat(total(y) / size, design.model_rows)
     square, columns = total(away * away), []
     for x in design.x:
-        mean, own = total(x) / size, total(x * x)
-        own = own - size * mean**2
-        fine = own > 1e-9 * size * mean**2
-        columns.append(np.where(fine, shares(total(away * x), square * np.where(fine, own, 1.0)), np.nan))
+        mean, mean_square = total(x) / size, total(x * x) / size
+        fine = varies(mean, mean_square)
+        root = np.sqrt(np.where(fine, mean_square, 1.0))
+        own = np.where(fine, size * (mean_square - mean**2), 1.0)
+        told = (shares(total(away * x), square * own), np.log(root), mean / root)
+        columns += [np.where(fine, one, np.nan) for one in told]
     codes, counts = design.codes, design.counts
     for k in design.in_formula if design.group is not None else []:
         models = starts(counts[k])
