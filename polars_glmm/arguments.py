@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polars_glmm.cli_questions import add_log, add_nulls, add_questions
+from polars_glmm.cli_questions import add_csv, add_log, add_questions
 from polars_glmm.logs import tell
 
 BAD_INPUT = 2
@@ -34,7 +34,7 @@ class _Arguments(argparse.ArgumentParser):
 
 
 _DATA = (
-    "csv, parquet, ipc or ndjson file (by suffix, .gz behind it or not), a pattern or a folder of them, "
+    "csv, tsv, parquet, ipc or ndjson file (by suffix, .gz behind it or not), a pattern or a folder of them, "
     "duckdb:FILE?TABLE, or dataset:NAME"
 )
 
@@ -48,7 +48,7 @@ def _version() -> str:
 
 def _common(add: Callable[..., object]) -> None:
     """Options of every verb that reads data."""
-    add_nulls(add)
+    add_csv(add)
     add_log(add)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import warnings
@@ -17,9 +18,9 @@ import polars as pl
 
 from polars_glmm.arguments import complain, parser, read_arguments
 from polars_glmm.cli_files import SINKS, WRITERS, flat, write
-from polars_glmm.cli_questions import confint, means, plot
+from polars_glmm.cli_questions import confint, csv_of, means, plot
 from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
-from polars_glmm.opening import Opened, opened, what_was_read
+from polars_glmm.opening import Opened, labels_of, opened, what_was_read
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
 
 NOT_CONVERGED, SINGULAR = 3, 4
 PRODUCTS = "products:"
+CUT_OFF = 141
+"""128 and the number of SIGPIPE: what a shell says of a command whose output nobody reads any more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
     0 where all is well; 2 after one line on standard error about bad input; 3 where a model did not converge, or a key
-    of --by has none; 4, with --fail-singular, where a covariance matrix lost rank.
+    of --by has none; 4, with --fail-singular, where a covariance matrix lost rank; 141 where nobody reads the output
+    to its end.
     """
     options = read_arguments(parser(list(WRITERS)), arguments)
     handler = None
@@ -43,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         handler = to_stream(sys.stderr, options.log)
     try:
-        return VERBS[options.verb](options) or 0
+        return _flushed(VERBS[options.verb](options) or 0)
+    except BrokenPipeError:  # who read has enough, as `head`: end in silence, as other commands do
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF
     except FormulaError as error:
         return complain(_one_line_formula(error), options.log)
     except (GlmmError, pl.exceptions.PolarsError, OSError) as error:
@@ -53,6 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from polars_glmm.logs import LOGGER
 
             LOGGER.removeHandler(handler)
+
+
+def _flushed(code: int) -> int:
+    """The code, once all output is written: what cannot be is found here, and not on the way out."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return code
 
 
 def _fit(options: argparse.Namespace) -> int:
@@ -89,7 +103,7 @@ def _fitted(options: argparse.Namespace) -> Fit | FitCollection:
     if not options.formulas:
         msg = "the following arguments are required: FORMULA"
         raise DatasetError(msg)
-    frame = opened(options.data, options.null_values)
+    frame = opened(options.data, csv_of(options))
     import polars_glmm  # numerics are imported only once there is something to fit
 
     start = None if options.start is None else polars_glmm.read_fit(options.start)
@@ -135,10 +149,10 @@ def _predict(options: argparse.Namespace) -> int:
     if options.out is not None and (ending := options.out.suffix.lower()) not in SINKS:
         msg = f"--out {options.out}: the suffix {ending!r} says no format; known are {enumerate_names([*SINKS])}."
         raise DatasetError(msg)
-    frame = opened(options.data, options.null_values)
     import polars_glmm
 
     model = polars_glmm.read_fit(options.model)
+    frame = opened(options.data, csv_of(options), labels_of(model))
     predicted = model.predict(
         frame.lazy(),
         kind=options.kind,
@@ -159,10 +173,10 @@ def _predict(options: argparse.Namespace) -> int:
 def _products(options: argparse.Namespace) -> int:
     """`products`: the cross-products of a file, alone or added to those of earlier files."""
     _require_folder("--out", options.out)
-    frame = opened(options.data, options.null_values)
     import polars_glmm
 
     before = polars_glmm.read_products(options.out) if options.append and options.out.exists() else None
+    frame = opened(options.data, csv_of(options), () if before is None else labels_of(before))
     if before is None and not options.formulas:
         msg = "products needs a FORMULA, unless --append finds the file of earlier ones."
         raise DatasetError(msg)
@@ -227,6 +241,9 @@ def starting(start: object) -> Any:
 def _require_folder(option: str, path: Path) -> None:
     if not path.absolute().parent.is_dir():
         msg = f"{option} {path}: there is no such folder."
+        raise DatasetError(msg)
+    if path.is_dir():
+        msg = f"{option} {path}: this is a folder; name a file."
         raise DatasetError(msg)
 
 

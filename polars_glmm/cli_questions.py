@@ -13,7 +13,7 @@ import polars as pl
 
 from polars_glmm.cli_files import WRITERS, flat
 from polars_glmm.errors import DatasetError, FitWarning, ModelError, counted, enumerate_names
-from polars_glmm.opening import opened
+from polars_glmm.opening import Csv, labels_of, opened
 
 TABLES = tuple(f".{name}" for name in WRITERS)
 PICTURES = (".html", ".json", ".png", ".svg")
@@ -70,7 +70,7 @@ def _model(options: argparse.Namespace) -> Any:
         raise ModelError(msg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
-        found = opened(options.data, options.null_values)
+        found = opened(options.data, csv_of(options), labels_of(model))
         rows: Any = found if isinstance(found, pl.DataFrame) else found.lazy()
         return model.update(frame=rows)
 
@@ -89,12 +89,29 @@ def _give(options: argparse.Namespace, make: Callable[[], pl.DataFrame]) -> None
         path.replace(options.out)
 
 
-def add_nulls(add: Callable[..., Any]) -> None:
-    """The option that says what is missing in a csv file."""
+def csv_of(options: argparse.Namespace) -> Csv:
+    """How the options say that a csv file is written."""
+    return Csv(options.null_values, options.separator, options.decimal_comma)
+
+
+def add_csv(add: Callable[..., Any]) -> None:
+    """The options that say how a csv file is written."""
+    add("--separator", type=_byte, metavar="CHAR", help="between the fields of a csv file (default: a comma)")
+    add("--decimal-comma", action="store_true", help="numbers of a csv file are written as 1,5")
     add(
         "--null-values", action="extend", nargs="+", metavar="TEXT",
         help="text that is a missing value in a csv file, beside an empty field (default: NA)",
     )  # fmt: skip
+
+
+def _byte(text: str) -> str:
+    r"""One character, or \t for a tab."""
+    if text == "\\t":
+        return "\t"
+    if len(text.encode()) != 1:
+        msg = f"{text!r} is not one character"
+        raise argparse.ArgumentTypeError(msg)
+    return text
 
 
 def add_log(add: Callable[..., Any]) -> None:
@@ -115,7 +132,7 @@ def add_questions(verbs: Any) -> None:
         made[verb] = add = parser.add_argument
         add("model", type=Path, metavar="MODEL", help="what fit --save wrote")
         add("--data", metavar="DATA", help="the rows, where they are needed: the model is fitted to them again")
-        add_nulls(add)
+        add_csv(add)
         add_log(add)
         endings = PICTURES if verb == "plot" else TABLES
         add("--out", type=Path, metavar="FILE", required=verb == "plot", help=f"write there ({', '.join(endings)})")

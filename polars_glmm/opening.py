@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -16,9 +16,15 @@ from polars_glmm.errors import DatasetError, counted, enumerate_names, suggest
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.frames.engine import EngineFrame
 
+if TYPE_CHECKING:
+    from polars_glmm.result.collection import FitCollection
+    from polars_glmm.result.fitted import Fit
+    from polars_glmm.result.products import Products
+
 DATASET, DATABASE = "dataset:", "duckdb:"
 NULLS = ("NA",)
 """What stands for a missing value in a csv file when nobody says, beside an empty field: what R writes."""
+_CSV = frozenset({".csv", ".tsv"})
 _PACKED = (".gz", ".zst")
 _PATTERN = frozenset("*?[")
 _OPEN: list[Any] = []
@@ -27,13 +33,38 @@ _OPEN: list[Any] = []
 Opened = pl.DataFrame | pl.LazyFrame | EngineFrame
 
 
-def scan_csv(path: str, nulls: Sequence[str] = NULLS) -> pl.LazyFrame:
-    """A csv file whose dtypes are inferred from all of its rows."""
-    return pl.scan_csv(path, infer_schema_length=None, null_values=list(nulls))
+class Csv(NamedTuple):
+    """How a csv file is written, where somebody says so.
+
+    nulls           what stands for a missing value; None: `NULLS`
+    separator       between fields; None: a comma, in a .tsv file a tab
+    decimal_comma   numbers are written as 1,5
+    """
+
+    nulls: Sequence[str] | None = None
+    separator: str | None = None
+    decimal_comma: bool = False
+
+
+COMMAS = Csv()
+
+
+def scan_csv(path: str, csv: Csv = COMMAS, labels: Collection[str] = ()) -> pl.LazyFrame:
+    """A csv file whose dtypes are inferred from all of its rows; the columns `labels` are text."""
+    tabs = _format(Path(path)) == ".tsv"
+    return pl.scan_csv(
+        path,
+        infer_schema_length=None,
+        null_values=list(NULLS if csv.nulls is None else csv.nulls),
+        separator=csv.separator or ("\t" if tabs else ","),
+        decimal_comma=csv.decimal_comma,
+        schema_overrides=dict.fromkeys(labels, pl.String()),
+    )
 
 
 READERS: dict[str, Callable[[str], pl.LazyFrame]] = {
     ".csv": scan_csv,
+    ".tsv": scan_csv,
     ".parquet": lambda path: pl.scan_parquet(path, hive_partitioning=_partitioned(path)),
     ".pq": lambda path: pl.scan_parquet(path, hive_partitioning=_partitioned(path)),
     ".ipc": lambda path: pl.scan_ipc(path, hive_partitioning=_partitioned(path)),
@@ -44,15 +75,17 @@ READERS: dict[str, Callable[[str], pl.LazyFrame]] = {
 }
 
 
-def opened(name: str, nulls: Sequence[str] | None = None) -> Opened:
+def opened(name: str, csv: Csv = COMMAS, labels: Collection[str] = ()) -> Opened:
     """The data behind a word; files lazily, by their suffix.
 
-    nulls   what stands for a missing value in a csv file; None: `NULLS`
+    csv      how a csv file is written
+    labels   columns that a model has as text, so that digits in a csv file are labels there too
     Raises DatasetError for what is not there or cannot be read.
     """
     kind = "" if name.startswith((DATASET, DATABASE)) else _suffix(name)
-    if nulls is not None and kind != ".csv":
-        msg = f"--null-values is for csv files; {name!r} has null values of its own."
+    if csv != COMMAS and kind not in _CSV:
+        option = "null-values" if csv.nulls is not None else "separator" if csv.separator else "decimal-comma"
+        msg = f"--{option} is for csv files; {name!r} says itself what its values are."
         raise DatasetError(msg)
     if name.startswith(DATASET):
         return datasets.load(name.removeprefix(DATASET))
@@ -60,11 +93,30 @@ def opened(name: str, nulls: Sequence[str] | None = None) -> Opened:
         return _table(name)
     place = _place(name, kind)
     try:
-        frame = READERS[kind](place) if nulls is None else scan_csv(place, nulls)
-        frame.collect_schema()
+        frame = scan_csv(place, csv, labels) if kind in _CSV else READERS[kind](place)
+        columns = frame.collect_schema().names()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise unreadable(name, error) from error
+    if kind in _CSV and len(columns) == 1 and (other := next((one for one in ";\t|" if one in columns[0]), None)):
+        msg = f"{name!r} has one column, {columns[0]!r}: say what is between its fields, as in --separator {other!r}."
+        raise DatasetError(msg)
     return frame
+
+
+def labels_of(model: Fit | FitCollection | Products) -> set[str]:
+    """The columns that a model has as text: groups, keys, categorical effects, and the categories of a response."""
+    outcomes = getattr(model, "outcomes", None)
+    if outcomes is None:
+        recipes, keys = [model.recipe], []  # type: ignore[union-attr]  # only a collection has outcomes
+    else:
+        recipes, keys = [one.recipe for one in (*outcomes.batches, *outcomes.singles.values())], [model.keys]  # type: ignore[union-attr]
+    found: dict[str, Any] = {}
+    for recipe in recipes:
+        found |= {known.column: known.dtype for known in recipe.categoricals.values()}
+        found |= {recipe.response.name: recipe.response.dtype}
+    for table in (*keys, *(factor.levels for recipe in recipes for factor in recipe.factors)):
+        found |= dict(table.schema)
+    return {name for name, dtype in found.items() if isinstance(dtype, pl.String | pl.Categorical | pl.Enum)}
 
 
 def what_was_read(name: str, frame: Opened, columns: Iterable[str]) -> str:

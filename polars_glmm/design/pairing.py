@@ -2,10 +2,10 @@
 
 Rows have no order that all routes know, so they are told by what else they hold: the correlation of the response with
 a column, and that of the response with numbers of the levels of a group. Both are the same for rows in another order,
-for equal rows counted, and from cross-products. Responses exchanged between rows change those in which the rows differ;
-where they differ in none that a model uses, its likelihood is the same. What a column keeps of this when it is shifted or
-multiplied is told by its mean and its mean square: a source that is read again is held against these too; two models, of
-which one may well have its columns in other units, are not.
+for equal rows counted, and from cross-products. Responses exchanged between rows change those in which the rows
+differ; where they differ in none that a model uses, its likelihood is the same. What a column keeps of this when it is
+shifted or multiplied is told by its mean and its mean square: a source that is read again is held against these too;
+two models, of which one may well have its columns in other units, are not.
 """
 
 from __future__ import annotations
