@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from polars_glmm.inference.cells import ljust, rjust, shorten, shorten_all, width, wrap
+from polars_glmm.inference.cells import ljust, rjust, shorten, shorten_all, visible, width, wrap
 from polars_glmm.inference.sheet import INTERVAL, Sheet, SheetColumn, SheetTable, build_sheet
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def render(sheet: Sheet) -> str:
         lines += ["", "Notes:"]
         for text, advice in sheet.notes:
             lines += wrap(f"{text} {advice}".strip(), WIDTH, " - ", "   ")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(visible(line.rstrip()) for line in lines)
 
 
 def _facts(facts: tuple[tuple[str, str], ...]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import polars as pl
 
 from polars_glmm.errors import ModelError
-from polars_glmm.inference.cells import ljust, rjust, width
+from polars_glmm.inference.cells import ljust, rjust, visible, width
 from polars_glmm.inference.html import STYLE
 from polars_glmm.reports.table import LEADING, SECTIONS, Report
 
@@ -148,4 +148,4 @@ def great_tables(report: Report) -> Any:
 
 
 def _one_line(value: str) -> str:
-    return " ".join(value.splitlines())
+    return visible(" ".join(value.splitlines()))

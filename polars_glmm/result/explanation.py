@@ -19,6 +19,7 @@ from polars_glmm.frames.counted import COUNT, Compressed
 from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.engine_expressions import NotThereError
 from polars_glmm.frames.size import row_bytes
+from polars_glmm.inference.cells import visible
 from polars_glmm.inference.html import render
 from polars_glmm.inference.schemas import Schema, table
 from polars_glmm.inference.sheet import Sheet, SheetTable
@@ -89,7 +90,7 @@ class Explanation:
     look: Look
 
     def __repr__(self) -> str:
-        return self.text
+        return "\n".join(map(visible, self.text.split("\n")))
 
     def _repr_html_(self) -> str:
         return plan_html(self.text)

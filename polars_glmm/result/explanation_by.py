@@ -12,6 +12,7 @@ import polars as pl
 from polars_glmm.errors import ModelError, counted, enumerate_names
 from polars_glmm.fitting.by_key import KeyedQuestion, question_by
 from polars_glmm.frames.size import row_bytes
+from polars_glmm.inference.cells import visible
 from polars_glmm.inference.schemas import table
 from polars_glmm.memory import readable
 from polars_glmm.result.explanation import EXPLANATION, Explanation, explain_call, plan_html
@@ -37,7 +38,7 @@ class KeyedExplanation:
     largest: Explanation
 
     def __repr__(self) -> str:
-        return self.text
+        return "\n".join(map(visible, self.text.split("\n")))
 
     def _repr_html_(self) -> str:
         return plan_html(self.text)

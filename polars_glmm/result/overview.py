@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from polars_glmm.errors import GlmmError, brief, counted
-from polars_glmm.inference.cells import width, wrap
+from polars_glmm.inference.cells import visible, width, wrap
 from polars_glmm.inference.schemas import STATUS, STATUS_NOTES, table
 from polars_glmm.notes import Note
 
@@ -123,7 +123,7 @@ def as_text(collection: FitCollection) -> str:
     for reason in told[:MOST_REASONS]:
         text = f"{len(reason.places)} {reason.code} ({_keys(collection, reason)}): {_one_line(reason.text)}"
         lines += wrap(text, WIDTH, " - ", "   ")
-    return "\n".join([*lines, *_further(told)])
+    return "\n".join(map(visible, [*lines, *_further(told)]))
 
 
 def as_sheet(collection: FitCollection) -> Sheet:

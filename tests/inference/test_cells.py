@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 
+import polars_glmm  # noqa: F401  the namespace glmm
 from polars_glmm.errors import enumerate_names
-from polars_glmm.inference.cells import ljust, shorten_all, width, wrap
+from polars_glmm.inference.cells import ljust, shorten_all, visible, width, wrap
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,20 @@ def test_a_list_of_many_or_long_names_is_cut_with_a_count() -> None:
     text = enumerate_names(["x" * 5000] * 100)
     assert "100 in all" in text
     assert len(text) < 600
+
+
+@pytest.mark.parametrize("mark", ["\n", "\r", "\x1b[31m", "\x00", "\t", "\x7f", "\x9b"])
+def test_what_is_printed_does_nothing_to_a_terminal(mark: str) -> None:
+    name = f"a{mark}b"
+    assert width(visible(name)) == len(name)
+    frame = pl.DataFrame({"y": [1.0, 3.0, 2.0, 5.0] * 6, name: [1.0, 2.0, 2.0, 4.0, 5.0, 1.0] * 4, "g": [*"abcdef"] * 4})
+    fit = frame.glmm.fit(f"y ~ `{name}`")
+    printed = [str(fit), str(frame.glmm.explain(f"y ~ `{name}` + (1 | g)")), fit.report("text")]
+    for text in printed:
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert sum("4" in line and visible(name) in line for line in printed[0].split("\n")) >= 1
+
+
+def test_turns_of_direction_are_left_out_and_scripts_stay() -> None:
+    assert visible("a\u202eb\u2066c") == "abc"
+    assert visible("\u0645\u062f\u0631\u0633\u0629 \u200f") == "\u0645\u062f\u0631\u0633\u0629 \u200f"
