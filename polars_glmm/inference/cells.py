@@ -9,7 +9,7 @@ from unicodedata import category, combining, east_asian_width
 
 CUT = "…"
 _JOINER, _EMOJI_LOOK = "\u200d", "\ufe0f"
-_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_PICTURES: dict[int, int | None] = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 _TURNS: dict[int, None] = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 _SHARES = (0.5, 0.3, 0.7, 0.15, 0.85)
 """Shares of a cut label that its beginning may take, the first that keeps labels apart."""
