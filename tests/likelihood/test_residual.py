@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import chi2
 
 import polars_glmm
-from polars_glmm.errors import ColumnError, FitWarning, ModelError
+from polars_glmm.errors import ColumnError, FitWarning, IdentifiabilityError, ModelError
 
 TERMS = {
     "ar1": "ar1(t | id)",
@@ -438,3 +438,43 @@ def test_parameters_of_simulated_series_are_recovered() -> None:
     assert slope["estimate"].mean() == pytest.approx(0.5, abs=3.5 * slope["estimate"].std() / np.sqrt(200))
     covered = ((slope["conf_low"] < 0.5) & (slope["conf_high"] > 0.5)).mean()
     assert covered == pytest.approx(0.95, abs=3.5 * np.sqrt(0.95 * 0.05 / 200))
+
+
+def _of_sums(groups: int, per: int, seed: int, share: float) -> pl.DataFrame:
+    """Rows whose residuals leave a share of their mean over each group."""
+    rng = np.random.default_rng(seed)
+    x, e = rng.normal(size=(groups, per)), rng.normal(size=(groups, per))
+    e -= (1.0 - share) * e.mean(1, keepdims=True)
+    y = 1.0 + 0.5 * x + e
+    return pl.DataFrame({"g": np.repeat(np.arange(groups), per), "x": x.ravel(), "y": y.ravel()})
+
+
+def test_maximum_likelihood_beside_a_correlation_that_may_lose_a_rank_has_no_bound_and_reml_has() -> None:
+    """V = (1 − ρ)(I − J/m) + (1 + (m − 1)ρ)J/m + vv' with v'Z'1 = 0 for one group, whose mean Xβ reproduces."""
+    frame, m = _of_sums(8, 4, 1, 1.0), 4
+    x, y = frame["x"].to_numpy().reshape(-1, m), frame["y"].to_numpy().reshape(-1, m)
+    v = np.array([-x[0].mean(), 1.0])
+    beta = np.array([y[0].mean() - 0.5 * x[0].mean(), 0.5])
+
+    def logliks(left: float) -> tuple[float, float]:
+        r = (1.0 - (left - 1.0) / (m - 1.0)) * (np.eye(m) - 1.0 / m) + left / m
+        twice, information = 0.0, np.zeros((2, 2))
+        for own, slopes in zip(y, x, strict=True):
+            z = np.column_stack([np.ones(m), slopes])
+            cov, e = r + np.outer(z @ v, z @ v), own - z @ beta
+            twice += np.linalg.slogdet(cov)[1] + e @ np.linalg.solve(cov, e)
+            information += z.T @ np.linalg.solve(cov, z)
+        return -0.5 * twice, -0.5 * twice - 0.5 * np.linalg.slogdet(information)[1]
+
+    (ml, reml), (ml_on, reml_on) = logliks(1e-7), logliks(1e-9)
+    assert ml_on - ml == pytest.approx(0.5 * np.log(100.0), abs=1e-3)
+    assert reml_on == pytest.approx(reml, abs=1e-3)
+
+
+def test_where_maximum_likelihood_has_no_bound_a_search_says_so_or_that_what_it_shows_is_beside_it() -> None:
+    with pytest.raises(IdentifiabilityError, match="no bound"):
+        _of_sums(8, 4, 1, 0.1).glmm.fit("y ~ x + (x | g)", residual="cs(1 | g)", method="ml")
+    with pytest.warns(FitWarning, match="no highest point"):
+        fit = _of_sums(8, 4, 1, 2.0).glmm.fit("y ~ x + (x | g)", residual="cs(1 | g)", method="ml")
+    alone = _of_sums(8, 4, 1, 2.0).glmm.fit("y ~ x", residual="cs(1 | g)", method="ml")
+    assert fit.loglik >= alone.loglik - 1e-6

@@ -7,6 +7,7 @@ from time import perf_counter
 import numpy as np
 import scipy.linalg as sl
 
+from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import ResidualRows
 from polars_glmm.errors import ConvergenceError, IdentifiabilityError, ModelError
 from polars_glmm.likelihood.dense_limit import refuse_beyond_memory
@@ -14,6 +15,7 @@ from polars_glmm.likelihood.estimate import Estimate, ResidualEstimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
+from polars_glmm.likelihood.optimum.notes import CONVERGED
 from polars_glmm.likelihood.products.absolute import Start, optimum, search
 from polars_glmm.likelihood.products.absolute_report import Ends, GammaMeaning, loglik, reported, understood
 from polars_glmm.likelihood.residual.arrangement import arrange, typical_distance
@@ -25,6 +27,8 @@ from polars_glmm.typing import BoolVec, Vec
 TOLERANCE = 1e-10
 _SIZES = (1.0, 0.1, 10.0)
 """Sizes of random effects to begin with, relative to the residual, until one has a finite likelihood."""
+_SMALL = 1e-2
+"""The size that is next to none."""
 _NOTHING = 1e-13
 """Share of the response's sum of squares below which fixed effects leave no residual."""
 _EDGE = 8.0
@@ -48,28 +52,51 @@ def estimate_residual(model: Model, findings: Findings, given: Given) -> Estimat
         msg = "The likelihood is not finite anywhere the search has been: simplify the model, or hold other values."
         raise ConvergenceError(msg)
     if _singular(model, found):
-        raise ConvergenceError(_SINGULAR)
+        if _spikes(model):
+            raise IdentifiabilityError(_singular_text(model))
+        raise ConvergenceError(_singular_text(model))
     tolerance = min(TOLERANCE, model.control.search.decrement)
     done = optimum(engine, found, placed.held, tolerance, model.control.search.max_evaluations)
     clock["hessian"] = perf_counter()
+    if _spikes(model) and not done.decrement < CONVERGED and (np.abs(done.gamma[engine.s :]) > _EDGE).any():
+        raise IdentifiabilityError(_singular_text(model))
     if done.point.pieces is None:
-        raise ConvergenceError(_SINGULAR)
+        raise ConvergenceError(_singular_text(model))
     null_loglik = loglik(model, engine, -null.evaluation.value) if model.effects.factors else None
     known = understood(model, engine, done, done.point.pieces, joint=False)
     ends = Ends(null_loglik, clock, _notes(model, done.gamma))
     return reported(model, engine, known, _scale(model, done.gamma), findings, ends)
 
 
-_SINGULAR = (
-    "The correlations of the residuals ran to where their matrix is singular: the data do not hold so many of them. "
-    "Use a simpler residual=, as ar1() or cs()."
-)
+def _singular_text(model: Model) -> str:
+    """Correlations that ran to where their matrix is singular, and what helps."""
+    if len(model.residual_names) > 1 and not _spikes(model):
+        remedy = "the data do not hold so many of them. Use a simpler residual=, as ar1() or cs()."
+    elif _spikes(model):
+        remedy = 'maximum likelihood has no bound there. Use method="reml", or leave out residual= or random effects.'
+    else:
+        remedy = "leave out residual=, or random effects of the same groups."
+    return f"The correlations of the residuals ran to where their matrix is singular: {remedy}"
+
+
+def _spikes(model: Model) -> bool:
+    """Whether maximum likelihood has no bound where the correlation matrix of the residuals loses a rank.
+
+    Let R lose the direction d. A covariance of two or more effects can be of rank one with Z'd of one group in its null
+    space, and coefficients can reproduce d'y of that group: nothing varies there, and ℓ rises with −½ log of what is
+    left. By REML what is left is in |X'V⁻¹X| too, and cancels.
+    """
+    one = _residual(model).correlation
+    loses_one = one.kind == "any" or one.of in ("lag", "pair")
+    terms = [t for f in model.effects.factors for t in f.terms]
+    turns = any(t.r > 1 and STRUCTURES[t.structure].correlated for t in terms)
+    return not model.restricted and loses_one and turns and len(model.x.a) > 0
 
 
 def _singular(model: Model, found: Found) -> bool:
-    """Whether a search for several correlations ended at their limits instead of an optimum."""
+    """Whether a search for several correlations, or one without bound, ended at their limits and no optimum."""
     k = len(model.residual_names)
-    return k > 1 and not found.settled and bool((np.abs(found.x[len(found.x) - k :]) > _EDGE).any())
+    return (k > 1 or _spikes(model)) and not found.settled and bool((np.abs(found.x[len(found.x) - k :]) > _EDGE).any())
 
 
 def residual_engine(model: Model) -> ResidualEngine:
@@ -157,15 +184,16 @@ def _null(model: Model, bare: ResidualEngine, placed: Placed) -> Found:
 
 
 def _search(model: Model, engine: ResidualEngine, placed: Placed, null: Found) -> Found:
-    """The best of two searches: from residuals correlated as without random effects, and from hardly correlated ones.
+    """The best of three searches: from residuals correlated as without random effects, with large ones and next to
+    none, and from hardly correlated ones.
 
     Random effects and correlated residuals stand in for one another, so that there may be an optimum of either kind.
+    A search that ran to where the likelihood has no bound is no answer while another has settled.
     """
     found: list[Found] = []
-    begin = _begin(model, engine)
-    for gamma in (begin, null.x):
+    for gamma, sizes in ((_begin(model, engine), _SIZES), (null.x, _SIZES), (null.x, (_SMALL,))):
         noise = float(np.exp(np.mean(gamma[: engine.s] @ engine.rows.x_phi)))
-        for size in _SIZES:
+        for size in sizes:
             x = np.concatenate([model.effects.start(size * noise), gamma])
             x = np.where(np.isnan(placed.values), x, placed.values)
             one = search(engine, Start(x, placed.held), TOLERANCE, model.control.search.max_evaluations)
@@ -174,7 +202,7 @@ def _search(model: Model, engine: ResidualEngine, placed: Placed, null: Found) -
                 break
     if not found:
         return null._replace(evaluation=null.evaluation._replace(value=np.inf))
-    return min(found, key=lambda one: one.evaluation.value)
+    return min(found, key=lambda one: (not one.settled, one.evaluation.value))
 
 
 def _scale(model: Model, gamma: Vec) -> GammaMeaning:
@@ -198,8 +226,14 @@ def _scale(model: Model, gamma: Vec) -> GammaMeaning:
 
 
 def _notes(model: Model, gamma: Vec) -> tuple[Note, ...]:
-    """A note where a correlation has run to its limit."""
-    residual = _residual(model)
+    """Notes where there is no highest point, and where a correlation has run to its limit."""
+    residual, notes = _residual(model), []
+    if _spikes(model):
+        said = (
+            f"Maximum likelihood has no highest point here: it rises without bound where {residual.names[0]} makes the "
+            "correlations of residuals singular and effects of rank one miss a group. Shown is an optimum beside it."
+        )
+        notes.append(Note("no_bound", said, 'Use method="reml", which is bounded, or leave out residual=.'))
     x = gamma[len(gamma) - len(residual.names) :]
     if residual.correlation.lengths:
         apart = np.log(typical_distance(arrange(residual)))
@@ -207,8 +241,8 @@ def _notes(model: Model, gamma: Vec) -> tuple[Note, ...]:
     else:
         out = np.abs(x) > _EDGE
     if not out.any():
-        return ()
+        return tuple(notes)
     natural = residual.correlation.natural(x, residual.size)
     at = int(np.flatnonzero(out)[0])
     text = f"{residual.names[at]} = {natural[at]:.3g} is at the end of its range: the correlation is not estimated."
-    return (Note("residual_correlation_limit", text, "Use a simpler residual=, or leave it out."),)
+    return (*notes, Note("residual_correlation_limit", text, "Use a simpler residual=, or leave it out."))
