@@ -55,8 +55,8 @@ def test_a_list_of_many_or_long_names_is_cut_with_a_count() -> None:
 def test_what_is_printed_does_nothing_to_a_terminal(mark: str) -> None:
     name = f"a{mark}b"
     assert width(visible(name)) == len(name)
-    x, y = [1.0, 2.0, 2.0, 4.0, 5.0, 1.0] * 4, [1.0, 3.0, 2.0, 5.0] * 6
-    frame = pl.DataFrame({"y": y, name: x, "g": [*"abcdef"] * 4})
+    values = {"y": [1.0, 3.0, 2.0, 5.0] * 6, name: [1.0, 2.0, 2.0, 4.0, 5.0, 1.0] * 4, "g": [*"abcdef"] * 4}
+    frame = pl.DataFrame(values)
     fit = frame.glmm.fit(f"y ~ `{name}`")
     printed = [str(fit), str(frame.glmm.explain(f"y ~ `{name}` + (1 | g)")), fit.report("text")]
     for text in printed:

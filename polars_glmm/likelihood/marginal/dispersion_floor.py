@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from polars_glmm.families.base import spread_name
+from polars_glmm.likelihood.marginal.dispersion_range import least_of
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.optimum.vanishing import Floor, distinct_columns
-from polars_glmm.likelihood.rows import sums as rowsums
 
 _PERFECT, _LOST = float(np.log(1e-15)), float(np.log(1e-11))
 """log of the relative dispersion that counts as none; beside random effects."""
@@ -22,9 +22,7 @@ def floor_of(model: Model) -> Floor | None:
         return None
     if 1 in model.effects.moving:
         return None
-    mean, variance = rowsums.response_moments(model.rows)
-    share = _LOST if model.effects.factors else _PERFECT
-    least = model.family.least_log_phi(share, float(np.log(max(variance, mean**2, 1e-300))))
+    least = least_of(model, _LOST if model.effects.factors else _PERFECT)
     design = model.held_in_memory()
     if least is None or design.phi is None:
         return None

@@ -11,6 +11,8 @@ from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.typing import Vec
 
+_ROUNDED = 1e-4
+"""Of the square of a mean, that counts as size of y beside its variance: rounding reaches that far."""
 _STEPS = (0.0, 1.5, 3.0, 4.5)
 """Of log phi towards its limit, from where a model without random effects has it."""
 
@@ -32,10 +34,20 @@ def confined(model: Model, least: float) -> Confined | None:
         cap = size_cap(model) or np.inf
         grows = towards_limit(model.family) > 0.0
         return Confined(place, -np.inf, cap) if grows else Confined(place, -cap, np.inf, bounded=True)
-    mean, variance = rowsums.response_moments(model.rows)
-    spread = float(np.log(max(variance, mean**2, 1e-300)))
-    smallest = model.family.least_log_phi(least, spread)
+    smallest = least_of(model, least)
     return Confined(place, -np.inf if smallest is None else smallest, np.inf)
+
+
+def least_of(model: Model, log_share: float) -> float | None:
+    """The log phi that is this share of the size of y; None: the family has none.
+
+    A phi in units of y is that of y − ȳ, and no less than rounding of y itself allows: y + c has the phi of y.
+    """
+    mean, variance = rowsums.response_moments(model.rows)
+    least = model.family.least_log_phi
+    zero, one = least(0.0, 0.0), least(0.0, 1.0)
+    of_mean = _ROUNDED if zero is not None and one is not None and one > zero else 1.0
+    return least(log_share, float(np.log(max(variance, of_mean * mean**2, 1e-300))))
 
 
 def with_phi(model: Model, at_limit: Vec, base: Vec) -> list[Vec]:
