@@ -9,8 +9,13 @@ from unicodedata import category, combining, east_asian_width
 
 CUT = "…"
 _JOINER, _EMOJI_LOOK = "\u200d", "\ufe0f"
-_PICTURES: dict[int, int | None] = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-_TURNS: dict[int, None] = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+_PICTURES: dict[int, int | None] = {
+    **{code: 0x2400 + code for code in range(32)},
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+    **dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)]),
+}
+"""What stands for characters that do something: control characters, and turns of direction."""
 _SHARES = (0.5, 0.3, 0.7, 0.15, 0.85)
 """Shares of a cut label that its beginning may take, the first that keeps labels apart."""
 
@@ -52,7 +57,7 @@ def visible(line: str) -> str:
     Control characters (a line break, the beginning of an escape sequence) become their pictures (Unicode block U+2400);
     characters that turn the direction of what follows (U+202A to U+202E, U+2066 to U+2069) are left out.
     """
-    return line if line.isprintable() else line.translate(_PICTURES | _TURNS)
+    return line if line.isprintable() else line.translate(_PICTURES)
 
 
 def ljust(text: str, room: int) -> str:
