@@ -21,7 +21,7 @@ from polars_glmm.fitting.flow import fit_call, warn_once
 from polars_glmm.frames.held import taken
 from polars_glmm.frames.levels import BEYOND_INT64, code_integers
 from polars_glmm.frames.missing import Incomplete, check_missing, dropped_rows
-from polars_glmm.frames.table import require_columns
+from polars_glmm.frames.table import refuse_objects, require_columns
 from polars_glmm.likelihood.many.build import answers, estimate_batch
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.syntax import columns as columns_of
@@ -72,7 +72,9 @@ def question_by(
         )
         raise ModelError(msg)
     spec, known = call.spec(), frame.collect_schema().names()
-    require_columns(spec.resolve(frozenset(known)).columns(), known, spec.beside_columns)
+    used = spec.resolve(frozenset(known)).columns()
+    require_columns(used, known, spec.beside_columns)
+    refuse_objects(used, frame.collect_schema())
     _refuse_keys_in_terms(spec.resolve(frozenset(known)), columns)
     data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
     keyed = _keyed(data, columns)
@@ -132,7 +134,8 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], tak
         msg = f"by= takes the name of a column or a list of names, not {type(by).__name__}: make the column first."
         raise ModelError(msg)
     columns = [by] if isinstance(by, str) else list(by)
-    known = frame.collect_schema().names()
+    schema = frame.collect_schema()
+    known = schema.names()
     if not columns:
         msg = "by=[] names no column: name one or several, or leave by= out."
         raise ModelError(msg)
@@ -140,6 +143,7 @@ def _by_columns(frame: pl.DataFrame | pl.LazyFrame, by: str | Sequence[str], tak
         if name not in known:
             msg = f"by={name!r}: the frame has no such column.{suggest(str(name), known)}"
             raise ColumnError(msg)
+    refuse_objects(columns, schema)
     if len(set(columns)) < len(columns):
         msg = f"by={by!r} names a column twice."
         raise ModelError(msg)

@@ -17,7 +17,7 @@ from polars_glmm.frames.batches import batches
 from polars_glmm.frames.facts import Fact, count_labels, of_labels
 from polars_glmm.frames.held import in_memory
 from polars_glmm.frames.missing import MOST_OF_A_ROW, NO_WEIGHT, Incomplete, dropped_rows, refuse_weight
-from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, require_columns
+from polars_glmm.frames.table import NO_ROWS, refuse_infinite, refuse_not_finite, refuse_objects, require_columns
 from polars_glmm.spec.members import NO_GAPS, Gaps
 from polars_glmm.spec.model import ModelSpec
 
@@ -60,6 +60,7 @@ class Source:
         schema = frame.collect_schema()
         used = spec.columns()
         require_columns(used, schema.names(), spec.beside_columns)
+        refuse_objects(used, schema)
         dtypes = {name: schema[name] for name in used}
         return cls(
             frame.select(map(as_found, used)), dtypes, spec.frequency, spec.precision, fixed=in_memory(frame),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NoReturn
@@ -131,7 +131,9 @@ def collect(frame: pl.DataFrame | pl.LazyFrame, used: Sequence[str], remedy: str
     taken = frame if isinstance(frame, pl.DataFrame) else frame.select(columns(used)).collect()
     if taken.height == 0:
         raise ColumnError(NO_ROWS)
-    return Table({name: taken.get_column(name) for name in used})
+    series = {name: taken.get_column(name) for name in used}
+    refuse_objects(used, {name: own.dtype for name, own in series.items()})
+    return Table(series)
 
 
 NO_ROWS = "The frame has no rows."
@@ -146,6 +148,14 @@ def require_columns(used: Sequence[str], names: Sequence[str], remedy: str = "")
         if not suggest(absent[0], names):
             msg += f" Its columns are {enumerate_names(names, limit=12)}."
         raise ColumnError(msg + remedy)
+
+
+def refuse_objects(used: Sequence[str], schema: Mapping[str, pl.DataType]) -> None:
+    """Raise ColumnError for a used column of Python objects, which no query can compare, count or compute with."""
+    for name in used:
+        if schema[name] == pl.Object:
+            msg = f"column {name!r} is Object: values are numbers, Boolean, text, categories, dates or times. Cast it."
+            raise ColumnError(msg)
 
 
 def incomplete(table: Table, optional: Gaps = NO_GAPS) -> tuple[BoolVec | None, tuple[str, ...]]:
