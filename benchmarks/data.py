@@ -27,7 +27,8 @@ def load(problem: Problem) -> pl.DataFrame:
     frame = _from_source(problem.source)
     if not frame[problem.response].dtype.is_numeric():
         frame = frame.with_columns(pl.col(problem.response).to_physical().cast(pl.Int8))  # second level = success
-    words = [*re.findall(r"\w+", problem.formula()), problem.trials or "", problem.by or ""]
+    formulas = " ".join([problem.formula(), *problem.further, problem.residual or ""])
+    words = [*re.findall(r"\w+", formulas), problem.trials or "", problem.by or ""]
     used = frame.select([column for column in frame.columns if column in words])
     if problem.trials is not None:
         used = used.with_columns(failures=pl.col(problem.trials) - pl.col(problem.response))

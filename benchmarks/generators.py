@@ -104,6 +104,38 @@ def w8(rows: int = 100_000, schools: int = 200, classes: int = 4000) -> pl.DataF
     )  # fmt: skip
 
 
+def zero_inflated(rows: int, levels: int) -> pl.DataFrame:
+    """Negative binomial counts (phi 1.5) with further zeros, whose log odds hang on x1; one factor."""
+    rng = default_rng(1111)
+    g = rng.permutation(np.arange(rows) % levels)
+    x1, x2 = rng.standard_normal(rows), rng.integers(0, 2, rows)
+    mu = np.exp(0.8 + 0.4 * x1 - 0.3 * x2 + 0.6 * rng.standard_normal(levels)[g])
+    y = rng.poisson(mu * rng.gamma(1.5, 1 / 1.5, rows)) * (rng.random(rows) >= _logistic(-1.0 + 0.5 * x1))
+    return pl.DataFrame({"y": y.astype(np.int32), "x1": x1, "x2": x2.astype(np.int8), "g": g.astype(np.int32)})
+
+
+def ordered(rows: int) -> pl.DataFrame:
+    """Five ordered categories, logit link, one factor of rows / 50 levels."""
+    rng, levels = default_rng(1112), rows // 50
+    g = rng.permutation(np.arange(rows) % levels)
+    x1, x2 = rng.standard_normal(rows), rng.integers(0, 2, rows)
+    latent = 0.7 * x1 - 0.5 * x2 + 0.8 * rng.standard_normal(levels)[g] + rng.logistic(size=rows)
+    y = np.digitize(latent, [-1.5, -0.3, 0.6, 1.8]) + 1
+    return pl.DataFrame({"y": y.astype(np.int8), "x1": x1, "x2": x2.astype(np.int8), "g": g.astype(np.int32)})
+
+
+def autoregressive(rows: int) -> pl.DataFrame:
+    """Gaussian, a random intercept of rows / 50 levels and AR(1) residuals (0.6) at t = 0 … 49."""
+    rng, levels = default_rng(1113), rows // 50
+    e = rng.standard_normal((levels, 50))
+    for t in range(1, 50):
+        e[:, t] = 0.6 * e[:, t - 1] + 0.8 * e[:, t]
+    x = rng.standard_normal((levels, 50))
+    y = 1.0 + 0.5 * x + 0.7 * rng.standard_normal((levels, 1)) + e
+    g, t = np.repeat(np.arange(levels), 50), np.tile(np.arange(50), levels)
+    return pl.DataFrame({"y": y.ravel(), "x": x.ravel(), "t": t.astype(np.int32), "g": g.astype(np.int32)})
+
+
 def one_factor(rows: int, levels: int, columns: int, seed: int = 1) -> pl.DataFrame:
     """Gaussian (yg), Bernoulli (yb) and Poisson (yp) responses of `columns` covariates x1 … and a random intercept.
 

@@ -21,6 +21,8 @@ class Problem:
              variable POLARS_GLMM_REFERENCE names; "generated:NAME:key=value,…" is a function of generators.py
     random   (terms, group) pairs: (("1 + x", "g"),) is (1 + x | g)
     nodes    of adaptive quadrature; 1 is Laplace, or exact for gaussian
+    further  formulas of the other predictors, as polars_glmm reads them
+    residual correlation of the residuals, as polars_glmm reads it
     trials   column of binomial trials
     by       column of keys: one model each
     scan     polars_glmm reads a Parquet file within the time; the others have the data in memory
@@ -35,8 +37,10 @@ class Problem:
     response: str
     fixed: str
     random: tuple[tuple[str, str], ...]
-    family: Literal["gaussian", "binomial", "poisson"] = "gaussian"
+    family: str = "gaussian"
     nodes: int = 1
+    further: tuple[str, ...] = ()
+    residual: str | None = None
     trials: str | None = None
     by: str | None = None
     scan: bool = False
@@ -59,6 +63,16 @@ class Problem:
         """Some term has more than an intercept."""
         return any(terms != "1" for terms, _ in self.random)
 
+    @property
+    def plain(self) -> bool:
+        """A model of one predictor that every package for mixed models knows."""
+        return self.family in ("gaussian", "binomial", "poisson") and not self.further and self.residual is None
+
+    @property
+    def zeros(self) -> str:
+        """The right side of the formula of zeros, "" without one."""
+        return next((text.partition("~")[2].strip() for text in self.further if text.startswith("zi")), "")
+
     def formula(self, response: str | None = None) -> str:
         """The whole formula as in lme4, with another left side if given."""
         return f"{response or self.response} ~ {self.fixed} + {self.bars}"
@@ -71,7 +85,8 @@ class Problem:
     def from_json(cls, text: str) -> Problem:
         """The problem that `to_json` wrote."""
         fields = json.loads(text)
-        return cls(**fields | {"random": tuple(tuple(pair) for pair in fields["random"])})
+        pairs = tuple(tuple(pair) for pair in fields["random"])
+        return cls(**fields | {"random": pairs, "further": tuple(fields["further"])})
 
 
 def _w3(
@@ -103,6 +118,14 @@ _CBPP = {
 _W4 = {
     "structure": "one factor, few cells", "response": "y", "fixed": "a + b + c", "random": (("1", "g"),),
     "family": "poisson",
+}  # fmt: skip
+_OWLS = {
+    "structure": "two parts", "size": "small", "response": "SiblingNegotiation",
+    "fixed": "FoodTreatment * SexParent + logBroodSize", "random": (("1", "Nest"),),
+}  # fmt: skip
+_SALAMANDERS = {
+    "structure": "two parts", "size": "small", "source": "reference:salamanders", "response": "count",
+    "fixed": "mined + spp", "random": (("1", "site"),), "further": ("zi ~ mined",),
 }  # fmt: skip
 _W6 = {"structure": "one factor, slope", "response": "y", "fixed": "x", "random": (("1 + x", "g"),)}
 
@@ -147,6 +170,21 @@ _ALL = (
     _w5("w5_gaussian_1e6", 10**6, 50_000, 5000, family="gaussian", ratio=0.6),
     Problem("w8", "nested", "medium", "generated:w8:", "y", "x1 + x2", (("1", "school"), ("1", "cls")), "binomial",
             ratio=0.25),
+    # other families, several predictors, correlated residuals
+    Problem("owls_zip", source="reference:owls", family="poisson", further=("zi ~ 1",), **_OWLS),
+    Problem("owls_zinb", source="reference:owls", family="negative_binomial", further=("zi ~ 1",), **_OWLS),
+    Problem("salamanders_zip", family="poisson", **_SALAMANDERS),
+    Problem("salamanders_zinb", family="negative_binomial", **_SALAMANDERS),
+    Problem("salamanders_hurdle", family="truncated_poisson", **_SALAMANDERS),
+    Problem("zinb_1e5", "two parts", "medium", "generated:zero_inflated:rows=100000,levels=2000", "y", "x1 + x2",
+            (("1", "g"),), "negative_binomial", further=("zi ~ x1",), ratio=0.2),
+    Problem("wine", "ordinal", "small", "reference:wine", "rating", "temp + contact", (("1", "judge"),), "cumulative"),
+    Problem("ordinal_1e5", "ordinal", "medium", "generated:ordered:rows=100000", "y", "x1 + x2", (("1", "g"),),
+            "cumulative", ratio=0.2),
+    Problem("pig_ar1", "correlated residuals", "small", "reference:pig", "weight", "week", (("1", "id"),),
+            residual="ar1(week | id)"),
+    Problem("ar1_1e5", "correlated residuals", "medium", "generated:autoregressive:rows=100000", "y", "x",
+            (("1", "g"),), residual="ar1(t | g)", ratio=0.2),
     # many models
     Problem("w7", "many models", "medium", "generated:w7:", "y", "x", (("1", "g"),), "poisson", by="m", ratio=0.5),
 )  # fmt: skip

@@ -130,7 +130,8 @@ def _command(
     settings = {
         "formula": problem.formula(response), "response": problem.response, "family": problem.family,
         "nodes": problem.nodes, "trials": problem.trials or "", "by": problem.by or "", "threads": threads,
-        "repeats": options.repeats, "budget": options.budget,
+        "repeats": options.repeats, "budget": options.budget, "zeros": problem.zeros,
+        "residual": problem.residual or "", "plain": int(problem.plain),
     }  # fmt: skip
     folder, peers = str(options.data / f"{problem.name}.columns"), HERE / "peers"
     return [

@@ -61,4 +61,6 @@ PEERS = {
     "statsmodels": Peer("statsmodels", remark="MixedLM"),
     "lme4": Peer("lme4", language="r"),
     "glmmTMB": Peer("glmmTMB", language="r"),
+    "ordinal": Peer("ordinal", language="r", remark="clmm"),
+    "nlme": Peer("nlme", language="r", remark="lme"),
 }

@@ -18,6 +18,8 @@ LEAN = {"wald_se": "rx", "anova_test": "Wald", "satterthwaite": False}
 
 
 def refuses(problem: Problem) -> str:
+    if not problem.plain:
+        return "it has no such family, further predictor or correlation of residuals"
     return ""
 
 

@@ -22,6 +22,8 @@ CONVERGENCE = 1e-9  # its default 1e-6 is relative to the log-likelihood: too lo
 
 
 def refuses(problem: Problem) -> str:
+    if not problem.plain:
+        return "it has no such family, further predictor or correlation of residuals"
     if problem.slopes:
         return "its random slopes are independent of the intercepts: another model"
     return "it has no quadrature" if problem.nodes > 1 else ""

@@ -2,7 +2,9 @@
 
 packages <- c("lme4", "Matrix")
 
-refuses <- function(problem) ""
+refuses <- function(problem) {
+  if (problem$plain == 0) "it has no such family, further predictor or correlation of residuals" else ""
+}
 
 fit <- function(data, problem) {
   formula <- as.formula(problem$formula)

@@ -17,6 +17,8 @@ FAMILIES = {"binomial": mixedlm.families.Binomial, "poisson": mixedlm.families.P
 
 
 def refuses(problem: Problem) -> str:
+    if not problem.plain:
+        return "it has no such family, further predictor or correlation of residuals"
     return ""
 
 

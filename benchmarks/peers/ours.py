@@ -26,6 +26,8 @@ def prepare(frame: pl.DataFrame | pl.LazyFrame, problem: Problem, threads: int) 
     arguments: dict[str, Any] = {"family": problem.family, "control": Control(rows=Rows(threads=threads))}
     if problem.family == "gaussian":
         arguments["method"] = "ml"
+    if problem.residual is not None:
+        arguments["residual"] = problem.residual
     if problem.nodes > 1:
         arguments["method"] = polars_glmm.AGQ(nodes=problem.nodes)
     if problem.trials is not None:
@@ -33,7 +35,7 @@ def prepare(frame: pl.DataFrame | pl.LazyFrame, problem: Problem, threads: int) 
     if problem.by is not None:
         arguments["by"] = problem.by
     fit = polars_glmm.fit  # loads what the lazy front door leaves out: memory "with the data read" includes it
-    return lambda: fit(frame, problem.formula(), **arguments)
+    return lambda: fit(frame, problem.formula(), *problem.further, **arguments)
 
 
 def answer(fitted: Any) -> Answer:

@@ -15,6 +15,8 @@ from benchmarks.problems import Problem
 
 
 def refuses(problem: Problem) -> str:
+    if not problem.plain:
+        return "it has no such family, further predictor or correlation of residuals"
     if problem.family != "gaussian":
         return "its generalized mixed models are variational, not maximum likelihood"
     return "one grouping factor only" if len(problem.random) > 1 else ""
