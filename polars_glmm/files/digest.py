@@ -29,7 +29,7 @@ def _parts(column: pl.Series) -> Iterator[bytes]:
             yield "".join(column.drop_nulls().to_list()).encode()
         case pl.List():
             yield column.list.len().fill_null(0).to_numpy().tobytes()
-            yield from _parts(column.filter(column.list.len() > 0).explode())
+            yield from _parts(column.filter(column.list.len() > 0).explode(empty_as_null=True))
         case kind if kind.is_float() or kind.is_integer():
             yield column.fill_null(0).to_numpy().tobytes()
         case _:

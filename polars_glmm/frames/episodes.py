@@ -67,7 +67,7 @@ def split_times(
     low, high = pl.max_horizontal(pl.col(_LOW), begun), pl.min_horizontal(pl.col(_HIGH), last)
     known = last.is_not_null() & begun.is_not_null()
     made = (
-        cut.explode(list(pieces))
+        cut.explode(list(pieces), empty_as_null=True)
         .filter(known & (high > low))
         .with_columns(
             pl.col("interval").cast(pl.Enum(labels)),

@@ -51,7 +51,8 @@ def at_times(frame: FrameT, kind: str, times: Times, name: str) -> tuple[FrameT,
 
     def repeated(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         refuse_clash(schema, [column], "choose another with name=.")
-        return lazy.with_columns(pl.lit(pl.Series([values.tolist()])).first().alias(column)).explode(column)
+        every = pl.lit(pl.Series([values.tolist()])).first().alias(column)
+        return lazy.with_columns(every).explode(column, empty_as_null=True)
 
     return apply_plan(frame, "predict", repeated), column
 
