@@ -200,7 +200,8 @@ def test_trials_of_a_million() -> None:
     family = independent.binomial(1e6)
     loglik = lambda t: independent.laplace_loglik(family, y, np.full(60, t[0]), z, np.exp(t[1]) * np.eye(15))
     assert fit.loglik == pytest.approx(loglik([fixed(fit), np.log(sd)]), abs=1e-4)
-    assert independent.best(loglik, [fixed(fit), np.log(sd)]) < fit.loglik + 1e-4
+    begin = np.round([fixed(fit), np.log(sd)], 6)  # so that rounding of the fit does not decide how long this takes
+    assert independent.best(loglik, list(begin)) < fit.loglik + 1e-4
 
 
 def test_a_million_copies_of_a_row() -> None:
