@@ -58,9 +58,13 @@ class Scaled:
         """Number of standard deviations; the angles stand behind them."""
         return 1 if self.equal else r
 
+    def signed(self, scales: Vec) -> Vec:
+        """What their parameters multiply the root of the correlations by."""
+        return scales**2 if self.squared else scales
+
     def sds(self, scales: Vec) -> Vec:
         """Standard deviations of their parameters."""
-        return scales**2 if self.squared else np.abs(scales)
+        return np.abs(self.signed(scales))
 
     def roots(self, sds: Vec) -> Vec:
         """Parameters of standard deviations."""
@@ -79,8 +83,7 @@ class Scaled:
 
     def factor(self, theta: Vec, r: int) -> Mat:
         k = self.scales(r)
-        scales = theta[:k] ** 2 if self.squared else theta[:k]
-        return np.asarray(_column(scales, r) * self.root.at(theta[k:], r).root)
+        return np.asarray(_column(self.signed(theta[:k]), r) * self.root.at(theta[k:], r).root)
 
     def tangent(self, theta: Vec, r: int) -> Cube:
         k = self.scales(r)
@@ -90,7 +93,7 @@ class Scaled:
             out[0] = root
         else:
             out[:r] = (np.diag(2.0 * theta[:k]) if self.squared else np.eye(r))[:, :, None] * root
-        out[k:] = _column(theta[:k] ** 2 if self.squared else theta[:k], r) * slopes
+        out[k:] = _column(self.signed(theta[:k]), r) * slopes
         return out
 
     def pull(self, theta: Vec, r: int, gradient: Mat) -> Vec:
@@ -116,10 +119,9 @@ class Scaled:
         if self.field is not None:
             length = self.length(sigma)
             return np.concatenate([own, self.root.start(r) if np.isnan(length) else self.field.of_range(length, r)])
-        pairs = self.root.pairs(r)
+        pairs, scales = self.root.pairs(r), self.roots(own)
         if not pairs:
-            return own
-        scales = self.roots(own)
+            return scales
         i, j = np.array(pairs).T
         size = sd[i] * sd[j]
         rho = np.where(size > 0.0, sigma[i, j] / np.where(size > 0.0, size, 1.0), 0.0)

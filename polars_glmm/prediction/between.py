@@ -46,15 +46,15 @@ class PairSpread:
         return total
 
     def _between(self, own: IntVec, its: IntVec, z: list[Vec], x: list[Vec]) -> Vec:
-        key = own.astype(np.intp) * self.width + its
-        place = np.minimum(np.searchsorted(self.keys, key), max(len(self.keys) - 1, 0))
-        known = self.keys[place] == key if len(self.keys) else np.zeros(len(key), dtype=np.bool_)
-        place = np.where(known, place, 0)
+        key, absent = own.astype(np.intp) * self.width + its, 0.0 if self.every else np.nan
+        if not len(self.keys):
+            return np.full(len(key), absent)
+        place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
         total = np.zeros(len(key))
         for j, zj in enumerate(z):
             for k, xk in enumerate(x):
-                total += zj * xk * (self.covariance[j, k][place] if len(self.keys) else 0.0)
-        return np.where(known, total, 0.0 if self.every else np.nan)
+                total += zj * xk * self.covariance[j, k][place]
+        return np.where(self.keys[place] == key, total, absent)
 
 
 def _of(z: Sequence[Vec], rows: Vec) -> list[Vec]:
@@ -68,18 +68,15 @@ def pair_spreads(
 
     wanted   there are standard errors to be had. Raises ModelError where the fit does not have what they need.
     """
-    out = {}
-    for i, j in combinations(range(len(factors)), 2):
-        if not effects[i] or not effects[j]:
-            continue
-        found = _spread(factors[i], factors[j], effects[i], effects[j])
-        turned = found is None
-        if found is None:
-            found = _spread(factors[j], factors[i], effects[j], effects[i])
-        if found is not None:
-            out[(j, i) if turned else (i, j)] = found
-        elif wanted:
-            names = f"{factors[i].recipe.name!r} and {factors[j].recipe.name!r}"
+    out: dict[tuple[int, int], PairSpread] = {}
+    for pair in combinations([i for i, own in enumerate(effects) if own], 2):
+        found = {
+            (i, j): spread for i, j in (pair, pair[::-1])
+            if (spread := _spread(factors[i], factors[j], effects[i], effects[j])) is not None
+        }  # fmt: skip
+        out |= found
+        if wanted and not found:
+            names = " and ".join(repr(factors[i].recipe.name) for i in pair)
             msg = (
                 f"Standard errors of predictions need the covariance of the modes of {names}, which an earlier version "
                 'did not keep: fit again. random="none" gives those of the fixed part.'

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from polars_glmm.likelihood.marginal.modes import Point, UnitAt, Warm, unit_at
+from polars_glmm.likelihood.marginal.modes import Point, Warm, unit_at
 from polars_glmm.likelihood.marginal.restricted import restricted_unit
 from polars_glmm.likelihood.marginal.unit import Effort, evaluate_unit
 from polars_glmm.likelihood.marginal.value import Approximation, Evaluate, UnitSums
@@ -66,12 +66,9 @@ class Nearby:
             modes = [m + self.steps[k] * d[:, s] for m, d, s in along]
         return Warm(modes, ended.factor)
 
-    def _effort(self) -> Effort:
-        return Effort(self.how.expected)
-
     def _alone(self, unit: Unit, at: Point, start: Warm) -> UnitSums:
         here = unit_at(self.how.density, unit, at)
-        v = evaluate_unit(here, start, self.how.nodes, self._effort())
+        v = evaluate_unit(here, start, self.how.nodes, Effort(self.how.expected))
         more = restricted_unit(here, v.factor) if self.how.reml else None
         return UnitSums(float(v.value), more, v.beta, v.factors, None, v.row_passes, None)
 
@@ -80,9 +77,9 @@ class Nearby:
         m, n_levels = len(starts), unit.n_cells
         lam = np.stack([at.factors[0] for at in self.points], axis=-1)
         at = Point(np.stack([at.beta for at in self.points], axis=-1), [np.repeat(lam, n_levels, axis=-1)])
-        here: UnitAt = unit_at(self.how.density, beside_itself(unit, m), at)
+        here = unit_at(self.how.density, beside_itself(unit, m), at)
         start = Warm([np.concatenate([s.modes[0] for s in starts], axis=-1)])
-        v = evaluate_unit(here, start, self.how.nodes, self._effort())
+        v = evaluate_unit(here, start, self.how.nodes, Effort(self.how.expected))
         return [
             UnitSums(float(v.value[k]), None, v.beta[:, k], [v.factors[0][..., k]], None, v.row_passes // m, None)
             for k in range(m)

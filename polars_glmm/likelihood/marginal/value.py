@@ -304,7 +304,8 @@ class Marginal:
         if self.reml:
             value = -np.inf if term is None else value + term.value
         passes = found.row_passes / max(self.rows.n_rows, 1)
-        if (not len(found.factors) and not len(found.beta)) or not np.isfinite(value):
+        asked = len(found.factors) or len(found.beta)  # for the gradient
+        if not asked or not np.isfinite(value):
             nothing: Vec = np.empty(0)
             return Value(value if np.isfinite(value) else -np.inf, nothing, [], found.warm, passes, None)
         if term is not None:

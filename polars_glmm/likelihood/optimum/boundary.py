@@ -24,6 +24,8 @@ SUSPECT = 1e-3
 """Eigenvalues below this share are worth trying at zero."""
 RISES = 1e-3
 """One-sided score, in log-likelihood per unit of relative variance, from which a boundary is left."""
+_BESIDE = 1e-3
+"""How far inside a limit its slope is taken: relative standard deviations, or angles."""
 
 
 def row_tolerances(effects: Effects, lambdas: list[Mat], row_variance: float, share: float) -> Tolerances:
@@ -166,9 +168,9 @@ def _leaving_curve(
     for j in np.flatnonzero(~curve.free).tolist():
         if j >= k and none:
             continue  # correlations of nothing
-        small, far = np.array([1e-3, 0.3])
+        small, far = np.array([_BESIDE, 0.3])
         if j < k:
-            small, far = curve.scaled.roots(np.sqrt(row_variance) * np.array([1e-3, 0.1]))
+            small, far = curve.scaled.roots(np.sqrt(row_variance) * np.array([_BESIDE, 0.1]))
         beside = curve.theta.copy()
         inward = -1.0 if beside[j] > 0.0 else 1.0
         beside[j] += inward * small
@@ -179,7 +181,7 @@ def _leaving_curve(
         gain = 0.5 * inward * small * float(np.vdot(tangent, g.factors[place][curve.own, curve.own]))
         if j < k and curve.scaled.squared:
             gain /= 2.0  # a variance is the fourth power
-        score = gain / 1e-6
+        score = gain / _BESIDE**2
         if score > max(RISES, 0.0 if steepest is None else steepest.score):
             beside[j] = curve.theta[j] + inward * far
             steepest = Rise(score, at(beside))

@@ -70,10 +70,10 @@ def estimate_residual(model: Model, findings: Findings, given: Given) -> Estimat
 
 def _singular_text(model: Model) -> str:
     """Correlations that ran to where their matrix is singular, and what helps."""
-    if len(model.residual_names) > 1 and not _spikes(model):
-        remedy = "the data do not hold so many of them. Use a simpler residual=, as ar1() or cs()."
-    elif _spikes(model):
+    if _spikes(model):
         remedy = 'maximum likelihood has no bound there. Use method="reml", or leave out residual= or random effects.'
+    elif len(model.residual_names) > 1:
+        remedy = "the data do not hold so many of them. Use a simpler residual=, as ar1() or cs()."
     else:
         remedy = "leave out residual=, or random effects of the same groups."
     return f"The correlations of the residuals ran to where their matrix is singular: {remedy}"

@@ -14,7 +14,8 @@ from polars_glmm.linalg.side_by_side import LevelsOf, ManyOne
 from polars_glmm.typing import Mat
 
 LARGEST = 500
-"""Rows of a unit up to which a call costs more than its rows: measured, see benchmarks."""
+"""Rows of a unit up to which copies are worth making: five of 448 rows took 1.8 ms where one by one they took 3.0, of
+1,008 rows both took 3."""
 
 
 def repeatable(unit: Unit, m: int) -> bool:
