@@ -19,6 +19,7 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE,
 )
+_NAME = re.compile(r"[^\W\d][\w.]*")
 _SIGNS = frozenset({*"-+*/:^|~<>=(),[]`'\"", "||", "==", "!=", "<=", ">="})
 _LOOK_ALIKES = {
     "~": "\u223c\u02dc\u223d\u301c\uff5e\u2053", "|": "\u2223\u2502\u01c0\u00a6\u23d0\u2758\u2503",
@@ -113,5 +114,6 @@ def refuse_other_than_text(formulas: tuple[object, ...]) -> None:
 def with_tilde(text: str) -> str:
     """What was probably meant by a formula without '~': of two names that begin it the first is the response."""
     words = text.split()
-    whole = words if words[1:] and "".join(words[:2]).isidentifier() else ["response", *words]
+    named = len(words) > 1 and all(_NAME.fullmatch(word) for word in words[:2])
+    whole = words if named else ["response", *words]
     return f"{whole[0]} ~ {' '.join(whole[1:])}"

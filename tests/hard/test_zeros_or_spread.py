@@ -38,6 +38,7 @@ def alone(seed: int) -> Any:
     return fitted(frame(seed))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_start_inside_leads_higher(seed: int) -> None:
     highest = max(fitted(frame(seed), start={"zi: Intercept": zi}).loglik for zi in (-3.0, -1.0))

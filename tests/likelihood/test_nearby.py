@@ -86,6 +86,7 @@ FRAME = pl.DataFrame({
 })  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("formula", "options"),
     [

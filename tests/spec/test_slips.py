@@ -9,6 +9,7 @@ from polars_glmm.spec.model import ModelSpec
 
 MEANT = {
     "y x + (1 | g)": "write 'y ~ x + (1 | g)'",
+    "total.fruits size": "write 'total.fruits ~ size'",
     "1 + x": "write 'response ~ 1 + x'",
     "y = x + (1 | g)": "write it here",
     "y \u223c x": "'~'",
