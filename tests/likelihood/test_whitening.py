@@ -127,3 +127,36 @@ def test_a_correlation_at_its_limit_is_refused_with_a_remedy() -> None:
     residual = ResidualRows("ar1", np.zeros(2, dtype=np.int32), 1, places, 2, ("rho(g)",))
     with pytest.raises(ModelError, match=r"rho\(g\) = 1 have no covariance matrix.*fixed=.*simpler residual="):
         correlated(residual, np.array([1.0]))
+
+
+@BY_NAME
+def test_inverses_are_sums_of_fixed_matrices(name: str) -> None:
+    rows = some_rows(name)
+    x, arranged = some_x(rows), arrange(rows)
+    parts = whitenings(rows, arranged).combination
+    found = parts.at(x)
+    assert found is not None
+    every = np.eye(len(rows.codes))
+    terms = [0.5 * (f @ g.T + g @ f.T) for f, g, _ in parts.terms(every)]
+    assert len(terms) == parts.count
+    c = dense(rows, x)
+    assert np.allclose(np.tensordot(found.values, terms, 1), np.linalg.inv(c), rtol=0, atol=1e-11)
+    assert found.log_determinant == pytest.approx(np.linalg.slogdet(c)[1], abs=1e-12)
+    law = whitenings(rows, arranged).at(x)
+    assert law is not None
+    assert np.allclose(found.log_determinant_slopes, law.log_determinant_slopes, rtol=0, atol=1e-11)
+    assert np.allclose(found.information, law.information(), rtol=0, atol=1e-10)
+    q = np.random.default_rng(6).normal(size=(3, len(c)))
+    slopes = np.tensordot(found.slopes, terms, 1)
+    assert np.allclose(q @ slopes @ q.T, law.forms(q), rtol=0, atol=1e-10)
+
+
+def test_sums_of_neighbours_keep_their_digits_where_a_series_hardly_moves() -> None:
+    """(q_i − r q_(i−1))²/(1 − r²) with all q equal to 1 is (1 − r)/(1 + r), and the ends 1."""
+    rows = ResidualRows("ar1", np.zeros(1000, dtype=np.int32), 1, np.arange(1000.0)[:, None], 1000, ("",))
+    parts = whitenings(rows, arrange(rows)).combination
+    x = np.arctanh(np.array([1.0 - 1e-9]))
+    found, r = parts.at(x), np.tanh(x[0])
+    assert found is not None
+    sums = np.array([(f @ g.T).item() for f, g, _ in parts.terms(np.ones((1, 1000)))])
+    assert found.values @ sums == pytest.approx(1.0 + 999 * (1.0 - r) / (1.0 + r), abs=1e-15)

@@ -5,12 +5,13 @@ the derivative of q'C⁻¹q in a working parameter is all that a gradient needs:
 
     ∂(−2ℓ)/∂x = ∂log|C|/∂x + Σ_q ∂(q'C⁻¹q)/∂x
 
-over the columns of [ZΛH^(−½)', (X − ZΛB_x)M^(−½)', y − Xβ̂ − ZΛû] (module likelihood.residual.engine).
+over the columns of [ZΛH^(−½)', (X − ZΛB_x)M^(−½)', y − Xβ̂ − ZΛû] (module likelihood.residual.engine). Where C⁻¹ is a
+sum of few fixed matrices, sums over rows are enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -67,6 +68,41 @@ class Arranged(NamedTuple):
         return np.diff(np.append(self.starts, len(self.order)))
 
 
+class Derived(NamedTuple):
+    """q'A_kq = ½ Σ(fg' + gf') for columns q: f, g (c, N) of them, and the rows (N,) in whose groups they are."""
+
+    f: Mat
+    g: Mat
+    rows: IntVec
+
+
+class Combined(NamedTuple):
+    """C⁻¹ and log|C| at one x (k,).
+
+    values a (K,);  slopes ∂a/∂x (k, K);  information ½ tr C⁻¹∂_iC C⁻¹∂_jC (k, k)
+    """
+
+    values: Vec
+    slopes: Mat
+    log_determinant: float
+    log_determinant_slopes: Vec
+    information: Mat
+
+
+class FixedParts(Protocol):
+    """x → C⁻¹ = Σ a_kA_k for rows that stay."""
+
+    @property
+    def count(self) -> int:
+        """K."""
+
+    def terms(self, q: Mat) -> Iterator[Derived]:
+        """What columns q (c, n) of arranged rows are to each A_k."""
+
+    def at(self, x: Vec) -> Combined | None:
+        """C⁻¹ at x, or None where C is not positive definite."""
+
+
 class Whitenings(Protocol):
     """x → C for rows that stay."""
 
@@ -74,6 +110,10 @@ class Whitenings(Protocol):
     def correlation(self) -> Correlation: ...
     @property
     def arranged(self) -> Arranged: ...
+
+    @property
+    def combination(self) -> FixedParts:
+        """C⁻¹ as a sum of fixed matrices."""
 
     def at(self, x: Vec) -> Whitening | None:
         """C at x, or None where it is not positive definite."""

@@ -19,7 +19,9 @@ from polars_glmm.likelihood.optimum.notes import CONVERGED
 from polars_glmm.likelihood.products.absolute import Start, optimum, search
 from polars_glmm.likelihood.products.absolute_report import Ends, GammaMeaning, loglik, reported, understood
 from polars_glmm.likelihood.residual.arrangement import arrange, typical_distance
-from polars_glmm.likelihood.residual.engine import ResidualEngine, series_rows
+from polars_glmm.likelihood.residual.engine import ResidualEngine
+from polars_glmm.likelihood.residual.series import series_rows
+from polars_glmm.likelihood.residual.sums import few, summed
 from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Found
 from polars_glmm.typing import BoolVec, Vec
@@ -43,7 +45,7 @@ def estimate_residual(model: Model, findings: Findings, given: Given) -> Estimat
     clock = {"start": perf_counter()}
     engine = residual_engine(model)
     placed = _placed(model, given)
-    bare = ResidualEngine(NO_EFFECTS, engine.rows, engine.reml)
+    bare = ResidualEngine(NO_EFFECTS, engine.rows, engine.inners, engine.reml)
     null = _null(model, bare, placed)
     clock["glm"] = perf_counter()
     found = null if not model.effects.factors else _search(model, engine, placed, null)
@@ -104,7 +106,8 @@ def residual_engine(model: Model) -> ResidualEngine:
     rows = series_rows(model)
     if rows.eliminator is not None:
         refuse_beyond_memory(rows.eliminator, model.effects, model.control)
-    return ResidualEngine(model.effects, rows, model.restricted)
+    inners = summed(rows) if not model.models_phi and few(rows) else rows
+    return ResidualEngine(model.effects, rows, inners, model.restricted)
 
 
 def _residual(model: Model) -> ResidualRows:

@@ -18,9 +18,9 @@ from polars_glmm.design.records import Design, ResidualRows
 from polars_glmm.errors import ConvergenceError
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.model import prepare
-from polars_glmm.likelihood.residual.engine import require_nested
 from polars_glmm.likelihood.residual.fit import residual_engine
 from polars_glmm.likelihood.residual.rows import correlated
+from polars_glmm.likelihood.residual.series import require_nested
 from polars_glmm.linalg.threads import one_blas_thread
 from polars_glmm.spec.method import ML
 from polars_glmm.typing import Mat, Vec

@@ -11,6 +11,7 @@ from scipy.linalg import solve_triangular
 
 from polars_glmm.covariance.correlations import Correlation, root
 from polars_glmm.likelihood.residual.arrangement import Arranged, Whitening
+from polars_glmm.likelihood.residual.combinations import PlacePairs
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
 
 
@@ -44,9 +45,13 @@ class Patterns:
     size: int
     patterns: tuple[SamePlaces, ...]
 
+    @property
+    def combination(self) -> PlacePairs:
+        return PlacePairs([pattern.rows for pattern in self.patterns], self.matrices)
+
     def at(self, x: Vec) -> Whitening | None:
         made = []
-        for pattern, (matrix, slopes) in zip(self.patterns, self._matrices(x), strict=True):
+        for pattern, (matrix, slopes) in zip(self.patterns, self.matrices(x), strict=True):
             if not np.isfinite(matrix).all():
                 return None
             try:
@@ -56,7 +61,7 @@ class Patterns:
             made.append((pattern, low, slopes))
         return _Patterned(tuple(made), len(x))
 
-    def _matrices(self, x: Vec) -> Iterator[tuple[Mat, Cube]]:
+    def matrices(self, x: Vec) -> Iterator[tuple[Mat, Cube]]:
         """C and ∂C/∂x of every pattern: of positions those of all, made once."""
         one, size = self.correlation, self.size
         if one.kind in ("order", "label"):

@@ -9,6 +9,7 @@ import numpy as np
 from polars_glmm.covariance.correlations import Correlation, Markov
 from polars_glmm.design.records import ResidualRows
 from polars_glmm.likelihood.residual.arrangement import Arranged, Whitening, Whitenings
+from polars_glmm.likelihood.residual.combinations import Neighbours, WithinBetween
 from polars_glmm.likelihood.residual.patterns import Patterns, same_places
 from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
@@ -38,6 +39,10 @@ class Chains:
     first: BoolVec
     gaps: Vec
     gap_of: IntVec
+
+    @property
+    def combination(self) -> Neighbours:
+        return Neighbours(self.correlation, self.first, self.gaps[self.gap_of])
 
     def at(self, x: Vec) -> Whitening | None:
         r, slope = (np.where(self.first, 0.0, one[self.gap_of]) for one in self.correlation.lag(x, self.gaps))
@@ -116,6 +121,10 @@ class Sums:
     correlation: Correlation
     arranged: Arranged
     size: int
+
+    @property
+    def combination(self) -> WithinBetween:
+        return WithinBetween(self.correlation, self.arranged, self.size)
 
     def at(self, x: Vec) -> Whitening | None:
         rho = float(self.correlation.natural(x, self.size)[0])
