@@ -178,19 +178,34 @@ def square(a: Jet) -> Jet:
     return a * a
 
 
+def _shares(x: Vec) -> tuple[Vec, Vec, Vec]:
+    """log(1 + e^−|x|), and e^x/(1 + e^x) and 1/(1 + e^x), from one exponential."""
+    e = np.exp(-np.abs(x))
+    far, near = e / (1.0 + e), 1.0 / (1.0 + e)
+    above = x > 0.0
+    return np.log1p(e), np.where(above, near, far), np.where(above, far, near)
+
+
 def softplus(a: Jet) -> Jet:
     """log(1 + exp a)."""
-    s, c = special.expit(a.f), special.expit(-a.f)
-    return a.through(*(np.logaddexp(0.0, a.f), s, s * c, s * c * (c - s))[: a.order + 1])
+    rest, s, c = _shares(a.f)
+    value = np.maximum(a.f, 0.0) + rest
+    if a.order < 2:
+        return a.through(*(value, s)[: a.order + 1])
+    sc = s * c
+    return a.through(*(value, s, sc, sc * (c - s))[: a.order + 1])
 
 
 def log_sum(a: Jet, b: Jet) -> Jet:
-    """log(exp a + exp b), from the larger one: its digits are not lost in a difference of large numbers."""
-    low = a.f < b.f
-    if low.all():
-        return b + softplus(a - b)
-    above = a + softplus(b - a)
-    return where(low, b + softplus(a - b), above) if low.any() else above
+    """log(exp a + exp b): its value from the larger one, its slope a mean of both, so that no digits cancel."""
+    d = a - b
+    rest, s, c = _shares(d.f)
+    value = np.maximum(a.f, b.f) + rest
+    linear = a * s + b * c
+    if a.order > 1:
+        sc = s * c
+        linear = linear + d.through(*(value, np.zeros_like(value), sc, sc * (c - s))[: a.order + 1])
+    return Jet({**linear.parts, (): value}, linear.order, linear.still)
 
 
 def lgamma(a: Jet) -> Jet:
@@ -236,14 +251,15 @@ def log1mexp(log_t: Jet) -> Jet:
 
 def log_softplus(a: Jet) -> Jet:
     """log log(1 + exp a), which is a itself far below zero."""
-    x = np.minimum(a.f, ETA_OVERFLOW)
-    e = np.exp(-np.abs(x))
-    c = np.where(x > 0.0, e, 1.0) / (1.0 + e)
-    plus = np.logaddexp(0.0, a.f)
-    value = np.where(x < -LOW, a.f, np.log(np.where(x < -LOW, 1.0, plus)))
-    s = np.where(x > 0.0, 1.0, e) / (1.0 + e)
-    r = np.where(x < -LOW, 1.0, s / np.where(x < -LOW, 1.0, plus))
-    rest = np.where(x < -LOW, 0.0, c - r)
+    rest, s, c = _shares(np.minimum(a.f, ETA_OVERFLOW))
+    plus, low = np.maximum(a.f, 0.0) + rest, a.f < -LOW
+    some = bool(low.any())
+    plus = np.where(low, 1.0, plus) if some else plus
+    value = np.where(low, a.f, np.log(plus)) if some else np.log(plus)
+    if not a.order:
+        return a.through(value)
+    r = np.where(low, 1.0, s / plus) if some else s / plus
+    rest = np.where(low, 0.0, c - r) if some else c - r
     first = r * rest
     return a.through(*(value, r, first, first * rest - r * (s * c + first))[: a.order + 1])
 
