@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from polars_glmm.families.base import Family
     from polars_glmm.likelihood.estimate import Estimate
 
-RobustType: TypeAlias = Literal["CR0", "CR1", "CR1S", "CR2", "CR3"]
-TYPES: tuple[RobustType, ...] = ("CR0", "CR1", "CR1S", "CR2", "CR3")
+RobustType: TypeAlias = Literal["CR0", "CR1", "CR1p", "CR1S", "CR2", "CR3"]
+TYPES: tuple[RobustType, ...] = ("CR0", "CR1", "CR1p", "CR1S", "CR2", "CR3")
 _ALONE = 1e-10
 """1 − eigenvalue of a cluster's share of the information below which it determines a direction alone."""
 _AT_ONCE = 1e7
@@ -50,8 +50,8 @@ class CR:
     cluster   a grouping factor of the model or a column of its data in whose groups all levels of every grouping
               factor and groups of residual= lie; None: the coarsest factor of the model; without one
               the groups of residual=, or each row
-    type      B_g: "CR0" I (Liang & Zeger 1986); "CR1" √(J/(J − 1)) for J clusters; "CR1S" times √((n − 1)/(n − p))
-              (Stata); "CR2" (I − S_gM)^(−1/2), unbiased where V holds (Bell & McCaffrey 2002; the root of Kauermann &
+    type      B_g: "CR0" I (Liang & Zeger 1986); "CR1" √(J/(J − 1)) for J clusters; "CR1p" √(J/(J − p)) for p
+              coefficients of the mean; "CR1S" that of "CR1" times √((n − 1)/(n − p)) (Stata); "CR2" (I − S_gM)^(−1/2), unbiased where V holds (Bell & McCaffrey 2002; the root of Kauermann &
               Carroll 2001); "CR3" (I − S_gM)⁻¹, near the jackknife (Mancl & DeRouen 2001)
 
     Degrees of freedom are Satterthwaite's for the variance of the estimator under V (Bell & McCaffrey 2002), F tests
@@ -244,11 +244,7 @@ def _covariance(at: _Clustered, type_: RobustType) -> CoefficientCovariance:
     influence = at.influence.copy()
     if bent is not None:
         influence[:, :p] = np.einsum("gab,gb->ga", bent, influence[:, :p])
-    if type_ in ("CR1", "CR1S"):
-        scale = j / (j - 1.0)
-        if type_ == "CR1S":
-            scale *= (at.n_obs - 1.0) / (at.n_obs - p)
-        influence *= np.sqrt(scale)
+    influence *= np.sqrt(_inflation(type_, j, at.n_obs, p))
     inner = (influence * at.times[:, None]).T @ influence
     free, k = at.free, len(at.free)
     matrix = np.full((k, k), np.nan)
@@ -261,6 +257,21 @@ def _covariance(at: _Clustered, type_: RobustType) -> CoefficientCovariance:
     return CoefficientCovariance(
         matrix, freedom.of, freedom.each, "satterthwaite", at.outward if exact else None, inner if exact else None
     )
+
+
+def _inflation(type_: RobustType, j: float, n: float, p: int) -> float:
+    """By what the sum over J clusters is multiplied for p coefficients having been estimated from n rows."""
+    if type_ == "CR1p":
+        if j <= p:
+            msg = (
+                f"CR1p divides by the number of clusters less that of coefficients, and there are {j:g} clusters for "
+                f"{counted(p, 'coefficient')}. Use 'CR2', which has a factor of its own for each cluster."
+            )
+            raise ModelError(msg)
+        return j / (j - p)
+    if type_ not in ("CR1", "CR1S"):
+        return 1.0
+    return j / (j - 1.0) * ((n - 1.0) / (n - p) if type_ == "CR1S" else 1.0)
 
 
 def _powers(share: Cube, power: float) -> Cube:

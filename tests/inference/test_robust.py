@@ -18,7 +18,7 @@ from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.likelihood.known.levels import LevelLikelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
-TYPES = ("CR0", "CR1", "CR1S", "CR2", "CR3")
+TYPES = ("CR0", "CR1", "CR1p", "CR1S", "CR2", "CR3")
 
 
 def nested(seed: int, n: int = 240, schools: int = 12) -> pl.DataFrame:
@@ -117,6 +117,21 @@ def test_without_random_effects_and_a_row_a_cluster_they_are_hc0_to_hc3() -> Non
     for kind, scale in {"CR0": 1.0, "CR1S": 60 / 57, "CR2": 1 / (1 - h), "CR3": 1 / (1 - h) ** 2}.items():
         expected = m @ (x.T * (e**2 * scale)) @ x @ m
         assert_allclose(coefficient_covariance(found, kind).matrix, expected, rtol=1e-10)  # type: ignore[arg-type]
+
+
+def test_cr1p_is_that_of_clubsandwich() -> None:
+    """R 4.2.2, clubSandwich 0.5.8, lme4 1.1-31: coef_test(m, vcovCR(m, type = "CR1p"), test = "Satterthwaite")."""
+    found = fit(datasets.load("chickweight"), "weight ~ Time * Diet + (1 | Chick)").fixef(vcov="CR1p")
+    errors = [3.164545354, 0.7953185756, 5.595543525, 5.209348418, 5.19300089, 1.545204299, 1.403894433, 1.056140589]
+    freedom = [18.9705047, 17.19035692, 18.66414429, 18.66414429, 18.64324537, 19.38574205, 19.38574205, 18.82744592]
+    assert_allclose(found["std_error"], errors, rtol=1e-7)
+    assert_allclose(found["df"], freedom, rtol=1e-7)
+
+
+def test_cr1p_asks_for_more_clusters_than_coefficients() -> None:
+    frame = nested(13, schools=3)
+    with pytest.raises(ModelError, match="3 clusters for 3 coefficients"):
+        fit(frame, "y ~ x + w + (1 | school)").fixef(vcov="CR1p")
 
 
 def test_of_a_glm_cr0_is_the_sandwich_of_huber_and_white() -> None:
