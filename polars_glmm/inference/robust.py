@@ -51,8 +51,9 @@ class CR:
               factor and groups of residual= lie; None: the coarsest factor of the model; without one
               the groups of residual=, or each row
     type      B_g: "CR0" I (Liang & Zeger 1986); "CR1" √(J/(J − 1)) for J clusters; "CR1p" √(J/(J − p)) for p
-              coefficients of the mean; "CR1S" that of "CR1" times √((n − 1)/(n − p)) (Stata); "CR2" (I − S_gM)^(−1/2), unbiased where V holds (Bell & McCaffrey 2002; the root of Kauermann &
-              Carroll 2001); "CR3" (I − S_gM)⁻¹, near the jackknife (Mancl & DeRouen 2001)
+              coefficients of the mean; "CR1S" that of "CR1" times √((n − 1)/(n − p)) (Stata);
+              "CR2" (I − S_gM)^(−1/2), unbiased where V holds (Bell & McCaffrey 2002; the root of Kauermann & Carroll
+              2001); "CR3" (I − S_gM)⁻¹, near the jackknife (Mancl & DeRouen 2001)
 
     Degrees of freedom are Satterthwaite's for the variance of the estimator under V (Bell & McCaffrey 2002), F tests
     approximate Hotelling's (Pustejovsky & Tipton 2018, "HTZ"). Linear models take S_g and s_g exactly, by ML and REML,

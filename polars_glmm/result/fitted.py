@@ -55,8 +55,9 @@ class Fit(Questions):
 
         df     None: Satterthwaite for gaussian REML, n − p without random effects, else normal; or "normal",
                "satterthwaite", "kenward_roger" (with its standard errors; needs the rows of the fit), or a number
-        vcov   None: the fit's own covariance; "kenward_roger"; "CR0", "CR1", "CR1p", "CR1S", "CR2", "CR3" or CR(cluster,
-               type): robust to any covariance within clusters, with degrees of freedom of its own; or a frame as `vcov()`
+        vcov   None: the fit's own covariance; "kenward_roger"; "CR0", "CR1", "CR1p", "CR1S", "CR2", "CR3" or
+               CR(cluster, type): robust to any covariance within clusters, with degrees of freedom of its own; or a
+               frame as `vcov()`
         """
         from polars_glmm.inference.coefficients import fixef
 
