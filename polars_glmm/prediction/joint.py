@@ -15,6 +15,7 @@ from polars_glmm.covariance.correlations import CORRELATIONS
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.known import refuse_effects_elsewhere
 from polars_glmm.fitting.again import design_of
+from polars_glmm.fitting.held import with_held_known
 from polars_glmm.likelihood.known.joint import HeldParameters, known_model
 from polars_glmm.prediction.parameters import Parameters, of_fit
 
@@ -40,9 +41,12 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     slopes = known_model(known.design, family, fit.control, held).mode_slopes()
     factors = tuple(replace(factor, mode_slope=slope) for factor, slope in zip(fitted.factors, slopes, strict=True))
     infinite = e.further_at_infinity or e.at_infinity
-    fixed = e.vcov_fixed if infinite is None else infinite.vcov
+    fixed = with_held_known(fit, e.vcov_fixed) if infinite is None else infinite.vcov
     joint, spots = working_vcov(e, family, held, fixed, _residual_slopes(fit))
-    return replace(fitted, factors=factors, joint=joint, spots=spots, freedom=None, outward=None)
+    # vcov is of the coefficients themselves, as joint is: what the modes do not move with is read off it
+    return replace(
+        fitted, factors=factors, joint=joint, spots=spots, freedom=None, outward=None, vcov=fixed[None]
+    )  # fmt: skip
 
 
 def _residual_slopes(fit: Answer) -> Mat | None:
@@ -75,7 +79,7 @@ def working_vcov(
             blocks.append((rows, _inward(root[start:stop, start:stop], structure, report[np.ix_(rows, rows)])))
             place += len(rows)
             start = stop
-    theta = sum(len(rows) for rows, _ in blocks)
+    theta = sum(len(inward) for _, inward in blocks)
     behind = 0 if of_residual is None else len(of_residual)
     size = p + theta + (0 if held.gamma is None else len(held.gamma)) + behind
     jacobian = np.zeros((size, len(report)))
@@ -113,14 +117,15 @@ def working_vcov(
 def _inward(root: Mat, structure: str, vcov: Mat) -> Mat:
     """∂(entries of the root)/∂(vech Σ) for Σ = root·root'; zero for a term whose variances have no standard errors.
 
-    Those of a matrix of lower rank count as known: its entries do not move one by one.
+    A matrix of rank d has fewer entries of its root than of its own, which move along their slopes and nowhere else: the
+    pseudo-inverse of these takes Var(vech Σ) back to that of the root.
     """
     found = STRUCTURES[structure]
     vech = found.vech(len(root))
     if found.bends:  # its parameters are those entries themselves
         return np.where(np.isnan(np.diag(vcov))[:, None], 0.0, np.eye(len(vech[0])))
     entries = found.entries(len(root))
-    if np.isnan(vcov).any() or len(entries[0]) != len(vech[0]):
+    if np.isnan(vcov).any():
         return np.zeros((len(entries[0]), len(vech[0])))
     outward = np.empty((len(vech[0]), len(entries[0])))
     for k, (i, j) in enumerate(zip(*entries, strict=True)):
@@ -128,4 +133,4 @@ def _inward(root: Mat, structure: str, vcov: Mat) -> Mat:
         change[i] += root[:, j]
         change[:, i] += root[:, j]
         outward[:, k] = change[vech]
-    return np.asarray(np.linalg.inv(outward))
+    return np.asarray(np.linalg.pinv(outward))
