@@ -16,6 +16,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.families.base import all_parts, beyond_parameters
 from polars_glmm.families.normal_nodes import bend_at, nodes_of, slope_at
 from polars_glmm.prediction.columns import INTERNAL
+from polars_glmm.prediction.constants import constants_of
 from polars_glmm.prediction.event_times import QUANTITIES
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import refuse_random_phi
@@ -106,7 +107,7 @@ def _made(
 ) -> tuple[pl.LazyFrame, Quantity]:
     family, (kind, scale) = fitted.recipe.spec.family, asked
     parts = [(k, one.name) for k, one in enumerate(family.parameters) if moves and fitted.models(one.name)]
-    constants = _constants(fitted) if moves else []
+    constants = constants_of(fitted) if moves else []
     pairs = covariance.pairs if moves and covariance is not None else []
 
     def values(rows: pl.DataFrame) -> Mat:
@@ -137,14 +138,6 @@ def _made(
     places += [place for _, place in constants]
     averaged = covariance if moves else None
     return frame, with_entries(fitted, averaged, (value, gradient, places), rest[len(constants) :])
-
-
-def _constants(fitted: Parameters) -> list[tuple[int, int]]:
-    """Constants that are not of the mean: place of the predictor, and place in the report."""
-    assert fitted.report_vcov is not None  # every fit has one
-    names = [*(() if fitted.phi is None else ("phi",)), *fitted.others]
-    first, beyond_mean = fitted.report_vcov.shape[1] - len(names), beyond_parameters(fitted.recipe.spec.family)
-    return [(k, first + names.index(one.name)) for k, one in beyond_mean if one.name in names]
 
 
 def _natural_slope(slope: Vec, family: Family, k: int, rows: pl.DataFrame) -> Vec:

@@ -34,7 +34,7 @@ def of_fit_jointly(fit: Answer) -> Parameters:
     refuse_effects_elsewhere(fit.recipe, "uncertainty='joint'")
     fitted, e = of_fit(fit), fit.estimate
     if not fitted.factors:
-        return fitted
+        return fitted  # nothing is given that could move
     known = design_of(fit, "uncertainty='joint'")
     family = fit.recipe.spec.family
     held = HeldParameters.of(e, family)
@@ -63,7 +63,7 @@ def working_vcov(
 ) -> tuple[Mat, dict[str, slice]]:
     """Var(ψ̂) for ψ = (beta, entries of the roots of Σ by term, predictors beyond the mean), from that of the report.
 
-    And where the coefficients of each formula beyond the mean stand in ψ.
+    And where the coefficients of each formula beyond the mean, and constants, stand in ψ.
 
     fixed (p + s, p + s)   that of the coefficients of all formulas, which stands as it is
     of_residual (k, k)     ∂natural/∂x of the correlation of residuals, whose x stand last
@@ -93,6 +93,7 @@ def working_vcov(
     starts = dict(zip(estimate.coefficients, np.cumsum([0, *map(len, estimate.coefficients.values())]), strict=False))
     for one in family.parameters[1:] if held.gamma is not None else ():
         if one.name in constants:  # what is not known moves nothing
+            spots[one.name] = slice(at, at + 1)
             k, value = constants[one.name], estimate.constants[one.name]
             at_value = one.link.forward(np.array([value]))
             slope = float(one.link.value(at_value, 1)[1][0]) if np.isfinite(value) else np.nan
@@ -117,8 +118,8 @@ def working_vcov(
 def _inward(root: Mat, structure: str, vcov: Mat) -> Mat:
     """∂(entries of the root)/∂(vech Σ) for Σ = root·root'; zero for a term whose variances have no standard errors.
 
-    A matrix of rank d has fewer entries of its root than of its own, which move along their slopes and nowhere else: the
-    pseudo-inverse of these takes Var(vech Σ) back to that of the root.
+    A matrix of rank d has fewer entries of its root than of its own, which move along their slopes and nowhere else:
+    the pseudo-inverse of these takes Var(vech Σ) back to that of the root.
     """
     found = STRUCTURES[structure]
     vech = found.vech(len(root))

@@ -133,7 +133,7 @@ class Parameters:
         coefficients = () if picked else tuple(self._value(_name(name, j), values[:, j]) for j in places)
         infinite = self.further_at_infinity or self.at_infinity
         vcov = self.vcov if infinite is None else infinite.vcov[None]
-        endless = self._endless()
+        endless = self.endless()
         used = nodes if not recipe.lost else tuple(column.node for column in recipe.columns)
         inputs = frozenset[str]().union(*(node.inputs() for node in used))
         place = 0
@@ -160,7 +160,7 @@ class Parameters:
             place,
         )
 
-    def _endless(self) -> Mat | None:
+    def endless(self) -> Mat | None:
         """Directions (p + s, k) of all coefficients along which some run off to infinity, or None."""
         p, s = self.beta.shape[1], self.gamma.shape[1]
         found = [] if self.at_infinity is None else [np.pad(self.at_infinity.directions, ((0, s), (0, 0)))]

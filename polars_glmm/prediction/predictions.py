@@ -56,7 +56,7 @@ from polars_glmm.prediction.row_numbers import error_of
 from polars_glmm.prediction.rows import phi_inputs, size_inputs, with_phi
 from polars_glmm.prediction.scale import ResponseScale, on_scale, scale_of
 from polars_glmm.prediction.scored import with_scored
-from polars_glmm.prediction.several import SEVERAL, errors_of, kinds_of, link_of_kind, value_of
+from polars_glmm.prediction.several import SEVERAL, error_on_eta, errors_of, kinds_of, link_of_kind, value_of
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -119,9 +119,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     kind
         "response": the mean given the random effects (a probability for binomial); "link": the linear predictor of mu;
         or a family parameter, "phi" (gaussian: sigma), "zi"; "zero": P(y = 0) where there is a zi. Where mu is not the
-        mean (lognormal, truncated counts) "mu" is mu, and errors of the mean are those at an estimated constant phi.
-        Of categories "response" has a column for the probability of each, "class" the likeliest; of ordered ones also
-        "cumulative" and "mean", of unordered ones "link" a column for each but the baseline.
+        mean (lognormal, truncated counts) "mu" is mu, and errors of the mean count those of phi. Of categories
+        "response" has a column for each, "class" the likeliest; of ordered ones also "cumulative" and "mean", of
+        unordered ones "link" a column for each but the baseline.
     random
         "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
         the unit whose random effects are zero; "integrate" is the average over the population, E g⁻¹(x'β + z'b) with
@@ -261,6 +261,8 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
             frame = at_limits(frame, fitted, family.parameters[place], std_error=request.uncertain)
         if scale.needs_phi:
             frame = with_phi(frame, schema, fitted, verb="predict", factors=purpose.acting)
+            if request.uncertain and plain and family.curve is None:
+                frame = frame.with_columns(error_on_eta(fitted, request.kind, purpose.acting, scale))
         if by_row and fitted.freedom is not None and not place:
             half_width = half_width_by_row(request.conf_level)
         values = _values(request, scale, half_width)
@@ -281,10 +283,9 @@ def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, requ
         add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="predict", factors=purpose.acting
     )
     family = fitted.recipe.spec.family
-    value = value_of(family, request.kind)
     if request.uncertain:
         frame = frame.with_columns(errors_of(fitted, request.kind, purpose.acting).alias(STD_ERROR))
-    return _selected(frame, schema, request, _numbers(fitted, request, value))
+    return _selected(frame, schema, request, _numbers(fitted, request, value_of(family, request.kind)))
 
 
 def _over_population(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
@@ -295,10 +296,8 @@ def _over_population(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters,
             "alone: use interval='confidence', or draw responses with simulate(random='new')."
         )
         raise ModelError(msg)
-    asked = request.kind, "response"
-    frame, quantity = add_expected_over_population(
-        frame, schema, fitted, Purpose("predict"), asked, moves=request.uncertain
-    )
+    made = Purpose("predict"), (request.kind, "response")
+    frame, quantity = add_expected_over_population(frame, schema, fitted, *made, moves=request.uncertain)
     if request.uncertain:
         frame = frame.with_columns(error_of(fitted, quantity).alias(STD_ERROR))
     return _selected(frame, schema, request, _numbers(fitted, request, quantity.value))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.named import column
 from polars_glmm.families.base import beyond_parameters, moved_beyond
 from polars_glmm.families.event_quantities import event_quantity
 from polars_glmm.families.links import LINKS, Link
 from polars_glmm.families.normal_nodes import Moved, slope_at
-from polars_glmm.prediction.event_times import quantities_of
-from polars_glmm.prediction.linear_predictor import ETA, MISSING
+from polars_glmm.prediction.constants import moving
+from polars_glmm.prediction.event_times import EventScale, quantities_of
+from polars_glmm.prediction.linear_predictor import ETA, MISSING, STD_ERROR
 from polars_glmm.prediction.rows import PHI, beyond
 from polars_glmm.prediction.variances import joint_variance
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from polars_glmm.families.base import Family
     from polars_glmm.prediction.effects import JoinedFactor
     from polars_glmm.prediction.parameters import Parameters
+    from polars_glmm.prediction.scale import ResponseScale
     from polars_glmm.typing import Vec
 
 SEVERAL = ("response", "zero")
@@ -59,8 +62,11 @@ def value_of(family: Family, kind: str) -> pl.Expr:
     return pl.when(~pl.col(MISSING)).then(value)
 
 
-def number_of(family: Any, kind: str) -> Callable[[Vec, Any], Vec]:
-    """A kind of prediction as a function of the linear predictor of mu, and of what is beyond the mean."""
+def number_of(family: Any, kind: str, times: Vec | None = None) -> Callable[[Vec, Any], Vec]:
+    """A kind of prediction as a function of the linear predictor of mu, and of what is beyond the mean.
+
+    times (n,)   of survival and hazards
+    """
     names = [one.name for _, one in beyond_parameters(family)]
     if kind in names:
         place = names.index(kind)
@@ -70,7 +76,7 @@ def number_of(family: Any, kind: str) -> Callable[[Vec, Any], Vec]:
     if kind == "mu":
         return lambda eta, phi: np.asarray(family.mean(eta))  # noqa: ARG005
     if kind in quantities_of(family):
-        return lambda eta, phi: np.asarray(event_quantity(family, kind, eta, phi, None)[0])  # type: ignore[arg-type]
+        return lambda eta, phi: np.asarray(event_quantity(family, kind, eta, phi, times)[0])  # type: ignore[arg-type]
 
     def mean(eta: Vec, phi: Any) -> Vec:
         found = family.expectation(family.mean(eta), phi)[0]
@@ -79,9 +85,9 @@ def number_of(family: Any, kind: str) -> Callable[[Vec, Any], Vec]:
     return mean
 
 
-def moved_number(family: Family, kind: str, eta: Vec, phi: Any) -> Moved:
+def moved_number(family: Family, kind: str, eta: Vec, phi: Any, times: Vec | None = None) -> Moved:
     """The number of rows, as a function of how far their predictors are moved."""
-    number = number_of(family, kind)
+    number = number_of(family, kind, times)
 
     def at(moved: Mapping[int, Vec]) -> Vec:
         further = {k: move for k, move in moved.items() if k}
@@ -91,16 +97,38 @@ def moved_number(family: Family, kind: str, eta: Vec, phi: Any) -> Moved:
     return at
 
 
-def errors_of(fitted: Parameters, kind: str, factors: Sequence[JoinedFactor]) -> pl.Expr:
-    """Standard errors, from the slopes of the quantity in every predictor that has a formula."""
+def errors_of(
+    fitted: Parameters, kind: str, factors: Sequence[JoinedFactor], time: str | None = None
+) -> pl.Expr:  # fmt: skip
+    """Standard errors, from the slopes of the quantity in every predictor: of formulas, and of constants.
+
+    time   the column of the times of survival and hazards
+    """
     family = fitted.recipe.spec.family
-    moving = [k for k, one in enumerate(family.parameters) if fitted.models(one.name)]
+    moved, factors = moving(fitted, factors)
+    places = [*(k for k, _ in moved.parts), *moved.constants]
 
     def slopes(batch: pl.Series) -> dict[int, Vec]:
         rows = batch.struct.unnest()
-        of = moved_number(family, kind, rows["eta"].cast(pl.Float64).to_numpy(), beyond(rows["phi"], family))
-        return {k: slope_at(of, k, rows.height) for k in moving}
+        eta, times = rows["eta"].cast(pl.Float64).to_numpy(), None if time is None else rows["time"].to_numpy()
+        phi = beyond(rows["phi"], family) if len(family.parameters) > 1 else None
+        of = moved_number(family, kind, eta, phi, times)
+        return {k: slope_at(of, k, rows.height) for k in places}
 
-    at = pl.struct(pl.col(ETA).alias("eta"), pl.col(PHI).alias("phi")).alias("at")
-    parts = [(k, fitted.fixed(family.parameters[k].name)) for k in moving]
-    return joint_variance(parts, factors, (at, slopes), pl.col(MISSING)).sqrt()
+    at = [pl.col(ETA).alias("eta"), pl.col(PHI).alias("phi")]
+    if time is not None:
+        at.append(column(time).cast(pl.Float64).alias("time"))
+    return joint_variance(moved, factors, (pl.struct(at).alias("at"), slopes), pl.col(MISSING)).sqrt()
+
+
+def error_on_eta(
+    fitted: Parameters, kind: str, factors: Sequence[JoinedFactor], scale: ResponseScale
+) -> pl.Expr:  # fmt: skip
+    """STD_ERROR of a linear predictor that moves the number as everything does together, for limits on its scale.
+
+    That which it has in rows where the number does not move with it, as survival at time 0.
+    """
+    slope = scale.slope(pl.col(ETA)).abs()
+    time = scale.time if isinstance(scale, EventScale) else None
+    error = errors_of(fitted, kind, factors, time) / slope
+    return pl.when(slope != 0.0).then(error).otherwise(pl.col(STD_ERROR)).alias(STD_ERROR)

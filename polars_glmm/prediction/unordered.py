@@ -15,7 +15,7 @@ from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.effects import JoinedFactor, balanced_sum
 from polars_glmm.prediction.linear_predictor import MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.population import add_population_rows
-from polars_glmm.prediction.variances import joint_variance
+from polars_glmm.prediction.variances import Moving, joint_variance
 
 if TYPE_CHECKING:
     from polars_glmm.prediction.parameters import Parameters
@@ -101,4 +101,4 @@ def errors_of(fitted: Parameters, kind: str, k: int, factors: Sequence[JoinedFac
         return dict(enumerate(probability_slopes(p, rest, k)))
 
     field: tuple[pl.Expr, Callable[[pl.Series], dict[int, Vec]]] = (pl.col(PREDICTORS), slopes)
-    return joint_variance(parts, factors, field, pl.col(MISSING)).sqrt()
+    return joint_variance(Moving(parts), factors, field, pl.col(MISSING)).sqrt()

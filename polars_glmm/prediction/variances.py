@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -72,23 +72,37 @@ def variance_with_freedom(fixed: FixedPart, factors: Acting, missing: pl.Expr) -
     return pl.struct(fields).map_batches(both, return_dtype=struct, is_elementwise=True)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Moving:
+    """Several predictors that one covariance matrix is of.
+
+    parts       places of the predictors with formulas and their fixed parts, all with the variance of everything
+    constants   places of the others, and where they stand in that variance
+    """
+
+    parts: Sequence[tuple[int, FixedPart]]
+    constants: Mapping[int, int] = field(default_factory=dict)
+
+
 def joint_variance(
-    parts: Sequence[tuple[int, FixedPart]],
+    moving: Moving,
     factors: Sequence[JoinedFactor],
     slopes: tuple[pl.Expr, Callable[[pl.Series], dict[int, Vec]]],
     missing: pl.Expr,
 ) -> pl.Expr:
     """The variance of a function of several predictors, as `variance` has that of one: x and z times their slopes.
 
-    parts    places of the predictors and their fixed parts, all with the variance of all coefficients
     slopes   what derivatives in the predictors are computed from, as a field, and how
     """
-    (field, slopes_of), places = slopes, [k for k, _ in parts]
-    vcov, outward = parts[0][1].vcov, parts[0][1].outward
+    (at, slopes_of), parts = slopes, moving.parts
+    places, vcov, outward = [k for k, _ in parts], parts[0][1].vcov, parts[0][1].outward
+    many = len(vcov) > 1
     directions = next((part.directions for _, part in parts if part.directions is not None), None)
     spreads = [_spread(factor, vcov, *places) for factor in factors]
     between = pair_spreads(factors, [factor.on(*places) for factor in factors], wanted=_some(vcov))
-    fields = [missing.alias("rows"), field.alias("at")]
+    fields = [missing.alias("rows"), at.alias("at")]
+    if many:
+        fields.append(pl.col(MODEL).alias("model"))
     for k, part in parts:
         fields += [node.to_expr().alias(f"x_{k}_{j}") for j, node in enumerate(part.nodes)]
     for i, factor in enumerate(factors):
@@ -98,7 +112,10 @@ def joint_variance(
     def totals(batch: pl.Series) -> pl.Series:
         rows = batch.struct.unnest()
         slope = slopes_of(rows["at"])
-        a, one = np.zeros((vcov.shape[1], rows.height)), np.zeros(1, dtype=np.intp)
+        a = np.zeros((vcov.shape[1], rows.height))
+        model = rows["model"].to_numpy() if many else np.zeros(1, dtype=np.intp)
+        for k, place in moving.constants.items():
+            a[place] = slope[k]
         for k, part in parts:
             for j in range(len(part.nodes)):
                 a[part.place + j] = slope[k] * rows[f"x_{k}_{j}"].to_numpy()
@@ -109,10 +126,10 @@ def joint_variance(
             for i, (factor, spread) in enumerate(zip(factors, spreads, strict=True)):
                 owners = [factor.part_of[j] for j in factor.on(*places)]
                 z = [slope[k] * rows[f"z_{i}_{j}"].to_numpy() for j, k in enumerate(owners)]
-                total += spread.add(z, rows, (i, one), a)
+                total += spread.add(z, rows, (i, model), a)
                 shares.append(spread.share(z, rows, i))
             total += sum(pair.twice(shares[i], shares[j]) for (i, j), pair in between.items())
-            total += quadratic(a if outward is None else outward.T @ a, vcov, one)
+            total += quadratic(a if outward is None else outward.T @ a, vcov, model)
         total[endless] = np.nan
         return pl.Series(batch.name, np.maximum(total, 0.0))
 
