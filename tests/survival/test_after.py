@@ -39,14 +39,16 @@ def test_hazards_are_what_survival_says(fit):
     assert at("survival", [0.0]).tolist() == [1.0] * 3
 
 
-def test_standard_errors_follow_the_slope_in_the_linear_predictor(fit):
+def test_standard_errors_of_medians_count_the_shape(fit):
+    """As those of `predictions` do; of an exponential and a lognormal median, exp(eta) times a number, it has no part."""
     head = FRAME.head(2)
     link = fit.predict(head, kind="link", std_error=True)
     half = fit.predict(head, kind="median", std_error=True, interval="confidence")
-    times_phi = 1.0 if fit.spec.family.link.name != "log" or "ph" not in repr(fit.spec.family) else None
-    if times_phi is not None:  # the median goes with exp(eta)
+    if fit.spec.family.name in ("exponential", "lognormal"):
         expected = half["prediction"] * link["prediction_std_error"]
-        assert_allclose(half["prediction_std_error"], expected, rtol=1e-8)
+        assert_allclose(half["prediction_std_error"], expected, rtol=1e-7)
+    unit = fit.predict(head, kind="median", random="none", std_error=True)["prediction_std_error"]
+    assert_allclose(unit, fit.predictions(head, average=False, kind="median")["std_error"], rtol=1e-6)
     assert (half["prediction_low"] < half["prediction"]).all()
     assert (half["prediction_high"] > half["prediction"]).all()
 
