@@ -40,7 +40,7 @@ def test_hazards_are_what_survival_says(fit):
 
 
 def test_standard_errors_of_medians_count_the_shape(fit):
-    """As those of `predictions` do; of an exponential and a lognormal median, exp(eta) times a number, it has no part."""
+    """As those of `predictions` do; of an exponential and a lognormal median it has no part."""
     head = FRAME.head(2)
     link = fit.predict(head, kind="link", std_error=True)
     half = fit.predict(head, kind="median", std_error=True, interval="confidence")
