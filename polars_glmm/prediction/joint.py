@@ -31,7 +31,8 @@ def of_fit_jointly(fit: Answer) -> Parameters:
 
     A variance without a standard error, as at a boundary, counts as known.
     """
-    refuse_effects_elsewhere(fit.recipe, "uncertainty='joint'")
+    if fit.recipe.spec.family.curve is not None:
+        refuse_effects_elsewhere(fit.recipe, "uncertainty='joint' of a curve")
     fitted, e = of_fit(fit), fit.estimate
     if not fitted.factors:
         return fitted  # nothing is given that could move

@@ -30,6 +30,8 @@ MODELS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "nb1": ("counts", ("nb ~ x + f + (1 | g)",), {"family": "nbinom1"}),
     "disp": ("counts", ("nb ~ x + f + (1 | g)", "phi ~ x"), {"family": "nbinom2"}),
     "hurdle1": ("counts", ("hnb ~ x + f + (1 | g)", "zi ~ x"), {"family": "truncated_negative_binomial1"}),
+    "zi_effects": ("counts", ("zip ~ x + f + (1 | g)", "zi ~ x + (1 | g)"), {"family": "poisson"}),
+    "hurdle2": ("counts", ("hnb ~ x + f + (1 | g)", "zi ~ x + (1 | g)"), {"family": "truncated_nbinom2"}),
     "genpois": ("counts", ("gp ~ x + f + (1 | g)",), {"family": "genpois"}),
     "tweedie": ("counts", ("tw ~ x + f + (1 | g)",), {"family": "tweedie"}),
     "betabinomial": ("counts", ("bb ~ x + f + (1 | g)",), {"family": "betabinomial", "trials": "N"}),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from numpy.testing import assert_allclose
 
 import polars_glmm as pg
 from tests.streaming.same import quietly
@@ -98,3 +99,80 @@ def test_a_mean_of_two_parts_moves_with_both(model: str) -> None:
     else:  # the steps share nothing, and the mean above zero moves with less than mu does
         assert (total <= np.hypot(first, second) * (1.0 + 1e-6)).all()
         assert (total >= second * (1.0 - 1e-9)).all()
+
+
+def test_a_hurdle_of_two_steps_is_two_fits() -> None:
+    """With independent effects in both formulas: of zi that of 0/1, of mu that of what is not zero."""
+    frame = hurdles()
+    both = pg.fit(frame, "y ~ x + (1 | g)", "zi ~ x + (1 | g)", family="truncated_poisson")
+    above = pg.fit(frame.filter(pl.col("y") > 0), "y ~ x + (1 | g)", family="truncated_poisson")
+    zero = pg.fit(frame.with_columns(y=pl.col("y") == 0), "y ~ x + (1 | g)", family="binomial")
+    asked = {"std_error": True, "uncertainty": "joint"}
+    for kind, fit, own in (("link", above, "link"), ("zi", zero, "response")):
+        ours, theirs = both.predict(frame, kind=kind, **asked), fit.predict(frame, kind=own, **asked)
+        assert_allclose(ours["prediction"], theirs["prediction"], rtol=1e-4, atol=1e-5)
+        assert_allclose(ours["prediction_std_error"], theirs["prediction_std_error"], rtol=2e-4)
+
+
+def hurdles() -> pl.DataFrame:
+    rng = np.random.default_rng(5)
+    g = np.repeat(np.arange(20), 12)
+    x, b = rng.normal(size=240).round(3), 0.6 * rng.normal(size=(2, 20))
+    above = 1 + rng.poisson(np.exp(0.5 + 0.4 * x + b[0, g]))
+    return pl.DataFrame({"x": x, "g": g, "y": np.where(rng.random(240) < 1 / (1 + np.exp(0.5 - 2.0 * b[1, g])), 0, above)})
+
+
+@pytest.mark.slow
+def test_effects_on_the_mean_and_on_phi_move_together() -> None:
+    """a'Va + Var(b | y) by differences of Laplace's approximation written out, ψ = (β, log σ, root of Σ)."""
+    rng = np.random.default_rng(11)
+    g, x, b = np.repeat(np.arange(24), 8), rng.integers(-2, 3, 192) / 2.0, rng.normal(size=(2, 24))
+    y = 0.7 + 0.4 * x + 0.6 * b[0, g] + np.exp(-0.5 - 0.3 * b[0, g] + 0.6 * b[1, g]) * rng.normal(size=192)
+    frame = pl.DataFrame({"y": y, "x": x, "g": g})
+    fit = pg.fit(frame, "y ~ x + (1 |p| g)", "phi ~ 1 + (1 |p| g)")
+    y, x = y.reshape(24, 8), x.reshape(24, 8)
+    modes = np.column_stack([fit.ranef().filter(parameter=one)["estimate"] for one in ("mu", "phi")])
+    v = fit.varcorr()["estimate"].to_list()
+    root = np.linalg.cholesky([[v[0], v[2]], [v[2], v[1]]])
+    psi = np.array([*fit.fixef()["estimate"], root[0, 0], root[1, 0], root[1, 1]])
+    step = 1e-3 * np.eye(2)
+
+    def root_of(at: Any) -> Any:
+        return np.array([[at[3], 0.0], [at[4], at[5]]])
+
+    def log_density(at: Any, u: Any) -> Any:
+        moved = u @ root_of(at).T
+        log_s = at[2] + moved[:, 1:]
+        rows = ((y - at[0] - at[1] * x - moved[:, :1]) / np.exp(log_s)) ** 2 + 2.0 * log_s + np.log(2.0 * np.pi)
+        return -0.5 * rows.sum(1) - 0.5 * (u**2).sum(1)
+
+    def curvature(at: Any, u: Any) -> Any:
+        o = lambda s: log_density(at, u + s)
+        rows = [[(o(h + k) - o(h - k) - o(k - h) + o(-h - k)) / 4e-6 for k in step] for h in step]
+        return -np.moveaxis(np.array(rows), -1, 0)
+
+    def modes_at(at: Any) -> Any:
+        u = np.linalg.solve(root, modes.T).T
+        for _ in range(6):
+            slope = np.stack([(log_density(at, u + h) - log_density(at, u - h)) / 2e-3 for h in step], 1)
+            u = u + np.linalg.solve(curvature(at, u), slope[:, :, None])[:, :, 0]
+        return u
+
+    def laplace(at: Any) -> float:
+        u = modes_at(at)
+        return float((log_density(at, u) - 0.5 * np.log(np.linalg.det(curvature(at, u)))).sum())
+
+    to = 2e-3 * np.eye(6)
+    bend = [[laplace(psi + h + k) - laplace(psi + h - k) - laplace(psi - h + k) + laplace(psi - h - k) for k in to]
+            for h in to]  # fmt: skip
+    covariance = np.linalg.inv(-np.array(bend) / 1.6e-5)
+    moves = np.stack([(modes_at(psi + h) @ root_of(psi + h).T - modes_at(psi - h) @ root_of(psi - h).T) / 4e-3
+                      for h in to])  # fmt: skip
+    given = root @ np.linalg.inv(curvature(psi, modes_at(psi))) @ root.T
+    for kind, k in (("link", 0), ("phi", 1)):
+        found = fit.predict(frame, kind=kind, std_error=True, uncertainty="joint")
+        a = moves[:, g, k].T
+        a[:, :3] += np.column_stack([np.ones(192), frame["x"], np.zeros(192)] if k == 0 else np.eye(3)[[2] * 192].T)
+        expected = np.sqrt(np.einsum("ni,ij,nj->n", a, covariance, a) + given[g, k, k])
+        scale = 1.0 if k == 0 else found["prediction"].to_numpy()
+        assert_allclose(found["prediction_std_error"], scale * expected, rtol=2e-5)
