@@ -199,7 +199,6 @@ def test_random_effects_on_phi_are_not_averaged_over_silently(sleep: pl.DataFram
         assert averaged[name].to_numpy() == pytest.approx(at_zero[name].to_numpy(), rel=1e-9)
     for ask in (
         lambda: fit.predict(sleep, interval="prediction"),
-        lambda: fit.predict(sleep, std_error=True, uncertainty="joint"),
         lambda: fit.augment(sleep, quantile=True, given="integrate"),
         lambda: fit.glance(conditional=True),
     ):
