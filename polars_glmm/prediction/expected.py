@@ -7,17 +7,18 @@ population, those in the entries of Σ too (families.normal_nodes).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ModelError
+from polars_glmm.columns.named import column
+from polars_glmm.errors import ModelError, enumerate_names
 from polars_glmm.families.base import all_parts, beyond_parameters
 from polars_glmm.families.normal_nodes import bend_at, nodes_of, slope_at
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.constants import constants_of
-from polars_glmm.prediction.event_times import QUANTITIES
+from polars_glmm.prediction.event_times import QUANTITIES, quantities_of
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import refuse_random_phi
 from polars_glmm.prediction.population import PredictorCovariance, add_population_rows
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.parameters import Parameters
     from polars_glmm.typing import Mat, Vec
 
-_MADE = f"{INTERNAL}expected"
+Asked: TypeAlias = tuple[str, str] | tuple[str, str, str | None]
+"""A kind, the scale, and the column of times of survival."""
+_AVERAGED = ("response", "zero", "median", "survival")
+"""Kinds of prediction that mean something as averages over random effects."""
+_MADE, _TIME = f"{INTERNAL}expected", f"{INTERNAL}time"
 
 
 def through_link(family: Family, kind: str) -> bool:
@@ -61,10 +66,21 @@ def check_kind(family: Family, kind: str, scale: str, verb: str) -> None:
         raise ModelError(msg)
 
 
+def require_averaged(family: Family, kind: str) -> None:
+    """Raise ModelError for a kind that is no average over random effects."""
+    if kind in _AVERAGED:
+        return
+    own = [one for one in _AVERAGED if one in kinds_of(family)]
+    msg = f"random='integrate' averages kind={enumerate_names(own, 'or')}: use one of these, or random='none'."
+    if kind in quantities_of(family):
+        msg += " The hazard of a population is no average of hazards: it is what its survival tells."
+    raise ModelError(msg)
+
+
 def add_expected(
-    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: tuple[str, str]
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: Asked
 ) -> tuple[pl.LazyFrame, Quantity]:
-    """The frame with what a number is made of, and the number: `asked` is its kind, and the scale."""
+    """The frame with what a number is made of, and the number."""
     purpose = replace(
         purpose, parts=all_parts(fitted.recipe.spec.family), also_used=purpose.also_used | phi_inputs(fitted)
     )
@@ -78,7 +94,7 @@ def add_expected_over_population(
     schema: pl.Schema,
     fitted: Parameters,
     purpose: Purpose,
-    asked: tuple[str, str],
+    asked: Asked,
     *,
     moves: bool = True,
 ) -> tuple[pl.LazyFrame, Quantity]:
@@ -100,19 +116,21 @@ def add_expected_over_population(
 def _made(
     frame: pl.LazyFrame,
     fitted: Parameters,
-    asked: tuple[str, str],
+    asked: Asked,
     covariance: PredictorCovariance | None,
     *,
     moves: bool = True,
 ) -> tuple[pl.LazyFrame, Quantity]:
-    family, (kind, scale) = fitted.recipe.spec.family, asked
+    family, (kind, scale, *time) = fitted.recipe.spec.family, asked
+    times = [column(name).cast(pl.Float64).alias(_TIME) for name in time if name is not None]
     parts = [(k, one.name) for k, one in enumerate(family.parameters) if moves and fitted.models(one.name)]
     constants = constants_of(fitted) if moves else []
     pairs = covariance.pairs if moves and covariance is not None else []
 
     def values(rows: pl.DataFrame) -> Mat:
         n = rows.height
-        of = moved_number(family, kind, rows[ETA].cast(pl.Float64).to_numpy(), beyond(rows[PHI], family))
+        eta, at = rows[ETA].cast(pl.Float64).to_numpy(), rows[_TIME].to_numpy() if times else None
+        of = moved_number(family, kind, eta, beyond(rows[PHI], family), at)
         if covariance is not None:
             of = nodes_of(covariance.places, covariance.at(rows), of).averaged(of)
         out = [np.broadcast_to(of({}), (n,)), *(slope_at(of, k, n) for k, _ in parts)]
@@ -126,7 +144,8 @@ def _made(
         return np.array(out)
 
     n = 1 + len(parts) + len(constants) + len(pairs)
-    frame, (value, *slopes) = computed_numbers(frame, (_MADE, [pl.col(MISSING, ETA, PHI)]), values, n, covariance)
+    fields = [pl.col(MISSING, ETA, PHI), *times]
+    frame, (value, *slopes) = computed_numbers(frame, (_MADE, fields), values, n, covariance)
     gradient: list[pl.Expr] = []
     places: list[int] = []
     for slope, (_, name) in zip(slopes[: len(parts)], parts, strict=True):

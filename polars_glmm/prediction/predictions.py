@@ -20,7 +20,7 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
-from polars_glmm.prediction.expected import add_expected_over_population, through_link
+from polars_glmm.prediction.expected import add_expected_over_population, require_averaged, through_link
 from polars_glmm.prediction.half_widths import (
     RowFreedom,
     half_width_by_row,
@@ -296,8 +296,9 @@ def _over_population(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters,
             "alone: use interval='confidence', or draw responses with simulate(random='new')."
         )
         raise ModelError(msg)
-    made = Purpose("predict"), (request.kind, "response")
-    frame, quantity = add_expected_over_population(frame, schema, fitted, *made, moves=request.uncertain)
+    made = Purpose("predict", also_used=frozenset() if request.time is None else frozenset({request.time}))
+    asked = request.kind, "response", request.time
+    frame, quantity = add_expected_over_population(frame, schema, fitted, made, asked, moves=request.uncertain)
     if request.uncertain:
         frame = frame.with_columns(error_of(fitted, quantity).alias(STD_ERROR))
     return _selected(frame, schema, request, _numbers(fitted, request, quantity.value))
@@ -311,7 +312,8 @@ def _numbers(fitted: Parameters, request: Request, value: pl.Expr) -> list[pl.Ex
     if request.interval is not None:
         half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
         name, at, slope = on_scale(link_of_kind(family, request.kind).name, family.mean_range, value)
-        values += _limits(ResponseScale.of_link(name), at, error * slope * half)
+        margin = pl.when(error == 0.0).then(0.0).otherwise(error * slope * half)  # at an end of its range, too
+        values += _limits(ResponseScale.of_link(name), at, margin)
     return values
 
 
@@ -376,9 +378,8 @@ def _check_kind(family: Family, request: Request) -> None:
         hint = " The mean is kind='response'." if kind == "mu" else suggest(kind, kinds, listed=True)
         msg = f"kind={kind!r} is not something {family!r} predicts: use {enumerate_names(kinds, 'or')}.{hint}"
         raise ModelError(msg)
-    if kind != "response" and request.random == "integrate":
-        msg = "random='integrate' averages the mean: use kind='response', or random='none' for the linear predictor."
-        raise ModelError(msg)
+    if request.random == "integrate":
+        require_averaged(family, kind)
     if kind != "response" and request.interval == "prediction":
         msg = "interval='prediction' is for a new response: use kind='response', or interval='confidence'."
         raise ModelError(msg)

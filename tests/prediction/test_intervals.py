@@ -174,7 +174,7 @@ def test_a_population_without_variance_is_the_unit_at_zero() -> None:
 
 
 def test_what_cannot_be_asked_is_said(slopes: Any, counts: Any, sleep: pl.DataFrame, ticks: pl.DataFrame) -> None:
-    with pytest.raises(ModelError, match="averages the mean"):
+    with pytest.raises(ModelError, match="averages kind="):
         slopes.predict(sleep, kind="link", random="integrate")
     with pytest.raises(ModelError, match="for a new response"):
         slopes.predict(sleep, kind="phi", interval="prediction")

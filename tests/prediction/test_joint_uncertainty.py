@@ -119,7 +119,8 @@ def hurdles() -> pl.DataFrame:
     g = np.repeat(np.arange(20), 12)
     x, b = rng.normal(size=240).round(3), 0.6 * rng.normal(size=(2, 20))
     above = 1 + rng.poisson(np.exp(0.5 + 0.4 * x + b[0, g]))
-    return pl.DataFrame({"x": x, "g": g, "y": np.where(rng.random(240) < 1 / (1 + np.exp(0.5 - 2.0 * b[1, g])), 0, above)})
+    zero = rng.random(240) < 1 / (1 + np.exp(0.5 - 2.0 * b[1, g]))
+    return pl.DataFrame({"x": x, "g": g, "y": np.where(zero, 0, above)})
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from polars.testing import assert_frame_equal
 
 import polars_glmm
 from polars_glmm.errors import ColumnError, ModelError
+from polars_glmm.families.event_quantities import event_quantity
+from polars_glmm.linalg.differences import jacobian
 from tests.survival.frames import times
 
 FRAME = times()
@@ -51,6 +53,34 @@ def test_standard_errors_of_medians_count_the_shape(fit):
     assert_allclose(unit, fit.predictions(head, average=False, kind="median")["std_error"], rtol=1e-6)
     assert (half["prediction_low"] < half["prediction"]).all()
     assert (half["prediction_high"] > half["prediction"]).all()
+
+
+def test_survival_of_the_population_is_the_average_over_random_effects(fit):
+    """∫ S(t | b)φ(b) db by 150 nodes, and its error by the delta method in all that is estimated, by differences."""
+    head, grid = FRAME.head(2), [0.0, 0.5, 2.0]
+    made = fit.predict(head, kind="survival", times=grid, random="integrate", interval="confidence", std_error=True)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(150)
+    family, x = fit.spec.family, np.column_stack([np.ones(2), head["x"].to_numpy()])
+
+    def averages(at):
+        beta, sd = at[:2], np.exp(at[2])
+        phi = None if len(at) == 3 else np.exp(at[3])
+        shape = None if phi is None else np.full(2, phi)
+        every = [
+            event_quantity(family, "survival", x @ beta + sd * z, shape, np.full(2, t))[0] for t in grid for z in nodes
+        ]
+        return (weights @ np.reshape(every, (3, len(nodes), 2)) / np.sqrt(2.0 * np.pi)).T.ravel()
+
+    phi = [] if fit.dispersion().is_empty() else [np.log(fit.dispersion()["estimate"][0])]
+    at = np.array([*fit.fixef()["estimate"], np.log(fit.varcorr()["std_dev"][0]), *phi])
+    assert_allclose(made["prediction"], averages(at), rtol=1e-8)
+    slopes = jacobian(averages, at, np.full(len(at), 1e-4))
+    vcov = fit.vcov(full=True)["covariance"].to_numpy().reshape(len(at), len(at))
+    errors = np.sqrt(np.einsum("kr,kl,lr->r", slopes, vcov, slopes))
+    assert_allclose(made["prediction_std_error"], errors, rtol=1e-5, atol=1e-12)
+    low, high = made["prediction_low"].to_numpy(), made["prediction_high"].to_numpy()
+    assert ((low <= made["prediction"].to_numpy()) & (made["prediction"].to_numpy() <= high)).all()
+    assert low[0] == high[0] == 1.0
 
 
 def test_a_mean_that_is_infinite_is_null():
@@ -115,6 +145,7 @@ def test_what_cannot_be_cut_or_predicted_is_said():
         ({"kind": "survival"}, "needs times="),
         ({"kind": "median", "times": [1.0]}, "times= is of"),
         ({"kind": "hazard", "times": [-1.0]}, "not negative"),
+        ({"kind": "hazard", "times": [1.0], "random": "integrate"}, "no average of hazards"),
     ):
         with pytest.raises(ModelError, match=words):
             fit.predict(FRAME, **arguments)
