@@ -296,9 +296,9 @@ def _over_population(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters,
             "alone: use interval='confidence', or draw responses with simulate(random='new')."
         )
         raise ModelError(msg)
-    made = Purpose("predict", also_used=frozenset() if request.time is None else frozenset({request.time}))
-    asked = request.kind, "response", request.time
-    frame, quantity = add_expected_over_population(frame, schema, fitted, made, asked, moves=request.uncertain)
+    times = frozenset[str]() if request.time is None else frozenset({request.time})
+    asked = Purpose("predict", also_used=times), (request.kind, "response", request.time)
+    frame, quantity = add_expected_over_population(frame, schema, fitted, *asked, moves=request.uncertain)
     if request.uncertain:
         frame = frame.with_columns(error_of(fitted, quantity).alias(STD_ERROR))
     return _selected(frame, schema, request, _numbers(fitted, request, quantity.value))
@@ -306,14 +306,14 @@ def _over_population(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters,
 
 def _numbers(fitted: Parameters, request: Request, value: pl.Expr) -> list[pl.Expr]:
     """A number with its STD_ERROR and limits, made on a scale of its range."""
-    family, values, error = fitted.recipe.spec.family, [value], pl.col(STD_ERROR).fill_nan(None)
-    if request.std_error:
-        values.append(error)
+    family, error = fitted.recipe.spec.family, pl.col(STD_ERROR).fill_nan(None)
+    values = [value, error] if request.std_error else [value]
     if request.interval is not None:
         half = half_width_of(request.conf_level, known_freedom(fitted, request.df))
         name, at, slope = on_scale(link_of_kind(family, request.kind).name, family.mean_range, value)
-        margin = pl.when(error == 0.0).then(0.0).otherwise(error * slope * half)  # at an end of its range, too
-        values += _limits(ResponseScale.of_link(name), at, margin)
+        margin = (error * slope * half).fill_nan(None)
+        exact = (error == 0.0) if request.time is not None else pl.lit(value=False)  # survival at time 0 is 1
+        values += _limits(ResponseScale.of_link(name), at, pl.when(exact).then(0.0).otherwise(margin))
     return values
 
 

@@ -127,9 +127,10 @@ def error_on_eta(
 ) -> pl.Expr:  # fmt: skip
     """STD_ERROR of a linear predictor that moves the number as everything does together, for limits on its scale.
 
-    That which it has in rows where the number does not move with it, as survival at time 0.
+    That which it has in rows where the number does not move with it, as survival at time 0, and none where it has none.
     """
     slope = scale.slope(pl.col(ETA)).abs()
     time = scale.time if isinstance(scale, EventScale) else None
     error = errors_of(fitted, kind, factors, time) / slope
-    return pl.when(slope != 0.0).then(error).otherwise(pl.col(STD_ERROR)).alias(STD_ERROR)
+    told = (slope != 0.0) & pl.col(STD_ERROR).is_finite()
+    return pl.when(told).then(error).otherwise(pl.col(STD_ERROR)).alias(STD_ERROR)

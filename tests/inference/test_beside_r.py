@@ -191,6 +191,27 @@ def test_errors_of_survival_and_hazards_count_the_shape() -> None:
     assert_allclose(survival["prediction_std_error"], np.exp(-h) * h * error, rtol=1e-5)
 
 
+def test_survival_that_runs_to_one_has_no_error() -> None:
+    """Without an event in one group its rows have a prediction and no error, the others both."""
+    blind = rows("times").with_columns(event=pl.when(pl.col("f") == "a").then(0).otherwise(pl.col("event")))
+    fit = polars_glmm.fit(blind, "surv(time, event) ~ f + x", family="weibull")
+    found = fit.predict(blind, kind="survival", times=[1.0], std_error=True, interval="confidence")
+    assert found["prediction"].null_count() == 0
+    of_a = (blind["f"] == "a").to_list()
+    for column in ("prediction_std_error", "prediction_low", "prediction_high"):
+        assert found[column].is_null().to_list() == of_a
+        assert found[column].drop_nulls().is_finite().all()
+
+
+def test_a_size_that_is_hardly_known_does_not_spoil_the_mean() -> None:
+    """Given phi the error of the first mean was 0.418; it is 0.149 with its covariance with the coefficients."""
+    frame = rows("counts").filter(pl.col("f") == "b").with_columns(y=pl.col("zip") + 1)
+    fit = polars_glmm.fit(frame, "y ~ x + (1 | g)", family="truncated_nbinom2")
+    found = fit.predict(frame, random="none", std_error=True)["prediction_std_error"]
+    assert found[0] == pytest.approx(0.149, abs=1e-3)
+    assert_allclose(found, fit.predictions(frame, average=False)["std_error"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("formulas", [("y ~ x + (1 | g)",), ("y ~ x + (1 | g)", "phi ~ x"), ("y ~ x",)], ids=str)
 def test_errors_of_predict_are_those_of_predictions_where_phi_is_in_the_mean(formulas: tuple[str, ...]) -> None:
     """Two routes to one delta method; of fits by key and of lazy frames too."""
