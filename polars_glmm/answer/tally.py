@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 _PAIRED = 1e-7
-"""Difference of two correlations, or of two sizes relative to them, that rounding may make on different routes."""
+"""Difference of two correlations that rounding may make on different routes."""
+_AGAIN = 1e-9
+"""Difference of any two pairings that the order of rows may make on one route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,18 @@ class Fingerprint:
         """Whether the sums agree but for rounding."""
         return bool((np.abs(np.subtract(self.moments, other.moments)) <= _allowed(np.array(self.moments))).all())
 
-    def unpaired(self, other: Fingerprint) -> list[str]:
+    def unpaired(self, other: Fingerprint, within: float = _PAIRED) -> list[str]:
         """The columns and groups of both against which the responses lie in another way."""
-        return [name for name in self._unlike(other) if of_response(name)] if self.about == other.about else []
+        return [name for name in self._unlike(other, within) if of_response(name)] if self.about == other.about else []
 
-    def moved(self, other: Fingerprint) -> list[str]:
-        """The columns of both that have another mean or another size."""
-        names = [name.partition(" ")[2] for name in self._unlike(other) if not of_response(name)]
+    def moved(self, other: Fingerprint, within: float = _AGAIN) -> list[str]:
+        """The columns of both that have another mean or another size, or other values beside those of their rows."""
+        names = [name.partition(" ")[2] for name in self._unlike(other, within) if not of_response(name)]
         return list(dict.fromkeys(names))
 
-    def _unlike(self, other: Fingerprint) -> list[str]:
+    def _unlike(self, other: Fingerprint, within: float) -> list[str]:
         common = [name for name in self.pairings if name in other.pairings]
-        return [name for name in common if not abs(self.pairings[name] - other.pairings[name]) <= _PAIRED]
+        return [name for name in common if not abs(self.pairings[name] - other.pairings[name]) <= within]
 
 
 Reading: TypeAlias = tuple[Fingerprint, tuple[GroupSize, ...]]
@@ -107,7 +109,7 @@ def check_unchanged(then: Reading, now: Reading) -> None:
         what = f"it now gives {after[0]:.0f} observations, the fit had {before[0]:.0f}"
     elif not then[0].same_sums(now[0]):
         what = f"the sum of the response is now {after[1]:.10g}, the fit had {before[1]:.10g}"
-    elif other := then[0].unpaired(now[0]):
+    elif other := then[0].unpaired(now[0], _AGAIN):
         what = f"the response lies in another way against {enumerate_names(other)}"
     elif other := then[0].moved(now[0]):
         what = f"{enumerate_names(other)} has other values"

@@ -16,6 +16,7 @@ from .records import Design, Factor, Predictor
 if TYPE_CHECKING:
     from typing import Self
 
+_GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
 ONES = -1
 """The place of a column of ones, which is not stored."""
 
@@ -51,18 +52,19 @@ class RecordLayout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColumnMoments:
-    """Of k columns over n rows: mean (k,), cross (k, k) = Σ (v − mean)(v − mean)'."""
+    """Of k columns over n rows, or rows of weights that sum to n: mean (k,), cross (k, k) = Σ (v − mean)(v − mean)'."""
 
-    n: int
+    n: float
     mean: Vec
     cross: Mat
 
     @classmethod
-    def of(cls, v: Mat) -> ColumnMoments:
-        """The moments of columns (k, n)."""
-        mean = v.mean(axis=1)
+    def of(cls, v: Mat, w: Vec | None = None) -> ColumnMoments:
+        """The moments of columns (k, n), rows weighted by w (n,)."""
+        size = v.shape[1] if w is None else float(w.sum())
+        mean = v.mean(axis=1) if w is None else v @ w / size
         away = v - mean[:, None]
-        return cls(v.shape[1], mean, away @ away.T)
+        return cls(size, mean, (away if w is None else away * w) @ away.T)
 
     def __add__(self, other: ColumnMoments) -> ColumnMoments:
         """Of both sets of rows (Chan, Golub & LeVeque 1983)."""
@@ -88,6 +90,32 @@ def weighted(design: Design) -> tuple[Vec | None, Vec]:
     f, precision = design.frequency, design.precision
     w = f if precision is None else precision if f is None else f * precision
     return w, design.y if design.mu.offset is None else design.y - design.mu.offset
+
+
+def level_numbers(n: int) -> Vec:
+    """A number for each of n levels: multiples of the golden section modulo 1, which no sums of few relate."""
+    return np.asarray(np.arange(1, n + 1) * _GOLDEN % 1.0 - 0.5)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lined:
+    """Moments of all that weighted rows hold: k distinct columns, `heads`, response less offset, numbers of levels."""
+
+    k: int
+    heads: tuple[str, ...]
+    sums: ColumnMoments
+
+    @classmethod
+    def of(cls, design: Design, distinct: Mat) -> Lined:
+        """Of a design of one factor or none, and its distinct columns (k, n)."""
+        (w, y), heads = weighted(design), other_heads(design)
+        numbers = [level_numbers(f.n_levels)[f.codes] for f in design.factors] or [np.zeros_like(y)]
+        held = np.vstack([distinct, *heads.values(), y, *numbers])
+        return cls(len(distinct), tuple(heads), ColumnMoments.of(held, w))
+
+    def __add__(self, other: Lined) -> Lined:
+        """Of both sets of rows."""
+        return replace(self, sums=self.sums + other.sums)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,6 +227,7 @@ class Apart:
     shape, layout, held   as of its filling
     tally                 sums over the rows, by level of the first factor;  moments of the distinct columns
     more_obs              observations of every level of the further factors
+    lined                 how all that rows hold lies together, where one reading put them away
     """
 
     shape: Design
@@ -207,6 +236,7 @@ class Apart:
     moments: ColumnMoments
     held: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict, kw_only=True)
     more_obs: tuple[Vec, ...] = field(default=(), kw_only=True)
+    lined: Lined | None = field(default=None, kw_only=True)
 
     @property
     def filling(self) -> Filling:
@@ -295,3 +325,12 @@ def head_of(design: Design) -> dict[str, Vec]:
         **{offset_name(one.parameter): one.offset for one in design.predictors},
     }
     return {name: values for name, values in found.items() if values is not None}
+
+
+def other_heads(design: Design) -> dict[str, Vec]:
+    """What rows hold besides columns, the response and its weights: trials, offsets, statuses, inputs, ends."""
+    return {
+        name.replace("_", " "): np.where(np.isfinite(v), v, 0.0)
+        for name, v in head_of(design).items()
+        if name not in ("y", "frequency", "precision")
+    }

@@ -242,4 +242,4 @@ def _judged(design: Apart, places: tuple[int, ...], centred: BoolVec) -> Judged:
     def triangle(shift: Vec, scale: Vec, kept: IntVec) -> Mat:
         return design.triangle(tuple(places[k] for k in kept), shift[kept], scale[kept])
 
-    return judge_moments(own.n, own.mean, own.cross, centred, triangle)
+    return judge_moments(int(own.n), own.mean, own.cross, centred, triangle)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from polars_glmm.design.apart import level_numbers
 from polars_glmm.design.by_key.records import KeyedDesign, starts
-from polars_glmm.design.pairing import column_name, group_name, level_numbers, place_name, shares, size_name, varies
+from polars_glmm.design.pairing import column_name, group_name, place_name, shares, size_name, varies
 from polars_glmm.typing import Mat, Vec
 
 
@@ -30,11 +31,16 @@ def pairings_by_model(design: KeyedDesign) -> Mat:
     away = y - np.repeat(total(y) / size, design.model_rows)
     square, columns = total(away * away), []
     for x in design.x:
-        mean, mean_square = total(x) / size, total(x * x) / size
-        fine = varies(mean, mean_square)
-        root = np.sqrt(np.where(fine, mean_square, 1.0))
-        own = np.where(fine, size * (mean_square - mean**2), 1.0)
-        told = (shares(total(away * x), square * own), np.log(root), mean / root)
+        mean = total(x) / size
+        x_away = x - np.repeat(mean, design.model_rows)
+        variance = total(x_away * x_away) / size
+        fine = varies(mean, variance)
+        own = np.where(fine, variance, 1.0)
+        told = (
+            shares(total(away * x_away), square * size * own),
+            0.5 * np.log(own + mean**2),
+            np.arcsinh(mean / np.sqrt(own)),
+        )
         columns += [np.where(fine, one, np.nan) for one in told]
     codes, counts = design.codes, design.counts
     for k in design.in_formula if design.group is not None else []:

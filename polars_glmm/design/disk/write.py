@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.design.apart import ColumnMoments, RecordLayout, Tally, head_of
+from polars_glmm.design.apart import ColumnMoments, Lined, RecordLayout, Tally, head_of
 from polars_glmm.design.disk.parts import Parts, StoredDesign
 from polars_glmm.design.distinct import DistinctColumns, shape_of
 from polars_glmm.design.reader import Reader
@@ -53,6 +53,7 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
     layout: RecordLayout | None = None
     tally: Tally | None = None
     moments: ColumnMoments | None = None
+    lined: Lined | None = None
     with progress.stage("reading", room.n_rows):
         for design in _designs(reader, query):
             head = head_of(design)
@@ -62,9 +63,10 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
                 parts = Parts(room.spill, layout, room.n_rows, room.level_rows, room.part_bytes)
             distinct = columns.of(design)
             parts.append(_records(design, list(head.values()), distinct))
-            own, now = Tally.of(design), ColumnMoments.of(distinct)
+            own, now, here = Tally.of(design), ColumnMoments.of(distinct), Lined.of(design, distinct)
             tally = own if tally is None else tally + own
             moments = now if moments is None else moments + now
+            lined = here if lined is None else lined + here
     notes = reader.notes()
     if layout is None or parts is None or tally is None or moments is None:
         msg = "The source changed while it was read: it gave no rows."
@@ -72,7 +74,7 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
     if len(tally.level_rows) and not np.array_equal(tally.level_rows, room.level_rows):
         msg = "The source changed while it was read: some groups have other rows than they had."
         raise DataChangedError(msg)
-    stored = StoredDesign(shape_of(recipe), layout, tally, moments, parts, room.spill)
+    stored = StoredDesign(shape_of(recipe), layout, tally, moments, parts, room.spill, lined=lined)
     return Partitioned(stored, notes, reader.n_dropped)
 
 
