@@ -28,6 +28,7 @@ from polars_glmm.design.response import all_integers, input_nodes, observed_reci
 from polars_glmm.design.sums.outline import Known, LazyVariables, factors_of, group_factors
 from polars_glmm.design.text_numbers import text_notes
 from polars_glmm.errors import ColumnError, ResourceError, ResponseError, counted, enumerate_names
+from polars_glmm.frames.facts import Facts, summed
 from polars_glmm.frames.levels import combine
 from polars_glmm.frames.source import Source
 from polars_glmm.frames.table import Table
@@ -71,6 +72,11 @@ class Inquired(NamedTuple):
     notes: tuple[Note, ...]
     later: tuple[Note, ...]
     source: Source
+    facts: Facts = ()
+
+    def found_again(self) -> Source:
+        """The source that finds again what was learned of it."""
+        return self.source.finding(self.facts, ())
 
 
 def asked_of(spec: ModelSpec, source: Source) -> Inquired:
@@ -92,7 +98,8 @@ def asked_of(spec: ModelSpec, source: Source) -> Inquired:
     notes += tuple(note for part in made for note in part.notes)
     notes += text_notes(spec, variables.categoricals)
     rows = tuple(rows for _, rows in counted)
-    return Inquired(recipe, tuple(part.centred for part in made), rows, notes, later, source)
+    centred = tuple(part.centred for part in made)
+    return Inquired(recipe, centred, rows, notes, later, source, tuple(variables.facts))
 
 
 def settled(asked: Inquired, design: AnyApart) -> tuple[Recipe, AnyApart, tuple[Note, ...]]:
@@ -177,8 +184,11 @@ def _is_share(spec: ModelSpec, variables: LazyVariables, success: Node, trials: 
         ((y - y.round()).abs() > 1e-7).any().alias("share"),
         y.max().alias("most"),
         ((y == 1) & (n > 1)).any().alias("doubt"),
+        y.sum().alias("sum"),
     )
     found = source.answer(asked).row(0, named=True)
+    if found["sum"] is not None and np.isfinite(found["sum"]):
+        variables.facts.append(summed("the sum of the response", (success,), found["sum"], found["sum"]))
     if found["share"]:
         return True
     if found["most"] is not None and found["most"] <= 1 and found["doubt"] and not all_integers(spec, variables.table):

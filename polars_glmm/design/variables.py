@@ -179,7 +179,7 @@ class Variables:
             msg = f"{render(call)}: the second argument of ave() is a column: make one of {render(group)} first."
             raise FormulaError(msg)
         name = group.name
-        kind = _kind(name, self.table.dtype(name), marked=True)
+        kind = kind_of(name, self.table.dtype(name), marked=True)
         labels, means = self.means(call, x, name)
         self._remember(name, labels)
         keys = tuple(float(label) if kind == "number" else label for label in labels)
@@ -231,7 +231,7 @@ class Variables:
     def _categorical(
         self, name: str, text: str, contrast: str, options: dict[str, Any], order: Sequence[Any] | None
     ) -> Variable:
-        kind = _kind(name, self.table.dtype(name), marked=text != name)
+        kind = kind_of(name, self.table.dtype(name), marked=text != name)
         require_levels(name, self.table.levels(name).n_levels, self.count_rows, lambda: self.refused(name))
         values = self.table.values(name)
         self._remember(name, values)
@@ -267,7 +267,8 @@ def _label(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _kind(name: str, dtype: pl.DataType, *, marked: bool) -> Literal["text", "boolean", "number"]:
+def kind_of(name: str, dtype: pl.DataType, *, marked: bool) -> Literal["text", "boolean", "number"]:
+    """What the levels of a column are. Raises ColumnError for what has none, as a number not `marked` by C()."""
     if is_label(dtype):
         return "text"
     if dtype == pl.Boolean:

@@ -182,6 +182,13 @@ class Source:
         asked += [pl.when(self.in_use).then(self._of(fact)).sum().alias(fact.name) for fact in self.facts]
         return self.frame.select(asked)
 
+    def recounted(self, rows: pl.DataFrame) -> tuple[float, ...]:
+        """What the facts are sums of, summed over some of the rows."""
+        if not self.facts:
+            return ()
+        asked = [pl.when(self.in_use).then(self._of(fact)).sum().alias(fact.name) for fact in self.facts]
+        return rows.select(asked).row(0)
+
     def _of(self, fact: Fact) -> Any:
         """What a fact is the sum of."""
         return self.expression(fact.value) if isinstance(fact.value, Node) else fact.value
@@ -275,6 +282,26 @@ class Source:
         asked = [pl.col(_ROW), *([column(name)] if name else [])]
         taken = self.frame.with_row_index(_ROW).filter(where).select(asked).head(1).collect()
         return int(taken[_ROW][0]), taken[name][0] if name else np.nan
+
+
+class Recount:
+    """The facts of a source, found again as its rows come by."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._totals: list[float] = [0] * len(source.facts)
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Some more of the rows."""
+        self.found(self._source.recounted(rows))
+
+    def found(self, sums: Sequence[float]) -> None:
+        """What was recounted of some more of the rows."""
+        self._totals = [a + b for a, b in zip(self._totals, sums, strict=True)]
+
+    def refuse_changed(self) -> None:
+        """Raise DataChangedError where all rows have not given the facts again."""
+        self._source.refuse_changed(dict(zip((fact.name for fact in self._source.facts), self._totals, strict=True)))
 
 
 def missing_in(dtypes: Mapping[str, pl.DataType], optional: Gaps = NO_GAPS) -> dict[str, pl.Expr]:

@@ -13,11 +13,13 @@ import pytest
 
 import polars_glmm
 from polars_glmm import Control, Memory
+from polars_glmm.columns.nodes import Reference
+from polars_glmm.columns.operators import Expressions
 from polars_glmm.design.sums import outline as lazy_learn
 from polars_glmm.design.sums import summarise as sums
 from polars_glmm.design.sums.queries import SumQueries
 from polars_glmm.errors import DataChangedError, UnknownLevelError
-from polars_glmm.frames.facts import of_argument, of_labels
+from polars_glmm.frames.facts import Fact, of_labels, of_values
 from polars_glmm.frames.held import repeatable
 from tests.sources.kinds import KINDS, rows
 from tests.streaming.same import quietly
@@ -168,13 +170,18 @@ def test_draws_stand_beside_the_rows_they_were_drawn_for() -> None:
 
 def changing(path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, more: pl.DataFrame) -> None:
     """Rows are added to a file after the first call of a function."""
+    written(monkeypatch, where, name, lambda: pl.concat([pl.read_csv(path), more]).write_csv(path))
+
+
+def written(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, change: Callable[[], None]) -> None:
+    """A source is changed after the first call of a function."""
     original, done = getattr(where, name), []
 
     def then_changed(*args: Any, **options: Any) -> Any:
         found = original(*args, **options)
         if not done:
             done.append(True)
-            pl.concat([pl.read_csv(path), more]).write_csv(path)
+            change()
         return found
 
     monkeypatch.setattr(where, name, then_changed)
@@ -207,6 +214,41 @@ def test_a_file_that_grows_while_it_is_fitted_is_fitted_as_it_was_at_one_time(
         assert any(note.code == "rows_collected" and "other rows" in note.text for note in fit.notes)
 
 
+X, REVERSED = pl.col("x"), pl.col("f").reverse()
+MOVED: list[tuple[str, str, pl.Expr]] = [
+    ("scale(x)", "shift", X + 1e-3),
+    ("scale(x)", "spread", (X - X.mean()) * 1.001 + X.mean()),
+    ("scale(far)", "spread far from zero", (pl.col("far") - pl.col("far").mean()) * 1.001 + pl.col("far").mean()),
+    ("poly(x, 2)", "mirrored", -X + 2 * X.mean()),
+    ("bs(x, df=4)", "one row", X + pl.when(pl.int_range(pl.len()) == 7).then(0.1).otherwise(0.0)),
+    ("ave(x, f)", "levels exchanged", REVERSED),
+    ("ave(x, f) + x", "values exchanged", X.reverse()),
+    ("f", "levels exchanged", pl.when(pl.col("f") == "a").then(pl.lit("z")).otherwise("f").alias("f")),
+]
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("family", ["gaussian", "poisson"])
+@pytest.mark.parametrize(("term", "what", "change"), MOVED, ids=[f"{term} {what}" for term, what, _ in MOVED])
+def test_values_that_change_while_they_are_read_are_read_as_at_one_time(
+    family: str, term: str, what: str, change: pl.Expr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows in the same groups, and a column of theirs is another once something was learned of it."""
+    path, lazy = tmp_path / "rows.csv", lazy_learn.LazyVariables
+    data = rows().with_columns(far=X + 1e6)
+    data.write_csv(path)
+    name = change.meta.output_name() if "far" not in what else "far"
+    reading = "means" if term.startswith("ave") else "ask"
+    after = data.with_columns(change.alias(name))
+    written(monkeypatch, lazy, reading, lambda: after.write_csv(path))
+    y = "y" if family == "gaussian" else "count"
+    fit = quietly(pl.scan_csv(path), f"{y} ~ {term} + (1 | g)", family=family, control=DISK)
+    want = quietly(after, f"{y} ~ {term} + (1 | g)", family=family)
+    assert fit.loglik == pytest.approx(want.loglik, rel=1e-9)
+    np.testing.assert_allclose(fit.fixef()["estimate"], want.fixef()["estimate"], rtol=1e-6, atol=1e-9)
+    assert any(note.code == "rows_collected" and "other rows" in note.text for note in fit.notes)
+
+
 def test_parts_of_a_growing_file_are_summed_as_of_one_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, data = tmp_path / "rows.csv", rows()
     data.write_csv(path)
@@ -222,14 +264,20 @@ def test_parts_of_a_growing_file_are_summed_as_of_one_time(tmp_path: Path, monke
 def test_facts_of_a_reading_hold_for_the_same_rows_only() -> None:
     data = exact(200)
     counted = data.group_by("f").agg(pl.len().alias("__glmm_count"))
-    labels = of_labels(counted, "f")
-    x = of_argument("x", pl.col("x"), float(data["x"].sum()), float(data["x"].abs().sum()))
+    to = Expressions(dict(data.schema))
+    x = of_values("x", Reference("x"), data["x"].to_numpy(), np.ones(200))
     other = pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("z")).otherwise("f")
-    swapped = data.with_columns(f=other, x=pl.col("x") + 1e-6)
-    for fact in (labels, x):
-        assert fact.holds(data.select(fact.value.sum()).item())
-        assert fact.holds(data.reverse().select(fact.value.sum()).item())
-        assert not fact.holds(swapped.select(fact.value.sum()).item())
+    swapped = data.with_columns(f=other, x=pl.col("x") * (1.0 + 1e-6) + 1e-6)
+
+    def now(fact: Fact, of: pl.DataFrame) -> float:
+        value = fact.value if isinstance(fact.value, pl.Expr) else fact.value.compile(to)
+        return of.select(value.sum()).item()
+
+    assert len(x) == 3
+    for fact in (of_labels(counted, "f"), *x[:2]):
+        assert fact.holds(now(fact, data))
+        assert fact.holds(now(fact, data.reverse()))
+        assert not fact.holds(now(fact, swapped))
 
 
 def test_sums_of_different_rows_are_not_put_together() -> None:

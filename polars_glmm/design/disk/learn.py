@@ -48,6 +48,6 @@ def learn_stored(
     level_rows = asked.level_rows[0] if asked.level_rows else np.empty(0, dtype=np.int64)
     require_groups_fit(recipe, level_rows, sizes.group_bytes)
     room = DiskRoom(spill, sizes.part_bytes, sizes.n_rows, level_rows)
-    stored, left_out, n_dropped = partition(recipe, query, room, refuse_missing=missing == "error")
+    stored, left_out, n_dropped = partition(recipe, query, room, asked.found_again(), refuse_missing=missing == "error")
     recipe, stored, notes = settled(asked, stored)
     return ApartLearned(recipe, stored, left_out + notes, n_dropped)

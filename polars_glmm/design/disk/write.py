@@ -18,6 +18,7 @@ from polars_glmm.design.recipe import Recipe
 from polars_glmm.design.records import Design
 from polars_glmm.errors import DataChangedError
 from polars_glmm.frames.batches import batches
+from polars_glmm.frames.source import Recount, Source
 from polars_glmm.notes import Note
 from polars_glmm.spill import Spill
 from polars_glmm.typing import IntVec, Mat
@@ -41,13 +42,16 @@ class Partitioned(NamedTuple):
     n_dropped: int
 
 
-def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_missing: bool = False) -> Partitioned:
+def partition(
+    recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, source: Source, *, refuse_missing: bool = False
+) -> Partitioned:
     """The rows of a query on disk, at most one factor; the recipe's levels are those of the rows in use.
 
-    Raises what `Reader` raises, DataChangedError where the source does not hold the levels it had, ResourceError on a
-    full disk.
+    source   whose facts are found again on the way
+    Raises what `Reader` raises, DataChangedError where the source does not hold the levels or facts it had,
+    ResourceError on a full disk.
     """
-    reader = Reader(recipe, refuse_missing=refuse_missing)
+    reader, facts = Reader(recipe, refuse_missing=refuse_missing), Recount(source)
     columns = DistinctColumns(recipe)
     parts: Parts | None = None
     layout: RecordLayout | None = None
@@ -55,7 +59,7 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
     moments: ColumnMoments | None = None
     lined: Lined | None = None
     with progress.stage("reading", room.n_rows):
-        for design in _designs(reader, query):
+        for design in _designs(reader, query, facts):
             head = head_of(design)
             if layout is None or parts is None:
                 layout = columns.layout(tuple(head))
@@ -67,6 +71,7 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
             tally = own if tally is None else tally + own
             moments = now if moments is None else moments + now
             lined = here if lined is None else lined + here
+    facts.refuse_changed()
     notes = reader.notes()
     if layout is None or parts is None or tally is None or moments is None:
         msg = "The source changed while it was read: it gave no rows."
@@ -78,8 +83,9 @@ def partition(recipe: Recipe, query: pl.LazyFrame, room: DiskRoom, *, refuse_mis
     return Partitioned(stored, notes, reader.n_dropped)
 
 
-def _designs(reader: Reader, query: pl.LazyFrame) -> Iterator[Design]:
+def _designs(reader: Reader, query: pl.LazyFrame, facts: Recount) -> Iterator[Design]:
     for batch in batches(query):
+        facts.add(batch)
         design = reader.read(batch)
         progress.advance(batch.height)
         if design is not None:

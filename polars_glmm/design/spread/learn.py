@@ -17,6 +17,7 @@ from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.frames.engine_source import EngineSource
 from polars_glmm.frames.missing import check_missing, dropped_rows
 from polars_glmm.frames.size import row_bytes
+from polars_glmm.frames.source import Recount
 from polars_glmm.frames.staying import Holders
 from polars_glmm.notes import Note
 from polars_glmm.spec.model import ModelSpec
@@ -48,9 +49,9 @@ def learn_spread(
         bare = tuple(replace(f, levels=f.levels.clear()) for f in asked.recipe.factors)
         needed = source.count_rows() * row_bytes(spec, frame, most=1 << 62)
         rows_of = holders.spread(source.frame.filter(source.complete), keys, needed)
-        kept = rows_of.made(partial(read_part, replace(asked.recipe, factors=bare)))
+        kept = rows_of.made(partial(read_part, replace(asked.recipe, factors=bare), asked.facts))
         rows_of.release()
-        design, untried = together(asked.recipe, asked.level_rows, kept)
+        design, untried = together(asked.recipe, asked.level_rows, Recount(asked.found_again()), kept)
     recipe, design, notes = settled(asked, design)
     if untried:
         what = f"{counted(untried, 'row')} without any trial {'was' if untried == 1 else 'were'} left out."

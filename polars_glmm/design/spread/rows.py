@@ -19,6 +19,8 @@ from polars_glmm.design.reader import Reader
 from polars_glmm.design.recipe import Recipe
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ColumnError, DataChangedError, ResponseError
+from polars_glmm.frames.facts import Facts
+from polars_glmm.frames.source import Recount, Source
 from polars_glmm.frames.staying import Staying
 from polars_glmm.typing import CodeVec, IntVec, Mat, Vec
 
@@ -46,6 +48,7 @@ class KeptRows:
     codes       by factor of the formula, in the levels that are here
     sums        what is asked of them first, None where the part has no row in use
     n_untried   rows without trials, which are left out
+    recounted   what facts are sums of, over these rows
     """
 
     head: dict[str, Vec]
@@ -53,6 +56,7 @@ class KeptRows:
     codes: tuple[CodeVec, ...]
     sums: PartSums | None
     n_untried: int
+    recounted: tuple[float, ...] = ()
 
     def taken(self, places: tuple[int, ...]) -> Mat:
         """Distinct columns by place, (k, n)."""
@@ -89,10 +93,11 @@ def _triangle(places: tuple[int, ...], shift: Vec, scale: Vec, kept: KeptRows) -
     return narrowed(np.empty((0, len(places))), kept.taken(places), shift, scale)
 
 
-def read_part(recipe: Recipe, rows: pl.DataFrame) -> KeptRows:
+def read_part(recipe: Recipe, facts: Facts, rows: pl.DataFrame) -> KeptRows:
     """The rows of a part as they are kept. Raises ColumnError, ResponseError for what cannot be the model's."""
     if not rows.height:
         return _nothing(0)
+    source = replace(Source.of(recipe.spec, rows.lazy()), tried=recipe.response.trials, facts=facts)
     factors = [
         replace(f, levels=in_code_order(rows.select(columns_named(f.keys)).unique(), f.keys)) for f in recipe.factors
     ]
@@ -123,29 +128,36 @@ def read_part(recipe: Recipe, rows: pl.DataFrame) -> KeptRows:
         tuple(counts),
         tuple(obs),
     )
-    return KeptRows(head, distinct, tuple(codes), sums, reader.n_untried)
+    return KeptRows(head, distinct, tuple(codes), sums, reader.n_untried, source.recounted(rows))
 
 
 def _nothing(n_untried: int) -> KeptRows:
     return KeptRows({}, np.empty((0, 0)), (), None, n_untried)
 
 
-def sums_of(kept: KeptRows) -> tuple[PartSums | None, int]:
-    """What the rows of a part tell, and how many of them have no trials."""
-    return kept.sums, kept.n_untried
+def sums_of(kept: KeptRows) -> tuple[PartSums | None, int, tuple[float, ...]]:
+    """What the rows of a part tell, how many of them have no trials, and what facts are sums of."""
+    return kept.sums, kept.n_untried, kept.recounted
 
 
-def together(recipe: Recipe, level_rows: Sequence[IntVec], kept: Staying[KeptRows]) -> tuple[SpreadDesign, int]:
+def together(
+    recipe: Recipe, level_rows: Sequence[IntVec], facts: Recount, kept: Staying[KeptRows]
+) -> tuple[SpreadDesign, int]:
     """The design of all parts, with all columns of the formulas, and its rows without trials.
 
     level_rows   rows of every level by factor, as they were counted before the rows were divided
+    facts        what was learned before, to be found again
     Raises DataChangedError where the parts hold others, or share a level.
     """
     told = kept.ask(sums_of)
-    there = [sums is not None for sums, _ in told]
-    parts = [sums for sums, _ in told if sums is not None]
+    there = [sums is not None for sums, _, _ in told]
+    parts = [sums for sums, _, _ in told if sums is not None]
     if not parts:
         raise DataChangedError(_CHANGED)
+    for sums, _, recounted in told:
+        if sums is not None:
+            facts.found(recounted)
+    facts.refuse_changed()
     coders = [KeyCoder(factor) for factor in recipe.factors]
     places = tuple(
         tuple(
@@ -170,7 +182,7 @@ def together(recipe: Recipe, level_rows: Sequence[IntVec], kept: Staying[KeptRow
     design = SpreadDesign(
         shape_of(recipe), parts[0].layout, tally, moments, chosen, places, more_obs=obs[1:]
     )
-    return design, sum(untried for _, untried in told)
+    return design, sum(untried for _, untried, _ in told)
 
 
 def _scattered(parts: Sequence[Vec], places: Sequence[IntVec], n: int) -> Vec:

@@ -6,8 +6,9 @@ model of plain numeric columns needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import polars as pl
 
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.named import column, nameless
-from polars_glmm.columns.nodes import Arithmetic, Node, Reference
+from polars_glmm.columns.nodes import Looked, Node, Reference
 from polars_glmm.columns.transforms import SPREAD_SUFFICES, Input, Spread
 from polars_glmm.design.factors import correlated, independent_levels
 from polars_glmm.design.points import design_of
@@ -23,9 +24,9 @@ from polars_glmm.design.predictors import learn_columns, offset_node, refuse_equ
 from polars_glmm.design.recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe
 from polars_glmm.design.response import response_recipe, success_node
 from polars_glmm.design.text_numbers import text_notes
-from polars_glmm.design.variables import Variables
+from polars_glmm.design.variables import Variables, kind_of
 from polars_glmm.errors import ColumnError, brief
-from polars_glmm.frames.facts import Fact, of_argument
+from polars_glmm.frames.facts import About, Fact, Facts, of_argument, of_values, standardised, summed
 from polars_glmm.frames.levels import Levels, code, is_label
 from polars_glmm.frames.source import Query, Source
 from polars_glmm.frames.table import Table
@@ -120,6 +121,7 @@ class LazyVariables(Variables):
     counts: dict[Node, tuple[Vec, Vec]] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)
     scans: int = 0
+    arguments: int = 0
 
     def count_rows(self) -> int:
         return self.source.count_rows()
@@ -202,13 +204,33 @@ class LazyVariables(Variables):
         labels = found[group].cast(source.dtypes[group])
         order = np.argsort(labels.cast(pl.String).to_numpy() if is_label(labels.dtype) else labels.to_numpy())
         values = labels.cast(pl.String) if is_label(labels.dtype) else labels
-        return [values[int(k)] for k in order], means[order]
+        named = [values[int(k)] for k in order]
+        counts = found["__glmm_f"].to_numpy()[order]
+        self._find(lambda text: self._of_means(text, x, group, named, means[order], counts))
+        return named, means[order]
+
+    def _of_means(self, text: str, x: Node, group: str, labels: list[Any], means: Vec, counts: Vec) -> Facts:
+        """That the levels of a column have the rows, and the means of x, that they had."""
+        kind = kind_of(group, self.source.dtypes[group], marked=True)
+        keys = tuple(float(label) if kind == "number" else label for label in labels)
+        about = About.of(means, counts)
+        level = standardised(Looked(group, kind, keys, tuple(means.tolist())), about)
+        z, own = replace(level, x=x), (means - level.centre) / level.scale
+        slack, frequency = about.size, self.source.frequency
+        return (
+            summed(f"the levels of {text}", (level, level), float(counts @ own**2), slack, frequency),
+            summed(f"the means of {text}", (level, z), float(counts @ own**2), slack, frequency),
+        )
 
     def combinations(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
         found = self.source.levels_of(names, "__glmm_count")
         self.scans += 1
         if not found.height:
             self.source.refuse_empty()
+        counts, nodes = found["__glmm_count"].to_numpy().astype(np.float64), [Reference(name) for name in names]
+        values = [found[name].cast(pl.Float64).to_numpy() for name in names]
+        for node, own in zip(nodes, values, strict=True):
+            self._find(partial(of_values, node=node, values=own, counts=counts))
         return sorted(found.select(map(column, names)).iter_rows())
 
     def bounds(self, node: Node, text: str) -> tuple[float, float]:
@@ -246,16 +268,17 @@ class LazyVariables(Variables):
             count, away, squares = answer.select("count", "away", "squares").row(0)
             mean = away / count if count else 0.0
             self.spreads[node] = Spread(count, near + mean, float(np.maximum(squares - count * mean**2, 0.0)))
-            total, size = near * count + away, float(np.sqrt(count * (squares + count * near**2)))
+            self._find(lambda text: of_argument(text, node, About(*self.spreads[node]), self.source.frequency))
         else:
             ordered = answer.sort("v")
             v, f = self.counts[node] = ordered["v"].to_numpy(), ordered["f"].to_numpy()
-            total, size = float(f @ v), float(f @ np.abs(v))
-        if np.isfinite(total):
-            name = f"an argument of the formula, the {len(self.facts) + 1}th,"
-            weight = self.source.frequency
-            value = node if weight is None else Arithmetic("*", node, Reference(weight))
-            self.facts.append(of_argument(name, value, total, size))
+            self._find(lambda text: of_values(text, node, v, f, self.source.frequency))
+
+    def _find(self, told: Callable[[str], Facts]) -> None:
+        """What was found of an argument of the formula, by a name of its own."""
+        self.arguments += 1
+        found = told(f"argument {self.arguments} of the formula")
+        self.facts += [fact for fact in found if np.isfinite(fact.total) and np.isfinite(fact.rounding)]
 
     def _frequency(self) -> Any:
         name = self.source.frequency
