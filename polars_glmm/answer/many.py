@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 import polars as pl
 
+from polars_glmm.answer.copies import Whole
 from polars_glmm.answer.record import Answer
 from polars_glmm.answer.tally import Fingerprint, GroupSize
 from polars_glmm.columns.named import column
@@ -33,7 +34,7 @@ MOST_NAMED = 3
 
 
 @dataclass(frozen=True, eq=False)
-class KeyedRows:
+class KeyedRows(Whole):
     """The rows of a frame by key: order[starts[k] : starts[k + 1]] are those of key k; no frame after pickling.
 
     lazy, keys   where the rows are read instead, and the keys that tell them apart; None where they are in `frame`
@@ -81,7 +82,7 @@ class KeyedRows:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(Whole):
     """Models that were fitted together; every one of them is an answer.
 
     keys (M,)            their numbers in the collection

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from polars_glmm.answer import criteria
+from polars_glmm.answer.copies import Whole
 
 if TYPE_CHECKING:
     from polars_glmm.answer.tally import Fingerprint, GroupSize
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Answer:
+class Answer(Whole):
     """The answer to one call of `fit`.
 
     recipe      how to make the model's columns from any frame, with the constants learned from the data
@@ -30,7 +31,7 @@ class Answer:
     n_dropped   rows left out for missing values
     seconds     the whole call took
     groups, fingerprint   sizes and sums that outlive the rows
-    rows, source          the data, if kept: the whole frame, or where to read it again; pickling drops both
+    rows, source          the data, if kept: the whole frame, or where to read it again; pickles drop both, copies do not
     kept                  (n,) which of the rows the model uses, None for all
     """
 
