@@ -31,7 +31,7 @@ class Answer(Whole):
     n_dropped   rows left out for missing values
     seconds     the whole call took
     groups, fingerprint   sizes and sums that outlive the rows
-    rows, source          the data, if kept: the whole frame, or where to read it again; pickles drop both, copies do not
+    rows, source          the data, if kept: the whole frame, or where to read it again; pickles drop both, not copies
     kept                  (n,) which of the rows the model uses, None for all
     """
 
