@@ -62,7 +62,7 @@ def learn(
     response = learn_response(spec, variables)
     if response.trials is not None and not response.trials.all():
         tried = response.trials > 0
-        check_untried(response, table)
+        check_untried(response.y, response.trials, response.recipe.name, table)
         n = int((~tried).sum())
         what = f"{counted(n, 'row')} without any trial {'was' if n == 1 else 'were'} left out."
         notes += (Note("rows_without_trials", what, quiet=True),)

@@ -23,7 +23,7 @@ from .predictors import matrix
 from .recipe import FactorRecipe, PredictorRecipe, Recipe, TermRecipe, cuts_of
 from .records import Design, Factor, Predictor, Term
 from .residual import residual_rows
-from .response import check_support, read_inputs, read_response
+from .response import check_support, check_untried, read_inputs, read_response
 from .variables import Variables
 
 
@@ -66,6 +66,7 @@ class Reader:
             return None
         rows = read_response(self.recipe, Variables(table))
         if rows.trials is not None and not rows.trials.all():
+            check_untried(rows.y, rows.trials, self.recipe.response.name, table)
             tried = rows.trials > 0
             self.n_untried += int((~tried).sum())
             table, weights = part(table, weights, tried)

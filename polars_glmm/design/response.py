@@ -265,13 +265,12 @@ def _remedy(family: Family, rows: Rows, y: float) -> str:
     return " It takes values above 0 only; family='gaussian' takes any."
 
 
-def check_untried(response: ResponseColumns, table: Table) -> None:
+def check_untried(y: Vec, trials: Vec, name: str, table: Table) -> None:
     """Raise ResponseError for a row that has successes without a trial."""
-    assert response.trials is not None  # asked where some are 0
-    bad = np.flatnonzero((response.trials == 0) & (response.y != 0))
+    bad = np.flatnonzero((trials == 0) & (y != 0))
     if len(bad):
         i = int(bad[0])
-        msg = f"response {response.recipe.name} is {_shown(response.y[i])} of 0 trials in row {table.row(i)}."
+        msg = f"response {name} is {_shown(y[i])} of 0 trials in row {table.row(i)}."
         raise ResponseError(msg)
 
 

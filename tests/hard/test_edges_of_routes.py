@@ -165,8 +165,10 @@ def test_rows_without_trials_are_counted_as_rows() -> None:
     assert next(note.text for note in fit.notes if note.code == "rows_without_trials").startswith("5000 rows")
     for data in (frame, frame.lazy()):
         assert "15,000 rows used" in str(polars_glmm.explain(data, "s ~ x + (1 | g)", family="binomial", trials="n"))
-    with pytest.raises(ResponseError, match="1 of 0 trials in row 0"):
-        quietly(frame.with_columns(s=1), "s ~ x + (1 | g)", family="binomial", trials="n")
+    for data in (frame, frame.lazy()):
+        for control in (Control(), Control(memory=Memory(limit=1))):
+            with pytest.raises(ResponseError, match="1 of 0 trials in row 0"):
+                quietly(data.with_columns(s=1), "s ~ x + (1 | g)", family="binomial", trials="n", control=control)
 
 
 # dtypes and arguments ------------------------------------------------------------------------------------------------
