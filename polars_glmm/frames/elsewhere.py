@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
-from polars_glmm.errors import ModelError
+from polars_glmm.errors import ColumnError, ModelError
 from polars_glmm.frames.engine import EngineFrame
 
 PolarsFrame = pl.DataFrame | pl.LazyFrame
@@ -34,18 +35,22 @@ def take(frame: object) -> Taken | None:
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return Taken(frame, lambda made: made)
     import narwhals.stable.v2 as nw  # noqa: PLC0415  for such frames only
+    from narwhals.exceptions import DuplicateError  # noqa: PLC0415
 
     try:
         found: Any = nw.from_native(frame)
     except TypeError:
         return None
+    except DuplicateError as error:
+        msg = f"The frame has several columns of one name: {' '.join(str(error).split())}. Rename them first."
+        raise ColumnError(msg) from error
     if isinstance(found, nw.LazyFrame):
         native = found.to_native()
         if isinstance(native, pl.LazyFrame):
             return Taken(native, lambda made: made)
         engine = EngineFrame.of(found)
         return Taken(engine.lazy(), None, engine)
-    rows = _with_categories(found.to_polars(), found)
+    rows = _with_categories(_rows_of(found), found)
     return Taken(rows, lambda made: _beside(found, made.select(pl.exclude(rows.columns))))
 
 
@@ -98,20 +103,56 @@ def applied(frame: object, verb: str, work: Callable[[PolarsFrame], PolarsFrame]
     return taken.back(made.collect() if isinstance(made, pl.LazyFrame) else made)
 
 
-def _with_categories(rows: pl.DataFrame, found: Any) -> pl.DataFrame:
-    """Columns of declared categories as Enums, so that levels come in the order that was declared."""
-    import narwhals.stable.v2 as nw  # noqa: PLC0415  for such frames only
+def _rows_of(found: Any) -> pl.DataFrame:
+    """A frame in memory as one of Polars: as it is where it can be taken so, else column by column."""
+    try:
+        rows: pl.DataFrame = found.to_polars()
+    except (Exception, pl.exceptions.PanicException):  # noqa: BLE001  whatever Arrow says of a column it does not know
+        return pl.DataFrame([_column_of(found[name]) for name in found.columns])
+    return rows
 
-    orders: dict[str, pl.Enum] = {}
-    for name, dtype in found.collect_schema().items():
-        categories = None
-        if isinstance(dtype, nw.Enum):
-            categories = dtype.categories
-        elif dtype == nw.Categorical and found.implementation.is_pandas_like():
-            categories = found[name].cat.get_categories().to_list()
-        if categories and all(isinstance(category, str) for category in categories):
-            orders[name] = pl.Enum(categories)
-    return rows.cast(orders) if orders else rows  # type: ignore[arg-type]
+
+def _column_of(found: Any) -> pl.Series:
+    """A column of any library; its values one by one where it is stored in a way that Polars does not know.
+
+    What Polars has no dtype for are objects, which are refused where a model uses them.
+    """
+    try:
+        made: pl.Series = found.to_polars().rename(found.name)
+    except (Exception, pl.exceptions.PanicException):  # noqa: BLE001
+        values = [float(v) if isinstance(v, np.floating) else v for v in found.to_list()]
+        try:
+            return pl.Series(found.name, values)
+        except (TypeError, OverflowError, pl.exceptions.PolarsError):
+            return pl.Series(found.name, values, dtype=pl.Object)
+    return made
+
+
+def _with_categories(rows: pl.DataFrame, found: Any) -> pl.DataFrame:
+    """Columns of declared categories as Enums, so that levels come in the order that was declared.
+
+    Categories of pandas that are numbers or dates are labels, their text; False and True are Boolean.
+    """
+    made = []
+    for name in found.columns:
+        if found.implementation.is_pandas_like():
+            own = found.to_native()[name]
+            categories = getattr(own.dtype, "categories", None)
+            if categories is None or rows.schema[name] == pl.Boolean:
+                continue
+            codes = pl.Series(own.cat.codes.to_numpy()).cast(pl.Int64)
+        else:
+            categories = getattr(found[name].dtype, "categories", None)
+            codes = None
+        labels = [str(value) for value in (() if categories is None else categories)]
+        if not labels or len(set(labels)) < len(labels):
+            continue
+        if codes is None or rows.schema[name] in (pl.String, pl.Categorical):
+            made.append(rows[name].cast(pl.Enum(labels)))
+        else:
+            known = codes.set(codes < 0, None)
+            made.append(pl.Series(name, labels, dtype=pl.Enum(labels)).gather(known))
+    return rows.with_columns(made) if made else rows
 
 
 def _beside(found: Any, added: pl.DataFrame) -> Any:

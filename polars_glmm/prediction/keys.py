@@ -26,15 +26,16 @@ class KeyPair(NamedTuple):
 def match_key(column: str, found: pl.DataType, learned: pl.DataType) -> KeyPair:
     """Expressions that make `column` of new data (dtype `found`) comparable with the levels of the fit (`learned`).
 
-    String, Categorical and Enum match by label; numbers by value (1 matches 1.0, never 1.5); Datetime and Duration by
-    moment whatever the time unit. Raises ColumnError for dtypes without a common meaning.
+    String, Categorical and Enum match by label, and whole numbers match the labels that write them, as in a fixed
+    effect: so do pandas's categories and the numbers they were made of. Numbers match by value (1 matches 1.0, never
+    1.5); Datetime and Duration by moment whatever the time unit. Raises ColumnError for dtypes without a common meaning.
     """
     key = as_found(column)
     if found == learned:
         return KeyPair(key, key)
     if found == pl.Null:
         return KeyPair(key.cast(learned), key)
-    if is_label(found) and is_label(learned):
+    if (is_label(found) or found.is_integer()) and is_label(learned):
         return KeyPair(key.cast(pl.String), key.cast(pl.String))
     if found.is_numeric() and learned.is_numeric():
         return _match_numbers(key, found, learned)

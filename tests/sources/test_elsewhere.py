@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from polars.testing import assert_frame_equal
 
 import polars_glmm
-from polars_glmm import Control, FitCollection, Memory, ModelError, datasets, fit
+from polars_glmm import ColumnError, Control, FitCollection, Memory, ModelError, datasets, fit
 
 GAUSSIAN = ("Reaction ~ Days + (Days | Subject)", "sleepstudy", {})
 COUNTS = ("TICKS ~ YEAR + cHEIGHT + (1 | BROOD)", "grouseticks", {"family": "poisson"})
@@ -129,6 +130,46 @@ def test_categories_keep_the_order_that_pandas_declares() -> None:
     frame["period"] = pd.Categorical(frame["period"], categories=["3", "1", "2", "4"])
     fit = polars_glmm.fit(frame, SHARES[0], family="binomial", trials="size")
     assert fit.fixef()["term"].to_list() == ["Intercept", "period[T.1]", "period[T.2]", "period[T.4]"]
+
+
+def test_categories_of_pandas_are_categories_whatever_they_are_of() -> None:
+    frame = plain(datasets.load("sleepstudy"))
+    whole = frame.with_columns(pl.col("Days").cast(pl.Int64), pl.col("Subject").cast(pl.Int64))
+    want = polars_glmm.fit(whole, "Reaction ~ C(Days) + (1 | Subject)")
+    own = whole.to_pandas()
+    own["Days"], own["Subject"] = pd.Categorical(own["Days"]), pd.Categorical(own["Subject"])
+    fit = polars_glmm.fit(own, "Reaction ~ Days + (1 | Subject)")
+    assert fit.loglik == pytest.approx(want.loglik, abs=1e-9)
+    assert fit.fixef()["term"][1] == "Days[T.1]"
+    for new in (own, whole.to_pandas()):  # as categories, and as the numbers they were made of
+        np.testing.assert_allclose(fit.predict(new)["prediction"], want.predict(whole)["prediction"], rtol=1e-9)
+    cut = own.assign(x=pd.cut(whole["Days"].to_numpy(), [-1, 4, 9]))
+    assert polars_glmm.fit(cut, "Reaction ~ x + (1 | Subject)").fixef()["term"][1] == "x[T.(4, 9]]"
+
+
+KEPT_OTHERWISE = {
+    "sparse": lambda days: pd.arrays.SparseArray(days.astype(float)),
+    "long double": lambda days: days.astype(np.longdouble),
+    "run-end encoded": lambda days: pd.arrays.ArrowExtensionArray(pyarrow.compute.run_end_encode(pa.array(days))),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT_OTHERWISE)
+def test_numbers_are_numbers_however_pandas_keeps_them(kind: str) -> None:
+    frame = plain(datasets.load("sleepstudy"))
+    own = frame.to_pandas()
+    own["Days"] = KEPT_OTHERWISE[kind](frame["Days"].to_numpy())
+    fit = polars_glmm.fit(own, GAUSSIAN[0])
+    assert fit.loglik == pytest.approx(polars_glmm.fit(frame, GAUSSIAN[0]).loglik, abs=1e-9)
+
+
+def test_what_no_column_holds_is_refused_where_it_is_used() -> None:
+    own = plain(datasets.load("sleepstudy")).to_pandas().assign(other=1j)
+    assert polars_glmm.fit(own, GAUSSIAN[0]).n_obs == 180
+    with pytest.raises(ColumnError, match="'other' is Object"):
+        polars_glmm.fit(own, "Reaction ~ other + (1 | Subject)")
+    with pytest.raises(ColumnError, match="several columns of one name"):
+        polars_glmm.fit(pd.concat([own, own[["Days"]]], axis=1), GAUSSIAN[0])
 
 
 def test_missing_values_of_every_library_are_missing(library: str) -> None:
