@@ -77,6 +77,7 @@ def question_by(
     refuse_objects(resolved.columns(), schema)
     _refuse_keys_in_terms(resolved, columns)
     data = _read(frame, columns, spec) if isinstance(frame, pl.LazyFrame) else frame.clone()
+    data = data.with_columns(column(name).fill_nan(None) for name in columns if schema[name].is_float())
     keyed = _keyed(data, columns)
     _require_keys(data, columns, call.missing)
     rows = KeyedRows.of(keyed.frame, keyed.code, keyed.keys.height)

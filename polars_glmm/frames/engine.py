@@ -14,7 +14,7 @@ from polars_glmm.errors import ModelError
 
 BATCH = 1 << 17
 _NAMES = {"duckdb": "DuckDB", "ibis": "Ibis", "dask": "Dask", "pyspark": "Spark", "pyspark[connect]": "Spark"}
-_PLAIN = (pl.String, pl.Boolean, pl.Date, pl.Time, pl.Datetime, pl.Duration, pl.Enum)
+_PLAIN = (pl.String, pl.Boolean, pl.Date, pl.Time, pl.Datetime, pl.Enum)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,11 +91,26 @@ class EngineFrame:
 def _schema(plan: Any) -> pl.Schema:
     """The dtypes of Polars; asked of an empty answer where the names of the engine's types do not tell."""
     found: pl.Schema = plan.collect_schema().to_polars()
-    if all(dtype.is_integer() or dtype.is_float() or dtype in _PLAIN for dtype in found.values()):
-        return found
-    empty = plan.head(0).collect("polars").to_native().schema
+    doubtful = [name for name, dtype in found.items() if not _plain(dtype)]
     told = (pl.Enum, pl.Categorical, pl.Int128)  # an empty answer does not know the categories
-    return pl.Schema({name: dtype if isinstance(dtype, told) else empty[name] for name, dtype in found.items()})
+    asked = {name: found[name] if isinstance(found[name], told) else _asked(plan, name) for name in doubtful}
+    return pl.Schema({name: asked.get(name, dtype) for name, dtype in found.items()})
+
+
+def _plain(dtype: pl.DataType) -> bool:
+    """Whether a dtype is what an engine's name of a type says; an interval may count months, which no Duration does."""
+    return dtype.is_integer() or dtype.is_float() or dtype in _PLAIN
+
+
+def _asked(plan: Any, name: str) -> pl.DataType:
+    """The dtype of a column as it is read out; Object for what Polars has no dtype for, which models refuse."""
+    import narwhals.stable.v2 as nw  # noqa: PLC0415  for such frames only
+
+    try:
+        empty: pl.DataFrame = plan.select(nw.col(name)).head(0).collect("polars").to_native()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return pl.Object()
+    return empty.schema[name]
 
 
 def _streams(table: Any) -> bool:

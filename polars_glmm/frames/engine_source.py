@@ -21,7 +21,7 @@ from polars_glmm.frames.facts import Fact, weighed
 from polars_glmm.frames.levels import is_label
 from polars_glmm.frames.missing import Incomplete, refuse_weight
 from polars_glmm.frames.source import Query, Source
-from polars_glmm.frames.table import require_columns
+from polars_glmm.frames.table import refuse_objects, require_columns
 from polars_glmm.spec.model import ModelSpec
 
 _KEY = "key:"
@@ -49,6 +49,7 @@ class EngineSource(Source):
         """The source of a resolved model. Raises ColumnError for a column the frame does not have."""
         used = spec.columns()
         require_columns(used, frame.schema.names(), spec.beside_columns)
+        refuse_objects(used, frame.schema)
         dtypes = {name: frame.schema[name] for name in used}
         return cls(
             frame.plan.select(list(used)), dtypes, spec.frequency, spec.precision, optional=spec.gaps, origin=frame

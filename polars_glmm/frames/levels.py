@@ -35,7 +35,7 @@ def code(name: str, series: pl.Series, dtype: pl.DataType, physical: IntVec | No
 
     Raises ColumnError for values that are no keys (lists, objects).
     """
-    if isinstance(dtype, pl.List | pl.Array) or dtype == pl.Object:
+    if dtype == pl.Object or (dtype.is_nested() and not isinstance(dtype, pl.Struct)):
         msg = f"column {name!r} is {brief(dtype)}: a grouping factor has one plain value in each row."
         raise ColumnError(msg)
     if dtype == pl.Boolean:

@@ -155,7 +155,7 @@ def _places(frame: pl.DataFrame, answers: Answers, remedy: str | None) -> IntVec
     learned = keys.select(pair.learned.alias(name) for name, pair in pairs.items()).with_row_index(_PLACE)
     place = found.join(learned, on=columns(keys.columns), how="left", maintain_order="left")[_PLACE]
     if remedy is not None:
-        unknown = frame.select(columns(keys.columns)).filter(place.is_null()).drop_nulls()
+        unknown = frame.select(columns(keys.columns)).filter(place.is_null()).fill_nan(None).drop_nulls()
         if unknown.height:
             shown = unknown.unique(maintain_order=True)
             names = [":".join(map(str, row)) for row in shown.head(_SHOWN).iter_rows()]

@@ -28,7 +28,9 @@ def match_key(column: str, found: pl.DataType, learned: pl.DataType) -> KeyPair:
 
     String, Categorical and Enum match by label, and whole numbers match the labels that write them, as in a fixed
     effect: so do pandas's categories and the numbers they were made of. Numbers match by value (1 matches 1.0, never
-    1.5); Datetime and Duration by moment whatever the time unit. Raises ColumnError for dtypes without a common meaning.
+    1.5); Datetime and Duration by moment whatever the time unit.
+
+    Raises ColumnError for dtypes without a common meaning.
     """
     key = as_found(column)
     if found == learned:

@@ -213,10 +213,15 @@ def test_keys_that_no_signed_64_bits_hold() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
-def test_a_key_that_is_not_a_number_can_be_asked_for() -> None:
+def test_a_key_that_is_not_a_number_is_missing() -> None:
+    """As it is in pandas, and in every column of a model."""
     frame = many().with_columns(pl.when(pl.col("key") == 3).then(float("nan")).otherwise("key").alias("key"))
     together = fit(frame, "level ~ x + (1 | group)", by="key")
-    assert together[float("nan")].n_obs == frame["key"].is_nan().sum()
+    null = fit(frame.with_columns(pl.col("key").fill_nan(None)), "level ~ x + (1 | group)", by="key")
+    assert together.keys.equals(null.keys)
+    assert together.glance().equals(null.glance())
+    with pytest.raises(KeyError, match="No model has the key nan"):
+        together[float("nan")]
     with pytest.raises(KeyError, match="not text"):
         together["5.0"]
 

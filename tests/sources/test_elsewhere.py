@@ -172,6 +172,32 @@ def test_what_no_column_holds_is_refused_where_it_is_used() -> None:
         polars_glmm.fit(pd.concat([own, own[["Days"]]], axis=1), GAUSSIAN[0])
 
 
+def test_what_duckdb_has_and_polars_has_not_is_refused_where_it_is_used() -> None:
+    sleep = plain(datasets.load("sleepstudy"))  # noqa: F841  DuckDB finds it by name
+    relation = duckdb.sql("select *, to_hours(Days::int) as interval, map{'a': Days} as map from sleep")
+    assert polars_glmm.fit(relation, GAUSSIAN[0]).n_obs == 180
+    for formula, words in (
+        ("Reaction ~ interval + (1 | Subject)", "'interval' is Object"),
+        ("Reaction ~ C(interval) + (1 | Subject)", "'interval' is Object"),
+        ("Reaction ~ Days + (1 | map)", "one plain value in each row"),
+    ):
+        with pytest.raises(ColumnError, match=words):
+            polars_glmm.fit(relation, formula)
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_a_key_that_is_nan_is_missing(library: str) -> None:
+    """As a null is: it has no model (NaN had one of its own), and no prediction."""
+    frame = plain(datasets.load("sleepstudy"))
+    frame = frame.with_columns(key=pl.when(pl.col("Days") > 5).then(float("nan")).otherwise(pl.col("Days") % 2.0))
+    many = polars_glmm.fit(ELSEWHERE[library](frame), "Reaction ~ Days", by="key")
+    assert many.status()["key"].to_list() == [0.0, 1.0]
+    made = many.predict(frame)
+    assert made["prediction"].is_null().to_list() == (frame["Days"] > 5).to_list()
+    for part in (frame, frame.lazy()):
+        assert part.glmm.fit("Reaction ~ Days", by="key").status().height == 2
+
+
 def test_missing_values_of_every_library_are_missing(library: str) -> None:
     frame = datasets.load("sleepstudy").with_columns(
         Days=pl.when(pl.int_range(pl.len()) % 50 == 3).then(None).otherwise(pl.col("Days"))

@@ -364,7 +364,7 @@ def group_factors(spec: ModelSpec, variables: LazyVariables) -> tuple[tuple[Fact
 
 
 def _require_key(name: str, dtype: pl.DataType) -> None:
-    if isinstance(dtype, pl.List | pl.Array) or dtype == pl.Object:
+    if dtype == pl.Object or (dtype.is_nested() and not isinstance(dtype, pl.Struct)):
         msg = f"column {name!r} is {brief(dtype)}: a grouping factor has one plain value in each row."
         raise ColumnError(msg)
 
