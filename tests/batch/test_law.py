@@ -219,7 +219,7 @@ def test_a_key_that_is_not_a_number_is_missing() -> None:
     together = fit(frame, "level ~ x + (1 | group)", by="key")
     null = fit(frame.with_columns(pl.col("key").fill_nan(None)), "level ~ x + (1 | group)", by="key")
     assert together.keys.equals(null.keys)
-    assert together.glance().equals(null.glance())
+    assert_allclose(together.glance()["loglik"], null.glance()["loglik"], rtol=1e-12)
     with pytest.raises(KeyError, match="No model has the key nan"):
         together[float("nan")]
     with pytest.raises(KeyError, match="not text"):
