@@ -93,6 +93,10 @@ class Products:
         notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
         return Products(replace(self.recipe, factors=tuple(factors)), moments, notes, self.n_dropped + other.n_dropped)
 
+    def __radd__(self, other: object) -> Products:
+        """Of the rows of several parts by `sum`, which begins with 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def fit(
         self,
         method: str | Method | None = None,

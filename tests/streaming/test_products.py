@@ -216,3 +216,25 @@ def test_what_is_kept(keep: Any) -> None:
     fit = polars_glmm.fit(data.lazy(), "y ~ x + (x | g)", control=polars_glmm.Control(keep=keep))
     assert (fit.rows is not None, fit.source is not None) == (keep == "rows", keep == "source")
     assert_same(quietly(data, "y ~ x + (x | g)"), fit)
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+def test_labels_of_parts_are_the_same_labels_whatever_carries_them() -> None:
+    """Text, categories, and Enums that list other labels, or the same in another order; `sum` adds parts, too."""
+    data = datasets.load("grouseticks").with_columns(pl.col("BROOD").cast(pl.String))
+    labels = data["BROOD"].unique().sort().to_list()
+    formula = "TICKS ~ cHEIGHT + (1 | BROOD)"
+    want = data.glmm.fit(formula)
+    cuts = [data.filter(pl.int_range(pl.len()) % 3 == k) for k in range(3)]
+    turned = pl.Enum([*labels[50:], *labels[:50], "no"])
+    kinds = (pl.Enum(labels), pl.Enum(labels[::-1]), pl.String, pl.Categorical, turned)
+    for k in range(len(kinds)):
+        first, *others = (
+            part.with_columns(pl.col("BROOD").cast(kinds[(k + j) % len(kinds)])) for j, part in enumerate(cuts)
+        )
+        made = polars_glmm.products(first, formula)
+        parts = [made, *(polars_glmm.products(part, like=made) for part in others)]
+        for whole in (sum(parts), parts[2] + (parts[0] + parts[1])):
+            fit = whole.fit()  # type: ignore[union-attr]
+            assert fit.loglik == pytest.approx(want.loglik, rel=1e-10)
+            np.testing.assert_allclose(fit.predict(data)["prediction"], want.predict(data)["prediction"], rtol=1e-7)

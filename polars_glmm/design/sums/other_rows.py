@@ -108,21 +108,25 @@ def require_like(one: Recipe, other: Recipe) -> None:
 
 
 def common_levels(one: pl.DataFrame, other: pl.DataFrame, name: str) -> pl.DataFrame:
-    """The levels of both parts. Raises ModelError for keys that cannot stand in one column."""
-    if all(map(_joinable, one.dtypes, other.dtypes)):
-        return pl.concat([one, other], how="vertical_relaxed").unique()
-    msg = (
-        f"group {name!r} has keys of {_dtypes(one)} in one part and of {_dtypes(other)} in the other. "
-        "Cast the column before making the parts."
-    )
-    raise ModelError(msg)
+    """The levels of both parts; labels of other kinds, or of Enums that list others, as text.
+
+    Raises ModelError for keys that cannot stand in one column.
+    """
+    if not all(map(_joinable, one.dtypes, other.dtypes)):
+        msg = (
+            f"group {name!r} has keys of {_dtypes(one)} in one part and of {_dtypes(other)} in the other. "
+            "Cast the column before making the parts."
+        )
+        raise ModelError(msg)
+    unlike = {key: pl.String for key, a in one.schema.items() if is_label(a) and a != other.schema[key]}
+    return pl.concat([one.cast(unlike), other.cast(unlike)], how="vertical_relaxed").unique()  # type: ignore[arg-type]
 
 
 def _joinable(one: pl.DataType, other: pl.DataType) -> bool:
-    """Equal, both whole numbers, both floats, or labels of open sets."""
+    """Equal, both whole numbers, both floats, or both labels."""
     if one == other or (one.is_integer() and other.is_integer()) or (one.is_float() and other.is_float()):
         return True
-    return all(dtype == pl.String or isinstance(dtype, pl.Categorical) for dtype in (one, other))
+    return is_label(one) and is_label(other)
 
 
 def _dtypes(levels: pl.DataFrame) -> str:
