@@ -25,6 +25,9 @@ DATASET, DATABASE = "dataset:", "duckdb:"
 NULLS = ("NA",)
 """What stands for a missing value in a csv file when nobody says, beside an empty field: what R writes."""
 _CSV = frozenset({".csv", ".tsv"})
+_NO_TEXT = frozenset("\ufffd\0\r")
+_NO_UTF8 = "is not UTF-8: convert the file, as by iconv -f LATIN1 (or UTF-16) -t UTF-8"
+_NO_LINES = "does not end: lines end with a line feed, and these with a carriage return alone"
 _PACKED = (".gz", ".zst")
 _PATTERN = frozenset("*?[")
 _OPEN: list[Any] = []
@@ -95,8 +98,11 @@ def opened(name: str, csv: Csv = COMMAS, labels: Collection[str] = ()) -> Opened
     try:
         frame = scan_csv(place, csv, labels) if kind in _CSV else READERS[kind](place)
         columns = frame.collect_schema().names()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise unreadable(name, error) from error
+    if kind in _CSV and any(set(one) & _NO_TEXT for one in columns):
+        msg = f"{name!r} cannot be read: its first line {_NO_UTF8 if chr(13) not in ''.join(columns) else _NO_LINES}."
+        raise DatasetError(msg)
     if kind in _CSV and len(columns) == 1 and (other := next((one for one in ";\t|" if one in columns[0]), None)):
         msg = f"{name!r} has one column, {columns[0]!r}: say what is between its fields, as in --separator {other!r}."
         raise DatasetError(msg)
@@ -134,7 +140,7 @@ def what_was_read(name: str, frame: Opened, columns: Iterable[str]) -> str:
     try:
         counts = frame.select(pl.len().alias(""), *(pl.col(f"^{_escaped(one)}$").null_count() for one in used))
         n, *nulls = counts.collect(engine="streaming").row(0)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise unreadable(name, error) from error
     missing = [f" ({k:,} null)" if k else "" for k in nulls]
     told = [f"{column} {schema[column]}{k}" for column, k in zip(used, missing, strict=True)]
@@ -144,6 +150,8 @@ def what_was_read(name: str, frame: Opened, columns: Iterable[str]) -> str:
 def unreadable(name: str, error: Exception) -> DatasetError:
     """What is wrong with a file, in the first line that Polars has to say; its advice is for callers in Python."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "invalid utf-8" in first:
+        first = f"it {_NO_UTF8}"
     return DatasetError(f"{name!r} cannot be read: {first.rstrip('.')}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import subprocess
@@ -69,6 +70,25 @@ def test_csv_files_of_other_countries(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of Unix")
+def test_csv_files_that_are_no_utf8_are_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sleep = datasets.load("sleepstudy").select("Reaction", "Days", pl.format("é{}", "Subject").alias("Subject"))
+    path, text = tmp_path / "rows.csv", sleep.write_csv()
+    fit = ["fit", str(path), "Reaction ~ Days + (1 | Subject)"]
+    for written in (text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode()):
+        path.write_bytes(written)
+        assert cli.main(fit) == 0
+    capsys.readouterr()
+    named = sleep.rename({"Subject": "Prüfling"}).write_csv()
+    for written, words in (
+        (text.encode("latin-1"), "is not UTF-8"), (named.encode("latin-1"), "is not UTF-8"),
+        (text.encode("utf-16"), "is not UTF-8"), (text.replace("\n", "\r").encode(), "a carriage return alone"),
+        (gzip.compress(text.encode())[:400], "rows.csv' cannot be read"),
+    ):  # fmt: skip
+        path.write_bytes(written)
+        assert cli.main(fit) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_output_that_nobody_reads_ends_in_silence() -> None:
     read, write = os.pipe()
     os.close(read)

@@ -79,6 +79,17 @@ def test_a_source_that_is_gone_is_said_to_have_changed() -> None:
         fit.data()
 
 
+def test_a_file_that_was_written_over_since_it_was_scanned(tmp_path: Path) -> None:
+    """Polars panics at a Parquet file that is shorter than it was."""
+    path = tmp_path / "rows.parquet"
+    rows().write_parquet(path)
+    scanned = pl.scan_parquet(path)
+    assert quietly(scanned, "y ~ x + (1 | g)").n_obs == rows().height
+    rows().head(20).select("y", "x", "g").write_parquet(path)
+    with pytest.raises(DataChangedError, match="scan it anew"):
+        quietly(scanned, "y ~ x + (1 | g)")
+
+
 def test_an_error_of_a_step_comes_through_as_it_is() -> None:
     def fails(_: pl.DataFrame) -> pl.DataFrame:
         msg = "my own"
