@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class Whole:
+class KeptWhole:
     """A frozen record whose copies hold all of its fields, rows too, where its pickles do not."""
 
     def __copy__(self) -> Self:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 import polars as pl
 
-from polars_glmm.answer.copies import Whole
+from polars_glmm.answer.copies import KeptWhole
 from polars_glmm.answer.record import Answer
 from polars_glmm.answer.tally import Fingerprint, GroupSize
 from polars_glmm.columns.named import column
@@ -34,7 +34,7 @@ MOST_NAMED = 3
 
 
 @dataclass(frozen=True, eq=False)
-class KeyedRows(Whole):
+class KeyedRows(KeptWhole):
     """The rows of a frame by key: order[starts[k] : starts[k + 1]] are those of key k; no frame after pickling.
 
     lazy, keys   where the rows are read instead, and the keys that tell them apart; None where they are in `frame`
@@ -82,7 +82,7 @@ class KeyedRows(Whole):
 
 
 @dataclass(frozen=True, eq=False)
-class Batch(Whole):
+class Batch(KeptWhole):
     """Models that were fitted together; every one of them is an answer.
 
     keys (M,)            their numbers in the collection

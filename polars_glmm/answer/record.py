@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from polars_glmm.answer import criteria
-from polars_glmm.answer.copies import Whole
+from polars_glmm.answer.copies import KeptWhole
 
 if TYPE_CHECKING:
     from polars_glmm.answer.tally import Fingerprint, GroupSize
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Answer(Whole):
+class Answer(KeptWhole):
     """The answer to one call of `fit`.
 
     recipe      how to make the model's columns from any frame, with the constants learned from the data
