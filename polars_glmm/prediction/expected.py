@@ -25,7 +25,7 @@ from polars_glmm.prediction.population import PredictorCovariance, add_populatio
 from polars_glmm.prediction.quantity import Quantity
 from polars_glmm.prediction.row_numbers import computed_numbers, refuse_more, with_entries
 from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, with_phi
-from polars_glmm.prediction.several import kinds_of, link_of_kind, moved_number
+from polars_glmm.prediction.several import PROBABILITIES, kinds_of, link_of_kind, moved_number
 
 if TYPE_CHECKING:
     from polars_glmm.families.base import Family
@@ -136,6 +136,8 @@ def _made(
         out = [np.broadcast_to(of({}), (n,)), *(slope_at(of, k, n) for k, _ in parts)]
         out += [_natural_slope(slope_at(of, k, n), family, k, rows) for k, _ in constants]
         out += [0.5 * bend_at(of, k, other, n) for k, other in pairs]
+        if kind in PROBABILITIES:
+            out[0] = np.clip(out[0], 0.0, 1.0)  # an average may be 1 + 2e-16
         if scale == "link":
             link = link_of_kind(family, kind)
             out[0] = link.forward(out[0])

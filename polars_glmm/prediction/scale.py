@@ -64,9 +64,8 @@ class ResponseScale:
 
 def on_scale(link: str, mean_range: str, value: pl.Expr) -> tuple[str, pl.Expr, pl.Expr]:
     """A scale on which limits of a number are made, the number there and its slope: that of a link, or of the range."""
-    share = value.clip(0.0, 1.0)  # an average may be 1 + 2e-16
     known = {
-        "logit": ((share / (1.0 - share)).log(), 1.0 / (share * (1.0 - share))),
+        "logit": ((value / (1.0 - value)).log(), 1.0 / (value * (1.0 - value))),
         "log": (value.log(), 1.0 / value),
         "identity": (value, pl.lit(1.0)),
     }

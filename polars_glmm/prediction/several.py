@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from polars_glmm.typing import Vec
 
 SEVERAL = ("response", "zero")
+PROBABILITIES = ("zero", "survival")
 
 """Kinds of predictions that all predictors take part in."""
 
@@ -44,7 +45,7 @@ def link_of_kind(family: Family, kind: str) -> Link:
         return links[kind]
     if kind == "response" and family.mu_is_mean:
         return family.link
-    of_unit = kind in ("zero", "survival") or (kind == "response" and family.mean_range == "unit")
+    of_unit = kind in PROBABILITIES or (kind == "response" and family.mean_range == "unit")
     return LINKS["logit" if of_unit else "log"]
 
 

@@ -78,9 +78,10 @@ def test_survival_of_the_population_is_the_average_over_random_effects(fit):
     vcov = fit.vcov(full=True)["covariance"].to_numpy().reshape(len(at), len(at))
     errors = np.sqrt(np.einsum("kr,kl,lr->r", slopes, vcov, slopes))
     assert_allclose(made["prediction_std_error"], errors, rtol=1e-5, atol=1e-12)
-    low, high = made["prediction_low"].to_numpy(), made["prediction_high"].to_numpy()
-    assert ((low <= made["prediction"].to_numpy()) & (made["prediction"].to_numpy() <= high)).all()
-    assert low[0] == high[0] == 1.0
+    low, value, high = (made[f"prediction{end}"].to_numpy() for end in ("_low", "", "_high"))
+    assert (low <= value + 1e-12).all()
+    assert (value <= high + 1e-12).all()
+    assert_allclose([low[0], high[0]], 1.0, rtol=1e-12)
 
 
 def test_a_mean_that_is_infinite_is_null():
