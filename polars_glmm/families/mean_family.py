@@ -318,6 +318,10 @@ class MeanFamily(ABC):
         trials = 1.0 if rows.trials is None else rows.trials
         return self.variance(mu, phi) / (trials * precision_of(rows))
 
+    def touching(self, rows: Rows, at: Predictors) -> Vec | None:  # noqa: ARG002
+        """None: where the log density is concave Newton's step needs no such parabola."""
+        return None
+
     def remoteness(self, rows: Rows) -> Vec:
         """y²: ℓ_Poisson − ℓ ≈ Σ((y − μ)² − y)/2φ."""
         return np.square(rows.y)

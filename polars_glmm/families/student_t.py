@@ -11,7 +11,7 @@ from scipy import special
 
 from polars_glmm.errors import ModelError
 from polars_glmm.families import jet
-from polars_glmm.families.base import Expected, Parameter, Rows
+from polars_glmm.families.base import Expected, Parameter, Predictors, Rows
 from polars_glmm.families.jet import Jet
 from polars_glmm.families.links import LINKS, Link
 from polars_glmm.families.mean_family import Further, Mean, MeanFamily
@@ -115,6 +115,11 @@ class StudentT(MeanFamily):
         df = 4.0 if self.df is None else self.df  # its share moves the size of a step by little
         w = (df + 1.0) / (df + 3.0) * np.exp(-2.0 * np.asarray(zeta)) + np.zeros_like(eta)
         return Expected.of(w, np.zeros_like(w), -2.0 * w)
+
+    def touching(self, rows: Rows, at: Predictors) -> Vec:
+        """(ν + 1)/(νφ² + (y − mu)²), the weights of Lange, Little & Taylor (1989): a logarithm lies below its tangent."""
+        share = 1.0 / self.df if self.df is not None else np.exp(-np.asarray(at[2]))
+        return np.asarray((1.0 + share) / (np.exp(2.0 * np.asarray(at[1])) + share * np.square(rows.y - at[0])))
 
     def cdf(self, rows: Rows, mu: Vec, phi: Any, *, upper: bool = False) -> Vec:
         phi, df = self._split(phi)

@@ -35,6 +35,17 @@ def test_each_derivative_is_the_difference_of_the_one_below(delta):
             assert_allclose(one.slope, one.wanted, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(("family", "further"), [(StudentT(df=3.0), ()), (FREE, (1.2,)), (FREE, (40.0,))])
+def test_a_touching_parabola_lies_below_the_density(family, further):
+    """log p(η + s) ≥ log p(η) + g s − ½ b s², whatever s: the law of majorisation (Lange, Little & Taylor 1989)."""
+    eta = np.linspace(-6.0, 6.0, 4)
+    here = family.density(ROWS, (eta, 0.2, *further), 1)
+    bend = family.touching(ROWS, (eta, 0.2, *further))
+    for s in (-30.0, -2.0, -0.1, 1e-3, 0.7, 5.0, 100.0):
+        there = family.density(ROWS, (eta + s, 0.2, *further), 0).f
+        assert (there >= here.f + here.g[0] * s - 0.5 * bend * s * s - 1e-9).all()
+
+
 def frame(tails) -> pl.DataFrame:
     rng = np.random.default_rng(1)
     g, x = rng.integers(0, 30, 600), rng.normal(size=600)

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import polars_glmm
 from polars_glmm import IdentifiabilityError
 
 
@@ -57,3 +58,14 @@ def test_a_level_with_little_noise_is_fitted() -> None:
         fit = quiet.glmm.fit(formula, "phi ~ 0 + f", method="ml")
         assert fit.converged
         assert np.exp(fit.fixef().filter(parameter="phi")["estimate"][0]) < 3e-4
+
+
+@pytest.mark.parametrize("method", ["laplace", polars_glmm.AGQ(nodes=5)])
+@pytest.mark.parametrize("further", [(), ("phi ~ x",)])
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+def test_heavy_tails_around_what_levels_reproduce_are_refused_in_few_steps(method, further, noise) -> None:
+    """Far from its rows Student's density is not concave, and modes must still be found as phi runs to zero."""
+    frame = rows("gaussian", "a").with_columns(y=1 + pl.col("x") + 0.3 * pl.col("g") + noise * pl.col("y"))
+    few = polars_glmm.Control(search=polars_glmm.Search(max_evaluations=60))
+    with pytest.raises(IdentifiabilityError, match="exactly"):
+        frame.glmm.fit("y ~ x + (1 | g)", *further, family="student_t", method=method, control=few)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -86,6 +87,18 @@ class RowDensity:
         n = block.frequency
         slopes = tuple(None if part is None else part * n for part in g)
         return Density(f * n, slopes, *({place: part * n for place, part in one.items()} for one in (w, third)))
+
+    def concave_curvature(self, block: Block, at: Predictors, found: Density) -> Mapping[tuple[int, ...], Vec]:
+        """Curvatures of a block's rows made those of concave densities, times their frequencies.
+
+        Where they are negative, those of a parabola that the family knows to lie below the density, on which a step
+        cannot go too far (Student's t far from its rows); else zero.
+        """
+        below = self.family.touching(block.data, at) if self.curved == (0,) else None
+        if below is None:
+            return lifted(found.w, self.curved)
+        w = found.w[0, 0]
+        return {(0, 0): np.where(w < 0.0, below if block.frequency is None else below * block.frequency, w)}
 
     def expected(self, block: Block, at: Predictors) -> Expected:
         """Expected curvatures of a block's rows, times their frequencies."""
@@ -325,8 +338,8 @@ class Ascent(NamedTuple):
 def ascent(here: UnitAt, state: RowsAt) -> Ascent:
     """The exact curvature where it is positive definite; where a density is not concave, else one that is.
 
-    Levels of one factor whose exact block is refused get that of their rows' curvatures floored at zero, the others
-    keep theirs; of several factors all of a model do. None only where a number is not finite.
+    Levels of one factor whose exact block is refused get that of their rows made concave, the others keep theirs; of
+    several factors all of a model do. None only where a number is not finite.
     """
     unit, models, factors = here.unit, here.unit.models, here.at.factors
     h = curvature(here, state.w)
@@ -340,7 +353,8 @@ def ascent(here: UnitAt, state: RowsAt) -> Ascent:
         refused = models.on_cells(~np.isfinite(factor.log_determinant))
     if not np.any(refused):
         return Ascent(factor, exact=True)
-    floored = [b.zz_sums(lifted(d.w, here.density.curved)) for b, d in zip(unit.blocks, state.densities, strict=True)]
+    each = zip(unit.blocks, state.densities, state.at, strict=True)
+    floored = [block.zz_sums(here.density.concave_curvature(block, at, found)) for block, found, at in each]
     w = np.where(refused, concatenate(floored), state.w)
     return Ascent(models.factorise(unit.eliminator, curvature(here, w)), exact=False)
 
