@@ -117,7 +117,7 @@ class StudentT(MeanFamily):
         return Expected.of(w, np.zeros_like(w), -2.0 * w)
 
     def touching(self, rows: Rows, at: Predictors) -> Vec:
-        """(ν + 1)/(νφ² + (y − mu)²), the weights of Lange, Little & Taylor (1989): a logarithm lies below its tangent."""
+        """(ν + 1)/(νφ² + (y − mu)²), weights of Lange, Little & Taylor (1989): a logarithm lies below its tangent."""
         share = 1.0 / self.df if self.df is not None else np.exp(-np.asarray(at[2]))
         return np.asarray((1.0 + share) / (np.exp(2.0 * np.asarray(at[1])) + share * np.square(rows.y - at[0])))
 
