@@ -14,7 +14,7 @@ from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given, Placed, place
 from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal import dispersion_limit as limits
-from polars_glmm.likelihood.marginal import edge, hills
+from polars_glmm.likelihood.marginal import edge, hills, peaks
 from polars_glmm.likelihood.marginal.curve_starts import curve_starts
 from polars_glmm.likelihood.marginal.dispersion_floor import floor_of
 from polars_glmm.likelihood.marginal.dispersion_range import confined, size_cap, with_phi
@@ -59,7 +59,7 @@ _MOST_LEAVINGS = 3
 _EXPLORING = 100
 """Evaluations of a search that looks for other optima, and after which a search that runs away is stopped."""
 _AT_EDGE = 40
-"""The same where modes may be lost at the edge of the link's domain, which takes long."""
+"""The same where modes may be lost, at the edge of the link's domain or with their peak, which takes long."""
 _NODES = {1: 21, 2: 9, 3: 5}
 """Nodes per dimension, by the number of effects, of the quadrature that an approximation is compared with."""
 _MOST_NODE_ROWS = 3_000_000
@@ -101,8 +101,8 @@ def _estimate(
     try:
         done = _polish(model, found, row_variance, placed)
     except ConvergenceError as error:
-        if (said := edge.message(model)) is None:
-            raise
+        lost = peaks.lost(found.engine, found.found, model.n_coefficients)
+        said = edge.message(model) or (peaks.TEXT if lost else str(error))
         raise ConvergenceError(said) from error
     _refuse_lost(model, done)
     clock["hessian"] = perf_counter()
@@ -169,19 +169,17 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
         if np.isfinite(sampled.evaluation.value):
             x, bend = sampled.x, sampled.curvature * part.scale
             tolerance *= _LARGE_SHARE
-    first = _AT_EDGE if has_edge(model.family) else _EXPLORING
+    first = _AT_EDGE if has_edge(model.family) or peaks.may_vanish(engine) else _EXPLORING
     found = search_free(model, engine, x, bounds._replace(most=first), tolerance, bend)
     unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, len(model.x.a))
-    left = model.control.search.max_evaluations - first
-    if found.settled or left <= 0 or (unit is not None and hills.far(at.sizes(found.x), unit)):
+    if found.settled or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
     if ceiling < np.inf:
         rows = limits.TurnedRows(engine.marginal.rows, model.family)
         if limits.suspicious(rows, found.x[model.parts[1].own], ceiling):
             return found
-    longer = search_free(model, engine, found.x, bounds._replace(most=left), tolerance, found.curvature)
-    return longer._replace(evaluations=found.evaluations + longer.evaluations)
+    return peaks.search_on(model, engine, found, bounds, tolerance)
 
 
 def _longest_steps(model: Model, of_effects: float) -> Vec:

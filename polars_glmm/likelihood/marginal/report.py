@@ -15,6 +15,7 @@ from polars_glmm.likelihood.marginal.dispersion_limit import Limit, no_overdispe
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.gls import least_squares
 from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.peaks import WIDE, may_vanish, widest
 from polars_glmm.likelihood.marginal.polish import Polished
 from polars_glmm.likelihood.marginal.separation import (
     LOOSE,
@@ -105,9 +106,10 @@ def report_rows(
         report_vcov = report.propagate(np.eye(size), report_vcov, lost)
     n = model.design.n_obs
     df_model = n_all + effects.n_theta - int(done.held.sum())
+    peaked = not may_vanish(engine) or widest(conditional.covariance) < WIDE
     notes = [
         *findings.notes,
-        *convergence_notes(done.decrement),
+        *convergence_notes(done.decrement, peaked=peaked),
         *singular_notes(effects, state.factors, done.ranks),
         *separation_note(runaway.terms),
         *no_zero_notes(runaway.faded),
@@ -117,7 +119,7 @@ def report_rows(
             model.family, model.parts[1].names if model.models_phi else (), lost_phi, levels.phi_limit
         ),
     ]
-    if inverted is not None and not separated and not findings.notes:
+    if inverted is not None and not separated and not findings.notes and (peaked or done.decrement < CONVERGED):
         named = zip(model.parts[0].labels, np.diag(spread), strict=False)
         notes += flat_note([name for name, v in named if np.isnan(v)])
     return Estimate(

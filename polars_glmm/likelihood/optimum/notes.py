@@ -20,10 +20,20 @@ MOST_PARTS = 5
 """Effects that a combination without variance is spelled out in; the others are counted."""
 
 
-def convergence_notes(decrement: float) -> list[Note]:
-    """A note where the certificate fails."""
+LOST_PEAK = (
+    "Laplace's approximation has no bound here: it rises to where the conditional mode of a level is about to vanish, "
+    "as its rows take away the curvature that random effects have by themselves."
+)
+INTEGRATE = "Use method=AGQ(nodes=9) (one grouping factor, or nested ones), or fewer random effects."
+
+
+def convergence_notes(decrement: float, *, peaked: bool = True) -> list[Note]:
+    """A note where the certificate fails; not peaked: as Laplace's approximation lost the peak of some level."""
     if decrement < CONVERGED:
         return []
+    if not peaked:
+        text = f"{LOST_PEAK} Where the search stopped says nothing, nor does the log-likelihood there."
+        return [Note("not_converged", text, INTEGRATE)]
     text = f"The search stopped at a Newton decrement of {decrement:.2g}; an optimum has less than {CONVERGED:g}."
     advice = (
         "Estimates may be off by a share of their standard errors: simplify the model, rescale columns, or set start=."
