@@ -62,6 +62,22 @@ def test_crossed_counts_lose_one_in_few_evaluations() -> None:
     assert fit.certificate.evaluations < 100
 
 
+@pytest.mark.slow
+def test_zeros_with_effects_of_their_own_have_an_optimum_by_quadrature() -> None:
+    """glmmTMB 1.1.5, ziformula = ~ x + (1 | g), family = nbinom2: an error; se = FALSE: false convergence, −384.5."""
+    r = np.random.default_rng(16)
+    g, h, x, _ = r.integers(0, 25, 250), r.integers(0, 6, 250), r.normal(size=250), r.integers(0, 3, 250)
+    b, c, z, slope = r.normal(size=25) * 0.6, r.normal(size=6) * 0.4, r.normal(size=25) * 0.72, r.normal(size=25) * 0.3
+    y = r.negative_binomial(1.5, 1.5 / (1.5 + np.exp(0.6 + 0.4 * x + b[g] + c[h] + slope[g] * x)))
+    y = np.where(r.random(250) < 1 / (1 + np.exp(0.8 - z[g])), 0, y)
+    frame, formulas = pl.DataFrame({"y": y, "x": x, "g": g}), ("y ~ x + (1 | g)", "zi ~ x + (1 | g)")
+    fits = [attempt(frame, *formulas, family="negative_binomial", method=AGQ(nodes=n)) for n in (11, 21)]
+    assert all(fit.converged for fit in fits)
+    assert abs(fits[0].loglik - fits[1].loglik) < 1e-3
+    laplace = attempt(frame, *formulas, family="negative_binomial")
+    assert "mode of a level is about to vanish" in str(laplace.notes)
+
+
 def test_the_widest_combination_of_a_level_counts() -> None:
     """Of Var(u | y) with variances below the mark the sum of two effects may be beyond it."""
     one = np.full((2, 2, 1), 0.6 * WIDE)
