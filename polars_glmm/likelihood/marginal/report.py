@@ -106,7 +106,7 @@ def report_rows(
         report_vcov = report.propagate(np.eye(size), report_vcov, lost)
     n = model.design.n_obs
     df_model = n_all + effects.n_theta - int(done.held.sum())
-    peaked = not may_vanish(engine) or widest(conditional.covariance) < WIDE
+    peaked = done.decrement < CONVERGED or not may_vanish(engine) or widest(conditional.covariance) < WIDE
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement, peaked=peaked),
@@ -119,7 +119,7 @@ def report_rows(
             model.family, model.parts[1].names if model.models_phi else (), lost_phi, levels.phi_limit
         ),
     ]
-    if inverted is not None and not separated and not findings.notes and (peaked or done.decrement < CONVERGED):
+    if inverted is not None and not separated and not findings.notes and peaked:
         named = zip(model.parts[0].labels, np.diag(spread), strict=False)
         notes += flat_note([name for name, v in named if np.isnan(v)])
     return Estimate(
