@@ -231,7 +231,8 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
         rise = leaving(effects, state, ranks, of_effects, at) if not placed.held.any() else None
         if rise is None or not left:
             break
-        beyond = search(np.append(found.x[:p], rise.away.theta(effects)), placed.held[p:], np.inf, None)
+        most = _EXPLORING if peaks.may_vanish(engine) else None
+        beyond = search(np.append(found.x[:p], rise.away.theta(effects)), placed.held[p:], np.inf, most)
         if at(state).value > -beyond.evaluation.value - SNAP_LOSS:
             rise = None  # to nothing that would not be set to zero again
             break
