@@ -143,11 +143,17 @@ class _Bounds(NamedTuple):
     limit: Vec | None
     quick: bool
 
-    def shorten(self, x: Vec, step: Vec) -> Vec:
-        """The step, as a whole within the limit of every coordinate."""
+    def shorten(self, x: Vec, step: Vec, gradient: Vec) -> Vec:
+        """The step, as a whole within the limit of every coordinate; one that would pass its own for nothing stays.
+
+        What has run to where ℓ is flat would else take the step from all others, and double with every one. What is
+        left gains 2·decrement less those next to nothings, so it goes down.
+        """
         if self.limit is None:
             return step
         room = np.maximum(self.limit, np.abs(x))
+        idle = (np.abs(step) > room) & (np.abs(step * gradient) < self.tolerance / len(step))
+        step = np.where(idle, 0.0, step)
         return step * min(1.0, float(np.min(room / np.maximum(np.abs(step), 1e-300))))
 
 
@@ -169,7 +175,7 @@ def _descend(objective: Objective, x: Vec, begin: Begin, bounds: _Bounds) -> Fou
         step, decrement = newton_step(b, now.gradient, quick=bounds.quick)
         if decrement < bounds.tolerance or count >= bounds.max_evaluations:
             return Found(x, now, b, decrement, count, settled=decrement < bounds.tolerance)
-        step = bounds.shorten(x, step)
+        step = bounds.shorten(x, step, now.gradient)
         most = bounds.max_evaluations - count
         line = _backtrack(objective, x, step, now, far=own and decrement > FAR, most=most)
         count += line.evaluations

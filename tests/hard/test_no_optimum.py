@@ -99,6 +99,22 @@ def test_a_response_that_belongs_to_its_level_is_told_on_every_route(formula: st
         assert [n.text for n in fit.notes] == [n.text for n in found["rows"].notes], name
 
 
+@pytest.mark.parametrize("family", ["cumulative", pytest.param("categorical", marks=pytest.mark.slow)])
+def test_a_category_that_belongs_to_its_level_is_told_as_a_count_is(family: str) -> None:
+    """Thresholds grow with the effects, or all predictors do: P(every row is in its own category) > 0 in the limit."""
+    own = np.random.default_rng(7).integers(1, 4, 20)
+    frame = pl.DataFrame({"g": np.repeat(np.arange(20), 4), "y": np.repeat(own, 4)})
+    mixed = frame.with_columns(y=pl.when(pl.int_range(80) % 9 == 0).then(pl.col("y") % 3 + 1).otherwise("y"))
+    keyed = pl.concat([frame.with_columns(k=pl.lit("bad")), mixed.with_columns(k=pl.lit("good"))])
+    alone = attempt(frame, "y ~ 1 + (1 | g)", family=family)
+    names(alone, "unbounded", "g")
+    assert alone.varcorr()["std_error"].null_count() == len(alone.varcorr())
+    assert "unbounded" not in codes(attempt(mixed, "y ~ 1 + (1 | g)", family=family))
+    by_key = attempt_by(keyed, "y ~ 1 + (1 | g)", family=family)
+    assert by_key["bad"].loglik == pytest.approx(alone.loglik, abs=1e-5)
+    assert ["unbounded" in codes(by_key[key]) for key in ("bad", "good")] == [True, False]
+
+
 def test_quadrature_has_no_maximum_either() -> None:
     names(attempt(constant(2), "y ~ x + (1 | g)", method=AGQ(nodes=9), **BINOMIAL), "unbounded", "g")
 

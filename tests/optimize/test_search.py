@@ -86,3 +86,19 @@ def test_a_quick_step_is_that_by_eigenvalues(bend: float) -> None:
         h, g = (q * np.append(np.linspace(1.0, 2.0, n - 1), bend)) @ q.T, rng.normal(size=n)
         for found, wanted in zip(newton_step(h, g, quick=True), newton_step(h, g), strict=True):
             assert_allclose(found, wanted, rtol=1e-11, atol=1e-13)
+
+
+def test_a_coordinate_that_would_run_on_for_nothing_takes_no_step_from_the_others() -> None:
+    """exp(−z) falls for ever: its steps would double, each the whole step, while the valley beside it waits."""
+
+    def value(x, warm, *, curvature):
+        del warm
+        far = np.exp(-x[0])
+        gradient = np.array([-far, 4.0 * (x[1] - 3.0) ** 3])
+        bend = np.diag([1e-3 * far, 12.0 * (x[1] - 3.0) ** 2 + 1e-12]) if curvature else None
+        return Evaluation(float(far + (x[1] - 3.0) ** 4), gradient, bend, None)
+
+    found = minimise(value, np.array([30.0, 9.0]), tolerance=1e-9, max_evaluations=200, limit=np.array([3.0, np.inf]))
+    assert found.settled
+    assert found.x[0] < 60.0
+    assert abs(found.x[1] - 3.0) < 0.02

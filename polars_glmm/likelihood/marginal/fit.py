@@ -114,15 +114,15 @@ def _second_look(
     model: Model, searched: Searched, base: Searched, constant: float, placed: Placed, findings: Findings
 ) -> tuple[Searched, Findings]:
     """The search's answer, or a better one where its random effects are out of proportion, and what there is to say."""
-    unit = hills.unit_of(model.family)
-    at = hills.Coordinates(model.effects, model.n_coefficients, len(model.x.a))
+    unit, at = hills.unit_of(model.family), hills.coordinates(model)
     spread = placed.held[at.p :]
     judged = model.effects.factors and not model.effects.coupled  # by integrals of levels one by one
-    if unit is None or spread.any() or not judged or model.effects.moving != (0,):
+    on_the_mean = model.family.unordered or model.effects.moving == (0,)
+    if unit is None or spread.any() or not judged or not on_the_mean:
         return searched, findings
     lone = np.array(findings.lone, dtype=bool) if findings.lone else np.zeros(len(model.effects.factors), dtype=bool)
     lost = not searched.found.settled and model.control.search.max_evaluations >= _EXPLORING
-    impossible = constant > searched.found.evaluation.value  # of counts
+    impossible = constant > searched.found.evaluation.value  # probabilities above one
     if not (lost or impossible) and not hills.doubtful(at.sizes(searched.found.x), unit, lone).any():
         return searched, findings
     engine, start = searched.engine, base.found
@@ -158,7 +158,6 @@ def _search(model: Model, engine: RowEngine, base: Vec, row_variance: float, pla
 
 def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed: Placed) -> Found:
     """The search from random effects of a given size, in units of the linear predictor."""
-    p = model.n_coefficients
     x = np.concatenate([base, model.effects.start(size)])
     x = np.where(np.isnan(placed.values), x, placed.values)
     bounds = StepBounds(_longest_steps(model, 3.0 * size), placed.held)
@@ -171,7 +170,7 @@ def _search_from(model: Model, engine: RowEngine, base: Vec, size: float, placed
             tolerance *= _LARGE_SHARE
     first = _AT_EDGE if has_edge(model.family) or peaks.may_vanish(engine) else _EXPLORING
     found = search_free(model, engine, x, bounds._replace(most=first), tolerance, bend)
-    unit, at = hills.unit_of(model.family), hills.Coordinates(model.effects, p, len(model.x.a))
+    unit, at = hills.unit_of(model.family), hills.coordinates(model)
     if found.settled or (unit is not None and hills.far(at.sizes(found.x), unit)):
         return found  # what runs away need not run on
     ceiling = engine.marginal.density.ceiling
@@ -338,7 +337,7 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
     of_phi = _of_phi_alone(model)
     rest = ~placed.held & ~of_phi
     rest[own] = False
-    others = np.eye(len(placed.held))[:, rest]
+    others, longest = np.eye(len(placed.held))[:, rest], _longest_steps(model, np.inf)
     tolerance, most = SEARCH_SHARE * model.control.search.decrement, model.control.search.max_evaluations
 
     def near(x: Vec, span: Mat) -> Found:
@@ -346,8 +345,7 @@ def _dispersion_limit(model: Model, searched: Searched, placed: Placed) -> tuple
         moving = np.zeros((len(x), others.shape[1] + span.shape[1]))
         moving[:, : others.shape[1]] = others
         moving[own, others.shape[1] :] = span
-        limit = np.full(moving.shape[1], np.inf)
-        limit[others.shape[1] :] = SLOWEST_GAMMA_STEP
+        limit = np.append(longest[rest], np.full(span.shape[1], SLOWEST_GAMMA_STEP))
         within = limits.along(objective, x, moving)
         start = np.zeros(moving.shape[1])
         return limits.whole(minimise(within, start, tolerance=tolerance, max_evaluations=most, limit=limit), x, moving)

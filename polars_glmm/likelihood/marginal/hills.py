@@ -1,7 +1,7 @@
 """Which optimum is the answer, and whether there is one: a second look where random effects are out of all proportion.
 
-Counts bound what rows can tell: past a few units of the link's scale a larger standard deviation changes no fitted
-mean that the rows could contradict. There the likelihood may rise without end: its limit along t·(β, Λ), t → ∞, is
+Counts and categories bound what rows can tell: past a few units of the link's scale a larger standard deviation
+changes no fitted mean that the rows could contradict. There the likelihood may rise without end: its limit along t·(β, Λ), t → ∞, is
 Σ_g log P(every row of g on its own side of zero), finite if each level's rows can be parted. And there Laplace's
 approximation, normal where the integrand is a normal density cut off, can have hills of its own. So fits with such
 standard deviations, and those with mostly one trial a level, are judged by the integrated likelihood (level_integrals):
@@ -25,6 +25,7 @@ from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
 from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.optimum.notes import artefact_note, elsewhere_note, overstated_note, unbounded_note
 from polars_glmm.likelihood.parameters.effects import Effects
 from polars_glmm.notes import Note
@@ -55,11 +56,14 @@ _MOST_ROWS = 200_000
 
 
 class Coordinates(NamedTuple):
-    """How a search vector [β_c, θ] is read: effects, p coefficients of all predictors, n_mean of them of the mean."""
+    """How a search vector [β_c, θ] is read: effects, and which of the p coefficients are on their scale, (p,)."""
 
     effects: Effects
-    p: int
-    n_mean: int
+    beside: BoolVec
+
+    @property
+    def p(self) -> int:
+        return len(self.beside)
 
     def factors(self, x: Vec) -> list[Mat]:
         """Λ_f (r_f, r_f) of a vector."""
@@ -67,15 +71,28 @@ class Coordinates(NamedTuple):
 
     def scaled(self, x: Vec, fixed: float, spread: float) -> Vec:
         """The vector with its fixed effects and its factors multiplied."""
-        m, p = self.n_mean, self.p
-        return np.concatenate([fixed * x[:m], x[m:p], self.effects.times(x[p:], spread)])
+        p = self.p
+        return np.concatenate([np.where(self.beside, fixed, 1.0) * x[:p], self.effects.times(x[p:], spread)])
 
     def point(self, x: Vec, factors: list[Mat] | None = None) -> Point:
         return Point(x[: self.p], self.effects.effective(factors or self.factors(x)))
 
     def sizes(self, x: Vec) -> Vec:
         """Root mean square of every factor's random effects, in units of the linear predictor."""
-        return np.array([np.linalg.norm(lam) for lam in self.factors(x)])
+        lambdas, units = self.factors(x), self.effects.units
+        if units:
+            own = [[units[k] for t in f.terms for k in t.part_of] for f in self.effects.factors]
+            lambdas = [np.array(u)[:, None] * lam for u, lam in zip(own, lambdas, strict=True)]
+        return np.array([np.linalg.norm(lam) for lam in lambdas])
+
+
+def coordinates(model: Model) -> Coordinates:
+    """Those of a model's search: thresholds, and every predictor of unordered categories, go with the mean."""
+    picked = {one.name for one in model.family.parameters if one.picked}
+    beside = np.zeros(model.n_coefficients, dtype=bool)
+    for k, part in enumerate(model.parts):
+        beside[part.own] = k == 0 or model.family.unordered or part.parameter in picked
+    return Coordinates(model.effects, beside)
 
 
 class Hill(NamedTuple):
@@ -114,8 +131,8 @@ class SecondLook(NamedTuple):
 
 
 def unit_of(family: Family) -> float | None:
-    """A unit of the scale on which the random effects of counts are judged; None where they are not."""
-    return family.unit if family.discrete else None
+    """A unit of the scale on which random effects of counts, or categories, are judged; None where they are not."""
+    return family.unit if family.discrete or family.response == "category" else None
 
 
 def doubtful(sizes: Vec, unit: float, lone: BoolVec) -> BoolVec:

@@ -112,14 +112,19 @@ class Effects:
 
     columns (d, n) distinct columns in the order of the design's rows, or None for one column of ones
     part_of (d,)   the linear predictor that each of them belongs to
-    measured       effects are in units of a row's spread in their predictor
+    units          per linear predictor a row's spread, which its effects are measured in; empty: they are not
     """
 
     factors: tuple[FactorMap, ...]
     columns: Mat | None
     n_theta: int
     part_of: tuple[int, ...] = (0,)
-    measured: bool = False
+    units: tuple[float, ...] = ()
+
+    @property
+    def measured(self) -> bool:
+        """Whether effects are in units of a row's spread in their predictor."""
+        return bool(self.units)
 
     @property
     def moving(self) -> tuple[int, ...]:
@@ -150,7 +155,7 @@ class Effects:
         for f in self.factors:
             size = np.array([units[k] for t in f.terms for k in t.part_of])
             maps.append(replace(f, basis=f.basis * size, outward=f.outward * size))
-        return replace(self, factors=tuple(maps), measured=True)
+        return replace(self, factors=tuple(maps), units=tuple(units))
 
     def lambdas(self, theta: Vec) -> list[Mat]:
         """Scaled factors Λ_f (r_f, r_f), block diagonal over the terms of a factor."""
