@@ -1,10 +1,11 @@
 """Which optimum is the answer, and whether there is one: a second look where random effects are out of all proportion.
 
 Counts and categories bound what rows can tell: past a few units of the link's scale a larger standard deviation
-changes no fitted mean that the rows could contradict. There the likelihood may rise without end: its limit along t·(β, Λ), t → ∞, is
-Σ_g log P(every row of g on its own side of zero), finite if each level's rows can be parted. And there Laplace's
-approximation, normal where the integrand is a normal density cut off, can have hills of its own. So fits with such
-standard deviations, and those with mostly one trial a level, are judged by the integrated likelihood (level_integrals):
+changes no fitted mean that the rows could contradict. There the likelihood may rise without end: its limit along
+t·(β, Λ), t → ∞, is Σ_g log P(every row of g on its own side of zero), finite if each level's rows can be parted. And
+there Laplace's approximation, normal where the integrand is a normal density cut off, can have hills of its own. So
+fits with such standard deviations, and those with mostly one trial a level, are judged by the integrated likelihood
+(level_integrals):
 
     the answer      the highest optimum among those that no other excels in integrated likelihood
     no optimum      a level whose rows cannot be parted costs log t along a ray; where no ray from the answer costs
