@@ -55,7 +55,8 @@ def estimate(
         reduced = hold_fixed_effects(design, given.fixed, family.curve)
         by_rows = by_rows and bool(design.further)
         model = prepare(reduced, family, method, control, by_rows=by_rows, held=given.fixed)
-        findings = check(_structure(model), family, residual=Residual(design.phi is None, "phi" in given.fixed))
+        residual = Residual(design.phi is None, "phi" in given.fixed, given.fixed)
+        findings = check(_structure(model), family, residual=residual)
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))
         engine = estimate_products if model.exact else _estimate_rows if model.residual is None else estimate_residual
@@ -108,7 +109,7 @@ def _structure(model: Model) -> RowFacts:
 def estimate_summaries(model: ProductModel, names: tuple[str, ...], given: Given = NOTHING) -> Estimate:
     """The fitted gaussian model of cross-products alone; those of `names` that it lacks are held in them."""
     with one_blas_thread():
-        residual = Residual(constant=True, held="phi" in given.fixed)
+        residual = Residual(constant=True, held="phi" in given.fixed, fixed=given.fixed)
         findings = check(ProductStructure(model.stats, model.effects), model.family, residual=residual)
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=names)

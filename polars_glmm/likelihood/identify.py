@@ -7,6 +7,7 @@ gives Σ_l S_ac S_bd + S_ad S_bc. A null vector of it is a change of the Σ_t th
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
@@ -37,10 +38,15 @@ class Findings(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """What is known of the residual variance (or dispersion): one for all rows, and held at a value."""
+    """What is known of the residual variance (or dispersion): one for all rows, held at a value; all names held."""
 
     constant: bool
     held: bool
+    fixed: Collection[str] = ()
+
+    def holds(self, f: FactorMap) -> bool:
+        """Whether nothing of a factor's variances is left to be told from it."""
+        return all(f"sd({f.name}: {name})" in self.fixed for t in f.terms for name in t.labels)
 
 
 class RowFacts(Protocol):
@@ -81,13 +87,13 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
                 f"Leave it out, or group by another column."
             )
             raise IdentifiabilityError(msg)
-        if family.residual and not residual.held:
+        if family.residual and not residual.held and not residual.holds(f):
             _refuse_saturated(structure, f)
     notes: list[Note] = []
     unidentified = [[False] * len(f.terms) for f in factors]
     lone = [False] * len(factors)
     for number, f in enumerate(factors):
-        loose = _redundant_terms(structure, f, gaussian=family.residual and residual == (True, False))
+        loose = _redundant_terms(structure, f, gaussian=family.residual and residual.constant and not residual.held)
         if any(loose):
             names = enumerate_names([_term_text(f, k) for k, flag in enumerate(loose) if flag])
             text = (
@@ -100,7 +106,7 @@ def check(structure: RowFacts, family: Family, *, residual: Residual) -> Finding
             unidentified[number] = loose
         single = structure.trials(f) <= 1.0 if family.takes_trials and _alone(f) else np.zeros(1, dtype=bool)
         lone[number] = bool(LONE_SHARE < single.mean() < 1.0)  # all of them: there is a note already
-        if single.all():
+        if single.all() and not residual.holds(f):
             text = (
                 f"group '{f.name}' has one Bernoulli trial per level: its variance cannot be told from the data, "
                 f"and its estimate is an artefact of the approximation."

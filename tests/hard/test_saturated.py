@@ -57,3 +57,24 @@ def test_one_factor_of_two_is_enough() -> None:
     frame = pairs(3).with_columns(h=pl.Series(["p", "q", "r", "r"]))
     with refused(IdentifiabilityError, "span all observations"):
         frame.glmm.fit("y ~ x + (1 | g) + (1 | h)", method="ml")
+
+
+@pytest.mark.parametrize("method", ["reml", "ml"])
+def test_a_variance_that_is_held_tells_the_residual_one_also_with_a_row_per_level(method: str) -> None:
+    """σ² + s² is the residual variance s of the model without the factor, on every route; the levels say the rest."""
+    rng = np.random.default_rng(5)
+    frame = pl.DataFrame({"y": rng.normal(size=20), "x": rng.normal(size=20), "g": range(20)})
+    plain = polars_glmm.fit(frame, "y ~ x", method=method)
+    held = {"fixed": {"sd(g: Intercept)": 0.4}, "method": method}
+    keyed = pl.concat([frame.with_columns(k=pl.lit(key)) for key in ("a", "b")])
+    fits = [
+        polars_glmm.fit(frame, "y ~ x + (1 | g)", **held),
+        polars_glmm.fit(frame.lazy(), "y ~ x + (1 | g)", **held),
+        polars_glmm.products(frame, "y ~ x + (1 | g)").fit(**held),
+        polars_glmm.fit(keyed, "y ~ x + (1 | g)", by="k", **held)["a"],
+    ]
+    for fit in fits:
+        assert fit.loglik == pytest.approx(plain.loglik, abs=1e-8)
+        phi = [one.dispersion()["estimate"][0] for one in (fit, plain)]
+        assert phi[0] ** 2 + 0.16 == pytest.approx(phi[1] ** 2, rel=1e-6)
+        assert not [note for note in fit.notes if not note.quiet]
