@@ -104,7 +104,7 @@ def test_what_a_family_cannot_be_asked_is_refused_with_what_to_do() -> None:
 
 
 def test_a_mean_that_is_not_mu_is_predicted_with_its_slope() -> None:
-    """Lognormal: exp(mu + phi²/2), with the standard error of mu times itself; counts above zero: mu/(1 − exp −mu)."""
+    """Lognormal: exp(mu + phi²/2), with errors in beta and log phi; counts above zero: mu/(1 − exp −mu)."""
     rng = np.random.default_rng(2)
     frame = pl.DataFrame({"x": rng.normal(size=200), "g": np.arange(200) % 20})
     frame = frame.with_columns(y=np.exp(0.4 * frame["x"].to_numpy() + rng.normal(size=200)))
@@ -114,8 +114,11 @@ def test_a_mean_that_is_not_mu_is_predicted_with_its_slope() -> None:
     mean = np.exp(of["link"]["prediction"] + phi**2 / 2)
     assert of["mu"]["prediction"].to_numpy() == pytest.approx(of["link"]["prediction"].to_numpy())
     assert of["response"]["prediction"].to_numpy() == pytest.approx(mean.to_numpy(), rel=1e-12)
-    error = of["link"]["prediction_std_error"] * mean
-    assert of["response"]["prediction_std_error"].to_numpy() == pytest.approx(error.to_numpy(), rel=1e-12)
+    zero = fit.predict(frame, random="none", std_error=True)
+    slopes = np.column_stack([np.ones(200), frame["x"], np.zeros(200), np.full(200, phi**2)])
+    vcov = fit.vcov(full=True)["covariance"].to_numpy().reshape(4, 4)
+    error = zero["prediction"].to_numpy() * np.sqrt(np.einsum("nk,kl,nl->n", slopes, vcov, slopes))
+    assert zero["prediction_std_error"].to_numpy() == pytest.approx(error, rel=1e-7)
     counts = frame.with_columns(y=rng.poisson(1.0, 200).clip(1))
     truncated = counts.glmm.fit("y ~ x + (1 | g)", family="truncated_poisson")
     mu = truncated.predict(counts, kind="mu")["prediction"].to_numpy()

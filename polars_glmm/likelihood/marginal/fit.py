@@ -123,6 +123,8 @@ def _second_look(
     lone = np.array(findings.lone, dtype=bool) if findings.lone else np.zeros(len(model.effects.factors), dtype=bool)
     lost = not searched.found.settled and model.control.search.max_evaluations >= _EXPLORING
     impossible = constant > searched.found.evaluation.value  # probabilities above one
+    if lost and peaks.lost(searched.engine, searched.found, at.p):
+        return searched, findings  # nor do other searches by an approximation without a bound lead anywhere
     if not (lost or impossible) and not hills.doubtful(at.sizes(searched.found.x), unit, lone).any():
         return searched, findings
     engine, start = searched.engine, base.found
