@@ -102,6 +102,7 @@ def test_one_model_and_one_reason_are_singular() -> None:
     assert text == ["1 more failed for 1 further reason: status() has them."]
 
 
+@pytest.mark.slow
 def test_status_of_a_hundred_thousand_keys_takes_seconds_at_most() -> None:
     fits = many(100_000, 3)
     began = time.perf_counter()

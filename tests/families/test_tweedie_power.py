@@ -102,6 +102,7 @@ def test_a_power_outside_its_range_is_refused():
         frame(1.5).glmm.fit("y ~ x", family="tweedie", fixed={"power": 2.5})
 
 
+@pytest.mark.slow
 def test_amounts_without_zeros_end_at_the_gamma_with_a_note():
     """Amounts whose variance goes by mu³ leave the power no end below 2."""
     data = frame(1.5)
@@ -144,6 +145,7 @@ def test_a_profile_of_the_power_ends_where_powers_held_lose_what_it_says():
     assert_allclose(phi[0], phi[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_follows_a_fit_knows_the_power():
     data = frame(1.5)
     fit = data.glmm.fit("y ~ x + (1 | g)", family="tweedie")

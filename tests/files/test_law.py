@@ -34,7 +34,7 @@ def without_rows(fit: Any) -> Any:
     return pickle.loads(pickle.dumps(fit))  # noqa: S301  made here
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(18)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_read_fit_answers_as_the_fit_did(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():

@@ -121,6 +121,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("noise", [1e-6, pytest.param(1e-9, marks=pytest.mark.slow), 1e-12])
 @pytest.mark.parametrize(("formula", "options"), CASES)
 def test_beyond_the_digits_every_route_says_the_same_quickly(

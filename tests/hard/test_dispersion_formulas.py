@@ -43,6 +43,7 @@ def test_a_formula_of_phi_never_ends_below_the_models_it_contains(kind: str, for
             assert "no_overdispersion" in codes(fit), phi
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("family", ["negative_binomial", "negative_binomial1"])
 def test_without_overdispersion_all_rows_are_poisson_rows(family: str) -> None:
     """Everything but phi is Poisson's, lazily too; phi has no errors."""

@@ -68,6 +68,7 @@ def test_next_to_its_limit_a_density_and_its_slope_in_phi_are_those_there(name: 
         assert np.abs(near.g[1]).max() < 1e4 * np.exp(-zeta) + 1e-12
 
 
+@pytest.mark.slow
 def test_counts_of_the_logarithmic_series_are_fitted_on_every_route() -> None:
     """The limit phi → 0 with mu/phi fixed of counts above zero (Fisher, Corbet & Williams 1943)."""
     rng = np.random.default_rng(2)

@@ -119,6 +119,7 @@ def test_quadrature_has_no_maximum_either() -> None:
     names(attempt(constant(2), "y ~ x + (1 | g)", method=AGQ(nodes=9), **BINOMIAL), "unbounded", "g")
 
 
+@pytest.mark.slow
 def test_only_the_factor_that_runs_away_is_named() -> None:
     fit = attempt(constant(3, groups=20, each=6), "y ~ x + (1 | g) + (1 | h)", **BINOMIAL)
     names(fit, "unbounded", "g", absent=("h",))
@@ -156,6 +157,7 @@ def test_the_answer_does_not_depend_on_the_start() -> None:
             assert other.loglik < fit.loglik + 1e-3 or told, (seed, size)
 
 
+@pytest.mark.slow
 def test_an_approximation_that_is_far_from_the_integral_is_told() -> None:
     """Poisson levels most of which are all zero: Laplace's log-likelihood is too high by several units."""
     rng = np.random.default_rng(0)

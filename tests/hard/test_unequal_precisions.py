@@ -77,6 +77,7 @@ def test_a_residual_variance_of_zero_is_an_answer_with_a_note(method: str) -> No
     assert fit.dispersion()["std_error"].to_list() == [None]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("start", [None, {"sd(g: Intercept)": 0.02, "sd(h: x)": 0.02, "phi": 1.0}])
 def test_two_factors_that_reproduce_any_response_have_no_optimum(start: dict[str, float] | None) -> None:
     """Slopes of five levels and four fixed effects span eight rows: without the rest of V there is no bound."""

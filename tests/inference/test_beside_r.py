@@ -97,7 +97,7 @@ def test_times_and_their_medians(row: dict[str, Any]) -> None:
     assert_allclose(fit.predict(found, kind="survival", times="prediction", name="half")["half"], 0.5, rtol=1e-9)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @of("glmmTMB")
 def test_errors_of_predictions_hold_all_parameters(row: dict[str, Any]) -> None:
     """Random effects, coefficients, variances, loadings, phi: of responses, links, phi, new levels, and of none."""

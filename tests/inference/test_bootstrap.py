@@ -250,6 +250,7 @@ def test_a_bootstrap_test_agrees_with_the_exact_one() -> None:
     assert row["p_bootstrap"] == pytest.approx(exact, abs=4.0 * row["mc_error"])
 
 
+@pytest.mark.slow
 def test_a_bootstrap_test_of_a_variance_agrees_with_the_exact_null_distribution() -> None:
     frame = datasets.load("dyestuff")
     small, large = quiet(frame, "Yield ~ 1", method="reml"), quiet(frame, "Yield ~ 1 + (1 | Batch)")

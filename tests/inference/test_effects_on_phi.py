@@ -130,6 +130,7 @@ def test_terms_of_one_label_are_one_covariance_matrix_wherever_they_stand() -> N
     assert_allclose(inside.varcorr()["estimate"], plain.varcorr()["estimate"], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_quadrature_agrees_with_laplace_where_rows_are_many() -> None:
     frame = data("gamma", groups=10, rows=60)
     laplace = quietly(frame, *TOGETHER, family="gamma")

@@ -68,6 +68,7 @@ def fitted(model: str) -> Any:
     return quietly(rows(), *formulas, **options)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("random", RANDOM)
 @pytest.mark.parametrize("model", SOME)
 def test_an_average_and_its_error_are_those_of_predictions(model: str, random: Any) -> None:

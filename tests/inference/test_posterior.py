@@ -55,6 +55,7 @@ def test_spread_of_means_is_the_joint_standard_error_of_predictions(data: str, f
     assert_allclose(eta.std(1), known, rtol=0.12)
 
 
+@pytest.mark.slow
 def test_effects_of_crossed_factors_are_drawn_together() -> None:
     """Their covariance is the inverse of Henderson's matrix, blocks between factors included."""
     rng = np.random.default_rng(3)

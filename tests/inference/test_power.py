@@ -16,6 +16,7 @@ from polars_glmm.errors import FitWarning, ModelError
 SLEEP = datasets.load("sleepstudy").drop("Reaction")
 
 
+@pytest.mark.slow
 def test_without_random_effects_power_is_that_of_an_f_test() -> None:
     frame = pl.DataFrame({"x": np.tile(np.arange(5.0), 4)})
     parameters = {"Intercept": 1.0, "x": 0.4, "phi": 1.0}

@@ -96,7 +96,7 @@ def single(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("name", MODELS)
 def test_refits_side_by_side_are_those_one_by_one(
     name: str, single: list[int], monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,7 @@ def test_a_fit_by_two_processes_is_the_fit_by_one(formula: str, started: list[Ch
     assert again.loglik == there.loglik
 
 
+@pytest.mark.slow
 def test_rows_on_disk_are_read_by_the_process_that_works_on_them(started: list[Child]) -> None:
     options = {"memory": Memory(limit=1), "progress": False}
     rows = Rows(block=200, threads=1, compress=False)

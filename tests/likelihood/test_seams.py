@@ -85,6 +85,7 @@ def test_a_profile_interval_brackets_the_wald_one():
     assert_allclose([low, high], best.beta[1] + np.array([-1.96, 1.96]) * se, atol=0.1 * se)
 
 
+@pytest.mark.slow
 def test_bootstrap_spread_is_the_standard_error():
     design, family = draw("poisson", n=160, groups=12)
     best = estimate(design, family, Laplace(), control())

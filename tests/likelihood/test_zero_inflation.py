@@ -63,6 +63,7 @@ def test_effects_of_one_label_are_correlated_across_parts(frame):
     assert together.estimate.df_model == apart.estimate.df_model + 1
 
 
+@pytest.mark.slow
 def test_quadrature_of_one_node_is_laplace_and_more_nodes_settle(frame):
     def fit(method):
         return frame.glmm.fit("y ~ x + (1 |p| g)", "zi ~ x + (1 |p| g)", family="poisson", method=method).loglik

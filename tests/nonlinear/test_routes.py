@@ -117,6 +117,7 @@ def test_parameters_are_started_and_held_by_name(trees: Any) -> None:
         TREES.glmm.fit("circumference ~ a / (1 + exp((b - age) / c))", "a ~ 1", "b ~ 1", "c ~ 1")
 
 
+@pytest.mark.slow
 def test_draws_have_the_mean_and_the_variance_of_the_model(trees: Any) -> None:
     """Asym is the only random parameter: E y = f(β), Var y = (∂f/∂Asym)² σ_b² + φ²."""
     draws = trees.simulate(TREES, n=4000, rng=1).select(pl.col("^sim_.*$")).to_numpy()

@@ -309,6 +309,7 @@ def test_long_names_are_cut_and_stay_distinct() -> None:
     assert frame["個体"].str.len_chars().max() <= 20
 
 
+@pytest.mark.slow
 def test_what_needs_rows_says_so(sleep: Any, tmp_path: Path) -> None:
     sleep.write(tmp_path / "sleep.glmm")
     read: Any = polars_glmm.read_fit(tmp_path / "sleep.glmm")

@@ -53,6 +53,7 @@ def fits(frame: pl.DataFrame, formula: str):
     yield pl.concat([frame.with_columns(k=pl.lit(k)) for k in range(4)]).glmm.fit(formula, by="k")[2]
 
 
+@pytest.mark.slow
 def test_all_parametrisations_on_all_routes_agree_where_a_prediction_is_estimable_and_are_null_elsewhere(crossed, grid):
     expected = numbers(crossed.glmm.fit(FORMULAS[0]), grid)
     assert [cell for cell, row in zip(CELLS, expected, strict=True) if np.isnan(row).all()] == [("a", "B"), ("c", "D")]

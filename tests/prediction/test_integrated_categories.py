@@ -53,6 +53,7 @@ def fitted(model: str) -> Any:
     return quietly(rows(), *formulas, **options)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", MODELS)
 def test_errors_follow_all_that_is_estimated(model: str) -> None:
     """std_error² = g'Vg with g by differences in every coefficient, threshold and entry of Σ."""

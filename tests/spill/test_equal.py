@@ -78,7 +78,7 @@ def assert_same(memory: Any, disk: Any) -> None:
     assert dict(disk.recipe.categoricals) == dict(memory.recipe.categoricals)
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(16)
 @pytest.mark.reference
 @pytest.mark.parametrize("name", ONE_FACTOR)
 def test_reference_models_from_disk(name: str) -> None:

@@ -55,6 +55,7 @@ def test_standard_errors_of_medians_count_the_shape(fit):
     assert (half["prediction_high"] > half["prediction"]).all()
 
 
+@pytest.mark.one_in(5)
 def test_survival_of_the_population_is_the_average_over_random_effects(fit):
     """∫ S(t | b)φ(b) db by 150 nodes, and its error by the delta method in all that is estimated, by differences."""
     head, grid = FRAME.head(2), [0.0, 0.5, 2.0]
