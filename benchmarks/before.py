@@ -83,8 +83,8 @@ def _rounds(problem: Problem, before: Path, folder: Path, options: argparse.Name
 def _measure(problem: Problem, tree: Path, folder: Path, options: argparse.Namespace) -> Round:
     out = folder / "out.json"
     command = [
-        sys.executable, "-m", "benchmarks.worker", "ours", problem.to_json(), str(folder / f"{problem.name}.parquet"),
-        str(out), str(options.threads), str(options.repeats), "20",
+        sys.executable, "-m", "benchmarks.worker", "ours", problem.to_json(brief=True),
+        str(folder / f"{problem.name}.parquet"), str(out), str(options.threads), str(options.repeats), "20",
     ]  # fmt: skip
     ended = process.run(command, threads=options.threads, limit=options.limit, tree=tree)
     if ended.status:

@@ -7,7 +7,7 @@ nothing heavy: the process that measures others must stay small.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Literal
 
 Size = Literal["small", "medium", "large"]
@@ -77,16 +77,17 @@ class Problem:
         """The whole formula as in lme4, with another left side if given."""
         return f"{response or self.response} ~ {self.fixed} + {self.bars}"
 
-    def to_json(self) -> str:
-        """One line that `from_json` reads."""
-        return json.dumps(asdict(self))
+    def to_json(self, *, brief: bool = False) -> str:
+        """One line that `from_json` reads; `brief` leaves defaults out, for trees that know fewer fields."""
+        usual = {one.name: one.default for one in fields(self)} if brief else {}
+        return json.dumps({name: value for name, value in asdict(self).items() if value != usual.get(name, MISSING)})
 
     @classmethod
     def from_json(cls, text: str) -> Problem:
         """The problem that `to_json` wrote."""
-        fields = json.loads(text)
-        pairs = tuple(tuple(pair) for pair in fields["random"])
-        return cls(**fields | {"random": pairs, "further": tuple(fields["further"])})
+        found = json.loads(text)
+        pairs = tuple(tuple(pair) for pair in found["random"])
+        return cls(**found | {"random": pairs, "further": tuple(found.get("further", ()))})
 
 
 def _w3(
