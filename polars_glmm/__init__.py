@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Gamma,
         Gaussian,
         GeneralizedPoisson,
+        Gompertz,
         InverseGaussian,
         LogLogistic,
         Lognormal,
@@ -84,7 +85,7 @@ _LAZY = {
     **dict.fromkeys(
         (
             "Beta", "BetaBinomial", "Binomial", "Categorical", "Cumulative", "Exponential", "Gamma", "Gaussian",
-            "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
+            "GeneralizedPoisson", "Gompertz", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
             "NegativeBinomial1", "Poisson", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1",
             "TruncatedPoisson", "Tweedie", "Weibull",
         ),
@@ -124,6 +125,7 @@ __all__ = [
     "Gaussian",
     "GeneralizedPoisson",
     "GlmmError",
+    "Gompertz",
     "IdentifiabilityError",
     "InverseGaussian",
     "KnownLevels",

@@ -12,6 +12,7 @@ from polars_glmm.families.event_times import Exponential, LogLogistic, Weibull
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
 from polars_glmm.families.generalized_poisson import GeneralizedPoisson
+from polars_glmm.families.gompertz import Gompertz
 from polars_glmm.families.inverse_gaussian import InverseGaussian
 from polars_glmm.families.lognormal import Lognormal
 from polars_glmm.families.negative_binomial import NegativeBinomial
@@ -24,7 +25,7 @@ from polars_glmm.families.tweedie import Tweedie
 
 __all__ = [
     "Beta", "BetaBinomial", "Binomial", "Categorical", "Cumulative", "Density", "Expected", "Exponential", "Family",
-    "Gamma", "Gaussian", "GeneralizedPoisson", "InverseGaussian", "LogLogistic", "Lognormal", "NegativeBinomial",
-    "NegativeBinomial1", "Poisson", "Rows", "StudentT", "TruncatedNegativeBinomial", "TruncatedNegativeBinomial1",
-    "TruncatedPoisson", "Tweedie", "Weibull", "resolve_family",
+    "Gamma", "Gaussian", "GeneralizedPoisson", "Gompertz", "InverseGaussian", "LogLogistic", "Lognormal",
+    "NegativeBinomial", "NegativeBinomial1", "Poisson", "Rows", "StudentT", "TruncatedNegativeBinomial",
+    "TruncatedNegativeBinomial1", "TruncatedPoisson", "Tweedie", "Weibull", "resolve_family",
 ]  # fmt: skip

@@ -8,7 +8,6 @@ import numpy as np
 
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, Rows
 from polars_glmm.families.censored import Censored
-from polars_glmm.families.mean_family import log_of
 from polars_glmm.typing import Vec
 
 
@@ -20,7 +19,7 @@ def censored_residuals(family: Censored, rows: Rows, mu: Vec, phi: Vec | None) -
     Of others: E[Y | what is known of it] − mu (Gourieroux, Monfort, Renault & Trognon 1987, J. Econometrics 34), the
     same over phi, and twice the logarithm of how much likelier a row is at its best mean.
     """
-    at = (family.link.forward(mu),) if phi is None else (family.link.forward(mu), log_of(phi))
+    at = (family.link.forward(mu),) if phi is None else (family.link.forward(mu), family.second(phi))
     with np.errstate(all="ignore"):
         if family.of_times:
             m = family.martingale(rows, at)

@@ -6,9 +6,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from polars_glmm.families.base import Predictors, Rows
+from polars_glmm.families.base import Rows
 from polars_glmm.families.location_scale import LocationScale
-from polars_glmm.families.mean_family import log_of
 from polars_glmm.typing import Vec
 
 Quantity: TypeAlias = Literal["median", "survival", "hazard", "cumulative_hazard"]
@@ -27,7 +26,7 @@ def event_quantity(
         return at[2], (8.0 * (at[3] - at[1]) - (at[4] - at[0])) / (12.0 * _STEP)
     assert times is not None
     begun = times > 0.0
-    rows, where = Rows(np.where(begun, times, 1.0)), _predictors(eta, phi)
+    rows, where = Rows(np.where(begun, times, 1.0)), ((eta,) if phi is None else (eta, family.second(phi)))
     with np.errstate(all="ignore"):
         above = family.log_probability("above", rows, where, 1)
         log_s, slope = above.f, above.g[0]
@@ -43,7 +42,3 @@ def event_quantity(
         hazard = np.exp(density.f + family.constant(rows) - log_s)
         late = np.where(times >= 0.0, np.nan, 0.0)  # at 0 it may have no end
         return np.where(begun, hazard, late), np.where(begun, hazard * (own - slope), late)
-
-
-def _predictors(eta: Vec, phi: Vec | None) -> Predictors:
-    return (eta,) if phi is None else (eta, log_of(phi))

@@ -9,7 +9,7 @@ from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Predictors, Rows
 from polars_glmm.families.distributions import Distribution
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Further, Mean, MeanFamily
+from polars_glmm.families.mean_family import Further, Mean, MeanFamily, log_of
 from polars_glmm.typing import Vec
 
 Side: TypeAlias = Literal["above", "below", "between"]
@@ -50,6 +50,10 @@ class LocationScale(MeanFamily):
             return self.log_tail(rows, mu, further, side)
 
         return self.definition(rows, at, order, degrees, log_tail)
+
+    def second(self, phi: Vec | float) -> Vec:
+        """The predictor of the parameter beside the mean, phi, from its value."""
+        return log_of(phi)
 
     def quantile(self, p: Vec | float, mu: Vec, phi: Vec | float | None) -> Vec:
         """The value with a share p of responses below it."""

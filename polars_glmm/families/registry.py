@@ -17,6 +17,7 @@ from polars_glmm.families.event_times import Exponential, LogLogistic, Weibull
 from polars_glmm.families.gamma import Gamma
 from polars_glmm.families.gaussian import Gaussian
 from polars_glmm.families.generalized_poisson import GeneralizedPoisson
+from polars_glmm.families.gompertz import Gompertz
 from polars_glmm.families.inverse_gaussian import InverseGaussian
 from polars_glmm.families.lognormal import Lognormal
 from polars_glmm.families.mean_family import MeanFamily
@@ -54,6 +55,7 @@ FAMILIES: dict[str, type[MeanFamily]] = {
     "exponential": Exponential,
     "weibull": Weibull,
     "loglogistic": LogLogistic,
+    "gompertz": Gompertz,
 }
 
 ALIASES = {

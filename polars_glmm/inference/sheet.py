@@ -198,7 +198,7 @@ def _residual_quartiles(fit: Answer) -> SheetTable | None:
 def _random_effects(fit: Answer) -> SheetTable | None:
     """Variances with standard errors, standard deviations, and the lower triangle of correlations."""
     words = structure_remarks(fit.recipe)
-    remarks = [*words, _dispersion_remark(fit), *_correlation_remarks(fit), _null_test_remark(fit)]
+    remarks = [*words, *_constant_remarks(fit), *_correlation_remarks(fit), _null_test_remark(fit)]
     if not fit.estimate.factors and not (fit.spec.family.residual and fit.estimate.phi is not None):
         only = tuple(_correlation_remarks(fit))
         return SheetTable("Residual", (), only) if only else None
@@ -249,6 +249,16 @@ def _dispersion_remark(fit: Answer) -> str:
     row = dispersion(fit).row(0, named=True)
     name, meaning = fit.spec.family.phi_words
     return f"{name} phi = {numbers.real(phi)}{_spread(row)}. {meaning}"
+
+
+def _constant_remarks(fit: Answer) -> list[str]:
+    """phi, and the other constants of the family, each in a sentence."""
+    of = {one.name: one.definition for one in fit.spec.family.parameters}
+    rows = [row for row in dispersion(fit).rows(named=True) if row["parameter"] in fit.estimate.others]
+    others = [
+        f"{row['parameter']} = {numbers.real(row['estimate'])}{_spread(row)}: {of[row['parameter']]}." for row in rows
+    ]
+    return [_dispersion_remark(fit), *others]
 
 
 def _correlation_remarks(fit: Answer) -> list[str]:
@@ -331,7 +341,7 @@ def _fixed_remarks(fit: Answer, parameter: str) -> tuple[str, ...]:
         p = numbers.p_statement(chi2_p(chisq, df))
         remarks.append(f"Joint Wald test of all slopes: chi2({df}) = {chisq:.2f}, {p}")
     if not fit.estimate.factors:
-        remarks.append(_dispersion_remark(fit))
+        remarks += _constant_remarks(fit)
     return tuple(remark for remark in remarks if remark)
 
 

@@ -80,7 +80,7 @@ class EventScale(ResponseScale):
         def of(batch: pl.Series) -> pl.Series:
             rows = batch.struct.unnest()
             at = {one: rows[one].cast(pl.Float64).to_numpy() for one in rows.columns}
-            phi = at["phi"] if family.has_phi else None
+            phi = at["phi"] if family.n_parameters > 1 else None
             found = event_quantity(family, quantity, at["eta"], phi, at.get("time"))[part]  # type: ignore[arg-type]
             return pl.Series(batch.name, found, dtype=pl.Float64)
 

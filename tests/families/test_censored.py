@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.families import Exponential, Gaussian, LogLogistic, Lognormal, Rows, Weibull
+from polars_glmm.families import Exponential, Gaussian, Gompertz, LogLogistic, Lognormal, Rows, Weibull
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring
 from polars_glmm.families.censored import censored
 from polars_glmm.families.location_scale import LocationScale
@@ -18,7 +18,7 @@ from tests.families.conftest import named, predictors
 
 BASES = [
     Gaussian(), Gaussian("log"), Lognormal(), Exponential(), Exponential(metric="ph"), Weibull(), Weibull(metric="ph"),
-    LogLogistic(),
+    LogLogistic(), Gompertz(),
 ]  # fmt: skip
 every_base = pytest.mark.parametrize("base", BASES, ids=repr)
 PLACES = [(0,), (1,), (0, 0), (0, 1), (1, 1), (0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)]
@@ -33,8 +33,13 @@ def rows_of(base: LocationScale, n: int = 1, *, entry: bool = False) -> Rows:
     return Rows(low, censoring=Censoring(status, np.where(status == BETWEEN, low + 0.6, low), late))
 
 
+def second_of(base: LocationScale, zeta: float) -> float | None:
+    """The parameter beside the mean at its predictor."""
+    return float(base.parameters[1].link.inverse(np.asarray(zeta))) if base.n_parameters > 1 else None
+
+
 def at_of(base: LocationScale, eta: Vec, zeta: float) -> tuple[Vec | float, ...]:
-    return predictors(eta, zeta if base.has_phi else None)
+    return predictors(eta, zeta if base.n_parameters > 1 else None)
 
 
 def test_every_family_that_says_so_takes_censored_rows(family):
@@ -44,7 +49,7 @@ def test_every_family_that_says_so_takes_censored_rows(family):
 @every_base
 def test_each_row_has_the_probability_of_what_is_known_of_it(base):
     rows, eta, zeta = rows_of(base), np.array([0.3, 0.5, 0.2, 0.6]), 0.4
-    phi = float(np.exp(zeta)) if base.has_phi else None
+    phi = second_of(base, zeta)
     f = censored(base).density(rows, at_of(base, eta, zeta), 0).f
     mu = base.mean(eta)
     above, below = base.cdf(rows, mu, phi, upper=True), base.cdf(rows, mu, phi)
@@ -77,10 +82,10 @@ def test_each_derivative_is_the_difference_of_the_one_below(base, entry):
     eta = np.repeat([0.1, 0.4, 0.9, 1.6, 2.4], 4)
 
     def at(eta: Vec, zeta: Vec | float) -> dict[tuple[int, ...], Vec]:
-        return named(family.density(rows, predictors(eta, zeta if base.has_phi else None), 3, ALL))
+        return named(family.density(rows, at_of(base, eta, zeta), 3, ALL))
 
     zeta, found = np.full_like(eta, 0.3), at(eta, 0.3)
-    for place in PLACES if base.has_phi else [(0,), (0, 0), (0, 0, 0)]:
+    for place in PLACES if base.n_parameters > 1 else [(0,), (0, 0), (0, 0, 0)]:
         below, sign = place[:-1], -1.0 if len(place) == 2 else 1.0
         if place[-1]:
             expected = difference(lambda z, b=below: at(eta, z)[b], zeta, 1e-3)
@@ -115,7 +120,7 @@ def test_an_interval_that_closes_is_the_value_itself(base):
 @every_base
 def test_of_a_late_entry_the_density_is_that_of_what_is_left(base):
     rows, eta, zeta = rows_of(base, entry=True), np.array([0.3, 0.5, 0.2, 0.6]), 0.4
-    at, phi = at_of(base, eta, zeta), float(np.exp(zeta)) if base.has_phi else None
+    at, phi = at_of(base, eta, zeta), second_of(base, zeta)
     with_entry = censored(base, entry=True).density(rows, at, 0).f
     plain = rows._replace(censoring=rows.censoring._replace(entry=None))
     left = base.cdf(Rows(rows.censoring.entry), base.mean(eta), phi, upper=True)
@@ -177,7 +182,7 @@ def test_an_exponential_time_is_a_poisson_count_of_one_row():
 
 @every_base
 def test_draws_are_spread_as_the_distribution_says(base):
-    phi = 1.4 if base.has_phi else None
+    phi = 1.4 if base.n_parameters > 1 else None
     mu = np.full(20_000, 1.7)
     y = base.simulate(np.random.default_rng(5), mu, phi, Rows(mu))
     share = base.cdf(Rows(np.sort(y)), mu, phi)

@@ -47,7 +47,7 @@ def test_names_resolve(name, link, shown):
 
 WRONG = [
     ("poison", None, "There is no family 'poison'.* Did you mean 'poisson'"),
-    ("multinom", None, "There is no family 'multinom'; there are 'gaussian', .* and 'loglogistic'"),
+    ("multinom", None, "There is no family 'multinom'; there are 'gaussian', .* and 'gompertz'"),
     ("quasipoisson", None, "no density; .*'negative_binomial'"),
     ("bernoulli", None, "family='binomial'"),
     ("binomial", "probti", "binomial has no link 'probti'; it has 'logit', .* Did you mean 'probit'"),
@@ -117,6 +117,7 @@ def test_facts_of_the_table():
         "exponential": (False, False, False),
         "weibull": (True, False, False),
         "loglogistic": (True, False, False),
+        "gompertz": (False, False, False),
     }
     canonical = {repr(f) for cls in FAMILIES.values() for link in cls.links if (f := cls(link)).canonical}
     assert canonical == {

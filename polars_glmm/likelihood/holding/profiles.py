@@ -181,8 +181,11 @@ class Profiles:
 
     @property
     def _several(self) -> bool:
-        """Whether there is more than a constant phi beyond the mean."""
-        return isinstance(self.model, Model) and (bool(self.model.design.further) or len(self.model.parts) > 2)
+        """Whether there is more than a constant phi beyond the mean, or another constant."""
+        if not isinstance(self.model, Model):
+            return False
+        beyond = [part.parameter for part in self.model.parts[1:]]
+        return bool(self.model.design.further) or len(beyond) > 1 or (beyond != ["phi"] and bool(beyond))
 
     @property
     def _residual(self) -> ResidualRows | None:
