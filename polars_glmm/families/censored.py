@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring, Degrees, Density, Family, Predictors, Rows
-from polars_glmm.families.location_scale import LocationScale, Side
+from polars_glmm.families.location_scale import Side, Tailed
 from polars_glmm.typing import BoolVec, IntVec, Vec
 
 _SIDES: dict[float, Side] = {RIGHT: "above", LEFT: "below", BETWEEN: "between"}
 
 
-class Censored(LocationScale):
+class Censored(Tailed):
     """What changes in a family where responses are censored; mixed into the family itself by `censored`.
 
     entry   some rows are seen only because their response is above a value of their own
@@ -129,12 +129,12 @@ class Censored(LocationScale):
         return out
 
     @property
-    def plain(self) -> LocationScale:
+    def plain(self) -> Tailed:
         """The family itself."""
         made: object = object.__new__(type(self).__mro__[2])
         for name, value in self.__dict__.items():
             object.__setattr__(made, name, value)
-        assert isinstance(made, LocationScale)
+        assert isinstance(made, Tailed)
         return made
 
     def __repr__(self) -> str:
@@ -146,7 +146,7 @@ class Censored(LocationScale):
 
 def censored(family: Family, entry: bool = False) -> Family:  # noqa: FBT001, FBT002  # as pickle calls it
     """The family for responses that may be censored, with or without late entries."""
-    if not isinstance(family, LocationScale) or isinstance(family, Censored):
+    if not isinstance(family, Tailed) or isinstance(family, Censored):
         msg = f"{family!r} has no tails"
         raise TypeError(msg)
     made = object.__new__(_mixed(type(family), entry))
@@ -156,7 +156,7 @@ def censored(family: Family, entry: bool = False) -> Family:  # noqa: FBT001, FB
 
 
 @cache
-def _mixed(base: type[LocationScale], entry: bool) -> type[Censored]:  # noqa: FBT001
+def _mixed(base: type[Tailed], entry: bool) -> type[Censored]:  # noqa: FBT001
     return type(f"Censored{base.__name__}", (Censored, base), {"entry": entry, "__doc__": base.__doc__})
 
 

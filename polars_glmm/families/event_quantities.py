@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from polars_glmm.families.base import Rows
-from polars_glmm.families.location_scale import LocationScale
+from polars_glmm.families.location_scale import Tailed
 from polars_glmm.typing import Vec
 
 Quantity: TypeAlias = Literal["median", "survival", "hazard", "cumulative_hazard"]
@@ -15,7 +15,7 @@ _STEP = 1e-4
 
 
 def event_quantity(
-    family: LocationScale, quantity: Quantity, eta: Vec, phi: Vec | None, times: Vec | None
+    family: Tailed, quantity: Quantity, eta: Vec, phi: Vec | None, times: Vec | None
 ) -> tuple[Vec, Vec]:
     """The quantity and its slope in eta, each (n,).
 

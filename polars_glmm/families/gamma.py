@@ -10,9 +10,11 @@ from scipy import special
 
 from polars_glmm.families import jet
 from polars_glmm.families.base import Degrees, Density, Expected, Predictors, Rows, Tensor
+from polars_glmm.families.gamma_mass import log_mass
 from polars_glmm.families.gaussian import LOG_ROOT_TWO_PI
 from polars_glmm.families.jet import Jet
-from polars_glmm.families.mean_family import Further, Kernel, Mean, MeanFamily, precision_of
+from polars_glmm.families.location_scale import Side, Tailed
+from polars_glmm.families.mean_family import Further, Kernel, Mean, precision_of
 from polars_glmm.families.special import digamma_rest, digamma_rest_bend, stirling_rest
 from polars_glmm.typing import BoolVec, Vec
 
@@ -63,12 +65,13 @@ def log_kernel(rows: Rows, at: Predictors, order: int, degrees: Degrees) -> Dens
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Gamma(MeanFamily):
+class Gamma(Tailed):
     """log p = ν log ν − log Γ(ν) − ν log mu + (ν − 1) log y − ν y/mu, shape ν = w/phi, variance phi·mu²/w."""
 
     name = "gamma"
     has_phi = True
     takes_precision = True
+    of_times = True
     phi_definition = "dispersion: variance phi·mu²"
     phi_words = ("Dispersion", "The variance is phi*mu^2.")
     links = ("log", "inverse", "identity")
@@ -88,6 +91,29 @@ class Gamma(MeanFamily):
         log_shape = -zeta + np.log(precision_of(rows))
         shape = jet.exp(log_shape)
         return shape * (log_shape - mu.log - mu.reciprocal * rows.y + np.log(rows.y)) - jet.lgamma(shape)
+
+    @property
+    def concave_tails(self) -> bool:
+        """log Y has a log-concave density, which the logarithm of the mean moves (Prékopa 1973)."""
+        return self.link.name == "log"
+
+    def log_tail(self, rows: Rows, mu: Mean, further: Further, side: Side) -> Jet:
+        """By the mass of log(νY/mu), whose ends move with log ν − log mu."""
+        log_shape = -further[0] + np.log(precision_of(rows))
+        w, shape = log_shape - mu.log + np.log(rows.y), jet.exp(log_shape)
+        end, none = w.f, np.full_like(w.f, np.inf)
+        if side == "between":
+            assert rows.censoring is not None
+            assert rows.censoring.upper is not None
+            ends = end, end + np.log(rows.censoring.upper / rows.y)
+        else:
+            ends = (end, none) if side == "above" else (-none, end)
+        return jet.through_both(log_mass(*ends, shape.f, w.order), w, shape)
+
+    def quantile(self, p: Vec | float, mu: Vec, phi: Vec | float | None) -> Vec:
+        assert phi is not None
+        shape = 1.0 / np.asarray(phi)
+        return np.asarray(special.gammaincinv(shape, p) * mu / shape)
 
     def constant(self, rows: Rows) -> Vec:
         return -np.log(rows.y)

@@ -1,4 +1,4 @@
-"""Families whose response, or its logarithm, is a place and a scale times a standard variable: log tails by jets."""
+"""Families that know the logarithms of their tails; those of a place and a scale times a standard variable by jets."""
 
 from __future__ import annotations
 
@@ -16,30 +16,21 @@ Side: TypeAlias = Literal["above", "below", "between"]
 """Of what a probability is taken: Y > y, Y ≤ y, y < Y ≤ upper."""
 
 
-class LocationScale(MeanFamily):
-    """Y ≤ y where a standard variable Z ≤ z(y): all that is known of a response which is not seen itself."""
+class Tailed(MeanFamily):
+    """A family that knows the logarithms of its tails: all that is known of a response which is not seen itself."""
 
     censorable = True
     direction = 1.0
     """Whether responses rise or fall with eta."""
 
     @property
-    @abstractmethod
-    def distribution(self) -> Distribution:
-        """That of Z."""
-
-    @abstractmethod
-    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
-        """z(y)."""
-
-    @abstractmethod
-    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:
-        """z(high) − z(low), without the digits that a difference of both would lose."""
-
-    @property
     def concave_tails(self) -> bool:
-        """The logarithms of all such probabilities are concave in z (Prékopa 1973)."""
-        return self.distribution.log_concave
+        """The logarithms of all such probabilities are concave in eta."""
+        return False
+
+    @abstractmethod
+    def log_tail(self, rows: Rows, mu: Mean, further: Further, side: Side) -> Jet:
+        """The logarithm of a probability of y; between y and the upper end of its censoring."""
 
     def log_probability(
         self, side: Side, rows: Rows, at: Predictors, order: int, degrees: Degrees | None = None
@@ -59,8 +50,29 @@ class LocationScale(MeanFamily):
         """The value with a share p of responses below it."""
         raise NotImplementedError
 
+
+class LocationScale(Tailed):
+    """Y ≤ y where a standard variable Z ≤ z(y)."""
+
+    @property
+    @abstractmethod
+    def distribution(self) -> Distribution:
+        """That of Z."""
+
+    @abstractmethod
+    def standardised(self, y: Vec, rows: Rows, mu: Mean, further: Further) -> Jet:
+        """z(y)."""
+
+    @abstractmethod
+    def width(self, low: Vec, high: Vec, rows: Rows, further: Further) -> Jet | Vec:
+        """z(high) − z(low), without the digits that a difference of both would lose."""
+
+    @property
+    def concave_tails(self) -> bool:
+        """Concave in z where the log density of Z is (Prékopa 1973)."""
+        return self.distribution.log_concave
+
     def log_tail(self, rows: Rows, mu: Mean, further: Further, side: Side) -> Jet:
-        """The logarithm of a probability of y; between y and the upper end of its censoring."""
         z = self.standardised(rows.y, rows, mu, further)
         if side == "above":
             return z.through(*self.distribution.log_sf(z.f, z.order))

@@ -11,7 +11,7 @@ import polars as pl
 from polars_glmm.columns import named
 from polars_glmm.errors import ColumnError, ModelError
 from polars_glmm.families.event_quantities import Quantity, event_quantity
-from polars_glmm.families.location_scale import LocationScale
+from polars_glmm.families.location_scale import Tailed
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.rows import PHI
 from polars_glmm.prediction.scale import ResponseScale
@@ -25,7 +25,7 @@ QUANTITIES: tuple[str, ...] = get_args(Quantity)
 
 def quantities_of(family: Family) -> tuple[str, ...]:
     """Kinds of prediction that times have beside their mean."""
-    return QUANTITIES if family.of_times and isinstance(family, LocationScale) else ()
+    return QUANTITIES if family.of_times and isinstance(family, Tailed) else ()
 
 
 def at_times(frame: FrameT, kind: str, times: Times, name: str) -> tuple[FrameT, str | None]:
@@ -75,7 +75,7 @@ class EventScale(ResponseScale):
 
     def _expectation(self, eta: pl.Expr, part: int, phi: pl.Expr | None = None) -> pl.Expr:  # noqa: ARG002
         family, quantity = self.expects, self.quantity
-        assert isinstance(family, LocationScale)
+        assert isinstance(family, Tailed)
 
         def of(batch: pl.Series) -> pl.Series:
             rows = batch.struct.unnest()

@@ -386,7 +386,7 @@ def _refuse_uncensored(seen: Observation, family: Family) -> None:
     if seen.times and not family.of_times:
         msg = (
             f"Times are no {family.name} responses: say family='weibull' (or 'exponential', 'loglogistic', "
-            "'lognormal'). A censored response that may be negative is written cens(y, status)."
+            "'lognormal', 'gamma', 'gompertz'). A censored response that may be negative is written cens(y, status)."
         )
         raise ModelError(msg)
 

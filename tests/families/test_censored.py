@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm.families import Exponential, Gaussian, Gompertz, LogLogistic, Lognormal, Rows, Weibull
+from polars_glmm.families import Exponential, Gamma, Gaussian, Gompertz, LogLogistic, Lognormal, Rows, Weibull
 from polars_glmm.families.base import BETWEEN, LEFT, RIGHT, SEEN, Censoring
 from polars_glmm.families.censored import censored
 from polars_glmm.families.location_scale import LocationScale
@@ -18,7 +18,7 @@ from tests.families.conftest import named, predictors
 
 BASES = [
     Gaussian(), Gaussian("log"), Lognormal(), Exponential(), Exponential(metric="ph"), Weibull(), Weibull(metric="ph"),
-    LogLogistic(), Gompertz(),
+    LogLogistic(), Gompertz(), Gamma(),
 ]  # fmt: skip
 every_base = pytest.mark.parametrize("base", BASES, ids=repr)
 PLACES = [(0,), (1,), (0, 0), (0, 1), (1, 1), (0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)]

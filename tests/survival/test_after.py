@@ -16,7 +16,7 @@ from tests.survival.frames import times
 
 FRAME = times()
 FORMULA = "surv(time, event) ~ x + (1 | g)"
-FAMILIES = ["exponential", "weibull", polars_glmm.Weibull(metric="ph"), "lognormal", "loglogistic", "gompertz"]
+FAMILIES = ["exponential", "weibull", polars_glmm.Weibull(metric="ph"), "lognormal", "loglogistic", "gompertz", "gamma"]
 
 
 @pytest.fixture(params=FAMILIES, ids=str)
