@@ -23,12 +23,8 @@ Metric = Literal["aft", "ph"]
 """What the linear predictor is of: the logarithm of time, which it stretches, or that of the hazard."""
 
 
-class EventTime(LocationScale):
-    """log T = eta + Z/a: the linear predictor stretches time, the shape a = phi is that of the hazard (1: exponential).
-
-    mu = exp(eta) is the time at Z = 0. Kalbfleisch & Prentice (2002), The Statistical Analysis of Failure Time Data,
-    section 2.2 and chapter 3.
-    """
+class PositiveTime(LocationScale):
+    """Times above 0 whose parameter mu is positive, on the log scale, and not their mean."""
 
     of_times = True
     mu_is_mean = False
@@ -36,6 +32,18 @@ class EventTime(LocationScale):
     canonical_link = None
     concave_links = frozenset({"log"})
     mean_range = "positive"
+
+    def outside_support(self, rows: Rows) -> BoolVec:
+        return ~(np.isfinite(rows.y) & (rows.y > 0.0))
+
+
+class EventTime(PositiveTime):
+    """log T = eta + Z/a: the linear predictor stretches time, the shape a = phi is that of the hazard (1: exponential).
+
+    mu = exp(eta) is the time at Z = 0. Kalbfleisch & Prentice (2002), The Statistical Analysis of Failure Time Data,
+    section 2.2 and chapter 3.
+    """
+
     top: float = 0.0
     """z at which the density of Z is highest."""
     bend: float = 1.0
@@ -115,9 +123,6 @@ class EventTime(LocationScale):
         z = self._z(rows.y, mu, phi)
         log_f = self.distribution.log_density
         return np.maximum(2.0 * (log_f(np.full_like(z, self.top), 0)[0] - log_f(z, 0)[0]), 0.0)
-
-    def outside_support(self, rows: Rows) -> BoolVec:
-        return ~(np.isfinite(rows.y) & (rows.y > 0.0))
 
     def first_mean(self, rows: Rows) -> Vec:
         return rows.y

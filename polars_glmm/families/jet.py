@@ -17,7 +17,7 @@ import numpy as np
 from scipy import special
 
 from polars_glmm.families import special as delicate
-from polars_glmm.families.links import ETA_OVERFLOW, LINKS
+from polars_glmm.families.links import ETA_OVERFLOW, LINKS, logistic
 from polars_glmm.typing import BoolVec, Vec
 
 Degree = tuple[int, ...]
@@ -178,17 +178,9 @@ def square(a: Jet) -> Jet:
     return a * a
 
 
-def _shares(x: Vec) -> tuple[Vec, Vec, Vec]:
-    """log(1 + e^−|x|), and e^x/(1 + e^x) and 1/(1 + e^x), from one exponential."""
-    e = np.exp(-np.abs(x))
-    far, near = e / (1.0 + e), 1.0 / (1.0 + e)
-    above = x > 0.0
-    return np.log1p(e), np.where(above, near, far), np.where(above, far, near)
-
-
 def softplus(a: Jet) -> Jet:
     """log(1 + exp a)."""
-    rest, s, c = _shares(a.f)
+    rest, s, c = logistic(a.f)
     value = np.maximum(a.f, 0.0) + rest
     if a.order < 2:
         return a.through(*(value, s)[: a.order + 1])
@@ -199,7 +191,7 @@ def softplus(a: Jet) -> Jet:
 def log_sum(a: Jet, b: Jet) -> Jet:
     """log(exp a + exp b): its value from the larger one, its slope a mean of both, so that no digits cancel."""
     d = a - b
-    rest, s, c = _shares(d.f)
+    rest, s, c = logistic(d.f)
     value = np.maximum(a.f, b.f) + rest
     linear = a * s + b * c
     if a.order > 1:
@@ -251,7 +243,7 @@ def log1mexp(log_t: Jet) -> Jet:
 
 def log_softplus(a: Jet) -> Jet:
     """log log(1 + exp a), which is a itself far below zero."""
-    rest, s, c = _shares(np.minimum(a.f, ETA_OVERFLOW))
+    rest, s, c = logistic(np.minimum(a.f, ETA_OVERFLOW))
     plus, low = np.maximum(a.f, 0.0) + rest, a.f < -LOW
     some = bool(low.any())
     plus = np.where(low, 1.0, plus) if some else plus

@@ -180,6 +180,15 @@ class Log(Link):
         return -np.inf, 0.0 if mean_range == "unit" else np.inf
 
 
+def logistic(eta: Vec) -> tuple[Vec, Vec, Vec]:
+    """log(1 + exp −|eta|), mu and 1 − mu."""
+    e = np.exp(-np.abs(eta))
+    large = 1.0 / (1.0 + e)
+    small = e * large
+    below = eta < 0.0
+    return np.log1p(e), np.where(below, small, large), np.where(below, large, small)
+
+
 @dataclass(frozen=True, repr=False)
 class Logit(Link):
     """mu = 1/(1 + exp −eta)."""
@@ -189,34 +198,25 @@ class Logit(Link):
     differences_are_log_ratios: ClassVar[bool] = True
 
     def inverse(self, eta: Vec) -> Vec:
-        return self._parts(eta)[1]
+        return logistic(eta)[1]
 
     def forward(self, mu: Vec) -> Vec:
         return np.log(mu) - np.log1p(-mu)
 
     def value(self, eta: Vec, order: int) -> Derivatives:
-        _, mu, c = self._parts(eta)
+        _, mu, c = logistic(eta)
         v = mu * c
         return _lazily(order, lambda: mu, lambda: v, lambda: v * (c - mu), lambda: v * (1.0 - 6.0 * v))
 
     def log(self, eta: Vec, order: int) -> Derivatives:
-        softplus, mu, c = self._parts(eta)
+        softplus, mu, c = logistic(eta)
         v = mu * c
         return _lazily(order, lambda: np.minimum(eta, 0.0) - softplus, lambda: c, lambda: -v, lambda: -v * (c - mu))
 
     def log_complement(self, eta: Vec, order: int) -> Derivatives:
-        softplus, mu, c = self._parts(eta)
+        softplus, mu, c = logistic(eta)
         v = mu * c
         return _lazily(order, lambda: -np.maximum(eta, 0.0) - softplus, lambda: -mu, lambda: -v, lambda: -v * (c - mu))
-
-    @staticmethod
-    def _parts(eta: Vec) -> tuple[Vec, Vec, Vec]:
-        """log(1 + exp −|eta|), mu and 1 − mu."""
-        e = np.exp(-np.abs(eta))
-        large = 1.0 / (1.0 + e)
-        small = e * large
-        below = eta < 0.0
-        return np.log1p(e), np.where(below, small, large), np.where(below, large, small)
 
 
 @dataclass(frozen=True, repr=False)

@@ -179,15 +179,15 @@ class Source:
         asked = [pl.len().alias("rows"), self.complete.sum().alias("complete")]
         asked += [column(name).is_infinite().any().alias(f"infinite:{name}") for name in self.floats()]
         asked += [(bad & self.complete).any().alias(f"bad:{argument}") for argument, bad in self._bad_weights().items()]
-        asked += [pl.when(self.in_use).then(self._of(fact)).sum().alias(fact.name) for fact in self.facts]
-        return self.frame.select(asked)
+        return self.frame.select([*asked, *self._recounts()])
+
+    def _recounts(self) -> list[Any]:
+        """The sums that facts are of, over rows in use."""
+        return [pl.when(self.in_use).then(self._of(fact)).sum().alias(fact.name) for fact in self.facts]
 
     def recounted(self, rows: pl.DataFrame) -> tuple[float, ...]:
         """What the facts are sums of, summed over some of the rows."""
-        if not self.facts:
-            return ()
-        asked = [pl.when(self.in_use).then(self._of(fact)).sum().alias(fact.name) for fact in self.facts]
-        return rows.select(asked).row(0)
+        return rows.select(self._recounts()).row(0) if self.facts else ()
 
     def _of(self, fact: Fact) -> Any:
         """What a fact is the sum of."""

@@ -7,7 +7,7 @@ population, those in the entries of Σ too (families.normal_nodes).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -32,11 +32,17 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.parameters import Parameters
     from polars_glmm.typing import Mat, Vec
 
-Asked: TypeAlias = tuple[str, str] | tuple[str, str, str | None]
-"""A kind, the scale, and the column of times of survival."""
 _AVERAGED = ("response", "zero", "median", "survival")
 """Kinds of prediction that mean something as averages over random effects."""
 _MADE, _TIME = f"{INTERNAL}expected", f"{INTERNAL}time"
+
+
+class OfRows(NamedTuple):
+    """What is asked of every row: a kind, its scale, and of survival the column of the times."""
+
+    kind: str
+    scale: str
+    time: str | None = None
 
 
 def through_link(family: Family, kind: str) -> bool:
@@ -78,7 +84,7 @@ def require_averaged(family: Family, kind: str) -> None:
 
 
 def add_expected(
-    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: Asked
+    frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, purpose: Purpose, asked: OfRows
 ) -> tuple[pl.LazyFrame, Quantity]:
     """The frame with what a number is made of, and the number."""
     purpose = replace(
@@ -94,7 +100,7 @@ def add_expected_over_population(
     schema: pl.Schema,
     fitted: Parameters,
     purpose: Purpose,
-    asked: Asked,
+    asked: OfRows,
     *,
     moves: bool = True,
 ) -> tuple[pl.LazyFrame, Quantity]:
@@ -116,13 +122,13 @@ def add_expected_over_population(
 def _made(
     frame: pl.LazyFrame,
     fitted: Parameters,
-    asked: Asked,
+    asked: OfRows,
     covariance: PredictorCovariance | None,
     *,
     moves: bool = True,
 ) -> tuple[pl.LazyFrame, Quantity]:
-    family, (kind, scale, *time) = fitted.recipe.spec.family, asked
-    times = [column(name).cast(pl.Float64).alias(_TIME) for name in time if name is not None]
+    family, (kind, scale, time) = fitted.recipe.spec.family, asked
+    times = [] if time is None else [column(time).cast(pl.Float64).alias(_TIME)]
     parts = [(k, one.name) for k, one in enumerate(family.parameters) if moves and fitted.models(one.name)]
     constants = constants_of(fitted) if moves else []
     pairs = covariance.pairs if moves and covariance is not None else []

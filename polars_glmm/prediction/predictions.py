@@ -20,7 +20,7 @@ from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
-from polars_glmm.prediction.expected import add_expected_over_population, require_averaged, through_link
+from polars_glmm.prediction.expected import OfRows, add_expected_over_population, require_averaged, through_link
 from polars_glmm.prediction.half_widths import (
     RowFreedom,
     half_width_by_row,
@@ -297,7 +297,7 @@ def _over_population(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters,
         )
         raise ModelError(msg)
     times = frozenset[str]() if request.time is None else frozenset({request.time})
-    asked = Purpose("predict", also_used=times), (request.kind, "response", request.time)
+    asked = Purpose("predict", also_used=times), OfRows(request.kind, "response", request.time)
     frame, quantity = add_expected_over_population(frame, schema, fitted, *asked, moves=request.uncertain)
     if request.uncertain:
         frame = frame.with_columns(error_of(fitted, quantity).alias(STD_ERROR))

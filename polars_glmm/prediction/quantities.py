@@ -21,7 +21,7 @@ from polars_glmm.prediction.category_quantities import OfCategory, add_category,
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.curve import SLOPES, CurvePart
 from polars_glmm.prediction.effects import chosen
-from polars_glmm.prediction.expected import add_expected, add_expected_over_population, through_link
+from polars_glmm.prediction.expected import OfRows, add_expected, add_expected_over_population, through_link
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, NewLevels, Purpose, add_linear_predictor
 from polars_glmm.prediction.population import (
@@ -94,7 +94,7 @@ def with_quantity(
         add = add_expected_over_population if wanted.integrated else add_expected
         acting = () if wanted.integrated else chosen(fitted.factors, wanted.random)
         purpose = Purpose(wanted.verb, acting, wanted.new_levels)
-        return add(frame, schema, fitted, purpose, (kind, wanted.scale))
+        return add(frame, schema, fitted, purpose, OfRows(kind, wanted.scale))
     nodes = fitted.fixed("mu").nodes
     if wanted.integrated:
         return _integrated(frame, schema, fitted, wanted, link)

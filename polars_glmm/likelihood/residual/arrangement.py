@@ -48,9 +48,6 @@ class Whitening(Protocol):
     def precisions(self) -> Vec:
         """The diagonal of C⁻¹, (n,)."""
 
-    def information(self) -> Mat:
-        """½ tr C⁻¹∂_iC C⁻¹∂_jC, (k, k)."""
-
     def colour(self, white: Mat) -> Mat:
         """Lw for independent columns w, (c, n)."""
 

@@ -24,37 +24,38 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 class Neighbours:
     """Processes without memory beyond the row before.
 
-    first (n,) marks the first row of a group;  gap (n,) from the row before
+    first (n,)   marks the first row of a group
+    gaps         from the row before, the distinct ones;  gap_of (n,) that of each row
     """
 
     correlation: Markov
     first: BoolVec
-    gap: Vec
+    gaps: Vec
+    gap_of: IntVec
 
     @cached_property
-    def _classes(self) -> tuple[Vec, list[IntVec], Vec]:
-        """The distinct gaps, the rows that have each, and how many these are."""
-        rows = np.flatnonzero(~self.first)
-        gaps, of_row, counts = np.unique(self.gap[rows], return_inverse=True, return_counts=True)
-        return gaps, [rows[of_row == k] for k in range(len(gaps))], counts.astype(np.float64)
+    def _counts(self) -> Vec:
+        """How many rows have each gap."""
+        return np.bincount(self.gap_of[~self.first], minlength=len(self.gaps)).astype(np.float64)
 
     @property
     def count(self) -> int:
-        return 1 + 2 * len(self._classes[0])
+        return 1 + 2 * len(self.gaps)
 
     def terms(self, q: Mat) -> Iterator[Derived]:
         ends = np.concatenate([np.flatnonzero(self.first), np.flatnonzero(np.append(self.first[1:], True))])
         own = q[:, ends] * np.sqrt(0.5)
         yield Derived(own, own, ends)
-        for rows in self._classes[1]:
+        for k in range(len(self.gaps)):
+            rows = np.flatnonzero((self.gap_of == k) & ~self.first)
             here, before = q[:, rows], q[:, rows - 1]
             mean, difference = 0.5 * (here + before), here - before
             yield Derived(mean, mean, rows)
             yield Derived(difference, difference, rows)
 
     def at(self, x: Vec) -> Combined | None:
-        gaps, _, m = self._classes
-        r, slope = self.correlation.lag(x, gaps)
+        m = self._counts
+        r, slope = self.correlation.lag(x, self.gaps)
         left = 1.0 - r**2
         if not (left > 0.0).all():
             return None

@@ -169,11 +169,12 @@ class ResidualEngine:
         """
         s, x_phi = self.s, self.rows.x_phi
         out = np.zeros((len(gamma),) * 2)
-        log_slopes, out[s:, s:] = self.inners.information(gamma[s:])
+        found = self.rows.combination.at(gamma[s:])
+        assert found is not None  # asked where the likelihood is finite
         out[:s, :s] = 2.0 * x_phi @ x_phi.T
-        out[:s, s:] = np.outer(x_phi.mean(1), log_slopes)
+        out[:s, s:] = np.outer(x_phi.mean(1), found.log_determinant_slopes)
         out[s:, :s] = out[:s, s:].T
-        out[s:, s:] += 1e-8 * self.rows.n * np.eye(len(gamma) - s)
+        out[s:, s:] = found.information + 1e-8 * self.rows.n * np.eye(len(gamma) - s)
         return out
 
     def vcov_slopes(self, pieces: Profile, factors: list[Mat], gamma: Vec) -> tuple[list[Mat], Cube]:

@@ -1,7 +1,7 @@
 """[Z W]'R⁻¹[Z W] at one γ, W = [X y]: the products, and what derivatives of ℓ ask of ∂R⁻¹.
 
-Z holds the d distinct random columns, cut into cells: runs of rows of one combination of
-levels. γ holds s coefficients of log φ and the k working parameters of the correlation.
+Z holds the d distinct random columns, cut into cells: runs of rows of one combination of levels. γ holds s
+coefficients of log φ and the k working parameters of the correlation.
 """
 
 from __future__ import annotations
@@ -49,6 +49,3 @@ class Inners(Protocol):
 
     def at(self, gamma: Vec, *, random: bool) -> Inner | None:
         """The products at γ, those of Z with them if `random`; None where R is not positive definite."""
-
-    def information(self, x: Vec) -> tuple[Vec, Mat]:
-        """∂log|C|/∂x (k,) and ½ tr C⁻¹∂_iC C⁻¹∂_jC (k, k), where R is positive definite."""

@@ -139,13 +139,6 @@ class _Patterned:
     def precisions(self) -> Vec:
         return self._by_row(lambda low: np.diag(_inverse(low)))
 
-    def information(self) -> Mat:
-        out = np.zeros((self.k, self.k))
-        for pattern, low, slopes in self.made:
-            inner = _inverse(low) @ slopes
-            out += 0.5 * pattern.rows.shape[1] * np.einsum("aij,bji->ab", inner, inner)
-        return out
-
     def colour(self, white: Mat) -> Mat:
         out = np.empty_like(white)
         for pattern, low, _ in self.made:

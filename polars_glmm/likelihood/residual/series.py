@@ -16,7 +16,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.effects import Effects, FactorMap
 from polars_glmm.likelihood.products.cross import CrossProducts
-from polars_glmm.likelihood.residual.arrangement import Arranged, Whitening, Whitenings, arrange
+from polars_glmm.likelihood.residual.arrangement import Arranged, FixedParts, Whitening, Whitenings, arrange
 from polars_glmm.likelihood.residual.inner import Adjoint
 from polars_glmm.likelihood.residual.whitening import whitenings
 from polars_glmm.linalg.elimination import Eliminator
@@ -35,11 +35,13 @@ class CellRuns(NamedTuple):
 class SeriesRows:
     """All rows in the order of their groups, ready for whitening.
 
+    combination             C⁻¹ as a sum of fixed matrices
     z (d, n), w (p+1, n)    distinct random columns; fixed columns in the computing basis and y
     x_phi (s, n), offset    log φ = γ_c'x_phi + offset − ½ log weight
     """
 
     whitenings: Whitenings
+    combination: FixedParts
     z: Mat
     w: Mat
     x_phi: Mat
@@ -68,11 +70,6 @@ class SeriesRows:
         if law is None or not (np.isfinite(scale).all() and (scale > 0.0).all()):
             return None
         return WhiteProducts(self, law, scale, random)
-
-    def information(self, x: Vec) -> tuple[Vec, Mat]:
-        law = self.whitenings.at(x)
-        assert law is not None  # asked where the likelihood is finite
-        return law.log_determinant_slopes, law.information()
 
     def gathered(self, zz: Cube, zw: Cube, ww: Mat) -> CrossProducts:
         """Products of levels and of pairs that meet from those of cells (d, d, C), (d, m, C)."""
@@ -167,7 +164,8 @@ def series_rows(model: Model) -> SeriesRows:
     offset = offset - 0.5 * np.log(weights)
     pattern, cells = _cells(arranged, effects)
     found = None if pattern is None else effects.eliminator(pattern)
-    return SeriesRows(whitenings(residual, arranged), z, w, x_phi, offset, pattern, found, cells, shift)
+    made = whitenings(residual, arranged)
+    return SeriesRows(made, made.combination, z, w, x_phi, offset, pattern, found, cells, shift)
 
 
 def require_nested(codes: IntVec, factors: Sequence[FactorMap] | Sequence[Factor]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polars_glmm.likelihood.products.cross import CrossProducts
-from polars_glmm.likelihood.residual.arrangement import Combined, FixedParts
+from polars_glmm.likelihood.residual.arrangement import Combined
 from polars_glmm.likelihood.residual.inner import Adjoint
 from polars_glmm.likelihood.residual.series import SeriesRows
 from polars_glmm.typing import Cube, IntVec, Mat, Vec
@@ -26,21 +26,15 @@ class SeriesSums:
     """
 
     rows: SeriesRows
-    combination: FixedParts
     cells: Mat
     ww: Mat
     log_scale: float
 
     def at(self, gamma: Vec, *, random: bool) -> SumProducts | None:
-        found, per_phi = self.combination.at(gamma[1:]), np.exp(-2.0 * gamma[0])
+        found, per_phi = self.rows.combination.at(gamma[1:]), np.exp(-2.0 * gamma[0])
         if found is None or not 0.0 < per_phi < np.inf:
             return None
         return SumProducts(self, found, float(per_phi), float(gamma[0]), random)
-
-    def information(self, x: Vec) -> tuple[Vec, Mat]:
-        found = self.combination.at(x)
-        assert found is not None  # asked where the likelihood is finite
-        return found.log_determinant_slopes, found.information
 
     def shaped(self, a: Vec) -> tuple[Cube, Cube, Mat]:
         """Σ_k a_k of [Z'A_kZ] (d, d, C), [Z'A_kW] (d, m, C), and [W'A_kW] (m, m)."""
@@ -98,12 +92,12 @@ class SumProducts:
 def few(rows: SeriesRows) -> bool:
     """Whether sums hold fewer numbers than the rows."""
     d, m, n_cells = _shape(rows)
-    return rows.whitenings.combination.count * (d * (d + m) * n_cells + m * m) <= (d + m) * rows.n
+    return rows.combination.count * (d * (d + m) * n_cells + m * m) <= (d + m) * rows.n
 
 
 def summed(rows: SeriesRows) -> SeriesSums:
     """The sums of rows that have one φ, but for their weights."""
-    combination, (d, _, n_cells) = rows.whitenings.combination, _shape(rows)
+    combination, (d, _, n_cells) = rows.combination, _shape(rows)
     q = np.vstack([rows.z, rows.w]) * np.exp(-rows.offset)
     cells, ww = [], []
     for f, g, at in combination.terms(q):
@@ -111,7 +105,7 @@ def summed(rows: SeriesRows) -> SeriesSums:
         if rows.cells is not None:
             cells.append(_within(f, g, rows.cells.of_row[at], d, n_cells).ravel())
     within = np.array(cells) if rows.cells is not None else np.empty((combination.count, 0))
-    return SeriesSums(rows, combination, within, np.array(ww), float(rows.offset.sum()))
+    return SeriesSums(rows, within, np.array(ww), float(rows.offset.sum()))
 
 
 def _shape(rows: SeriesRows) -> tuple[int, int, int]:

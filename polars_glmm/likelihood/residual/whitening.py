@@ -42,7 +42,7 @@ class Chains:
 
     @property
     def combination(self) -> Neighbours:
-        return Neighbours(self.correlation, self.first, self.gaps[self.gap_of])
+        return Neighbours(self.correlation, self.first, self.gaps, self.gap_of)
 
     def at(self, x: Vec) -> Whitening | None:
         r, slope = (np.where(self.first, 0.0, one[self.gap_of]) for one in self.correlation.lag(x, self.gaps))
@@ -103,9 +103,6 @@ class _Chain:
     def precisions(self) -> Vec:
         after = np.append(self.r[1:] ** 2 / self.left[1:], 0.0)
         return np.asarray(1.0 / self.left + after)
-
-    def information(self) -> Mat:
-        return np.array([[float(((1.0 + self.r**2) * (self.slope / self.left) ** 2).sum())]])
 
     def colour(self, white: Mat) -> Mat:
         out = white * np.sqrt(self.left)
@@ -206,10 +203,6 @@ class _Exchange:
     @property
     def precisions(self) -> Vec:
         return np.repeat((1.0 - self.rho / self._along) / (1.0 - self.rho), self.m.astype(np.intp))
-
-    def information(self) -> Mat:
-        both = (self.m - 1.0) / (1.0 - self.rho) ** 2 + ((self.m - 1.0) / self._along) ** 2
-        return np.array([[0.5 * self.slope**2 * float(both.sum())]])
 
     def colour(self, white: Mat) -> Mat:
         return np.asarray(self._shrunk(white, 1.0 - np.sqrt(self._along / (1.0 - self.rho))) * np.sqrt(1.0 - self.rho))
