@@ -111,6 +111,20 @@ class Parameter:
     random: bool = True
     ends: tuple[float, float] | None = None
 
+    def predictor_slope(self, value: Any) -> Vec:
+        """∂(predictor)/∂(constant) where the constant has this value; NaN at a limit."""
+        with np.errstate(all="ignore"):
+            at = self.link.forward(np.asarray(value, dtype=np.float64))
+            slope = 1.0 / self.link.value(at, 1)[1]
+        return np.where(np.isfinite(at) & np.isfinite(slope), slope, np.nan)
+
+    @property
+    def on_predictor(self) -> str:
+        """What a table calls a constant on the scale of its predictor: a log, a logit between ends, or as it is."""
+        if self.ends is None:
+            return "log_dispersion"
+        return "logit_dispersion" if np.isfinite(self.ends).all() else "dispersion"
+
 
 class Cuts(NamedTuple):
     """Thresholds α = Jτ between C categories: names of the coefficients τ (p,), and J (C − 1, p)."""

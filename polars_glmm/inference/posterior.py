@@ -1,9 +1,9 @@
 """Draws of parameters and random effects together, as a normal approximation has them: a step towards Bayes.
 
-On the scales on which Wald intervals are made (coefficients, log standard deviations, atanh of correlations, log phi)
-the parameters are N(ψ̂, V), V the inverse of the observed information (Gelman et al. 2013, §4.1: the posterior under a
-flat prior, for many data). Given them the effects are N(b̂ + ∂b̂/∂ψ·(ψ − ψ̂), Var(b | y)): the modes move, their spread is
-that at the estimates.
+On the scales of vcov(full=True) (coefficients, log standard deviations, atanh of correlations, log phi) the parameters
+are N(ψ̂, V), V the inverse of the observed information (Gelman et al. 2013, §4.1: the posterior under a flat prior, for
+many data). Given them the effects are N(b̂ + ∂b̂/∂ψ·(ψ − ψ̂), Var(b | y)): the modes move, their spread is that at the
+estimates.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.likelihood.estimate import Estimate
 
 _TRIES = 100
 """Times that correlations are drawn until they make a covariance matrix."""
@@ -43,19 +44,26 @@ _ROW_BYTES = 90
 class JointDraws:
     """D draws.
 
-    beta (D, p), gamma (D, s), phi (D,) or None;  covariances per factor and term (D, r_t, r_t)
+    beta (D, p), gamma (D, s);  covariances per factor and term (D, r_t, r_t)
+    steps    of the constants on the scales of their predictors, by name (D,)
     effects per factor (D, r, G), or none of them;  values (D, K) natural parameters in the order of `naturals`
     residual (D, k) parameters of the correlation of residuals, natural;  working (D, k) what they moved by, unbounded
     """
 
     beta: Mat
     gamma: Mat
-    phi: Vec | None
+    steps: dict[str, Vec]
     covariances: tuple[tuple[Cube, ...], ...]
     effects: tuple[Cube, ...]
     values: Mat
     residual: Mat
     working: Mat
+
+    def coefficient_steps(self, e: Estimate, i: int | slice = slice(None)) -> list[Mat]:
+        """By how much the coefficients of draws have moved from the estimates, by predictor (…, p), (…, s_k)."""
+        sizes = [len(one) for one in list(e.coefficients.values())[1:]]
+        further = np.split(self.gamma[i] - e.gamma, np.cumsum(sizes)[:-1], axis=-1) if sizes else []
+        return [self.beta[i] - e.beta, *further]
 
 
 def posterior(
@@ -118,11 +126,6 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
     if e.at_infinity is not None:
         msg = "There are no draws of estimates that run off to infinity (separation): hold them, fixed=, or drop them."
         raise ModelError(msg)
-    if e.others:
-        others = enumerate_names(list(e.others))
-        msg = f"There are no draws by the normal approximation of {others}: use fit.bootstrap(), or hold it, as in "
-        msg += "Tweedie(power=1.5) or StudentT(df=4)."
-        raise ModelError(msg)
     if fit.recipe.spec.family.curve is not None:
         msg = "There are no draws by the normal approximation for a nonlinear model: fit.bootstrap() has draws of it."
         raise ModelError(msg)
@@ -141,16 +144,24 @@ def joint_draws(fit: Answer, seed: int, numbers: Sequence[int], *, effects: bool
         place += size
     working, residual = _residual(fit, moved[:, place:])
     beta, gamma = e.beta + moved[:, :p], e.gamma + moved[:, p : p + s]
-    phi = None if e.phi is None else e.phi * np.exp(moved[:, -1])
-    values = [beta, *naturals_of, residual, gamma, *([] if phi is None else [phi[:, None]])]
+    steps = dict(zip(e.constants, moved[:, len(root) - len(e.constants) :].T, strict=True))
+    constants = [_stepped(fit, name, step)[:, None] for name, step in steps.items()]
+    values = [beta, *naturals_of, residual, gamma, *constants]
     by_factor, start = [], 0
     for factor in e.factors:
         by_factor.append(tuple(blocks[start : start + len(factor.covariances)]))
         start += len(factor.covariances)
-    found = JointDraws(beta, gamma, phi, tuple(by_factor), (), np.concatenate(values, axis=1), residual, working)
+    found = JointDraws(beta, gamma, steps, tuple(by_factor), (), np.concatenate(values, axis=1), residual, working)
     if not effects or not e.factors:
         return found
     return replace(found, effects=_effects(fit, found, streams))
+
+
+def _stepped(fit: Answer, name: str, step: Vec) -> Vec:
+    """A constant (D,) whose predictor has moved by a step (D,); one at a limit has none."""
+    value, link = fit.estimate.constants[name], next(one for one in fit.spec.family.parameters if one.name == name).link
+    with np.errstate(all="ignore"):
+        return np.where(step == 0.0, value, link.inverse(link.forward(np.array([value])) + step))
 
 
 def _residual(fit: Answer, moved: Mat) -> tuple[Mat, Mat]:
@@ -220,11 +231,13 @@ def _effects(fit: Answer, found: JointDraws, streams: Sequence[np.random.Generat
             i, j = STRUCTURES[structure].entries(len(covariance))
             steps.append(change[:, start + i, start + j])
             start += len(covariance)
-    if held.gamma is not None:
-        log_phi = found.gamma - e.gamma if len(e.gamma) else np.log(found.phi / e.phi)[:, None]  # type: ignore[operator]
-        steps.append(np.nan_to_num(log_phi))
-    steps.append(found.working)
-    step = np.concatenate(steps, axis=1)
+    coefficients = dict(zip(e.coefficients, found.coefficient_steps(e), strict=True))
+    for one in family.parameters[1:]:
+        if one.name in found.steps:
+            steps.append(found.steps[one.name][:, None])
+        elif one.name in coefficients:
+            steps.append(coefficients[one.name])
+    step = np.concatenate([*steps, found.working], axis=1)
     deviations = effect_deviations(model, streams)
     return tuple(
         estimate.modes + np.einsum("dk,rkg->drg", step, slope) + deviation

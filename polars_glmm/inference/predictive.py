@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
+from polars_glmm.design.recipe import cuts_of
 from polars_glmm.errors import ModelError
+from polars_glmm.families.base import moved_beyond
 from polars_glmm.frames.held import of_one_run
 from polars_glmm.inference.posterior import JointDraws, joint_draws
 from polars_glmm.inference.resampling import checked_seed
@@ -21,8 +23,8 @@ from polars_glmm.prediction.drawn import as_response
 from polars_glmm.prediction.effects import JoinedFactor
 from polars_glmm.prediction.linear_predictor import FIXED, MISSING
 from polars_glmm.prediction.members import slot_rows
-from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_several
-from polars_glmm.prediction.rows import PHI, sizes_of
+from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.rows import PHI, beyond, sizes_of
 from polars_glmm.prediction.simulations import collected_rows, level_codes, possible_sizes, z_column
 from polars_glmm.typing import IntVec, Mat, Vec
 
@@ -46,7 +48,8 @@ def predictive(
 ) -> FrameT:
     """The frame with n draws sim_1 …, each by parameters and effects of its own from `posterior`.
 
-    of       "response": a response from the family; "mean": its mean, which categories do not have
+    of       "response": a response from the family; "mean": its expectation (of a zero-inflated count the zeros
+             included), which categories do not have
     random   "all": known levels have the effects of the draw, others new ones from its covariance; "new": all are new;
              "none": effects are zero. New ones of levels that known= relates are drawn together
     Draw i depends on (rng, i) and the rows alone. A LazyFrame gives a LazyFrame, the columns used are collected at the
@@ -58,9 +61,7 @@ def predictive(
         if value not in known:
             msg = f"{name}={value!r} is not known: use {', '.join(map(repr, known))}."
             raise ModelError(msg)
-    if not fit.recipe.spec.family.unordered:
-        refuse_several(fit.recipe, "predictive()", "use simulate()")
-    elif of == "mean":
+    if fit.recipe.spec.family.response == "category" and of == "mean":
         msg = "of='mean' is of responses that are numbers, and these are categories: use of='response'."
         raise ModelError(msg)
     draws, fitted = joint_draws(fit, seed, range(n), effects=random == "all"), of_fit(fit)
@@ -99,53 +100,55 @@ class _DrawnRows:
         used = rows.filter(complete)
         self.complete, self.recipe, self.fit = complete, fitted.recipe, fit
         self.fixed, self.sizes = used[FIXED].to_numpy(), sizes_of(fitted.recipe, used)
-        self.x = [
-            used.select(pl.col(f"^{_X}{k}_.*$")).to_numpy().T for k in range(len(fitted.recipe.predictors))
-        ]
-        self.log_phi = np.log(used[PHI].to_numpy()) if fitted.recipe.spec.family.has_phi else None
+        self.x = {
+            one.parameter: used.select(pl.col(f"^{_X}{k}_.*$")).to_numpy().T
+            for k, one in enumerate(fitted.recipe.predictors)
+        }
+        self.beyond = beyond(used[PHI], fitted.recipe.spec.family)
         self.factors = [_DrawnLevels(factor, used) for factor in fitted.factors]
         self.residual = residual_of(fitted.recipe, used) if fitted.correlations is not None and used.height else None
-        self.categories = category_draws(fitted, used) if fitted.recipe.spec.family.unordered else None
+        ordered = fitted.recipe.spec.family.response == "category"
+        self.categories = category_draws(fitted, used) if ordered else None
+        self.cuts = cuts_of(fitted.recipe.spec, fitted.recipe.response)
 
     def draw(self, draws: JointDraws, i: int, rng: np.random.Generator, of: Drawn, random: Effects) -> Vec:
         """One draw (n,), NaN in incomplete rows."""
-        family, e = self.recipe.spec.family, self.fit.estimate
+        family = self.recipe.spec.family
+        moved = self._moved(draws, i)
+        for k, effect in self._effects(draws, i, rng, random).items():
+            moved[k] = moved[k] + effect if k in moved else effect
+        eta = self.fixed + moved.pop(0)
+        out = np.full(len(self.complete), np.nan)
         if self.categories is not None:
-            return self._category(draws, i, rng, random)
-        eta = self.fixed + (draws.beta[i] - e.beta) @ self.x[0]
-        log_phi = self.log_phi
-        if log_phi is not None:
-            own = (draws.gamma[i] - e.gamma) @ self.x[1] if len(e.gamma) else _moved(draws.phi, i, e.phi)
-            log_phi = log_phi + own
-        eta = eta + self._effects(draws, i, rng, random).get(0, 0.0)
-        mean = family.mean(eta)
-        out = np.full(len(self.complete), np.nan)
-        out[self.complete] = mean
-        if of == "response":
-            phi = None if log_phi is None else np.exp(log_phi)
-            drawn = family.simulate(rng, mean, phi, self.sizes)
-            if self.residual is not None and phi is not None:
-                together = correlated(self.residual, draws.residual[i])
-                drawn = together.response(drawn, mean, phi, self.sizes.precision)
-            out[self.complete] = drawn
-            if self.recipe.response.proportion:
-                assert self.sizes.trials is not None  # shares are of trials
-                out[self.complete] /= self.sizes.trials
+            out[self.complete] = self.categories(rng, eta, moved)
+            return out
+        mu, own = family.mean(eta), moved_beyond(family, self.beyond, moved)
+        if of == "mean":
+            out[self.complete] = family.expectation(mu, own)[0]
+            return out
+        drawn = family.simulate(rng, mu, own, self.sizes)
+        if self.residual is not None and own is not None:
+            drawn = correlated(self.residual, draws.residual[i]).response(drawn, mu, own, self.sizes.precision)
+        if self.recipe.response.proportion:
+            assert self.sizes.trials is not None  # shares are of trials
+            drawn = drawn / self.sizes.trials
+        out[self.complete] = drawn
         return out
 
-
-    def _category(self, draws: JointDraws, i: int, rng: np.random.Generator, random: Effects) -> Vec:
-        """The number of a category, by the predictors of all but the baseline."""
-        assert self.categories is not None  # asked of categories
+    def _moved(self, draws: JointDraws, i: int) -> dict[int, Any]:
+        """How far coefficients and constants of a draw move each predictor, by place: (n,); thresholds (C − 1, n)."""
         e = self.fit.estimate
-        change = np.concatenate([draws.beta[i] - e.beta, draws.gamma[i] - e.gamma])
-        ends = np.cumsum([0, *map(len, self.x)])
-        moved = self._effects(draws, i, rng, random)
-        for k, (x, a, z) in enumerate(zip(self.x, ends[:-1], ends[1:], strict=True)):
-            moved[k] = moved.get(k, 0.0) + change[a:z] @ x
-        out = np.full(len(self.complete), np.nan)
-        out[self.complete] = self.categories(rng, self.fixed + moved.pop(0), moved)
-        return out
+        steps = dict(zip(e.coefficients, draws.coefficient_steps(e, i), strict=True))
+        found: dict[int, Any] = {}
+        for k, one in enumerate(self.recipe.spec.family.parameters):
+            if one.name in draws.steps:
+                found[k] = draws.steps[one.name][i]
+            elif one.name in self.cuts:
+                jacobian = self.cuts[one.name].jacobian
+                found[k] = jacobian @ steps[one.name].reshape(-1, jacobian.shape[1]).T @ self.x[one.name]
+            elif one.name in steps:
+                found[k] = steps[one.name] @ self.x[one.name]
+        return found
 
     def _effects(self, draws: JointDraws, i: int, rng: np.random.Generator, random: Effects) -> dict[int, Vec]:
         """z'b (n,) by the predictor that it is added to."""
@@ -156,13 +159,6 @@ class _DrawnRows:
             for k, effect in factor.effects(rng, root, known).items():
                 found[k] = found[k] + effect if k in found else effect
         return found
-
-
-def _moved(phi: Vec | None, i: int, estimate: float | None) -> float:
-    """log phi of a draw less that of the estimate."""
-    if phi is None or estimate is None or not np.isfinite(phi[i] / estimate) or estimate <= 0.0:
-        return 0.0
-    return float(np.log(phi[i] / estimate))
 
 
 class _DrawnLevels:

@@ -30,8 +30,10 @@ def vcov(fit: Answer, *, full: bool = False, vcov: CovarianceChoice = None) -> p
     """All pairs of fixed effects of all parameters; with `full` also of the variance parameters on the report scales.
 
     `full` adds, by the delta method, parameter "log_sd" (term "Subject: Days"), "atanh_correlation"
-    (term "Subject: Intercept, Days") and "log_dispersion" (term "phi"); of correlated residuals "atanh_correlation"
-    (term "rho(id)") or "log_range" (term "range(id)"). Pairs without a covariance are null.
+    (term "Subject: Intercept, Days"); of correlated residuals "atanh_correlation" (term "rho(id)") or "log_range"
+    (term "range(id)"); and the constants of the family on the scales of their predictors: "log_dispersion" (term
+    "phi", "df"), "logit_dispersion" of a Tweedie power within its range, "dispersion" of Gompertz's gamma, which is
+    any number. Pairs without a covariance are null.
     `vcov` puts another covariance of the fixed effects in the place of the fit's own.
     """
     own = fit.estimate.vcov_fixed if vcov is None else coefficient_covariance(fit, vcov).matrix
@@ -84,14 +86,14 @@ def report_scales(fit: Answer, matrix: Mat) -> Labelled:
             places, slopes = range_gradient(component, component.length)
             steps = [_reciprocal(component.length.estimate) * slope for slope in slopes]
             add("log_range", f"{component.group}: {component.length.where}", places, steps)
-    correlations = list(residual_numbers(estimate, 1.0))
-    for place, one in enumerate(correlations, n_report - (estimate.phi is not None) - len(correlations)):
+    constants, correlations = estimate.constants, list(residual_numbers(estimate, 1.0))
+    for place, one in enumerate(correlations, n_report - len(constants) - len(correlations)):
         with np.errstate(divide="ignore"):
             slope = float(np.divide(1.0, one.estimate if one.length else 1.0 - one.estimate**2))
         add("log_range" if one.length else "atanh_correlation", one.name, [place], [slope])
-    if estimate.phi is not None:
-        slope = 1.0 / estimate.phi if 0.0 < estimate.phi < np.inf else np.nan
-        add("log_dispersion", "phi", [estimate.phi_place], [slope])
+    known = {one.name: one for one in fit.spec.family.parameters}
+    for place, (name, value) in enumerate(constants.items(), n_report - len(constants)):
+        add(known[name].on_predictor, name, [place], [float(known[name].predictor_slope(value))])
     jacobian = np.array(gradients).reshape(len(gradients), n_report)
     joint = transform_covariance(jacobian, estimate.report_vcov)
     # The reported covariance of the fixed effects wins where the two differ (gaussian: GLS, given the variances).

@@ -165,8 +165,11 @@ def category_draws(
         return lambda rng, eta, moved: fitted.recipe.spec.family.simulate_categories(
             rng, (eta, *(value + moved.get(k, 0.0) for k, value in fixed.items()))
         )
-    family, (alpha, delta) = family_of(fitted.recipe), _Thresholds.of(fitted).at(rows)
-    return lambda rng, eta, _: family.simulate_categories(rng, (eta, alpha, *([] if delta is None else [delta])))
+    family = family_of(fitted.recipe)
+    beyond = [one for one in _Thresholds.of(fitted).at(rows) if one is not None]
+    return lambda rng, eta, moved: family.simulate_categories(
+        rng, (eta, *(value + moved.get(k, 0.0) for k, value in enumerate(beyond, 1)))
+    )
 
 
 def _further(k: int) -> str:

@@ -77,9 +77,7 @@ def _predictor_slope(fitted: Parameters, k: int) -> Vec:
     """∂(predictor)/∂(constant) (M,); zero at a limit."""
     one = fitted.recipe.spec.family.parameters[k]
     value = fitted.phi if one.name == "phi" else np.array([fitted.others[one.name][0]])
-    with np.errstate(all="ignore"):
-        slope = 1.0 / one.link.value(one.link.forward(np.asarray(value)), 1)[1]
-    return np.where(np.isfinite(slope), slope, 0.0)
+    return np.nan_to_num(one.predictor_slope(value))
 
 
 def _moved_by_all(factor: JoinedFactor, size: int) -> JoinedFactor:

@@ -95,10 +95,8 @@ def working_vcov(
     for one in family.parameters[1:] if held.gamma is not None else ():
         if one.name in constants:  # what is not known moves nothing
             spots[one.name] = slice(at, at + 1)
-            k, value = constants[one.name], estimate.constants[one.name]
-            at_value = one.link.forward(np.array([value]))
-            slope = float(one.link.value(at_value, 1)[1][0]) if np.isfinite(value) else np.nan
-            jacobian[at, k] = 0.0 if np.isnan(report[k, k]) or not np.isfinite(slope) else 1.0 / slope
+            k, slope = constants[one.name], float(one.predictor_slope(estimate.constants[one.name]))
+            jacobian[at, k] = 0.0 if np.isnan(report[k, k]) or np.isnan(slope) else slope
             at += 1
             continue
         if one.optional and one.name not in starts:

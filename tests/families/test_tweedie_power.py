@@ -145,6 +145,23 @@ def test_a_profile_of_the_power_ends_where_powers_held_lose_what_it_says():
     assert_allclose(phi[0], phi[1], rtol=1e-6)
 
 
+def test_the_joint_covariance_holds_the_power():
+    """glmmTMB 1.1.5, R 4.2.2: vcov(glmmTMB(y ~ x + (1 | g), family = tweedie), full = TRUE), there of logit(p − 1)."""
+    fit = frame(1.5).glmm.fit("y ~ x + (1 | g)", family="tweedie")
+    full = fit.vcov(full=True)
+    own = full.filter(term="power")
+    assert own["other_term"].to_list() == ["Intercept", "x", "g: Intercept", "phi", "power"]
+    assert set(own["parameter"]) == {"logit_dispersion"}
+    p = fit.dispersion()["estimate"][1]
+    rescaled = LINK.value(LINK.forward(np.array(p)), 1)[1] / ((p - 1.0) * (2.0 - p))
+    found = own["covariance"].to_numpy() * rescaled ** np.array([1, 1, 1, 1, 2])
+    expected = [4.4871408e-04, 4.7103100e-05, -3.2170472e-03, 1.7759942e-05, 4.9346923e-02]
+    sd = np.sqrt(np.array([0.00864883645, 2.8801820e-03, 0.06189434261, 7.7495921e-03, 4.9346923e-02]))
+    assert_allclose(found / sd, np.array(expected) / sd, atol=2e-6)
+    error = fit.dispersion()["std_error"][1]
+    assert_allclose(np.sqrt(own["covariance"][-1]) * LINK.value(LINK.forward(np.array(p)), 1)[1], error, rtol=1e-10)
+
+
 @pytest.mark.slow
 def test_what_follows_a_fit_knows_the_power():
     data = frame(1.5)
@@ -157,8 +174,6 @@ def test_what_follows_a_fit_knows_the_power():
     assert found[0]["dispersion"] == pytest.approx(found[1]["dispersion"], rel=1e-4)
     errors = [one.fixef(vcov=pg.CR("g"))["std_error"].to_numpy() for one in (fit, held)]
     assert_allclose(errors[0], errors[1], rtol=0.02)
-    with pytest.raises(pg.ModelError, match="no draws by the normal approximation of 'power'"):
-        fit.posterior(2, 1)
     with pytest.raises(pg.ModelError, match="expected curvature of tweedie has no closed form"):
         data.glmm.fit("y ~ x + (1 | g)", family="tweedie", method=pg.Laplace(curvature="expected"))
 

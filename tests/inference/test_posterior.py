@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from numpy.testing import assert_allclose
 
-from polars_glmm import Control, Memory, Tweedie, datasets, fit
+from polars_glmm import Control, Memory, StudentT, Tweedie, datasets, fit
 from polars_glmm.errors import ModelError, ResourceError
 from polars_glmm.fitting.again import design_of
 from polars_glmm.likelihood.known.draws import effect_deviations
@@ -53,6 +53,52 @@ def test_spread_of_means_is_the_joint_standard_error_of_predictions(data: str, f
     eta = np.log(drawn / (1 - drawn)) if options else drawn
     known = found.predict(frame, kind="link", std_error=True, uncertainty="joint")["prediction_std_error"]
     assert_allclose(eta.std(1), known, rtol=0.12)
+
+
+def _two_parts() -> tuple[pl.DataFrame, Any]:
+    frame = datasets.load("salamanders")
+    return frame, fit(frame, "count ~ mined + (1 | site)", "zi ~ mined", family="negative_binomial")
+
+
+def _constants() -> tuple[pl.DataFrame, Any]:
+    rng = np.random.default_rng(4)
+    x, g = rng.normal(size=240), np.repeat(np.arange(24), 10)
+    frame = pl.DataFrame({"x": x, "g": g, "y": 0.5 * x + rng.normal(size=24)[g] + rng.standard_t(4, 240)})
+    return frame, fit(frame, "y ~ x + (1 | g)", family=StudentT())
+
+
+@pytest.mark.parametrize("made", [_two_parts, _constants])
+def test_draws_move_every_predictor(made: Any) -> None:
+    """Zeros, and constants beside phi: the spread of means is their joint standard error, to first order.
+
+    Half the distance of quartiles over 0.6745 stands for it: means of counts are skewed, and 300 draws have 5 %.
+    """
+    frame, found = made()
+    drawn = found.predictive(frame, 300, 2, of="mean").select("^sim_.*$").to_numpy()
+    low, high = np.quantile(drawn, [0.25, 0.75], axis=1)
+    known = found.predict(frame, std_error=True, uncertainty="joint")["prediction_std_error"].to_numpy()
+    assert np.median((high - low) / 1.349 / known) == pytest.approx(1.0, abs=0.06)
+    names = found.posterior(2, 1).filter(quantity="dispersion")["parameter"].unique(maintain_order=True).to_list()
+    assert names == list(found.estimate.constants)
+
+
+def test_categories_are_drawn_by_thresholds_that_move() -> None:
+    """Shares of draws are probabilities where thresholds hardly move: 4 binomial errors, and 2 % for their spread."""
+    frame = datasets.load("wine")
+    found = fit(frame, "rating ~ temp + (1 | judge)", family="cumulative")
+    drawn = found.predictive(frame.head(1), 800, 1, random="none").select("^sim_.*$").row(0)
+    shares = found.predict(frame.head(1), random="none").select(pl.col("^prediction_.*$")).row(0)
+    for label, share in zip("12345", shares, strict=True):
+        allowed = 4.0 * np.sqrt(share * (1.0 - share) / 800) + 0.02
+        assert np.mean([one == label for one in drawn]) == pytest.approx(share, abs=allowed)
+
+
+def test_the_mean_of_a_lognormal_response_is_its_expectation() -> None:
+    """exp(mu + φ²/2), not the parameter mu of its logarithm."""
+    frame = datasets.load("sleepstudy")
+    found = fit(frame, "Reaction ~ Days + (1 | Subject)", family="lognormal")
+    drawn = found.predictive(frame.head(1), 500, 1, of="mean").select("^sim_.*$").row(0)
+    assert np.median(drawn) == pytest.approx(found.predict(frame.head(1))["prediction"][0], rel=0.02)
 
 
 @pytest.mark.slow
