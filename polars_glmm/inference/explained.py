@@ -24,12 +24,16 @@ class VarianceParts(NamedTuple):
     random: tuple[float, ...]
 
 
-def parts_of(fit: Answer, design: Design) -> VarianceParts:
-    """The variance of x'β over the rows (n − 1), offsets left out, and the mean of z'Σz (Johnson 2014)."""
+def parts_of(fit: Answer, design: Design, place: int | None = None) -> VarianceParts:
+    """The variance of x'β over the rows (n − 1), offsets left out, and the mean of z'Σz (Johnson 2014).
+
+    place   of one of several predictors, with the random effects on it; None: the first, and all effects
+    """
     f = np.ones(design.n_rows) if design.frequency is None else design.frequency
-    eta = fit.estimate.beta @ design.mu.x
+    found, part = list(fit.estimate.coefficients.values())[place or 0], design.predictors[place or 0]
+    eta = found @ part.x
     away = eta - (f @ eta) / f.sum()
-    return VarianceParts(float(f @ away**2 / max(f.sum() - 1.0, 1.0)), random_parts(fit, design))
+    return VarianceParts(float(f @ away**2 / max(f.sum() - 1.0, 1.0)), random_parts(fit, design, place))
 
 
 def random_parts(fit: Answer, design: Design, place: int | None = None) -> tuple[float, ...]:
@@ -59,11 +63,11 @@ def null_of(fit: Answer, design: Design) -> Null:
     return Null(float(fit.estimate.beta[0]), sum(parts_of(fit, design).random))
 
 
-def r2_table(fit: Answer, parts: VarianceParts, null: Null | None, mean_fitted: float) -> pl.DataFrame:
+def r2_table(fit: Answer, parts: VarianceParts, null: Null | None, mean: float) -> pl.DataFrame:
     """R² of the fixed effects, and of fixed and random effects together, a row per residual variance."""
     rows = []
     v = sum(parts.random)
-    for method, residual in residual_variances(fit.spec.family, fit.estimate.phi, null, mean_fitted):
+    for method, residual in residual_variances(fit.spec.family, fit.estimate.constants, null, mean):
         total = parts.fixed + v + residual
         rows.append(
             (
@@ -137,8 +141,10 @@ def repca(fit: Answer) -> pl.DataFrame:
     return table(REPCA, {name: [row[name] for row in rows] for name in REPCA})
 
 
-def mean_probability(fit: Answer, design: Design) -> float:
-    """The mean of the fitted values at the modes, rows weighted by their frequency."""
+def mean_fitted(fit: Answer, design: Design) -> float:
+    """The mean of the fitted values at the modes, rows weighted by their frequency; NaN where it would not be used."""
+    if fit.spec.family.mean_range != "unit":
+        return np.nan
     eta: Vec = fit.estimate.beta @ design.mu.x
     if design.mu.offset is not None:
         eta = eta + design.mu.offset

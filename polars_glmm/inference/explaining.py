@@ -16,7 +16,7 @@ from polars_glmm.inference.compare import NOISE
 from polars_glmm.inference.distributions import chi_bar_p
 from polars_glmm.inference.explained import (
     icc_table,
-    mean_probability,
+    mean_fitted,
     null_of,
     parts_of,
     r2_table,
@@ -25,11 +25,13 @@ from polars_glmm.inference.explained import (
 from polars_glmm.inference.resampling import checked_seed
 from polars_glmm.inference.rlrt import eigenvalues, null_draws
 from polars_glmm.inference.schemas import RLRT, table
-from polars_glmm.prediction.categories import labels_of, refuse_unordered
+from polars_glmm.prediction.categories import labels_of
 from polars_glmm.prediction.category_quantities import CATEGORY
 from polars_glmm.spec.reduced import null_formulas, without_term
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from polars_glmm.answer.record import Answer
     from polars_glmm.design.records import Design
     from polars_glmm.families.latent import Null
@@ -41,10 +43,10 @@ MOST_LEVELS = 3000
 
 def r2(fit: Answer) -> pl.DataFrame:
     """The table of R²."""
-    refuse_unordered(fit.recipe, "r2()", "icc() has the shares of each, glance() the likelihoods of pseudo-R²")
     design = _design(fit, "r2()")
-    mean = mean_probability(fit, design) if fit.spec.family.takes_trials else np.nan
-    return r2_table(fit, parts_of(fit, design), _null(fit, "r2()"), mean)
+    if fit.spec.family.unordered:
+        return _by_category(fit, lambda k: r2_table(fit, parts_of(fit, design, k), None, np.nan))
+    return r2_table(fit, parts_of(fit, design), _null(fit, "r2()"), mean_fitted(fit, design))
 
 
 def icc(fit: Answer) -> pl.DataFrame:
@@ -54,21 +56,17 @@ def icc(fit: Answer) -> pl.DataFrame:
         raise ModelError(msg)
     design = _design(fit, "icc()")
     if fit.spec.family.unordered:
-        return _icc_by_category(fit, design)
-    mean = mean_probability(fit, design) if fit.spec.family.takes_trials else np.nan
-    first = next(residual_variances(fit.spec.family, fit.estimate.phi, _null(fit, "icc()"), mean))
+        (residual,) = residual_variances(fit.spec.family, {}, None, np.nan)
+        return _by_category(fit, lambda k: icc_table(design, random_parts(fit, design, k), residual))
+    null, mean = _null(fit, "icc()"), mean_fitted(fit, design)
+    first = next(residual_variances(fit.spec.family, fit.estimate.constants, null, mean))
     return icc_table(design, random_parts(fit, design), first)
 
 
-def _icc_by_category(fit: Answer, design: Design) -> pl.DataFrame:
+def _by_category(fit: Answer, table_of: Callable[[int], pl.DataFrame]) -> pl.DataFrame:
     """Those of the log odds of each category against the baseline, whose latent variance is π²/3 (Hedeker 2003)."""
-    (residual,) = residual_variances(fit.spec.family, None, None, np.nan)
-    return pl.concat(
-        [
-            icc_table(design, random_parts(fit, design, k), residual).select(pl.lit(label).alias(CATEGORY), pl.all())
-            for k, label in enumerate(labels_of(fit.recipe)[1:])
-        ]
-    )
+    categories = enumerate(labels_of(fit.recipe)[1:])
+    return pl.concat([table_of(k).select(pl.lit(label).alias(CATEGORY), pl.all()) for k, label in categories])
 
 
 def rlrt(fit: Answer, term: str | None, n: int, rng: np.random.Generator | int | None) -> pl.DataFrame:
@@ -153,7 +151,7 @@ def _weights(design: Design) -> Mat:
 
 def _null(fit: Answer, verb: str) -> Null | None:
     """The null model's mean and variance, where a residual variance needs them."""
-    if not needs_null(fit.spec.family, fit.estimate.phi):
+    if not needs_null(fit.spec.family, fit.estimate.constants):
         return None
     frame = data_for(fit, verb)
     gone = {column.name for column in fit.recipe.predictor("mu").columns} - {"Intercept"}

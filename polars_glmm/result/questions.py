@@ -129,8 +129,8 @@ class Questions(MeansAndEffects):
         """R² of Nakagawa, Johnson & Schielzeth (2017), a row per definition of the residual variance; needs the data.
 
         Columns: method, var_fixed, var_random, var_residual, r2_marginal (fixed effects), r2_conditional (with the
-        random effects), icc, icc_unadjusted. The first row is the recommended one. Counts and probabilities refit the
-        null model once.
+        random effects), icc, icc_unadjusted. The first row is the recommended one. Counts, amounts and probabilities
+        refit the null model once. Of unordered categories a row for each but the baseline, named in `category`.
         """
         from polars_glmm.inference.explaining import r2
 

@@ -62,6 +62,71 @@ def test_an_intraclass_correlation_is_that_of_two_observations() -> None:
     assert counted.icc()["mean_size"][0] == 12.0
 
 
+def _amounts() -> pl.DataFrame:
+    """Counts and amounts over one factor; performance read them from a file."""
+    rng = np.random.default_rng(12)
+    g = np.repeat(np.arange(30), 12)
+    x, u = rng.normal(size=360).round(3), rng.normal(size=30) * 0.6
+    mu = np.exp(1.2 + 0.5 * x + u[g])
+    counts = rng.poisson(rng.gamma(mu / 1.3, 1.3))
+    rng.poisson(mu / 0.8)
+    amounts = [rng.gamma(2.0, 0.75, size=j).sum() for j in rng.poisson(mu / 1.5)]
+    share = 1.0 / (1.0 + np.exp(1.5) / mu)
+    shares = np.clip(rng.beta(6.0 * share, 6.0 * (1.0 - share)), 1e-4, 1.0 - 1e-4).round(6)
+    trials = rng.binomial(10, rng.beta(4.0 * share, 4.0 * (1.0 - share)))
+    return pl.DataFrame(
+        {"g": g, "x": x, "counts": counts, "amounts": np.round(amounts, 6), "shares": shares, "trials": trials, "n": 10}
+    )
+
+
+@pytest.mark.parametrize(
+    ("response", "family", "residual", "marginal", "conditional"),
+    [
+        ("counts", "negative_binomial1", 0.48089598, 0.23417013, 0.51576620),
+        pytest.param("counts", "generalized_poisson", 0.48598580, 0.23521206, 0.51644778, marks=pytest.mark.slow),
+        pytest.param("amounts", "tweedie", 0.52710263, 0.21882131, 0.55993423, marks=pytest.mark.slow),
+    ],
+)
+def test_on_the_log_scale_the_variation_counts(
+    response: str, family: str, residual: float, marginal: float, conditional: float
+) -> None:
+    """performance 0.10.2, R 4.2.2: r2(glmmTMB(counts ~ x + (1 | g), family = nbinom1)), at exp(β₀) of the null fit."""
+    table = quiet(_amounts(), f"{response} ~ x + (1 | g)", family=family).r2()
+    assert table["method"].to_list() == ["lognormal", "lognormal_unit", "delta", "trigamma"]
+    row = table.row(1, named=True)
+    found = row["var_residual"], row["r2_marginal"], row["r2_conditional"]
+    assert_allclose(found, (residual, marginal, conditional), rtol=3e-5)
+
+
+def test_shares_vary_on_the_logit_scale_as_draws_of_them_do() -> None:
+    """Var(logit y) of a beta law at the null model's mean is exact; the delta method is that of a concentrated law."""
+    found = quiet(_amounts(), "shares ~ x + (1 | g)", family="beta")
+    null = quiet(_amounts(), "shares ~ 1 + (1 | g)", family="beta")
+    mu, phi = 1.0 / (1.0 + np.exp(-null.estimate.beta[0])), found.estimate.phi
+    table = found.r2()
+    drawn = np.random.default_rng(1).beta(mu * phi, (1.0 - mu) * phi, size=200_000)
+    assert table["method"].to_list() == ["trigamma", "delta_null", "delta_mean_fitted"]
+    assert table["var_residual"][0] == pytest.approx(np.var(np.log(drawn / (1.0 - drawn))), rel=0.01)
+    assert table["var_residual"][1] == pytest.approx(1.0 / (mu * (1.0 - mu) * (1.0 + phi)))
+
+
+def test_a_trial_of_a_row_whose_trials_go_together_is_one_trial() -> None:
+    """P(y = 1) is the logistic of its predictor whatever phi, so the latent variance is the logistic's."""
+    table = quiet(_amounts(), "trials ~ x + (1 | g)", family="beta_binomial", trials="n").r2()
+    assert table["method"][0] == "theoretical"
+    assert table["var_residual"][0] == pytest.approx(np.pi**2 / 3.0)
+
+
+def test_each_category_has_shares_of_its_own_log_odds() -> None:
+    frame = _amounts().with_columns(kind=pl.col("counts").clip(0, 2).cast(pl.String))
+    fit = quiet(frame, "kind ~ x + (1 | g)", family="categorical")
+    table, slopes = fit.r2(), fit.fixef().filter(term="x")["estimate"].to_numpy()
+    assert table["category"].to_list() == ["1", "2"]
+    assert_allclose(table["var_fixed"], slopes**2 * frame["x"].var(), rtol=1e-9)
+    assert_allclose(table["var_random"], fit.varcorr()["estimate"], rtol=1e-9)
+    assert_allclose(table["icc"], fit.icc()["icc"], rtol=1e-12)
+
+
 def test_a_residual_variance_without_definition_is_refused() -> None:
     with pytest.raises(ModelError, match="gamma with the inverse link is not defined"):
         quiet(SLEEP, "Reaction ~ Days + (1 | Subject)", family="gamma", link="inverse").r2()
