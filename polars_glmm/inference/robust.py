@@ -13,13 +13,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from polars_glmm.columns.named import columns
-from polars_glmm.design.known import KnownRows, read_known, refuse_effects_elsewhere
+from polars_glmm.design.known import KnownRows, effects_elsewhere, read_known
 from polars_glmm.design.records import Design, Factor
 from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.fitting.again import rows_of, rows_with
 from polars_glmm.fitting.held import held_coefficients
 from polars_glmm.frames.levels import codes_of, in_order
-from polars_glmm.inference.covariance_record import CoefficientCovariance
+from polars_glmm.inference.covariance_record import CoefficientCovariance, constant_df
 from polars_glmm.inference.ddf import Denominator
 from polars_glmm.likelihood.held import hold_fixed_effects
 from polars_glmm.likelihood.known.clusters import ClusterSums, cluster_sums, marginal_scores
@@ -58,8 +58,10 @@ class CR:
     Degrees of freedom are Satterthwaite's for the variance of the estimator under V (Bell & McCaffrey 2002), F tests
     approximate Hotelling's (Pustejovsky & Tipton 2018, "HTZ"). Linear models take S_g and s_g exactly, by ML and REML,
     and have none for coefficients of phi. Of others s_g is the slope of the cluster's marginal log-likelihood in all
-    parameters, S_g the working one at the modes; coefficients of phi are not adjusted, and normal. Needs the rows.
-    Raises ModelError for a type that is not known, crossed factors, a cluster that cuts levels apart, or without rows.
+    parameters, S_g the working one at the modes; coefficients of phi are not adjusted, and normal. Where random effects
+    are on other predictors too (phi, zi) there is no S_g of the mean: CR0, CR1, CR1p and CR1S, and normal tests. Needs
+    the rows. Raises ModelError for a type that is not known, crossed factors, a cluster that cuts levels apart, or
+    without rows.
     """
 
     cluster: str | None = None
@@ -75,8 +77,22 @@ class CR:
         """The covariance of the kept coefficients of a fit, read off its rows once."""
         found = _FOUND.setdefault(fit, {})
         if self not in found:
-            found[self] = _covariance(_clustered(fit, self.cluster), self.type)
+            if self.type in _POWERS and _without_share(fit):
+                msg = (
+                    f"{self.type} adjusts a cluster by its share of the information on the mean, which a model with "
+                    "random effects on other predictors does not have by itself: use 'CR0' or 'CR1'."
+                )
+                raise ModelError(msg)
+            found[self] = _covariance(_clustered(fit, self.cluster), self.type, len(fit.estimate.beta))
         return found[self]
+
+
+_POWERS: dict[str, float] = {"CR2": -0.5, "CR3": -1.0}
+
+
+def _without_share(fit: Answer) -> bool:
+    """Whether random effects are on predictors beyond the mean (of categories all are the mean, of a curve some)."""
+    return effects_elsewhere(fit.recipe) and not fit.recipe.spec.family.unordered
 
 
 _FOUND: WeakKeyDictionary[Answer, dict[CR, CoefficientCovariance]] = WeakKeyDictionary()
@@ -85,12 +101,12 @@ _FOUND: WeakKeyDictionary[Answer, dict[CR, CoefficientCovariance]] = WeakKeyDict
 class _Clustered(NamedTuple):
     """Clusters in coordinates w in which M is the identity: coefficients = outward · w, of those estimated.
 
-    influence (J, k)   what each adds to (β̂, γ̂), in w;  share (J, p, p) of the information;  times (J,): rows that
-    outward (k, k)     are equal clusters;  free (p + s,): which coefficients are estimated
+    influence (J, k)   what each adds to (β̂, γ̂), in w;  share (J, p, p) of the information on the mean, or None;
+    outward (k, k)     times (J,): rows that are equal clusters;  free (p + s,): which coefficients are estimated
     """
 
     influence: Mat
-    share: Cube
+    share: Cube | None
     times: Vec
     outward: Mat
     free: BoolVec
@@ -99,7 +115,6 @@ class _Clustered(NamedTuple):
 
 def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
     e, family = fit.estimate, fit.recipe.spec.family
-    refuse_effects_elsewhere(fit.recipe, "A robust covariance")
     if e.at_infinity is not None:
         msg = "A robust covariance needs finite estimates, and some of this fit run off to infinity (separation)."
         raise ModelError(msg)
@@ -111,27 +126,27 @@ def _clustered(fit: Answer, cluster: str | None) -> _Clustered:
     assert isinstance(design, Design)  # it was read into memory
     stay, of_formulas = _beyond(e, family, free[p:])
     held = replace(whole, beta=whole.beta[free[:p]], gamma=None if whole.gamma is None else whole.gamma[stay])
-    model = known_model(design, family, fit.control, held, fit.spec.method if not family.linear else None)
+    by_scores, k = not family.linear or _without_share(fit), int(free.sum())
+    model = known_model(design, family, fit.control, held, fit.spec.method if by_scores else None)
+    moved = np.full((len(times), k), np.nan)
+    if by_scores:
+        vcov, _ = working_vcov(e, family, whole, e.vcov_fixed)
+        n_theta, first = len(vcov) - p - len(stay), int(free[:p].sum())
+        told = np.concatenate([free[:p], np.ones(n_theta, dtype=bool), stay])
+        every = marginal_scores(model, design, codes, len(times)) / times[:, None] @ vcov[np.ix_(told, told)]
+        moved = np.hstack([every[:, :first], every[:, first + n_theta :][:, of_formulas[stay]]])
+        if _without_share(fit):
+            return _Clustered(moved, None, times, np.eye(k), free, float(e.n_obs))
     sums = cluster_sums(model, codes, len(times))
     sums = ClusterSums(sums.scores / times[:, None], sums.information / times[:, None, None], sums.outward)
     root, inverse = _roots(np.einsum("g,gij->ij", times, sums.information))
     share = np.einsum("ai,gij,bj->gab", inverse, sums.information, inverse)
-    k, own = int(free.sum()), len(root)
-    outward = np.eye(k)
+    outward, own = np.eye(k), len(root)
     outward[:own, :own] = sums.outward @ root
-    influence = np.full((len(times), k), np.nan)
-    if family.linear:
-        influence[:, :own] = sums.scores @ inverse.T
-    else:
-        vcov, _ = working_vcov(e, family, whole, e.vcov_fixed)
-        n_theta = len(vcov) - p - len(stay)
-        told = np.concatenate([free[:p], np.ones(n_theta, dtype=bool), stay])
-        slopes = marginal_scores(model, design, codes, len(times)) / times[:, None]
-        moved = slopes @ vcov[np.ix_(told, told)]
-        first = int(free[:p].sum())
-        moved = np.hstack([moved[:, :first], moved[:, first + n_theta :][:, of_formulas[stay]]])
-        influence[:, :own] = np.linalg.solve(outward[:own, :own], moved[:, :own].T).T
-        influence[:, own:] = moved[:, own:]
+    influence = moved
+    influence[:, :own] = (
+        np.linalg.solve(outward[:own, :own], moved[:, :own].T).T if by_scores else sums.scores @ inverse.T
+    )
     return _Clustered(influence, share, times, outward, free, float(e.n_obs))
 
 
@@ -238,10 +253,10 @@ def _roots(information: Mat) -> tuple[Mat, Mat]:
     return root, root.T
 
 
-def _covariance(at: _Clustered, type_: RobustType) -> CoefficientCovariance:
-    p, j = at.share.shape[1], float(at.times.sum())
-    power = {"CR2": -0.5, "CR3": -1.0}.get(type_)
-    bent = None if power is None else _powers(at.share, power)
+def _covariance(at: _Clustered, type_: RobustType, n_mean: int) -> CoefficientCovariance:
+    """From what each cluster adds; the first n_mean coefficients are of the mean."""
+    p, j = int(at.free[:n_mean].sum()), float(at.times.sum())
+    bent = None if at.share is None or type_ not in _POWERS else _powers(at.share, _POWERS[type_])
     influence = at.influence.copy()
     if bent is not None:
         influence[:, :p] = np.einsum("gab,gb->ga", bent, influence[:, :p])
@@ -254,10 +269,11 @@ def _covariance(at: _Clustered, type_: RobustType) -> CoefficientCovariance:
     matrix[np.ix_(places, places)] = outward @ inner[np.ix_(told, told)] @ outward.T
     matrix[~free] = matrix[:, ~free] = 0.0  # what is held is known
     exact = bool(free.all() and told.all())
-    freedom = _Freedom(at, bent)
-    return CoefficientCovariance(
-        matrix, freedom.of, freedom.each, "satterthwaite", at.outward if exact else None, inner if exact else None
-    )
+    outer, core = (at.outward, inner) if exact else (None, None)
+    if at.share is None:
+        return CoefficientCovariance(matrix, *constant_df(np.inf, np.inf, n_mean, k - n_mean), "normal", outer, core)
+    freedom = _Freedom(at, at.share, bent)
+    return CoefficientCovariance(matrix, freedom.of, freedom.each, "satterthwaite", outer, core)
 
 
 def _inflation(type_: RobustType, j: float, n: float, p: int) -> float:
@@ -292,11 +308,12 @@ class _Freedom:
     """
 
     at: _Clustered
+    share: Cube
     bent: Cube | None
 
     @property
     def _p(self) -> int:
-        return int(self.at.share.shape[1])
+        return int(self.share.shape[1])
 
     def _inward(self, rows: Mat) -> tuple[Mat, BoolVec]:
         """Rows (m, p) over w, and which of them use coefficients of the mean only."""
@@ -308,7 +325,7 @@ class _Freedom:
         rows = np.eye(len(self.at.free)) if rows is None else rows
         inward, plain = self._inward(rows)
         out = np.full(len(rows), np.inf)
-        step = max(1, int(_AT_ONCE / max(self.at.share.shape[0] * self._p, 1)))
+        step = max(1, int(_AT_ONCE / max(self.share.shape[0] * self._p, 1)))
         for start in range(0, len(rows), step):
             some = np.arange(start, min(start + step, len(rows)))
             some = some[plain[some]]
@@ -329,9 +346,9 @@ class _Freedom:
 
     def _ends(self, rows: Mat) -> tuple[Cube, Cube]:
         """v and w (J, m, p)."""
-        j = len(self.at.share)
+        j = len(self.share)
         v = np.broadcast_to(rows, (j, *rows.shape)) if self.bent is None else np.einsum("gab,mb->gma", self.bent, rows)
-        return v, np.einsum("gab,gmb->gma", self.at.share, v)
+        return v, np.einsum("gab,gmb->gma", self.share, v)
 
     def of(self, rows: Mat) -> Denominator:
         """As CoefficientCovariance.df_of: η − q + 1 for η of the matrix of q rows, F = (η − q + 1)/η · χ²/q."""

@@ -279,6 +279,6 @@ def test_a_group_left_out_is_a_fit_without_it() -> None:
     change = (fit.fixef()["estimate"] - less.fixef()["estimate"]).to_numpy()[:2]
     v = fit.estimate.vcov_fixed[:2, :2]
     assert left["cooks_distance"].item() == pytest.approx(change @ np.linalg.solve(v, change) / 2.0, rel=1e-2)
-    for ask in (lambda: fit.fixef(vcov="CR0"), lambda: fit.glance(conditional=True)):
+    for ask in (lambda: fit.augment(data("gamma"), leverage=True), lambda: fit.glance(conditional=True)):
         with pytest.raises(ModelError, match=r"on nothing else.*fit\.update"):
             ask()

@@ -287,3 +287,51 @@ def test_what_cannot_be_is_refused_in_words() -> None:
         CR("school", "HC3")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="needs the rows of the fit"):
         fit(frame, "y ~ x + (1 | school)", control=Control(keep="none")).fixef(vcov="CR2")
+
+
+EFFECTS_BEYOND: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "phi": (("n ~ x + (1 | g)", "phi ~ 1 + (1 | g)"), {"family": "negative_binomial"}),
+    "gaussian phi": (("y ~ x + (1 | g)", "phi ~ x + (1 | g)"), {}),
+    "zi": (("z ~ x + (1 |p| g)", "zi ~ 1 + (1 |p| g)"), {"family": "poisson"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EFFECTS_BEYOND)
+def test_effects_beyond_the_mean_have_scores_of_their_clusters_too(kind: str) -> None:
+    """H⁻¹ Σ s_g s_g' H⁻¹ of differences of log-likelihoods: of all rows, and of the rows of each cluster alone."""
+    rng = np.random.default_rng(5)
+    g = np.repeat(np.arange(24), 15)
+    x, u, w = rng.normal(size=360), 0.6 * rng.normal(size=24)[g], 0.7 * rng.normal(size=24)[g]
+    size, mean = np.exp(0.5 * w + 0.7), np.exp(1.0 + 0.4 * x + u)
+    frame = pl.DataFrame(
+        {
+            "g": g, "h": g // 3, "x": x, "n": rng.negative_binomial(size, size / (size + mean)),
+            "y": 1.0 + 0.5 * x + u + np.exp(0.6 * w - 0.3) * rng.normal(size=360),
+            "z": rng.poisson(mean) * (rng.random(360) > 1.0 / (1.0 + np.exp(1.0 - w))),
+        }
+    )  # fmt: skip
+    formulas, options = EFFECTS_BEYOND[kind]
+    fit, whole = frame.glmm.fit(*formulas, **options), frame.glmm.objective(*formulas, **options)
+    names, at, h = list(whole.names), fit.confint()["estimate"].to_numpy(), 1e-4
+    steps = h * np.eye(len(names))
+
+    def loglik(objective: Any, *moved: Any) -> float:
+        return float(objective.loglik(dict(zip(names, at + sum(moved), strict=True))))
+
+    curvature = np.array(
+        [[sum(s * t * loglik(whole, s * a, t * b) for s in (-1, 1) for t in (-1, 1)) for b in steps] for a in steps]
+    ) / (4.0 * h**2)  # fmt: skip
+    parts = [part.glmm.objective(*formulas, **options) for _, part in frame.group_by("h")]
+    scores = np.array([[(loglik(one, a) - loglik(one, -a)) / (2.0 * h) for a in steps] for one in parts])
+    covariance = np.linalg.inv(curvature) @ (scores.T @ scores) @ np.linalg.inv(curvature)
+    errors = dict(zip(names, np.sqrt(np.diag(covariance)), strict=True))
+    found = fit.fixef(vcov=CR("h", "CR0"))
+    named = [term if own == "mu" else f"{own}: {term}" for own, term in found.select("parameter", "term").rows()]
+    assert_allclose(found["std_error"], [errors[name] for name in named], rtol=2e-5)
+    assert found["df"].null_count() == len(named)
+    more = fit.fixef(vcov=CR("h", "CR1"))["std_error"]
+    assert_allclose(more, found["std_error"] * np.sqrt(8.0 / 7.0), rtol=1e-12)
+    with pytest.raises(ModelError, match="use 'CR0' or 'CR1'"):
+        fit.fixef(vcov="CR2")
