@@ -108,6 +108,18 @@ class Scaled:
         rows, columns = np.array(pairs, dtype=np.intp).T
         return rows, columns
 
+    def scale_slopes(self, root: Mat) -> Cube:
+        """∂(a root of Σ)/∂(the entries that determine Σ) (m, r, r), the correlations held: zero for covariances.
+
+        What there is on the boundary, where correlations have no slope and variances have one.
+        """
+        variances = np.einsum("ij,ij->i", root, root)
+        out = np.zeros((self.size(len(root)), *root.shape))
+        for k, v in enumerate(variances[: self.scales(len(root))]):
+            rows = slice(None) if self.equal else k
+            out[k, rows] = root[rows] / (2.0 * v) if v > 0.0 else 0.0
+        return out
+
     def start(self, r: int, sizes: Vec) -> Vec:
         own = np.array([np.sqrt(np.mean(np.square(sizes)))]) if self.equal else np.asarray(sizes, dtype=np.float64)
         return np.concatenate([self.roots(own), self.root.start(r)])

@@ -177,3 +177,26 @@ def test_effects_on_the_mean_and_on_phi_move_together() -> None:
         expected = np.sqrt(np.einsum("ni,ij,nj->n", a, covariance, a) + given[g, k, k])
         scale = 1.0 if k == 0 else found["prediction"].to_numpy()
         assert_allclose(found["prediction_std_error"], scale * expected, rtol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
+@pytest.mark.parametrize(
+    ("bounded", "interior"),
+    [
+        ("cs(0 + f | g)", "rr(0 + f | g, d=1)"),
+        pytest.param("homcs(0 + f | g)", "(1 | g)", marks=pytest.mark.slow),
+    ],
+)
+def test_at_a_correlation_of_one_errors_are_those_of_the_model_without_it(bounded: str, interior: str) -> None:
+    """Effects that go together are multiples of one: another family has the same optimum in its interior."""
+    rng = np.random.default_rng(8)
+    g, f, x = np.repeat(np.arange(20), 12), np.tile(np.arange(3), 80), rng.normal(size=240)
+    y = rng.poisson(np.exp(0.5 + 0.3 * x + 0.8 * rng.normal(size=20)[g]))
+    frame = pl.DataFrame({"g": g, "f": [f"f{k}" for k in f], "x": x, "y": y})
+    both = [frame.glmm.fit(f"y ~ x + f + {term}", family="poisson") for term in (bounded, interior)]
+    assert both[0].singular
+    assert both[0].loglik == pytest.approx(both[1].loglik, abs=1e-6)
+    joint, expected = (
+        one.predict(frame, kind="link", std_error=True, uncertainty="joint")["prediction_std_error"] for one in both
+    )
+    assert joint.to_numpy() == pytest.approx(expected.to_numpy(), rel=2e-5)

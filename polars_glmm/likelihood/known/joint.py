@@ -10,6 +10,7 @@ import numpy as np
 
 from polars_glmm.control import Control
 from polars_glmm.covariance.correlations import root_slopes
+from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, units
 from polars_glmm.design.records import Design
 from polars_glmm.errors import ConvergenceError
@@ -37,6 +38,10 @@ _STEP = 1e-4
 """Step of differences in the parameters of R."""
 _LARGEST_LOG = 28.0
 """log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
+
+
+_SINGULAR = 1e-10
+"""Share of a variance that other effects leave, up to which it is none: a root of a rounded matrix has 1e-16."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,8 +308,10 @@ def _root_directions(t: TermMap, root: Mat) -> Iterator[Mat]:
     if structure.bends:
         low = root[own, own]
         slopes = natural_slopes(structure, low @ low.T)
-        fine = np.isfinite(slopes).all() and bool(np.diag(low).all())
-        blocks = root_slopes(low, slopes) if fine else np.zeros_like(slopes)
+        apart = np.square(np.diag(low)) > _SINGULAR * np.einsum("ij,ij->i", low, low)
+        fine = np.isfinite(slopes).all() and bool(apart.all())
+        assert isinstance(structure, Scaled)  # it bends
+        blocks = root_slopes(low, slopes) if fine else structure.scale_slopes(low)
     else:
         blocks = units(*structure.entries(t.r), t.r)
     for block in blocks:
