@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.optimize import linprog
 from scipy.special import expit, ndtr
 
 import polars_glmm
@@ -123,6 +124,48 @@ def test_quadrature_has_no_maximum_either() -> None:
 def test_only_the_factor_that_runs_away_is_named() -> None:
     fit = attempt(constant(3, groups=20, each=6), "y ~ x + (1 | g) + (1 | h)", **BINOMIAL)
     names(fit, "unbounded", "g", absent=("h",))
+
+
+def crossed(seed: int, n: int, sd: float, noise: float) -> pl.DataFrame:
+    """Two crossed factors; without noise their effects part the rows."""
+    rng = np.random.default_rng(seed)
+    g, h, x = rng.integers(0, 8, n), rng.integers(0, 7, n), rng.normal(size=n)
+    eta = 0.5 * x + sd * (rng.normal(size=8)[g] + rng.normal(size=7)[h]) + noise * rng.logistic(size=n)
+    return pl.DataFrame({"g": g, "h": h, "x": x, "y": (eta > 0).astype(int)})
+
+
+def parted(frame: pl.DataFrame) -> bool:
+    """Whether some fixed and random effects put every row on its side of zero: a linear program over all columns."""
+    groups = [np.equal.outer(frame[name].to_numpy(), frame[name].unique().to_numpy()) for name in ("g", "h")]
+    columns = np.column_stack([np.ones(len(frame)), frame["x"].to_numpy(), *groups])
+    signed = columns * (2 * frame["y"].to_numpy() - 1)[:, None]
+    margin = np.append(np.zeros(columns.shape[1]), -1.0)
+    within = [(-1.0, 1.0)] * columns.shape[1] + [(0.0, 1.0)]
+    found = linprog(margin, np.column_stack([-signed, np.ones(len(frame))]), np.zeros(len(frame)), bounds=within)
+    return bool(found.x[-1] > 1e-9)
+
+
+@pytest.mark.slow
+def test_crossed_factors_that_part_all_rows_together_have_no_maximum() -> None:
+    """The limit along t·(β, Λ) is a probability above zero if and only if [X Z] parts the rows."""
+    seen = {}
+    for seed, n, spread, noise in ((102, 120, 3.0, 0.0), (103, 60, 3.0, 0.1), (113, 240, 1.0, 0.0),
+                                   (105, 240, 1.0, 0.3), (107, 240, 1.0, 0.3)):  # fmt: skip
+        frame = crossed(seed, n, spread, noise)
+        fit = attempt(frame, "y ~ x + (1 | g) + (1 | h)", **BINOMIAL)
+        seen[seed] = "unbounded" in codes(fit)
+        assert seen[seed] == parted(frame), seed
+        if seen[seed]:
+            names(fit, "unbounded", "g", "h")
+            assert fit.varcorr()["std_error"].null_count() == 2
+    assert set(seen.values()) == {True, False}
+
+
+@pytest.mark.slow
+def test_crossed_factors_that_part_all_rows_are_told_on_every_route() -> None:
+    frame = crossed(103, 60, 3.0, 0.1)
+    for name, fit in routes(frame, "y ~ x + (1 | g) + (1 | h)", **BINOMIAL).items():
+        assert "unbounded" in codes(fit), name
 
 
 def test_one_row_on_the_other_side_brings_the_maximum_back() -> None:

@@ -10,6 +10,7 @@ import pytest
 from polars_glmm.likelihood.marginal.engine import row_engine
 from polars_glmm.likelihood.marginal.level_integrals import integrated
 from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.walks import changes
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.spec.method import AGQ, Laplace
 from tests.likelihood.models import control, draw
@@ -55,6 +56,21 @@ def test_levels_with_one_response_tend_to_one_half(link: str, size: float) -> No
     assert far.value == pytest.approx(20 * np.log(0.5), abs=0.3)
     if link != "cauchit":
         assert far.laplace < far.value - 2.0
+
+
+@pytest.mark.parametrize("r", [1, 2])
+def test_draws_that_walk_along_a_ray_have_the_change_of_the_integral(r: int) -> None:
+    """Of one factor, whose levels are integrated one by one: both ways agree within their standard errors."""
+    design, made = draw("binomial", "logit", r=r)
+    model = laplace_of(design, made)
+    marginal = row_engine(model).marginal
+    places = [point(model, 1.0 * t, growth=t) for t in (1.0, 1.4, 2.0)]
+    wanted = np.diff([integrated(marginal, place).value for place in places])
+    steps, others = changes(marginal, places[0], [places[1:], places[1:2]])
+    assert len(others) == 1
+    for step, change in zip(steps, wanted, strict=True):
+        assert abs(step.value - change) < 4.0 * step.std_error + 0.2
+        assert step.std_error < 0.25 * abs(change) + 0.2
 
 
 def test_a_level_with_both_responses_costs_the_logarithm_of_the_growth() -> None:

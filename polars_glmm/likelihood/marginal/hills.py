@@ -8,15 +8,16 @@ fits with such standard deviations, and those with mostly one trial a level, are
 (level_integrals):
 
     the answer      the highest optimum among those that no other excels in integrated likelihood
-    no optimum      a level whose rows cannot be parted costs log t along a ray; where no ray from the answer costs
-                    anything, the likelihood has no maximum
+    no optimum      a level whose rows cannot be parted costs log t along a ray; where a ray from the answer costs
+                    nothing, the likelihood has no maximum. With several factors it is their levels together that
+                    part rows, or cannot, and the integral is followed by draws that walk along the ray (walks)
     an artefact     the approximation exceeds the integral by more than it gained, or the integral is higher elsewhere
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
 from polars_glmm.likelihood.marginal.modes import Point
+from polars_glmm.likelihood.marginal.value import Marginal
+from polars_glmm.likelihood.marginal.walks import Change, changes, together
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.optimum.notes import artefact_note, elsewhere_note, overstated_note, unbounded_note
 from polars_glmm.likelihood.parameters.effects import Effects
@@ -47,6 +50,8 @@ _PER_LEVEL = 0.1
 _SURE = 3.0
 """Standard errors of an integral that are granted to it."""
 _RAY = (4.0, 32.0)
+_STEPS = (1.4, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""The same with the places between, for draws that walk along."""
 _FALLS = 0.5
 """Log-likelihood that a ray must lose from place to place for a maximum to exist; one level that cannot be parted costs
 log 4 and log 8."""
@@ -206,13 +211,21 @@ def _meaningful(hills: list[Hill]) -> Hill:
 
 def _runaway(look: SecondLook, hill: Hill) -> list[bool]:
     """Factors along whose random effects the integrated likelihood does not fall, however large they become."""
-    large = look.at.sizes(hill.found.x) > LARGE * look.unit
-    return [bool(one) and any(_endless(look, hill, ray) for ray in _rays(look.at, hill.found.x, f))
-            for f, one in enumerate(large)]  # fmt: skip
+    x, at = hill.found.x, look.at
+    large = [bool(one) for one in at.sizes(x) > LARGE * look.unit]
+    owners = [(f, ray) for f, away in enumerate(large) if away for ray in _rays(at, x, f)]
+    if not any(large):
+        return large
+    rays = [lambda t: at.point(at.scaled(x, t, t)), *(ray for _, ray in owners)]  # everything grows, or one factor
+    endless = map(_endless, _changes(look, hill, rays))
+    if next(endless):
+        return large
+    found = {f for (f, _), away in zip(owners, endless, strict=True) if away}
+    return [f in found for f in range(len(large))]
 
 
 def _rays(at: Coordinates, x: Vec, f: int) -> Iterator[Callable[[float], Point]]:
-    """Ways from an optimum to infinity: everything grows; one factor, or its largest direction, with β or without."""
+    """Ways from an optimum to infinity for one factor, or for its largest direction, with β or without."""
     lambdas = at.factors(x)
     top = np.linalg.svd(lambdas[f])[0][:, :1]
     top = top @ top.T
@@ -222,7 +235,6 @@ def _rays(at: Coordinates, x: Vec, f: int) -> Iterator[Callable[[float], Point]]
         grown[f] = others * lambdas[f] + (t - others) * top @ lambdas[f]
         return at.point(at.scaled(x, fixed, 1.0), grown)
 
-    yield lambda t: at.point(at.scaled(x, t, t))
     if len(lambdas) > 1:
         yield lambda t: one(t, fixed=t, others=t)
     if len(top) > 1:
@@ -230,17 +242,36 @@ def _rays(at: Coordinates, x: Vec, f: int) -> Iterator[Callable[[float], Point]]
         yield lambda t: one(t, fixed=1.0, others=1.0)
 
 
-def _endless(look: SecondLook, hill: Hill, along: Callable[[float], Point]) -> bool:
+def _endless(steps: Iterable[Change]) -> bool:
     """Whether the integrated likelihood loses nothing along a ray."""
-    last = hill.integral.value
-    for t in _RAY:
-        here = integrated(look.engine.marginal, along(t))
-        if np.isnan(here.value):  # linear predictors beyond what numbers hold: the places before decide
-            return t > _RAY[0]
-        if here.value < last - _FALLS - min(_SURE * here.std_error, _FALLS):
+    for number, step in enumerate(steps):
+        if np.isnan(step.value):  # linear predictors beyond what numbers hold: the places before decide
+            return number > 0
+        if step.value < -_FALLS - min(_SURE * step.std_error, _FALLS):
             return False
-        last = here.value
     return True
+
+
+def _changes(
+    look: SecondLook, hill: Hill, rays: Sequence[Callable[[float], Point]]
+) -> Iterator[Iterable[Change]]:
+    """By ray the changes of integrated log-likelihood to its places, each from the one before."""
+    marginal = look.engine.marginal
+    if len(look.at.effects.factors) == 1:
+        yield from (_stepwise(marginal, hill.integral.value, [ray(t) for t in _RAY]) for ray in rays)
+        return
+    between = [[ray(t) for t in _STEPS] for ray in rays]
+    for steps in changes(marginal, look.at.point(hill.found.x), between):
+        ends = [0, *(_STEPS.index(t) + 1 for t in _RAY)]
+        yield [together(steps[start:end]) for start, end in pairwise(ends)]
+
+
+def _stepwise(marginal: Marginal, last: float, places: Sequence[Point]) -> Iterator[Change]:
+    """The changes of the integral of one factor's levels, which is exact."""
+    for place in places:
+        here = integrated(marginal, place)
+        yield Change(here.value - last, here.std_error)
+        last = here.value
 
 
 def _elsewhere(look: SecondLook, hill: Hill) -> tuple[Integrated, float]:
