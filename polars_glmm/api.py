@@ -16,6 +16,7 @@ from polars_glmm.control import Control, as_control
 from polars_glmm.errors import ModelError
 from polars_glmm.foreign import answered
 from polars_glmm.frames.engine import EngineFrame
+from polars_glmm.frames.torn import whole_files
 from polars_glmm.result.collection import TABLE_COLUMNS, FitCollection
 from polars_glmm.result.fitted import Fit, starting_values
 from polars_glmm.spec.call import Call, Groups, Missing, ModelArguments
@@ -130,10 +131,12 @@ def fit(
     if by is not None:
         from polars_glmm.fitting.by_key_elsewhere import fit_by_frame
 
-        return FitCollection.of(fit_by_frame(_where(frame, formulas), by, call, chosen, TABLE_COLUMNS))
+        with whole_files():
+            return FitCollection.of(fit_by_frame(_where(frame, formulas), by, call, chosen, TABLE_COLUMNS))
     from polars_glmm.fitting.elsewhere import fit_frame
 
-    return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
+    with whole_files():
+        return Fit.of(fit_frame(_where(frame, formulas), call, chosen))
 
 
 class ExplainArguments(ModelArguments, total=False):
@@ -181,9 +184,10 @@ def explain(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
         known=known,
     )  # fmt: skip
-    if by is not None:
-        return explain_by(_checked(frame, formulas), by, call, as_control(control), TABLE_COLUMNS)
-    return explain_call(_where(frame, formulas), call, as_control(control))
+    with whole_files():
+        if by is not None:
+            return explain_by(_checked(frame, formulas), by, call, as_control(control), TABLE_COLUMNS)
+        return explain_call(_where(frame, formulas), call, as_control(control))
 
 
 @answered
@@ -213,7 +217,8 @@ def objective(
         formulas, groups, family, link, method, trials, offset, frequency, precision, missing, residual=residual,
         known=known,
     )  # fmt: skip
-    return objective_of(_checked(frame, formulas), call, as_control(control))
+    with whole_files():
+        return objective_of(_checked(frame, formulas), call, as_control(control))
 
 
 @answered
@@ -266,7 +271,8 @@ def products(
     call = Call(
         formulas, groups, "gaussian", None, method, None, offset, frequency, precision, missing, residual=residual
     )
-    return make_products(_where(frame, formulas), call, like=like, levels=levels)
+    with whole_files():
+        return make_products(_where(frame, formulas), call, like=like, levels=levels)
 
 
 def read_products(path: str | Path) -> Products:

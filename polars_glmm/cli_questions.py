@@ -51,7 +51,11 @@ def plot(options: argparse.Namespace) -> None:
         raise ModelError(msg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
-        getattr(model.plot, options.picture)(*options.variables).save(options.out)
+        try:
+            draw = getattr(model.plot, options.picture)
+        except AttributeError as error:
+            raise ModelError(str(error)) from error
+        draw(*options.variables).save(options.out)
 
 
 def _model(options: argparse.Namespace) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from polars_glmm import datasets
+from polars_glmm.columns.named import columns
 from polars_glmm.errors import DatasetError, counted, enumerate_names, suggest
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.frames.engine import EngineFrame
@@ -28,8 +29,21 @@ _CSV = frozenset({".csv", ".tsv"})
 _NO_TEXT = frozenset("\ufffd\0\r")
 _NO_UTF8 = "is not UTF-8: convert the file, as by iconv -f LATIN1 (or UTF-16) -t UTF-8"
 _NO_LINES = "does not end: lines end with a line feed, and these with a carriage return alone"
+_SAID = {
+    "found more fields": "a line has more fields than the first one has names, as where rows have names of their own "
+    "(in R: write.csv(d, row.names = FALSE))",
+    "CSV malformed": "a quotation mark is not closed, or stands within a field",
+    'could not parse `"': "a quotation mark is not closed, or stands within a field",
+    "schema lengths differ": "its files have different numbers of columns, or something else between their fields",
+    "schema names differ": "its files name their columns in another order, or otherwise",
+}
+"""What Polars says of a csv file, and what it means."""
 _PACKED = (".gz", ".zst")
 _PATTERN = frozenset("*?[")
+_FIRST_ROWS = 1000
+"""Rows in which a column that has any value nearly always has one."""
+_AGAIN = "_duplicated_0"
+"""What Polars adds to a name that stood before in the first line of a csv file."""
 _OPEN: list[Any] = []
 """Connections of relations in use: before version 2 DuckDB closes one that nobody holds."""
 
@@ -53,16 +67,57 @@ COMMAS = Csv()
 
 
 def scan_csv(path: str, csv: Csv = COMMAS, labels: Collection[str] = ()) -> pl.LazyFrame:
-    """A csv file whose dtypes are inferred from all of its rows; the columns `labels` are text."""
+    """Csv files whose dtypes are inferred from all of their rows; the columns `labels` are text.
+
+    A column without a value, in a file or in all, says nothing of its dtype: it is that of the others, or numbers.
+    """
+    named = dict.fromkeys(labels, pl.String())
+    frame = _scanned(path, csv, named)
+    texts = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String and name not in named]
+    if not texts:
+        return frame
+    files = glob.glob(path, recursive=True) if _PATTERN & set(path) and not Path(path).is_file() else [path]  # noqa: PTH207
+    empty = {file: _empty(_all_text(file, csv).head(_FIRST_ROWS), texts) for file in files}
+    doubtful = sorted(set().union(*empty.values()))
+    found = {name: dtype for name in doubtful if (dtype := _dtype_of_others(name, empty, csv)) is not None}
+    return _scanned(path, csv, {**named, **found}) if found else frame
+
+
+def _scanned(path: str, csv: Csv, dtypes: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    return pl.scan_csv(path, infer_schema_length=None, schema_overrides=dict(dtypes), **_written(path, csv))
+
+
+def _all_text(path: str, csv: Csv) -> pl.LazyFrame:
+    return pl.scan_csv(path, infer_schema=False, **_written(path, csv))
+
+
+def _written(path: str, csv: Csv) -> dict[str, Any]:
+    """How a file is written, in words of Polars."""
     tabs = _format(Path(path)) == ".tsv"
-    return pl.scan_csv(
-        path,
-        infer_schema_length=None,
-        null_values=list(NULLS if csv.nulls is None else csv.nulls),
-        separator=csv.separator or ("\t" if tabs else ","),
-        decimal_comma=csv.decimal_comma,
-        schema_overrides=dict.fromkeys(labels, pl.String()),
-    )
+    return {
+        "null_values": list(NULLS if csv.nulls is None else csv.nulls),
+        "separator": csv.separator or ("\t" if tabs else ","),
+        "decimal_comma": csv.decimal_comma,
+    }
+
+
+def _empty(rows: pl.LazyFrame, names: Sequence[str]) -> set[str]:
+    """The columns without a value; all of them where there is no row, or not even a first line."""
+    try:
+        here = [name for name in names if name in rows.collect_schema()]
+        counts = rows.select(columns(here)).count().collect(engine="streaming")
+    except pl.exceptions.NoDataError:
+        return set(names)
+    return {name for name in here if not counts[name].item()}
+
+
+def _dtype_of_others(name: str, empty: Mapping[str, set[str]], csv: Csv) -> pl.DataType | None:
+    """The dtype of a column that has no value in some files, from the others; None where it is text, or not plain."""
+    others = [file for file, names in empty.items() if name not in names or not _empty(_all_text(file, csv), [name])]
+    dtypes = {_scanned(file, csv, {}).collect_schema().get(name, pl.String()) for file in others}
+    if dtypes <= {pl.Int64(), pl.Float64()}:
+        return pl.Int64() if dtypes == {pl.Int64()} else pl.Float64()
+    return dtypes.pop() if len(dtypes) == 1 and pl.String() not in dtypes else None
 
 
 READERS: dict[str, Callable[[str], pl.LazyFrame]] = {
@@ -97,14 +152,14 @@ def opened(name: str, csv: Csv = COMMAS, labels: Collection[str] = ()) -> Opened
     place = _place(name, kind)
     try:
         frame = scan_csv(place, csv, labels) if kind in _CSV else READERS[kind](place)
-        columns = frame.collect_schema().names()
+        names = frame.collect_schema().names()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise unreadable(name, error) from error
-    if kind in _CSV and any(set(one) & _NO_TEXT for one in columns):
-        msg = f"{name!r} cannot be read: its first line {_NO_UTF8 if chr(13) not in ''.join(columns) else _NO_LINES}."
+    if kind in _CSV and any(set(one) & _NO_TEXT for one in names):
+        msg = f"{name!r} cannot be read: its first line {_NO_UTF8 if chr(13) not in ''.join(names) else _NO_LINES}."
         raise DatasetError(msg)
-    if kind in _CSV and len(columns) == 1 and (other := next((one for one in ";\t|" if one in columns[0]), None)):
-        msg = f"{name!r} has one column, {columns[0]!r}: say what is between its fields, as in --separator {other!r}."
+    if kind in _CSV and len(names) == 1 and (other := next((one for one in ";\t|" if one in names[0]), None)):
+        msg = f"{name!r} has one column, {names[0]!r}: say what is between its fields, as in --separator {other!r}."
         raise DatasetError(msg)
     return frame
 
@@ -143,7 +198,8 @@ def what_was_read(name: str, frame: Opened, columns: Iterable[str]) -> str:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise unreadable(name, error) from error
     missing = [f" ({k:,} null)" if k else "" for k in nulls]
-    told = [f"{column} {schema[column]}{k}" for column, k in zip(used, missing, strict=True)]
+    twice = [", the first of several of that name" if f"{one}{_AGAIN}" in schema else "" for one in used]
+    told = [f"{column} {schema[column]}{k}{t}" for column, k, t in zip(used, missing, twice, strict=True)]
     return f"read {name}: {counted(n, 'row', grouped=True)}; {', '.join(told)}"
 
 
@@ -152,6 +208,7 @@ def unreadable(name: str, error: Exception) -> DatasetError:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "invalid utf-8" in first:
         first = f"it {_NO_UTF8}"
+    first = next((meaning for text, meaning in _SAID.items() if text in first), first)
     return DatasetError(f"{name!r} cannot be read: {first.rstrip('.')}.")
 
 
@@ -201,7 +258,8 @@ def _place(name: str, kind: str) -> str:
             msg = f"{name!r}: no file fits this pattern."
             raise DatasetError(msg)
         return name
-    msg = f"{name!r}: there is no such file."
+    where = " Addresses are not read: fetch the file first." if "://" in name else ""
+    msg = f"{name!r}: there is no such file.{where}"
     raise DatasetError(msg)
 
 

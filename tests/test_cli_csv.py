@@ -96,3 +96,85 @@ def test_output_that_nobody_reads_ends_in_silence() -> None:
     run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, timeout=120)
     os.close(write)
     assert (run.returncode, run.stderr) == (141, b"")
+
+
+def table(rows: pl.DataFrame, folder: Path, name: str) -> Path:
+    rows.write_csv(folder / name)
+    return folder / name
+
+
+@pytest.fixture
+def few() -> pl.DataFrame:
+    rows = datasets.load("sleepstudy").with_columns(pl.col("Subject").cast(pl.String).str.replace("3", "s"))
+    return rows.select("Reaction", "Days", "Subject")
+
+
+FIT = "Reaction ~ Days + (1 | Subject)"
+
+
+def test_a_part_without_values_says_nothing_of_dtypes(
+    few: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty part of a night's files is a part with no rows: its columns were text, and with them all others."""
+    table(few, tmp_path, "part1.csv")
+    table(few.clear(), tmp_path, "part2.csv")
+    assert cli.main(["fit", str(tmp_path / "part*.csv"), FIT]) == 0
+    assert "180 rows; Reaction Float64, Days Int64, Subject String" in capsys.readouterr().err
+    (tmp_path / "part3.csv").write_text("")
+    table(few.with_columns(Days=pl.lit(None, dtype=pl.Float64)).head(20), tmp_path, "part4.csv")
+    assert cli.main(["fit", str(tmp_path), FIT]) == 0
+    assert "200 rows; Reaction Float64, Days Int64 (20 null), Subject String" in capsys.readouterr().err
+    table(few.head(20).with_columns(Days=pl.lit("x1")), tmp_path, "part5.csv")
+    assert cli.main(["fit", str(tmp_path), FIT]) == 0
+    assert "Days String (20 null)" in capsys.readouterr().err
+
+
+def test_rows_without_values_are_predicted_as_rows_without_values(
+    few: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tmp_path / "m.glmm")
+    assert cli.main(["fit", str(table(few, tmp_path, "rows.csv")), FIT, "--save", model]) == 0
+    capsys.readouterr()
+    assert cli.main(["predict", model, str(table(few.clear(), tmp_path, "none.csv"))]) == 0
+    assert capsys.readouterr().out == "Reaction,Days,Subject,prediction\n"
+    missing = few.head(2).with_columns(Days=pl.lit(None, dtype=pl.Float64))
+    assert cli.main(["predict", model, str(table(missing, tmp_path, "missing.csv"))]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["249.56,,s08,", "258.7047,,s08,"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"Reaction","Days","Subject"\n"1",2.5,1,"a"\n', "more fields than the first one has names"),
+        ("Reaction,Days,Subject\n2.5,1,a,\n", "more fields than the first one has names"),
+        ('Reaction,Days,Subject\n2.5,1,"a\n2.5,2,b\n', "a quotation mark is not closed"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_file_is_said_in_words(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    assert cli.main(["fit", str(tmp_path / "rows.csv"), FIT]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_name_that_stands_twice_in_the_first_line_is_told(
+    few: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = few.with_columns(again=pl.col("Days") ** 2).write_csv().replace("again", "Days", 1)
+    (tmp_path / "rows.csv").write_text(text)
+    assert cli.main(["fit", str(tmp_path / "rows.csv"), FIT]) == 0
+    assert "Days Int64, the first of several of that name, Subject" in capsys.readouterr().err
+
+
+def test_a_picture_of_one_fit_is_refused_for_a_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(tmp_path / "m.glmm")
+    words = ["weight ~ Time + (1 | Chick)", "--by", "Diet", "--save", model]
+    assert cli.main(["fit", "dataset:chickweight", *words]) == 0
+    capsys.readouterr()
+    assert cli.main(["plot", model, "caterpillar", "--out", str(tmp_path / "c.html")]) == 2
+    assert "collection[Diet].plot.caterpillar(" in capsys.readouterr().err
+    with pytest.raises(AttributeError, match="no picture 'shape' of a collection"):
+        _ = polars_glmm.read_fit(model).plot.shape  # type: ignore[union-attr]

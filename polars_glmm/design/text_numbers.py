@@ -18,9 +18,15 @@ from polars_glmm.spec.syntax import Name, quoted
 from .recipe import Categorical, Recipe
 
 _NUMBER = re.compile(
-    r"\s*[+-]?(?:\d+|\d+[.,]\d*|[.,]\d+|\d{1,3}(?:,\d{3})+(?:\.\d*)?|inf|infinity)(?:e[+-]?\d+)?\s*", re.IGNORECASE
+    r"\s*[+-]?(?:\d+|\d+[.,]\d*|[.,]\d+|\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,3}(?:\.\d{3})+,\d*|inf|infinity)"
+    r"(?:e[+-]?\d+)?\s*%?\s*",
+    re.IGNORECASE,
 )
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
+_MINUS = "\u2212"
+_PARTED = re.compile(r"(?<=\d)[ \u00a0\u2009\u202f'\u2019](?=\d{3}(?!\d))")
+"""What parts thousands, beside commas and points."""
+_THOUSANDS = re.compile(r"\s*[+\u2212-]?\d{1,3},\d{3}\s*")
 _CODE = re.compile(r"\s*0\d+\s*")
 """A whole number written with a zero before it is a code, as those of towns."""
 _MISSING = frozenset({"", "na", "n/a", "#n/a", "n.a.", "nan", "null", "missing", ".", "..", "-", "--", "?", "*"})
@@ -33,18 +39,20 @@ _SHOWN = 3
 
 
 class NumbersAsText(NamedTuple):
-    """How many different values of a column are numbers, those that are none, and what a comma in numbers stands for.
+    """How many different values of a column are numbers, those that are none, and what in numbers a cast does not read.
 
-    comma    what to write instead of it, or None where there is none
-    spaces   whether some numbers stand between spaces, which a cast does not read
+    swaps    what stands in them, and what to write instead
+    spaces   whether some stand between spaces
+    either   whether commas may as well part thousands, as in 1,234
     """
 
     column: str
     dtype: pl.DataType
     n: int
     others: tuple[str, ...]
-    comma: str | None
+    swaps: tuple[tuple[str, str], ...]
     spaces: bool
+    either: bool = False
 
     @property
     def what(self) -> str:
@@ -59,25 +67,31 @@ class NumbersAsText(NamedTuple):
     def remedy(self) -> str:
         """How it becomes a column of numbers."""
         text = f"pl.col({self.column!r})" + ("" if self.dtype == pl.String else ".cast(pl.String)")
-        comma = "" if self.comma is None else f".str.replace_all(',', {self.comma!r})"
+        swaps = "".join(
+            f".str.replace_all({old!r}, {new!r}{', literal=True' if old == '.' else ''})" for old, new in self.swaps
+        )
         spaces = ".str.strip_chars()" if self.spaces else ""
-        null = f", which makes null of {enumerate_names(self.others, limit=_SHOWN)}" if self.others else ""
-        return f"Make it numeric: {text}{spaces}{comma}.cast(pl.Float64, strict=False){null}"
+        done = [f"makes null of {enumerate_names(self.others, limit=_SHOWN)}"] if self.others else []
+        if self.either:
+            done.append("takes a comma for a point (where it parts thousands, write .str.replace_all(',', ''))")
+        what = f", which {' and '.join(done)}" if done else ""
+        return f"Make it numeric: {text}{swaps}{spaces}.cast(pl.Float64, strict=False){what}"
 
 
 def numbers_in(column: str, dtype: pl.DataType, labels: Iterable[str]) -> NumbersAsText | None:
     """What there is to say of a column of text in which all but a few of the different values are numbers, or None."""
     numbers, others, words = [], [], 0
     for label in labels:
-        if _NUMBER.fullmatch(label):
+        if _NUMBER.fullmatch(_PARTED.sub("", label.replace(_MINUS, "-"))):
             numbers.append(label)
         else:
             others.append(label)
             words += label.strip().lower() not in _MISSING
-    spaces = any(number != number.strip() for number in numbers)
+    bare = [number.replace("%", "") for number in numbers]
+    spaces = any(number != number.strip() for number in bare)
     if len(numbers) < max(2, _FEW * words) or any(map(_CODE.fullmatch, numbers)):
         return None
-    return NumbersAsText(column, dtype, len(numbers), tuple(others), _comma(numbers), spaces)
+    return NumbersAsText(column, dtype, len(numbers), tuple(others), _swaps(numbers), spaces, _either(numbers))
 
 
 def text_columns(spec: ModelSpec, categoricals: Mapping[str, Categorical]) -> list[NumbersAsText]:
@@ -125,12 +139,23 @@ def refused(column: str, dtype: pl.DataType, labels: Iterable[str]) -> str:
     return "" if found is None else f" It is text, and {found.what}. {found.remedy}."
 
 
-def _comma(numbers: list[str]) -> str | None:
-    """What stands for a comma: nothing where it parts thousands, else a point."""
+def _swaps(numbers: list[str]) -> tuple[tuple[str, str], ...]:
+    """What a cast does not read, and what to write instead of it; thousands first, since a comma may be a point."""
+    parts = {part.group() for number in numbers for part in _PARTED.finditer(number)}
+    swaps = [(part, "") for part in sorted(parts)]
+    swaps += [(sign, new) for sign, new in ((_MINUS, "-"), ("%", "")) if any(sign in number for number in numbers)]
     commas = [number for number in numbers if "," in number]
-    if not commas:
-        return None
-    return "" if any("." in number or number.count(",") > 1 for number in commas) else "."
+    if any("." in number and number.index(".") < number.index(",") for number in commas):
+        return (*swaps, (".", ""), (",", "."))
+    if any("." in number or number.count(",") > 1 for number in commas):
+        return (*swaps, (",", ""))
+    return (*swaps, (",", ".")) if commas else tuple(swaps)
+
+
+def _either(numbers: list[str]) -> bool:
+    """Whether every comma has three digits behind it, and no point says what it is."""
+    commas = [number for number in numbers if "," in number]
+    return bool(commas) and all(map(_THOUSANDS.fullmatch, commas)) and not any("." in number for number in numbers)
 
 
 def _sentence(one: NumbersAsText) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import polars as pl
 
 from polars_glmm.columns.named import columns
-from polars_glmm.errors import DataChangedError
 from polars_glmm.fitting.sums import Obstacle, collected_note, obstacle
 from polars_glmm.frames.held import from_one_run, read_once, taken
 from polars_glmm.frames.size import may_fit
@@ -31,14 +30,10 @@ def fit_readings(frame: pl.DataFrame | pl.LazyFrame, call: Call, control: Contro
     if control.keep == "rows":  # the one reading serves for both
         rows = taken(frame)
         return fit(rows if obstacle(call.spec(), call) is None else rows.lazy(), call, control)
-    try:
-        made, again = from_one_run(
-            frame, used_columns(frame, call), control.memory.limit, control.memory.spill,
-            lambda rows: fit(collected(rows, call, control), call, control),
-        )  # fmt: skip
-    except pl.exceptions.PanicException as error:  # Polars takes a file to be as it was when it was scanned
-        msg = "Polars stopped reading the source, as where a file was written over since it was scanned: scan it anew."
-        raise DataChangedError(msg) from error
+    made, again = from_one_run(
+        frame, used_columns(frame, call), control.memory.limit, control.memory.spill,
+        lambda rows: fit(collected(rows, call, control), call, control),
+    )  # fmt: skip
     notes = collected_note(Obstacle("the source gave other rows when it was read again")) if again else ()
     return replace(made, notes=(*made.notes, *notes), source=None if control.keep == "none" else frame)
 

@@ -10,6 +10,7 @@ import polars as pl
 from polars_glmm.errors import ModelError, brief, counted
 from polars_glmm.families.cases import holds
 from polars_glmm.inference.distributions import chi2_p, chi_bar_p
+from polars_glmm.inference.nested import outside
 from polars_glmm.inference.same_rows import rows_differ
 from polars_glmm.inference.schemas import ANOVA, table
 from polars_glmm.inference.varcorr import components
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FEW_LEVELS = 10
 """Below this many levels the asymptotic mixture is a poor guide, and p-values are called approximate."""
+UNLIKE = 1e-7
+"""Difference in the logarithm of a column's size, or in its place, from which it is not the same column."""
 NOISE = 1e-5
 """A statistic below this is zero: a search ends within 1e-6 of its optimum, on either side of the test."""
 NOT_NESTED = 1e-4
@@ -139,8 +142,14 @@ def likelihood_ratio(
 
 
 def covariance_parameters(fit: Answer) -> CovarianceParameters:
-    """Names of all variances and covariances of the random effects."""
-    variances = {(part.group, part.labels[i]) for part in components(fit.estimate) for i in part.variances}
+    """Names of all variances and covariances of the random effects, but for variances that are held at zero."""
+    none = {name for name, value in (fit.call.fixed or {}).items() if value == 0.0}
+    variances = {
+        (part.group, part.labels[i])
+        for part in components(fit.estimate)
+        for i in part.variances
+        if f"sd({part.group}: {part.labels[i]})" not in none
+    }
     covariances = {
         (part.group, *sorted((part.labels[i], part.labels[j])))
         for part in components(fit.estimate)
@@ -224,6 +233,26 @@ def _check_reml(fits: tuple[Answer, ...]) -> None:
             'fit.update(method="ml"), and compare those.'
         )
         raise ModelError(msg)
+    for fit in fits[1:]:
+        _check_same_columns(fits[0], fit)
+
+
+def _check_same_columns(one: Answer, other: Answer) -> None:
+    """Raise ModelError where fixed-effect columns of one name differ: REML depends on their units too."""
+    first, second = one.fingerprint.pairings, other.fingerprint.pairings
+    for name in [name for name in first if name.startswith(("size ", "place ")) and name in second]:
+        column = name.partition(" ")[2]
+        if column in _fixed_names(one) and not abs(first[name] - second[name]) <= UNLIKE:
+            msg = (
+                f"The fits stand on different data: {column!r} has other values, or other units, in one of them, and "
+                f"restricted log-likelihoods depend on them. Fit both models to the same frame, or by "
+                f'maximum likelihood, fit.update(method="ml").'
+            )
+            raise ModelError(msg)
+
+
+def _fixed_names(fit: Answer) -> set[str]:
+    return {column.name for column in fit.recipe.predictor("mu").columns}
 
 
 def _check_nested(small: Answer, large: Answer) -> None:
@@ -231,10 +260,17 @@ def _check_nested(small: Answer, large: Answer) -> None:
     if not holds(large.spec.family, small.spec.family):
         _refuse_families(small, large)
     extra = sorted(_inputs(small) - _inputs(large)) or sorted(_groups(small) - _groups(large))
+    extra = extra or sorted(_varying(small) - _varying(large))
     if extra:
         msg = (
             f"The models are not nested: {small.formula!r} uses {extra[0]!r}, which the larger model {large.formula!r} "
             f"does not. Compare their aic or bic."
+        )
+        raise ModelError(msg)
+    if (what := outside(small, large)) is not None:
+        msg = (
+            f"The models are not nested: {small.formula!r} has {what}, which is no combination of what the larger "
+            f"model {large.formula!r} has. Compare their aic or bic."
         )
         raise ModelError(msg)
     inner, outer = small.spec.residual, large.spec.residual
@@ -262,6 +298,17 @@ def _holds(outer: ResidualTerm | None, inner: ResidualTerm) -> bool:
 def _groups(fit: Answer) -> frozenset[str]:
     """Names of the grouping factors."""
     return frozenset(factor.name for factor in fit.estimate.factors)
+
+
+def _varying(fit: Answer) -> frozenset[str]:
+    """Columns whose effects vary by level, with the group."""
+    return frozenset(
+        f"({name} | {factor.name})"
+        for factor in fit.recipe.factors
+        for term in factor.terms
+        for column in term.columns
+        for name in column.node.inputs()
+    )
 
 
 def _inputs(fit: Answer) -> frozenset[str]:

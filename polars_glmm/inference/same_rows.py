@@ -24,7 +24,7 @@ def rows_differ(one: Answer, other: Answer) -> bool:
     shared = set(one.rows.columns) & set(other.rows.columns)
     if not shared.issuperset(response):
         return False
-    first, second = _used(one), _used(other)
+    first, second = used_rows(one), used_rows(other)
     if first.height != second.height or _plain(first, response).equals(_plain(second, response)):
         return False
     names = [*response, *sorted((shared & {*one.spec.columns(), *other.spec.columns()}) - set(response))]
@@ -38,7 +38,7 @@ def _response(fit: Answer) -> list[str]:
     return [*spec.response.columns(), *extra]
 
 
-def _used(fit: Answer) -> pl.DataFrame:
+def used_rows(fit: Answer) -> pl.DataFrame:
     """The rows that the model uses."""
     assert fit.rows is not None  # asked only where there are rows
     return fit.rows if fit.kept is None else fit.rows.filter(pl.Series(fit.kept))

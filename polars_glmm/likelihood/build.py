@@ -22,7 +22,8 @@ from polars_glmm.likelihood.objective import objective
 from polars_glmm.likelihood.optimum.boundary import SNAP_LOSS
 from polars_glmm.likelihood.parameters.effects import TermMap
 from polars_glmm.likelihood.parameters.names import parameter_names
-from polars_glmm.likelihood.products.engine import ProductModel
+from polars_glmm.likelihood.products.absorbed import absorbed, may_absorb, with_absorbed
+from polars_glmm.likelihood.products.engine import ProductModel, product_engine
 from polars_glmm.likelihood.products.fit import estimate_products
 from polars_glmm.likelihood.products.heteroscedastic import estimate_strata
 from polars_glmm.likelihood.products.strata import strata_of
@@ -57,6 +58,10 @@ def estimate(
         model = prepare(reduced, family, method, control, by_rows=by_rows, held=given.fixed)
         residual = Residual(design.phi is None, "phi" in given.fixed, given.fixed)
         findings = check(_structure(model), family, residual=residual)
+        by_other_sums = model.restricted and not model.exact and model.stored is None
+        if by_other_sums and may_absorb(model.effects, len(model.names)):
+            gone = absorbed(product_engine(model).stats, model.effects)
+            findings = with_absorbed(findings, model.effects, gone, at_zero=False)
         given = spelled_out(model, meant(model, given))
         check_names(model, given, known=labels_of(design.predictors))
         engine = estimate_products if model.exact else _estimate_rows if model.residual is None else estimate_residual

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 import polars.selectors as cs
@@ -135,6 +135,12 @@ class KeyedPictures:
 
     def __init__(self, made: FitCollection) -> None:
         self.made = made
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """What is drawn of one fit only."""
+        keys = ", ".join(self.made.keys.columns)
+        drawn = f" Of one fit: collection[{keys}].plot.{name}(…)." if hasattr(Pictures, name) else ""
+        raise AttributeError(f"There is no picture {name!r} of a collection, but forest().{drawn}")
 
     def forest(self, table: pl.DataFrame | None = None, *, label: str | None = None, zero: float = 0.0) -> Chart:
         """Estimates of all keys with intervals, coloured by key: of any table, by default the fixed effects."""

@@ -138,3 +138,38 @@ def test_a_value_for_each_row_is_refused_as_text_not_as_a_copy(frame: pl.DataFra
     with pytest.raises(IdentifiabilityError, match=r"'u'.* text.* numbers.*Make it numeric") as caught:
         ROUTES[route](frame.head(rows), "u")
     assert "copy" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        (["\u22121.5", "2.5", "-0.5"], [-1.5, 2.5, -0.5]),
+        (["1 234", "5 678", "99"], [1234.0, 5678.0, 99.0]),
+        (["1\u00a0234,5", "7,5"], [1234.5, 7.5]),
+        (["1'234.5", "2.0"], [1234.5, 2.0]),
+        (["1.234,5", "2,5", "1.234.567,8"], [1234.5, 2.5, 1234567.8]),
+        (["1,234.5", "2.5"], [1234.5, 2.5]),
+        (["12.5%", "3 %", "100%"], [12.5, 3.0, 100.0]),
+        (["\u22121,5 ", " 2,5"], [-1.5, 2.5]),
+        (["1e5", "2E-3", "+1.5"], [1e5, 2e-3, 1.5]),
+    ],
+)
+def test_the_remedy_makes_every_number_that_is_one(text: list[str], numbers: list[float]) -> None:
+    """A cast alone makes null of a minus sign that is no hyphen, so that negative numbers alone would be missing."""
+    found = numbers_in("x", pl.String(), text)
+    assert found is not None
+    assert not found.others
+    expression = found.remedy.removeprefix("Make it numeric: ").partition(", which")[0]
+    made = pl.DataFrame({"x": text}).select(eval(expression, {"pl": pl}))["x"]  # noqa: S307  what users are told to write
+    assert made.to_list() == numbers
+
+
+def test_a_comma_before_three_digits_may_be_either() -> None:
+    found = numbers_in("x", pl.String(), ["1,234", "5,678", "\u22125,678"])
+    assert found is not None
+    assert found.remedy.endswith("comma for a point (where it parts thousands, write .str.replace_all(',', ''))")
+    for other in (["1,234", "5,67"], ["1,234", "5.5"]):
+        found = numbers_in("x", pl.String(), other)
+        assert found is not None
+        assert "parts thousands" not in found.remedy
+    assert numbers_in("x", pl.String(), ["1 2", "3 4"]) is None

@@ -92,7 +92,7 @@ def make_fit(
                 name=f.name,
                 keys=tuple(level.columns),
                 levels=level,
-                terms=tuple(SimpleNamespace(structure=one) for one in f.structures),
+                terms=tuple(SimpleNamespace(structure=one, columns=()) for one in f.structures),
             )
             for f, level in zip(factors, levels, strict=True)
         ),

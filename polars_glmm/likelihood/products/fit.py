@@ -37,6 +37,7 @@ from polars_glmm.likelihood.parameters.curvature import Gradient
 from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.parameters.state import Rank, State, lost_rank
 from polars_glmm.likelihood.products.absolute import AbsoluteOptimum
+from polars_glmm.likelihood.products.absorbed import Absorbed, absorbed, beside, with_absorbed, without
 from polars_glmm.likelihood.products.degenerate import (
     DOUBTED,
     lost,
@@ -89,7 +90,9 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
         refuse_unbounded(engine)
         estimate = _reported(model, engine, _held_optimum(model, apart.done, 0), findings, clock)
         return replace(estimate, notes=(*estimate.notes, *([no_residual_note()] if apart.no_residual else [])))
-    found = _search(engine, model, tolerance, given)
+    gone = absorbed(engine.stats, effects) if engine.reml else ()
+    findings = with_absorbed(findings, effects, gone)
+    found = _search(engine, model, tolerance, given, gone)
     clock["search"] = perf_counter()
     at, ranks, known, rises = _settle(engine, model, tolerance, found)
     if model.control.search.hessian or not found.settled:
@@ -111,7 +114,7 @@ def estimate_products(model: Model | ProductModel, findings: Findings, given: Gi
     optimum = _Optimum(
         state.factors, done.ranks, done.pieces, sigma, covariances(effects, state, sigma), inverted,
         np.full((k + 1, k + 1), np.nan) if inverted is None else inverted.vcov, denominator,
-        [] if inverted is None else _flat_names(model, state, inverted.flat), max(done.decrement, rises), 0,
+        [] if inverted is None else _flat_names(model, state, inverted.flat), max(done.decrement, rises), 0, gone,
     )  # fmt: skip
     return _reported(model, engine, optimum, findings, clock)
 
@@ -123,6 +126,7 @@ class _Optimum(NamedTuple):
     covariances    with their Jacobian in the K parameters of `spread` (K, K), σ the last
     flat           names of parameters that are not determined singly
     n_held         parameters that were not estimated
+    gone           terms that the fixed effects absorb
     """
 
     factors: tuple[Mat, ...]
@@ -136,6 +140,7 @@ class _Optimum(NamedTuple):
     flat: list[str]
     decrement: float
     n_held: int
+    gone: tuple[Absorbed, ...] = ()
 
 
 def _held_optimum(model: Model | ProductModel, done: AbsoluteOptimum, n_held: int) -> _Optimum:
@@ -195,7 +200,7 @@ def _reported(
     notes = [
         *findings.notes,
         *convergence_notes(done.decrement),
-        *singular_notes(effects, done.factors, done.ranks),
+        *singular_notes(effects, done.factors, beside(done.ranks, done.gone)),
     ]
     if not findings.notes:
         notes += flat_note(done.flat)
@@ -212,7 +217,7 @@ def _reported(
         n_obs=n,
         df_model=df_model,
         df_resid=n - df_model,
-        singular=any(lost_rank(effects, rank) for rank in done.ranks),
+        singular=any(lost_rank(effects, rank) for rank in beside(done.ranks, done.gone)),
         converged=done.decrement < CONVERGED,
         df_satterthwaite=None if denominator is None else denominator.df,
         vcov_derivative=None if denominator is None else denominator.derivative,
@@ -346,7 +351,9 @@ def _partly(engine: ProductEngine, theta: Vec, stays: BoolVec, most: int) -> Fou
     return found._replace(x=whole)
 
 
-def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float, given: Given) -> Found:
+def _search(
+    engine: ProductEngine, model: Model | ProductModel, tolerance: float, given: Given, gone: tuple[Absorbed, ...]
+) -> Found:
     """The search over θ; a given start is in standard deviations and, with "phi", relative to it."""
     effects, p = model.effects, len(model.x.a)
     bare = ProductEngine(NO_EFFECTS, engine.stats, engine.reml, engine.p).pieces([], gradient=False)
@@ -359,7 +366,7 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
         sigma = given.start.get("phi", float(np.sqrt(bare.rss / engine.nu)))
         start = np.where(np.isnan(theta), start, effects.times(theta, 1.0 / sigma))
     most = model.control.search.max_evaluations
-    found = _continue(engine, tolerance, start, most)
+    found = _continue(engine, tolerance, without(effects, start, gone), most)
     sizes = []
     if model.x.constant is None and p and effects.factors:
         # without an intercept the random effects may have to bear the mean: another hill, far away
@@ -368,7 +375,7 @@ def _search(engine: ProductEngine, model: Model | ProductModel, tolerance: float
     if has_few_rows(engine.stats.n, effects.n_theta):
         sizes.append(SMALL_START)
     for size in sizes if not given.start else ():
-        other = _continue(engine, tolerance, effects.start(size), most)
+        other = _continue(engine, tolerance, without(effects, effects.start(size), gone), most)
         if other.evaluation.value < found.evaluation.value and (other.settled or not found.settled):
             found = other
     if not np.isfinite(found.evaluation.value):
