@@ -113,6 +113,11 @@ class Lined:
         held = np.vstack([distinct, *heads.values(), y, *numbers])
         return cls(len(distinct), tuple(heads), ColumnMoments.of(held, w))
 
+    @property
+    def columns(self) -> ColumnMoments:
+        """Moments of the distinct columns alone."""
+        return self.sums.pick(tuple(range(self.k)))
+
     def __add__(self, other: Lined) -> Lined:
         """Of both sets of rows."""
         return replace(self, sums=self.sums + other.sums)

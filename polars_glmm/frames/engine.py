@@ -90,11 +90,17 @@ class EngineFrame:
 
 def _schema(plan: Any) -> pl.Schema:
     """The dtypes of Polars; asked of an empty answer where the names of the engine's types do not tell."""
-    found: pl.Schema = plan.collect_schema().to_polars()
+    given: pl.Schema = plan.collect_schema().to_polars()
+    found = pl.Schema({name: pl.Categorical() if _open(dtype) else dtype for name, dtype in given.items()})
     doubtful = [name for name, dtype in found.items() if not _plain(dtype)]
     told = (pl.Enum, pl.Categorical, pl.Int128)  # an empty answer does not know the categories
     asked = {name: found[name] if isinstance(found[name], told) else _asked(plan, name) for name in doubtful}
     return pl.Schema({name: asked.get(name, dtype) for name, dtype in found.items()})
+
+
+def _open(dtype: pl.DataType) -> bool:
+    """Whether an Enum is one whose categories are not known before it is read, as Dask's often are."""
+    return isinstance(dtype, pl.Enum) and dtype.categories.to_list() in ([], ["__UNKNOWN_CATEGORIES__"])
 
 
 def _plain(dtype: pl.DataType) -> bool:

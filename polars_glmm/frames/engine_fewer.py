@@ -25,13 +25,19 @@ from polars_glmm.typing import BoolVec, Cube, IntVec, Mat, Vec
 
 _KEY = "key:"
 _LOOK = 1000
+_DIGITS, _APART = 1e-5, 1e-6
+"""Least share of a sum of squares that is left about the means, and least eigenvalue of the correlations of numbers."""
 
 
 class Roles(NamedTuple):
-    """Columns of which every column of the model is linear, and those that rows of a cell have in common."""
+    """Columns of which every column of the model is linear, the response first, and those that rows of a cell share.
+
+    fixed   labels that fixed effects have
+    """
 
     numbers: tuple[str, ...]
     labels: tuple[str, ...]
+    fixed: tuple[str, ...]
 
 
 class KeyedGaps(NamedTuple):
@@ -113,7 +119,7 @@ def _sums(source: EngineSource, spec: ModelSpec, by: Sequence[str], missing: str
     n_cells = int(source.answer(named.unique().select(nw.len().alias(COUNT))).item())
     if not repeating(n_cells * (len(roles.numbers) + 1), n_used):
         return None
-    reduced = _reduced(source, keys, roles.numbers, n_used)
+    reduced = _reduced(source, keys, roles, len(by), n_used)
     return None if reduced is None else _FewRows(reduced, n_missing)
 
 
@@ -123,34 +129,42 @@ def _roles(spec: ModelSpec, source: EngineSource) -> Roles | None:
     if spec.precision is not None or not isinstance(response.success, Name):
         return None
     alone: list[str] = [response.success.name, *([] if spec.offset is None else [spec.offset])]
-    labels, products = groups_of(spec), list[set[str]]()
+    labels, fixed, products = groups_of(spec), list[str](), list[set[str]]()
 
-    def meet(factors: Iterable[Expression]) -> None:
+    def meet(factors: Iterable[Expression], shared: list[str]) -> None:
         together = set()
         for factor in factors:
             if isinstance(factor, Name) and source.dtypes[factor.name].is_numeric():
                 together.add(factor.name)
             else:
-                labels.extend(columns_of(factor))
+                shared.extend(columns_of(factor))
         alone.extend(together)
         products.append(together)
 
     for part in spec.predictors:
-        for term in (*part.fixed, *(term for random in part.random for term in random.design)):
-            meet(term.factors)
+        for term in part.fixed:
+            meet(term.factors, fixed)
+        for term in (term for random in part.random for term in random.design):
+            meet(term.factors, labels)
         for one in part.offsets:
-            meet([one])
+            meet([one], labels)
+    labels.extend(fixed)
     numbers = tuple(name for name in dict.fromkeys(alone) if name not in labels)
     if response.success.name not in numbers or not source.dtypes[response.success.name].is_numeric():
         return None
     if any(len(together & set(numbers)) > 1 for together in products):
         return None
-    return Roles(numbers, tuple(dict.fromkeys(labels)))
+    return Roles(numbers, tuple(dict.fromkeys(labels)), tuple(dict.fromkeys(fixed)))
 
 
-def _reduced(source: EngineSource, keys: Sequence[str], numbers: Sequence[str], n_used: int) -> pl.DataFrame | None:
-    """Rows of the same sums, sorted by keys; None where the frame gave another number of rows."""
-    nw, k = source.library, len(numbers)
+def _reduced(
+    source: EngineSource, keys: Sequence[str], roles: Roles, n_by: int, n_used: int
+) -> pl.DataFrame | None:
+    """Rows of the same sums, sorted by keys, of which the first n_by tell the model.
+
+    None where the frame gave another number of rows, or sums do not tell what rows do.
+    """
+    nw, numbers, k = source.library, roles.numbers, len(roles.numbers)
     first = source.first(source.rows.select(*(source.column(name) for name in numbers)), _LOOK)
     shift = np.array([float(first[name].cast(pl.Float64).mean() or 0.0) for name in numbers])  # type: ignore[arg-type]
     weight = source.weight()
@@ -168,22 +182,64 @@ def _reduced(source: EngineSource, keys: Sequence[str], numbers: Sequence[str], 
 
     sums = {f"s{j}": weighed(nw.col(f"v{j}")) for j in range(k)}
     sums |= {f"p{i}_{j}": weighed(nw.col(f"v{i}") * nw.col(f"v{j}")) for i, j in pairs}
+    ends = {f"{end}{j}": nw.col(f"v{j}") for end in ("low", "high") for j in range(k)}
     size = nw.len().alias(COUNT) if weight is None else nw.col("w").sum().alias(COUNT)
-    grouped = rows.with_columns(**sums).group_by([_KEY + name for name in keys])
-    found = source.answer(grouped.agg(size, *(nw.col(name).sum() for name in sums)))
+    asked = [nw.col(name).sum() for name in sums]
+    asked += [nw.col(name).min() if name.startswith("low") else nw.col(name).max() for name in ends]
+    found = source.answer(rows.with_columns(**sums, **ends).group_by([_KEY + name for name in keys]).agg(size, *asked))
     found = found.sort([column(_KEY + name) for name in keys])
     n = found[COUNT].cast(pl.Float64).to_numpy()
     if weight is None and int(n.sum()) != n_used:
         return None
-    mean = np.array([found[f"s{j}"].cast(pl.Float64).to_numpy() for j in range(k)]) / n
-    cross = np.empty((len(n), k, k))
+
+    def told(name: str) -> Vec:
+        return np.asarray(found[name].cast(pl.Float64).to_numpy())
+
+    low = np.array([told(f"low{j}") for j in range(k)]).T
+    flat = low == np.array([told(f"high{j}") for j in range(k)]).T
+    mean = np.where(flat, low, np.array([told(f"s{j}") for j in range(k)]).T / n[:, None])
+    raw = np.empty((len(n), k, k))
     for i, j in pairs:
-        cross[:, i, j] = cross[:, j, i] = found[f"p{i}_{j}"].cast(pl.Float64).to_numpy() - n * mean[i] * mean[j]
-    places, frequency, values = same_sums(n, mean.T + shift, cross)
-    labels = found.select(column(_KEY + name).alias(name) for name in keys)[places]
+        raw[:, i, j] = raw[:, j, i] = told(f"p{i}_{j}")
+    varies = ~flat[:, :, None] & ~flat[:, None, :]
+    raw = np.where(varies, raw, 0.0)
+    cross = np.where(varies, raw - n[:, None, None] * mean[:, :, None] * mean[:, None, :], 0.0)
+    labels = found.select(column(_KEY + name).alias(name) for name in keys)
+    pools = labels.select(columns(dict.fromkeys((*keys[:n_by], *roles.fixed)))).select(
+        pl.struct(pl.all()).rank("dense") - 1
+    )
+    if not tell_enough(pools.to_series().to_numpy().astype(np.intp), n, raw, cross):
+        return None
+    places, frequency, values = same_sums(n, mean + shift, cross)
     made = [pl.Series(name, values[:, j]) for j, name in enumerate(numbers)]
-    fewer: pl.DataFrame = labels.with_columns(*made, pl.Series(COUNT, frequency))
+    fewer: pl.DataFrame = labels[places].with_columns(*made, pl.Series(COUNT, frequency))
     return fewer
+
+
+def tell_enough(pools: IntVec, n: Vec, raw: Cube, cross: Cube) -> bool:
+    """Whether sums of C cells say of k numbers, the response first, what their rows would say.
+
+    pools (C,)   cells whose rows differ in no fixed effect but by numbers
+    raw, cross   (C, k, k) products as they were summed, and about the means of the cells; 0 where a number is the same
+                 in all rows, which is known without rounding
+    A sum of squares that is all but its mean has lost its digits; and where numbers are all but a combination of each
+    other, rounding decides whether they are one.
+    """
+    size = int(pools.max()) + 1
+    within, whole = np.zeros((size, *cross.shape[1:])), np.zeros((size, *cross.shape[1:]))
+    np.add.at(within, pools, cross)
+    np.add.at(whole, pools, raw)
+    left, total = (np.diagonal(one, axis1=1, axis2=2) for one in (within, whole))
+    varies = total > 0.0
+    if (left[varies] <= _DIGITS * total[varies]).any():
+        return False
+    varies, within = varies[:, 1:], within[:, 1:, 1:]
+    unit = np.sqrt(np.where(varies, left[:, 1:], 1.0))
+    correlation = within / (unit[:, :, None] * unit[:, None, :]) + np.eye(varies.shape[1]) * ~varies[:, None, :]
+    values, active = np.linalg.eigvalsh(correlation), varies.sum(1)
+    rank = np.minimum(active, np.bincount(pools, n - 1.0, size).astype(np.intp))  # as many as rows can tell apart
+    seen = np.arange(values.shape[1]) >= (active - rank)[:, None]
+    return bool((values[seen] > _APART).all())
 
 
 def same_sums(n: Vec, mean: Mat, cross: Cube) -> tuple[Any, Vec, Mat]:

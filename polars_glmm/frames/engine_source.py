@@ -56,9 +56,10 @@ class EngineSource(Source):
         )
 
     def beside(self, names: Sequence[str]) -> EngineSource:
-        """The source with further columns in use."""
+        """The source with further columns in use. Raises ColumnError for one of objects."""
         assert self.origin is not None
         used = list(dict.fromkeys((*self.dtypes, *names)))
+        refuse_objects(used, self.origin.schema)
         dtypes = {name: self.origin.schema[name] for name in used}
         return replace(self, frame=self.origin.plan.select(used), dtypes=dtypes)
 

@@ -151,8 +151,9 @@ def joined(plan: Any, schema: pl.Schema, factor: JoinedFactor, values: dict[str,
     table = factor.recipe.levels.select(right)
     table = table.with_columns(pl.Series(name, np.array(value), nan_to_null=True) for name, value in values.items())
     on = [f"{factor.tag}key_{i}" for i in range(len(left))]
-    small = beside(plan, table.drop_nulls(table.columns[: len(left)]))
-    return plan.with_columns(*left).join(small, left_on=on, right_on=table.columns[: len(left)], how="left")
+    plan = plan.with_columns(*left)
+    small = beside(plan, table.drop_nulls(table.columns[: len(left)]), dict(zip(table.columns, on, strict=False)))
+    return plan.join(small, left_on=on, right_on=table.columns[: len(left)], how="left")
 
 
 def is_there(words: EngineExpressions, schema: pl.Schema, name: str) -> Any:

@@ -76,6 +76,10 @@ def augment_on_engine(frame: EngineFrame, fitted: Parameters, names: list[str]) 
     family = fitted.recipe.spec.family
     if not family.mu_is_mean:
         _refuse(f"The mean of a {family.name} response is computed here, not on {frame.name}")
+    if family.is_censored:
+        _refuse(f"Residuals of censored responses are computed here, not on {frame.name}")
+    if fitted.correlations is not None:
+        _refuse(f"Normalized residuals need all rows of a group: they are computed here, not on {frame.name}")
     refuse_clash(readable(frame), names, "set them apart with prefix=.")
     parts = (0, 1) if fitted.models_phi else (0,)
     used = response_inputs(fitted.recipe) | phi_inputs(fitted)

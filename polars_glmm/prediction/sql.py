@@ -59,6 +59,9 @@ def to_sql(  # noqa: PLR0913  the arguments of predict
     if kind == "response" and not family.mu_is_mean:
         msg = f"The mean of a {family.name} response has no expression in SQL: use kind='link'."
         raise ModelError(msg)
+    if kind == "response" and family.response == "category" and not family.unordered:
+        msg = f"The probabilities of a {family.name} response have no expression in SQL: use kind='link'."
+        raise ModelError(msg)
     refuse_unordered(fitted.recipe, "to_sql()", "predict() has the probabilities where the rows are")
     factors = tuple(factor for factor in chosen(fitted.factors, random) if factor.on(0))
     refuse_slots(factors, "to_sql() joins the effects of one level", 'random="none" is the fixed part alone.')

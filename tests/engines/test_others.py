@@ -24,6 +24,8 @@ def made() -> pl.DataFrame:
         x=pl.when(pl.col("i") % 400 == 7).then(float("nan")).otherwise("x"),
         y=pl.when(pl.col("i") % 400 == 9).then(None).otherwise(pl.Series(y)),
         c=pl.Series(rng.poisson(2.0, n)),
+        day=pl.date(2024, 2, 1) + pl.duration(days=pl.col("k")),
+        cut=pl.Series([f"c{k}" for k in rng.integers(0, 9, n)], dtype=pl.Enum([f"c{k}" for k in range(9)])),
     )
 
 
@@ -67,8 +69,9 @@ def test_counts_and_rows_are_those_of_polars(engine: Any, monkeypatch: pytest.Mo
     np.testing.assert_allclose(got, want, atol=1e-8)
 
 
-def test_predictions_and_residuals_are_plans(engine: Any) -> None:
-    fit, frame = polars_glmm.fit(made(), "y ~ poly(x, 2) + f + (1 | g)"), made()
+@pytest.mark.parametrize("group", ["g", "day", "cut"])
+def test_predictions_and_residuals_are_plans(engine: Any, group: str) -> None:
+    fit, frame = polars_glmm.fit(made(), f"y ~ poly(x, 2) + f + (1 | {group})"), made()
     for verb, arguments in (("predict", {"new_levels": "zero"}), ("augment", {}), ("with_ranef", {})):
         answer = getattr(fit, verb)(engine, **arguments)
         assert type(answer) is type(engine)

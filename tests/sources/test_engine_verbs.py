@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 import polars_glmm
 from polars_glmm import ColumnError, Fit, FitWarning, ModelError
 
-from .engines import ENGINES, as_table, rows_of
+from .engines import ENGINES, OPEN, as_table, rows_of
 
 
 @cache
@@ -143,6 +143,31 @@ def test_what_a_plan_cannot_hold_is_refused_at_the_call() -> None:
         fit.predict(as_table(to_score().drop("x")), new_levels="zero")  # type: ignore[type-var]
     with pytest.raises(ColumnError, match="cannot be compared"):
         fit.predict(as_table(to_score().with_columns(h=pl.lit("1"))), new_levels="zero")  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "said"),
+    [
+        ("cens(y, lower=-1, upper=4) ~ x + (1 | h)", {}, "censored responses"),
+        ("y ~ x + (1 | h)", {"residual": "ar1(i | h)"}, "all rows of a group"),
+    ],
+)
+def test_residuals_that_a_plan_cannot_write_are_refused(formula: str, options: dict[str, Any], said: str) -> None:
+    fit = polars_glmm.fit(learned().head(300), formula, **options)
+    with pytest.raises(ModelError, match=f"{said}.*take the rows out first"):
+        fit.augment(as_table(to_score()))  # type: ignore[type-var]
+
+
+def test_sql_has_no_probabilities_of_ordered_categories() -> None:
+    fit, rows = polars_glmm.fit(learned(), "t ~ x + h", family="cumulative"), learned()
+    with pytest.raises(ModelError, match=r"probabilities of a cumulative response.*kind='link'"):
+        fit.to_sql("rows")
+    sql, tables = fit.to_sql("kept", kind="link")
+    as_table(rows)
+    for name, table in tables.items():
+        OPEN[-1].register(name, table.to_arrow())
+    got = pl.DataFrame(OPEN[-1].sql(sql).to_arrow_table())
+    assert_columns(got, fit.predict(rows, kind="link"), ["prediction"])
 
 
 @pytest.mark.parametrize("kind", ["polars", "lazy", "pandas", "duckdb"])

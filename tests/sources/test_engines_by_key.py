@@ -13,8 +13,9 @@ import pytest
 import polars_glmm
 from polars_glmm import Control, FitCollection
 from polars_glmm.control import Rows
+from polars_glmm.errors import ColumnError
 from polars_glmm.frames.engine import EngineFrame
-from polars_glmm.frames.engine_fewer import same_sums
+from polars_glmm.frames.engine_fewer import same_sums, tell_enough
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 N, KEYS = 1500, 6
@@ -116,6 +117,67 @@ def test_few_keys_and_several_columns_are_no_exception(reads: list[int]) -> None
 def test_a_model_of_a_key_is_asked_again_from_its_rows() -> None:
     here, there = (polars_glmm.fit(frame, "y ~ x + f + (1 | g)", by="key")["k2"] for frame in (DATA, relation(DATA)))
     assert there.update("y ~ x + (1 | g)").loglik == pytest.approx(here.update("y ~ x + (1 | g)").loglik, abs=1e-8)
+
+
+def of_a_key() -> pl.DataFrame:
+    """Numbers that are one number in a key, or made of another there, or of another size in every key."""
+    k = pl.col("key").rank("dense").cast(pl.Int64)
+    return DATA.with_columns(
+        year=2019.9 + k,
+        mostly=pl.when(pl.col("key") == "k2").then(5.3).otherwise(pl.col("d") + pl.col("g") / 7),
+        twice=pl.when(pl.col("key") == "k2").then(2 * pl.col("x") + 3).otherwise(pl.col("x2") / 9),
+        price=10.0**k * (1 + 0.01 * pl.col("x")),
+        own=pl.when(pl.col("f") == "a").then(0.1).otherwise("x2"),
+        small=pl.col("y") * 1e-4 + 10.0**k,
+    )
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize(
+    ("formula", "from_sums"),
+    [
+        ("y ~ x + year + (1 | g)", True),
+        ("y ~ x + mostly + (1 | g)", True),
+        ("y ~ x + own * f + (1 | g)", True),
+        ("y ~ x + twice + (1 | g)", False),
+        ("y ~ price + (1 | g)", False),
+        ("small ~ x + (1 | g)", False),
+    ],
+)
+def test_a_key_keeps_and_drops_the_columns_that_its_rows_do(formula: str, from_sums: bool, reads: list[int]) -> None:
+    frame = of_a_key()
+    here = polars_glmm.fit(frame, formula, by="key")
+    there = polars_glmm.fit(relation(frame), formula, by="key")
+    assert bool(reads) != from_sums
+    got, want = there.fixef()["estimate"], here.fixef()["estimate"]
+    assert got.is_null().to_list() == want.is_null().to_list()
+    np.testing.assert_allclose(got.drop_nulls(), want.drop_nulls(), rtol=1e-6)
+    np.testing.assert_allclose(there.glance()["loglik"], here.glance()["loglik"], rtol=0, atol=1e-8)
+
+
+def test_sums_that_are_all_but_their_mean_or_each_other_do_not_tell_enough() -> None:
+    rng, pools = np.random.default_rng(4), np.repeat([0, 1], 3)
+    rows = rng.normal(size=(6, 50, 3))
+    n = np.full(6, 50.0)
+
+    def told(rows: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
+        away = rows - rows.mean(1, keepdims=True)
+        raw, cross = (np.einsum("cni,cnj->cij", one, one) for one in (rows, away))
+        return tell_enough(pools, n, raw, cross)
+
+    assert told(rows)
+    assert not told(rows + np.array([0.0, 0.0, 1e3]))
+    third = rows.copy()
+    third[3:, :, 2] = third[3:, :, 1] * 2 + 1e-4 * third[3:, :, 2]
+    assert not told(third)
+    third[3, :, 2] = rows[3, :, 2]  # one cell of the pool tells them apart
+    assert told(third)
+
+
+def test_keys_that_polars_has_no_dtype_for_are_refused() -> None:
+    frame = relation(DATA).query("given", "select *, to_hours(d::int) as span from given")
+    with pytest.raises(ColumnError, match="'span' is Object"):
+        polars_glmm.fit(frame, "y ~ x", by="span")
 
 
 @pytest.mark.one_in(5)

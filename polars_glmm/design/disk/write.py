@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm import progress
-from polars_glmm.design.apart import ColumnMoments, Lined, RecordLayout, Tally, head_of
+from polars_glmm.design.apart import ColumnMoments, Lined, RecordLayout, Tally, head_of, weighted
 from polars_glmm.design.disk.parts import Parts, StoredDesign
 from polars_glmm.design.distinct import DistinctColumns, shape_of
 from polars_glmm.design.reader import Reader
@@ -67,7 +67,8 @@ def partition(
                 parts = Parts(room.spill, layout, room.n_rows, room.level_rows, room.part_bytes)
             distinct = columns.of(design)
             parts.append(_records(design, list(head.values()), distinct))
-            own, now, here = Tally.of(design), ColumnMoments.of(distinct), Lined.of(design, distinct)
+            own, here = Tally.of(design), Lined.of(design, distinct)
+            now = here.columns if weighted(design)[0] is None else ColumnMoments.of(distinct)
             tally = own if tally is None else tally + own
             moments = now if moments is None else moments + now
             lined = here if lined is None else lined + here
