@@ -6,7 +6,7 @@ A node is plain data. `compile` walks it with an interpreter: `Arrays` computes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias
@@ -279,6 +279,15 @@ class Interval(Node):
 
     def inputs(self) -> frozenset[str]:
         return self.lower.inputs() | self.upper.inputs()
+
+
+def looked_up(node: Node) -> frozenset[str]:
+    """The columns whose levels a node looks up: of them a level that was not learned has no value."""
+    if isinstance(node, Coded | Looked):
+        return frozenset({node.column})
+    values = [getattr(node, one.name) for one in fields(node)]  # type: ignore[arg-type]
+    below = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return frozenset[str]().union(*(looked_up(part) for part in below if isinstance(part, Node)))
 
 
 def product(nodes: tuple[Node, ...]) -> Node:

@@ -130,6 +130,11 @@ class Field:
     def at(self, angles: Vec, r: int) -> Bent:
         return _root(self, float(angles[0]), r)
 
+    def across(self, angles: Vec, apart: Mat) -> Mat:
+        """Correlations with the effects of others at distances apart (m, r)."""
+        x = self.log_range(float(angles[0]), apart.shape[1])[0]
+        return np.where(apart == 0.0, 1.0, self.fading.lag(np.array([x]), apart)[0] if np.isfinite(x) else 0.0)
+
     def pairs(self, r: int) -> tuple[tuple[int, int], ...]:
         return (self.layout(r).pair,)
 

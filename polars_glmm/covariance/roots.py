@@ -156,6 +156,17 @@ class MarkovChain:
             root[i, i], slope[i, i] = rest, d_rest
         return Bent(root, slope[None])
 
+    def across(self, angles: Vec, apart: Mat) -> Mat:
+        """Correlations with the effects of others at distances apart (m, r), also between two of the places.
+
+        NaN where distances are to be whole and are not.
+        """
+        sine = float(np.sin(angles[0]))
+        if self.power > 1:
+            return np.asarray(np.abs(sine) ** (self.power * apart / self.unit))
+        whole = np.rint(apart)
+        return np.where(np.abs(apart - whole) <= 1e-9 * np.maximum(whole, 1.0), sine**whole, np.nan)
+
     def pairs(self, r: int) -> tuple[tuple[int, int], ...]:
         nearest = int(np.argmin(self._steps(r)))
         return ((nearest + 1, nearest),)

@@ -147,6 +147,31 @@ class Scaled:
             return np.nan
         return self.field.range_of(sigma / np.outer(sd, sd))
 
+    def elsewhere(self, sigma: Mat, at: Mat, places: Mat) -> tuple[Mat, Vec]:
+        """How effects at further places hang on those of Σ (r, r): b = Kb_known + rest, K (m, r), Var(rest) (m,).
+
+        K = CR⁻¹ with the correlations C across (kriging; Stein 1999, §1.2); at a place that is known b is that effect.
+        at (r, d), places (m, d): coordinates. NaN where a chain of whole steps does not reach. Of equal variances and
+        correlations that fade with distance (`alone`).
+        """
+        assert isinstance(self.root, Field | MarkovChain)
+        r, variance = len(sigma), float(np.mean(np.diag(sigma)))
+        gap = places[:, None, :] - at[None]
+        apart = np.abs(gap[..., 0]) if gap.shape[-1] == 1 else np.sqrt((gap**2).sum(-1))
+        if isinstance(self.root, MarkovChain):
+            own = self.root.places or tuple(map(float, range(r)))
+            apart = apart * ((own[1] - own[0]) / (at[1, 0] - at[0, 0]))
+        angles = self.of(sigma)[self.scales(r) :]
+        across, own_root = self.root.across(angles, apart), self.root.at(angles, r).root
+        values, vectors = np.linalg.eigh(own_root @ own_root.T)
+        there = values > r * np.finfo(np.float64).eps * values[-1]
+        weights = (across @ vectors[:, there] / values[there]) @ vectors[:, there].T
+        rest = variance * np.maximum(1.0 - (weights * across).sum(1), 0.0)
+        rows, columns = np.nonzero(apart == 0.0)
+        weights[rows], rest[rows] = 0.0, 0.0
+        weights[rows, columns] = 1.0
+        return weights, rest
+
     def reported(self, angles: Vec, r: int) -> float:
         """The first of the correlations that are parameters, at angles, or the range of a field."""
         if self.field is not None:

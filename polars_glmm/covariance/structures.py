@@ -331,6 +331,13 @@ def alone(text: str) -> bool:
     return isinstance(found, Scaled) and found.alone
 
 
+def elsewhere(text: str, sigma: Mat, at: Mat, places: Mat) -> tuple[Mat, Vec]:
+    """Weights (m, r) of the effects at (r, d) for those at places (m, d), and the variance of the rest, (m,)."""
+    found = STRUCTURES[text]
+    assert isinstance(found, Scaled)
+    return found.elsewhere(sigma, at, places)
+
+
 def takes_places(name: str) -> bool:
     """Whether a structure is over places in an order or in time, that data teach."""
     return name in _PLACED

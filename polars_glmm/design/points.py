@@ -40,14 +40,16 @@ class KnownPoints(NamedTuple):
     """Columns of coordinates, and the points that a fit knows."""
 
     names: tuple[str, ...]
-    points: frozenset[tuple[float, ...]]
+    points: tuple[tuple[float, ...], ...]
 
 
-def known_points(columns: Sequence[Column]) -> KnownPoints:
-    """The points whose indicators a term's columns are."""
+def known_points(columns: Sequence[Column]) -> KnownPoints | None:
+    """The points whose indicators a term's columns are, in their order; None where these are labels and no numbers."""
     nodes = [column.node.factors if isinstance(column.node, Product) else (column.node,) for column in columns]
     coded = [[node for node in own if isinstance(node, Coded)] for own in nodes]
-    points = frozenset(tuple(float(node.levels[0]) for node in own) for own in coded)
+    if any(node.kind != "number" for own in coded for node in own):
+        return None
+    points = tuple(tuple(float(node.levels[0]) for node in own) for own in coded)
     return KnownPoints(tuple(node.column for node in coded[0]), points)
 
 

@@ -384,6 +384,11 @@ def spoken(family: Family) -> str:
     return family.name.replace("_", " ").replace("poisson", "Poisson")
 
 
+def asked_for(family: Family) -> str:
+    """What a call writes for a family: that of zeros of their own has a formula of zi beside it."""
+    return str(getattr(family, "base", family).name)
+
+
 def towards_limit(family: Family) -> float:
     """1 where log phi grows towards the limit of a family, −1 where it falls."""
     return 1.0 if family.limit_phi > 1.0 else -1.0

@@ -29,8 +29,8 @@ from polars_glmm.prediction.categories import (
 from polars_glmm.prediction.category_quantities import OfCategory, add_category
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
 from polars_glmm.prediction.drawn import as_response
-from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.linear_predictor import MISSING, Purpose
+from polars_glmm.prediction.places import acting
 from polars_glmm.prediction.row_numbers import error_of
 from polars_glmm.prediction.unordered import add_predictors, errors_of, values_of
 
@@ -94,7 +94,7 @@ def predict_categories(frame: FrameT, fitted: Parameters, request: Request, quan
     refuse_many(fitted, "A prediction of categories")
     if request.random == "integrate":
         return apply_plan(frame, "predict", lambda lazy, schema: _integrated(lazy, schema, fitted, request, quantile))
-    factors = chosen(fitted.factors, request.random)
+    factors = acting(fitted, request.random)
     if fitted.recipe.spec.family.unordered:
         return apply_plan(
             frame, "predict", lambda lazy, schema: _unordered(lazy, schema, fitted, (request, factors, quantile))

@@ -15,6 +15,7 @@ from polars_glmm.errors import ModelError
 from polars_glmm.prediction.categories import VALUES, add_latent, family_of, probabilities, refuse_many
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import MISSING, Purpose
+from polars_glmm.prediction.places import over_places
 from polars_glmm.prediction.quantile_residuals import QUANTILES, SEED, uniform_of
 from polars_glmm.prediction.rows import response_inputs
 from polars_glmm.prediction.unordered import AT_ZERO, PREDICTORS, add_predictors, shares
@@ -46,7 +47,7 @@ def category_residuals(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameter
     refuse_many(fitted, "augment() of categories")
     recipe, response = fitted.recipe, response_inputs(fitted.recipe)
     of_rows: Callable[[pl.DataFrame], tuple[Mat, Mat]]
-    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=response)
+    purpose = Purpose("augment", over_places(fitted.factors), remedy=_REMEDY, also_used=response)
     if more.quantile:
         frame = frame.with_row_index(_ROW)
     if recipe.spec.family.unordered:

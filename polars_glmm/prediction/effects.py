@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import FactorRecipe
     from polars_glmm.likelihood.estimate import Between
+    from polars_glmm.prediction.places import Places
     from polars_glmm.typing import Cube, IntVec, Mat
 
 MODEL = f"{INTERNAL}model"
@@ -39,6 +40,7 @@ class JoinedFactor:
     level_covariance   as in FactorEstimate: of factors of which rows have several levels
     between            as in FactorEstimate, for the levels of all fits
     scored         keys, code and modes of levels that stand in the place of those of the fit
+    places         what makes columns of rows for the effects of a term that stand at places
     """
 
     recipe: FactorRecipe
@@ -53,6 +55,7 @@ class JoinedFactor:
     scored: pl.LazyFrame | None = None
     level_covariance: Cube | None = None
     between: tuple[Between, ...] = ()
+    places: tuple[Places, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -101,6 +104,7 @@ class JoinedFactor:
 
     def attach(self, frame: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
         """The frame with code and modes of each row's level beside it; null where it is unseen or a key is null."""
+        frame = frame.with_columns(one.weights() for one in self.places)
         if self.scored is not None:
             return self._joined(frame, schema, self.scored, [self.code, *map(self.mode, range(len(self.nodes)))])
         if self.recipe.members is not None:
@@ -152,6 +156,8 @@ class JoinedFactor:
 
     def points(self, *parts: int) -> list[tuple[Node, ...]]:
         """The indicators of the points of each field on some of the predictors: of a new point all are 0."""
+        if self.places:
+            return []
         found, own = [], set(self.on(*parts))
         start = 0
         for term in self.recipe.terms:
@@ -164,7 +170,7 @@ class JoinedFactor:
     def new_points(self, missing: pl.Expr, *parts: int) -> list[Check]:
         """The guards against points that the fields of this factor do not know."""
         remedy = 'A field is known at the points of the fit: drop these rows, or predict without it, random="none".'
-        return [
+        return [one.check(missing) for one in self.places if one.part in parts] + [
             Check(
                 ~missing & (balanced_sum([node.to_expr() for node in nodes]) == 0.0),
                 tuple(sorted(frozenset[str]().union(*(node.inputs() for node in nodes)))),

@@ -13,6 +13,7 @@ from polars_glmm.families.base import all_parts
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import refuse_random_phi
+from polars_glmm.prediction.places import over_places
 from polars_glmm.prediction.population import RANDOM_VARIANCE, add_population_predictor
 from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, with_phi
 
@@ -46,7 +47,7 @@ def add_distribution(
         frame = add_population_predictor(frame, schema, fitted, verb=verb, also_used=used, std_error=False)
         variance = pl.col(RANDOM_VARIANCE)
     else:
-        factors = fitted.factors if given == "modes" else ()
+        factors = over_places(fitted.factors) if given == "modes" else ()
         parts = all_parts(fitted.recipe.spec.family)
         purpose = Purpose(verb, factors, remedy=_REMEDY, also_used=used, parts=parts)
         frame = add_linear_predictor(frame, schema, fitted, purpose)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
 
+from polars_glmm.columns.nodes import looked_up
 from polars_glmm.errors import ColumnError, brief
 from polars_glmm.frames.levels import is_label
 from polars_glmm.prediction.columns import INTERNAL, is_missing, require_columns
@@ -43,6 +45,7 @@ class Purpose:
     parts       predictors that are wanted, by their places in the family: the first one here, others by what follows
     new_levels  what their unseen levels become; `remedy` is said where they are an error
     also_designed   columns that enter further predictors
+    levels      columns of further levels that must be known
     also_used   further columns whose nulls make a row incomplete (the response, in augment)
     std_error, interval   whether the variance is wanted, and whether its degrees of freedom are
     """
@@ -56,6 +59,7 @@ class Purpose:
     interval: bool = False
     parts: tuple[int, ...] = (0,)
     also_designed: frozenset[str] = frozenset()
+    levels: frozenset[str] = frozenset()
 
     @property
     def acting(self) -> tuple[JoinedFactor, ...]:
@@ -86,7 +90,8 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
         frame = factor.attach(frame, schema)
 
     missing = incomplete = pl.col(MISSING)
-    checks: list[Check] = fixed_level_checks(used_categoricals(fitted.recipe, designs), missing)
+    levels = purpose.levels | (designs & looked_up_in(fitted.recipe, factors))
+    checks: list[Check] = fixed_level_checks(used_categoricals(fitted.recipe, levels), missing)
     checks += [check for factor in factors for check in factor.new_points(missing, *purpose.parts)]
     if purpose.new_levels == "error":
         checks += [check for factor in factors for check in factor.checks(missing, purpose.remedy)]
@@ -148,6 +153,13 @@ def at_limits(frame: pl.LazyFrame, fitted: Parameters, parameter: Parameter, *, 
 def used_categoricals(recipe: Recipe, used: frozenset[str]) -> list[Categorical]:
     """The categorical variables of the formulas among the used columns."""
     return [factor for factor in recipe.categoricals.values() if factor.column in used]
+
+
+def looked_up_in(recipe: Recipe, factors: Iterable[JoinedFactor]) -> frozenset[str]:
+    """The columns whose levels the formulas look up, those of random effects where factors act."""
+    nodes = [column.node for part in recipe.predictors for column in part.columns]
+    nodes += [node for factor in factors for node in factor.nodes]
+    return frozenset[str]().union(*map(looked_up, nodes))
 
 
 def require_dtypes(schema: pl.Schema, used: frozenset[str], recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from polars_glmm.columns.named import column
-from polars_glmm.covariance.structures import STRUCTURES, natural_slopes, over_points
+from polars_glmm.covariance.structures import STRUCTURES, natural_slopes
 from polars_glmm.errors import enumerate_names
 from polars_glmm.families.averages import averaged_mean
 from polars_glmm.families.normal_nodes import count_of
@@ -30,6 +30,7 @@ from polars_glmm.prediction.linear_predictor import (
 )
 from polars_glmm.prediction.members import refuse_slots, size_of_slots, slots_size
 from polars_glmm.prediction.parameters import refuse_random_phi
+from polars_glmm.prediction.places import levels_beyond, places_of
 from polars_glmm.prediction.variances import quadratic
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def add_population_rows(
     if not slots <= set(schema):
         instead = f"Give {enumerate_names(sorted(slots))} in the frame, or ask for random='none'."
         refuse_slots(fitted.factors, "An average over random effects depends on the levels of a row", instead)
-    purpose = replace(purpose, factors=(), also_used=purpose.also_used | slopes | slots)
+    terms = [term for factor in fitted.factors for term in factor.recipe.terms]
+    levels = levels_beyond(terms, *purpose.parts)
+    purpose = replace(purpose, factors=(), also_used=purpose.also_used | slopes | slots, levels=levels)
     frame = add_linear_predictor(frame, schema, fitted, purpose)
     return frame.with_columns(size_of_slots(factor, schema) for factor in fitted.factors if factor.recipe.members)
 
@@ -219,11 +222,11 @@ def random_columns(fitted: Parameters, *parts: int) -> list[pl.Expr]:
 
 
 def _multiplied(factor: JoinedFactor) -> list[pl.Expr]:
-    """What the effects of a factor multiply; a field varies as much at any point: a new one is as its first."""
+    """What the effects of a factor multiply; fields and chains vary as much at any place: a new one is as the first."""
     found: list[pl.Expr] = []
     for term in factor.recipe.terms:
         own = [one.node.to_expr() for one in term.columns]
-        if over_points(term.structure):
+        if places_of(term) is not None:
             own[0] = 1.0 - pl.sum_horizontal(own[1:])
         found += own
     return found

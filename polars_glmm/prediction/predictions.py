@@ -42,6 +42,7 @@ from polars_glmm.prediction.linear_predictor import (
     at_limits,
 )
 from polars_glmm.prediction.parameters import Parameters, of_fit, refuse_random_phi
+from polars_glmm.prediction.places import acting
 from polars_glmm.prediction.population import (
     LINK_ERROR,
     MEAN,
@@ -253,7 +254,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
     else:
         by_row = request.interval == "confidence" and request.df in (None, "satterthwaite")
         purpose = Purpose(
-            "predict", chosen(fitted.factors, request.random), request.new_levels, also_used=also_used,
+            "predict", acting(fitted, request.random), request.new_levels, also_used=also_used,
             std_error=request.uncertain, interval=by_row, parts=all_parts(family) if scale.needs_phi else (place,),
         )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
@@ -277,7 +278,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
 
 def _of_several(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: Request) -> pl.LazyFrame:
     """A mean, or the probability of a zero, that several predictors decide on."""
-    parts, factors = all_parts(fitted.recipe.spec.family), chosen(fitted.factors, request.random)
+    parts, factors = all_parts(fitted.recipe.spec.family), acting(fitted, request.random)
     purpose = Purpose("predict", factors, request.new_levels, also_used=phi_inputs(fitted), parts=parts)
     frame = with_phi(
         add_linear_predictor(frame, schema, fitted, purpose), schema, fitted, verb="predict", factors=purpose.acting

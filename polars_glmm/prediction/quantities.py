@@ -20,10 +20,10 @@ from polars_glmm.frames.aggregates import aggregated
 from polars_glmm.prediction.category_quantities import OfCategory, add_category, refuse_integrated
 from polars_glmm.prediction.columns import INTERNAL
 from polars_glmm.prediction.curve import SLOPES, CurvePart
-from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.expected import OfRows, add_expected, add_expected_over_population, through_link
 from polars_glmm.prediction.inverse_links import mean_of, slope_of
 from polars_glmm.prediction.linear_predictor import ETA, MISSING, NewLevels, Purpose, add_linear_predictor
+from polars_glmm.prediction.places import acting
 from polars_glmm.prediction.population import (
     RANDOM_VARIANCE,
     add_population_predictor,
@@ -84,21 +84,21 @@ def with_quantity(
     """The frame with what the quantity is made of beside its columns, MISSING among it, and the quantity."""
     refuse_integrated(fitted.recipe, wanted.random, wanted.scale, f"{wanted.verb}()")
     if wanted.category is not None:
-        acting = () if wanted.integrated else chosen(fitted.factors, wanted.random)
-        purpose = Purpose(wanted.verb, acting, wanted.new_levels)
+        factors = () if wanted.integrated else acting(fitted, wanted.random)
+        purpose = Purpose(wanted.verb, factors, wanted.new_levels)
         asked = OfCategory(wanted.category, wanted.scale, wanted.integrated)
         return add_category(frame, schema, fitted, purpose, asked)
     link, family = fitted.recipe.spec.family.link, fitted.recipe.spec.family
     kind = "mu" if wanted.scale == "link" and wanted.kind == "response" else wanted.kind
     if not through_link(family, kind):
         add = add_expected_over_population if wanted.integrated else add_expected
-        acting = () if wanted.integrated else chosen(fitted.factors, wanted.random)
-        purpose = Purpose(wanted.verb, acting, wanted.new_levels)
+        factors = () if wanted.integrated else acting(fitted, wanted.random)
+        purpose = Purpose(wanted.verb, factors, wanted.new_levels)
         return add(frame, schema, fitted, purpose, OfRows(kind, wanted.scale))
     nodes = fitted.fixed("mu").nodes
     if wanted.integrated:
         return _integrated(frame, schema, fitted, wanted, link)
-    purpose = Purpose(wanted.verb, chosen(fitted.factors, wanted.random), wanted.new_levels)
+    purpose = Purpose(wanted.verb, acting(fitted, wanted.random), wanted.new_levels)
     frame = add_linear_predictor(frame, schema, fitted, purpose)
     curve = CurvePart.of(fitted)
     if curve is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from polars_glmm.prediction.given import Given
 from polars_glmm.prediction.leverage import add_leverage
 from polars_glmm.prediction.linear_predictor import ETA, FIXED, MISSING, Purpose, add_linear_predictor
 from polars_glmm.prediction.parameters import Parameters, of_fit
+from polars_glmm.prediction.places import over_places
 from polars_glmm.prediction.quantile_residuals import QUANTILES, SEED, add_quantiles, quantile_columns
 from polars_glmm.prediction.rows import PHI, beyond, phi_inputs, response_inputs, with_phi
 from polars_glmm.prediction.scale import scale_of
@@ -110,7 +112,8 @@ def augment(  # noqa: PLR0913  the arguments of the public verb
             raise ModelError(msg)
         more = More(prefix, quantile, given, seed_of(rng) if quantile else 0)
         answer = lambda rows, own: augment_from(rows, own, more)
-        return apply_by_key(frame, fit, KeyedVerb("augment", answer, lambda _: more.names, "Drop these rows."))
+        added = partial(_added, more)
+        return apply_by_key(frame, fit, KeyedVerb("augment", answer, added, "Drop these rows."))
     family = fit.recipe.spec.family
     drawn = quantile and (family.discrete or family.is_censored or family.response == "category")
     more = More(prefix, quantile, given, seed_of(rng) if quantile else 0, drawn)
@@ -129,9 +132,19 @@ def augment_from(frame: FrameT, fitted: Parameters, more: More) -> FrameT:
     return apply_plan(frame, "augment", lambda lazy, schema: _plan(lazy, schema, fitted, more))
 
 
+def _added(more: More, fitted: Parameters) -> list[str]:
+    """The columns of residuals that a fit adds."""
+    return [*more.names, *_normalized(fitted, more)]
+
+
+def _normalized(fitted: Parameters, more: More) -> list[str]:
+    """The column of residuals of a model whose residuals are correlated."""
+    return [] if fitted.correlations is None else [f"{more.prefix}{NORMALIZED}"]
+
+
 def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More) -> pl.LazyFrame:
     names = [f"{more.prefix}{column}" for column in COLUMNS]
-    normalized = [] if fitted.correlations is None else [f"{more.prefix}{NORMALIZED}"]
+    normalized = _normalized(fitted, more)
     refuse_clash(schema, [*more.names, *normalized], "set them apart with prefix=.")
     family = fitted.recipe.spec.family
     if family.response == "category":
@@ -145,9 +158,9 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, more: More
         quantiles.append(pl.lit(more.seed, dtype=pl.UInt64).alias(f"{more.prefix}{SEED}"))
     response = response_inputs(fitted.recipe)
     used = response | phi_inputs(fitted) | residual_inputs(fitted.recipe)
-    purpose = Purpose("augment", fitted.factors, remedy=_REMEDY, also_used=used, parts=all_parts(family))
+    purpose = Purpose("augment", over_places(fitted.factors), remedy=_REMEDY, also_used=used, parts=all_parts(family))
     frame = add_linear_predictor(frame, schema, fitted, purpose)
-    frame = with_phi(frame, schema, fitted, verb="augment", factors=fitted.factors)
+    frame = with_phi(frame, schema, fitted, verb="augment", factors=purpose.factors)
     frame = with_phi(frame, schema, fitted, verb="augment", name=PHI_FIXED)
 
     def residuals(batch: pl.Series) -> pl.Series:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from polars_glmm.columns import named
-from polars_glmm.covariance.structures import over_points
-from polars_glmm.design.points import known_points
 from polars_glmm.errors import ModelError
 from polars_glmm.frames.aggregates import aggregated
 from polars_glmm.frames.elsewhere import on_engine, read
@@ -17,8 +15,9 @@ from polars_glmm.frames.engine import EngineFrame
 from polars_glmm.prediction.columns import readable_schema, require_columns
 from polars_glmm.prediction.guards import is_known
 from polars_glmm.prediction.keys import match_key
-from polars_glmm.prediction.linear_predictor import used_categoricals
+from polars_glmm.prediction.linear_predictor import looked_up_in, used_categoricals
 from polars_glmm.prediction.members import slot_weights
+from polars_glmm.prediction.places import levels_beyond, places_of
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
@@ -35,10 +34,11 @@ def unseen(frame: object, fit: Answer) -> pl.DataFrame:
     source = engine if engine is not None else read(frame, "unseen").lazy()
     schema = engine.schema if engine is not None else readable_schema(read(frame, "unseen").lazy())
     recipe = fit.recipe
-    inputs = [column.node.inputs() for part in recipe.predictors for column in part.columns]
-    fixed = used_categoricals(recipe, frozenset[str]().union(*inputs))
+    terms = [term for factor in recipe.factors for term in factor.terms]
+    parts = range(len(recipe.spec.family.parameters))
+    fixed = used_categoricals(recipe, looked_up_in(recipe, ()) | levels_beyond(terms, *parts))
     keys = {key for factor in recipe.factors for key in factor.columns}
-    fields = [known_points(t.columns) for f in recipe.factors for t in f.terms if over_points(t.structure)]
+    fields = list(dict.fromkeys(at for term in terms if (at := places_of(term)) is not None))
     beside = {name for field in fields for name in field.names}
     require_columns(schema, {*keys, *beside, *(factor.column for factor in fixed)}, "unseen")
     found = []
@@ -59,8 +59,8 @@ def unseen(frame: object, fit: Answer) -> pl.DataFrame:
         found.append(_named(unknown, factor.name, "random", factor.keys))
     for field in fields:
         counts = _counted(source, field.names)
-        points = counts.select(named.columns(field.names)).iter_rows()
-        new = pl.Series([tuple(map(float, point)) not in field.points for point in points], dtype=pl.Boolean)
+        points, known = counts.select(named.columns(field.names)).iter_rows(), frozenset(field.points)
+        new = pl.Series([tuple(map(float, point)) not in known for point in points], dtype=pl.Boolean)
         found.append(_named(counts.filter(new), ":".join(field.names), "random", field.names))
     return pl.concat(found).sort("part", "variable", "level", maintain_order=True)
 

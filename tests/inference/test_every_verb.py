@@ -62,6 +62,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "zero-inflated": (("zeros" + TERMS, "zi ~ 1"), {"family": "poisson"}),
     "zero-inflated by group": (("zeros" + TERMS, "zi ~ 1 + (1 | g)"), {"family": "poisson"}),
     "hurdle": (("zeros" + TERMS, "zi ~ x"), {"family": "truncated_poisson"}),
+    "hurdle of sizes": (("zeros" + TERMS, "zi ~ x"), {"family": "truncated_negative_binomial"}),
     "student_t": (("y" + TERMS,), {"family": pg.StudentT(df=None)}),
     "survival": (("surv(time, event)" + TERMS,), {"family": "weibull"}),
     "nonlinear": (("curve ~ SSlogis(t, Asym, xmid, scal)", "Asym ~ 1 + (1 | g)"), {}),
@@ -186,6 +187,7 @@ OF_MEANS = tuple(
 ROBUST = tuple(f"fixef {kind}" for kind in ("CR0", "CR1", "CR2", "CR3"))
 ANSWERED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("zero-inflated", "zero-inflated by group", "hurdle", "survival"), OF_MEANS),
+    "hurdle of sizes": (*OF_MEANS, "posterior", "posterior of coefficients"),
     "categorical": (*OF_MEANS, "icc", "predict jointly"),
     "cumulative": (*OF_MEANS, "predict jointly"),
     "nonlinear": (*ROBUST, *(verb for verb in OF_ROWS if verb != "predict jointly")),

@@ -238,17 +238,17 @@ def test_what_comes_after_a_fit_works_with_fields(y, tmp_path):
         fit.posterior(2)
 
 
-def test_new_points_are_refused_unless_nothing_is_asked_of_the_field():
+def test_new_points_are_said_and_foretold():
     df = frame(8, 4, seed=11)
     fit = df.glmm.fit("y ~ x + exp(0 + u + v | g)")
     new = df.head(3).with_columns(v=pl.Series([df["v"][0], df["v"][1], df["v"][0]]))
     new = new.with_columns(u=pl.Series([df["u"][0], df["u"][1], df["u"][1]]))  # known coordinates, not a known point
-    assert fit.predict(new.head(2))["prediction"].is_not_null().all()
-    for levels in ("error", "zero", "null"):
-        with pytest.raises(pg.UnknownLevelError, match="'u' and 'v' have level"):
-            fit.predict(new, new_levels=levels)
     assert fit.unseen(new)["level"].to_list() == [f"{new['u'][2]}:{new['v'][2]}"]
-    assert fit.predict(new, random="none")["prediction"].is_not_null().all()
+    for levels in ("error", "zero", "null"):
+        assert fit.predict(new, new_levels=levels)["prediction"].is_not_null().all()
+    for asked in (lambda: fit.simulate(new, 1, 1), lambda: fit.predict(new, std_error=True, uncertainty="joint")):
+        with pytest.raises(pg.UnknownLevelError, match="'u' and 'v' have level"):
+            asked()
 
 
 BAD = {

@@ -23,6 +23,7 @@ from polars_glmm.likelihood.holding.path import Path, PathPoint
 from polars_glmm.likelihood.holding.scaled_chart import ScaledChart
 from polars_glmm.likelihood.holding.surface import Surface
 from polars_glmm.likelihood.holding.targets import COSINE, EXPONENTIAL, ROOT, HeldScale, Target, scale_of, targets
+from polars_glmm.likelihood.known.joint import LARGEST_LOG
 from polars_glmm.likelihood.marginal.dispersion_range import size_cap
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.starts import bending_scale
@@ -133,8 +134,7 @@ class Profiles:
         def correlation(t: float) -> float:
             return structure.reported(np.append(t, others), r)
 
-        low, high = structure.root.ends
-        return Path(surface, HeldScale("angle", 1.0, low, high, correlation), w, None, 0.0, singular)
+        return Path(surface, HeldScale("angle", 1.0, *structure.root.ends, correlation), w, None, 0.0, singular)
 
     def natural(self, path: Path, point: PathPoint) -> dict[str, float]:
         """All natural parameters by name at a point of a path."""
@@ -325,9 +325,11 @@ class Profiles:
         return np.array([np.log(phi)])
 
     def _named(self, part: Part) -> Vec:
-        """The coefficients of a further predictor at the estimate, a constant on the scale of its predictor."""
+        """The coefficients of a further predictor at the estimate; a constant's predictor, at a limit far out."""
         if part.basis is None:
-            return np.array([part.predictor(self.estimate.constants[part.parameter])])
+            with np.errstate(divide="ignore"):
+                at = part.predictor(self.estimate.constants[part.parameter])
+            return np.array([min(max(at, -LARGEST_LOG), LARGEST_LOG)])
         return self.estimate.coefficients[part.parameter]
 
     def _sizes(self, criterion: Criterion) -> tuple[float, Vec]:
@@ -357,7 +359,9 @@ class Profiles:
         if isinstance(self.model, Model) and self._several:
             tail = criterion.n_beta + chart.size - len(self.model.x.a)
             for part in self.model.parts[1:]:
-                free[tail + part.own.start : tail + part.own.stop] &= [one not in self.fixed for one in part.labels]
+                there = part.basis is not None or abs(self._named(part)[0]) < LARGEST_LOG
+                own = slice(tail + part.own.start, tail + part.own.stop)
+                free[own] &= [there and one not in self.fixed for one in part.labels]
         if k and any(name in self.fixed for name in self.model.residual_names):
             free[len(free) - k :] = False
         return free

@@ -36,7 +36,7 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 _STEP = 1e-4
 """Step of differences in the parameters of R."""
-_LARGEST_LOG = 28.0
+LARGEST_LOG = 28.0
 """log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
 
 
@@ -69,7 +69,7 @@ class HeldParameters:
             if one.name in estimate.constants:
                 with np.errstate(divide="ignore"):
                     at = one.link.forward(np.array([estimate.constants[one.name]]))
-                own.append(np.minimum(at, _LARGEST_LOG))
+                own.append(np.minimum(at, LARGEST_LOG))
             elif not one.optional or one.name in estimate.coefficients:
                 own.append(estimate.coefficients[one.name])
         residual = None if estimate.residual is None else estimate.residual.values

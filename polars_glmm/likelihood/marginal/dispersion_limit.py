@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from polars_glmm.errors import enumerate_names
-from polars_glmm.families.base import Family, Rows, spoken, towards_limit
+from polars_glmm.families.base import Family, Rows, asked_for, spoken, towards_limit
 from polars_glmm.likelihood.rows import sums as rowsums
 from polars_glmm.likelihood.rows.block_parts import BlockPart
 from polars_glmm.likelihood.rows.holder import OverBlocks, added, furthest, stacked
@@ -353,4 +353,4 @@ def no_overdispersion_notes(
     text = f"no overdispersion in {where}: " if limit.n_poisson else "no finite phi: "
     text += f"along {terms} of phi the likelihood rises to a limit, {' and '.join(finish)}."
     advice = "The values of these coefficients mean nothing; all else stands. Counts may even be underdispersed."
-    return [Note("no_overdispersion", text, f"Fit family={family.limit.name!r}. {advice}" if whole else advice)]
+    return [Note("no_overdispersion", text, f"Fit family={asked_for(family.limit)!r}. {advice}" if whole else advice)]

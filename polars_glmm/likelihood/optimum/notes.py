@@ -6,7 +6,7 @@ import numpy as np
 
 from polars_glmm.covariance.structures import STRUCTURES, over_points, plain_name
 from polars_glmm.errors import brief, enumerate_names
-from polars_glmm.families.base import Family, spoken
+from polars_glmm.families.base import Family, asked_for, spoken
 from polars_glmm.likelihood.parameters.effects import Effects, TermMap
 from polars_glmm.likelihood.parameters.state import Rank, lost_rank, natural_sigma
 from polars_glmm.notes import Note
@@ -137,7 +137,8 @@ def no_overdispersion_note(family: Family) -> Note:
         f"no overdispersion: the likelihood rises to the {name} limit, phi = {family.limit_phi:g}, "
         f"and its log-likelihood is {name}'s."
     )
-    return Note("no_overdispersion", text, f"Fit family={family.limit.name!r}; counts may even be underdispersed.")
+    advice = f"Fit family={asked_for(family.limit)!r}; counts may even be underdispersed."
+    return Note("no_overdispersion", text, advice)
 
 
 def reproduced_text(effects: Effects, spread: str) -> str:
