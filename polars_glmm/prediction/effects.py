@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from polars_glmm.columns.nodes import Node
     from polars_glmm.design.recipe import FactorRecipe
     from polars_glmm.likelihood.estimate import Between
-    from polars_glmm.prediction.places import Places
+    from polars_glmm.prediction.places import TermPlaces
     from polars_glmm.typing import Cube, IntVec, Mat
 
 MODEL = f"{INTERNAL}model"
@@ -55,7 +55,7 @@ class JoinedFactor:
     scored: pl.LazyFrame | None = None
     level_covariance: Cube | None = None
     between: tuple[Between, ...] = ()
-    places: tuple[Places, ...] = ()
+    places: tuple[TermPlaces, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:

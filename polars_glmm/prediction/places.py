@@ -46,7 +46,7 @@ class _Weight(Node):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places:
+class TermPlaces:
     """The effects of one term at their places, in a plan.
 
     column      the internal one of weights, r for the effects and one for the rest
@@ -130,7 +130,7 @@ def over_places(factors: Sequence[JoinedFactor]) -> tuple[JoinedFactor, ...]:
     return tuple(_widened(factor, found[factor.recipe.name], more) for factor in factors)
 
 
-def _places(factor: JoinedFactor) -> dict[int, Places]:
+def _places(factor: JoinedFactor) -> dict[int, TermPlaces]:
     """By term."""
     if factor.recipe.members or factor.recipe.prior or factor.scored is not None or len(factor.covariances[0]) > 1:
         return {}
@@ -140,11 +140,11 @@ def _places(factor: JoinedFactor) -> dict[int, Places]:
         if known is not None:
             part = term.parts[0] if term.parts else 0
             own = f"{factor.tag}place_{t}", term.structure, known.names, np.array(known.points, dtype=np.float64)
-            out[t] = Places(*own, covariance[0], part)
+            out[t] = TermPlaces(*own, covariance[0], part)
     return out
 
 
-def _widened(factor: JoinedFactor, places: dict[int, Places], more: dict[str, int]) -> JoinedFactor:
+def _widened(factor: JoinedFactor, places: dict[int, TermPlaces], more: dict[str, int]) -> JoinedFactor:
     between = tuple(
         replace(one, covariance=np.pad(one.covariance, ((0, len(places)), (0, more.get(one.other, 0)), (0, 0))))
         for one in factor.between

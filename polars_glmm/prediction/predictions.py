@@ -17,7 +17,6 @@ from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.prediction.by_key import KeyedVerb, apply_by_key
 from polars_glmm.prediction.category_predictions import names_by_fit, predict_categories
 from polars_glmm.prediction.columns import FrameT, apply_plan, refuse_clash
-from polars_glmm.prediction.effects import chosen
 from polars_glmm.prediction.engine_verbs import predict_on_engine
 from polars_glmm.prediction.event_times import EventScale, at_times, quantities_of
 from polars_glmm.prediction.expected import OfRows, add_expected_over_population, require_averaged, through_link
@@ -216,7 +215,7 @@ def predict_from(frame: FrameT, fitted: Parameters, request: Request) -> FrameT:
     _check_choice("new_levels", request.new_levels, get_args(NewLevels))
     _check_interval(request.interval, request.conf_level)
     if request.random != "integrate":
-        chosen(fitted.factors, request.random)  # refused before the frame is looked at
+        acting(fitted, request.random)  # refused before the frame is looked at
     if (engine := on_engine(frame)) is not None:
         made: FrameT = predict_on_engine(engine, fitted, request)
         return made

@@ -27,7 +27,7 @@ from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.effects import TermMap
-from polars_glmm.likelihood.parameters.parts import inward
+from polars_glmm.likelihood.parameters.parts import LARGEST_LOG, inward
 from polars_glmm.likelihood.residual.held import Series
 from polars_glmm.likelihood.rows.blocks import at_hand, cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
@@ -36,8 +36,6 @@ from polars_glmm.typing import Cube, Mat, Vec
 
 _STEP = 1e-4
 """Step of differences in the parameters of R."""
-LARGEST_LOG = 28.0
-"""log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
 
 
 _SINGULAR = 1e-10
