@@ -20,6 +20,11 @@ from polars_glmm.typing import Vec
 
 _SERIES = 1.0
 """|u| below which log[(eᵘ − 1)/u] is its series; its last term, the eleventh, is below 1e-17 of the first."""
+_FAR = 50.0
+"""x from which eˣE₁(x) is its asymptotic series."""
+_ORDERS = np.arange(26.0, 0.0, -1.0)
+_TERMS = np.array([float(factorial(k)) for k in range(25, -1, -1)])
+"""k! of its terms, the highest first."""
 _S = np.arange(-40.0, 4.0, 0.2)
 _MASS = 0.2 * np.exp(_S - np.exp(_S))
 """∫ g(h) e⁻ʰ dh by the trapezoidal rule in log h, whose error falls with exp(−π²/step) (Trefethen & Weideman 2014)."""
@@ -136,13 +141,18 @@ class Gompertz(PositiveTime):
         return self.quantile(rng.uniform(size=np.shape(mu)), mu, phi)
 
     def expectation(self, mu: Vec, phi: Vec | float | None) -> tuple[Vec, Vec]:
-        """∫ T(h) e⁻ʰ dh; infinite for gamma < 0."""
-        mu, gamma, h = self._nodes(mu, phi)
+        """E(x)/gamma, E(x) = eˣ∫ e⁻ᵗ/t dt from x = mu/gamma on (Abramowitz & Stegun 1964, 5.1); infinite for gamma < 0.
+
+        Beyond x = 50, and for gamma = 0, by the series 5.1.51 in gamma/mu, whose 26th term is below a double's digits.
+        """
+        mu, gamma = np.broadcast_arrays(np.asarray(mu, dtype=np.float64), 0.0 if phi is None else phi)
         with np.errstate(all="ignore"):
-            slope = -(h / mu**2) / (1.0 + gamma * h / mu)
-            mean, bend = self._time(h, mu, gamma) @ _MASS, slope @ _MASS
-        never = np.broadcast_to(gamma[..., 0] < 0.0, mean.shape)
-        return np.where(never, np.inf, mean), np.where(never, np.nan, bend)
+            x, r = np.where(gamma > 0.0, mu / gamma, np.inf), np.clip(gamma / mu, 0.0, 0.02)
+            near = special.exp1(x) * np.exp(x)
+            far, bend = np.polyval(_TERMS, -r), np.polyval(_TERMS * _ORDERS, -r)
+            mean = np.where(x < _FAR, near / gamma, far / mu)
+            slope = np.where(x < _FAR, (near - 1.0 / x) / gamma**2, -bend / mu**2)
+        return np.where(gamma < 0.0, np.inf, mean), np.where(gamma < 0.0, np.nan, slope)
 
     def variance(self, mu: Vec, phi: Vec | float | None) -> Vec:
         """∫ T(h)² e⁻ʰ dh − E²; infinite for gamma < 0."""
