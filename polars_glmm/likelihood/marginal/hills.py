@@ -28,7 +28,7 @@ from polars_glmm.likelihood.marginal.engine import RowEngine
 from polars_glmm.likelihood.marginal.level_integrals import Integrated, integrated
 from polars_glmm.likelihood.marginal.modes import Point
 from polars_glmm.likelihood.marginal.value import Marginal
-from polars_glmm.likelihood.marginal.walks import Change, changes, together
+from polars_glmm.likelihood.marginal.walks import Change, changes, may_part, together
 from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.optimum.notes import artefact_note, elsewhere_note, overstated_note, unbounded_note
 from polars_glmm.likelihood.parameters.effects import Effects
@@ -260,10 +260,13 @@ def _changes(
     if len(look.at.effects.factors) == 1:
         yield from (_stepwise(marginal, hill.integral.value, [ray(t) for t in _RAY]) for ray in rays)
         return
-    between = [[ray(t) for t in _STEPS] for ray in rays]
-    for steps in changes(marginal, look.at.point(hill.found.x), between):
-        ends = [0, *(_STEPS.index(t) + 1 for t in _RAY)]
-        yield [together(steps[start:end]) for start, end in pairwise(ends)]
+    far = [may_part(marginal, ray(_RAY[-1])) for ray in rays]
+    walked = [[ray(t) for t in _STEPS] for ray, may in zip(rays, far, strict=True) if may]
+    found = iter(changes(marginal, look.at.point(hill.found.x), walked) if walked else ())
+    ends = [0, *(_STEPS.index(t) + 1 for t in _RAY)]
+    for may in far:
+        steps = next(found) if may else []
+        yield [together(steps[start:end]) for start, end in pairwise(ends)] if may else [Change(-np.inf, 0.0)]
 
 
 def _stepwise(marginal: Marginal, last: float, places: Sequence[Point]) -> Iterator[Change]:

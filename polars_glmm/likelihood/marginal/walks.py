@@ -14,13 +14,13 @@ they are drawn, by elliptical slices (Murray, Adams & MacKay 2010, JMLR W&CP 9),
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity, UnitAt, added, cell_effects, to_levels, unit_at
-from polars_glmm.likelihood.marginal.value import Marginal
+from polars_glmm.likelihood.marginal.value import Approximation, Marginal, ended
 from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
 from polars_glmm.typing import Cube, Mat, Vec
 
@@ -31,6 +31,7 @@ _SWEEPS = 2
 _SLICES = 8
 """Narrowings of a slice after which a level stays where it is, which is a step as well."""
 _DRAWS = (8, 32)
+_EVEN = float(np.log(0.5))
 _MOST_WORK = 1e5
 """Rows times draws of an evaluation."""
 
@@ -52,6 +53,48 @@ def changes(marginal: Marginal, start: Point, paths: Sequence[Sequence[Point]]) 
     n_draws = int(np.clip(_MOST_WORK / max(marginal.rows.n_rows, 1), *_DRAWS))
     found = marginal.rows.ask(Along(marginal.density, start, tuple(map(tuple, paths)), n_draws))
     return [[Change(float(one.mean()), float(one.std(ddof=1) / np.sqrt(n_draws))) for one in path] for path in found]
+
+
+def may_part(marginal: Marginal, far: Point) -> bool:
+    """Whether every row is more probable than not at the modes of a far place; else nothing parts them, whatever t.
+
+    Where some combination of columns parts all rows, their densities there are near 1; where none does, a row of two
+    categories or more lies on the wrong side of zero, or on it.
+    """
+    plain = replace(marginal, nodes=1, expected=False)
+    found = plain.evaluate(far, None, gradient=False)
+    if not np.isfinite(found.value):  # nobody knows
+        return True
+    return bool(marginal.rows.ask(_Worst(marginal.density, far, found.warm)) > _EVEN)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Worst:
+    """The least log density of any row at the modes of a point."""
+
+    density: RowDensity
+    at: Point
+    warm: Any
+
+    def of(self, rows: RowBlocks) -> float:
+        warm = ended(rows, Approximation(self.density, 1, expected=False, threads=1, reml=False), self.at, self.warm)
+        with np.errstate(all="ignore"):
+            return min(
+                self._of_unit(unit, [m[:, s] for m, s in zip(warm.modes, levels, strict=True)])
+                for unit, levels in zip(rows.units, rows.levels, strict=True)
+            )
+
+    def add(self, parts: Sequence[float]) -> float:
+        return min(parts)
+
+    def _of_unit(self, unit: Unit, u: list[Mat]) -> float:
+        here, least = unit_at(self.density, unit, self.at), np.inf
+        b = cell_effects(unit, here.at.factors, u)
+        assert b is not None  # there are random effects here
+        for block, fixed in zip(unit.blocks, here.fixed, strict=True):
+            f = self.density.rows(block, added(fixed, block.combine(b[..., block.cells])), 0).f
+            least = min(least, float((f if block.frequency is None else f / block.frequency).min()))
+        return least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
