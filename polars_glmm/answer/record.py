@@ -11,6 +11,8 @@ from polars_glmm.answer import criteria
 from polars_glmm.answer.copies import KeptWhole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from polars_glmm.answer.tally import Fingerprint, GroupSize
     from polars_glmm.control import Control
     from polars_glmm.design.recipe import Recipe
@@ -33,6 +35,7 @@ class Answer(KeptWhole):
     groups, fingerprint   sizes and sums that outlive the rows
     rows, source          the data, if kept: the whole frame, or where to read it again; pickles drop both, not copies
     kept                  (n,) which of the rows the model uses, None for all
+    means                 of numeric covariates over the rows of a fit that was read from a file
     """
 
     recipe: Recipe
@@ -47,6 +50,7 @@ class Answer(KeptWhole):
     rows: pl.DataFrame | None = field(default=None)
     source: pl.LazyFrame | None = field(default=None)
     kept: BoolVec | None = field(default=None)
+    means: Mapping[str, float] = field(default_factory=dict)
 
     # what was asked
 

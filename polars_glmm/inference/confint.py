@@ -53,7 +53,8 @@ def profiled(
         given: dict[str, Any] = {"method": "profile", "criterion": criterion}
         path = None if target is None else profiles.path(target, restricted=criterion == "reml")
         if path is None:
-            status = _wald_status(one, fit) if target is None else "not_identified"
+            lone = "at_boundary" if one.quantity == "dispersion" else "not_identified"
+            status = _wald_status(one, fit) if target is None else lone
             rows.append(row(one, conf_level, **given, status=status))
             continue
         ends = [path.root(-cutoff), path.root(cutoff)]

@@ -39,7 +39,7 @@ def coefficient_covariance(
     """What `vcov=` and `df=` ask for.
 
     vcov   None: the fit's own; "kenward_roger"; "CR0" … "CR3" or CR(cluster, type), cluster-robust; a frame shaped as
-           `fit.vcov()`
+           `fit.vcov()`, or of draws as `fit.bootstrap()` and `fit.posterior()` give them: their covariance
     df     None: what goes with the covariance, and for the fit's own n − p for a gaussian model without random
            effects, Satterthwaite for gaussian REML, else normal; "satterthwaite", "kenward_roger" (with its
            covariance), "normal", or a number
@@ -194,7 +194,36 @@ def _kenward_roger(fit: Answer) -> CoefficientCovariance:
 
 
 def _given(fit: Answer, frame: pl.DataFrame) -> CoefficientCovariance:
-    """A frame of covariances as long as `fit.vcov()`, matched by the names of its rows."""
+    """A frame of covariances as long as `fit.vcov()`, matched by the names of its rows, or of draws."""
+    matrix = _of_draws(fit, frame) if {"draw", "quantity", "value"} <= set(frame.columns) else _named(fit, frame)
+    e = fit.estimate
+    exact = exact_freedom(e, fit.spec.family)
+    freedom = constant_df(np.inf if exact is None else exact, np.inf, len(e.beta), len(e.gamma))
+    return CoefficientCovariance(matrix, *freedom, "normal" if exact is None else "residual")
+
+
+def _of_draws(fit: Answer, frame: pl.DataFrame) -> Mat:
+    """The covariance of draws of the coefficients; draws that failed are left out."""
+    parameters, terms, kept = fixed_terms(fit)
+    names = [(parameters[j], terms[j]) for j in np.flatnonzero(kept)]
+    drawn = frame.filter(pl.col("quantity") == "coefficient")
+    if drawn.select("draw", "parameter", "term").is_duplicated().any():
+        msg = "vcov= has a draw of one coefficient twice, as draws of several models have: keep those of this one."
+        raise ModelError(msg)
+    columns = []
+    for parameter, term in names:
+        own = drawn.filter(pl.col("parameter") == parameter, pl.col("term") == term).sort("draw")
+        columns.append(own["value"].to_numpy())
+    whole = len({len(one) for one in columns}) == 1
+    values = np.array(columns)[:, np.isfinite(np.array(columns)).all(0)] if whole else np.empty((0, 0))
+    if values.shape[1] < 2:
+        msg = "vcov= has no two draws of every coefficient of the fit: give it fit.bootstrap() or fit.posterior()."
+        raise ModelError(msg)
+    return np.atleast_2d(np.cov(values))
+
+
+def _named(fit: Answer, frame: pl.DataFrame) -> Mat:
+    """The matrix that a frame of covariances holds."""
     needed = ("parameter", "term", "other_parameter", "other_term", "covariance")
     absent = [name for name in needed if name not in frame.columns]
     parameters, terms, kept = fixed_terms(fit)
@@ -218,7 +247,4 @@ def _given(fit: Answer, frame: pl.DataFrame) -> CoefficientCovariance:
     if not np.allclose(matrix, matrix.T, rtol=1e-8, atol=0.0, equal_nan=True):
         msg = "vcov= is not symmetric: the covariance of two terms stands in two rows that differ."
         raise ModelError(msg)
-    e = fit.estimate
-    exact = exact_freedom(e, fit.spec.family)
-    freedom = constant_df(np.inf if exact is None else exact, np.inf, len(e.beta), len(e.gamma))
-    return CoefficientCovariance(matrix, *freedom, "normal" if exact is None else "residual")
+    return matrix

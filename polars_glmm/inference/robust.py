@@ -255,7 +255,8 @@ def _roots(information: Mat) -> tuple[Mat, Mat]:
 
 def _covariance(at: _Clustered, type_: RobustType, n_mean: int) -> CoefficientCovariance:
     """From what each cluster adds; the first n_mean coefficients are of the mean."""
-    p, j = int(at.free[:n_mean].sum()), float(at.times.sum())
+    p = int(at.free[:n_mean].sum()) if at.share is None else at.share.shape[1]
+    j = float(at.times.sum())
     bent = None if at.share is None or type_ not in _POWERS else _powers(at.share, _POWERS[type_])
     influence = at.influence.copy()
     if bent is not None:

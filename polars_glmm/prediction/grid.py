@@ -231,10 +231,23 @@ def _statistic(name: str, given: str | None) -> str:
     return given
 
 
+def covariate_means(fit: Answer) -> dict[str, float]:
+    """Means of the numeric covariates over the rows of the fit that are in memory, or what is known of gone ones."""
+    if fit.rows is None:
+        return dict(fit.means)
+    kinds, levels = fit.rows.schema, {one.column for one in fit.recipe.categoricals.values()}
+    names = [one for one in model_inputs(fit.recipe) if one not in levels and kinds[one].is_numeric()]
+    found = statistics(fit, {name: (Reference(name), ("mean",)) for name in names}, "the means are not known.")
+    return {name: value for name, (value,) in found.items()}
+
+
 def _from_rows(fit: Answer, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, pl.Series]:
     """Statistics of numeric columns over the rows of the fit."""
     if not has_rows(fit):
-        name, what = next((name, what[0]) for name, what in wanted.items())
+        unknown = {name: what for name, what in wanted.items() if what != ("mean",) or name not in fit.means}
+        if not unknown:
+            return {name: pl.Series(name, [fit.means[name]]) for name in wanted}
+        name, what = next((name, what[0]) for name, what in unknown.items())
         msg = (
             f"This fit keeps no rows (keep='none', or it was pickled), so the {what} of {name!r} is not known: say at "
             f"which value it is held, as in {name}=0.0 of a grid or at={{{name!r}: 0.0}}."

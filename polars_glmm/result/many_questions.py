@@ -53,6 +53,25 @@ class ManyQuestions(ManyMeansAndEffects):
         return self._of_each(lambda fit: fit.confint(method, which, conf_level, **asked))
 
     @answered
+    def vcov(
+        self,
+        full: bool = False,  # noqa: FBT001, FBT002
+        vcov: CovarianceChoice = None,
+    ) -> pl.DataFrame:
+        """Covariances of the estimates of each fit, long. Arguments as `Fit.vcov`."""
+        return self._of_each(lambda fit: fit.vcov(full, vcov))
+
+    @answered
+    def coef(self, group: str | None = None, parameter: str = "mu") -> pl.DataFrame:
+        """Coefficients of every level of a grouping factor in each fit. Arguments as `Fit.coef`."""
+        return self._of_each(lambda fit: fit.coef(group, parameter))
+
+    @answered
+    def diagnose(self) -> pl.DataFrame:
+        """What is known of the search of each fit."""
+        return self._of_each(lambda fit: fit.diagnose())
+
+    @answered
     def r2(self) -> pl.DataFrame:
         """R² of all fits."""
         return self._of_each(lambda fit: fit.r2())

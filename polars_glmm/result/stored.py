@@ -28,6 +28,7 @@ from polars_glmm.likelihood.given import OfFit
 from polars_glmm.likelihood.many.estimate import BatchEstimate
 from polars_glmm.memory import memory_limit
 from polars_glmm.notes import Note
+from polars_glmm.prediction.grid import covariate_means
 from polars_glmm.result.collection import FitCollection
 from polars_glmm.result.fitted import Fit
 from polars_glmm.result.stored_check import check_batch, check_estimate, check_sizes
@@ -99,6 +100,7 @@ def _answer(fit: Answer, store: Store) -> Json:
         "seconds": plain(fit.seconds),
         "groups": plain(fit.groups),
         "fingerprint": plain(fit.fingerprint),
+        "means": plain(covariate_means(fit)),
         **_asked(fit.call, fit.control),
         "known": [[factor.name, plain(store.place(pairs_of(factor)))] for factor in recipe.factors if factor.prior],
     }
@@ -131,6 +133,7 @@ def _read_answer(text: Json, store: Contents) -> Answer:
         call=call,
         groups=groups,
         fingerprint=read(text["fingerprint"], Fingerprint, "fingerprint"),
+        means=read(text.get("means", {}), Mapping[str, float], "means"),
     )
 
 

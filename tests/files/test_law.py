@@ -13,7 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import polars_glmm
-from polars_glmm import FitCollection, FitWarning, ModelError, read_fit
+from polars_glmm import FitCollection, FitWarning, ModelError, datasets, read_fit
 from tests.files.models import KINDS, rows
 
 KEPT = Path(__file__).parent / "kept"
@@ -78,6 +78,21 @@ def test_a_read_fit_answers_as_the_fit_did(name: str, tmp_path: Path) -> None:
     assert (read.spec, read.call, read.control) == (fit.spec, fit.call, fit.control)
     with pytest.raises(ModelError, match="read from a file"):
         read.data()
+
+
+def test_a_read_fit_knows_at_which_values_covariates_were_held(tmp_path: Path) -> None:
+    """Means over the rows are in the file, so that marginal means need none; other statistics do."""
+    frame = datasets.load("chickweight").with_columns(often=pl.lit(2))
+    made = polars_glmm.fit(frame, "weight ~ Time * Diet + (1 | Chick)", frequency="often")
+    for _ in range(2):  # a file of a read fit too
+        made.write(tmp_path / "one.glmm")
+        read = polars_glmm.read_fit(tmp_path / "one.glmm")
+        assert polars_glmm.grid(read)["Time"].unique().to_list() == [frame["Time"].mean()]
+        pairs = [one.marginal_means("Diet", contrast="pairwise") for one in (made, read)]
+        assert_frame_equal(*pairs)
+        with pytest.raises(ModelError, match="the median of 'Time' is not known"):
+            polars_glmm.grid(read, Time="median")
+        made = read
 
 
 def test_a_read_fit_is_fitted_again_and_starts_others(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def rows() -> pl.DataFrame:
         {
             "g": [f"g{k}" for k in g], "h": [f"g{(k + i) % GROUPS}" for i, k in enumerate(g)], "t": t, "x": x, "f": f,
             "y": eta + 0.7 * rng.standard_normal(n), "count": rng.poisson(np.exp(eta)), "zeros": count,
+            "amount": count * np.round(np.exp(0.3 * x), 3),
             "kind": np.array(["no", "may", "yes"])[latent.argmax(0)],
             "rank": np.digitize(eta + rng.logistic(size=n), [-0.5, 0.8]),
             "time": np.minimum(time, seen_until), "event": (time <= seen_until).astype(int),
@@ -61,6 +62,8 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "cumulative": (("rank" + TERMS,), {"family": "cumulative"}),
     "zero-inflated": (("zeros" + TERMS, "zi ~ 1"), {"family": "poisson"}),
     "zero-inflated by group": (("zeros" + TERMS, "zi ~ 1 + (1 | g)"), {"family": "poisson"}),
+    "zero-inflated with a dispersion": (("zeros" + TERMS, "zi ~ x"), {"family": "negative_binomial"}),
+    "tweedie": (("amount" + TERMS,), {"family": pg.Tweedie(power=1.5)}),
     "hurdle": (("zeros" + TERMS, "zi ~ x"), {"family": "truncated_poisson"}),
     "hurdle of sizes": (("zeros" + TERMS, "zi ~ x"), {"family": "truncated_negative_binomial"}),
     "student_t": (("y" + TERMS,), {"family": pg.StudentT(df=None)}),
@@ -187,9 +190,12 @@ OF_MEANS = tuple(
 ROBUST = tuple(f"fixef {kind}" for kind in ("CR0", "CR1", "CR2", "CR3"))
 ANSWERED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("zero-inflated", "zero-inflated by group", "hurdle", "survival"), OF_MEANS),
-    "hurdle of sizes": (*OF_MEANS, "posterior", "posterior of coefficients"),
-    "categorical": (*OF_MEANS, "icc", "predict jointly"),
-    "cumulative": (*OF_MEANS, "predict jointly"),
+    "zero-inflated with a dispersion": (*OF_MEANS, *OF_DRAWS, *ROBUST, "predict jointly"),
+    "hurdle of sizes": (*OF_MEANS, *OF_DRAWS),
+    "tweedie": (*OF_DRAWS, *ROBUST, "predict jointly", "r2", "icc"),
+    "student_t": (*OF_DRAWS, "r2", "icc"),
+    "categorical": (*OF_MEANS, *OF_DRAWS, "icc", "r2", "predict jointly"),
+    "cumulative": (*OF_MEANS, *OF_DRAWS, "predict jointly"),
     "nonlinear": (*ROBUST, *(verb for verb in OF_ROWS if verb != "predict jointly")),
     "residual": (*OF_ROWS, *OF_DRAWS, *ROBUST, "influence one_step", "score", "score new groups", "integrals"),
     "residual beside known": (*OF_ROWS, *OF_DRAWS, "score", "integrals"),

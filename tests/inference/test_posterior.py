@@ -175,6 +175,26 @@ def test_of_many_fits_every_key_has_its_draws() -> None:
     assert draws["spp"].n_unique() == len(many)
 
 
+def test_draws_stand_for_a_covariance() -> None:
+    """vcov= of draws is their covariance, in every table that takes one; draws of several models are refused."""
+    found = sleep()
+    draws = found.posterior(500, 1, include=("beta", "theta"))
+    wide = draws["value"].to_numpy().reshape(500, -1)[:, :2]
+    assert_allclose(found.vcov(vcov=draws)["covariance"], np.cov(wide.T).ravel(), rtol=1e-12)
+    row = found.test("Days - Intercept", vcov=draws).row(0, named=True)
+    assert row["std_error"] == pytest.approx(np.std(wide[:, 1] - wide[:, 0], ddof=1))
+    for wrong, says in ((pl.concat([draws, draws]), "twice"), (draws.filter(term="Days"), "no two draws")):
+        with pytest.raises(ModelError, match=says):
+            found.fixef(vcov=wrong)
+
+
+def test_a_collection_stacks_covariances_and_coefficients_of_its_fits() -> None:
+    many = fit(datasets.load("salamanders"), "count ~ mined + (1 | site)", family="poisson", by="spp")
+    key, one = next(iter(many))
+    for question in (lambda f: f.vcov(full=True), lambda f: f.coef("site"), lambda f: f.diagnose().drop("value")):
+        assert question(many).filter(spp=key).drop("spp").equals(question(one))
+
+
 def test_what_cannot_be_drawn_is_refused_in_words() -> None:
     frame = datasets.load("sleepstudy")
     gone = fit(frame, "Reaction ~ Days + (Days | Subject)", control=Control(keep="none"))

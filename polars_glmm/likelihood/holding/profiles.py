@@ -18,6 +18,7 @@ from polars_glmm.likelihood.estimate import Estimate
 from polars_glmm.likelihood.given import Given
 from polars_glmm.likelihood.held import hold_fixed_effects
 from polars_glmm.likelihood.holding.chart import Chart
+from polars_glmm.likelihood.holding.constants import at_limit, constant_predictor
 from polars_glmm.likelihood.holding.criterion import Criterion, ProductCriterion, ResidualCriterion, RowCriterion
 from polars_glmm.likelihood.holding.path import Path, PathPoint
 from polars_glmm.likelihood.holding.scaled_chart import ScaledChart
@@ -36,8 +37,6 @@ from polars_glmm.spec.method import REML
 from polars_glmm.spec.model import ModelSpec
 from polars_glmm.typing import BoolVec, Mat, Vec
 
-_NEARLY = 1e-3
-"""Share of a noticeable standard deviation below which a direction of the random effects is on the boundary."""
 _BETA_STEP = 1e-4
 """Steps of differences in fixed effects, as a share of a noticeable effect on the scale of the linear predictor."""
 
@@ -71,11 +70,11 @@ class Profiles:
         return isinstance(self.model.method, REML)
 
     def path(self, target: Target, *, restricted: bool) -> Path | None:
-        """The path of a parameter by the (restricted) likelihood; None for the correlation of an effect without any."""
+        """By the (restricted) likelihood; None for a correlation of no effect, and for a constant at a limit."""
         lead = target.lead if self._correlated(target) else {}
         surface = self._surface(lead, restricted=restricted)
         chart, p, w = surface.chart, surface.criterion.n_beta, np.zeros(len(surface.x))
-        singular = self._singular(surface)
+        singular = surface.singular
         if target.quantity in ("sd", "correlation", "range"):
             ((place, first),) = target.lead.items()
             own = next(c for c in chart.terms if (c.factor, c.term.start) == place)
@@ -93,11 +92,7 @@ class Profiles:
             w[-1] = 1.0
             return Path(surface, HeldScale("residual", residual=self._residual), w, None, 0.0, singular)
         if target.quantity == "dispersion":
-            w[self._place_of(target.parameter, p + chart.size, len(w))] = 1.0
-            if target.parameter != "phi":
-                return Path(surface, scale_of(self.model, target.parameter), w, None, 0.0, singular)
-            root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
-            return Path(surface, ROOT if root else EXPONENTIAL, w, None, 0.0, singular)
+            return self._path_of_constant(surface, target.parameter)
         if target.parameter != "mu":
             assert isinstance(self.model, Model)
             part = self.model.part(target.parameter)
@@ -114,11 +109,21 @@ class Profiles:
             return Path(surface, HeldScale("linear"), w, None, 0.0, singular)
         return Path(surface, HeldScale("linear"), None, a, float(self._centre[target.place]), singular)
 
+    def _path_of_constant(self, surface: Surface, parameter: str) -> Path | None:
+        """None at a limit beside other predictors."""
+        if self._at_limit(parameter):
+            return None
+        w = np.zeros(len(surface.x))
+        w[self._place_of(parameter, surface.criterion.n_beta + surface.chart.size, len(w))] = 1.0
+        root = isinstance(surface.criterion, RowCriterion) and surface.criterion.root
+        scale = scale_of(self.model, parameter) if parameter != "phi" else ROOT if root else EXPONENTIAL
+        return Path(surface, scale, w, None, 0.0, surface.singular)
+
     def _path_of_scaled(self, surface: Surface, own: ScaledChart, first: tuple[int, ...]) -> Path | None:
         """The path of a standard deviation or correlation that is a coordinate of a structure; None where it is none:
         correlations at longer distances move with several angles.
         """
-        p, w, singular = surface.criterion.n_beta, np.zeros(len(surface.x)), self._singular(surface)
+        p, w, singular = surface.criterion.n_beta, np.zeros(len(surface.x)), surface.singular
         structure, r = own.structure, own.term.r
         if len(first) == 1:
             at = own.of_effect(first[0])
@@ -211,7 +216,8 @@ class Profiles:
         cap = size_cap(model)
         engine = row_engine(model)
         p = len(model.x.a)
-        return RowCriterion(engine, p, model.n_coefficients - p, cap is not None, np.inf if cap is None else cap)
+        root = cap is not None and not self._several
+        return RowCriterion(engine, p, model.n_coefficients - p, root, cap if root else np.inf)
 
     def _by_rows(self, *, restricted: bool) -> RowCriterion:
         """The criterion over rows; β is integrated out, or not, whatever the model was fitted by."""
@@ -324,12 +330,14 @@ class Profiles:
         return np.array([np.log(phi)])
 
     def _named(self, part: Part) -> Vec:
-        """The coefficients of a further predictor at the estimate; a constant's predictor, at a limit far out."""
-        if part.basis is None:
-            with np.errstate(divide="ignore"):
-                at = part.predictor(self.estimate.constants[part.parameter])
-            return np.array([min(max(at, -LARGEST_LOG), LARGEST_LOG)])
-        return self.estimate.coefficients[part.parameter]
+        """The coefficients of a further predictor at the estimate, a constant on the scale of its predictor."""
+        if part.basis is not None:
+            return self.estimate.coefficients[part.parameter]
+        assert isinstance(self.model, Model)  # products have one constant
+        return np.array([constant_predictor(self.model, part, self.estimate)[0]])
+
+    def _at_limit(self, parameter: str) -> bool:
+        return isinstance(self.model, Model) and self._several and at_limit(self.model, parameter, self.estimate)
 
     def _sizes(self, criterion: Criterion) -> tuple[float, Vec]:
         """A noticeable effect on the scale of the linear predictor, and the steps of fixed effects."""
@@ -358,9 +366,10 @@ class Profiles:
         if isinstance(self.model, Model) and self._several:
             tail = criterion.n_beta + chart.size - len(self.model.x.a)
             for part in self.model.parts[1:]:
-                there = part.basis is not None or abs(self._named(part)[0]) < LARGEST_LOG
-                own = slice(tail + part.own.start, tail + part.own.stop)
-                free[own] &= [there and one not in self.fixed for one in part.labels]
+                stays = self._at_limit(part.parameter)
+                free[tail + part.own.start : tail + part.own.stop] &= [
+                    one not in self.fixed and not stays for one in part.labels
+                ]
         if k and any(name in self.fixed for name in self.model.residual_names):
             free[len(free) - k :] = False
         return free
@@ -370,17 +379,6 @@ class Profiles:
         f = self.model.effects.factors[place[0]]
         number = [t.start for t in f.terms].index(place[1])
         return bool((np.diag(self.estimate.factors[f.place].covariances[number])[list(pair)] <= 0.0).any())
-
-    @staticmethod
-    def _singular(surface: Surface) -> bool:
-        """Whether some direction of the random effects has next to no variance."""
-        own = surface.split(surface.x)[1]
-        for c in surface.chart.terms:
-            triangle = c.triangle(own[c.place])
-            sizes = np.linalg.svd(triangle, compute_uv=False)
-            if sizes.min(initial=np.inf) < _NEARLY * surface.scale:
-                return True
-        return False
 
 
 def profiles(

@@ -16,6 +16,8 @@ from polars_glmm.typing import BoolVec, Mat, Vec
 TOLERANCE, MOST = 1e-9, 200
 """Decrement at which a search ends, and its most evaluations. By the envelope theorem a value is as sharp."""
 _STEP, _LEAST_SHARE, _OFF_ZERO = 1e-4, 1e-2, 0.05
+_NEARLY = 1e-3
+"""Share of a noticeable standard deviation below which a direction of the random effects is on the boundary."""
 
 
 class WarmSurface(NamedTuple):
@@ -24,7 +26,6 @@ class WarmSurface(NamedTuple):
     inner: Any
     at: At
     gradient: Vec
-
 
 @dataclass(eq=False)
 class Surface:
@@ -50,6 +51,14 @@ class Surface:
     def deviance(self) -> float:
         """−2ℓ at the optimum, with all constants."""
         return 2.0 * self.value - 2.0 * self.constant
+
+    @property
+    def singular(self) -> bool:
+        """Whether some direction of the random effects has next to no variance."""
+        own = self.split(self.x)[1]
+        triangles = [c.triangle(own[c.place]) for c in self.chart.terms]
+        least = (np.linalg.svd(one, compute_uv=False).min(initial=np.inf) for one in triangles)
+        return any(size < _NEARLY * self.scale for size in least)
 
     def split(self, x: Vec) -> tuple[Vec, Vec, Vec]:
         """β_c, the chart's coordinates, the tail."""
