@@ -216,8 +216,9 @@ class Profiles:
         cap = size_cap(model)
         engine = row_engine(model)
         p = len(model.x.a)
-        root = cap is not None and not self._several
-        return RowCriterion(engine, p, model.n_coefficients - p, root, cap if root else np.inf)
+        if cap is None or self._several:
+            return RowCriterion(engine, p, model.n_coefficients - p)
+        return RowCriterion(engine, p, model.n_coefficients - p, root=True, cap=cap)
 
     def _by_rows(self, *, restricted: bool) -> RowCriterion:
         """The criterion over rows; β is integrated out, or not, whatever the model was fitted by."""

@@ -27,6 +27,7 @@ class WarmSurface(NamedTuple):
     at: At
     gradient: Vec
 
+
 @dataclass(eq=False)
 class Surface:
     """−ℓ over x = [β_c, coordinates of the chart, tail].
