@@ -24,7 +24,7 @@ from polars_glmm.likelihood.marginal.polish import Polished, Settled, polish_row
 from polars_glmm.likelihood.marginal.report import LogLevels, report_rows
 from polars_glmm.likelihood.marginal.sample import subsample
 from polars_glmm.likelihood.marginal.searching import Searched, StepBounds, search_free
-from polars_glmm.likelihood.marginal.separation import OfPredictor, faded_rows
+from polars_glmm.likelihood.marginal.separation import OfPredictor, ended_constants, faded_rows
 from polars_glmm.likelihood.marginal.starts import (
     bending_scale,
     linear_starts,
@@ -241,7 +241,8 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
     scale = Scale(float(np.sqrt(row_variance)), bending_scale(model, found.x), len(model.x.a), effects.measured)
     held = state.held(effects, placed.held[:p], placed.held[p:])
     curvature = found.curvature if len(state.vector()) == len(found.x) else np.empty((0, 0))
-    settled = Settled(state, ranks, found.evaluation.state, curvature, held)
+    ended = [part.own.start for part, *_ in ended_constants(model, state.beta)]
+    settled = Settled(state, ranks, found.evaluation.state, curvature, held, ended)
     done = polish_rows(engine, settled, scale, hessian=model.control.search.hessian)
     return done if rise is None else done._replace(decrement=max(done.decrement, rise.score))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ class Settled(NamedTuple):
 
     warm        where the evaluation may start;  curvature of the search, in the state's vector if the shapes agree
     held        marks entries of the state's vector that stay where they are
+    ended       entries that have run so far that the family is another: there is nothing but rounding to follow
     """
 
     state: State
@@ -50,6 +52,7 @@ class Settled(NamedTuple):
     warm: Any
     curvature: Mat
     held: BoolVec
+    ended: Sequence[int] = ()
 
 
 def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: bool) -> Polished:
@@ -58,13 +61,14 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
     def at(s: State, warm: Any) -> Gradient:
         return engine.gradient(s.beta, list(s.factors), warm)
 
-    state, ranks, warm, curvature, held = settled
+    state, ranks, warm, curvature, held, ended = settled
     now = at(state, warm)
     if not np.isfinite(now.value):
         msg = "The likelihood is not finite at the point that the search found. Use another link, or give start=."
         raise ConvergenceError(msg)
     x = state.vector()
     free = ~held
+    bends = np.flatnonzero(~np.isin(np.flatnonzero(free), ended))
     if not hessian or not free.any():
         g = state.pull(now.beta, now.factors)[free]
         b = curvature[np.ix_(free, free)] if curvature.shape == (len(x),) * 2 else np.eye(int(free.sum()))
@@ -80,7 +84,8 @@ def polish_rows(engine: RowEngine, settled: Settled, scale: Scale, *, hessian: b
             return Polished(state, ranks, now, None, np.inf, held, None)
         for _ in range(4):
             g = -state.pull(now.beta, now.factors)[free]
-            step, decrement = newton(h, g, NO_CURVATURE)
+            step = np.zeros(len(g))
+            step[bends], decrement = newton(h[np.ix_(bends, bends)], g[bends], NO_CURVATURE)
             if decrement < ROUNDING:
                 return Polished(state, ranks, now, h, decrement, held, slopes)
             trial_x = x.copy()

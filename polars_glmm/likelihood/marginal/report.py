@@ -22,6 +22,7 @@ from polars_glmm.likelihood.marginal.separation import (
     Faded,
     OfPredictor,
     Separation,
+    ended_constants,
     faded_rows,
     limit_note,
     limit_notes,
@@ -77,7 +78,7 @@ def report_rows(
     plain = None if done.hessian is None else widen(invert(done.hessian), done.held)
     runaway = _Runaway(None, (), ()) if plain is None else _runaway(model, engine, done, plain)
     separated = runaway.of_mean
-    ended = _ended(model, done)
+    ended = ended_constants(model, done.state.beta)
     endless = _endless(done, runaway, levels.phi_limit, ended, model)
     inverted = _across(done, endless) if plain is not None and endless.shape[1] else plain
     spread, working, denominator = np.full((width, width), np.nan), None, None
@@ -308,18 +309,6 @@ def _shared(model: Model, engine: RowEngine, std_error: Vec) -> Separation | Non
     return Separation(
         tuple(part.labels[k] for part in parts for k in places), np.tile(found.directions, (len(parts), 1))
     )
-
-
-def _ended(model: Model, done: Polished) -> list[tuple[Part, Parameter, float]]:
-    """Constants that have run so far that the family is another, and their values there: infinite, or an end."""
-    found = []
-    for part, one in zip(model.parts, model.family.parameters, strict=False):
-        at = done.state.beta[part.own.start] if part.constant else 0.0
-        if at > one.far:
-            found.append((part, one, np.inf if one.ends is None else one.ends[1]))
-        elif one.ends is not None and at < -one.far:
-            found.append((part, one, one.ends[0]))
-    return found
 
 
 def _endless(

@@ -10,6 +10,7 @@ import numpy as np
 
 from polars_glmm.errors import enumerate_names
 from polars_glmm.families.base import Family, Parameter
+from polars_glmm.likelihood.model import Model
 from polars_glmm.likelihood.parameters.parts import Part
 from polars_glmm.likelihood.rows.blocks import Block
 from polars_glmm.likelihood.rows.holder import OverBlocks, added, stacked
@@ -245,6 +246,18 @@ def limit_note(one: Parameter, end: float) -> Note:
 def _is_least(one: Parameter, end: float) -> bool:
     """Whether an end is the lower one of a parameter between two, which is no other family."""
     return one.ends is not None and end == one.ends[0]
+
+
+def ended_constants(model: Model, beta: Vec) -> list[tuple[Part, Parameter, float]]:
+    """Constants that have run so far that the family is another, and their values there: infinite, or an end."""
+    found = []
+    for part, one in zip(model.parts, model.family.parameters, strict=False):
+        at = beta[part.own.start] if part.constant else 0.0
+        if at > one.far:
+            found.append((part, one, np.inf if one.ends is None else one.ends[1]))
+        elif one.ends is not None and at < -one.far:
+            found.append((part, one, one.ends[0]))
+    return found
 
 
 def limit_notes(limited: Sequence[tuple[Parameter, float, Faded]]) -> list[Note]:
