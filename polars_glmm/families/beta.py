@@ -84,7 +84,12 @@ class Beta(MeanFamily):
         return ~((rows.y > 0.0) & (rows.y < 1.0))
 
     def advice(self, y: float) -> str:
-        if y in (0.0, 1.0):
+        if y == 0.0:
+            return (
+                ' A beta response lies strictly between 0 and 1. Zeros of their own have a further formula, "zi ~ 1"; '
+                "shares of a number of trials are family='binomial'."
+            )
+        if y == 1.0:
             return " A beta response lies strictly between 0 and 1; shares of a number of trials are family='binomial'."
         return " A beta response lies strictly between 0 and 1."
 

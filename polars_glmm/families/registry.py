@@ -89,6 +89,12 @@ ELSEWHERE = {
     "zero_inflated_negative_binomial": "Write family='negative_binomial' and a further formula, \"zi ~ 1\".",
     "zero_inflated_beta": "Write family='beta' and a further formula, \"zi ~ 1\".",
     "hurdle": "Write family='truncated_poisson' or 'truncated_negative_binomial' and a further formula, \"zi ~ 1\".",
+    "zero_one_inflated_beta": "Ones of their own have no family here: family='beta' with \"zi ~ 1\" has zeros, and the "
+    "share of ones beside the rest is a family='binomial' of its own.",
+    "com_poisson": "Counts that vary less than Poisson's are family='generalized_poisson'.",
+    "compois": "Counts that vary less than Poisson's are family='generalized_poisson'.",
+    "sequential": "Ordered categories are family='cumulative'; continuation ratios are family='binomial' of rows that "
+    "stand for each step reached.",
     "quasi": "A quasi-likelihood has no density; family='gamma' or 'negative_binomial' estimate a dispersion.",
     "quasibinomial": "A quasi-likelihood has no density; for overdispersion add an observation-level effect (1 | row).",
     "quasipoisson": "A quasi-likelihood has no density; for overdispersion use family='negative_binomial' "

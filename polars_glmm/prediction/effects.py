@@ -169,7 +169,10 @@ class JoinedFactor:
 
     def new_points(self, missing: pl.Expr, *parts: int) -> list[Check]:
         """The guards against points that the fields of this factor do not know."""
-        remedy = 'A field is known at the points of the fit: drop these rows, or predict without it, random="none".'
+        remedy = (
+            'Between points there is predict(), of independent groups and with uncertainty="conditional": drop these '
+            'rows, or leave the field out, random="none".'
+        )
         return [one.check(missing) for one in self.places if one.part in parts] + [
             Check(
                 ~missing & (balanced_sum([node.to_expr() for node in nodes]) == 0.0),
