@@ -18,7 +18,7 @@ import polars as pl
 from polars_glmm.columns import named
 from polars_glmm.columns.coding import Column
 from polars_glmm.columns.nodes import Node, looked_up
-from polars_glmm.covariance.structures import alone, elsewhere, plain_name
+from polars_glmm.covariance.structures import alone, elsewhere, over_points, plain_name
 from polars_glmm.design.points import KnownPoints, known_points
 from polars_glmm.design.recipe import TermRecipe
 from polars_glmm.errors import counted
@@ -85,9 +85,11 @@ class TermPlaces:
         return own.map_batches(of, return_dtype=struct, is_elementwise=True).alias(self.column)
 
     def check(self, missing: pl.Expr) -> Check:
-        """The guard against places that no number of steps leads to."""
-        name = plain_name(self.structure)
-        remedy = f'{name}() is over whole steps: fit ou(), which is over any times, or predict with random="none".'
+        """The guard against places that no number of steps leads to, and infinite ones."""
+        remedy = 'Coordinates are finite numbers: drop these rows, or leave them out of it, random="none".'
+        if not over_points(self.structure):
+            name = plain_name(self.structure)
+            remedy = f'{name}() is over whole steps: fit ou(), which is over any times, or predict with random="none".'
         unknown = pl.col(self.column).struct.field("0").is_nan()
         return Check(~missing & unknown, self.names, counted(len(self.at), "place"), remedy)
 
