@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from polars_glmm.spec.call import Groups, Missing
     from polars_glmm.spec.method import Method
     from polars_glmm.spec.relation import KnownLevels
-    from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName, Times
+    from polars_glmm.typing import FamilyName, Kind, LinkName, MethodName, Random, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -157,7 +157,7 @@ class Glmm(Generic[Frame]):
         fit: Fit | FitCollection,
         *,
         kind: Kind = "response",
-        random: str | Sequence[str] = "all",
+        random: Random = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
         interval: Literal["confidence", "prediction"] | None = None,
         conf_level: float = 0.95,

@@ -6,7 +6,7 @@ C cells (distinct combinations of levels) · Q quadrature nodes · P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -34,5 +34,7 @@ Kind: TypeAlias = Literal[
     "hazard", "cumulative_hazard",
 ]  # fmt: skip
 """What a prediction is of."""
+Random: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+"""Random effects that count: "all", "none", grouping factors, or one of these for each parameter that has some."""
 Times: TypeAlias = str | Sequence[float] | float | None
 """A column of times, or times at which every row is asked: one row for each then."""

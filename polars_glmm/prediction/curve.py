@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from polars_glmm.columns.nodes import Node
+from polars_glmm.columns.nodes import Constant, Node
 from polars_glmm.columns.operators import Interpretation
 from polars_glmm.families.arithmetic import ArrayAlgebra
 from polars_glmm.families.curve import JetAlgebra
@@ -49,7 +49,7 @@ def _times(factor: JoinedFactor) -> JoinedFactor:
         replace(
             term,
             columns=tuple(
-                replace(column, node=_Times(column.node, part))
+                replace(column, node=Constant(0.0) if part in factor.silent else _Times(column.node, part))
                 for column, part in zip(term.columns, term.parts or (0,) * len(term.columns), strict=True)
             ),
             parts=(),
@@ -57,7 +57,7 @@ def _times(factor: JoinedFactor) -> JoinedFactor:
         )
         for term in factor.recipe.terms
     )
-    return replace(factor, recipe=replace(factor.recipe, terms=terms))
+    return replace(factor, recipe=replace(factor.recipe, terms=terms), silent=frozenset())
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from polars_glmm.design.recipe import FactorRecipe
     from polars_glmm.likelihood.estimate import Between
     from polars_glmm.prediction.places import TermPlaces
-    from polars_glmm.typing import Cube, IntVec, Mat
+    from polars_glmm.typing import Cube, IntVec, Mat, Random
 
 MODEL = f"{INTERNAL}model"
 """Internal column: which of many fits answers for a row."""
@@ -40,6 +40,7 @@ class JoinedFactor:
     level_covariance   as in FactorEstimate: of factors of which rows have several levels
     between            as in FactorEstimate, for the levels of all fits
     scored         keys, code and modes of levels that stand in the place of those of the fit
+    silent         predictors on which its effects do not count
     places         what makes columns of rows for the effects of a term that stand at places
     """
 
@@ -56,6 +57,7 @@ class JoinedFactor:
     level_covariance: Cube | None = None
     between: tuple[Between, ...] = ()
     places: tuple[TermPlaces, ...] = ()
+    silent: frozenset[int] = frozenset()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -85,7 +87,7 @@ class JoinedFactor:
 
     def on(self, *parts: int) -> list[int]:
         """The random effects that are added to some of the predictors."""
-        return [j for j, part in enumerate(self.part_of) if part in parts]
+        return [j for j, part in enumerate(self.part_of) if part in parts and part not in self.silent]
 
     def slope_inputs(self, *parts: int) -> frozenset[str]:
         """Columns that the random effects on some of the predictors multiply."""
@@ -173,7 +175,7 @@ class JoinedFactor:
             'Between points there is predict(), of independent groups and with uncertainty="conditional": drop these '
             'rows, or leave the field out, random="none".'
         )
-        return [one.check(missing) for one in self.places if one.part in parts] + [
+        return [one.check(missing) for one in self.places if one.part in parts and one.part not in self.silent] + [
             Check(
                 ~missing & (balanced_sum([node.to_expr() for node in nodes]) == 0.0),
                 tuple(sorted(frozenset[str]().union(*(node.inputs() for node in nodes)))),
@@ -184,8 +186,10 @@ class JoinedFactor:
         ]
 
 
-def chosen(factors: tuple[JoinedFactor, ...], random: str | Sequence[str]) -> tuple[JoinedFactor, ...]:
-    """The grouping factors that `random` asks for: "all", "none", or a list of their names."""
+def chosen(factors: tuple[JoinedFactor, ...], random: Random) -> tuple[JoinedFactor, ...]:
+    """The grouping factors that `random` asks for: "all", "none", a list of their names, or these by parameter."""
+    if isinstance(random, Mapping):
+        return _by_parameter(factors, random)
     known = [factor.recipe.name for factor in factors]
     if isinstance(random, str):
         if random == "all":
@@ -202,6 +206,31 @@ def chosen(factors: tuple[JoinedFactor, ...], random: str | Sequence[str]) -> tu
             msg = f"random= names {name!r}, which is not a grouping factor of this model.{has}{near}"
             raise ModelError(msg)
     return tuple(factor for factor in factors if factor.recipe.name in set(random))
+
+
+def _by_parameter(
+    factors: tuple[JoinedFactor, ...], random: Mapping[str, str | Sequence[str]]
+) -> tuple[JoinedFactor, ...]:
+    """The factors without effects on parameters that do not ask for them; one that is not named has all."""
+    known = list(dict.fromkeys(on for factor in factors for on in factor.parameter_of))
+    for name in random:
+        if name not in known:
+            has = f"There are some on {enumerate_names(known)}." if known else "The model has none."
+            near = suggest(name, known, listed=True)
+            msg = f"random= names {name!r}, on which there are no random effects. {has}{near}"
+            raise ModelError(msg)
+    wanted = {on: {one.recipe.name for one in chosen(factors, random.get(on, "all"))} for on in known}
+    return tuple(
+        replace(
+            factor,
+            silent=frozenset(
+                part
+                for part, on in zip(factor.part_of, factor.parameter_of, strict=True)
+                if factor.recipe.name not in wanted[on]
+            ),
+        )
+        for factor in factors
+    )
 
 
 def balanced_sum(terms: Iterable[pl.Expr]) -> pl.Expr:

@@ -46,6 +46,7 @@ class Purpose:
     new_levels  what their unseen levels become; `remedy` is said where they are an error
     also_designed   columns that enter further predictors
     levels      columns of further levels that must be known
+    own         of the first parameter of a curve as it is, and not of the curve
     also_used   further columns whose nulls make a row incomplete (the response, in augment)
     std_error, interval   whether the variance is wanted, and whether its degrees of freedom are
     """
@@ -60,6 +61,7 @@ class Purpose:
     parts: tuple[int, ...] = (0,)
     also_designed: frozenset[str] = frozenset()
     levels: frozenset[str] = frozenset()
+    own: bool = False
 
     @property
     def acting(self) -> tuple[JoinedFactor, ...]:
@@ -73,7 +75,7 @@ def add_linear_predictor(frame: pl.LazyFrame, schema: pl.Schema, fitted: Paramet
     With an interval FREEDOM as well, where its reference is t. MISSING is true of rows whose fixed part is not
     estimable, and carries the guard: whatever is derived from the others must be made null by it, and so keeps it.
     """
-    curve = CurvePart.of(fitted) if purpose.parts[0] == 0 else None
+    curve = CurvePart.of(fitted) if purpose.parts[0] == 0 and not purpose.own else None
     if curve is not None:
         purpose = replace(purpose, parts=(*curve.places, *(k - 1 + len(curve.places) for k in purpose.parts[1:])))
     part, factors = purpose.parts[0], purpose.acting

@@ -27,7 +27,7 @@ from polars_glmm.prediction.guards import Check
 
 if TYPE_CHECKING:
     from polars_glmm.prediction.parameters import Parameters
-    from polars_glmm.typing import Mat
+    from polars_glmm.typing import Mat, Random
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def levels_beyond(terms: Iterable[TermRecipe], *parts: int) -> frozenset[str]:
     return frozenset[str]().union(*map(looked_up, nodes))
 
 
-def acting(fitted: Parameters, random: str | Sequence[str]) -> tuple[JoinedFactor, ...]:
+def acting(fitted: Parameters, random: Random) -> tuple[JoinedFactor, ...]:
     """The grouping factors that `random` asks for, with effects also at places that the fit does not know.
 
     Modes that move with the variance parameters move weights along, which nobody has the slopes of: places of the fit

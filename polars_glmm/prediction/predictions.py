@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -61,7 +60,7 @@ from polars_glmm.prediction.several import SEVERAL, error_on_eta, errors_of, kin
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
     from polars_glmm.families.base import Family
-    from polars_glmm.typing import Kind, Times
+    from polars_glmm.typing import Kind, Random, Times
 
 Interval = Literal["confidence", "prediction"]
 Uncertainty = Literal["conditional", "joint"]
@@ -72,7 +71,7 @@ class Request:
     """What to predict. New columns: `name`; on request `name` with "_std_error", "_low", "_high" behind."""
 
     kind: str
-    random: str | Sequence[str]
+    random: Random
     new_levels: NewLevels
     interval: Interval | None
     conf_level: float
@@ -98,7 +97,7 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
     fit: Answer | Answers,
     *,
     kind: Kind = "response",
-    random: str | Sequence[str] = "all",
+    random: Random = "all",
     new_levels: NewLevels = "error",
     interval: Interval | None = None,
     conf_level: float = 0.95,
@@ -123,9 +122,9 @@ def predict(  # noqa: PLR0913  the arguments of the public verb
         "response" has a column for each, "class" the likeliest; of ordered ones also "cumulative" and "mean", of
         unordered ones "link" a column for each but the baseline.
     random
-        "all", "none", or a list of grouping factors whose conditional modes are added. Under a nonlinear link "none" is
-        the unit whose random effects are zero; "integrate" is the average over the population, E g⁻¹(x'β + z'b) with
-        b ~ N(0, Σ), which needs no keys; its standard error follows the estimates of β and Σ (delta method).
+        "all", "none", or a list of grouping factors whose conditional modes are added, or these by parameter, as in
+        {"zi": "none"}: others have all. Under a nonlinear link "none" is the unit at zero; "integrate" the average over
+        the population, E g⁻¹(x'β + z'b) with b ~ N(0, Σ), which needs no keys; its error counts those of β and Σ.
     new_levels
         For a level of a grouping factor that the fit has not seen: "error" raises UnknownLevelError (when the plan is
         collected) naming column and levels; "zero" sets its random effect to zero, where for nested a/b the effect of a
@@ -255,6 +254,7 @@ def _plan(frame: pl.LazyFrame, schema: pl.Schema, fitted: Parameters, request: R
         purpose = Purpose(
             "predict", acting(fitted, request.random), request.new_levels, also_used=also_used,
             std_error=request.uncertain, interval=by_row, parts=all_parts(family) if scale.needs_phi else (place,),
+            own=request.kind == family.parameters[0].name,
         )  # fmt: skip
         frame = add_linear_predictor(frame, schema, fitted, purpose)
         if place:

@@ -34,7 +34,8 @@ PROBABILITIES = ("zero", "survival")
 
 def kinds_of(family: Family) -> list[str]:
     """What is predicted of a row, "link" apart."""
-    kinds = ["response", *([] if family.mu_is_mean else ["mu"]), *(one.name for one in family.parameters[1:])]
+    named = family.parameters[0 if family.curve is not None else 1 :]
+    kinds = ["response", *([] if family.mu_is_mean else ["mu"]), *(one.name for one in named)]
     return [*kinds, *(["zero"] if hasattr(family, "zero_probability") else []), *quantities_of(family)]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.predictions import Interval, Uncertainty
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import KeyedPictures
-    from polars_glmm.typing import IntVec, Kind, Scalar, Times
+    from polars_glmm.typing import IntVec, Kind, Random, Scalar, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -178,7 +178,7 @@ class FitCollection(ManyQuestions):
         frame: Frame,
         *,
         kind: Kind = "response",
-        random: str | Sequence[str] = "all",
+        random: Random = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
         interval: Interval | None = None,
         conf_level: float = 0.95,

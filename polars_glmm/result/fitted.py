@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from polars_glmm.prediction.sql import Dialect, Scoring
     from polars_glmm.reports.writers import ReportFormat
     from polars_glmm.result.pictures import Pictures
-    from polars_glmm.typing import Kind, Times
+    from polars_glmm.typing import Kind, Random, Times
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -127,7 +127,7 @@ class Fit(Questions):
         frame: Frame,
         *,
         kind: Kind = "response",
-        random: str | Sequence[str] = "all",
+        random: Random = "all",
         new_levels: Literal["error", "zero", "null"] = "error",
         interval: Interval | None = None,
         conf_level: float = 0.95,
