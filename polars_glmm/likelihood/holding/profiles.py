@@ -29,7 +29,7 @@ from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.marginal.starts import bending_scale
 from polars_glmm.likelihood.model import LOG_TWO_PI, Model, prepare
 from polars_glmm.likelihood.parameters.names import parameter_names
-from polars_glmm.likelihood.parameters.parts import LARGEST_LOG, Part, inward, outward
+from polars_glmm.likelihood.parameters.parts import Part, inward, outward
 from polars_glmm.likelihood.products.engine import ProductEngine, ProductModel, product_engine
 from polars_glmm.likelihood.residual.engine import ResidualEngine
 from polars_glmm.likelihood.residual.fit import residual_engine
