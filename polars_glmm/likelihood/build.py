@@ -25,7 +25,7 @@ from polars_glmm.likelihood.parameters.names import parameter_names
 from polars_glmm.likelihood.products.absorbed import absorbed, may_absorb, with_absorbed
 from polars_glmm.likelihood.products.engine import ProductModel, product_engine
 from polars_glmm.likelihood.products.fit import estimate_products
-from polars_glmm.likelihood.products.heteroscedastic import estimate_strata
+from polars_glmm.likelihood.products.heteroscedastic import estimate_strata, no_bound_notes
 from polars_glmm.likelihood.products.strata import strata_of
 from polars_glmm.likelihood.products.structure import ProductStructure
 from polars_glmm.likelihood.residual.fit import estimate_residual
@@ -102,7 +102,10 @@ def _estimate_rows(model: Model, findings: Findings, given: Given) -> Estimate:
     """From sums per residual variance where these are few, unless they have lost the digits; else from rows."""
     strata = strata_of(model) if model.few_variances else None
     found = None if strata is None else estimate_strata(model, strata, findings, given)
-    return estimate_rows(model, findings, given) if found is None else found
+    found = estimate_rows(model, findings, given) if found is None else found
+    if not model.spread_by_rows:
+        return found
+    return replace(found, notes=(*found.notes, *no_bound_notes(model, strata, given)))
 
 
 def _structure(model: Model) -> RowFacts:

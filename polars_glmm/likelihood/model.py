@@ -109,6 +109,12 @@ class Model:
         return not self.by_rows and self.family.linear and not self.design.further and self.residual is None
 
     @property
+    def spread_by_rows(self) -> bool:
+        """A gaussian model, exact, whose residual variance has a formula of fixed effects."""
+        exact = self.family.linear and isinstance(self.method, ML | REML)
+        return exact and self.models_phi and self.effects.moving in ((0,), NO_EFFECTS.moving)
+
+    @property
     def few_variances(self) -> bool:
         """Whether sums per residual variance may hold all there is to know."""
         return (

@@ -6,6 +6,7 @@ with both loses log t. So the likelihood has no maximum if and only if no level 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -243,3 +244,36 @@ def test_a_negative_binomial_of_zeros_and_one_large_group_stays_below_one(seed: 
     fit = attempt(frame, "y ~ x + (1 | g)", family="negative_binomial")
     assert fit.converged
     assert fit.loglik < 0.0
+
+
+def one_alone() -> pl.DataFrame:
+    """A row whose residual variance is its own."""
+    rng = np.random.default_rng(1)
+    g, x = np.repeat(np.arange(10), 6), np.tile(np.arange(6.0), 10)
+    y = 2.0 + 0.5 * x + rng.normal(size=10)[g] + rng.normal(size=60)
+    return pl.DataFrame({"g": g, "x": x, "f": np.where(np.arange(60) == 7, "b", "a"), "y": y})
+
+
+@pytest.mark.parametrize("random", [" + (1 | g)", ""])
+def test_a_residual_variance_of_one_row_has_no_bound_by_maximum_likelihood(random: str) -> None:
+    """A line through that row, and nothing left of its variance: the density of y rises as 1/phi; REML is bounded."""
+    frame, formulas = one_alone(), (f"y ~ x{random}", "phi ~ f")
+    disk = Control(memory=Memory(limit=1), rows=Rows(compress=False))
+    keyed = pl.concat([frame.with_columns(k=pl.lit(1)), frame.with_columns(k=pl.lit(2), f=pl.Series(["a", "b"] * 30))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", polars_glmm.FitWarning)
+        fits = [
+            polars_glmm.fit(data, *formulas, method="ml", control=control)
+            for data, control in ((frame, None), (frame.lazy(), None), (frame.lazy(), disk))
+        ]
+        by_key = polars_glmm.fit(keyed, *formulas, method="ml", by="k")
+        reml = polars_glmm.fit(frame, *formulas, method="reml")
+    for one in (*fits, by_key[1]):
+        assert "no_bound" in codes(one)
+    assert "no_bound" not in codes(by_key[2]) | codes(reml)
+    row = frame.row(7, named=True)
+    objective = polars_glmm.objective(frame, *formulas, method="ml")
+    at = dict.fromkeys(objective.names, 0.0) | {"Intercept": row["y"] - 0.5 * row["x"], "x": 0.5}
+    if not random:
+        higher = [objective.loglik(at | {"phi: f[T.b]": size}) for size in (-10.0, -20.0, -40.0)]
+        assert np.diff(higher) == pytest.approx([10.0, 20.0])

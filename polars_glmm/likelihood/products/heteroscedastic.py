@@ -13,7 +13,10 @@ from polars_glmm.likelihood.identify import Findings
 from polars_glmm.likelihood.model import NO_EFFECTS, Model
 from polars_glmm.likelihood.products.absolute import Start, optimum, search
 from polars_glmm.likelihood.products.absolute_report import Ends, GammaMeaning, loglik, reported, understood
+from polars_glmm.likelihood.products.spikes import joined, lonely_rows, spike_notes, spikes, spikes_apart
 from polars_glmm.likelihood.products.strata import LostDigits, Strata, StrataEngine
+from polars_glmm.likelihood.rows.holder import OverBlocks
+from polars_glmm.notes import Note
 from polars_glmm.optimize.search import Found
 
 TOLERANCE = 1e-10
@@ -56,6 +59,17 @@ def _estimate(model: Model, strata: Strata, findings: Findings, given: Given) ->
     names = tuple(f"phi: {name}" for name in model.parts[1].names)
     scale = GammaMeaning(outward @ done.gamma, None, None, outward, names)
     return reported(model, engine, found_all, scale, findings, Ends(null_loglik, clock))
+
+
+def no_bound_notes(model: Model, strata: Strata | None, given: Given) -> tuple[Note, ...]:
+    """A note where a residual variance of few rows may vanish, none of them held; without strata rows are asked."""
+    own = model.parts[1].own
+    if model.restricted or place(model, given).held[own].any():
+        return ()
+    if strata is not None:
+        return spike_notes(spikes(_engine(model, strata)))
+    p = len(model.x.a)
+    return spike_notes(lonely_rows(model.rows.ask(OverBlocks(spikes_apart, (p,), joined)), own.stop - own.start))
 
 
 def _engine(model: Model, strata: Strata) -> StrataEngine:
