@@ -210,6 +210,7 @@ class Family(Protocol):
     mu_is_mean        y has the mean mu (binomial: of one trial); else `expectation` says which, and `mu` what mu is
     knows_information `expected` is E[w]; else a positive weight of its size, good for scoring steps only
     edges             whether responses pull a mode to the lower, the upper end of the link's domain: a corner, no peak
+    precise           phi grows as the spread vanishes: least_log_phi is the largest log phi with something left
     least_log_phi     log phi at which `log_share` of the mean square of y (also a logarithm) is left; None: no limit
     unordered         categories have no order: each but the first has a predictor, named after it, of the same terms
     of_categories     the family once its rows have told the labels of its categories;  labels: these, baseline first
@@ -302,6 +303,8 @@ class Family(Protocol):
     def knows_information(self) -> bool: ...
     @property
     def edges(self) -> tuple[bool, bool]: ...
+    @property
+    def precise(self) -> bool: ...
     def least_log_phi(self, log_share: float, log_square: float) -> float | None: ...
 
     def cuts(self, labels: Sequence[str]) -> Cuts | None: ...

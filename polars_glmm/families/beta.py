@@ -36,6 +36,10 @@ class Beta(MeanFamily):
     concave_links = frozenset()
     mean_range = "unit"
     first_size = 1.0
+    precise = True
+
+    def least_log_phi(self, log_share: float, log_square: float) -> float:  # noqa: ARG002  shares have a scale
+        return -log_share
 
     def log_density(self, rows: Rows, mu: Mean, further: Further) -> Jet:
         """−φ KL(mu‖y) + ½ log φ mu(1 − mu) and three rests of Stirling's series: nothing of the size φ cancels."""

@@ -87,6 +87,7 @@ class MeanFamily(ABC):
     labels: ClassVar[tuple[str, ...]] = ()
     knows_information = True
     limit_phi = float("inf")
+    precise = False
     censorable = False
     of_times = False
     is_censored = False

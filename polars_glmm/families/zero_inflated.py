@@ -128,6 +128,10 @@ class ZeroInflated(MeanFamily):
     def limit_phi(self) -> float:  # type: ignore[override]
         return self.base.limit_phi
 
+    @property
+    def precise(self) -> bool:  # type: ignore[override]
+        return self.base.precise
+
     def least_log_phi(self, log_share: float, log_square: float) -> float | None:
         return self.base.least_log_phi(log_share, log_square)
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import polars_glmm
-from polars_glmm import AGQ, Fit, IdentifiabilityError
+from polars_glmm import AGQ, Fit, IdentifiabilityError, StudentT
 from tests.hard import independent
 from tests.hard.attempt import attempt, codes, fixed, names, note, refused, silent, variance
 
@@ -430,3 +430,30 @@ def test_maximum_likelihood_of_a_saturated_model_has_no_bound(lazy: bool) -> Non
     copied = frame.with_columns(x=pl.int_range(pl.len()) * 1.0).with_columns(y=2 * pl.col("x") + pl.col("g"))
     with refused(IdentifiabilityError, "reproduce the response exactly", "copy of the response"):
         attempt(copied.lazy() if lazy else copied, "y ~ x + (1 | g)", method="ml")
+
+
+@pytest.mark.parametrize("formulas", [("y ~ x",), ("y ~ x + (1 | g)",), ("y ~ x", "phi ~ f")])
+def test_shares_without_dispersion_are_refused_as_other_responses_are(formulas: tuple[str, ...]) -> None:
+    """A beta's phi is a precision: it grows where nothing is left, in all rows or in those of one value of phi."""
+    rng = np.random.default_rng(1)
+    g, x = np.repeat(np.arange(10), 6), rng.normal(size=60)
+    f = np.arange(60) % 2
+    effects = rng.normal(size=10)[g] * (len(formulas) == 1 and "g" in formulas[0])
+    eta = 0.3 + 0.5 * x + effects + (0.1 * rng.normal(size=60) * f if len(formulas) == 2 else 0.0)
+    frame = pl.DataFrame({"g": g, "x": x, "f": f.astype(str), "y": 1.0 / (1.0 + np.exp(-eta))})
+    with refused(IdentifiabilityError, "exactly", "no bound"):
+        attempt(frame, *formulas, family="beta")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_student_t_at_its_gaussian_limit_is_an_optimum(seed: int) -> None:
+    """Residuals without tails: ℓ is flat in df there, and all else is where the gaussian family has it."""
+    rng = np.random.default_rng(seed)
+    n = 2000 if seed == 2 else 200
+    frame = pl.DataFrame({"x": rng.normal(size=n), "g": rng.integers(0, 20, n), "y": rng.uniform(-1.0, 1.0, n)})
+    for formula in ("y ~ x", "y ~ x + (1 | g)"):
+        fit = attempt(frame, formula, family=StudentT(df=None))
+        gaussian = attempt(frame, formula, method="ml")
+        assert fit.converged
+        assert "at_limit" in codes(fit)
+        assert fit.loglik == pytest.approx(gaussian.loglik, abs=1e-4)

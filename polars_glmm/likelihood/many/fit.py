@@ -338,4 +338,6 @@ def _gamma_range(question: Question) -> tuple[Vec | None, Vec | None]:
         return (np.full(rows.n_models, -np.inf), cap) if towards_limit(question.family) > 0.0 else (-cap, None)
     square = rows.row_totals(y * y) / rows.model_rows
     least = [question.family.least_log_phi(_SHARP, spread) for spread in np.log(np.maximum(square, 1e-300))]
+    if question.family.precise:
+        return np.full(rows.n_models, -np.inf), np.array([np.inf if high is None else high for high in least])
     return np.array([-np.inf if low is None else low for low in least]), None

@@ -32,6 +32,6 @@ def floor_of(model: Model) -> Floor | None:
         counts, places = None, np.linspace(0, design.n_rows - 1, min(_WATCHED, design.n_rows)).astype(np.intp)
     else:
         counts, places = np.bincount(found.codes, minlength=len(found.places)), found.places
-    x = np.ascontiguousarray(part.basis.columns(places).T)
+    x, sign = np.ascontiguousarray(part.basis.columns(places).T), -1.0 if model.family.precise else 1.0
     name, values = spread_name(model.family), design.phi.x[:, places]
-    return Floor(x, offset[places], least, design.phi.names, values, counts, name, part.own)
+    return Floor(sign * x, sign * offset[places], sign * least, design.phi.names, values, counts, name, part.own)

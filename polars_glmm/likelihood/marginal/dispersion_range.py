@@ -25,7 +25,7 @@ def size_cap(model: Model) -> float | None:
 
 
 def confined(model: Model, least: float) -> Confined | None:
-    """Range of a constant log phi: up to the Poisson limit, down to a share of the size of y (its log)."""
+    """Range of a constant log phi: to the Poisson limit, or to where a share of the size of y (its log) is left."""
     part = model.phi_part
     if part is None or not part.constant:
         return None
@@ -33,8 +33,10 @@ def confined(model: Model, least: float) -> Confined | None:
     if model.family.limit is not None:
         cap = size_cap(model) or np.inf
         grows = towards_limit(model.family) > 0.0
-        return Confined(place, -np.inf, cap) if grows else Confined(place, -cap, np.inf, bounded=True)
+        return Confined(place, -np.inf, cap, endless=0) if grows else Confined(place, -cap, np.inf, endless=0)
     smallest = least_of(model, least)
+    if smallest is not None and model.family.precise:
+        return Confined(place, -np.inf, smallest, endless=1)
     return Confined(place, -np.inf if smallest is None else smallest, np.inf)
 
 

@@ -48,13 +48,18 @@ _PERFECT_FIT = (
 class Confined(NamedTuple):
     """A coefficient by its place, and the range that it is kept in: a constant log phi.
 
-    bounded   below the range too the likelihood is flat; else it has no bound there
+    endless   −1 or 1: below or above the range nothing is left of the dispersion, and the likelihood has no bound; 0:
+              it is flat on both sides
     """
 
     place: int
     low: float
     high: float
-    bounded: bool = False
+    endless: int = -1
+
+    def lost(self, value: float) -> bool:
+        """Whether a value lies where the likelihood has no bound."""
+        return value < self.low if self.endless < 0 else self.endless > 0 and value > self.high
 
 
 @dataclass(slots=True, eq=False)
@@ -107,8 +112,8 @@ class RowEngine:
         """−ℓ over [β, θ], for the search; p coefficients. Rough: see Marginal.
 
         Values of a formula of phi have a floor, below which there is nothing to be found but the same error.
-        A coefficient may be confined: beyond its upper end −ℓ is flat; below its lower end it is flat too, or nothing
-        is left of the dispersion, the likelihood has no bound, and IdentifiabilityError says so.
+        A coefficient may be confined: beyond its ends −ℓ is flat, but for the one where nothing is left of the
+        dispersion: the likelihood has no bound, and IdentifiabilityError says so.
         """
         highest = [-np.inf]
 
@@ -116,7 +121,7 @@ class RowEngine:
             lambdas = self.effects.lambdas(x[p:])
             beta, capped = x[:p], False
             if spread is not None:
-                if beta[spread.place] < spread.low and not spread.bounded:
+                if spread.lost(beta[spread.place]):
                     name = spread_name(self.marginal.density.family)
                     raise IdentifiabilityError(
                         reproduced_text(self.effects, name) if self.effects.factors else _PERFECT_FIT

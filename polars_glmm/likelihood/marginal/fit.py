@@ -250,7 +250,7 @@ def _polish(model: Model, searched: Searched, row_variance: float, placed: Place
 def _refuse_lost(model: Model, done: Polished) -> None:
     """Raise IdentifiabilityError where rounding hides the optimum: next to no dispersion, and no certificate."""
     small = confined(model, _DOUBTED)
-    if small is None or small.bounded or not model.effects.factors or done.state.beta[small.place] > small.low:
+    if small is None or not model.effects.factors or not small.lost(done.state.beta[small.place]):
         return
     if done.decrement < CONVERGED and (done.hessian is None or not invert(done.hessian).flat.any()):
         return
