@@ -73,8 +73,7 @@ class MeanFamily(ABC):
     has_phi = False
     takes_trials = False
     takes_precision = False
-    phi_definition = ""
-    phi_alias = ""
+    phi_definition = phi_alias = ""
     residual = False
     discrete = False
     sufficient = False
