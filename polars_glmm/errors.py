@@ -96,14 +96,28 @@ class FitWarning(UserWarning):
     """A fit has notes that its reader should see."""
 
 
-def suggest(name: str, known: Iterable[str], *, listed: bool = False) -> str:
+def suggest(name: str, known: Iterable[str], *, listed: bool = False, cutoff: float = 0.6) -> str:
     """' Did you mean …?' with the nearest known names, or an empty string; so too where it would repeat the only name.
 
+    Capitals and a last underscore make no difference: names that differ in these alone are meant before all others.
+
     listed   all that is known stands beside in the message
+    cutoff   likeness from which a name is near: 2 · (letters in common) / (letters of both)
     """
     known = list(dict.fromkeys(known))
-    near = [] if listed and len(known) == 1 else get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if listed and len(known) == 1:
+        return ""
+    plain: dict[str, list[str]] = {}
+    for one in known:
+        plain.setdefault(_plain(one), []).append(one)
+    asked = _plain(str(name))
+    likely = [asked] if asked in plain else get_close_matches(asked, plain, n=3, cutoff=cutoff)
+    near = [one for key in likely for one in plain[key]][:3]
     return f" Did you mean {enumerate_names(near, 'or')}?" if near else ""
+
+
+def _plain(name: str) -> str:
+    return name.casefold().rstrip("_") or name
 
 
 def enumerate_names(names: Sequence[object], word: str = "and", limit: int = 5) -> str:

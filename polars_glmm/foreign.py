@@ -31,7 +31,7 @@ _SENTENCES: dict[str, str] = {
     "random ranformula reformula vcformula re_terms": "Random effects stand in the formula, as in 'y ~ x + (1 | g)', "
     "'y ~ x + (x | g)', or in groups='g'.",
     "contrasts": "Contrasts stand in the formula: C(f, contr.sum), C(f, Treatment(reference='b')).",
-    "weight aweights pweights priorweights varweights": "Write precision= (divides the variance of a row), "
+    "weights weight aweights pweights priorweights varweights": "Write precision= (divides the variance of a row), "
     "frequency= (identical rows) or trials= (binomial trials).",
     "freqweights fweights fweight counts": "Write frequency='column': the row stands for that many identical rows.",
     "exposure": "Write offset(log(exposure)) in the formula.",
@@ -144,7 +144,49 @@ _SENTENCES: dict[str, str] = {
     "aicc qaic": "Write fit.aic, fit.bic.",
     "dfresid dfresidual dfmodel residdf": "Write fit.glance().",
     "fit": "This is a fit already: fit.update(…) fits again; fit.glance() says how well.",
-    "tofile save saveas dump": "Write fit.write(path), and polars_glmm.read_fit(path) to read it.",
+    "tofile save saveas dump topickle pickle load readpickle": "Write fit.write(path), and polars_glmm.read_fit(path) "
+    "to read it.",
+    "covstruct covariance covstructure covtypes": "Write the structure around the bar: (x | g) is unstructured, "
+    "diag(x | g), cs(f | g), ar1(0 + time | g).",
+    "noconstant noint nointercept": "Write 0 + in the formula, as in 'y ~ 0 + x'.",
+    "intmethod integration laplaceapprox laplace mvaghermite": "Write method='laplace', or method=AGQ(nodes=9).",
+    "irr or hr": "Write fit.fixef(exponentiate=True).",
+    "absorb fe": "Write C(f) in the formula for fixed effects of levels, or (1 | f) for random ones.",
+    "ddfm dfmethod": "Write df='satterthwaite' or df='kenward_roger', as in fit.fixef(df='kenward_roger').",
+    "dist distribution": "Write family='poisson'; there are link=, trials= and offset= beside it.",
+    "algorithm technique iterate iter niter tol tolerance gtol ftol xtol reltol abstol nlminb": "Write "
+    "control=Control(search=Search(decrement=…, max_evaluations=…)).",
+    "njobs cores threads ncores nthreads": "Write control=Control(rows=Rows(threads=2)).",
+    "chains warmup thin": "There is no sampling: this is maximum likelihood. fit.posterior(1000) draws from its normal "
+    "limit.",
+    "progress progressbar": "Write control=Control(progress=True).",
+    "hessian calcderivs hess": "Write control=Control(search=Search(hessian=False)) to leave it out; "
+    "fit.vcov(full=True) is its inverse.",
+    "narm": "Write missing='drop' or missing='error'.",
+    "wts iweights": "Write precision= (divides the variance of a row), frequency= (identical rows) or trials= "
+    "(binomial trials).",
+    "endog yvar": "The formula names the response: fit(frame, 'y ~ x + (1 | g)').",
+    "cl clm ci conf": "Write fit.confint(); tables have conf_low and conf_high.",
+    "empirical": "Write vcov='CR2', as in fit.fixef(vcov='CR2').",
+    "solution print show display": "Print the fit; fit.fixef() and fit.ranef() are its tables.",
+    "xb eta linpred": "Write kind='link': the linear predictor.",
+    "fixedonly marginal": "Write random='none' (effects at zero) or random='integrate' (the population).",
+    "messages warnings msgs": "Write fit.notes, or fit.diagnose(); a collection has status().",
+    "reparams vcovre covrandom": "Write fit.varcorr().",
+    "dof dofresidual dofmodel": "Write fit.glance(): df_model and df_resid.",
+    "convergence": "Write fit.converged, fit.certificate; of many see status().",
+    "conditionalmodes modes ebe eblups": "Write fit.ranef(), or fit.ranef('g') for one group.",
+    "fixefnames coefnames": "Write fit.fixef(): the column term.",
+    "sigmahat sigma2 residualvariance": "Write fit.dispersion(); fit.varcorr() has the residual variance.",
+    "topandas toframe todict table tables result results head columns": "Answers are frames: fit.fixef(), "
+    "fit.varcorr(), fit.ranef(), fit.glance(); .to_pandas() is of a frame.",
+    "vif collinearity checkcollinearity": "fit.vcov() has the covariances of coefficients; columns that are "
+    "combinations of others are dropped, with a note.",
+    "performance modelperformance": "Write fit.glance(), fit.r2(), fit.icc(), fit.check().",
+    "gradient objective loglikfunction devfun": "Write polars_glmm.objective(frame, '…'): its loglik and gradient.",
+    "lmer glmer glmmtmb lme": "Write df.glmm.fit('y ~ x + (1 | g)', family='poisson').",
+    "marginsplot plotranef dotplot qqmath": "Write fit.plot.effects('x'), or fit.plot.caterpillar().",
+    "levels": "Write fit.ranef('g'), whose key columns are the levels.",
     "texreg stargazer modelsummary tolatex aslatex astex": "Write fit.report('latex'), or "
     "polars_glmm.report([fit1, fit2]).",
 }  # fmt: skip
@@ -164,6 +206,12 @@ _OF_TERMS = frozenset({"type", "ddf", "df", "test", "method"})
 """Arguments of other packages' anova for the terms of one model."""
 
 
+_LIKE = 0.7
+"""Likeness of words that are known by name: others of a language are no slips of these."""
+_SHORT = 1
+"""Letters of a name up to which nothing is like it."""
+
+
 def answer(word: str) -> str | None:
     """What to write instead of a word of another package, or None where the word is not known."""
     return _WORDS.get(word.lower().replace("_", "").replace(".", ""))
@@ -172,7 +220,7 @@ def answer(word: str) -> str | None:
 def refuse_argument(verb: str, name: str, known: Iterable[str]) -> NoReturn:
     """Raise TypeError for an argument that a verb does not have, with what to write instead."""
     known = list(known)
-    near = suggest(name, known)
+    near = suggest(name, known, cutoff=_LIKE)
     found = answer(name)
     hint = f" {found}" if found is not None else near
     if verb == "products" and name in ("family", "link"):
@@ -190,9 +238,9 @@ def refuse_attribute(owner: object, name: str) -> NoReturn:
     kind = type(owner).__name__
     if name.startswith("_"):
         raise AttributeError(f"{kind!r} object has no attribute {name!r}")
-    public = [known for known in dir(type(owner)) if not known.startswith("_")]
+    public = [known for known in dir(type(owner)) if not known.startswith("_") and len(known) > _SHORT]
     found = answer(name)
-    hint = f" {found}" if found is not None else suggest(name, public)
+    hint = f" {found}" if found is not None else suggest(name, public, cutoff=_LIKE)
     raise AttributeError(f"{kind} has no {name!r}.{hint}")
 
 

@@ -34,6 +34,8 @@ from .tokens import Token, tokenize, with_tilde
 _FORMULA_OPERATORS = frozenset({"+", "-", "*", "/", ":", "%in%", "|", "||"}) | POWERS
 _ARITHMETIC_OPERATORS = frozenset({"+", "-", "*", "/"}) | POWERS | COMPARISONS
 _SPELLED = ", ".join(f"{name}()" for name in STRUCTURES)
+_LIKE = 0.65
+"""Likeness from which a name is a slip of a function's."""
 _DEPTH = 60  # nested parentheses and calls; far below Python's own limit
 
 
@@ -195,7 +197,9 @@ class _Parser:
             token = self.advance()
             # between terms a sign belongs to the whole product, in arithmetic to the number
             level = binding("/") + 1 if arithmetic else binding("+") + 1
+            self.deepen(token, "signs")
             operand = self.expression(level, arithmetic=arithmetic)
+            self.depth -= 1
             return Unary(token.text, operand, (token.start, operand.span[1]))
         return self.primary(arithmetic=arithmetic)
 
@@ -235,10 +239,10 @@ class _Parser:
             return Bar(inner.left, inner.right, inner.structure, enclosed=True, label=inner.label, span=span)
         return inner
 
-    def deepen(self, token: Token) -> None:
+    def deepen(self, token: Token, what: str = "parentheses") -> None:
         self.depth += 1
         if self.depth > _DEPTH:
-            raise self.error(f"More than {_DEPTH} parentheses are nested here.", token)
+            raise self.error(f"More than {_DEPTH} {what} are nested here.", token)
 
     def close(self, opening: Token, closing: str) -> Token:
         if not self.at(closing):
@@ -282,10 +286,12 @@ class _Parser:
             return self.listing(opening, ")", vector=True)
         function = canonical(token.text)
         if function is None and not arithmetic and self.holds_bar():
-            hint = suggest(token.text, STRUCTURES) or f" There are {_SPELLED}."
+            hint = suggest(token.text, STRUCTURES) or (
+                f" There are {_SPELLED}. Behind a column stands an operator: {token.text} + (1 | g)."
+            )
             raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
-            hint = suggest(token.text, known_functions())
+            hint = suggest(token.text, known_functions(), cutoff=_LIKE)
             if token.text in ELSEWHERE:
                 hint = f" {ELSEWHERE[token.text]}"
             elif token.text in STRUCTURES:

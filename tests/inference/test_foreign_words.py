@@ -126,3 +126,57 @@ def test_messages_count_one_row_in_the_singular() -> None:
     gone = SLEEP.with_columns(Days=pl.when(pl.int_range(pl.len()) == 3).then(None).otherwise("Days"))
     texts = [note.text for note in polars_glmm.fit(gone, FORMULA).notes]
     assert any("1 of 180 rows was left out" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("covstruct covariance", r"diag\(x \| g\)"), ("noconstant noint", "0 \\+"), ("ddfm", "satterthwaite"),
+        ("dist distribution", "family="), ("technique iterate tolerance nlminb", "Search"), ("irr", "exponentiate"),
+        ("n_jobs cores", "threads"), ("intmethod laplace", "AGQ"), ("absorb", r"C\(f\)"), ("na_rm", "missing="),
+    ],
+)  # fmt: skip
+def test_words_of_stata_sas_and_julia_are_answered(words: str, says: str) -> None:
+    for word in words.split():
+        with pytest.raises(TypeError, match=says):
+            polars_glmm.fit(SLEEP, FORMULA, **{word: 1})
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("vcov_re re_params", "varcorr"), ("messages", "notes"), ("conditional_modes", "ranef"),
+        ("to_pandas", "frames"),
+        ("gradient objective", r"polars_glmm\.objective"), ("R2", "'r2'"), ("ICC", "'icc'"), ("ranef_", "'ranef'"),
+        ("load pickle", "read_fit"), ("dof", "df_resid"), ("weights", "precision="),
+    ],
+)  # fmt: skip
+def test_attributes_of_other_results_are_answered(fit: Fit, words: str, says: str) -> None:
+    for word in words.split():
+        with pytest.raises(AttributeError, match=says):
+            getattr(fit, word)
+
+
+@pytest.mark.parametrize("word", ["fast", "ordinal", "shape", "nobody"])
+def test_a_word_that_is_no_slip_gets_no_guess(fit: Fit, word: str) -> None:
+    with pytest.raises(TypeError) as argument:
+        polars_glmm.fit(SLEEP, FORMULA, **{word: 1})
+    with pytest.raises(AttributeError) as attribute:
+        getattr(fit, word)
+    assert "Did you mean" not in f"{argument.value} {attribute.value}"
+
+
+@pytest.mark.parametrize(
+    ("formula", "says"),
+    [
+        ("reaction ~ Days", "Did you mean 'Reaction'"), ("Reaction ~ days", "Did you mean 'Days'"),
+        ("Reaction ~ Days + (1 | subject)", "Did you mean 'Subject'"), ("Reaction ~ ln(Days)", r"Write log\(x\)"),
+        ("Reaction ~ Days + Error(Subject)", r"Write \(1 \| g\)"), ("Reaction ~ categorical(Days)", r"Write C\(x\)"),
+        ("lmer(Reaction ~ Days + (1 | Subject))", "A formula is all"), ("Reaction ~ spline(Days)", r"ns\(x"),
+        ("Reaction ~ Days (1 | Subject)", r"an operator: Days \+ \(1 \| g\)"),
+        ("Reaction ~ " + "+" * 5000, "More than"),
+    ],
+)  # fmt: skip
+def test_slips_in_formulas_are_answered_with_what_was_meant(formula: str, says: str) -> None:
+    with pytest.raises(polars_glmm.GlmmError, match=says):
+        polars_glmm.fit(SLEEP, formula)

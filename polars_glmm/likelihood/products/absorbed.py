@@ -35,7 +35,7 @@ class Absorbed(NamedTuple):
         n_theta = t.theta.stop - t.theta.start
         if self.directions.shape[1] == t.r and not structure.bends:
             return np.ones(n_theta, dtype=bool)
-        return self.directions.any(1) if _independent(t) else np.zeros(n_theta, dtype=bool)
+        return np.asarray(self.directions.any(1)) if _independent(t) else np.zeros(n_theta, dtype=bool)
 
 
 def absorbed(stats: CrossProducts, effects: Effects) -> tuple[Absorbed, ...]:
