@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polars_glmm.control import Control
+from polars_glmm.covariance.factors import trapezoid
 from polars_glmm.covariance.scaled import Scaled
 from polars_glmm.covariance.structures import STRUCTURES
 from polars_glmm.design.records import Design
@@ -14,13 +15,13 @@ from polars_glmm.errors import ModelError, counted, enumerate_names, suggest
 from polars_glmm.families.base import Family
 from polars_glmm.likelihood.marginal.engine import RowEngine, row_engine
 from polars_glmm.likelihood.model import Model, prepare
-from polars_glmm.likelihood.parameters.names import parameter_names
+from polars_glmm.likelihood.parameters.names import TermPlace, parameter_names
 from polars_glmm.likelihood.parameters.parts import Part, inward, outward_slopes
 from polars_glmm.likelihood.products.engine import ProductEngine, product_engine
 from polars_glmm.likelihood.residual.engine import ResidualEngine
 from polars_glmm.likelihood.residual.fit import residual_engine
 from polars_glmm.linalg.threads import one_blas_thread
-from polars_glmm.spec.method import Method
+from polars_glmm.spec.method import AGQ, Method
 from polars_glmm.typing import Mat, Vec
 
 
@@ -117,10 +118,17 @@ class NaturalObjective:
         elif isinstance(self._engine, ResidualEngine):
             value, beta, inner, out[len(x) - self._behind :] = self._correlated(x, scaled)
         else:
-            found = self._engine.gradient(self._coefficients(x), scaled, None)
+            searched = [scaled[number].copy() for number in range(len(scaled))]
+            for b in self._turned():
+                own = slice(b.term.start, b.term.stop)
+                searched[b.factor][own, own] = _searched(scaled[b.factor][own, own])
+            found = self._engine.gradient(self._coefficients(x), searched, None)
             if not np.isfinite(found.value):
                 return -np.inf, np.full(len(x), np.nan)
-            value, beta, inner = found.value + self._constant, found.beta[:p], found.factors
+            value, beta, inner = found.value + self._constant, found.beta[:p], [g.copy() for g in found.factors]
+            for b in self._turned():
+                own = slice(b.term.start, b.term.stop)
+                inner[b.factor][own, own] = _turned_back(scaled[b.factor][own, own], inner[b.factor][own, own])
             slopes = outward_slopes(model.parts, found.beta)
             for part in model.parts[1:]:
                 place = self._named(part)
@@ -142,6 +150,12 @@ class NaturalObjective:
             if b.n_cor:
                 out[b.cor] = _correlation_gradient(root, x[b.sd, None] * g)
         return value, out
+
+    def _turned(self) -> list[TermPlace]:
+        """The terms whose nodes lie along a root of Σ: they are evaluated at the root that the search has."""
+        if not isinstance(self._model.method, AGQ) or self._model.method.nodes < 2:
+            return []
+        return [b for b in self._blocks if STRUCTURES[b.term.structure].correlated and b.n_cor]
 
     def _named(self, part: Part) -> slice:
         """Where the coefficients of a further predictor stand among the natural parameters."""
@@ -245,6 +259,25 @@ def _root(correlation: Mat) -> Mat | None:
             elif abs(rest) > 1e-6:
                 return None
     return low
+
+
+def _searched(root: Mat) -> Mat:
+    """The lower triangular root L of the same Σ, its diagonal not negative."""
+    return trapezoid(root, len(root))
+
+
+def _turned_back(root: Mat, gradient: Mat) -> Mat:
+    """∂ℓ/∂S at Σ = SS' from ∂ℓ/∂L at Σ = LL': by ∂ℓ/∂Σ = L⁻ᵀ φ(Lᵀ ∂ℓ/∂L) L⁻¹, φ the lower half (Murray 2016)."""
+    low = _searched(root)
+    size = np.abs(np.diag(low))
+    if size.min() <= 1e-8 * size.max():  # a singular Σ has no such derivative; along its root it is that of any root
+        turn = np.linalg.pinv(root) @ low
+        return np.asarray(gradient @ turn.T)
+    half = np.tril(low.T @ np.tril(gradient))
+    np.fill_diagonal(half, 0.5 * np.diag(half))
+    inverse = np.linalg.inv(low)
+    sigma = inverse.T @ half @ inverse
+    return np.asarray((sigma + sigma.T) @ root)
 
 
 def _correlation_gradient(root: Mat, g: Mat) -> Vec:
