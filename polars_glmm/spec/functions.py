@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from .syntax import Expression, FunctionCall
 
+from polars_glmm.errors import suggest
+
 from .forms import FORMS
 
 Kind: TypeAlias = Literal["elementwise", "learned", "categorical", "contrast", "special", "curve"]
@@ -102,6 +104,8 @@ ELSEWHERE = {
 }
 """Functions of other packages, and what to write."""
 
+_LIKE = 0.65
+"""Likeness from which a name is a slip of a function's."""
 STRUCTURES_TO_COME = ("propto", "equalto")
 
 
@@ -122,6 +126,11 @@ def canonical(name: str) -> str | None:
     """The canonical name of a function, or None where it is not in the whitelist."""
     name = _ALIASES.get(name, name)
     return name if name in SIGNATURES else None
+
+
+def instead(name: str) -> str:
+    """What to write instead of a function that a formula cannot use: a sentence behind a space, or nothing."""
+    return f" {ELSEWHERE[name]}" if name in ELSEWHERE else suggest(name, known_functions(), cutoff=_LIKE)
 
 
 def known_functions() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from math import pi
 from polars_glmm.covariance.structures import ALIASES, STRUCTURES, written_around
 from polars_glmm.errors import FormulaError, suggest
 
-from .functions import ELSEWHERE, KEYWORDS, RESPONSES, SIGNATURES, STRUCTURES_TO_COME, canonical, known_functions
+from .functions import KEYWORDS, RESPONSES, SIGNATURES, STRUCTURES_TO_COME, canonical, instead
 from .members import MEMBERS, read_members
 from .ranks import read_given
 from .syntax import (
@@ -34,8 +34,6 @@ from .tokens import Token, tokenize, with_tilde
 _FORMULA_OPERATORS = frozenset({"+", "-", "*", "/", ":", "%in%", "|", "||"}) | POWERS
 _ARITHMETIC_OPERATORS = frozenset({"+", "-", "*", "/"}) | POWERS | COMPARISONS
 _SPELLED = ", ".join(f"{name}()" for name in STRUCTURES)
-_LIKE = 0.65
-"""Likeness from which a name is a slip of a function's."""
 _DEPTH = 60  # nested parentheses and calls; far below Python's own limit
 
 
@@ -286,15 +284,12 @@ class _Parser:
             return self.listing(opening, ")", vector=True)
         function = canonical(token.text)
         if function is None and not arithmetic and self.holds_bar():
-            hint = suggest(token.text, STRUCTURES) or (
-                f" There are {_SPELLED}. Behind a column stands an operator: {token.text} + (1 | g)."
-            )
+            there = f" There are {_SPELLED}. Behind a column stands an operator: {token.text} + (1 | g)."
+            hint = suggest(token.text, STRUCTURES) or there
             raise self.error(f"{token.text!r} is not a covariance structure.{hint}", token)
         if function is None:
-            hint = suggest(token.text, known_functions(), cutoff=_LIKE)
-            if token.text in ELSEWHERE:
-                hint = f" {ELSEWHERE[token.text]}"
-            elif token.text in STRUCTURES:
+            hint = instead(token.text)
+            if token.text in STRUCTURES:
                 hint = f" Around a bar it is a structure of random effects: {token.text}(0 + time | g)."
             raise self.error(f"Function {token.text!r} is not one a formula can use.{hint}", token)
         alone = function in RESPONSES
