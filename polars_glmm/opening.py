@@ -120,11 +120,16 @@ def _dtype_of_others(name: str, empty: Mapping[str, set[str]], csv: Csv) -> pl.D
     return dtypes.pop() if len(dtypes) == 1 and pl.String() not in dtypes else None
 
 
+def _parquet(place: str) -> pl.LazyFrame:
+    """The columns of the first file, of all files; later ones may have more."""
+    return pl.scan_parquet(place, hive_partitioning=_partitioned(place), extra_columns="ignore")
+
+
 READERS: dict[str, Callable[[str], pl.LazyFrame]] = {
     ".csv": scan_csv,
     ".tsv": scan_csv,
-    ".parquet": lambda path: pl.scan_parquet(path, hive_partitioning=_partitioned(path)),
-    ".pq": lambda path: pl.scan_parquet(path, hive_partitioning=_partitioned(path)),
+    ".parquet": _parquet,
+    ".pq": _parquet,
     ".ipc": lambda path: pl.scan_ipc(path, hive_partitioning=_partitioned(path)),
     ".arrow": lambda path: pl.scan_ipc(path, hive_partitioning=_partitioned(path)),
     ".feather": lambda path: pl.scan_ipc(path, hive_partitioning=_partitioned(path)),
@@ -282,17 +287,27 @@ def _table(name: str) -> EngineFrame:
         raise DatasetError(msg) from error
     try:
         connection = duckdb.connect(file, read_only=True)
-        known = [row[0] for row in connection.execute("select table_name from information_schema.tables").fetchall()]
+        known = _tables(connection)
     except duckdb.Error as error:
         raise unreadable(name, error) from error
     if not table and len(known) == 1:
-        table = known[0]
+        table = next(iter(known))
     if table not in known:
-        msg = f"{name!r}: name a table of the file, as {DATABASE}{file}?TABLE; it has {enumerate_names(known)}."
-        raise DatasetError(msg + suggest(table, known))
+        msg = f"{name!r}: name a table of the file, as {DATABASE}{file}?TABLE; it has {enumerate_names([*known])}."
+        raise DatasetError(msg + suggest(table, [*known]))
     _OPEN.append(connection)
-    found = on_engine(connection.table('"' + table.replace('"', '""') + '"'))
+    found = on_engine(connection.table(known[table]))
     assert found is not None  # a relation is a frame of an engine
+    return found
+
+
+def _tables(connection: Any) -> dict[str, str]:
+    """Tables and views of a database, and how they are written in SQL; those of another schema have it in front."""
+    asked = "select table_schema, table_name, table_schema = current_schema() from information_schema.tables"
+    found = {}
+    for schema, table, plain in connection.execute(asked).fetchall():
+        quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (schema, table))
+        found[table if plain else f"{schema}.{table}"] = quoted
     return found
 
 

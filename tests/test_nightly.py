@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 import polars_glmm
 from polars_glmm import cli, datasets
@@ -142,6 +143,55 @@ def test_drift_names_parameters_of_one_fit_only_and_refuses_other_families() -> 
     counts = polars_glmm.fit(datasets.load("grouseticks"), "TICKS ~ 1 + (1 | BROOD)", family="poisson")
     with pytest.raises(polars_glmm.ModelError, match="different families"):
         polars_glmm.drift(one, counts)
+
+
+def test_drift_of_collections_is_that_of_every_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = sleep().with_columns(half=pl.when(pl.col("Days") < 5).then(1).otherwise(2))
+    last = frame.filter(pl.col("Subject") < "350")
+    now = pl.concat([frame, frame.filter(half=1).with_columns(half=pl.lit(3, dtype=pl.Int32))])
+    old, new = (polars_glmm.fit(rows, "Reaction ~ Days + (1 | Subject)", by="half") for rows in (last, now))
+    moved = polars_glmm.drift(old, new)
+    assert moved["half"].unique(maintain_order=True).to_list() == [1, 2, 3]
+    for key in (1, 2):
+        want = polars_glmm.drift(old[key], new[key])
+        assert_frame_equal(moved.filter(half=key).drop("half"), want)
+    lone = moved.filter(half=3)
+    assert lone["old"].null_count() == lone["change"].null_count() == lone.height == 4
+    assert lone["new"].null_count() == 0
+    for name, fit in (("old", old), ("new", new)):
+        fit.write(tmp_path / name)
+    capsys.readouterr()
+    assert cli.main(["drift", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert pl.read_csv(capsys.readouterr().out.encode()).columns == moved.columns
+    with pytest.raises(polars_glmm.ModelError, match="two collections; old is a FitCollection"):
+        polars_glmm.drift(old, new[1])
+    other = polars_glmm.fit(frame.with_columns(part=pl.col("half") + 7), "Reaction ~ Days + (1 | Subject)", by="part")
+    with pytest.raises(polars_glmm.ModelError, match="different keys, 'half' and 'part'"):
+        polars_glmm.drift(old, other)
+    with pytest.raises(polars_glmm.ModelError, match="No key of 'part'"):
+        polars_glmm.drift(other, polars_glmm.fit(frame.rename({"half": "part"}), "Reaction ~ Days", by="part"))
+
+
+def test_files_that_came_later_may_have_more_columns(tmp_path: Path) -> None:
+    sleep().head(90).write_parquet(tmp_path / "1.parquet")
+    sleep().tail(90).with_columns(more=1).write_parquet(tmp_path / "2.parquet")
+    assert cli.main(["fit", str(tmp_path), SLEEP]) == 0
+    sleep().tail(90).drop("Days").write_parquet(tmp_path / "3.parquet")
+    assert cli.main(["fit", str(tmp_path), SLEEP]) == 2
+
+
+def test_tables_of_other_schemas_are_named_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = sleep()
+    with duckdb.connect(str(tmp_path / "base.db")) as connection:
+        connection.register("given", frame.to_arrow())
+        connection.execute("create schema night")
+        connection.execute("create table night.sleep as select * from given")
+        connection.execute("create table sleep as select * from given where Days < 8")
+    for name, n in (("night.sleep", 180), ("sleep", 144)):
+        assert cli.main(["fit", f"duckdb:{tmp_path}/base.db?{name}", SLEEP]) == 0
+        assert f"{n} rows" in capsys.readouterr().err
+    assert cli.main(["fit", f"duckdb:{tmp_path}/base.db", SLEEP]) == 2
+    assert "'night.sleep'" in capsys.readouterr().err
 
 
 def test_products_grow_month_by_month(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from polars_glmm.frames.batches import whole
 from polars_glmm.frames.elsewhere import read
 from polars_glmm.inference.averaging import average_fits
 from polars_glmm.inference.drift import drift as _drift
+from polars_glmm.inference.drift import drift_by
 from polars_glmm.inference.explaining import rlrt as _rlrt
 from polars_glmm.inference.natural import naturals
 from polars_glmm.inference.pool import pool_tables, pool_variances
@@ -31,19 +32,24 @@ if TYPE_CHECKING:
 
 
 @answered
-def drift(old: Fit, new: Fit) -> pl.DataFrame:
+def drift(old: Fit | FitCollection, new: Fit | FitCollection) -> pl.DataFrame:
     """How far the natural parameters moved from one fit to the next, as a night's model from the one before.
 
     Columns: name (as in `start=`), parameter, group, quantity ("coefficient", "sd", "correlation", "dispersion"), old,
     new, change, std_error_old, std_error_new, in_std_errors (change / std_error_old). A parameter that one of the fits
     does not have is null there. Fits of overlapping rows are not independent: the last column is a scale, no test.
+    Two collections (`by=`) have the columns of their key in front, and a key that only one has a model of has its rows.
 
-    Raises ModelError for fits of different families or links.
+    Raises ModelError for fits of different families or links, and for collections of different keys.
     """
+    if isinstance(old, FitCollection) and isinstance(new, FitCollection):
+        return drift_by(old, new)
     for name, one in (("old", old), ("new", new)):
         if not isinstance(one, Fit):
-            msg = f"drift compares two fits; {name} is a {type(one).__name__}."
+            msg = f"drift compares two fits, or two collections; {name} is a {type(one).__name__}."
             raise ModelError(msg)
+    assert isinstance(old, Fit)
+    assert isinstance(new, Fit)
     return _drift(old, new)
 
 
