@@ -186,7 +186,7 @@ def explain(
     )  # fmt: skip
     with whole_files():
         if by is not None:
-            return explain_by(_checked(frame, formulas), by, call, as_control(control), TABLE_COLUMNS)
+            return explain_by(_where(frame, formulas), by, call, as_control(control), TABLE_COLUMNS)
         return explain_call(_where(frame, formulas), call, as_control(control))
 
 

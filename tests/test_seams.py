@@ -201,6 +201,9 @@ def test_a_structure_is_carried_by_every_route(route, family):
         DATA, f"{response} ~ x + (1 | g) + (1 | g:f)", family=family, **how,
         start={"sd(g: Intercept)": sd[0] * 0.5**0.5, "sd(g:f: Intercept)": sd[0] * 0.5**0.5},
     )  # fmt: skip
+    if family == "gaussian":
+        kept = polars_glmm.products(DATA, f"{response} ~ x + halves(0 + f | g)").fit(**how)
+        assert_allclose(kept.loglik, fit.loglik, rtol=1e-10)
     both = other.varcorr().filter(pl.col("group") != "Residual")["estimate"]
     assert fit.loglik <= other.loglik + 1e-8  # a special case of it
     at = DATA.glmm.objective(f"{response} ~ x + (1 | g) + (1 | g:f)", family=family, **how)

@@ -53,7 +53,7 @@ def _answers(
     """The models of the keys; a collection of an engine's frame has it as the source of its models."""
     if not isinstance(frame, EngineFrame):
         return fit_by(frame, by, call, control, taken)
-    few = None if control.keep == "rows" else _fewer(frame, by, call, control)
+    few = fewer(frame, by, call, control)
     if few is None:
         return fit_by(frame.lazy(), by, call, control, taken)
     try:
@@ -66,8 +66,10 @@ def _answers(
     return _of_frame(found, frame.lazy(), few.gaps, call, control)
 
 
-def _fewer(frame: EngineFrame, by: str | Sequence[str], call: Call, control: Control) -> Fewer | None:
+def fewer(frame: EngineFrame, by: str | Sequence[str], call: Call, control: Control) -> Fewer | None:
     """Few rows in the place of all, or None where they would not do, or something is to be said of the rows."""
+    if control.keep == "rows":
+        return None
     names = [by] if isinstance(by, str) else list(by)
     spec = call.spec().resolve(frozenset(frame.schema.names()))
     linear = obstacle(spec, call) is None and not any(STRUCTURES[term.structure].bends for term in spec.random)

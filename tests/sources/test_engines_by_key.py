@@ -114,6 +114,28 @@ def test_few_keys_and_several_columns_are_no_exception(reads: list[int]) -> None
         np.testing.assert_allclose(there.glance()["loglik"], here.glance()["loglik"], rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("formula", "options", "said"),
+    [
+        ("y ~ x + f + (1 | g)", {}, "rows stay with DuckDB, which sums them by key: "),
+        ("c ~ f + (1 | g)", {"family": "poisson"}, "rows stay with DuckDB, which counts them: "),
+        ("y ~ scale(x) + (1 | g)", {}, "rows stay with DuckDB until they are read out, once"),
+    ],
+)
+def test_explain_says_what_becomes_of_the_rows_of_keys(
+    formula: str, options: dict[str, Any], said: str, reads: list[int]
+) -> None:
+    key = pl.when(pl.int_range(N) % 50 == 3).then(None).otherwise("key")
+    frame = HOLES.with_columns(key=key) if "read out" in said else HOLES
+    here = polars_glmm.explain(frame, formula, by="key", **options)
+    there = polars_glmm.explain(relation(frame), formula, by="key", **options)
+    assert bool(reads) == ("read out" in said)
+    assert said in str(there)
+    assert there.keys.equals(here.keys)
+    both = [one.frame.filter(pl.col("part").is_in(["keys", "rows", "route"])) for one in (here, there)]
+    assert both[0].equals(both[1])
+
+
 def test_a_model_of_a_key_is_asked_again_from_its_rows() -> None:
     here, there = (polars_glmm.fit(frame, "y ~ x + f + (1 | g)", by="key")["k2"] for frame in (DATA, relation(DATA)))
     assert there.update("y ~ x + (1 | g)").loglik == pytest.approx(here.update("y ~ x + (1 | g)").loglik, abs=1e-8)
