@@ -20,7 +20,7 @@ from polars_glmm.arguments import complain, parser, read_arguments
 from polars_glmm.cli_files import SINKS, WRITERS, flat, write
 from polars_glmm.cli_questions import confint, csv_of, means, plot
 from polars_glmm.errors import DatasetError, FitWarning, FormulaError, GlmmError, ModelError, enumerate_names
-from polars_glmm.opening import Opened, labels_of, opened, what_was_read
+from polars_glmm.opening import Opened, errors_of_data, labels_of, opened, what_was_read
 
 if TYPE_CHECKING:
     from polars_glmm.result import Fit, FitCollection
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CUT_OFF
     except FormulaError as error:
         return complain(_one_line_formula(error), options.log)
-    except (GlmmError, pl.exceptions.PolarsError, OSError) as error:
+    except (GlmmError, *errors_of_data()) as error:
         return complain(str(error), options.log)
     finally:
         if handler is not None:

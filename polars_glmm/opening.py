@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -299,6 +300,12 @@ def _table(name: str) -> EngineFrame:
     found = on_engine(connection.table(known[table]))
     assert found is not None  # a relation is a frame of an engine
     return found
+
+
+def errors_of_data() -> tuple[type[Exception], ...]:
+    """What Polars, files and a database that was opened raise while data are read."""
+    known = sys.modules.get("duckdb")
+    return (pl.exceptions.PolarsError, OSError, *(() if known is None else (known.Error,)))
 
 
 def _tables(connection: Any) -> dict[str, str]:

@@ -56,6 +56,23 @@ def test_folders_patterns_packed_files_and_databases_are_the_same_rows(
     assert cli.main(["fit", str(tmp_path / "hive"), "Reaction ~ part + (1 | Subject)"]) == 0
 
 
+def test_what_a_database_cannot_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A view of a file that is gone, and one that fails at a row."""
+    sleep().write_parquet(tmp_path / "gone.parquet")
+    sleep().write_parquet(tmp_path / "there.parquet")
+    with duckdb.connect(str(tmp_path / "base.db")) as connection:
+        connection.execute(f"create view lost as from '{tmp_path}/gone.parquet'")
+        bad = "case when Days = 3 then error('no third day') else Days end as Day"
+        connection.execute("create table there as from read_parquet(?)", [str(tmp_path / "there.parquet")])
+        connection.execute("create view bad as select *, " + bad + " from there")
+    (tmp_path / "gone.parquet").unlink()
+    for view, said in (("lost", "gone.parquet"), ("bad", "no third day")):
+        assert cli.main(["fit", f"duckdb:{tmp_path}/base.db?{view}", SLEEP.replace("Days", "Day")]) == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert printed.count("\n") == 1
+
+
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("place", "said"),

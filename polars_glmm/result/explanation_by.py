@@ -49,7 +49,7 @@ class KeyedExplanation:
         return plan_html(self.text)
 
 
-class _Sizes(NamedTuple):
+class _KeySizes(NamedTuple):
     """Rows of each key, rows without one, and what becomes of the rows that an engine holds."""
 
     n_rows: IntVec
@@ -79,21 +79,21 @@ def explain_by(
     return _explained(asked, _sizes(asked), control)
 
 
-def _sizes(asked: KeyedQuestion) -> _Sizes:
-    return _Sizes(np.diff(asked.rows.starts), asked.n_without)
+def _sizes(asked: KeyedQuestion) -> _KeySizes:
+    return _KeySizes(np.diff(asked.rows.starts), asked.n_without)
 
 
-def _sizes_there(frame: EngineFrame, asked: KeyedQuestion, n_few: int) -> _Sizes:
+def _sizes_there(frame: EngineFrame, asked: KeyedQuestion, n_few: int) -> _KeySizes:
     """Rows of the engine's frame, in whose place there are n_few."""
     keys = asked.keyed.keys
     counts = frame.counted(keys.columns, COUNT)
     n_rows = keys.join(counts, on=columns(keys.columns), how="left", maintain_order="left")[COUNT].to_numpy()
     verb = "sums them by key" if asked.spec.family.linear else "counts them"
     where = (f"rows stay with {frame.name}, which {verb}: {counted(n_few, 'row', grouped=True)} in their place",)
-    return _Sizes(n_rows, asked.n_without, where)
+    return _KeySizes(n_rows, asked.n_without, where)
 
 
-def _explained(asked: KeyedQuestion, found: _Sizes, control: Control) -> KeyedExplanation:
+def _explained(asked: KeyedQuestion, found: _KeySizes, control: Control) -> KeyedExplanation:
     sizes = found.n_rows
     names = asked.keyed.keys.columns
     if not len(sizes):
