@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CUT_OFF
     except FormulaError as error:
         return complain(_one_line_formula(error), options.log)
-    except (GlmmError, *errors_of_data()) as error:
+    except errors_of_data() as error:
         return complain(str(error), options.log)
     finally:
         if handler is not None:

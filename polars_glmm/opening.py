@@ -14,7 +14,7 @@ import polars as pl
 
 from polars_glmm import datasets
 from polars_glmm.columns.named import columns
-from polars_glmm.errors import DatasetError, counted, enumerate_names, suggest
+from polars_glmm.errors import DatasetError, GlmmError, counted, enumerate_names, suggest
 from polars_glmm.frames.elsewhere import on_engine
 from polars_glmm.frames.engine import EngineFrame
 
@@ -303,9 +303,9 @@ def _table(name: str) -> EngineFrame:
 
 
 def errors_of_data() -> tuple[type[Exception], ...]:
-    """What Polars, files and a database that was opened raise while data are read."""
+    """What this package, Polars, files and a database that was opened raise of data and models."""
     known = sys.modules.get("duckdb")
-    return (pl.exceptions.PolarsError, OSError, *(() if known is None else (known.Error,)))
+    return (GlmmError, pl.exceptions.PolarsError, OSError, *(() if known is None else (known.Error,)))
 
 
 def _tables(connection: Any) -> dict[str, str]:

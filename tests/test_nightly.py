@@ -62,9 +62,10 @@ def test_what_a_database_cannot_read_is_one_line(tmp_path: Path, capsys: pytest.
     sleep().write_parquet(tmp_path / "there.parquet")
     with duckdb.connect(str(tmp_path / "base.db")) as connection:
         connection.execute(f"create view lost as from '{tmp_path}/gone.parquet'")
-        bad = "case when Days = 3 then error('no third day') else Days end as Day"
         connection.execute("create table there as from read_parquet(?)", [str(tmp_path / "there.parquet")])
-        connection.execute("create view bad as select *, " + bad + " from there")
+        connection.execute(
+            "create view bad as select *, case when Days = 3 then error('no third day') else Days end as Day from there"
+        )
     (tmp_path / "gone.parquet").unlink()
     for view, said in (("lost", "gone.parquet"), ("bad", "no third day")):
         assert cli.main(["fit", f"duckdb:{tmp_path}/base.db?{view}", SLEEP.replace("Days", "Day")]) == 2

@@ -260,11 +260,12 @@ def _changes(
     if len(look.at.effects.factors) == 1:
         yield from (_stepwise(marginal, hill.integral.value, [ray(t) for t in _RAY]) for ray in rays)
         return
-    far = [may_part(marginal, ray(_RAY[-1])) for ray in rays]
-    walked = [[ray(t) for t in _STEPS] for ray, may in zip(rays, far, strict=True) if may]
-    found = iter(changes(marginal, look.at.point(hill.found.x), walked) if walked else ())
+    start, paths = look.at.point(hill.found.x), [[ray(t) for t in _STEPS] for ray in rays]
+    parted = [may_part(marginal, start, path) for path in paths]
+    walked = [path for path, may in zip(paths, parted, strict=True) if may]
+    found = iter(changes(marginal, start, walked) if walked else ())
     ends = [0, *(_STEPS.index(t) + 1 for t in _RAY)]
-    for may in far:
+    for may in parted:
         steps = next(found) if may else []
         yield [together(steps[start:end]) for start, end in pairwise(ends)] if may else [Change(-np.inf, 0.0)]
 

@@ -55,17 +55,20 @@ def changes(marginal: Marginal, start: Point, paths: Sequence[Sequence[Point]]) 
     return [[Change(float(one.mean()), float(one.std(ddof=1) / np.sqrt(n_draws))) for one in path] for path in found]
 
 
-def may_part(marginal: Marginal, far: Point) -> bool:
-    """Whether every row is more probable than not at the modes of a far place; else nothing parts them, whatever t.
+def may_part(marginal: Marginal, start: Point, path: Sequence[Point]) -> bool:
+    """Whether every row is more probable than not at the modes at the end of a path; else nothing parts them.
 
     Where some combination of columns parts all rows, their densities there are near 1; where none does, a row of two
-    categories or more lies on the wrong side of zero, or on it.
+    categories or more lies on the wrong side of zero, or on it. Modes are followed along the path: from zero Newton does
+    not find those of very large effects.
     """
-    plain = replace(marginal, nodes=1, expected=False)
-    found = plain.evaluate(far, None, gradient=False)
-    if not np.isfinite(found.value):  # nobody knows
-        return True
-    return bool(marginal.rows.ask(_Worst(marginal.density, far, found.warm)) > _EVEN)
+    plain, warm = replace(marginal, nodes=1, expected=False), None
+    for point in (start, *path):
+        found = plain.evaluate(point, warm, gradient=False)
+        if not np.isfinite(found.value):  # nobody knows
+            return True
+        warm = found.warm
+    return bool(marginal.rows.ask(_Worst(marginal.density, path[-1], warm)) > _EVEN)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
