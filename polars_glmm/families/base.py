@@ -118,13 +118,6 @@ class Parameter:
             slope = 1.0 / self.link.value(at, 1)[1]
         return np.where(np.isfinite(at) & np.isfinite(slope), slope, np.nan)
 
-    @property
-    def on_predictor(self) -> str:
-        """What a table calls a constant on the scale of its predictor: a log, a logit between ends, or as it is."""
-        if self.ends is None:
-            return "log_dispersion"
-        return "logit_dispersion" if np.isfinite(self.ends).all() else "dispersion"
-
 
 class Cuts(NamedTuple):
     """Thresholds α = Jτ between C categories: names of the coefficients τ (p,), and J (C − 1, p)."""

@@ -16,6 +16,7 @@ from polars_glmm.typing import Mat, Vec
 
 if TYPE_CHECKING:
     from polars_glmm.answer.record import Answer
+    from polars_glmm.families.base import Parameter
 
 
 class Labelled(NamedTuple):
@@ -93,7 +94,7 @@ def report_scales(fit: Answer, matrix: Mat) -> Labelled:
         add("log_range" if one.length else "atanh_correlation", one.name, [place], [slope])
     known = {one.name: one for one in fit.spec.family.parameters}
     for place, (name, value) in enumerate(constants.items(), n_report - len(constants)):
-        add(known[name].on_predictor, name, [place], [float(known[name].predictor_slope(value))])
+        add(_scale(known[name]), name, [place], [float(known[name].predictor_slope(value))])
     jacobian = np.array(gradients).reshape(len(gradients), n_report)
     joint = transform_covariance(jacobian, estimate.report_vcov)
     # The reported covariance of the fixed effects wins where the two differ (gaussian: GLS, given the variances).
@@ -118,3 +119,10 @@ def _atanh_gradient(covariance: Mat, rho: float) -> list[float]:
         return [np.nan, np.nan, np.nan]
     inner = 1.0 / (1.0 - rho**2)
     return [-0.5 * rho / variance * inner, inner / np.sqrt(variance * other), -0.5 * rho / other * inner]
+
+
+def _scale(one: Parameter) -> str:
+    """What the table calls a constant on the scale of its predictor: a log, a logit between ends, or as it is."""
+    if one.ends is None:
+        return "log_dispersion"
+    return "logit_dispersion" if np.isfinite(one.ends).all() else "dispersion"

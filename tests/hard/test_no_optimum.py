@@ -164,9 +164,21 @@ def test_crossed_factors_that_part_all_rows_together_have_no_maximum() -> None:
 
 @pytest.mark.slow
 def test_crossed_factors_that_part_all_rows_are_told_on_every_route() -> None:
-    frame = crossed(103, 60, 3.0, 0.1)
-    for name, fit in routes(frame, "y ~ x + (1 | g) + (1 | h)", **BINOMIAL).items():
+    """On every one that several factors have: they are not fitted from disk."""
+    frame, model = crossed(103, 60, 3.0, 0.1), "y ~ x + (1 | g) + (1 | h)"
+    healthy = crossed(105, 240, 1.0, 0.3)
+    keyed = pl.concat([frame.with_columns(k=pl.lit("bad")), healthy.with_columns(k=pl.lit("good"))])
+    by_key = attempt_by(keyed, model, **BINOMIAL)
+    counted = frame.group_by(frame.columns, maintain_order=True).len("times")
+    found = {
+        "rows": attempt(frame, model, **BINOMIAL),
+        "counted": attempt(counted, model, frequency="times", **BINOMIAL),
+        "lazy": attempt(frame.lazy(), model, **BINOMIAL),
+        "key": by_key["bad"],
+    }
+    for name, fit in found.items():
         assert "unbounded" in codes(fit), name
+    assert "unbounded" not in codes(by_key["good"])
 
 
 def test_one_row_on_the_other_side_brings_the_maximum_back() -> None:

@@ -32,6 +32,9 @@ _SLICES = 8
 """Narrowings of a slice after which a level stays where it is, which is a step as well."""
 _DRAWS = (8, 32)
 _EVEN = float(np.log(0.5))
+_LOST = 4.0
+"""Effects twice as large put a row at most twice as far on the wrong side of zero, and ℓ twice as low; twice that is no
+mode of anything."""
 _MOST_WORK = 1e5
 """Rows times draws of an evaluation."""
 
@@ -59,15 +62,16 @@ def may_part(marginal: Marginal, start: Point, path: Sequence[Point]) -> bool:
     """Whether every row is more probable than not at the modes at the end of a path; else nothing parts them.
 
     Where some combination of columns parts all rows, their densities there are near 1; where none does, a row of two
-    categories or more lies on the wrong side of zero, or on it. Modes are followed along the path: from zero Newton does
-    not find those of very large effects.
+    categories or more lies on the wrong side of zero, or on it. Modes are followed along the path: from zero Newton
+    does not find those of very large effects, and where ℓ drops by more than rows that are on the wrong side account
+    for it did not find them.
     """
-    plain, warm = replace(marginal, nodes=1, expected=False), None
+    plain, warm, last = replace(marginal, nodes=1, expected=False), None, -np.inf
     for point in (start, *path):
         found = plain.evaluate(point, warm, gradient=False)
-        if not np.isfinite(found.value):  # nobody knows
+        if not _LOST * last < found.value < np.inf:  # nobody knows
             return True
-        warm = found.warm
+        warm, last = found.warm, min(found.value, -1.0)
     return bool(marginal.rows.ask(_Worst(marginal.density, path[-1], warm)) > _EVEN)
 
 
