@@ -203,7 +203,6 @@ def test_what_is_of_one_predictor_or_of_an_order_says_so():
         (lambda: fit.slopes(data, "x", random="integrate", scale="link"), "random='integrate' averages probabilities"),
         (lambda: fit.predictive(data, of="mean"), "of='mean' is of responses that are numbers"),
         (lambda: fit.to_sql("t", kind="link"), "unordered categories have several"),
-        (fit.r2, "unordered categories have several"),
         (lambda: fit.check("outliers"), "these are categories"),
     ):
         with pytest.raises(ModelError, match=said):

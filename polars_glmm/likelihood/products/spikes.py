@@ -9,7 +9,7 @@ import numpy as np
 
 from polars_glmm.likelihood.optimum.vanishing import MOST_VALUES
 from polars_glmm.likelihood.products.strata import StrataEngine
-from polars_glmm.likelihood.rows.blocks import Block
+from polars_glmm.likelihood.rows.sums import Piece
 from polars_glmm.notes import Note
 from polars_glmm.typing import Mat, Vec
 
@@ -60,24 +60,23 @@ def _alone(x_phi: Mat, k: int) -> Vec | None:
     return np.asarray(direction) if np.allclose(x_phi @ direction, unit, atol=1e-8) else None
 
 
-def spikes_apart(blocks: Iterable[Block], most: int) -> dict[bytes, list[Mat]]:
-    """Of rows that are elsewhere: by value of log phi the columns [phi, X] of its rows, of `most` + 1 at most.
+def spikes_apart(pieces: Iterable[Piece], most: int) -> dict[bytes, list[Mat]]:
+    """Of rows as they are: by value of log phi the columns [phi, X] of its rows, of `most` + 1 at most.
 
     Only what fixed effects alone reproduce is looked for: `most` is their number.
     """
     found: dict[bytes, list[Mat]] = {}
-    for block in blocks:
-        own = block.parts[1]
-        assert isinstance(own.x, np.ndarray)  # there is a formula
-        offset = np.zeros(own.x.shape[1]) if own.offset is None else own.offset
-        values, codes = np.unique(np.round(np.vstack([own.x, offset]), 9) + 0.0, axis=1, return_inverse=True)
+    for piece in pieces:
+        x, offset = piece.of_phi
+        whole = np.vstack([x, np.zeros(x.shape[1]) if offset is None else offset])
+        values, codes = np.unique(np.round(whole, 9) + 0.0, axis=1, return_inverse=True)
         if len(values.T) > MOST_VALUES:
             return {}
-        times = np.ones(len(codes)) if block.frequency is None else block.frequency
+        times = np.ones(len(codes)) if piece.frequency is None else piece.frequency
         for k, value in enumerate(values.T):
             places = np.flatnonzero(codes == k)[: most + 1]
             few = np.repeat(places, np.minimum(times[places].astype(int), most + 1))[: most + 1]
-            found.setdefault(value.tobytes(), []).extend(np.vstack([own.x, block.x])[:, few].T)
+            found.setdefault(value.tobytes(), []).extend(np.vstack([x, piece.x])[:, few].T)
     return {key: rows[: most + 1] for key, rows in found.items()}
 
 

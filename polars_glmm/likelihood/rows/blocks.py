@@ -102,6 +102,13 @@ class Block:
         """Offset of the mean."""
         return self.parts[0].offset
 
+    @property
+    def of_phi(self) -> tuple[Mat, Vec | None]:
+        """Columns (s, m) and offset of the formula of phi."""
+        own = self.parts[1]
+        assert isinstance(own.x, np.ndarray)  # asked of models that have one
+        return own.x, own.offset
+
     def sums(self, v: Cube) -> Cube:
         """Sums over cells of v (…, m): (…, C_b)."""
         if self.single:

@@ -38,6 +38,8 @@ class Piece(Protocol):
     def x(self) -> Mat: ...
     @property
     def offset(self) -> Vec | None: ...
+    @property
+    def of_phi(self) -> tuple[Mat, Vec | None]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,13 @@ class Stretch:
     @property
     def offset(self) -> Vec | None:
         return self._part(self.design.mu.offset)
+
+    @property
+    def of_phi(self) -> tuple[Mat, Vec | None]:
+        """Columns (s, m) and offset of the formula of phi."""
+        phi = self.design.phi
+        assert phi is not None  # asked of models that have one
+        return phi.x[:, self.rows], self._part(phi.offset)
 
     def _part(self, v: Vec | None) -> Vec | None:
         return None if v is None else v[self.rows]
