@@ -115,6 +115,7 @@ def test_a_regression_is_the_maximum_of_its_likelihood_written_out(gamma: float)
     assert (high - low) / error == pytest.approx(2 * 1.959964, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_frailty_is_integrated_and_time_has_any_unit() -> None:
     """Twenty-five nodes beside Laplace; days in place of years divide gamma, and shift ℓ by the events' log unit."""
     frame = lives()
@@ -137,6 +138,7 @@ def test_frailty_is_integrated_and_time_has_any_unit() -> None:
     assert keyed[2].loglik == pytest.approx(fit.loglik, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_growth_is_printed_profiled_and_kept(tmp_path: Path) -> None:
     fit = lives().glmm.fit("surv(time, event) ~ x + (1 | g)", family="gompertz")
     value, error = fit.dispersion().select("estimate", "std_error").row(0)

@@ -76,6 +76,7 @@ def frame(power: float, seed: int = 1, n: int = 200, spread: float = 0.4) -> pl.
     return pl.DataFrame({"g": g, "x": x, "y": y, "amount": rng.wald(mu, 2.0), "count": rng.poisson(mu)})
 
 
+@pytest.mark.slow
 def test_an_estimate_is_the_best_of_the_numbers_held(tmp_path):
     data = frame(1.5)
     fit = data.glmm.fit("y ~ x + (1 | g)", family="tweedie")

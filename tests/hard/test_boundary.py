@@ -67,6 +67,7 @@ def test_true_variance_zero(family: str, method: str | AGQ) -> None:
     silent(attempt(twin, "y ~ x + (1 | g)", family=family, method=method))
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_correlation_of_one(sign: int) -> None:

@@ -101,6 +101,7 @@ def test_a_response_that_belongs_to_its_level_is_told_on_every_route(formula: st
         assert [n.text for n in fit.notes] == [n.text for n in found["rows"].notes], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["cumulative", pytest.param("categorical", marks=pytest.mark.slow)])
 def test_a_category_that_belongs_to_its_level_is_told_as_a_count_is(family: str) -> None:
     """Thresholds grow with the effects, or all predictors do: P(every row is in its own category) > 0 in the limit."""
@@ -117,6 +118,7 @@ def test_a_category_that_belongs_to_its_level_is_told_as_a_count_is(family: str)
     assert ["unbounded" in codes(by_key[key]) for key in ("bad", "good")] == [True, False]
 
 
+@pytest.mark.slow
 def test_quadrature_has_no_maximum_either() -> None:
     names(attempt(constant(2), "y ~ x + (1 | g)", method=AGQ(nodes=9), **BINOMIAL), "unbounded", "g")
 

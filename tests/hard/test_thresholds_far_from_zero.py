@@ -90,6 +90,7 @@ def test_thresholds_and_their_errors_are_those_of_the_sum():
         assert one == (other if other is None else pytest.approx(other, rel=1e-5))
 
 
+@pytest.mark.slow
 def test_every_route_has_the_shift():
     shift, near = 1e5, fitted("two columns", 0.0)
     formula, far = MODELS["two columns"][0][0], frame(1e5)

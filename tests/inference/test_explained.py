@@ -98,6 +98,7 @@ def test_on_the_log_scale_the_variation_counts(
     assert_allclose(found, (residual, marginal, conditional), rtol=3e-5)
 
 
+@pytest.mark.slow
 def test_shares_vary_on_the_logit_scale_as_draws_of_them_do() -> None:
     """Var(logit y) of a beta law at the null model's mean is exact; the delta method is that of a concentrated law."""
     found = quiet(_amounts(), "shares ~ x + (1 | g)", family="beta")
@@ -110,6 +111,7 @@ def test_shares_vary_on_the_logit_scale_as_draws_of_them_do() -> None:
     assert table["var_residual"][1] == pytest.approx(1.0 / (mu * (1.0 - mu) * (1.0 + phi)))
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_row_whose_trials_go_together_is_one_trial() -> None:
     """P(y = 1) is the logistic of its predictor whatever phi, so the latent variance is the logistic's."""
     table = quiet(_amounts(), "trials ~ x + (1 | g)", family="beta_binomial", trials="n").r2()

@@ -67,6 +67,7 @@ def _constants() -> tuple[pl.DataFrame, Any]:
     return frame, fit(frame, "y ~ x + (1 | g)", family=StudentT())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("made", [_two_parts, _constants])
 def test_draws_move_every_predictor(made: Any) -> None:
     """Zeros, and constants beside phi: the spread of means is their joint standard error, to first order.
@@ -82,6 +83,7 @@ def test_draws_move_every_predictor(made: Any) -> None:
     assert names == list(found.estimate.constants)
 
 
+@pytest.mark.slow
 def test_categories_are_drawn_by_thresholds_that_move() -> None:
     """Shares of draws are probabilities where thresholds hardly move: 4 binomial errors, and 2 % for their spread."""
     frame = datasets.load("wine")

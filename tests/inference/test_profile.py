@@ -314,6 +314,7 @@ def test_coefficients_of_zeros_beside_a_dispersion_have_ends_where_the_deviance_
         assert 2.0 * (found.loglik - held.loglik) == pytest.approx(3.841459, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 def test_at_the_limit_of_a_family_others_are_profiled_as_in_the_limit() -> None:
     """Zero-inflated counts without overdispersion: those of the zero-inflated Poisson; phi = inf has no path."""

@@ -123,7 +123,7 @@ def relation(frame: pl.DataFrame = DATA) -> Any:
     return duckdb.connect().from_arrow(frame.to_arrow())
 
 
-@pytest.mark.one_in(14)
+@pytest.mark.one_in(20)
 @pytest.mark.parametrize("parts", [1, 3, 40])
 @pytest.mark.parametrize("model", list(MODELS))
 def test_rows_that_stay_give_the_fit_of_the_rows_together(

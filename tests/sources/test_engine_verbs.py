@@ -71,7 +71,7 @@ def assert_columns(got: pl.DataFrame, want: pl.DataFrame, names: list[str], atol
         np.testing.assert_allclose(one.drop_nulls().to_numpy(), two.drop_nulls().to_numpy(), rtol=1e-9, atol=atol)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_predictions_are_a_plan_with_the_numbers_of_polars(model: str, engine: str, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_residuals_are_null_where_a_level_is_not_known() -> None:
     assert row["fitted"].to_list() == row["resid"].to_list() == [None]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_sql_of_a_fit_scores_a_table(model: str) -> None:
     fit, rows = fitted(model), to_score()

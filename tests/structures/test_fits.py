@@ -48,7 +48,7 @@ MODELS = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.filterwarnings("ignore:group 'g'")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("case", SAME)
@@ -111,7 +111,7 @@ def close(one, other, tolerance=1e-6):
     assert_frame_equal(one.ranef(), other.ranef(), check_exact=False, rel_tol=1e-3, abs_tol=1e-3)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("term", TERMS)
 def test_every_route_finds_the_same_gaussian_fit(term):
     df = frame(seed=5)
@@ -125,7 +125,7 @@ def test_every_route_finds_the_same_gaussian_fit(term):
         close(eager, fit)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("term", TERMS)
 def test_every_route_finds_the_same_count_fit(term):
     df = frame(seed=6)
@@ -141,7 +141,7 @@ def test_every_route_finds_the_same_count_fit(term):
     assert "compressed" not in str(both.status()["code"].to_list())
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("family", ["gaussian", "poisson"])
 def test_what_comes_after_a_fit_works_with_structures(term, family, tmp_path):

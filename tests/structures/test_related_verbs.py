@@ -294,6 +294,7 @@ def test_units_of_the_matrix_are_units_of_the_variance_and_of_nothing_else(respo
     assert_allclose(drawn[0].to_numpy(), drawn[1].to_numpy(), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_new_draws_of_rows_keep_the_relation():
     """log μ of new levels of A has the covariance σ²A across levels, of draws about one estimate."""
     fit = related("count", fixed={**HELD["count"], "Intercept": 0.4, "x": 0.0})

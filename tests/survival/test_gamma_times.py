@@ -65,6 +65,7 @@ def test_with_all_times_seen_it_is_the_gamma_family_and_with_phi_one_the_exponen
     assert_allclose(held.fixef()["std_error"], exponential.fixef()["std_error"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_route_has_the_fit_and_frailty_is_integrated() -> None:
     frame, model = lives(), "surv(time, event) ~ x + (1 | g)"
     fit = frame.glmm.fit(model, family="gamma")
