@@ -39,7 +39,7 @@ class _Weight(Node):
     names: tuple[str, ...]
 
     def to_expr(self, engine: ModuleType | None = None) -> Any:  # noqa: ARG002  Polars alone
-        return pl.col(self.column).struct.field(self.field)
+        return named.column(self.column).struct.field(self.field)
 
     def inputs(self) -> frozenset[str]:
         return frozenset(self.names)
@@ -90,7 +90,7 @@ class TermPlaces:
         if not over_points(self.structure):
             name = plain_name(self.structure)
             remedy = f'{name}() is over whole steps: fit ou(), which is over any times, or predict with random="none".'
-        unknown = pl.col(self.column).struct.field("0").is_nan()
+        unknown = named.column(self.column).struct.field("0").is_nan()
         return Check(~missing & unknown, self.names, counted(len(self.at), "place"), remedy)
 
 
