@@ -41,17 +41,24 @@ def outside(small: Answer, large: Answer) -> str | None:
     for parameter in [p.parameter for p in small.recipe.predictors if p.parameter in _parameters(large)]:
         try:
             less, more = _linear(small, rows, parameter), _linear(large, rows, parameter)
+            shifts = [_linear(large, rows, one).x for one in _moving_all(large, parameter)]
         except GlmmError:  # rows that one of the models cannot read
             return None
         if len(less.offset) != len(more.offset) or len(more.x) >= len(more.offset):
             return None
-        basis = _basis(more.x)
+        basis = _basis(np.vstack([more.x, *shifts]))
         for name, column in zip(less.names, less.x, strict=True):
             if _is_outside(column, basis):
                 return f"{name!r}"
         if _is_outside(less.offset - more.offset, basis):
             return "another offset"
     return None
+
+
+def _moving_all(fit: Answer, parameter: str) -> list[str]:
+    """Predictors whose columns may do what those of the mean do: a column that moves every threshold moves the mean."""
+    picked = [one.name for one in fit.recipe.spec.family.parameters if one.picked]
+    return [name for name in picked if parameter == "mu" and name in _parameters(fit)]
 
 
 def _parameters(fit: Answer) -> set[str]:

@@ -113,3 +113,14 @@ def test_a_variance_held_at_zero_is_on_the_boundary(rows: pl.DataFrame) -> None:
     none = fitted(rows, "y ~ x + (1 | g) + (1 | h)", **ML, fixed={"sd(h: Intercept)": 0.0})
     table = anova(none, fitted(rows, "y ~ x + (1 | g) + (1 | h)", **ML))
     assert table["distribution"][1] == "chibar2(01)"
+
+
+def test_a_column_of_the_mean_is_a_case_of_one_that_moves_every_threshold() -> None:
+    """Proportional odds are nominal effects that are equal at all thresholds (ordinal's nominal_test)."""
+    wine, ordered = polars_glmm.datasets.load("wine"), {"family": "cumulative"}
+    equal = polars_glmm.fit(wine, "rating ~ temp + contact + (1 | judge)", **ordered)
+    nominal = polars_glmm.fit(wine, "rating ~ temp + (1 | judge)", "thresholds ~ contact", **ordered)
+    assert anova(equal, nominal)["df"][1] == 3
+    scaled = polars_glmm.fit(wine, "rating ~ temp + (1 | judge)", "disc ~ contact + temp", **ordered)
+    with pytest.raises(ModelError, match="not nested"):
+        anova(equal, scaled)
