@@ -113,7 +113,7 @@ def assert_same_fit(one: Fit, other: Fit, same_error: float = SAME_ERROR) -> Non
         assert_allclose(one.estimate.null_loglik, other.estimate.null_loglik, rtol=SAME)
 
 
-@pytest.mark.one_in(12)
+@pytest.mark.one_in(24)
 @pytest.mark.parametrize("frame", [many(), spoiled()], ids=["regular", "spoiled"])
 @pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
 def test_every_key_is_the_fit_of_its_rows(frame: pl.DataFrame, formula: str, options: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ def test_what_is_usual_is_fitted_together(formula: str, options: dict[str, Any])
     assert together_with == 0 if formula in ALONE else together_with >= N_KEYS - 1
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize(("formula", "options"), ROUTES, ids=ids)
 def test_the_tables_of_a_collection_are_those_of_its_fits(formula: str, options: dict[str, Any]) -> None:
     collection = together(spoiled(), formula, options)

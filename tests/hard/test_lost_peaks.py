@@ -30,6 +30,7 @@ def counts() -> pl.DataFrame:
     return pl.DataFrame({"y": np.where(r.random(150) < 1 / (1 + np.exp(0.8 - z[g])), 0, y), "x": x, "g": g, "h": h})
 
 
+@pytest.mark.slow
 def test_a_search_that_loses_a_peak_is_stopped_and_quadrature_has_an_optimum() -> None:
     """What Laplace's exceeds the integral by grows without end; on the way it passes any likelihood that there is."""
     frame, model = ordered(), {"family": "cumulative", "link": "cauchit"}

@@ -152,6 +152,7 @@ def test_a_shift_of_a_column_that_scales_changes_the_unit_of_the_latent_variable
         assert_allclose(errors[0], errors[1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_every_route_counts_a_scale_from_the_same_place():
     formulas, far = SCALES["scale of the column"], frame(1e5)
     eager = attempt(far, *formulas, family="cumulative")

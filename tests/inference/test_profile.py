@@ -303,6 +303,7 @@ def test_questions_that_mean_nothing_are_refused_with_what_would() -> None:
         fit.profile(cutoff=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::polars_glmm.FitWarning")
 def test_coefficients_of_zeros_beside_a_dispersion_have_ends_where_the_deviance_says() -> None:
     """The search holds log phi and the coefficients of zi side by side; held at an end, the rest is 3.84 worse."""
