@@ -84,7 +84,7 @@ def test_counts_at_new_points_are_those_of_glmmtmb() -> None:
     fit = rows().glmm.fit("count ~ x + exp(0 + u + v | g)", family="poisson")
     told = fit.predict(NEW, kind="link", std_error=True, new_levels="zero")
     assert_allclose(told["prediction"], GLMMTMB, atol=5e-5)
-    assert (told["prediction_std_error"] <= np.array(ERRORS) * (1.0 + 1e-5)).all()
+    assert (told["prediction_std_error"].to_numpy() <= np.array(ERRORS) * (1.0 + 1e-5)).all()
     assert_allclose(told["prediction_std_error"], ERRORS, rtol=0.04)
 
 
