@@ -20,6 +20,7 @@ from polars_glmm import AGQ, Fit
 from polars_glmm.control import Control, Memory, Rows
 from polars_glmm.families.base import Rows as Responses
 from polars_glmm.families.registry import resolve_family
+from polars_glmm.likelihood.marginal import hills
 from tests.hard.attempt import attempt, codes, names, note, silent
 
 MEAN = {"logit": expit, "probit": ndtr, "cloglog": lambda eta: -np.expm1(-np.exp(eta))}
@@ -181,6 +182,25 @@ def test_crossed_factors_that_part_all_rows_are_told_on_every_route() -> None:
     for name, fit in found.items():
         assert "unbounded" in codes(fit), name
     assert "unbounded" not in codes(by_key["good"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("frame", "walks"), [(crossed(103, 60, 3.0, 0.1), True), (crossed(7, 300, 8.0, 1.0), False)])
+def test_draws_walk_where_modes_part_all_rows_and_nowhere_else(
+    frame: pl.DataFrame, walks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[Any]] = {"may_part": [], "changes": []}
+
+    def heard(name: str) -> Any:
+        verb = getattr(hills, name)
+        return lambda *given: asked[name].append(verb(*given)) or asked[name][-1]
+
+    for name in asked:
+        monkeypatch.setattr(hills, name, heard(name))
+    assert parted(frame) == walks
+    attempt(frame, "y ~ x + (1 | g) + (1 | h)", **BINOMIAL)
+    assert asked["may_part"][0] == walks
+    assert bool(asked["changes"]) == any(asked["may_part"])
 
 
 def test_one_row_on_the_other_side_brings_the_maximum_back() -> None:

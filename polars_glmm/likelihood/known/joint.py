@@ -27,7 +27,7 @@ from polars_glmm.likelihood.marginal.slopes import mode_slopes
 from polars_glmm.likelihood.marginal.value import Conditional
 from polars_glmm.likelihood.model import Model, prepare
 from polars_glmm.likelihood.parameters.effects import TermMap
-from polars_glmm.likelihood.parameters.parts import LARGEST_LOG, inward
+from polars_glmm.likelihood.parameters.parts import inward
 from polars_glmm.likelihood.residual.held import Series
 from polars_glmm.likelihood.rows.blocks import at_hand, cut_rows
 from polars_glmm.linalg.threads import one_blas_thread
@@ -38,6 +38,8 @@ _STEP = 1e-4
 """Step of differences in the parameters of R."""
 
 
+_LARGEST_LOG = 28.0
+"""log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
 _SINGULAR = 1e-10
 """Share of a variance that other effects leave, up to which it is none: a root of a rounded matrix has 1e-16."""
 
@@ -67,7 +69,7 @@ class HeldParameters:
             if one.name in estimate.constants:
                 with np.errstate(divide="ignore"):
                     at = one.link.forward(np.array([estimate.constants[one.name]]))
-                own.append(np.minimum(at, LARGEST_LOG))
+                own.append(np.minimum(at, _LARGEST_LOG))
             elif not one.optional or one.name in estimate.coefficients:
                 own.append(estimate.coefficients[one.name])
         residual = None if estimate.residual is None else estimate.residual.values

@@ -21,7 +21,7 @@ import numpy as np
 
 from polars_glmm.likelihood.marginal.modes import Point, RowDensity, UnitAt, added, cell_effects, to_levels, unit_at
 from polars_glmm.likelihood.marginal.value import Approximation, Marginal, ended
-from polars_glmm.likelihood.rows.blocks import RowBlocks, Unit
+from polars_glmm.likelihood.rows.blocks import Block, RowBlocks, Unit
 from polars_glmm.typing import Cube, Mat, Vec
 
 _POWERS = np.append(np.linspace(0.0, 1.0, 31)[1:] ** 6, np.ones(10))
@@ -95,13 +95,8 @@ class _Worst:
         return min(parts)
 
     def _of_unit(self, unit: Unit, u: list[Mat]) -> float:
-        here, least = unit_at(self.density, unit, self.at), np.inf
-        b = cell_effects(unit, here.at.factors, u)
-        assert b is not None  # there are random effects here
-        for block, fixed in zip(unit.blocks, here.fixed, strict=True):
-            f = self.density.rows(block, added(fixed, block.combine(b[..., block.cells])), 0).f
-            least = min(least, float((f if block.frequency is None else f / block.frequency).min()))
-        return least
+        rows = _rows(unit_at(self.density, unit, self.at), u)
+        return min(float((f if block.frequency is None else f / block.frequency).min()) for block, f in rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,13 +146,18 @@ def _log_density(here: UnitAt, u: list[Cube]) -> Vec:
 
 def _cells(here: UnitAt, u: list[Cube]) -> Mat:
     """log p of the rows of each cell, (q, C)."""
-    b = cell_effects(here.unit, here.at.factors, u)
-    assert b is not None  # there are random effects here
-    cells = np.empty(b.shape[1:])
-    for block, fixed in zip(here.unit.blocks, here.fixed, strict=True):
-        found = here.density.rows(block, added(fixed, block.combine(b[..., block.cells])), 0).f
+    cells = np.empty((u[0].shape[1], here.unit.n_cells))
+    for block, found in _rows(here, u):
         cells[:, block.cells] = block.sums(np.where(np.isnan(found), -np.inf, found))
     return cells
+
+
+def _rows(here: UnitAt, u: Sequence[Mat | Cube]) -> Iterator[tuple[Block, Mat]]:
+    """log p of the rows of each block, times their frequencies, given effects u_f (r_f, …, G_f): (…, m)."""
+    b = cell_effects(here.unit, here.at.factors, list(u))
+    assert b is not None  # there are random effects here
+    for block, fixed in zip(here.unit.blocks, here.fixed, strict=True):
+        yield block, here.density.rows(block, added(fixed, block.combine(b[..., block.cells])), 0).f
 
 
 def _drawn(here: UnitAt, u: list[Cube], power: float, rng: np.random.Generator) -> list[Cube]:

@@ -14,9 +14,6 @@ from polars_glmm.families.links import LINKS, Link
 from polars_glmm.likelihood.parameters.basis import Basis
 from polars_glmm.typing import Mat, Vec
 
-LARGEST_LOG = 28.0
-"""log of a negative binomial's size at which it is Poisson's to rounding, standing for inf."""
-
 
 def label(name: str, parameter: str, between: str = " ") -> str:
     """What a random effect is called where those of several predictors stand together: "Intercept", "phi Intercept"."""
